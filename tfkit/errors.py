@@ -1,0 +1,51 @@
+"""What a user can do wrong, each with the exit code of docs/cli.md. Anything else that is raised is a bug (code 1)."""
+
+
+class TfkitError(ValueError):
+    """An error that a user can mend: the message says what is wrong, where, and what to do. No traceback is shown."""
+
+    exit_code = 1
+
+
+class UsageError(TfkitError):
+    """A wrong command line or recipe."""
+
+    exit_code = 2
+
+
+class DataError(TfkitError):
+    """Data that are missing, empty or unreadable; the message names the file and the row."""
+
+    exit_code = 3
+
+
+class ModelError(TfkitError):
+    """A model, checkpoint or tokenizer that is missing, incomplete, damaged, incompatible or refused as unsafe."""
+
+    exit_code = 4
+
+
+class MachineError(TfkitError):
+    """The environment: device, memory, disk, permission, a missing extra, a folder in use."""
+
+    exit_code = 5
+
+
+class UnhealthyError(TfkitError):
+    """Training went wrong: a loss or a gradient that is not finite."""
+
+    exit_code = 6
+
+
+class QualityGateError(TfkitError):
+    """A comparison given with --fail-if came true."""
+
+    exit_code = 8
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; raised after everything was saved. The exit code is 128 + its number."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,176 @@
+"""The recipe: every field that a user can set, in the order of the data. Strict, frozen, and free of torch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from tfkit.model.config import Data
+
+Count = Annotated[int, Field(gt=0)]
+
+
+class ModelSection(Data):
+    """A preset with changes, or a full description: any field of the model's description may stand here."""
+
+    model_config = {**Data.model_config, "extra": "allow", "populate_by_name": True}
+
+    preset: str | None = Field(None, description="A published size to start from, such as gpt2 or llama2-7b.")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What the recipe says beyond the preset, as values of a ModelConfig."""
+        return dict(self.model_extra or {})
+
+
+class TokenizerSection(Data):
+    kind: Literal["byte_bpe"] = Field("byte_bpe", description="Byte-level BPE, as in GPT-2.")
+    vocab_size: int = Field(8192, ge=257, description="Entries to train, the 256 bytes and the special token included.")
+    sample_bytes: Count = Field(200_000_000, description="Train on at most this much text, taken evenly over the corpus.")
+    add_bos: bool = Field(True, description="Put <|endoftext|> before every text, so that its first token is predicted too.")
+    path: str | None = Field(None, description="Use the tokenizer of this checkpoint or folder instead of training one.")
+
+    @model_validator(mode="after")
+    def _path_or_training(self) -> "TokenizerSection":
+        if self.path is not None and len(self.model_fields_set) > 1:
+            others = ", ".join(sorted(self.model_fields_set - {"path"}))
+            raise ValueError(f"path names a finished tokenizer, so {others} would not be read: remove one or the other")
+        return self
+
+
+class SourceSection(Data):
+    """Where rows of text come from: exactly one of stdlib, path, hub."""
+
+    stdlib: bool = Field(False, description="The running Python's own standard library: real code, no network.")
+    path: str | None = Field(None, description="A file, folder or glob: txt, code, jsonl, csv, parquet, or .gz of these.")
+    hub: str | None = Field(None, description="A data set of the Hugging Face Hub: org/name, or a local data set folder.")
+    config: str | None = Field(None, description="The configuration of a hub data set.")
+    split: str = Field("train", description="The split of a hub data set.")
+    revision: str | None = Field(None, description="The revision of a hub data set: a tag, branch or commit.")
+    text: str = Field("text", description="The column that holds the text, in files and data sets with columns.")
+    weight: float = Field(1.0, gt=0, description="How often an epoch reads each row: 2 is twice, 0.5 a random half.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "SourceSection":
+        named = [name for name in ("stdlib", "path", "hub") if getattr(self, name)]
+        if len(named) != 1:
+            raise ValueError("a source needs exactly one of stdlib: true, path, hub" + (f"; here are {' and '.join(named)}" if named else ""))
+        return self
+
+
+class DataSection(Data):
+    train: list[SourceSection] = Field(min_length=1, description="The sources of the training text.")
+    validation: list[SourceSection] | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Sources (stdlib knows its own held-out files), or the fraction of train that is held out, row by row."
+    )
+
+
+class CausalLMSection(Data):
+    kind: Literal["causal_lm"] = "causal_lm"
+    documents: Literal["apart", "joined"] = Field(
+        "apart", description="apart: no token sees another document of its row. joined: plain packing, as GPT-2 and GPT-3 did."
+    )
+
+
+class AdamWSection(Data):
+    kind: Literal["adamw"] = "adamw"
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Decay rates of the two moments.")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+    weight_decay: float = Field(0.1, ge=0, description="Decoupled decay, on matrices only: not on norms and biases.")
+    clip_norm: float | None = Field(1.0, gt=0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+
+
+class MuonSection(Data):
+    """Muon for the matrices inside the blocks, AdamW for embeddings, head, norms and biases (Jordan 2024, arXiv 2502.16982)."""
+
+    kind: Literal["muon"]
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate of all parameters; Muon's updates are scaled to AdamW's size.")
+    momentum: float = Field(0.95, ge=0, lt=1, description="Muon's momentum (Nesterov).")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay rates, for what is not a matrix.")
+    eps: float = Field(1e-8, gt=0, description="AdamW's eps, for what is not a matrix.")
+    weight_decay: float = Field(0.1, ge=0, description="Decoupled decay, on matrices only: not on norms and biases.")
+    clip_norm: float | None = Field(1.0, gt=0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+
+
+class ScheduleSection(Data):
+    kind: Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd"] = Field(
+        "cosine", description="The learning rate after warm-up; wsd: constant, then a linear decay at the end."
+    )
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear rise from 0.")
+    final_ratio: float = Field(0.0, ge=0, le=1, description="Learning rate at the end over its peak (linear, cosine, wsd).")
+    decay_ratio: float = Field(0.2, gt=0, le=1, description="Share of all steps that wsd spends decaying.")
+
+
+class TrainingSection(Data):
+    """How long, how much at a time, in which arithmetic."""
+
+    steps: Count | None = Field(None, description="Length in optimizer steps. Exactly one of steps, epochs, tokens.")
+    epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="Length in passes over the training rows.")
+    tokens: Count | None = Field(None, description="Length in training tokens; rounded up to whole steps.")
+    batch_size: Count = Field(32, description="Sequences a step, over all devices.")
+    micro_batch_size: Count | None = Field(
+        None, description="Sequences a forward; null: the largest divisor of batch_size with at most 16,384 tokens."
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="bf16: bf16 weights beside an fp32 master. auto: bf16 where the hardware has it, else fp32."
+    )
+    seed: int = Field(1, ge=0, lt=2**32, description="Of weights, order and dropout.")
+    compile: bool = Field(False, description="torch.compile the model: 20 to 50 s of waiting, then faster steps.")
+    activation_checkpointing: bool = Field(False, description="Compute each block again in the backward pass, to save memory.")
+    log_every: Count = Field(10, description="Steps between lines of metrics.jsonl and of the plain log.")
+    tensorboard: bool = Field(False, description="Write TensorBoard files too; needs the extra tfkit[tensorboard].")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainingSection":
+        given = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("the length is exactly one of steps, epochs, tokens" + (f"; here are {' and '.join(given)}" if given else ""))
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        return self
+
+
+class CheckpointSection(Data):
+    every: Count | None = Field(None, description="Steps between checkpoints; null: only at the end.")
+    keep: Count = Field(2, description="The newest checkpoints to keep; the best one is kept besides.")
+
+
+class EvaluationSection(Data):
+    every: Count | None = Field(None, description="Steps between evaluations; null: only at the end.")
+    batch_size: Count = Field(16, description="Pieces of text a forward.")
+    max_tokens: Count | None = Field(None, description="Score only the first texts, up to this many tokens; null: every byte.")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="Arithmetic of tfkit evaluate; training uses its working weights.")
+
+
+class GenerationSection(Data):
+    prompts: list[str] = Field([], description="Continued at every evaluation during training, to see how it writes.")
+    max_new_tokens: Count = Field(128, description="The longest continuation.")
+    temperature: float = Field(1.0, ge=0, description="Divides the logits; 0 is greedy.")
+    top_k: Count | None = Field(None, description="Draw from the k likeliest tokens only.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that hold this share of the probability.")
+    stop: list[str] = Field([], description="End a continuation where one of these strings appears.")
+    seed: int = Field(1, ge=0, lt=2**32, description="Of the draws.")
+
+
+class CarbonSection(Data):
+    enabled: bool = Field(True, description="Measure energy and CO2 with CodeCarbon.")
+    country: str | None = Field(None, pattern="^[A-Z]{3}$", description="Where it runs, as ISO 3166 alpha-3 (FRA, DEU, USA).")
+    intensity_g_per_kwh: float | None = Field(None, ge=0, description="Grams of CO2e a kWh; wins over the country's mean.")
+    pue: float = Field(1.0, ge=1, description="Power usage effectiveness of the data centre; multiplies the energy.")
+    every_seconds: float = Field(5.0, ge=0.5, description="Seconds between readings, each a line of the ledger.")
+
+
+class Recipe(Data):
+    """A run, from the model to its carbon. The sections stand in the order of the data."""
+
+    model: ModelSection
+    tokenizer: TokenizerSection = TokenizerSection()
+    data: DataSection
+    objective: CausalLMSection = CausalLMSection()
+    optimizer: Annotated[AdamWSection | MuonSection, Field(discriminator="kind")] = AdamWSection()
+    schedule: ScheduleSection = ScheduleSection()
+    training: TrainingSection
+    checkpoint: CheckpointSection = CheckpointSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    generation: GenerationSection = GenerationSection()
+    carbon: CarbonSection = CarbonSection()
