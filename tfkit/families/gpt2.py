@@ -1,0 +1,119 @@
+"""GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
+
+New against GPT: the norm stands before each sublayer and once more after the last block, so that the residual stream runs through
+unchanged and deep stacks train; byte-level BPE, so that no text is unknown; matrices that write to the residual stream start smaller
+by sqrt(2 * layers). Layers, widths and counts as released (systems: 124,439,808 to 1,557,611,200 parameters).
+"""
+
+from typing import Any
+
+from tfkit.errors import ModelError
+from tfkit.families.rules import Family, Rule
+from tfkit.model.config import ModelConfig
+
+# Dropout: the report is silent, and Hugging Face's config says 0.1. It is off here: one pass over the data does not overfit.
+_BASE: dict[str, Any] = {
+    "vocab_size": 50257,
+    "context_length": 1024,
+    "hidden_dim": None,  # 4 dim
+    "num_kv_heads": None,  # full heads
+    "head_dim": None,  # 64
+    "position": {"kind": "learned"},
+    "norm": {"kind": "layer", "eps": 1e-5},
+    "attention": {"qkv_bias": True, "out_bias": True},
+    "mlp": {"activation": "gelu_tanh", "gated": False, "bias": True},
+    "head": {"kind": "lm", "tied": True},
+    "dropout": {"embedding": 0.0, "attention": 0.0, "residual": 0.0},
+    "init": {"std": 0.02, "residual_scaling": True},
+}
+
+PRESETS = {
+    "gpt2": _BASE | {"decoder_layers": 12, "dim": 768, "num_heads": 12},
+    "gpt2-medium": _BASE | {"decoder_layers": 24, "dim": 1024, "num_heads": 16},
+    "gpt2-large": _BASE | {"decoder_layers": 36, "dim": 1280, "num_heads": 20},
+    "gpt2-xl": _BASE | {"decoder_layers": 48, "dim": 1600, "num_heads": 25},
+}
+
+_OURS, _THEIRS = "decoder.blocks.{i}", "transformer.h.{i}"
+_QKV = tuple(f"{_OURS}.self_attention.op.{name}_proj" for name in "qkv")
+
+RULES = (
+    Rule("transformer.wte.weight", ("embedding.tokens.weight",)),
+    Rule("transformer.wpe.weight", ("embedding.positions.weight",)),
+    Rule(f"{_THEIRS}.ln_1.weight", (f"{_OURS}.self_attention.norm.weight",)),
+    Rule(f"{_THEIRS}.ln_1.bias", (f"{_OURS}.self_attention.norm.bias",)),
+    # Their Conv1D stores (in, out), and its columns are q | k | v.
+    Rule(f"{_THEIRS}.attn.c_attn.weight", tuple(f"{name}.weight" for name in _QKV), transposed=True),
+    Rule(f"{_THEIRS}.attn.c_attn.bias", tuple(f"{name}.bias" for name in _QKV)),
+    Rule(f"{_THEIRS}.attn.c_proj.weight", (f"{_OURS}.self_attention.op.o_proj.weight",), transposed=True),
+    Rule(f"{_THEIRS}.attn.c_proj.bias", (f"{_OURS}.self_attention.op.o_proj.bias",)),
+    Rule(f"{_THEIRS}.ln_2.weight", (f"{_OURS}.mlp.norm.weight",)),
+    Rule(f"{_THEIRS}.ln_2.bias", (f"{_OURS}.mlp.norm.bias",)),
+    Rule(f"{_THEIRS}.mlp.c_fc.weight", (f"{_OURS}.mlp.op.up_proj.weight",), transposed=True),
+    Rule(f"{_THEIRS}.mlp.c_fc.bias", (f"{_OURS}.mlp.op.up_proj.bias",)),
+    Rule(f"{_THEIRS}.mlp.c_proj.weight", (f"{_OURS}.mlp.op.down_proj.weight",), transposed=True),
+    Rule(f"{_THEIRS}.mlp.c_proj.bias", (f"{_OURS}.mlp.op.down_proj.bias",)),
+    Rule("transformer.ln_f.weight", ("decoder.norm.weight",)),
+    Rule("transformer.ln_f.bias", ("decoder.norm.bias",)),
+    Rule("lm_head.weight", ("head.output.weight",)),
+)
+
+_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu": "silu"}
+_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    if not hf.get("scale_attn_weights", True) or hf.get("scale_attn_by_inverse_layer_idx") or hf.get("add_cross_attention"):
+        raise ModelError("config.json: this GPT-2 variant scales its attention otherwise or has cross-attention, which GPT-2 has not")
+    activation = hf.get("activation_function", "gelu_new")
+    if activation not in _FROM_ACTIVATIONS:
+        raise ModelError(f"config.json: activation_function {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
+    return {
+        "vocab_size": hf["vocab_size"],
+        "context_length": hf["n_positions"],
+        "decoder_layers": hf["n_layer"],
+        "dim": hf["n_embd"],
+        "hidden_dim": hf.get("n_inner"),
+        "num_heads": hf["n_head"],
+        "position": {"kind": "learned"},
+        "norm": {"kind": "layer", "eps": hf.get("layer_norm_epsilon", 1e-5)},
+        "attention": {"qkv_bias": True, "out_bias": True},
+        "mlp": {"activation": _FROM_ACTIVATIONS[activation], "gated": False, "bias": True},
+        "head": {"kind": "lm", "tied": hf.get("tie_word_embeddings", True)},
+        "dropout": {"embedding": hf.get("embd_pdrop", 0.1), "attention": hf.get("attn_pdrop", 0.1), "residual": hf.get("resid_pdrop", 0.1)},
+        "init": {"std": hf.get("initializer_range", 0.02), "residual_scaling": True},
+    }
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context_length,
+        "n_ctx": config.context_length,
+        "n_layer": config.decoder_layers,
+        "n_embd": config.dim,
+        "n_inner": None if config.hidden_dim == 4 * config.dim else config.hidden_dim,
+        "n_head": config.num_heads,
+        "activation_function": _ACTIVATIONS[config.mlp.activation],
+        "layer_norm_epsilon": config.norm.eps,
+        "embd_pdrop": config.dropout.embedding,
+        "attn_pdrop": config.dropout.attention,
+        "resid_pdrop": config.dropout.residual,
+        "initializer_range": config.init.std,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+        "tie_word_embeddings": config.head.tied,
+    }
+
+
+FAMILY = Family(
+    name="gpt2",
+    architecture="GPT2LMHeadModel",
+    presets=PRESETS,
+    rules=RULES,
+    prefix="transformer.",
+    ignored=(r".*\.attn\.bias", r".*\.attn\.masked_bias"),  # the mask that the released files carry
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+)

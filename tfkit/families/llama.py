@@ -1,0 +1,131 @@
+"""Llama 1, 2, 3 (Touvron et al. 2023, arXiv 2302.13971 and 2307.09288; Grattafiori et al. 2024, arXiv 2407.21783).
+
+New against GPT-3: RMSNorm instead of LayerNorm, rotary positions instead of learned ones, a gated SiLU in the MLP, no biases and no
+dropout; Llama 2 (70B) and 3 share each key and value head among several query heads. More tokens for fewer parameters.
+"""
+
+from typing import Any
+
+from tfkit.errors import ModelError
+from tfkit.families.rules import Family, Rule
+from tfkit.model.config import ModelConfig
+
+_LLAMA1: dict[str, Any] = {
+    "vocab_size": 32000,
+    "context_length": 2048,
+    "hidden_dim": None,  # 8/3 dim, rounded up to a multiple of 256
+    "num_kv_heads": None,
+    "head_dim": None,  # 128
+    "position": {"kind": "rotary", "theta": 1e4},
+    "norm": {"kind": "rms", "eps": 1e-6},
+    "attention": {"qkv_bias": False, "out_bias": False},
+    "mlp": {"activation": "silu", "gated": True, "bias": False},
+    "head": {"kind": "lm", "tied": False},
+    "dropout": {"embedding": 0.0, "attention": 0.0, "residual": 0.0},
+    "init": {"std": 0.02, "residual_scaling": False},  # Meta's is not published; this is Hugging Face's
+}
+_LLAMA2 = _LLAMA1 | {"context_length": 4096, "norm": {"kind": "rms", "eps": 1e-5}}
+_LLAMA3 = _LLAMA2 | {"vocab_size": 128256, "context_length": 8192, "position": {"kind": "rotary", "theta": 5e5}, "num_kv_heads": 8}
+
+PRESETS = {
+    "llama-7b": _LLAMA1 | {"decoder_layers": 32, "dim": 4096, "num_heads": 32},
+    "llama-13b": _LLAMA1 | {"decoder_layers": 40, "dim": 5120, "num_heads": 40},
+    "llama-33b": _LLAMA1 | {"decoder_layers": 60, "dim": 6656, "num_heads": 52},
+    "llama-65b": _LLAMA1 | {"decoder_layers": 80, "dim": 8192, "num_heads": 64},
+    "llama2-7b": _LLAMA2 | {"decoder_layers": 32, "dim": 4096, "num_heads": 32},
+    "llama2-13b": _LLAMA2 | {"decoder_layers": 40, "dim": 5120, "num_heads": 40},
+    "llama2-70b": _LLAMA2 | {"decoder_layers": 80, "dim": 8192, "num_heads": 64, "num_kv_heads": 8, "hidden_dim": 28672},
+    "llama3-8b": _LLAMA3 | {"decoder_layers": 32, "dim": 4096, "num_heads": 32, "hidden_dim": 14336},
+    "llama3-70b": _LLAMA3 | {"decoder_layers": 80, "dim": 8192, "num_heads": 64, "hidden_dim": 28672},
+}
+
+_OURS, _THEIRS = "decoder.blocks.{i}", "model.layers.{i}"
+
+RULES = (
+    Rule("model.embed_tokens.weight", ("embedding.tokens.weight",)),
+    Rule(f"{_THEIRS}.input_layernorm.weight", (f"{_OURS}.self_attention.norm.weight",)),
+    *(
+        Rule(f"{_THEIRS}.self_attn.{name}_proj.{kind}", (f"{_OURS}.self_attention.op.{name}_proj.{kind}",))
+        for name in "qkvo"
+        for kind in ("weight", "bias")
+    ),
+    # Named for its place in the file: it stands before the MLP.
+    Rule(f"{_THEIRS}.post_attention_layernorm.weight", (f"{_OURS}.mlp.norm.weight",)),
+    *(
+        Rule(f"{_THEIRS}.mlp.{name}_proj.{kind}", (f"{_OURS}.mlp.op.{name}_proj.{kind}",))
+        for name in ("gate", "up", "down")
+        for kind in ("weight", "bias")
+    ),
+    Rule("model.norm.weight", ("decoder.norm.weight",)),
+    Rule("lm_head.weight", ("head.output.weight",)),
+)
+
+_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
+_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"swish": "silu", "gelu_new": "gelu_tanh"}
+
+
+def _rope_theta(hf: dict[str, Any]) -> float:
+    """From both spellings: rope_theta + rope_scaling (old), rope_parameters (new)."""
+    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise ModelError(f"config.json: rotary positions of type {kind!r} are not supported yet; only the default type is")
+    return float(rope.get("rope_theta", hf.get("rope_theta", 1e4)))
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    activation = hf.get("hidden_act", "silu")
+    if activation not in _FROM_ACTIVATIONS:
+        raise ModelError(f"config.json: hidden_act {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
+    bias = bool(hf.get("attention_bias", False))
+    return {
+        "vocab_size": hf["vocab_size"],
+        "context_length": hf["max_position_embeddings"],
+        "decoder_layers": hf["num_hidden_layers"],
+        "dim": hf["hidden_size"],
+        "hidden_dim": hf["intermediate_size"],
+        "num_heads": hf["num_attention_heads"],
+        "num_kv_heads": hf.get("num_key_value_heads"),
+        "head_dim": hf.get("head_dim"),
+        "position": {"kind": "rotary", "theta": _rope_theta(hf)},
+        "norm": {"kind": "rms", "eps": hf.get("rms_norm_eps", 1e-6)},
+        "attention": {"qkv_bias": bias, "out_bias": bias},
+        "mlp": {"activation": _FROM_ACTIVATIONS[activation], "gated": True, "bias": bool(hf.get("mlp_bias", False))},
+        "head": {"kind": "lm", "tied": hf.get("tie_word_embeddings", False)},
+        "dropout": {"attention": hf.get("attention_dropout", 0.0)},
+        "init": {"std": hf.get("initializer_range", 0.02)},
+    }
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "num_hidden_layers": config.decoder_layers,
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden_dim,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": _ACTIVATIONS[config.mlp.activation],
+        "rope_theta": getattr(config.position, "theta", None),
+        "rope_scaling": None,
+        "rms_norm_eps": config.norm.eps,
+        "attention_bias": config.attention.qkv_bias,
+        "mlp_bias": config.mlp.bias,
+        "attention_dropout": config.dropout.attention,
+        "initializer_range": config.init.std,
+        "tie_word_embeddings": config.head.tied,
+    }
+
+
+FAMILY = Family(
+    name="llama",
+    architecture="LlamaForCausalLM",
+    presets=PRESETS,
+    rules=RULES,
+    prefix="model.",
+    ignored=(r".*\.rotary_emb\.inv_freq",),
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+)

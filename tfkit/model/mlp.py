@@ -1,0 +1,33 @@
+"""The feed-forward sublayer, plain (arXiv 1706.03762) or gated (arXiv 2002.05202)."""
+
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from tfkit.model.config import ModelConfig
+
+ACTIVATIONS = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+}
+
+
+class Mlp(nn.Module):
+    """down(activation(up x)), or gated: down(activation(gate x) * up x)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.activation = ACTIVATIONS[config.mlp.activation]
+        self.gate_proj = nn.Linear(config.dim, config.hidden_dim, bias=config.mlp.bias) if config.mlp.gated else None
+        self.up_proj = nn.Linear(config.dim, config.hidden_dim, bias=config.mlp.bias)
+        self.down_proj = nn.Linear(config.hidden_dim, config.dim, bias=config.mlp.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        if self.gate_proj is None:
+            hidden = self.activation(self.up_proj(x))  # (B, T, F)
+        else:
+            hidden = self.activation(self.gate_proj(x)) * self.up_proj(x)  # (B, T, F)
+        return self.down_proj(hidden)
