@@ -1,0 +1,77 @@
+# The project's commands. `make help` lists them; each makes the virtual environment it needs.
+#
+#   make demo PYTHON=python3.12    with another Python (3.11 or newer)
+#   make demo TORCH=cpu            with PyTorch's CPU build, some 200 MB: on Linux, PyPI's carries CUDA and takes gigabytes
+#
+# A .venv that exists is used as it is, and a torch that is in it is kept. Works with GNU make 3.81 (macOS) and later.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+TORCH ?=
+TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
+PROMPT ?= def read_lines(path):
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
+CODE = tfkit tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow check lint format bench clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.installed ## train a small model on Python's standard library, score it, let it write: about five minutes
+	$(BIN)/tfkit pretrain demo --run runs/demo --resume
+	$(BIN)/tfkit evaluate --from runs/demo
+	$(BIN)/tfkit generate --from runs/demo --prompt "$(PROMPT)" --max-new-tokens 64
+
+test: $(VENV)/.installed-dev ## the tests, without the slow ones
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+slow: $(VENV)/.installed-dev ## the tests that take more than ten seconds each
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.installed-dev ## format, lint and types
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+
+lint: $(VENV)/.installed-dev ## lint alone
+	$(BIN)/ruff check $(CODE)
+
+format: $(VENV)/.installed-dev ## put the code into its format, and mend what ruff can
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+bench: $(VENV)/.installed-dev ## compressors on the held-out files, and start-up times
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/baselines.py
+
+clean: ## remove caches and builds; .venv and runs stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing that `python -m venv` makes, so an interrupted one is made again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("tfkit needs Python 3.11 or newer; $(PYTHON) is %d.%d. Name another: make $(MAKECMDGOALS) PYTHON=python3.12" % sys.version_info[:2])'
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml $(BIN)/pip
+	@$(call install,.)
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(BIN)/pip
+	@$(call install,.[dev])
+	@touch $(VENV)/.installed $@
+
+define install
+if [ "$(TORCH)" = cpu ] && ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
+	echo "installing PyTorch's CPU build into $(VENV)"; \
+	$(PIP) install torch --index-url $(TORCH_CPU_INDEX) || exit 1; \
+fi; \
+echo "installing tfkit into $(VENV): minutes the first time, since PyTorch is large"; \
+$(PIP) install --editable '$(1)'
+endef
