@@ -1,0 +1,25 @@
+"""What every test may rely on: no network, nobody's caches, tokens or settings, and one thread where tests run side by side.
+
+A test that starts a run passes `carbon.enabled=false` unless carbon is its subject: CodeCarbon has no switch in the environment.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Before any import of the libraries that read these once, and inherited by every process that a test starts.
+_FOLDER = tempfile.TemporaryDirectory(prefix="tfkit-tests-")
+os.environ |= {
+    "TFKIT_CACHE": str(Path(_FOLDER.name, "cache")),
+    "HF_HOME": str(Path(_FOLDER.name, "huggingface")),
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",  # a fork after its threads have started would warn
+}
+for _name in ("HF_TOKEN", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "GITHUB_ACTIONS", "PYTHONWARNINGS"):
+    os.environ.pop(_name, None)  # GITHUB_ACTIONS makes typer draw as on a terminal
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = "1"
+
+
+def pytest_unconfigure() -> None:
+    _FOLDER.cleanup()

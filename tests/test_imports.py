@@ -1,0 +1,158 @@
+"""The import rules of docs/architecture.md, read off the code: imports inside functions and under TYPE_CHECKING count too."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tfkit.families import FAMILIES
+
+PACKAGE = Path(__file__).parent.parent / "tfkit"
+MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+# What each room may import of ours, itself and the bare `tfkit` (its version) aside.
+PURE = {"errors", "model.config", "families", "recipe"}
+MAY_IMPORT = {
+    "errors": set(),
+    "model.config": set(),
+    "model": {"model.config"},
+    "families": {"errors", "model.config"},
+    "recipe": {"errors", "model.config", "families"},
+    "console": PURE,
+    "run": PURE,
+    "carbon": PURE,
+    "tokenizer": PURE,
+    "data": PURE | {"tokenizer"},
+    "hub": PURE | {"tokenizer", "model"},
+    "objectives": PURE | {"data", "tokenizer", "hub", "model"},
+    "generation": PURE | {"objectives", "data", "tokenizer", "hub", "model"},
+    "evaluation": PURE | {"generation", "objectives", "data", "tokenizer", "hub", "model"},
+    "training": PURE | {"evaluation", "generation", "objectives", "data", "tokenizer", "hub", "model"},
+}
+WIRING = {"cli", "__init__", "__main__"}  # may import any room
+HEAVY = {"torch", "datasets", "tokenizers", "transformers", "codecarbon"}
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Every module that a file imports, as an absolute dotted name, with its line; `from a import b` gives a.b if that is a module."""
+    package = ("tfkit", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join((*package[: len(package) + 1 - node.level], node.module or "")).strip(".") if node.level else node.module
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield (inner if inner in MODULES or f"{inner}.__init__" in MODULES else str(base)), node.lineno
+
+
+def room(module: str) -> str:
+    """tfkit.model.attention -> model; tfkit.model.config -> model.config; tfkit.hub -> hub; tfkit -> __init__."""
+    name = module.removeprefix("tfkit").strip(".")
+    return name if name == "model.config" else name.split(".")[0] or "__init__"
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_room_imports_only_what_lies_below_it(module: str) -> None:
+    here = room(module)
+    if here in WIRING:
+        return
+    assert here in MAY_IMPORT, f"{module} is in a room that docs/architecture.md does not know: add it there and here"
+    allowed = MAY_IMPORT[here] | {here, "__init__"}
+    breaches = [
+        f"{MODULES[module]}:{line} imports {name}"
+        for name, line in imports(MODULES[module])
+        if name.split(".")[0] == "tfkit" and room(name) not in allowed
+    ]
+    assert not breaches, f"{here} may import {sorted(allowed)}:\n" + "\n".join(breaches)
+
+
+def test_the_rooms_have_an_order() -> None:
+    """No cycle in what is allowed, so none in what is done."""
+    done: set[str] = set()
+    while len(done) < len(MAY_IMPORT):
+        ready = {name for name, below in MAY_IMPORT.items() if below - {name} <= done} - done
+        assert ready, f"a cycle among {sorted(MAY_IMPORT.keys() - done)}"
+        done |= ready
+
+
+def test_the_loop_knows_no_concrete_objective() -> None:
+    concrete = {f"tfkit.objectives.{section.stem}" for section in (PACKAGE / "objectives").glob("*.py") if defines_an_objective(section)}
+    assert concrete
+    named = {name for name, _ in imports(MODULES["tfkit.training.loop"])}
+    assert not named & concrete
+
+
+def defines_an_objective(path: Path) -> bool:
+    """A class with a loss that computes one: a protocol's is only `...`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef) and node.name == "loss" and any(isinstance(inner, ast.Return) for inner in ast.walk(node)):
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("library", "rooms"),
+    [
+        ("ruamel", {"recipe"}),
+        ("yaml", set()),
+        ("codecarbon", {"carbon"}),
+        ("datasets", {"data"}),
+        ("tokenizers", {"tokenizer"}),
+        ("rich", {"console"}),
+        ("typer", {"cli", "__main__"}),
+        ("transformers", set()),
+        ("pickle", set()),
+    ],
+)
+def test_a_library_is_imported_in_its_own_rooms_only(library: str, rooms: set[str]) -> None:
+    found = {room(module) for module, path in MODULES.items() for name, _ in imports(path) if name.split(".")[0] == library}
+    assert found <= rooms
+
+
+def test_only_hub_brings_family_rules_and_tensors_together() -> None:
+    for module, path in MODULES.items():
+        names = {name for name, _ in imports(path)}
+        tensors = any(name.split(".")[0] in {"torch", "safetensors"} or room(name) == "model" for name in names)
+        rules = any(room(name) == "families" for name in names)
+        assert not (tensors and rules) or room(module) in {"hub", "cli"}, f"{path} imports both"
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"tfkit.console"}))
+def test_only_console_prints(module: str) -> None:
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"print", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write"}, f"{module}:{node.lineno}"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module) in {"model", "model.config"}])
+def test_the_model_reads_no_family_name(module: str) -> None:
+    """No identifier holds one, no string is one. Prose may cite: `(GPT-2)` says where a default comes from."""
+    families = {family.name for family in FAMILIES.values()}
+    names = families | {family.architecture.lower() for family in FAMILIES.values()} | {p for f in FAMILIES.values() for p in f.presets}
+    for node in ast.walk(tree(module)):
+        identifiers = {getattr(node, field, None) for field in ("id", "attr", "arg", "name")} - {None}
+        assert not any(family in str(name).lower() for family in families for name in identifiers), f"{module}: {ast.unparse(node)}"
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert node.value.lower() not in names, f"{module}:{node.lineno}: {node.value!r}"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["pretrain", "--help"], ["recipes"], ["check", "demo"], ["check", "--schema"]]
+)
+def test_the_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "tfkit", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "tfkit" in imported
+    assert not imported & HEAVY
