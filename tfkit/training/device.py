@@ -1,0 +1,78 @@
+"""The machine that trains: which device, which arithmetic it has, how fast it could be."""
+
+import os
+import resource
+import sys
+import time
+
+import torch
+
+from tfkit.errors import MachineError, UsageError
+
+# Dense bf16 peak of what NVIDIA's data sheets say, FLOP/s, by a part of the device's name. GPU paths are untested until a GPU has run them.
+_GPU_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "V100": 125e12}
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The named device, or the best there is: cuda, then mps, then cpu. MachineError if it is not there."""
+    if name in (None, "auto"):
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(kind)
+    try:
+        device = torch.device(str(name))
+    except RuntimeError:
+        raise UsageError(f"--device {name}: not a device; use cpu, cuda, cuda:0, mps or auto") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device.type, False)
+    if not there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise MachineError(f"--device {name}: this machine or this build of PyTorch has no such device; leave --device out to use what is there")
+    return device
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bf16 products run in hardware: elsewhere they are emulated, and slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+    return False  # mps: its bf16 is not faster than fp32
+
+
+def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """The working type for a recipe's precision: auto is bf16 where the hardware has it."""
+    if wanted == "auto":
+        return torch.bfloat16 if has_bf16(device) else torch.float32
+    return torch.bfloat16 if wanted == "bf16" else torch.float32
+
+
+def make_deterministic(device: torch.device) -> None:
+    """The same bits from the same seed, on one machine with the same number of threads."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # we read no memory that we have not written
+    torch.backends.cudnn.benchmark = False
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """FLOP/s that the device can do at best: a data sheet's for known GPUs, else measured with matrix products in 0.1 s."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return next((peak for part, peak in _GPU_PEAKS.items() if part in name), None) if dtype == torch.bfloat16 else None
+    a = torch.ones(1024, 1024, dtype=dtype, device=device)
+    best = float("inf")
+    end = time.perf_counter() + 0.1
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        product = a @ a
+        if device.type == "mps":
+            product[0, 0].item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024**3 / best
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The most memory used so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
