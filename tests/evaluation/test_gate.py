@@ -1,0 +1,61 @@
+import math
+
+import pytest
+
+from tfkit.errors import QualityGateError, UsageError
+from tfkit.evaluation.gate import check_gates, parse_gate
+
+METRICS = ("loss", "perplexity")
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "fails"),
+    [
+        ("perplexity > 20", 20.0, False),
+        ("perplexity > 20", 20.5, True),
+        ("perplexity>=20", 20.0, True),
+        ("perplexity < 1e1", 9.0, True),
+        (" perplexity<= 20 ", 21.0, False),
+        ("perplexity == 20", 20.0, True),
+        ("perplexity != 20", 20.0, False),
+        ("perplexity > inf", math.inf, False),
+        ("perplexity >= inf", math.inf, True),
+        ("perplexity < -1", math.nan, True),
+    ],
+)
+def test_comparisons(text, value, fails):
+    gate = parse_gate(text, METRICS)
+    assert gate.fails(value) is fails
+    if fails:
+        with pytest.raises(QualityGateError, match=r"quality gate failed: perplexity .* \(it is "):
+            check_gates([gate], {"perplexity": value})
+    else:
+        check_gates([gate], {"perplexity": value})
+
+
+@pytest.mark.parametrize(
+    "text", ["perplexity", "perplexity >", "> 3", "perplexity > 3 4", "perplexity => 3", "perplexity = 3", "", "3 < loss"]
+)
+def test_another_form(text):
+    with pytest.raises(UsageError, match="is not a comparison: write a metric"):
+        parse_gate(text, METRICS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("accuracy > 1", "unknown metric 'accuracy'; there are loss, perplexity"),
+        ("loss > x", "not a number"),
+        ("loss > nan", "not a number"),
+    ],
+)
+def test_unknown_names_and_numbers(text, message):
+    with pytest.raises(UsageError, match=message):
+        parse_gate(text, METRICS)
+
+
+def test_all_failing_gates_are_named():
+    gates = [parse_gate(text, METRICS) for text in ("loss > 2", "loss > 4", "perplexity > 9.5")]
+    with pytest.raises(QualityGateError, match=r"loss > 2 \(it is 3\), perplexity > 9.5 \(it is 20.09\)") as caught:
+        check_gates(gates, {"loss": 3.0, "perplexity": 20.09})
+    assert caught.value.exit_code == 8

@@ -1,0 +1,143 @@
+"""Streams of text over real tokenizers: byte-level BPE as in GPT-2, and SentencePiece's form with byte fallback as in Llama 2."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from tfkit.generation.text import TextStream
+
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def byte_level() -> Tokenizer:
+    """Single bytes and a few merges, one of which joins the second half of one character with the first half of the next."""
+    straddling = [a + b for a, b in [(_shown("é")[1], _shown("ü")[0]), ("h", "e"), ("l", "l")]]
+    pieces = [*ALPHABET, *straddling]
+    merges = [(piece[0], piece[1]) for piece in straddling]
+    tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _shown(text: str) -> str:
+    """The text's bytes as the letters that byte-level BPE writes for them."""
+    [(shown, _)] = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+    return shown
+
+
+def byte_fallback() -> Tokenizer:
+    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁": 256, "a": 257, "b": 258, "▁a": 259, "ab": 260}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("▁", "a"), ("a", "b")], byte_fallback=True, fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return tokenizer
+
+
+def stream_of(tokenizer: Tokenizer, prompt: str = "", stop=()) -> TextStream:
+    return TextStream(tokenizer.decode, tokenizer.encode(prompt).ids if prompt else [], stop)
+
+
+def run(stream: TextStream, ids) -> list[str]:
+    pieces = []
+    for token in ids:
+        pieces.append(stream.push(token))
+        if stream.stopped:
+            break
+    return [*pieces, stream.close()]
+
+
+@pytest.mark.parametrize("tokenizer", [byte_level(), byte_fallback()], ids=["byte level", "byte fallback"])
+@given(text=st.text(st.sampled_from("ab éüñ世界🙂\n"), min_size=1, max_size=80))
+def test_the_pieces_are_whole_characters_and_join_to_the_text(tokenizer, text):
+    text = "b" + text  # the decoders drop a space that begins a text
+    pieces = run(stream_of(tokenizer), tokenizer.encode(text).ids)
+    assert "".join(pieces) == text
+    assert "\ufffd" not in "".join(pieces)
+
+
+def test_characters_come_as_soon_as_they_are_whole():
+    tokenizer = byte_level()
+    assert run(stream_of(tokenizer), tokenizer.encode("aé🙂b").ids) == ["a", "", "é", "", "", "", "🙂", "b", ""]
+    straddling = tokenizer.encode("éüb").ids
+    assert len(straddling) == 4
+    assert run(stream_of(tokenizer), straddling) == ["", "é", "ü", "b", ""]
+
+
+def test_a_space_after_the_prompt_is_kept():
+    tokenizer = byte_fallback()
+    ids = tokenizer.encode("b ab").ids
+    prompt = tokenizer.encode("b").ids
+    assert ids[: len(prompt)] == prompt
+    assert tokenizer.decode(ids[len(prompt) :]) == "ab"  # what decoding on its own would lose
+    assert "".join(run(stream_of(tokenizer, "b"), ids[len(prompt) :])) == " ab"
+
+
+@pytest.mark.parametrize("tokenizer", [byte_level(), byte_fallback()], ids=["byte level", "byte fallback"])
+def test_random_bytes_give_text_and_end(tokenizer):
+    random_ids = random.Random(5)
+    for _ in range(20):
+        ids = [random_ids.randrange(256) for _ in range(100)]
+        stream = stream_of(tokenizer)
+        assert "".join(run(stream, ids)) == stream.text
+        assert stream.text
+
+
+def test_long_texts_are_decoded_by_the_window():
+    tokenizer = byte_level()
+    decoded = []
+
+    def decode(ids):
+        decoded.append(len(ids))
+        return tokenizer.decode(ids)
+
+    text = "a世é" * 300
+    assert "".join(run(TextStream(decode), tokenizer.encode(text).ids)) == text
+    assert max(decoded) < 50
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "expected", "stopped"),
+    [
+        ("hello world", ["o w"], "hell", True),  # spans tokens
+        ("hello world", ["xyz", "ld"], "hello wor", True),
+        ("hello world", ["world!"], "hello world", False),  # held back to the end, then given
+        ("aaab", ["aab"], "a", True),  # overlaps itself
+        ("hello", ["h"], "", True),
+        ("one\n\ntwo", ["\n\n"], "one", True),
+        ("ab", ["b", "ab"], "", True),  # the one that begins first wins
+        ("na世界🙂!", ["界🙂"], "na世", True),
+        ("hello", [""], "hello", False),  # an empty string stops nothing
+    ],
+)
+def test_stop_strings(text, stop, expected, stopped):
+    tokenizer = byte_level()
+    stream = stream_of(tokenizer, stop=stop)
+    pieces = run(stream, tokenizer.encode(text).ids)
+    assert "".join(pieces) == stream.text == expected
+    assert stream.stopped is stopped
+    if stopped:
+        assert stream.push(0) == ""
+
+
+@given(text=st.text("ab", max_size=30), stop=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_no_piece_has_to_be_taken_back(text, stop):
+    tokenizer = byte_level()
+    cut = min((at for at in map(text.find, stop) if at >= 0), default=len(text))
+    first_end = min((at + len(s) for s in stop if (at := text.find(s)) >= 0), default=None)
+    stream = stream_of(tokenizer, stop=stop)
+    given_out = "".join(run(stream, tokenizer.encode(text).ids))
+    assert text.startswith(given_out)
+    assert not any(s in given_out for s in stop)
+    if first_end is None:
+        assert given_out == text
+    else:  # the string that is complete first decides, and it may begin after another that is complete later
+        assert len(given_out) >= cut
+
+
+def test_a_prompt_is_not_searched_for_stop_strings():
+    tokenizer = byte_level()
+    assert "".join(run(stream_of(tokenizer, "stop", ["stop", "pa"]), tokenizer.encode("abc").ids)) == "abc"

@@ -1,0 +1,69 @@
+"""Continuing texts: encode, decode with a cache, and give text back as it becomes certain."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from tfkit.errors import ModelError
+from tfkit.generation.decoding import Finish, generate
+from tfkit.generation.text import TextStream
+from tfkit.model.transformer import Transformer
+from tfkit.recipe.schema import GenerationSection
+from tfkit.tokenizer import Tokenizer
+
+OnText = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class TextCompletion:
+    """The continuation of one prompt: its text up to a stop string, the tokens that were made, and why it ends."""
+
+    text: str
+    tokens: int
+    finish: Finish
+
+
+def complete(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    settings: GenerationSection,
+    *,
+    eos_ids: Collection[int] = (),
+    on_text: OnText | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    first_row: int = 0,
+) -> list[TextCompletion]:
+    """Continue each text. `on_text(i, piece)` gets what is certain of completion i; the pieces joined are its text.
+
+    A prompt's ids are those that the tokenizer's template puts before and into a text, as in training; what it puts after one would end
+    the text. For the rest see `generate`.
+    """
+    prompt_ids = [ids[: len(ids) - len(tokenizer.suffix)] for ids in tokenizer.encode_texts(prompts)]
+    _check_vocabulary(prompt_ids, model.config.vocab_size)
+    decode = partial(tokenizer.decode, skip_special_tokens=True)
+    streams = [TextStream(decode, ids, settings.stop) for ids in prompt_ids]
+
+    def give(row: int, piece: str) -> None:
+        if on_text is not None and piece:
+            on_text(row, piece)
+
+    def on_token(row: int, token: int) -> bool:
+        give(row, streams[row].push(token))
+        return streams[row].stopped
+
+    completions = generate(model, prompt_ids, settings, eos_ids=eos_ids, on_token=on_token, should_stop=should_stop, first_row=first_row)
+    for row, stream in enumerate(streams):
+        give(row, stream.close())
+    return [
+        TextCompletion(stream.text, len(completion.ids), "stop" if stream.stopped else completion.finish)
+        for stream, completion in zip(streams, completions, strict=True)
+    ]
+
+
+def _check_vocabulary(rows: Sequence[Sequence[int]], vocab_size: int) -> None:
+    largest = max((max(row) for row in rows if row), default=0)
+    if largest >= vocab_size:
+        raise ModelError(
+            f"the tokenizer gives the id {largest:,}, but the model's vocabulary has {vocab_size:,} entries: they do not belong together"
+        )
