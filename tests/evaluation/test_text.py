@@ -1,0 +1,173 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tfkit.data import open_source, token_stream
+from tfkit.data.stream import TokenStream
+from tfkit.errors import DataError, ModelError
+from tfkit.evaluation.text import METRICS, count_targets, score_texts
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer, build
+from tfkit.recipe.schema import SourceSection
+from tfkit.tokenizer import Tokenizer, train_byte_bpe
+
+CONTEXT = 12
+TEXTS = [
+    "the cat sat on the mat and saw the hat " * 3,
+    "a",
+    "Mädchen",
+    "the mat",
+    "世界 🙂 " * 9,
+    "cat hat sat",
+    "on the mat the cat sat",
+] * 3
+SHAPES = {
+    "gpt2": {"position": {"kind": "learned"}, "norm": {"kind": "layer"}, "mlp": {"activation": "gelu_tanh", "bias": True}, "num_heads": 3},
+    "llama": {"position": {"kind": "rotary"}, "norm": {"kind": "rms"}, "mlp": {"activation": "silu", "gated": True}, "num_heads": 6},
+}
+
+
+def tokenizer_of(add_bos: bool) -> Tokenizer:
+    return train_byte_bpe(TEXTS, 290, add_bos=add_bos)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return tokenizer_of(add_bos=True)
+
+
+def stream_of(folder, tokenizer, texts=TEXTS) -> TokenStream:
+    """A stream of the texts; an empty row is no text."""
+    path = folder / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, ""]), encoding="utf-8")
+    return token_stream(open_source(SourceSection(path=str(path)), "all", None), tokenizer, None)
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory, tokenizer) -> TokenStream:
+    return stream_of(tmp_path_factory.mktemp("texts"), tokenizer)
+
+
+def tiny_model(vocab_size: int, family: str = "gpt2") -> Transformer:
+    sizes = {"vocab_size": vocab_size, "context_length": CONTEXT, "decoder_layers": 2, "dim": 24, "hidden_dim": 44}
+    rest = {"head": {"tied": False}, "init": {"std": 0.3}}
+    return build(ModelConfig.model_validate(SHAPES[family] | sizes | rest), seed=3)
+
+
+@torch.no_grad()
+def plain_losses(model, texts, tokenizer):
+    """The loss of each text by a loop over windows, in float64, as docs/cli.md tells it."""
+    model = tiny_model(model.config.vocab_size, "gpt2" if model.config.position.kind == "learned" else "llama").double()
+    losses = []
+    for ids in tokenizer.encode_texts(texts):
+        total, start = 0.0, 0
+        while start < len(ids) - 1:
+            window = torch.tensor([ids[start : start + CONTEXT]])
+            log_probs = model(window).logits[0, :-1].log_softmax(-1)
+            total -= log_probs.gather(1, window[0, 1:, None]).sum().item()
+            start += CONTEXT - 1
+        losses.append(total)
+    return losses
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_scores_are_those_of_a_plain_loop(stream, tokenizer, family):
+    model = tiny_model(tokenizer.size, family)
+    expected = plain_losses(model, TEXTS, tokenizer)
+    score = score_texts(model, stream, CONTEXT, 5)
+    np.testing.assert_allclose(score.losses, expected, rtol=1e-5)
+    ids = tokenizer.encode_texts(TEXTS)
+    assert score.target_tokens == sum(map(len, ids)) - len(ids)
+    assert score.text_bytes == sum(len(text.encode()) for text in TEXTS)  # the template puts a bos first: every byte counts
+    metrics = score.metrics()
+    assert tuple(metrics) == METRICS
+    assert metrics["loss"] == pytest.approx(sum(expected) / score.target_tokens, rel=1e-6)
+    assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]))
+    assert metrics["bits_per_byte"] == pytest.approx(sum(expected) / math.log(2) / score.text_bytes, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_the_batch_size_does_not_matter(stream, tokenizer, family):
+    model = tiny_model(tokenizer.size, family)
+    one, sixteen = (score_texts(model, stream, CONTEXT, size) for size in (1, 16))
+    np.testing.assert_allclose(one.losses, sixteen.losses, rtol=1e-5)
+    assert one.loss_sum == pytest.approx(sixteen.loss_sum, rel=1e-6)
+    assert (one.targets == sixteen.targets).all()
+
+
+def test_without_a_bos_the_first_id_and_its_bytes_are_not_scored(tmp_path):
+    tokenizer = tokenizer_of(add_bos=False)
+    texts = ["the cat", "x Mädchen", "x"]
+    score = score_texts(tiny_model(tokenizer.size), stream_of(tmp_path, tokenizer, texts), CONTEXT, 4)
+    ids = tokenizer.encode_texts(texts)
+    assert score.targets.tolist() == [max(len(row) - 1, 0) for row in ids]
+    first = [len(tokenizer.decode(row[:1]).encode()) for row in ids]
+    assert score.bytes.tolist() == [len(text.encode()) - skipped for text, skipped in zip(texts, first, strict=True)]
+    np.testing.assert_allclose(score.losses, plain_losses(tiny_model(tokenizer.size), texts, tokenizer), rtol=1e-5)
+
+
+def test_little_is_padding(stream, tokenizer):
+    model = tiny_model(tokenizer.size)
+    shapes = []
+    model.embedding.register_forward_hook(lambda _module, args, _out: shapes.append(args[0].numel()))
+    score = score_texts(model, stream, CONTEXT, 4)
+    assert score.target_tokens / sum(shapes) > 0.9
+
+
+def test_max_tokens_takes_the_first_whole_texts(stream, tokenizer):
+    model = tiny_model(tokenizer.size)
+    everything = score_texts(model, stream, CONTEXT, 4)
+    limit = int(everything.targets[:4].sum())
+    for tokens, texts in [(limit, 4), (limit - 1, 3), (limit + everything.targets[4] - 1, 4), (1, 1), (10**9, len(TEXTS))]:
+        score = score_texts(model, stream, CONTEXT, 4, max_tokens=int(tokens))
+        np.testing.assert_allclose(score.losses, everything.losses[:texts], rtol=1e-5)
+        assert (count_targets(stream, int(tokens)) == everything.targets[:texts]).all()
+        assert (score.bytes == everything.bytes[:texts]).all()
+
+
+def test_scores_add_up(stream, tokenizer, tmp_path):
+    model = tiny_model(tokenizer.size)
+    parts = [score_texts(model, stream_of(tmp_path, tokenizer, texts), CONTEXT, 4) for texts in (TEXTS[:5], TEXTS[5:])]
+    whole = score_texts(model, stream, CONTEXT, 4).metrics()
+    assert (parts[0] + parts[1]).metrics() == pytest.approx(whole, rel=1e-6)
+
+
+def test_progress_counts_every_target(stream, tokenizer):
+    told = []
+    score = score_texts(tiny_model(tokenizer.size), stream, CONTEXT, 4, progress=told.append)
+    assert sum(told) == score.target_tokens == count_targets(stream).sum()
+
+
+def test_half_a_score_is_no_score(stream, tokenizer):
+    answers = iter([False, False, True])
+    assert score_texts(tiny_model(tokenizer.size), stream, CONTEXT, 4, should_stop=lambda: next(answers)) is None
+
+
+def test_nothing_to_score(tmp_path):
+    tokenizer = tokenizer_of(add_bos=False)
+    with pytest.raises(DataError, match="nothing to score"):
+        score_texts(tiny_model(tokenizer.size), stream_of(tmp_path, tokenizer, ["", "x"]), CONTEXT, 4)
+
+
+def test_ids_outside_the_vocabulary(stream):
+    with pytest.raises(ModelError, match="vocabulary ends at 98"):
+        score_texts(tiny_model(99), stream, CONTEXT, 4)
+
+
+def test_numbers_that_are_not_finite(stream, tokenizer):
+    model = tiny_model(tokenizer.size)
+    with torch.no_grad():
+        model.head.weight.mul_(1e5)
+    assert score_texts(model, stream, CONTEXT, 4).metrics()["perplexity"] == math.inf
+    with torch.no_grad():
+        model.head.weight[0] = math.nan
+    assert all(math.isnan(score_texts(model, stream, CONTEXT, 4).metrics()[name]) for name in METRICS[:3])
+
+
+def test_the_training_mode_is_put_back(stream, tokenizer):
+    model = tiny_model(tokenizer.size).train()
+    score_texts(model, stream, CONTEXT, 4)
+    assert model.training

@@ -1,0 +1,163 @@
+"""How well a language model predicts texts: loss, perplexity and bits per byte, every text on its own.
+
+A text is cut into pieces of at most the context length that overlap by one id, so that every id but the text's first is a target once:
+
+    ids      0 1 2 3 4 5 6 7 8        context length 4
+    pieces   0 1 2 3
+                   3 4 5 6
+                         6 7 8
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tfkit.data.stream import TokenStream
+from tfkit.errors import DataError, ModelError
+from tfkit.generation.inference import inference
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.log_probs import token_log_probs
+
+METRICS = ("loss", "perplexity", "bits_per_byte", "target_tokens")
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """What was counted, text by text, in the order of the stream."""
+
+    losses: np.ndarray  # float64, nats: the sum over a text's targets
+    targets: np.ndarray  # int64: ids that were predicted
+    bytes: np.ndarray  # int64: the bytes of text of those ids
+
+    def __add__(self, other: "TextScore") -> "TextScore":
+        """The score of both lots of texts together."""
+        return TextScore(
+            np.concatenate((self.losses, other.losses)),
+            np.concatenate((self.targets, other.targets)),
+            np.concatenate((self.bytes, other.bytes)),
+        )
+
+    @property
+    def loss_sum(self) -> float:
+        """Nats over all targets, summed in float64 and exactly rounded, so that no order of the texts matters."""
+        return math.fsum(self.losses)
+
+    @property
+    def target_tokens(self) -> int:
+        """Ids that were predicted."""
+        return int(self.targets.sum())
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of text that were predicted."""
+        return int(self.bytes.sum())
+
+    def metrics(self) -> dict[str, float]:
+        """`loss` (nats a target), `perplexity`, `bits_per_byte` (NaN if the targets hold no bytes) and `target_tokens`."""
+        loss_sum, loss = self.loss_sum, self.loss_sum / self.target_tokens
+        return {
+            "loss": loss,
+            "perplexity": math.exp(loss) if not loss > 700 else math.inf,  # beyond float64
+            "bits_per_byte": loss_sum / math.log(2) / self.text_bytes if self.text_bytes else math.nan,
+            "target_tokens": self.target_tokens,
+        }
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Where the pieces lie: piece i is ids starts[i] to starts[i] + lengths[i] of its text."""
+
+    texts: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+
+def count_targets(stream: TokenStream, max_tokens: int | None = None) -> np.ndarray:
+    """The targets of each text that is scored, int64: of all texts, or of the first whole ones that have at most `max_tokens` together.
+
+    The first text is scored however long it is.
+    """
+    targets = np.maximum(np.diff(stream.starts) - stream.separator - 1, 0).astype(np.int64)
+    if max_tokens is not None and len(targets):
+        targets = targets[: max(1, int(np.searchsorted(targets.cumsum(), max_tokens, side="right")))]
+    return targets
+
+
+def score_texts(
+    model: Transformer,
+    stream: TokenStream,
+    context_length: int,
+    batch_size: int,
+    *,
+    max_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> TextScore | None:
+    """Score each text of the stream on its own, in pieces of at most `context_length` ids, `batch_size` pieces a forward.
+
+    The result does not depend on the batch size beyond the model's rounding. `progress(n)` tells of n more targets scored. None if
+    `should_stop`, asked before every batch, said so: half a score is no score. Raises DataError if no text has a target, ModelError if an
+    id lies outside the model's vocabulary.
+    """
+    stream.check_vocabulary(model.config.vocab_size)
+    targets = count_targets(stream, max_tokens)
+    if not targets.any():
+        raise DataError("there is nothing to score: no text has a token that follows another; give texts that are not empty")
+    losses = np.zeros(len(targets))
+    with inference(model):
+        for texts, ids in _batches(stream, _cut(targets, context_length), batch_size):
+            if should_stop is not None and should_stop():
+                return None
+            sums, counts = _score(model, ids)
+            np.add.at(losses, texts, sums)
+            if progress is not None:
+                progress(counts)
+    return TextScore(losses, targets, np.asarray(stream.text_bytes[: len(targets)], dtype=np.int64))
+
+
+def _cut(targets: np.ndarray, context_length: int) -> _Pieces:
+    """The longest pieces first, so that what does not fit the memory fails at once, and neighbours need little padding."""
+    if context_length < 2:
+        raise ModelError(f"a context of {context_length} token has no room for a token and its target, so texts cannot be scored")
+    stride = context_length - 1
+    pieces = -(-targets // stride)  # a text without targets has none
+    texts = np.repeat(np.arange(len(targets)), pieces)
+    starts = (np.arange(len(texts)) - np.repeat(pieces.cumsum() - pieces, pieces)) * stride
+    lengths = np.minimum(stride, targets[texts] - starts) + 1
+    order = np.argsort(-lengths, kind="stable")
+    return _Pieces(texts[order], starts[order], lengths[order])
+
+
+def _batches(stream: TokenStream, pieces: _Pieces, batch_size: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """The texts of the pieces (B,), and the ids of each."""
+    for begin in range(0, len(pieces.texts), batch_size):
+        batch = slice(begin, begin + batch_size)
+        places = zip(pieces.texts[batch], pieces.starts[batch], pieces.lengths[batch], strict=True)
+        yield pieces.texts[batch], [stream.document(int(text))[start : start + length] for text, start, length in places]
+
+
+def _score(model: Transformer, pieces: list[np.ndarray]) -> tuple[np.ndarray, int]:
+    """The loss of each piece, (B,) float64 in nats, and the number of targets."""
+    device = model.head.weight.device
+    ids, real = _pad(pieces)
+    ids, real = ids.to(device), real.to(device)
+    inputs, labels, scored = ids[:, :-1], ids[:, 1:], real[:, 1:]  # (B, T) each; the last real id of a piece is only a label
+    hidden = model(inputs, padding_mask=None if bool(scored.all()) else scored).hidden  # (B, T, D)
+    log_probs = token_log_probs(model.head, hidden[scored], labels[scored]).double()  # (N,)
+    rows = scored.nonzero()[:, 0]  # (N,)
+    sums = torch.zeros(len(pieces), dtype=torch.float64, device=device).index_add_(0, rows, -log_probs)
+    return sums.cpu().numpy(), len(rows)
+
+
+def _pad(pieces: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Ids (B, T) and a mask of the real ones. Padding is on the right, where causal attention keeps it out of sight."""
+    ids = torch.zeros(len(pieces), max(map(len, pieces)), dtype=torch.long)
+    real = torch.zeros_like(ids, dtype=torch.bool)
+    for row, piece in enumerate(pieces):
+        ids[row, : len(piece)] = torch.from_numpy(piece.astype(np.int64))
+        real[row, : len(piece)] = True
+    return ids, real
