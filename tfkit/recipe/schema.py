@@ -2,17 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from tfkit.model.config import Data
 
 Count = Annotated[int, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelSection(Data):
     """A preset with changes, or a full description: any field of the model's description may stand here."""
 
-    model_config = {**Data.model_config, "extra": "allow", "populate_by_name": True}
+    model_config = ConfigDict(extra="allow")
 
     preset: str | None = Field(None, description="A published size to start from, such as gpt2 or llama2-7b.")
 
@@ -23,6 +24,8 @@ class ModelSection(Data):
 
 
 class TokenizerSection(Data):
+    """A tokenizer trained on the training text, or a finished one."""
+
     kind: Literal["byte_bpe"] = Field("byte_bpe", description="Byte-level BPE, as in GPT-2.")
     vocab_size: int = Field(8192, ge=257, description="Entries to train, the 256 bytes and the special token included.")
     sample_bytes: Count = Field(200_000_000, description="Train on at most this much text, taken evenly over the corpus.")
@@ -31,8 +34,8 @@ class TokenizerSection(Data):
 
     @model_validator(mode="after")
     def _path_or_training(self) -> "TokenizerSection":
-        if self.path is not None and len(self.model_fields_set) > 1:
-            others = ", ".join(sorted(self.model_fields_set - {"path"}))
+        if self.path is not None and (unread := self.model_fields_set - {"path", "kind"}):
+            others = ", ".join(sorted(unread))
             raise ValueError(f"path names a finished tokenizer, so {others} would not be read: remove one or the other")
         return self
 
@@ -53,11 +56,15 @@ class SourceSection(Data):
     def _exactly_one(self) -> "SourceSection":
         named = [name for name in ("stdlib", "path", "hub") if getattr(self, name)]
         if len(named) != 1:
-            raise ValueError("a source needs exactly one of stdlib: true, path, hub" + (f"; here are {' and '.join(named)}" if named else ""))
+            raise ValueError(
+                "a source needs exactly one of stdlib: true, path, hub" + (f"; here are {' and '.join(named)}" if named else "")
+            )
         return self
 
 
 class DataSection(Data):
+    """The text to train on, and the text to judge by."""
+
     train: list[SourceSection] = Field(min_length=1, description="The sources of the training text.")
     validation: list[SourceSection] | Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="Sources (stdlib knows its own held-out files), or the fraction of train that is held out, row by row."
@@ -65,6 +72,8 @@ class DataSection(Data):
 
 
 class CausalLMSection(Data):
+    """Predict the next token."""
+
     kind: Literal["causal_lm"] = "causal_lm"
     documents: Literal["apart", "joined"] = Field(
         "apart", description="apart: no token sees another document of its row. joined: plain packing, as GPT-2 and GPT-3 did."
@@ -72,9 +81,11 @@ class CausalLMSection(Data):
 
 
 class AdamWSection(Data):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv 1711.05101)."""
+
     kind: Literal["adamw"] = "adamw"
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="Decay rates of the two moments.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="Decay rates of the two moments.")
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
     weight_decay: float = Field(0.1, ge=0, description="Decoupled decay, on matrices only: not on norms and biases.")
     clip_norm: float | None = Field(1.0, gt=0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
@@ -86,13 +97,15 @@ class MuonSection(Data):
     kind: Literal["muon"]
     lr: float = Field(1e-3, gt=0, description="Peak learning rate of all parameters; Muon's updates are scaled to AdamW's size.")
     momentum: float = Field(0.95, ge=0, lt=1, description="Muon's momentum (Nesterov).")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's decay rates, for what is not a matrix.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="AdamW's decay rates, for what is not a matrix.")
     eps: float = Field(1e-8, gt=0, description="AdamW's eps, for what is not a matrix.")
     weight_decay: float = Field(0.1, ge=0, description="Decoupled decay, on matrices only: not on norms and biases.")
     clip_norm: float | None = Field(1.0, gt=0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
 
 
 class ScheduleSection(Data):
+    """The learning rate over the run, as a share of the peak."""
+
     kind: Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd"] = Field(
         "cosine", description="The learning rate after warm-up; wsd: constant, then a linear decay at the end."
     )
@@ -124,25 +137,34 @@ class TrainingSection(Data):
     def _one_length(self) -> "TrainingSection":
         given = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError("the length is exactly one of steps, epochs, tokens" + (f"; here are {' and '.join(given)}" if given else ""))
+            here = f"; here are {' and '.join(given)}: remove one, or set it to null" if given else ""
+            raise ValueError(f"the length is exactly one of steps, epochs, tokens{here}")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         return self
 
 
 class CheckpointSection(Data):
+    """When the run is saved, and how much of that is kept."""
+
     every: Count | None = Field(None, description="Steps between checkpoints; null: only at the end.")
     keep: Count = Field(2, description="The newest checkpoints to keep; the best one is kept besides.")
 
 
 class EvaluationSection(Data):
+    """When and how the validation text is scored."""
+
     every: Count | None = Field(None, description="Steps between evaluations; null: only at the end.")
     batch_size: Count = Field(16, description="Pieces of text a forward.")
     max_tokens: Count | None = Field(None, description="Score only the first texts, up to this many tokens; null: every byte.")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="Arithmetic of tfkit evaluate; training uses its working weights.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Arithmetic of tfkit evaluate; training uses its working weights."
+    )
 
 
 class GenerationSection(Data):
+    """How text is continued."""
+
     prompts: list[str] = Field([], description="Continued at every evaluation during training, to see how it writes.")
     max_new_tokens: Count = Field(128, description="The longest continuation.")
     temperature: float = Field(1.0, ge=0, description="Divides the logits; 0 is greedy.")
@@ -153,6 +175,8 @@ class GenerationSection(Data):
 
 
 class CarbonSection(Data):
+    """Energy and CO2e: measured where, and how often."""
+
     enabled: bool = Field(True, description="Measure energy and CO2 with CodeCarbon.")
     country: str | None = Field(None, pattern="^[A-Z]{3}$", description="Where it runs, as ISO 3166 alpha-3 (FRA, DEU, USA).")
     intensity_g_per_kwh: float | None = Field(None, ge=0, description="Grams of CO2e a kWh; wins over the country's mean.")

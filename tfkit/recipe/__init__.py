@@ -1,0 +1,22 @@
+"""Recipes: reading, checking and writing them. The only room that reads YAML; free of torch."""
+
+from tfkit.recipe.bundled import BundledRecipe, bundled_recipes
+from tfkit.recipe.dump import dump_recipe
+from tfkit.recipe.json_schema import json_schema
+from tfkit.recipe.presets import model_config
+from tfkit.recipe.problems import RecipeError
+from tfkit.recipe.read import ResolvedRecipe, find_recipe, read_recipe
+from tfkit.recipe.schema import Recipe
+
+__all__ = [
+    "BundledRecipe",
+    "Recipe",
+    "RecipeError",
+    "ResolvedRecipe",
+    "bundled_recipes",
+    "dump_recipe",
+    "find_recipe",
+    "json_schema",
+    "model_config",
+    "read_recipe",
+]

@@ -1,0 +1,30 @@
+"""The resolved recipe as YAML: every field with its value, so that running it again does not depend on today's defaults."""
+
+import io
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from tfkit.model.config import ModelConfig
+from tfkit.recipe.schema import Recipe
+
+
+def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
+    """Text that read_recipe reads back to an equal recipe; with a config, the model section states every field of it."""
+    document = recipe.model_dump(mode="json")
+    document["model"] = _model(recipe, config)
+    if recipe.tokenizer.path is not None:
+        document["tokenizer"] = {"path": recipe.tokenizer.path}  # the fields of training beside it would not be read
+    yaml = YAML(typ="safe", pure=True)
+    yaml.representer.sort_base_mapping_type_on_output = False
+    yaml.default_flow_style = None  # lists and sections of scalars on one line
+    yaml.allow_unicode = True
+    yaml.width = 10_000
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()
+
+
+def _model(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any]:
+    preset = {} if recipe.model.preset is None else {"preset": recipe.model.preset}
+    return preset | (recipe.model.changes if config is None else config.model_dump(mode="json"))

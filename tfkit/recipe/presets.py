@@ -1,0 +1,96 @@
+"""The model section: a preset with changes, or a full description, made into a ModelConfig."""
+
+from collections.abc import Mapping as MappingType
+from typing import Any
+
+from pydantic import ValidationError
+
+from tfkit.errors import UsageError
+from tfkit.families import PRESETS
+from tfkit.model.config import ModelConfig
+from tfkit.recipe.fields import sections_with
+from tfkit.recipe.problems import Problem, RecipeError
+from tfkit.recipe.schema import ModelSection, Recipe
+from tfkit.recipe.tree import Mapping, Node, Place, place_of
+from tfkit.recipe.validate import one_of, problems_in, unknown
+
+# Null, they follow from dim and num_heads.
+_DERIVED = ("hidden_dim", "num_kv_heads", "head_dim")
+
+
+def model_config(section: ModelSection, vocab_size: int) -> ModelConfig:
+    """The model that a section describes; `vocab_size`, the tokenizer's size, unless the section states its own.
+
+    UsageError: not a valid description, or a stated vocab_size below the tokenizer's.
+    """
+    changes = section.changes
+    written = ({} if section.preset is None else {"preset": section.preset}) | changes
+    if problems := model_problems(written, vocab_size, Mapping(Place("recipe"))):
+        raise RecipeError(problems)
+    config = ModelConfig.model_validate(_values(section.preset, changes, vocab_size), strict=True)
+    if config.vocab_size < vocab_size:
+        raise UsageError(
+            f"model.vocab_size is {config.vocab_size}, but the tokenizer has {vocab_size} entries; leave vocab_size out, or raise it"
+        )
+    return config
+
+
+def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list[Problem]:
+    """What is wrong with a model section as written; `tree` is the whole recipe, for the positions."""
+    preset = written.get("preset")
+    changes = {name: value for name, value in written.items() if name != "preset"}
+    if preset is not None and preset not in PRESETS:
+        if not isinstance(preset, str):
+            return []  # the schema of the recipe says so
+        place = place_of(tree, ("model", "preset"), key=False)
+        return [Problem(place, ("model", "preset"), one_of(preset, PRESETS)), *_unknown_fields(changes, tree)]
+    if preset is None and not changes:
+        message = f"needs a preset ({', '.join(PRESETS)}) or a full description"
+        return [Problem(place_of(tree, ("model",), key=True), ("model",), message)]
+    values = _values(preset, changes, vocab_size)
+    problems, stopped = _validate(values, tree)
+    if stopped:  # dim and num_heads do not fit each other; what else?
+        problems += _validate(values | {"head_dim": 2}, tree)[0]
+    return problems
+
+
+def merge(base: MappingType[str, Any], changes: MappingType[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, field by field through the sections; a section of another kind replaces the one that was there."""
+    merged = dict(base)
+    for name, value in changes.items():
+        there = merged.get(name)
+        if isinstance(there, dict) and isinstance(value, dict) and value.get("kind", there.get("kind")) == there.get("kind"):
+            merged[name] = merge(there, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _values(preset: str | None, changes: dict[str, Any], vocab_size: int) -> dict[str, Any]:
+    base = PRESETS[preset][1] if preset is not None else {}
+    values = merge(base, changes)
+    if changes.get("vocab_size") is None:
+        values["vocab_size"] = vocab_size
+    return values
+
+
+def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
+    """The problems, and whether the widths could not be filled, so that nothing else was looked at."""
+    try:
+        ModelConfig.model_validate(values, strict=True)
+    except ValidationError as error:
+        problems = problems_in(error, ModelConfig, values, tree, ("model",))
+        stopped = any(not detail["loc"] for detail in error.errors())
+        given = {name for name in _DERIVED if values.get(name) is not None}
+        return [problem for problem in problems if problem.path[-1] not in _DERIVED or problem.path[-1] in given], stopped
+    return [], False
+
+
+def _unknown_fields(changes: dict[str, Any], tree: Node) -> list[Problem]:
+    """Without a preset's values the rest cannot be judged, but a name can."""
+    known = {"preset", *ModelConfig.model_fields}
+    return [
+        Problem(place_of(tree, ("model", name), key=True), ("model", name), unknown(name, known, sections_with(Recipe, name)))
+        for name in changes
+        if name not in known
+    ]

@@ -1,0 +1,35 @@
+"""What is wrong with a recipe: one line each, all of them in one error."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tfkit.errors import UsageError
+from tfkit.recipe.tree import COMMAND_LINE, Path, Place, dotted
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where it stands, which field it is (empty: the file itself), what is wrong and the remedy."""
+
+    place: Place
+    path: Path
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.place}: {dotted(self.path)}" if self.path else str(self.place)
+        return f"{where}: {self.message}"
+
+
+class RecipeError(UsageError):
+    """Every problem of a recipe, in the order of the file, then of the command line; one a line."""
+
+    def __init__(self, problems: Iterable[Problem]):
+        once = dict.fromkeys(problems)
+        self.problems = sorted(once, key=lambda problem: (problem.place.file == COMMAND_LINE.file, problem.place))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def quoted(value: object, limit: int = 60) -> str:
+    """A user's value in a message: one line, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -1,0 +1,124 @@
+"""Reading a recipe: file or bundled name, then key=value, then the schema, then what the sections owe each other. Torch-free."""
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from tfkit.errors import UsageError
+from tfkit.recipe.bundled import bundled_recipes, find_bundled
+from tfkit.recipe.checks import cross_problems
+from tfkit.recipe.overrides import apply_overrides
+from tfkit.recipe.parse import MAX_BYTES, parse
+from tfkit.recipe.presets import model_problems
+from tfkit.recipe.problems import Problem, RecipeError
+from tfkit.recipe.schema import Recipe
+from tfkit.recipe.tree import Mapping, Node, Place, plain
+from tfkit.recipe.validate import problems_in
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """A recipe that passed every check, and where it came from."""
+
+    recipe: Recipe
+    name: str  # a slug of the file's name: the run's default name
+    path: Path
+
+
+def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> ResolvedRecipe:
+    """Read and check a recipe. UsageError lists everything that is wrong with it, one a line, as place: field: what and remedy."""
+    path = find_recipe(name_or_path)
+    text = _text(path)
+    tree, problems = parse(text, str(path))
+    if not isinstance(tree, Mapping):
+        what = "is empty" if tree is None else "is not made of sections"
+        raise RecipeError([*problems, Problem(Place(str(path), 1, 1), (), f"the recipe {what}; `tfkit recipes` lists examples")])
+    problems += apply_overrides(tree, overrides)
+    recipe, more = _check(tree)
+    problems += more
+    if problems or recipe is None:
+        raise RecipeError(problems)
+    return ResolvedRecipe(recipe, _slug(path.stem), path)
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """A file, or a bundled recipe by its name. UsageError: neither."""
+    path = Path(name_or_path)
+    try:
+        if path.is_file() or path.is_fifo() or path.is_char_device():
+            return path
+        is_folder = path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        is_folder = False
+    if bundled := find_bundled(name_or_path):
+        return bundled.path
+    if is_folder:
+        raise UsageError(f"{name_or_path}: a folder, not a recipe; a run's recipe is {path / 'recipe.yaml'}")
+    names = [name for recipe in bundled_recipes() for name in (recipe.name, recipe.name.rpartition("/")[2])]
+    close = difflib.get_close_matches(name_or_path, names, n=1)
+    remedy = f"did you mean {close[0]}" if close else "`tfkit recipes` lists the bundled ones"
+    raise UsageError(f"{name_or_path}: no such file, and no bundled recipe has this name; {remedy}")
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    start = Place(str(path), 1, 1)
+    if len(content) > MAX_BYTES:
+        raise RecipeError([Problem(start, (), f"larger than {MAX_BYTES:,} bytes, which no recipe needs; is it the right file?")])
+    if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise RecipeError([Problem(start, (), "begins with a byte order mark; save it as UTF-8 without BOM")])
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8")) + 1
+        place = Place(str(path), before.count(b"\n") + 1, column)
+        raise RecipeError([Problem(place, (), f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8")]) from None
+
+
+def _check(tree: Mapping) -> tuple[Recipe | None, list[Problem]]:
+    data = plain(tree)
+    _fill_kinds(Recipe, data)
+    recipe, problems = _validate(data, tree)
+    if isinstance(model := data.get("model"), dict):
+        problems += model_problems(model, _planned_vocab_size(data), tree)
+    if recipe is not None and not problems:
+        problems = cross_problems(recipe, tree)
+    return recipe, problems
+
+
+def _validate(data: dict[str, Any], tree: Node) -> tuple[Recipe | None, list[Problem]]:
+    try:
+        # As JSON: strict about types there still takes a list for a tuple.
+        return Recipe.model_validate_json(json.dumps(data), strict=True), []
+    except ValidationError as error:
+        return None, problems_in(error, Recipe, data, tree)
+
+
+def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
+    """A union's section without its kind is of the kind that is the default: `optimizer: {lr: 1e-3}` is AdamW."""
+    for name, field in record.model_fields.items():
+        section = data.get(name)
+        if field.discriminator and isinstance(section, dict) and isinstance(field.default, BaseModel):
+            section.setdefault("kind", getattr(field.default, "kind", None))
+
+
+def _planned_vocab_size(data: dict[str, Any]) -> int:
+    """The size of a tokenizer that is yet to be trained; for a finished one, any: its own will be known when it is read."""
+    tokenizer = data.get("tokenizer")
+    size = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
+    return size if isinstance(size, int) and size > 0 else 1
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or "recipe"

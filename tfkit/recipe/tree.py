@@ -1,0 +1,114 @@
+"""A recipe between text and record: values that know where they stand, so that every error can say where it is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A point in a file, counted from 1, or the command line, which has no lines."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+COMMAND_LINE = Place("command line")
+
+
+@dataclass
+class Scalar:
+    """A number, a text, true, false or null. `text` is how it was written."""
+
+    place: Place
+    value: str | int | float | bool | None
+    text: str
+
+
+@dataclass
+class Sequence:
+    """A list."""
+
+    place: Place
+    items: list["Node"] = field(default_factory=list)
+
+
+@dataclass
+class Mapping:
+    """Keys in the order of the file, and where each key stands."""
+
+    place: Place
+    values: dict[str, "Node"] = field(default_factory=dict)
+    keys: dict[str, Place] = field(default_factory=dict)
+
+    def set(self, key: str, value: "Node", place: Place) -> None:
+        """Put a value under a key; its place is where the key stands from now on."""
+        self.values[key] = value
+        self.keys[key] = place
+
+
+Node = Scalar | Sequence | Mapping
+
+
+def plain(node: Node) -> Any:
+    """The same as dicts, lists and scalars."""
+    match node:
+        case Mapping():
+            return {key: plain(value) for key, value in node.values.items()}
+        case Sequence():
+            return [plain(item) for item in node.items]
+        case Scalar():
+            return node.value
+
+
+def child(node: Node, step: str | int) -> Node | None:
+    """The value under a key or an index; None if there is none."""
+    if isinstance(node, Mapping) and isinstance(step, str):
+        return node.values.get(step)
+    if isinstance(node, Sequence) and isinstance(step, int) and 0 <= step < len(node.items):
+        return node.items[step]
+    return None
+
+
+def walk(root: Node, path: Path) -> Iterator[tuple[str | int, Node, Node | None]]:
+    """Each step of a path with the node it leaves and the one it reaches, up to the first that reaches nothing."""
+    here: Node | None = root
+    for step in path:
+        if here is None:
+            return
+        there = child(here, step)
+        yield step, here, there
+        here = there
+
+
+def find(root: Node, path: Path) -> Node | None:
+    """The node at a path; None if there is none."""
+    here: Node | None = root
+    for step in path:
+        here = child(here, step) if here is not None else None
+    return here
+
+
+def place_of(root: Node, path: Path, *, key: bool) -> Place:
+    """Where to point for an error at `path`: a section or an unknown field at its key, a wrong value (`key` false) at the value.
+
+    What is not written (a field that is missing, a value that a preset gave) points to the nearest section that is.
+    """
+    place = root.place
+    for depth, (step, here, there) in enumerate(walk(root, path), 1):
+        if there is None:
+            break
+        at_key = key or depth < len(path) or not isinstance(there, Scalar)
+        place = here.keys[str(step)] if isinstance(here, Mapping) and at_key else there.place
+    return place
+
+
+def dotted(path: Path) -> str:
+    """data.train.0.path, as overrides spell it."""
+    return ".".join(str(step) for step in path)
