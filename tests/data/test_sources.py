@@ -1,0 +1,239 @@
+import gzip
+import json
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from tfkit.data import open_source
+from tfkit.data.rows import Part, hash_share
+from tfkit.data.stdlib import LEFT_OUT, StdlibSource
+from tfkit.errors import DataError
+from tfkit.recipe.schema import SourceSection
+
+
+def texts(path: Path | str, column: str = "text", part: str = "all", fraction: float | None = None) -> list[str]:
+    source = open_source(SourceSection(path=str(path), text=column), part, fraction)
+    return [row.text for row in source.rows()]
+
+
+def places(path: Path | str, column: str = "text") -> list[str]:
+    return [row.place for row in open_source(SourceSection(path=str(path), text=column), "all", None).rows()]
+
+
+def test_a_text_file_is_one_row_with_its_line_ends_and_without_a_bom(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes("\ufeffone\r\ntwo\n\x00é".encode())
+    assert texts(file) == ["one\r\ntwo\n\x00é"]
+    assert places(file) == [str(file)]
+
+
+def test_jsonl_rows_know_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"body": "x\\r\\ny"}\r\n\n{"body": "\\u00e9", "n": 1}')
+    assert texts(file, "body") == ["x\r\ny", "é"]
+    assert places(file, "body") == [f"{file}:1", f"{file}:3"]
+
+
+def test_csv_and_tsv_fields_may_hold_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes('n,text\r\n1,"a ""b""\r\nc, d"\r\n2,é\r\n'.encode())
+    (tmp_path / "a.tsv").write_text("text\tn\nx, y\t1\n")
+    assert texts(tmp_path / "a.csv") == ['a "b"\r\nc, d', "é"]
+    assert places(tmp_path / "a.csv") == [f"{tmp_path}/a.csv:2", f"{tmp_path}/a.csv:4"]
+    assert texts(tmp_path / "a.tsv") == ["x, y"]
+
+
+def test_a_long_csv_field_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\n" + "x" * 300_000 + "\n")
+    assert len(texts(tmp_path / "a.csv")[0]) == 300_000
+
+
+def write_parquet(path: Path, rows: list[str | None], column: str = "text") -> None:
+    pyarrow.parquet.write_table(pyarrow.table({column: rows, "n": list(range(len(rows)))}), path, row_group_size=100)
+
+
+def test_parquet_is_read_in_batches(tmp_path: Path) -> None:
+    rows = [f"row é {i}" for i in range(600)]
+    write_parquet(tmp_path / "a.parquet", rows)
+    assert texts(tmp_path / "a.parquet") == rows
+    assert places(tmp_path / "a.parquet")[-1] == f"{tmp_path}/a.parquet:600"
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.parquet"])
+def test_gzip_of_every_format(tmp_path: Path, name: str) -> None:
+    plain = tmp_path / name
+    if name == "a.parquet":
+        write_parquet(plain, ["hello"])
+    else:
+        plain.write_text({"a.txt": "hello", "a.jsonl": '{"text": "hello"}\n', "a.csv": "text\nhello\n"}[name])
+    packed = tmp_path / f"{name}.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert texts(packed) == ["hello"]
+
+
+def test_folders_are_searched_and_globs_taken_at_their_word(tmp_path: Path) -> None:
+    for name in ("b/two.py", "a.md", "b/picture.png", ".git/config.txt", "b/.hidden.txt", "c/odd.xyz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert texts(tmp_path) == ["a.md", "b/two.py"]
+    assert texts(f"{tmp_path}/**/*.xyz") == ["c/odd.xyz"]
+    assert texts(f"{tmp_path}/*/*") == ["b/picture.png", "b/two.py", "c/odd.xyz"]
+    description = open_source(SourceSection(path=str(tmp_path)), "all", None).describe()
+    assert "2 files" in description
+    assert "4 other files left out" in description
+
+
+BAD = {
+    "column.jsonl": (b'{"text": "a"}\n{"txt": "b", "n": 1}\n', r"column.jsonl:2: no column 'text'; columns found: txt, n"),
+    "cut.jsonl": (b'{"text": "a"}\n{"text": "b', r"cut.jsonl:2: not a JSON object .*cut short"),
+    "list.jsonl": (b"[1]\n", r"list.jsonl:1: expected a JSON object, found list"),
+    "null.jsonl": (b'{"text": null}\n', r"null.jsonl:1: column 'text' holds null"),
+    "number.jsonl": (b'{"text": 5}\n', r"number.jsonl:1: column 'text' holds int"),
+    "half.jsonl": (b'{"text": "a\\ud800"}\n', r"half.jsonl:1: .*surrogate pair at character 1"),
+    "latin.jsonl": (b'{"text": "a"}\n{"text": "\xe9"}\n', r"latin.jsonl:2: byte 24 \(0xe9\) is not UTF-8"),
+    "latin.txt": (b"\xef\xbb\xbfab\xe9", r"latin.txt: byte 5 \(0xe9\) is not UTF-8"),
+    "latin.csv": (b"text\na\n\xe9\n", r"latin.csv:3: byte 7 \(0xe9\) is not UTF-8"),
+    "column.csv": (b"txt,n\na,1\n", r"column.csv:1: no column 'text'; columns found: txt, n"),
+    "fields.csv": (b"text,n\na,1\nb\n", r"fields.csv:3: 1 fields under a header of 2"),
+    "quote.csv": (b'text\na\n"b\n', r"quote.csv:3: not a valid record"),
+    "empty.txt": (b"", "no rows"),
+    "empty.jsonl": (b"\n\n", "no rows"),
+    "header.csv": (b"text\n", "no rows"),
+    "cut.txt.gz": (gzip.compress(b"hello" * 100)[:-20], r"cut.txt.gz: damaged or cut gzip"),
+    "not.txt.gz": (b"hello", r"not.txt.gz: damaged or cut gzip"),
+    "bad.parquet": (b"PAR1 no more", r"bad.parquet: damaged or no Parquet file"),
+    "whole.json": (b'{"text": "a"}', r"name it .jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_data_are_named_with_file_and_row(tmp_path: Path, name: str) -> None:
+    content, message = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        texts(tmp_path / name)
+
+
+def test_a_damaged_parquet_page_and_a_missing_column(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    write_parquet(file, [f"{i} some text" for i in range(5000)])
+    with pytest.raises(DataError, match="no column 'body'; columns found: text, n"):
+        texts(file, "body")
+    content = bytearray(file.read_bytes())
+    content[100:3000] = bytes(2900)
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet"):
+        texts(file)
+    write_parquet(file, ["a", None])
+    with pytest.raises(DataError, match=r"a\.parquet:2: column 'text' holds null"):
+        texts(file)
+
+
+def test_nothing_found_says_where_it_looked(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file matches it as a glob"):
+        texts(tmp_path / "*.txt")
+    with pytest.raises(DataError, match="no text, jsonl, csv or parquet file in this folder"):
+        texts(tmp_path)
+
+
+def test_the_parts_of_a_fraction_share_the_rows(tmp_path: Path) -> None:
+    rows = [f"row {i % 900}" for i in range(1000)]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    train, held_out = texts(file, part="train", fraction=0.2), texts(file, part="held_out", fraction=0.2)
+    assert sorted(train + held_out) == sorted(rows)
+    assert not set(train) & set(held_out), "equal rows must fall on one side"
+    assert 140 < len(held_out) < 260
+    assert texts(file, part="all", fraction=0.2) == texts(file, part="held_out") == rows
+
+
+def test_the_hash_that_divides_is_the_same_on_every_machine() -> None:
+    assert f"{hash_share(b'json/decoder.py'):.6f}" == "0.450801"
+
+
+def test_the_fingerprint_follows_content_and_choice_but_not_the_place(tmp_path: Path) -> None:
+    def fingerprint(folder: Path, **changes: object) -> str:
+        part, fraction = changes.pop("part", "all"), changes.pop("fraction", None)
+        return open_source(SourceSection(path=str(folder), **changes), part, fraction).fingerprint()
+
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.txt").write_text("one")
+        (tmp_path / folder / "y.txt").write_text("two")
+    first = fingerprint(tmp_path / "a")
+    assert first == fingerprint(tmp_path / "b")
+    others = [fingerprint(tmp_path / "a", part=part, fraction=0.5) for part in ("train", "held_out")]
+    (tmp_path / "b/y.txt").write_text("twp")
+    others.append(fingerprint(tmp_path / "b"))
+    (tmp_path / "b/y.txt").write_text("two")
+    (tmp_path / "b/y.txt").rename(tmp_path / "b/z.txt")
+    others.append(fingerprint(tmp_path / "b"))
+    assert len({first, *others}) == 5
+
+
+def test_the_standard_library_is_found_and_divided() -> None:
+    sources = {part: open_source(SourceSection(stdlib=True), part, None) for part in ("train", "held_out", "all")}
+    paths = {part: set(source.paths) for part, source in sources.items()}
+    assert paths["train"] | paths["held_out"] == paths["all"]
+    assert not paths["train"] & paths["held_out"]
+    assert 0.01 < len(paths["held_out"]) / len(paths["all"]) < 0.1
+    assert not {folder for path in paths["all"] for folder in path.split("/")[:-1]} & LEFT_OUT
+    assert sources["all"].paths == tuple(sorted(paths["all"]))
+    row = next(row for row in sources["all"].rows() if row.place.endswith("/json/decoder.py"))
+    assert row.text == (Path(sysconfig.get_path("stdlib")) / "json/decoder.py").read_text(encoding="utf-8")
+    assert f"Python {sys.version.split()[0]}" in sources["train"].describe()
+
+
+def test_a_python_without_sources_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no \*.py files"):
+        StdlibSource.find(Part("all", 0.05), tmp_path)
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for split in ("train", "test"):
+        lines = [json.dumps({"body": f"{split} é {i}", "n": i}) for i in range(600)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_local_data_set_folder_needs_no_network(hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFKIT_OFFLINE", "1")
+    section = SourceSection(hub=str(hub_folder), split="test", text="body")
+    source = open_source(section, "all", None)
+    assert [row.text for row in source.rows()] == [f"test é {i}" for i in range(600)]
+    assert "600 rows" in source.describe()
+    train, held_out = (list(open_source(section, part, 0.3).rows()) for part in ("train", "held_out"))
+    assert len(train) + len(held_out) == 600
+    moved = shutil.copytree(hub_folder, hub_folder.with_name("moved"))
+    again = open_source(SourceSection(hub=str(moved), split="test", text="body"), "all", None)
+    assert again.fingerprint() == source.fingerprint()
+    assert again.fingerprint() != open_source(section.model_copy(update={"split": "train"}), "all", None).fingerprint()
+
+
+def test_a_saved_data_set_is_read(hub_folder: Path) -> None:
+    import datasets
+
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a", "b"]})}).save_to_disk(hub_folder / "saved")
+    section = SourceSection(hub=str(hub_folder / "saved"))
+    assert [row.text for row in open_source(section, "all", None).rows()] == ["a", "b"]
+    with pytest.raises(DataError, match="no such split; the folder has train"):
+        open_source(section.model_copy(update={"split": "test"}), "all", None)
+
+
+def test_hub_errors_are_named(hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="no column 'text'; columns found: body, n"):
+        open_source(SourceSection(hub=str(hub_folder)), "all", None)
+    with pytest.raises(DataError, match="split nowhere: cannot be loaded"):
+        open_source(SourceSection(hub=str(hub_folder), split="nowhere", text="body"), "all", None)
+    monkeypatch.setenv("TFKIT_OFFLINE", "1")
+    with pytest.raises(DataError, match="TFKIT_OFFLINE is set"):
+        open_source(SourceSection(hub="someone/something"), "all", None)

@@ -1,0 +1,28 @@
+"""From text to batches: sources of rows, the cache, token streams, packed rows in a seeded order. No torch, and nothing of the model.
+
+`datasets` and `pyarrow` are imported only when a source needs them.
+"""
+
+from tfkit.data.cache import cache_folder, cache_size
+from tfkit.data.loader import Loader
+from tfkit.data.packing import PackedBatch, PackedRow, PackedRows
+from tfkit.data.rows import Row, Source
+from tfkit.data.sources import open_source
+from tfkit.data.stream import TokenStream, token_stream
+from tfkit.data.vocabulary import sample_texts, trained_tokenizer
+
+__all__ = [
+    "Loader",
+    "PackedBatch",
+    "PackedRow",
+    "PackedRows",
+    "Row",
+    "Source",
+    "TokenStream",
+    "cache_folder",
+    "cache_size",
+    "open_source",
+    "sample_texts",
+    "token_stream",
+    "trained_tokenizer",
+]

@@ -1,0 +1,88 @@
+"""A data set of the Hugging Face Hub, or a data set folder on this machine, through `datasets` (imported only here, when used)."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfkit.data.formats import take_column
+from tfkit.data.rows import Part, Row, megabytes
+from tfkit.errors import DataError
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """The rows of one split. Its Arrow files are memory-mapped, so rows are read as they are needed."""
+
+    name: str
+    split: str
+    column: str
+    part: Part
+    dataset: Any  # datasets.Dataset
+
+    @classmethod
+    def load(cls, name: str, config: str | None, split: str, revision: str | None, column: str, part: Part) -> "HubSource":
+        """Fetch, or find in the `datasets` cache. Raises DataError; with TFKIT_OFFLINE=1 also for everything but a local folder."""
+        local = Path(name).expanduser().is_dir()
+        if not local and os.environ.get("TFKIT_OFFLINE", "0") not in ("", "0"):
+            raise DataError(f"hub data set {name}: TFKIT_OFFLINE is set; unset it, or name a local data set folder")
+        return cls(name, split, column, part, _load(str(Path(name).expanduser()) if local else name, config, split, revision))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all columns, times the share of the part."""
+        return int((self.dataset.data.nbytes or 0) * self.part.share)
+
+    def describe(self) -> str:
+        """Rows, MB and part of the split."""
+        about = f"{self.name}, split {self.split}: {len(self.dataset):,} rows, {megabytes(self.dataset.data.nbytes)}"
+        return f"{about}; {self.part.describe()}" if self.part.describe() else about
+
+    def fingerprint(self) -> str:
+        """A hash of the column's text and of the part: the same wherever the data set lies."""
+        digest = hashlib.blake2b(f"hub\0{self.column}\0{self.part}".encode(), digest_size=16)
+        for row in self._all_rows():
+            content = row.text.encode()
+            digest.update(len(content).to_bytes(8, "little"))
+            digest.update(content)
+        return digest.hexdigest()
+
+    def rows(self) -> Iterator[Row]:
+        """Every row of the part. Places count rows from 0, as the data set viewer does."""
+        return (row for row in self._all_rows() if self.part.keeps(row.text.encode()))
+
+    def check(self) -> None:
+        """Look at the columns and the first row."""
+        if next(self._all_rows(), None) is None:
+            raise DataError(f"{self.name}, split {self.split}: no rows; choose another split")
+
+    def _all_rows(self) -> Iterator[Row]:
+        columns = self.dataset.column_names
+        if self.column not in columns:
+            take_column(dict.fromkeys(columns), self.column, f"{self.name}, split {self.split}")
+        texts = self.dataset.select_columns([self.column])
+        for start in range(0, len(texts), _BATCH):
+            for number, text in enumerate(texts[start : start + _BATCH][self.column], start):
+                place = f"{self.name}, split {self.split}, row {number}"
+                yield Row(take_column({self.column: text}, self.column, place), place)
+
+
+def _load(name: str, config: str | None, split: str, revision: str | None) -> Any:
+    import datasets  # type: ignore[import-untyped]
+
+    datasets.disable_progress_bars()
+    what = f"hub data set {name}" + (f", config {config}" if config else "") + f", split {split}"
+    try:
+        if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
+            saved = datasets.load_from_disk(name)
+            return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+        return datasets.load_dataset(name, config, split=split, revision=revision)
+    except KeyError as error:
+        raise DataError(f"{what}: no such split; the folder has {', '.join(map(str, saved))}") from error
+    except Exception as error:  # the builders of data sets raise what they like
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{what}: cannot be loaded ({reason}); check name, config, split and revision, and the network") from error

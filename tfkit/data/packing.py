@@ -1,0 +1,106 @@
+"""Packed rows: token streams cut into rows of one length, in an order that only the seed and the epoch decide.
+
+    stream   t0 t1 t2 t3 t4 t5 t6 ...        length 3
+    row 0    t0 t1 t2 t3                     targets t1 t2 t3
+    row 1             t3 t4 t5 t6            targets t4 t5 t6
+
+Neighbours share one id, so that every id but the first is a target exactly once. The rest at the end that fills no row is left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfkit.data.stream import TokenStream
+from tfkit.errors import DataError
+
+
+class PackedRow(NamedTuple):
+    """One row: `length` inputs and, shifted by one, their targets."""
+
+    ids: NDArray[np.int64]  # (length + 1,)
+    document_ids: NDArray[np.int64]  # (length + 1,) from 0, one more where a document begins
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Rows of a micro-batch, B of them; inputs are `ids[:, :-1]`, targets `ids[:, 1:]`."""
+
+    ids: NDArray[np.int64]  # (B, length + 1)
+    document_ids: NDArray[np.int64]  # (B, length + 1) from 0 in each row, one more where a document begins
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class PackedRows:
+    """The rows of weighted streams. A weight of 2.3 reads every row twice an epoch, and a random three tenths of them once more.
+
+    `len()` is the rows an epoch, the same in every epoch. Everything is a function of (streams, length, seed, epoch).
+    """
+
+    def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int):
+        """Raises DataError if a stream has less than one row, or its weight less than one row an epoch."""
+        self.length, self.seed = length, seed
+        self.streams = [stream for stream, _ in streams]
+        self.counts = [max(0, len(stream.tokens) - 1) // length for stream in self.streams]
+        self._copies = [int(weight) for _, weight in streams]
+        self._extra = [round((weight % 1) * count) for (_, weight), count in zip(streams, self.counts, strict=True)]
+        self._first = np.concatenate([[0], np.cumsum(self.counts)])  # of each stream, where all rows are numbered through
+        for (stream, weight), count, copies, extra in zip(streams, self.counts, self._copies, self._extra, strict=True):
+            if not count:
+                raise DataError(
+                    f"{stream.name}: {len(stream.tokens):,} tokens do not fill one row of {length} + 1; "
+                    "give more text, or set a smaller model.context_length"
+                )
+            if not copies * count + extra:
+                raise DataError(f"{stream.name}: weight {weight} of {count} rows is no row at all; set a larger weight, or give more text")
+        self._orders: dict[int, NDArray[np.int64]] = {}
+
+    def __len__(self) -> int:
+        return sum(copies * count + extra for copies, count, extra in zip(self._copies, self.counts, self._extra, strict=True))
+
+    def __getitem__(self, place: tuple[int, int]) -> PackedRow:
+        """Row `i` of an epoch, as rows[epoch, i]."""
+        epoch, i = place
+        batch = self.gather(self.order(epoch)[i : i + 1])
+        return PackedRow(batch.ids[0], batch.document_ids[0])
+
+    @property
+    def targets(self) -> int:
+        """Target ids in an epoch."""
+        return len(self) * self.length
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch, numbered through all streams, in the order in which they are read: (len(self),)."""
+        order = self._orders.pop(epoch, None)
+        if order is None:
+            order = self._draw(epoch)
+        self._orders[epoch] = order
+        while len(self._orders) > 2:  # a step may span two epochs, and a resumed one looks back
+            del self._orders[next(iter(self._orders))]
+        return order
+
+    def gather(self, numbers: NDArray[np.int64]) -> PackedBatch:
+        """The rows of these numbers as arrays."""
+        ids = np.empty((len(numbers), self.length + 1), dtype=np.int64)
+        document_ids = np.empty_like(ids)
+        owners = np.searchsorted(self._first, numbers, side="right") - 1
+        for owner in np.unique(owners):
+            stream, here = self.streams[owner], np.flatnonzero(owners == owner)
+            places = ((numbers[here] - self._first[owner]) * self.length)[:, None] + np.arange(self.length + 1)
+            ids[here] = stream.tokens[places]
+            document = np.searchsorted(stream.starts, places, side="right")
+            document_ids[here] = document - document[:, :1]
+        return PackedBatch(ids, document_ids)
+
+    def _draw(self, epoch: int) -> NDArray[np.int64]:
+        generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        chosen = []
+        for first, count, copies, extra in zip(self._first, self.counts, self._copies, self._extra, strict=False):
+            chosen += [np.arange(first, first + count)] * copies
+            chosen.append(first + generator.permutation(count)[:extra])
+        return generator.permutation(np.concatenate(chosen))

@@ -1,0 +1,77 @@
+"""What a source gives: rows of text, each with its place for errors, and the two parts that a fraction cuts a source into."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+PartName = Literal["train", "held_out", "all"]
+
+
+class Row(NamedTuple):
+    """One text, and where it stands: `corpus.jsonl:17`, or the path of a whole file."""
+
+    text: str
+    place: str
+
+
+class Source(Protocol):
+    """Rows in a fixed order, read as a stream: one row at a time is in memory."""
+
+    @property
+    def name(self) -> str:
+        """The source in a few words, for messages and receipts."""
+
+    @property
+    def size_bytes(self) -> int:
+        """About how many bytes the rows hold, for progress bars."""
+
+    def describe(self) -> str:
+        """What was found: files, MB, part."""
+
+    def fingerprint(self) -> str:
+        """Equal only where the rows are equal: a hash of all content and of what chooses among it. Reads everything once."""
+
+    def rows(self) -> Iterator[Row]:
+        """Every row of the part. Raises DataError with file, row and remedy."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The side of a held-out fraction that a source gives. Without a fraction there is one part, and every name means it.
+
+    The side of a key is its hash: the same on every machine, in every order, and after rows were added. Equal keys fall on one side.
+    """
+
+    name: PartName
+    fraction: float | None
+
+    def keeps(self, key: bytes) -> bool:
+        """Whether the row (or file) of this key belongs to the part."""
+        if self.fraction is None or self.name == "all":
+            return True
+        held_out = hash_share(key) < self.fraction
+        return held_out == (self.name == "held_out")
+
+    @property
+    def share(self) -> float:
+        """The expected share of the source that the part is."""
+        if self.fraction is None or self.name == "all":
+            return 1.0
+        return self.fraction if self.name == "held_out" else 1.0 - self.fraction
+
+    def describe(self) -> str:
+        """The part in words, empty where there is only one."""
+        if self.fraction is None or self.name == "all":
+            return ""
+        return f"{self.name.replace('_', ' ')} part, {self.share:.2%} of the rows"
+
+
+def hash_share(key: bytes) -> float:
+    """A number in [0, 1) that depends on the key alone, uniform over keys."""
+    return int.from_bytes(hashlib.blake2b(key, digest_size=6).digest(), "big") / 2**48
+
+
+def megabytes(count: int) -> str:
+    """Bytes as `12.3 MB`; small ones with the digits that they need."""
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"

@@ -1,0 +1,25 @@
+"""Where rows come from: the section of a recipe becomes a Source. Errors in the first row are found here, before anything is built."""
+
+from tfkit.data.files import FileSource, find_files
+from tfkit.data.hub import HubSource
+from tfkit.data.rows import Part, PartName, Source
+from tfkit.data.stdlib import HELD_OUT, StdlibSource
+from tfkit.recipe.schema import SourceSection
+
+
+def open_source(section: SourceSection, part: PartName, fraction: float | None) -> Source:
+    """Find the files or the data set of a section and look at the first row. Raises DataError.
+
+    `fraction` of the rows is held out by the hash of their text (of the standard library: whole files, by the hash of their path,
+    and without a fraction about 5 %). Files and hub data sets without a fraction are not divided: each part is everything.
+    """
+    if section.stdlib:
+        return StdlibSource.find(Part(part, HELD_OUT if fraction is None else fraction))
+    source: FileSource | HubSource
+    if section.path is not None:
+        source = FileSource(section.path, tuple(find_files(section.path)), section.text, Part(part, fraction))
+    else:
+        assert section.hub is not None  # the section holds exactly one of the three
+        source = HubSource.load(section.hub, section.config, section.split, section.revision, section.text, Part(part, fraction))
+    source.check()
+    return source

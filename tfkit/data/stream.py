@@ -1,0 +1,96 @@
+"""One memory-mapped stream of ids for a source and a tokenizer, with document boundaries; built once, in constant memory, and cached.
+
+    document 0          document 1                the end
+    bos a b c           bos d e        ...  bos z eos       bos = eos: one id both ends and begins
+    a b c eos           d e eos        ...  z eos           no bos, or another: eos is appended to each
+
+Folder of the cache: tokens.bin (uint16 or uint32), starts.bin, text_bytes.bin (int64), index.json; all little-endian.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfkit.data.build import INDEX, STREAM_VERSION, write_stream
+from tfkit.data.cache import build_once, cache_folder
+from tfkit.data.rows import Source
+from tfkit.errors import ModelError
+from tfkit.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """All documents of a source as ids, one after the other. A row of text without any text is no document."""
+
+    name: str  # of the source
+    tokens: NDArray[Any]  # (tokens,) uint16 or uint32, memory-mapped
+    starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where the next one would
+    text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes of the ids that are targets when the document is scored on its own
+    separator: int  # ids appended to each document: 1 where eos is, 0 where the next document's first id ends it
+    max_id: int
+    fingerprint: str
+    cached: bool  # whether it was there already
+
+    def __len__(self) -> int:
+        """Documents."""
+        return len(self.text_bytes)
+
+    def document(self, i: int) -> NDArray[Any]:
+        """The ids of document i as the tokenizer's template makes them, without the appended eos."""
+        return self.tokens[self.starts[i] : self.starts[i + 1] - self.separator]
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise ModelError if an id has no row in an embedding of `vocab_size` rows; without this a GPU stops with an assert."""
+        if self.max_id >= vocab_size:
+            raise ModelError(
+                f"{self.name}: the tokenizer gives ids up to {self.max_id}, the model's vocabulary ends at {vocab_size - 1}; "
+                f"use the model's own tokenizer, or set model.vocab_size to at least {self.max_id + 1}"
+            )
+
+
+def token_stream(source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None) -> TokenStream:
+    """The stream of a source from the cache, or built there: at once whole, whatever stops the builder.
+
+    `progress` is told the bytes of text done since its last call, and may raise to stop. Raises DataError on bad or no rows.
+    """
+    fingerprint = hashlib.blake2b(
+        f"{STREAM_VERSION}\0{source.fingerprint()}\0{tokenizer.fingerprint()}".encode(), digest_size=16
+    ).hexdigest()
+    folder = cache_folder() / "streams" / fingerprint
+    built = build_once(folder, lambda path: _whole_index(path) is not None, lambda path: write_stream(path, source, tokenizer, progress))
+    return _load(folder, fingerprint, cached=not built)
+
+
+def _load(folder: Path, fingerprint: str, cached: bool) -> TokenStream:
+    index = _whole_index(folder)
+    assert index is not None, f"{folder} was whole a moment ago"
+
+    def array(name: str, dtype: str) -> NDArray[Any]:
+        return np.memmap(folder / name, dtype=dtype, mode="r")
+
+    return TokenStream(
+        name=index["source"],
+        tokens=array("tokens.bin", index["dtype"]),
+        starts=array("starts.bin", "<i8"),
+        text_bytes=array("text_bytes.bin", "<i8"),
+        separator=index["separator"],
+        max_id=index["max_id"],
+        fingerprint=fingerprint,
+        cached=cached,
+    )
+
+
+def _whole_index(folder: Path) -> dict[str, Any] | None:
+    """The index of a stream whose files all have their sizes, else None."""
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
+        whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())
+        return index if whole and index["version"] == STREAM_VERSION else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

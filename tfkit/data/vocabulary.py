@@ -1,0 +1,73 @@
+"""The tokenizer of a run, trained on its own training text and kept in the cache."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import tokenizers
+
+from tfkit.data.cache import build_once, cache_folder
+from tfkit.data.rows import Row, Source
+from tfkit.errors import DataError, ModelError
+from tfkit.recipe.schema import TokenizerSection
+from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_byte_bpe
+
+TRAINER_VERSION = 1  # part of the fingerprint: raise it when the same text gives another tokenizer
+
+
+def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, progress: Callable[[int], None] | None = None) -> Tokenizer:
+    """The tokenizer that the section describes, from the cache or trained on the sources. Raises DataError on bad or no rows.
+
+    `progress` is told the bytes of each text that was read, and may raise to stop.
+    """
+    digest = hashlib.blake2b(f"{TRAINER_VERSION}\0{tokenizers.__version__}\0{section.model_dump_json()}".encode(), digest_size=16)
+    for source in sources:
+        digest.update(source.fingerprint().encode())
+    folder = cache_folder() / "tokenizers" / digest.hexdigest()
+
+    def build(path: Path) -> None:
+        texts = sample_texts(sources, section.sample_bytes)
+        save_tokenizer(train_byte_bpe(texts, section.vocab_size, section.add_bos, progress), path)
+
+    build_once(folder, _is_whole, build)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer is not None, f"{folder} was whole a moment ago"
+    return tokenizer
+
+
+def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
+    """About `sample_bytes` of the sources' text, taken evenly from the first row to the last: all of it if it is no more.
+
+    Reads the rows twice, since nobody knows beforehand how much text a compressed file holds. Raises DataError if there is none.
+    """
+    total = sum(len(row.text.encode()) for row in _all_rows(sources))
+    if not total:
+        raise DataError(f"{', '.join(source.name for source in sources)}: no text to train a tokenizer on; give a source that holds text")
+    share = min(1.0, sample_bytes / total)
+    seen = taken = 0
+    for row in _all_rows(sources):
+        size = len(row.text.encode())
+        wanted = share * (seen + size) - taken  # what is missing when the place reached is the share of the corpus reached
+        seen += size
+        if share == 1.0 or wanted >= size:
+            taken += size
+            yield row.text
+        elif wanted * 2 >= size or wanted >= _LONG:
+            part = row.text.encode()[: int(wanted)].decode(errors="ignore")
+            taken += len(part.encode())
+            yield part
+
+
+_LONG = 1 << 20  # bytes of a row that are worth taking although it goes on
+
+
+def _all_rows(sources: Sequence[Source]) -> Iterator[Row]:
+    for source in sources:
+        yield from source.rows()
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return load_tokenizer(folder) is not None
+    except ModelError:
+        return False
