@@ -1,0 +1,319 @@
+"""Checkpoints against kills at every point of a save, full disks, damage and links. Real processes, real limits."""
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import save_file
+
+from tfkit.errors import MachineError, ModelError, Stopped
+from tfkit.run.checkpoints import (
+    best_checkpoint,
+    checkpoints,
+    clear_leftovers,
+    free_space_for,
+    newest_checkpoint,
+    newest_good,
+    prune,
+    read_best,
+    record_best,
+    save_checkpoint,
+    step_of,
+)
+from tfkit.run.manifest import verify
+
+
+def writer(content: str, size: int = 4096) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "config.json").write_text(content)
+        (folder / "model.safetensors").write_bytes(content.encode() * (size // len(content)))
+        (folder / "training_state").mkdir()
+        (folder / "training_state" / "state.json").write_text(content)
+
+    return write
+
+
+def content(checkpoint: Path) -> str:
+    return (checkpoint / "training_state" / "state.json").read_text()
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run `work` in a fork of this process; its exit status, or minus the signal that killed it. 99: it raised."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside the threads of torch: the child starts none
+        pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def no_warning(message: str) -> None:
+    raise AssertionError(message)
+
+
+def kill_at(point: int) -> None:
+    """Make this process kill itself at its `point`-th change of the disk: just before an open, mkdir, rename, removal or fsync."""
+    left = [point]
+
+    def count() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def audit(event: str, arguments: tuple[object, ...]) -> None:
+        if event in {"os.mkdir", "os.rename", "os.remove", "os.rmdir"} or (event == "open" and "step-" in str(arguments[0])):
+            count()
+
+    def counted_fsync(descriptor: int, fsync: Callable[[int], None] = os.fsync) -> None:
+        count()
+        fsync(descriptor)
+
+    os.fsync = counted_fsync
+    sys.addaudithook(audit)
+
+
+@pytest.mark.parametrize("step", [2, 3], ids=["replacing the newest", "a new one"])
+def test_killed_at_every_point_of_a_save(tmp_path: Path, step: int) -> None:
+    for point in range(500):
+        root = tmp_path / str(point)
+        save_checkpoint(root, 1, writer("one"))
+        save_checkpoint(root, 2, writer("two"))
+
+        def killed(root: Path = root, point: int = point) -> None:
+            kill_at(point)
+            save_checkpoint(root, step, writer("new"))
+
+        status = in_child(killed)
+        assert status in (0, -signal.SIGKILL)
+        newest = newest_good(root, no_warning)
+        assert newest is not None
+        assert (newest.name, content(newest)) in {("step-000002", "two"), (f"step-{step:06d}", "new")}
+        assert checkpoints(root) == sorted(root.iterdir()), "leftovers"
+        assert content(root / "step-000001") == "one"
+        if status == 0:
+            assert content(newest) == "new"
+            assert point >= 20, "the hook saw too few points"
+            return
+    raise AssertionError("never finished")
+
+
+def test_killed_at_every_point_of_a_pruning(tmp_path: Path) -> None:
+    for point in range(100):
+        root = tmp_path / str(point)
+        for step in (1, 2, 3):
+            save_checkpoint(root, step, writer("x"))
+
+        def killed(root: Path = root, point: int = point) -> None:
+            kill_at(point)
+            prune(root, 1, None)
+
+        status = in_child(killed)
+        assert newest_good(root, no_warning) == root / "step-000003"
+        assert checkpoints(root) == sorted(root.iterdir())
+        if status == 0:
+            assert len(checkpoints(root)) == 1
+            return
+    raise AssertionError("never finished")
+
+
+def test_a_full_disk_after_every_number_of_bytes(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, writer("one"))
+    for limit in range(0, 5000, 250):
+
+        def limited(limit: int = limit) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            with pytest.raises(MachineError, match=r"step-000002: cannot save .*File too large"):
+                save_checkpoint(tmp_path, 2, writer("two"))
+
+        done = in_child(limited)
+        if limit >= 4250:
+            assert done == 99, "it fits, so nothing is raised"
+            shutil.rmtree(tmp_path / "step-000002")
+        else:
+            assert done == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+        assert verify(tmp_path / "step-000001") == []
+
+
+def test_a_full_disk_as_safetensors_reports_it(tmp_path: Path) -> None:
+    import numpy as np
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(MachineError, match="cannot save"):
+            save_checkpoint(tmp_path, 1, lambda folder: save_file({"w": np.zeros(1000)}, folder / "model.safetensors"))
+
+    assert in_child(limited) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_room_is_made_once(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, writer("old"))
+
+    def full_while_the_first_is_there(folder: Path) -> None:
+        writer("new")(folder)
+        if (tmp_path / "step-000001").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    save_checkpoint(tmp_path, 3, full_while_the_first_is_there, make_room=lambda: prune(tmp_path, 1, None))
+    assert [step_of(path) for path in checkpoints(tmp_path)] == [2, 3]
+
+
+def test_room_that_is_not_enough_stops_the_run(tmp_path: Path) -> None:
+    calls = []
+
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(MachineError, match=r"No space left .* GB free"):
+        save_checkpoint(tmp_path, 3, full, make_room=lambda: calls.append(1))
+    assert calls == [1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [KeyError("bug"), ModelError("bad"), Stopped(15, "stop"), KeyboardInterrupt()])
+def test_what_the_writer_raises_comes_through_and_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    def write(folder: Path) -> None:
+        (folder / "config.json").touch()
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        save_checkpoint(tmp_path, 1, write)
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_rename_keeps_the_checkpoint_that_was_to_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, 1, writer("one"))
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if ".tmp-" in self.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(MachineError, match="Input/output error"):
+        save_checkpoint(tmp_path, 1, writer("new"))
+    assert content(tmp_path / "step-000001") == "one"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "training_state/state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damage_falls_back_to_an_older_one_and_says_so(tmp_path: Path, file: str, damage: str) -> None:
+    for step in (9, 10):
+        save_checkpoint(tmp_path, step, writer("abc"))
+    path = tmp_path / "step-000010" / file
+    if damage == "remove":
+        path.unlink()
+    else:
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] if damage == "truncate" and file != "manifest.json" else bytes([data[0] ^ 1]) + data[1:])
+    said: list[str] = []
+    assert newest_good(tmp_path, said.append) == tmp_path / "step-000009"
+    assert len(said) == 1
+    assert str(path) in said[0]
+    with pytest.raises(ModelError, match=r"--exact") as caught:
+        newest_good(tmp_path, no_warning, exact=True)
+    assert str(path) in str(caught.value)
+
+
+def test_no_good_one_is_an_error_and_none_at_all_is_not(tmp_path: Path) -> None:
+    assert newest_good(tmp_path / "nothing", no_warning) is None
+    assert checkpoints(tmp_path / "nothing") == []
+    (tmp_path / "step-000007").mkdir()
+    with pytest.raises(ModelError, match=r"step-000007/manifest.json: missing"):
+        newest_good(tmp_path, lambda message: None)
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_order_is_by_number(tmp_path: Path) -> None:
+    for step in (1_000_000, 999_999, 5):
+        save_checkpoint(tmp_path, step, writer("x"))
+    (tmp_path / "step-5").mkdir()
+    (tmp_path / "step-999999999").symlink_to(tmp_path / "step-000005")
+    assert [step_of(path) for path in checkpoints(tmp_path)] == [5, 999_999, 1_000_000]
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-1000000"
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    root = tmp_path / "checkpoints"
+    root.mkdir()
+    (root / "step-000001").symlink_to(elsewhere)
+    save_checkpoint(root, 1, writer("new"))
+    assert list(elsewhere.iterdir()) == []
+    assert not (root / "step-000001").is_symlink()
+    clear_leftovers(root)
+    assert os.listdir(root) == ["step-000001"]
+
+
+def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    for step in range(1, 7):
+        save_checkpoint(tmp_path, step, writer("x"))
+    record_best(tmp_path, 2, "loss", 1.0)
+    (tmp_path / "step-000003" / "config.json").unlink()
+    removed = prune(tmp_path, 2, best_checkpoint(tmp_path))
+    assert [step_of(path) for path in removed] == [1, 4]
+    assert [step_of(path) for path in checkpoints(tmp_path)] == [2, 5, 6]
+
+
+def test_the_best_is_the_lowest_finite_value(tmp_path: Path) -> None:
+    assert read_best(tmp_path) is None
+    assert not record_best(tmp_path, 1, "loss", float("nan"))
+    assert read_best(tmp_path) is None
+    said = [record_best(tmp_path, step, "loss", value) for step, value in enumerate([3.0, float("-inf"), 2.0, 2.0, 2.5, float("nan")], 1)]
+    assert said == [True, False, True, False, False, False]
+    best = read_best(tmp_path)
+    assert best is not None
+    assert (best.step, best.metric, best.value) == (3, "loss", 2.0)
+    assert best_checkpoint(tmp_path) is None, "not saved"
+    save_checkpoint(tmp_path, 3, writer("x"))
+    assert best_checkpoint(tmp_path) == tmp_path / "step-000003"
+
+
+def test_the_best_may_be_the_highest_and_is_judged_by_one_metric(tmp_path: Path) -> None:
+    assert record_best(tmp_path, 1, "accuracy", 0.5, higher_is_better=True)
+    assert not record_best(tmp_path, 2, "accuracy", 0.4, higher_is_better=True)
+    assert record_best(tmp_path, 3, "accuracy", 0.6, higher_is_better=True)
+    assert record_best(tmp_path, 3, "accuracy", 0.55, higher_is_better=True), "the same step, evaluated again"
+    assert record_best(tmp_path, 4, "loss", 9.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '{"step": "3", "metric": "loss", "value": 1}', '{"step": 3, "metric": "loss", "value": NaN}']
+)
+def test_a_damaged_record_of_the_best_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "best.json").write_text(text)
+    assert best_checkpoint(tmp_path) is None
+    assert record_best(tmp_path, 3, "loss", 1.0)
+
+
+def test_space_is_compared_with_the_disk(tmp_path: Path) -> None:
+    free_space_for(tmp_path / "not" / "yet", 1)
+    with pytest.raises(MachineError, match=r"need 1e\+09 GB, the disk has \S+ GB free"):
+        free_space_for(tmp_path / "not" / "yet", 10**18)
+    free_space_for(Path("relative/not/yet"), 1)
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    names = {".hidden", "notes.txt", ".step-000001.tmp", "step-1"}
+    for name in names:
+        (tmp_path / name).touch()
+    clear_leftovers(tmp_path)
+    assert set(os.listdir(tmp_path)) == names

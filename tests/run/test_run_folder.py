@@ -1,0 +1,353 @@
+"""The run folder: one owner, places that cannot be written, links, attempts, and a receipt that tells the truth after a kill."""
+
+import errno
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfkit.errors import MachineError, Stopped, UsageError
+from tfkit.run import machine
+from tfkit.run.checkpoints import save_checkpoint
+from tfkit.run.folder import RunFolder
+
+COMMAND = ["tfkit", "pretrain", "demo"]
+OWNER = """
+import sys, time
+from pathlib import Path
+from tfkit.run.folder import RunFolder
+run = RunFolder.open(Path(sys.argv[1]), resume=True, command=["tfkit"], name="demo")
+run.begin_attempt()
+print("running", flush=True)
+time.sleep(60)
+"""
+
+
+def open_run(path: Path, resume: bool = False, name: str = "demo", **options: Any) -> RunFolder:
+    return RunFolder.open(path, resume=resume, command=COMMAND, name=name, **options)
+
+
+def receipt(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((path / "run.json").read_text())
+    return document
+
+
+@contextmanager
+def owner(path: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, "-c", OWNER, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_run_is_refused_with_the_owner_and_a_killed_owner_is_replaced(tmp_path: Path) -> None:
+    with owner(tmp_path / "run") as process:
+        for resume in (False, True):
+            with pytest.raises(MachineError) as caught:
+                open_run(tmp_path / "run", resume)
+            for part in (str(tmp_path / "run"), f"process {process.pid} on {socket.gethostname()}", "--run"):
+                assert part in str(caught.value)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with open_run(tmp_path / "run") as run:
+            assert run.attempt == 2
+            document = receipt(run.path)
+            assert document["status"] == "killed"
+            (killed,) = document["attempts"]
+            assert (killed["status"], killed["pid"], killed["ended_utc"]) == ("killed", process.pid, None)
+
+
+def test_the_same_process_cannot_open_it_twice_and_closing_frees_it(tmp_path: Path) -> None:
+    with open_run(tmp_path), pytest.raises(MachineError, match=f"process {os.getpid()} "):
+        open_run(tmp_path)
+    open_run(tmp_path).close()
+    assert (tmp_path / "lock").read_text() == ""
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"pid": 1, "host": "x", "started_utc": "y"}', "\udcff"])
+def test_what_a_dead_owner_left_in_the_lock_does_not_matter(tmp_path: Path, text: str) -> None:
+    (tmp_path / "lock").write_text(text, errors="surrogateescape")
+    with open_run(tmp_path):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+
+
+def test_without_kernel_locks_the_owner_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an NFS mount without a lock daemon: flock raises ENOLCK."""
+
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = socket.gethostname()
+    for pid, host, refused in [
+        (os.getppid(), here, True),
+        (dead.pid, here, False),
+        (os.getpid(), here, False),
+        (dead.pid, "elsewhere", True),
+    ]:
+        (tmp_path / "lock").write_text(json.dumps({"pid": pid, "host": host, "started_utc": "2026-01-01T00:00:00+00:00"}))
+        if refused:
+            with pytest.raises(MachineError, match=f"process {pid} on {host}.* delete .*lock"):
+                open_run(tmp_path)
+        else:
+            open_run(tmp_path).close()
+    (tmp_path / "lock").unlink()  # the remedy of the message
+    open_run(tmp_path).close()
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "a loop of links", "a long name", "below /proc"])
+def test_a_place_that_cannot_be_a_folder(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    names = {
+        "a file": "file",
+        "below a file": "file/run",
+        "a loop of links": "loop/run",
+        "a long name": "x" * 300,
+        "below /proc": "/proc/run",
+    }
+    began = time.monotonic()
+    with pytest.raises(MachineError, match=r"cannot be a run folder \(.+\)\. .*--run"):
+        open_run(tmp_path / names[place])
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("where", ["the parent", "the folder"])
+def test_a_read_only_place(where: str) -> None:
+    """In a child without root's privilege to write everywhere, and outside pytest's folder, which only root may enter."""
+    place = Path(tempfile.mkdtemp())
+    try:
+        (place / "run").mkdir()
+        (place / "run").chmod(0o555)
+        place.chmod(0o555)
+        target = place / "new" if where == "the parent" else place / "run"
+        code = """
+import os, sys
+from pathlib import Path
+from tfkit.errors import MachineError
+from tfkit.run.folder import RunFolder
+if os.geteuid() == 0:
+    os.seteuid(65534)
+try:
+    RunFolder.open(Path(sys.argv[1]), resume=False, command=[], name="demo")
+except MachineError as error:
+    print(error)
+"""
+        found = subprocess.run([sys.executable, "-c", code, str(target)], capture_output=True, text=True, check=True)
+        assert found.stdout.startswith(f"{target}: cannot be a run folder (Permission denied)")
+    finally:
+        shutil.rmtree(place)
+
+
+def test_a_checkpoint_is_refused_without_resume(tmp_path: Path) -> None:
+    with open_run(tmp_path, resume=True) as run:  # on an empty folder it starts
+        save_checkpoint(run.checkpoints, 5, lambda folder: (folder / "config.json").touch())
+    with pytest.raises(UsageError, match=r"--resume, or give another folder with --run"):
+        open_run(tmp_path)
+    with open_run(tmp_path, resume=True) as again:
+        assert again.run_id == run.run_id
+
+
+def test_leftovers_of_a_killed_save_are_no_checkpoint_and_go(tmp_path: Path) -> None:
+    open_run(tmp_path).close()
+    (tmp_path / "checkpoints" / ".step-000005.tmp-1-ab").mkdir(parents=True)
+    (tmp_path / ".run.json.tmp-1-ab").touch()
+    with open_run(tmp_path) as run:
+        assert list(run.checkpoints.iterdir()) == []
+        assert sorted(os.listdir(tmp_path)) == ["checkpoints", "lock", "run.json"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/../../b", "/etc", "a b", "-x", "é", "a\n"])
+def test_a_name_that_is_no_slug_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="run name"):
+        open_run(tmp_path / "run", name=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv", "carbon", "checkpoints", "tensorboard", "lock"]
+)
+def test_nothing_is_written_through_a_link(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match=r"a link; nothing is written through it"):
+        open_run(tmp_path / "run")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    with open_run(tmp_path / "run") as run:
+        assert run.path == tmp_path / "disk"
+
+
+def test_a_users_own_files_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds a recipe\.yaml that no run of tfkit wrote"):
+        open_run(tmp_path)
+    assert os.listdir(tmp_path) == ["recipe.yaml"]
+
+
+def attempt_that_raises(path: Path, resumed_from: Path | None, error: Exception) -> None:
+    with open_run(path, resume=True) as run:
+        number = run.attempt
+        run.begin_attempt(resumed_from, 5 if resumed_from else 0)
+        assert run.attempt == number
+        assert receipt(path)["status"] == "running"
+        raise error
+
+
+def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        assert (run.attempt, run.finished, run.result) == (1, False, None)
+        assert receipt(tmp_path)["status"] == "new"
+    with pytest.raises(Stopped):
+        attempt_that_raises(tmp_path, None, Stopped(15, "stopped by SIGTERM"))
+    with pytest.raises(KeyError):
+        attempt_that_raises(tmp_path, tmp_path / "checkpoints" / "step-000005", KeyError("bug"))
+    with open_run(tmp_path, resume=True) as run:
+        run.begin_attempt(run.checkpoints / "step-000005", 5)
+        run.record(threads=3, totals={"tokens": 7}, result={"loss": float("nan")})
+        run.end_attempt("finished", step=9)
+        assert run.finished
+        assert run.attempt == 4, "the next"
+    document = receipt(tmp_path)
+    first, second, third = document["attempts"]
+    assert (first["number"], first["status"], first["resumed_from"], first["error"]) == (1, "stopped", None, "Stopped: stopped by SIGTERM")
+    assert (second["status"], second["resumed_from"], second["from_step"], second["error"]) == (
+        "failed",
+        "step-000005",
+        5,
+        "KeyError: 'bug'",
+    )
+    assert (third["status"], third["to_step"], third["error"]) == ("finished", 9, None)
+    assert 0 <= third["seconds"] < 10
+    assert third["started_utc"] <= third["ended_utc"]
+    assert third["started_utc"].endswith("+00:00")
+    assert (document["status"], document["command"], document["name"], document["threads"]) == ("finished", COMMAND, "demo", 3)
+    assert (document["result"], document["nonfinite"]) == ({"loss": None}, {"result.loss": "nan"})
+    assert document["versions"]["python"] == platform.python_version()
+    assert document["processor"]["cores"] == os.cpu_count()
+    with open_run(tmp_path, resume=True) as run:
+        assert run.finished
+        assert run.result == {"loss": None}
+    assert receipt(tmp_path)["status"] == "finished", "opening begins no attempt"
+
+
+def test_durations_survive_a_clock_set_back(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tfkit.run import receipt
+from tfkit.run.folder import RunFolder
+with RunFolder.open(Path(sys.argv[1]), resume=False, command=[], name="demo") as run:
+    run.begin_attempt()
+    time.sleep(0.05)
+    time.time = lambda: 0.0
+    receipt._now = lambda: (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    run.end_attempt("finished")
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    (attempt,) = receipt(tmp_path)["attempts"]
+    assert attempt["ended_utc"] < attempt["started_utc"]
+    assert 0.05 <= attempt["seconds"] < 10
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"run_id": 1, "status": "x", "attempts": [], "schema_version": 1}'])
+def test_a_damaged_receipt_is_set_aside(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    (tmp_path / "recipe.yaml").touch()
+    said: list[str] = []
+    with open_run(tmp_path, resume=True, warn=said.append) as run:
+        assert run.attempt == 1
+    assert len(said) == 1
+    assert (tmp_path / "run.json.damaged").read_text() == text
+
+
+def test_a_receipt_of_another_version_is_refused(tmp_path: Path) -> None:
+    open_run(tmp_path).close()
+    (tmp_path / "run.json").write_text(json.dumps(receipt(tmp_path) | {"schema_version": 2}))
+    with pytest.raises(UsageError, match="schema_version 2"):
+        open_run(tmp_path)
+
+
+def test_a_full_disk_during_the_run_only_warns_and_at_the_start_stops(tmp_path: Path) -> None:
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    said: list[str] = []
+    with open_run(tmp_path, warn=said.append) as run:
+        run.begin_attempt()
+        before = (tmp_path / "run.json").read_bytes()
+        limit(len(before) - 1)
+        try:
+            run.record(totals={"tokens": 1})
+            run.end_attempt("stopped")
+        finally:
+            limit(soft)
+        assert len(said) == 2
+        assert "File too large" in said[0]
+        assert (tmp_path / "run.json").read_bytes() == before
+    limit(10)
+    try:
+        with pytest.raises(MachineError, match="cannot be a run folder"):
+            open_run(tmp_path)
+    finally:
+        limit(soft)
+    assert sorted(os.listdir(tmp_path)) == ["lock", "run.json"]
+
+
+def test_the_commit_of_the_working_directory(tmp_path: Path) -> None:
+    assert machine.working_commit(tmp_path) is None
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert machine.working_commit(tmp_path) is None
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    (tmp_path / "below").mkdir()
+    assert machine.working_commit(tmp_path / "below") == head
+    assert machine.working_commit(tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "bf16"),
+    [
+        ("processor\t: 0\nmodel name\t: Xeon\nflags\t\t: fpu avx512_bf16 amx_bf16\n\nprocessor\t: 1\n", "Xeon", "amx_bf16"),
+        ("model name\t: EPYC\nflags\t\t: fpu avx2\n", "EPYC", ""),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n", None, "bf16"),
+        ("", None, None),
+    ],
+)
+def test_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, name: str | None, bf16: str | None) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    found = machine.processor()
+    assert found["bf16"] == bf16
+    assert found["name"] == name if name else found["name"]
+
+
+def test_the_run_rooms_import_no_torch() -> None:
+    code = "import sys, tfkit.run.folder, tfkit.run.metrics, tfkit.run.signals, tfkit.run.checkpoints; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,124 @@
+"""metrics.jsonl: whole lines only, cut back exactly, and a disk that refuses costs one warning and no line."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfkit.run import strict_json
+from tfkit.run.metrics import MetricsLog
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [strict_json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_line_is_there_at_once(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl", pytest.fail)
+    for step in range(3):
+        log.append({"step": step, "loss": 0.1 + 0.2, "text": "a\nb\u2028é"})
+        assert lines(log.path)[-1] == {"step": step, "loss": 0.1 + 0.2, "text": "a\nb\u2028é"}
+
+
+def test_a_number_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl", pytest.fail)
+    log.append({"step": 1, "loss": float("nan"), "evaluation": {"loss": float("-inf"), "means": [1.0, float("inf")]}, "lr": None})
+    assert json.loads(log.path.read_text()) == {
+        "step": 1,
+        "loss": None,
+        "evaluation": {"loss": None, "means": [1.0, None]},
+        "lr": None,
+        "nonfinite": {"loss": "nan", "evaluation.loss": "-inf", "evaluation.means.1": "inf"},
+    }
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"step": 9', b"\xff\xfe\x00", b'{"step": 2}'])
+def test_cutting_back_keeps_the_bytes_up_to_the_step(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, pytest.fail)
+    for step in (1, 2, 2, 3, 10):
+        log.append({"step": step})
+    whole = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(torn)
+    log.cut_back(2)
+    assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])
+    log.append({"step": 3})
+    assert [line["step"] for line in lines(path)] == [1, 2, 2, 3]
+    log.cut_back(0)
+    assert path.read_bytes() == b""
+
+
+def test_cutting_back_what_is_not_there(tmp_path: Path) -> None:
+    MetricsLog(tmp_path / "metrics.jsonl", pytest.fail).cut_back(5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torn_line_is_dropped_before_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"st')
+    MetricsLog(path, pytest.fail).append({"step": 2})
+    assert lines(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_full_disk_costs_one_warning_and_no_line(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+from pathlib import Path
+from tfkit.run.metrics import MetricsLog
+said = []
+log = MetricsLog(Path(sys.argv[1]), said.append)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+for step in range(20):
+    log.append({"step": step})
+log.sync()
+assert len(said) == 1 and "File too large" in said[0], said
+data = log.path.read_bytes()
+assert 0 < len(data) <= 100 and data.endswith(b"}\\n"), data
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+log.append({"step": 20})
+assert len(said) == 1
+"""
+    if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
+        pytest.skip("a file size limit is set already")
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "metrics.jsonl")], check=True)
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == list(range(21))
+
+
+@pytest.mark.parametrize("place", ["a folder", "nowhere", "a link"])
+def test_a_place_that_cannot_be_written_never_raises(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    if place == "a folder":
+        path.mkdir()
+    if place == "nowhere":
+        path = tmp_path / "missing" / "metrics.jsonl"
+    if place == "a link":
+        path.symlink_to(tmp_path / "elsewhere")
+    said: list[str] = []
+    log = MetricsLog(path, said.append)
+    log.append({"step": 1})
+    log.append({"step": 2})
+    log.close()
+    assert len(said) == 1
+    assert str(path) in said[0]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), json_values, max_size=4))
+def test_strict_json_goes_there_and_back(document: dict[str, object]) -> None:
+    text = strict_json.dumps(document)
+    assert "\n" not in text
+    assert strict_json.loads(text) == document
+    assert strict_json.loads(text.encode()) == document

@@ -1,0 +1,148 @@
+"""Signals sent to a real child: the first is a flag, the second is swallowed, the third kills."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tfkit.errors import Stopped
+from tfkit.run.signals import StopSignals
+
+SAVING = """
+import sys, time
+from tfkit.errors import Stopped
+from tfkit.run.signals import StopSignals
+try:
+    with StopSignals() as signals:
+        print("running", flush=True)
+        while signals.requested is None:
+            time.sleep(0.005)
+        print("saving", flush=True)
+        sys.stdin.readline()
+        print("saved", flush=True)
+        signals.raise_if_requested("saved at step 3")
+except Stopped as stopped:
+    print(stopped, flush=True)
+    sys.exit(stopped.exit_code)
+"""
+PREPARING = """
+import sys, time
+from tfkit.errors import Stopped
+from tfkit.run.signals import StopSignals
+try:
+    with StopSignals() as signals, signals.at_once():
+        print("running", flush=True)
+        time.sleep(60)
+except Stopped as stopped:
+    print(stopped, flush=True)
+    sys.exit(stopped.exit_code)
+"""
+
+
+@contextmanager
+def child(code: str, **options: object) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, text=True, **options)  # type: ignore[call-overload]
+    try:
+        assert process.stdout.readline() == "running\n", process.stderr.read()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
+def test_a_signal_ends_the_run_after_saving(name: str, code: int) -> None:
+    with child(SAVING) as process:
+        process.send_signal(getattr(signal, name))
+        out, err = process.communicate("\n", timeout=10)
+    assert process.returncode == code
+    assert out == f"saving\nsaved\nstopped by {name}: saved at step 3\n"
+    assert err == ""
+
+
+@pytest.mark.parametrize("second", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_second_signal_does_not_interrupt_the_save(second: str) -> None:
+    with child(SAVING) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "saving\n"
+        process.send_signal(getattr(signal, second))
+        time.sleep(0.1)
+        out, err = process.communicate("\n", timeout=10)
+    assert process.returncode == 143, "the first signal gives the code"
+    assert out.startswith("saved\n")
+    assert err == ""
+
+
+@pytest.mark.parametrize("third", ["SIGTERM", "SIGINT"])
+def test_a_third_signal_kills(third: str) -> None:
+    with child(SAVING) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "saving\n"
+        for name in ("SIGINT", third):
+            process.send_signal(getattr(signal, name))
+            time.sleep(0.1)  # two of a kind that come together are one
+        out, _ = process.communicate(timeout=10)
+    assert process.returncode == -getattr(signal, third)
+    assert out == ""
+
+
+def test_at_once_does_not_wait() -> None:
+    with child(PREPARING) as process:
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=10)
+    assert time.monotonic() - began < 5
+    assert (process.returncode, out, err) == (143, "stopped by SIGTERM: nothing had to be saved\n", "")
+
+
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    with child(SAVING, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as process:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        process.communicate("\n", timeout=10)
+    assert process.returncode == 143
+
+
+def test_the_handlers_before_come_back() -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    with StopSignals() as signals:
+        assert [signal.getsignal(number) for number in numbers] != before
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.requested == signal.SIGINT
+        with pytest.raises(Stopped, match="SIGINT") as caught:
+            signals.raise_if_requested()
+    assert caught.value.exit_code == 130
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def stop_in_a_library_that_swallows_it(signals: StopSignals) -> None:
+    with signals.at_once(), contextlib.suppress(Exception):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+
+def test_a_swallowed_stop_is_raised_again() -> None:
+    with StopSignals() as signals, pytest.raises(Stopped, match="SIGTERM"):
+        stop_in_a_library_that_swallows_it(signals)
+
+
+def test_outside_the_main_thread_it_does_nothing() -> None:
+    found: list[object] = []
+
+    def work() -> None:
+        with StopSignals() as signals:
+            found.append((signals.requested, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(None, signal.getsignal(signal.SIGTERM))]

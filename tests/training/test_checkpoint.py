@@ -1,0 +1,79 @@
+"""The training state goes to the disk and back bit for bit, and damage is an error that names the file."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tfkit.errors import ModelError
+from tfkit.training.checkpoint import load_training_state, newest_good, save_checkpoint, save_training_state, verify
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "moments.0": torch.randn(5, 7, generator=generator).t(),  # not contiguous
+        "moments.1": torch.tensor([float("nan"), float("inf"), -0.0, 1e-45]),
+        "working": torch.randn(3, generator=generator).to(torch.bfloat16),
+        "steps": torch.tensor(12),
+        "random": generator.get_state(),
+        "none": torch.zeros(0, 4),
+    }
+
+
+STATE = {"step": 12, "tokens": 10**15, "micro_batch_size": 4, "best": None, "lr": 0.1 + 0.2, "seen": {"a": [1, 2.5, True, "é"]}}
+
+
+def test_there_and_back_bit_for_bit(tmp_path: Path) -> None:
+    saved = save_checkpoint(tmp_path, 12, lambda folder: save_training_state(folder, tensors(), STATE))
+    assert newest_good(tmp_path, pytest.fail) == saved
+    loaded, state = load_training_state(saved)
+    assert state == STATE
+    assert loaded.keys() == tensors().keys()
+    for name, tensor in tensors().items():
+        assert loaded[name].dtype == tensor.dtype
+        assert loaded[name].shape == tensor.shape
+        assert torch.equal(loaded[name].contiguous().view(-1).view(torch.uint8), tensor.contiguous().view(-1).view(torch.uint8)), name
+
+
+@pytest.mark.parametrize("value", [float("nan"), (1, 2), {1: 2}])
+def test_a_state_that_json_would_change_is_refused(tmp_path: Path, value: object) -> None:
+    with pytest.raises(ValueError, match="does not survive JSON"):
+        save_training_state(tmp_path, {}, {"value": value})
+
+
+def test_a_state_that_json_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        save_training_state(tmp_path, {}, {"value": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("file", ["optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "huge header", "pickle"])
+def test_damage_names_the_file(tmp_path: Path, file: str, damage: str) -> None:
+    saved = save_checkpoint(tmp_path, 12, lambda folder: save_training_state(folder, tensors(), STATE))
+    path = saved / "training_state" / file
+    data = path.read_bytes()
+    match damage:
+        case "missing":
+            path.unlink()
+        case "empty":
+            os.truncate(path, 0)
+        case "cut":
+            os.truncate(path, len(data) // 2)
+        case "huge header":
+            path.write_bytes(b"\xff" * 8 + data[8:])
+        case "pickle":
+            path.unlink()
+            torch.save({}, path)
+    with pytest.raises(ModelError, match=file):
+        load_training_state(saved)
+    assert any(str(path) in problem for problem in verify(saved))
+
+
+@pytest.mark.parametrize("text", ["[]", '{"step": NaN}', '{"step": 1, "step": 2}', "\ufeff{}"])
+def test_a_state_that_is_no_strict_object_is_refused(tmp_path: Path, text: str) -> None:
+    save_training_state(tmp_path, {}, {})
+    (tmp_path / "training_state" / "state.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError, match=r"state\.json: unreadable"):
+        load_training_state(tmp_path)

@@ -1,0 +1,153 @@
+"""The run folder: one run, one owner, everything about it in one place.
+
+runs/<name>/  recipe.yaml  run.json  metrics.jsonl  emissions.csv  carbon/  tensorboard/  checkpoints/step-000500/  lock
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tfkit.errors import MachineError, Stopped, UsageError
+from tfkit.run.checkpoints import clear_leftovers
+from tfkit.run.lock import FolderLock
+from tfkit.run.machine import describe_machine, working_commit
+from tfkit.run.receipt import End, Receipt
+
+_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv")
+_FOLDERS = ("carbon", "checkpoints", "tensorboard")
+
+
+def _ignore(message: str) -> None:
+    """Take a warning that the caller does not want."""
+
+
+class RunFolder:
+    """An open run folder, locked until `close`. As a context manager it also ends an attempt that is still running: stopped, or failed."""
+
+    def __init__(self, path: Path, lock: FolderLock, receipt: Receipt, warn: Callable[[str], None]):
+        self.path = path
+        self.recipe, self.receipt_file, self.metrics, self.emissions = (path / name for name in _FILES)
+        self.carbon, self.checkpoints, self.tensorboard = (path / name for name in _FOLDERS)
+        self.traceback = path / "traceback.txt"
+        self._lock = lock
+        self._receipt = receipt
+        self._warn = warn
+
+    @classmethod
+    def open(cls, path: Path, *, resume: bool, command: list[str], name: str, warn: Callable[[str], None] = _ignore) -> "RunFolder":
+        """Make the folder if need be, and lock it.
+
+        Raises MachineError if it cannot be written or another process has it. Raises UsageError if it holds a checkpoint without `resume`,
+        if it holds files that are not a run's, or a link where a run writes, or if `name` is no slug.
+        """
+        if not _SLUG.fullmatch(name):
+            raise UsageError(f"run name {name!r}: a name is letters, digits, dot, dash and underscore, and begins with a letter or digit")
+        try:
+            path = path.resolve()
+            path.mkdir(parents=True, exist_ok=True)
+            _refuse_links(path)
+            _refuse_foreign_files(path)
+            lock = FolderLock(path / "lock")
+            lock.acquire()
+        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+            raise _cannot_write(path, error) from error
+        try:
+            _clear_leftovers(path)
+            _refuse_checkpoints(path, resume)
+            receipt = Receipt.open(path / "run.json", warn)
+            receipt.record({"name": name, "command": command})
+        except OSError as error:
+            lock.release()
+            raise _cannot_write(path, error) from error
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, lock, receipt, warn)
+
+    @property
+    def run_id(self) -> str:
+        """The run's uuid, the same in all attempts."""
+        return str(self._receipt.document["run_id"])
+
+    @property
+    def attempt(self) -> int:
+        """The number, from 1, of the attempt that is running or would be the next to begin."""
+        return len(self._receipt.document["attempts"]) + (not self._receipt.running)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last attempt reached the end."""
+        return bool(self._receipt.document["status"] == "finished")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What was recorded as `result`, for a finished run to repeat."""
+        return self._receipt.document.get("result")
+
+    def begin_attempt(self, resumed_from: Path | None = None, step: int = 0) -> None:
+        """Write the attempt, and what it runs on, to run.json. Raises MachineError if that fails: nothing is lost yet."""
+        try:
+            self._receipt.record({**describe_machine(), "commit": working_commit()})
+            self._receipt.begin_attempt(resumed_from.name if resumed_from else None, step)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def record(self, **fields: Any) -> None:
+        """Set fields of run.json, such as threads, data, totals, result; each replaces what stood there. A full disk only warns."""
+        self._write(lambda: self._receipt.record(fields))
+
+    def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None) -> None:
+        """Write how the attempt ended: the last step, and an error's message. A second call changes nothing. A full disk only warns."""
+        self._write(lambda: self._receipt.end_attempt(status, step, error))
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        stopped = isinstance(error, Stopped | KeyboardInterrupt)
+        message = f"{type(error).__name__}: {error}" if error else "ended without a status"
+        self.end_attempt("stopped" if stopped else "failed", error=message)
+        self.close()
+
+    def _write(self, change: Callable[[], None]) -> None:
+        try:
+            change()
+        except OSError as error:
+            self._warn(f"{self.receipt_file}: cannot be written ({error.strerror}); the run goes on")
+
+
+def _refuse_links(path: Path) -> None:
+    for name in (*_FILES, *_FOLDERS, "lock"):
+        if (path / name).is_symlink():
+            raise UsageError(f"{path / name}: a link; nothing is written through it. Remove it, or give the place itself as --run")
+
+
+def _refuse_foreign_files(path: Path) -> None:
+    """run.json is a run's first file, so that others without it are the user's own: a recipe.yaml, with `--run .`."""
+    found = [name for name in _FILES if (path / name).exists()]
+    if found and "run.json" not in found and not (path / "run.json.damaged").exists():
+        raise UsageError(f"{path}: holds a {found[0]} that no run of tfkit wrote, and would be overwritten. Give another folder with --run")
+
+
+def _clear_leftovers(path: Path) -> None:
+    for name in _FILES:
+        for leftover in path.glob(f".{name}.tmp-*"):
+            leftover.unlink()
+    clear_leftovers(path / "checkpoints")
+
+
+def _refuse_checkpoints(path: Path, resume: bool) -> None:
+    if not resume and any((path / "checkpoints").glob("step-*")):
+        raise UsageError(f"{path}: holds checkpoints of an earlier run. Go on with it by --resume, or give another folder with --run")
+
+
+def _cannot_write(path: Path, error: Exception) -> MachineError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return MachineError(f"{path}: cannot be a run folder ({reason}). Give a place that can be written, with --run")

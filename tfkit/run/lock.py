@@ -1,0 +1,116 @@
+"""One run a folder: an exclusive lock that dies with its owner, and says who the owner is."""
+
+import errno
+import os
+import socket
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tfkit.errors import MachineError
+from tfkit.run import strict_json
+from tfkit.run.durable import NO_FOLLOW
+
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
+_BEYOND_THE_TEXT = 1 << 20  # Windows locks bytes against reading too: lock one that nobody reads
+
+
+class FolderLock:
+    """The file `lock` of a run folder: a kernel lock for truth, JSON (pid, host, started_utc) for people; empty when free.
+
+    The kernel drops the lock of a killed process, so a stale one needs no repair. Where the file system has no locks (some NFS), the JSON
+    decides: an owner on this machine that is gone is taken over, one elsewhere is not.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Raises MachineError naming the owner if another process has it, OSError if the file cannot be written."""
+        assert self._descriptor is None
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o644)
+        try:
+            locked = _try_lock(descriptor)
+            owner = _read_owner(descriptor)
+            if locked is None:
+                locked = not (owner and _may_be_alive(owner))
+            if not locked:
+                raise MachineError(self._in_use(owner))
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, (strict_json.dumps(_this_process()) + "\n").encode())
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lock back; the file stays, empty: removing it could remove the lock of the next owner."""
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        try:
+            os.ftruncate(descriptor, 0)
+        finally:
+            os.close(descriptor)
+
+    def _in_use(self, owner: dict[str, object]) -> str:
+        who = "process {pid} on {host}, started {started_utc}".format_map(owner) if owner else "another process"
+        return (
+            f"{self.path.parent}: this run folder is in use by {who}. Wait for it or stop it, or give another folder with --run. "
+            f"If that process no longer exists, delete {self.path}"
+        )
+
+
+def _this_process() -> dict[str, object]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started_utc": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _read_owner(descriptor: int) -> dict[str, object]:
+    """Who wrote the file; empty if nobody did, or not yet."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    try:
+        owner = strict_json.loads(os.read(descriptor, 4096))
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) and owner.keys() >= {"pid", "host", "started_utc"} else {}
+
+
+def _may_be_alive(owner: dict[str, object]) -> bool:
+    pid = owner["pid"]
+    if owner["host"] != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
+        return True
+    if pid == os.getpid():
+        return False  # a process with our number, before a restart of the machine or container
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _try_lock(descriptor: int) -> bool | None:
+    """True: locked. False: another process has it. None: there are no locks here."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, _BEYOND_THE_TEXT, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        raise
+    return True

@@ -1,0 +1,126 @@
+"""manifest.json: the size and SHA-256 of every file of a checkpoint, written last. Where it is and agrees, the checkpoint is whole.
+
+    {"schema_version": 1, "files": {"model.safetensors": {"size": 497772344, "sha256": "9b1c..."}, "training_state/state.json": {...}}}
+
+The form is strict, with no field that nothing checks, so that any change of a bit is found. README.md, which may be edited, is left out,
+and so are files that come later.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from pathlib import Path, PurePosixPath
+from typing import TypedDict
+
+from tfkit.errors import ModelError
+from tfkit.run import strict_json
+from tfkit.run.durable import write_atomically
+
+NAME = "manifest.json"
+SCHEMA_VERSION = 1
+_NOT_COVERED = frozenset({NAME, "README.md"})
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Entry(TypedDict):
+    """What the manifest says of one file: bytes, and lower-case hex."""
+
+    size: int
+    sha256: str
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the manifest of what is in `folder`. Raises ModelError for anything but files and folders, and OSError."""
+    entries: dict[str, Entry] = {}
+    for path in regular_files(folder):
+        name = path.relative_to(folder).as_posix()
+        if name not in _NOT_COVERED:
+            entries[name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+    write_atomically(folder / NAME, strict_json.dumps({"schema_version": SCHEMA_VERSION, "files": entries}, indent=1) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Entry]:
+    """The entries by name. Raises ModelError if the manifest is missing, unreadable, or names something outside the folder."""
+    path = folder / NAME
+    try:
+        document = strict_json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{path}: missing, so this is not a complete checkpoint of tfkit") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: unreadable ({error})") from error
+    if not isinstance(document, dict) or document.keys() != {"schema_version", "files"} or not isinstance(document["files"], dict):
+        raise ModelError(f"{path}: not a manifest: expected exactly schema_version and files")
+    if document["schema_version"] != SCHEMA_VERSION:
+        raise ModelError(f"{path}: schema_version {document['schema_version']!r}; this tfkit reads {SCHEMA_VERSION}")
+    for name, entry in document["files"].items():
+        if not _stays_inside(name):
+            raise ModelError(f"{path}: the entry {name!r} leaves the checkpoint's folder; refused as unsafe")
+        if not _is_entry(entry):
+            raise ModelError(f"{path}: the entry of {name!r} is not a size and a SHA-256")
+    files: dict[str, Entry] = document["files"]
+    return files
+
+
+def verify(folder: Path, hashes: bool = True) -> list[str]:
+    """What is wrong with a checkpoint, one sentence a file, each naming it; empty if nothing. Without `hashes` only sizes are looked at."""
+    try:
+        entries = read_manifest(folder)
+    except ModelError as error:
+        return [str(error)]
+    problems = (_problem(folder, folder / name, entry, hashes) for name, entry in sorted(entries.items()))
+    return [problem for problem in problems if problem]
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every file that the manifest names is there with its size."""
+    return not verify(folder, hashes=False)
+
+
+def regular_files(folder: Path) -> list[Path]:
+    """All files below `folder`, sorted. Raises ModelError for a link, device or pipe: a checkpoint holds its own bytes."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        for name in folders + files:
+            path = Path(place, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode):
+                found.append(path)
+            elif not stat.S_ISDIR(mode):
+                raise ModelError(f"{path}: a checkpoint holds files and folders only, no links or devices")
+    return sorted(found)
+
+
+def _problem(folder: Path, path: Path, entry: Entry, hashes: bool) -> str | None:
+    if any(part.is_symlink() for part in (path, *path.parents[: len(path.relative_to(folder).parts) - 1])):
+        return f"{path}: a link, where the checkpoint had a file"
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return f"{path}: not a file"
+        if status.st_size != entry["size"]:
+            return f"{path}: {status.st_size:,} bytes, where the checkpoint had {entry['size']:,}"
+        if hashes and _sha256(path) != entry["sha256"]:
+            return f"{path}: damaged: its SHA-256 is not the manifest's"
+    except FileNotFoundError:
+        return f"{path}: missing"
+    except OSError as error:
+        return f"{path}: unreadable ({error.strerror})"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stays_inside(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return bool(parts) and name == "/".join(parts) and ".." not in parts and not any(mark in name for mark in ("\\", ":", "\0"))
+
+
+def _is_entry(entry: object) -> bool:
+    if not isinstance(entry, dict) or entry.keys() != {"size", "sha256"}:
+        return False
+    size, sha256 = entry["size"], entry["sha256"]
+    return type(size) is int and size >= 0 and isinstance(sha256, str) and _SHA256.fullmatch(sha256) is not None

@@ -1,0 +1,129 @@
+"""run.json: what a run was, on what, and how each of its attempts ended. Written atomically at each change.
+
+    schema_version  run_id  name  command  status
+    attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]
+    versions  platform  processor  threads  commit          of the latest attempt
+    data  totals {seconds, tokens, energy_kwh, emissions_g}  result {...}  and what else is recorded
+
+`status`, of the run and of an attempt: running, stopped (by a signal or budget, can be resumed), finished, failed, killed (found still
+"running" by the next start: its end was not seen, so ended_utc is null). A run that has not begun is "new". Times are UTC; `seconds` is by
+a clock that nobody sets back.
+"""
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from tfkit.errors import UsageError
+from tfkit.run import strict_json
+from tfkit.run.durable import write_atomically
+
+SCHEMA_VERSION = 1
+End = Literal["stopped", "finished", "failed"]
+_OWN_FIELDS = frozenset({"schema_version", "run_id", "status", "attempts"})
+
+
+class Receipt:
+    """The document of run.json, with the rules of its attempts. Methods that change it write the file and raise OSError if that fails."""
+
+    def __init__(self, path: Path, document: dict[str, Any]):
+        self.path = path
+        self.document = document
+        self._began: float | None = None
+
+    @classmethod
+    def open(cls, path: Path, warn: Callable[[str], None]) -> "Receipt":
+        """Read `path`, marking attempts that a kill left "running"; or begin a new run. A damaged file is set aside, with a warning."""
+        try:
+            document = strict_json.loads(path.read_bytes())
+            if not _is_receipt(document):
+                raise ValueError("not a run's receipt")
+        except FileNotFoundError:
+            return cls(path, _new_document())
+        except ValueError as error:
+            aside = path.with_name(path.name + ".damaged")
+            os.replace(path, aside)
+            warn(
+                f"{path}: unreadable ({error}); kept as {aside.name}. The run gets a new id, and its earlier attempts are no longer counted"
+            )
+            return cls(path, _new_document())
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise UsageError(
+                f"{path}: schema_version {document['schema_version']!r}, written by another tfkit; this one reads {SCHEMA_VERSION}"
+            )
+        for part in (document, *document["attempts"]):
+            if part["status"] == "running":
+                part["status"] = "killed"
+        return cls(path, document)
+
+    @property
+    def running(self) -> bool:
+        """Whether this process has begun an attempt and not ended it."""
+        return self._began is not None
+
+    def begin_attempt(self, resumed_from: str | None, step: int) -> None:
+        """Add an attempt that starts after `step`."""
+        assert not self.running
+        self._began = time.monotonic()
+        attempts = self.document["attempts"]
+        attempts.append(
+            {
+                "number": len(attempts) + 1,
+                "status": "running",
+                "started_utc": _now(),
+                "ended_utc": None,
+                "seconds": None,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "resumed_from": resumed_from,
+                "from_step": step,
+                "to_step": None,
+                "error": None,
+            }
+        )
+        self.document["status"] = "running"
+        self.write()
+
+    def end_attempt(self, status: End, step: int | None, error: str | None) -> None:
+        """Close the attempt that this process began; a second call changes nothing."""
+        if self._began is None:
+            return
+        seconds = round(time.monotonic() - self._began, 3)
+        self._began = None
+        self.document["attempts"][-1].update(status=status, ended_utc=_now(), seconds=seconds, to_step=step, error=error)
+        self.document["status"] = status
+        self.write()
+
+    def record(self, fields: dict[str, Any]) -> None:
+        """Set fields of the document, each as a whole."""
+        assert not fields.keys() & _OWN_FIELDS, "these follow from the attempts"
+        self.document.update(fields)
+        self.write()
+
+    def write(self) -> None:
+        """Bring the document to the disk."""
+        write_atomically(self.path, strict_json.dumps(self.document, indent=1) + "\n")
+
+
+def _new_document() -> dict[str, Any]:
+    return {"schema_version": SCHEMA_VERSION, "run_id": str(uuid.uuid4()), "name": "", "command": [], "status": "new", "attempts": []}
+
+
+def _is_receipt(document: Any) -> bool:
+    if not isinstance(document, dict) or not document.keys() >= _OWN_FIELDS:
+        return False
+    attempts = document["attempts"]
+    return (
+        isinstance(document["run_id"], str)
+        and isinstance(attempts, list)
+        and all(isinstance(each, dict) and "status" in each for each in attempts)
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,73 @@
+"""SIGTERM, SIGINT and SIGHUP as a flag that the loop polls, so that a run ends between two steps with everything saved."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from tfkit.errors import Stopped
+
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP")  # Windows has no SIGHUP
+
+
+class StopSignals:
+    """While entered, a first stop signal sets `requested`; a second changes nothing, so that no save is torn; a third kills.
+
+    A signal that is ignored on entry stays ignored (nohup, a shell's background job). Outside the main thread, where Python allows no
+    handlers, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._requested: int | None = None
+        self._count = 0
+        self._at_once = False
+        self._previous: dict[int, Any] = {}
+
+    @property
+    def requested(self) -> int | None:
+        """The number of the first signal, or None."""
+        return self._requested
+
+    def raise_if_requested(self, message: str = "nothing was lost") -> None:
+        """Raise Stopped if a signal came; `message` says what was saved and how to go on. Call it after saving."""
+        if self._requested is not None:
+            raise Stopped(self._requested, f"stopped by {signal.Signals(self._requested).name}: {message}")
+
+    @contextmanager
+    def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
+        """Inside, a first signal raises Stopped where it strikes: for stretches without anything to save, such as preparing data."""
+        self.raise_if_requested(message)
+        self._at_once, self._message = True, message
+        try:
+            yield
+        finally:
+            self._at_once = False
+        self.raise_if_requested(message)  # some library may have swallowed the exception
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (getattr(signal, name) for name in _NAMES if hasattr(signal, name)):
+                previous = signal.getsignal(number)
+                if previous is signal.SIG_IGN:
+                    continue
+                self._previous[number] = previous
+                signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        while self._previous:
+            number, previous = self._previous.popitem()
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)  # None: set by C code, which cannot be put back
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        if self._count == 1:
+            self._requested = number
+            if self._at_once:
+                self.raise_if_requested(self._message)
+        elif self._count >= 3:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)

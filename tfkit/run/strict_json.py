@@ -1,0 +1,51 @@
+"""JSON as the standard has it: no NaN, no Infinity, no key twice.
+
+A number that is not finite is written as null and named in the top-level object `nonfinite`, so that it can be told from a missing value:
+`{"step": 7, "loss": null, "nonfinite": {"loss": "nan"}}`. Nested names are dotted (`evaluation.loss`); the values are nan, inf, -inf.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def dumps(document: Mapping[str, Any], indent: int | None = None) -> str:
+    """The text of `document`, on one line unless `indent` is given. Raises TypeError for what JSON does not have."""
+    nonfinite: dict[str, str] = {}
+    plain = {name: _finite(value, name, nonfinite) for name, value in document.items()}
+    if nonfinite:
+        plain["nonfinite"] = nonfinite
+    return json.dumps(plain, indent=indent, allow_nan=False)  # ASCII: no U+2028 for readers that split lines there, no lone surrogate
+
+
+def loads(text: str | bytes) -> Any:
+    """The value of `text`. Raises ValueError for anything but strict JSON, bad UTF-8 and a key that stands twice included."""
+    if isinstance(text, bytes):
+        text = text.decode()  # json.loads would guess UTF-16, and skip a byte order mark
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _finite(value: Any, name: str, nonfinite: dict[str, str]) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        nonfinite[name] = str(float(value))
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item, f"{name}.{key}", nonfinite) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item, f"{name}.{index}", nonfinite) for index, item in enumerate(value)]
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key stands twice")
+    return document

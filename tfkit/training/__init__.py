@@ -1,0 +1,1 @@
+"""Training: one loop, one step, the optimizers, the schedule, and the checkpoints on disk."""
