@@ -18,6 +18,7 @@ from ruamel.yaml.events import (
     SequenceEndEvent,
     SequenceStartEvent,
 )
+from ruamel.yaml.reader import ReaderError
 
 from tfkit.recipe.problems import Problem, RecipeError, quoted
 from tfkit.recipe.tree import Mapping, Node, Path, Place, Scalar, Sequence
@@ -83,9 +84,13 @@ class _Composer:
             mark = error.problem_mark or error.context_mark
             what = ", ".join(part for part in (error.context, error.problem) if part) or "not YAML"
             self._fail(self._place(mark.line + 1, mark.column + 1) if mark else self.here, _in_words(what))
-        except (YAMLError, OverflowError, ValueError) as error:
-            if isinstance(error, RecipeError):
-                raise
+        except RecipeError:
+            raise
+        except ReaderError as error:
+            before = self.text[: error.position]
+            place = self._place(before.count("\n") + 1, error.position - before.rfind("\n"))
+            self._fail(place, f"the control character {self.text[error.position]!r}, which YAML does not allow")
+        except (YAMLError, OverflowError, ValueError):
             self._fail(self.here, "not YAML from here on: a character or an escape that is not allowed")
         return root, self.problems
 

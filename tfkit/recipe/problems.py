@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from tfkit.errors import UsageError
 from tfkit.recipe.tree import COMMAND_LINE, Path, Place, dotted
 
+MAX_LINES = 100
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -26,7 +28,10 @@ class RecipeError(UsageError):
     def __init__(self, problems: Iterable[Problem]):
         once = dict.fromkeys(problems)
         self.problems = sorted(once, key=lambda problem: (problem.place.file == COMMAND_LINE.file, problem.place))
-        super().__init__("\n".join(map(str, self.problems)))
+        lines = [str(problem) for problem in self.problems[:MAX_LINES]]
+        if more := len(self.problems) - len(lines):
+            lines.append(f"and {more} more")
+        super().__init__("\n".join(lines))
 
 
 def quoted(value: object, limit: int = 60) -> str:

@@ -1,0 +1,72 @@
+"""The command line: one Typer app, one file a command. A command's file is imported when it is called, so that --help stays quick."""
+
+import difflib
+import importlib
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+# In the order of a project's life. Each lives in tfkit/cli/<name>.py, as a function of that name.
+COMMANDS = {
+    "pretrain": "Train a model from random weights.",
+    "evaluate": "Score a model on text.",
+    "generate": "Let a model continue text.",
+    "check": "List all errors of a recipe, in under a second.",
+    "recipes": "List the bundled recipes, or print one.",
+    "env": "Versions, processor, devices and caches: what a bug report needs.",
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group that knows its commands' names and summaries, and imports a command to run it or to show its help."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names; none is imported."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, imported now; None if there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        function = getattr(importlib.import_module(f"tfkit.cli.{cmd_name}"), cmd_name)
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(cmd_name, context_settings={"help_option_names": ["-h", "--help"]})(function)
+        return typer.main.get_command(single)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Refuse an unknown command with the name that was probably meant."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            ctx.fail(f"No such command {args[0]!r}. " + (f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(COMMANDS)}."))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The table of --help, without an import."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+app = typer.Typer(
+    name="tfkit",
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: it is quick, and readable at any width and in any locale
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import tfkit
+        from tfkit import console
+
+        console.result(f"tfkit {tfkit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def tfkit(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Pretrain and fine-tune the Transformers of the field's history, with the energy and CO2 of every run."""

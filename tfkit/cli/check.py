@@ -1,0 +1,60 @@
+"""tfkit check: everything that is wrong with a recipe, at once, without importing torch."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tfkit import console
+from tfkit.cli import options
+from tfkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from tfkit.recipe import RecipeError
+
+
+def check(
+    recipe: options.OptionalRecipe = None,
+    overrides: options.Overrides = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """List all errors of a recipe, each with file:line:column, the field and the remedy; 0 if there are none, else 2."""
+    from tfkit.recipe import RecipeError, json_schema, read_recipe
+
+    if schema:
+        console.json(json_schema())
+        return
+    if recipe is None:
+        raise UsageError("tfkit check: which RECIPE? A path or a bundled name; `tfkit recipes` lists these")
+    try:
+        resolved = read_recipe(recipe, overrides or ())
+    except RecipeError as error:
+        if json:
+            console.json(_document(recipe, error))
+        raise
+    if json:
+        console.json(_document(str(resolved.path), None))
+    else:
+        console.result(f"{resolved.path}: no errors")
+
+
+def _document(recipe: str, error: "RecipeError | None") -> dict[str, object]:
+    from tfkit.recipe.tree import dotted
+
+    problems = error.problems if error else []
+    return {
+        "schema_version": 1,
+        "recipe": recipe,
+        "valid": not problems,
+        "errors": [
+            {
+                "file": problem.place.file,
+                "line": problem.place.line or None,
+                "column": problem.place.column or None,
+                "path": dotted(problem.path),
+                "message": problem.message,
+            }
+            for problem in problems
+        ],
+    }

@@ -1,0 +1,31 @@
+"""Where the traceback of a bug goes: the run's folder, once a run has said that it has one."""
+
+import contextlib
+import traceback
+from pathlib import Path
+
+from tfkit import console
+
+_folder: Path | None = None
+
+
+def set_folder(folder: Path | None) -> None:
+    """From now on a bug leaves its traceback in crash.log of this folder; None: on stderr."""
+    global _folder
+    _folder = folder
+
+
+def report(error: BaseException) -> None:
+    """One line on stderr, and the traceback in the folder; without one, or if it cannot be written, on stderr as well."""
+    trace = "".join(traceback.format_exception(error))
+    first = str(error).strip().partition("\n")[0]
+    line = f"tfkit: a bug: {type(error).__name__}" + (f": {first}" if first else "")
+    if _folder is not None:
+        with contextlib.suppress(OSError):
+            log = _folder / "crash.log"
+            with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(trace)
+            console.error(f"{line} (the traceback is in {log})")
+            return
+    console.error(trace.rstrip())
+    console.error(line)

@@ -1,0 +1,39 @@
+"""The arguments and options that commands share, each declared once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfkit import console
+
+
+def _set_quiet(quiet: bool) -> bool:
+    if quiet:
+        console.set_quiet(True)
+    return quiet
+
+
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: a path, or the name of a bundled one.", show_default=False)]
+OptionalRecipe = Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe: a path, or the name of a bundled one.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE", help="Changes to the recipe: a dotted path and a YAML value; the last one wins.", show_default=False
+    ),
+]
+Checkpoint = Annotated[
+    str, typer.Option("--from", metavar="CKPT", help="A checkpoint, a run folder, a Hugging Face model folder, or hub:org/name@revision.")
+]
+RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint of the run folder.")]
+Exact = Annotated[bool, typer.Option("--exact", help="With --resume: refuse to fall back to an older checkpoint.")]
+Force = Annotated[bool, typer.Option("--force", help="Start although the planned checkpoints do not fit the disk.")]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; the best one there is if left out.")
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of the processor; its cores if left out.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", callback=_set_quiet, is_eager=True, help="No progress: the result, warnings and errors only.")
+]

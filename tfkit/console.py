@@ -1,0 +1,329 @@
+"""The only place that prints. The result goes to stdout and nothing else does; words, warnings and progress go to stderr.
+
+On a terminal progress is a live line (rich, imported when it is first drawn); elsewhere it is plain lines. Where the locale is C or
+the stream cannot write a character, what we say is ASCII; a result is data and stays as it is, its JSON escaped.
+"""
+
+import contextlib
+import json as json_module
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from tfkit.errors import MachineError
+
+if TYPE_CHECKING:
+    from typing import IO
+
+    from rich.console import Console
+
+_PLAIN_SECONDS = 10.0  # between plain lines of progress
+_RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence `say`, `progress` and `live`; results, warnings and errors stay."""
+    global _quiet
+    _quiet = quiet
+
+
+# -- stdout: the result
+
+
+def result(text: str) -> None:
+    """A line of the result. BrokenPipeError: the reader has had enough; MachineError: it cannot be written (a full disk)."""
+    _write_result(text)
+
+
+def json(document: Any) -> None:
+    """A JSON document on one line; NaN and infinities are refused, since JSON has none."""
+    _write_result(json_module.dumps(document, ensure_ascii=not _unicode(sys.stdout), allow_nan=False))
+
+
+def _write_result(text: str) -> None:
+    stream = sys.stdout
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise MachineError(f"the result cannot be written to stdout: {error.strerror}") from error
+
+
+# -- stderr: everything else
+
+
+def say(text: str) -> None:
+    """What a person may want to know; silent with --quiet."""
+    if not _quiet:
+        _write_line(text)
+
+
+def warn(text: str) -> None:
+    """Something a person should know, and the run goes on."""
+    _write_line(f"warning: {text}", _YELLOW)
+
+
+def error(text: str) -> None:
+    """What went wrong. Nothing before it, so that `file:line:column:` begins the line."""
+    _write_line(text, _RED)
+
+
+def _write_line(text: str, colour: str = "") -> None:
+    stream = sys.stderr
+    line = text if _unicode(stream) else ascii_only(text)
+    if colour and _is_terminal(stream) and not os.environ.get("NO_COLOR"):
+        line = f"{colour}{line}{_RESET}"
+    try:
+        stream.write(f"{line}\n")
+        stream.flush()
+    except (OSError, ValueError):  # nobody reads it, or it is closed: no reason to lose a run
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+# -- progress
+
+
+class Progress(Protocol):
+    """What `progress` hands out."""
+
+    def advance(self, count: int = 1) -> None:
+        """So much more is done."""
+
+
+class Live(Protocol):
+    """What `live` hands out."""
+
+    def update(self, fields: Mapping[str, Any]) -> None:
+        """Show these fields, in this order; see `format_fields`."""
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
+    """Count up to `total` (None: unknown) in `unit`. Off a terminal: a line every ten seconds, and the last one if there was any."""
+    with _line_shower() as show:
+        yield (counter := _Counter(description, total, unit, show))
+        counter.finish()
+
+
+@contextlib.contextmanager
+def live() -> Iterator[Live]:
+    """The live line of training: one line that always fits the terminal; elsewhere a plain line for each update."""
+    with _line_shower() as show:
+        yield _LiveLine(show)
+
+
+class _Shower(Protocol):
+    """Shows one line in place of the last one; `terminal` says whether it does, or writes plain lines."""
+
+    terminal: bool
+
+    def __call__(self, parts: list[str], share: float | None) -> None: ...
+
+
+class _Counter:
+    def __init__(self, description: str, total: int | None, unit: str, show: _Shower):
+        self.description, self.total, self.unit, self.show = description, total, unit, show
+        self.done = 0
+        self.begin = time.monotonic()
+        self.shown = False
+        self.next = self.begin + (0.2 if show.terminal else _PLAIN_SECONDS)
+
+    def advance(self, count: int = 1) -> None:
+        self.done += count
+        if (now := time.monotonic()) >= self.next:
+            self.next = now + (0.1 if self.show.terminal else _PLAIN_SECONDS)
+            self._draw(now)
+
+    def finish(self) -> None:
+        if self.shown and not self.show.terminal:
+            self._draw(time.monotonic())
+
+    def _draw(self, now: float) -> None:
+        self.shown = True
+        seconds, share = now - self.begin, self.done / self.total if self.total else None
+        of = f"/{format_count(self.total)}" if self.total else ""
+        parts = [self.description, f"{format_count(self.done)}{of} {self.unit}".rstrip()]
+        if share and share < 1:
+            parts.append(f"ETA {format_seconds(seconds / share - seconds)}")
+        elif share:
+            parts.append(format_seconds(seconds))
+        self.show(parts, share)
+
+
+class _LiveLine:
+    def __init__(self, show: _Shower):
+        self.show = show
+
+    def update(self, fields: Mapping[str, Any]) -> None:
+        step, steps = fields.get("step"), fields.get("steps")
+        share = step / steps if isinstance(step, int | float) and isinstance(steps, int | float) and steps else None
+        self.show(format_fields(fields), share)
+
+
+class _Silent:
+    terminal = False
+
+    def __call__(self, parts: list[str], share: float | None) -> None:
+        """Show nothing."""
+
+
+class _PlainLines:
+    terminal = False
+
+    def __call__(self, parts: list[str], share: float | None) -> None:
+        _write_line("  ".join(parts))
+
+
+class _TerminalLine:
+    terminal = True
+
+    def __init__(self, console: "Console", draw: Callable[[str], None]):
+        self.console, self.draw = console, draw
+
+    def __call__(self, parts: list[str], share: float | None) -> None:
+        # One column stays free: some terminals wrap when the last one is filled.
+        line = fit(parts, self.console.width - 1, share, unicode=_unicode(self.console.file))
+        self.draw(line)
+
+
+@contextlib.contextmanager
+def _line_shower() -> Iterator[_Shower]:
+    stream = sys.stderr
+    if _quiet:
+        yield _Silent()
+    elif not _is_terminal(stream):
+        yield _PlainLines()
+    else:
+        from rich.console import Console
+        from rich.live import Live as RichLive
+        from rich.text import Text
+
+        console = Console(file=stream, highlight=False)
+        # While it is up, what `say` writes to stderr appears above it. It leaves no trace: the result is what stays.
+        with RichLive(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as line:
+            yield _TerminalLine(console, lambda text: line.update(Text(text, no_wrap=True, overflow="crop"), refresh=True))
+
+
+def fit(parts: list[str], width: int, share: float | None = None, *, unicode: bool = True) -> str:
+    """The parts on one line of at most `width` characters: dropped from the right where they do not fit; a bar where there is room."""
+    parts = parts if unicode else [ascii_only(part) for part in parts]
+    line = ""
+    for part in parts:
+        longer = f"{line}  {part}" if line else part
+        if len(longer) > width:
+            break
+        line = longer
+    else:
+        room = min(width - len(line) - 2, 30)
+        if share is not None and room >= 10:
+            done = round(room * min(max(share, 0.0), 1.0))
+            full, empty = ("━", "─") if unicode else ("#", "-")
+            line += "  " + full * done + empty * (room - done)
+    return line or parts[0][: max(width, 0)] if parts else ""
+
+
+# -- units
+
+
+def format_fields(fields: Mapping[str, Any]) -> list[str]:
+    """Fields of a step as a person reads them: {"step": 120, "steps": 1000, "lr": 1e-3} gives `step 120/1000`, `lr 1.0e-3`.
+
+    Known by name: step, steps, lr, tokens_per_second, eta_seconds, energy_wh, energy_kwh, emissions_g; None is left out, any other
+    number shows four digits under its name.
+    """
+    shown = {name: value for name, value in fields.items() if value is not None and not (name == "steps" and "step" in fields)}
+    return [_format_field(name, value, fields) for name, value in shown.items()]
+
+
+def _format_field(name: str, value: Any, fields: Mapping[str, Any]) -> str:
+    match name:
+        case "step":
+            return f"step {value}" if fields.get("steps") is None else f"step {value}/{fields['steps']}"
+        case "lr":
+            return f"lr {value:.1e}".replace("e-0", "e-").replace("e+0", "e+")
+        case "tokens_per_second":
+            return f"{format_count(value)} tok/s"
+        case "eta_seconds":
+            return f"ETA {format_seconds(value)}"
+        case "energy_wh":
+            return format_energy(value)
+        case "energy_kwh":
+            return format_energy(1000 * value)
+        case "emissions_g":
+            return format_mass(value)
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+
+
+def format_count(count: float) -> str:
+    """999, 12.3k, 1.2M, 3.4B, 5.6T."""
+    return _scaled(count, {"T": 1e12, "B": 1e9, "M": 1e6, "k": 1e3, "": 1})
+
+
+def format_seconds(seconds: float) -> str:
+    """0:07, 3:10, 2:03:04, 5d 02h."""
+    if not 0 <= seconds < 1e10:
+        return "?"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24}d {hours % 24:02d}h"
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def format_mass(grams: float) -> str:
+    """Grams as 12 ug, 195 mg, 1.2 g, 3.4 kg, 5.6 t."""
+    return _scaled(grams, {" t": 1e6, " kg": 1e3, " g": 1, " mg": 1e-3, " ug": 1e-6}) if grams else "0 g"
+
+
+def format_energy(watt_hours: float) -> str:
+    """Watt-hours as 410 mWh, 1.2 Wh, 3.4 kWh."""
+    return _scaled(watt_hours, {" kWh": 1e3, " Wh": 1, " mWh": 1e-3}) if watt_hours else "0 Wh"
+
+
+def _scaled(value: float, units: Mapping[str, float]) -> str:
+    """The value in the largest unit that it fills once rounded, else in the smallest; a decimal below 100, none above or if it is 0."""
+    if not abs(value) < float("inf"):
+        return "?"
+    unit, size = next((item for item in units.items() if abs(value) >= 0.9995 * item[1]), list(units.items())[-1])
+    scaled = value / size
+    text = f"{scaled:.1f}" if abs(scaled) < 99.95 else f"{scaled:.0f}"
+    return text.removesuffix(".0") + unit
+
+
+# -- characters
+
+_ASCII = str.maketrans(
+    dict(
+        zip(
+            "–—−‐‘’‚“”„·•×µμ≤≥≈±…→←═━─│",
+            ["-"] * 4 + ["'"] * 3 + ['"'] * 3 + list("**xuu") + ["<=", ">=", "~", "+-", "...", "->", "<-", *"==-|"],
+            strict=True,
+        )
+    )
+    | {"₂": "2", "\xa0": " ", "°": " deg"}
+)
+
+
+def ascii_only(text: str) -> str:
+    """The text in ASCII: dashes, quotes and arrows as they are typed, any other character as its code."""
+    return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _unicode(stream: "IO[str]") -> bool:
+    """Whether the stream, and the locale behind it, take any character. Python itself writes UTF-8 in the locale C."""
+    if os.name == "posix":
+        locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "C")
+        if locale in ("C", "POSIX"):
+            return False
+    return (stream.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
