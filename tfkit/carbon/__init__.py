@@ -1,0 +1,15 @@
+"""Energy and CO2 of a run: CodeCarbon behind a guard, in a process of its own. Free of torch, light to import.
+
+Meter (meter.py)            in the trainer: starts the process, tells it the phases, keeps its latest Reading
+  | JSON lines over pipes
+sidecar.py                  the process: a tick every few seconds, a last one when the trainer is gone
+  gauge.py, probe.py        CodeCarbon, in a thread that may fail or hang
+  ledger.py                 carbon/<node>-<attempt>.jsonl, one fsynced line a tick: the truth
+  emissions_file.py         emissions.csv, derived from the ledgers, in CodeCarbon's own columns
+"""
+
+from tfkit.carbon.meter import Meter
+from tfkit.carbon.place import Place, resolve_place
+from tfkit.carbon.reading import Reading
+
+__all__ = ["Meter", "Place", "Reading", "resolve_place"]

@@ -1,0 +1,133 @@
+"""emissions.csv: one row for each phase and attempt and node, in CodeCarbon's columns and units (kg, kWh), derived from the ledgers.
+
+The file is replaced whole, atomically. Rows that are not ours (another tracker appended them) stay; a file that cannot be merged is
+copied to emissions.csv.bak first. Writers of the same run folder need no lock: after replacing, each looks whether another has written
+its ledger meanwhile, and if so derives again, so the last one to replace has seen everything. What remains is a row that another program
+appends in the microseconds between our last look at the file and its replacement: that row is lost.
+"""
+
+import contextlib
+import csv
+import io
+import os
+import uuid
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tfkit.carbon.columns import installed_columns
+from tfkit.carbon.ledger import Attempt, LedgerReader, Phase, sync_folder
+
+NAME = "emissions.csv"
+TRIES = 20
+Stamp = tuple[int, int, int] | None
+
+
+def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> None:
+    """Derive the file from the ledgers of `run_folder`/carbon; only the header where there is none. OSError where it cannot be."""
+    ledgers = ledgers or LedgerReader(run_folder / "carbon")
+    path, columns = run_folder / NAME, installed_columns()
+    for _ in range(TRIES):
+        sizes, stamp = ledgers.sizes(), _stamp(path)
+        rows = emission_rows(ledgers.attempts())
+        ours = {row["run_id"] for row in rows}
+        others = [row for row in _rows(path, columns) if row["run_id"] not in ours]
+        temporary = _write_temporary(run_folder, columns, [*others, *rows])
+        try:
+            if _stamp(path) != stamp:
+                continue
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+        sync_folder(run_folder)
+        if ledgers.sizes() == sizes:
+            return
+
+
+def emission_rows(attempts: list[Attempt]) -> list[dict[str, Any]]:
+    """The rows of some ledgers: disjoint, so their sums are the run's."""
+    return [_row(attempt, index, phase) for attempt in attempts for index, phase in enumerate(attempt.phases.values())]
+
+
+def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
+    header, sums, use = attempt.header, phase.sums, phase.utilization
+    seconds, kilograms, place = sums["seconds"], sums["emissions_g"] / 1000, header.get("place", {})
+    hours = seconds / 3600
+    return {
+        "on_cloud": "N",
+        "tracking_mode": "machine",
+        "gpu_count": 0,
+        "os": header.get("os"),
+        "python_version": header.get("python_version"),
+        **attempt.machine.get("record", {}),
+        "timestamp": datetime.fromtimestamp(phase.ended_at).strftime("%Y-%m-%dT%H:%M:%S"),
+        "project_name": header.get("project"),
+        "run_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{header['run_id']}/{attempt.name}/{index}")),
+        "experiment_id": header["run_id"],
+        "duration": seconds,
+        "emissions": kilograms,
+        "emissions_rate": kilograms / seconds if seconds else 0.0,
+        **{f"{part}_power": sums[f"{part}_wh"] / hours if hours else 0.0 for part in ("cpu", "gpu", "ram")},
+        **{f"{part}_energy": sums[f"{part}_wh"] / 1000 for part in ("cpu", "gpu", "ram")},
+        "energy_consumed": sums["energy_wh"] / 1000,
+        "water_consumed": 0.0,
+        "country_name": place.get("country_name"),
+        "country_iso_code": place.get("country_iso_code"),
+        "codecarbon_version": header.get("codecarbon_version"),
+        **{f"{part}_utilization_percent": use[f"{part}_percent"] for part in ("cpu", "gpu", "ram")},
+        "ram_used_gb": use["ram_used_gb"],
+        "pue": header.get("pue"),
+        "wue": 0.0,
+    }
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows of the file as it is. An empty or foreign file, and torn rows, are put aside before they are left out."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    try:
+        header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+    except (UnicodeDecodeError, csv.Error, ValueError):
+        header, lines = [], []
+    if sorted(header) != sorted(columns):
+        _back_up(path, data)
+        return []
+    whole = [line for line in lines if len(line) == len(header)]
+    if len(whole) < sum(bool(line) for line in lines):
+        _back_up(path, data)
+    return [dict(zip(header, line, strict=True)) for line in whole]
+
+
+def _back_up(path: Path, data: bytes) -> None:
+    """Copy to emissions.csv.bak, emissions.csv_0.bak, ... as CodeCarbon names them; once, however often the writing fails afterwards."""
+    for suffix in (".bak", *(f"_{index}.bak" for index in range(1000))):
+        backup = path.with_name(path.name + suffix)
+        with contextlib.suppress(FileExistsError), backup.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            return
+        if backup.read_bytes() == data:
+            return
+
+
+def _write_temporary(folder: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> Path:
+    temporary = folder / f".{NAME}.{os.getpid()}.tmp"
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

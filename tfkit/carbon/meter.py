@@ -1,0 +1,230 @@
+"""The meter as training sees it: numbers at hand, and nothing that can raise, wait or print. CodeCarbon runs in the sidecar.
+
+Two daemon threads hold the pipes, so the caller never waits for one. No signal handler is installed.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from tfkit.carbon.emissions_file import write_emissions
+from tfkit.carbon.place import Place, codecarbon_settings, resolve_place
+from tfkit.carbon.reading import Reading, Status
+
+if TYPE_CHECKING:
+    from tfkit.recipe.schema import CarbonSection
+
+CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
+SILENCE_SECONDS = 90.0  # beyond this and three ticks without a word, the readings are not current
+
+
+class Meter:
+    """Made by `Meter.start`. Every method returns at once, `fresh_reading` and `stop` within their time-outs."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._changed = threading.Condition()
+        self._reading = Reading()
+        self._warning: str | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._commands: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._asked = self._answered = 0
+        self._ended = self._stopping = False
+        self._heard_at, self._silence = time.monotonic(), SILENCE_SECONDS
+
+    @classmethod
+    def start(
+        cls,
+        section: "CarbonSection",
+        *,
+        folder: Path | None,
+        run_id: str,
+        attempt: int,
+        project: str,
+        phase: str = "setup",
+        probe: str = CODECARBON,
+    ) -> Self:
+        """Start the sidecar and return, some milliseconds later; CodeCarbon comes up beside the caller's own start.
+
+        `folder` is the run folder, or None to write no files. `attempt` counts the run's starts from 1. `probe` names what reads the
+        power, as module:class; tests give a scripted one. A disabled section gives a meter that is off.
+        """
+        meter = cls()
+        try:
+            if section.enabled:
+                meter._launch(section, folder, {"run_id": run_id, "attempt": attempt, "project": project, "phase": phase, "probe": probe})
+            elif folder is not None:
+                write_emissions(folder)
+        except Exception as error:
+            meter._degrade(f"the carbon meter could not start: {error}", "degraded" if section.enabled else "off")
+        return meter
+
+    def phase(self, name: str) -> None:
+        """From now on the energy belongs to this phase (setup, tokenize, train, evaluate, checkpoint, ...)."""
+        self._command({"do": "phase", "name": name, "at": time.time()})
+
+    def reading(self) -> Reading:
+        """The latest totals, at most a tick old; earlier attempts of this run are in them."""
+        if self._forked:
+            return self._reading
+        with self._changed:
+            silent = time.monotonic() - self._heard_at > self._silence and not self._ended
+            return replace(self._reading, status="degraded") if silent and self._reading.status == "ok" else self._reading
+
+    def fresh_reading(self, timeout: float = 3.0) -> Reading:
+        """Totals as of now; the latest ones where the sidecar does not answer in time."""
+        if self._process is None or self._forked:
+            return self._reading
+        with self._changed:
+            self._asked += 1
+            token = self._asked
+        self._command({"do": "read", "token": token, "timeout": timeout})
+        with self._changed:
+            self._changed.wait_for(lambda: self._answered >= token or self._ended, timeout)
+        return self.reading()
+
+    def stop(self, timeout: float = 3.0) -> Reading:
+        """End the last phase, write the files, end the sidecar (kill it after `timeout`), and give the final totals. Idempotent."""
+        process = self._process
+        if process is None or self._forked:
+            return self._reading
+        with self._changed:
+            first, self._stopping = not self._stopping, True
+        if first:
+            self._commands.put({"do": "stop", "timeout": timeout})
+            with self._changed:
+                self._changed.wait_for(lambda: self._ended, timeout)
+                left = self._ended
+            if not left:
+                self._degrade(f"the carbon meter did not stop within {timeout:g} s and was ended; the last tick of the ledger counts")
+            with contextlib.suppress(Exception):
+                process.kill()
+                process.wait(1.0)
+            self._commands.put(None)
+        return self._reading
+
+    def warning(self) -> str | None:
+        """What went wrong since this was last asked; None: nothing."""
+        if self._forked:
+            return None
+        with self._changed:
+            warning, self._warning = self._warning, None
+        return warning
+
+    @property
+    def _forked(self) -> bool:
+        """Whether this is a copy in a forked worker: it holds the pipes' ends, and must not use them."""
+        return os.getpid() != self._pid
+
+    def _launch(self, section: "CarbonSection", folder: Path | None, spec: dict[str, Any]) -> None:
+        place, complaint = _place(section)
+        text = place.describe()
+        self._reading = Reading(status="starting", place=text)
+        if complaint:
+            self._degrade(complaint, "starting")
+        self._silence += 3 * section.every_seconds
+        spec |= {
+            "folder": str(folder.resolve()) if folder else None,
+            "place": asdict(place) | {"text": text},
+            "pue": section.pue,
+            "every_seconds": section.every_seconds,
+            "settings": {name: value for name, value in codecarbon_settings().items() if name in ("force_cpu_power", "force_ram_power")},
+            "started": time.time(),
+            "parent": os.getpid(),
+        }
+        self._process = process = _spawn()
+        self._commands.put(spec)
+        for target in (self._write, self._read):
+            threading.Thread(target=target, args=(process,), name="carbon-meter", daemon=True).start()
+
+    def _command(self, command: dict[str, Any]) -> None:
+        if self._process is not None and not self._forked and not self._stopping:
+            self._commands.put(command)
+
+    def _write(self, process: "subprocess.Popen[bytes]") -> None:
+        """The thread that may wait for the pipe, and that may be told of a broken one."""
+        assert process.stdin is not None
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # where the program restored its default, it would end training
+        with contextlib.suppress(OSError, ValueError), process.stdin as pipe:
+            while (command := self._commands.get()) is not None:
+                pipe.write(json.dumps(command).encode() + b"\n")
+                pipe.flush()
+
+    def _read(self, process: "subprocess.Popen[bytes]") -> None:
+        """The thread that keeps the latest reading."""
+        assert process.stdout is not None
+        with contextlib.suppress(OSError, ValueError), process.stdout as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    self._take(json.loads(line))
+        with self._changed:
+            if not self._stopping:
+                self._degrade("the carbon meter's process ended early; what it had written counts")
+            self._ended = True
+            self._changed.notify_all()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        with self._changed:
+            self._heard_at = time.monotonic()
+            if "failed" in message:
+                return self._degrade(f"the carbon meter failed: {message['failed']}")
+            names = ("energy_wh", "emissions_g", "power_w", "seconds", "status", "provenance")
+            self._reading = replace(self._reading, **{name: message[name] for name in names})
+            self._answered = max(self._answered, message["token"])
+            if message.get("warning"):
+                self._warn(message["warning"])
+            self._changed.notify_all()
+
+    def _degrade(self, text: str, status: Status = "degraded") -> None:
+        with self._changed:
+            self._reading = replace(self._reading, status=status)
+            self._warn(text)
+
+    def _warn(self, text: str) -> None:
+        self._warning = text if self._warning is None else f"{self._warning}; {text}"[:2000]
+
+
+def _place(section: "CarbonSection") -> tuple[Place, str | None]:
+    """The place, or the world average and what is wrong with the given one: a command that wants to refuse it resolves it first."""
+    try:
+        return resolve_place(section), None
+    except Exception as error:
+        return Place(), str(error)
+
+
+def _spawn() -> "subprocess.Popen[bytes]":
+    """The sidecar, in a session of its own so that Ctrl-C does not reach it, with this process's imports and no thread pools."""
+    quiet = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    imports = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    with _signals_held():
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "tfkit.carbon.sidecar"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | quiet | {"PYTHONPATH": imports},
+            start_new_session=True,
+        )
+
+
+@contextlib.contextmanager
+def _signals_held() -> Any:
+    """Hold back the signals that the sidecar ignores until it does: it inherits the mask. Ours come a moment later."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

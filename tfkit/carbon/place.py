@@ -1,0 +1,126 @@
+"""The place of a run: which grid feeds it, and how many grams of CO2e a kWh costs there. Never a guess, never a look-up in a network."""
+
+import configparser
+import difflib
+import functools
+import json
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkit.carbon.columns import codecarbon_folder
+from tfkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from tfkit.recipe.schema import CarbonSection
+
+WORLD = "WLD"  # no ISO code; a blank one makes carbonboard fail, this one does not
+WORLD_AVERAGE_G_PER_KWH = 475.0  # IEA, Global Energy & CO2 Status Report 2019; CodeCarbon's own fallback
+
+
+@dataclass(frozen=True)
+class Place:
+    """A country (ISO 3166 alpha-3, or WLD) and the intensity that is charged, with its source."""
+
+    country_iso_code: str = WORLD
+    country_name: str = "World"
+    intensity_g_per_kwh: float = WORLD_AVERAGE_G_PER_KWH
+    source: str = "place unknown"
+
+    def describe(self) -> str:
+        """One phrase for people: `FRA, 56 g/kWh (2023 mean, carbon.country)`."""
+        number = f"{self.intensity_g_per_kwh:.4g} g/kWh"
+        if self.source == "place unknown":
+            return f"place unknown, world average {number}"
+        return f"{number} ({self.source})" if self.country_iso_code == WORLD else f"{self.country_iso_code}, {number} ({self.source})"
+
+
+def resolve_place(section: "CarbonSection") -> Place:
+    """The recipe, then TFKIT_CARBON_*, then CodeCarbon's own settings, then the world average.
+
+    On each level the intensity wins over the country, which then is only a name. UsageError: an unknown country, an impossible intensity.
+    """
+    settings = codecarbon_settings()
+    levels = (
+        (section.country, "carbon.country", section.intensity_g_per_kwh, "carbon.intensity_g_per_kwh"),
+        (
+            os.environ.get("TFKIT_CARBON_COUNTRY"),
+            "TFKIT_CARBON_COUNTRY",
+            os.environ.get("TFKIT_CARBON_INTENSITY"),
+            "TFKIT_CARBON_INTENSITY",
+        ),
+        (
+            settings.get("country_iso_code"),
+            "CodeCarbon's country_iso_code",
+            settings.get("force_carbon_intensity_g_co2e_kwh"),
+            "CodeCarbon's force_carbon_intensity_g_co2e_kwh",
+        ),
+    )
+    for country, country_source, intensity, intensity_source in levels:
+        if intensity not in (None, ""):
+            grams = _intensity(intensity, intensity_source)
+            place = _country(country, country_source) if country else Place()
+            return Place(place.country_iso_code, place.country_name, grams, intensity_source)
+        if country:
+            return _country(country, country_source)
+    return Place()
+
+
+def codecarbon_settings() -> dict[str, str]:
+    """What CodeCarbon would read: ~/.codecarbon.config, ./.codecarbon.config, CODECARBON_* variables; the last wins.
+
+    Its own reader would import the whole package, and a broken file must not stop a run; so a broken one counts as absent.
+    """
+    settings: dict[str, str] = {}
+    for folder in (Path(os.path.expanduser("~")), Path()):
+        parser = configparser.ConfigParser()
+        try:
+            parser.read(folder / ".codecarbon.config", encoding="utf-8")
+            settings |= dict(parser["codecarbon"]) if parser.has_section("codecarbon") else {}
+        except (configparser.Error, OSError, UnicodeDecodeError):
+            continue
+    prefix = "codecarbon_"
+    return settings | {name.lower()[len(prefix) :]: value for name, value in os.environ.items() if name.lower().startswith(prefix)}
+
+
+def _intensity(value: Any, source: str) -> float:
+    try:
+        grams = float(value)
+    except (TypeError, ValueError):
+        grams = math.nan
+    if not (math.isfinite(grams) and grams >= 0):
+        raise UsageError(f"{source}: {value!r} is not a carbon intensity; give the grams of CO2e a kWh, such as 56")
+    return grams
+
+
+def _country(code: str, source: str) -> Place:
+    table, code = _countries(), code.strip().upper()
+    if code == WORLD:
+        return Place()
+    if code in table:
+        row = table[code]
+        year = f"{row['year']} mean, " if row.get("year") else ""
+        return Place(code, str(row["country_name"]), float(row["carbon_intensity"]), year + source)
+    if not table and re.fullmatch("[A-Z]{3}", code):
+        return Place(code, code, WORLD_AVERAGE_G_PER_KWH, f"world average, since CodeCarbon's table is missing, {source}")
+    names = {str(row["country_name"]).upper(): known for known, row in table.items()}
+    close = [names.get(match, match) for match in difflib.get_close_matches(code, [*table, *names], n=4, cutoff=0.6)]
+    listed = ", ".join(f"{known} ({table[known]['country_name']})" for known in dict.fromkeys(close))
+    hint = f"; did you mean {listed}?" if close else "."
+    raise UsageError(
+        f"{source}: {code!r} is not a country of CodeCarbon's table{hint} Give an ISO 3166 alpha-3 code, such as FRA, DEU, USA"
+    )
+
+
+@functools.cache
+def _countries() -> dict[str, dict[str, Any]]:
+    """CodeCarbon's yearly means by alpha-3 code; empty where it is not installed."""
+    try:
+        path = codecarbon_folder() / "data" / "private_infra" / "global_energy_mix.json"
+        table: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {code: row for code, row in table.items() if row.get("carbon_intensity") is not None}

@@ -1,0 +1,167 @@
+"""CodeCarbon as a probe: the only module that imports it, and only inside the sidecar.
+
+One thread reads: CodeCarbon's own timer is set beyond any run, and every tick is a `flush()`. With both, a flush that meets a timer tick
+counts the interval between two readings twice.
+"""
+
+import dataclasses
+import logging
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tfkit.carbon.reading import Totals
+
+NEVER_SECONDS = 10 * 365 * 86400.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is measured: by part (cpu, gpu, ram) how, and CodeCarbon's first record, for the columns of emissions.csv that stay."""
+
+    components: dict[str, str]
+    record: dict[str, Any]
+
+
+class Probe(Protocol):
+    """What the gauge drives, from one thread. Every method may raise or hang."""
+
+    def start(self) -> Machine:
+        """Begin to measure."""
+
+    def read(self) -> Totals:
+        """The sums since `start`, as of now."""
+
+    def stop(self) -> None:
+        """Let go of the hardware."""
+
+
+class CodeCarbonProbe:
+    """CodeCarbon's OfflineEmissionsTracker: constructor, start, flush, stop, and our handler; nothing private."""
+
+    def __init__(self, spec: dict[str, Any]):
+        self._spec = spec
+        self._record: Any = None
+        self._log = LastError()
+
+    def start(self) -> Machine:
+        """Import, construct, start, read once. RuntimeError where CodeCarbon swallowed an error and gives nothing."""
+        refuse_network()
+        settings = self._spec.get("settings", {})
+        for name in [name for name in os.environ if name.lower().startswith("codecarbon_")]:
+            del os.environ[name]  # uploads, tokens and endpoints could be among them; what may be set is passed below
+        os.environ["HOME"] = os.sep  # a broken ~/.codecarbon.config makes a tracker that never reads
+        self._tracker = self._construct(settings)
+        self._tracker.start()
+        self.read()
+        forced = {part: "user" for part in ("cpu", "ram") if settings.get(f"force_{part}_power")}
+        return Machine(self._components() | forced, dataclasses.asdict(self._record))
+
+    def _construct(self, settings: dict[str, Any]) -> Any:
+        from codecarbon import OfflineEmissionsTracker  # type: ignore[import-untyped,unused-ignore]
+        from codecarbon.output_methods.base_output import BaseOutput  # type: ignore[import-untyped,unused-ignore]
+
+        logger, probe = logging.getLogger("codecarbon"), self
+        logger.handlers.clear()
+        logger.addHandler(self._log)
+
+        class Handler(BaseOutput):  # type: ignore[misc,unused-ignore]
+            def out(self, total: Any, delta: Any) -> None:
+                probe._record = dataclasses.replace(total)
+
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        place = self._spec["place"]
+        return OfflineEmissionsTracker(
+            project_name=self._spec["project"],
+            experiment_id=self._spec["run_id"],
+            experiment_name="tfkit",
+            country_iso_code=place["country_iso_code"],
+            country_2letter_iso_code=None,
+            region=None,
+            cloud_provider=None,
+            cloud_region=None,
+            force_carbon_intensity_g_co2e_kwh=place["intensity_g_per_kwh"],
+            pue=self._spec["pue"],
+            wue=0.0,
+            measure_power_secs=NEVER_SECONDS,
+            api_call_interval=-1,
+            tracking_mode="machine",
+            force_cpu_power=_watts(settings.get("force_cpu_power")),
+            force_ram_power=_watts(settings.get("force_ram_power")),
+            force_mode_cpu_load=False,
+            rapl_include_dram=False,
+            rapl_prefer_psys=False,
+            gpu_ids=[] if visible is not None and visible.strip() in ("", "-1") else visible,  # CodeCarbon takes "" for all boards
+            output_methods=[],
+            output_handlers=[Handler()],
+            output_dir=tempfile.gettempdir(),
+            output_file="emissions.csv",
+            on_csv_write="append",
+            emissions_endpoint=False,
+            api_endpoint=None,
+            api_key=None,
+            electricitymaps_api_token=None,
+            logging_logger=None,
+            logger_preamble="",
+            log_level="warning",
+            metadata=None,
+            prometheus_url=None,
+            allow_multiple_runs=True,
+        )
+
+    def _components(self) -> dict[str, str]:
+        from codecarbon.core.cpu import is_rapl_available  # type: ignore[import-untyped,unused-ignore]
+
+        components = {"cpu": "counter" if is_rapl_available() else "model", "ram": "constant"}
+        return {"gpu": "counter", **components} if self._record.gpu_count else components
+
+    def read(self) -> Totals:
+        """The sums as of now. RuntimeError where CodeCarbon gave none: it hides its errors, but for its log."""
+        self._record = None
+        if self._tracker.flush() is None or self._record is None:
+            raise RuntimeError("CodeCarbon gave no reading" + (f" ({self._log.last})" if self._log.last else ""))
+        record = self._record
+        return Totals(
+            measured_seconds=float(record.duration),
+            energy_wh=float(record.energy_consumed) * 1000,
+            cpu_wh=float(record.cpu_energy) * 1000,
+            gpu_wh=float(record.gpu_energy) * 1000,
+            ram_wh=float(record.ram_energy) * 1000,
+            emissions_g=float(record.emissions) * 1000,
+            cpu_percent=float(record.cpu_utilization_percent),
+            gpu_percent=float(record.gpu_utilization_percent),
+            ram_percent=float(record.ram_utilization_percent),
+            ram_used_gb=float(record.ram_used_gb),
+        )
+
+    def stop(self) -> None:
+        """Stop CodeCarbon's threads."""
+        self._tracker.stop()
+
+
+class LastError(logging.Handler):
+    """The exception that CodeCarbon logged last, in a few words."""
+
+    last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it; lines without an exception are advice that CodeCarbon gives on every start."""
+        if record.exc_info and record.exc_info[1] is not None:
+            self.last = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
+
+
+def _watts(value: Any) -> float | None:
+    return None if value in (None, "") else float(value)
+
+
+def refuse_network() -> None:
+    """Make every connection and name look-up of this process fail at once. It cannot be undone."""
+    forbidden = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in forbidden:
+            raise PermissionError(f"the carbon meter does not use the network ({event})")
+
+    sys.addaudithook(hook)

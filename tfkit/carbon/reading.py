@@ -1,0 +1,53 @@
+"""What the meter says (`Reading`) and what it is made from (`Totals`). Units stand in the names."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal
+
+Status = Literal["ok", "starting", "degraded", "off"]
+"""ok: the last reading was good. starting: none yet. degraded: CodeCarbon failed, the energy is a lower bound. off: not metered."""
+
+
+SILENT_SECONDS = 10.0  # even an idle machine has a milliwatt-hour by then
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The run's totals, earlier attempts included."""
+
+    energy_wh: float = 0.0
+    emissions_g: float = 0.0
+    power_w: float = 0.0  # mean since the reading before
+    seconds: float = 0.0  # wall time, measured or not
+    status: Status = "off"
+    place: str = ""  # "FRA, 56 g/kWh (...)"
+    provenance: str = ""  # "CPU model, RAM constant"
+
+
+@dataclass(frozen=True)
+class Totals:
+    """One attempt's sums since its start, as the probe gives them. PUE is in the energies."""
+
+    measured_seconds: float = 0.0  # since CodeCarbon's start, some two seconds after the meter's
+    energy_wh: float = 0.0
+    cpu_wh: float = 0.0
+    gpu_wh: float = 0.0
+    ram_wh: float = 0.0
+    emissions_g: float = 0.0
+    cpu_percent: float = 0.0  # utilizations: means since the start
+    gpu_percent: float = 0.0
+    ram_percent: float = 0.0
+    ram_used_gb: float = 0.0
+
+    def complaint(self, before: "Totals") -> str | None:
+        """What is wrong with these totals, given the ones before; None: nothing."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+                return f"{field.name} is {value!r}"
+        for name in ("energy_wh", "emissions_g"):
+            if getattr(self, name) < getattr(before, name) * (1 - 1e-9):
+                return f"{name} fell from {getattr(before, name):.6g} to {getattr(self, name):.6g}"
+        if self.energy_wh == 0 and self.measured_seconds > SILENT_SECONDS:
+            return f"no energy after {self.measured_seconds:.0f} s"
+        return None

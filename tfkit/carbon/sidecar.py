@@ -1,0 +1,228 @@
+"""The meter's own process: it reads CodeCarbon, owns the run's carbon/ folder, and outlives a trainer that is killed.
+
+stdin, one JSON object a line: first the spec, then {"do": "phase", "name": ..., "at": ...}, {"do": "read", "token": n, "timeout": s},
+{"do": "stop", "timeout": s}. stdout: a reading a tick, and one for each command. When stdin ends, or the trainer is no longer the parent
+(a forked worker may hold the pipe open), it takes a last reading, writes, and exits.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tfkit.carbon.emissions_file import write_emissions
+from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
+from tfkit.carbon.ledger import SCHEMA_VERSION, Ledger, LedgerReader, provenance, tick_line
+from tfkit.carbon.probe import Probe
+from tfkit.carbon.reading import Totals
+
+LOOK_SECONDS = 0.5  # between looks at whether CodeCarbon has started and the trainer still lives
+EXIT_SECONDS = 0.5  # of a stop's time-out, for writing and leaving
+Send = Callable[[dict[str, Any]], None]
+
+
+class Sidecar:
+    """One attempt. `spec` is what the meter sends first, `send` answers it and never blocks."""
+
+    def __init__(self, spec: dict[str, Any], send: Send):
+        self._spec, self._send = spec, send
+        self._node = int(os.environ.get("GROUP_RANK") or os.environ.get("SLURM_NODEID") or 0)
+        self._phase = str(spec["phase"])
+        self._began = time.monotonic() - min(max(time.time() - spec["started"], 0.0), 60.0)
+        self._totals, self._measured, self._power_w, self._seconds = Totals(), (0.0, 0.0), 0.0, 0.0
+        self._earlier = dict.fromkeys(("energy_wh", "emissions_g", "seconds"), 0.0)
+        self._warnings: list[str] = []
+        self._warned_of_files = self._machine_written = False
+        self._ledger: Ledger | None = None
+        self._gauge = Gauge(lambda: load_probe(spec["probe"])(spec), time.monotonic)
+        with self._guarding_files():
+            self._open_ledger()
+
+    def run(self, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
+        """Tick and obey until told to stop, or left alone."""
+        self._tick()
+        every = float(self._spec["every_seconds"])
+        next_tick = time.monotonic() + every
+        while True:
+            starting = self._gauge.machine is None
+            command = _next(commands, min(LOOK_SECONDS, max(0.0, next_tick - time.monotonic())))
+            do = command.get("do") if command else None
+            if do == "stop" or os.getppid() != self._spec["parent"]:
+                return self._stop(float(command["timeout"]) if command and do == "stop" else READ_PATIENCE_SECONDS + EXIT_SECONDS)
+            if command and do == "phase":
+                self._tick(at=float(command["at"]))
+                self._phase = str(command["name"])
+            elif command and do == "read":
+                self._tick(patience=max(0.0, float(command["timeout"]) - EXIT_SECONDS), token=int(command["token"]))
+            elif time.monotonic() >= next_tick or (starting and self._gauge.machine is not None):
+                self._tick()
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + every
+
+    def _stop(self, timeout: float) -> None:
+        deadline = time.monotonic() + max(0.0, timeout - EXIT_SECONDS)
+        self._totals = self._gauge.read(deadline - time.monotonic(), wait_for_start=True)
+        self._tick(patience=0.0, final=True)
+        self._gauge.close(min(0.3, max(0.0, deadline - time.monotonic())))
+
+    def _tick(self, *, at: float | None = None, patience: float = READ_PATIENCE_SECONDS, token: int = 0, final: bool = False) -> None:
+        """Read, tell the meter, write. `at`: the moment that the trainer means, in seconds since the epoch."""
+        self._totals = self._totals if final else self._gauge.read(patience)
+        now = time.time()
+        moment = now if at is None else min(max(at, now - 10.0), now)
+        self._seconds = seconds = max(self._seconds, time.monotonic() - self._began - (now - moment))
+        self._update_power()
+        complaints = self._gauge.complaints()
+        self._warnings += complaints
+        line = tick_line(moment, self._phase, seconds, self._totals, self._power_w, self._gauge.status, "; ".join(complaints) or None)
+        if not final:
+            self._send(self._reading(line, token))
+        with self._guarding_files():
+            self._write(line)
+        if final:
+            self._send(self._reading(line, token))
+
+    def _update_power(self) -> None:
+        before_seconds, before_energy = self._measured
+        passed, used = self._totals.measured_seconds - before_seconds, self._totals.energy_wh - before_energy
+        if passed >= 0.5:  # a boundary soon after a tick says little
+            self._power_w = used * 3600 / passed
+            self._measured = self._totals.measured_seconds, self._totals.energy_wh
+
+    def _reading(self, line: dict[str, Any], token: int) -> dict[str, Any]:
+        machine, warnings = self._gauge.machine, self._warnings
+        self._warnings = []
+        sums = {name: self._earlier[name] + line[name] for name in self._earlier}
+        reading = sums | {"power_w": line["power_w"], "status": line["status"], "token": token}
+        reading["provenance"] = provenance(machine.components) if machine else ""
+        return reading | ({"warning": "; ".join(warnings)[:1000]} if warnings else {})
+
+    def _open_ledger(self) -> None:
+        if not self._spec["folder"]:
+            return
+        folder, spec = Path(self._spec["folder"]), self._spec
+        self._ledgers = LedgerReader(folder / "carbon")
+        for attempt in self._ledgers.attempts():
+            if attempt.header["run_id"] == spec["run_id"]:
+                self._earlier = {name: self._earlier[name] + attempt.sums[name] for name in self._earlier}
+        self._ledger = Ledger.create(folder / "carbon", self._node, int(spec["attempt"]))
+        header = {
+            "kind": "header",
+            "schema_version": SCHEMA_VERSION,
+            **{name: spec[name] for name in ("run_id", "attempt", "project", "started", "place", "pue", "every_seconds")},
+            "node": self._node,
+            "host": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+            "codecarbon_version": _codecarbon_version(),
+            "os": platform.platform(),
+            "python_version": platform.python_version(),
+        }
+        self._ledger.append(header)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._ledger is None:
+            return
+        machine = self._gauge.machine
+        if machine is not None and not self._machine_written:
+            record = {name: value if isinstance(value, int | float | str) else None for name, value in machine.record.items()}
+            self._ledger.append({"kind": "machine", "components": machine.components, "record": record})
+            self._machine_written = True
+        self._ledger.append(line)
+        write_emissions(Path(self._spec["folder"]), self._ledgers)
+
+    @contextlib.contextmanager
+    def _guarding_files(self) -> Any:
+        """A full disk or a lost folder costs one warning: the readings go on."""
+        try:
+            yield
+        except Exception as error:
+            if not self._warned_of_files:
+                self._warnings.append(f"the carbon ledger or emissions.csv could not be written: {error}")
+            self._warned_of_files = True
+
+
+def load_probe(name: str) -> Callable[[dict[str, Any]], Probe]:
+    """The probe's class by `module:name`."""
+    module, attribute = name.split(":")
+    made: Callable[[dict[str, Any]], Probe] = getattr(importlib.import_module(module), attribute)
+    return made
+
+
+def _codecarbon_version() -> str:
+    try:
+        return importlib.metadata.version("codecarbon")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _next(commands: "queue.SimpleQueue[dict[str, Any]]", timeout: float) -> dict[str, Any] | None:
+    try:
+        return commands.get(timeout=timeout)
+    except queue.Empty:
+        return None
+
+
+def _listen(stdin: int, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
+    """Put every line of the meter into the queue, and a stop at its end."""
+    with contextlib.suppress(OSError), os.fdopen(stdin, "rb") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                commands.put(json.loads(line))
+    commands.put({"do": "stop", "timeout": READ_PATIENCE_SECONDS + EXIT_SECONDS})
+
+
+def _sender(stdout: int) -> Send:
+    os.set_blocking(stdout, False)
+
+    def send(message: dict[str, Any]) -> None:
+        # A line is shorter than PIPE_BUF, so it is written whole or, where the trainer does not read, not at all.
+        with contextlib.suppress(OSError):
+            os.write(stdout, json.dumps(message).encode() + b"\n")
+
+    return send
+
+
+def _leave_terminal() -> tuple[int, int]:
+    """Keep the pipes to the meter, and give stdin, stdout and stderr to nobody: CodeCarbon and what it starts may write there."""
+    stdin, stdout = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
+    return stdin, stdout
+
+
+def _ignore_signals() -> None:
+    """The trainer decides when to end. It blocked these signals while it started us, so none was lost in between."""
+    numbers = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+def main() -> NoReturn:
+    """Run until the trainer is done; always exits, whatever thread still hangs."""
+    _ignore_signals()
+    stdin, stdout = _leave_terminal()
+    os.chdir(os.sep)  # holds no folder of the user busy, and finds no .codecarbon.config
+    send, commands = _sender(stdout), queue.SimpleQueue[dict[str, Any]]()
+    threading.Thread(target=_listen, args=(stdin, commands), daemon=True).start()
+    try:
+        Sidecar(commands.get(), send).run(commands)
+    except BaseException as error:
+        send({"failed": f"{type(error).__name__}: {error}"[:1000]})
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
