@@ -199,7 +199,7 @@ def _take_name(temporary: Path, final: Path) -> None:
     try:
         temporary.rename(final)
     except BaseException:
-        if old:
+        if old and not final.exists():
             old.rename(final)
         raise
     sync_folder(final.parent)
