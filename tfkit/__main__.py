@@ -1,7 +1,5 @@
 """The program: runs a command and turns what it raises into the exit codes of the command line's contract."""
 
-import contextlib
-import os
 import sys
 from collections.abc import Sequence
 
@@ -19,27 +17,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default the process's own, and return the exit code."""
     console.set_quiet(False)
     crash.set_folder(None)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = _run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError as error:
-        code = _ended_by_reader(error)
-    return code
-
-
-def _run(arguments: Sequence[str] | None) -> int:
-    try:
-        # Not standalone: click would turn every error into its own message and code.
-        code = app(args=None if arguments is None else list(arguments), prog_name="tfkit", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        _run(words)
+        return 0
     except (TfkitError, Stopped) as error:
         console.error(str(error))
         return error.exit_code
+    except console.ReaderGone:
+        return 0
     except (KeyboardInterrupt, typer.Abort):
         console.error("interrupted")
         return 130
-    except BrokenPipeError:
-        raise
+    except typer.Exit as error:
+        return error.exit_code
     except _ClickException as error:
         error.show()  # type: ignore[attr-defined]
         return 2
@@ -48,16 +39,16 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 1
 
 
-def _ended_by_reader(error: BrokenPipeError) -> int:
-    """0 if it is stdout that nobody reads any more, as in `tfkit generate ... | head -1`; a broken pipe inside is a bug."""
+def _run(arguments: list[str]) -> None:
+    command = typer.main.get_command(app)
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        with contextlib.suppress(OSError, ValueError):  # the interpreter flushes once more on its way out
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    crash.report(error)
-    return 1
+        # Not command.main(): it turns errors, a broken pipe among them, into messages and codes of its own.
+        with command.make_context("tfkit", arguments) as context:
+            command.invoke(context)
+    except OSError as error:
+        if {"-h", "--help"} & set(arguments):  # which click prints, past console
+            console.result_failed(error)
+        raise
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
 
 from tfkit.errors import MachineError
 
@@ -24,6 +24,10 @@ _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 _quiet = False
 
 
+class ReaderGone(Exception):
+    """Nobody reads stdout any more, as in `tfkit generate ... | head -1`: the program ends quietly, with 0."""
+
+
 def set_quiet(quiet: bool) -> None:
     """Silence `say`, `progress` and `live`; results, warnings and errors stay."""
     global _quiet
@@ -34,7 +38,7 @@ def set_quiet(quiet: bool) -> None:
 
 
 def result(text: str) -> None:
-    """A line of the result. BrokenPipeError: the reader has had enough; MachineError: it cannot be written (a full disk)."""
+    """A line of the result. ReaderGone: the reader has had enough; MachineError: it cannot be written (a full disk)."""
     _write_result(text)
 
 
@@ -45,14 +49,22 @@ def json(document: Any) -> None:
 
 def _write_result(text: str) -> None:
     stream = sys.stdout
+    if stream is None:
+        raise MachineError("the result cannot be written: stdout is closed")
     encoding = stream.encoding or "utf-8"
     try:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         stream.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        raise MachineError(f"the result cannot be written to stdout: {error.strerror}") from error
+        result_failed(error)
+
+
+def result_failed(error: OSError) -> NoReturn:
+    """Say what it means that stdout was not written: ReaderGone for a broken pipe, else MachineError (a full disk)."""
+    _drop(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        raise ReaderGone from error
+    raise MachineError(f"the result cannot be written to stdout: {error.strerror}") from error
 
 
 # -- stderr: everything else
@@ -76,6 +88,8 @@ def error(text: str) -> None:
 
 def _write_line(text: str, colour: str = "") -> None:
     stream = sys.stderr
+    if stream is None:
+        return
     line = text if _unicode(stream) else ascii_only(text)
     if colour and _is_terminal(stream) and not os.environ.get("NO_COLOR"):
         line = f"{colour}{line}{_RESET}"
@@ -83,8 +97,13 @@ def _write_line(text: str, colour: str = "") -> None:
         stream.write(f"{line}\n")
         stream.flush()
     except (OSError, ValueError):  # nobody reads it, or it is closed: no reason to lose a run
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        _drop(stream)
+
+
+def _drop(stream: TextIO) -> None:
+    """Let what is left in the stream go nowhere; the interpreter flushes it once more on its way out."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 # -- progress
@@ -316,14 +335,14 @@ def ascii_only(text: str) -> str:
     return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
 
 
-def _unicode(stream: "IO[str]") -> bool:
+def _unicode(stream: "IO[str] | TextIO | None") -> bool:
     """Whether the stream, and the locale behind it, take any character. Python itself writes UTF-8 in the locale C."""
     if os.name == "posix":
         locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(name))), "C")
         if locale in ("C", "POSIX"):
             return False
-    return (stream.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
+    return (getattr(stream, "encoding", None) or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
 
 
-def _is_terminal(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+def _is_terminal(stream: "TextIO | None") -> bool:
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
