@@ -43,7 +43,7 @@ def _run(arguments: list[str]) -> None:
     command = typer.main.get_command(app)
     try:
         # Not command.main(): it turns errors, a broken pipe among them, into messages and codes of its own.
-        with command.make_context("tfkit", arguments) as context:
+        with command.make_context("tfkit", list(arguments)) as context:
             command.invoke(context)
     except OSError as error:
         if {"-h", "--help"} & set(arguments):  # which click prints, past console
