@@ -98,9 +98,15 @@ class PackedRows:
         return PackedBatch(ids, document_ids)
 
     def _draw(self, epoch: int) -> NDArray[np.int64]:
-        generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        bits = np.random.PCG64([self.seed, epoch])
         chosen = []
         for first, count, copies, extra in zip(self._first, self.counts, self._copies, self._extra, strict=False):
             chosen += [np.arange(first, first + count)] * copies
-            chosen.append(first + generator.permutation(count)[:extra])
-        return generator.permutation(np.concatenate(chosen))
+            chosen.append(first + _permutation(bits, count)[:extra])
+        rows = np.concatenate(chosen)
+        return rows[_permutation(bits, len(rows))]
+
+
+def _permutation(bits: np.random.PCG64, count: int) -> NDArray[np.int64]:
+    """A random order from raw bits, which numpy keeps for ever; Generator.permutation may change with any release (NEP 19)."""
+    return np.argsort(bits.random_raw(count), kind="stable")

@@ -4,7 +4,7 @@ from tfkit.data.files import FileSource, find_files
 from tfkit.data.hub import HubSource
 from tfkit.data.rows import Part, PartName, Source
 from tfkit.data.stdlib import HELD_OUT, StdlibSource
-from tfkit.recipe.schema import SourceSection
+from tfkit.recipe.schema import DataSection, SourceSection
 
 
 def open_source(section: SourceSection, part: PartName, fraction: float | None) -> Source:
@@ -23,3 +23,18 @@ def open_source(section: SourceSection, part: PartName, fraction: float | None) 
         source = HubSource.load(section.hub, section.config, section.split, section.revision, section.text, Part(part, fraction))
     source.check()
     return source
+
+
+def training_sources(data: DataSection) -> list[Source]:
+    """The sources to train on, without what is held out of them."""
+    fraction = data.validation if isinstance(data.validation, float) else None
+    return [open_source(section, "train", fraction) for section in data.train]
+
+
+def validation_sources(data: DataSection) -> list[Source]:
+    """The sources to evaluate on: those of data.validation, or what is held out of data.train; none if the recipe names none."""
+    if data.validation is None:
+        return []
+    if isinstance(data.validation, float):
+        return [open_source(section, "held_out", data.validation) for section in data.train]
+    return [open_source(section, "held_out", None) for section in data.validation]

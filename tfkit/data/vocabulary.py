@@ -4,13 +4,11 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import tokenizers
-
 from tfkit.data.cache import build_once, cache_folder
 from tfkit.data.rows import Row, Source
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.schema import TokenizerSection
-from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_byte_bpe
+from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, load_tokenizer, save_tokenizer, train_byte_bpe
 
 TRAINER_VERSION = 1  # part of the fingerprint: raise it when the same text gives another tokenizer
 
@@ -20,7 +18,7 @@ def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, prog
 
     `progress` is told the bytes of each text that was read, and may raise to stop.
     """
-    digest = hashlib.blake2b(f"{TRAINER_VERSION}\0{tokenizers.__version__}\0{section.model_dump_json()}".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{TRAINER_VERSION}\0{LIBRARY_VERSION}\0{section.model_dump_json()}".encode(), digest_size=16)
     for source in sources:
         digest.update(source.fingerprint().encode())
     folder = cache_folder() / "tokenizers" / digest.hexdigest()
@@ -36,29 +34,28 @@ def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, prog
 
 
 def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
-    """About `sample_bytes` of the sources' text, taken evenly from the first row to the last: all of it if it is no more.
+    """At most `sample_bytes` of the sources' text, taken evenly from the first row to the last: all of it if it is no more.
 
     Reads the rows twice, since nobody knows beforehand how much text a compressed file holds. Raises DataError if there is none.
     """
     total = sum(len(row.text.encode()) for row in _all_rows(sources))
     if not total:
         raise DataError(f"{', '.join(source.name for source in sources)}: no text to train a tokenizer on; give a source that holds text")
-    share = min(1.0, sample_bytes / total)
+    if total <= sample_bytes:
+        yield from (row.text for row in _all_rows(sources))
+        return
     seen = taken = 0
-    for row in _all_rows(sources):
-        size = len(row.text.encode())
-        wanted = share * (seen + size) - taken  # what is missing when the place reached is the share of the corpus reached
-        seen += size
-        if share == 1.0 or wanted >= size:
-            taken += size
-            yield row.text
-        elif wanted * 2 >= size or wanted >= _LONG:
-            part = row.text.encode()[: int(wanted)].decode(errors="ignore")
-            taken += len(part.encode())
-            yield part
+    length = min(_PIECE, max(1, sample_bytes // 100))
+    for piece in (row.text[start : start + length] for row in _all_rows(sources) for start in range(0, len(row.text), length)):
+        content = piece.encode()
+        if taken * total <= sample_bytes * seen:  # the sample is behind its share of what was passed
+            content_taken = content[: sample_bytes - taken]
+            taken += len(content_taken)
+            yield content_taken.decode(errors="ignore")
+        seen += len(content)
 
 
-_LONG = 1 << 20  # bytes of a row that are worth taking although it goes on
+_PIECE = 1 << 16  # characters: a sample of a long row comes from all over it
 
 
 def _all_rows(sources: Sequence[Source]) -> Iterator[Row]:

@@ -1,0 +1,214 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken
+from tokenizers import processors as post
+
+from tfkit.data import TokenStream, build, cache_folder, open_source, token_stream
+from tfkit.errors import DataError, ModelError
+from tfkit.recipe.schema import SourceSection
+from tfkit.tokenizer import END_OF_TEXT, Tokenizer, train_byte_bpe
+
+CORPUS = ["some text, some words\n" * 20]
+WITH_BOS = train_byte_bpe(CORPUS, 300, add_bos=True)
+PLAIN = train_byte_bpe(CORPUS, 300, add_bos=False)
+
+
+def with_own_eos() -> Tokenizer:
+    """bos and eos differ, as Llama's."""
+    backend = WITH_BOS.backend.from_str(WITH_BOS.tokenizer_json)
+    backend.add_special_tokens([AddedToken("</s>", special=True)])
+    return Tokenizer.from_json(backend.to_str(), {"bos_token": END_OF_TEXT, "eos_token": "</s>"})
+
+
+def with_eos_template() -> Tokenizer:
+    """The template itself ends each text with eos, as T5's."""
+    backend = PLAIN.backend.from_str(PLAIN.tokenizer_json)
+    backend.post_processor = post.TemplateProcessing(single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, 0)])
+    return Tokenizer.from_json(backend.to_str(), {"eos_token": END_OF_TEXT})
+
+
+TOKENIZERS = {"shared": WITH_BOS, "appended": PLAIN, "own": with_own_eos(), "template": with_eos_template()}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
+
+
+def write(folder: Path, texts: list[str]) -> SourceSection:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return SourceSection(path=str(file))
+
+
+def stream_of(folder: Path, texts: list[str], tokenizer: Tokenizer = WITH_BOS) -> TokenStream:
+    return token_stream(open_source(write(folder, texts), "all", None), tokenizer)
+
+
+LAYOUTS = {  # ids of "a", "b" and the special tokens stand for themselves
+    "shared": ["<e>", "a", "b", "<e>", "b", "<e>"],
+    "appended": ["a", "b", "<e>", "b", "<e>"],
+    "own": ["<e>", "a", "b", "</s>", "<e>", "b", "</s>"],
+    "template": ["a", "b", "<e>", "b", "<e>"],
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_the_layout_of_the_stream(tmp_path: Path, kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    names = {"<e>": END_OF_TEXT}
+    stream = stream_of(tmp_path, ["ab", "", "b"], tokenizer)
+    assert stream.tokens.tolist() == [tokenizer.backend.token_to_id(names.get(name, name)) for name in LAYOUTS[kind]]
+    assert stream.tokens[-1] == tokenizer.eos_id, "the last document's end needs a target"
+    assert len(stream) == 2
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@settings(deadline=None, max_examples=30)
+@given(texts=st.lists(st.text(), min_size=1, max_size=8))
+def test_documents_are_what_the_tokenizer_gives(tmp_path_factory: pytest.TempPathFactory, kind: str, texts: list[str]) -> None:
+    tokenizer, kept = TOKENIZERS[kind], [text for text in texts if text]
+    folder = tmp_path_factory.mktemp("stream")
+    if not any(texts):
+        return
+    source = open_source(write(folder, texts), "all", None)
+    build.write_stream(folder, source, tokenizer)
+    index = json.loads((folder / "index.json").read_text())
+    tokens = np.fromfile(folder / "tokens.bin", dtype=index["dtype"])
+    starts, text_bytes = (np.fromfile(folder / name, dtype="<i8") for name in ("starts.bin", "text_bytes.bin"))
+    stream = TokenStream("x", tokens, starts, text_bytes, index["separator"], index["max_id"], "", False)
+    documents = [stream.document(i).tolist() for i in range(len(stream))]
+    assert documents == tokenizer.encode_texts(kept)
+    for text, ids, scored in zip(kept, documents, text_bytes, strict=True):
+        first = 0 if tokenizer.prefix else tokenizer.token_bytes(ids[0])
+        assert scored == len(text.encode()) - first
+    assert index["max_id"] == tokens.max()
+    assert index["bytes"] == sum(len(text.encode()) for text in kept)
+
+
+def test_the_second_time_it_comes_from_the_cache(tmp_path: Path) -> None:
+    told: list[int] = []
+    source = open_source(write(tmp_path, ["one", "zwei ü"]), "all", None)
+    first = token_stream(source, WITH_BOS, told.append)
+    second = token_stream(source, WITH_BOS, told.append)
+    assert (first.cached, second.cached) == (False, True)
+    assert told == [len("onezwei ü".encode())]
+    assert isinstance(second.tokens, np.memmap)
+    assert second.tokens.dtype == np.uint16
+    assert second.fingerprint == first.fingerprint
+    assert np.array_equal(first.tokens, second.tokens)
+
+
+def test_the_fingerprint_follows_text_and_tokenizer(tmp_path: Path) -> None:
+    prints = {stream_of(tmp_path, texts, tokenizer).fingerprint for texts in (["a"], ["b"]) for tokenizer in TOKENIZERS.values()}
+    assert len(prints) == 2 * len(TOKENIZERS)
+
+
+def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
+    backend = PLAIN.backend.from_str(PLAIN.tokenizer_json)
+    backend.add_tokens([f"word{i}word" for i in range(65_600)])
+    tokenizer = Tokenizer.from_json(backend.to_str(), {"eos_token": END_OF_TEXT})
+    stream = stream_of(tmp_path, ["word65599word"], tokenizer)
+    assert stream.tokens.dtype == np.uint32
+    assert stream.max_id == stream.tokens[0] == PLAIN.size + 65_599
+    with pytest.raises(ModelError, match=r"ids up to 658\d\d, the model's vocabulary ends at 65535"):
+        stream.check_vocabulary(65_536)
+    stream.check_vocabulary(stream.max_id + 1)
+
+
+def test_batches_do_not_show_in_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"text number {i} " * (i % 7 + 1) for i in range(50)]
+    whole = stream_of(tmp_path, texts)
+    monkeypatch.setattr(build, "BATCH_CHARACTERS", 100)
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "other"))
+    pieces = stream_of(tmp_path, texts)
+    assert not pieces.cached
+    for name in ("tokens", "starts", "text_bytes"):
+        assert np.array_equal(getattr(whole, name), getattr(pieces, name))
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "starts.bin", "text_bytes.bin", "index.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_stream_is_built_again(tmp_path: Path, name: str, damage: str) -> None:
+    first = stream_of(tmp_path, ["some text", "more"])
+    expected = first.tokens.tolist()
+    file = cache_folder() / "streams" / first.fingerprint / name
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-2])
+    else:
+        file.unlink()
+    again = stream_of(tmp_path, ["some text", "more"])
+    assert not again.cached
+    assert again.tokens.tolist() == expected
+    assert stream_of(tmp_path, ["some text", "more"]).cached
+
+
+def test_rows_without_text_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no text in any row"):
+        stream_of(tmp_path, ["", ""])
+
+
+def test_a_bad_row_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
+    section = write(tmp_path, ["fine"] * 10)
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"txt": "bad"}\n')
+    with pytest.raises(DataError, match=r"rows.jsonl:11: no column 'text'"):
+        token_stream(open_source(section, "all", None), WITH_BOS)
+    assert not list((cache_folder() / "streams").iterdir())
+
+
+def test_progress_may_stop_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "BATCH_CHARACTERS", 10)
+    told: list[int] = []
+
+    def stop(count: int) -> None:
+        told.append(count)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    source = open_source(write(tmp_path, ["ten chars!"] * 9), "all", None)
+    with pytest.raises(KeyboardInterrupt):
+        token_stream(source, WITH_BOS, stop)
+    assert told == [10, 10, 10]
+    assert not list((cache_folder() / "streams").iterdir())
+
+
+BUILDER = """
+import sys, time
+from tfkit.data import build, open_source, token_stream
+from tfkit.recipe.schema import SourceSection
+from tfkit.tokenizer import train_byte_bpe
+build.BATCH_CHARACTERS = 1000
+tokenizer = train_byte_bpe(["some text, some words\\n" * 20], 300, add_bos=True)
+def progress(count):
+    if sys.argv[2] == "slow":
+        print("batch", flush=True)
+        time.sleep(0.1)
+stream = token_stream(open_source(SourceSection(path=sys.argv[1]), "all", None), tokenizer, progress)
+print(stream.cached, int(stream.tokens.astype(int).sum()))
+"""
+
+
+def test_two_builders_at_once_and_one_that_was_killed(tmp_path: Path) -> None:
+    path = write(tmp_path, ["some words " * 20] * 2000).path
+    assert path is not None
+    with subprocess.Popen([sys.executable, "-c", BUILDER, path, "slow"], stdout=subprocess.PIPE) as doomed:
+        assert doomed.stdout is not None
+        assert doomed.stdout.readline() == b"batch\n"
+        doomed.kill()
+        doomed.wait()
+    assert len(list((cache_folder() / "streams").glob(".building-*"))) == 1
+    builders = [subprocess.Popen([sys.executable, "-c", BUILDER, path, "fast"], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    sums = {builder.communicate(timeout=60)[0].split()[1] for builder in builders}
+    assert [builder.returncode for builder in builders] == [0, 0]
+    stream = token_stream(open_source(SourceSection(path=path), "all", None), WITH_BOS)
+    assert stream.cached
+    assert sums == {str(stream.tokens.astype(int).sum())}
+    assert [child.name for child in (cache_folder() / "streams").iterdir()] == [stream.fingerprint]
