@@ -14,7 +14,7 @@ COMMANDS = {
     "import pydantic": [PYTHON, "-c", "import pydantic"],
     "tfkit --help": [PYTHON, "-m", "tfkit", "--help"],
     "tfkit recipes": [PYTHON, "-m", "tfkit", "recipes"],
-    "tfkit check demo": [PYTHON, "-m", "tfkit", "check", "demo"],
+    "tfkit check gpt2-stdlib": [PYTHON, "-m", "tfkit", "check", "gpt2-stdlib"],
 }
 
 
