@@ -11,9 +11,11 @@ A text is cut into pieces of at most the context length that overlap by one id, 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.data.stream import TokenStream
@@ -22,16 +24,16 @@ from tfkit.generation.inference import inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_log_probs
 
-METRICS = ("loss", "perplexity", "bits_per_byte", "target_tokens")
+Numbers = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class TextScore:
     """What was counted, text by text, in the order of the stream."""
 
-    losses: np.ndarray  # float64, nats: the sum over a text's targets
-    targets: np.ndarray  # int64: ids that were predicted
-    bytes: np.ndarray  # int64: the bytes of text of those ids
+    losses: Numbers  # float64, nats: the sum over a text's targets
+    targets: Numbers  # int64: ids that were predicted
+    bytes: Numbers  # int64: the bytes of text of those ids
 
     def __add__(self, other: "TextScore") -> "TextScore":
         """The score of both lots of texts together."""
@@ -71,17 +73,17 @@ class TextScore:
 class _Pieces:
     """Where the pieces lie: piece i is ids starts[i] to starts[i] + lengths[i] of its text."""
 
-    texts: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
+    texts: Numbers
+    starts: Numbers
+    lengths: Numbers
 
 
-def count_targets(stream: TokenStream, max_tokens: int | None = None) -> np.ndarray:
+def count_targets(stream: TokenStream, max_tokens: int | None = None) -> Numbers:
     """The targets of each text that is scored, int64: of all texts, or of the first whole ones that have at most `max_tokens` together.
 
     The first text is scored however long it is.
     """
-    targets = np.maximum(np.diff(stream.starts) - stream.separator - 1, 0).astype(np.int64)
+    targets = np.maximum(np.diff(np.asarray(stream.starts)) - stream.separator - 1, 0)
     if max_tokens is not None and len(targets):
         targets = targets[: max(1, int(np.searchsorted(targets.cumsum(), max_tokens, side="right")))]
     return targets
@@ -119,7 +121,7 @@ def score_texts(
     return TextScore(losses, targets, np.asarray(stream.text_bytes[: len(targets)], dtype=np.int64))
 
 
-def _cut(targets: np.ndarray, context_length: int) -> _Pieces:
+def _cut(targets: Numbers, context_length: int) -> _Pieces:
     """The longest pieces first, so that what does not fit the memory fails at once, and neighbours need little padding."""
     if context_length < 2:
         raise ModelError(f"a context of {context_length} token has no room for a token and its target, so texts cannot be scored")
@@ -132,7 +134,7 @@ def _cut(targets: np.ndarray, context_length: int) -> _Pieces:
     return _Pieces(texts[order], starts[order], lengths[order])
 
 
-def _batches(stream: TokenStream, pieces: _Pieces, batch_size: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+def _batches(stream: TokenStream, pieces: _Pieces, batch_size: int) -> Iterator[tuple[Numbers, list[Numbers]]]:
     """The texts of the pieces (B,), and the ids of each."""
     for begin in range(0, len(pieces.texts), batch_size):
         batch = slice(begin, begin + batch_size)
@@ -140,7 +142,7 @@ def _batches(stream: TokenStream, pieces: _Pieces, batch_size: int) -> Iterator[
         yield pieces.texts[batch], [stream.document(int(text))[start : start + length] for text, start, length in places]
 
 
-def _score(model: Transformer, pieces: list[np.ndarray]) -> tuple[np.ndarray, int]:
+def _score(model: Transformer, pieces: list[Numbers]) -> tuple[Numbers, int]:
     """The loss of each piece, (B,) float64 in nats, and the number of targets."""
     device = model.head.weight.device
     ids, real = _pad(pieces)
@@ -153,7 +155,7 @@ def _score(model: Transformer, pieces: list[np.ndarray]) -> tuple[np.ndarray, in
     return sums.cpu().numpy(), len(rows)
 
 
-def _pad(pieces: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+def _pad(pieces: list[Numbers]) -> tuple[Tensor, Tensor]:
     """Ids (B, T) and a mask of the real ones. Padding is on the right, where causal attention keeps it out of sight."""
     ids = torch.zeros(len(pieces), max(map(len, pieces)), dtype=torch.long)
     real = torch.zeros_like(ids, dtype=torch.bool)

@@ -1,0 +1,196 @@
+"""tfkit evaluate: how well a checkpoint predicts texts, and whether that is good enough."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tfkit import console
+from tfkit.cli import options
+from tfkit.errors import MachineError, ModelError, UsageError
+from tfkit.evaluation import TEXT_METRICS
+from tfkit.evaluation.gate import check_gates, parse_gate
+
+if TYPE_CHECKING:
+    from tfkit.carbon import Reading
+    from tfkit.cli.session import Session
+    from tfkit.cli.settings import Settings
+    from tfkit.data import Source, TokenStream
+    from tfkit.evaluation.text import TextScore
+    from tfkit.hub import Loaded
+
+_SECTIONS = ("data", "evaluation", "carbon")
+
+
+def evaluate(
+    checkpoint: options.Checkpoint,
+    recipe: options.OptionalRecipe = None,
+    overrides: options.Overrides = None,
+    data: Annotated[str | None, typer.Option(metavar="F", help="A file, folder or glob to score; else data.validation.")] = None,
+    fail_if: Annotated[list[str] | None, typer.Option(metavar="GATE", help='End with 8 if true: "perplexity > 20".')] = None,
+    predictions: Annotated[Path | None, typer.Option(metavar="F", help="Write a JSON line a text: place, loss, tokens, bytes.")] = None,
+    run: options.RunFolder = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Score texts with a language model: loss, perplexity, bits per byte.
+
+    The texts are --data, else the recipe's data.validation, else that of the run that made the checkpoint. --run keeps the result,
+    and the energy in emissions.csv, in a run folder.
+    """
+    from tfkit.cli.session import session
+    from tfkit.cli.settings import quoted, read_settings, split_arguments
+    from tfkit.run import strict_json
+
+    gates = [parse_gate(text, TEXT_METRICS) for text in fail_if or ()]
+    words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
+    if len(words) > 1:
+        raise UsageError(f"evaluate takes one recipe, not {' and '.join(words)}; changes to it are written key=value")
+    if data is not None:  # before the others, so that data.validation.0.text=... can name the column
+        changes.insert(0, f"data.validation=[{{path: {quoted(data)}}}]")
+    if predictions is not None and not predictions.resolve().parent.is_dir():
+        raise MachineError(f"{predictions}: the folder {predictions.parent} does not exist; make it first")
+
+    from tfkit.hub import find_checkpoint
+
+    folder = find_checkpoint(checkpoint)
+    settings = read_settings(words[0] if words else None, folder, changes, _SECTIONS)
+    with session("evaluate", settings.carbon, run) as work:
+        loaded = _load(folder, settings, device, threads)
+        sources = _sources(settings)
+        streams = _streams(sources, loaded, work)
+        scores = _score(loaded, streams, settings, work)
+        if predictions is not None:
+            _write_predictions(predictions, sources, scores)
+        reading = work.meter.fresh_reading()
+        result = _result(folder, loaded, streams, scores, settings, reading)
+        work.finish(result)
+        if json:
+            console.json(strict_json.loads(strict_json.dumps(result)))
+        else:
+            console.result(_table(result, reading))
+    check_gates(gates, result["metrics"])
+
+
+def _load(folder: Path, settings: "Settings", device: str | None, threads: int | None) -> "Loaded":
+    """The model in the arithmetic of the settings."""
+    import torch
+
+    from tfkit.hub import load
+    from tfkit.training.device import pick_device
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    loaded = load(folder, device=pick_device(device), dtype=getattr(torch, settings.evaluation.precision))
+    if loaded.tokenizer is None:
+        raise ModelError(f"{folder}: no tokenizer.json here, and texts cannot be scored without; put the model's own tokenizer beside it")
+    return loaded
+
+
+def _sources(settings: "Settings") -> list["Source"]:
+    """The sources to score: those of data.validation, or the part of data.train that is held out."""
+    from tfkit.data import open_source
+
+    validation = settings.data.validation
+    if validation is None:
+        raise UsageError("there are no texts to score: give them as --data F, or a recipe with data.validation")
+    if isinstance(validation, list):
+        return [open_source(section, "held_out", None) for section in validation]
+    return [open_source(section, "held_out", validation) for section in getattr(settings.data, "train", ())]
+
+
+def _streams(sources: list["Source"], loaded: "Loaded", work: "Session") -> list["TokenStream"]:
+    from tfkit.data import token_stream
+
+    assert loaded.tokenizer is not None
+    streams = []
+    for source in sources:
+        with console.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar, work.signals.at_once():
+            streams.append(token_stream(source, loaded.tokenizer, bar.advance))
+    return streams
+
+
+def _score(loaded: "Loaded", streams: list["TokenStream"], settings: "Settings", work: "Session") -> list["TextScore"]:
+    """The score of each stream; max_tokens holds for all of them together, so the last ones may be left out."""
+    from tfkit.evaluation.text import count_targets, score_texts
+
+    scores: list[TextScore] = []
+    left = settings.evaluation.max_tokens
+    for stream in streams:
+        with console.progress(f"scoring {stream.name}", int(count_targets(stream, left).sum()), "tokens") as bar:
+            score = score_texts(
+                loaded.model,
+                stream,
+                loaded.config.context_length,
+                settings.evaluation.batch_size,
+                max_tokens=left,
+                progress=bar.advance,
+                should_stop=work.should_stop,
+            )
+        if score is None:
+            work.signals.raise_if_requested("there is no result, since only all texts together give one")
+        assert score is not None
+        scores.append(score)
+        if left is not None:
+            left -= score.target_tokens
+            if left <= 0:
+                break
+    return scores
+
+
+def _result(
+    folder: Path, loaded: "Loaded", streams: list["TokenStream"], scores: list["TextScore"], settings: "Settings", reading: "Reading"
+) -> dict[str, Any]:
+    """The document of docs/cli.md."""
+    from tfkit.cli.session import energy_fields
+
+    whole = sum(scores[1:], start=scores[0])
+    return {
+        "schema_version": 1,
+        "metrics": whole.metrics(),
+        "examples": len(whole.targets),
+        "tokens": whole.target_tokens + len(whole.targets),
+        "checkpoint": str(folder),
+        "data": [{"name": stream.name, "fingerprint": stream.fingerprint} for stream in streams[: len(scores)]],
+        "batch_size": settings.evaluation.batch_size,
+        "precision": settings.evaluation.precision,
+        "context_length": loaded.config.context_length,
+        **energy_fields(reading),
+    }
+
+
+def _table(result: dict[str, Any], reading: "Reading") -> str:
+    """The result for people."""
+    metrics = result["metrics"]
+    rows = {
+        "loss": f"{metrics['loss']:.4f} nats a token",
+        "perplexity": f"{metrics['perplexity']:.2f}",
+        "bits per byte": f"{metrics['bits_per_byte']:.4f}",
+        "scored": f"{metrics['target_tokens']:,} tokens of {result['examples']:,} texts",
+        "data": ", ".join(entry["name"] for entry in result["data"]),
+        "checkpoint": result["checkpoint"],
+    }
+    if result["energy_kwh"] is not None:
+        energy, mass = console.format_energy(reading.energy_wh), console.format_mass(reading.emissions_g)
+        rows["energy"] = f"{energy}, {mass} CO2e ({reading.place})"
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _write_predictions(path: Path, sources: list["Source"], scores: list["TextScore"]) -> None:
+    """One JSON line a text, in order: its place, its loss (nats a token; null without a target), target tokens and their bytes."""
+    from tfkit.run import strict_json
+    from tfkit.run.durable import write_atomically
+
+    lines = []
+    for source, score in zip(sources, scores, strict=False):
+        places = (row.place for row in source.rows() if row.text)  # a row without text is no document of the stream
+        for place, loss, tokens, size in zip(places, score.losses, score.targets, score.bytes, strict=False):
+            mean = float(loss / tokens) if tokens else None
+            lines.append(strict_json.dumps({"place": place, "loss": mean, "tokens": int(tokens), "bytes": int(size)}) + "\n")
+    try:
+        write_atomically(path, "".join(lines))
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,67 @@
+"""What a command that computes without training holds while it does: the meter, the stop signals and, with --run, a run folder."""
+
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfkit import console
+from tfkit.carbon import Meter, Reading, resolve_place
+from tfkit.recipe.schema import CarbonSection
+from tfkit.run.folder import RunFolder
+from tfkit.run.signals import StopSignals
+
+
+@dataclass(frozen=True)
+class Session:
+    """A command at work."""
+
+    signals: StopSignals
+    meter: Meter
+    folder: RunFolder | None
+
+    def should_stop(self) -> bool:
+        """Whether a signal asked the command to end."""
+        return self.signals.requested is not None
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Keep the result in the run folder, if there is one."""
+        if self.folder is not None:
+            self.folder.record(result=result)
+            self.folder.end_attempt("finished")
+
+
+@contextmanager
+def session(command: str, carbon: CarbonSection, run: Path | None) -> Iterator[Session]:
+    """Meter the block, under the name of the command. Raises UsageError for a country that is none, MachineError for a bad run folder."""
+    resolve_place(carbon)
+    with ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        folder = None
+        if run is not None:
+            name = run.resolve().name
+            folder = stack.enter_context(RunFolder.open(run, resume=False, command=sys.argv, name=name, warn=console.warn))
+            folder.begin_attempt()
+        meter = Meter.start(
+            carbon,
+            folder=folder.path if folder else None,
+            run_id=folder.run_id if folder else str(uuid.uuid4()),
+            attempt=folder.attempt if folder else 1,
+            project=run.resolve().name if run else command,
+            phase=command,
+        )
+        try:
+            yield Session(signals, meter, folder)
+        finally:
+            meter.stop()
+            if warning := meter.warning():
+                console.warn(warning)
+
+
+def energy_fields(reading: Reading) -> dict[str, float | None]:
+    """`energy_kwh` and `emissions_g`; None where nothing was measured, which is not 0."""
+    measured = reading.status in ("ok", "degraded") and reading.energy_wh > 0
+    return {"energy_kwh": reading.energy_wh / 1000 if measured else None, "emissions_g": reading.emissions_g if measured else None}

@@ -1,0 +1,82 @@
+"""What evaluate and generate take from a recipe, from the run that made the checkpoint, and from key=value."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tfkit.errors import UsageError
+from tfkit.model.config import Data
+from tfkit.recipe import RecipeError, read_recipe
+from tfkit.recipe.overrides import apply_overrides
+from tfkit.recipe.schema import CarbonSection, DataSection, EvaluationSection, GenerationSection, SourceSection
+from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
+from tfkit.recipe.validate import problems_in
+
+
+class GivenData(Data):
+    """The data section where there is no recipe, and so nothing was trained: only what to score."""
+
+    validation: list[SourceSection] | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The sections of a recipe that do not train."""
+
+    data: DataSection | GivenData
+    evaluation: EvaluationSection
+    generation: GenerationSection
+    carbon: CarbonSection
+
+
+class _Sections(Data):
+    data: GivenData = GivenData()
+    evaluation: EvaluationSection = EvaluationSection()
+    generation: GenerationSection = GenerationSection()
+    carbon: CarbonSection = CarbonSection()
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The plain words of a command line, and its key=value, which may come without any word before. A path may hold "=" after a slash."""
+    overrides = [argument for argument in arguments if "=" in argument.partition("/")[0]]
+    return [argument for argument in arguments if argument not in overrides], overrides
+
+
+def quoted(text: str) -> str:
+    """A text as a value in key=value, whatever it holds."""
+    return json.dumps(text, ensure_ascii=False)  # YAML reads JSON's strings, except that it knows no pairs of surrogates
+
+
+def read_settings(recipe: str | None, checkpoint: Path, overrides: Sequence[str], sections: Collection[str]) -> Settings:
+    """The settings of the recipe, else of the run that the checkpoint belongs to, else the defaults; overrides win.
+
+    Raises UsageError, also for an override of another section than `sections`: the command would not read it.
+    """
+    for override in overrides:
+        section = override.partition("=")[0].partition(".")[0].strip()
+        if section not in sections:
+            raise UsageError(f"command line: {override.partition('=')[0]}: this command reads only the sections {', '.join(sections)}")
+    path = recipe or _saved_recipe(checkpoint)
+    if path is not None:
+        found = read_recipe(path, overrides).recipe
+        return Settings(found.data, found.evaluation, found.generation, found.carbon)
+    tree = Mapping(COMMAND_LINE)
+    problems = apply_overrides(tree, overrides)
+    data = plain(tree)
+    try:
+        given = _Sections.model_validate_json(json.dumps(data), strict=True)  # as read_recipe does
+    except ValidationError as error:
+        problems += problems_in(error, _Sections, data, tree)
+    if problems:
+        raise RecipeError(problems)
+    return Settings(given.data, given.evaluation, given.generation, given.carbon)
+
+
+def _saved_recipe(checkpoint: Path) -> str | None:
+    """The recipe.yaml of the run folder that holds a checkpoint, if it is in one."""
+    folder = checkpoint.resolve().parent
+    saved = folder.parent / "recipe.yaml"
+    return str(saved) if folder.name == "checkpoints" and saved.is_file() else None
