@@ -32,8 +32,9 @@ def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> No
         rows = emission_rows(ledgers.attempts())
         ours = {row["run_id"] for row in rows}
         others = [row for row in _rows(path, columns) if row["run_id"] not in ours]
-        temporary = _write_temporary(run_folder, columns, [*others, *rows])
+        temporary = run_folder / f".{NAME}.{os.getpid()}.tmp"
         try:
+            _write(temporary, columns, [*others, *rows])
             if _stamp(path) != stamp:
                 continue
             os.replace(temporary, path)
@@ -114,15 +115,13 @@ def _back_up(path: Path, data: bytes) -> None:
             return
 
 
-def _write_temporary(folder: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> Path:
-    temporary = folder / f".{NAME}.{os.getpid()}.tmp"
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+def _write(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         file.flush()
         os.fsync(file.fileno())
-    return temporary
 
 
 def _stamp(path: Path) -> Stamp:

@@ -12,9 +12,8 @@ def format_watt_hours(watt_hours: float) -> str:
 
 
 def _scaled(value: float, units: tuple[tuple[str, float], ...]) -> str:
-    unit, size = next(((unit, size) for unit, size in units if value >= size), units[-1] if value else ("", 0.0))
-    if not unit:
-        return f"0 {next(unit for unit, size in units if size == 1.0)}"
-    digits = max(0, 2 - len(str(int(value / size))) + 1)
-    text = f"{value / size:.{digits}f}"
-    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {unit}"
+    if not value:
+        return next(f"0 {unit}" for unit, size in units if size == 1.0)
+    unit, size = next(((unit, size) for unit, size in units if value >= size), units[-1])
+    text = f"{float(f'{value / size:.3g}'):f}"
+    return f"{text.rstrip('0').rstrip('.')} {unit}"

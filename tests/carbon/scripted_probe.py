@@ -1,0 +1,112 @@
+"""Probes with a made-up power of 36 W (0.01 Wh a second) at 100 g/kWh, well-behaved and not. The sidecar imports them by name."""
+
+import os
+import time
+
+from tfkit.carbon.probe import Machine
+from tfkit.carbon.reading import Totals
+
+POWER_W = 36.0
+G_PER_KWH = 100.0
+
+
+def totals(seconds, energy_wh=None):
+    energy = POWER_W * seconds / 3600 if energy_wh is None else energy_wh
+    return Totals(seconds, energy, energy / 4, 0.0, energy * 3 / 4, energy * G_PER_KWH / 1000, 50.0, 0.0, 25.0, 1.5)
+
+
+class Steady:
+    def __init__(self, spec):
+        self.reads = 0
+
+    def start(self):
+        self.began = time.monotonic()
+        return Machine({"cpu": "model", "ram": "constant"}, {"cpu_count": 2, "cpu_model": "Abacus 9", "gpu_model": "", "longitude": None})
+
+    def read(self):
+        self.reads += 1
+        return self.spoil(time.monotonic() - self.began)
+
+    def spoil(self, seconds):
+        return totals(seconds)
+
+    def stop(self):
+        pass
+
+
+class RaisingConstructor(Steady):
+    def __init__(self, spec):
+        raise RuntimeError("no meter here")
+
+
+class ExitingStart(Steady):
+    def start(self):
+        raise SystemExit(3)
+
+
+class HangingStart(Steady):
+    def start(self):
+        time.sleep(60)
+
+
+class DyingProcess(Steady):
+    def spoil(self, seconds):
+        if self.reads > 2:
+            os._exit(9)
+        return totals(seconds)
+
+
+class HangingRead(Steady):
+    def spoil(self, seconds):
+        if self.reads > 2:
+            time.sleep(60)
+        return totals(seconds)
+
+
+class HangingStop(Steady):
+    def stop(self):
+        time.sleep(60)
+
+
+class Spoiled(Steady):
+    """Every reading after the second is bad."""
+
+    bad = None
+
+    def spoil(self, seconds):
+        return totals(seconds, self.bad) if self.reads > 2 else totals(seconds)
+
+
+class NotANumber(Spoiled):
+    bad = float("nan")
+
+
+class Infinite(Spoiled):
+    bad = float("inf")
+
+
+class Negative(Spoiled):
+    bad = -1.0
+
+
+class Falling(Spoiled):
+    bad = 0.0
+
+
+class Nothing(Steady):
+    def spoil(self, seconds):
+        return None if self.reads > 2 else totals(seconds)
+
+
+class Raising(Steady):
+    def spoil(self, seconds):
+        if self.reads > 2:
+            raise OSError("the counter is gone")
+        return totals(seconds)
+
+
+class Recovering(Steady):
+    def spoil(self, seconds):
+        if self.reads == 3:
+            raise OSError("a hiccup")
+        return totals(seconds)

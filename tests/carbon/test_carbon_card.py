@@ -1,0 +1,79 @@
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from tfkit.carbon.card import co2_block, co2_sentence
+from tfkit.carbon.reading import Reading
+from tfkit.carbon.units import format_grams, format_watt_hours
+
+
+def reading(grams, status="ok"):
+    return Reading(grams * 10, grams, 20.0, 60.0, status, "FRA, 56 g/kWh (2023 mean, carbon.country)", "CPU model, RAM constant")
+
+
+@settings(deadline=None)
+@given(st.floats(1e-4, 1e12))
+def test_grams_are_written_so_that_the_hub_reads_them(tmp_path_factory, grams):
+    """The Hub takes the first number in the text, and knows no exponent."""
+    block = co2_block(reading(grams), "pre-training", "2 cores")
+    path = tmp_path_factory.mktemp("card") / "card.yaml"
+    yaml = YAML()
+    yaml.dump({"co2_eq_emissions": block}, path)
+    for text in (re.search("emissions: (.*)", path.read_text().split("\n", 1)[1])[1], json.dumps(block["emissions"])):
+        assert float(re.search(r"\d+\.?\d*", text)[0]) == pytest.approx(grams, rel=1e-3)
+        assert float(text) == pytest.approx(grams, rel=1e-3)
+
+
+def test_a_block_has_the_five_keys_of_the_hub():
+    block = co2_block(reading(12.5), "fine-tuning", "1 x Abacus")
+    assert block == {
+        "emissions": 12.5,
+        "source": "CodeCarbon via tfkit; CPU model, RAM constant",
+        "training_type": "fine-tuning",
+        "geographical_location": "FRA, 56 g/kWh (2023 mean, carbon.country)",
+        "hardware_used": "1 x Abacus",
+    }
+
+
+def test_no_block_where_there_is_nothing_to_state():
+    assert co2_block(reading(0.99e-4), "pre-training", "x") == {}
+    assert co2_block(Reading(), "pre-training", "x") == {}
+    assert co2_block(reading(1.0, "starting"), "pre-training", "x") == {}
+
+
+def test_the_sentence_says_how_the_number_was_had():
+    place = "(FRA, 56 g/kWh (2023 mean, carbon.country), CPU model, RAM constant)"
+    assert co2_sentence(reading(2e-5)) == f"Training took 0.2 mWh of electricity and emitted 20 ug of CO2e {place}."
+    assert co2_sentence(reading(1234.0, "degraded")).startswith(
+        "Training took at least 12.3 kWh of electricity and emitted 1.23 kg of CO2e"
+    )
+    assert co2_sentence(Reading()) == "Energy and emissions were not measured."
+    assert co2_sentence(Reading(status="degraded")) == "Energy and emissions could not be measured."
+
+
+@pytest.mark.parametrize(
+    ("grams", "text"),
+    [
+        (0, "0 g"),
+        (3e-7, "0.3 ug"),
+        (0.0005, "500 ug"),
+        (0.69, "690 mg"),
+        (1, "1 g"),
+        (12.345, "12.3 g"),
+        (2450.5, "2.45 kg"),
+        (493e6, "493 t"),
+    ],
+)
+def test_grams_for_people(grams, text):
+    assert format_grams(grams) == text
+
+
+@pytest.mark.parametrize(
+    ("energy", "text"), [(0, "0 Wh"), (4.12e-4, "0.412 mWh"), (0.0412, "41.2 mWh"), (41.2, "41.2 Wh"), (3.1e6, "3.1 MWh")]
+)
+def test_energy_for_people(energy, text):
+    assert format_watt_hours(energy) == text

@@ -1,0 +1,242 @@
+"""CodeCarbon fails in every way that we know of: training is never told by more than a status and a warning."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from tfkit.carbon import Meter
+from tfkit.recipe.schema import CarbonSection
+
+SECTION = CarbonSection(intensity_g_per_kwh=100.0, every_seconds=0.5)
+
+
+def start(folder, probe=None):
+    kind = {"probe": f"scripted_probe:{probe}"} if probe else {}
+    return Meter.start(SECTION, folder=folder, run_id="run", attempt=1, project="p", **kind)
+
+
+def wait_for(condition, timeout=20.0):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def ticks(folder):
+    lines = [json.loads(line) for line in next((folder / "carbon").iterdir()).read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "tick"]
+
+
+def row_sums(folder):
+    with (folder / "emissions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return sum(float(row["duration"]) for row in rows), sum(float(row["energy_consumed"]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("probe", "reason"),
+    [("RaisingConstructor", "RuntimeError: no meter here"), ("ExitingStart", "SystemExit: 3"), ("Missing", "has no attribute 'Missing'")],
+)
+def test_what_does_not_start_leaves_time_without_energy(tmp_path, probe, reason):
+    meter = start(tmp_path, probe)
+    wait_for(lambda: meter.reading().status == "degraded")
+    time.sleep(0.6)
+    final = meter.stop()
+    assert (final.status, final.energy_wh) == ("degraded", 0.0)
+    assert reason in meter.warning()
+    assert meter.warning() is None
+    seconds, energy = row_sums(tmp_path)
+    assert seconds == pytest.approx(final.seconds)
+    assert seconds > 0.5
+    assert energy == 0
+    assert [tick["status"] for tick in ticks(tmp_path)][-1] == "degraded"
+    assert any(reason in tick.get("reason", "") for tick in ticks(tmp_path))
+
+
+def test_what_hangs_in_its_start_is_left_alone(tmp_path):
+    meter = start(tmp_path, "HangingStart")
+    time.sleep(0.5)
+    assert meter.reading().status == "starting"
+    began = time.monotonic()
+    final = meter.stop(timeout=1.5)
+    assert time.monotonic() - began < 2.0
+    assert final.status == "degraded"
+    assert "had not started when the run ended" in meter.warning()
+    assert row_sums(tmp_path)[0] > 0.4
+
+
+@pytest.mark.parametrize(
+    ("probe", "reason"),
+    [
+        ("NotANumber", "energy_wh is nan"),
+        ("Infinite", "energy_wh is inf"),
+        ("Negative", "energy_wh is -1.0"),
+        ("Falling", "energy_wh fell from"),
+        ("Nothing", "AttributeError"),
+        ("Raising", "OSError: the counter is gone"),
+    ],
+)
+def test_a_bad_reading_is_left_out_and_the_last_good_one_stays(tmp_path, probe, reason):
+    meter = start(tmp_path, probe)
+    wait_for(lambda: meter.reading().status == "ok")
+    wait_for(lambda: meter.reading().status == "degraded")
+    last_good = meter.reading().energy_wh
+    assert last_good > 0
+    final = meter.stop()
+    assert final.energy_wh == pytest.approx(last_good)
+    assert reason in meter.warning()
+    assert row_sums(tmp_path)[1] * 1000 == pytest.approx(last_good)
+    assert {tick["status"] for tick in ticks(tmp_path)} >= {"ok", "degraded"}
+
+
+def test_what_hangs_in_a_reading_holds_up_nobody(tmp_path):
+    meter = start(tmp_path, "HangingRead")
+    wait_for(lambda: meter.reading().status == "ok")
+    began = time.monotonic()
+    for _ in range(3):
+        meter.phase("train")
+        meter.fresh_reading(timeout=0.3)
+    final = meter.stop(timeout=3.0)
+    assert time.monotonic() - began < 5.0
+    assert final.status == "degraded"
+    assert "did not answer in time" in meter.warning()
+
+
+def test_what_hangs_in_its_stop_is_ended(tmp_path):
+    meter = start(tmp_path, "HangingStop")
+    wait_for(lambda: meter.reading().status == "ok")
+    began = time.monotonic()
+    assert meter.stop().status == "ok"
+    assert time.monotonic() - began < 1.5
+    assert meter._process.poll() is not None
+
+
+def test_after_a_hiccup_all_is_well(tmp_path):
+    meter = start(tmp_path, "Recovering")
+    wait_for(lambda: "a hiccup" in (meter.warning() or ""))
+    wait_for(lambda: meter.reading().status == "ok")
+    assert meter.stop().status == "ok"
+    assert "degraded" in {tick["status"] for tick in ticks(tmp_path)}
+
+
+def test_a_killed_sidecar_is_one_warning(tmp_path):
+    meter = start(tmp_path, "Steady")
+    wait_for(lambda: meter.reading().status == "ok")
+    wait_for(lambda: meter.fresh_reading().energy_wh > 0.002)
+    os.kill(meter._process.pid, signal.SIGKILL)
+    wait_for(lambda: meter.reading().status == "degraded")
+    energy = meter.reading().energy_wh
+    meter.phase("train")
+    assert meter.fresh_reading(timeout=1.0).energy_wh == energy
+    assert meter.stop().energy_wh == energy
+    assert "ended early" in meter.warning()
+    assert 0 < row_sums(tmp_path)[1] * 1000 <= energy
+
+
+def test_a_sidecar_that_codecarbon_ends_is_one_warning(tmp_path):
+    meter = start(tmp_path, "DyingProcess")
+    wait_for(lambda: meter.reading().status == "degraded")
+    assert meter.stop().energy_wh > 0
+    assert "ended early" in meter.warning()
+
+
+def test_a_stopped_sidecar_is_killed_after_the_time_out(tmp_path):
+    meter = start(tmp_path, "Steady")
+    wait_for(lambda: meter.reading().status == "ok")
+    os.kill(meter._process.pid, signal.SIGSTOP)
+    for index in range(2000):  # more than the pipe holds
+        meter.phase(f"phase {index} " + "x" * 200)
+    began = time.monotonic()
+    assert meter.fresh_reading(timeout=0.3).status == "ok"
+    assert meter.stop(timeout=0.7).status == "degraded"
+    assert time.monotonic() - began < 2.0
+    assert meter._process.poll() is not None
+    assert "did not stop within 0.7 s" in meter.warning()
+
+
+def test_broken_pipes_do_not_end_a_program_that_lets_them(tmp_path):
+    """As `tfkit generate | head -1` wants it, a program may have SIGPIPE's default back."""
+    before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        meter = start(tmp_path, "Steady")
+        wait_for(lambda: meter.reading().status == "ok")
+        os.kill(meter._process.pid, signal.SIGKILL)
+        for _ in range(50):
+            meter.phase("train")
+            time.sleep(0.005)
+        assert meter.stop().status == "degraded"
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+
+
+def test_a_lost_folder_costs_one_warning_and_no_reading(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    meter = start(folder, "Steady")
+    wait_for(lambda: meter.reading().status == "ok")
+    shutil.rmtree(folder)
+    before = meter.fresh_reading().energy_wh
+    time.sleep(1.2)
+    assert meter.stop().energy_wh > before
+    assert meter.warning().count("could not be written") == 1
+
+
+def test_a_folder_that_is_a_file_costs_one_warning(tmp_path):
+    (tmp_path / "carbon").write_text("not a folder")
+    meter = start(tmp_path, "Steady")
+    wait_for(lambda: meter.reading().status == "ok")
+    assert meter.stop().status == "ok"
+    assert "could not be written" in meter.warning()
+
+
+def test_no_python_to_start_is_one_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "no python"))
+    meter = start(tmp_path, "Steady")
+    meter.phase("train")
+    assert meter.fresh_reading().status == meter.stop().status == "degraded"
+    assert "could not start" in meter.warning()
+
+
+def test_a_wrong_country_is_one_warning_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFKIT_CARBON_INTENSITY", "lots")
+    section = CarbonSection(every_seconds=0.5)
+    meter = Meter.start(section, folder=tmp_path, run_id="run", attempt=1, project="p", probe="scripted_probe:Steady")
+    wait_for(lambda: meter.reading().status == "ok")
+    assert meter.stop().place == "place unknown, world average 475 g/kWh"
+    assert "TFKIT_CARBON_INTENSITY" in meter.warning()
+
+
+FAKE_TRACKER = (
+    "class OfflineEmissionsTracker:\n    def __init__(self, **options): pass\n    def start(self): pass\n    def flush(self): pass\n"
+)
+BROKEN_CODECARBONS = {
+    "import": ("raise ImportError('half installed')", "ImportError: half installed"),
+    "syntax": ("def", "SyntaxError"),
+    "empty": ("", "cannot import name 'OfflineEmissionsTracker'"),
+    "exit": ("import sys; sys.exit(1)", "SystemExit"),
+    "argument": (FAKE_TRACKER.replace("**options", "project_name"), "TypeError"),
+    "silent": (FAKE_TRACKER, "CodeCarbon gave no reading"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_CODECARBONS)
+def test_a_broken_codecarbon_is_one_warning(tmp_path, monkeypatch, name):
+    """A package of that name is found before the real one: the whole way through the sidecar is real."""
+    code, reason = BROKEN_CODECARBONS[name]
+    package = tmp_path / "path/codecarbon"
+    (package / "output_methods").mkdir(parents=True)
+    (package / "__init__.py").write_text(code)
+    (package / "output_methods/__init__.py").write_text("")
+    (package / "output_methods/base_output.py").write_text("class BaseOutput: pass\n")
+    monkeypatch.syspath_prepend(str(package.parent))
+    (tmp_path / "run").mkdir()
+    meter = start(tmp_path / "run")
+    wait_for(lambda: meter.reading().status == "degraded")
+    assert meter.stop().energy_wh == 0
+    assert reason in meter.warning()
+    assert row_sums(tmp_path / "run")[0] > 0

@@ -1,0 +1,255 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from scripted_probe import G_PER_KWH, POWER_W
+
+from tfkit.carbon import Meter
+from tfkit.carbon.ledger import LedgerReader
+from tfkit.carbon.reading import Reading
+from tfkit.recipe.schema import CarbonSection
+
+TICK = 0.5
+WH_PER_SECOND = POWER_W / 3600
+START_SECONDS = 1.5  # of slack for starting Python on a crowded machine
+SECTION = CarbonSection(intensity_g_per_kwh=G_PER_KWH, every_seconds=TICK)
+
+
+def start(folder, probe="Steady", attempt=1, **changes):
+    section = SECTION.model_copy(update=changes)
+    return Meter.start(section, folder=folder, run_id="run", attempt=attempt, project="p", probe=f"scripted_probe:{probe}")
+
+
+def wait_for(condition, timeout=15.0):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def rows(folder):
+    with (folder / "emissions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def sums(folder):
+    attempts = LedgerReader(folder / "carbon").attempts()
+    return [attempt.sums["energy_wh"] for attempt in attempts], sum(float(row["energy_consumed"]) for row in rows(folder)) * 1000
+
+
+def ended(pid):
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_energy_is_power_times_time(tmp_path):
+    meter = start(tmp_path)
+    began = time.monotonic()
+    wait_for(lambda: meter.reading().status == "ok")
+    assert meter.reading().provenance == "CPU model, RAM constant"
+    time.sleep(1.2)
+    fresh = meter.fresh_reading()
+    assert fresh.power_w == pytest.approx(POWER_W, rel=0.05)
+    final = meter.stop()
+    lasted = time.monotonic() - began
+    assert (lasted - START_SECONDS) * WH_PER_SECOND < final.energy_wh < lasted * WH_PER_SECOND
+    assert final.energy_wh >= fresh.energy_wh > 1.1 * WH_PER_SECOND
+    assert final.emissions_g == pytest.approx(final.energy_wh * G_PER_KWH / 1000)
+    assert 1.2 < final.seconds <= lasted + 0.1
+    assert (final.status, final.place, meter.warning()) == ("ok", "100 g/kWh (carbon.intensity_g_per_kwh)", None)
+    ((in_ledger,), in_file) = sums(tmp_path)
+    assert in_ledger == pytest.approx(final.energy_wh)
+    assert in_file == pytest.approx(final.energy_wh)
+
+
+def test_stopping_twice_is_stopping_once(tmp_path):
+    meter = start(tmp_path)
+    wait_for(lambda: meter.reading().status == "ok")
+    assert meter.stop() == meter.stop() == meter.reading() == meter.fresh_reading()
+    meter.phase("late")
+    assert [row["duration"] for row in rows(tmp_path)] == [rows(tmp_path)[0]["duration"]]
+
+
+def test_each_phase_gets_its_own_energy(tmp_path):
+    meter = start(tmp_path)
+    wait_for(lambda: meter.reading().status == "ok")
+    for name, seconds in (("train", 0.6), ("evaluate", 0.3), ("train", 0.4)):
+        meter.phase(name)
+        time.sleep(seconds)
+    final = meter.stop()
+    (attempt,) = LedgerReader(tmp_path / "carbon").attempts()
+    assert list(attempt.phases) == ["setup", "train", "evaluate"]
+    assert attempt.phases["train"].sums["energy_wh"] == pytest.approx(1.0 * WH_PER_SECOND, abs=0.3 * WH_PER_SECOND)
+    assert attempt.phases["evaluate"].sums["seconds"] == pytest.approx(0.3, abs=0.1)
+    assert attempt.phases["evaluate"].sums["energy_wh"] == pytest.approx(0.3 * WH_PER_SECOND, abs=0.2 * WH_PER_SECOND)
+    assert sum(float(row["energy_consumed"]) for row in rows(tmp_path)) * 1000 == pytest.approx(final.energy_wh)
+
+
+def test_without_a_run_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    meter = start(None)
+    wait_for(lambda: meter.reading().status == "ok")
+    meter.phase("generate")
+    assert meter.stop().energy_wh >= 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_switched_off_is_no_process_and_a_header(tmp_path):
+    meter = start(tmp_path, enabled=False)
+    meter.phase("train")
+    assert meter._process is None
+    assert meter.fresh_reading() == meter.stop() == meter.reading() == Reading()
+    assert rows(tmp_path) == []
+    assert not (tmp_path / "carbon").exists()
+
+
+TRAINER = """
+import os, sys, time
+from pathlib import Path
+from tfkit.carbon import Meter
+from tfkit.recipe.schema import CarbonSection
+section = CarbonSection(intensity_g_per_kwh=100.0, every_seconds=0.5)
+if __name__ == "__main__":
+    folder, attempt, seconds, fork = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4] == "fork"
+    meter = Meter.start(section, folder=folder, run_id="run", attempt=attempt, project="p", probe="scripted_probe:Steady")
+    if fork and os.fork() == 0:
+        meter.phase("worker")
+        meter.stop()
+        time.sleep(20)
+        os._exit(0)
+    meter.phase("train")
+    while meter.reading().status != "ok":
+        time.sleep(0.01)
+    print(meter._process.pid, meter.reading().energy_wh, flush=True)
+    time.sleep(seconds)
+    print(meter.stop().energy_wh, flush=True)
+"""
+
+
+def trainer(folder, attempt, seconds, fork="no"):
+    script = folder.parent / "trainer.py"
+    script.write_text(TRAINER)
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    command = [sys.executable, str(script), str(folder), str(attempt), str(seconds), fork]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}, start_new_session=True)
+    pid, energy_wh = process.stdout.readline().split()
+    return process, int(pid), float(energy_wh)
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def test_killed_twice_and_finished_adds_up(run):
+    least = most = 0.0
+    for attempt in (1, 2):
+        began = time.monotonic()
+        process, sidecar, _ = trainer(run, attempt, 60)
+        counted = time.monotonic()
+        time.sleep(1.3)
+        process.kill()
+        with process:
+            least += (time.monotonic() - counted - TICK) * WH_PER_SECOND
+        wait_for(lambda pid=sidecar: ended(pid))
+        most += (time.monotonic() - began) * WH_PER_SECOND
+        energies, in_file = sums(run)
+        assert least < in_file < most
+        assert sum(energies) == pytest.approx(in_file)
+    process, _, earlier = trainer(run, 3, 0.5)
+    with process:
+        final = float(process.stdout.read())
+    energies, in_file = sums(run)
+    assert len(energies) == 3
+    assert earlier >= energies[0] + energies[1]
+    assert sum(energies) == pytest.approx(in_file) == pytest.approx(final)
+    assert all(float(row["country_iso_code"] == "WLD") and row["experiment_id"] == "run" for row in rows(run))
+
+
+def test_meter_and_trainer_killed_at_once_lose_one_tick(run):
+    process, sidecar, energy_wh = trainer(run, 1, 60)
+    time.sleep(1.3)
+    os.kill(sidecar, signal.SIGKILL)
+    process.kill()
+    process.communicate()
+    (in_ledger,), in_file = sums(run)
+    assert in_ledger >= energy_wh + (1.3 - TICK - 0.3) * WH_PER_SECOND
+    assert in_file == pytest.approx(in_ledger, abs=TICK * WH_PER_SECOND)
+
+
+def test_a_forked_worker_neither_uses_nor_keeps_the_meter(run):
+    process, sidecar, _ = trainer(run, 1, 60, "fork")
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    wait_for(lambda: ended(sidecar), 6.0)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.stdout.close()
+    assert [attempt.phases.keys() for attempt in LedgerReader(run / "carbon").attempts()] == [{"setup": 1, "train": 1}.keys()]
+
+
+def test_the_sidecar_ignores_what_ends_a_trainer(tmp_path):
+    meter = start(tmp_path)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(meter._process.pid, number)  # at once, while Python is still starting
+    wait_for(lambda: meter.reading().status == "ok")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(meter._process.pid, number)
+    assert os.getsid(meter._process.pid) != os.getsid(0)
+    assert meter.fresh_reading().status == "ok"
+    assert meter.stop().status == "ok"
+    assert meter.warning() is None
+
+
+def test_the_trainers_signal_handlers_stay(tmp_path):
+    numbers = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
+    before = {number: signal.getsignal(number) for number in numbers}, signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    start(tmp_path).stop()
+    assert ({number: signal.getsignal(number) for number in numbers}, signal.pthread_sigmask(signal.SIG_BLOCK, [])) == before
+
+
+def test_starting_and_reading_are_quick(tmp_path):
+    began = time.perf_counter()
+    meter = start(tmp_path)
+    assert time.perf_counter() - began < 0.5
+    began = time.perf_counter()
+    for _ in range(1000):
+        meter.reading()
+        meter.phase("train")
+    assert time.perf_counter() - began < 0.5
+    meter.stop()
+
+
+def test_another_runs_ledgers_do_not_count_here(tmp_path):
+    other = Meter.start(SECTION, folder=tmp_path, run_id="other", attempt=1, project="p", probe="scripted_probe:Steady")
+    wait_for(lambda: other.reading().status == "ok")
+    time.sleep(1.0)
+    other.stop()
+    meter = start(tmp_path, attempt=2)
+    assert meter.stop().energy_wh < 1.0 * WH_PER_SECOND
+    assert {row["experiment_id"] for row in rows(tmp_path)} == {"other", "run"}
+
+
+def test_the_ledger_says_what_was_measured_how_and_where(tmp_path):
+    meter = start(tmp_path, pue=1.4)
+    wait_for(lambda: meter.reading().status == "ok")
+    meter.stop()
+    header, *lines = [json.loads(line) for line in (tmp_path / "carbon/0-1.jsonl").read_text().splitlines()]
+    assert header["kind"] == "header"
+    assert (header["run_id"], header["attempt"], header["node"], header["pue"]) == ("run", 1, 0, 1.4)
+    assert header["place"]["source"] == "carbon.intensity_g_per_kwh"
+    assert header["codecarbon_version"]
+    assert len(header["host"]) == 12
+    assert next(line for line in lines if line["kind"] == "machine")["components"] == {"cpu": "model", "ram": "constant"}
+    assert rows(tmp_path)[0]["cpu_model"] == "Abacus 9"
+    assert rows(tmp_path)[0]["pue"] == "1.4"

@@ -1,0 +1,116 @@
+"""The real CodeCarbon, in the real sidecar."""
+
+import csv
+import json
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tfkit.carbon import Meter
+from tfkit.recipe.schema import CarbonSection
+
+COUNTRY = CarbonSection(country="FRA", every_seconds=0.5, pue=1.5)
+
+
+def wait_for(condition, timeout=60.0):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def rows(folder):
+    with (folder / "emissions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def hostile(monkeypatch, tmp_path):
+    """An environment that asks CodeCarbon to upload, and a server that would notice. Its settings files are broken."""
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+    for name, value in {
+        "OUTPUT_METHODS": "api,csv,logger",
+        "EMISSIONS_ENDPOINT": endpoint,
+        "API_ENDPOINT": endpoint,
+        "API_KEY": "x",
+        "ELECTRICITYMAPS_API_TOKEN": "x",
+        "LOG_LEVEL": "debug",
+        "PUE": "9",
+        "FORCE_RAM_POWER": "7",
+    }.items():
+        monkeypatch.setenv(f"CODECARBON_{name}", value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".codecarbon.config").write_text("broken")
+    (tmp_path / "run").mkdir()
+    yield tmp_path / "run"
+    with pytest.raises(BlockingIOError):
+        server.accept()
+    server.close()
+
+
+def test_a_real_run_in_a_hostile_environment(hostile, capfd):
+    meter = Meter.start(COUNTRY, folder=hostile, run_id="run", attempt=1, project="p")
+    wait_for(lambda: meter.reading().status != "starting")
+    meter.phase("train")
+    time.sleep(1.5)
+    final = meter.stop()
+    assert (meter.warning(), final.status) == (None, "ok")
+    assert final.place.startswith("FRA, 56.04 g/kWh")
+    assert final.provenance in (
+        "CPU model, RAM user",
+        "CPU counter, RAM user",
+        "GPU counter, CPU model, RAM user",
+        "GPU counter, CPU counter, RAM user",
+    )
+    assert final.emissions_g == pytest.approx(final.energy_wh * 56.039 / 1000)
+    train = rows(hostile)[-1]
+    assert (train["country_iso_code"], train["country_name"], train["pue"]) == ("FRA", "France", "1.5")
+    assert float(train["ram_power"]) == pytest.approx(7 * 1.5, rel=0.05)
+    assert float(train["duration"]) == pytest.approx(1.5, abs=0.3)
+    assert float(train["cpu_count"]) >= 1
+    assert sorted(path.name for path in hostile.parent.iterdir()) == [".codecarbon.config", "run"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_sum_of_a_run_is_what_pandas_reads(hostile):
+    import pandas
+
+    meter = Meter.start(COUNTRY, folder=hostile, run_id="run", attempt=1, project="p")
+    wait_for(lambda: meter.reading().status != "starting")
+    meter.phase("train")
+    time.sleep(0.6)
+    final = meter.stop()
+    table = pandas.read_csv(hostile / "emissions.csv")
+    assert table["energy_consumed"].sum() * 1000 == pytest.approx(final.energy_wh)
+    assert table["duration"].sum() == pytest.approx(final.seconds)
+    assert table["run_id"].is_unique
+
+
+def test_no_name_is_looked_up_and_no_connection_made():
+    code = """
+import socket, sys
+from tfkit.carbon.probe import refuse_network
+refuse_network()
+for do, argument in ((socket.create_connection, ("127.0.0.1", 9)), (socket.gethostbyname, "localhost"), (lambda port: socket.getaddrinfo("x", port), 80)):
+    try:
+        do(argument)
+    except PermissionError:
+        continue
+    sys.exit("not refused")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(filter(None, sys.path))}, timeout=60)
+
+
+def test_the_package_is_light():
+    code = "import json, sys, tfkit.carbon, tfkit.carbon.card; print(json.dumps(sorted(sys.modules)))"
+    environment = {"PYTHONPATH": ":".join(filter(None, sys.path))}
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, timeout=60).stdout)
+    assert "tfkit.carbon.meter" in loaded
+    assert not {"torch", "codecarbon", "pandas", "numpy", "pydantic", "tfkit.carbon.probe"} & set(loaded)

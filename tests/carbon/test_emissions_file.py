@@ -1,0 +1,167 @@
+import csv
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tfkit.carbon.columns import installed_columns
+from tfkit.carbon.emissions_file import write_emissions
+from tfkit.carbon.ledger import Ledger, LedgerReader, tick_line
+from tfkit.carbon.reading import Totals
+
+PLACE = {"country_iso_code": "WLD", "country_name": "World", "text": "place unknown"}
+HEADER = {"kind": "header", "schema_version": 1, "run_id": "run", "node": 0, "project": "p", "place": PLACE, "pue": 1.0}
+
+
+def tick(phase, seconds, energy_wh):
+    totals = Totals(seconds, energy_wh, energy_wh / 2, 0, energy_wh / 2, energy_wh / 10)
+    return tick_line(1e9 + seconds, phase, seconds, totals, 1.0, "ok", None)
+
+
+def start_ledger(folder, attempt=1):
+    ledger = Ledger.create(folder / "carbon", 0, attempt)
+    ledger.append(HEADER | {"attempt": attempt})
+    return ledger
+
+
+def rows(folder):
+    with (folder / "emissions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def energy_wh(folder):
+    return sum(float(row["energy_consumed"]) for row in rows(folder)) * 1000
+
+
+@pytest.fixture
+def run(tmp_path):
+    start_ledger(tmp_path).append(tick("train", 3600, 50.0))
+    return tmp_path
+
+
+def test_units_and_columns_are_codecarbons(run):
+    write_emissions(run)
+    (row,) = rows(run)
+    assert tuple(row) == installed_columns()
+    assert float(row["energy_consumed"]) == pytest.approx(0.05)  # kWh
+    assert float(row["emissions"]) == pytest.approx(0.005)  # kg
+    assert float(row["cpu_power"]) == pytest.approx(25)
+    assert float(row["emissions_rate"]) == pytest.approx(0.005 / 3600)
+    assert (row["country_iso_code"], row["experiment_id"], row["project_name"]) == ("WLD", "run", "p")
+    assert (run / "emissions.csv").read_text().endswith("\n")
+
+
+def test_writing_again_changes_nothing(run):
+    write_emissions(run)
+    once = (run / "emissions.csv").read_bytes()
+    write_emissions(run)
+    assert (run / "emissions.csv").read_bytes() == once
+    assert sorted(path.name for path in run.iterdir()) == ["carbon", "emissions.csv"]
+
+
+def test_only_a_header_where_there_is_no_ledger(tmp_path):
+    write_emissions(tmp_path)
+    assert (tmp_path / "emissions.csv").read_text() == ",".join(installed_columns()) + "\n"
+
+
+def test_carbonboard_finds_the_columns_it_needs(run):
+    needed = "timestamp project_name duration emissions energy_consumed country_name country_iso_code region on_cloud "
+    needed += "cloud_provider cloud_region"
+    write_emissions(run)
+    (row,) = rows(run)
+    assert set(needed.split()) <= set(row)
+    assert row["country_iso_code"], "a blank code makes its regional view fail"
+    assert row["on_cloud"] == "N"
+
+
+def test_codecarbon_appends_to_our_file_and_its_row_is_kept(run):
+    from codecarbon.output_methods.emissions_data import EmissionsData
+    from codecarbon.output_methods.file import FileOutput
+
+    write_emissions(run)
+    foreign = dict.fromkeys(installed_columns(), 1.0) | {"run_id": "theirs", "country_name": 'Côte, "of" gold'}
+    FileOutput("emissions.csv", str(run)).out(EmissionsData(**foreign), None)
+    assert not list(run.glob("*.bak"))
+    ledger = start_ledger(run, attempt=2)
+    for index in (1, 2):
+        ledger.append(tick("train", index, index))
+        write_emissions(run)
+    assert [row["run_id"] == "theirs" for row in rows(run)] == [True, False, False]
+    assert rows(run)[0]["country_name"] == foreign["country_name"]
+    assert energy_wh(run) == pytest.approx(1000 + 50 + 2)
+
+
+def test_codecarbons_own_tracker_extends_the_file(run):
+    write_emissions(run)
+    code = "import codecarbon as c; t = c.OfflineEmissionsTracker(country_iso_code='FRA', output_dir='.'); t.start(); t.stop()"
+    subprocess.run([sys.executable, "-c", code], cwd=run, check=True, capture_output=True, timeout=120)
+    assert [row["country_iso_code"] for row in rows(run)] == ["WLD", "FRA"]
+    assert not list(run.glob("*.bak"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"run_id,emissions\nx,1\n", b"\xff\xfe\x00broken", b"a" * 200_000, b'"'],
+    ids=["empty", "blank", "foreign", "binary", "long", "quote"],
+)
+def test_what_cannot_be_merged_is_backed_up_once(run, content):
+    (run / "emissions.csv.bak").write_bytes(b"an older backup")
+    (run / "emissions.csv").write_bytes(content)
+    for _ in range(3):
+        write_emissions(run)
+    assert energy_wh(run) == pytest.approx(50)
+    assert (run / "emissions.csv.bak").read_bytes() == b"an older backup"
+    assert (run / "emissions.csv_0.bak").read_bytes() == content
+    assert len(list(run.glob("*.bak"))) == 2
+
+
+def test_a_torn_row_is_backed_up_and_the_others_are_kept(run):
+    columns = installed_columns()
+    whole = ",".join(["theirs" if name == "run_id" else "1" for name in columns])
+    content = ",".join(columns) + f"\n{whole}\n{whole[:20]}"
+    (run / "emissions.csv").write_text(content)
+    write_emissions(run)
+    assert len(rows(run)) == 2
+    assert (run / "emissions.csv.bak").read_text() == content
+
+
+def test_other_orders_of_the_same_columns_are_merged(run):
+    columns = list(reversed(installed_columns()))
+    (run / "emissions.csv").write_text(",".join(columns) + "\n" + ",".join(f"<{name}>" for name in columns) + "\n")
+    write_emissions(run)
+    assert rows(run)[0] == {name: f"<{name}>" for name in installed_columns()}
+    assert not list(run.glob("*.bak"))
+
+
+def _write_attempt(folder, attempt, barrier):
+    ledger, reader = start_ledger(folder, attempt), LedgerReader(folder / "carbon")
+    barrier.wait()
+    for index in range(1, 11):
+        ledger.append(tick("train", index, index * attempt))
+        write_emissions(folder, reader)
+
+
+def test_eight_writers_lose_no_row_and_tear_none(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(8)
+    writers = [context.Process(target=_write_attempt, args=(tmp_path, attempt, barrier)) for attempt in range(1, 9)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0] * 8
+    assert len(rows(tmp_path)) == 8
+    assert energy_wh(tmp_path) == pytest.approx(10 * sum(range(1, 9)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["carbon", "emissions.csv"]
+
+
+def test_a_failure_leaves_the_file_as_it_was(run, monkeypatch):
+    write_emissions(run)
+    before = (run / "emissions.csv").read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        write_emissions(run)
+    assert (run / "emissions.csv").read_bytes() == before
+    assert sorted(path.name for path in run.iterdir()) == ["carbon", "emissions.csv"]
