@@ -1,0 +1,219 @@
+"""tfkit evaluate on a tiny checkpoint: in this process where only the result matters, as a program where the process does."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tfkit.__main__ import main
+from tfkit.hub import save_model
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import build
+from tfkit.run.checkpoints import save_checkpoint
+from tfkit.tokenizer import train_byte_bpe
+
+TEXTS = ["the cat sat on the mat", "das Mädchen aß 🙂", "a cat and a hat and a mat " * 20]
+NO_CARBON = "carbon.enabled=false"
+RECIPE = """
+model: {preset: gpt2, decoder_layers: 2, dim: 24, num_heads: 3, context_length: 48}
+tokenizer: {vocab_size: 300}
+data: {train: [{path: PATH}], validation: VALIDATION}
+training: {steps: 1}
+evaluation: {batch_size: 3}
+"""
+
+
+def write_checkpoint(folder: Path, *, tokenizer: bool = True, weight: float | None = None) -> Path:
+    """A model folder with random weights; `weight` is put into the final norm."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = train_byte_bpe(TEXTS, 300, add_bos=True)
+    config = {
+        "vocab_size": trained.size,
+        "context_length": 48,
+        "decoder_layers": 2,
+        "dim": 24,
+        "hidden_dim": 44,
+        "num_heads": 3,
+        "position": {"kind": "learned"},
+        "norm": {"kind": "layer"},
+        "attention": {"qkv_bias": True, "out_bias": True},
+        "mlp": {"activation": "gelu_tanh", "bias": True},
+        "head": {"tied": True},
+        "init": {"std": 0.3},
+    }
+    model = build(ModelConfig.model_validate(config), seed=3)
+    if weight is not None:
+        model.decoder.norm.weight.data.fill_(weight)
+    save_model(folder, model.config, model.state_dict(), trained if tokenizer else None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("evaluate") / "model")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "body": text[:9]}) + "\n" for text in ["", *TEXTS]), encoding="utf-8")
+    return path
+
+
+def run(*arguments: object) -> int:
+    return main(["evaluate", *map(str, arguments), NO_CARBON])
+
+
+def metrics(capsys, *arguments: object) -> dict[str, float]:
+    assert run(*arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)["metrics"]
+
+
+def test_the_document(capsys, folder, data):
+    assert run("--from", folder, "--data", data, "--json", "evaluation.batch_size=2") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document.keys() == {
+        *("schema_version", "metrics", "examples", "tokens", "checkpoint", "data", "batch_size", "precision", "context_length"),
+        *("energy_kwh", "emissions_g"),
+    }
+    assert (document["schema_version"], document["examples"], document["batch_size"]) == (1, 3, 2)
+    assert document["checkpoint"] == str(folder)
+    assert document["data"][0]["name"].endswith("texts.jsonl")
+    assert document["tokens"] == document["metrics"]["target_tokens"] + 3
+    assert document["metrics"]["perplexity"] == pytest.approx(math.exp(document["metrics"]["loss"]))
+    assert document["energy_kwh"] is None  # not measured, which is not 0
+
+
+def test_the_table_and_nothing_else_on_stdout(capsys, folder, data):
+    assert run("--from", folder, "--data", data) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["loss", "perplexity", "bits per byte", "scored", "data", "checkpoint"]
+
+
+def test_predictions_add_up_to_the_result(capsys, folder, data, tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    found = metrics(capsys, "--from", folder, "--data", data, "--predictions", path)
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [row["place"] for row in rows] == [f"{data}:{line}" for line in (2, 3, 4)]
+    assert [row["bytes"] for row in rows] == [len(text.encode()) for text in TEXTS]
+    assert sum(row["tokens"] for row in rows) == found["target_tokens"]
+    assert sum(row["loss"] * row["tokens"] for row in rows) / found["target_tokens"] == pytest.approx(found["loss"])
+
+
+def test_settings_that_change_the_result(capsys, folder, data):
+    whole = metrics(capsys, "--from", folder, "--data", data)
+    assert metrics(capsys, "--from", folder, "--data", data, "evaluation.batch_size=1")["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+    assert metrics(capsys, "--from", folder, "--data", data, "evaluation.max_tokens=30")["target_tokens"] < whole["target_tokens"]
+    column = metrics(capsys, "--from", folder, "--data", data, "data.validation.0.text=body")
+    assert column["target_tokens"] < whole["target_tokens"]
+    rounded = metrics(capsys, "--from", folder, "--data", data, "evaluation.precision=bfloat16")["loss"]
+    assert rounded != whole["loss"]
+    assert rounded == pytest.approx(whole["loss"], rel=0.05)
+
+
+def write_recipe(path: Path, data: Path, validation: str) -> Path:
+    path.write_text(RECIPE.replace("PATH", json.dumps(str(data))).replace("VALIDATION", validation), encoding="utf-8")
+    return path
+
+
+def test_where_the_texts_come_from(capsys, folder, data, tmp_path):
+    """--data, else the recipe, else the recipe of the run that holds the checkpoint."""
+    expected = metrics(capsys, "--from", folder, "--data", data)
+    source = f"[{{path: {json.dumps(str(data))}}}]"
+    recipe = write_recipe(tmp_path / "recipe.yaml", data, source)
+    assert metrics(capsys, recipe, "--from", folder) == pytest.approx(expected)
+    assert metrics(capsys, "--from", folder, f"data.validation={source}") == pytest.approx(expected)
+
+    run_folder = tmp_path / "run"
+    checkpoint = save_checkpoint(run_folder / "checkpoints", 5, lambda path: write_checkpoint(path) and None)
+    write_recipe(run_folder / "recipe.yaml", data, source)
+    for place in (run_folder, checkpoint):
+        assert run("--from", place, "--json") == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["metrics"] == pytest.approx(expected)
+        assert document["batch_size"] == 3  # the run's own setting
+        assert document["checkpoint"] == str(checkpoint)
+
+    fraction = write_recipe(tmp_path / "fraction.yaml", data, "0.7")
+    assert 0 < metrics(capsys, fraction, "--from", folder)["target_tokens"] < expected["target_tokens"]
+    other = tmp_path / "other.txt"
+    other.write_text("the mat", encoding="utf-8")
+    assert metrics(capsys, recipe, "--from", folder, "--data", other)["target_tokens"] < expected["target_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("gates", "code"),
+    [
+        (["perplexity > 1e9"], 0),
+        (["perplexity > 2"], 8),
+        (["loss < 0", "bits_per_byte >= 0.1"], 8),
+        (["accuracy > 1"], 2),
+        (["perplexity"], 2),
+    ],
+)
+def test_gates(capsys, folder, data, gates, code):
+    assert run("--from", folder, "--data", data, *(word for gate in gates for word in ("--fail-if", gate)), "--json") == code
+    out, err = capsys.readouterr()
+    assert bool(out) is (code != 2)  # a wrong gate is found before anything is computed; a failed one comes after the result
+    assert ("quality gate failed" in err) is (code == 8)
+
+
+def test_nan_fails_any_gate(capsys, tmp_path, data):
+    broken = write_checkpoint(tmp_path / "broken", weight=math.nan)
+    assert run("--from", broken, "--data", data, "--fail-if", "loss < 0", "--json") == 8
+    document = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert document["metrics"]["loss"] is None
+    assert document["nonfinite"]["metrics.loss"] == "nan"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "there are no texts to score: give them as --data F, or a recipe"),
+        (["--data", "nowhere.jsonl"], 3, "nowhere.jsonl"),
+        (["training.steps=3"], 2, "training.steps: this command reads only the sections data, evaluation, carbon"),
+        (["evaluation.batch_sise=3"], 2, "did you mean batch_size"),
+        (["evaluation.batch_size=0"], 2, "must be greater than 0"),
+        (["one.yaml", "two.yaml"], 2, "takes one recipe, not one.yaml and two.yaml"),
+        (["nowhere.yaml"], 2, "nowhere.yaml: no such file"),
+        (["--predictions", "no/such/folder/p.jsonl"], 5, "does not exist; make it first"),
+        (["carbon.country=XXX"], 2, "XXX"),
+        (["--device", "abacus"], 2, "abacus"),
+    ],
+)
+def test_errors(capsys, folder, arguments, code, message):
+    data = [] if not arguments or "--data" in arguments else ["--data", str(Path(__file__))]
+    assert run("--from", folder, *data, *arguments) == code
+    out, err = capsys.readouterr()
+    assert message in err
+    assert not out
+    assert "Traceback" not in err
+
+
+def test_errors_of_the_checkpoint(capsys, tmp_path, data):
+    assert run("--from", tmp_path / "nowhere", "--data", data) == 4
+    bare = write_checkpoint(tmp_path / "bare", tokenizer=False)
+    assert run("--from", bare, "--data", data) == 4
+    assert "no tokenizer.json here" in capsys.readouterr().err
+
+
+def test_with_run_the_result_and_the_energy_stay(capsys, folder, data, tmp_path):
+    assert main(["evaluate", "--from", str(folder), "--data", str(data), "--run", str(tmp_path / "kept"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    receipt = json.loads((tmp_path / "kept" / "run.json").read_text())
+    assert receipt["status"] == "finished"
+    assert receipt["result"]["metrics"] == document["metrics"]
+    assert "country_iso_code" in (tmp_path / "kept" / "emissions.csv").read_text()
+
+
+def test_the_program(folder, data):
+    """The real process: its exit code, and stdout with the one document."""
+    command = [sys.executable, "-m", "tfkit", "evaluate", "--from", folder, "--data", data, "--json", "--fail-if", "loss > 0", NO_CARBON]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 8
+    assert json.loads(done.stdout)["metrics"]["loss"] > 0
+    assert "Traceback" not in done.stderr
