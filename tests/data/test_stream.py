@@ -126,7 +126,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
 def test_batches_do_not_show_in_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"text number {i} " * (i % 7 + 1) for i in range(50)]
     whole = stream_of(tmp_path, texts)
-    monkeypatch.setattr(build, "BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(build, "BATCH", 100)
     monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "other"))
     pieces = stream_of(tmp_path, texts)
     assert not pieces.cached
@@ -165,7 +165,7 @@ def test_a_bad_row_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
 
 
 def test_progress_may_stop_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "BATCH_CHARACTERS", 10)
+    monkeypatch.setattr(build, "BATCH", 10)
     told: list[int] = []
 
     def stop(count: int) -> None:
@@ -185,7 +185,7 @@ import sys, time
 from tfkit.data import build, open_source, token_stream
 from tfkit.recipe.schema import SourceSection
 from tfkit.tokenizer import train_byte_bpe
-build.BATCH_CHARACTERS = 1000
+build.BATCH = 1000
 tokenizer = train_byte_bpe(["some text, some words\\n" * 20], 300, add_bos=True)
 def progress(count):
     if sys.argv[2] == "slow":

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkit.tokenizer import train_byte_bpe
-from tfkit.tokenizer.pieces import has_safe_cuts, pieces
+from tfkit.tokenizer.pieces import batches, has_safe_cuts, pieces
 
 TOKENIZER = train_byte_bpe(["it's  12 o'clock\n\n  and all is   well " * 30], 320, add_bos=False)
 AWKWARD = st.text(alphabet="ab1 \n\t'sd!é世\x1c\xa0<|>", max_size=200)
@@ -29,6 +29,11 @@ def test_a_text_of_several_pieces_encodes_as_one() -> None:
     text = "some words and 12\n" * 40_000
     ids = TOKENIZER.encode_texts([text, "", "a"])
     assert ids == [TOKENIZER.backend.encode(part).ids for part in (text, "", "a")]
+
+
+def test_batches_hold_every_item_in_order() -> None:
+    assert list(batches(["ab", "c", "defg", "h"], len, 3)) == [["ab", "c"], ["defg"], ["h"]]
+    assert list(batches([], len, 3)) == []
 
 
 def test_only_gpt2s_own_splitting_is_known_to_be_safe() -> None:

@@ -1,20 +1,20 @@
 """Writes the folder of a token stream: batches of text are tokenized by all threads at once, and their ids appended to the file."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from tfkit.data.rows import Row, Source
+from tfkit.data.rows import Source
 from tfkit.errors import DataError
 from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.pieces import BATCH, batches
 
 STREAM_VERSION = 1  # part of the fingerprint: raise it when the same text and tokenizer give another stream
 INDEX = "index.json"
-BATCH_CHARACTERS = 4_000_000  # 8 million are no faster and take twice the memory, about 150 MB
 
 
 def write_stream(folder: Path, source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None) -> None:
@@ -22,7 +22,8 @@ def write_stream(folder: Path, source: Source, tokenizer: Tokenizer, progress: C
     with ExitStack() as files:
         tokens, starts, text_bytes = (files.enter_context((folder / name).open("wb")) for name in _FILES)
         writer = _Writer(tokenizer, tokens, starts, text_bytes)
-        for texts in _batches(source.rows()):
+        texts_of_rows = (row.text for row in source.rows() if row.text)
+        for texts in batches(texts_of_rows, len, BATCH):
             writer.append(texts)
             if progress is not None:
                 progress(writer.last_bytes)
@@ -64,11 +65,14 @@ class _Writer:
 
     def append(self, texts: list[str]) -> None:
         """Add a document for each text."""
-        documents = self.tokenizer.encode_texts(texts)
+        documents = self.tokenizer.encode_arrays(texts)
         sizes = np.fromiter((len(text.encode()) for text in texts), dtype="<i8", count=len(texts))
-        scored = sizes if self.tokenizer.prefix else sizes - [self.tokenizer.token_bytes(ids[0]) if ids else 0 for ids in documents]
-        lengths = np.fromiter((len(ids) + len(self.separator) for ids in documents), dtype="<i8", count=len(documents))
-        ids = np.fromiter((token for ids in documents for token in (*ids, *self.separator)), dtype=self.dtype, count=int(lengths.sum()))
+        scored = sizes
+        if not self.tokenizer.prefix:  # then a text's first id is no target
+            scored = sizes - [self.tokenizer.token_bytes(ids[0]) if len(ids) else 0 for ids in documents]
+        separator = np.array(self.separator, self.dtype)
+        ids = np.concatenate([part for document in documents for part in (document, separator)]).astype(self.dtype)
+        lengths = np.fromiter(map(len, documents), dtype="<i8", count=len(documents)) + len(separator)
         tokens, starts, text_bytes = self.files
         tokens.write(ids.tobytes())
         starts.write((self.position + np.cumsum(lengths) - lengths).astype("<i8").tobytes())
@@ -87,19 +91,3 @@ class _Writer:
             tokens.write(np.array(self.closing, dtype=self.dtype).tobytes())
             self.position += len(self.closing)
             self.max_id = max([self.max_id, *self.closing])
-
-
-def _batches(rows: Iterable[Row]) -> Iterator[list[str]]:
-    """Texts in lists of about BATCH_CHARACTERS; empty texts are no documents."""
-    texts: list[str] = []
-    size = 0
-    for row in rows:
-        if not row.text:
-            continue
-        texts.append(row.text)
-        size += len(row.text)
-        if size >= BATCH_CHARACTERS:
-            yield texts
-            texts, size = [], 0
-    if texts:
-        yield texts

@@ -4,10 +4,13 @@ The `tokenizers` library holds about 200 bytes a token while it encodes, so a te
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
 
 PIECE = 1 << 18  # characters
+BATCH = 1 << 22  # characters: twice as many are no faster and take twice the memory, about 150 MB
 
 # No token of GPT-2's pattern holds whitespace after anything else, so the place between the two is always a border.
 _BORDER = re.compile(r"[0-9A-Za-z](?=[ \n])")
@@ -37,3 +40,17 @@ def pieces(text: str, length: int = PIECE) -> Iterator[str]:
         start = border.end()
     if start < len(text) or not text:
         yield text[start:]
+
+
+def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
+    """The items in lists, each closed by the item that brings it to `limit`."""
+    batch: list[Item] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += size(item)
+        if total >= limit:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch

@@ -8,22 +8,24 @@ the setting says, so its ids always equal AutoTokenizer's; the tokenizers that t
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 
-from tfkit.tokenizer.pieces import has_safe_cuts, pieces
+from tfkit.tokenizer.pieces import BATCH, batches, has_safe_cuts, pieces
 
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """Frozen; two threads may share it. `size` is the largest id + 1, what an embedding needs."""
+    """Frozen; threads may share it. Equality is told by fingerprints. `size` is the largest id + 1, what an embedding needs."""
 
     backend: tokenizers.Tokenizer
     bos_id: int | None
@@ -61,11 +63,14 @@ class Tokenizer:
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, special tokens as the tokenizer's own template puts them and nowhere else (but see this module's docstring)."""
+        return [ids.tolist() for ids in self.encode_arrays(texts)]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """The ids of `encode_texts` as arrays, a ninth of the memory; long texts pass through the library in parts (pieces.py)."""
         cut = [list(pieces(text)) if self._has_safe_cuts else [text] for text in texts]
-        # encode_batch_fast leaves the offsets out: 1.6 times the speed; the rust threads work in parallel over the batch.
-        encodings = self.backend.encode_batch_fast([piece for parts in cut for piece in parts], add_special_tokens=False)
-        ids = (encoding.ids for encoding in encodings)
-        return [[*self.prefix, *chain.from_iterable(islice(ids, len(parts))), *self.suffix] for parts in cut]
+        encoded = self._encode(piece for parts in cut for piece in parts)
+        prefix, suffix = (np.array(ids, np.uint32) for ids in self._template)
+        return [np.concatenate([prefix, *islice(encoded, len(parts)), suffix]) for parts in cut]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of ids, as AutoTokenizer's decode; bytes that are not whole characters become U+FFFD."""
@@ -91,6 +96,13 @@ class Tokenizer:
         digest.update(json.dumps([self.backend.encode_special_tokens, self.bos_id, self.eos_id]).encode())
         return digest.hexdigest()
 
+    def _encode(self, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
+        """Bare ids, a batch at a time, over which the rust threads work in parallel."""
+        for batch in batches(texts, len, BATCH):
+            # encode_batch_fast leaves the offsets out: 1.6 times the speed.
+            for encoding in self.backend.encode_batch_fast(batch, add_special_tokens=False):
+                yield np.array(encoding.ids, np.uint32)
+
     @cached_property
     def _template(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         probe = self.backend.encode("x")
@@ -100,7 +112,8 @@ class Tokenizer:
 
     @cached_property
     def _byte_level(self) -> bool:
-        return '"ByteLevel"' in str(json.loads(self.tokenizer_json).get("decoder")).replace("'", '"')
+        decoder = json.loads(self.tokenizer_json).get("decoder") or {}
+        return "ByteLevel" in [decoder.get("type"), *(step.get("type") for step in decoder.get("decoders", ()))]
 
     @cached_property
     def _has_safe_cuts(self) -> bool:
