@@ -117,7 +117,9 @@ class Progress(Protocol):
 
 
 class Live(Protocol):
-    """What `live` hands out."""
+    """What `live` hands out; `terminal` says whether an update replaces the line before, or adds one."""
+
+    terminal: bool
 
     def update(self, fields: Mapping[str, Any]) -> None:
         """Show these fields, in this order; see `format_fields`."""
@@ -178,7 +180,7 @@ class _Counter:
 
 class _LiveLine:
     def __init__(self, show: _Shower):
-        self.show = show
+        self.show, self.terminal = show, show.terminal
 
     def update(self, fields: Mapping[str, Any]) -> None:
         step, steps = fields.get("step"), fields.get("steps")

@@ -75,9 +75,7 @@ class ModelConfig(Data):
     context_length: int = Field(gt=0, description="The longest sequence, in tokens.")
     decoder_layers: int = Field(gt=0, description="Blocks in the decoder stack.")
     dim: int = Field(gt=0, description="Width of the residual stream.")
-    hidden_dim: int = Field(
-        gt=0, description="Width inside the MLP; null: 4 dim, or, gated, 8/3 dim rounded up to a multiple of 256."
-    )
+    hidden_dim: int = Field(gt=0, description="Width inside the MLP; null: 4 dim, or, gated, 8/3 dim rounded up to a multiple of 256.")
     num_heads: int = Field(gt=0, description="Query heads.")
     num_kv_heads: int = Field(gt=0, description="Key and value heads, each shared by num_heads / num_kv_heads queries; null: num_heads.")
     head_dim: int = Field(gt=0, description="Width of a head; null: dim / num_heads.")

@@ -1,11 +1,11 @@
 r"""Who sees whom. A mask is built once a forward and handed to every layer; None stands for plain causal attention.
 
-    causal        documents "ab|cde" packed       left padding "..abc"
-    1 . . . .     1 . . . .                       1 . . . .     (a padding position sees only itself,
-    1 1 . . .     1 1 . . .                       . 1 . . .      so that no row of the softmax is empty)
-    1 1 1 . .     . . 1 . .                       . . 1 . .
-    1 1 1 1 .     . . 1 1 .                       . . 1 1 .
-    1 1 1 1 1     . . 1 1 1                       . . 1 1 1
+causal        documents "ab|cde" packed       left padding "..abc"
+1 . . . .     1 . . . .                       1 . . . .     (a padding position sees only itself,
+1 1 . . .     1 1 . . .                       . 1 . . .      so that no row of the softmax is empty)
+1 1 1 . .     . . 1 . .                       . . 1 . .
+1 1 1 1 .     . . 1 1 .                       . . 1 1 .
+1 1 1 1 1     . . 1 1 1                       . . 1 1 1
 """
 
 import torch

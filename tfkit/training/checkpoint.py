@@ -1,6 +1,6 @@
 """training_state/ of a checkpoint: what only resuming needs. Tensors as safetensors, the rest as strict JSON: reading it can run no code.
 
-The folder around it (complete or absent, newest, best, damaged) is tfkit/run/checkpoints.py; its names are offered here too, for the loop.
+The folder around it (complete or absent, newest, best, damaged) is tfkit/run/checkpoints.py.
 """
 
 from pathlib import Path
@@ -12,37 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from tfkit.errors import ModelError
 from tfkit.run import strict_json
-from tfkit.run.checkpoints import (
-    best_checkpoint,
-    checkpoints,
-    clear_leftovers,
-    free_space_for,
-    newest_checkpoint,
-    newest_good,
-    prune,
-    read_best,
-    record_best,
-    save_checkpoint,
-    step_of,
-)
-from tfkit.run.manifest import verify
-
-__all__ = [
-    "best_checkpoint",
-    "checkpoints",
-    "clear_leftovers",
-    "free_space_for",
-    "load_training_state",
-    "newest_checkpoint",
-    "newest_good",
-    "prune",
-    "read_best",
-    "record_best",
-    "save_checkpoint",
-    "save_training_state",
-    "step_of",
-    "verify",
-]
 
 FOLDER = "training_state"
 _TENSORS = "optimizer.safetensors"

@@ -24,7 +24,9 @@ def pick_device(name: str | None) -> torch.device:
         raise UsageError(f"--device {name}: not a device; use cpu, cuda, cuda:0, mps or auto") from None
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device.type, False)
     if not there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise MachineError(f"--device {name}: this machine or this build of PyTorch has no such device; leave --device out to use what is there")
+        raise MachineError(
+            f"--device {name}: this machine or this build of PyTorch has no such device; leave --device out to use what is there"
+        )
     return device
 
 

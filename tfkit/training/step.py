@@ -23,13 +23,15 @@ class StepReport:
     losses: dict[str, float]
     grad_norm: float
     lr: float
-    targets: int
+    tokens: int  # positions that went through the model
 
 
 class Stepper:
     """Takes steps: forward and backward of each micro-batch, then clip, check, update."""
 
-    def __init__(self, model: Transformer, objective: Objective, weights: Weights, optimizer: Optimizer, *, device: torch.device, seed: int):
+    def __init__(
+        self, model: Transformer, objective: Objective, weights: Weights, optimizer: Optimizer, *, device: torch.device, seed: int
+    ):
         self.model, self.objective, self.weights, self.optimizer = model, objective, weights, optimizer
         self.device, self.seed = device, seed
 
@@ -58,7 +60,7 @@ class Stepper:
             )
         self.optimizer.step(lr_factor)
         self.weights.publish()
-        return StepReport(loss, means, grad_norm, self.optimizer.section.lr * lr_factor, sum(counts.values()))
+        return StepReport(loss, means, grad_norm, self.optimizer.section.lr * lr_factor, sum(b.input_ids.numel() for b in batches))
 
     def _clip(self) -> float:
         """The 2-norm of the whole gradient; longer than clip_norm, it is scaled down to it."""

@@ -1,0 +1,65 @@
+"""tfkit pretrain: a model from random weights."""
+
+import sys
+from pathlib import Path
+
+from tfkit.cli import options
+
+
+def pretrain(
+    recipe: options.Recipe,
+    overrides: options.Overrides = None,
+    run: options.RunFolder = None,
+    resume: options.Resume = False,
+    exact: options.Exact = False,
+    force: options.Force = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume goes on from it."""
+    from tfkit import console
+    from tfkit.carbon import Meter, resolve_place
+    from tfkit.cli import crash
+    from tfkit.cli.results import show_training_result
+    from tfkit.cli.resume import check_resumable, finished_result
+    from tfkit.recipe import dump_recipe, model_config, read_recipe
+    from tfkit.run.folder import RunFolder
+    from tfkit.run.signals import StopSignals
+
+    resolved = read_recipe(recipe, overrides or ())
+    resolve_place(resolved.recipe.carbon)
+    path = run or Path("runs") / resolved.name
+    with (
+        StopSignals() as signals,
+        RunFolder.open(path, resume=resume, command=["tfkit", *sys.argv[1:]], name=path.resolve().name, warn=console.warn) as folder,
+    ):
+        crash.set_folder(folder.path)
+        check_resumable(folder, resolved.recipe)
+        if (result := finished_result(folder, resolved.recipe)) is not None:
+            console.say(f"{folder.path}: this run is finished; here is its result again")
+            show_training_result(result, json)
+            return
+        meter = Meter.start(resolved.recipe.carbon, folder=folder.path, run_id=folder.run_id, attempt=folder.attempt, project=resolved.name)
+        try:
+            import torch
+
+            from tfkit.cli.training import RunContext, TrainingRun, prepare_data
+            from tfkit.model.transformer import build
+            from tfkit.training.device import pick_device
+
+            if threads is not None:
+                torch.set_num_threads(threads)
+            context = RunContext(resolved.recipe, folder, signals, meter, pick_device(device))
+            data = prepare_data(context)
+            config = model_config(resolved.recipe.model, data.tokenizer.size)
+            folder.recipe.write_text(dump_recipe(resolved.recipe, config), encoding="utf-8")
+            model = build(config, resolved.recipe.training.seed)
+            training = TrainingRun(context, data, model, kind="pre-training", family=resolved.recipe.model.preset, exact=exact, force=force)
+            training.run()
+        finally:
+            reading = meter.stop()
+            if warning := meter.warning():
+                console.warn(warning)
+        show_training_result(training.finish(reading), json)

@@ -1,0 +1,22 @@
+"""The result of a training on stdout."""
+
+from typing import Any
+
+from tfkit import console
+
+
+def show_training_result(result: dict[str, Any], as_json: bool) -> None:
+    """As one document, or as a few lines for people."""
+    if as_json:
+        console.json(result)
+        return
+    loss, evaluation, energy = result["loss"], result["evaluation"], result["energy_kwh"]
+    rows = {
+        "checkpoint": result["checkpoint"],
+        "trained": f"{result['steps']:,} steps, {console.format_count(result['tokens'])} tokens in {console.format_seconds(result['seconds'])}",
+        "loss": f"{loss:.4f}" if loss is not None else "",
+        "validation": "  ".join(f"{name} {value:.4g}" for name, value in evaluation.items() if name != "target_tokens"),
+        "energy": f"{console.format_energy(1000 * energy)}, {console.format_mass(result['emissions_g'])} CO2e" if energy else "",
+    }
+    width = max(map(len, rows))
+    console.result("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items() if value))
