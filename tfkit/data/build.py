@@ -15,6 +15,7 @@ from tfkit.tokenizer.pieces import BATCH, batches
 
 STREAM_VERSION = 1  # part of the fingerprint: raise it when the same text and tokenizer give another stream
 INDEX = "index.json"
+_FILES = ("tokens.bin", "starts.bin", "text_bytes.bin")
 
 
 def write_stream(folder: Path, source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None) -> None:
@@ -22,8 +23,7 @@ def write_stream(folder: Path, source: Source, tokenizer: Tokenizer, progress: C
     with ExitStack() as files:
         tokens, starts, text_bytes = (files.enter_context((folder / name).open("wb")) for name in _FILES)
         writer = _Writer(tokenizer, tokens, starts, text_bytes)
-        texts_of_rows = (row.text for row in source.rows() if row.text)
-        for texts in batches(texts_of_rows, len, BATCH):
+        for texts in batches((row.text for row in source.rows() if row.text), len, BATCH):
             writer.append(texts)
             if progress is not None:
                 progress(writer.last_bytes)
@@ -44,9 +44,6 @@ def write_stream(folder: Path, source: Source, tokenizer: Tokenizer, progress: C
         "files": {name: (folder / name).stat().st_size for name in _FILES},
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-_FILES = ("tokens.bin", "starts.bin", "text_bytes.bin")
 
 
 class _Writer:

@@ -81,9 +81,8 @@ class Tokenizer:
         token = self.backend.id_to_token(int(token_id))
         if token is None:
             raise ValueError(f"token id {token_id} is not in the vocabulary of {self.size} entries")
-        added = self.backend.get_added_tokens_decoder().get(int(token_id))
-        if added is not None:
-            return len(added.content.encode())
+        if token in self._added:
+            return len(token.encode())
         if self._byte_level:
             return len(token)  # one character a byte, in GPT-2's alphabet
         if _BYTE_FALLBACK.fullmatch(token):
@@ -109,6 +108,10 @@ class Tokenizer:
         first = next((i for i, special in enumerate(probe.special_tokens_mask) if not special), len(probe.ids))
         last = first + probe.special_tokens_mask.count(0)
         return tuple(probe.ids[:first]), tuple(probe.ids[last:])
+
+    @cached_property
+    def _added(self) -> frozenset[str]:
+        return frozenset(added.content for added in self.backend.get_added_tokens_decoder().values())
 
     @cached_property
     def _byte_level(self) -> bool:
