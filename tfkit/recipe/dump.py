@@ -4,9 +4,21 @@ import io
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import SafeRepresenter
 
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.schema import Recipe
+
+
+class _Representer(SafeRepresenter):
+    """Quotes whatever is not plain: the emitter alone would fold line breaks of other scripts into spaces."""
+
+    def represent_str(self, data: str) -> Any:
+        """A text; one with characters that do not print in double quotes, where each has an escape."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
+_Representer.add_representer(str, _Representer.represent_str)
 
 
 def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
@@ -16,6 +28,7 @@ def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
     if recipe.tokenizer.path is not None:
         document["tokenizer"] = {"path": recipe.tokenizer.path}  # the fields of training beside it would not be read
     yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
     yaml.representer.sort_base_mapping_type_on_output = False
     yaml.default_flow_style = None  # lists and sections of scalars on one line
     yaml.allow_unicode = True

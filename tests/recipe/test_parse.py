@@ -1,0 +1,117 @@
+import math
+import time
+
+import pytest
+
+from tfkit.recipe.parse import MAX_DEPTH, parse, read_scalar
+from tfkit.recipe.problems import RecipeError
+from tfkit.recipe.tree import plain
+
+
+def data(text: str) -> object:
+    tree, problems = parse(text, "f.yaml")
+    assert not problems
+    assert tree is not None
+    return plain(tree)
+
+
+def message(text: str) -> str:
+    """What is said of a text that cannot be read, or that can but must not."""
+    try:
+        _, problems = parse(text, "f.yaml")
+    except RecipeError as error:
+        return str(error)
+    assert problems
+    return "\n".join(map(str, problems))
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1E4", 1e4),
+        ("3e8", 3e8),
+        (".5", 0.5),
+        ("-1.", -1.0),
+        ("+7", 7),
+        ("010", 10),
+        ("0o17", 15),
+        ("0xff", 255),
+        ("no", "no"),
+        ("yes", "yes"),
+        ("off", "off"),
+        ("y", "y"),
+        ("True", True),
+        ("false", False),
+        ("~", None),
+        ("null", None),
+        ("", None),
+        ("1_000", "1_000"),
+        ("12:30", "12:30"),
+        ("2001-01-01", "2001-01-01"),
+        ("1e", "1e"),
+        ("٣", "٣"),  # a digit, but not one of YAML's
+        ("<<", "<<"),
+        ("-.inf", -math.inf),
+        (".INF", math.inf),
+    ],
+)
+def test_scalars_follow_the_core_schema_of_yaml_1_2(written: str, value: object) -> None:
+    read = read_scalar(written)
+    assert read == value
+    assert type(read) is type(value)
+    if written:
+        assert data(f"a: {written}") == {"a": value}
+
+
+def test_nan_is_a_number_and_quotes_make_text() -> None:
+    nan = read_scalar(".NaN")
+    assert isinstance(nan, float)
+    assert math.isnan(nan)
+    assert data("a: '1'\nb: \"true\"\nc: |\n  \t1\n") == {"a": "1", "b": "true", "c": "\t1\n"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a:\n\tb: 1\n", "f.yaml:2:1: a tab; YAML indents with spaces only"),
+        ("a:\n  b: 1\n\tc: 2\n", "f.yaml:3:1: a tab; YAML indents with spaces only"),
+        ("a: 1\nb: 2\na: 3\n", "f.yaml:3:1: a: given twice, first at f.yaml:1:1; remove one"),
+        ("s: {a: 1, a: 2}\n", "f.yaml:1:11: s.a: given twice, first at f.yaml:1:5; remove one"),
+        ("a: !!python/object:os.system x\n", "f.yaml:1:4: a: the tag tag:yaml.org,2002:python/object:os.system"),
+        ("a: !!int '3'\n", "f.yaml:1:4: a: the tag tag:yaml.org,2002:int"),
+        ("a: [x, !foo {}]\n", "f.yaml:1:8: a.1: the tag !foo"),
+        ("a: *b\n", "f.yaml:1:4: *b: there is no &b before it"),
+        ("a: &b [1, *b]\n", "f.yaml:1:11: *b stands inside &b itself"),
+        ("a: 1\n---\nb: 2\n", "f.yaml:2:1: a second document"),
+        ("? [1, 2]\n: 3\n", "f.yaml:1:3: a field is named by a word"),
+        ("a: b: c\n", "f.yaml:1:5: not YAML: mapping values are not allowed here"),
+        ("a: 1\nb: x\x01y\n", "f.yaml:2:5: the control character '\\x01'"),
+        ('a: "\\ud800"\n', "f.yaml:1:4: half a character"),
+        ("a: 99999999999999999999\n", "f.yaml:1:4: a: the number is too large"),
+        ("a: " + "9" * 5000, "f.yaml:1:4: a: the number is too large"),
+        ('a: "\\UFFFFFFFF"\n', "not YAML"),
+        ("[" * 1000, f"f.yaml:1:{MAX_DEPTH + 1}: nested deeper than {MAX_DEPTH} levels"),
+        ("a: [" + "1," * 50_000 + "]", "more than 20,000 values"),
+    ],
+)
+def test_what_is_not_a_recipe_is_refused_at_its_place(text: str, expected: str) -> None:
+    assert expected in message(text)
+
+
+def test_an_alias_bomb_is_refused_at_once() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    begin = time.perf_counter()
+    assert "aliases counted as often as they stand" in message("\n".join(lines))
+    assert time.perf_counter() - begin < 1
+
+
+def test_an_alias_is_a_value_of_its_own() -> None:
+    tree, _ = parse("a: &x {b: 1}\nc: *x\n", "f.yaml")
+    assert plain(tree) == {"a": {"b": 1}, "c": {"b": 1}}  # type: ignore[arg-type]
+    assert tree.values["a"] is not tree.values["c"]  # type: ignore[union-attr]
+
+
+def test_all_duplicates_come_at_once() -> None:
+    assert message("a: 1\na: 2\nb: {c: 1, c: 2}\n").count("given twice") == 2

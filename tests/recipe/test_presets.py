@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+
+from tfkit.errors import UsageError
+from tfkit.families import PRESETS
+from tfkit.model.config import Learned, Rotary
+from tfkit.recipe import RecipeError, model_config, read_recipe
+from tfkit.recipe.presets import merge, model_problems
+from tfkit.recipe.schema import ModelSection
+from tfkit.recipe.tree import Mapping, Place
+
+REST = "\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 1}\n"
+
+
+def section(**changes: object) -> ModelSection:
+    return ModelSection.model_validate(changes)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_a_model(preset: str) -> None:
+    config = model_config(section(preset=preset), 500)
+    assert config.vocab_size == 500
+    assert config.dim == PRESETS[preset][1]["dim"]
+
+
+def test_changes_go_into_the_preset_field_by_field() -> None:
+    config = model_config(section(preset="llama2-7b", dim=96, num_heads=6, mlp={"bias": True}, position={"theta": 5.0}), 500)
+    assert (config.dim, config.head_dim, config.hidden_dim) == (96, 16, 256)
+    assert config.mlp.bias
+    assert config.mlp.gated
+    assert config.position == Rotary(kind="rotary", theta=5.0)
+
+
+def test_another_kind_replaces_the_section() -> None:
+    assert model_config(section(preset="llama2-7b", position={"kind": "learned"}), 500).position == Learned(kind="learned")
+    base = {"position": {"kind": "rotary", "theta": 3.0}}
+    assert merge(base, {"position": {"kind": "rotary"}}) == base
+    assert merge(base, {"position": {"kind": "learned"}}) == {"position": {"kind": "learned"}}
+    assert base == {"position": {"kind": "rotary", "theta": 3.0}}
+
+
+def test_a_stated_vocabulary_stands_and_must_hold_the_tokenizer() -> None:
+    assert model_config(section(preset="gpt2", vocab_size=512), 500).vocab_size == 512
+    with pytest.raises(UsageError, match=r"model.vocab_size is 512, but the tokenizer has 600 entries"):
+        model_config(section(preset="gpt2", vocab_size=512), 600)
+
+
+def test_a_full_description(tmp_path: Path) -> None:
+    path = tmp_path / "full.yaml"
+    full = "{context_length: 8, decoder_layers: 1, dim: 6, num_heads: 3, position: {kind: learned}, norm: {kind: rms}, mlp: {activation: relu}, "
+    path.write_text(f"model: {full} head: {{tied: true}}}}{REST}", encoding="utf-8")
+    config = model_config(read_recipe(str(path)).recipe.model, 300)
+    assert (config.hidden_dim, config.head_dim, config.num_kv_heads) == (24, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("{}", ["1:1: model: needs a preset (gpt2, "]),
+        ("{preset: gtp2, dmi: 3}", ["1:17: model.preset: 'gtp2' is none of ", "1:23: model.dmi: unknown, did you mean dim"]),
+        ("{preset: 3}", ["1:17: model.preset: must be text, not 3"]),
+        ("gpt2", ["1:8: model: must be a section of fields, not the text 'gpt2'"]),
+        ("{preset: gpt2, n_embd: 3}", ["1:23: model.n_embd: unknown, did you mean dim"]),
+        ("{preset: gpt2, steps: 3}", ["1:23: model.steps: unknown here; it belongs to training"]),
+        (
+            "{preset: gpt2, dim: 100, num_heads: 7, layers: 3, norm: {eps: x}}",
+            [
+                "1:1: model: dim 100 is not divisible by num_heads 7",
+                "1:47: model.layers: unknown, did you mean decoder_layers",
+                "1:70: model.norm.eps: must be a number, not the text 'x'",
+            ],
+        ),
+        ("{preset: llama-7b, head_dim: 5}", ["1:1: model: head_dim 5 is odd"]),
+        ("{preset: gpt2, position: {theta: 3}}", ["1:34: model.position.theta: unknown"]),
+        ("{preset: gpt2, position: rotary}", ["1:33: model.position: "]),
+        ("{preset: gpt2, dim: .nan}", ["1:28: model.dim: must be a whole number, not nan"]),
+        ("{preset: gpt2, dropout: }", ["1:23: model.dropout: is empty"]),
+    ],
+)
+def test_errors_of_the_model_stand_where_they_are_written(tmp_path: Path, model: str, expected: list[str]) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(f"model: {model}{REST}", encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(str(path))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(expected), lines
+    for line, begin in zip(lines, expected, strict=True):
+        assert line.startswith(f"{path}:{begin}")
+
+
+def test_a_missing_width_is_said_once() -> None:
+    problems = model_problems({"num_heads": 3}, 300, Mapping(Place("f", 1, 1)))
+    paths = {problem.path[-1] for problem in problems}
+    assert "dim" in paths
+    assert not paths & {"hidden_dim", "head_dim", "num_kv_heads"}

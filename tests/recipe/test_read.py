@@ -1,0 +1,215 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from tfkit.errors import UsageError
+from tfkit.recipe import RecipeError, find_recipe, read_recipe
+from tfkit.recipe.schema import AdamWSection, MuonSection
+
+MINIMAL = """\
+model: {preset: gpt2}
+data:
+  train: [{stdlib: true}]
+training: {steps: 10}
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "r.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def errors(folder: Path, text: str, *overrides: str) -> list[str]:
+    """The lines of the error, without the folder."""
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(write(folder, text), overrides)
+    return str(caught.value).replace(f"{folder}/", "").splitlines()
+
+
+def test_a_minimal_recipe(tmp_path: Path) -> None:
+    resolved = read_recipe(write(tmp_path, MINIMAL))
+    assert resolved.name == "r"
+    assert resolved.path == tmp_path / "r.yaml"
+    assert resolved.recipe.training.steps == 10
+    assert resolved.recipe.optimizer == AdamWSection()
+
+
+def test_a_union_without_its_kind_is_of_the_default_kind(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "optimizer: {lr: 1e-3, betas: [0.9, 0.99]}\n")
+    assert read_recipe(path).recipe.optimizer == AdamWSection(lr=1e-3, betas=(0.9, 0.99))
+    assert isinstance(read_recipe(path, ["optimizer.kind=muon"]).recipe.optimizer, MuonSection)
+
+
+def test_an_int_serves_as_a_float_and_nothing_else_is_converted(tmp_path: Path) -> None:
+    assert read_recipe(write(tmp_path, MINIMAL + "optimizer: {lr: 1}\n")).recipe.optimizer.lr == 1.0
+    found = errors(
+        tmp_path,
+        MINIMAL
+        + "tokenizer: {vocab_size: '300', add_bos: 1}\nschedule: {warmup_steps: 1.0}\ngeneration: {stop: [3]}\ncarbon: {pue: yes}\n",
+    )
+    assert found == [
+        "r.yaml:5:25: tokenizer.vocab_size: must be a whole number, not the text '300'; remove the quotes",
+        "r.yaml:5:41: tokenizer.add_bos: must be true or false, not 1",
+        "r.yaml:6:26: schedule.warmup_steps: must be a whole number, not 1.0; write 1",
+        "r.yaml:7:21: generation.stop.0: must be text, not 3; put it in quotes",
+        "r.yaml:8:15: carbon.pue: must be a number, not the text 'yes'",
+    ]
+
+
+def test_every_error_at_once_at_its_place(tmp_path: Path) -> None:
+    text = """\
+# nested, listed, in flow style
+model:
+  preset: gpt2
+  dmi: 64
+  norm:
+    epz: 1e-5
+  position: {kind: rotery}
+data:
+  train:
+    - stdlib: true
+    - path: a.txt
+      tekst: body
+    - {path: b.txt, hub: o/n}
+  validation: often
+optimizer: {kind: adamw, lr: 0, betas: [0.9, 1.5], wait_decay: 1}
+schedule:
+  kind: cosin
+training:
+  learning_rate: 3
+  seed: -1
+evaluation:
+fo: 1
+"""
+    assert errors(tmp_path, text) == [
+        "r.yaml:4:3: model.dmi: unknown, did you mean dim",
+        "r.yaml:6:5: model.norm.epz: unknown, did you mean eps",
+        "r.yaml:7:20: model.position.kind: 'rotery' is none of learned, rotary; did you mean rotary",
+        "r.yaml:12:7: data.train.1.tekst: unknown, did you mean text",
+        "r.yaml:13:7: data.train.2: a source needs exactly one of stdlib: true, path, hub; here are path and hub",
+        "r.yaml:14:15: data.validation: must be a list or a number, not the text 'often'",
+        "r.yaml:15:30: optimizer.lr: must be greater than 0, not 0",
+        "r.yaml:15:46: optimizer.betas.1: must be less than 1, not 1.5",
+        "r.yaml:15:52: optimizer.wait_decay: unknown, did you mean weight_decay",
+        "r.yaml:17:9: schedule.kind: 'cosin' is none of constant, linear, cosine, inverse_sqrt, wsd; did you mean cosine",
+        "r.yaml:19:3: training.learning_rate: unknown here; it belongs to optimizer",
+        "r.yaml:20:9: training.seed: must be at least 0, not -1",
+        "r.yaml:21:1: evaluation: is empty: give it fields, or leave it out",
+        "r.yaml:22:1: fo: unknown; here are carbon, checkpoint, data, evaluation, generation, model, objective, optimizer, schedule, "
+        "tokenizer, training",
+    ]
+
+
+def test_errors_of_overrides_name_the_command_line(tmp_path: Path) -> None:
+    found = errors(
+        tmp_path,
+        MINIMAL + "fo: 1\n",
+        "model.dmi=3",
+        "data.train.4.path=x",
+        "data.train.0.weight=-1",
+        "training.steps.more=1",
+        "optimizer={kind: adamw, lrr: 1}",
+        "carbon.pue=[1",
+        "generation.stop={a: 1, a: 2}",
+        "steps",
+    )
+    assert found == [
+        "r.yaml:5:1: fo: unknown; here are carbon, checkpoint, data, evaluation, generation, model, objective, optimizer, schedule, tokenizer, "
+        "training",
+        "command line: data.train.4: there is no such entry: data.train has only the entry 0",
+        "command line: training.steps: is 10, which has no part 'more'; give the whole: training.steps={...}",
+        "command line: carbon.pue: not YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'",
+        "command line: generation.stop.a: given twice, first at command line; remove one",
+        "command line: 'steps' is not key=value, such as training.steps=100",
+        "command line: data.train.0.weight: must be greater than 0, not -1",
+        "command line: optimizer.lrr: unknown, did you mean lr",
+        "command line: model.dmi: unknown, did you mean dim",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("addition", "expected"),
+    [
+        ("schedule: {warmup_steps: 11}", "r.yaml:5:26: schedule.warmup_steps: 11 steps of warm-up, but training.steps is 10"),
+        ("schedule: {kind: wsd, warmup_steps: 9, decay_ratio: 0.5}", "r.yaml:5:53: schedule.decay_ratio: warm-up and decay together are"),
+        ("schedule: {kind: constant, final_ratio: 0.1}", "r.yaml:5:41: schedule.final_ratio: the constant schedule does not read it"),
+        ("schedule: {decay_ratio: 0.1}", "r.yaml:5:25: schedule.decay_ratio: only the wsd schedule reads it"),
+        ("evaluation: {every: 5}", "r.yaml:5:21: evaluation.every: there is nothing to evaluate"),
+        ("tokenizer: {path: x, vocab_size: 300}", "r.yaml:5:1: tokenizer: path names a finished tokenizer, so vocab_size would not be"),
+    ],
+)
+def test_sections_that_contradict_each_other(tmp_path: Path, addition: str, expected: str) -> None:
+    (found,) = errors(tmp_path, MINIMAL + addition + "\n")
+    assert found.startswith(expected)
+
+
+def test_a_vocabulary_larger_than_the_model(tmp_path: Path) -> None:
+    (found,) = errors(tmp_path, MINIMAL.replace("gpt2", "gpt2, vocab_size: 1000") + "tokenizer: {vocab_size: 2000}\n")
+    assert found.startswith("r.yaml:5:25: tokenizer.vocab_size: 2000 entries are more than model.vocab_size, which is 1000")
+
+
+@pytest.mark.parametrize(("field", "value"), [("split", "test"), ("revision", "main"), ("config", "en")])
+def test_an_option_that_nothing_reads(tmp_path: Path, field: str, value: str) -> None:
+    (found,) = errors(tmp_path, MINIMAL, f"data.train.0.{field}={value}")
+    assert found == f"command line: data.train.0.{field}: only a hub source reads it; remove it"
+
+
+def test_missing_sections_and_lengths(tmp_path: Path) -> None:
+    assert errors(tmp_path, "model: {preset: gpt2}\n") == ["r.yaml:1:1: data: missing", "r.yaml:1:1: training: missing"]
+    (found,) = errors(tmp_path, MINIMAL, "training.epochs=1")
+    assert found == (
+        "r.yaml:4:1: training: the length is exactly one of steps, epochs, tokens; here are steps and epochs: remove one, or set it to null"
+    )
+    assert read_recipe(str(tmp_path / "r.yaml"), ["training.epochs=1", "training.steps=null"]).recipe.training.epochs == 1
+
+
+def test_overrides_apply_in_turn_and_the_last_wins(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    changes = ["training.steps=5", "training.steps=7", "data.train.0={path: a}", "data.train.0.text=body", "tokenizer.vocab_size=300"]
+    recipe = read_recipe(path, [*changes, "generation.prompts=[no, '1']", "optimizer.clip_norm=", "model.position.kind=rotary"]).recipe
+    assert recipe.training.steps == 7
+    assert (recipe.data.train[0].path, recipe.data.train[0].text) == ("a", "body")
+    assert recipe.tokenizer.vocab_size == 300
+    assert recipe.generation.prompts == ["no", "1"]
+    assert recipe.optimizer.clip_norm is None
+    assert recipe.model.changes == {"position": {"kind": "rotary"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "1:1: the recipe is empty"),
+        (b"# only a comment\n", "1:1: the recipe is empty"),
+        (b"- a\n", "1:1: the recipe is not made of sections"),
+        (b"\xef\xbb\xbfmodel: {}\n", "1:1: begins with a byte order mark"),
+        ("model: {}\n".encode("utf-16"), "1:1: begins with a byte order mark"),
+        ("a: 1\nb: é\n".encode("latin-1"), "2:4: byte 0xe9 is not UTF-8"),
+        (b"#" * 1_000_001, "1:1: larger than 1,000,000 bytes"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=f"^{re.escape(str(path))}:{re.escape(expected)}"):
+        read_recipe(str(path))
+
+
+def test_finding_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gpt2-stdlib").mkdir()  # a folder does not hide a bundled recipe, a file does
+    bundled = find_recipe("gpt2-stdlib")
+    assert bundled == find_recipe("pretrain/gpt2-stdlib")
+    assert bundled.parts[-3:] == ("recipes", "pretrain", "gpt2-stdlib.yaml")
+    (tmp_path / "gpt2-stdlib").rmdir()
+    (tmp_path / "gpt2-stdlib").write_text("x", encoding="utf-8")
+    assert find_recipe("gpt2-stdlib") == Path("gpt2-stdlib")
+    for name, expected in {
+        ".": "a folder, not a recipe",
+        "gpt2-sdtlib": "did you mean gpt2-stdlib",
+        "x\0y": "no such file",
+        "n" * 5000: "no such file",
+    }.items():
+        with pytest.raises(UsageError, match=expected):
+            find_recipe(name)
