@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -217,3 +219,20 @@ def test_the_program(folder, data):
     assert done.returncode == 8
     assert json.loads(done.stdout)["metrics"]["loss"] > 0
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_gives_no_result(folder, tmp_path):
+    """A signal while texts are scored: 130, nothing on stdout, no traceback."""
+    big = tmp_path / "big.txt"
+    big.write_text("the cat sat on the mat and that is that\n" * 50_000, encoding="utf-8")
+    command = [sys.executable, "-m", "tfkit", "evaluate", "--from", folder, "--data", big, NO_CARBON, "evaluation.batch_size=1"]
+    environment = os.environ | {"TFKIT_CACHE": str(tmp_path / "cache")}
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    while program.poll() is None and not list((tmp_path / "cache").glob("streams/*/index.json")):
+        time.sleep(0.05)
+    program.send_signal(signal.SIGINT)
+    out, err = program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert out == ""
+    assert "SIGINT" in err
+    assert "Traceback" not in err
