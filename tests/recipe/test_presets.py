@@ -48,8 +48,8 @@ def test_a_stated_vocabulary_stands_and_must_hold_the_tokenizer() -> None:
 
 def test_a_full_description(tmp_path: Path) -> None:
     path = tmp_path / "full.yaml"
-    full = "{context_length: 8, decoder_layers: 1, dim: 6, num_heads: 3, position: {kind: learned}, norm: {kind: rms}, mlp: {activation: relu}, "
-    path.write_text(f"model: {full} head: {{tied: true}}}}{REST}", encoding="utf-8")
+    full = "{context_length: 8, decoder_layers: 1, dim: 6, num_heads: 3, position: {kind: learned}, norm: {kind: rms}, "
+    path.write_text(f"model: {full} mlp: {{activation: relu}}, head: {{tied: true}}}}{REST}", encoding="utf-8")
     config = model_config(read_recipe(str(path)).recipe.model, 300)
     assert (config.hidden_dim, config.head_dim, config.num_kv_heads) == (24, 2, 3)
 

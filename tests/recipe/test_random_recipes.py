@@ -88,8 +88,7 @@ def judge(content: bytes, overrides: list[str]) -> None:
         config = model_config(resolved.recipe.model, 257)
         FOLDER.write_text(dump_recipe(resolved.recipe, config), encoding="utf-8")
         again = read_recipe(str(FOLDER))
-    except UsageError as error:
-        assert str(error)
+    except UsageError:
         return
     finally:
         FOLDER.unlink(missing_ok=True)

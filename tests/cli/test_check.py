@@ -1,0 +1,88 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tfkit.__main__ import main
+
+ROOT = Path(__file__).parent.parent.parent
+GOOD = "model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3}\n"
+
+
+def test_a_good_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a b.yaml"
+    path.write_text(GOOD, encoding="utf-8")
+    assert main(["check", str(path), "training.steps=4"]) == 0
+    assert capsys.readouterr() == (f"{path}: no errors\n", "")
+
+
+def test_a_bundled_recipe_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "gpt2-stdlib", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["valid"]
+    assert document["errors"] == []
+    assert document["schema_version"] == 1
+
+
+def test_errors_go_to_stderr_and_with_json_to_stdout_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(GOOD + "carbon: {pu: 1}\n", encoding="utf-8")
+    assert main(["check", str(path), "model.dmi=3"]) == 2
+    lines = f"{path}:4:10: carbon.pu: unknown, did you mean pue\ncommand line: model.dmi: unknown, did you mean dim\n"
+    assert capsys.readouterr() == ("", lines)
+    assert main(["check", str(path), "model.dmi=3", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert err == lines
+    assert json.loads(out) == {
+        "schema_version": 1,
+        "recipe": str(path),
+        "valid": False,
+        "errors": [
+            {"file": str(path), "line": 4, "column": 10, "path": "carbon.pu", "message": "unknown, did you mean pue"},
+            {"file": "command line", "line": None, "column": None, "path": "model.dmi", "message": "unknown, did you mean dim"},
+        ],
+    }
+
+
+def test_the_schema_needs_no_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--schema"]) == 0
+    assert "training" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_without_a_recipe_it_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 2
+    assert "which RECIPE?" in capsys.readouterr().err
+
+
+def test_a_recipe_from_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tfkit", "check", "/dev/stdin"], input=GOOD, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout) == (0, "/dev/stdin: no errors\n"), done.stderr
+
+
+@pytest.mark.parametrize("environment", [{"LC_ALL": "C"}, {"COLUMNS": "20", "NO_COLOR": "1"}, {"HOME": "/nonexistent", "LC_ALL": "POSIX"}])
+def test_readable_anywhere(environment: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(GOOD + "carbon: {country: Österreich}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "tfkit", "check", str(path)]
+    done = subprocess.run(command, capture_output=True, check=False, cwd=ROOT, env={**os.environ, **environment})
+    assert done.returncode == 2
+    assert b"carbon.country: '" in done.stderr
+    assert b"ISO 3166" in done.stderr
+    assert done.stderr.isascii() == ("LC_ALL" in environment or os.environ.get("LC_ALL", os.environ.get("LANG", "C")) in ("C", "POSIX"))
+
+
+@pytest.mark.parametrize(("arguments", "seconds"), [(["--help"], 0.15), (["check", "gpt2-stdlib"], 0.5)])
+def test_it_starts_quickly(arguments: list[str], seconds: float) -> None:
+    """The best of five, with room for a slow machine: three times the contract."""
+    took = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "tfkit", *arguments], capture_output=True, check=True, cwd=ROOT)
+        took.append(time.perf_counter() - begin)
+    assert min(took) < 3 * seconds

@@ -1,0 +1,147 @@
+"""What a command raises becomes the exit code of the contract. The command is a real one, whose inside is made to raise."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tfkit.cli.check
+from tfkit import console, errors
+from tfkit.__main__ import main
+from tfkit.cli import COMMANDS, crash
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def ends_with(error: BaseException, monkeypatch: pytest.MonkeyPatch, before: object = None) -> int:
+    def check() -> None:
+        """Raise it."""
+        if callable(before):
+            before()
+        raise error
+
+    monkeypatch.setattr(tfkit.cli.check, "check", check)
+    return main(["check"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.UsageError("u"), 2),
+        (errors.DataError("d"), 3),
+        (errors.ModelError("m"), 4),
+        (errors.MachineError("e"), 5),
+        (errors.UnhealthyError("h"), 6),
+        (errors.QualityGateError("q"), 8),
+        (errors.Stopped(signal.SIGHUP, "s"), 129),
+        (errors.Stopped(signal.SIGINT, "s"), 130),
+        (errors.Stopped(signal.SIGTERM, "s"), 143),
+    ],
+)
+def test_each_error_has_its_code_and_its_message_alone(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ends_with(error, monkeypatch) == code
+    assert capsys.readouterr() == ("", f"{error}\n")
+
+
+def test_interruption(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends_with(KeyboardInterrupt(), monkeypatch) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_reader_that_has_had_enough_is_no_error_but_a_broken_pipe_inside_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ends_with(console.ReaderGone(), monkeypatch) == 0
+    assert capsys.readouterr().err == ""
+    assert ends_with(BrokenPipeError("a socket"), monkeypatch) == 1
+
+
+def test_a_bug_without_a_run_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends_with(ZeroDivisionError("by\nzero"), monkeypatch) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert err.endswith("tfkit: a bug: ZeroDivisionError: by\n")
+
+
+def test_a_bug_in_a_run_leaves_its_traceback_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ends_with(AssertionError(), monkeypatch, lambda: crash.set_folder(tmp_path)) == 1
+    log = tmp_path / "crash.log"
+    assert capsys.readouterr().err == f"tfkit: a bug: AssertionError (the traceback is in {log})\n"
+    assert "Traceback" in log.read_text(encoding="utf-8")
+    assert ends_with(AssertionError(), monkeypatch, lambda: crash.set_folder(tmp_path / "gone")) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["chek"], "Did you mean 'check'"),
+        (["qqq"], "There are: pretrain"),
+        (["--foo"], "--foo"),
+        (["check", "--foo"], "--foo"),
+        (["check", "--json=3"], "--json"),
+        ([], "Usage: tfkit"),
+    ],
+)
+def test_a_wrong_command_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err
+
+
+def test_quiet_holds_for_one_call_only() -> None:
+    assert main(["recipes", "--quiet"]) == 0
+    assert main(["recipes"]) == 0
+    assert not console._quiet
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["check", "--help"]])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Usage: tfkit")
+    assert err == ""
+    if arguments[0] != "check":
+        assert all(f"  {name} " in out for name in COMMANDS)
+
+
+def program(arguments: list[str], **options: object) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-m", "tfkit", *arguments], cwd=ROOT, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["check", "-h"], ["--version"], ["check", "--schema"], ["recipes"]])
+def test_a_closed_pipe_ends_quietly(arguments: list[str]) -> None:
+    process = program(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()  # type: ignore[union-attr]
+    _, err = process.communicate()
+    assert (process.returncode, err) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
+@pytest.mark.parametrize("arguments", [["--help"], ["check", "--schema"]])
+def test_a_full_disk_is_the_machine(arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        process = program(arguments, stdout=full, stderr=subprocess.PIPE)
+        _, err = process.communicate()
+    assert process.returncode == 5
+    assert err == b"the result cannot be written to stdout: No space left on device\n"
+
+
+def test_ctrl_c_while_it_waits(tmp_path: Path) -> None:
+    fifo = tmp_path / "r.yaml"
+    os.mkfifo(fifo)
+    process = program(["check", str(fifo)], stderr=subprocess.PIPE)
+    with fifo.open("wb"):  # opens once the program reads from it
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert (process.returncode, err) == (130, b"interrupted\n")

@@ -1,0 +1,260 @@
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfkit import console
+
+ROOT = Path(__file__).parent.parent
+FIELDS = {
+    "step": 120,
+    "steps": 1000,
+    "loss": 2.8123,
+    "lr": 1e-3,
+    "tokens_per_second": 12_345.0,
+    "eta_seconds": 190,
+    "energy_wh": 0.41,
+    "emissions_g": 0.195,
+}
+
+
+@pytest.fixture(autouse=True)
+def _loud() -> Iterator[None]:
+    console.set_quiet(False)
+    yield
+    console.set_quiet(False)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (999, "999"), (999.6, "1k"), (12_345, "12.3k"), (1e6, "1M"), (124_439_808, "124M"), (float("nan"), "?")]
+)
+def test_counts(value: float, text: str) -> None:
+    assert console.format_count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0:00"), (7.4, "0:07"), (59.7, "1:00"), (190, "3:10"), (7384, "2:03:04"), (439_200, "5d 02h"), (-1, "?"), (float("nan"), "?")],
+)
+def test_seconds(value: float, text: str) -> None:
+    assert console.format_seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 g"),
+        (1.2e-5, "12 ug"),
+        (0.195, "195 mg"),
+        (0.99999, "1 g"),
+        (1.25, "1.2 g"),
+        (3400, "3.4 kg"),
+        (5.6e6, "5.6 t"),
+        (1e-9, "0 ug"),
+    ],
+)
+def test_masses(value: float, text: str) -> None:
+    assert console.format_mass(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0 Wh"), (0.012, "12 mWh"), (0.41, "410 mWh"), (1.5, "1.5 Wh"), (3400, "3.4 kWh")])
+def test_energies(value: float, text: str) -> None:
+    assert console.format_energy(value) == text
+
+
+@given(st.floats(1e-9, 1e15))
+def test_units_never_mislead(value: float) -> None:
+    """What is read back from the text is the value, to the digits shown."""
+    for format_, sizes in (
+        (console.format_mass, {"ug": 1e-6, "mg": 1e-3, "g": 1, "kg": 1e3, "t": 1e6}),
+        (console.format_energy, {"mWh": 1e-3, "Wh": 1, "kWh": 1e3}),
+    ):
+        number, unit = format_(value).split()
+        assert abs(float(number) * sizes[unit] - value) <= max(0.051 * sizes[unit], 0.0051 * value)
+
+
+def test_fields_of_a_step() -> None:
+    assert console.format_fields(FIELDS) == ["step 120/1000", "loss 2.812", "lr 1.0e-3", "12.3k tok/s", "ETA 3:10", "410 mWh", "195 mg"]
+    assert console.format_fields({"step": 3, "lr": 1e-12, "energy_kwh": 1.0, "loss": None, "note": "x"}) == [
+        "step 3",
+        "lr 1.0e-12",
+        "1 kWh",
+        "note x",
+    ]
+
+
+@given(st.lists(st.text(min_size=1, max_size=12), max_size=6), st.integers(0, 80), st.none() | st.floats(0, 2), st.booleans())
+def test_a_line_always_fits(parts: list[str], width: int, share: float | None, unicode: bool) -> None:
+    line = console.fit(parts, width, share, unicode=unicode)
+    assert len(line) <= width
+    assert unicode or line.isascii()
+
+
+def test_fields_drop_from_the_right_and_a_bar_fills_the_room() -> None:
+    parts = ["step 1/4", "loss 2.5", "195 mg"]
+    assert console.fit(parts, 20) == "step 1/4  loss 2.5"
+    assert console.fit(parts, 5) == "step "
+    assert console.fit(parts, 42, 0.25, unicode=False) == "step 1/4  loss 2.5  195 mg  ####----------"[:42]
+    assert console.fit(parts, 30, 0.25) == "step 1/4  loss 2.5  195 mg"
+
+
+def test_the_result_alone_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    console.result("one")
+    console.json({"a": [1, None]})
+    console.say("said")
+    console.warn("warned")
+    console.error("r.yaml:1:2: wrong")
+    out, err = capsys.readouterr()
+    assert out == 'one\n{"a": [1, null]}\n'
+    assert err == "said\nwarning: warned\nr.yaml:1:2: wrong\n"
+
+
+def test_json_has_no_nan() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        console.json({"loss": float("nan")})
+
+
+def test_quiet_leaves_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    console.set_quiet(True)
+    console.say("said")
+    with console.live() as line:
+        line.update(FIELDS)
+    with console.progress("reading", 2) as bar:
+        bar.advance(2)
+    console.warn("w")
+    console.error("e")
+    assert capsys.readouterr().err == "warning: w\ne\n"
+
+
+def test_off_a_terminal_each_update_is_a_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.live() as line:
+        line.update(FIELDS)
+        line.update({"step": 121, "loss": 2.5})
+    assert capsys.readouterr().err == "step 120/1000  loss 2.812  lr 1.0e-3  12.3k tok/s  ETA 3:10  410 mWh  195 mg\nstep 121  loss 2.5\n"
+
+
+def test_progress_off_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 5.0, 11.0, 12.0, 13.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.progress("reading", 3000, "files") as bar:
+        for _ in range(3):
+            bar.advance(1000)
+    assert capsys.readouterr().err == "reading  2k/3k files  ETA 0:06\nreading  3k/3k files  0:13\n"
+
+
+def test_a_short_task_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress("reading", 3) as bar:
+        bar.advance()
+    assert capsys.readouterr().err == ""
+
+
+def test_ascii_only_is_readable_and_loses_nothing() -> None:
+    assert console.ascii_only("a – b → µg “x” …") == 'a - b -> ug "x" ...'
+    assert console.ascii_only("é 😀") == "\\xe9 \\U0001f600"
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_in_the_locale_c_words_are_ascii_and_results_stay(
+    locale: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", locale)
+    console.say("é")
+    console.result("é")
+    console.json("é")
+    out, err = capsys.readouterr()
+    assert err == "\\xe9\n"
+    assert out == 'é\n"\\u00e9"\n'
+
+
+def test_a_stream_that_cannot_write_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "en_US.UTF-8")
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="cp1252"))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(err := io.BytesIO(), encoding="cp1252"))
+    console.result("é 😀 \udcff")
+    console.json(["😀"])
+    console.warn("→")
+    assert raw.getvalue() == b'\xe9 \\U0001f600 \\udcff\n["\\ud83d\\ude00"]\n'
+    assert err.getvalue() == b"warning: ->\n"
+
+
+TERMINAL = """
+import sys
+from tfkit import console
+with console.live() as line:
+    for step in (120, 121):
+        line.update(dict({fields}, step=step))
+        console.warn("careful")
+with console.progress("reading", 4, "files") as bar:
+    for _ in range(4):
+        bar.advance()
+console.result("done")
+"""
+
+
+def on_a_terminal(code: str, **environment: str) -> str:
+    """What a program writes to a terminal of its own."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.environ.update({"TERM": "xterm", "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"} | environment)
+        os.execv(sys.executable, [sys.executable, "-W", "ignore", "-c", code])
+    written = b""
+    while True:
+        try:
+            chunk = os.read(terminal, 4096)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not chunk:
+            break
+        written += chunk
+    os.close(terminal)
+    assert os.waitpid(process, 0)[1] == 0, written
+    return written.decode()
+
+
+# pty.fork in a process with threads is what Python warns of; the child only starts another program.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("columns", [20, 60, 120])
+def test_on_a_terminal_one_line_is_updated_and_fits(columns: int) -> None:
+    shown = on_a_terminal(TERMINAL.format(fields=FIELDS), COLUMNS=str(columns))
+    lines = [line for line in shown.replace("\x1b[2K", "\r").replace("\n", "\r").split("\r") if line.startswith("step")]
+    assert lines
+    assert all(len(line) < columns for line in lines)
+    assert shown.count("careful") == 2
+    assert "\x1b[33mwarning: careful\x1b[0m" in shown
+    assert ("━" in shown) == (columns == 120)
+    assert shown.rstrip().endswith("done")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_without_colour_and_in_the_locale_c() -> None:
+    shown = on_a_terminal(TERMINAL.format(fields=FIELDS), COLUMNS="120", NO_COLOR="1", LC_ALL="C")
+    assert "\x1b[33m" not in shown
+    assert shown.isascii()
+    assert "####" not in on_a_terminal(TERMINAL.format(fields=FIELDS), TERM="dumb").replace("step", "")
+    assert "\x1b" not in on_a_terminal(TERMINAL.format(fields=FIELDS), TERM="dumb")
+
+
+def test_rich_is_imported_only_for_a_terminal() -> None:
+    code = "import sys; from tfkit import console\nwith console.live() as l: l.update({'step': 1})\nprint('rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "False\n"
+
+
+def test_a_run_outlives_the_reader_of_its_log() -> None:
+    code = "from tfkit import console\nfor _ in range(3): console.say('x' * 100000)\nconsole.json({'done': True})"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stderr is not None
+    assert process.stdout is not None
+    process.stderr.close()
+    assert json.loads(process.stdout.read()) == {"done": True}
+    process.stdout.close()
+    assert process.wait() == 0
