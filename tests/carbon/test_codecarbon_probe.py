@@ -98,7 +98,12 @@ def test_no_name_is_looked_up_and_no_connection_made():
 import socket, sys
 from tfkit.carbon.probe import refuse_network
 refuse_network()
-for do, argument in ((socket.create_connection, ("127.0.0.1", 9)), (socket.gethostbyname, "localhost"), (lambda port: socket.getaddrinfo("x", port), 80)):
+calls = [
+    (socket.create_connection, ("127.0.0.1", 9)),
+    (socket.gethostbyname, "localhost"),
+    (lambda port: socket.getaddrinfo("localhost", port), 80),
+]
+for do, argument in calls:
     try:
         do(argument)
     except PermissionError:

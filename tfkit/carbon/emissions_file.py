@@ -2,8 +2,9 @@
 
 The file is replaced whole, atomically. Rows that are not ours (another tracker appended them) stay; a file that cannot be merged is
 copied to emissions.csv.bak first. Writers of the same run folder need no lock: after replacing, each looks whether another has written
-its ledger meanwhile, and if so derives again, so the last one to replace has seen everything. What remains is a row that another program
-appends in the microseconds between our last look at the file and its replacement: that row is lost.
+its ledger meanwhile, and if so derives again, so the last one to replace has seen everything. Another program's row that reaches the old
+file while it is being replaced is read from there and brought over. Lost is only a row of a program that had the old file open then, and
+writes to it later.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import os
 import uuid
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tfkit.carbon.columns import installed_columns
 from tfkit.carbon.ledger import Attempt, LedgerReader, Phase, sync_folder
@@ -27,23 +28,21 @@ def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> No
     """Derive the file from the ledgers of `run_folder`/carbon; only the header where there is none. OSError where it cannot be."""
     ledgers = ledgers or LedgerReader(run_folder / "carbon")
     path, columns = run_folder / NAME, installed_columns()
+    rescued: list[dict[str, str]] = []
     for _ in range(TRIES):
         sizes, stamp = ledgers.sizes(), _stamp(path)
         rows = emission_rows(ledgers.attempts())
         ours = {row["run_id"] for row in rows}
-        others = [row for row in _rows(path, columns) if row["run_id"] not in ours]
-        temporary = run_folder / f".{NAME}.{os.getpid()}.tmp"
-        try:
-            _write(temporary, columns, [*others, *rows])
-            if _stamp(path) != stamp:
+        with _opened(path) as old:
+            data = old.read()
+            present = [row for row in _parse(path, data, columns) if row["run_id"] not in ours]
+            others = present + [row for row in rescued if row not in present]
+            if not _replace(path, columns, [*others, *rows], stamp):
                 continue
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-        sync_folder(run_folder)
-        if ledgers.sizes() == sizes:
+            late = old.read()
+        if not late and ledgers.sizes() == sizes:
             return
+        rescued = [row for row in _parse(path, data + late, columns) if row["run_id"] not in ours] if late else []
 
 
 def emission_rows(attempts: list[Attempt]) -> list[dict[str, Any]]:
@@ -83,11 +82,17 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
     }
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of the file as it is. An empty or foreign file, and torn rows, are put aside before they are left out."""
+def _opened(path: Path) -> BinaryIO:
+    """The file as it is now; what is appended to it after it was replaced can still be read from here."""
     try:
-        data = path.read_bytes()
+        return path.open("rb")
     except FileNotFoundError:
+        return io.BytesIO()
+
+
+def _parse(path: Path, data: bytes, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows of the file. An empty or foreign file, and torn rows, are put aside before they are left out."""
+    if not data and not path.exists():
         return []
     try:
         header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
@@ -115,13 +120,24 @@ def _back_up(path: Path, data: bytes) -> None:
             return
 
 
-def _write(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
+def _replace(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]], stamp: Stamp) -> bool:
+    """Put the rows in the file's place, unless it is no longer the one that they were made from."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        if _stamp(path) != stamp:
+            return False
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    sync_folder(path.parent)
+    return True
 
 
 def _stamp(path: Path) -> Stamp:
