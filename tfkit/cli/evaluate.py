@@ -90,15 +90,12 @@ def _load(folder: Path, settings: "Settings", device: str | None, threads: int |
 
 
 def _sources(settings: "Settings") -> list["Source"]:
-    """The sources to score: those of data.validation, or the part of data.train that is held out."""
-    from tfkit.data import open_source
+    from tfkit.data.sources import validation_sources
 
-    validation = settings.data.validation
-    if validation is None:
+    sources = validation_sources(settings.data) if settings.data is not None else []
+    if not sources:
         raise UsageError("there are no texts to score: give them as --data F, or a recipe with data.validation")
-    if isinstance(validation, list):
-        return [open_source(section, "held_out", None) for section in validation]
-    return [open_source(section, "held_out", validation) for section in getattr(settings.data, "train", ())]
+    return sources
 
 
 def _streams(sources: list["Source"], loaded: "Loaded", work: "Session") -> list["TokenStream"]:

@@ -16,24 +16,24 @@ from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
 from tfkit.recipe.validate import problems_in
 
 
-class GivenData(Data):
-    """The data section where there is no recipe, and so nothing was trained: only what to score."""
-
-    validation: list[SourceSection] | None = None
-
-
 @dataclass(frozen=True)
 class Settings:
     """The sections of a recipe that do not train."""
 
-    data: DataSection | GivenData
+    data: DataSection | None  # None: no recipe, and no texts were given
     evaluation: EvaluationSection
     generation: GenerationSection
     carbon: CarbonSection
 
 
+class _Texts(Data):
+    """The data section where there is no recipe: only what to score."""
+
+    validation: list[SourceSection] | None = None
+
+
 class _Sections(Data):
-    data: GivenData = GivenData()
+    data: _Texts = _Texts()
     evaluation: EvaluationSection = EvaluationSection()
     generation: GenerationSection = GenerationSection()
     carbon: CarbonSection = CarbonSection()
@@ -72,7 +72,8 @@ def read_settings(recipe: str | None, checkpoint: Path, overrides: Sequence[str]
         problems += problems_in(error, _Sections, data, tree)
     if problems:
         raise RecipeError(problems)
-    return Settings(given.data, given.evaluation, given.generation, given.carbon)
+    texts = given.data.validation
+    return Settings(DataSection(train=texts, validation=texts) if texts else None, given.evaluation, given.generation, given.carbon)
 
 
 def _saved_recipe(checkpoint: Path) -> str | None:
