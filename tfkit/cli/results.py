@@ -11,9 +11,10 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
         console.json(result)
         return
     loss, evaluation, energy = result["loss"], result["evaluation"], result["energy_kwh"]
+    steps, tokens, seconds = f"{result['steps']:,}", console.format_count(result["tokens"]), console.format_seconds(result["seconds"])
     rows = {
         "checkpoint": result["checkpoint"],
-        "trained": f"{result['steps']:,} steps, {console.format_count(result['tokens'])} tokens in {console.format_seconds(result['seconds'])}",
+        "trained": f"{steps} steps, {tokens} tokens in {seconds}",
         "loss": f"{loss:.4f}" if loss is not None else "",
         "validation": "  ".join(f"{name} {value:.4g}" for name, value in evaluation.items() if name != "target_tokens"),
         "energy": f"{console.format_energy(1000 * energy)}, {console.format_mass(result['emissions_g'])} CO2e" if energy else "",

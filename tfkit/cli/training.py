@@ -25,12 +25,12 @@ from tfkit.run.folder import RunFolder
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.run.signals import StopSignals
 from tfkit.tokenizer import Tokenizer, load_tokenizer
+from tfkit.training.checkpoint import load_training_state, save_training_state
 from tfkit.training.device import make_deterministic, memory_bytes, peak_flops, pick_precision
 from tfkit.training.flops import training_flops_per_token
 from tfkit.training.loop import Log, Plan, Progress, train
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
-from tfkit.training.checkpoint import load_training_state, save_training_state
 from tfkit.training.step import Stepper, StepReport
 
 AUTO_MICRO_BATCH_TOKENS = 16_384

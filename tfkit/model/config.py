@@ -17,6 +17,8 @@ class Data(BaseModel):
 
 
 class NormConfig(Data):
+    """What keeps the residual stream's scale in bounds."""
+
     kind: Literal["layer", "rms"] = Field(description="LayerNorm (mean, variance, bias) or RMSNorm (no mean, no bias).")
     eps: float = Field(1e-5, gt=0, description="Added to the variance, or to the mean square, inside the root.")
 
@@ -38,17 +40,23 @@ Position = Annotated[Learned | Rotary, Field(discriminator="kind")]
 
 
 class AttentionConfig(Data):
+    """How tokens look at each other, beyond the number of heads."""
+
     qkv_bias: bool = Field(False, description="A bias on the query, key and value projections.")
     out_bias: bool = Field(False, description="A bias on the output projection.")
 
 
 class MlpConfig(Data):
+    """What happens at each position on its own."""
+
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = Field(description="gelu is the exact (erf) form.")
     gated: bool = Field(False, description="down(activation(gate x) * up x) instead of down(activation(up x)).")
     bias: bool = Field(False, description="A bias on each of its projections.")
 
 
 class HeadConfig(Data):
+    """What is read off the hidden states."""
+
     kind: Literal["lm"] = Field("lm", description="lm: a logit for each entry of the vocabulary.")
     tied: bool = Field(description="Whether the output matrix is the token embedding.")
 
@@ -62,6 +70,8 @@ class DropoutConfig(Data):
 
 
 class InitConfig(Data):
+    """The random weights that pretraining starts from."""
+
     std: float = Field(0.02, gt=0, description="Standard deviation of the normal from which matrices are drawn.")
     residual_scaling: bool = Field(
         False, description="Divide the std of the matrices that write to the residual stream by sqrt(2 * layers) (GPT-2)."

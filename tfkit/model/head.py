@@ -14,12 +14,14 @@ class LanguageModelHead(nn.Module):
         super().__init__()
         self.output = None if config.head.tied else nn.Linear(config.dim, config.vocab_size, bias=False)
         # Held without being registered: the parameter belongs to the embedding, and is saved and counted there alone.
+        self._tokens: nn.Embedding
         object.__setattr__(self, "_tokens", tokens)
 
     @property
     def weight(self) -> Tensor:
         """The output matrix (V, D)."""
-        return self._tokens.weight if self.output is None else self.output.weight
+        owner = self._tokens if self.output is None else self.output
+        return owner.weight
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""

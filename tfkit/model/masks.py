@@ -11,21 +11,22 @@ causal        documents "ab|cde" packed       left padding "..abc"
 import torch
 from torch import Tensor
 
+from tfkit.model.position import Where
 
-def causal_mask(
-    length: int, device: torch.device, *, offset: int, padding_mask: Tensor | None, document_ids: Tensor | None
-) -> Tensor | None:
-    """Boolean (1 or B, 1, T, S), True where query t may see key s; S = offset + T.
+
+def causal_mask(where: Where) -> Tensor | None:
+    """Boolean (1 or B, 1, T, S), True where query t may see key s.
 
     None when the attention kernel needs no mask: causal from the first position on, or one new token that sees everything.
     """
-    if padding_mask is None and document_ids is None and (offset == 0 or length == 1):
+    documents, padding, offset = where.document_ids, where.padding_mask, where.offset
+    if padding is None and documents is None and (offset == 0 or where.length == 1):
         return None
-    queries = torch.arange(offset, offset + length, device=device)[:, None]  # (T, 1)
-    keys = torch.arange(offset + length, device=device)[None, :]  # (1, S)
+    queries = torch.arange(offset, offset + where.length, device=where.device)[:, None]  # (T, 1)
+    keys = torch.arange(offset + where.length, device=where.device)[None, :]  # (1, S)
     mask = (keys <= queries)[None, None]  # (1, 1, T, S)
-    if document_ids is not None:
-        mask = mask & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
-    if padding_mask is not None:
-        mask = (mask & padding_mask[:, None, None, :].bool()) | (keys == queries)
+    if documents is not None:
+        mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
+    if padding is not None:
+        mask = (mask & padding[:, None, None, :].bool()) | (keys == queries)
     return mask

@@ -1,12 +1,14 @@
 """The feed-forward sublayer, plain (arXiv 1706.03762) or gated (arXiv 2002.05202)."""
 
+from collections.abc import Callable
+
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),

@@ -1,24 +1,38 @@
 """Where a token stands: position numbers, and the rotation that rotary positions make of them."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, E / 2) or (B, 1, T, E / 2)
 
 
-def count_positions(length: int, device: torch.device, *, offset: int, padding_mask: Tensor | None, document_ids: Tensor | None) -> Tensor:
-    """The position number of each of `length` new tokens: (T,) when all rows agree, else (B, T).
+@dataclass(frozen=True)
+class Where:
+    """The new tokens of one forward: how many, after how many cached ones, and which belong together."""
+
+    length: int  # T new tokens
+    offset: int  # S - T tokens before them, in the cache
+    device: torch.device
+    padding_mask: Tensor | None  # (B, S), True = real token
+    document_ids: Tensor | None  # (B, T)
+
+
+def count_positions(where: Where) -> Tensor:
+    """The position number of each new token: (T,) when all rows agree, else (B, T).
 
     Each document of a packed row counts from 0, and padding is not counted, so that a left-padded prompt stands where it would alone.
     """
-    if document_ids is not None:
-        index = torch.arange(length, device=device)
-        begins = torch.zeros_like(document_ids)
-        begins[:, 1:] = torch.where(document_ids[:, 1:] != document_ids[:, :-1], index[1:], 0)
+    documents, padding = where.document_ids, where.padding_mask
+    if documents is not None:
+        index = torch.arange(where.length, device=where.device)
+        begins = torch.zeros_like(documents)
+        begins[:, 1:] = torch.where(documents[:, 1:] != documents[:, :-1], index[1:], 0)
         return index - begins.cummax(dim=1).values  # (B, T)
-    if padding_mask is not None:
-        return (padding_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -length:]  # (B, T)
-    return torch.arange(offset, offset + length, device=device)  # (T,)
+    if padding is not None:
+        return (padding.long().cumsum(dim=1) - 1).clamp(min=0)[:, -where.length :]  # (B, T)
+    return torch.arange(where.offset, where.offset + where.length, device=where.device)  # (T,)
 
 
 def rotation_at(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotation:

@@ -14,7 +14,7 @@ from tfkit.model.embedding import Embedding
 from tfkit.model.head import LanguageModelHead
 from tfkit.model.init import initialize
 from tfkit.model.masks import causal_mask
-from tfkit.model.position import count_positions, rotation_at
+from tfkit.model.position import Where, count_positions, rotation_at
 from tfkit.model.stack import Stack
 
 
@@ -51,19 +51,19 @@ class Transformer(nn.Module):
     ) -> Output:
         """Ids (B, T) to hidden states (B, T, D).
 
-        `padding_mask`: True = real token, (B, T), or (B, cache.length + T) with a cache. `document_ids` (B, T): equal numbers see each other.
-        Raises ValueError if the sequence is longer than the context.
+        `padding_mask`: True = real token, (B, T), or (B, cache.length + T) with a cache. `document_ids` (B, T): equal numbers see each
+        other. Raises ValueError if the sequence is longer than the context.
         """
         length, offset = input_ids.shape[1], cache.length if cache else 0
         if offset + length > self.config.context_length:
             raise ValueError(f"{offset + length} tokens do not fit the model's context of {self.config.context_length}")
-        where = {"offset": offset, "padding_mask": padding_mask, "document_ids": document_ids}
-        positions = count_positions(length, input_ids.device, **where)
+        where = Where(length, offset, input_ids.device, padding_mask, document_ids)
+        positions = count_positions(where)
         x = self.embedding(input_ids, positions)  # (B, T, D)
         rotation = None
         if self.config.position.kind == "rotary":
             rotation = rotation_at(positions, self.config.head_dim, self.config.position.theta, x.dtype)
-        x = self.decoder(x, View(causal_mask(length, input_ids.device, **where), rotation, cache))
+        x = self.decoder(x, View(causal_mask(where), rotation, cache))
         if cache:
             cache.advance(length)
         return Output(x, self.head)

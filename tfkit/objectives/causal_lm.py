@@ -1,6 +1,8 @@
 """Causal language modelling: predict each token from those before it."""
 
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -14,8 +16,13 @@ from tfkit.objectives.objective import IGNORED, Batch
 class PackedRows(Protocol):
     """Rows cut from a stream of documents: one id more than the context, so that the last position has a target too."""
 
-    ids: np.ndarray  # (B, T + 1)
-    document_ids: np.ndarray  # (B, T + 1), equal within a document
+    @property
+    def ids(self) -> np.ndarray[Any, Any]:
+        """(B, T + 1)."""
+
+    @property
+    def document_ids(self) -> np.ndarray[Any, Any]:
+        """(B, T + 1), equal within a document."""
 
 
 class CausalLM:
@@ -26,7 +33,7 @@ class CausalLM:
     Joined: plain packing, as GPT-2 and GPT-3 were trained.
     """
 
-    terms = {"lm": 1.0}
+    terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
 
     def __init__(self, documents: Literal["apart", "joined"] = "apart", separator_id: int | None = None):
         self.documents = documents

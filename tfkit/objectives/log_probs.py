@@ -27,7 +27,7 @@ class Head(Protocol):
 def token_log_probs(head: Head, hidden: Tensor, labels: Tensor) -> Tensor:
     """The log-probability of each label: hidden (N, D), labels (N,) of ids -> (N,) in float32, in nats."""
     if torch.is_grad_enabled():
-        result: Tensor = _TokenLogProbs.apply(hidden, head.weight, labels)
+        result: Tensor = _TokenLogProbs.apply(hidden, head.weight, labels)  # type: ignore[no-untyped-call]
         return result
     return torch.cat([_log_probs(rows, head.weight, ids) for rows, ids in _blocks(hidden, labels, head.weight)])
 

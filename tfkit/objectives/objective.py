@@ -29,9 +29,11 @@ class Batch:
 
 
 class Objective(Protocol):
-    """A way to train. `terms` maps the name of each part of the loss to its weight in the sum."""
+    """A way to train."""
 
-    terms: Mapping[str, float]
+    @property
+    def terms(self) -> Mapping[str, float]:
+        """The weight of each part of the loss."""
 
     def collate(self, rows: Any) -> Batch:
         """Rows of the data room to a batch on the CPU."""

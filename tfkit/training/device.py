@@ -33,7 +33,7 @@ def pick_device(name: str | None) -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Whether bf16 products run in hardware: elsewhere they are emulated, and slower than fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
@@ -51,7 +51,7 @@ def make_deterministic(device: torch.device) -> None:
     """The same bits from the same seed, on one machine with the same number of threads."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # we read no memory that we have not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # we read no memory that we have not written
     torch.backends.cudnn.benchmark = False
 
 

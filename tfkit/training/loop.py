@@ -1,7 +1,7 @@
 """The one loop. It knows the objective protocol and when things are due; what is done then is handed in."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 

@@ -31,9 +31,9 @@ class Optimizer:
 
     def state(self) -> dict[str, Tensor]:
         """Every state tensor, as `<parameter>/<what>`; the very tensors, not copies."""
-        names = {parameter: name for name, parameter in self.parameters.items()}
+        names = {id(parameter): name for name, parameter in self.parameters.items()}
         return {
-            f"{names[parameter]}/{what}": value
+            f"{names[id(parameter)]}/{what}": value
             for part in self.parts
             for parameter, values in part.state.items()
             for what, value in values.items()

@@ -40,7 +40,7 @@ class Weights:
         self.publish()
 
 
-def _hand_over(master: nn.Parameter):  # type: ignore[no-untyped-def]
+def _hand_over(master: nn.Parameter) -> Callable[[Tensor], None]:
     def hook(parameter: Tensor) -> None:
         assert parameter.grad is not None
         if master.grad is None:
