@@ -39,12 +39,17 @@ def set_quiet(quiet: bool) -> None:
 
 def result(text: str) -> None:
     """A line of the result. ReaderGone: the reader has had enough; MachineError: it cannot be written (a full disk)."""
+    _write_result(text + "\n")
+
+
+def piece(text: str) -> None:
+    """A part of a result that is still being made, without an end of line."""
     _write_result(text)
 
 
 def json(document: Any) -> None:
     """A JSON document on one line; NaN and infinities are refused, since JSON has none."""
-    _write_result(json_module.dumps(document, ensure_ascii=not _unicode(sys.stdout), allow_nan=False))
+    _write_result(json_module.dumps(document, ensure_ascii=not _unicode(sys.stdout), allow_nan=False) + "\n")
 
 
 def _write_result(text: str) -> None:
@@ -53,7 +58,7 @@ def _write_result(text: str) -> None:
         raise MachineError("the result cannot be written: stdout is closed")
     encoding = stream.encoding or "utf-8"
     try:
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         stream.flush()
     except OSError as error:
         result_failed(error)

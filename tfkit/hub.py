@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -31,27 +32,34 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model folder in memory. `tokenizer` is None where the folder has none; `family` is a family's name, or tfkit's own."""
+    """A model folder in memory. `codec`, our view of its tokenizer, is None where the folder has none; `family` is a family's name, or
+    tfkit's own.
+    """
 
     model: Transformer
-    tokenizer: Tokenizer | None
+    codec: Tokenizer | None
     config: ModelConfig
     family: str
     folder: Path
     special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos and pad ids as config.json has them
 
     @property
+    def tokenizer(self) -> tokenizers.Tokenizer | None:
+        """The tokenizer itself, as the `tokenizers` library knows it."""
+        return self.codec.backend if self.codec else None
+
+    @property
     def eos_ids(self) -> list[int]:
         """The ids that end a text: config.json may list several."""
         found = self.special_ids.get("eos_token_id")
-        if found is None and self.tokenizer is not None:
-            found = self.tokenizer.eos_id
+        if found is None and self.codec is not None:
+            found = self.codec.eos_id
         return [] if found is None else list(found) if isinstance(found, list) else [found]
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder that training writes: float32 weights, configuration, tokenizer."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_model(Path(folder), self.config, self.model.state_dict(), self.tokenizer, family=self.family, special_ids=self.special_ids)
+        save_model(Path(folder), self.config, self.model.state_dict(), self.codec, family=self.family, special_ids=self.special_ids)
 
 
 # ---------------------------------------------------------------------------------------------------------------- reading

@@ -33,7 +33,7 @@ def run(*arguments: object) -> int:
 
 def expected(folder, prompts=PROMPTS, **settings) -> list[dict[str, object]]:
     loaded = load(folder)
-    made = complete(loaded.model, loaded.tokenizer, prompts, GenerationSection(**settings), eos_ids=loaded.eos_ids)
+    made = complete(loaded.model, loaded.codec, prompts, GenerationSection(**settings), eos_ids=loaded.eos_ids)
     return [
         {"prompt": prompt, "completion": completion.text, "tokens": completion.tokens, "finish": completion.finish}
         for prompt, completion in zip(prompts, made, strict=True)

@@ -105,7 +105,7 @@ class Sidecar:
         sums = {name: self._earlier[name] + line[name] for name in self._earlier}
         reading = sums | {"power_w": line["power_w"], "status": line["status"], "token": token}
         reading["provenance"] = provenance(machine.components) if machine else ""
-        return reading | ({"warning": "; ".join(warnings)[:1000]} if warnings else {})
+        return reading | ({"warning": "; ".join(warnings)[:400]} if warnings else {})
 
     def _open_ledger(self) -> None:
         if not self._spec["folder"]:
@@ -184,7 +184,7 @@ def _sender(stdout: int) -> Send:
     os.set_blocking(stdout, False)
 
     def send(message: dict[str, Any]) -> None:
-        # A line is shorter than PIPE_BUF, so it is written whole or, where the trainer does not read, not at all.
+        # A line is shorter than PIPE_BUF (4 KiB), so it is written whole or, where the trainer does not read, not at all.
         with contextlib.suppress(OSError):
             os.write(stdout, json.dumps(message).encode() + b"\n")
 
@@ -219,7 +219,7 @@ def main() -> NoReturn:
     try:
         Sidecar(commands.get(), send).run(commands)
     except BaseException as error:
-        send({"failed": f"{type(error).__name__}: {error}"[:1000]})
+        send({"failed": f"{type(error).__name__}: {error}"[:400]})
         os._exit(1)
     os._exit(0)
 

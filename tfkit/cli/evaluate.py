@@ -84,7 +84,7 @@ def _load(folder: Path, settings: "Settings", device: str | None, threads: int |
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load(folder, device=pick_device(device), dtype=getattr(torch, settings.evaluation.precision))
-    if loaded.tokenizer is None:
+    if loaded.codec is None:
         raise ModelError(f"{folder}: no tokenizer.json here, and texts cannot be scored without; put the model's own tokenizer beside it")
     return loaded
 
@@ -101,11 +101,11 @@ def _sources(settings: "Settings") -> list["Source"]:
 def _streams(sources: list["Source"], loaded: "Loaded", work: "Session") -> list["TokenStream"]:
     from tfkit.data import token_stream
 
-    assert loaded.tokenizer is not None
+    assert loaded.codec is not None
     streams = []
     for source in sources:
         with console.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar, work.signals.at_once():
-            streams.append(token_stream(source, loaded.tokenizer, bar.advance))
+            streams.append(token_stream(source, loaded.codec, bar.advance))
     return streams
 
 

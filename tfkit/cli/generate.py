@@ -140,30 +140,31 @@ def _load(folder: Path, device: str | None, threads: int | None) -> "Loaded":
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load(folder, device=pick_device(device))
-    if loaded.tokenizer is None:
+    if loaded.codec is None:
         raise ModelError(f"{folder}: no tokenizer.json here, and text cannot be read without; put the model's own tokenizer beside it")
     return loaded
 
 
 def _write_text(loaded: "Loaded", prompt: str, settings: "GenerationSection", work: "Session") -> int:
-    """The prompt and its continuation. On a terminal each line appears when it is whole. Gives the tokens made."""
+    """The prompt and its continuation; on a terminal as it is made. Gives the tokens made."""
     from tfkit.generation.complete import complete
 
-    assert loaded.tokenizer is not None
-    text, live = prompt, sys.stdout.isatty()
+    assert loaded.codec is not None
+    live = sys.stdout.isatty()
+    if live:
+        console.piece(prompt)
 
     def on_text(_row: int, piece: str) -> None:
-        nonlocal text
-        text += piece
-        if live and "\n" in text:
-            lines, _, text = text.rpartition("\n")
-            console.result(lines)
+        if live:
+            console.piece(piece)
 
     [completion] = complete(
-        loaded.model, loaded.tokenizer, [prompt], settings, eos_ids=loaded.eos_ids, on_text=on_text, should_stop=work.should_stop
+        loaded.model, loaded.codec, [prompt], settings, eos_ids=loaded.eos_ids, on_text=on_text, should_stop=work.should_stop
     )
-    if live or completion.finish != "interrupted":
-        console.result(text)
+    if live:
+        console.result("")
+    elif completion.finish != "interrupted":
+        console.result(prompt + completion.text)
     work.signals.raise_if_requested("the continuation is not whole")
     return completion.tokens
 
@@ -172,13 +173,13 @@ def _write_lines(loaded: "Loaded", prompts: Sequence[str], settings: "Generation
     """A JSON line for each prompt, in order, as soon as its batch is done. Gives the tokens made."""
     from tfkit.generation.complete import complete
 
-    assert loaded.tokenizer is not None
+    assert loaded.codec is not None
     tokens = 0
     with console.progress("generating", len(prompts), "prompts") as bar:
         for first in range(0, len(prompts), _BATCH):
             batch = prompts[first : first + _BATCH]
             completions = complete(
-                loaded.model, loaded.tokenizer, batch, settings, eos_ids=loaded.eos_ids, should_stop=work.should_stop, first_row=first
+                loaded.model, loaded.codec, batch, settings, eos_ids=loaded.eos_ids, should_stop=work.should_stop, first_row=first
             )
             for i, completion in enumerate(completions):
                 if completion.finish == "interrupted":
