@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from tfkit.errors import ModelError
-from tfkit.training.checkpoint import load_training_state, newest_good, save_checkpoint, save_training_state, verify
+from tfkit.run.checkpoints import newest_good, save_checkpoint
+from tfkit.run.manifest import verify
+from tfkit.training.checkpoint import load_training_state, save_training_state
 
 
 def tensors() -> dict[str, torch.Tensor]:
