@@ -1,0 +1,135 @@
+"""The loop: what is due when, in which order, and where it goes on after a stop."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from tiny_training import batches, fresh, stepper
+
+from tfkit.errors import Stopped
+from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.objective import Batch
+from tfkit.recipe.schema import AdamWSection, ScheduleSection
+from tfkit.training.loop import Log, Plan, Progress, train
+from tfkit.training.step import StepReport
+
+OBJECTIVE = CausalLM()
+SCHEDULE = ScheduleSection(kind="linear")
+
+
+class Batches:
+    """The steps of the made stream."""
+
+    def step(self, index: int) -> Sequence[Batch]:
+        return batches(OBJECTIVE, 4, index)
+
+
+@dataclass
+class Recorder:
+    """Hooks that write down what they were called for; a signal comes at `stop_at`, an evaluation ends early at `break_at`."""
+
+    stop_at: int | None = None
+    break_at: int | None = None
+    events: list[str] = field(default_factory=list)
+    lines: list[Log] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    saved: dict[str, Any] = field(default_factory=dict)
+    scored: set[int] = field(default_factory=set)
+    step: int = 0
+
+    def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
+        self.step = progress.step
+        self.losses.append(report.loss)
+
+    def log(self, line: Log) -> None:
+        self.events.append(f"log {line.step}")
+        self.lines.append(line)
+
+    def save(self, progress: Progress) -> None:
+        self.events.append(f"save {progress.step}")
+        self.saved = progress.state()
+
+    def evaluate(self, progress: Progress) -> None:
+        if self.break_at == progress.step:
+            raise Stopped(15, "in the evaluation")
+        self.events.append(f"evaluate {progress.step}")
+        self.scored.add(progress.step)
+
+    def evaluated(self, step: int) -> bool:
+        return step in self.scored
+
+    def stop_requested(self) -> int | None:
+        return 2 if self.stop_at is not None and self.step >= self.stop_at else None
+
+
+def go(hooks: Recorder, plan: Plan, progress: Progress | None = None) -> Progress:
+    progress = progress or Progress()
+    train(stepper(fresh(), section=AdamWSection(lr=1e-3)), Batches(), SCHEDULE, plan, hooks, progress)
+    return progress
+
+
+def test_what_is_due_and_in_which_order() -> None:
+    """A checkpoint comes before the evaluation of its step, and everything is due at the end."""
+    hooks = Recorder()
+    progress = go(hooks, Plan(steps=7, log_every=3, evaluate_every=4, save_every=2))
+    expected = "save 2; log 3; save 4; evaluate 4; log 6; save 6; log 7; save 7; evaluate 7"
+    assert "; ".join(hooks.events) == expected
+    assert (progress.step, progress.tokens, progress.loss_steps) == (7, 7 * 96, 0)
+
+
+def test_nothing_but_the_end() -> None:
+    hooks = Recorder()
+    go(hooks, Plan(steps=3, log_every=10, evaluate_every=None, save_every=None))
+    assert hooks.events == ["log 3", "save 3", "evaluate 3"]
+
+
+def test_a_line_is_the_mean_since_the_last_one() -> None:
+    hooks = Recorder()
+    go(hooks, Plan(steps=5, log_every=3, evaluate_every=None, save_every=None))
+    first, second = hooks.lines
+    assert first.loss == pytest.approx(sum(hooks.losses[:3]) / 3)
+    assert second.loss == pytest.approx(sum(hooks.losses[3:]) / 2)
+    assert (first.tokens, second.tokens) == (3 * 96, 5 * 96)
+    assert (first.lr, second.lr) == (pytest.approx(1e-3 * 0.4), 0.0)
+    assert first.tokens_per_second > 0
+
+
+def test_a_signal_saves_once_and_evaluates_nothing() -> None:
+    hooks = Recorder(stop_at=3)
+    with pytest.raises(Stopped, match="stopped after step 3 of 9; its checkpoint is saved, and --resume goes on") as caught:
+        go(hooks, Plan(steps=9, log_every=2, evaluate_every=3, save_every=None))
+    assert caught.value.exit_code == 130
+    assert hooks.events == ["log 2", "save 3"]
+    assert hooks.saved["loss_steps"] == 1  # of the line that is not yet due
+    due = Recorder(stop_at=4)
+    with pytest.raises(Stopped):
+        go(due, Plan(steps=9, log_every=2, evaluate_every=None, save_every=2))
+    assert due.events == ["log 2", "save 2", "log 4", "save 4"]
+
+
+def test_a_stop_in_an_evaluation_saves_too() -> None:
+    hooks = Recorder(break_at=2)
+    with pytest.raises(Stopped) as caught:
+        go(hooks, Plan(steps=9, log_every=5, evaluate_every=2, save_every=None))
+    assert caught.value.exit_code == 143
+    assert hooks.events == ["save 2"]
+
+
+def test_a_resumed_run_makes_up_for_the_evaluation_first() -> None:
+    hooks = Recorder()
+    go(hooks, Plan(steps=4, log_every=9, evaluate_every=2, save_every=2), Progress(step=2, tokens=192))
+    assert hooks.events == ["evaluate 2", "log 4", "save 4", "evaluate 4"]
+    done = Recorder(scored={2})
+    go(done, Plan(steps=4, log_every=9, evaluate_every=2, save_every=2), Progress(step=2, tokens=192))
+    assert done.events[0] == "log 4"
+
+
+def test_a_run_at_its_end_takes_no_step() -> None:
+    hooks = Recorder(scored={4})
+    assert go(hooks, Plan(steps=4, log_every=1, evaluate_every=2, save_every=2), Progress(step=4)).step == 4
+    assert hooks.events == []
+
+
+def test_the_first_step_of_a_run_is_no_evaluation() -> None:
+    assert not Plan(steps=4, log_every=1, evaluate_every=2, save_every=2).due(2, 0)

@@ -1,0 +1,86 @@
+"""Tiny models, rows with document boundaries, and steppers, for the tests of this folder."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from tfkit.data import Loader, PackedRows, TokenStream
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer, build
+from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.objective import Batch
+from tfkit.recipe.schema import AdamWSection, MuonSection
+from tfkit.training.optimizer import Optimizer
+from tfkit.training.precision import Weights
+from tfkit.training.step import Stepper
+
+GPT2: dict[str, Any] = {
+    "vocab_size": 53,
+    "context_length": 12,
+    "decoder_layers": 2,
+    "dim": 24,
+    "num_heads": 3,
+    "position": {"kind": "learned"},
+    "norm": {"kind": "layer"},
+    "attention": {"qkv_bias": True, "out_bias": True},
+    "mlp": {"activation": "gelu_tanh", "bias": True},
+    "head": {"tied": True},
+    "init": {"std": 0.3},
+}
+LLAMA = GPT2 | {
+    "num_heads": 6,
+    "num_kv_heads": 2,
+    "hidden_dim": 40,
+    "position": {"kind": "rotary"},
+    "norm": {"kind": "rms"},
+    "attention": {},
+    "mlp": {"activation": "silu", "gated": True},
+    "head": {"tied": False},
+}
+
+
+def config(values: dict[str, Any], **changes: Any) -> ModelConfig:
+    return ModelConfig.model_validate(values | changes)
+
+
+def stream(vocab_size: int = 53, documents: int = 40, seed: int = 5) -> TokenStream:
+    """Documents of 1 to 30 random ids, each with a bos of its own, so that no id ends one document and begins the next."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(1, 31, documents)
+    tokens = random.integers(1, vocab_size, lengths.sum()).astype(np.uint16)
+    starts = np.concatenate([[0], lengths.cumsum()])
+    return TokenStream("made", tokens, starts, lengths, separator=0, max_id=vocab_size - 1, fingerprint="made", cached=False)
+
+
+def batches(
+    objective: CausalLM, micro_batch_size: int, step: int = 0, *, batch_size: int = 8, length: int = 12, seed: int = 1
+) -> list[Batch]:
+    """The micro-batches of one step of the made stream."""
+    return Loader(PackedRows([(stream(), 1.0)], length, seed), objective.collate, batch_size, micro_batch_size).step(step)
+
+
+def stepper(
+    model: Transformer,
+    *,
+    objective: CausalLM | None = None,
+    section: AdamWSection | MuonSection | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Stepper:
+    """Everything that takes steps, around a model."""
+    weights = Weights(model, dtype)
+    optimizer = Optimizer(weights.master, section or AdamWSection(lr=1e-2))
+    return Stepper(model, objective or CausalLM(), weights, optimizer, device=torch.device("cpu"), seed=1)
+
+
+def fresh(values: dict[str, Any] = GPT2, **changes: Any) -> Transformer:
+    """The same random weights at every call."""
+    return build(config(values, **changes), seed=3)
+
+
+def bits(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
+    """Copies to compare bit for bit, whatever the numbers are."""
+    return {
+        name: tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        for name, tensor in tensors.items()
+    }
