@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tfkit.errors import ModelError
 from tfkit.families import FAMILIES
-from tfkit.families.rules import Family, Rule
+from tfkit.families.rules import Family, Rule, UnsupportedError
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
@@ -74,11 +74,11 @@ def load(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.d
     hf = _read_json(folder / "config.json")
     family, config = read_config(hf, folder)
     foreign = _read_tensors(folder)
-    if family is None:
-        tensors = foreign
-    else:
-        tensors, config = _from_foreign(foreign, family, config, folder)
-    model = _fill(config, {name: tensor.to(dtype) for name, tensor in tensors.items()}, folder)
+    if family is not None:
+        foreign, config = _settle_names(foreign, family, config)
+    _check_fit(foreign, _expected(family, config), folder)
+    tensors = _from_foreign(foreign, family, config) if family else foreign
+    model = _fill(config, {name: tensor.to(dtype) for name, tensor in tensors.items()})
     special_ids = {name: hf[name] for name in _IDS if hf.get(name) is not None}
     return Loaded(model.to(device), load_tokenizer(folder), config, family.name if family else OWN_TYPE, folder, special_ids)
 
@@ -104,21 +104,32 @@ def find_checkpoint(path: str | Path) -> Path:
 
 def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, ModelConfig]:
     """The family (None: tfkit's own type) and our description of the model of a config.json."""
+    path = folder / "config.json"
     kind = hf.get("model_type")
-    if kind != OWN_TYPE and kind not in FAMILIES:
-        raise ModelError(f"{folder / 'config.json'}: model_type {kind!r} is not one that tfkit can load ({', '.join(FAMILIES)})")
-    family = FAMILIES.get(str(kind))
+    if not isinstance(kind, str) or (kind != OWN_TYPE and kind not in FAMILIES):
+        raise ModelError(f"{path}: model_type {kind!r} is not one that tfkit can load ({', '.join(FAMILIES)})")
+    family = FAMILIES.get(kind)
     try:
-        config = ModelConfig.model_validate(family.from_hf(dict(hf)) if family else hf["config"])
-        ours = folder / "tfkit.json"
-        if family and ours.is_file():
-            config = ModelConfig.model_validate(config.model_dump() | _read_json(ours).get("model", {}))
+        config = _validated(family.from_hf(dict(hf)) if family else hf["config"], path)
     except KeyError as missing:
-        raise ModelError(f"{folder / 'config.json'}: the field {missing} is missing") from None
+        raise ModelError(f"{path}: the field {missing} is missing") from None
+    except UnsupportedError as error:
+        raise ModelError(f"{path}: {error}") from None
+    ours = folder / "tfkit.json"
+    if family and ours.is_file():
+        said = _read_json(ours).get("model", {})
+        if not isinstance(said, dict) or not said.keys() <= _EXPRESSED:
+            raise ModelError(f"{ours}: model must hold {' and '.join(sorted(_EXPRESSED))}, and nothing that config.json says")
+        config = _validated(config.model_dump() | said, ours)
+    return family, config
+
+
+def _validated(values: Any, path: Path) -> ModelConfig:
+    try:
+        return ModelConfig.model_validate(values)
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ModelError(f"{folder / 'config.json'}: {what}") from None
-    return family, config
+        raise ModelError(f"{path}: {what}") from None
 
 
 def _download(name: str) -> Path:
@@ -147,7 +158,10 @@ def _read_tensors(folder: Path) -> Tensors:
     """All tensors of model.safetensors, or of the shards that its index names."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        shards = _read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise ModelError(f"{index}: weight_map does not map each tensor to a file")
+        names = sorted(set(shards.values()))
         if any(Path(name).name != name for name in names):
             raise ModelError(f"{index}: names a file outside the folder")
     else:
@@ -167,8 +181,8 @@ def _read_tensors(folder: Path) -> Tensors:
     return tensors
 
 
-def _from_foreign(foreign: Tensors, family: Family, config: ModelConfig, folder: Path) -> tuple[Tensors, ModelConfig]:
-    """The tensors under our names, and the description with the tie between embedding and head as the file has it."""
+def _settle_names(foreign: Tensors, family: Family, config: ModelConfig) -> tuple[Tensors, ModelConfig]:
+    """The tensors that carry something, under the family's full names, and the description with the tie as the file has it."""
     foreign = {name: tensor for name, tensor in foreign.items() if not any(re.fullmatch(p, name) for p in family.ignored)}
     known = {rule.theirs for rule in _expand(family.rules, config)}
     foreign = {name if name in known or family.prefix + name not in known else family.prefix + name: t for name, t in foreign.items()}
@@ -180,37 +194,49 @@ def _from_foreign(foreign: Tensors, family: Family, config: ModelConfig, folder:
             del foreign[head]
         else:  # the configuration says tied, the file holds two different matrices: what was trained is the file
             config = replace_tied(config, tied=False)
-    shapes = {name: parameter.shape for name, parameter in _on_meta(config).state_dict().items()}
-    tensors: Tensors = {}
+    return foreign, config
+
+
+def _expected(family: Family | None, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The tensors that a file of this model holds, with their shapes."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in _on_meta(config).state_dict().items()}
+    if family is None:
+        return shapes
+    expected = {}
     for rule in _expand(family.rules, config):
-        if rule.theirs not in foreign:
-            continue
-        tensor = foreign.pop(rule.theirs)
-        tensor = tensor.t().contiguous() if rule.transposed else tensor
-        rows = [shapes[name][0] for name in rule.ours if name in shapes]
-        whole = len(rows) == len(rule.ours) and tensor.dim() > 0 and sum(rows) == len(tensor)
-        if len(rule.ours) == 1:
-            tensors[rule.ours[0]] = tensor
-        elif whole:
-            tensors |= dict(zip(rule.ours, tensor.split(rows), strict=True))
-        else:
-            raise ModelError(f"{folder}: {rule.theirs} has shape {tuple(tensor.shape)}, which does not split into {rows} rows")
-    return tensors | foreign, config  # what is left over is unexpected, and reported with the rest
+        if all(name in shapes for name in rule.ours):
+            rows = sum(shapes[name][0] for name in rule.ours)
+            shape = (rows, *shapes[rule.ours[0]][1:])
+            expected[rule.theirs] = shape[::-1] if rule.transposed else shape
+    return expected
 
 
-def _fill(config: ModelConfig, tensors: Tensors, folder: Path) -> Transformer:
-    """The model with these weights; ModelError lists every missing, unexpected and misshapen tensor."""
-    model = _on_meta(config)
-    shapes = {name: parameter.shape for name, parameter in model.state_dict().items()}
-    problems = [f"missing: {name} {tuple(shape)}" for name, shape in shapes.items() if name not in tensors]
-    problems += [f"unexpected: {name} {tuple(tensor.shape)}" for name, tensor in tensors.items() if name not in shapes]
+def _check_fit(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Raise ModelError, listing every missing, unexpected and misshapen tensor under the name that it has in the file."""
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found]
+    problems += [f"unexpected: {name} {shape}" for name, shape in found.items() if name not in expected]
     problems += [
-        f"misshapen: {name} {tuple(tensors[name].shape)} instead of {tuple(shape)}"
-        for name, shape in shapes.items()
-        if name in tensors and tensors[name].shape != shape
+        f"misshapen: {name} {found[name]} instead of {shape}" for name, shape in expected.items() if found.get(name, shape) != shape
     ]
     if problems:
         raise ModelError(f"{folder}: the weights do not fit config.json:\n  " + "\n  ".join(problems))
+
+
+def _from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tensors:
+    """The tensors of a file that fits, under our names."""
+    shapes = _on_meta(config).state_dict()
+    tensors: Tensors = {}
+    for rule in _expand(family.rules, config):
+        if rule.theirs in foreign:
+            tensor = foreign[rule.theirs].t() if rule.transposed else foreign[rule.theirs]
+            tensors |= dict(zip(rule.ours, tensor.split([len(shapes[name]) for name in rule.ours]), strict=True))
+    return tensors
+
+
+def _fill(config: ModelConfig, tensors: Tensors) -> Transformer:
+    """The model with these weights."""
+    model = _on_meta(config)
     model.load_state_dict({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, assign=True)
     return model.requires_grad_().eval()
 

@@ -7,8 +7,7 @@ by sqrt(2 * layers). Layers, widths and counts as released (systems: 124,439,808
 
 from typing import Any
 
-from tfkit.errors import ModelError
-from tfkit.families.rules import Family, Rule
+from tfkit.families.rules import Family, Rule, UnsupportedError
 from tfkit.model.config import ModelConfig
 
 # Dropout: the report is silent, and Hugging Face's config says 0.1. It is off here: one pass over the data does not overfit.
@@ -64,10 +63,10 @@ _FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     if not hf.get("scale_attn_weights", True) or hf.get("scale_attn_by_inverse_layer_idx") or hf.get("add_cross_attention"):
-        raise ModelError("config.json: this GPT-2 variant scales its attention otherwise or has cross-attention, which GPT-2 has not")
+        raise UnsupportedError("this GPT-2 variant scales its attention otherwise or has cross-attention, which GPT-2 has not")
     activation = hf.get("activation_function", "gelu_new")
-    if activation not in _FROM_ACTIVATIONS:
-        raise ModelError(f"config.json: activation_function {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
+    if str(activation) not in _FROM_ACTIVATIONS:
+        raise UnsupportedError(f"activation_function {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
     return {
         "vocab_size": hf["vocab_size"],
         "context_length": hf["n_positions"],

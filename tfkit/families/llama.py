@@ -6,8 +6,7 @@ dropout; Llama 2 (70B) and 3 share each key and value head among several query h
 
 from typing import Any
 
-from tfkit.errors import ModelError
-from tfkit.families.rules import Family, Rule
+from tfkit.families.rules import Family, Rule, UnsupportedError
 from tfkit.model.config import ModelConfig
 
 _LLAMA1: dict[str, Any] = {
@@ -64,19 +63,20 @@ _ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"
 _FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"swish": "silu", "gelu_new": "gelu_tanh"}
 
 
-def _rope_theta(hf: dict[str, Any]) -> float:
+def _rope_theta(hf: dict[str, Any]) -> Any:
     """From both spellings: rope_theta + rope_scaling (old), rope_parameters (new)."""
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {"rope_type": "default"}
+    kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
     if kind != "default":
-        raise ModelError(f"config.json: rotary positions of type {kind!r} are not supported yet; only the default type is")
-    return float(rope.get("rope_theta", hf.get("rope_theta", 1e4)))
+        raise UnsupportedError(f"rotary positions of type {kind!r} are not supported yet; only the default type is")
+    theta = rope.get("rope_theta", hf.get("rope_theta"))
+    return 1e4 if theta is None else theta
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     activation = hf.get("hidden_act", "silu")
-    if activation not in _FROM_ACTIVATIONS:
-        raise ModelError(f"config.json: hidden_act {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
+    if str(activation) not in _FROM_ACTIVATIONS:
+        raise UnsupportedError(f"hidden_act {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
     bias = bool(hf.get("attention_bias", False))
     return {
         "vocab_size": hf["vocab_size"],

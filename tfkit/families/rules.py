@@ -7,6 +7,10 @@ from typing import Any
 from tfkit.model.config import ModelConfig
 
 
+class UnsupportedError(ValueError):
+    """A config.json of the family that asks for what tfkit does not compute; the message names the field."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One foreign tensor and the parameters of ours that it holds; `{i}` stands for the layer.
@@ -22,7 +26,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Family:
-    """Everything that makes a family differ. `from_hf` reads a config.json into the values of a ModelConfig; `to_hf` writes one."""
+    """Everything that makes a family differ.
+
+    `from_hf` reads a config.json into the values of a ModelConfig (KeyError: a field is missing; UnsupportedError); `to_hf` writes one.
+    """
 
     name: str  # also Hugging Face's model_type
     architecture: str  # Hugging Face's class for the language model
