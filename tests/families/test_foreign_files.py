@@ -1,0 +1,166 @@
+"""Model folders as they lie about: shards, half precision, bare names, masks among the weights, old and new spellings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_references import IDS, TOLERANCE, difference, reference, save_reference
+from transformers import AutoModelForCausalLM
+
+from tfkit.errors import ModelError
+from tfkit.hub import load, save_model
+
+
+def edit_config(folder: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps({name: value for name, value in config.items() if name not in remove}), encoding="utf-8")
+
+
+@torch.no_grad()
+def logits(folder: Path) -> torch.Tensor:
+    return load(folder).model(IDS).logits
+
+
+@pytest.mark.parametrize(("case", "prefix"), [("gpt2", "transformer."), ("llama", "model.")])
+def test_names_without_the_prefix_of_the_bare_model(tmp_path: Path, case: str, prefix: str) -> None:
+    theirs = save_reference(tmp_path, case)
+    path = tmp_path / "model.safetensors"
+    save_file({name.removeprefix(prefix): tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    assert difference(logits(tmp_path), theirs(IDS).logits) < TOLERANCE
+
+
+def test_the_released_gpt2_files_hold_masks_named_bias(tmp_path: Path) -> None:
+    theirs = save_reference(tmp_path, "gpt2")
+    path = tmp_path / "model.safetensors"
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
+    masks = {f"h.{layer}.attn.bias": torch.ones(40, 40).tril()[None, None].contiguous() for layer in range(2)}
+    masks |= {f"h.{layer}.attn.masked_bias": torch.tensor(-1e4) for layer in range(2)}
+    save_file(tensors | masks, path, {"format": "pt"})
+    assert difference(logits(tmp_path), theirs(IDS).logits) < TOLERANCE
+
+
+def test_an_old_llama_file_holds_rotary_frequencies(tmp_path: Path) -> None:
+    theirs = save_reference(tmp_path, "llama")
+    path = tmp_path / "model.safetensors"
+    save_file(load_file(path) | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}, path, {"format": "pt"})
+    assert difference(logits(tmp_path), theirs(IDS).logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", ["gpt2", "llama"])
+def test_shards_and_their_index(tmp_path: Path, case: str) -> None:
+    theirs = save_reference(tmp_path / "whole", case)
+    theirs.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
+    assert not (tmp_path / "shards" / "model.safetensors").exists()
+    assert torch.equal(logits(tmp_path / "shards"), logits(tmp_path / "whole"))
+    load(tmp_path / "shards").save(tmp_path / "again")
+    load(tmp_path / "whole").save(tmp_path / "direct")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "direct" / "model.safetensors").read_bytes()
+
+
+def test_large_models_are_written_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    whole = huggingface_hub.save_torch_state_dict
+    monkeypatch.setattr(huggingface_hub, "save_torch_state_dict", lambda *args, **kwargs: whole(*args, **kwargs, max_shard_size="20KB"))
+    theirs = save_reference(tmp_path / "theirs", "llama")
+    (tmp_path / "ours").mkdir()
+    loaded = load(tmp_path / "theirs")
+    save_model(tmp_path / "ours", loaded.config, loaded.model.state_dict(), None, family="llama")
+    index = json.loads((tmp_path / "ours" / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert len(set(index["weight_map"].values())) > 2
+    again, info = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+    assert torch.equal(again(IDS).logits, theirs(IDS).logits)
+    assert difference(logits(tmp_path / "ours"), theirs(IDS).logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_another_precision_are_computed_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    reference("llama").to(dtype).save_pretrained(tmp_path)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {dtype}
+    model = load(tmp_path).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)  # casting a model rounds its rotary frequencies too
+    assert difference(model(IDS).logits, theirs(IDS).logits) < TOLERANCE
+
+
+def test_several_ids_that_end_a_text_are_kept(tmp_path: Path) -> None:
+    save_reference(tmp_path / "theirs", "llama ending in several ids")
+    loaded = load(tmp_path / "theirs")
+    assert loaded.eos_ids == [2, 5]
+    loaded.save(tmp_path / "ours")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "ours").generation_config.eos_token_id == [2, 5]
+    assert load(tmp_path / "ours").eos_ids == [2, 5]
+
+
+SPELLINGS: list[dict[str, Any]] = [
+    {"rope_theta": 1e5},
+    {"rope_theta": 1e5, "rope_scaling": None},
+    {"rope_theta": 1e5, "rope_scaling": {"type": "default"}},
+    {"rope_theta": 1e5, "rope_scaling": {"rope_type": "default"}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}},
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_of_theta(tmp_path: Path, spelling: dict[str, Any]) -> None:
+    theirs = save_reference(tmp_path, "llama tied, other theta, as smollm2")
+    edit_config(tmp_path, remove=("rope_parameters",))
+    edit_config(tmp_path, **spelling)
+    assert difference(logits(tmp_path), theirs(IDS).logits) < TOLERANCE
+    assert difference(AutoModelForCausalLM.from_pretrained(tmp_path)(IDS).logits, theirs(IDS).logits) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}},
+        {"rope_scaling": {"factor": 2.0}},
+    ],
+)
+def test_rotary_positions_of_another_type_are_refused(tmp_path: Path, spelling: dict[str, Any]) -> None:
+    save_reference(tmp_path, "llama")
+    edit_config(tmp_path, remove=("rope_parameters",))
+    edit_config(tmp_path, **spelling)
+    with pytest.raises(ModelError, match=r"config\.json: rotary positions of type ") as caught:
+        load(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path))
+
+
+def test_widths_that_are_null_follow_from_the_others(tmp_path: Path) -> None:
+    theirs = save_reference(tmp_path, "llama with all key and value heads")
+    edit_config(tmp_path, num_key_value_heads=None, head_dim=None)
+    assert difference(logits(tmp_path), theirs(IDS).logits) < TOLERANCE
+
+
+def test_the_defaults_of_a_short_config(tmp_path: Path) -> None:
+    """Old files leave out what equals the class's default."""
+    theirs = save_reference(tmp_path, "gpt2")
+    sizes = {"vocab_size": 97, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 40}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"} | sizes), encoding="utf-8")
+    assert difference(logits(tmp_path), theirs(IDS).logits) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("case", "change"),
+    [
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        ("gpt2", {"scale_attn_weights": False}),
+        ("gpt2", {"add_cross_attention": True}),
+        ("gpt2", {"activation_function": "quick_gelu"}),
+        ("llama", {"hidden_act": "relu2"}),
+    ],
+)
+def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str, change: dict[str, Any]) -> None:
+    save_reference(tmp_path, case)
+    edit_config(tmp_path, **change)
+    with pytest.raises(ModelError, match=r"config\.json: ") as caught:
+        load(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path))

@@ -1,0 +1,129 @@
+"""The parity tests can see: each feature, got wrong on purpose, moves the logits past their tolerance.
+
+Widths are chosen so that a wrong map still has the right shapes, and weights so that a wrong formula is not lost in rounding.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_references import IDS, LARGE, SMALL, TOLERANCE, difference, save_reference
+from torch import Tensor
+
+from tfkit.families import FAMILIES
+from tfkit.families.rules import Rule
+from tfkit.hub import load
+from tfkit.model.mlp import ACTIVATIONS
+from tfkit.model.position import Rotation, count_positions
+
+Patch = Callable[[pytest.MonkeyPatch, Path], None]
+
+
+def config_says(**changes: Any) -> Patch:
+    """The configuration is read as another one."""
+
+    def patch(_monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+    return patch
+
+
+def rules(family: str, change: Callable[[Rule], Rule]) -> Patch:
+    """Tensors are read into other places."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch, _folder: Path) -> None:
+        changed = tuple(map(change, FAMILIES[family].rules))
+        assert changed != FAMILIES[family].rules
+        monkeypatch.setitem(FAMILIES, family, replace(FAMILIES[family], rules=changed))
+
+    return patch
+
+
+def formula(target: str, wrong: Callable[..., Any]) -> Patch:
+    """A function computes something else."""
+    return lambda monkeypatch, _folder: monkeypatch.setattr(target, wrong)
+
+
+def activation(name: str, as_if: str) -> Patch:
+    return lambda monkeypatch, _folder: monkeypatch.setitem(ACTIVATIONS, name, ACTIVATIONS[as_if])
+
+
+def in_order(order: str) -> Callable[[Rule], Rule]:
+    return lambda rule: replace(rule, ours=tuple(rule.ours["qkv".index(name)] for name in order)) if len(rule.ours) == 3 else rule
+
+
+def swapped(one: str, other: str) -> Callable[[Rule], Rule]:
+    """The foreign names of two tensors exchanged."""
+
+    def change(rule: Rule) -> Rule:
+        parts = [{one: other, other: one}.get(part, part) for part in rule.theirs.split(".")]
+        return replace(rule, theirs=".".join(parts))
+
+    return change
+
+
+def as_stored(rule: Rule) -> Rule:
+    return replace(rule, transposed=False) if rule.theirs.endswith("attn.c_proj.weight") else rule
+
+
+def adjacent_pairs(x: Tensor, rotation: Rotation) -> Tensor:
+    """Meta's form of rotary positions, which needs other rows of the projections."""
+    cos, sin = rotation
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+
+
+def unscaled(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0, enable_gqa=True)
+
+
+def sees_all(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    return F.scaled_dot_product_attention(queries, keys, values, enable_gqa=True)
+
+
+def heads_in_turns(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Query head h reads group h mod K instead of h div (H / K)."""
+    times = queries.shape[1] // keys.shape[1]
+    return F.scaled_dot_product_attention(queries, keys.repeat(1, times, 1, 1), values.repeat(1, times, 1, 1), is_causal=True)
+
+
+ATTEND = "tfkit.model.attention.attend"
+MISTAKES: dict[str, tuple[str, float, Patch]] = {
+    "gelu exact instead of tanh": ("gpt2", LARGE, activation("gelu_tanh", "gelu")),
+    "gelu tanh instead of exact": ("gpt2 with exact gelu", LARGE, activation("gelu", "gelu_tanh")),
+    "gelu instead of silu": ("llama", LARGE, activation("silu", "gelu")),
+    "eps of LayerNorm": ("gpt2", SMALL, config_says(layer_norm_epsilon=1e-12)),
+    "eps of RMSNorm": ("llama", SMALL, config_says(rms_norm_eps=1e-6)),
+    "theta": ("llama", LARGE, config_says(rope_parameters={"rope_type": "default", "rope_theta": 1e5})),
+    "keys before queries": ("gpt2", LARGE, rules("gpt2", in_order("kqv"))),
+    "values before keys": ("gpt2", LARGE, rules("gpt2", in_order("qvk"))),
+    "square c_proj not transposed": ("gpt2", LARGE, rules("gpt2", as_stored)),
+    "norms of attention and mlp swapped": ("llama", LARGE, rules("llama", swapped("input_layernorm", "post_attention_layernorm"))),
+    "gate and up swapped": ("llama", LARGE, rules("llama", swapped("gate_proj", "up_proj"))),
+    "keys and values swapped": ("llama", LARGE, rules("llama", swapped("k_proj", "v_proj"))),
+    "adjacent pairs rotated": ("llama", LARGE, formula("tfkit.model.attention.rotate", adjacent_pairs)),
+    "not rotated": ("llama", LARGE, formula("tfkit.model.attention.rotate", lambda x, _rotation: x)),
+    "groups of heads in turns": ("llama", LARGE, formula(ATTEND, heads_in_turns)),
+    "scores not scaled": ("llama", LARGE, formula(ATTEND, unscaled)),
+    "no causal mask": ("llama", LARGE, formula(ATTEND, sees_all)),
+    "a late first position": (
+        "gpt2",
+        LARGE,
+        formula("tfkit.model.transformer.count_positions", lambda where: count_positions(where) + 1),
+    ),
+}
+
+
+@pytest.mark.parametrize(("case", "std", "patch"), MISTAKES.values(), ids=MISTAKES)
+@torch.no_grad()
+def test_a_mistake_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, std: float, patch: Patch) -> None:
+    expected = save_reference(tmp_path, case, std)(IDS).logits
+    assert difference(load(tmp_path).model(IDS).logits, expected) < TOLERANCE
+    patch(monkeypatch, tmp_path)
+    assert difference(load(tmp_path).model(IDS).logits, expected) > 2 * TOLERANCE

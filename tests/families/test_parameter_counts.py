@@ -1,0 +1,36 @@
+"""The presets have the published numbers of parameters, counted on the meta device: a tied matrix once."""
+
+import pytest
+import torch
+
+from tfkit.families import PRESETS
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer
+
+PUBLISHED = {
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "llama-7b": 6_738_415_616,
+    "llama-13b": 13_015_864_320,
+    "llama-33b": 32_528_943_616,
+    "llama-65b": 65_285_660_672,
+    "llama2-7b": 6_738_415_616,
+    "llama2-13b": 13_015_864_320,
+    "llama2-70b": 68_976_648_192,
+    "llama3-8b": 8_030_261_248,
+    "llama3-70b": 70_553_706_496,
+}
+
+
+def test_every_preset_is_in_the_table() -> None:
+    assert PRESETS.keys() == PUBLISHED.keys()
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_published_count(preset: str) -> None:
+    _, values = PRESETS[preset]
+    with torch.device("meta"):
+        model = Transformer(ModelConfig.model_validate(values))
+    assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[preset]

@@ -1,0 +1,100 @@
+"""What transformers saved, read by tfkit, gives transformers' numbers; and the other way round."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_references import CONFIGS, IDS, LARGE, SMALL, TOLERANCE, difference, save_reference
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tfkit.hub import load
+from tfkit.model.cache import KeyValueCache
+
+FAMILIES = ("gpt2", "llama", "llama tied, other theta, as smollm2")
+
+
+@pytest.mark.parametrize("std", [LARGE, SMALL])
+@pytest.mark.parametrize("case", CONFIGS)
+@torch.no_grad()
+def test_logits_and_every_hidden_state_are_transformers(tmp_path: Path, case: str, std: float) -> None:
+    theirs = save_reference(tmp_path, case, std)(IDS, output_hidden_states=True)
+    ours = load(tmp_path).model
+    states: list[torch.Tensor] = []
+    for module in (ours.embedding, *ours.decoder.blocks):
+        module.register_forward_hook(lambda _module, _inputs, output: states.append(output))
+    output = ours(IDS)
+    assert difference(output.logits, theirs.logits) < TOLERANCE
+    for state, expected in zip([*states[:-1], output.hidden], theirs.hidden_states, strict=True):  # their last one is normed
+        assert difference(state, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+@torch.no_grad()
+def test_transformers_reads_what_tfkit_writes(tmp_path: Path, case: str) -> None:
+    original = save_reference(tmp_path / "theirs", case)
+    load(tmp_path / "theirs").save(tmp_path / "ours")
+    again, info = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+    assert type(again) is type(original)
+    assert again.dtype == torch.float32
+    assert torch.equal(again(IDS).logits, original(IDS).logits)
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_the_configuration_is_transformers_own(tmp_path: Path, case: str) -> None:
+    save_reference(tmp_path / "theirs", case)
+    load(tmp_path / "theirs").save(tmp_path / "ours")
+    ours, theirs = (AutoConfig.from_pretrained(tmp_path / folder).to_dict() for folder in ("ours", "theirs"))
+    incidental = {"_name_or_path", "transformers_version", "n_ctx"}
+    assert {name: value for name, value in ours.items() if name not in incidental} == {
+        name: value for name, value in theirs.items() if name not in incidental
+    }
+    written = json.loads((tmp_path / "ours" / "config.json").read_text(encoding="utf-8"))
+    assert "dtype" not in written  # the old names, which every version of transformers reads
+    assert written["torch_dtype"] == "float32"
+    if ours["model_type"] == "llama":
+        assert written["rope_theta"] == theirs["rope_parameters"]["rope_theta"]
+        assert "rope_parameters" not in written
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_save_load_save_gives_the_same_bytes(tmp_path: Path, case: str) -> None:
+    save_reference(tmp_path / "theirs", case)
+    load(tmp_path / "theirs").save(tmp_path / "a")
+    load(tmp_path / "a").save(tmp_path / "b")
+    first, second = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "ab")
+    assert first.keys() == {"config.json", "generation_config.json", "model.safetensors", "tfkit.json"}
+    assert first == second
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+@torch.no_grad()
+def test_left_padding_is_transformers(tmp_path: Path, case: str) -> None:
+    theirs = save_reference(tmp_path, case)
+    mask = torch.ones_like(IDS)
+    mask[0, :7] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)  # transformers' GPT-2 would count the padding
+    expected = theirs(IDS, attention_mask=mask, position_ids=positions).logits
+    logits = load(tmp_path).model(IDS, padding_mask=mask.bool()).logits
+    assert difference(logits[mask.bool()], expected[mask.bool()]) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+@torch.no_grad()
+def test_token_by_token_with_a_cache_is_transformers_full_forward(tmp_path: Path, case: str) -> None:
+    expected = save_reference(tmp_path, case)(IDS).logits
+    model = load(tmp_path).model
+    cache = KeyValueCache(model.config, 2, 23, torch.float32)
+    parts = [model(ids, cache=cache).logits for ids in IDS.split([5, 3, *[1] * 15], dim=1)]
+    assert difference(torch.cat(parts, dim=1), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+@torch.no_grad()
+def test_bfloat16_arithmetic_is_close_to_transformers(tmp_path: Path, case: str) -> None:
+    theirs = save_reference(tmp_path, case)
+    exact = theirs(IDS).logits
+    theirs_off = (theirs.to(torch.bfloat16)(IDS).logits.float() - exact).pow(2).mean().sqrt()
+    ours_off = (load(tmp_path, dtype=torch.bfloat16).model(IDS).logits.float() - exact).pow(2).mean().sqrt()
+    assert ours_off < 1.5 * theirs_off  # both round, each in its own order
