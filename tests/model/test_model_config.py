@@ -1,0 +1,48 @@
+import pytest
+from pydantic import ValidationError
+from tiny_models import MODELS, tiny_config
+
+from tfkit.model.config import ModelConfig
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_there_and_back_through_json(name: str) -> None:
+    config = tiny_config(name)
+    assert ModelConfig.model_validate(config.model_dump(mode="json")) == config
+    assert ModelConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_null_widths_follow_from_the_others() -> None:
+    plain = tiny_config("gpt2", hidden_dim=None, dim=48, num_heads=6)
+    assert (plain.hidden_dim, plain.head_dim, plain.num_kv_heads) == (192, 8, 6)
+    gated = tiny_config("llama", hidden_dim=None, dim=4096, num_heads=32, num_kv_heads=None)
+    assert (gated.hidden_dim, gated.head_dim, gated.num_kv_heads) == (11008, 128, 32)
+
+
+@pytest.mark.parametrize(("dim", "hidden_dim"), [(4096, 11008), (5120, 13824), (6656, 17920), (8192, 22016), (96, 256), (97, 512)])
+def test_the_gated_width_is_llamas_rule(dim: int, hidden_dim: int) -> None:
+    assert tiny_config("llama", dim=dim, num_heads=1, num_kv_heads=1, head_dim=8, hidden_dim=None).hidden_dim == hidden_dim
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("gpt2", {"dim": 25}, "dim 25 is not divisible by num_heads 3"),
+        ("llama", {"num_kv_heads": 4}, "num_heads 6 is not a multiple of num_kv_heads 4"),
+        ("llama", {"head_dim": 5}, "head_dim 5 is odd"),
+        ("gpt2", {"num_heads": 0}, "greater than 0"),
+        ("gpt2", {"n_embd": 24}, "Extra inputs"),
+        ("gpt2", {"position": {"kind": "learned", "theta": 1e4}}, "Extra inputs"),
+        ("gpt2", {"position": {"kind": "sinusoidal"}}, "does not match any of the expected tags"),
+        ("gpt2", {"dropout": {"attention": 1.0}}, "less than 1"),
+        ("gpt2", {"norm": {"kind": "layer", "eps": float("nan")}}, "finite number"),
+    ],
+)
+def test_what_is_no_model(name: str, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        tiny_config(name, **changes)
+
+
+def test_a_description_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        tiny_config("gpt2").dim = 3  # type: ignore[misc]

@@ -1,0 +1,178 @@
+"""Who sees whom: causality, packed documents, padding, the cache. Each property holds to the last bit where the mask makes it exact."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import CONTEXT, MODELS, VOCABULARY, random_ids, tiny_config, tiny_model
+from torch import Tensor
+
+from tfkit.model.cache import KeyValueCache
+from tfkit.model.masks import causal_mask
+from tfkit.model.position import Where
+
+BUILT = {name: tiny_model(name) for name in MODELS}
+ROUNDING = 2e-5  # of float32 logits of size 10, in another order of summation
+
+models = pytest.mark.parametrize("name", MODELS)
+few = settings(max_examples=15, deadline=None, derandomize=True)
+lengths_of_documents = st.lists(st.integers(1, 7), min_size=2, max_size=6).filter(lambda lengths: sum(lengths) <= CONTEXT)
+
+
+@models
+@few
+@given(place=st.integers(0, CONTEXT - 1), shift=st.integers(1, VOCABULARY - 1), masked=st.booleans())
+@torch.no_grad()
+def test_a_token_changes_nothing_before_it(name: str, place: int, shift: int, masked: bool) -> None:
+    ids = random_ids(2, CONTEXT)
+    changed = ids.clone()
+    changed[:, place] = (changed[:, place] + shift) % VOCABULARY
+    padding = torch.ones(2, CONTEXT, dtype=torch.bool) if masked else None  # with it, the kernel gets a mask instead of is_causal
+    before, after = (BUILT[name](x, padding_mask=padding).hidden for x in (ids, changed))
+    assert torch.equal(before[:, :place], after[:, :place])
+    assert not torch.equal(before[:, place], after[:, place])
+    assert (before[:, -1] != after[:, -1]).any()  # and reaches the end
+
+
+@models
+@few
+@given(lengths=lengths_of_documents)
+@torch.no_grad()
+def test_a_packed_document_is_as_alone(name: str, lengths: list[int]) -> None:
+    ids = random_ids(2, sum(lengths))
+    documents = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).expand(2, -1)
+    packed = BUILT[name](ids, document_ids=documents).logits
+    alone = [BUILT[name](document).logits for document in ids.split(lengths, dim=1)]
+    torch.testing.assert_close(packed, torch.cat(alone, dim=1), atol=ROUNDING, rtol=ROUNDING)
+
+
+@models
+@pytest.mark.parametrize("training", [False, True])
+def test_a_packed_document_has_no_gradient_to_its_neighbours(name: str, training: bool) -> None:
+    model = tiny_model(name).train(training)
+    vectors: list[Tensor] = []
+
+    def keep(_module: torch.nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        vectors.append(output.detach().requires_grad_())
+        return vectors[0]
+
+    model.embedding.register_forward_hook(keep)
+    documents = torch.tensor([[0] * 5 + [1] * 7 + [2] * 4])
+    hidden = model(random_ids(1, 16), document_ids=documents).hidden
+    hidden[0, 5:12].square().sum().backward()
+    gradient = vectors[0].grad
+    assert gradient is not None
+    assert (gradient[0, :5] == 0).all()
+    assert (gradient[0, 12:] == 0).all()
+    assert (gradient[0, 5:12].abs().amax(dim=1) > 0).all()
+
+
+@models
+@torch.no_grad()
+def test_rows_pack_their_documents_each_in_its_own_way(name: str) -> None:
+    ids = random_ids(2, 9)
+    documents = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0, 1, 2]])
+    both = BUILT[name](ids, document_ids=documents).logits
+    for row in range(2):
+        single = BUILT[name](ids[row : row + 1], document_ids=documents[row : row + 1]).logits
+        torch.testing.assert_close(both[row : row + 1], single, atol=ROUNDING, rtol=ROUNDING)
+
+
+@models
+@few
+@given(lengths=st.lists(st.integers(1, 12), min_size=2, max_size=4), fill=st.integers(0, VOCABULARY - 1))
+@torch.no_grad()
+def test_left_padding_is_as_alone(name: str, lengths: list[int], fill: int) -> None:
+    rows = [random_ids(1, length, seed=length)[0] for length in lengths]
+    width = max(lengths) + 2
+    ids = torch.full((len(rows), width), fill)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :], mask[i, width - len(row) :] = row, True
+    batch = BUILT[name](ids, padding_mask=mask).logits
+    assert batch.isfinite().all()
+    for i, row in enumerate(rows):
+        alone = BUILT[name](row[None]).logits[0]
+        torch.testing.assert_close(batch[i, width - len(row) :], alone, atol=ROUNDING, rtol=ROUNDING)
+
+
+@models
+@torch.no_grad()
+def test_right_padding_is_as_alone(name: str) -> None:
+    ids = random_ids(1, 10)
+    mask = torch.tensor([[True] * 6 + [False] * 4])
+    padded = BUILT[name](ids, padding_mask=mask).logits[:, :6]
+    torch.testing.assert_close(padded, BUILT[name](ids[:, :6]).logits, atol=ROUNDING, rtol=ROUNDING)
+
+
+@models
+@few
+@given(pieces=st.lists(st.integers(1, 6), min_size=1, max_size=6).filter(lambda pieces: sum(pieces) <= CONTEXT), padded=st.integers(0, 3))
+@torch.no_grad()
+def test_a_cache_gives_the_full_forward(name: str, pieces: list[int], padded: int) -> None:
+    model, length = BUILT[name], sum(pieces)
+    ids = random_ids(2, length)
+    mask = torch.ones(2, length, dtype=torch.bool)
+    mask[0, : min(padded, pieces[0] - 1)] = False
+    cache = KeyValueCache(model.config, 2, length, torch.float32)
+    parts, done = [], 0
+    for piece in ids.split(pieces, dim=1):
+        done += piece.shape[1]
+        parts.append(model(piece, padding_mask=None if mask.all() else mask[:, :done], cache=cache).logits)
+        assert cache.length == done
+    full = model(ids, padding_mask=mask).logits
+    torch.testing.assert_close(torch.cat(parts, dim=1)[mask], full[mask], atol=ROUNDING, rtol=ROUNDING)
+
+
+@models
+@torch.no_grad()
+def test_a_cache_goes_on_with_the_rows_that_are_kept(name: str) -> None:
+    model, ids = BUILT[name], random_ids(3, 8)
+    cache = KeyValueCache(model.config, 3, 8, torch.float32)
+    model(ids[:, :6], cache=cache)
+    rows = torch.tensor([2, 0])
+    cache.keep_rows(rows)
+    logits = model(ids[rows, 6:], cache=cache).logits
+    torch.testing.assert_close(logits, model(ids).logits[rows, 6:], atol=ROUNDING, rtol=ROUNDING)
+
+
+@models
+def test_a_sequence_longer_than_the_context_is_refused(name: str) -> None:
+    model = BUILT[name]
+    with pytest.raises(ValueError, match=f"25 tokens do not fit the model's context of {CONTEXT}"):
+        model(random_ids(1, CONTEXT + 1))
+    cache = KeyValueCache(model.config, 1, 30, torch.float32)
+    with torch.no_grad():
+        model(random_ids(1, CONTEXT), cache=cache)
+    with pytest.raises(ValueError, match="25 tokens do not fit"):
+        model(random_ids(1, 1), cache=cache)
+
+
+def test_the_masks_that_the_module_draws() -> None:
+    cpu = torch.device("cpu")
+    assert causal_mask(Where(5, 0, cpu, None, None)) is None
+    packed = causal_mask(Where(5, 0, cpu, None, torch.tensor([[0, 0, 1, 1, 1]])))
+    padded = causal_mask(Where(5, 0, cpu, torch.tensor([[False, False, True, True, True]]), None))
+    assert packed is not None
+    assert padded is not None
+    assert packed.int().tolist() == [[[[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]]]
+    assert padded.int().tolist() == [[[[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]]]
+    assert causal_mask(Where(1, 7, cpu, None, None)) is None  # one new token sees everything
+    later = causal_mask(Where(2, 1, cpu, None, None))
+    assert later is not None
+    assert later.int().tolist() == [[[[1, 1, 0], [1, 1, 1]]]]
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 6])
+@torch.no_grad()
+def test_shared_key_and_value_heads_are_full_heads_repeated(heads: int) -> None:
+    grouped = tiny_model("llama", num_kv_heads=heads)
+    full = tiny_model("llama", num_kv_heads=6)
+    weights = grouped.state_dict()
+    for name, weight in weights.items():
+        if name.endswith(("k_proj.weight", "v_proj.weight")):
+            weights[name] = weight.unflatten(0, (heads, -1)).repeat_interleave(6 // heads, dim=0).flatten(0, 1)
+    full.load_state_dict(weights)
+    ids = random_ids(2, 12)
+    torch.testing.assert_close(grouped(ids).logits, full(ids).logits, atol=ROUNDING, rtol=ROUNDING)
+    assert KeyValueCache(tiny_config("llama", num_kv_heads=heads), 1, 5, torch.float32).keys.shape == (2, 1, heads, 5, 4)
