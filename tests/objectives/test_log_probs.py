@@ -1,0 +1,142 @@
+"""token_log_probs against torch's cross-entropy: values and gradients, whether logits are kept or made again in blocks."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tfkit.objectives import log_probs
+from tfkit.objectives.log_probs import token_log_probs
+
+ROWS, DIM, VOCABULARY = 37, 16, 101
+
+
+@dataclass
+class Matrix:
+    weight: Tensor
+
+
+def problem(dtype: torch.dtype, scale: float = 1.0) -> tuple[Tensor, Matrix, Tensor, Tensor]:
+    """Hidden states (N, D), a head (V, D), labels (N,) and the gradient (N,) that comes from above; some labels occur twice."""
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randn(ROWS, DIM, generator=generator, dtype=torch.float64) * scale
+    weight = torch.randn(VOCABULARY, DIM, generator=generator, dtype=torch.float64)
+    labels = torch.randint(VOCABULARY, (ROWS,), generator=generator)
+    labels[5:8] = labels[4]
+    above = torch.randn(ROWS, generator=generator, dtype=torch.float64)
+    return hidden.to(dtype).requires_grad_(), Matrix(weight.to(dtype).requires_grad_()), labels, above
+
+
+def solve(dtype: torch.dtype, scale: float = 1.0) -> tuple[Tensor, ...]:
+    """Ours: values, gradient of the hidden states, gradient of the matrix."""
+    hidden, head, labels, above = problem(dtype, scale)
+    found = token_log_probs(head, hidden, labels)
+    return (found.detach(), *torch.autograd.grad((found * above).sum(), [hidden, head.weight]))
+
+
+def exact(dtype: torch.dtype, scale: float = 1.0) -> tuple[Tensor, ...]:
+    """The same by F.cross_entropy in float64, from the numbers as rounded to `dtype`."""
+    hidden, head, labels, above = problem(dtype, scale)
+    hidden, weight = hidden.detach().double().requires_grad_(), head.weight.detach().double().requires_grad_()
+    found = -F.cross_entropy(hidden @ weight.t(), labels, reduction="none")
+    return (found.detach(), *torch.autograd.grad((found * above).sum(), [hidden, weight]))
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+@pytest.fixture(params=["kept", "blocks of 5", "blocks of 1", "a piece a row"])
+def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How much is held at once. The bound is in bytes, so blocks are half as long in float64."""
+    match request.param:
+        case "blocks of 5":
+            monkeypatch.setattr(log_probs, "LOGITS_BYTES", 5 * VOCABULARY * 4)
+        case "blocks of 1":
+            monkeypatch.setattr(log_probs, "LOGITS_BYTES", 1)
+        case "a piece a row":
+            monkeypatch.setattr(log_probs, "_PIECE", 1)
+    return str(request.param)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_values_and_gradients(bounds: str, dtype: torch.dtype, tolerance: float) -> None:
+    found = solve(dtype)
+    assert found[0].dtype == torch.float32
+    assert {gradient.dtype for gradient in found[1:]} == {dtype}
+    for ours, expected in zip(found, exact(dtype), strict=True):
+        assert ours.shape == expected.shape
+        assert relative_error(ours, expected) < tolerance
+
+
+@pytest.mark.parametrize("scale", [1e-3, 30.0])
+def test_flat_and_confident_predictions(bounds: str, scale: float) -> None:
+    for ours, expected in zip(solve(torch.float32, scale), exact(torch.float32, scale), strict=True):
+        assert relative_error(ours, expected) < 3e-6
+
+
+def test_blocks_change_no_value_by_more_than_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = solve(torch.float32)
+    monkeypatch.setattr(log_probs, "LOGITS_BYTES", 3 * VOCABULARY * 4)
+    for one, other in zip(kept, solve(torch.float32), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_a_gradient_the_values_are_the_same(bounds: str, dtype: torch.dtype) -> None:
+    hidden, head, labels, _ = problem(dtype)
+    expected = token_log_probs(head, hidden, labels)
+    with torch.no_grad():
+        found = token_log_probs(head, hidden, labels)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, expected.detach(), atol=1e-6, rtol=1e-6)
+
+
+def test_blocks_never_hold_more_logits_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    inner = log_probs._log_probs
+
+    def watch(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        sizes.append(len(hidden))
+        return inner(hidden, weight, labels)
+
+    monkeypatch.setattr(log_probs, "_log_probs", watch)
+    monkeypatch.setattr(log_probs, "LOGITS_BYTES", 5 * VOCABULARY * 4)
+    solve(torch.float32)
+    assert sizes == [5] * 7 + [2]
+
+
+def test_the_gradient_of_a_confident_token_keeps_its_digits() -> None:
+    """1 - p is 1e-5 here: bfloat16 would round p to 1 and the gradient to 0, were the one-hot taken off after rounding."""
+    weight = torch.tensor([[1.0], [0.0]], dtype=torch.bfloat16, requires_grad=True)
+    hidden = torch.tensor([[11.5]], dtype=torch.bfloat16, requires_grad=True)
+    token_log_probs(Matrix(weight), hidden, torch.tensor([0])).sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad.item() == pytest.approx(1 / (1 + torch.tensor(11.5).exp().item()), rel=1e-2)
+
+
+def test_frozen_hidden_states_or_a_frozen_matrix() -> None:
+    """As when only the head, or only the body, is trained."""
+    _, hidden_gradient, weight_gradient = exact(torch.float32)
+    for frozen in ("hidden", "weight"):
+        hidden, head, labels, above = problem(torch.float32)
+        (hidden if frozen == "hidden" else head.weight).requires_grad_(False)
+        (token_log_probs(head, hidden, labels) * above).sum().backward()
+        trained, expected = (head.weight, weight_gradient) if frozen == "hidden" else (hidden, hidden_gradient)
+        assert trained.grad is not None
+        assert relative_error(trained.grad, expected) < 1e-6
+
+
+def test_no_labels_at_all() -> None:
+    """A micro-batch may hold no target."""
+    hidden = torch.zeros(0, DIM, requires_grad=True)
+    head = Matrix(torch.ones(VOCABULARY, DIM, requires_grad=True))
+    found = token_log_probs(head, hidden, torch.zeros(0, dtype=torch.long))
+    assert found.shape == (0,)
+    found.sum().backward()
+    assert head.weight.grad is not None
+    assert (head.weight.grad == 0).all()
+    with torch.no_grad():
+        assert token_log_probs(head, hidden, torch.zeros(0, dtype=torch.long)).shape == (0,)
