@@ -5,6 +5,7 @@ and JSON only: a pickle can run code, so it is refused.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -133,13 +134,18 @@ def _validated(values: Any, path: Path) -> ModelConfig:
 
 
 def _download(name: str) -> Path:
-    """A snapshot of a hub repository: configuration, safetensors and tokenizer only, never code or pickles."""
+    """A snapshot of a hub repository: configuration, safetensors and tokenizer only, never code or pickles.
+
+    With TFKIT_OFFLINE=1, as with HF_HUB_OFFLINE=1, only one that was downloaded before.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, _, revision = name.partition("@")
+    offline = os.environ.get("TFKIT_OFFLINE", "0") not in ("", "0")
+    files = ["*.json", "*.safetensors", "*.jinja"]
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files, local_files_only=offline))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise ModelError(f"hub:{name}: could not be downloaded: {error}") from None
 
