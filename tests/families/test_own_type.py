@@ -1,0 +1,81 @@
+"""A family expresses a description wholly or not at all; what none expresses goes under our own type, and fails to load elsewhere."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tfkit.families import FAMILIES, PRESETS
+from tfkit.hub import OWN_TYPE, family_of, load, save_model
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import build
+
+TINY: dict[str, Any] = {"vocab_size": 61, "context_length": 24, "decoder_layers": 2, "dim": 24, "num_heads": 3, "hidden_dim": 40}
+IDS = torch.tensor([[7 * t % 61 for t in range(20)]])
+
+
+def tiny_config(preset: str, **changes: Any) -> ModelConfig:
+    return ModelConfig.model_validate(PRESETS[preset][1] | TINY | {"init": {"std": 0.35}} | changes)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_expressed_by_its_family(preset: str) -> None:
+    family, values = PRESETS[preset]
+    assert family_of(ModelConfig.model_validate(values)) is family
+
+
+def test_the_preferred_family_comes_first_where_several_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As GPT-3's dense models are GPT-2's: one layout, two names."""
+    monkeypatch.setitem(FAMILIES, "twin", replace(FAMILIES["gpt2"], name="twin"))
+    found = {prefer: family_of(tiny_config("gpt2"), prefer=prefer) for prefer in (None, "gpt2", "twin", "llama", OWN_TYPE)}
+    assert {prefer: family and family.name for prefer, family in found.items()} == {
+        None: "gpt2",
+        "gpt2": "gpt2",
+        "twin": "twin",
+        "llama": "gpt2",
+        OWN_TYPE: "gpt2",
+    }
+
+
+UNEXPRESSED: dict[str, tuple[str, dict[str, Any]]] = {
+    "rotary positions with LayerNorm": ("gpt2", {"position": {"kind": "rotary"}}),
+    "learned positions with RMSNorm": ("llama-7b", {"position": {"kind": "learned"}}),
+    "a plain mlp in Llama": ("llama-7b", {"mlp": {"activation": "silu"}}),
+    "a gated mlp in GPT-2": ("gpt2", {"mlp": {"activation": "gelu_tanh", "gated": True, "bias": True}}),
+    "shared heads in GPT-2": ("gpt2", {"num_kv_heads": 1}),
+    "wider heads in GPT-2": ("gpt2", {"head_dim": 12}),
+    "heads that do not divide the width": ("gpt2", {"num_heads": 5, "head_dim": 6}),
+    "biases on queries, keys and values alone": ("llama-7b", {"attention": {"qkv_bias": True}}),
+    "GPT-2 without biases": ("gpt2", {"attention": {}, "mlp": {"activation": "gelu_tanh"}}),
+}
+
+
+@pytest.mark.parametrize(("preset", "changes"), UNEXPRESSED.values(), ids=UNEXPRESSED)
+@torch.no_grad()
+def test_what_no_family_expresses_goes_under_our_own_type(tmp_path: Path, preset: str, changes: dict[str, Any]) -> None:
+    model = build(tiny_config(preset, **changes), seed=1).eval()
+    (tmp_path / "a").mkdir()
+    save_model(tmp_path / "a", model.config, model.state_dict(), None, family=PRESETS[preset][0].name)
+    assert json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8"))["model_type"] == OWN_TYPE
+    loaded = load(tmp_path / "a")
+    assert loaded.family == OWN_TYPE
+    assert loaded.config == model.config
+    assert torch.equal(loaded.model(IDS).logits, model(IDS).logits)
+    loaded.save(tmp_path / "b")
+    assert all(path.read_bytes() == (tmp_path / "b" / path.name).read_bytes() for path in (tmp_path / "a").iterdir())
+    with pytest.raises(ValueError, match=f"model type `?{OWN_TYPE}"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "a")
+
+
+def test_dropout_and_initialization_come_back_from_our_own_file(tmp_path: Path) -> None:
+    changes = {"dropout": {"embedding": 0.1, "attention": 0.2, "residual": 0.3}, "init": {"std": 0.3, "residual_scaling": True}}
+    config = tiny_config("llama-7b", **changes)
+    save_model(tmp_path, config, build(config, seed=1).state_dict(), None, facts={"objective": "causal_lm"})
+    assert load(tmp_path).config == config
+    assert load(tmp_path).family == "llama"
+    document = json.loads((tmp_path / "tfkit.json").read_text(encoding="utf-8"))
+    assert document == {"schema_version": 1, "model": changes, "objective": "causal_lm"}

@@ -1,0 +1,346 @@
+"""Model folders: found, read strictly, refused with a reason, and saved."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import tfkit
+from tfkit.errors import ModelError
+from tfkit.families import PRESETS
+from tfkit.hub import find_checkpoint, load, save_model
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer, build
+from tfkit.run.checkpoints import record_best, save_checkpoint
+from tfkit.tokenizer import train_byte_bpe
+
+TINY: dict[str, Any] = {"vocab_size": 300, "context_length": 24, "decoder_layers": 2, "dim": 24, "num_heads": 3, "hidden_dim": 40}
+IDS = torch.tensor([[7 * t % 299 for t in range(20)]])
+OURS_ALONE: dict[str, Any] = {"position": {"kind": "rotary"}}  # in GPT-2: no Hugging Face class says so
+
+
+def tiny_config(preset: str, **changes: Any) -> ModelConfig:
+    return ModelConfig.model_validate(PRESETS[preset][1] | TINY | changes)
+
+
+def write(folder: Path, preset: str = "gpt2", **changes: Any) -> Transformer:
+    """A model folder of random weights, saved by tfkit."""
+    model = build(tiny_config(preset, init={"std": 0.35}, **changes), seed=1)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder, model.config, model.state_dict(), None)
+    return model.eval()
+
+
+def edit_weights(folder: Path, edit: Callable[[dict[str, Tensor]], None]) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path, {"format": "pt"})
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        load(folder)
+    assert caught.value.exit_code == 4
+    assert str(caught.value).startswith(str(folder))
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------ weights that do not fit
+
+
+@pytest.mark.parametrize("preset", ["gpt2", "llama-7b"])
+def test_every_missing_unexpected_and_misshapen_tensor_is_listed(tmp_path: Path, preset: str) -> None:
+    write(tmp_path, preset)
+    names = list(load_file(tmp_path / "model.safetensors"))
+    gone, wider = names[2], [name for name in names if "c_attn.weight" in name or "k_proj.weight" in name]
+
+    def edit(tensors: dict[str, Tensor]) -> None:
+        del tensors[gone]
+        tensors["classifier.weight"] = torch.zeros(3, 24)
+        for name in wider:
+            tensors[name] = torch.zeros(24, 5, 2)
+
+    edit_weights(tmp_path, edit)
+    first, *lines = refusal(tmp_path).splitlines()
+    assert first.endswith("the weights do not fit config.json:")
+    assert len(lines) == 4
+    assert lines[0].startswith(f"  missing: {gone} (")
+    assert lines[1] == "  unexpected: classifier.weight (3, 24)"
+    full = (24, 72) if preset == "gpt2" else (24, 24)
+    assert lines[2:] == [f"  misshapen: {name} (24, 5, 2) instead of {full}" for name in sorted(wider)]
+
+
+def test_biases_that_the_configuration_does_not_have_are_not_dropped(tmp_path: Path) -> None:
+    write(tmp_path, "llama-7b")
+    edit_weights(tmp_path, lambda tensors: tensors.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(24)}))
+    assert "unexpected: model.layers.0.self_attn.q_proj.bias (24,)" in refusal(tmp_path)
+
+
+def test_more_layers_in_the_file_than_in_the_configuration(tmp_path: Path) -> None:
+    write(tmp_path)
+    edit_config(tmp_path, n_layer=1)
+    assert refusal(tmp_path).count("unexpected: transformer.h.1.") == 12
+
+
+def test_a_missing_head_is_an_error_unless_tied(tmp_path: Path) -> None:
+    write(tmp_path, "llama-7b")
+    edit_weights(tmp_path, lambda tensors: tensors.pop("lm_head.weight"))
+    assert "missing: lm_head.weight (300, 24)" in refusal(tmp_path)
+    edit_config(tmp_path, tie_word_embeddings=True)
+    assert load(tmp_path).config.head.tied
+
+
+@torch.no_grad()
+def test_a_tied_matrix_under_the_heads_name_alone(tmp_path: Path) -> None:
+    model = write(tmp_path)
+    edit_weights(tmp_path, lambda tensors: tensors.update({"lm_head.weight": tensors.pop("transformer.wte.weight")}))
+    loaded = load(tmp_path)
+    assert loaded.config.head.tied
+    assert torch.equal(loaded.model(IDS).logits, model(IDS).logits)
+
+
+@torch.no_grad()
+def test_a_tied_matrix_twice_in_the_file(tmp_path: Path) -> None:
+    model = write(tmp_path)
+    edit_weights(tmp_path, lambda tensors: tensors.update({"lm_head.weight": tensors["transformer.wte.weight"].clone()}))
+    loaded = load(tmp_path)
+    assert loaded.config.head.tied
+    assert torch.equal(loaded.model(IDS).logits, model(IDS).logits)
+
+
+@torch.no_grad()
+def test_matrices_that_should_be_tied_but_differ_are_both_kept(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    edit_weights(tmp_path / "a", lambda tensors: tensors.update({"lm_head.weight": tensors["transformer.wte.weight"] + 0.5}))
+    loaded = load(tmp_path / "a")
+    assert not loaded.config.head.tied
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "a")
+    torch.testing.assert_close(loaded.model(IDS).logits, theirs(IDS).logits, atol=1e-4, rtol=1e-4)
+    loaded.save(tmp_path / "b")
+    assert torch.equal(load(tmp_path / "b").model(IDS).logits, loaded.model(IDS).logits)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "b")
+    assert torch.equal(again(IDS).logits, theirs(IDS).logits)
+
+
+# ------------------------------------------------------------------------------------------------------------- damaged folders
+
+
+def test_pickles_are_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    assert refusal(tmp_path).endswith("model.safetensors: there is no such file")
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    assert "pytorch_model.bin is a pickle, which can run code: convert it to safetensors where you trust it" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "huge header", "pickle", "folder"])
+def test_damaged_weights(tmp_path: Path, damage: str) -> None:
+    write(tmp_path)
+    path = tmp_path / "model.safetensors"
+    data = path.read_bytes()
+    path.unlink()
+    match damage:
+        case "empty":
+            path.write_bytes(b"")
+        case "cut":
+            path.write_bytes(data[: len(data) // 2])
+        case "huge header":
+            path.write_bytes(b"\xff" * 8 + data[8:])
+        case "pickle":
+            torch.save({}, path)
+        case "folder":
+            path.mkdir()
+    assert "model.safetensors" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        ({"a": "../other/model.safetensors"}, "names a file outside the folder"),
+        ({"a": "/etc/passwd"}, "names a file outside the folder"),
+        ({"a": "shard.safetensors"}, "shard.safetensors: there is no such file"),
+        ({"a": ".."}, "there is no such file"),
+        ({"a": 3}, "weight_map does not map each tensor to a file"),
+        (["a"], "weight_map does not map each tensor to a file"),
+        (None, "weight_map does not map each tensor to a file"),
+        ({}, "missing: transformer.wte.weight"),
+    ],
+)
+def test_an_index_that_names_no_shards(tmp_path: Path, weight_map: object, message: str) -> None:
+    write(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
+    assert message in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '"gpt2"', "\ufffe"])
+def test_a_configuration_that_is_no_json_object(tmp_path: Path, text: str) -> None:
+    write(tmp_path)
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    assert "config.json" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bert", "mistral", None, ["gpt2"], ""])
+def test_a_model_type_that_is_not_supported(tmp_path: Path, kind: object) -> None:
+    write(tmp_path)
+    edit_config(tmp_path, model_type=kind)
+    assert refusal(tmp_path).endswith(f"model_type {kind!r} is not one that tfkit can load (gpt2, llama)")
+
+
+@pytest.mark.parametrize("garbage", [None, "x", -1, 0.5, [], {}, [3], {"a": 1}, "5"])
+@pytest.mark.parametrize("preset", ["gpt2", "llama-7b", "own"])
+def test_any_field_may_hold_anything(tmp_path: Path, preset: str, garbage: object) -> None:
+    """A model that fits, or a ModelError that names the folder; never a crash."""
+    write(tmp_path, "gpt2" if preset == "own" else preset, **(OURS_ALONE if preset == "own" else {}))
+    path = tmp_path / "config.json"
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    refused = 0
+    for field in [*whole, "rope_parameters"]:
+        path.write_text(json.dumps(whole | {field: garbage}), encoding="utf-8")
+        try:
+            load(tmp_path)
+        except ModelError:
+            refused += 1
+            refusal(tmp_path)
+    assert refused >= (2 if preset == "own" else 5)
+
+
+@pytest.mark.parametrize("field", ["n_embd", "vocab_size", "n_positions", "n_layer", "n_head"])
+def test_a_field_that_is_missing(tmp_path: Path, field: str) -> None:
+    write(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config[field]
+    path.write_text(json.dumps(config), encoding="utf-8")
+    assert refusal(tmp_path).endswith(f"config.json: the field '{field}' is missing")
+
+
+@pytest.mark.parametrize("model", [[], "x", {"dim": 48}, {"init": {"std": -1}}, {"dropout": 3}])
+def test_our_own_file_cannot_say_what_config_json_says(tmp_path: Path, model: object) -> None:
+    write(tmp_path)
+    (tmp_path / "tfkit.json").write_text(json.dumps({"model": model}), encoding="utf-8")
+    assert "tfkit.json: " in refusal(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------------- finding and saving
+
+
+def save_step(run: Path, step: int) -> Path:
+    return save_checkpoint(run / "checkpoints", step, lambda folder: write(folder) and None)
+
+
+def test_the_forms_of_a_path(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first, second = save_step(run, 5), save_step(run, 10)
+    assert find_checkpoint(first) == first
+    assert find_checkpoint(str(first)) == first
+    assert find_checkpoint(run) == second
+    record_best(run / "checkpoints", 5, "loss", 2.0)
+    assert find_checkpoint(run) == first
+    (first / "model.safetensors").unlink()  # the best is no more
+    assert find_checkpoint(run) == second
+    (second / "manifest.json").unlink()
+    with pytest.raises(ModelError, match="run: this run has no complete checkpoint yet"):
+        find_checkpoint(run)
+
+
+def test_paths_that_mean_nothing(tmp_path: Path) -> None:
+    with pytest.raises(
+        ModelError, match="there is no such folder; --from takes a checkpoint, a run folder, or a Hugging Face model folder"
+    ):
+        find_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=r"no config\.json here"):
+        find_checkpoint(tmp_path)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"no config\.json here"):
+        find_checkpoint(tmp_path / "file")
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ModelError, match="no complete checkpoint yet"):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "nobody/nothing@v1", "not a name", "a/b/c", ""])
+def test_a_hub_name_that_cannot_be_downloaded(name: str) -> None:
+    with pytest.raises(ModelError, match=f"hub:{name}: could not be downloaded: "):
+        find_checkpoint(f"hub:{name}")
+
+
+@pytest.fixture
+def cached_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository org/tiny in the hub's own cache, as a download leaves it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--org--tiny"
+    snapshot = repository / "snapshots" / ("0123456789" * 4)
+    write(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name, encoding="utf-8")
+    return snapshot
+
+
+@pytest.mark.parametrize("switch", ["HF_HUB_OFFLINE", "TFKIT_OFFLINE"])
+def test_a_hub_repository_that_was_downloaded_before(cached_snapshot: Path, monkeypatch: pytest.MonkeyPatch, switch: str) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", switch == "HF_HUB_OFFLINE")
+    monkeypatch.setenv("TFKIT_OFFLINE", str(int(switch == "TFKIT_OFFLINE")))
+    for name in ("hub:org/tiny", "hub:org/tiny@main", f"hub:org/tiny@{cached_snapshot.name}"):
+        assert find_checkpoint(name) == cached_snapshot
+    assert load("hub:org/tiny").family == "gpt2"
+    with pytest.raises(ModelError, match=r"hub:org/tiny@v2: could not be downloaded"):
+        find_checkpoint("hub:org/tiny@v2")
+
+
+def test_the_tokenizer_is_the_librarys_and_goes_along(tmp_path: Path) -> None:
+    tokenizer = train_byte_bpe(["def f(x):\n    return x\n"] * 20, 270, True)
+    config = tiny_config("gpt2")
+    save_model(tmp_path, config, build(config, seed=1).state_dict(), tokenizer)
+    loaded = tfkit.load(tmp_path)
+    assert isinstance(loaded.tokenizer, tokenizers.Tokenizer)
+    text = "def g(y): return 3"
+    ids = loaded.tokenizer.encode(text).ids
+    assert ids == tokenizer.encode_texts([text])[0] == AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"]
+    assert loaded.eos_ids == [tokenizer.eos_id]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id == tokenizer.eos_id
+    loaded.save(tmp_path / "again")
+    for path in filter(Path.is_file, tmp_path.iterdir()):
+        again = tmp_path / "again" / path.name
+        if path.name == "tokenizer_config.json":  # its keys may stand in another order
+            assert json.loads(path.read_bytes()) == json.loads(again.read_bytes())
+        else:
+            assert path.read_bytes() == again.read_bytes(), path.name
+
+
+def test_a_folder_without_a_tokenizer_loads(tmp_path: Path) -> None:
+    write(tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.tokenizer is None
+    assert loaded.codec is None
+    assert loaded.eos_ids == []
+
+
+def test_a_loaded_model_is_ready_to_train_or_to_use(tmp_path: Path) -> None:
+    write(tmp_path)
+    model = load(tmp_path).model
+    assert not model.training
+    assert all(parameter.requires_grad and parameter.is_contiguous() for parameter in model.parameters())
+    storages = [parameter.untyped_storage().data_ptr() for parameter in model.parameters()]
+    assert len(set(storages)) == len(storages)  # q, k and v no longer share what they were read from
+    assert {parameter.dtype for parameter in load(tmp_path, dtype=torch.bfloat16).model.parameters()} == {torch.bfloat16}
+
+
+def test_weights_of_half_precision_are_saved_in_float32(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    load(tmp_path / "a", dtype=torch.bfloat16).save(tmp_path / "b")
+    saved = load_file(tmp_path / "b" / "model.safetensors")
+    original = load_file(tmp_path / "a" / "model.safetensors")
+    assert all(torch.equal(saved[name], original[name].to(torch.bfloat16).float()) for name in original)
