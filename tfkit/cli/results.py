@@ -3,12 +3,13 @@
 from typing import Any
 
 from tfkit import console
+from tfkit.run import strict_json
 
 
 def show_training_result(result: dict[str, Any], as_json: bool) -> None:
-    """As one document, or as a few lines for people."""
+    """As one document, or as a few lines for people. A number that is not finite is null, and named in `nonfinite`."""
     if as_json:
-        console.json(result)
+        console.json(strict_json.loads(strict_json.dumps(result)))
         return
     loss, evaluation, energy = result["loss"], result["evaluation"], result["energy_kwh"]
     steps, tokens, seconds = f"{result['steps']:,}", console.format_count(result["tokens"]), console.format_seconds(result["seconds"])
@@ -16,8 +17,13 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
         "checkpoint": result["checkpoint"],
         "trained": f"{steps} steps, {tokens} tokens in {seconds}",
         "loss": f"{loss:.4f}" if loss is not None else "",
-        "validation": "  ".join(f"{name} {value:.4g}" for name, value in evaluation.items() if name != "target_tokens"),
+        "validation": "  ".join(f"{name} {_number(value)}" for name, value in evaluation.items() if name != "target_tokens"),
         "energy": f"{console.format_energy(1000 * energy)}, {console.format_mass(result['emissions_g'])} CO2e" if energy else "",
     }
     width = max(map(len, rows))
     console.result("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items() if value))
+
+
+def _number(value: float | None) -> str:
+    """None: it was not finite when the result was written down."""
+    return "not finite" if value is None else f"{value:.4g}"

@@ -13,8 +13,11 @@ _FREE = (*_LENGTH, "training.log_every", "training.tensorboard", "checkpoint.", 
 
 
 def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
-    """Raise UsageError, with the differences, if the run was begun with a recipe that would have taken other steps."""
-    if not folder.recipe.exists():
+    """Raise UsageError, with the differences, if the run was begun with a recipe that would have taken other steps.
+
+    Without a checkpoint there is nothing to go on from: the run begins anew, with any recipe.
+    """
+    if not folder.recipe.exists() or not any(folder.checkpoints.glob("step-*")):
         return
     begun = read_recipe(str(folder.recipe)).recipe
     before, now = _fields(begun, begun), _fields(recipe, begun)
