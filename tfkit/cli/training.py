@@ -137,6 +137,7 @@ class TrainingRun:
         records = read_metrics(context.folder.metrics)
         self.latest: dict[str, Any] = next((record for record in reversed(records) if "loss" in record), {})
         self.evaluations = {record["step"]: record["evaluation"] for record in records if "evaluation" in record}
+        self.sampled = {record["step"] for record in records if "samples" in record}
         self.tensorboard = _tensorboard(context)
         self.resumed_from = resumed_from
         self.flops_per_token = training_flops_per_token(config, config.context_length)
@@ -169,7 +170,7 @@ class TrainingRun:
     def log(self, line: Log) -> None:
         """Append to metrics.jsonl, and show it where there is no live line."""
         reading = self.context.meter.reading()
-        rate = line.tokens_per_second
+        energy, rate = energy_fields(reading), line.tokens_per_second
         self.latest = {
             "step": line.step,
             "tokens": line.tokens,
@@ -179,8 +180,8 @@ class TrainingRun:
             "tokens_per_second": round(rate, 1),
             "mfu": round(rate * self.flops_per_token / self.peak_flops, 4) if self.peak_flops else None,
             "memory": memory_bytes(self.context.device),
-            "energy_wh": reading.energy_wh,
-            "emissions_g": reading.emissions_g,
+            "energy_wh": None if energy["energy_kwh"] is None else reading.energy_wh,
+            "emissions_g": energy["emissions_g"],
         }
         self.metrics.append(self.latest)
         self._to_tensorboard(line.step, {name: value for name, value in self.latest.items() if name != "step"})
@@ -209,6 +210,8 @@ class TrainingRun:
             state = {"progress": progress.state(), "micro_batch_size": self.micro_batch_size, "data": self.data.fingerprints()}
             save_training_state(folder, self.optimizer.state(), state)
 
+        self.metrics.sync()  # a power cut must not take lines that the checkpoint counts on
+
         def make_room() -> None:
             prune(root, 1, best_checkpoint(root))
 
@@ -217,25 +220,18 @@ class TrainingRun:
         context.meter.phase("train")
 
     def evaluate(self, progress: Progress) -> None:
-        """Score the validation text, and let the model write."""
-        context = self.context
-        context.meter.phase("evaluate")
-        if self.data.validation:
-            metrics = self._score()
-            self.evaluations[progress.step] = metrics
-            self.metrics.append({"step": progress.step, "evaluation": metrics})
-            self._to_tensorboard(progress.step, {f"evaluation/{name}": value for name, value in metrics.items()})
-            console.say(f"step {progress.step}: validation " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-            checkpoint = context.folder.checkpoints / f"step-{progress.step:06d}"
-            if checkpoint.is_dir():
-                record_best(context.folder.checkpoints, progress.step, "loss", metrics["loss"])
-                (checkpoint / "README.md").write_text(self._card(), encoding="utf-8")  # the card may change after the manifest
-        self._write_samples(progress.step)
-        context.meter.phase("train")
+        """Score the validation text, and let the model write: what of the two is not in metrics.jsonl yet. Raises Stopped."""
+        self.context.meter.phase("evaluate")
+        if self.data.validation and progress.step not in self.evaluations:
+            self._note_scores(progress.step, self._score())
+        if self.context.recipe.generation.prompts and progress.step not in self.sampled:
+            self._write_samples(progress.step)
+        self.context.meter.phase("train")
 
     def evaluated(self, step: int) -> bool:
-        """Whether this step's evaluation stands in metrics.jsonl."""
-        return step in self.evaluations or not self.data.validation
+        """Whether all of this step's evaluation stands in metrics.jsonl."""
+        scored = step in self.evaluations or not self.data.validation
+        return scored and (step in self.sampled or not self.context.recipe.generation.prompts)
 
     def stop_requested(self) -> int | None:
         """The signal that asks to stop."""
@@ -281,15 +277,32 @@ class TrainingRun:
                 break
         return sum(scores[1:], start=scores[0]).metrics()
 
+    def _note_scores(self, step: int, metrics: dict[str, float]) -> None:
+        """The line of the log comes last: a run that is killed before it scores again, and all of this is done again."""
+        self.evaluations[step] = metrics
+        root = self.context.folder.checkpoints
+        checkpoint = root / f"step-{step:06d}"
+        if checkpoint.is_dir():
+            try:
+                record_best(root, step, "loss", metrics["loss"])
+                (checkpoint / "README.md").write_text(self._card(), encoding="utf-8")  # the card may change after the manifest
+            except OSError as error:
+                console.warn(f"{checkpoint}: its scores cannot be written there ({error.strerror}); training goes on")
+            prune(root, self.context.recipe.checkpoint.keep, best_checkpoint(root))  # what was the best may go now
+        self.metrics.append({"step": step, "evaluation": metrics})
+        self._to_tensorboard(step, {f"evaluation/{name}": value for name, value in metrics.items()})
+        console.say(f"step {step}: validation " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+
     def _write_samples(self, step: int) -> None:
         from tfkit.generation.complete import complete
 
         settings, tokenizer = self.context.recipe.generation, self.data.tokenizer
-        if not settings.prompts:
-            return
         eos_ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         stop = lambda: self.context.signals.requested is not None  # noqa: E731
         completions = complete(self.model, tokenizer, settings.prompts, settings, eos_ids=eos_ids, should_stop=stop)
+        if (number := self.context.signals.requested) is not None:  # some may be cut short; resuming writes them whole
+            raise Stopped(number, "stopped while the model was writing")
+        self.sampled.add(step)
         pairs = [{"prompt": prompt, "completion": found.text} for prompt, found in zip(settings.prompts, completions, strict=True)]
         self.metrics.append({"step": step, "samples": pairs})
         for pair in pairs:

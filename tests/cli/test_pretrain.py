@@ -1,0 +1,269 @@
+"""tfkit pretrain as a process on a tiny corpus: what it leaves behind, what it says, and how it ends."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import Done, exact, hashes, kept, pretrain, records, write_corpus, write_recipe
+
+import tfkit
+from tfkit.run.manifest import verify
+
+LINE = {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory", "energy_wh", "emissions_g"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrain")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(base: Path) -> Path:
+    return base / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def run(base: Path, recipe: Path) -> Path:
+    """A finished run, which no test changes."""
+    done = pretrain(base / "run", recipe, "--json", "checkpoint.every=5", "generation.prompts=[the cat]", "generation.max_new_tokens=5")
+    assert done.code == 0, done.err
+    (base / "run.stdout").write_text(done.out, encoding="utf-8")
+    return base / "run"
+
+
+def test_the_program_itself(base: Path, recipe: Path) -> None:
+    """Not a fork of the tests: the real command, quiet, its result as one document."""
+    command = [sys.executable, "-m", "tfkit", "pretrain", str(recipe), "--quiet", "--json", "--threads", "1"]
+    environment = os.environ | {"PYTHONPATH": str(Path(tfkit.__file__).parent.parent)}
+    done = subprocess.run(command, cwd=base, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert document["run"] == str(base / "runs" / "tiny")  # the recipe's name
+    assert (base / "runs" / "tiny" / "checkpoints" / "step-000012" / "manifest.json").is_file()
+
+
+def test_the_document(base: Path, run: Path) -> None:
+    document = json.loads((base / "run.stdout").read_text(encoding="utf-8"))
+    assert list(document) == [
+        *("schema_version", "run", "checkpoint", "steps", "tokens", "loss", "evaluation", "seconds", "tokens_per_second"),
+        *("energy_kwh", "emissions_g"),
+    ]
+    assert (document["schema_version"], document["steps"], document["tokens"]) == (1, 12, 12 * 4 * 16)
+    assert document["run"] == str(run)
+    assert document["checkpoint"] == str(run / "checkpoints" / "step-000012")
+    assert document["evaluation"] == records(run)[-2]["evaluation"]
+    assert document["evaluation"].keys() == {"loss", "perplexity", "bits_per_byte", "target_tokens"}
+    assert document["loss"] == [record for record in records(run) if "loss" in record][-1]["loss"]
+    assert document["seconds"] > 0
+    assert document["tokens_per_second"] == pytest.approx(document["tokens"] / document["seconds"], rel=0.05)
+    assert document["energy_kwh"] is document["emissions_g"] is None  # not measured, which is not 0
+
+
+def test_the_run_folder(run: Path) -> None:
+    found = {path.name for path in run.iterdir()}
+    assert found == {"recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv", "checkpoints", "lock"}
+    assert kept(run) == ["step-000010", "step-000012"]
+    receipt = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert (receipt["status"], receipt["name"], receipt["threads"], receipt["device"]) == ("finished", "run", 1, "cpu")
+    assert receipt["precision"] == "torch.float32"
+    assert receipt["result"]["steps"] == 12
+    assert receipt["totals"].keys() == {"seconds", "tokens", "energy_kwh", "emissions_g"}
+    assert [attempt["to_step"] for attempt in receipt["attempts"]] == [12]
+    assert {"versions", "processor", "platform", "commit", "data", "command"} <= receipt.keys()
+    assert receipt["data"]["train"]
+    assert receipt["data"]["validation"]
+    with (run / "emissions.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == []
+
+
+def test_the_checkpoint_is_a_model_folder(run: Path) -> None:
+    folder = run / "checkpoints" / "step-000012"
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        *("special_tokens_map.json", "README.md", "tfkit.json", "training_state", "manifest.json"),
+    }
+    assert {path.name for path in (folder / "training_state").iterdir()} == {"optimizer.safetensors", "state.json"}
+    assert verify(folder) == []  # also after the evaluation has put its numbers into the card
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| validation perplexity |" in card
+    facts = json.loads((folder / "tfkit.json").read_text(encoding="utf-8"))
+    assert (facts["step"], facts["objective"], facts["lineage"]["training"]) == (12, "causal_lm", "pre-training")
+    loaded = tfkit.load(run)
+    assert loaded.config.dim == 16
+    assert loaded.family == "gpt2"
+
+
+def test_the_checkpoint_gives_the_loss_that_the_log_says(run: Path) -> None:
+    """What was saved is what was scored: transformers' own model on one held-out document against tfkit's evaluation is hub's matter;
+    here tfkit's saved weights against the numbers of the run."""
+    from tfkit.__main__ import main
+
+    assert main(["evaluate", "--from", str(run), "--json", "carbon.enabled=false", "--run", str(run.parent / "scored")]) == 0
+    scored = json.loads((run.parent / "scored" / "run.json").read_text(encoding="utf-8"))["result"]["metrics"]
+    best = json.loads((run / "checkpoints" / "best.json").read_text(encoding="utf-8"))
+    assert best["step"] == 12
+    assert scored["loss"] == pytest.approx(best["value"], rel=1e-6)
+
+
+def test_metrics(run: Path) -> None:
+    """Order: the line, then the evaluation of a step, then what the model writes."""
+    found = records(run)
+    kinds = [(record["step"], "evaluation" if "evaluation" in record else "samples" if "samples" in record else "line") for record in found]
+    assert kinds == [
+        *((3, "line"), (4, "evaluation"), (4, "samples"), (6, "line"), (8, "evaluation"), (8, "samples"), (9, "line")),
+        *((12, "line"), (12, "evaluation"), (12, "samples")),
+    ]
+    lines = [record for record in found if "loss" in record]
+    assert all(line.keys() == LINE for line in lines)
+    assert [line["tokens"] for line in lines] == [line["step"] * 64 for line in lines]
+    assert lines[0]["lr"] == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi / 10)))
+    assert all(line["grad_norm"] > 0 and line["memory"] > 1e7 and line["tokens_per_second"] > 0 for line in lines)
+    assert all(0 < line["mfu"] < 1 for line in lines)
+    assert all(line["energy_wh"] is line["emissions_g"] is None for line in lines)  # not measured, which is not 0
+    (sample,) = found[-1]["samples"]
+    assert sample["prompt"] == "the cat"
+    assert sample["completion"]
+
+
+def test_what_is_said(base: Path, recipe: Path) -> None:
+    done = pretrain(base / "said", recipe)
+    assert done.code == 0
+    assert [line.split("  ")[0] for line in done.out.splitlines()] == ["checkpoint", "trained", "loss", "validation"]
+    assert "training tokens, vocabulary 300" in done.err
+    assert "step 12/12  loss" in done.err
+    assert "step 12: validation loss" in done.err
+
+
+def test_a_second_run_is_refused_with_the_remedy(run: Path, recipe: Path) -> None:
+    before = (run / "metrics.jsonl").read_bytes()
+    done = pretrain(run, recipe)
+    assert (done.code, done.out) == (2, "")
+    assert "--resume" in done.err
+    assert "--run" in done.err
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_resuming_a_finished_run_repeats_its_result(base: Path, run: Path, recipe: Path) -> None:
+    words = ["checkpoint.every=5", "generation.prompts=[the cat]", "generation.max_new_tokens=5"]
+    before = (run / "metrics.jsonl").read_bytes(), hashes(run, 12)
+    done = pretrain(run, recipe, "--resume", "--json", *words)
+    assert (done.code, done.out) == (0, (base / "run.stdout").read_text(encoding="utf-8"))
+    assert "this run is finished; here is its result again" in done.err
+    assert ((run / "metrics.jsonl").read_bytes(), hashes(run, 12)) == before
+    assert len(json.loads((run / "run.json").read_text(encoding="utf-8"))["attempts"]) == 1
+    assert pretrain(run, recipe, "--resume", *words).out.startswith("checkpoint")
+
+
+def test_the_resolved_recipe_gives_the_same_run(base: Path, run: Path) -> None:
+    saved = shutil.copy(run / "recipe.yaml", base / "resolved.yaml")
+    done = pretrain(base / "again", Path(saved))
+    assert done.code == 0, done.err
+    assert hashes(base / "again", 12) == hashes(run, 12)
+    assert exact(base / "again") == exact(run)
+    assert (base / "again" / "recipe.yaml").read_bytes() == Path(saved).read_bytes()
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(base: Path, recipe: Path) -> None:
+    for name, seed in (("one", 1), ("same", 1), ("other", 2)):
+        assert pretrain(base / name, recipe, f"training.seed={seed}").code == 0
+    assert hashes(base / "one", 12) == hashes(base / "same", 12)
+    assert exact(base / "one") == exact(base / "same")
+    assert exact(base / "one")[0]["loss"] != exact(base / "other")[0]["loss"]
+
+
+def test_micro_batches_change_nothing_but_the_rounding(base: Path, recipe: Path) -> None:
+    curves = []
+    for size in (1, 2, 4):
+        assert pretrain(base / f"micro-{size}", recipe, f"training.micro_batch_size={size}").code == 0
+        curves.append([record["loss"] for record in records(base / f"micro-{size}") if "loss" in record])
+    assert curves[0] == pytest.approx(curves[2], abs=1e-5)
+    assert curves[1] == pytest.approx(curves[2], abs=1e-5)
+
+
+def test_a_tokenizer_that_transformers_saved(base: Path, run: Path, recipe: Path) -> None:
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(run / "checkpoints" / "step-000012")
+    theirs.save_pretrained(base / "tokenizer")
+    text = recipe.read_text(encoding="utf-8").replace("{vocab_size: 300}", json.dumps({"path": str(base / "tokenizer")}))
+    (base / "with-path.yaml").write_text(text, encoding="utf-8")
+    done = pretrain(base / "with-path", base / "with-path.yaml")
+    assert done.code == 0, done.err
+    saved = AutoTokenizer.from_pretrained(base / "with-path" / "checkpoints" / "step-000012")
+    assert saved("the cat 🙂").input_ids == theirs("the cat 🙂").input_ids
+    assert [record["loss"] for record in exact(base / "with-path") if "loss" in record] == [
+        record["loss"] for record in exact(run) if "loss" in record
+    ]
+
+
+def no_numbers(done: Done) -> bool:
+    return "Traceback" not in done.err and done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--device", "abacus"], 2, "--device abacus: not a device"),
+        (["--device", "cuda:99"], 5, "--device cuda:99: this machine or this build of PyTorch has no such device"),
+        (["training.step=3"], 2, "did you mean steps"),
+        (["data.train=[{path: nowhere/*.txt}]"], 3, "nowhere/*.txt"),
+        (["model.context_length=5000"], 3, "set a smaller model.context_length"),
+        (["tokenizer={path: nowhere}"], 4, "nowhere has no tokenizer.json"),
+        (["carbon.country=XXX"], 2, "XXX"),
+    ],
+)
+def test_errors(tmp_path: Path, recipe: Path, words: list[str], code: int, message: str) -> None:
+    done = pretrain(tmp_path / "run", recipe, *words)
+    assert done.code == code, done.err
+    assert message in done.err
+    assert no_numbers(done)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_the_weights(base: Path, recipe: Path) -> None:
+    """A huge learning rate: the weights of the first step overflow float32 in the second, whose loss is NaN."""
+    words = ["optimizer.lr=1e30", "schedule.warmup_steps=0", "checkpoint.every=1", "evaluation.every=null"]
+    done = pretrain(base / "unhealthy", recipe, *words)
+    assert (done.code, done.out) == (6, "")
+    assert "no weight was changed by this step" in done.err
+    assert "A lower optimizer.lr" in done.err
+    receipt = json.loads((base / "unhealthy" / "run.json").read_text(encoding="utf-8"))
+    assert receipt["status"] == "failed"
+    assert "the loss is" in receipt["attempts"][0]["error"]
+    assert kept(base / "unhealthy") == ["step-000001"]  # the last good one
+    assert verify(base / "unhealthy" / "checkpoints" / "step-000001") == []
+
+
+def test_after_a_failure_without_a_checkpoint_the_recipe_may_change(base: Path, recipe: Path) -> None:
+    """There is nothing that the change could contradict."""
+    assert pretrain(base / "mended", recipe, "optimizer.lr=1e30", "schedule.warmup_steps=0", "evaluation.every=null").code == 6
+    assert kept(base / "mended") == []
+    done = pretrain(base / "mended", recipe)
+    assert done.code == 0, done.err
+    assert pretrain(base / "unbroken", recipe).code == 0
+    assert exact(base / "mended") == exact(base / "unbroken")
+
+
+def test_a_disk_too_small_for_the_checkpoints(base: Path, recipe: Path) -> None:
+    """keep=10^12 checkpoints of this model need petabytes; --force starts all the same."""
+    done = pretrain(base / "small-disk", recipe, "checkpoint.keep=1000000000000")
+    assert (done.code, done.out) == (5, "")
+    assert "the planned checkpoints need" in done.err
+    assert "--force" in done.err
+    assert pretrain(base / "small-disk", recipe, "checkpoint.keep=1000000000000", "--force").code == 0
+
+
+def test_bf16_runs_where_there_is_no_hardware_for_it_too(base: Path, recipe: Path) -> None:
+    done = pretrain(base / "bf16", recipe, "training.precision=bf16", "training.steps=3")
+    assert done.code == 0, done.err
+    loaded = tfkit.load(base / "bf16").model
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}  # the master
+    assert any(not torch.equal(p, p.bfloat16().float()) for p in loaded.parameters())

@@ -1,0 +1,308 @@
+"""Resuming is exact: stopped or killed at any moment, a run ends with the bits of the run that was never stopped."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_runs import Process, exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
+
+import tfkit.cli.training
+import tfkit.evaluation.text
+import tfkit.generation.complete
+
+STEPS, MICRO_BATCHES = 12, 2
+# Everything that has a state of its own: dropout, accumulation, the running mean of the log, evaluation, samples.
+COMMON = [
+    "model.dropout={embedding: 0.1, attention: 0.1, residual: 0.1}",
+    "training.micro_batch_size=2",
+    "training.log_every=5",
+    "checkpoint={every: 3, keep: 2}",
+    "generation={prompts: [the cat, big], max_new_tokens: 6}",
+]
+VARIANTS = {
+    "adamw-fp32": ["training.precision=fp32"],
+    "adamw-bf16": ["training.precision=bf16"],
+    "muon-fp32": ["training.precision=fp32", "optimizer={kind: muon, lr: 3e-3}"],
+    "muon-bf16": ["training.precision=bf16", "optimizer={kind: muon, lr: 3e-3}"],
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(base: Path) -> Callable[[str], Path]:
+    """The run of a variant that was never stopped; made when it is first asked for."""
+
+    def run(variant: str) -> Path:
+        path = base / variant
+        if not path.exists():
+            done = pretrain(path, base / "tiny.yaml", *COMMON, *VARIANTS[variant])
+            assert done.code == 0, done.err
+        return path
+
+    return run
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    assert hashes(run, STEPS) == hashes(reference, STEPS)
+    assert exact(run) == exact(reference)
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
+    assert (run / "checkpoints" / "best.json").read_bytes() == (reference / "checkpoints" / "best.json").read_bytes()
+
+
+def attempts(run: Path) -> list[tuple[str, int, int | None]]:
+    """How each attempt of a run ended, from which step to which."""
+    document = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    return [(attempt["status"], attempt["from_step"], attempt["to_step"]) for attempt in document["attempts"]]
+
+
+def test_the_runs_have_something_to_lose(unbroken: Callable[[str], Path]) -> None:
+    """Dropout acts, the log's mean spans checkpoints, and every kind of record is there."""
+    found = exact(unbroken("adamw-fp32"))
+    assert [record["step"] for record in found if "loss" in record] == [5, 10, 12]
+    assert [record["step"] for record in found if "evaluation" in record] == [4, 8, 12]
+    assert [record["step"] for record in found if "samples" in record] == [4, 8, 12]
+    assert len({json.dumps(exact(unbroken(variant))) for variant in VARIANTS}) == len(VARIANTS)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("forward", [2 * MICRO_BATCHES + 1, 7 * MICRO_BATCHES], ids=["first micro-batch", "last micro-batch"])
+def test_sigterm_inside_a_step(base: Path, unbroken: Callable[[str], Path], variant: str, forward: int) -> None:
+    run, recipe = base / f"{variant}-term-{forward}", base / "tiny.yaml"
+    words = [*COMMON, *VARIANTS[variant]]
+    step = -(-forward // MICRO_BATCHES)
+    done = pretrain(run, recipe, *words, before=strike(signal.SIGTERM, forward))
+    assert (done.code, done.out) == (143, "")
+    assert f"stopped after step {step} of {STEPS}; its checkpoint is saved" in done.err
+    assert attempts(run) == [("stopped", 0, step)]
+    assert f"step-{step:06d}" in kept(run)
+    done = pretrain(run, recipe, "--resume", *words)
+    assert done.code == 0, done.err
+    assert attempts(run) == [("stopped", 0, step), ("finished", step, STEPS)]
+    assert_same(run, unbroken(variant))
+
+
+@pytest.mark.parametrize("variant", ["adamw-bf16", "muon-fp32"])
+def test_stopped_at_every_step(base: Path, unbroken: Callable[[str], Path], variant: str) -> None:
+    """Twelve attempts of one step each."""
+    run, recipe = base / f"{variant}-every-step", base / "tiny.yaml"
+    for step in range(1, STEPS + 1):
+        done = pretrain(run, recipe, "--resume", *COMMON, *VARIANTS[variant], before=strike(signal.SIGTERM, 1))
+        assert done.code == 143, done.err
+        assert attempts(run)[-1] == ("stopped", step - 1, step)
+    assert pretrain(run, recipe, "--resume", *COMMON, *VARIANTS[variant]).code == 0
+    assert_same(run, unbroken(variant))
+
+
+@pytest.mark.parametrize("variant", ["adamw-fp32", "muon-bf16"])
+@pytest.mark.parametrize("forward", [5, 8, 13, 24])
+def test_sigkill_inside_a_step(base: Path, unbroken: Callable[[str], Path], variant: str, forward: int) -> None:
+    run, recipe = base / f"{variant}-kill-{forward}", base / "tiny.yaml"
+    words = [*COMMON, *VARIANTS[variant]]
+    assert pretrain(run, recipe, *words, before=strike(signal.SIGKILL, forward)).code == -signal.SIGKILL
+    done = pretrain(run, recipe, "--resume", *words)
+    assert done.code == 0, done.err
+    begun = (forward - 1) // MICRO_BATCHES // 3 * 3  # the last checkpoint before it
+    assert attempts(run) == [("killed", 0, None), ("finished", begun, STEPS)]
+    assert_same(run, unbroken(variant))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sigkill_at_any_moment(base: Path, unbroken: Callable[[str], Path], seed: int) -> None:
+    """Again and again, and sometimes within a save, an evaluation or the start; `--resume` always goes on."""
+    run, recipe = base / f"random-{seed}", base / "tiny.yaml"
+    delays = random.Random(seed)
+    words = ["pretrain", str(recipe), "--run", str(run), "--threads", "1", "--resume", *COMMON, *VARIANTS["adamw-fp32"]]
+    for _ in range(3):
+        process = Process(base, words)
+        time.sleep(delays.uniform(0.05, 0.5))
+        process.kill(signal.SIGKILL)
+        assert process.wait().code in (0, -signal.SIGKILL)
+    done = pretrain(run, recipe, "--resume", *COMMON, *VARIANTS["adamw-fp32"])
+    assert done.code == 0, (seed, done.err)
+    assert_same(run, unbroken("adamw-fp32"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_the_other_signals(base: Path, unbroken: Callable[[str], Path], number: int, code: int) -> None:
+    run = base / f"signal-{number}"
+    words = [*COMMON, *VARIANTS["adamw-fp32"]]
+    done = pretrain(run, base / "tiny.yaml", *words, before=strike(number, 3))
+    assert done.code == code
+    assert "Traceback" not in done.err
+    assert pretrain(run, base / "tiny.yaml", "--resume", *words).code == 0
+    assert_same(run, unbroken("adamw-fp32"))
+
+
+def strike_in(module: object, function: str, call: int, number: int) -> Callable[[], None]:
+    """A fault: a signal just before the `call`-th call of a function, counted from 1."""
+
+    def before() -> None:
+        whole, calls = getattr(module, function), [0]
+
+        def struck(*arguments: object, **options: object) -> object:
+            calls[0] += 1
+            if calls[0] == call:
+                os.kill(os.getpid(), number)
+            return whole(*arguments, **options)
+
+        setattr(module, function, struck)
+
+    return before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [
+        (tfkit.evaluation.text, "score_texts"),
+        (tfkit.generation.complete, "complete"),
+        (tfkit.cli.training, "save_checkpoint"),
+        (tfkit.cli.training, "save_training_state"),
+        (tfkit.cli.training, "record_best"),
+        (tfkit.cli.training, "prune"),
+        (tfkit.cli.training, "model_card"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_signal_between_the_steps(base: Path, unbroken: Callable[[str], Path], module: object, function: str, number: int) -> None:
+    """In the evaluation, while the model writes, in a save: nothing is lost, nothing stands twice."""
+    run = base / f"{function}-{number}"
+    words = [*COMMON, *VARIANTS["adamw-fp32"], "checkpoint={every: 4, keep: 2}"]
+    call = 3 if function in ("prune", "model_card") else 2
+    done = pretrain(run, base / "tiny.yaml", *words, before=strike_in(module, function, call, number))
+    assert done.code in (143, -signal.SIGKILL), done.err
+    assert "Traceback" not in done.err
+    done = pretrain(run, base / "tiny.yaml", "--resume", *words)
+    assert done.code == 0, done.err
+    assert_same(run, unbroken("adamw-fp32"))
+
+
+def test_a_signal_before_the_training(base: Path, tmp_path: Path) -> None:
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", before=strike_in(tfkit.cli.training, "training_sources", 1, signal.SIGTERM))
+    assert done.code == 143
+    assert "nothing was trained yet" in done.err
+    assert pretrain(tmp_path / "run", base / "tiny.yaml", "training.steps=2").code == 0
+
+
+def stopped_run(base: Path, folder: Path, *words: str) -> Path:
+    """A run that was stopped in step 4."""
+    run = folder / "run"
+    done = pretrain(run, base / "tiny.yaml", "checkpoint.every=2", *words, before=strike(signal.SIGTERM, 4))
+    assert done.code == 143, done.err
+    return run
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ("optimizer.lr=2e-3", "optimizer.lr: 0.001 in the run, 0.002 now"),
+        ("optimizer={kind: muon}", "optimizer.momentum: None in the run, 0.95 now"),
+        ("model.context_length=8", "model.context_length: 16 in the run, 8 now"),
+        ("model.dropout={residual: 0.1}", "model.dropout.residual: 0.0 in the run, 0.1 now"),
+        ("tokenizer.vocab_size=290", "tokenizer.vocab_size: 300 in the run, 290 now"),
+        ("training.seed=2", "training.seed: 1 in the run, 2 now"),
+        ("training.batch_size=2", "training.batch_size: 4 in the run, 2 now"),
+        ("schedule.warmup_steps=3", "schedule.warmup_steps: 2 in the run, 3 now"),
+        ("objective.documents=joined", "objective.documents: apart in the run, joined now"),
+    ],
+)
+def test_another_recipe_cannot_go_on(base: Path, stopped: Path, change: str, difference: str) -> None:
+    before = (stopped / "recipe.yaml").read_bytes()
+    done = pretrain(stopped, base / "tiny.yaml", "checkpoint.every=2", change, "--resume")
+    assert (done.code, done.out) == (2, "")
+    assert difference in done.err
+    assert "Take these changes back, or start another run with --run" in done.err
+    assert (stopped / "recipe.yaml").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def stopped(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stopped_run(base, tmp_path_factory.mktemp("stopped"))
+
+
+def test_what_may_change(base: Path, tmp_path: Path) -> None:
+    """What does not touch the steps so far: length, log, checkpoints, evaluation, samples, carbon."""
+    run = stopped_run(base, tmp_path, "schedule={kind: constant, warmup_steps: 2}")
+    words = [
+        "training={steps: 15, batch_size: 4, precision: fp32, log_every: 2}",
+        "checkpoint={every: 5, keep: 1}",
+        "evaluation={every: 6}",
+    ]
+    done = pretrain(run, base / "tiny.yaml", "schedule={kind: constant, warmup_steps: 2}", *words, "carbon.pue=1.5", "--resume")
+    assert done.code == 0, done.err
+    assert [record["step"] for record in records(run) if "loss" in record] == [3, 6, 8, 10, 12, 14, 15]
+    assert [record["step"] for record in records(run) if "evaluation" in record] == [6, 12, 15]
+    straight = pretrain(tmp_path / "straight", base / "tiny.yaml", "schedule={kind: constant, warmup_steps: 2}", *words)
+    assert straight.code == 0
+    assert hashes(run, 15) == hashes(tmp_path / "straight", 15)
+
+
+def test_a_finished_run_grows_longer(base: Path, tmp_path: Path) -> None:
+    words = ["schedule={kind: constant, warmup_steps: 2}"]
+    run = tmp_path / "run"
+    assert pretrain(run, base / "tiny.yaml", *words, "training.steps=6").code == 0
+    done = pretrain(run, base / "tiny.yaml", *words, "training.steps=9", "--resume", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["steps"] == 9
+    assert pretrain(tmp_path / "straight", base / "tiny.yaml", *words, "training.steps=9").code == 0
+    assert hashes(run, 9) == hashes(tmp_path / "straight", 9)
+    again = pretrain(run, base / "tiny.yaml", *words, "training.steps=9", "--resume", "--json")
+    assert again.out == done.out
+
+
+def test_other_data_cannot_go_on(tmp_path: Path) -> None:
+    write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    run = stopped_run(tmp_path, tmp_path)
+    text = (tmp_path / "corpus" / "3.txt").read_text(encoding="utf-8")
+    (tmp_path / "corpus" / "3.txt").write_text(text.replace("cat", "cow"), encoding="utf-8")
+    done = pretrain(run, tmp_path / "tiny.yaml", "checkpoint.every=2", "--resume")
+    assert (done.code, done.out) == (3, "")
+    assert "text is not what this run was started with" in done.err
+    (tmp_path / "corpus" / "3.txt").write_text(text, encoding="utf-8")
+    done = pretrain(run, tmp_path / "tiny.yaml", "checkpoint.every=2", "--resume")
+    assert done.code == 0, done.err
+
+
+def test_a_damaged_checkpoint(base: Path, unbroken: Callable[[str], Path], tmp_path: Path) -> None:
+    """An older one is taken, with the same end; --exact refuses that."""
+    words = [*COMMON, *VARIANTS["adamw-fp32"]]
+    run = tmp_path / "run"
+    assert pretrain(run, base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 7 * MICRO_BATCHES)).code == 143
+    assert kept(run) == ["step-000006", "step-000007"] or "step-000006" in kept(run)
+    weights = run / "checkpoints" / "step-000007" / "model.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-9] ^= 1
+    weights.write_bytes(damaged)
+    refused = pretrain(run, base / "tiny.yaml", *words, "--resume", "--exact")
+    assert refused.code == 4
+    assert str(weights) in refused.err
+    done = pretrain(run, base / "tiny.yaml", *words, "--resume")
+    assert done.code == 0, done.err
+    assert "passed over a damaged checkpoint" in done.err
+    assert attempts(run)[-1] == ("finished", 6, STEPS)
+    assert_same(run, unbroken("adamw-fp32"))
+
+
+def test_resume_on_an_empty_folder_starts(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert pretrain(tmp_path / "run", base / "tiny.yaml", "--resume", "training.steps=2").code == 0
+
+
+def test_the_run_may_move(base: Path, unbroken: Callable[[str], Path], tmp_path: Path) -> None:
+    words = [*COMMON, *VARIANTS["adamw-fp32"]]
+    assert pretrain(tmp_path / "here", base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 9)).code == 143
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert pretrain(tmp_path / "there", base / "tiny.yaml", *words, "--resume").code == 0
+    assert_same(tmp_path / "there", unbroken("adamw-fp32"))

@@ -1,0 +1,145 @@
+"""Runs of tfkit pretrain for the tests of this folder: a tiny corpus, a tiny recipe, and each run a process of its own.
+
+A process is a fork of this one, in which everything is imported already: 0.3 s instead of 3. The child's output goes to files, and it
+ends without a word to pytest.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# What a run imports, so that the children have it from the start.
+import tfkit.cli.pretrain
+import tfkit.cli.training
+import tfkit.evaluation.text
+import tfkit.generation.complete  # noqa: F401
+from tfkit.__main__ import main
+from tfkit.objectives.causal_lm import CausalLM
+
+WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "and", "ran", "fast", "slow", "big", "small", "red", "Straße", "🙂"]
+EXACT = ("step", "tokens", "loss", "lr", "grad_norm", "evaluation", "samples")
+
+RECIPE = """
+# A recipe for tests.
+model: {preset: gpt2, decoder_layers: 2, dim: 16, num_heads: 2, context_length: 16, init: {std: 0.1}}
+tokenizer: {vocab_size: 300}
+data: {train: [{path: CORPUS}], validation: 0.3}
+schedule: {warmup_steps: 2}
+training: {steps: 12, batch_size: 4, precision: fp32, log_every: 3}
+evaluation: {every: 4, max_tokens: 300}
+carbon: {enabled: false}
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A process that has ended: its exit code (minus the signal that killed it), and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+def write_corpus(folder: Path, files: int = 8) -> Path:
+    """Text files with words in a fixed random order."""
+    random = np.random.default_rng(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(files):
+        text = " ".join(random.choice(WORDS, 250))
+        (folder / f"{number}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def write_recipe(folder: Path, corpus: Path) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(RECIPE.replace("CORPUS", json.dumps(str(corpus))), encoding="utf-8")
+    return path
+
+
+class Process:
+    """tfkit with these arguments in a fork; `before` is called in it first, to put a fault somewhere."""
+
+    def __init__(self, folder: Path, arguments: list[str], before: Callable[[], object] | None = None):
+        self.files = [folder / f"{name}-{time.monotonic_ns()}" for name in ("out", "err")]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking beside the threads of torch: the child starts none
+            self.pid = os.fork()
+        if self.pid == 0:
+            self._run(arguments, before)
+
+    def wait(self) -> Done:
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        out, err = (path.read_text(encoding="utf-8") for path in self.files)
+        return Done(code, out, err)
+
+    def kill(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def _run(self, arguments: list[str], before: Callable[[], object] | None) -> None:
+        code = 99
+        try:
+            for descriptor, path in enumerate(self.files, 1):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+            sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) for descriptor in (1, 2))
+            if before is not None:
+                before()
+            code = main(arguments)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def pretrain(run: Path, recipe: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
+    """A whole run in one process."""
+    return Process(run.parent, ["pretrain", str(recipe), "--run", str(run), "--threads", "1", *words], before).wait()
+
+
+def strike(number: int, forward: int) -> Callable[[], None]:
+    """A fault: the process gets a signal in the middle of its `forward`-th forward pass of training, counted from 1."""
+
+    def before() -> None:
+        loss, calls = CausalLM.loss, [0]
+
+        def struck(self: CausalLM, model: Any, batch: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == forward:
+                os.kill(os.getpid(), number)
+            return loss(self, model, batch)
+
+        CausalLM.loss = struck  # type: ignore[method-assign]
+
+    return before
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def exact(run: Path) -> list[dict[str, Any]]:
+    """The fields of metrics.jsonl that resuming must give back bit for bit."""
+    return [{name: value for name, value in record.items() if name in EXACT} for record in records(run)]
+
+
+def hashes(run: Path, step: int) -> dict[str, str]:
+    """SHA-256 of the weights and the optimizer's state of a checkpoint."""
+    folder = run / "checkpoints" / f"step-{step:06d}"
+    names = ("model.safetensors", "training_state/optimizer.safetensors", "config.json", "tokenizer.json")
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def kept(run: Path) -> list[str]:
+    """The names of the checkpoints."""
+    return sorted(path.name for path in (run / "checkpoints").glob("step-*"))
