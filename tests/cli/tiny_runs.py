@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 
-# What a run imports, so that the children have it from the start.
+# What a run imports, so that the children have it from the start; torch's optimizers import dynamo in their first step.
+import torch._dynamo  # noqa: F401
+
 import tfkit.cli.pretrain
 import tfkit.cli.training
 import tfkit.evaluation.text
@@ -26,6 +29,7 @@ import tfkit.generation.complete  # noqa: F401
 from tfkit.__main__ import main
 from tfkit.objectives.causal_lm import CausalLM
 
+assert huggingface_hub.save_torch_state_dict  # a lazy name: this imports it
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "and", "ran", "fast", "slow", "big", "small", "red", "Straße", "🙂"]
 EXACT = ("step", "tokens", "loss", "lr", "grad_norm", "evaluation", "samples")
 
@@ -91,6 +95,7 @@ class Process:
             for descriptor, path in enumerate(self.files, 1):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
             sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) for descriptor in (1, 2))
+            os.fsync = lambda descriptor: None  # type: ignore[assignment]  # half the time, and only a power cut would tell
             if before is not None:
                 before()
             code = main(arguments)

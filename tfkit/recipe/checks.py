@@ -44,6 +44,8 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         for index, source in enumerate(sources if isinstance(sources, list) else ()):
             for name, message in _unread_of(source):
                 yield ("data", part, index, name), message
+            if part == "validation" and source.weight != SourceSection.model_fields["weight"].default:
+                yield ("data", part, index, "weight"), "only training reads some rows more often than others; remove it"
 
 
 def _unread_of(source: SourceSection) -> Iterator[tuple[str, str]]:

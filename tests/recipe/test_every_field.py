@@ -1,0 +1,419 @@
+"""No option without a reader: for every field of the recipe, a change of it and what it changes in a real run.
+
+Each row of TABLE makes two runs of the real command, which differ in the one field, and looks at something in which they must differ. A
+field without a row fails, and so does a row whose field is gone.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import torch._dynamo
+import torch.utils.checkpoint
+from pydantic import BaseModel
+from tokenizers import Tokenizer
+
+import tfkit.cli.pretrain
+from tfkit.__main__ import main
+from tfkit.cli import training
+from tfkit.cli.training import TrainingRun
+from tfkit.model.config import ModelConfig
+from tfkit.model.stack import Block
+from tfkit.recipe.fields import records, tags
+from tfkit.recipe.schema import ModelSection, Recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.compile's own, at its import
+
+WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "ran", "fast", "slow", "big", "small", "red", "blue", "tree"]
+
+RECIPE = """
+model: {preset: gpt2, decoder_layers: 2, dim: 16, num_heads: 2, context_length: 16, init: {std: 0.2}}
+tokenizer: {vocab_size: 300}
+data: {train: [{path: one.jsonl}], validation: [{path: two.jsonl}]}
+optimizer: {lr: 1e-2}
+training: {steps: 4, batch_size: 4, precision: fp32}
+evaluation: {max_tokens: 200}
+carbon: {enabled: false}
+"""
+
+
+@dataclass
+class Seen:
+    """A run that has ended: its folder, the TrainingRun that made it, what its meter was told, and the forwards of its blocks."""
+
+    folder: Path
+    words: tuple[str, ...]
+    run: TrainingRun = field(init=False)
+    metered: list[dict[str, Any]] = field(default_factory=list)
+    block_forwards: int = 0
+    hub: list[Any] = field(default_factory=list)
+
+    def records(self, kind: str) -> list[dict[str, Any]]:
+        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [record for record in map(json.loads, lines) if kind in record]
+
+
+# -------------------------------------------------------------------------------------------------------- what is looked at
+
+
+def curve(seen: Seen) -> list[tuple[float, float]]:
+    """The loss and the gradient's norm: of the model, the data, and all that moves the weights."""
+    return [(record["loss"], record["grad_norm"]) for record in seen.records("loss")]
+
+
+def weights(seen: Seen) -> list[float]:
+    """The weights at the end."""
+    return [float(parameter.detach().double().sum()) for parameter in seen.run.weights.master.values()]
+
+
+def lr(seen: Seen) -> list[float]:
+    return [record["lr"] for record in seen.records("loss")]
+
+
+def shapes(seen: Seen) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the parameters."""
+    return {name: tuple(parameter.shape) for name, parameter in seen.run.weights.master.items()}
+
+
+def evaluation(seen: Seen) -> list[dict[str, float]]:
+    return [record["evaluation"] for record in seen.records("evaluation")]
+
+
+def evaluated_steps(seen: Seen) -> list[int]:
+    return [record["step"] for record in seen.records("evaluation")]
+
+
+def logged_steps(seen: Seen) -> list[int]:
+    return [record["step"] for record in seen.records("loss")]
+
+
+def samples(seen: Seen) -> list[Any]:
+    """What the model wrote at the last evaluation."""
+    return [record["samples"] for record in seen.records("samples")][-1:]
+
+
+def checkpoints(seen: Seen) -> list[str]:
+    return sorted(path.name for path in (seen.folder / "checkpoints").glob("step-*"))
+
+
+def steps(seen: Seen) -> int:
+    return seen.run.plan.steps
+
+
+def micro_batches(seen: Seen) -> list[int]:
+    return [len(batch.input_ids) for batch in seen.run.loader.step(0)]
+
+
+def order(seen: Seen) -> list[int]:
+    """The rows of the first step, and how many an epoch has."""
+    return [len(seen.run.loader.rows), *map(int, seen.run.loader.numbers(0))]
+
+
+def targets(seen: Seen) -> list[int]:
+    """Who may see whom, and what has a target, in the first steps."""
+    found = [batch for step in range(4) for batch in seen.run.loader.step(step)]
+    return [int((batch.labels >= 0).sum()) for batch in found] + [batch.document_ids is not None for batch in found]
+
+
+def tokenizer(seen: Seen) -> tuple[int, list[int]]:
+    """Its size, and the ids of a text."""
+    codec = seen.run.data.tokenizer
+    return codec.size, codec.encode_texts(["the cat sat on zebras"])[0]
+
+
+def train_data(seen: Seen) -> list[str]:
+    return seen.run.data.fingerprints()["train"]
+
+
+def validation_data(seen: Seen) -> list[str]:
+    return seen.run.data.fingerprints()["validation"]
+
+
+def precision(seen: Seen) -> torch.dtype:
+    return seen.run.precision
+
+
+def forwards(seen: Seen) -> int:
+    """How often a block was computed."""
+    return seen.block_forwards
+
+
+def compiled(seen: Seen) -> bool:
+    return seen.run.model.decoder._compiled_call_impl is not None
+
+
+def tensorboard(seen: Seen) -> bool:
+    return any((seen.folder / "tensorboard").glob("events*"))
+
+
+def meter(seen: Seen) -> list[Any]:
+    """What the meter's process is told."""
+    return [{name: spec[name] for name in ("place", "pue", "every_seconds")} for spec in seen.metered]
+
+
+def hub(seen: Seen) -> list[Any]:
+    """What is asked of the `datasets` library."""
+    return seen.hub
+
+
+def scored(seen: Seen) -> float:
+    """The loss that `tfkit evaluate` gives, by the recipe that lies in the run folder."""
+    kept = seen.folder.with_name(seen.folder.name + "-scored")
+    assert main(["evaluate", "--from", str(seen.folder), "--run", str(kept), "--json"]) == 0
+    return float(json.loads((kept / "run.json").read_text(encoding="utf-8"))["result"]["metrics"]["loss"])
+
+
+# ---------------------------------------------------------------------------------------------------------------- the table
+
+
+class Change(NamedTuple):
+    """`words` change the field; `look` sees it; `given` is said in both runs."""
+
+    words: str
+    look: Callable[[Seen], Any]
+    given: str = ""
+
+
+ROTARY = "model.position={kind: rotary}"
+MUON = "optimizer={kind: muon, lr: 1e-2}"
+WRITES = "generation.prompts=['the cat']"
+DRAWS = f"{WRITES} | generation.max_new_tokens=24"
+HUB = "data.train=[{hub: saved}]"
+CONFIGS = "data.train=[{hub: configs}]"
+HELD_OUT_HUB = "data.validation=[{hub: saved}]"
+METERED = "carbon.enabled=true"
+
+TABLE = {
+    "model.preset": Change(
+        "model={preset: llama-7b, decoder_layers: 2, dim: 16, num_heads: 2, context_length: 16, hidden_dim: 32}", shapes
+    ),
+    "model.vocab_size": Change("model.vocab_size=310", shapes),
+    "model.context_length": Change("model.context_length=12", shapes),
+    "model.decoder_layers": Change("model.decoder_layers=3", shapes),
+    "model.dim": Change("model.dim=18", shapes),
+    "model.hidden_dim": Change("model.hidden_dim=40", shapes),
+    "model.num_heads": Change("model.num_heads=4", curve),
+    "model.num_kv_heads": Change("model.num_kv_heads=1", shapes),
+    "model.head_dim": Change("model.head_dim=6", shapes),
+    "model.position": Change(ROTARY, shapes),
+    "model.position[rotary].theta": Change("model.position.theta=3", curve, ROTARY),
+    "model.norm.kind": Change("model.norm.kind=rms", shapes),
+    "model.norm.eps": Change("model.norm.eps=0.1", curve),
+    "model.attention.qkv_bias": Change("model.attention.qkv_bias=false", shapes),
+    "model.attention.out_bias": Change("model.attention.out_bias=false", shapes),
+    "model.mlp.activation": Change("model.mlp.activation=relu", curve),
+    "model.mlp.gated": Change("model.mlp.gated=true", shapes, "model.hidden_dim=40"),
+    "model.mlp.bias": Change("model.mlp.bias=false", shapes),
+    "model.head.tied": Change("model.head.tied=false", shapes),
+    "model.dropout.embedding": Change("model.dropout.embedding=0.3", curve),
+    "model.dropout.attention": Change("model.dropout.attention=0.3", curve),
+    "model.dropout.residual": Change("model.dropout.residual=0.3", curve),
+    "model.init.std": Change("model.init.std=0.1", curve),
+    "model.init.residual_scaling": Change("model.init.residual_scaling=false", curve),
+    "tokenizer.vocab_size": Change("tokenizer.vocab_size=290", tokenizer),
+    "tokenizer.sample_bytes": Change("tokenizer.sample_bytes=300", tokenizer),
+    "tokenizer.add_bos": Change("tokenizer.add_bos=false", tokenizer),
+    "tokenizer.path": Change("tokenizer={path: finished}", tokenizer),
+    "data.train": Change("data.train=[{path: two.jsonl}]", train_data),
+    "data.train.stdlib": Change("data.train=[{stdlib: true}]", train_data, "tokenizer={path: finished}"),
+    "data.train.path": Change("data.train.0.path=two.jsonl", train_data),
+    "data.train.hub": Change(HUB, train_data),
+    "data.train.config": Change("data.train.0.config=second", train_data, CONFIGS),
+    "data.train.split": Change("data.train.0.split=other", train_data, HUB),
+    "data.train.revision": Change("data.train.0.revision=v2", hub, CONFIGS),
+    "data.train.text": Change("data.train.0.text=body", train_data),
+    "data.train.weight": Change("data.train.0.weight=2", order),
+    "data.validation": Change("data.validation=0.3", validation_data),
+    "data.validation.stdlib": Change("data.validation=[{stdlib: true}]", validation_data),
+    "data.validation.path": Change("data.validation.0.path=one.jsonl", validation_data),
+    "data.validation.hub": Change(HELD_OUT_HUB, validation_data),
+    "data.validation.config": Change("data.validation.0.config=second", validation_data, CONFIGS.replace("train", "validation")),
+    "data.validation.split": Change("data.validation.0.split=other", validation_data, HELD_OUT_HUB),
+    "data.validation.revision": Change("data.validation.0.revision=v2", hub, CONFIGS.replace("train", "validation")),
+    "data.validation.text": Change("data.validation.0.text=body", validation_data),
+    "objective.documents": Change("objective.documents=joined", targets),
+    "optimizer": Change(MUON, weights),
+    "optimizer[adamw].lr": Change("optimizer.lr=2e-2", weights),
+    "optimizer[adamw].betas": Change("optimizer.betas=[0.5, 0.5]", weights),
+    "optimizer[adamw].eps": Change("optimizer.eps=1e-2", weights),
+    "optimizer[adamw].weight_decay": Change("optimizer.weight_decay=0.5", weights),
+    "optimizer[adamw].clip_norm": Change("optimizer.clip_norm=0.01", weights, "optimizer.eps=1e-2"),
+    "optimizer[muon].lr": Change("optimizer.lr=2e-2", weights, MUON),
+    "optimizer[muon].momentum": Change("optimizer.momentum=0.5", weights, MUON),
+    "optimizer[muon].betas": Change("optimizer.betas=[0.5, 0.5]", weights, MUON),
+    "optimizer[muon].eps": Change("optimizer.eps=1e-2", weights, MUON),
+    "optimizer[muon].weight_decay": Change("optimizer.weight_decay=0.5", weights, MUON),
+    "optimizer[muon].clip_norm": Change("optimizer.clip_norm=0.01", weights, f"{MUON} | optimizer.eps=1e-2"),
+    "schedule.kind": Change("schedule.kind=linear", lr, "training.log_every=1"),
+    "schedule.warmup_steps": Change("schedule.warmup_steps=2", lr, "training.log_every=1"),
+    "schedule.final_ratio": Change("schedule.final_ratio=0.5", lr),
+    "schedule.decay_ratio": Change("schedule.decay_ratio=0.8", lr, "schedule.kind=wsd | training.log_every=1"),
+    "training.steps": Change("training.steps=5", steps),
+    "training.epochs": Change("training.epochs=0.2 | training.steps=null", steps),
+    "training.tokens": Change("training.tokens=130 | training.steps=null", steps),
+    "training.batch_size": Change("training.batch_size=6", micro_batches),
+    "training.micro_batch_size": Change("training.micro_batch_size=2", micro_batches),
+    "training.precision": Change("training.precision=bf16", precision),
+    "training.seed": Change("training.seed=2", order),
+    "training.compile": Change("training.compile=true", compiled),
+    "training.activation_checkpointing": Change("training.activation_checkpointing=true", forwards),
+    "training.log_every": Change("training.log_every=2", logged_steps),
+    "training.tensorboard": Change("training.tensorboard=true", tensorboard),
+    "checkpoint.every": Change("checkpoint.every=2", checkpoints),
+    "checkpoint.keep": Change("checkpoint.keep=1", checkpoints, "checkpoint.every=1"),
+    "evaluation.every": Change("evaluation.every=1", evaluated_steps),
+    "evaluation.batch_size": Change("evaluation.batch_size=1", forwards),
+    "evaluation.max_tokens": Change("evaluation.max_tokens=100", evaluation),
+    "evaluation.precision": Change("evaluation.precision=bfloat16", scored),
+    "generation.prompts": Change(WRITES, samples),
+    "generation.max_new_tokens": Change("generation.max_new_tokens=3", samples, DRAWS),
+    "generation.temperature": Change("generation.temperature=0", samples, DRAWS),
+    "generation.top_k": Change("generation.top_k=2", samples, DRAWS),
+    "generation.top_p": Change("generation.top_p=0.05", samples, DRAWS),
+    "generation.stop": Change("generation.stop=[a, e, o, t, s, ' ', '�']", samples, DRAWS),
+    "generation.seed": Change("generation.seed=2", samples, DRAWS),
+    "carbon.enabled": Change(METERED, meter),
+    "carbon.country": Change("carbon.country=POL", meter, f"{METERED} | carbon.country=FRA"),
+    "carbon.intensity_g_per_kwh": Change("carbon.intensity_g_per_kwh=7", meter, f"{METERED} | carbon.country=FRA"),
+    "carbon.pue": Change("carbon.pue=1.5", meter, METERED),
+    "carbon.every_seconds": Change("carbon.every_seconds=60", meter, METERED),
+}
+
+# Refused instead of read: a weight is how often an epoch reads a row, and an evaluation has no epochs.
+REFUSED = {"data.validation.weight": "data.validation.0.weight=2"}
+
+
+def fields(record: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every field that can be changed: those of sections, unions themselves, but no `kind` that has one value only."""
+    if record is ModelSection:
+        yield f"{prefix}preset"
+        yield from fields(ModelConfig, prefix)
+        return
+    for name, declared in record.model_fields.items():
+        inner = list(dict.fromkeys(records(declared.annotation)))
+        if name == "kind" and len(get_args(declared.annotation)) == 1:
+            continue
+        if not inner or len(inner) > 1 or "list" in str(declared.annotation):
+            yield f"{prefix}{name}"
+        for each in inner:
+            which = f"[{tags(each)[0]}]" if len(inner) > 1 else ""
+            yield from fields(each, f"{prefix}{name}{which}.")
+
+
+# ------------------------------------------------------------------------------------------------------------- the machinery
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which all runs are made: two sources with two columns, two data sets, a finished tokenizer."""
+    folder = tmp_path_factory.mktemp("fields")
+    random = np.random.default_rng(4)
+
+    def text() -> str:
+        return " ".join(random.choice(WORDS, random.integers(3, 20)))
+
+    rows = {name: [{"text": text(), "body": text()} for _ in range(40)] for name in ("one", "two", "first", "second")}
+    for name in ("one", "two"):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[name]), encoding="utf-8")
+    splits = {"train": datasets.Dataset.from_list(rows["one"][:25]), "other": datasets.Dataset.from_list(rows["two"][:25])}
+    datasets.DatasetDict(splits).save_to_disk(str(folder / "saved"))
+    (folder / "configs").mkdir()
+    for name in ("first", "second"):
+        (folder / "configs" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[name]), encoding="utf-8")
+    configs = [{"config_name": name, "data_files": f"{name}.jsonl", "default": name == "first"} for name in ("first", "second")]
+    (folder / "configs" / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n", encoding="utf-8")
+    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def see(place: Path) -> Iterator[Callable[[str], Seen]]:
+    """Makes the run of some words once, in this process; it is watched, not changed, but for what costs time alone."""
+    known: dict[str, Seen] = {}
+    patch = pytest.MonkeyPatch()
+    patch.chdir(place)
+    patch.setattr("os.fsync", lambda descriptor: None)
+    patch.setattr(training, "peak_flops", lambda device, dtype: 1e12)
+    patch.setattr("tfkit.data.stdlib._is_source", lambda path, root: path.parent.name in ("json", "email"))
+    patch.setattr(torch._dynamo.config, "disable", True)  # a compiled module then calls its plain self
+    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+
+    def run(words: str) -> Seen:
+        if words not in known:
+            given = tuple(word.strip() for word in words.split(" | ") if word.strip())
+            known[words] = seen = Seen(place / f"run-{len(known)}", given)
+            with pytest.MonkeyPatch.context() as watching:
+                _watch(seen, watching)
+                assert main(["pretrain", "recipe.yaml", "--run", str(seen.folder), "--threads", "1", *given]) == 0
+        return known[words]
+
+    run("training.steps=2")  # for a finished tokenizer, of other text
+    assert main(["pretrain", "recipe.yaml", "--run", "other", "--threads", "1", "data.train.0.path=two.jsonl", "training.steps=1"]) == 0
+    (place / "finished").mkdir()
+    for file in (place / "other" / "checkpoints" / "step-000001").glob("*token*"):
+        (place / "finished" / file.name).write_bytes(file.read_bytes())
+    assert Tokenizer.from_file(str(place / "finished" / "tokenizer.json")).get_vocab_size() == 300
+    yield run
+    patch.undo()
+    torch.use_deterministic_algorithms(deterministic)
+    torch.set_num_threads(threads)
+
+
+def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
+    start, forward, launch, load = TrainingRun.run, Block.forward, tfkit.carbon.Meter._launch, datasets.load_dataset
+
+    def run(self: TrainingRun) -> None:
+        seen.run = self
+        start(self)
+
+    def block(self: Block, *arguments: Any) -> Any:
+        seen.block_forwards += 1
+        return forward(self, *arguments)
+
+    def told(self: Any, section: Any, folder: Any, spec: dict[str, Any]) -> None:
+        seen.metered.append(spec)
+        launch(self, section, folder, spec)
+
+    def loaded(name: str, *arguments: Any, **options: Any) -> Any:
+        seen.hub.append((name, arguments, options))
+        return load(name, *arguments, **options)
+
+    def no_process() -> Any:
+        raise OSError("no process in these tests: what it does is the carbon room's matter")
+
+    patch.setattr(TrainingRun, "run", run)
+    patch.setattr(Block, "forward", block)
+    patch.setattr(tfkit.carbon.Meter, "_launch", told)
+    patch.setattr("tfkit.carbon.meter._spawn", no_process)
+    patch.setattr(datasets, "load_dataset", loaded)
+
+
+def test_every_field_has_a_row() -> None:
+    found = list(fields(Recipe))
+    assert len(found) == len(set(found))
+    assert set(found) == TABLE.keys() | REFUSED.keys()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_change_is_seen(name: str, see: Callable[[str], Seen]) -> None:
+    change = TABLE[name]
+    before, after = see(change.given), see(f"{change.given} | {change.words}")
+    assert change.look(before) != change.look(after), f"{name} is read by nothing that {change.look.__name__} looks at"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_nothing_would_read_is_refused(name: str, see: Callable[[str], Seen], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(see("").folder.parent / "recipe.yaml"), REFUSED[name]]) == 2
+    assert "remove it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("look", [curve, weights, samples, evaluation, forwards, order, targets])
+def test_what_is_looked_at_is_the_same_without_a_change(look: Callable[[Seen], Any], see: Callable[[str], Seen]) -> None:
+    """Else the rows above would prove nothing."""
+    assert look(see(DRAWS)) == look(see(f"{DRAWS} | training.seed=1"))
