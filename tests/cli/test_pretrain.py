@@ -170,6 +170,9 @@ def test_the_resolved_recipe_gives_the_same_run(base: Path, run: Path) -> None:
     assert hashes(base / "again", 12) == hashes(run, 12)
     assert exact(base / "again") == exact(run)
     assert (base / "again" / "recipe.yaml").read_bytes() == Path(saved).read_bytes()
+    resumed = pretrain(base / "again", base / "again" / "recipe.yaml", "--resume")
+    assert resumed.code == 0
+    assert "this run is finished" in resumed.err
 
 
 def test_the_same_seed_gives_the_same_run_and_another_another(base: Path, recipe: Path) -> None:
@@ -196,8 +199,9 @@ def test_a_tokenizer_that_transformers_saved(base: Path, run: Path, recipe: Path
     theirs.save_pretrained(base / "tokenizer")
     text = recipe.read_text(encoding="utf-8").replace("{vocab_size: 300}", json.dumps({"path": str(base / "tokenizer")}))
     (base / "with-path.yaml").write_text(text, encoding="utf-8")
-    done = pretrain(base / "with-path", base / "with-path.yaml")
+    done = pretrain(base / "with-path", base / "with-path.yaml", "--json")
     assert done.code == 0, done.err
+    assert pretrain(base / "with-path", base / "with-path.yaml", "--json", "--resume").out == done.out
     saved = AutoTokenizer.from_pretrained(base / "with-path" / "checkpoints" / "step-000012")
     assert saved("the cat 🙂").input_ids == theirs("the cat 🙂").input_ids
     assert [record["loss"] for record in exact(base / "with-path") if "loss" in record] == [
@@ -240,6 +244,19 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_the_weights(bas
     assert "the loss is" in receipt["attempts"][0]["error"]
     assert kept(base / "unhealthy") == ["step-000001"]  # the last good one
     assert verify(base / "unhealthy" / "checkpoints" / "step-000001") == []
+
+
+def test_a_perplexity_beyond_all_numbers(base: Path, recipe: Path) -> None:
+    """More than 700 nats a token, of weights that are far too large: null in JSON, and named; the same when it is repeated."""
+    words = ["model.init.std=300", "optimizer.lr=1e-9", "training.steps=2"]
+    done = pretrain(base / "perplexed", recipe, "--json", *words)
+    assert done.code == 0, done.err
+    document = json.loads(done.out, parse_constant=pytest.fail)
+    assert document["evaluation"]["loss"] > 700
+    assert document["evaluation"]["perplexity"] is None
+    assert document["nonfinite"] == {"evaluation.perplexity": "inf"}
+    assert pretrain(base / "perplexed", recipe, "--json", "--resume", *words).out == done.out
+    assert "perplexity not finite" in pretrain(base / "perplexed", recipe, "--resume", *words).out
 
 
 def test_after_a_failure_without_a_checkpoint_the_recipe_may_change(base: Path, recipe: Path) -> None:

@@ -23,8 +23,8 @@ def pretrain(
     from tfkit.carbon import Meter, resolve_place
     from tfkit.cli import crash
     from tfkit.cli.results import show_training_result
-    from tfkit.cli.resume import check_resumable, finished_result
-    from tfkit.recipe import dump_recipe, model_config, read_recipe
+    from tfkit.cli.resume import check_resumable, finished_result, write_recipe
+    from tfkit.recipe import model_config, read_recipe
     from tfkit.run.folder import RunFolder
     from tfkit.run.signals import StopSignals
 
@@ -54,7 +54,7 @@ def pretrain(
             context = RunContext(resolved.recipe, folder, signals, meter, pick_device(device))
             data = prepare_data(context)
             config = model_config(resolved.recipe.model, data.tokenizer.size)
-            folder.recipe.write_text(dump_recipe(resolved.recipe, config), encoding="utf-8")
+            write_recipe(folder, resolved.recipe, config)
             model = build(config, resolved.recipe.training.seed)
             training = TrainingRun(context, data, model, kind="pre-training", family=resolved.recipe.model.preset, exact=exact, force=force)
             training.run()

@@ -3,13 +3,12 @@
 from typing import Any
 
 from tfkit import console
-from tfkit.run import strict_json
 
 
 def show_training_result(result: dict[str, Any], as_json: bool) -> None:
-    """As one document, or as a few lines for people. A number that is not finite is null, and named in `nonfinite`."""
+    """As one document, or as a few lines for people."""
     if as_json:
-        console.json(strict_json.loads(strict_json.dumps(result)))
+        console.json(result)
         return
     loss, evaluation, energy = result["loss"], result["evaluation"], result["energy_kwh"]
     steps, tokens, seconds = f"{result['steps']:,}", console.format_count(result["tokens"]), console.format_seconds(result["seconds"])
@@ -25,5 +24,5 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _number(value: float | None) -> str:
-    """None: it was not finite when the result was written down."""
+    """None: it is not finite, and so not JSON; the document names it in `nonfinite`."""
     return "not finite" if value is None else f"{value:.4g}"

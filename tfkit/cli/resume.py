@@ -1,10 +1,12 @@
-"""Whether a run may go on with a recipe, and what a finished one gave. Torch-free, so that a refusal takes no second."""
+"""The recipe in the run folder: whether a run may go on with another, and what a finished one gave. Torch-free: a refusal is quick."""
 
 from typing import Any
 
-from tfkit.errors import UsageError
-from tfkit.recipe import model_config, read_recipe
+from tfkit.errors import MachineError, UsageError
+from tfkit.model.config import ModelConfig
+from tfkit.recipe import dump_recipe, model_config, read_recipe
 from tfkit.recipe.schema import Recipe
+from tfkit.run.durable import write_atomically
 from tfkit.run.folder import RunFolder
 
 _LENGTH = ("training.steps", "training.epochs", "training.tokens")
@@ -37,6 +39,14 @@ def finished_result(folder: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
     begun = _fields(read_recipe(str(folder.recipe)).recipe, recipe)
     now = _fields(recipe, recipe)
     return folder.result if all(begun.get(name) == now.get(name) for name in _LENGTH) else None
+
+
+def write_recipe(folder: RunFolder, recipe: Recipe, config: ModelConfig) -> None:
+    """The resolved recipe into the run folder, whole or not at all: a kill must not tear what resuming reads. Raises MachineError."""
+    try:
+        write_atomically(folder.recipe, dump_recipe(recipe, config))
+    except OSError as error:
+        raise MachineError(f"{folder.recipe}: cannot be written ({error.strerror}); mend the disk, or give another --run") from error
 
 
 def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema import Recipe
+from tfkit.run import strict_json
 from tfkit.run.card import model_card
 from tfkit.run.checkpoints import best_checkpoint, free_space_for, newest_good, prune, record_best, save_checkpoint
 from tfkit.run.folder import RunFolder
@@ -246,7 +247,7 @@ class TrainingRun:
         if self.tensorboard is not None:
             self.tensorboard.close()
         progress, folder = self.progress, self.context.folder
-        result = {
+        result: dict[str, Any] = {
             "schema_version": 1,
             "run": str(folder.path),
             "checkpoint": str(folder.checkpoints / f"step-{progress.step:06d}"),
@@ -258,6 +259,7 @@ class TrainingRun:
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
             **energy_fields(reading),
         }
+        result = strict_json.loads(strict_json.dumps(result))  # as --resume will read it back; a perplexity may be infinite
         totals = {name: result[name] for name in ("seconds", "tokens", "energy_kwh", "emissions_g")}
         folder.record(result=result, totals=totals)
         folder.end_attempt("finished", step=progress.step)

@@ -1,0 +1,45 @@
+"""How long a run is, and in what pieces: what the recipe leaves to be worked out."""
+
+import pytest
+from tiny_training import GPT2, config, stream
+
+from tfkit.cli.training import _total_steps, auto_micro_batch
+from tfkit.data import PackedRows
+from tfkit.recipe.schema import DataSection, ModelSection, Recipe, SourceSection, TrainingSection
+
+ROWS = PackedRows([(stream(), 1.0)], 12, seed=1)
+
+
+def recipe(**training: object) -> Recipe:
+    data = DataSection(train=[SourceSection(stdlib=True)])
+    return Recipe(model=ModelSection(preset="gpt2"), data=data, training=TrainingSection.model_validate(training))
+
+
+@pytest.mark.parametrize(
+    ("training", "steps"),
+    [
+        ({"steps": 7}, 7),
+        ({"tokens": 12 * 8, "batch_size": 8}, 1),
+        ({"tokens": 12 * 8 + 1, "batch_size": 8}, 2),  # rounded up to whole steps
+        ({"epochs": 1, "batch_size": 1}, len(ROWS)),
+        ({"epochs": 2, "batch_size": len(ROWS)}, 2),
+        ({"epochs": 0.001, "batch_size": 8}, 1),
+    ],
+)
+def test_length(training: dict[str, object], steps: int) -> None:
+    assert _total_steps(recipe(**training), ROWS) == steps
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "context_length", "expected"),
+    [
+        (32, 256, 32),  # 8,192 tokens
+        (128, 256, 64),  # 16,384
+        (96, 256, 48),  # the largest divisor of 96 up to 64
+        (97, 256, 1),  # a prime
+        (6, 16_384, 1),
+        (6, 100_000, 1),
+    ],
+)
+def test_a_micro_batch_is_a_divisor_of_at_most_16384_tokens(batch_size: int, context_length: int, expected: int) -> None:
+    assert auto_micro_batch(recipe(steps=1, batch_size=batch_size), config(GPT2, context_length=context_length)) == expected
