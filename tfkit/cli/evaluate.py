@@ -110,30 +110,23 @@ def _streams(sources: list["Source"], loaded: "Loaded", work: "Session") -> list
 
 
 def _score(loaded: "Loaded", streams: list["TokenStream"], settings: "Settings", work: "Session") -> list["TextScore"]:
-    """The score of each stream; max_tokens holds for all of them together, so the last ones may be left out."""
-    from tfkit.evaluation.text import count_targets, score_texts
+    from tfkit.evaluation.text import count_targets, score_streams
 
-    scores: list[TextScore] = []
-    left = settings.evaluation.max_tokens
-    for stream in streams:
-        with console.progress(f"scoring {stream.name}", int(count_targets(stream, left).sum()), "tokens") as bar:
-            score = score_texts(
-                loaded.model,
-                stream,
-                loaded.config.context_length,
-                settings.evaluation.batch_size,
-                max_tokens=left,
-                progress=bar.advance,
-                should_stop=work.should_stop,
-            )
-        if score is None:
-            work.signals.raise_if_requested("there is no result, since only all texts together give one")
-        assert score is not None
-        scores.append(score)
-        if left is not None:
-            left -= score.target_tokens
-            if left <= 0:
-                break
+    limit = settings.evaluation.max_tokens
+    total = sum(int(count_targets(stream).sum()) for stream in streams)
+    with console.progress("scoring", total if limit is None else min(total, limit), "tokens") as bar:
+        scores = score_streams(
+            loaded.model,
+            streams,
+            loaded.config.context_length,
+            settings.evaluation.batch_size,
+            max_tokens=limit,
+            progress=bar.advance,
+            should_stop=work.should_stop,
+        )
+    if scores is None:
+        work.signals.raise_if_requested("there is no result, since only all texts together give one")
+    assert scores is not None
     return scores
 
 

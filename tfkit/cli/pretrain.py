@@ -45,7 +45,9 @@ def pretrain(
         try:
             import torch
 
-            from tfkit.cli.training import RunContext, TrainingRun, prepare_data
+            from tfkit.cli.training import TrainingRun
+            from tfkit.cli.training_data import RunContext, prepare_data
+            from tfkit.families import PRESETS
             from tfkit.model.transformer import build
             from tfkit.training.device import pick_device
 
@@ -56,7 +58,9 @@ def pretrain(
             config = model_config(resolved.recipe.model, data.tokenizer.size)
             write_recipe(folder, resolved.recipe, config)
             model = build(config, resolved.recipe.training.seed)
-            training = TrainingRun(context, data, model, kind="pre-training", family=resolved.recipe.model.preset, exact=exact, force=force)
+            preset = resolved.recipe.model.preset
+            family = PRESETS[preset][0].name if preset else None
+            training = TrainingRun(context, data, model, kind="pre-training", family=family, exact=exact, force=force)
             training.run()
         finally:
             reading = meter.stop()

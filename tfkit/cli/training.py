@@ -1,19 +1,17 @@
 """What every training command wires together: data, model, loop, checkpoints, and the run folder around them."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tfkit import console
-from tfkit.carbon import Meter, Reading
+from tfkit.carbon import Reading
 from tfkit.cli.session import energy_fields
-from tfkit.data import Loader, PackedRows, Source, TokenStream, token_stream, trained_tokenizer
-from tfkit.data.sources import training_sources, validation_sources
-from tfkit.errors import DataError, ModelError, Stopped, UsageError
+from tfkit.cli.training_data import RunContext, TrainingData
+from tfkit.data import Loader, PackedRows
+from tfkit.errors import DataError, Stopped, UsageError
 from tfkit.hub import load, save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
@@ -22,10 +20,7 @@ from tfkit.recipe.schema import Recipe
 from tfkit.run import strict_json
 from tfkit.run.card import model_card
 from tfkit.run.checkpoints import best_checkpoint, free_space_for, newest_good, prune, record_best, save_checkpoint
-from tfkit.run.folder import RunFolder
 from tfkit.run.metrics import MetricsLog, read_metrics
-from tfkit.run.signals import StopSignals
-from tfkit.tokenizer import Tokenizer, load_tokenizer
 from tfkit.training.checkpoint import load_training_state, save_training_state
 from tfkit.training.device import keep_freed_memory, make_deterministic, memory_bytes, peak_flops, pick_precision
 from tfkit.training.flops import training_flops_per_token
@@ -35,68 +30,6 @@ from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper, StepReport
 
 AUTO_MICRO_BATCH_TOKENS = 16_384
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What surrounds a training: where it lives, who asks it to stop, what it costs."""
-
-    recipe: Recipe
-    folder: RunFolder
-    signals: StopSignals
-    meter: Meter
-    device: torch.device
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """The corpus as the model will see it."""
-
-    tokenizer: Tokenizer
-    train: list[tuple[TokenStream, float]]  # with the weight of each source
-    validation: list[TokenStream]
-
-    def fingerprints(self) -> dict[str, list[str]]:
-        """What the training and the validation text were; a resumed run must find the same."""
-        return {"train": [stream.fingerprint for stream, _ in self.train], "validation": [stream.fingerprint for stream in self.validation]}
-
-
-def prepare_data(context: RunContext) -> TrainingData:
-    """Find the text, train or load the tokenizer, tokenize. All of it may be in the cache already."""
-    recipe = context.recipe
-    context.meter.phase("tokenize")
-    with context.signals.at_once("nothing was trained yet"):
-        sources, held_out = training_sources(recipe.data), validation_sources(recipe.data)
-        for source in (*sources, *held_out):
-            console.say(source.describe())
-        tokenizer = _tokenizer(recipe, sources)
-        streams = [_stream(source, tokenizer) for source in sources]
-        validation = [_stream(source, tokenizer) for source in held_out]
-    tokens = sum(len(stream.tokens) for stream in streams)
-    console.say(
-        f"{tokens:,} training tokens, vocabulary {tokenizer.size:,}" + (", from the cache" if all(s.cached for s in streams) else "")
-    )
-    weights = [section.weight for section in recipe.data.train]
-    return TrainingData(tokenizer, list(zip(streams, weights, strict=True)), validation)
-
-
-def _tokenizer(recipe: Recipe, sources: Sequence[Source]) -> Tokenizer:
-    section = recipe.tokenizer
-    if section.path is not None:
-        loaded = load_tokenizer(Path(section.path))
-        if loaded is None:
-            raise ModelError(f"tokenizer.path: {section.path} has no tokenizer.json")
-        return loaded
-    with console.progress("training the tokenizer", sum(source.size_bytes for source in sources), "bytes") as bar:
-        tokenizer = trained_tokenizer(sources, section, bar.advance)
-    if tokenizer.size < section.vocab_size:
-        console.warn(f"the text gives only {tokenizer.size:,} tokenizer entries, not tokenizer.vocab_size {section.vocab_size:,}")
-    return tokenizer
-
-
-def _stream(source: Source, tokenizer: Tokenizer) -> TokenStream:
-    with console.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
-        return token_stream(source, tokenizer, bar.advance)
 
 
 class TrainingRun:
@@ -266,18 +199,19 @@ class TrainingRun:
         return result
 
     def _score(self) -> dict[str, float]:
-        from tfkit.evaluation.text import score_texts
+        from tfkit.evaluation.text import score_streams
 
-        settings, scores, left = self.context.recipe.evaluation, [], self.context.recipe.evaluation.max_tokens
-        for stream in self.data.validation:
-            length, stop = self.model.config.context_length, lambda: self.context.signals.requested is not None
-            score = score_texts(self.model, stream, length, settings.batch_size, max_tokens=left, should_stop=stop)
-            if score is None:
-                raise Stopped(self.context.signals.requested or 0, "stopped during the evaluation")
-            scores.append(score)
-            left = None if left is None else left - score.target_tokens
-            if left is not None and left <= 0:
-                break
+        settings, signals = self.context.recipe.evaluation, self.context.signals
+        scores = score_streams(
+            self.model,
+            self.data.validation,
+            self.model.config.context_length,
+            settings.batch_size,
+            max_tokens=settings.max_tokens,
+            should_stop=lambda: signals.requested is not None,
+        )
+        if scores is None:
+            raise Stopped(signals.requested or 0, "stopped during the evaluation")
         return sum(scores[1:], start=scores[0]).metrics()
 
     def _note_scores(self, step: int, metrics: dict[str, float]) -> None:

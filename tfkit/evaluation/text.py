@@ -9,7 +9,7 @@ A text is cut into pieces of at most the context length that overlap by one id, 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +119,29 @@ def score_texts(
             if progress is not None:
                 progress(counts)
     return TextScore(losses, targets, np.asarray(stream.text_bytes[: len(targets)], dtype=np.int64))
+
+
+def score_streams(
+    model: Transformer,
+    streams: Sequence[TokenStream],
+    context_length: int,
+    batch_size: int,
+    *,
+    max_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> list[TextScore] | None:
+    """The score of each stream, as `score_texts` gives it; `max_tokens` holds for all together, so the last streams may be left out."""
+    scores: list[TextScore] = []
+    for stream in streams:
+        left = None if max_tokens is None else max_tokens - sum(score.target_tokens for score in scores)
+        if left is not None and left <= 0:
+            break
+        score = score_texts(model, stream, context_length, batch_size, max_tokens=left, progress=progress, should_stop=should_stop)
+        if score is None:
+            return None
+        scores.append(score)
+    return scores
 
 
 def _cut(targets: Numbers, context_length: int) -> _Pieces:
