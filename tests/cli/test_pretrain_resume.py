@@ -13,6 +13,7 @@ import pytest
 from tiny_runs import Process, exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
 import tfkit.cli.training
+import tfkit.cli.training_data
 import tfkit.evaluation.text
 import tfkit.generation.complete
 
@@ -215,7 +216,7 @@ def test_samples_without_validation_are_made_up_for_too(base: Path, tmp_path: Pa
 
 
 def test_a_signal_before_the_training(base: Path, tmp_path: Path) -> None:
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", before=strike_in(tfkit.cli.training, "training_sources", 1, signal.SIGTERM))
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", before=strike_in(tfkit.cli.training_data, "training_sources", 1, signal.SIGTERM))
     assert done.code == 143
     assert "nothing was trained yet" in done.err
     assert pretrain(tmp_path / "run", base / "tiny.yaml", "training.steps=2").code == 0

@@ -24,6 +24,7 @@ import torch._dynamo  # noqa: F401
 
 import tfkit.cli.pretrain
 import tfkit.cli.training
+import tfkit.cli.training_data
 import tfkit.evaluation.text
 import tfkit.generation.complete  # noqa: F401
 from tfkit.__main__ import main

@@ -13,7 +13,7 @@ from tfkit.recipe import bundled_recipes, dump_recipe, model_config, read_recipe
 
 ROOT = Path(__file__).parent.parent.parent / "recipes"
 RECIPES = sorted(ROOT.rglob("*.yaml"))
-COUNT = 3
+COUNT = 5
 
 EACH = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix())
 
@@ -74,6 +74,8 @@ def tiny(recipe: dict[str, Any], corpus: Path) -> list[str]:
         changes["tokenizer.vocab_size"] = 300
     if isinstance(recipe["data"]["validation"], list):
         changes["data.validation"] = [source]
+    elif recipe["data"]["validation"] is not None:
+        changes["data.validation"] = 0.4  # of three rows
     if "vocab_size" in recipe["model"]:
         changes["model.vocab_size"] = None
     return [f"{name}={json.dumps(value)}" for name, value in changes.items()]
