@@ -1,6 +1,7 @@
 """Model folders: found, read strictly, refused with a reason, and saved."""
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,12 +293,21 @@ def cached_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("switch", ["HF_HUB_OFFLINE", "TFKIT_OFFLINE"])
 def test_a_hub_repository_that_was_downloaded_before(cached_snapshot: Path, monkeypatch: pytest.MonkeyPatch, switch: str) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", switch == "HF_HUB_OFFLINE")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("TFKIT_OFFLINE", str(int(switch == "TFKIT_OFFLINE")))
+    called: list[object] = []
+
+    def refuse(_socket: socket.socket, address: object) -> None:
+        called.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
     for name in ("hub:org/tiny", "hub:org/tiny@main", f"hub:org/tiny@{cached_snapshot.name}"):
         assert find_checkpoint(name) == cached_snapshot
     assert load("hub:org/tiny").family == "gpt2"
     with pytest.raises(ModelError, match=r"hub:org/tiny@v2: could not be downloaded"):
         find_checkpoint("hub:org/tiny@v2")
+    assert not called
 
 
 def test_the_tokenizer_is_the_librarys_and_goes_along(tmp_path: Path) -> None:
@@ -343,4 +353,5 @@ def test_weights_of_half_precision_are_saved_in_float32(tmp_path: Path) -> None:
     load(tmp_path / "a", dtype=torch.bfloat16).save(tmp_path / "b")
     saved = load_file(tmp_path / "b" / "model.safetensors")
     original = load_file(tmp_path / "a" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
     assert all(torch.equal(saved[name], original[name].to(torch.bfloat16).float()) for name in original)

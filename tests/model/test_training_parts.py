@@ -51,6 +51,17 @@ def test_activation_checkpointing_gives_the_same_gradients(name: str, dropout: d
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_activation_checkpointing_computes_blocks_again_in_training_only(training: bool) -> None:
+    model = tiny_model("llama").train(training)
+    model.decoder.activation_checkpointing = True
+    calls: list[nn.Module] = []
+    for block in model.decoder.blocks:
+        block.mlp.register_forward_pre_hook(lambda module, _inputs: calls.append(module))
+    model(random_ids(1, 5)).logits.sum().backward()
+    assert len(calls) == len(model.decoder.blocks) * (2 if training else 1)
+
+
 def test_a_tied_matrix_is_one_parameter() -> None:
     tied, untied = tiny_model("llama", head={"tied": True}), tiny_model("llama")
     assert sum(p.numel() for p in untied.parameters()) - sum(p.numel() for p in tied.parameters()) == 53 * 24

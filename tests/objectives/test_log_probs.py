@@ -117,6 +117,16 @@ def test_the_gradient_of_a_confident_token_keeps_its_digits() -> None:
     assert hidden.grad.item() == pytest.approx(1 / (1 + torch.tensor(11.5).exp().item()), rel=1e-2)
 
 
+def test_many_small_blocks_in_bfloat16_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,024 blocks of one row, all alike: summed in bfloat16 the gradient would stop growing at some 256 of them."""
+    monkeypatch.setattr(log_probs, "LOGITS_BYTES", 1)
+    weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    hidden = torch.ones(1024, 1, dtype=torch.bfloat16)
+    token_log_probs(Matrix(weight), hidden, torch.zeros(1024, dtype=torch.long)).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.flatten().tolist() == [512, -512]
+
+
 def test_frozen_hidden_states_or_a_frozen_matrix() -> None:
     """As when only the head, or only the body, is trained."""
     _, hidden_gradient, weight_gradient = exact(torch.float32)
