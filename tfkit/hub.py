@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -23,7 +22,7 @@ from tfkit.families import FAMILIES
 from tfkit.families.rules import Family, Rule, UnsupportedError
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
-from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
+from tfkit.tokenizer import Backend, Tokenizer, load_tokenizer, save_tokenizer
 
 OWN_TYPE = "tfkit"  # model_type of what no Hugging Face class can express: it fails to load elsewhere rather than load wrong
 _EXPRESSED = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
@@ -45,7 +44,7 @@ class Loaded:
     special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos and pad ids as config.json has them
 
     @property
-    def tokenizer(self) -> tokenizers.Tokenizer | None:
+    def tokenizer(self) -> Backend | None:
         """The tokenizer itself, as the `tokenizers` library knows it."""
         return self.codec.backend if self.codec else None
 
