@@ -117,9 +117,8 @@ def main() -> None:
         for runner in RUNNERS:
             median, best = statistics.median(seconds[runner]), min(seconds[runner])
             ratio, best_ratio = base / median, min(seconds[RUNNERS[0]]) / best
-            print(
-                f"{name:8} {runner:20} {tokens / median:9.0f} {ratio:6.2f} {best_ratio:6.2f} {peaks[runner]:9.0f} {peaks[runner] / base_peak:6.2f}"
-            )
+            shown = f"{tokens / median:9.0f} {ratio:6.2f} {best_ratio:6.2f} {peaks[runner]:9.0f} {peaks[runner] / base_peak:6.2f}"
+            print(f"{name:8} {runner:20} {shown}")
 
 
 if __name__ == "__main__":
