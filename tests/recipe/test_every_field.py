@@ -245,6 +245,7 @@ TABLE = {
     "optimizer[adamw].weight_decay": Change("optimizer.weight_decay=0.5", weights),
     "optimizer[adamw].clip_norm": Change("optimizer.clip_norm=0.01", weights, "optimizer.eps=1e-2"),
     "optimizer[muon].lr": Change("optimizer.lr=2e-2", weights, MUON),
+    "optimizer[muon].adamw_lr": Change("optimizer.adamw_lr=2e-2", weights, MUON),
     "optimizer[muon].momentum": Change("optimizer.momentum=0.5", weights, MUON),
     "optimizer[muon].betas": Change("optimizer.betas=[0.5, 0.5]", weights, MUON),
     "optimizer[muon].eps": Change("optimizer.eps=1e-2", weights, MUON),

@@ -95,7 +95,8 @@ class MuonSection(Data):
     """Muon for the matrices inside the blocks, AdamW for embeddings, head, norms and biases (Jordan 2024, arXiv 2502.16982)."""
 
     kind: Literal["muon"]
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate of all parameters; Muon's updates are scaled to AdamW's size.")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate of the matrices; Muon's updates are scaled to AdamW's size.")
+    adamw_lr: float | None = Field(None, gt=0, description="Peak learning rate of what AdamW trains beside it; null: lr.")
     momentum: float = Field(0.95, ge=0, lt=1, description="Muon's momentum (Nesterov).")
     betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="AdamW's decay rates, for what is not a matrix.")
     eps: float = Field(1e-8, gt=0, description="AdamW's eps, for what is not a matrix.")
