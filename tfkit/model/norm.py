@@ -37,7 +37,7 @@ class RMSNorm(nn.Module):
 
 
 class _RMSNormOnCpu(torch.autograd.Function):
-    """The same with a backward pass in closed form. Torch has no kernel for it on a CPU, and its chain of small ones takes twice the time."""
+    """The same with a backward pass in closed form. On a CPU, torch has a chain of small kernels instead, twice as slow."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
