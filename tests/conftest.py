@@ -4,6 +4,7 @@ A test that starts a run passes `carbon.enabled=false` unless carbon is its subj
 """
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,9 @@ for _name in ("HF_TOKEN", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "GITHUB_ACTIONS"
     os.environ.pop(_name, None)  # GITHUB_ACTIONS makes typer draw as on a terminal
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = os.environ["RAYON_NUM_THREADS"] = "1"
+# A shell's background job ignores Ctrl-C, and so would every program that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_unconfigure() -> None:
