@@ -49,7 +49,8 @@ class _TokenLogProbs(torch.autograd.Function):
         hidden, weight, labels = ctx.saved_tensors
         scale = -grad[:, None].to(hidden.dtype)
         if ctx.errors is not None:
-            return scale * (ctx.errors @ weight), ctx.errors.t() @ (scale * hidden), None
+            errors, ctx.errors = ctx.errors, None  # else they would be held until the whole backward pass is over
+            return scale * (errors @ weight), errors.t() @ (scale * hidden), None
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)  # bf16 sums over many blocks would lose what is small
         done = 0
