@@ -11,6 +11,8 @@ import contextlib
 import csv
 import io
 import os
+import random
+import time
 import uuid
 from datetime import datetime
 from pathlib import Path
@@ -20,12 +22,15 @@ from tfkit.carbon.columns import installed_columns
 from tfkit.carbon.ledger import Attempt, LedgerReader, Phase, sync_folder
 
 NAME = "emissions.csv"
-TRIES = 20
+TRIES = 200
+PAUSE_SECONDS = 0.02  # at most, between two tries: drawn, so that writers who meet do not meet again
 Stamp = tuple[int, int, int] | None
 
 
 def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> None:
-    """Derive the file from the ledgers of `run_folder`/carbon; only the header where there is none. OSError where it cannot be."""
+    """Derive the file from the ledgers of `run_folder`/carbon; only the header where there is none. OSError where it cannot be, or if
+    others kept replacing it: what stands there may then lack rows, which the next call brings.
+    """
     ledgers = ledgers or LedgerReader(run_folder / "carbon")
     path, columns = run_folder / NAME, installed_columns()
     rescued: list[dict[str, str]] = []
@@ -38,11 +43,13 @@ def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> No
             present = [row for row in _parse(path, data, columns) if row["run_id"] not in ours]
             others = present + [row for row in rescued if row not in present]
             if not _replace(path, columns, [*others, *rows], stamp):
+                time.sleep(random.uniform(0, PAUSE_SECONDS))
                 continue
             late = old.read()
         if not late and ledgers.sizes() == sizes:
             return
         rescued = [row for row in _parse(path, data + late, columns) if row["run_id"] not in ours] if late else []
+    raise OSError(f"{path}: others kept writing it, {TRIES} times")
 
 
 def emission_rows(attempts: list[Attempt]) -> list[dict[str, Any]]:
