@@ -3,7 +3,7 @@
 import pytest
 from tiny_training import GPT2, config, stream
 
-from tfkit.cli.training import _total_steps, auto_micro_batch
+from tfkit.cli.training_plan import auto_micro_batch, total_steps
 from tfkit.data import PackedRows
 from tfkit.recipe.schema import DataSection, ModelSection, Recipe, SourceSection, TrainingSection
 
@@ -27,7 +27,7 @@ def recipe(**training: object) -> Recipe:
     ],
 )
 def test_length(training: dict[str, object], steps: int) -> None:
-    assert _total_steps(recipe(**training), ROWS) == steps
+    assert total_steps(recipe(**training), ROWS) == steps
 
 
 @pytest.mark.parametrize(

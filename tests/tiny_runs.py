@@ -1,4 +1,4 @@
-"""Runs of tfkit pretrain for the tests of this folder: a tiny corpus, a tiny recipe, and each run a process of its own.
+"""Runs of tfkit pretrain for tests: a tiny corpus, a tiny recipe, and each run a process of its own.
 
 A process is a fork of this one, in which everything is imported already: 0.3 s instead of 3. The child's output goes to files, and it
 ends without a word to pytest.

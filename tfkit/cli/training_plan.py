@@ -1,0 +1,32 @@
+"""What a recipe leaves to be worked out before the first step: how long, in what pieces, how much disk."""
+
+import math
+
+from tfkit.data import PackedRows
+from tfkit.model.config import ModelConfig
+from tfkit.recipe.schema import Recipe
+
+AUTO_MICRO_BATCH_TOKENS = 16_384
+
+
+def auto_micro_batch(recipe: Recipe, config: ModelConfig) -> int:
+    """The largest divisor of the batch size whose forward has at most 16,384 tokens: more is no faster, and takes memory."""
+    rows = max(1, AUTO_MICRO_BATCH_TOKENS // config.context_length)
+    return max(size for size in range(1, recipe.training.batch_size + 1) if recipe.training.batch_size % size == 0 and size <= rows)
+
+
+def total_steps(recipe: Recipe, rows: PackedRows) -> int:
+    """The length in optimizer steps, rounded up."""
+    training = recipe.training
+    if training.steps is not None:
+        return training.steps
+    if training.tokens is not None:
+        return math.ceil(training.tokens / (training.batch_size * rows.length))
+    assert training.epochs is not None
+    return math.ceil(training.epochs * len(rows) / training.batch_size)
+
+
+def planned_bytes(recipe: Recipe, parameters: int) -> int:
+    """Disk for the checkpoints that are kept, one more that is being written, and the best: weights and optimizer state in fp32."""
+    moments = 2 if recipe.optimizer.kind == "adamw" else 1
+    return parameters * 4 * (1 + moments) * (recipe.checkpoint.keep + 2)
