@@ -8,6 +8,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+KILLS ?= 200
+DRAWS ?= 2000
 TORCH ?=
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 PROMPT ?= def read_lines(path):
@@ -17,7 +19,7 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 CODE = tfkit tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check lint format bench clean
+.PHONY: help demo test faults slow check lint format bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
@@ -29,6 +31,9 @@ demo: $(VENV)/.installed ## train a small model on Python's standard library, sc
 
 test: $(VENV)/.installed-dev ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+faults: $(VENV)/.installed-dev ## every row of the fault matrix on the real program, slow ones too; writes docs/faults.md
+	$(BIN)/python -m pytest -n $(WORKERS) tests/faults --write-table --kills $(KILLS) --draws $(DRAWS)
 
 slow: $(VENV)/.installed-dev ## the tests that take more than ten seconds each
 	$(BIN)/python -m pytest -m slow

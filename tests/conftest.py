@@ -8,6 +8,8 @@ import signal
 import tempfile
 from pathlib import Path
 
+import pytest
+
 # Before any import of the libraries that read these once, and inherited by every process that a test starts.
 _FOLDER = tempfile.TemporaryDirectory(prefix="tfkit-tests-")
 os.environ |= {
@@ -27,3 +29,9 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def pytest_unconfigure() -> None:
     _FOLDER.cleanup()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-table", action="store_true", help="write docs/faults.md from what the tests of tests/faults say")
+    parser.addoption("--kills", type=int, default=12, help="how many random SIGKILLs to spread over runs (F02)")
+    parser.addoption("--draws", type=int, default=60, help="how many recipes, and mutations of each kind of file, to draw (F33, F49)")

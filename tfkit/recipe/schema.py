@@ -69,6 +69,9 @@ class DataSection(Data):
     validation: list[SourceSection] | Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="Sources (stdlib knows its own held-out files), or the fraction of train that is held out, row by row."
     )
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error", description="A row that cannot be read ends the run, naming file and row; or is skipped, and counted."
+    )
 
 
 class CausalLMSection(Data):
@@ -131,6 +134,14 @@ class TrainingSection(Data):
     seed: int = Field(1, ge=0, lt=2**32, description="Of weights, order and dropout.")
     compile: bool = Field(False, description="torch.compile the model: 20 to 50 s of waiting, then faster steps.")
     activation_checkpointing: bool = Field(False, description="Compute each block again in the backward pass, to save memory.")
+    max_skipped_steps: int = Field(
+        0,
+        ge=0,
+        description="Steps to skip, in all, whose loss or gradient is not finite, or whose loss jumps; one more ends the run (exit 6).",
+    )
+    loss_jump_sigmas: float | None = Field(
+        None, gt=0, description="A loss so many standard deviations above the mean of the latest steps is a jump; null: no limit."
+    )
     log_every: Count = Field(10, description="Steps between lines of metrics.jsonl and of the plain log.")
     tensorboard: bool = Field(False, description="Write TensorBoard files too; needs the extra tfkit[tensorboard].")
 

@@ -1,0 +1,68 @@
+"""Gathers what the tests of this folder say of each row of the fault matrix, and writes docs/faults.md when asked to."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from matrix import MATRIX, SAME
+
+TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
+_ROW = re.compile(r"\btest_(f\d\d(?:_f\d\d)*)_")
+_outcomes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+
+
+def rows_of(name: str) -> list[str]:
+    """The ids in a test's name: test_f01_f02_kills shows F01 and F02."""
+    found = _ROW.search(name)
+    return found[1].upper().split("_") if found else []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "tests/faults/" not in report.nodeid:
+        return
+    if report.when == "call" or report.outcome != "passed":
+        for row in rows_of(report.nodeid):
+            _outcomes[row][report.outcome] += 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test of this folder that shows no row of the matrix, or a row that is none, is a mistake."""
+    for item in items:
+        if "tests/faults/" in item.nodeid:
+            rows = rows_of(item.nodeid)
+            if not rows or not set(rows) <= MATRIX.keys():
+                raise pytest.UsageError(
+                    f"{item.nodeid}: a test of tests/faults has the id of a row of the matrix in its name: test_f03_..."
+                )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--write-table") and not hasattr(session.config, "workerinput"):
+        TABLE.write_text(table(session.config.getoption("--kills"), session.config.getoption("--draws")), encoding="utf-8")
+
+
+def table(kills: int, draws: int) -> str:
+    """The text of docs/faults.md."""
+    lines = [
+        "# What is done to a run, and what happens then",
+        "",
+        "Written by `make faults`, which does each of these things to the real program, as a process. "
+        f"This time: {kills} random kills; {draws} recipes and mutated files of each kind.",
+        "",
+        f"{SAME}, on one machine, on its CPU.",
+        "",
+        "| id | what is done | what is promised | exit | tests |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in MATRIX.items():
+        lines.append(f"| {name} | {row.fault.replace('|', '&#124;')} | {row.promise} | {row.exit} | {_said(name)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _said(name: str) -> str:
+    counts = _outcomes.get(name)
+    if not counts:
+        reason = MATRIX[name].not_here
+        return f"not shown: {reason}" if reason else "**no test**"
+    return ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
