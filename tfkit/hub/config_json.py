@@ -1,0 +1,77 @@
+"""config.json and tfkit.json <-> ModelConfig."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tfkit.errors import ModelError
+from tfkit.families import FAMILIES
+from tfkit.families.rules import Family, UnsupportedError
+from tfkit.model.config import ModelConfig
+
+OWN_TYPE = "tfkit"  # model_type of what no Hugging Face class can express: it fails to load elsewhere rather than load wrong
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+EXPRESSED = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
+
+
+def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, ModelConfig]:
+    """The family (None: tfkit's own type) and our description of the model of a config.json."""
+    path = folder / "config.json"
+    kind = hf.get("model_type")
+    if not isinstance(kind, str) or (kind != OWN_TYPE and kind not in FAMILIES):
+        raise ModelError(f"{path}: model_type {kind!r} is not one that tfkit can load ({', '.join(FAMILIES)})")
+    family = FAMILIES.get(kind)
+    try:
+        config = _validated(family.from_hf(dict(hf)) if family else hf["config"], path)
+    except KeyError as missing:
+        raise ModelError(f"{path}: the field {missing} is missing") from None
+    except UnsupportedError as error:
+        raise ModelError(f"{path}: {error}") from None
+    ours = folder / "tfkit.json"
+    if family and ours.is_file():
+        said = read_json(ours).get("model", {})
+        if not isinstance(said, dict) or not said.keys() <= EXPRESSED:
+            raise ModelError(f"{ours}: model must hold {' and '.join(sorted(EXPRESSED))}, and nothing that config.json says")
+        config = _validated(config.model_dump() | said, ours)
+    return family, config
+
+
+def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:
+    """A family whose Hugging Face configuration says all that this description says; None if there is none."""
+    families = sorted(FAMILIES.values(), key=lambda family: family.name != prefer)
+    return next((family for family in families if _expresses(family, config)), None)
+
+
+def _expresses(family: Family, config: ModelConfig) -> bool:
+    try:
+        again = ModelConfig.model_validate(family.from_hf(family.to_hf(config)))
+    except ValueError:  # a width that the family's layout cannot hold
+        return False
+    return again.model_dump(exclude=EXPRESSED) == config.model_dump(exclude=EXPRESSED)
+
+
+def replace_tied(config: ModelConfig, *, tied: bool) -> ModelConfig:
+    """The same model with, or without, the output matrix tied to the embedding."""
+    return config.model_copy(update={"head": config.head.model_copy(update={"tied": tied})})
+
+
+def _validated(values: Any, path: Path) -> ModelConfig:
+    try:
+        return ModelConfig.model_validate(values)
+    except ValidationError as error:
+        what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ModelError(f"{path}: {what}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file of JSON. Raises ModelError."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(document, dict):
+        raise ModelError(f"{path}: is not a JSON object")
+    return document

@@ -1,0 +1,42 @@
+"""Which model folder a path means: a checkpoint, a run folder, a Hugging Face model folder, or a repository of the hub."""
+
+import os
+from pathlib import Path
+
+from tfkit.errors import ModelError
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The model folder that a path means: itself, a run folder's best or else newest checkpoint, or `hub:org/name@revision`."""
+    if str(path).startswith("hub:"):
+        return _download(str(path)[4:])
+    folder = Path(path)
+    if (folder / "config.json").is_file():
+        return folder
+    if (folder / "checkpoints").is_dir():
+        from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint
+
+        found = best_checkpoint(folder / "checkpoints") or newest_checkpoint(folder / "checkpoints")
+        if found:
+            return found
+        raise ModelError(f"{folder}: this run has no complete checkpoint yet")
+    if not folder.exists():
+        raise ModelError(f"{folder}: there is no such folder; --from takes a checkpoint, a run folder, or a Hugging Face model folder")
+    raise ModelError(f"{folder}: no config.json here, so this is neither a model folder nor a run folder")
+
+
+def _download(name: str) -> Path:
+    """A snapshot of a hub repository: configuration, safetensors and tokenizer only, never code or pickles.
+
+    With TFKIT_OFFLINE=1, as with HF_HUB_OFFLINE=1, only one that was downloaded before.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    offline = os.environ.get("TFKIT_OFFLINE", "0") not in ("", "0")
+    files = ["*.json", "*.safetensors", "*.jinja"]
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files, local_files_only=offline))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise ModelError(f"hub:{name}: could not be downloaded: {error}") from None
