@@ -1,19 +1,26 @@
 """Checkpoints against kills at every point of a save, full disks, damage and links. Real processes, real limits."""
 
 import errno
+import math
 import os
 import resource
 import shutil
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from tfkit.errors import MachineError, ModelError, Stopped
+from tfkit.run import durable
 from tfkit.run.checkpoints import (
     best_checkpoint,
     checkpoints,
@@ -42,6 +49,13 @@ def writer(content: str, size: int = 4096) -> Callable[[Path], None]:
 
 def content(checkpoint: Path) -> str:
     return (checkpoint / "training_state" / "state.json").read_text()
+
+
+def flip(file: Path) -> None:
+    """Change one bit in the middle."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -197,6 +211,7 @@ def test_what_the_writer_raises_comes_through_and_leaves_nothing(tmp_path: Path,
 
 
 def test_a_failed_rename_keeps_the_checkpoint_that_was_to_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "PAUSES", (0, 0, 0))
     save_checkpoint(tmp_path, 1, writer("one"))
     rename = Path.rename
 
@@ -223,13 +238,29 @@ def test_damage_falls_back_to_an_older_one_and_says_so(tmp_path: Path, file: str
     else:
         data = path.read_bytes()
         path.write_bytes(data[:-1] if damage == "truncate" and file != "manifest.json" else bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(ModelError, match=r"--exact") as caught:
+        newest_good(tmp_path, no_warning, exact=True)
+    assert str(path) in str(caught.value)
     said: list[str] = []
     assert newest_good(tmp_path, said.append) == tmp_path / "step-000009"
     assert len(said) == 1
     assert str(path) in said[0]
-    with pytest.raises(ModelError, match=r"--exact") as caught:
-        newest_good(tmp_path, no_warning, exact=True)
-    assert str(path) in str(caught.value)
+    assert newest_good(tmp_path, no_warning, exact=True) == tmp_path / "step-000009", "said once"
+
+
+def test_a_damaged_one_is_out_of_the_way_until_the_run_is_past_it(tmp_path: Path) -> None:
+    """Else it would count as the newest, and what was saved after the fall back would be pruned."""
+    for step in (3, 6):
+        save_checkpoint(tmp_path, step, writer("abc"))
+    flip(tmp_path / "step-000006" / "model.safetensors")
+    assert newest_good(tmp_path, lambda message: None) == tmp_path / "step-000003"
+    save_checkpoint(tmp_path, 4, writer("new"))
+    prune(tmp_path, 1, None)
+    assert sorted(os.listdir(tmp_path)) == ["step-000004", "step-000006.damaged"]
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-000004"
+    save_checkpoint(tmp_path, 6, writer("new"))
+    assert prune(tmp_path, 1, None) == [tmp_path / "step-000004", tmp_path / "step-000006.damaged"]
+    assert os.listdir(tmp_path) == ["step-000006"]
 
 
 def test_no_good_one_is_an_error_and_none_at_all_is_not(tmp_path: Path) -> None:
@@ -277,17 +308,34 @@ def test_the_best_is_the_lowest_finite_value(tmp_path: Path) -> None:
     assert read_best(tmp_path) is None
     assert not record_best(tmp_path, 1, "loss", float("nan"))
     assert read_best(tmp_path) is None
-    said = [record_best(tmp_path, step, "loss", value) for step, value in enumerate([3.0, float("-inf"), 2.0, 2.0, 2.5, float("nan")], 1)]
+    said = []
+    for step, value in enumerate([3.0, float("-inf"), 2.0, 2.0, 2.5, float("nan")], 1):
+        save_checkpoint(tmp_path, step, writer("x"))
+        said.append(record_best(tmp_path, step, "loss", value))
     assert said == [True, False, True, False, False, False]
     best = read_best(tmp_path)
     assert best is not None
     assert (best.step, best.metric, best.value) == (3, "loss", 2.0)
-    assert best_checkpoint(tmp_path) is None, "not saved"
-    save_checkpoint(tmp_path, 3, writer("x"))
     assert best_checkpoint(tmp_path) == tmp_path / "step-000003"
 
 
+@pytest.mark.parametrize("damage", ["removed", "cut off"])
+def test_a_best_checkpoint_that_is_lost_makes_way_for_a_worse_one(tmp_path: Path, damage: str) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, writer("x"))
+    assert record_best(tmp_path, 1, "loss", 1.0)
+    if damage == "removed":
+        shutil.rmtree(tmp_path / "step-000001")
+    else:
+        os.truncate(tmp_path / "step-000001" / "model.safetensors", 9)
+    assert best_checkpoint(tmp_path) is None
+    assert record_best(tmp_path, 2, "loss", 2.0)
+    assert best_checkpoint(tmp_path) == tmp_path / "step-000002"
+
+
 def test_the_best_may_be_the_highest_and_is_judged_by_one_metric(tmp_path: Path) -> None:
+    for step in (1, 3):
+        save_checkpoint(tmp_path, step, writer("x"))
     assert record_best(tmp_path, 1, "accuracy", 0.5, higher_is_better=True)
     assert not record_best(tmp_path, 2, "accuracy", 0.4, higher_is_better=True)
     assert record_best(tmp_path, 3, "accuracy", 0.6, higher_is_better=True)
@@ -302,6 +350,71 @@ def test_a_damaged_record_of_the_best_is_none(tmp_path: Path, text: str) -> None
     (tmp_path / "best.json").write_text(text)
     assert best_checkpoint(tmp_path) is None
     assert record_best(tmp_path, 3, "loss", 1.0)
+
+
+def no_sync(descriptor: int) -> None:
+    """Instead of os.fsync: only a power cut would tell."""
+
+
+class Story:
+    """A run's folder through a random sequence of what happens to it, and what must be there after each."""
+
+    def __init__(self, root: Path):
+        self.root, self.step = root, 0
+
+    def save(self) -> None:
+        self.step += 1
+        save_checkpoint(self.root, self.step, writer("x", 8))
+
+    def score(self, value: float) -> None:
+        if self.step and record_best(self.root, self.step, "loss", value):
+            assert math.isfinite(value)
+
+    def prune(self, keep: int) -> None:
+        before = best_checkpoint(self.root)
+        prune(self.root, keep, before)
+        assert best_checkpoint(self.root) == before
+        assert newest_checkpoint(self.root) == (self.root / f"step-{self.step:06d}" if self.step else None)
+
+    def damage_and_resume(self, cut: bool) -> None:
+        """As long as another is left."""
+        found = checkpoints(self.root)
+        if len(found) < 2:
+            return
+        file = found[-1] / "model.safetensors"
+        os.truncate(file, 3) if cut else flip(file)
+        good = newest_good(self.root, lambda message: None)
+        assert good == found[-2]
+        self.step = step_of(good)
+
+
+stories = st.lists(
+    st.one_of(
+        st.tuples(st.just("save")),
+        st.tuples(st.just("score"), st.sampled_from([1.0, 2.0, 3.0, math.nan])),
+        st.tuples(st.just("prune"), st.integers(1, 3)),
+        st.tuples(st.just("damage_and_resume"), st.booleans()),
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(stories)
+def test_neither_the_last_nor_the_best_is_ever_pruned(story: list[tuple[Any, ...]]) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", no_sync)
+        run = Story(Path(folder))
+        for action, *arguments in story:
+            getattr(run, action)(*arguments)
+
+
+def test_room_that_old_checkpoints_take_is_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, 1, writer("x"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    free_space_for(tmp_path, 5000)
+    with pytest.raises(MachineError, match="the disk has 1e-06 GB free"):
+        free_space_for(tmp_path, 6000)
 
 
 def test_space_is_compared_with_the_disk(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 .step-000500.old-4711-03aa   being replaced      put back if the kill came before the new one had the name
 .step-000500.del-4711-51b0   being deleted
 step-000500                  complete: its manifest was written last, and everything was synced before the rename
+step-000500.damaged          was damaged, and passed over by a resume; goes when the run is past it again
 """
 
 import contextlib
@@ -13,41 +14,50 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from tfkit.errors import MachineError, ModelError, TfkitError
 from tfkit.run import strict_json
-from tfkit.run.durable import disk_is_full, sync_file, sync_folder, temporary_sibling, write_atomically
-from tfkit.run.manifest import is_complete, regular_files, verify, write_manifest
+from tfkit.run.durable import (
+    comes_from_the_disk,
+    disk_is_full,
+    sync_file,
+    sync_folder,
+    temporary_sibling,
+    with_retries,
+    write_atomically,
+)
+from tfkit.run.manifest import is_complete, recorded_bytes, regular_files, verify, write_manifest
 
 _STEP = re.compile(r"step-(\d{6,})")
 _LEFTOVER = re.compile(r"\.(?P<name>step-\d{6,}|best\.json)\.(?P<kind>tmp|old|del)-\d+-[0-9a-f]+")
+_SET_ASIDE = re.compile(r"step-(\d{6,})\.damaged")
 _BEST = "best.json"
 
 
 def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_room: Callable[[], object] | None = None) -> Path:
     """Make `root`/step-... from what `write` puts into the empty folder it is given; one of the same step is replaced.
 
-    Only the owner of the run's lock may call it. On a full disk `make_room` (None: nothing can go) is called and the save tried once more.
+    Only the owner of the run's lock may call it. Errors of the disk that may pass are tried again. `make_room` (None: nothing can go) is
+    called where the disk has less room than the last checkpoint took, and where it is full; then the save is tried once more.
     Raises MachineError if the disk refuses, and what `write` raises; then no trace is left and the older checkpoints are untouched.
     """
-    clear_leftovers(root)
     try:
-        return _save(root, step, write)
+        clear_leftovers(root)
+        if make_room and _is_tight(root):
+            make_room()
+        try:
+            return with_retries(lambda: _save(root, step, write))
+        except Exception as error:
+            if make_room is None or not disk_is_full(error):
+                raise
+        make_room()
+        return with_retries(lambda: _save(root, step, write))
     except TfkitError:
         raise
     except Exception as error:
-        if not disk_is_full(error):
-            if isinstance(error, OSError):
-                raise _cannot_save(root, step, error) from error
-            raise
-        if make_room is None:
-            raise _cannot_save(root, step, error) from error
-    make_room()
-    try:
-        return _save(root, step, write)
-    except Exception as error:
-        if isinstance(error, OSError) or disk_is_full(error):
+        if comes_from_the_disk(error):
             raise _cannot_save(root, step, error) from error
         raise
 
@@ -65,66 +75,81 @@ def newest_checkpoint(root: Path) -> Path | None:
 def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) -> Path | None:
     """The newest checkpoint whose hashes are right, to resume from; None if there is none at all. Only for the owner of the run's lock.
 
-    `warn` gets a line for each newer one that is passed over. Raises ModelError if all are damaged; with `exact`, if the newest is.
+    Each newer one is set aside, and `warn` told why: under its own name it would count as the newest, for evaluate and for `prune`.
+    Raises ModelError if all are damaged, with nothing moved; with `exact`, if the newest is. Raises MachineError if the disk refuses.
     """
     clear_leftovers(root)
-    folders = _step_folders(root)
-    damage = []
-    for path in reversed(folders):
+    damaged: dict[Path, str] = {}
+    for path in reversed(_step_folders(root)):
         problems = verify(path)
         if not problems:
+            for newer, problem in damaged.items():
+                warn(f"passed over a damaged checkpoint: {problem}; it is kept as {_set_aside(newer).name} until the run is past it")
             return path
-        damage.append("; ".join(problems))
+        damaged[path] = "; ".join(problems)
         if exact:
-            raise ModelError(f"the newest checkpoint cannot be used: {damage[0]}. Without --exact an older one is resumed from")
-        warn(f"passed over a damaged checkpoint: {damage[-1]}")
-    if folders:
-        raise ModelError(f"no checkpoint in {root} can be used: {'; '.join(damage)}. Start anew with another --run, or restore the files")
+            raise ModelError(f"the newest checkpoint cannot be used: {damaged[path]}. Without --exact an older one is resumed from")
+    if damaged:
+        raise ModelError(
+            f"no checkpoint in {root} can be used: {'; '.join(damaged.values())}. Start anew with another --run, or restore the files"
+        )
     return None
 
 
 def prune(root: Path, keep: int, best: Path | None) -> list[Path]:
-    """Delete the complete checkpoints but the `keep` newest and `best`; returns what went. Raises MachineError if the disk refuses."""
+    """Delete the complete checkpoints but the `keep` newest and `best`, and damaged ones that the run is past again; returns what went.
+
+    Raises MachineError if the disk refuses.
+    """
     assert keep >= 1, "the newest checkpoint is never deleted"
-    spare = [path for path in checkpoints(root)[:-keep] if best is None or path.name != best.name]
+    complete = checkpoints(root)
+    spare = [path for path in complete[:-keep] if best is None or path.name != best.name]
+    if complete:
+        spare += [path for path in set_aside(root) if step_of(path) <= step_of(complete[-1])]
     for path in spare:
-        doomed = temporary_sibling(path, "del")
-        try:
-            path.rename(doomed)  # no half-deleted checkpoint under its name
-        except OSError as error:
-            raise MachineError(f"{path}: cannot delete this old checkpoint ({error.strerror}): check the folder's permissions") from error
-        shutil.rmtree(doomed, ignore_errors=True)
+        _delete(path)
     return spare
 
 
+def set_aside(root: Path) -> list[Path]:
+    """What was damaged when a resume passed over it, by rising step."""
+    return sorted((path for path in _folders(root) if _SET_ASIDE.fullmatch(path.name)), key=step_of)
+
+
+def leftovers(root: Path) -> list[Path]:
+    """What killed saves and deletions left, or what one is working on at this moment."""
+    return sorted(path for path in root.iterdir() if _LEFTOVER.fullmatch(path.name))
+
+
 def clear_leftovers(root: Path) -> None:
-    """Remove what killed saves and deletions left, after putting back a checkpoint that was just being replaced."""
+    """Remove what killed saves and deletions left, after putting back a checkpoint that was just being replaced.
+
+    Raises MachineError if the disk refuses.
+    """
     if not root.is_dir():
         return
-    for path in sorted(root.iterdir()):
-        found = _LEFTOVER.fullmatch(path.name)
-        if not found:
-            continue
-        name = root / found["name"]
-        if found["kind"] == "old" and not name.exists():
-            path.rename(name)
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    for path in leftovers(root):
+        try:
+            with_retries(partial(_clear_leftover, path))
+        except OSError as error:
+            raise MachineError(f"{path}: cannot clear what a killed save left ({error.strerror}): check the folder and its disk") from error
 
 
 def step_of(checkpoint: Path) -> int:
     """The step in a checkpoint's name."""
-    found = _STEP.fullmatch(checkpoint.name)
+    found = _STEP.fullmatch(checkpoint.name) or _SET_ASIDE.fullmatch(checkpoint.name)
     assert found, checkpoint
     return int(found[1])
 
 
 def free_space_for(root: Path, needed_bytes: int) -> None:
-    """Raise MachineError, with the numbers, if the disk of `root` (which need not exist yet) has less than `needed_bytes` free."""
+    """Raise MachineError, with the numbers, if the disk of `root` (which need not exist yet) has less than `needed_bytes` free.
+
+    Room that the checkpoints of an earlier attempt take is room for those that will replace them.
+    """
     place = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
+    needed_bytes -= sum(map(recorded_bytes, checkpoints(root)))
     if free < needed_bytes:
         raise MachineError(
             f"{root}: the planned checkpoints need {needed_bytes / 1e9:.3g} GB, the disk has {free / 1e9:.3g} GB free. "
@@ -144,11 +169,12 @@ class Best:
 def record_best(root: Path, step: int, metric: str, value: float, higher_is_better: bool = False) -> bool:
     """Record the checkpoint of `step` as the best if its `value` is; says whether it is. Raises OSError.
 
-    A value that is not finite never is; a value of another metric, or of the same step (after resuming before it), replaces what stands.
+    A value that is not finite never is. A value of another metric, or of the same step (after resuming before it), replaces what stands;
+    and so does any where the best checkpoint is not there any more, damaged say.
     """
     if not math.isfinite(value):
         return False
-    old = read_best(root)
+    old = read_best(root) if best_checkpoint(root) else None
     if old and old.metric == metric and old.step != step and (value <= old.value if higher_is_better else value >= old.value):
         return False
     write_atomically(root / _BEST, strict_json.dumps(asdict(Best(step, metric, float(value)))) + "\n")
@@ -198,22 +224,66 @@ def _take_name(temporary: Path, final: Path) -> None:
         final.rename(old)
     try:
         temporary.rename(final)
+        sync_folder(final.parent)
     except BaseException:
-        if old and not final.exists():
-            old.rename(final)
+        with contextlib.suppress(OSError):
+            if final.exists():  # it may not outlast a power cut, so it does not count
+                final.rename(temporary)
+            if old:
+                old.rename(final)
         raise
-    sync_folder(final.parent)
     if old:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _step_folders(root: Path) -> list[Path]:
-    """Everything named as a checkpoint, complete or not, by rising step. A link is none of ours."""
+def _delete(path: Path) -> None:
+    doomed = temporary_sibling(path.with_name(path.name.removesuffix(".damaged")), "del")
+    try:
+        with_retries(lambda: path.rename(doomed))  # no half-deleted checkpoint under its name
+    except OSError as error:
+        raise MachineError(f"{path}: cannot delete this old checkpoint ({error.strerror}): check the folder's permissions") from error
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _set_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.exists():
+        _delete(aside)
+    try:
+        with_retries(lambda: path.rename(aside))
+    except OSError as error:
+        raise MachineError(f"{path}: is damaged and cannot be set aside ({error.strerror}): check the folder's permissions") from error
+    return aside
+
+
+def _clear_leftover(path: Path) -> None:
+    found = _LEFTOVER.fullmatch(path.name)
+    assert found, path
+    name = path.with_name(found["name"])
+    if found["kind"] == "old" and not name.exists():
+        path.rename(name)
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_tight(root: Path) -> bool:
+    """Whether the disk has less room than the last checkpoint took."""
+    last = newest_checkpoint(root)
+    return last is not None and shutil.disk_usage(root).free < recorded_bytes(last)
+
+
+def _folders(root: Path) -> list[Path]:
+    """The folders in `root`, which need not be there. A link is none of ours."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(
-            (path for path in root.iterdir() if _STEP.fullmatch(path.name) and path.is_dir() and not path.is_symlink()), key=step_of
-        )
+        return [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
     return []
+
+
+def _step_folders(root: Path) -> list[Path]:
+    """Everything named as a checkpoint, complete or not, by rising step."""
+    return sorted((path for path in _folders(root) if _STEP.fullmatch(path.name)), key=step_of)
 
 
 def _folder(root: Path, step: int) -> Path:

@@ -10,17 +10,19 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
 from tfkit.errors import ModelError
 from tfkit.run import strict_json
-from tfkit.run.durable import write_atomically
+from tfkit.run.durable import write_once
 
 NAME = "manifest.json"
 SCHEMA_VERSION = 1
 _NOT_COVERED = frozenset({NAME, "README.md"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_BLOCK = 1 << 20
 
 
 class Entry(TypedDict):
@@ -37,7 +39,7 @@ def write_manifest(folder: Path) -> None:
         name = path.relative_to(folder).as_posix()
         if name not in _NOT_COVERED:
             entries[name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
-    write_atomically(folder / NAME, strict_json.dumps({"schema_version": SCHEMA_VERSION, "files": entries}, indent=1) + "\n")
+    write_once(folder / NAME, strict_json.dumps({"schema_version": SCHEMA_VERSION, "files": entries}, indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Entry]:
@@ -62,13 +64,28 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
     return files
 
 
-def verify(folder: Path, hashes: bool = True) -> list[str]:
-    """What is wrong with a checkpoint, one sentence a file, each naming it; empty if nothing. Without `hashes` only sizes are looked at."""
+def recorded_bytes(folder: Path) -> int:
+    """The size of all files together, as the manifest has it; 0 without a valid one."""
+    try:
+        return sum(entry["size"] for entry in read_manifest(folder).values())
+    except ModelError:
+        return 0
+
+
+def _ignore(count: int) -> None:
+    """Progress that nobody watches."""
+
+
+def verify(folder: Path, hashes: bool = True, advance: Callable[[int], object] = _ignore) -> list[str]:
+    """What is wrong with a checkpoint, one sentence a file, each naming it; empty if nothing.
+
+    Without `hashes` only sizes are looked at. `advance` is told of every so many bytes hashed.
+    """
     try:
         entries = read_manifest(folder)
     except ModelError as error:
         return [str(error)]
-    problems = (_problem(folder, folder / name, entry, hashes) for name, entry in sorted(entries.items()))
+    problems = (_problem(folder, folder / name, entry, hashes, advance) for name, entry in sorted(entries.items()))
     return [problem for problem in problems if problem]
 
 
@@ -91,7 +108,7 @@ def regular_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _problem(folder: Path, path: Path, entry: Entry, hashes: bool) -> str | None:
+def _problem(folder: Path, path: Path, entry: Entry, hashes: bool, advance: Callable[[int], object]) -> str | None:
     if any(part.is_symlink() for part in (path, *path.parents[: len(path.relative_to(folder).parts) - 1])):
         return f"{path}: a link, where the checkpoint had a file"
     try:
@@ -100,7 +117,7 @@ def _problem(folder: Path, path: Path, entry: Entry, hashes: bool) -> str | None
             return f"{path}: not a file"
         if status.st_size != entry["size"]:
             return f"{path}: {status.st_size:,} bytes, where the checkpoint had {entry['size']:,}"
-        if hashes and _sha256(path) != entry["sha256"]:
+        if hashes and _sha256(path, advance) != entry["sha256"]:
             return f"{path}: damaged: its SHA-256 is not the manifest's"
     except FileNotFoundError:
         return f"{path}: missing"
@@ -109,9 +126,13 @@ def _problem(folder: Path, path: Path, entry: Entry, hashes: bool) -> str | None
     return None
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path, advance: Callable[[int], object] = _ignore) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
 
 
 def _stays_inside(name: str) -> bool:

@@ -33,6 +33,7 @@ class MetricsLog:
                 self._descriptor = _open_after_last_line(self.path)
             _write_whole(self._descriptor, b"".join(self._waiting))
         except OSError as error:
+            self.close()  # opening it again drops what may stand there in part
             self._complain(error)
         else:
             self._waiting.clear()
@@ -61,10 +62,13 @@ class MetricsLog:
             self._complain(error)
 
     def close(self) -> None:
-        """Close the file; a later append opens it again."""
+        """Close the file; a later append opens it again. Never raises OSError."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
-            os.close(descriptor)
+            try:
+                os.close(descriptor)
+            except OSError as error:
+                self._complain(error)
 
     def _complain(self, error: OSError) -> None:
         if not self._warned:
@@ -85,9 +89,13 @@ def _is_kept(line: bytes, step: int) -> bool:
 def _open_after_last_line(path: Path) -> int:
     """Open for appending; what a killed writer left without an end of line is dropped."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o644)
-    whole = path.read_bytes().rfind(b"\n") + 1
-    if whole != os.fstat(descriptor).st_size:
-        os.ftruncate(descriptor, whole)
+    try:
+        whole = path.read_bytes().rfind(b"\n") + 1
+        if whole != os.fstat(descriptor).st_size:
+            os.ftruncate(descriptor, whole)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

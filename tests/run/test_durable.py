@@ -1,0 +1,82 @@
+"""Errors of the disk that pass are tried again, with everything written anew; others are raised at once."""
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tfkit.run import durable
+from tfkit.run.durable import comes_from_the_disk, disk_is_full, may_pass, with_retries, write_atomically
+
+
+@pytest.mark.parametrize("number", sorted(durable.PASSING))
+@pytest.mark.parametrize("failures", [0, 1, 3, 4])
+def test_four_tries(monkeypatch: pytest.MonkeyPatch, number: int, failures: int) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    left = [failures]
+
+    def work() -> str:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(number, os.strerror(number))
+        return "done"
+
+    if failures < 4:
+        assert with_retries(work) == "done"
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            with_retries(work)
+    assert waited == list(durable.PAUSES[:failures])
+    assert sum(waited) <= 2
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), PermissionError(errno.EACCES, "no"), KeyError("bug"), KeyboardInterrupt()]
+)
+def test_what_does_not_pass_is_raised_at_once(error: BaseException) -> None:
+    calls = []
+
+    def work() -> None:
+        calls.append(1)
+        raise error
+
+    with pytest.raises(type(error)):
+        with_retries(work)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace", "open"])
+def test_after_a_passing_error_the_file_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    """A second fsync of the same file would say that all is well, whether or not the bytes are on the disk."""
+    monkeypatch.setattr(durable, "PAUSES", (0, 0, 0))
+    whole, failed, synced = getattr(os, function), [False], []
+
+    def once(*arguments: object, **options: object) -> object:
+        if not failed[0]:
+            failed[0] = True
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(*arguments, **options)
+
+    def noted(descriptor: int, fsync: object = os.fsync) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        (once if function == "fsync" else fsync)(descriptor)  # type: ignore[operator]
+
+    if function != "fsync":
+        monkeypatch.setattr(os, function, once)
+    monkeypatch.setattr(os, "fsync", noted)
+    write_atomically(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"
+    assert os.listdir(tmp_path) == ["file"]
+    assert failed == [True]
+    assert synced[-2:] == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_the_words_of_the_rust_libraries() -> None:
+    full = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert (disk_is_full(full), may_pass(full), comes_from_the_disk(full)) == (True, False, True)
+    passing = RuntimeError("I/O error: Input/output error (os error 5)")
+    assert (disk_is_full(passing), may_pass(passing), comes_from_the_disk(passing)) == (False, True, True)
+    assert not comes_from_the_disk(ValueError("a bug"))
