@@ -26,12 +26,14 @@ from tfkit.recipe.tree import Mapping, Node, Path, Place, Scalar, Sequence
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
 MAX_VALUES = 20_000  # aliases counted as often as they stand
+MAX_WORD = 100_000  # characters without a space: ruamel.yaml's time for a tag grows with the square of its length
 
 # The core schema, https://yaml.org/spec/1.2.2/#103-core-schema
 _NULL = {"", "~", "null", "Null", "NULL"}
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", re.ASCII)
+_WORD = re.compile(r"\S+")
 
 
 def parse(text: str, file: str, fixed_place: Place | None = None) -> tuple[Node | None, list[Problem]]:
@@ -71,6 +73,7 @@ class _Composer:
         self.here = self._place(1, 1)
 
     def compose(self) -> tuple[Node | None, list[Problem]]:
+        self._refuse_long_words()
         root: Node | None = None
         try:
             events = iter(YAML(typ="safe", pure=True).parse(self.text))
@@ -87,9 +90,7 @@ class _Composer:
         except RecipeError:
             raise
         except ReaderError as error:
-            before = self.text[: error.position]
-            place = self._place(before.count("\n") + 1, error.position - before.rfind("\n"))
-            self._fail(place, f"the control character {self.text[error.position]!r}, which YAML does not allow")
+            self._fail(self._place_at(error.position), f"the control character {self.text[error.position]!r}, which YAML does not allow")
         except (YAMLError, OverflowError, ValueError):
             self._fail(self.here, "not YAML from here on: a character or an escape that is not allowed")
         return root, self.problems
@@ -99,8 +100,8 @@ class _Composer:
         self._count(1)
         if isinstance(event, AliasEvent):
             return self._alias(event, place)
-        if event.ctag is not None and str(event.ctag) not in ("None", "!"):
-            self._problem(place, f"the tag {event.ctag}: a recipe has no tags; write the plain value")
+        if (tag := _tag(event)) is not None:
+            self._problem(place, f"the tag {tag}: a recipe has no tags; write the plain value")
         before = self.count
         if event.anchor:
             self.open_anchors.add(event.anchor)
@@ -165,6 +166,10 @@ class _Composer:
         if any("\ud800" <= character <= "\udfff" for character in text):
             self._fail(place, "half a character (a surrogate); write the whole character, or its code as \\U and eight digits")
 
+    def _refuse_long_words(self) -> None:
+        if long := next((word for word in _WORD.finditer(self.text) if word.end() - word.start() > MAX_WORD), None):
+            self._fail(self._place_at(long.start()), f"more than {MAX_WORD:,} characters without a space, which no recipe needs")
+
     def _enter(self, place: Place) -> None:
         if len(self.path) >= MAX_DEPTH:
             self._fail(place, f"nested deeper than {MAX_DEPTH} levels, which no recipe needs")
@@ -177,6 +182,10 @@ class _Composer:
     def _place(self, line: int, column: int) -> Place:
         return self.fixed_place or Place(self.file, line, column)
 
+    def _place_at(self, index: int) -> Place:
+        before = self.text[:index]
+        return self._place(before.count("\n") + 1, index - before.rfind("\n"))
+
     def _at(self, event: Any) -> Place:
         return self._place(event.start_mark.line + 1, event.start_mark.column + 1)
 
@@ -186,6 +195,12 @@ class _Composer:
     def _fail(self, place: Place, message: str) -> None:
         """End here: what follows cannot be read."""
         raise RecipeError([*self.problems, Problem(place, (), message)])
+
+
+def _tag(event: Any) -> str | None:
+    """The tag as it is written, not decoded, which takes ruamel.yaml long for a long one; None for a value without, or with a bare `!`."""
+    tag = event.ctag
+    return None if tag is None or tag.suffix in (None, "!") else f"{tag.handle or ''}{tag.suffix}"
 
 
 def _copy(node: Node) -> Node:

@@ -7,6 +7,8 @@ from tfkit.errors import UsageError
 from tfkit.recipe.tree import COMMAND_LINE, Path, Place, dotted
 
 MAX_LINES = 100
+MAX_PATH = 200  # characters of a path in a message, and of the message
+MAX_MESSAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        where = f"{self.place}: {dotted(self.path)}" if self.path else str(self.place)
-        return f"{where}: {self.message}"
+        where = f"{self.place}: {cut(dotted(self.path), MAX_PATH)}" if self.path else str(self.place)
+        return f"{where}: {cut(self.message, MAX_MESSAGE)}"
 
 
 class RecipeError(UsageError):
@@ -36,5 +38,9 @@ class RecipeError(UsageError):
 
 def quoted(value: object, limit: int = 60) -> str:
     """A user's value in a message: one line, cut where it is long."""
-    text = repr(value)
+    return cut(repr(value), limit)
+
+
+def cut(text: str, limit: int) -> str:
+    """The text, or what fits of its beginning: names, anchors and tags of a hostile file are a megabyte long."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -2,7 +2,9 @@
 
 import difflib
 import json
+import os
 import re
+import select
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ from tfkit.recipe.problems import Problem, RecipeError
 from tfkit.recipe.schema import Recipe
 from tfkit.recipe.tree import Mapping, Node, Place, plain
 from tfkit.recipe.validate import problems_in
+
+PIPE_SECONDS = 10.0  # of silence, and a pipe is given up
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,15 @@ def find_recipe(name_or_path: str) -> Path:
     try:
         if path.is_file() or path.is_fifo() or path.is_char_device():
             return path
-        is_folder = path.is_dir()
+        is_folder, exists = path.is_dir(), path.exists()
     except (OSError, ValueError):  # a name that no file can have
-        is_folder = False
+        is_folder = exists = False
     if bundled := find_bundled(name_or_path):
         return bundled.path
     if is_folder:
         raise UsageError(f"{name_or_path}: a folder, not a recipe; a run's recipe is {path / 'recipe.yaml'}")
+    if exists:
+        raise UsageError(f"{name_or_path}: neither a file nor a pipe, so no recipe can be read from it")
     names = [name for recipe in bundled_recipes() for name in (recipe.name, recipe.name.rpartition("/")[2])]
     close = difflib.get_close_matches(name_or_path, names, n=1)
     remedy = f"did you mean {close[0]}" if close else "`tfkit recipes` lists the bundled ones"
@@ -68,8 +74,7 @@ def find_recipe(name_or_path: str) -> Path:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = _read_pipe(path) if path.is_fifo() else _read_file(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     start = Place(str(path), 1, 1)
@@ -84,6 +89,27 @@ def _text(path: Path) -> str:
         column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8")) + 1
         place = Place(str(path), before.count(b"\n") + 1, column)
         raise RecipeError([Problem(place, (), f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8")]) from None
+
+
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def _read_pipe(path: Path) -> bytes:
+    """What is written to a pipe, as in `tfkit check <(make-recipe)`. UsageError: nobody writes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else opening waits until somebody writes
+    content = b""
+    try:
+        while len(content) <= MAX_BYTES:
+            if not select.select([descriptor], [], [], PIPE_SECONDS)[0]:
+                raise UsageError(f"{path}: a pipe, through which nothing came for {PIPE_SECONDS:g} seconds; who should write to it?")
+            if not (chunk := os.read(descriptor, 1 << 16)):
+                break
+            content += chunk
+    finally:
+        os.close(descriptor)
+    return content
 
 
 def _check(tree: Mapping) -> tuple[Recipe | None, list[Problem]]:
