@@ -28,7 +28,7 @@ import tfkit.cli.training_data
 import tfkit.evaluation.text
 import tfkit.generation.complete  # noqa: F401
 from tfkit.__main__ import main
-from tfkit.objectives.causal_lm import CausalLM
+from tfkit.training.step import Stepper
 
 assert huggingface_hub.save_torch_state_dict  # a lazy name: this imports it
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "and", "ran", "fast", "slow", "big", "small", "red", "Straße", "🙂"]
@@ -114,18 +114,18 @@ def pretrain(run: Path, recipe: Path, *words: str, before: Callable[[], object] 
 
 
 def strike(number: int, forward: int) -> Callable[[], None]:
-    """A fault: the process gets a signal in the middle of its `forward`-th forward pass of training, counted from 1."""
+    """A fault: the process gets a signal as the `forward`-th micro-batch of its steps begins, counted from 1."""
 
     def before() -> None:
-        loss, calls = CausalLM.loss, [0]
+        accumulate, calls = Stepper._accumulate, [0]
 
-        def struck(self: CausalLM, model: Any, batch: Any) -> Any:
+        def struck(self: Stepper, *arguments: Any) -> Any:
             calls[0] += 1
             if calls[0] == forward:
                 os.kill(os.getpid(), number)
-            return loss(self, model, batch)
+            return accumulate(self, *arguments)
 
-        CausalLM.loss = struck  # type: ignore[method-assign]
+        Stepper._accumulate = struck  # type: ignore[method-assign]
 
     return before
 

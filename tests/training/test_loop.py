@@ -11,8 +11,8 @@ from tfkit.errors import Stopped
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema import AdamWSection, ScheduleSection
+from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loop import Log, Plan, Progress, train
-from tfkit.training.step import StepReport
 
 OBJECTIVE = CausalLM()
 SCHEDULE = ScheduleSection(kind="linear")
@@ -41,6 +41,16 @@ class Recorder:
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         self.step = progress.step
         self.losses.append(report.loss)
+
+    def skipped(self, error: UnhealthyStepError) -> None:
+        self.events.append(f"skip {error.step}")
+
+    def unhealthy(self, error: UnhealthyStepError) -> str:
+        self.events.append(f"unhealthy {error.step}")
+        return "see the replay"
+
+    def out_of_memory(self, error: str) -> None:
+        self.events.append(f"out of memory: {error}")
 
     def log(self, line: Log) -> None:
         self.events.append(f"log {line.step}")

@@ -1,11 +1,12 @@
 """How long a run is, and in what pieces: what the recipe leaves to be worked out."""
 
 import pytest
-from tiny_training import GPT2, config, stream
+from tiny_training import stream
 
-from tfkit.cli.training_plan import auto_micro_batch, total_steps
+from tfkit.cli.training_plan import most_rows, total_steps
 from tfkit.data import PackedRows
 from tfkit.recipe.schema import DataSection, ModelSection, Recipe, SourceSection, TrainingSection
+from tfkit.training.memory import largest_divisor
 
 ROWS = PackedRows([(stream(), 1.0)], 12, seed=1)
 
@@ -42,4 +43,4 @@ def test_length(training: dict[str, object], steps: int) -> None:
     ],
 )
 def test_a_micro_batch_is_a_divisor_of_at_most_16384_tokens(batch_size: int, context_length: int, expected: int) -> None:
-    assert auto_micro_batch(recipe(steps=1, batch_size=batch_size), config(GPT2, context_length=context_length)) == expected
+    assert largest_divisor(batch_size, most_rows(context_length)) == expected

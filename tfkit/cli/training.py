@@ -7,25 +7,31 @@ import torch
 
 from tfkit import console
 from tfkit.carbon import Reading
-from tfkit.cli.session import energy_fields
+from tfkit.cli.session import energy_fields, rework_fields
 from tfkit.cli.training_data import RunContext, TrainingData
 from tfkit.cli.training_log import TrainingLog
-from tfkit.cli.training_plan import auto_micro_batch, planned_bytes, total_steps
-from tfkit.data import Loader, PackedRows
-from tfkit.errors import DataError, Stopped
+from tfkit.cli.training_parts import assemble
+from tfkit.cli.training_plan import moments, most_rows, planned_bytes
+from tfkit.errors import DataError, MachineError, Stopped, UnhealthyError
 from tfkit.hub import load, save_model
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import CausalLM
 from tfkit.run import strict_json
 from tfkit.run.card import model_card
-from tfkit.run.checkpoints import best_checkpoint, free_space_for, newest_good, prune, record_best, save_checkpoint
+from tfkit.run.checkpoints import (
+    best_checkpoint,
+    free_space_for,
+    newest_good,
+    prune,
+    record_best,
+    save_checkpoint,
+)
 from tfkit.training.checkpoint import load_training_state, save_training_state
-from tfkit.training.device import keep_freed_memory, make_deterministic, peak_flops, pick_precision
+from tfkit.training.device import eager, keep_freed_memory, make_deterministic, peak_flops
 from tfkit.training.flops import training_flops_per_token
-from tfkit.training.loop import Log, Plan, Progress, train
-from tfkit.training.optimizer import Optimizer
-from tfkit.training.precision import Weights
-from tfkit.training.step import Stepper, StepReport
+from tfkit.training.health import StepReport, UnhealthyStepError
+from tfkit.training.loop import Log, Progress, train, try_out
+from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fit, step_bytes_per_row
+from tfkit.training.replay import describe_step, write_replay
 
 
 class TrainingRun:
@@ -36,32 +42,24 @@ class TrainingRun:
     ):
         self.context, self.data, self.model, self.kind, self.family = context, data, model, kind, family
         recipe, config = context.recipe, model.config
-        for stream in (*(stream for stream, _ in data.train), *data.validation):
-            stream.check_vocabulary(config.vocab_size)
         make_deterministic(context.device)
         keep_freed_memory()
         self.resumed_from = newest_good(context.folder.checkpoints, console.warn, exact)
         tensors, state = load_training_state(self.resumed_from) if self.resumed_from else ({}, {})
         if state:
             _check_same_data(state["data"], data.fingerprints())
-        self.precision = pick_precision(recipe.training.precision, context.device)
-        self.micro_batch_size = state.get("micro_batch_size") or recipe.training.micro_batch_size or auto_micro_batch(recipe, config)
-        objective = CausalLM(recipe.objective.documents, data.tokenizer.eos_id)
-        rows = PackedRows(data.train, config.context_length, recipe.training.seed)
-        self.loader = Loader(rows, objective.collate, recipe.training.batch_size, self.micro_batch_size)
-        self.plan = Plan(total_steps(recipe, rows), recipe.training.log_every, recipe.evaluation.every, recipe.checkpoint.every)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         if not force:
             free_space_for(context.folder.checkpoints, planned_bytes(recipe, self.parameters))
-        model.to(context.device)
-        self.weights = Weights(model, self.precision)
-        self.optimizer = Optimizer(self.weights.master, recipe.optimizer)
-        self.progress = Progress(**state.get("progress", {}))
+        parts = assemble(recipe, data, model, context.device, state.get("micro_batch_size") or recipe.training.micro_batch_size or 1)
+        self.precision, self.loader, self.plan, self.stepper = parts.precision, parts.loader, parts.plan, parts.stepper
+        self.weights, self.optimizer = parts.weights, parts.optimizer
+        self.progress = Progress.from_state(state["progress"]) if state else Progress()
         if self.resumed_from:
             self.weights.load(load(self.resumed_from).model.state_dict())
             self.optimizer.load_state(tensors)
-        self.stepper = Stepper(model, objective, self.weights, self.optimizer, device=context.device, seed=recipe.training.seed)
-        model.decoder.activation_checkpointing = recipe.training.activation_checkpointing
+        elif recipe.training.micro_batch_size is None:
+            self.loader.micro_batch_size = self._pick_micro_batch()
         if recipe.training.compile:
             model.decoder.compile()
         flops, peak = training_flops_per_token(config, config.context_length), peak_flops(context.device, self.precision)
@@ -76,7 +74,8 @@ class TrainingRun:
         )
         if self.resumed_from:
             console.say(f"resuming from {self.resumed_from.name}")
-        context.meter.phase("train")
+        self._try_out()
+        context.meter.phase("train", self.progress.step)
         with self.written:
             try:
                 train(self.stepper, self.loader, context.recipe.schedule, self.plan, self, self.progress)
@@ -101,8 +100,8 @@ class TrainingRun:
             **energy_fields(reading),
         }
         result = strict_json.loads(strict_json.dumps(result))  # as --resume will read it back; a perplexity may be infinite
-        totals = {name: result[name] for name in ("seconds", "tokens", "energy_kwh", "emissions_g")}
-        folder.record(result=result, totals=totals)
+        totals = {name: result[name] for name in ("seconds", "tokens", "energy_kwh", "emissions_g", "carbon_status")}
+        folder.record(result=result, totals=totals | rework_fields(folder))
         folder.end_attempt("finished", step=progress.step)
         return result
 
@@ -112,6 +111,32 @@ class TrainingRun:
         """Show the step on a terminal's live line."""
         if self.written.terminal:
             self.written.show(report.loss, report.lr, report.tokens / seconds)
+
+    def skipped(self, error: UnhealthyStepError) -> None:
+        """Say so."""
+        console.warn(f"{error.summary}; it is skipped, {self.progress.skipped} of at most {self.plan.max_skipped_steps}")
+
+    def unhealthy(self, error: UnhealthyStepError) -> str:
+        """Leave a small file from which, with the last checkpoint, the step can be taken again."""
+        path = self.context.folder.path
+        try:
+            write_replay(path, describe_step(self.stepper, self.loader, error))
+        except OSError as trouble:
+            return f"The step could not be written down for tfkit replay ({trouble.strerror})"
+        return f"`tfkit replay {path}` takes the step again and names the first module that goes wrong"
+
+    def out_of_memory(self, error: str) -> None:
+        """Halve the micro-batches, if the recipe leaves them to us."""
+        rows = self.loader.micro_batch_size
+        advice = "a smaller model or model.context_length, training.activation_checkpointing=true, or more memory"
+        if self.context.recipe.training.micro_batch_size is not None and rows > 1:
+            raise MachineError(f"out of memory in micro-batches of {rows} rows ({error}): leave training.micro_batch_size out, or lower it")
+        if rows == 1:
+            raise MachineError(f"out of memory with a single row of {self.model.config.context_length} tokens ({error}): use {advice}")
+        self.loader.micro_batch_size = largest_divisor(self.loader.batch_size, rows // 2)
+        console.warn(
+            f"out of memory in micro-batches of {rows} rows: they have {self.loader.micro_batch_size} from now on, in the same steps"
+        )
 
     def log(self, line: Log) -> None:
         """Write a line of the log."""
@@ -136,16 +161,18 @@ class TrainingRun:
             }
             save_model(folder, self.model.config, dict(self.weights.master), self.data.tokenizer, family=self.family, facts=facts)
             (folder / "README.md").write_text(self._card(), encoding="utf-8")
-            state = {"progress": progress.state(), "micro_batch_size": self.micro_batch_size, "data": self.data.fingerprints()}
+            state = {"progress": progress.state(), "micro_batch_size": self.loader.micro_batch_size, "data": self.data.fingerprints()}
             save_training_state(folder, self.optimizer.state(), state)
 
         def make_room() -> None:
             prune(root, 1, best_checkpoint(root))
 
+        if not self.weights.finite():
+            raise UnhealthyError(f"step {progress.step}: a weight is no longer finite, so this is not saved; the last checkpoint stays")
         self.written.sync()
         save_checkpoint(root, progress.step, write, make_room)
         prune(root, recipe.checkpoint.keep, best_checkpoint(root))
-        context.meter.phase("train")
+        context.meter.phase("train", progress.step)
 
     def evaluate(self, progress: Progress) -> None:
         """Score the validation text, and let the model write: what of the two is not in metrics.jsonl yet. Raises Stopped."""
@@ -167,18 +194,39 @@ class TrainingRun:
 
     # ------------------------------------------------------------------------------------------------------- the parts
 
+    def _pick_micro_batch(self) -> int:
+        """The largest divisor of the batch size that is worth it and, on a CPU, fits the memory that is left."""
+        most = most_rows(self.model.config.context_length)
+        if self.context.device.type == "cpu":
+            left = available_bytes()
+            to_come = self.parameters * 4 * (1 + moments(self.context.recipe))  # gradients and the optimizer's state
+            row = step_bytes_per_row(self.model, self.stepper.objective, self.loader.step(0)[0])
+            most = min(most, rows_that_fit(row, None if left is None else left - to_come))
+        return largest_divisor(self.loader.batch_size, most)
+
+    def _try_out(self) -> None:
+        """What has to be compiled is compiled, and on a GPU the largest micro-batch tried, where a signal can end it at once."""
+        if not (self.context.recipe.training.compile or self.context.device.type == "cuda"):
+            return
+        saved = f"; the run goes on from {self.resumed_from.name} with --resume" if self.resumed_from else ""
+        with self.context.signals.at_once(f"no step was taken yet{saved}"):
+            if self.context.recipe.training.compile:
+                console.say("compiling the model")
+            try_out(self.stepper, self.loader, self, self.progress)
+
     def _score(self) -> dict[str, float]:
         from tfkit.evaluation.text import score_streams
 
         settings, signals = self.context.recipe.evaluation, self.context.signals
-        scores = score_streams(
-            self.model,
-            self.data.validation,
-            self.model.config.context_length,
-            settings.batch_size,
-            max_tokens=settings.max_tokens,
-            should_stop=lambda: signals.requested is not None,
-        )
+        with eager(self.model):
+            scores = score_streams(
+                self.model,
+                self.data.validation,
+                self.model.config.context_length,
+                settings.batch_size,
+                max_tokens=settings.max_tokens,
+                should_stop=lambda: signals.requested is not None,
+            )
         if scores is None:
             raise Stopped(signals.requested or 0, "stopped during the evaluation")
         return sum(scores[1:], start=scores[0]).metrics()
@@ -203,7 +251,8 @@ class TrainingRun:
         settings, tokenizer = self.context.recipe.generation, self.data.tokenizer
         eos_ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         stop = lambda: self.context.signals.requested is not None  # noqa: E731
-        completions = complete(self.model, tokenizer, settings.prompts, settings, eos_ids=eos_ids, should_stop=stop)
+        with eager(self.model):
+            completions = complete(self.model, tokenizer, settings.prompts, settings, eos_ids=eos_ids, should_stop=stop)
         if (number := self.context.signals.requested) is not None:  # some may be cut short; resuming writes them whole
             raise Stopped(number, "stopped while the model was writing")
         pairs = zip(settings.prompts, completions, strict=True)

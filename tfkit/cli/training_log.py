@@ -5,8 +5,8 @@ from typing import Any, Self
 
 from tfkit import console
 from tfkit.cli.session import energy_fields
+from tfkit.cli.tensorboard import TensorBoard
 from tfkit.cli.training_data import RunContext
-from tfkit.errors import UsageError
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.training.device import memory_bytes
 from tfkit.training.loop import Log, Plan, Progress
@@ -24,7 +24,8 @@ class TrainingLog:
         self.latest: dict[str, Any] = next((record for record in reversed(records) if "loss" in record), {})
         self.evaluations = {record["step"]: record["evaluation"] for record in records if "evaluation" in record}
         self.sampled = {record["step"] for record in records if "samples" in record}
-        self._tensorboard = _tensorboard(context)
+        wanted = context.recipe.training.tensorboard
+        self._tensorboard = TensorBoard(context.folder.tensorboard, progress.step + 1, console.warn) if wanted else None
 
     def __enter__(self) -> Self:
         self._line = console.live()
@@ -33,6 +34,8 @@ class TrainingLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._line.__exit__(kind, error, trace)
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
     @property
     def terminal(self) -> bool:
@@ -70,16 +73,18 @@ class TrainingLog:
             "memory": memory_bytes(self.context.device),
             "energy_wh": None if energy["energy_kwh"] is None else reading.energy_wh,
             "emissions_g": energy["emissions_g"],
-        }
+        } | ({"skipped": line.skipped} if line.skipped else {})
         self._metrics.append(self.latest)
-        self._to_tensorboard(line.step, {name: value for name, value in self.latest.items() if name != "step"})
+        if self._tensorboard is not None:
+            self._tensorboard.add(line.step, {name: value for name, value in self.latest.items() if name != "step"})
         if not self.terminal:
             self.show(line.loss, line.lr, rate)
 
     def scores(self, step: int, metrics: dict[str, float]) -> None:
         """Append the scores of an evaluation, and show them."""
         self._metrics.append({"step": step, "evaluation": metrics})
-        self._to_tensorboard(step, {f"evaluation/{name}": value for name, value in metrics.items()})
+        if self._tensorboard is not None:
+            self._tensorboard.add(step, {f"evaluation/{name}": value for name, value in metrics.items()})
         console.say(f"step {step}: validation " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
     def samples(self, step: int, pairs: list[dict[str, str]]) -> None:
@@ -96,26 +101,3 @@ class TrainingLog:
     def close(self) -> None:
         """Close the files."""
         self._metrics.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-
-    def _to_tensorboard(self, step: int, values: dict[str, Any]) -> None:
-        if self._tensorboard is None:
-            return
-        try:
-            for name, value in values.items():
-                if value is not None:
-                    self._tensorboard.add_scalar(name, value, step)
-        except Exception as error:  # a full disk, a bug of theirs: never a reason to stop training
-            console.warn(f"TensorBoard files are no longer written: {error}")
-            self._tensorboard = None
-
-
-def _tensorboard(context: RunContext) -> Any:
-    if not context.recipe.training.tensorboard:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UsageError("training.tensorboard needs the extra: pip install 'tfkit[tensorboard]'") from None
-    return SummaryWriter(str(context.folder.tensorboard))

@@ -3,16 +3,14 @@
 import math
 
 from tfkit.data import PackedRows
-from tfkit.model.config import ModelConfig
 from tfkit.recipe.schema import Recipe
 
 AUTO_MICRO_BATCH_TOKENS = 16_384
 
 
-def auto_micro_batch(recipe: Recipe, config: ModelConfig) -> int:
-    """The largest divisor of the batch size whose forward has at most 16,384 tokens: more is no faster, and takes memory."""
-    rows = max(1, AUTO_MICRO_BATCH_TOKENS // config.context_length)
-    return max(size for size in range(1, recipe.training.batch_size + 1) if recipe.training.batch_size % size == 0 and size <= rows)
+def most_rows(context_length: int) -> int:
+    """Rows in a forward of at most 16,384 tokens: more is no faster, and takes memory."""
+    return max(1, AUTO_MICRO_BATCH_TOKENS // context_length)
 
 
 def total_steps(recipe: Recipe, rows: PackedRows) -> int:
@@ -26,7 +24,11 @@ def total_steps(recipe: Recipe, rows: PackedRows) -> int:
     return math.ceil(training.epochs * len(rows) / training.batch_size)
 
 
+def moments(recipe: Recipe) -> int:
+    """Numbers that the optimizer keeps for each weight."""
+    return 2 if recipe.optimizer.kind == "adamw" else 1
+
+
 def planned_bytes(recipe: Recipe, parameters: int) -> int:
     """Disk for the checkpoints that are kept, one more that is being written, and the best: weights and optimizer state in fp32."""
-    moments = 2 if recipe.optimizer.kind == "adamw" else 1
-    return parameters * 4 * (1 + moments) * (recipe.checkpoint.keep + 2)
+    return parameters * 4 * (1 + moments(recipe)) * (recipe.checkpoint.keep + 2)

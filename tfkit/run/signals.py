@@ -43,6 +43,10 @@ class StopSignals:
         self._at_once, self._message = True, message
         try:
             yield
+        except Exception as error:
+            if self._requested is not None and not isinstance(error, Stopped):
+                self.raise_if_requested(message)  # some library has wrapped the exception in one of its own
+            raise
         finally:
             self._at_once = False
         self.raise_if_requested(message)  # some library may have swallowed the exception

@@ -12,10 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from tfkit.errors import ModelError
 from tfkit.run import strict_json
+from tfkit.run.model_files import MIB, find_file, read_object
+from tfkit.run.safetensors_header import read_header
 
 FOLDER = "training_state"
 _TENSORS = "optimizer.safetensors"
 _STATE = "state.json"
+_STATE_LIMIT = 64 * MIB
 
 
 def save_training_state(folder: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
@@ -36,18 +39,17 @@ def save_training_state(folder: Path, tensors: dict[str, torch.Tensor], state: d
 
 def load_training_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors (on the CPU) and the state that `save_training_state` was given. Raises ModelError naming the bad file."""
-    tensors = folder / FOLDER / _TENSORS
-    path = folder / FOLDER / _STATE
-    for file in (tensors, path):
-        if not file.is_file():
-            raise ModelError(f"{file}: missing, so training cannot be resumed from {folder}; --from starts a new run from its weights")
+    tensors, state = (_found(folder, name) for name in (_TENSORS, _STATE))
+    read_header(tensors)
     try:
-        state = strict_json.loads(path.read_bytes())
-        if not isinstance(state, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: unreadable ({error}); resume from another checkpoint") from error
-    try:
-        return load_file(tensors), state
-    except (OSError, ValueError, SafetensorError) as error:
+        return load_file(tensors), read_object(state, _STATE_LIMIT)
+    except (OSError, SafetensorError) as error:
         raise ModelError(f"{tensors}: not a readable safetensors file ({error}); resume from another checkpoint") from error
+
+
+def _found(folder: Path, name: str) -> Path:
+    path = find_file(folder, f"{FOLDER}/{name}")
+    if path is None:
+        missing = folder / FOLDER / name
+        raise ModelError(f"{missing}: missing, so training cannot be resumed from {folder}; --from starts a new run from its weights")
+    return path

@@ -6,10 +6,12 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterator
 
 import torch
 
 from tfkit.errors import MachineError, UsageError
+from tfkit.model.transformer import Transformer
 
 # Dense bf16 peak of what NVIDIA's data sheets say, FLOP/s, by a part of the device's name. GPU paths are untested until a GPU has run them.
 _GPU_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "V100": 125e12}
@@ -69,6 +71,16 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
+
+
+@contextlib.contextmanager
+def eager(model: Transformer) -> Iterator[None]:
+    """Inside, a compiled model runs as it was written: shapes that change with every batch would be compiled again and again."""
+    compiled, model.decoder._compiled_call_impl = model.decoder._compiled_call_impl, None
+    try:
+        yield
+    finally:
+        model.decoder._compiled_call_impl = compiled
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:

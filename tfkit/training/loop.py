@@ -1,30 +1,41 @@
 """The one loop. It knows the objective protocol and when things are due; what is done then is handed in."""
 
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, Self, TypeVar
 
-from tfkit.errors import Stopped
+from tfkit.errors import Stopped, UnhealthyError, is_out_of_memory
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema import ScheduleSection
+from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
 from tfkit.training.schedule import lr_factor
-from tfkit.training.step import Stepper, StepReport
+from tfkit.training.step import Stepper
+
+Result = TypeVar("Result")
 
 
 @dataclass
 class Progress:
     """How far a run has come: all that the loop must know to go on, saved with every checkpoint."""
 
-    step: int = 0  # steps taken
+    step: int = 0  # steps taken, or skipped
     tokens: int = 0  # positions trained on
     loss_sum: float = 0.0  # of the steps since the last line of the log
     loss_steps: int = 0
+    skipped: int = 0  # steps that were not taken, being unhealthy
+    history: LossHistory = field(default_factory=LossHistory)
     seconds: float = 0.0  # spent in steps, over all attempts
 
     def state(self) -> dict[str, Any]:
         """As plain numbers."""
         return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """What `state` gave."""
+        return cls(**{**state, "history": LossHistory(**state["history"])})
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,8 @@ class Plan:
     log_every: int
     evaluate_every: int | None
     save_every: int | None
+    max_skipped_steps: int = 0
+    loss_jump_sigmas: float | None = None
 
     def due(self, every: int | None, step: int) -> bool:
         """Whether something that happens every so many steps, and at the end, happens now."""
@@ -50,13 +63,14 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Log:
-    """A line of the log. The first five are exact: the same bits in a run that was interrupted and resumed."""
+    """A line of the log. All but the speed is exact: the same bits in a run that was interrupted and resumed."""
 
     step: int
     tokens: int
-    loss: float  # mean over the steps since the last line
+    loss: float  # mean over the steps since the last line; NaN if all of them were skipped
     lr: float
     grad_norm: float
+    skipped: int  # steps since the run began
     tokens_per_second: float
 
 
@@ -65,6 +79,15 @@ class Hooks(Protocol):
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """A step was taken."""
+
+    def skipped(self, error: UnhealthyStepError) -> None:
+        """A step was not taken, and the run goes on."""
+
+    def unhealthy(self, error: UnhealthyStepError) -> str:
+        """A step was not taken, and the run ends. What is left to learn from: a sentence for the user."""
+
+    def out_of_memory(self, error: str) -> None:
+        """Let the loader make smaller micro-batches. Raises MachineError if it cannot."""
 
     def log(self, line: Log) -> None:
         """A line of the log is due."""
@@ -83,7 +106,8 @@ class Hooks(Protocol):
 
 
 def train(stepper: Stepper, loader: Loader, schedule: ScheduleSection, plan: Plan, hooks: Hooks, progress: Progress) -> None:
-    """Take the steps that are left. Raises Stopped after a checkpoint was saved, UnhealthyError before a bad update.
+    """Take the steps that are left. Raises Stopped after a checkpoint was saved, UnhealthyError before a bad update, and
+    MachineError if the memory does not hold a micro-batch of one row.
 
     A checkpoint comes before the evaluation of its step, so that nothing that goes wrong there can cost it; a run resumed from such a
     checkpoint makes up for the evaluation first.
@@ -95,16 +119,14 @@ def train(stepper: Stepper, loader: Loader, schedule: ScheduleSection, plan: Pla
     while progress.step < plan.steps:
         start = time.perf_counter()
         step = progress.step + 1
-        report = stepper.take(step, loader.step(progress.step), lr_factor(schedule, step, plan.steps))
+        report = _take(stepper, loader, lr_factor(schedule, step, plan.steps), plan, hooks, progress)
         took = time.perf_counter() - start
-        progress.step, progress.tokens = step, progress.tokens + report.tokens
-        progress.loss_sum, progress.loss_steps = progress.loss_sum + report.loss, progress.loss_steps + 1
-        progress.seconds += took
+        progress.step, progress.tokens, progress.seconds = step, progress.tokens + report.tokens, progress.seconds + took
         seconds, tokens = seconds + took, tokens + report.tokens
         hooks.stepped(progress, report, took)
         if plan.due(plan.log_every, step):
-            loss = progress.loss_sum / progress.loss_steps
-            hooks.log(Log(step, progress.tokens, loss, report.lr, report.grad_norm, tokens / seconds))
+            loss = progress.loss_sum / progress.loss_steps if progress.loss_steps else math.nan
+            hooks.log(Log(step, progress.tokens, loss, report.lr, report.grad_norm, progress.skipped, tokens / seconds))
             progress.loss_sum, progress.loss_steps, seconds, tokens = 0.0, 0, 0.0, 0
         if plan.due(plan.save_every, step):
             hooks.save(progress)
@@ -120,3 +142,46 @@ def train(stepper: Stepper, loader: Loader, schedule: ScheduleSection, plan: Pla
             if saved_step != step:
                 hooks.save(progress)
             raise Stopped(number, f"stopped after step {step} of {plan.steps}; its checkpoint is saved, and --resume goes on from there")
+
+
+def try_out(stepper: Stepper, loader: Loader, hooks: Hooks, progress: Progress) -> None:
+    """Forward and backward of the next micro-batch, for nothing, in smaller ones until the memory holds it."""
+
+    def attempt() -> None:
+        stepper.try_out(progress.step + 1, loader.step(progress.step)[0])
+
+    _fit(attempt, stepper, hooks)
+
+
+def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Hooks, progress: Progress) -> StepReport:
+    """The next step, taken or skipped. Raises UnhealthyError where no more may be skipped."""
+
+    def attempt() -> StepReport:
+        highest = progress.history.highest(plan.loss_jump_sigmas)
+        return stepper.take(progress.step + 1, loader.step(progress.step), factor, highest)
+
+    try:
+        report = _fit(attempt, stepper, hooks)
+    except UnhealthyStepError as error:
+        if progress.skipped >= plan.max_skipped_steps:
+            raise UnhealthyError(f"{error}. {hooks.unhealthy(error)}") from error
+        stepper.drop_gradients()
+        progress.skipped += 1
+        hooks.skipped(error)
+        return error.report
+    progress.loss_sum, progress.loss_steps = progress.loss_sum + report.loss, progress.loss_steps + 1
+    progress.history.add(report.loss)
+    return report
+
+
+def _fit(attempt: Callable[[], Result], stepper: Stepper, hooks: Hooks) -> Result:
+    """What the attempt gives, in smaller micro-batches where the memory does not hold them: by sums and counts the step is the same."""
+    while True:
+        try:
+            return attempt()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+        stepper.drop_gradients()  # here the error is gone, and with its traceback the activations that it held
+        hooks.out_of_memory(reason)

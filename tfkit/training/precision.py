@@ -33,6 +33,11 @@ class Weights:
             torch._foreach_copy_(list(self.working.values()), list(self.master.values()))
 
     @torch.no_grad()
+    def finite(self) -> bool:
+        """Whether every weight is a number."""
+        return all(bool(parameter.isfinite().all()) for parameter in self.master.values())
+
+    @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take up saved fp32 weights."""
         for name, parameter in self.master.items():

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,19 +10,9 @@ from torch import Tensor
 from tfkit.errors import UnhealthyError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
+from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one step did. `losses`: each term's mean over its targets; `loss`: their weighted sum."""
-
-    loss: float
-    losses: dict[str, float]
-    grad_norm: float
-    lr: float
-    tokens: int  # positions that went through the model
 
 
 class Stepper:
@@ -35,8 +24,11 @@ class Stepper:
         self.model, self.objective, self.weights, self.optimizer = model, objective, weights, optimizer
         self.device, self.seed = device, seed
 
-    def take(self, step: int, batches: Sequence[Batch], lr_factor: float) -> StepReport:
-        """Step number `step` (from 1). Raises UnhealthyError before anything is updated if the loss or the gradient is not finite."""
+    def take(self, step: int, batches: Sequence[Batch], lr_factor: float, highest_loss: float = math.inf) -> StepReport:
+        """Step number `step` (from 1).
+
+        Raises UnhealthyStepError before anything is updated if the loss or the gradient is not finite, or the loss above `highest_loss`.
+        """
         counts = _add_up(self.objective.counts(batch) for batch in batches)
         if not all(counts.values()):
             empty = ", ".join(term for term, count in counts.items() if not count)
@@ -44,23 +36,42 @@ class Stepper:
         self.model.train()
         sums: dict[str, Tensor] = {}
         for index, batch in enumerate(batches):
-            # Dropout is a function of (seed, step, micro-batch): a resumed run draws what the unbroken one would have drawn.
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, step, index]).generate_state(1, np.uint64)[0] >> 1))
-            losses = self.objective.loss(self.model, batch.to(self.device))
-            torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.objective.terms.items()]).sum().backward()
-            for term, value in losses.items():
-                sums[term] = sums[term] + value.detach() if term in sums else value.detach()
+            for term, value in self._accumulate(step, index, batch, counts).items():
+                sums[term] = sums[term] + value if term in sums else value
         means = {term: float(value) / counts[term] for term, value in sums.items()}
         loss = sum(weight * means[term] for term, weight in self.objective.terms.items())
         grad_norm = self._clip()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise UnhealthyError(
-                f"step {step}: the loss is {loss:g} and the gradient's norm {grad_norm:g}; no weight was changed by this step. "
-                "A lower optimizer.lr, a longer schedule.warmup_steps, or precision: fp32 are the usual remedies"
-            )
+        tokens = sum(batch.input_ids.numel() for batch in batches)
+        report = StepReport(loss, means, grad_norm, self.optimizer.section.lr * lr_factor, tokens)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm) and loss <= highest_loss):
+            raise UnhealthyStepError(step, report, highest_loss)
         self.optimizer.step(lr_factor)
         self.weights.publish()
-        return StepReport(loss, means, grad_norm, self.optimizer.section.lr * lr_factor, sum(b.input_ids.numel() for b in batches))
+        return report
+
+    def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
+        """Forward and backward of a micro-batch, for nothing; the weighted loss. What has to be compiled is, what does not fit shows."""
+        self.model.train()
+        counts = {term: max(1, count) for term, count in self.objective.counts(batch).items()}
+        sums = self._accumulate(step, index, batch, counts)
+        self.drop_gradients()
+        return sum(weight * float(sums[term]) / counts[term] for term, weight in self.objective.terms.items())
+
+    def drop_gradients(self) -> None:
+        """Forget what a step that was not taken has gathered."""
+        for parameter in (*self.weights.master.values(), *self.weights.working.values()):
+            parameter.grad = None
+
+    def micro_batch_seed(self, step: int, index: int) -> int:
+        """Dropout is a function of (seed, step, micro-batch): a resumed run draws what the unbroken one would have drawn."""
+        return int(np.random.SeedSequence([self.seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
+
+    def _accumulate(self, step: int, index: int, batch: Batch, counts: dict[str, int]) -> dict[str, Tensor]:
+        """Add a micro-batch's share to the gradient; the sum of each term's losses."""
+        torch.manual_seed(self.micro_batch_seed(step, index))
+        losses = self.objective.loss(self.model, batch.to(self.device))
+        torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.objective.terms.items()]).sum().backward()
+        return {term: value.detach() for term, value in losses.items()}
 
     def _clip(self) -> float:
         """The 2-norm of the whole gradient; longer than clip_norm, it is scaled down to it."""

@@ -1,0 +1,54 @@
+"""What takes the steps, put together from a recipe, data and a model: for a training, and for the replay of one of its steps."""
+
+from dataclasses import dataclass
+
+import torch
+
+from tfkit.cli.training_data import TrainingData
+from tfkit.cli.training_plan import total_steps
+from tfkit.data import Loader, PackedRows
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.objective import Batch
+from tfkit.recipe.schema import Recipe
+from tfkit.training.device import pick_precision
+from tfkit.training.loop import Plan
+from tfkit.training.optimizer import Optimizer
+from tfkit.training.precision import Weights
+from tfkit.training.step import Stepper
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that the loop moves."""
+
+    precision: torch.dtype
+    loader: Loader[Batch]
+    plan: Plan
+    weights: Weights
+    optimizer: Optimizer
+    stepper: Stepper
+
+
+def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device, micro_batch_size: int) -> Parts:
+    """The parts. The model moves to the device, its parameters become working weights. ModelError for ids beyond the vocabulary."""
+    for stream in (*(stream for stream, _ in data.train), *data.validation):
+        stream.check_vocabulary(model.config.vocab_size)
+    training = recipe.training
+    objective = CausalLM(recipe.objective.documents, data.tokenizer.eos_id)
+    rows = PackedRows(data.train, model.config.context_length, training.seed)
+    loader = Loader(rows, objective.collate, training.batch_size, micro_batch_size)
+    plan = Plan(
+        total_steps(recipe, rows),
+        training.log_every,
+        recipe.evaluation.every,
+        recipe.checkpoint.every,
+        training.max_skipped_steps,
+        training.loss_jump_sigmas,
+    )
+    precision = pick_precision(training.precision, device)
+    weights = Weights(model.to(device), precision)
+    optimizer = Optimizer(weights.master, recipe.optimizer)
+    stepper = Stepper(model, objective, weights, optimizer, device=device, seed=training.seed)
+    model.decoder.activation_checkpointing = training.activation_checkpointing
+    return Parts(precision, loader, plan, weights, optimizer, stepper)

@@ -1,0 +1,61 @@
+"""What a step says of itself, and what makes it unhealthy: a loss or gradient that is not finite, or a loss that jumps."""
+
+import math
+from dataclasses import dataclass
+
+from tfkit.errors import UnhealthyError
+
+_WINDOW = 32  # steps that the mean and the deviation of the loss look back, with fading weights
+_ENOUGH = 10  # steps before a jump can be told
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did. `losses`: each term's mean over its targets; `loss`: their weighted sum."""
+
+    loss: float
+    losses: dict[str, float]
+    grad_norm: float
+    lr: float
+    tokens: int  # positions that went through the model
+
+
+@dataclass
+class LossHistory:
+    """Mean and variance of the latest losses, exponentially weighted (West 1979, "Updating Mean and Variance Estimates")."""
+
+    steps: int = 0
+    mean: float = 0.0
+    variance: float = 0.0
+
+    def add(self, loss: float) -> None:
+        """Take in the loss of a healthy step."""
+        self.steps += 1
+        share = max(1 / self.steps, 1 / _WINDOW)
+        difference = loss - self.mean
+        self.mean += share * difference
+        self.variance = (1 - share) * (self.variance + share * difference**2)
+
+    def highest(self, sigmas: float | None) -> float:
+        """The highest loss that is no jump; infinity while too little is known, or without a limit."""
+        if sigmas is None or self.steps < _ENOUGH:
+            return math.inf
+        return self.mean + sigmas * math.sqrt(self.variance)
+
+
+class UnhealthyStepError(UnhealthyError):
+    """A step that was not taken: nothing was updated. `report` is what it would have been."""
+
+    def __init__(self, step: int, report: StepReport, highest_loss: float):
+        self.step, self.report = step, report
+        jumped = math.isfinite(report.loss) and math.isfinite(report.grad_norm)
+        if jumped:
+            what = f"the loss jumps to {report.loss:.4g}, over the {highest_loss:.4g} that training.loss_jump_sigmas allows"
+        else:
+            what = f"the loss is {report.loss:g} and the gradient's norm {report.grad_norm:g}"
+        self.summary = f"step {step}: {what}"
+        super().__init__(
+            f"{self.summary}; no weight was changed by this step. "
+            "A lower optimizer.lr, a longer schedule.warmup_steps, or precision: fp32 are the usual remedies; "
+            "training.max_skipped_steps skips single ones"
+        )

@@ -1,0 +1,138 @@
+"""How much memory a step takes, and how much there is: what the micro-batch is chosen by on a CPU. On a GPU it is tried out."""
+
+import contextlib
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.log_probs import LOGITS_BYTES
+from tfkit.objectives.objective import Batch, Objective
+
+_PAGE = resource.getpagesize()
+_PROBE_TOKENS = 64
+_MARGIN = 1.25  # for what comes and goes within an operation: measured 1.0 to 1.2 of what autograd keeps
+
+
+def available_bytes(swap: bool = False) -> int | None:
+    """What this process may still take: of the machine's memory (and swap), its control group's, its own limit. None where nobody says."""
+    places = [_machine(swap), _control_group(), _address_space()]
+    known = [place for place in places if place is not None]
+    return max(0, min(known)) if known else None
+
+
+def state_bytes(parameters: int, moments: int, dtype: torch.dtype) -> int:
+    """Weights, gradients and the optimizer's moments in fp32, and the working copy in `dtype`."""
+    return parameters * (4 * (2 + moments) + (0 if dtype == torch.float32 else dtype.itemsize))
+
+
+def step_bytes_per_row(model: Transformer, objective: Objective, batch: Batch) -> int:
+    """What a micro-batch holds for each of its rows at its fullest, by what autograd keeps of a real but short row."""
+    length, config = batch.input_ids.shape[1], model.config
+    short = min(length, _PROBE_TOKENS)
+    documents = None if batch.document_ids is None else batch.document_ids[:1, :short]
+    row = replace(batch, input_ids=batch.input_ids[:1, :short], labels=batch.labels[:1, :short], document_ids=documents)
+    kept = _kept_bytes(model, objective, row) * length / short
+    if model.decoder.activation_checkpointing:  # the residual stream between the blocks, and one block at a time
+        kept = kept / config.decoder_layers + config.decoder_layers * length * config.dim * _itemsize(model)
+    squares = length**2  # the mask, of one byte an entry
+    if config.dropout.attention:  # no fused kernel: scores and drawn masks are kept
+        squares *= 1 + config.decoder_layers * config.num_heads * 3 * _itemsize(model)
+    return int(kept * _MARGIN) + squares
+
+
+def _kept_bytes(model: Transformer, objective: Objective, batch: Batch) -> int:
+    """What autograd keeps for the backward pass of this batch, weights aside."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model.train()
+    checkpointing, model.decoder.activation_checkpointing = model.decoder.activation_checkpointing, False
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = objective.loss(model, batch)  # holding it keeps every storage alive, so that no address is counted twice
+    model.decoder.activation_checkpointing = checkpointing
+    del losses
+    return sum(kept.values())
+
+
+def _itemsize(model: Transformer) -> int:
+    return next(model.parameters()).element_size()
+
+
+def rows_that_fit(row_bytes: int, budget: int | None) -> int:
+    """Rows of a micro-batch whose activations, beside two blocks of logits, fit the budget; at least 1."""
+    return sys.maxsize if budget is None else max(1, (budget - 2 * LOGITS_BYTES) // max(1, row_bytes))
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of `number` that is at most `most`."""
+    return next(size for size in range(min(number, most), 0, -1) if number % size == 0)
+
+
+def _machine(swap: bool) -> int | None:
+    """Linux says what could be had without swapping; elsewhere nobody does."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = (line.split() for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        found = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
+        return found["MemAvailable"] + (found.get("SwapFree", 0) if swap else 0)
+    return None
+
+
+def _control_group() -> int | None:
+    """What the control groups above this process leave (version 2, then 1): a container's or a batch system's limit."""
+    least: int | None = None
+    for limit, usage, stat in _control_group_files():
+        with contextlib.suppress(OSError, ValueError):
+            most = int(limit.read_text(encoding="ascii"))  # "max" is no number
+            if most < 1 << 60:  # what version 1 writes where there is no limit
+                left = most - int(usage.read_text(encoding="ascii")) + _reclaimable(stat)
+                least = left if least is None else min(least, left)
+    return least
+
+
+def _control_group_files() -> list[tuple[Path, Path, Path]]:
+    found = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current", "memory.stat")
+            elif "memory" in controllers.split(","):
+                root, names = Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
+            else:
+                continue
+            folder = root / path.lstrip("/")
+            for place in (folder, *folder.parents):
+                if place == root.parent:
+                    break
+                found.append((place / names[0], place / names[1], place / names[2]))
+    return found
+
+
+def _reclaimable(stat: Path) -> int:
+    """The page cache counts as used, but goes when memory is wanted."""
+    for line in stat.read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file"):
+            return int(value)
+    return 0
+
+
+def _address_space() -> int | None:
+    """What `ulimit -v` leaves."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY or sys.platform != "linux":
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        return limit - int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * _PAGE
+    return None

@@ -1,0 +1,185 @@
+"""An unhealthy step as a small file, and the search for what went wrong in it.
+
+    replay/step-000123.json: {"schema_version": 1, "step": 123, "loss": null, "grad_norm": null, "nonfinite": {"loss": "nan", ...},
+        "micro_batches": [{"rows": [17, 4], "seed": 8123, "sha256": ids and labels}], "weights_sha256": ..., "threads": 2, "precision": ...}
+
+The step's data and dropout follow from the recipe, and its weights from the checkpoint before it; the hashes tell whether they are the
+same again.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tfkit.errors import ModelError
+from tfkit.objectives.objective import Batch
+from tfkit.run import strict_json
+from tfkit.run.durable import write_atomically
+from tfkit.training.health import UnhealthyStepError
+from tfkit.training.step import Stepper
+
+FOLDER = "replay"
+SCHEMA_VERSION = 1
+
+
+class NumberedLoader(Protocol):
+    """A loader that can say which rows it reads."""
+
+    micro_batch_size: int
+
+    def step(self, n: int, /) -> list[Batch]:
+        """The micro-batches of step n, from 0."""
+
+    def numbers(self, n: int, /) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+        """The numbers of the rows of step n."""
+
+
+@dataclass
+class Finding:
+    """Where the first number that is not finite came up: in the `forward` or the `backward` of a module, or as the `loss` itself."""
+
+    where: str
+    module: str
+    micro_batch: int
+
+
+@dataclass
+class Watch:
+    """Looks at what the modules of a model give, and at the gradients that come back to them."""
+
+    model: nn.Module
+    finding: Finding | None = None
+    micro_batch: int = 0
+    _handles: list[Any] = field(default_factory=list)
+
+    def __enter__(self) -> "Watch":
+        for name, module in self.model.named_modules():
+            if name and not any(module.children()):
+                self._handles.append(module.register_forward_pre_hook(self._before(name)))
+                self._handles.append(module.register_forward_hook(self._after(name)))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, name: str) -> Callable[[nn.Module, Any], None]:
+        """What comes in spoilt was spoilt between two modules: by the one around them."""
+        around = name.rpartition(".")[0] or name
+
+        def hook(module: nn.Module, inputs: Any) -> None:
+            for tensor in _tensors(inputs):
+                if tensor.is_floating_point():
+                    self._look("forward", around, tensor)
+
+        return hook
+
+    def _after(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            for tensor in _tensors(output):
+                self._look("forward", name, tensor)
+                if tensor.requires_grad:
+                    tensor.register_hook(lambda gradient: self._look("backward", name, gradient))
+
+        return hook
+
+    def _look(self, where: str, name: str, tensor: Tensor) -> None:
+        if self.finding is None and not bool(tensor.isfinite().all()):
+            self.finding = Finding(where, name, self.micro_batch)
+
+
+def describe_step(stepper: Stepper, loader: NumberedLoader, error: UnhealthyStepError) -> dict[str, Any]:
+    """The document of a step that was not taken; the weights are still those before it."""
+    index, size = error.step - 1, loader.micro_batch_size
+    numbers = loader.numbers(index)
+    micro_batches = [
+        {
+            "rows": numbers[i * size : (i + 1) * size].tolist(),
+            "seed": stepper.micro_batch_seed(error.step, i),
+            "sha256": batch_sha256(batch),
+        }
+        for i, batch in enumerate(loader.step(index))
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "step": error.step,
+        "loss": error.report.loss,
+        "grad_norm": error.report.grad_norm,
+        "micro_batches": micro_batches,
+        "weights_sha256": weights_sha256(stepper.weights.master),
+        "precision": str(stepper.weights.dtype),
+        "threads": torch.get_num_threads(),
+        "device": str(stepper.device),
+        "torch": torch.__version__,
+    }
+
+
+def write_replay(run_folder: Path, document: dict[str, Any]) -> None:
+    """Put the document into the run folder. Raises OSError."""
+    folder = run_folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / f"step-{document['step']:06d}.json", strict_json.dumps(document, indent=1) + "\n")
+
+
+def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
+    """The document of a step, by default of the latest one. Raises ModelError where there is none, or none of ours."""
+    found = sorted((run_folder / FOLDER).glob("step-*.json" if step is None else f"step-{step:06d}.json"))
+    if not found:
+        which = f"of step {step} " if step is not None else ""
+        raise ModelError(f"{run_folder}: holds no replay file {which}(in {FOLDER}/); one is left when a run ends with exit code 6")
+    path = found[-1]
+    try:
+        document = strict_json.loads(path.read_bytes())
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema_version {document['schema_version']!r}")
+        int(document["step"]), str(document["weights_sha256"]), [str(batch["sha256"]) for batch in document["micro_batches"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: not a replay file of this tfkit ({error!r})") from error
+    return dict(document)
+
+
+def batch_sha256(batch: Batch) -> str:
+    """Of the ids, labels and documents of a micro-batch."""
+    digest = hashlib.sha256()
+    for tensor in (batch.input_ids, batch.labels, batch.document_ids):
+        if tensor is not None:
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def weights_sha256(parameters: dict[str, nn.Parameter]) -> str:
+    """Of the names and bytes of all weights."""
+    digest = hashlib.sha256()
+    for name, parameter in parameters.items():
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def find_first_bad(stepper: Stepper, batches: list[Batch], step: int) -> Finding | None:
+    """Take the micro-batches of a step forward and backward, and name the first module that gives a number that is not finite."""
+    for name, parameter in stepper.weights.working.items():
+        if not bool(parameter.isfinite().all()):
+            return Finding("weights", name, 0)
+    with Watch(stepper.model) as watch:
+        for watch.micro_batch, batch in enumerate(batches):
+            loss = stepper.try_out(step, batch, watch.micro_batch)
+            if watch.finding is None and not np.isfinite(loss):
+                return Finding("loss", "head", watch.micro_batch)
+            if watch.finding is not None:
+                return watch.finding
+    return None
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, tuple | list):
+        for part in output:
+            yield from _tensors(part)
