@@ -190,7 +190,7 @@ def test_the_standard_library_is_found_and_divided() -> None:
 
 def test_a_python_without_sources_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no \*.py files"):
-        StdlibSource.find(Part("all", 0.05), tmp_path)
+        StdlibSource.find(Part("all", 0.05), "error", tmp_path)
 
 
 @pytest.fixture

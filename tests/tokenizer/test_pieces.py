@@ -7,7 +7,7 @@ from tfkit.tokenizer import train_byte_bpe
 from tfkit.tokenizer.pieces import batches, has_safe_cuts, pieces
 
 TOKENIZER = train_byte_bpe(["it's  12 o'clock\n\n  and all is   well " * 30], 320, add_bos=False)
-AWKWARD = st.text(alphabet="ab1 \n\t'sd!é世\x1c\xa0<|>", max_size=200)
+AWKWARD = st.text(alphabet="aB1 \n\t'sd!é世\x1c\xa0<|>_[٣\u0301\0", max_size=200)
 
 
 @settings(deadline=None, max_examples=500)
@@ -21,6 +21,7 @@ def test_pieces_have_the_ids_of_the_whole(text: str, length: int) -> None:
 
 def test_long_texts_are_cut_and_those_without_a_border_are_not() -> None:
     assert [len(part) for part in pieces("abc def ghi", 4)] == [7, 4]
+    assert [len(part) for part in pieces("ab+cd/12ef==", 4)] == [5, 5, 2]
     assert list(pieces("x" * 50, 4)) == ["x" * 50]
     assert list(pieces("")) == [""]
 

@@ -1,6 +1,7 @@
 """Writes the folder of a token stream: batches of text are tokenized by all threads at once, and their ids appended to the file."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +24,8 @@ def write_stream(folder: Path, source: Source, tokenizer: Tokenizer, progress: C
     with ExitStack() as files:
         tokens, starts, text_bytes = (files.enter_context((folder / name).open("wb")) for name in _FILES)
         writer = _Writer(tokenizer, tokens, starts, text_bytes)
-        for texts in batches((row.text for row in source.rows() if row.text), len, BATCH):
+        skipped: Counter[str] = Counter()
+        for texts in batches((row.text for row in source.rows(skipped) if row.text), len, BATCH):
             writer.append(texts)
             if progress is not None:
                 progress(writer.last_bytes)
@@ -41,6 +43,7 @@ def write_stream(folder: Path, source: Source, tokenizer: Tokenizer, progress: C
         "bytes": writer.all_bytes,
         "separator": len(writer.separator),
         "max_id": writer.max_id,
+        "skipped": skipped,
         "files": {name: (folder / name).stat().st_size for name in _FILES},
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

@@ -1,4 +1,7 @@
-"""The formats of local files, each a generator of rows that holds one row at a time; every damage becomes a DataError with its place."""
+"""The formats of local files, each a generator of rows that holds one row at a time.
+
+A row that cannot be read is a BadRow, and reading goes on after it. What damages a whole file raises DataError, with the place.
+"""
 
 import csv
 import gzip
@@ -9,13 +12,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
-from tfkit.data.rows import Row
+from tfkit.data.rows import BadRow, Row
 from tfkit.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
+Rows = Iterator[Row | BadRow]
 _GZIP_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
+_WIDE = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 def suffix_of(path: Path) -> str:
@@ -28,73 +33,61 @@ def open_binary(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def read_rows(path: Path, column: str) -> Iterator[Row]:
+def read_rows(path: Path, column: str) -> Rows:
     """The rows of a file by its suffix; any other suffix than those with columns is text. Raises DataError."""
     reader = COLUMN_FORMATS.get(suffix_of(path))
     return read_text(path) if reader is None else reader(path, column)
 
 
-def read_text(path: Path) -> Iterator[Row]:
+def read_text(path: Path) -> Rows:
     """A whole text file is one row; an empty one is none. A byte order mark goes, line ends stay."""
-    with _reading(path), open_binary(path) as file:
+    with reading(path), open_binary(path) as file:
         content = file.read()
-    text = _decode(content.removeprefix(BOM), str(path), len(BOM) if content.startswith(BOM) else 0)
+    text = _decode(_Piece(content.removeprefix(BOM), str(path), len(BOM) if content.startswith(BOM) else 0))
     if text:
-        yield Row(text, str(path))
+        yield text if isinstance(text, BadRow) else Row(text, str(path))
 
 
-def read_jsonl(path: Path, column: str) -> Iterator[Row]:
+def read_jsonl(path: Path, column: str) -> Rows:
     """One JSON object a line; empty lines are skipped."""
-    for number, line in _lines(path):
-        if line.isspace():
-            continue
-        place = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = getattr(error, "msg", "too deeply nested")
-            cut = "" if line.endswith("\n") else "; the last line has no end, so writing it may have been cut short"
-            raise DataError(f"{place}: not a JSON object ({reason}){cut}; repair or remove this line") from error
-        if not isinstance(record, dict):
-            raise DataError(f'{place}: expected a JSON object, found {type(record).__name__}; write {{"{column}": ...}} a line')
-        yield Row(take_column(record, column, place), place)
+    for line in _lines(path):
+        text = _decode(line)
+        if isinstance(text, BadRow):
+            yield text
+        elif not text.isspace():
+            yield _json_row(text, line.place, column)
 
 
-def read_csv(path: Path, column: str) -> Iterator[Row]:
+def read_csv(path: Path, column: str) -> Rows:
     """Comma-separated records under a header line (RFC 4180); a field may hold line ends."""
     return _read_separated(path, column, ",")
 
 
-def read_tsv(path: Path, column: str) -> Iterator[Row]:
+def read_tsv(path: Path, column: str) -> Rows:
     """As csv, separated by tabs."""
     return _read_separated(path, column, "\t")
 
 
-def read_parquet(path: Path, column: str) -> Iterator[Row]:
+def read_parquet(path: Path, column: str) -> Rows:
     """The column of a Parquet file, a batch of records at a time. Places count rows from 1."""
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
-    with _reading(path), _seekable(path) as file:
+    with reading(path), _seekable(path) as file:
         try:
             table = pyarrow.parquet.ParquetFile(file)
             if column not in table.schema_arrow.names:
-                raise _missing(str(path), column, table.schema_arrow.names)
+                raise DataError(_missing(str(path), column, table.schema_arrow.names).message)
             number = 0
             for batch in table.iter_batches(batch_size=256, columns=[column]):
-                for text in batch.column(0).to_pylist():
+                for scalar in batch.column(0):
                     number += 1
-                    place = f"{path}:{number}"
-                    yield Row(take_column({column: text}, column, place), place)
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}: column {column!r} holds text that is not UTF-8 near row {number + 1}; write the file again"
-            ) from error
+                    yield _parquet_row(scalar, column, f"{path}:{number}")
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path}: damaged or no Parquet file ({_first_line(error)}); fetch or write it again") from error
 
 
-COLUMN_FORMATS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+COLUMN_FORMATS: dict[str, Callable[[Path, str], Rows]] = {
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
     ".csv": read_csv,
@@ -103,70 +96,137 @@ COLUMN_FORMATS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
 }
 
 
-def take_column(record: dict[str, Any], column: str, place: str) -> str:
-    """The text of a record. Raises DataError where the column is missing, or is no text that UTF-8 can hold."""
+def take_column(record: dict[str, Any], column: str, place: str) -> Row | BadRow:
+    """The row of a record; a bad one where the column is missing, or holds no text that UTF-8 can hold."""
     if column not in record:
-        raise _missing(place, column, list(record))
+        return _missing(place, column, list(record))
     text = record[column]
     if not isinstance(text, str):
         kind = "null" if text is None else type(text).__name__
-        raise DataError(f"{place}: column {column!r} holds {kind}, not text; remove the row, or name another column with text: NAME")
+        return BadRow(
+            f"{kind}, not text", f"{place}: column {column!r} holds {kind}, not text; name another column with text: NAME, remove the row"
+        )
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise DataError(f"{place}: column {column!r} holds half a surrogate pair at character {error.start}; repair the row") from error
-    return text
+            where = f"character {error.start}"
+            return BadRow("half a surrogate pair", f"{place}: column {column!r} holds half a surrogate pair at {where}; repair the row")
+    return Row(text, place)
 
 
-def _missing(place: str, column: str, found: list[str]) -> DataError:
-    names = ", ".join(map(str, found)) or "none"
-    return DataError(f"{place}: no column {column!r}; columns found: {names}; name the one that holds the text with text: NAME")
+def _missing(place: str, column: str, found: list[str]) -> BadRow:
+    names = ", ".join(map(str, found[:20])) + (", ..." if len(found) > 20 else "") or "none"
+    return BadRow(
+        f"no column {column!r}", f"{place}: no column {column!r}; columns found: {names}; name the one that holds the text with text: NAME"
+    )
 
 
-def _read_separated(path: Path, column: str, delimiter: str) -> Iterator[Row]:
+class _Piece(NamedTuple):
+    """A line or a whole file: its bytes, its name for messages, and where in the file it begins, in bytes."""
+
+    content: bytes
+    place: str
+    offset: int
+
+
+def _json_row(text: str, place: str, column: str) -> Row | BadRow:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of more than 4300 digits is a plain ValueError
+        reason = "too deeply nested" if isinstance(error, RecursionError) else getattr(error, "msg", error)
+        cut = "" if text.endswith("\n") else "; the last line has no end, so writing it may have been cut short"
+        return BadRow("not JSON", f"{place}: not a JSON object ({reason}){cut}; repair or remove this line")
+    if not isinstance(record, dict):
+        found = type(record).__name__
+        return BadRow("not a JSON object", f'{place}: expected a JSON object, found {found}; write {{"{column}": ...}} a line')
+    return take_column(record, column, place)
+
+
+def _parquet_row(scalar: Any, column: str, place: str) -> Row | BadRow:
+    try:
+        return take_column({column: scalar.as_py()}, column, place)
+    except UnicodeDecodeError as error:
+        return BadRow("not UTF-8", f"{place}: byte {error.start} of the text is not UTF-8; write the file again")
+    except (ValueError, OverflowError) as error:  # a date that Python has no value for
+        return BadRow("not text", f"{place}: column {column!r} holds {scalar.type}, not text ({_first_line(error)}); remove the row")
+
+
+def _read_separated(path: Path, column: str, delimiter: str) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 kB
-    reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
+    bad_lines: list[BadRow] = []  # of the record that is being read
+    reader = csv.reader(_decoded(path, bad_lines), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     start = 1  # the line on which a record begins
-    try:
-        for fields in reader:
-            place, start = f"{path}:{start}", reader.line_num + 1
-            if not fields:
-                continue
+    while True:
+        place = f"{path}:{start}"
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fields = []
+            bad_lines.append(BadRow("not CSV", f"{place}: not a valid record ({error}); close the quotes, repair the row"))
+        start = reader.line_num + 1
+        if bad_lines:
             if header is None:
-                header = fields
-                if column not in header:
-                    raise _missing(place, column, header)
-                continue
-            if len(fields) != len(header):
-                raise DataError(f"{place}: {len(fields)} fields under a header of {len(header)}; quote the field, or repair the row")
-            yield Row(fields[header.index(column)], place)
-    except csv.Error as error:
-        raise DataError(f"{path}:{start}: not a valid record ({error}); close the quotes, or repair the row") from error
+                raise DataError(bad_lines[0].message)
+            yield bad_lines[0]
+            bad_lines.clear()
+        elif fields and header is None:
+            header = fields
+            if column not in header:
+                raise DataError(_missing(place, column, header).message)
+        elif fields and header is not None:
+            yield _record_row(fields, header, column, place)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines with their ends, without a byte order mark."""
+def _record_row(fields: list[str], header: list[str], column: str, place: str) -> Row | BadRow:
+    if len(fields) != len(header):
+        return BadRow(
+            "wrong number of fields", f"{place}: {len(fields)} fields under a header of {len(header)}; quote the field, repair the row"
+        )
+    return Row(fields[header.index(column)], place)
+
+
+def _decoded(path: Path, bad_lines: list[BadRow]) -> Iterator[str]:
+    """The lines for the csv reader, which must see every quote; those that are not UTF-8 are also put into `bad_lines`."""
+    for line in _lines(path):
+        text = _decode(line)
+        if isinstance(text, BadRow):
+            bad_lines.append(text)
+            yield line.content.decode(errors="surrogateescape")
+        else:
+            yield text
+
+
+def _lines(path: Path) -> Iterator[_Piece]:
+    """Lines with their ends, without a byte order mark."""
     offset = 0
-    with _reading(path), open_binary(path) as file:
+    with reading(path), open_binary(path) as file:
         for number, line in enumerate(file, 1):
             content = line.removeprefix(BOM) if number == 1 else line
-            yield number, _decode(content, f"{path}:{number}", offset + len(line) - len(content))
+            yield _Piece(content, f"{path}:{number}", offset + len(line) - len(content))
             offset += len(line)
 
 
-def _decode(content: bytes, place: str, offset: int) -> str:
+def _decode(piece: _Piece) -> str | BadRow:
+    content, place, offset = piece
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        where = offset + error.start
-        found = f"byte {where} (0x{content[error.start]:02x})"
-        raise DataError(f"{place}: {found} is not UTF-8; convert the file (iconv -f latin1 -t utf-8), or leave it out") from error
+        for mark, name in _WIDE.items():
+            if offset == 0 and content.startswith(mark):
+                return BadRow(
+                    f"{name}, not UTF-8", f"{place}: this is {name}, by its first bytes; convert the file (iconv -f {name} -t UTF-8)"
+                )
+        found = f"byte {offset + error.start} (0x{content[error.start]:02x})"
+        return BadRow("not UTF-8", f"{place}: {found} is not UTF-8; convert the file (iconv -f latin1 -t utf-8)")
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while a file is read is a DataError with its name."""
     try:
         yield
     except _GZIP_DAMAGE as error:

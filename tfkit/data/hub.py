@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfkit.data.formats import take_column
-from tfkit.data.rows import Part, Row, megabytes
+from tfkit.data.formats import Rows, take_column
+from tfkit.data.rows import BadRow, OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
 
 _BATCH = 256
@@ -23,14 +24,17 @@ class HubSource:
     column: str
     part: Part
     dataset: Any  # datasets.Dataset
+    on_bad_row: OnBadRow = "error"
 
     @classmethod
-    def load(cls, name: str, config: str | None, split: str, revision: str | None, column: str, part: Part) -> "HubSource":
+    def load(
+        cls, name: str, config: str | None, split: str, revision: str | None, column: str, part: Part, on_bad_row: OnBadRow
+    ) -> "HubSource":
         """Fetch, or find in the `datasets` cache. Raises DataError; with TFKIT_OFFLINE=1 also for everything but a local folder."""
         local = Path(name).expanduser().is_dir()
         if not local and os.environ.get("TFKIT_OFFLINE", "0") not in ("", "0"):
             raise DataError(f"hub data set {name}: TFKIT_OFFLINE is set; unset it, or name a local data set folder")
-        return cls(name, split, column, part, _load(str(Path(name).expanduser()) if local else name, config, split, revision))
+        return cls(name, split, column, part, _load(str(Path(name).expanduser()) if local else name, config, split, revision), on_bad_row)
 
     @property
     def size_bytes(self) -> int:
@@ -43,32 +47,33 @@ class HubSource:
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
     def fingerprint(self) -> str:
-        """A hash of the column's text and of the part: the same wherever the data set lies."""
-        digest = hashlib.blake2b(f"hub\0{self.column}\0{self.part}".encode(), digest_size=16)
-        for row in self._all_rows():
+        """A hash of the column's text, of the part and of what becomes of bad rows: the same wherever the data set lies."""
+        digest = hashlib.blake2b(f"hub\0{self.column}\0{self.part}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16)
+        for row in good_rows(self._all_rows(), self.on_bad_row):
             content = row.text.encode()
             digest.update(len(content).to_bytes(8, "little"))
             digest.update(content)
         return digest.hexdigest()
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, skipped: Counter[str] | None = None) -> Iterator[Row]:
         """Every row of the part. Places count rows from 0, as the data set viewer does."""
-        return (row for row in self._all_rows() if self.part.keeps(row.text.encode()))
+        return (row for row in good_rows(self._all_rows(), self.on_bad_row, skipped) if self.part.keeps(row.text.encode()))
 
     def check(self) -> None:
         """Look at the columns and the first row."""
-        if next(self._all_rows(), None) is None:
-            raise DataError(f"{self.name}, split {self.split}: no rows; choose another split")
+        check_rows(self._all_rows(), self.on_bad_row, f"{self.name}, split {self.split}")
 
-    def _all_rows(self) -> Iterator[Row]:
+    def _all_rows(self) -> Rows:
         columns = self.dataset.column_names
         if self.column not in columns:
-            take_column(dict.fromkeys(columns), self.column, f"{self.name}, split {self.split}")
+            missing = take_column(dict.fromkeys(columns), self.column, f"{self.name}, split {self.split}")
+            assert isinstance(missing, BadRow)
+            raise DataError(missing.message)
         texts = self.dataset.select_columns([self.column])
         for start in range(0, len(texts), _BATCH):
             for number, text in enumerate(texts[start : start + _BATCH][self.column], start):
                 place = f"{self.name}, split {self.split}, row {number}"
-                yield Row(take_column({self.column: text}, self.column, place), place)
+                yield take_column({self.column: text}, self.column, place)
 
 
 def _load(name: str, config: str | None, split: str, revision: str | None) -> Any:

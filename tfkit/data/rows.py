@@ -1,11 +1,15 @@
 """What a source gives: rows of text, each with its place for errors, and the two parts that a fraction cuts a source into."""
 
 import hashlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+from tfkit.errors import DataError
+
 PartName = Literal["train", "held_out", "all"]
+OnBadRow = Literal["error", "skip"]
 
 
 class Row(NamedTuple):
@@ -13,6 +17,47 @@ class Row(NamedTuple):
 
     text: str
     place: str
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be read: its kind, which is what is counted (`not UTF-8`), and the whole message, with place and remedy."""
+
+    kind: str
+    message: str
+
+    def refusal(self) -> DataError:
+        """The error that ends a run which wants no bad rows."""
+        return DataError(f"{self.message}, or leave bad rows out with data.on_bad_row: skip")
+
+
+def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: Counter[str] | None = None) -> Iterator[Row]:
+    """The rows without the bad ones. A bad one raises DataError; with `skip` it is counted in `skipped`, by its kind."""
+    for row in rows:
+        if isinstance(row, Row):
+            yield row
+        elif on_bad_row == "error":
+            raise row.refusal()
+        elif skipped is not None:
+            skipped[row.kind] += 1
+
+
+def check_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, name: str) -> None:
+    """Look for the first good row. Raises DataError if a bad one that may not be skipped comes before it, or if there is none."""
+    first: BadRow | None = None
+    for row in rows:
+        if isinstance(row, Row):
+            return
+        if on_bad_row == "error":
+            raise row.refusal()
+        first = first or row
+    if first is not None:
+        raise DataError(f"{name}: every row is bad; the first is {first.message}")
+    raise DataError(f"{name}: no rows here; give a source that holds text")
+
+
+def fingerprint_of(on_bad_row: OnBadRow) -> str:
+    """What the treatment of bad rows adds to a source's fingerprint: nothing where they are errors, and the source has none."""
+    return "" if on_bad_row == "error" else f"\0{on_bad_row}"
 
 
 class Source(Protocol):
@@ -32,8 +77,10 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Equal only where the rows are equal: a hash of all content and of what chooses among it. Reads everything once."""
 
-    def rows(self) -> Iterator[Row]:
-        """Every row of the part. Raises DataError with file, row and remedy."""
+    def rows(self, skipped: Counter[str] | None = None) -> Iterator[Row]:
+        """Every row of the part. Raises DataError with file, row and remedy; bad rows that are left out are counted in `skipped` by
+        their kind, and for every part, since a row without text belongs to none.
+        """
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,27 @@
 
 from tfkit.data.files import FileSource, find_files
 from tfkit.data.hub import HubSource
-from tfkit.data.rows import Part, PartName, Source
+from tfkit.data.rows import OnBadRow, Part, PartName, Source
 from tfkit.data.stdlib import HELD_OUT, StdlibSource
 from tfkit.recipe.schema import DataSection, SourceSection
 
 
-def open_source(section: SourceSection, part: PartName, fraction: float | None) -> Source:
+def open_source(section: SourceSection, part: PartName, fraction: float | None, on_bad_row: OnBadRow = "error") -> Source:
     """Find the files or the data set of a section and look at the first row. Raises DataError.
 
     `fraction` of the rows is held out by the hash of their text (of the standard library: whole files, by the hash of their path,
     and without a fraction about 5 %). Files and hub data sets without a fraction are not divided: each part is everything.
     """
     if section.stdlib:
-        return StdlibSource.find(Part(part, HELD_OUT if fraction is None else fraction))
+        return StdlibSource.find(Part(part, HELD_OUT if fraction is None else fraction), on_bad_row)
     source: FileSource | HubSource
     if section.path is not None:
-        source = FileSource(section.path, tuple(find_files(section.path)), section.text, Part(part, fraction))
+        source = FileSource(section.path, tuple(find_files(section.path)), section.text, Part(part, fraction), on_bad_row)
     else:
         assert section.hub is not None  # the section holds exactly one of the three
-        source = HubSource.load(section.hub, section.config, section.split, section.revision, section.text, Part(part, fraction))
+        source = HubSource.load(
+            section.hub, section.config, section.split, section.revision, section.text, Part(part, fraction), on_bad_row
+        )
     source.check()
     return source
 
@@ -28,7 +30,7 @@ def open_source(section: SourceSection, part: PartName, fraction: float | None) 
 def training_sources(data: DataSection) -> list[Source]:
     """The sources to train on, without what is held out of them."""
     fraction = data.validation if isinstance(data.validation, float) else None
-    return [open_source(section, "train", fraction) for section in data.train]
+    return [open_source(section, "train", fraction, data.on_bad_row) for section in data.train]
 
 
 def validation_sources(data: DataSection) -> list[Source]:
@@ -36,5 +38,5 @@ def validation_sources(data: DataSection) -> list[Source]:
     if data.validation is None:
         return []
     if isinstance(data.validation, float):
-        return [open_source(section, "held_out", data.validation) for section in data.train]
-    return [open_source(section, "held_out", None) for section in data.validation]
+        return [open_source(section, "held_out", data.validation, data.on_bad_row) for section in data.train]
+    return [open_source(section, "held_out", None, data.on_bad_row) for section in data.validation]

@@ -3,12 +3,13 @@
 import hashlib
 import platform
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfkit.data.formats import read_text
-from tfkit.data.rows import Part, Row, megabytes
+from tfkit.data.formats import Rows, read_text, reading
+from tfkit.data.rows import OnBadRow, Part, Row, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
 
 HELD_OUT = 0.05
@@ -26,17 +27,18 @@ class StdlibSource:
     files_found: int
     size_bytes: int
     part: Part
+    on_bad_row: OnBadRow = "error"
     name: str = "stdlib"
 
     @classmethod
-    def find(cls, part: Part, root: Path | None = None) -> "StdlibSource":
+    def find(cls, part: Part, on_bad_row: OnBadRow, root: Path | None = None) -> "StdlibSource":
         """Look for the files of the part. Raises DataError where Python came without sources."""
         root = root or Path(sysconfig.get_path("stdlib"))
         found = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py") if _is_source(path, root))
         if not found:
             raise DataError(f"{root}: no *.py files of the standard library here; use another Python, or a path or hub source")
         kept = tuple(path for path in found if part.keeps(path.encode()))
-        return cls(root, kept, len(found), sum((root / path).stat().st_size for path in kept), part)
+        return cls(root, kept, len(found), sum((root / path).stat().st_size for path in kept), part, on_bad_row)
 
     def describe(self) -> str:
         """Files, MB and part of what was found."""
@@ -47,16 +49,20 @@ class StdlibSource:
         return f"{about} ({which} of {self.files_found} files)"
 
     def fingerprint(self) -> str:
-        """A hash of the paths and the content of the part's files."""
-        digest = hashlib.blake2b(b"stdlib", digest_size=16)
+        """A hash of the paths and the content of the part's files, and of what becomes of bad ones."""
+        digest = hashlib.blake2b(f"stdlib{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16)
         for path in self.paths:
-            content = (self.root / path).read_bytes()
+            with reading(self.root / path):
+                content = (self.root / path).read_bytes()
             digest.update(f"{path}\0{len(content)}\0".encode())
             digest.update(content)
         return digest.hexdigest()
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, skipped: Counter[str] | None = None) -> Iterator[Row]:
         """Each file's whole text."""
+        return good_rows(self._all_rows(), self.on_bad_row, skipped)
+
+    def _all_rows(self) -> Rows:
         for path in self.paths:
             yield from read_text(self.root / path)
 

@@ -9,8 +9,8 @@ Folder of the cache: tokens.bin (uint16 or uint32), starts.bin, text_bytes.bin (
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class TokenStream:
     max_id: int
     fingerprint: str
     cached: bool  # whether it was there already
+    skipped: Mapping[str, int] = field(default_factory=dict)  # bad rows that were left out, by kind
 
     def __len__(self) -> int:
         """Documents."""
@@ -44,6 +45,12 @@ class TokenStream:
     def document(self, i: int) -> NDArray[Any]:
         """The ids of document i as the tokenizer's template makes them, without the appended eos."""
         return self.tokens[self.starts[i] : self.starts[i + 1] - self.separator]
+
+    def describe_skipped(self) -> str:
+        """The bad rows that were left out, in words; empty if there were none."""
+        total = sum(self.skipped.values())
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.items())
+        return f"{self.name}: {total:,} bad row{'s' if total > 1 else ''} skipped ({kinds})" if total else ""
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise ModelError if an id has no row in an embedding of `vocab_size` rows; without this a GPU stops with an assert."""
@@ -83,6 +90,7 @@ def _load(folder: Path, fingerprint: str, cached: bool) -> TokenStream:
         max_id=index["max_id"],
         fingerprint=fingerprint,
         cached=cached,
+        skipped=index.get("skipped", {}),  # not in streams from before rows could be skipped
     )
 
 

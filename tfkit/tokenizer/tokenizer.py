@@ -8,9 +8,10 @@ the setting says, so its ids always equal AutoTokenizer's; the tokenizers that t
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from tfkit.tokenizer.interruptible import interruptible
 from tfkit.tokenizer.pieces import BATCH, batches, has_safe_cuts, pieces
 
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -98,9 +100,12 @@ class Tokenizer:
     def _encode(self, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
         """Bare ids, a batch at a time, over which the rust threads work in parallel."""
         for batch in batches(texts, len, BATCH):
-            # encode_batch_fast leaves the offsets out: 1.6 times the speed.
-            for encoding in self.backend.encode_batch_fast(batch, add_special_tokens=False):
+            for encoding in interruptible(partial(self._encode_batch, batch)):
                 yield np.array(encoding.ids, np.uint32)
+
+    def _encode_batch(self, batch: list[str], abandoned: threading.Event) -> list[tokenizers.Encoding]:
+        # encode_batch_fast leaves the offsets out: 1.6 times the speed.
+        return self.backend.encode_batch_fast(batch, add_special_tokens=False)
 
     @cached_property
     def _template(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
