@@ -63,11 +63,11 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
     hours = seconds / 3600
     return {
         "on_cloud": "N",
-        "tracking_mode": "machine",
         "gpu_count": 0,
         "os": header.get("os"),
         "python_version": header.get("python_version"),
         **attempt.machine.get("record", {}),
+        "tracking_mode": "machine" if attempt.outcome == "ok" else attempt.outcome,  # the column that says how it was measured
         "timestamp": datetime.fromtimestamp(phase.ended_at).strftime("%Y-%m-%dT%H:%M:%S"),
         "project_name": header.get("project"),
         "run_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{header['run_id']}/{attempt.name}/{index}")),

@@ -3,8 +3,11 @@
     {"kind": "header", "run_id": ..., "attempt": 1, "node": 0, "host": ..., "place": {...}, "pue": 1.0, ...}
     {"kind": "machine", "components": {"cpu": "model", "ram": "constant"}, "record": {...}}     once CodeCarbon has started
     {"kind": "tick", "at": ..., "phase": "train", "seconds": ..., "energy_wh": ..., ...}         sums since the attempt's start
+    {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     what the time before CodeCarbon's start took, at its first power
 
-Each process writes a file of its own, so there are no locks. What lies between two ticks belongs to the phase of the later one.
+Each process writes a file of its own, so there are no locks. What lies between two ticks belongs to the phase of the later one. A tick
+with a `step` ends a phase after which the run can go on from there: that step's checkpoint was saved, or the attempt resumed from it.
+The ticks hold what was measured. The estimate is made once, is added to the attempt's sums, and falls to the phases that it covers.
 """
 
 import contextlib
@@ -18,7 +21,8 @@ from typing import Any, Self
 from tfkit.carbon.reading import Reading, Totals
 
 SCHEMA_VERSION = 1
-SUMS = ("seconds", "energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
+ENERGIES = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
+SUMS = ("seconds", *ENERGIES)
 UTILIZATIONS = ("cpu_percent", "gpu_percent", "ram_percent", "ram_used_gb")
 
 
@@ -54,10 +58,25 @@ class Ledger:
         self._torn = False
 
 
-def tick_line(at: float, phase: str, seconds: float, totals: Totals, power_w: float, status: str, reason: str | None) -> dict[str, Any]:
-    """A tick. `reason` says what went wrong since the tick before."""
+def tick_line(
+    at: float,
+    phase: str,
+    seconds: float,
+    totals: Totals,
+    power_w: float,
+    status: str,
+    reason: str | None = None,
+    step: int | None = None,
+) -> dict[str, Any]:
+    """A tick. `reason` says what went wrong since the tick before; from `step` the run can go on."""
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
-    return line | {"status": status} | ({"reason": reason} if reason else {})
+    return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
+
+
+def estimate_line(seconds: float, totals: Totals) -> dict[str, Any]:
+    """What the `seconds` of an attempt that are not in `totals` took, at the mean power of these."""
+    share = seconds / totals.measured_seconds
+    return {"kind": "estimate", "seconds": seconds} | {name: getattr(totals, name) * share for name in ENERGIES}
 
 
 @dataclass
@@ -67,6 +86,16 @@ class Phase:
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     utilization: dict[str, float] = field(default_factory=lambda: dict.fromkeys(UTILIZATIONS, 0.0))
     ended_at: float = 0.0
+    unmeasured_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The moment from which a run can go on after `step`, in what was measured until then."""
+
+    step: int
+    measured: dict[str, float]
+    unmeasured_seconds: float
 
 
 @dataclass
@@ -76,8 +105,11 @@ class Attempt:
     name: str  # the file's, without suffix
     header: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
-    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
+    measured: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
+    measured_seconds: float = 0.0
+    estimate: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     phases: dict[str, Phase] = field(default_factory=dict)
+    marks: list[Mark] = field(default_factory=list)
     status: str = "starting"
     lines_dropped: int = 0
 
@@ -88,6 +120,8 @@ class Attempt:
             kind = line["kind"]
             if kind == "tick":
                 self._add_tick(line)
+            elif kind == "estimate":
+                self._add_estimate(line)
             elif kind == "machine":
                 self.machine = {"components": dict(line["components"]), "record": dict(line["record"])}
             elif kind == "header":
@@ -98,12 +132,46 @@ class Attempt:
     def _add_tick(self, line: dict[str, Any]) -> None:
         sums = {name: float(line[name]) for name in SUMS}
         utilization = {name: float(line[name]) for name in UTILIZATIONS}
-        ended_at, name, status = float(line["at"]), str(line["phase"]), str(line["status"])
+        ended_at, name, status, measured = float(line["at"]), str(line["phase"]), str(line["status"]), float(line["measured_seconds"])
+        step = int(line["step"]) if "step" in line else None
         phase = self.phases.setdefault(name, Phase())
         for key, value in sums.items():
-            phase.sums[key] += value - self.sums[key]
+            phase.sums[key] += value - self.measured[key]
+        phase.unmeasured_seconds += sums["seconds"] - self.measured["seconds"] - (measured - self.measured_seconds)
         phase.utilization, phase.ended_at = utilization, ended_at
-        self.sums, self.status = sums, status
+        self.measured, self.measured_seconds, self.status = sums, measured, status
+        if step is not None:
+            self.marks.append(Mark(step, sums, sums["seconds"] - measured))
+
+    def _add_estimate(self, line: dict[str, Any]) -> None:
+        estimate = {name: float(line[name]) for name in SUMS}
+        if any(self.estimate.values()):  # written twice, to a disk that took it and said that it had not
+            return
+        uncovered = {name: max(0.0, phase.unmeasured_seconds) for name, phase in self.phases.items()}
+        total = sum(uncovered.values())
+        for name, seconds in uncovered.items():
+            for key in ENERGIES:
+                self.phases[name].sums[key] += estimate[key] * (seconds / total if total else 1 / len(uncovered))
+        self.estimate = estimate
+
+    @property
+    def sums(self) -> dict[str, float]:
+        """What the attempt took, measured and estimated."""
+        return self.measured | {name: self.measured[name] + self.estimate[name] for name in ENERGIES}
+
+    @property
+    def outcome(self) -> str:
+        """`ok`; `degraded`: the energy is a lower bound; `failed`: there is none, although it was metered."""
+        if not self.sums["energy_wh"]:
+            return "failed"
+        return "degraded" if self.status == "degraded" else "ok"
+
+    def since(self, mark: Mark) -> dict[str, float]:
+        """What the attempt took after a mark: measured, and its share of the estimate."""
+        gap = self.estimate["seconds"]
+        share = min(max((gap - mark.unmeasured_seconds) / gap, 0.0), 1.0) if gap else 0.0
+        sums = {name: self.measured[name] - mark.measured[name] for name in SUMS}
+        return sums | {name: sums[name] + share * self.estimate[name] for name in ENERGIES}
 
     @property
     def components(self) -> dict[str, str]:
@@ -154,9 +222,33 @@ def read_totals(run_folder: Path, run_id: str | None = None) -> Reading:
     if not attempts:
         return Reading()
     energy, grams, seconds = (sum(attempt.sums[name] for attempt in attempts) for name in ("energy_wh", "emissions_g", "seconds"))
-    degraded = any(attempt.status == "degraded" for attempt in attempts)
+    degraded = any(attempt.outcome != "ok" for attempt in attempts)
     place = str(attempts[-1].header.get("place", {}).get("text", ""))
     return Reading(energy, grams, 0.0, seconds, "degraded" if degraded else "ok", place, provenance(attempts[-1].components))
+
+
+def rework(attempts: list[Attempt]) -> dict[str, float]:
+    """What a run used for steps that it did again, as sums: it counts in the total, and shows how much the kills cost.
+
+    Of each attempt that is what came after the last of its marks that later attempts went on from; starting again is not in it.
+    """
+    sums = dict.fromkeys(SUMS, 0.0)
+    for attempt in attempts:
+        later = [other.marks[0].step for other in attempts if other.marks and other.header["attempt"] > attempt.header["attempt"]]
+        if attempt.marks and later:
+            kept = [mark for mark in attempt.marks if mark.step <= min(later)]
+            for name, value in attempt.since(kept[-1] if kept else attempt.marks[0]).items():
+                sums[name] += value
+    return sums
+
+
+def read_rework(run_folder: Path, run_id: str) -> dict[str, float] | None:
+    """`rework` of a run by its ledgers; None where there is none that can be read."""
+    try:
+        attempts = [attempt for attempt in LedgerReader(run_folder / "carbon").attempts() if attempt.header["run_id"] == run_id]
+    except OSError:
+        return None
+    return rework(attempts) if attempts else None
 
 
 def provenance(components: dict[str, str]) -> str:

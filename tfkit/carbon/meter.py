@@ -68,9 +68,13 @@ class Meter:
             meter._degrade(f"the carbon meter could not start: {error}", "degraded" if section.enabled else "off")
         return meter
 
-    def phase(self, name: str) -> None:
-        """From now on the energy belongs to this phase (setup, tokenize, train, evaluate, checkpoint, ...)."""
-        self._command({"do": "phase", "name": name, "at": time.time()})
+    def phase(self, name: str, step: int | None = None) -> None:
+        """From now on the energy belongs to this phase (setup, tokenize, train, evaluate, checkpoint, ...).
+
+        `step`: from here the run can go on after that step, because its checkpoint was just saved or resumed from. What comes later, and
+        is lost, counts as rework.
+        """
+        self._command({"do": "phase", "name": name, "step": step, "at": time.monotonic()})
 
     def reading(self) -> Reading:
         """The latest totals, at most a tick old; earlier attempts of this run are in them."""
@@ -139,6 +143,7 @@ class Meter:
             "every_seconds": section.every_seconds,
             "settings": {name: value for name, value in codecarbon_settings().items() if name in ("force_cpu_power", "force_ram_power")},
             "started": time.time(),
+            "began": time.monotonic(),  # one clock for all processes, which nobody sets back
             "parent": os.getpid(),
         }
         self._process = process = _spawn()

@@ -23,6 +23,15 @@ class Reading:
     place: str = ""  # "FRA, 56 g/kWh (...)"
     provenance: str = ""  # "CPU model, RAM constant"
 
+    @property
+    def outcome(self) -> str:
+        """For people and receipts: `ok`; `degraded`: the energy is a lower bound; `failed`: there is none; `off`: it was not metered."""
+        if self.status == "off":
+            return "off"
+        if not self.energy_wh:
+            return "failed"
+        return "degraded" if self.status == "degraded" else "ok"
+
 
 @dataclass(frozen=True)
 class Totals:

@@ -1,8 +1,8 @@
 """The meter's own process: it reads CodeCarbon, owns the run's carbon/ folder, and outlives a trainer that is killed.
 
-stdin, one JSON object a line: first the spec, then {"do": "phase", "name": ..., "at": ...}, {"do": "read", "token": n, "timeout": s},
-{"do": "stop", "timeout": s}. stdout: a reading a tick, and one for each command. When stdin ends, or the trainer is no longer the parent
-(a forked worker may hold the pipe open), it takes a last reading, writes, and exits.
+stdin, one JSON object a line: first the spec, then {"do": "phase", "name": ..., "step": ..., "at": ...}, {"do": "read", "token": n,
+"timeout": s}, {"do": "stop", "timeout": s}. stdout: a reading a tick, and one for each command. When stdin ends, or the trainer is no
+longer the parent (a forked worker may hold the pipe open), it takes a last reading, writes, and exits.
 """
 
 import contextlib
@@ -22,12 +22,13 @@ from typing import Any, NoReturn
 
 from tfkit.carbon.emissions_file import write_emissions
 from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
-from tfkit.carbon.ledger import SCHEMA_VERSION, Ledger, LedgerReader, provenance, tick_line
+from tfkit.carbon.ledger import SCHEMA_VERSION, Attempt, Ledger, LedgerReader, estimate_line, provenance, tick_line
 from tfkit.carbon.probe import Probe
 from tfkit.carbon.reading import Totals
 
 LOOK_SECONDS = 0.5  # between looks at whether CodeCarbon has started and the trainer still lives
 EXIT_SECONDS = 0.5  # of a stop's time-out, for writing and leaving
+FIRST_SECONDS = 0.5  # measured, before their power stands for the time before
 Send = Callable[[dict[str, Any]], None]
 
 
@@ -38,15 +39,21 @@ class Sidecar:
         self._spec, self._send = spec, send
         self._node = int(os.environ.get("GROUP_RANK") or os.environ.get("SLURM_NODEID") or 0)
         self._phase = str(spec["phase"])
-        self._began = time.monotonic() - min(max(time.time() - spec["started"], 0.0), 60.0)
+        self._began = float(spec["began"])
         self._totals, self._measured, self._power_w, self._seconds = Totals(), (0.0, 0.0), 0.0, 0.0
         self._earlier = dict.fromkeys(("energy_wh", "emissions_g", "seconds"), 0.0)
+        self._earlier_degraded = False
+        self._estimate: dict[str, Any] | None = None
         self._warnings: list[str] = []
         self._warned_of_files = self._machine_written = False
         self._ledger: Ledger | None = None
+        self._unwritten: list[dict[str, Any]] = []  # lines of the ledger, until the disk has taken them
         self._gauge = Gauge(lambda: load_probe(spec["probe"])(spec), time.monotonic)
-        with self._guarding_files():
-            self._open_ledger()
+        if spec["folder"]:
+            self._ledgers = LedgerReader(Path(spec["folder"]) / "carbon")
+            with self._guarding_files():
+                self._count_earlier(self._ledgers.attempts())
+            self._unwritten.append(self._header())
 
     def run(self, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
         """Tick and obey until told to stop, or left alone."""
@@ -60,7 +67,7 @@ class Sidecar:
             if do == "stop" or os.getppid() != self._spec["parent"]:
                 return self._stop(float(command["timeout"]) if command and do == "stop" else READ_PATIENCE_SECONDS + EXIT_SECONDS)
             if command and do == "phase":
-                self._tick(at=float(command["at"]))
+                self._tick(at=float(command["at"]), step=command["step"])
                 self._phase = str(command["name"])
             elif command and do == "read":
                 self._tick(patience=max(0.0, float(command["timeout"]) - EXIT_SECONDS), token=int(command["token"]))
@@ -72,25 +79,47 @@ class Sidecar:
     def _stop(self, timeout: float) -> None:
         deadline = time.monotonic() + max(0.0, timeout - EXIT_SECONDS)
         self._totals = self._gauge.read(deadline - time.monotonic(), wait_for_start=True)
+        short = FIRST_SECONDS - self._totals.measured_seconds
+        if self._gauge.status == "ok" and 0 < short < deadline - time.monotonic():
+            time.sleep(short)  # so that a run that ends as CodeCarbon starts has a power
+            self._totals = self._gauge.read(deadline - time.monotonic())
         self._tick(patience=0.0, final=True)
         self._gauge.close(min(0.3, max(0.0, deadline - time.monotonic())))
 
-    def _tick(self, *, at: float | None = None, patience: float = READ_PATIENCE_SECONDS, token: int = 0, final: bool = False) -> None:
-        """Read, tell the meter, write. `at`: the moment that the trainer means, in seconds since the epoch."""
+    def _tick(
+        self,
+        *,
+        at: float | None = None,
+        step: int | None = None,
+        patience: float = READ_PATIENCE_SECONDS,
+        token: int = 0,
+        final: bool = False,
+    ) -> None:
+        """Read, tell the meter, write. `at`: the moment that the trainer means, by the monotonic clock."""
         self._totals = self._totals if final else self._gauge.read(patience)
-        now = time.time()
+        now = time.monotonic()
         moment = now if at is None else min(max(at, now - 10.0), now)
-        self._seconds = seconds = max(self._seconds, time.monotonic() - self._began - (now - moment))
+        self._seconds = seconds = max(self._seconds, moment - self._began)
         self._update_power()
-        complaints = self._gauge.complaints()
+        complaints, status = self._gauge.complaints(), self._gauge.status
         self._warnings += complaints
-        line = tick_line(moment, self._phase, seconds, self._totals, self._power_w, self._gauge.status, "; ".join(complaints) or None)
+        wall = time.time() - (now - moment)
+        line = tick_line(wall, self._phase, seconds, self._totals, self._power_w, status, "; ".join(complaints) or None, step)
+        estimate = self._estimated(seconds, final)
         if not final:
             self._send(self._reading(line, token))
         with self._guarding_files():
-            self._write(line)
+            self._write(line, estimate)
         if final:
             self._send(self._reading(line, token))
+
+    def _estimated(self, seconds: float, final: bool) -> dict[str, Any] | None:
+        """The line for the time before CodeCarbon's start, as soon as there is a power to take for it; once."""
+        known = self._totals.energy_wh > 0 and self._totals.measured_seconds >= (FIRST_SECONDS / 4 if final else FIRST_SECONDS)
+        if self._estimate is not None or not known:
+            return None
+        self._estimate = estimate_line(max(0.0, seconds - self._totals.measured_seconds), self._totals)
+        return self._estimate
 
     def _update_power(self) -> None:
         before_seconds, before_energy = self._measured
@@ -102,21 +131,22 @@ class Sidecar:
     def _reading(self, line: dict[str, Any], token: int) -> dict[str, Any]:
         machine, warnings = self._gauge.machine, self._warnings
         self._warnings = []
-        sums = {name: self._earlier[name] + line[name] for name in self._earlier}
-        reading = sums | {"power_w": line["power_w"], "status": line["status"], "token": token}
+        estimate = self._estimate or {}
+        sums = {name: self._earlier[name] + line[name] + estimate.get(name, 0.0) for name in ("energy_wh", "emissions_g")}
+        sums["seconds"] = self._earlier["seconds"] + line["seconds"]
+        status = "degraded" if line["status"] == "ok" and self._earlier_degraded else line["status"]
+        reading = sums | {"power_w": line["power_w"], "status": status, "token": token}
         reading["provenance"] = provenance(machine.components) if machine else ""
         return reading | ({"warning": "; ".join(warnings)[:400]} if warnings else {})
 
-    def _open_ledger(self) -> None:
-        if not self._spec["folder"]:
-            return
-        folder, spec = Path(self._spec["folder"]), self._spec
-        self._ledgers = LedgerReader(folder / "carbon")
-        for attempt in self._ledgers.attempts():
-            if attempt.header["run_id"] == spec["run_id"]:
-                self._earlier = {name: self._earlier[name] + attempt.sums[name] for name in self._earlier}
-        self._ledger = Ledger.create(folder / "carbon", self._node, int(spec["attempt"]))
-        header = {
+    def _count_earlier(self, attempts: list[Attempt]) -> None:
+        earlier = [attempt for attempt in attempts if attempt.header["run_id"] == self._spec["run_id"]]
+        self._earlier = {name: sum(attempt.sums[name] for attempt in earlier) for name in self._earlier}
+        self._earlier_degraded = any(attempt.outcome != "ok" for attempt in earlier)
+
+    def _header(self) -> dict[str, Any]:
+        spec = self._spec
+        return {
             "kind": "header",
             "schema_version": SCHEMA_VERSION,
             **{name: spec[name] for name in ("run_id", "attempt", "project", "started", "place", "pue", "every_seconds")},
@@ -126,17 +156,24 @@ class Sidecar:
             "os": platform.platform(),
             "python_version": platform.python_version(),
         }
-        self._ledger.append(header)
 
-    def _write(self, line: dict[str, Any]) -> None:
-        if self._ledger is None:
+    def _write(self, tick: dict[str, Any], estimate: dict[str, Any] | None) -> None:
+        """Append to the ledger, after what a full disk has not taken yet, then derive emissions.csv."""
+        if not self._spec["folder"]:
             return
         machine = self._gauge.machine
         if machine is not None and not self._machine_written:
             record = {name: value if isinstance(value, int | float | str) else None for name, value in machine.record.items()}
-            self._ledger.append({"kind": "machine", "components": machine.components, "record": record})
+            self._unwritten.append({"kind": "machine", "components": machine.components, "record": record})
             self._machine_written = True
-        self._ledger.append(line)
+        if self._unwritten and _within_phase(self._unwritten[-1], tick):
+            self._unwritten.pop()
+        self._unwritten += [tick, *([estimate] if estimate else [])]
+        if self._ledger is None:
+            self._ledger = Ledger.create(self._ledgers.folder, self._node, int(self._spec["attempt"]))
+        while self._unwritten:
+            self._ledger.append(self._unwritten[0])
+            del self._unwritten[0]
         write_emissions(Path(self._spec["folder"]), self._ledgers)
 
     @contextlib.contextmanager
@@ -148,6 +185,11 @@ class Sidecar:
             if not self._warned_of_files:
                 self._warnings.append(f"the carbon ledger or emissions.csv could not be written: {error}")
             self._warned_of_files = True
+
+
+def _within_phase(line: dict[str, Any], tick: dict[str, Any]) -> bool:
+    """Whether a line says nothing that the next tick does not say."""
+    return bool(line["kind"] == "tick" and line["phase"] == tick["phase"] and "step" not in line)
 
 
 def load_probe(name: str) -> Callable[[dict[str, Any]], Probe]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit import console
-from tfkit.carbon import Meter, Reading, resolve_place
+from tfkit.carbon import Meter, Reading, read_rework, resolve_place
 from tfkit.recipe.schema import CarbonSection
 from tfkit.run.folder import RunFolder
 from tfkit.run.signals import StopSignals
@@ -61,7 +61,21 @@ def session(command: str, carbon: CarbonSection, run: Path | None) -> Iterator[S
                 console.warn(warning)
 
 
-def energy_fields(reading: Reading) -> dict[str, float | None]:
-    """`energy_kwh` and `emissions_g`; None where nothing was measured, which is not 0."""
-    measured = reading.status in ("ok", "degraded") and reading.energy_wh > 0
-    return {"energy_kwh": reading.energy_wh / 1000 if measured else None, "emissions_g": reading.emissions_g if measured else None}
+def energy_fields(reading: Reading) -> dict[str, Any]:
+    """`energy_kwh` and `emissions_g`, None where nothing was measured, which is not 0; and `carbon_status`: ok, degraded, failed, off."""
+    measured = reading.outcome in ("ok", "degraded")
+    return {
+        "energy_kwh": reading.energy_wh / 1000 if measured else None,
+        "emissions_g": reading.emissions_g if measured else None,
+        "carbon_status": reading.outcome,
+    }
+
+
+def rework_fields(folder: RunFolder) -> dict[str, float | None]:
+    """What went into steps that were lost and done again, which is in the totals too; None without a ledger."""
+    lost = read_rework(folder.path, folder.run_id)
+    return {
+        "rework_kwh": lost["energy_wh"] / 1000 if lost else None,
+        "rework_g": lost["emissions_g"] if lost else None,
+        "rework_seconds": round(lost["seconds"], 3) if lost else None,
+    }
