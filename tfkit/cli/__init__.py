@@ -12,7 +12,9 @@ COMMANDS = {
     "pretrain": "Train a model from random weights.",
     "evaluate": "Score a model on text.",
     "generate": "Let a model continue text.",
+    "replay": "Take the step that ended a run again, and name the module that goes wrong.",
     "check": "List all errors of a recipe, in under a second.",
+    "verify": "Check every file of a checkpoint against its checksum.",
     "recipes": "List the bundled recipes, or print one.",
     "env": "Versions, processor, devices and caches: what a bug report needs.",
 }

@@ -62,14 +62,19 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_r
         raise
 
 
+def step_folders(root: Path) -> list[Path]:
+    """Everything named as a checkpoint, complete or not, by rising step."""
+    return sorted((path for path in _folders(root) if _STEP.fullmatch(path.name)), key=step_of)
+
+
 def checkpoints(root: Path) -> list[Path]:
     """The complete checkpoints by rising step: all files of the manifest are there with their sizes. Nothing is read but manifests."""
-    return [path for path in _step_folders(root) if is_complete(path)]
+    return [path for path in step_folders(root) if is_complete(path)]
 
 
 def newest_checkpoint(root: Path) -> Path | None:
     """The complete checkpoint of the highest step."""
-    return next((path for path in reversed(_step_folders(root)) if is_complete(path)), None)
+    return next((path for path in reversed(step_folders(root)) if is_complete(path)), None)
 
 
 def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) -> Path | None:
@@ -80,7 +85,7 @@ def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) ->
     """
     clear_leftovers(root)
     damaged: dict[Path, str] = {}
-    for path in reversed(_step_folders(root)):
+    for path in reversed(step_folders(root)):
         problems = verify(path)
         if not problems:
             for newer, problem in damaged.items():
@@ -279,11 +284,6 @@ def _folders(root: Path) -> list[Path]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
     return []
-
-
-def _step_folders(root: Path) -> list[Path]:
-    """Everything named as a checkpoint, complete or not, by rising step."""
-    return sorted((path for path in _folders(root) if _STEP.fullmatch(path.name)), key=step_of)
 
 
 def _folder(root: Path, step: int) -> Path:

@@ -17,9 +17,11 @@ from typing import TypedDict
 from tfkit.errors import ModelError
 from tfkit.run import strict_json
 from tfkit.run.durable import write_once
+from tfkit.run.model_files import MIB, find_file, read_text
 
 NAME = "manifest.json"
 SCHEMA_VERSION = 1
+_LIMIT = 16 * MIB
 _NOT_COVERED = frozenset({NAME, "README.md"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 20
@@ -46,9 +48,11 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
     """The entries by name. Raises ModelError if the manifest is missing, unreadable, or names something outside the folder."""
     path = folder / NAME
     try:
-        document = strict_json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelError(f"{path}: missing, so this is not a complete checkpoint of tfkit") from None
+        if find_file(folder, NAME) is None:
+            raise ModelError(f"{path}: missing, so this is not a complete checkpoint of tfkit")
+        document = strict_json.loads(read_text(path, _LIMIT))
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: unreadable ({error})") from error
     if not isinstance(document, dict) or document.keys() != {"schema_version", "files"} or not isinstance(document["files"], dict):
@@ -87,6 +91,13 @@ def verify(folder: Path, hashes: bool = True, advance: Callable[[int], object] =
         return [str(error)]
     problems = (_problem(folder, folder / name, entry, hashes, advance) for name, entry in sorted(entries.items()))
     return [problem for problem in problems if problem]
+
+
+def extra_files(folder: Path) -> list[str]:
+    """The names of what lies in a checkpoint and is not in its manifest, the card aside. Raises ModelError as `read_manifest` does."""
+    known = read_manifest(folder).keys() | _NOT_COVERED
+    places = (Path(place, name) for place, folders, files in os.walk(folder) for name in files)
+    return sorted(name for path in places if (name := path.relative_to(folder).as_posix()) not in known)
 
 
 def is_complete(folder: Path) -> bool:

@@ -1,0 +1,161 @@
+"""tfkit verify says of each checkpoint whether it is good, which files are not, and what else lies there; it changes nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tfkit.__main__ import main
+from tfkit.run.checkpoints import newest_good, record_best, save_checkpoint
+
+
+def write(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    (folder / "README.md").write_text("a card")
+    save_file({"w": np.arange(300.0)}, folder / "model.safetensors")
+    (folder / "training_state").mkdir()
+    (folder / "training_state" / "state.json").write_text('{"step": 1}')
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    for step in (2, 4):
+        save_checkpoint(tmp_path / "checkpoints", step, write)
+    return tmp_path
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def verified(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
+    """The exit code, the document and what went to stderr; the folder is as it was."""
+    before = sorted(path.rglob("*"))
+    code = main(["verify", str(path), "--json"])
+    assert sorted(path.rglob("*")) == before
+    out, err = capsys.readouterr()
+    return code, json.loads(out), err
+
+
+def test_good_ones(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "checkpoints" / "step-000002" / "README.md").write_text("another card")
+    code, document, err = verified(run, capsys)
+    assert (code, err) == (0, "")
+    assert (document["schema_version"], document["path"], document["good"], document["notes"]) == (1, str(run), True, [])
+    for found, name in zip(document["checkpoints"], ("step-000002", "step-000004"), strict=True):
+        size = sum((run / "checkpoints" / name / file).stat().st_size for file in ("config.json", "model.safetensors"))
+        assert found == {
+            "path": str(run / "checkpoints" / name),
+            "verdict": "good",
+            "files": 3,
+            "bytes": size + len('{"step": 1}'),
+            "problems": [],
+            "extra": [],
+        }
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "training_state/state.json"])
+@pytest.mark.parametrize("damage", ["flipped", "cut off", "empty", "missing"])
+def test_a_damaged_file_is_named(run: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str) -> None:
+    file = run / "checkpoints" / "step-000004" / name
+    match damage:
+        case "flipped":
+            flip(file)
+        case "missing":
+            file.unlink()
+        case _:
+            os.truncate(file, 7 if damage == "cut off" else 0)
+    code, document, err = verified(run, capsys)
+    assert code == 4
+    assert err.startswith(f"1 of 2 checkpoints did not pass: {file}: ")
+    assert [found["verdict"] for found in document["checkpoints"]] == ["good", "damaged"]
+    assert document["checkpoints"][1]["problems"][0].startswith(f"{file}: ")
+    assert verified(run / "checkpoints" / "step-000002", capsys)[0] == 0
+
+
+@pytest.mark.parametrize("damage", ["missing", "not JSON", "another version", "a way out"])
+def test_without_a_valid_manifest_it_is_incomplete(run: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    manifest = run / "checkpoints" / "step-000004" / "manifest.json"
+    document = json.loads(manifest.read_text())
+    match damage:
+        case "missing":
+            manifest.unlink()
+        case "not JSON":
+            manifest.write_text("{")
+        case "another version":
+            manifest.write_text(json.dumps(document | {"schema_version": 2}))
+        case "a way out":
+            document["files"]["../x"] = document["files"]["config.json"]
+            manifest.write_text(json.dumps(document))
+    code, document, err = verified(manifest.parent, capsys)
+    assert code == 4
+    assert str(manifest) in err
+    assert document["checkpoints"][0]["verdict"] == "incomplete"
+
+
+def test_a_folder_of_others_has_nothing_to_check_against(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its headers are looked at all the same."""
+    write(run / "checkpoints")
+    (run / "checkpoints" / "generation_config.json").write_text("{")
+    os.truncate(run / "checkpoints" / "model.safetensors", 300)
+    code, document, err = verified(run / "checkpoints", capsys)
+    assert code == 4
+    assert "there is nothing to check its files against" in err
+    problems = document["checkpoints"][0]["problems"]
+    assert ["generation_config.json: unreadable" in problem for problem in problems] == [False, True, False]
+    assert "not a readable safetensors file" in problems[2]
+
+
+def test_what_else_lies_there_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = run / "checkpoints"
+    save_checkpoint(root, 6, write)
+    flip(root / "step-000006" / "model.safetensors")
+    assert newest_good(root, lambda message: None) == root / "step-000004"
+    (root / ".step-000008.tmp-1-ab").mkdir()
+    (root / "best.json").write_text('{"step": 6, "metric": "loss", "value": 1.0}')
+    (root / "step-000002" / "training_state" / "notes.txt").touch()
+    code, document, _ = verified(run, capsys)
+    assert code == 0, "none of it makes a checkpoint worse"
+    assert [found["extra"] for found in document["checkpoints"]] == [["training_state/notes.txt"], []]
+    aside, leftover, best = document["notes"]
+    assert "step-000006.damaged: was damaged" in aside
+    assert ".step-000008.tmp-1-ab: of a save that was killed" in leftover
+    assert "best.json: names step 6, which is not complete here" in best
+    assert record_best(root, 4, "loss", 2.0)
+    assert len(verified(run, capsys)[1]["notes"]) == 2
+
+
+def test_the_words_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = run / "checkpoints" / "step-000004" / "model.safetensors"
+    flip(file)
+    assert main(["verify", str(run)]) == 4
+    good, damaged, which = capsys.readouterr().out.splitlines()
+    assert good.endswith("step-000002: good (3 files, 2,505 bytes)")
+    assert damaged.startswith(f"{file.parent}: damaged (")
+    assert which == f"  {file}: damaged: its SHA-256 is not the manifest's"
+
+
+@pytest.mark.parametrize("path", ["nowhere", "file", "hub:org/name", "run"])
+def test_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert main(["verify", path if ":" in path else str(tmp_path / path)]) == 4
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+
+
+def test_it_is_quick_and_light(run: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "tfkit", "verify", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "tfkit" in loaded
+    assert not loaded & {"torch", "datasets", "tokenizers", "transformers", "codecarbon", "numpy"}

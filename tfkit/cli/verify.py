@@ -1,0 +1,118 @@
+"""tfkit verify: every file of a checkpoint, or of all checkpoints of a run, against its checksum. Nothing is changed."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfkit import console
+from tfkit.cli import options
+
+
+def verify(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint, or a run folder: then all of its checkpoints.")],
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Compare every file of a checkpoint with its checksum; 0 if all are good, 4 if not."""
+    from tfkit.errors import ModelError
+    from tfkit.run.manifest import recorded_bytes
+
+    folders, notes = _find(checkpoint)
+    with console.progress("verifying", sum(map(recorded_bytes, folders)), "bytes") as bar:
+        verdicts = [_judge(folder, bar.advance) for folder in folders]
+    bad = [verdict for verdict in verdicts if verdict.problems]
+    if json:
+        found = [asdict(verdict) for verdict in verdicts]
+        console.json({"schema_version": 1, "path": str(checkpoint), "good": not bad, "checkpoints": found, "notes": notes})
+    else:
+        for line in (*(line for verdict in verdicts for line in verdict.lines()), *notes):
+            console.result(line)
+    if bad:
+        first = bad[0].problems[0] + (" (and more)" if len(bad) > 1 or len(bad[0].problems) > 1 else "")
+        raise ModelError(f"{len(bad)} of {len(verdicts)} checkpoints did not pass: {first}. Restore the files, or use another checkpoint")
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """`verdict`: good; damaged (a file is not what the manifest says); incomplete (without a valid manifest, so none of ours)."""
+
+    path: str
+    verdict: str
+    files: int = 0
+    bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)  # files that the manifest does not name: ignored by all readers
+
+    def lines(self) -> list[str]:
+        """The verdict for people: a line, and one for each file that is wrong or extra."""
+        size = f" ({self.files} files, {self.bytes:,} bytes)" if self.files else ""
+        found = [*self.problems, *(f"{self.path}/{name}: not in the manifest; it may be there, and is ignored" for name in self.extra)]
+        return [f"{self.path}: {self.verdict}{size}", *(f"  {line}" for line in found)]
+
+
+def _find(path: Path) -> tuple[list[Path], list[str]]:
+    """The checkpoint folders that a path means, and what else is to be said of them. Raises ModelError if there are none."""
+    from tfkit.errors import ModelError
+    from tfkit.run.checkpoints import step_folders
+
+    if str(path).startswith("hub:"):
+        raise ModelError(f"{path}: not on this machine; verify takes a checkpoint or a run folder")
+    if not path.is_dir():
+        raise ModelError(f"{path}: there is no such folder; verify takes a checkpoint or a run folder")
+    root = path / "checkpoints"
+    if not root.is_dir():
+        return [path], []
+    folders, notes = step_folders(root), _notes(root)
+    if not folders:
+        raise ModelError("\n".join([f"{path}: this run has no checkpoint", *notes]))
+    return folders, notes
+
+
+def _notes(root: Path) -> list[str]:
+    from tfkit.run.checkpoints import best_checkpoint, leftovers, read_best, set_aside
+
+    notes = [f"{folder}: was damaged and is set aside; it goes when the run is past it" for folder in set_aside(root)]
+    notes += [f"{left}: of a save that was killed, or is at work now; the next start clears it" for left in leftovers(root)]
+    if (root / "best.json").exists() and not best_checkpoint(root):
+        best = read_best(root)
+        what = f"names step {best.step}, which is not complete here" if best else "unreadable"
+        notes.append(f"{root / 'best.json'}: {what}; the newest checkpoint is taken instead")
+    return notes
+
+
+def _judge(folder: Path, advance: Callable[[int], object]) -> _Verdict:
+    from tfkit.errors import ModelError
+    from tfkit.run.manifest import extra_files, read_manifest, recorded_bytes, verify
+
+    try:
+        files = len(read_manifest(folder))
+    except ModelError as error:
+        unsure = "" if (folder / "manifest.json").exists() else ": there is nothing to check its files against"
+        return _Verdict(str(folder), "incomplete", problems=[f"{error}{unsure}", *_unreadable(folder)])
+    problems = verify(folder, advance=advance)
+    verdict = "damaged" if problems else "good"
+    return _Verdict(str(folder), verdict, files, recorded_bytes(folder), problems, extra_files(folder))
+
+
+def _unreadable(folder: Path) -> list[str]:
+    """What can be seen without checksums: JSON that is none, and weights whose header does not fit the file."""
+    from safetensors import SafetensorError, safe_open
+
+    from tfkit.run import strict_json
+
+    problems = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            strict_json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            problems.append(f"{path}: unreadable ({error})")
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np"):
+                """Opening compares the header with the file's size."""
+        except (OSError, SafetensorError) as error:
+            problems.append(f"{path}: not a readable safetensors file ({error})")
+    return problems
