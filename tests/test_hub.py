@@ -142,9 +142,14 @@ def test_matrices_that_should_be_tied_but_differ_are_both_kept(tmp_path: Path) -
 def test_pickles_are_refused(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    assert refusal(tmp_path).endswith("model.safetensors: there is no such file")
-    torch.save({}, tmp_path / "pytorch_model.bin")
-    assert "pytorch_model.bin is a pickle, which can run code: convert it to safetensors where you trust it" in refusal(tmp_path)
+    assert "model.safetensors: there is no such file" in refusal(tmp_path)
+    for name in ("last.ckpt", "consolidated.pt", "model.pth", "pytorch_model.bin"):
+        torch.save({}, tmp_path / name)
+        message = refusal(tmp_path)
+        assert f"{name}: is a pickle, which can run code when it is opened, so tfkit never does: convert it" in message
+        with pytest.raises(ModelError, match=f"{name}: is a pickle"):
+            find_checkpoint(tmp_path / name)
+        (tmp_path / name).unlink()
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "huge header", "pickle", "folder"])
@@ -170,18 +175,19 @@ def test_damaged_weights(tmp_path: Path, damage: str) -> None:
 @pytest.mark.parametrize(
     ("weight_map", "message"),
     [
-        ({"a": "../other/model.safetensors"}, "names a file outside the folder"),
-        ({"a": "/etc/passwd"}, "names a file outside the folder"),
+        ({"a": "../other/model.safetensors"}, "weight_map does not map each tensor to a file of this folder"),
+        ({"a": "/etc/passwd"}, "weight_map does not map each tensor to a file of this folder"),
         ({"a": "shard.safetensors"}, "shard.safetensors: there is no such file"),
-        ({"a": ".."}, "there is no such file"),
+        ({"a": ".."}, "weight_map does not map each tensor to a file"),
         ({"a": 3}, "weight_map does not map each tensor to a file"),
         (["a"], "weight_map does not map each tensor to a file"),
         (None, "weight_map does not map each tensor to a file"),
-        ({}, "missing: transformer.wte.weight"),
+        ({}, "weight_map does not map each tensor to a file"),
     ],
 )
 def test_an_index_that_names_no_shards(tmp_path: Path, weight_map: object, message: str) -> None:
     write(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
     assert message in refusal(tmp_path)
 
@@ -265,8 +271,10 @@ def test_paths_that_mean_nothing(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no config\.json here"):
         find_checkpoint(tmp_path)
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(ModelError, match=r"no config\.json here"):
+    with pytest.raises(ModelError, match="file: a file; --from takes the folder in which it lies"):
         find_checkpoint(tmp_path / "file")
+    with pytest.raises(ModelError, match="cannot be read"):
+        find_checkpoint(tmp_path / ("a" * 5000))
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ModelError, match="no complete checkpoint yet"):
         find_checkpoint(tmp_path)

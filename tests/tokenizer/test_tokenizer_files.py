@@ -120,7 +120,8 @@ def test_a_folder_without_a_tokenizer_gives_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tokenizer.json", b'{"version": "1.0", "model"', "not a usable tokenizer"),
+        ("tokenizer.json", b'{"version": "1.0", "model"', "tokenizer.json:1:27: not JSON"),
+        ("tokenizer.json", b'{"version": "1.0", "model": {}}', "not a usable tokenizer"),
         ("tokenizer.json", b"\xff\xfe", "byte 0 is not UTF-8"),
         ("tokenizer_config.json", b'{"bos_token": ', "tokenizer_config.json:1:15: not JSON"),
         ("tokenizer_config.json", b"[]", "expected a JSON object"),

@@ -77,5 +77,5 @@ def test_damage_names_the_file(tmp_path: Path, file: str, damage: str) -> None:
 def test_a_state_that_is_no_strict_object_is_refused(tmp_path: Path, text: str) -> None:
     save_training_state(tmp_path, {}, {})
     (tmp_path / "training_state" / "state.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ModelError, match=r"state\.json: unreadable"):
+    with pytest.raises(ModelError, match=r"state\.json:"):
         load_training_state(tmp_path)

@@ -1,6 +1,5 @@
 """config.json and tfkit.json <-> ModelConfig."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,13 @@ from tfkit.errors import ModelError
 from tfkit.families import FAMILIES
 from tfkit.families.rules import Family, UnsupportedError
 from tfkit.model.config import ModelConfig
+from tfkit.run.model_files import MIB, find_file, read_object
 
 OWN_TYPE = "tfkit"  # model_type of what no Hugging Face class can express: it fails to load elsewhere rather than load wrong
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 EXPRESSED = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
+_MOST_PROBLEMS = 20
+LIMIT = 4 * MIB  # bytes of config.json or tfkit.json: a thousand times what they take
 
 
 def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, ModelConfig]:
@@ -22,7 +24,7 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
     path = folder / "config.json"
     kind = hf.get("model_type")
     if not isinstance(kind, str) or (kind != OWN_TYPE and kind not in FAMILIES):
-        raise ModelError(f"{path}: model_type {kind!r} is not one that tfkit can load ({', '.join(FAMILIES)})")
+        raise ModelError(f"{path}: model_type {_shown(kind)} is not one that tfkit can load ({', '.join(FAMILIES)})")
     family = FAMILIES.get(kind)
     try:
         config = _validated(family.from_hf(dict(hf)) if family else hf["config"], path)
@@ -30,13 +32,23 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
         raise ModelError(f"{path}: the field {missing} is missing") from None
     except UnsupportedError as error:
         raise ModelError(f"{path}: {error}") from None
-    ours = folder / "tfkit.json"
-    if family and ours.is_file():
-        said = read_json(ours).get("model", {})
+    ours = find_file(folder, "tfkit.json")
+    if family and ours is not None:
+        said = read_object(ours, LIMIT).get("model", {})
         if not isinstance(said, dict) or not said.keys() <= EXPRESSED:
             raise ModelError(f"{ours}: model must hold {' and '.join(sorted(EXPRESSED))}, and nothing that config.json says")
         config = _validated(config.model_dump() | said, ours)
     return family, config
+
+
+def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The bos, eos and pad ids of a config.json that it states; several eos ids are a list. Raises ModelError for other values."""
+    ids = {name: hf[name] for name in SPECIAL_IDS if hf.get(name) is not None}
+    for name, value in ids.items():
+        several = name == "eos_token_id" and isinstance(value, list)
+        if not all(map(_is_id, value if several else [value])):
+            raise ModelError(f"{folder / 'config.json'}: {name} is {_shown(value)}, which is not the number of a token")
+    return ids
 
 
 def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:
@@ -60,18 +72,16 @@ def replace_tied(config: ModelConfig, *, tied: bool) -> ModelConfig:
 
 def _validated(values: Any, path: Path) -> ModelConfig:
     try:
-        return ModelConfig.model_validate(values)
+        return ModelConfig.model_validate(values, strict=True)  # no "5", 5.0 or true where a whole number is wanted
     except ValidationError as error:
-        what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:_MOST_PROBLEMS])
         raise ModelError(f"{path}: {what}") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file of JSON. Raises ModelError."""
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(document, dict):
-        raise ModelError(f"{path}: is not a JSON object")
-    return document
+def _is_id(value: Any) -> bool:
+    return type(value) is int
+
+
+def _shown(value: Any) -> str:
+    """What a file says, short enough for a message."""
+    return repr(value)[:80]

@@ -5,12 +5,33 @@ from pathlib import Path
 
 from tfkit.errors import ModelError
 
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The model folder that a path means: itself, a run folder's best or else newest checkpoint, or `hub:org/name@revision`."""
+    """The model folder that a path means: itself, a run folder's best or else newest checkpoint, or `hub:org/name@revision`.
+
+    Raises ModelError if there is none.
+    """
     if str(path).startswith("hub:"):
         return _download(str(path)[4:])
-    folder = Path(path)
+    try:
+        return _find_folder(Path(path))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+def pickle_refusal(path: Path) -> str | None:
+    """Why a file is not opened, and how its owner can convert it, if its name says that it is a pickle."""
+    if path.suffix not in _PICKLES:
+        return None
+    return (
+        f"{path}: is a pickle, which can run code when it is opened, so tfkit never does: convert it to safetensors where you trust it, "
+        'for example with transformers: AutoModelForCausalLM.from_pretrained("OLD").save_pretrained("NEW", safe_serialization=True)'
+    )
+
+
+def _find_folder(folder: Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
     if (folder / "checkpoints").is_dir():
@@ -22,6 +43,8 @@ def find_checkpoint(path: str | Path) -> Path:
         raise ModelError(f"{folder}: this run has no complete checkpoint yet")
     if not folder.exists():
         raise ModelError(f"{folder}: there is no such folder; --from takes a checkpoint, a run folder, or a Hugging Face model folder")
+    if folder.is_file():
+        raise ModelError(pickle_refusal(folder) or f"{folder}: a file; --from takes the folder in which it lies, with its config.json")
     raise ModelError(f"{folder}: no config.json here, so this is neither a model folder nor a run folder")
 
 

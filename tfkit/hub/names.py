@@ -1,39 +1,39 @@
 """The names and shapes of tensors, ours <-> a family's, by its rules."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from tfkit.families.rules import Family, Rule
 from tfkit.hub.config_json import replace_tied
+from tfkit.hub.weights import Tensors, Weight, read_weights
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 
-Tensors = dict[str, Tensor]
 
-
-def settle_names(foreign: Tensors, family: Family, config: ModelConfig) -> tuple[Tensors, ModelConfig]:
+def settle_names(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> tuple[dict[str, Weight], ModelConfig]:
     """The tensors that carry something, under the family's full names, and the description with the tie as the file has it."""
-    foreign = {name: tensor for name, tensor in foreign.items() if not any(re.fullmatch(p, name) for p in family.ignored)}
     known = {rule.theirs for rule in _expand(family.rules, config)}
-    foreign = {name if name in known or family.prefix + name not in known else family.prefix + name: t for name, t in foreign.items()}
+    settled = {
+        name if name in known or family.prefix + name not in known else family.prefix + name: weight
+        for name, weight in weights.items()
+        if not any(re.fullmatch(pattern, name) for pattern in family.ignored)
+    }
     embedding, head = (_theirs(family, ours) for ours in ("embedding.tokens.weight", "head.output.weight"))
-    if config.head.tied and head in foreign:
-        if embedding not in foreign:
-            foreign[embedding] = foreign[head]
-        if torch.equal(foreign[embedding], foreign[head]):
-            del foreign[head]
+    if config.head.tied and head in settled:
+        if embedding not in settled or _are_equal(settled[embedding], settled[head]):
+            settled.setdefault(embedding, settled[head])
+            del settled[head]
         else:  # the configuration says tied, the file holds two different matrices: what was trained is the file
             config = replace_tied(config, tied=False)
-    return foreign, config
+    return settled, config
 
 
 def expected_shapes(family: Family | None, config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The tensors that a file of this model holds, with their shapes."""
-    shapes = {name: tuple(parameter.shape) for name, parameter in on_meta(config).state_dict().items()}
+    shapes = _our_shapes(config)
     if family is None:
         return shapes
     expected = {}
@@ -47,12 +47,12 @@ def expected_shapes(family: Family | None, config: ModelConfig) -> dict[str, tup
 
 def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tensors:
     """The tensors of a file that fits, under our names."""
-    shapes = on_meta(config).state_dict()
+    shapes = _our_shapes(config)
     tensors: Tensors = {}
     for rule in _expand(family.rules, config):
         if rule.theirs in foreign:
             tensor = foreign[rule.theirs].t() if rule.transposed else foreign[rule.theirs]
-            tensors |= dict(zip(rule.ours, tensor.split([len(shapes[name]) for name in rule.ours]), strict=True))
+            tensors |= dict(zip(rule.ours, tensor.split([shapes[name][0] for name in rule.ours]), strict=True))
     return tensors
 
 
@@ -71,6 +71,24 @@ def on_meta(config: ModelConfig) -> Transformer:
     """The model without any memory for its parameters."""
     with torch.device("meta"):
         return Transformer(config)
+
+
+def _our_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Our parameters with their shapes. All blocks are alike, so one is built, not the many that a file may tell of."""
+    one = on_meta(config.model_copy(update={"decoder_layers": 1})).state_dict()
+    block = "decoder.blocks.{}."
+    return {
+        name.replace(block.format(0), block.format(layer)): tuple(parameter.shape)
+        for name, parameter in one.items()
+        for layer in range(config.decoder_layers if name.startswith(block.format(0)) else 1)
+    }
+
+
+def _are_equal(first: Weight, second: Weight) -> bool:
+    if first.stored[:2] != second.stored[:2]:  # type and shape
+        return False
+    tensors = read_weights({"first": first, "second": second})
+    return torch.equal(tensors["first"], tensors["second"])
 
 
 def _expand(rules: tuple[Rule, ...], config: ModelConfig) -> Iterator[Rule]:

@@ -1,21 +1,30 @@
 """A Hugging Face model folder -> Transformer."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from tfkit.errors import ModelError
-from tfkit.hub.config_json import OWN_TYPE, SPECIAL_IDS, read_config, read_json
+from tfkit.hub.config_json import LIMIT, OWN_TYPE, read_config, read_special_ids
 from tfkit.hub.find import find_checkpoint
-from tfkit.hub.names import Tensors, expected_shapes, from_foreign, on_meta, settle_names
+from tfkit.hub.names import expected_shapes, from_foreign, on_meta, settle_names
+from tfkit.hub.weights import Tensors, Weight, find_weights, read_weights
 from tfkit.hub.writing import save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
+from tfkit.run.manifest import NAME as MANIFEST
+from tfkit.run.manifest import read_manifest
+from tfkit.run.model_files import find_file, read_object
 from tfkit.tokenizer import Backend, Tokenizer, load_tokenizer
+
+_FLOATS = ("F32", "F16", "BF16", "F64")
+_LONGEST_CONTEXT = 1 << 31  # tokens
+_MOST_PROBLEMS = 40
+_TRAINING_STATE = "training_state/"
 
 
 @dataclass(frozen=True)
@@ -56,53 +65,77 @@ def load(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.d
     Raises ModelError when it is missing, damaged, unsupported or does not fit its own configuration.
     """
     folder = find_checkpoint(path)
-    hf = read_json(folder / "config.json")
+    _check_sizes(folder)
+    hf = _read_config_json(folder)
     family, config = read_config(hf, folder)
-    foreign = _read_tensors(folder)
+    special_ids = read_special_ids(hf, folder)
+    weights = find_weights(folder)
+    _check_claims(config, weights, folder)
     if family is not None:
-        foreign, config = settle_names(foreign, family, config)
-    _check_fit(foreign, expected_shapes(family, config), folder)
+        weights, config = settle_names(weights, family, config)
+    _check_fit(weights, expected_shapes(family, config), folder)
+    codec = load_tokenizer(folder)
+    foreign = read_weights(weights)
     tensors = from_foreign(foreign, family, config) if family else foreign
     model = _fill(config, {name: tensor.to(dtype) for name, tensor in tensors.items()})
-    special_ids = {name: hf[name] for name in SPECIAL_IDS if hf.get(name) is not None}
-    return Loaded(model.to(device), load_tokenizer(folder), config, family.name if family else OWN_TYPE, folder, special_ids)
+    return Loaded(model.to(device), codec, config, family.name if family else OWN_TYPE, folder, special_ids)
 
 
-def _read_tensors(folder: Path) -> Tensors:
-    """All tensors of model.safetensors, or of the shards that its index names."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-            raise ModelError(f"{index}: weight_map does not map each tensor to a file")
-        names = sorted(set(shards.values()))
-        if any(Path(name).name != name for name in names):
-            raise ModelError(f"{index}: names a file outside the folder")
-    else:
-        names = ["model.safetensors"]
-    tensors: Tensors = {}
-    for name in names:
-        path = folder / name
-        if not path.is_file():
-            pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
-            why = f"; {pickles[0]} is a pickle, which can run code: convert it to safetensors where you trust it" if pickles else ""
-            raise ModelError(f"{path}: there is no such file{why}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: is not a readable safetensors file: {error}") from None
-    return tensors
+def _check_sizes(folder: Path) -> None:
+    """Raise ModelError if a file has not the size that manifest.json tells. A folder without one is not from tfkit's training.
+
+    Training state is not looked at: it is not read here, and a folder that was published may be without.
+    """
+    if find_file(folder, MANIFEST) is None:
+        return
+    for name, entry in read_manifest(folder).items():
+        if name.startswith(_TRAINING_STATE):
+            continue
+        path = find_file(folder, name)
+        if path is None:
+            raise ModelError(f"{folder / name}: missing, but {MANIFEST} names it; copy the checkpoint again")
+        size = path.stat().st_size
+        if size != entry["size"]:
+            raise ModelError(f"{path}: {size:,} bytes, where the checkpoint had {entry['size']:,}; copy it again")
 
 
-def _check_fit(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Raise ModelError, listing every missing, unexpected and misshapen tensor under the name that it has in the file."""
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+def _read_config_json(folder: Path) -> dict[str, Any]:
+    path = find_file(folder, "config.json")
+    if path is None:
+        raise ModelError(f"{folder / 'config.json'}: there is no such file")
+    return read_object(path, LIMIT)
+
+
+def _check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Path) -> None:
+    """Raise ModelError if config.json tells of more than the files can hold, before anything of such a size is made."""
+    rows = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim, "num_heads x head_dim": config.num_heads * config.head_dim}
+    if config.position.kind == "learned":
+        rows["context_length"] = config.context_length
+    elements = sum(math.prod(weight.stored.shape) for weight in weights.values())
+    claims = [f"{config.decoder_layers:,} layers, the files hold {len(weights):,} tensors"] if config.decoder_layers > len(weights) else []
+    claims += [
+        f"{name} {count:,} with dim {config.dim:,}, the files hold {elements:,} numbers in all"
+        for name, count in rows.items()
+        if count * config.dim > elements
+    ]
+    if config.context_length > _LONGEST_CONTEXT:
+        claims.append(f"context_length {config.context_length:,}, where {_LONGEST_CONTEXT:,} is the most")
+    if claims:
+        raise ModelError(f"{folder}: the weights do not fit config.json: it tells of {'; '.join(claims)}")
+
+
+def _check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Raise ModelError, listing every missing, unexpected, misshapen and mistyped tensor under the name that it has in the file."""
+    found = {name: weight.stored.shape for name, weight in weights.items()}
     problems = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found]
     problems += [f"unexpected: {name} {shape}" for name, shape in found.items() if name not in expected]
     problems += [
         f"misshapen: {name} {found[name]} instead of {shape}" for name, shape in expected.items() if found.get(name, shape) != shape
     ]
+    types = {name: weight.stored.dtype for name, weight in weights.items()}
+    problems += [f"mistyped: {name} {dtype}, not one of {', '.join(_FLOATS)}" for name, dtype in types.items() if dtype not in _FLOATS]
+    if len(problems) > _MOST_PROBLEMS:
+        problems[_MOST_PROBLEMS:] = [f"and {len(problems) - _MOST_PROBLEMS:,} more"]
     if problems:
         raise ModelError(f"{folder}: the weights do not fit config.json:\n  " + "\n  ".join(problems))
 

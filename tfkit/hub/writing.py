@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from tfkit.hub.config_json import EXPRESSED, OWN_TYPE, SPECIAL_IDS, family_of
-from tfkit.hub.names import Tensors, to_foreign
+from tfkit.hub.names import to_foreign
+from tfkit.hub.weights import Tensors
 from tfkit.model.config import ModelConfig
 from tfkit.tokenizer import Tokenizer, save_tokenizer
 

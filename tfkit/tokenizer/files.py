@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.errors import ModelError
+from tfkit.run.model_files import MIB, find_file, parse_json, read_object, read_text
+from tfkit.tokenizer.broken import broken_tokenizer
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 
 TOKENIZER, CONFIG, SPECIAL, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+_TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # the largest known tokenizer.json has 33 MiB
 UNLIMITED = 10**30  # transformers' own value for "no longest text"
 
 # auto_map names remote code; the others are told anew, or stand in a file of their own.
@@ -21,19 +24,17 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
     The template in tokenizer.json alone decides whether a text begins with bos: `add_bos_token` of the config is not read.
     """
     folder = Path(folder)
-    path = folder / TOKENIZER
-    if not path.is_file():
+    path = find_file(folder, TOKENIZER)
+    if path is None:
         return None
     settings = _read_settings(folder)
     template = _read_template(folder, settings)
     for key in _NOT_KEPT:
         settings.pop(key, None)
-    try:
-        return Tokenizer.from_json(_read(path), settings, template)
-    except ModelError:
-        raise
-    except Exception as error:  # the tokenizers library raises Exception itself
-        raise ModelError(f"{path}: not a usable tokenizer ({error}); copy the folder again or take the tokenizer of its origin") from error
+    text = read_text(path, _TOKENIZER_LIMIT)
+    parse_json(text, path)
+    with broken_tokenizer(str(path)):
+        return Tokenizer.from_json(text, settings, template)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int | None = None) -> None:
@@ -56,8 +57,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json, with the special tokens that only special_tokens_map.json names."""
-    settings = _read_object(folder / CONFIG)
-    special = _read_object(folder / SPECIAL)
+    settings, special = (_read_object(folder, name) for name in (CONFIG, SPECIAL))
     for role in ROLES:
         if settings.get(role) is None and special.get(role) is not None:
             settings[role] = special[role]
@@ -68,33 +68,18 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 def _read_template(folder: Path, settings: dict[str, Any]) -> str | None:
     """chat_template.jinja, else the config's template; of several named ones the default."""
-    if (folder / TEMPLATE).is_file():
-        return _read(folder / TEMPLATE)
+    path = find_file(folder, TEMPLATE)
+    if path is not None:
+        return read_text(path, _TEMPLATE_LIMIT)
     template = settings.get("chat_template")
     if isinstance(template, list):
         template = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}.get("default")
     return template if isinstance(template, str) else None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg}); copy the file again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: expected a JSON object, found {type(value).__name__}; copy the file again")
-    return value
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{path}: byte {error.start} is not UTF-8; copy the file again") from error
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+def _read_object(folder: Path, name: str) -> dict[str, Any]:
+    path = find_file(folder, name)
+    return {} if path is None else read_object(path, _SETTINGS_LIMIT)
 
 
 def _write(path: Path, text: str) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from tfkit.tokenizer.broken import broken_tokenizer
 from tfkit.tokenizer.interruptible import interruptible
 from tfkit.tokenizer.pieces import BATCH, batches, has_safe_cuts, pieces
 
@@ -76,7 +77,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of ids, as AutoTokenizer's decode; bytes that are not whole characters become U+FFFD."""
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        with broken_tokenizer():
+            return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def token_bytes(self, token_id: int) -> int:
         """UTF-8 bytes of text that an id stands for where it begins a text. Raises ValueError on an id outside the vocabulary."""
@@ -89,7 +91,7 @@ class Tokenizer:
             return len(token)  # one character a byte, in GPT-2's alphabet
         if _BYTE_FALLBACK.fullmatch(token):
             return 1
-        return len(self.backend.decode([int(token_id)], skip_special_tokens=False).encode())
+        return len(self.decode([int(token_id)]).encode())
 
     def fingerprint(self) -> str:
         """Equal for tokenizers that give the same ids: a hash of tokenizer.json and of what the settings change about encoding."""
@@ -105,11 +107,13 @@ class Tokenizer:
 
     def _encode_batch(self, batch: list[str], abandoned: threading.Event) -> list[tokenizers.Encoding]:
         # encode_batch_fast leaves the offsets out: 1.6 times the speed.
-        return self.backend.encode_batch_fast(batch, add_special_tokens=False)
+        with broken_tokenizer():
+            return self.backend.encode_batch_fast(batch, add_special_tokens=False)
 
     @cached_property
     def _template(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        probe = self.backend.encode("x")
+        with broken_tokenizer():
+            probe = self.backend.encode("x")
         first = next((i for i, special in enumerate(probe.special_tokens_mask) if not special), len(probe.ids))
         last = first + probe.special_tokens_mask.count(0)
         return tuple(probe.ids[:first]), tuple(probe.ids[last:])

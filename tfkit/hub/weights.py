@@ -1,0 +1,83 @@
+"""The tensors of a folder's safetensors files: told by their headers first, read once they are known to fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tfkit.errors import ModelError
+from tfkit.hub.find import pickle_refusal
+from tfkit.run.model_files import MIB, find_file, read_object
+from tfkit.run.safetensors_header import MAX_TENSORS, Stored, read_header
+
+Tensors = dict[str, Tensor]
+_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_INDEX_LIMIT = 32 * MIB
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor that lies in a file."""
+
+    path: Path
+    name: str  # in the file
+    stored: Stored
+
+
+def find_weights(folder: Path) -> dict[str, Weight]:
+    """All tensors of model.safetensors, or else of the shards that its index names, by name. Only headers are read.
+
+    Raises ModelError for a file that is missing, lies elsewhere or is no safetensors, and for an index that does not agree with its shards.
+    """
+    whole, index = find_file(folder, _WHOLE), find_file(folder, _INDEX)
+    if whole is not None:  # as transformers chooses where both are there
+        return {name: Weight(whole, name, stored) for name, stored in read_header(whole).items()}
+    if index is not None:
+        return _find_shards(folder, index)
+    pickles = sorted(path for path in folder.iterdir() if pickle_refusal(path))
+    raise ModelError(pickle_refusal(pickles[0]) if pickles else f"{folder / _WHOLE}: there is no such file; copy the folder again")
+
+
+def read_weights(weights: Mapping[str, Weight]) -> Tensors:
+    """These tensors, under the mapping's names. Raises ModelError for a file that cannot be read."""
+    tensors: Tensors = {}
+    for path in sorted({weight.path for weight in weights.values()}):
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors |= {name: file.get_tensor(weight.name) for name, weight in weights.items() if weight.path == path}
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path}: is not a readable safetensors file: {error}") from None
+    return tensors
+
+
+def _find_shards(folder: Path, index: Path) -> dict[str, Weight]:
+    weight_map = _read_weight_map(index)
+    weights: dict[str, Weight] = {}
+    for shard in sorted(set(weight_map.values())):
+        path = find_file(folder, shard)
+        if path is None:
+            raise ModelError(f"{folder / shard}: there is no such file, but {_INDEX} names it; copy the folder again")
+        for name, stored in read_header(path).items():
+            if weight_map.get(name) != shard:
+                place = f"places it in {weight_map[name]}" if name in weight_map else "does not know it"
+                raise ModelError(f"{path}: holds the tensor {name}, but {_INDEX} {place}; copy the folder again")
+            weights[name] = Weight(path, name, stored)
+    missing = [name for name in weight_map if name not in weights]
+    if missing:
+        raise ModelError(f"{folder / weight_map[missing[0]]}: has no tensor {missing[0]!r}, but {_INDEX} places it there")
+    return weights
+
+
+def _read_weight_map(index: Path) -> dict[str, str]:
+    """The shard of each tensor."""
+    shards = read_object(index, _INDEX_LIMIT).get("weight_map")
+    if not isinstance(shards, dict) or not 0 < len(shards) <= MAX_TENSORS or not all(map(_is_shard, shards.values())):
+        raise ModelError(f"{index}: weight_map does not map each tensor to a file of this folder, *.safetensors; copy it again")
+    return shards
+
+
+def _is_shard(name: Any) -> bool:
+    return isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors") and name.isprintable()

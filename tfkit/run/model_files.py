@@ -1,0 +1,72 @@
+"""Files of a model folder, which may come from anyone: from inside the folder only, up to a size, and strict where they are JSON."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from tfkit.errors import ModelError
+from tfkit.run import strict_json
+
+MIB = 1 << 20
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """The path of the file `name`; None if there is none. Raises ModelError for a link that leads out of the folder, and what is no file.
+
+    The links of the hub's cache, from snapshots/... to blobs/ of the same repository, are followed.
+    """
+    path = folder / name
+    try:
+        if not os.path.lexists(path):
+            return None
+        root, target = folder.resolve(), path.resolve()
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        raise ModelError(f"{path}: a link to nothing; copy the folder again, with the files themselves") from None
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links
+        raise ModelError(f"{path}: cannot be read ({error}); check the folder and its permissions") from None
+    blobs = [root.parent.parent / "blobs"] if root.parent.name == "snapshots" else []
+    if not any(target.is_relative_to(place) for place in (root, *blobs)):
+        raise ModelError(f"{path}: a link that leads out of the folder, refused as unsafe; put the file itself there")
+    if not stat.S_ISREG(mode):
+        raise ModelError(f"{path}: not a file; copy the folder again")
+    return path
+
+
+def read_text(path: Path, limit: int) -> str:
+    """The text of a file of at most `limit` bytes of UTF-8. Raises ModelError."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    if len(content) > limit:
+        raise ModelError(f"{path}: larger than {limit / MIB:g} MiB, more than such a file ever has; copy it again, or refuse it too")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: byte {error.start} is not UTF-8; copy the file again") from None
+
+
+def read_object(path: Path, limit: int) -> dict[str, Any]:
+    """The object in a file of at most `limit` bytes of strict JSON whose strings are whole characters. Raises ModelError with the place."""
+    document = parse_json(read_text(path, limit), path)
+    if not isinstance(document, dict):
+        raise ModelError(f"{path}: expected a JSON object, found {type(document).__name__}; copy the file again")
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ModelError(f"{path}: a string holds half a character (a lone surrogate); copy the file again") from None
+    return document
+
+
+def parse_json(text: str, path: Path) -> Any:
+    """The value of strict JSON. Raises ModelError with the place in `path`."""
+    try:
+        return strict_json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg}); copy the file again") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: not strict JSON ({error}); copy the file again") from None
