@@ -1,0 +1,62 @@
+"""What the tests of saving, loading, locks and kills share: a run of six steps that saves often, and the one that was never stopped."""
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from tiny_runs import Done, exact, hashes, pretrain, strike, write_corpus, write_recipe
+
+STEPS = 6
+# Dropout, accumulation, the running mean of the log, evaluation, samples: all have a state of their own.
+WORDS = [
+    "model.dropout={embedding: 0.1, attention: 0.1, residual: 0.1}",
+    "training={steps: 6, batch_size: 4, micro_batch_size: 2, precision: fp32, log_every: 4}",
+    "checkpoint={every: 2, keep: 2}",
+    "evaluation={every: 3, max_tokens: 100}",
+    "generation={prompts: [the cat], max_new_tokens: 4}",
+]
+
+
+class Base:
+    """A corpus, a recipe, the run of six steps that was never stopped, and one that was killed in step 5, with checkpoints of 2 and 4."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+        self.unbroken = folder / "unbroken"
+        self.killed = folder / "killed"
+        done = self.run(self.unbroken)
+        assert done.code == 0, done.err
+        done = self.run(self.killed, before=strike(signal.SIGKILL, 9))
+        assert done.code == -signal.SIGKILL, done.err
+
+    def run(self, run: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
+        """`tfkit pretrain` with the common words and these."""
+        return pretrain(run, self.recipe, *WORDS, *words, before=before)
+
+    def copy_killed(self, run: Path) -> Path:
+        """A copy of the killed run, to damage; its checkpoints folder."""
+        shutil.copytree(self.killed, run)
+        return run / "checkpoints"
+
+    def assert_ends_the_same(self, run: Path) -> None:
+        """Resume the run: it ends with the bits of the one that was never stopped, and with nothing left over."""
+        done = self.run(run, "--resume")
+        assert done.code == 0, done.err
+        self.assert_same(run)
+
+    def assert_same(self, run: Path) -> None:
+        """Weights, optimizer state, exact fields of the log, and the best, are those of the run that was never stopped."""
+        assert hashes(run, STEPS) == hashes(self.unbroken, STEPS)
+        assert exact(run) == exact(self.unbroken)
+        assert (run / "checkpoints" / "best.json").read_bytes() == (self.unbroken / "checkpoints" / "best.json").read_bytes()
+        assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
+        assert not list(run.rglob(".*")), "leftovers"
+
+
+def resumed_from(run: Path) -> str | None:
+    """The checkpoint that the latest attempt began with."""
+    name: str | None = json.loads((run / "run.json").read_text(encoding="utf-8"))["attempts"][-1]["resumed_from"]
+    return name

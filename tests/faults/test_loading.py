@@ -1,0 +1,164 @@
+"""Damaged checkpoints: found before training, said, and an older one taken, with the same end; or refused."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from saved_runs import Base, resumed_from
+from tiny_runs import Done, Process, kept, strike
+
+FILES = [
+    "model.safetensors",
+    "training_state/optimizer.safetensors",
+    "training_state/state.json",
+    "config.json",
+    "tokenizer.json",
+    "tfkit.json",
+    "manifest.json",
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return Base(tmp_path_factory.mktemp("loading"))
+
+
+def tfkit(folder: Path, *words: str) -> Done:
+    return Process(folder, list(words)).wait()
+
+
+def flip(file: Path) -> None:
+    """Change one bit in the middle."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 2
+    file.write_bytes(data)
+
+
+def cut_off(file: Path) -> None:
+    os.truncate(file, file.stat().st_size * 2 // 3)
+
+
+def assert_falls_back(base: Base, run: Path, file: Path) -> None:
+    """`verify` names the file, --exact refuses and changes nothing, and without it the checkpoint before is taken, to the same end."""
+    found = tfkit(run.parent, "verify", str(run), "--json")
+    assert found.code == 4
+    good, bad = json.loads(found.out)["checkpoints"]
+    assert good["verdict"] == "good"
+    assert any(str(file) in problem for problem in bad["problems"])
+    refused = base.run(run, "--resume", "--exact")
+    assert (refused.code, refused.out) == (4, "")
+    assert str(file) in refused.err
+    assert "Without --exact an older one is resumed from" in refused.err
+    assert kept(run) == ["step-000002", "step-000004"]
+    done = base.run(run, "--resume")
+    assert done.code == 0, done.err
+    assert f"warning: passed over a damaged checkpoint: {file}" in done.err
+    assert resumed_from(run) == "step-000002"
+    base.assert_same(run)
+    assert kept(run) == ["step-000004", "step-000006"], "the damaged one was made anew, and is gone"
+
+
+def test_f09_the_newest_weights_are_cut_off(base: Base, tmp_path: Path) -> None:
+    file = base.copy_killed(tmp_path / "run") / "step-000004" / "model.safetensors"
+    cut_off(file)
+    assert_falls_back(base, tmp_path / "run", file)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_f10_one_bit_is_flipped(base: Base, tmp_path: Path, name: str) -> None:
+    file = base.copy_killed(tmp_path / "run") / "step-000004" / name
+    flip(file)
+    named = file.parent if name == "manifest.json" else file  # its flipped checksum belongs to some file
+    assert_falls_back(base, tmp_path / "run", named)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json", "training_state/state.json"])
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_f11_a_file_is_missing_or_empty(base: Base, tmp_path: Path, name: str, damage: str) -> None:
+    file = base.copy_killed(tmp_path / "run") / "step-000004" / name
+    file.unlink() if damage == "missing" else os.truncate(file, 0)
+    assert_falls_back(base, tmp_path / "run", file)
+
+
+def test_f11_a_file_too_many_is_told_and_does_no_harm(base: Base, tmp_path: Path) -> None:
+    extra = base.copy_killed(tmp_path / "run") / "step-000004" / "notes.txt"
+    extra.touch()
+    found = tfkit(tmp_path, "verify", str(tmp_path / "run"))
+    assert found.code == 0
+    assert f"{extra}: not in the manifest" in found.out
+    done = base.run(tmp_path / "run", "--resume", "--exact")
+    assert done.code == 0, done.err
+    assert resumed_from(tmp_path / "run") == "step-000004"
+    base.assert_same(tmp_path / "run")
+
+
+def test_f09_f10_f11_all_are_damaged(base: Base, tmp_path: Path) -> None:
+    """Nothing is deleted or moved: the files may be restored."""
+    root = base.copy_killed(tmp_path / "run")
+    cut_off(root / "step-000002" / "model.safetensors")
+    flip(root / "step-000004" / "training_state" / "optimizer.safetensors")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    done = base.run(tmp_path / "run", "--resume")
+    assert (done.code, done.out) == (4, "")
+    assert "step-000002/model.safetensors" in done.err
+    assert "step-000004/training_state/optimizer.safetensors" in done.err
+    assert "Traceback" not in done.err
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    assert tfkit(tmp_path, "verify", str(tmp_path / "run")).code == 4
+    for name in ("step-000002", "step-000004"):
+        shutil.copytree(base.killed / "checkpoints" / name, root / name, dirs_exist_ok=True)
+    base.assert_ends_the_same(tmp_path / "run")
+
+
+@pytest.mark.parametrize("stop_after", [3, 4])
+def test_f10_what_is_saved_after_the_fall_back_is_not_pruned_for_the_damaged_one(base: Base, tmp_path: Path, stop_after: int) -> None:
+    """Even where one checkpoint is kept, and the damaged one has the higher number."""
+    run = tmp_path / "run"
+    flip(base.copy_killed(run) / "step-000004" / "model.safetensors")
+    one = "checkpoint={every: 2, keep: 1}"
+    done = base.run(run, "--resume", one, before=strike(signal.SIGTERM, 2 * (stop_after - 2)))
+    assert done.code == 143, done.err
+    assert f"stopped after step {stop_after} of 6; its checkpoint is saved" in done.err
+    done = base.run(run, "--resume", "--exact", one)
+    assert done.code == 0, done.err
+    assert resumed_from(run) == f"step-{stop_after:06d}"
+    base.assert_same(run)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "generate"])
+def test_f09_f11_a_run_folder_with_an_incomplete_newest_or_best(base: Base, tmp_path: Path, command: str) -> None:
+    """They take the best complete checkpoint, else the newest complete one."""
+    run = tmp_path / "run"
+    shutil.copytree(base.unbroken, run)
+    words = (
+        ["--prompt", "the", "--max-new-tokens", "2"]
+        if command == "generate"
+        else ["carbon.enabled=false", "--data", str(base.folder / "corpus")]
+    )
+    words = [command, "--from", str(run), "--threads", "1", "--json", *words]
+    best = json.loads((run / "checkpoints" / "best.json").read_text())["step"]
+    other = next(name for name in kept(run) if name != f"step-{best:06d}")
+    cut_off(run / "checkpoints" / f"step-{best:06d}" / "model.safetensors")
+    words[2] = str(run / "checkpoints" / other)
+    expected = tfkit(tmp_path, *words)
+    assert expected.code == 0, expected.err
+    words[2] = str(run)
+    done = tfkit(tmp_path, *words)
+    assert done.code == 0, done.err
+    assert done.out == expected.out
+    (run / "checkpoints" / other / "manifest.json").unlink()
+    done = tfkit(tmp_path, *words)
+    assert (done.code, done.out) == (4, "")
+    assert "no complete checkpoint" in done.err
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_f09_a_checkpoint_that_is_named_and_cut_off_is_refused(base: Base, tmp_path: Path, name: str) -> None:
+    folder = base.copy_killed(tmp_path / "run") / "step-000004"
+    cut_off(folder / name)
+    done = tfkit(tmp_path, "generate", "--from", str(folder), "--prompt", "the", "--threads", "1")
+    assert (done.code, done.out) == (4, ""), done.err
+    assert name in done.err
