@@ -91,6 +91,15 @@ def error(text: str) -> None:
     _write_line(text, _RED)
 
 
+def ask(prompt: str) -> str | None:
+    """What a person types behind a prompt, without the end of the line; None if nothing more comes (Ctrl-D)."""
+    if sys.stderr is not None:
+        sys.stderr.write(prompt)
+        sys.stderr.flush()
+    line = sys.stdin.buffer.readline()
+    return line.decode(sys.stdin.encoding, "replace").rstrip("\r\n") if line else None
+
+
 def _write_line(text: str, colour: str = "") -> None:
     stream = sys.stderr
     if stream is None:

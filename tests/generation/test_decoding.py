@@ -138,9 +138,24 @@ def test_dropout_is_off():
     assert len({tuple(generate(model.train(), [[4, 5]], greedy())[0].ids) for _ in range(3)}) == 1
 
 
+def test_an_interruption_while_prompts_are_read_is_noticed_between_modules(model):
+    """A long prompt takes minutes; and nothing of the interruption stays with the model."""
+    asked = iter([False] * 4 + [True])
+    batch = generate(model, PROMPTS, greedy(), should_stop=lambda: next(asked))
+    assert [(completion.ids, completion.finish) for completion in batch] == [([], "interrupted")] * len(PROMPTS)
+    assert next(asked, "none left") == "none left"
+    assert generate(model, PROMPTS, greedy()) == generate(model, PROMPTS, greedy(), should_stop=lambda: False)
+
+
 def test_an_interruption_keeps_what_was_made(model):
-    steps = iter([False] * 5 + [True])
-    batch = generate(model, PROMPTS, greedy(), should_stop=lambda: next(steps))
+    made: list[int] = []
+    batch = generate(
+        model,
+        PROMPTS,
+        greedy(),
+        on_token=lambda row, token: made.append(row),
+        should_stop=lambda: len(made) == 5 * len(PROMPTS),
+    )
     assert [(len(completion.ids), completion.finish) for completion in batch] == [(5, "interrupted")] * 5
     assert all(a.ids == without_cache(model, prompt, 5) for a, prompt in zip(batch, PROMPTS, strict=True))
 

@@ -1,22 +1,22 @@
 """tfkit generate: continue prompts. One prompt gives text; prompts from a file or stdin give JSON lines, in order."""
 
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.errors import DataError, ModelError, UsageError
+from tfkit.cli.prompts import Prompt, read_prompts, write_line
+from tfkit.errors import ModelError
 
 if TYPE_CHECKING:
+    from tfkit.cli.chat import ContinueTexts
     from tfkit.cli.session import Session
-    from tfkit.generation.complete import TextCompletion
     from tfkit.hub import Loaded
-    from tfkit.recipe.schema import GenerationSection
 
 _SECTIONS = ("generation", "carbon")
 _BATCH = 16  # prompts that are continued at once
@@ -33,6 +33,7 @@ def generate(
     top_p: Annotated[float | None, typer.Option(metavar="P", help="Draw from the likeliest that hold this share.")] = None,
     stop: Annotated[list[str] | None, typer.Option(metavar="S", help="End where this text appears; may be given again.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="S", help="Of the draws.")] = None,
+    chat: options.Chat = False,
     run: options.RunFolder = None,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -43,6 +44,9 @@ def generate(
 
     --prompt gives the text with its continuation (with --json a JSON line); --input and - give a JSON line a prompt, in order. Settings
     that are not given are those of the run that made the checkpoint. --run keeps the energy, in emissions.csv, in a run folder.
+
+    With --chat each prompt is answered, as the checkpoint's own chat template has it; a JSON line may hold {"messages": [{"role": "user",
+    "content": "Hello"}]}. On a terminal --chat alone is a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
     from tfkit.cli.session import session
     from tfkit.cli.settings import quoted, read_settings, split_arguments
@@ -52,83 +56,39 @@ def generate(
     overrides += [f"generation.{name}={value}" for name, value in numbers.items() if value is not None]
     if stop:
         overrides.append(f"generation.stop=[{', '.join(map(quoted, stop))}]")
-    prompts = _prompts(prompt, input_, words)
+    prompts = read_prompts(prompt, input_, words, chat)
 
+    from tfkit.cli.chat import answer_ends, converse, render_prompts
+    from tfkit.generation.complete import complete
     from tfkit.hub import find_checkpoint
 
     folder = find_checkpoint(checkpoint)
     settings = read_settings(None, folder, overrides, _SECTIONS)
     with session("generate", settings.carbon, run) as work:
-        loaded = _load(folder, device, threads)
-        if prompt is not None and not json_:
-            tokens = _write_text(loaded, prompt, settings.generation, work)
+        with work.signals.at_once():
+            loaded = _load(folder, device, threads)
+            assert loaded.codec is not None
+            texts = render_prompts(loaded, prompts) if chat else [given.text for given in prompts]
+        continue_texts = partial(
+            complete,
+            loaded.model,
+            loaded.codec,
+            settings=settings.generation,
+            eos_ids=answer_ends(loaded) if chat else loaded.eos_ids,
+            should_stop=work.should_stop,
+            rendered=chat,
+        )
+        if not prompts:
+            tokens = converse(continue_texts, loaded, work, json_)
+        elif prompt is not None and not json_:
+            tokens = _write_text(continue_texts, "" if chat else prompt, texts[0], work)
         else:
-            tokens = _write_lines(loaded, prompts, settings.generation, work)
+            tokens = _write_lines(continue_texts, prompts, texts, work)
         reading = work.meter.reading()
         work.finish({"prompts": len(prompts), "tokens": tokens})
         if reading.status == "ok":
             energy, mass = console.format_energy(reading.energy_wh), console.format_mass(reading.emissions_g)
             console.say(f"{tokens:,} tokens, {energy}, {mass} CO2e ({reading.place})")
-
-
-def _prompts(prompt: str | None, path: str | None, words: Sequence[str]) -> list[str]:
-    """All prompts, read before anything is computed, so that an error in the last one is found at once."""
-    unknown = [word for word in words if word != "-"]
-    if unknown:
-        raise UsageError(f"generate does not know what {unknown[0]!r} is: a prompt is given as --prompt TEXT, a change as key=value")
-    given = [("--prompt", prompt is not None), ("--input", path is not None), ("-", bool(words))]
-    named = [name for name, is_given in given if is_given]
-    if len(named) != 1:
-        raise UsageError(
-            "generate takes exactly one of --prompt TEXT, --input F, and - for stdin" + (f", not {' and '.join(named)}" if named else "")
-        )
-    if prompt is not None:
-        return [_text(prompt, "--prompt")]
-    place = "stdin" if path in (None, "-") else str(path)
-    try:
-        content = sys.stdin.buffer.read() if path in (None, "-") else Path(str(path)).read_bytes()
-    except OSError as error:
-        raise DataError(f"{place}: cannot be read: {error.strerror}; --input takes a file of prompts") from error
-    prompts = list(_read_prompts(content, place))
-    if not prompts:
-        raise DataError(f'{place}: there is no prompt; give lines such as {{"prompt": "Once upon"}}, or a prompt a line')
-    return prompts
-
-
-def _read_prompts(content: bytes, place: str) -> Iterator[str]:
-    """The prompts of lines, empty ones left out. If the first is a JSON object, all must be; else each line is a prompt as it stands."""
-    lines = [(number, line) for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1) if line.strip()]
-    rows = bool(lines) and isinstance(_value(lines[0][1]), dict)
-    for number, line in lines:
-        try:
-            text = line.decode().removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{place}:{number}:{error.start + 1}: not UTF-8; save the prompts as UTF-8") from None
-        if not rows:
-            yield text
-            continue
-        row = _value(line)
-        if not isinstance(row, dict):
-            raise DataError(f'{place}:{number}: not a JSON object, as the first line is; write {{"prompt": ...}} in every line')
-        if not isinstance(row.get("prompt"), str):
-            raise DataError(f'{place}:{number}: no text under "prompt"; here are {", ".join(map(str, row)) or "no fields"}')
-        yield _text(row["prompt"], f"{place}:{number}")
-
-
-def _text(prompt: str, place: str) -> str:
-    """The prompt, if it is text: JSON and the command line can hold half a character."""
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{place}: character {error.start + 1} of the prompt is half of one (a surrogate); write it whole") from None
-    return prompt
-
-
-def _value(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _load(folder: Path, device: str | None, threads: int | None) -> "Loaded":
@@ -145,50 +105,36 @@ def _load(folder: Path, device: str | None, threads: int | None) -> "Loaded":
     return loaded
 
 
-def _write_text(loaded: "Loaded", prompt: str, settings: "GenerationSection", work: "Session") -> int:
-    """The prompt and its continuation; on a terminal as it is made. Gives the tokens made."""
-    from tfkit.generation.complete import complete
-
-    assert loaded.codec is not None
-    live = sys.stdout.isatty()
+def _write_text(continue_texts: "ContinueTexts", shown: str, text: str, work: "Session") -> int:
+    """What is shown of the prompt, and its continuation; on a terminal as it is made. Gives the tokens made."""
+    live = sys.stdout is not None and sys.stdout.isatty()
     if live:
-        console.piece(prompt)
+        console.piece(shown)
 
     def on_text(_row: int, piece: str) -> None:
         if live:
             console.piece(piece)
 
-    [completion] = complete(
-        loaded.model, loaded.codec, [prompt], settings, eos_ids=loaded.eos_ids, on_text=on_text, should_stop=work.should_stop
-    )
+    [completion] = continue_texts([text], on_text=on_text)
     if live:
         console.result("")
     elif completion.finish != "interrupted":
-        console.result(prompt + completion.text)
+        console.result(shown + completion.text)
     work.signals.raise_if_requested("the continuation is not whole")
     return completion.tokens
 
 
-def _write_lines(loaded: "Loaded", prompts: Sequence[str], settings: "GenerationSection", work: "Session") -> int:
+def _write_lines(continue_texts: "ContinueTexts", prompts: Sequence[Prompt], texts: Sequence[str], work: "Session") -> int:
     """A JSON line for each prompt, in order, as soon as its batch is done. Gives the tokens made."""
-    from tfkit.generation.complete import complete
-
-    assert loaded.codec is not None
     tokens = 0
     with console.progress("generating", len(prompts), "prompts") as bar:
         for first in range(0, len(prompts), _BATCH):
-            batch = prompts[first : first + _BATCH]
-            completions = complete(
-                loaded.model, loaded.codec, batch, settings, eos_ids=loaded.eos_ids, should_stop=work.should_stop, first_row=first
-            )
-            for i, completion in enumerate(completions):
+            batch = slice(first, first + _BATCH)
+            completions = continue_texts(texts[batch], first_row=first)
+            for i, (prompt, completion) in enumerate(zip(prompts[batch], completions, strict=True)):
                 if completion.finish == "interrupted":
                     work.signals.raise_if_requested(f"{first + i:,} of {len(prompts):,} prompts were continued")
-                _write_line(batch[i], completion)
+                write_line(prompt, completion)
                 tokens += completion.tokens
-            bar.advance(len(batch))
+            bar.advance(len(completions))
     return tokens
-
-
-def _write_line(prompt: str, completion: "TextCompletion") -> None:
-    console.json({"prompt": prompt, "completion": completion.text, "tokens": completion.tokens, "finish": completion.finish})

@@ -34,6 +34,10 @@ Device = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of the processor; its cores if left out.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Chat = Annotated[
+    bool,
+    typer.Option("--chat", help="Prompts are what a user says: the checkpoint's chat template is put around them. Alone: a conversation."),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", callback=_set_quiet, is_eager=True, help="No progress: the result, warnings and errors only.")
 ]

@@ -10,6 +10,7 @@ from tfkit.generation.text import TextStream
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema import GenerationSection
 from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.template import encode_rendered
 
 OnText = Callable[[int, str], None]
 
@@ -33,13 +34,18 @@ def complete(
     on_text: OnText | None = None,
     should_stop: Callable[[], bool] | None = None,
     first_row: int = 0,
+    rendered: bool = False,
 ) -> list[TextCompletion]:
     """Continue each text. `on_text(i, piece)` gets what is certain of completion i; the pieces joined are its text.
 
     A prompt's ids are those that the tokenizer's template puts before and into a text, as in training; what it puts after one would end
-    the text. For the rest see `generate`.
+    the text. With `rendered` the prompts are conversations from a chat template, whose special tokens are written out. For the rest see
+    `generate`.
     """
-    prompt_ids = [ids[: len(ids) - len(tokenizer.suffix)] for ids in tokenizer.encode_texts(prompts)]
+    if rendered:
+        prompt_ids = encode_rendered(tokenizer, prompts)
+    else:
+        prompt_ids = [ids[: len(ids) - len(tokenizer.suffix)] for ids in tokenizer.encode_texts(prompts)]
     _check_vocabulary(prompt_ids, model.config.vocab_size)
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     streams = [TextStream(decode, ids, settings.stop) for ids in prompt_ids]

@@ -6,6 +6,7 @@ row 1        p   q   r   s | t   eos    the model numbers positions by real toke
 """
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tfkit.errors import DataError, ModelError
-from tfkit.generation.inference import inference
+from tfkit.generation.inference import Interrupted, inference, interruptible
 from tfkit.generation.sampling import draw, probabilities
 from tfkit.model.cache import KeyValueCache
 from tfkit.model.transformer import Transformer
@@ -60,9 +61,10 @@ def generate(
     """Continue each prompt, in order; a batch gives what each prompt gives alone (in float32, ties aside).
 
     A row ends with "stop" at one of `eos_ids` (not part of the result) or when `on_token(row, id)` returns true, and with "length" after
-    `settings.max_new_tokens` or when prompt and continuation fill the model's context. `should_stop` is asked before every step; once it
-    is true, the unfinished rows end as "interrupted". The draws of row i come from (settings.seed, first_row + i). Stop strings are text
-    and so the matter of complete.py. Raises DataError for an empty prompt, or one that leaves no room.
+    `settings.max_new_tokens` or when prompt and continuation fill the model's context. `should_stop` is asked before every step, and all
+    the while the prompts are read; once it is true, the unfinished rows end as "interrupted". The draws of row i come from
+    (settings.seed, first_row + i). Stop strings are text and so the matter of complete.py. Raises DataError for an empty prompt, or one
+    that leaves no room.
     """
     if not prompts:
         return []
@@ -70,13 +72,18 @@ def generate(
         _Row(i, _room(len(prompt), first_row + i, model, settings), np.random.default_rng((settings.seed, first_row + i)))
         for i, prompt in enumerate(prompts)
     ]
-    with inference(model):
+    with inference(model), suppress(Interrupted):
         batch = _Batch(model, prompts, rows)
-        while batch.unfinished() and not (should_stop and should_stop()):
-            tokens = _choose(batch.next_logits(), batch.rows, settings)
+        with interruptible(model, should_stop):  # only here: between single tokens it is asked often enough
+            logits = batch.next_logits()
+        while True:
+            tokens = _choose(logits, batch.rows, settings)
             for row, token in zip(batch.rows, tokens, strict=True):
                 _accept(row, token, eos_ids, on_token)
             batch.take(tokens)
+            if not batch.unfinished() or (should_stop and should_stop()):
+                break
+            logits = batch.next_logits()
     return [Completion(row.ids, row.finish) for row in rows]
 
 

@@ -1,0 +1,161 @@
+"""A checkpoint's chat template: from messages to the text that the model was trained on.
+
+The text is the one of transformers' `apply_chat_template(messages, tokenize=False)`. The template is rendered in a process of its own
+(template_worker.py), which is started once, has limits, and is killed when it takes too long.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tfkit.errors import MachineError, ModelError
+from tfkit.tokenizer.files import CONFIG, ROLES, TEMPLATE
+from tfkit.tokenizer.tokenizer import Tokenizer, token_text
+
+SECONDS = 2.0  # for one conversation
+_START_SECONDS = 30.0  # for Python and jinja2, on a slow disk; usually 0.1
+_LONGEST = 1 << 20  # characters of a template; real ones have at most some 20,000
+_LONGEST_REPLY = 8 << 20  # bytes: 1 MiB of text as JSON with every character escaped
+_REMEDY = "take the template of the model's origin, or generate without --chat"
+_WORKER = Path(__file__).with_name("template_worker.py")
+# The worker sees the standard library and the folders of jinja2, and nothing else: -I and -S keep all others out.
+_START = "import runpy, sys; worker = sys.argv.pop(1); sys.path += sys.argv[1:]; runpy.run_path(worker, run_name='__main__')"
+
+
+class ChatTemplate:
+    """A template with the process that renders it; use it as a context manager, which ends the process.
+
+    `file` is where the template stands, for errors; `special_tokens` are the texts that a template knows as bos_token, eos_token and so on.
+    """
+
+    def __init__(self, text: str, file: Path, special_tokens: Mapping[str, str]):
+        if len(text) > _LONGEST:
+            raise ModelError(f"{file}: the chat template has {len(text):,} characters, and no real one has over {_LONGEST:,}; {_REMEDY}")
+        self._text, self._file, self._special_tokens = text, file, dict(special_tokens)
+        self._worker: subprocess.Popen[bytes] | None = None
+
+    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False, place: str = "") -> str:
+        """The text of a conversation, special tokens written out; with `add_generation_prompt` up to where the next answer begins.
+
+        A message is a mapping with "role" and "content", and whatever else the template reads; fields that are None are left out. `place`
+        says in errors where the conversation comes from. Raises ModelError with the template's line if it fails, refuses the conversation,
+        takes longer than 2 s or writes more than 1 MiB.
+        """
+        said = [{name: value for name, value in message.items() if value is not None} for message in messages]
+        variables = {
+            **self._special_tokens,
+            "messages": said,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        if self._worker is None:
+            self._start()
+        reply, late = self._exchange(json.dumps({"template": self._text, "variables": variables}).encode() + b"\n", SECONDS)
+        if reply is None:
+            self.close()
+            reply = {"error": f"it takes longer than {SECONDS:g} s" if late else "it brings down the process that renders it"}
+        text = str(reply.get("text", ""))
+        if not _is_whole(text):
+            reply = {"error": "it writes half a character (a surrogate)"}
+        if "error" in reply:
+            where = f"{self._file}:{reply['line']}" if reply.get("line") else str(self._file)
+            given = f", given {place}," if place else ""
+            raise ModelError(f"{where}: the chat template{given} failed: {reply['error']}; {_REMEDY}")
+        return text
+
+    def close(self) -> None:
+        """End the process; the next `render` starts another."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.kill()
+            with contextlib.suppress(BrokenPipeError), worker:
+                pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        command = [sys.executable, "-I", "-S", "-B", "-c", _START, str(_WORKER), *_folders("jinja2", "markupsafe")]
+        # An environment without secrets; the system's folder is what Windows needs to start anything.
+        environment = {name: os.environ[name] for name in ("TZ", "SYSTEMROOT") if name in os.environ}
+        reply, pipe = None, subprocess.PIPE
+        with contextlib.suppress(OSError):  # no memory, or too many files, for another process
+            # In a session of its own, so that Ctrl-C on the terminal is for us alone.
+            self._worker = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+            )
+            reply, _ = self._exchange(b"", _START_SECONDS)
+        if reply is None:
+            self.close()
+            raise MachineError("the process that renders chat templates did not start: check the memory, and the installation of jinja2")
+
+    def _exchange(self, line: bytes, seconds: float) -> tuple[Any, bool]:
+        """The worker's answer to a line, None if it gave none; and whether its time was up, for which it is killed."""
+        worker, late = self._worker, threading.Event()
+        assert worker is not None
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+
+        def kill() -> None:
+            late.set()
+            worker.kill()
+
+        timer = threading.Timer(seconds, kill)
+        timer.start()
+        try:
+            worker.stdin.write(line)
+            worker.stdin.flush()
+            reply = worker.stdout.readline(_LONGEST_REPLY)
+        except BrokenPipeError:
+            reply = b""
+        except BaseException:  # a stop in the middle: the next answer would belong to this line
+            self.close()
+            raise
+        finally:
+            timer.cancel()
+        return (json.loads(reply) if reply.endswith(b"\n") else None), late.is_set()
+
+
+def open_template(tokenizer: Tokenizer, folder: Path) -> ChatTemplate:
+    """The chat template of the tokenizer that was loaded from `folder`. Raises ModelError if it has none."""
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            f"{folder}: this checkpoint has no chat template ({TEMPLATE}, or chat_template in {CONFIG}): it was not trained for "
+            "conversations; take one that was, or leave --chat out"
+        )
+    special_tokens = {role: token_text(tokenizer.settings.get(role)) for role in ROLES}
+    file = folder / TEMPLATE if (folder / TEMPLATE).is_file() else folder / CONFIG
+    return ChatTemplate(tokenizer.chat_template, file, {role: text for role, text in special_tokens.items() if text is not None})
+
+
+def encode_rendered(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of rendered conversations: their special tokens are written out, so none is added around them."""
+    before, after = len(tokenizer.prefix), len(tokenizer.suffix)
+    return [ids[before : len(ids) - after] for ids in tokenizer.encode_texts(texts)]
+
+
+def _is_whole(text: str) -> bool:
+    """Whether the text has no half of a character, which JSON and templates can write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _folders(*libraries: str) -> list[str]:
+    """The folders from which these libraries are imported."""
+    specs = [find_spec(library) for library in libraries]
+    return list(dict.fromkeys(str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin is not None))

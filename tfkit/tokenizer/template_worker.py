@@ -1,0 +1,182 @@
+"""Renders one chat template, in a process that can do little else: template.py starts it and exchanges JSON lines with it.
+
+A template comes with a checkpoint, so it is code of a stranger. jinja2's sandbox keeps it from attributes that lead to Python; the limits
+of this process bound what it costs, and what it could do if it got out. It is run as a file, and imports jinja2 and nothing of ours:
+
+                                                              <- "started"
+    {"template": "...", "variables": {"messages": [...]}} ->  <- {"text": "..."} or {"error": "...", "line": 3 or null}, again and again
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+LONGEST_TEXT = 1 << 20  # bytes of one rendered conversation
+MEMORY = 256 << 20  # bytes of address space, Python's own 30 MB included
+SECONDS = 3  # of the processor, for one line; template.py waits for less, but may itself be gone
+NOBODY = 65534
+
+
+class _Dict:
+    """What a template knows as `dict`: it makes dictionaries, and leads to no type."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        """As dict.fromkeys."""
+        return dict.fromkeys(*args)
+
+
+class _Namespace(Namespace):
+    """What a template knows as `namespace`, without names that begin with an underscore."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # so that a template may call a variable `self`
+        self, *rest = args
+        values = dict(*rest, **kwargs)
+        for name in values:
+            _check_name(name)
+        Namespace.__init__(self, values)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace takes no name that begins with an underscore, such as {name!r}")
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}` around an answer: it says what training should learn, and renders as what it holds."""
+
+    tags = {"generation"}  # noqa: RUF012, an instance variable to jinja2
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        """The block, in a scope of its own."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body).set_lineno(line)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
+    """Plain JSON; jinja2's own filter would write `<` as \\u003c."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """What transformers offers to a template (utils/chat_template_utils.py of its version 5). No loader: nothing can be included."""
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now, "dict": _Dict(), "namespace": _Namespace}
+    return environment
+
+
+def _render(template: jinja2.Template, variables: dict[str, Any]) -> str:
+    pieces, size = [], 0
+    for piece in template.generate(**variables):
+        size += len(piece.encode(errors="surrogatepass"))
+        if size > LONGEST_TEXT:
+            raise jinja2.TemplateError(f"it writes more than {LONGEST_TEXT >> 20} MiB")
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def _answer(compile_template: Callable[[str], jinja2.Template], request: dict[str, Any]) -> dict[str, Any]:
+    """The text, or what went wrong with the template's line."""
+    try:
+        return {"text": _render(compile_template(request["template"]), request["variables"])}
+    except MemoryError:
+        return {"error": f"it takes more than {MEMORY >> 20} MiB of memory", "line": None}
+    except RecursionError:
+        return {"error": "it calls itself without end, or is nested too deeply", "line": None}
+    except jinja2.TemplateSyntaxError as error:
+        return {"error": str(error.message), "line": error.lineno}
+    except jinja2.TemplateError as error:
+        return {"error": str(error), "line": _line(error)}
+    except Exception as error:  # whatever a template does with Python's values
+        return {"error": f"{type(error).__name__}: {error}", "line": _line(error)}
+
+
+def _line(error: Exception) -> int | None:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
+    return lines[-1] if lines else None
+
+
+def _give_up_rights() -> None:
+    """From here on no file can be opened, no process started, and memory is bounded, as far as the system knows such limits."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    os.chdir("/")
+    if os.geteuid() == 0:  # root is above most limits
+        with contextlib.suppress(OSError):
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+    limits = {"RLIMIT_AS": MEMORY, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0, "RLIMIT_NPROC": 0, "RLIMIT_NOFILE": 3}
+    for name, limit in limits.items():
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            resource.setrlimit(getattr(resource, name), (limit, limit))
+
+
+def _allow_seconds() -> None:
+    """The kernel ends this process when the next line takes too long, even if nobody waits for it."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limit = int(used.ru_utime + used.ru_stime) + SECONDS + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def _warm_up(environment: ImmutableSandboxedEnvironment) -> None:
+    """Import what jinja2 and Python import when they first need it, and read the time zone, while files can still be opened."""
+    time.localtime()
+    _answer(environment.from_string, {"template": "{{ [strftime_now('%d %b %Y')]|pprint }}{{ lipsum(1) }}{{ ''.a.b }}", "variables": {}})
+
+
+def main() -> None:
+    """Answer lines until stdin ends."""
+    environment = _environment()
+    _warm_up(environment)
+    _give_up_rights()
+    compile_template = lru_cache(maxsize=1)(environment.from_string)
+
+    def reply(document: Any) -> None:
+        sys.stdout.buffer.write(json.dumps(document).encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+    reply("started")
+    for line in sys.stdin.buffer:
+        _allow_seconds()
+        reply(_answer(compile_template, json.loads(line)))
+
+
+if __name__ == "__main__":
+    main()
