@@ -54,7 +54,7 @@ def pretrain(
             if threads is not None:
                 torch.set_num_threads(threads)
             context = RunContext(resolved.recipe, folder, signals, meter, pick_device(device))
-            data = prepare_data(context)
+            data = prepare_data(resolved.recipe, signals, meter)
             config = model_config(resolved.recipe.model, data.tokenizer.size)
             write_recipe(folder, resolved.recipe, config)
             model = build(config, resolved.recipe.training.seed)

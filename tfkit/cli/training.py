@@ -10,10 +10,10 @@ from tfkit.carbon import Reading
 from tfkit.cli.session import energy_fields, rework_fields
 from tfkit.cli.training_data import RunContext, TrainingData
 from tfkit.cli.training_log import TrainingLog
-from tfkit.cli.training_parts import assemble
+from tfkit.cli.training_parts import assemble, restore
 from tfkit.cli.training_plan import moments, most_rows, planned_bytes
 from tfkit.errors import DataError, MachineError, Stopped, UnhealthyError
-from tfkit.hub import load, save_model
+from tfkit.hub import save_model
 from tfkit.model.transformer import Transformer
 from tfkit.run import strict_json
 from tfkit.run.card import model_card
@@ -54,11 +54,8 @@ class TrainingRun:
         parts = assemble(recipe, data, model, context.device, state.get("micro_batch_size") or recipe.training.micro_batch_size or 1)
         self.precision, self.loader, self.plan, self.stepper = parts.precision, parts.loader, parts.plan, parts.stepper
         self.weights, self.optimizer = parts.weights, parts.optimizer
-        self.progress = Progress.from_state(state["progress"]) if state else Progress()
-        if self.resumed_from:
-            self.weights.load(load(self.resumed_from).model.state_dict())
-            self.optimizer.load_state(tensors)
-        elif recipe.training.micro_batch_size is None:
+        self.progress = restore(parts, self.resumed_from, tensors, state) if self.resumed_from else Progress()
+        if not self.resumed_from and recipe.training.micro_batch_size is None:
             self.loader.micro_batch_size = self._pick_micro_batch()
         if recipe.training.compile:
             model.decoder.compile()

@@ -41,17 +41,19 @@ class TrainingData:
         return {"train": [stream.fingerprint for stream, _ in self.train], "validation": [stream.fingerprint for stream in self.validation]}
 
 
-def prepare_data(context: RunContext) -> TrainingData:
+def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> TrainingData:
     """Find the text, train or load the tokenizer, tokenize. All of it may be in the cache already."""
-    recipe = context.recipe
-    context.meter.phase("tokenize")
-    with context.signals.at_once("nothing was trained yet"):
+    meter.phase("tokenize")
+    with signals.at_once("nothing was trained yet"):
         sources, held_out = training_sources(recipe.data), validation_sources(recipe.data)
         for source in (*sources, *held_out):
             console.say(source.describe())
         tokenizer = _tokenizer(recipe, sources)
         streams = [_stream(source, tokenizer) for source in sources]
         validation = [_stream(source, tokenizer) for source in held_out]
+    for note in dict.fromkeys(stream.describe_skipped() for stream in (*streams, *validation)):  # a source and its held-out part say the same
+        if note:
+            console.warn(note)
     tokens = sum(len(stream.tokens) for stream in streams)
     console.say(
         f"{tokens:,} training tokens, vocabulary {tokenizer.size:,}" + (", from the cache" if all(s.cached for s in streams) else "")

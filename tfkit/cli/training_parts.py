@@ -1,18 +1,21 @@
 """What takes the steps, put together from a recipe, data and a model: for a training, and for the replay of one of its steps."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from tfkit.cli.training_data import TrainingData
 from tfkit.cli.training_plan import total_steps
 from tfkit.data import Loader, PackedRows
+from tfkit.hub import load
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema import Recipe
 from tfkit.training.device import pick_precision
-from tfkit.training.loop import Plan
+from tfkit.training.loop import Plan, Progress
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -52,3 +55,10 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     stepper = Stepper(model, objective, weights, optimizer, device=device, seed=training.seed)
     model.decoder.activation_checkpointing = training.activation_checkpointing
     return Parts(precision, loader, plan, weights, optimizer, stepper)
+
+
+def restore(parts: Parts, checkpoint: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Progress:
+    """Put the weights of a checkpoint and its training state into the parts; how far it had come. Raises ModelError."""
+    parts.weights.load(load(checkpoint).model.state_dict())
+    parts.optimizer.load_state(tensors)
+    return Progress.from_state(state["progress"])

@@ -144,6 +144,18 @@ def train(stepper: Stepper, loader: Loader, schedule: ScheduleSection, plan: Pla
             raise Stopped(number, f"stopped after step {step} of {plan.steps}; its checkpoint is saved, and --resume goes on from there")
 
 
+def take_steps(stepper: Stepper, loader: Loader, schedule: ScheduleSection, plan: Plan, progress: Progress, until: int) -> None:
+    """The bare steps up to `until`, once more, as `train` took them: nothing is logged, saved or judged."""
+    while progress.step < until:
+        step, highest = progress.step + 1, progress.history.highest(plan.loss_jump_sigmas)
+        try:
+            progress.history.add(stepper.take(step, loader.step(progress.step), lr_factor(schedule, step, plan.steps), highest).loss)
+        except UnhealthyStepError:
+            stepper.drop_gradients()
+            progress.skipped += 1
+        progress.step = step
+
+
 def try_out(stepper: Stepper, loader: Loader, hooks: Hooks, progress: Progress) -> None:
     """Forward and backward of the next micro-batch, for nothing, in smaller ones until the memory holds it."""
 
