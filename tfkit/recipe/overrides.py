@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence as Arguments
 
-from tfkit.recipe.parse import parse
+from tfkit.recipe.parse import MAX_DEPTH, parse
 from tfkit.recipe.problems import Problem, RecipeError, quoted
 from tfkit.recipe.tree import COMMAND_LINE, Mapping, Node, Path, Scalar, Sequence, child, dotted
 
@@ -23,6 +23,8 @@ def _apply(root: Mapping, override: str) -> None:
     steps = name.strip().split(".")
     if not equals or not all(steps):
         raise _error((), f"{quoted(override)} is not key=value, such as training.steps=100")
+    if len(steps) > MAX_DEPTH:
+        raise _error(tuple(steps), f"more than {MAX_DEPTH} levels deep, which no recipe is")
     try:
         value, problems = parse(text, str(COMMAND_LINE), COMMAND_LINE)
     except RecipeError as error:

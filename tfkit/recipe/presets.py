@@ -39,9 +39,9 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
     """What is wrong with a model section as written; `tree` is the whole recipe, for the positions."""
     preset = written.get("preset")
     changes = {name: value for name, value in written.items() if name != "preset"}
+    if preset is not None and not isinstance(preset, str):
+        return []  # the schema of the recipe says so
     if preset is not None and preset not in PRESETS:
-        if not isinstance(preset, str):
-            return []  # the schema of the recipe says so
         place = place_of(tree, ("model", "preset"), key=False)
         return [Problem(place, ("model", "preset"), one_of(preset, PRESETS)), *_unknown_fields(changes, tree)]
     if preset is None and not changes:

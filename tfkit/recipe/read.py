@@ -18,7 +18,7 @@ from tfkit.recipe.checks import cross_problems
 from tfkit.recipe.overrides import apply_overrides
 from tfkit.recipe.parse import MAX_BYTES, parse
 from tfkit.recipe.presets import model_problems
-from tfkit.recipe.problems import Problem, RecipeError
+from tfkit.recipe.problems import MAX_PATH, Problem, RecipeError, cut
 from tfkit.recipe.schema import Recipe
 from tfkit.recipe.tree import Mapping, Node, Place, plain
 from tfkit.recipe.validate import problems_in
@@ -62,14 +62,15 @@ def find_recipe(name_or_path: str) -> Path:
         is_folder = exists = False
     if bundled := find_bundled(name_or_path):
         return bundled.path
+    shown = cut(name_or_path, MAX_PATH)
     if is_folder:
-        raise UsageError(f"{name_or_path}: a folder, not a recipe; a run's recipe is {path / 'recipe.yaml'}")
+        raise UsageError(f"{shown}: a folder, not a recipe; a run's recipe is {path / 'recipe.yaml'}")
     if exists:
-        raise UsageError(f"{name_or_path}: neither a file nor a pipe, so no recipe can be read from it")
+        raise UsageError(f"{shown}: neither a file nor a pipe, so no recipe can be read from it")
     names = [name for recipe in bundled_recipes() for name in (recipe.name, recipe.name.rpartition("/")[2])]
     close = difflib.get_close_matches(name_or_path, names, n=1)
     remedy = f"did you mean {close[0]}" if close else "`tfkit recipes` lists the bundled ones"
-    raise UsageError(f"{name_or_path}: no such file, and no bundled recipe has this name; {remedy}")
+    raise UsageError(f"{shown}: no such file, and no bundled recipe has this name; {remedy}")
 
 
 def _text(path: Path) -> str:

@@ -1,0 +1,270 @@
+"""Recipes drawn at random: from the published schema, so that many are valid; of any shape; and bundled ones, mutated."""
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tfkit.model.config import ModelConfig
+from tfkit.recipe import bundled_recipes, json_schema
+from tfkit.recipe.fields import records
+from tfkit.recipe.parse import parse
+from tfkit.recipe.schema import Recipe
+from tfkit.recipe.tree import plain
+
+Strategy = st.SearchStrategy[Any]
+
+# -- of any shape
+
+KINDS = ["adamw", "muon", "causal_lm", "byte_bpe", "cosine", "wsd", "rotary", "learned", "rms", "layer", "lm", "gelu", "gpt2", "llama-7b"]
+WORDS = [*KINDS, "FRA", "", "3", "\ud83d\ude00"]
+SCALARS: Strategy = (
+    st.none() | st.booleans() | st.integers(-2, 70) | st.integers() | st.floats() | st.sampled_from(WORDS) | st.text(max_size=5)
+)
+NAMES = sorted(
+    {name for record in [*records(Recipe), *records(ModelConfig)] for name in record.model_fields} | {"kind", "lr", "eps", "stdlib", "path"}
+)
+ANY: Strategy = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=4), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def section(annotation: Any) -> Strategy:
+    """Values for a field: mostly of the right shape, with right and wrong names and values."""
+    inner = list(records(annotation))
+    if not inner:
+        return SCALARS
+    fields = {name: field.annotation for record in inner for name, field in record.model_fields.items()}
+    if any("preset" in record.model_fields for record in inner):
+        fields |= {name: field.annotation for name, field in ModelConfig.model_fields.items()}
+    mapping = st.fixed_dictionaries({}, optional={name: section(inner) for name, inner in fields.items()})
+    return mapping | st.lists(mapping, max_size=2) if "list" in str(annotation) else mapping
+
+
+GOOD = {"model": {"preset": "gpt2"}, "data": {"train": [{"stdlib": True}]}, "training": {"steps": 10}}
+SHAPELESS: Strategy = st.fixed_dictionaries(
+    {}, optional={name: section(field.annotation) | ANY for name, field in Recipe.model_fields.items()}
+)
+# Two sections are random and the rest is good, so that some get through, and that the later checks are reached.
+NEARLY: Strategy = st.dictionaries(st.sampled_from(list(Recipe.model_fields)), st.none(), max_size=2).flatmap(
+    lambda names: st.fixed_dictionaries({name: section(Recipe.model_fields[name].annotation) for name in names}).map(
+        lambda found: GOOD | found
+    )
+)
+OVERRIDES: Strategy = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from([*NAMES, *Recipe.model_fields, "0", "1"]), min_size=1, max_size=3), SCALARS | st.text(max_size=8)
+    ).map(lambda pair: f"{'.'.join(pair[0])}={pair[1]}")
+    | st.text(max_size=8),
+    max_size=2,
+)
+
+# -- from the schema
+
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=8) | st.sampled_from(["no", "1e-4", "~", "- a", "#", "\ufeff", "<<"])
+
+
+def from_schema(schema: dict[str, Any], definitions: dict[str, Any]) -> Strategy:
+    """Values that a JSON Schema of ours allows; the sections' sizes and numbers small enough to be of use together."""
+    match schema:
+        case {"$ref": name}:
+            return st.deferred(lambda: from_schema(definitions[name.rpartition("/")[2]], definitions))
+        case {"const": value}:
+            return st.just(value)
+        case {"enum": values}:
+            return st.sampled_from(values)
+        case {"anyOf": branches} | {"oneOf": branches}:
+            return st.one_of([from_schema(branch, definitions) for branch in branches])
+        case {"type": "integer"}:
+            least = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
+            return st.integers(least, least + 40) | st.sampled_from([least, 64])
+        case {"type": "number"}:
+            return _numbers(schema)
+        case {"type": "boolean"}:
+            return st.booleans()
+        case {"type": "null"}:
+            return st.none()
+        case {"type": "string", "pattern": _}:
+            return st.sampled_from(["FRA", "DEU", "USA"])
+        case {"type": "string"}:
+            return TEXTS
+        case {"type": "array", "prefixItems": items}:
+            return st.tuples(*[from_schema(item, definitions) for item in items]).map(list)
+        case {"type": "array", "items": item}:
+            return st.lists(from_schema(item, definitions), min_size=schema.get("minItems", 0), max_size=3)
+        case {"type": "object", "properties": properties}:
+            each = {name: from_schema(value, definitions) for name, value in properties.items()}
+            required = schema.get("required", [])
+            return st.fixed_dictionaries(
+                {name: each[name] for name in required}, optional={name: each[name] for name in each if name not in required}
+            )
+    raise AssertionError(f"nothing is drawn for {schema}: teach it to this function")
+
+
+def _numbers(schema: dict[str, Any]) -> Strategy:
+    least = schema.get("minimum", schema.get("exclusiveMinimum", 0))
+    most = schema.get("maximum", schema.get("exclusiveMaximum", 10.0))
+    return st.floats(least, most, exclude_min="exclusiveMinimum" in schema, exclude_max="exclusiveMaximum" in schema)
+
+
+def tidy(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What the schema cannot say, kept most of the time: one length, one source, nothing that nobody reads."""
+    training, tokenizer = recipe["training"], recipe.get("tokenizer", {})
+    for name in ("steps", "epochs", "tokens"):
+        training.pop(name, None)
+    training["steps"] = 50
+    if training.get("micro_batch_size"):
+        training["batch_size"] = training["micro_batch_size"] * 2
+    if tokenizer.get("path") is not None:
+        recipe["tokenizer"] = {"path": tokenizer["path"]}
+    sections = recipe["data"]["train"] + (recipe["data"].get("validation") if isinstance(recipe["data"].get("validation"), list) else [])
+    for source in sections:
+        source.clear()
+        source["stdlib"] = True
+    recipe["model"].pop("preset", None)
+    recipe["model"] = {"preset": "gpt2"} | {
+        name: value
+        for name, value in recipe["model"].items()
+        if name in ("context_length", "decoder_layers", "dropout", "init", "norm", "head")
+    }
+    if recipe.get("evaluation", {}).get("every") and not recipe["data"].get("validation"):
+        recipe["evaluation"].pop("every")
+    return recipe
+
+
+_SCHEMA = json_schema()
+FROM_SCHEMA: Strategy = from_schema(_SCHEMA, _SCHEMA["$defs"])
+RECIPES: Strategy = FROM_SCHEMA.map(tidy) | FROM_SCHEMA.map(tidy) | FROM_SCHEMA | NEARLY | SHAPELESS
+
+
+def as_yaml(recipe: dict[str, Any]) -> bytes:
+    """JSON is YAML."""
+    return json.dumps(recipe, ensure_ascii=False).encode("utf-8", "replace")
+
+
+# -- mutations
+
+BUNDLED = [recipe.path.read_bytes() for recipe in bundled_recipes()]
+_PIECES = [
+    b"\t",
+    b"\0",
+    b"\xff",
+    b"&a ",
+    b"*a",
+    b"!!python/object:os.system ",
+    b"{",
+    b"[",
+    b"- ",
+    b": ",
+    b"? ",
+    b"#",
+    b"|",
+    b"'",
+    b'"',
+    b"\r",
+    b"---\n",
+    b"...\n",
+]
+_PIECES += [
+    b".nan",
+    b"1e999",
+    b"-1",
+    b"0",
+    b"9" * 30,
+    b"null",
+    b"no",
+    "\u2028".encode(),
+    b"\xef\xbb\xbf",
+    b"<<: ",
+    b"%YAML 1.1\n",
+    b"\n",
+    b" ",
+    b"~",
+]
+
+
+def mutated_bytes(dice: random.Random) -> bytes:
+    """The bytes of a bundled recipe with a few pieces cut out, put in, doubled or moved."""
+    content = bytearray(dice.choice(BUNDLED))
+    for _ in range(dice.randint(1, 6)):
+        at, to = sorted((dice.randrange(len(content) + 1), dice.randrange(len(content) + 1)))
+        to = min(to, at + dice.randint(0, 40))
+        match dice.randrange(5):
+            case 0:
+                del content[at:to]
+            case 1:
+                content[at:at] = dice.choice(_PIECES)
+            case 2:
+                content[at:at] = content[at:to]
+            case 3:
+                content[at:to] = dice.choice(_PIECES)
+            case 4 if content:
+                content[at - 1] ^= 1 << dice.randrange(8)
+    return bytes(content)
+
+
+def mutated_tree(dice: random.Random) -> bytes:
+    """A bundled recipe whose values and names were changed, removed or swapped."""
+    recipe = plain(parse(dice.choice(BUNDLED).decode(), "bundled")[0])  # type: ignore[arg-type]
+    for _ in range(dice.randint(1, 3)):
+        box, key = dice.choice(list(_boxes(recipe)))
+        _MUTATIONS[dice.randrange(len(_MUTATIONS))](box, key, dice)
+        if not recipe:
+            break
+    return as_yaml(recipe)
+
+
+def _boxes(value: Any) -> Any:
+    """Each entry of each mapping and list, as what holds it and its key."""
+    entries = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    for key, inner in entries:
+        yield value, key
+        yield from _boxes(inner)
+
+
+_VALUES: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**62,
+    2**80,
+    1.5,
+    -0.0,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "no",
+    "x" * 1000,
+    [],
+    {},
+    [[]],
+    {"": 0},
+]
+_VALUES += [{"kind": "muon"}, {"preset": "gpt2"}, [{"path": "/"}], "\x85", "FRA"]
+
+
+def _replace(box: Any, key: Any, dice: random.Random) -> None:
+    box[key] = dice.choice(_VALUES)
+
+
+def _remove(box: Any, key: Any, dice: random.Random) -> None:
+    del box[key]
+
+
+def _rename(box: Any, key: Any, dice: random.Random) -> None:
+    if isinstance(box, dict):
+        box[dice.choice(NAMES)] = box.pop(key)
+
+
+def _nest(box: Any, key: Any, dice: random.Random) -> None:
+    box[key] = [box[key]] * dice.randint(1, 4)
+
+
+_MUTATIONS: list[Callable[[Any, Any, random.Random], None]] = [_replace, _replace, _remove, _rename, _nest]
