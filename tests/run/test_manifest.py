@@ -106,6 +106,22 @@ def test_any_other_form_is_refused(checkpoint: Path, text: str) -> None:
     assert not is_complete(checkpoint)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "huge"])
+def test_what_is_no_small_file_is_not_read(checkpoint: Path, kind: str) -> None:
+    """A pipe would hang for ever, a huge file take all memory."""
+    (checkpoint / NAME).unlink()
+    match kind:
+        case "pipe":
+            os.mkfifo(checkpoint / NAME)
+        case "folder":
+            (checkpoint / NAME).mkdir()
+        case "huge":
+            (checkpoint / NAME).touch()
+            os.truncate(checkpoint / NAME, 1 << 40)
+    with pytest.raises(ModelError, match=r"manifest\.json: (not a file|larger than)"):
+        read_manifest(checkpoint)
+
+
 def test_a_link_is_not_written_into_a_manifest(checkpoint: Path) -> None:
     (checkpoint / "passwords").symlink_to("/etc/passwd")
     with pytest.raises(ModelError, match="no links"):

@@ -99,20 +99,16 @@ def _judge(folder: Path, advance: Callable[[int], object]) -> _Verdict:
 
 def _unreadable(folder: Path) -> list[str]:
     """What can be seen without checksums: JSON that is none, and weights whose header does not fit the file."""
-    from safetensors import SafetensorError, safe_open
-
-    from tfkit.run import strict_json
+    from tfkit.errors import ModelError
+    from tfkit.run.model_files import MIB, read_object
+    from tfkit.run.safetensors_header import read_header
 
     problems = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted((*folder.glob("*.json"), *folder.glob("*.safetensors"))):
+        if path.name == "manifest.json":
+            continue
         try:
-            strict_json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            problems.append(f"{path}: unreadable ({error})")
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="np"):
-                """Opening compares the header with the file's size."""
-        except (OSError, SafetensorError) as error:
-            problems.append(f"{path}: not a readable safetensors file ({error})")
+            read_object(path, 512 * MIB) if path.suffix == ".json" else read_header(path)
+        except ModelError as error:
+            problems.append(str(error))
     return problems
