@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkit.carbon.emissions_file import emission_rows
-from tfkit.carbon.ledger import Ledger, LedgerReader, read_totals, tick_line
+from tfkit.carbon.ledger import Ledger, LedgerReader, estimate_line, read_rework, read_totals, tick_line
 from tfkit.carbon.reading import Totals
 
 HEADER = {
@@ -125,3 +125,66 @@ def test_damaged_lines_are_counted_and_left_out(tmp_path, line):
         file.write(line + b"\n")
     (attempt,) = LedgerReader(tmp_path / "carbon").attempts()
     assert (attempt.sums["energy_wh"], attempt.lines_dropped) == (1, 1)
+
+
+def estimated(seconds, energy_wh):
+    return estimate_line(seconds, Totals(1.0, energy_wh / seconds, energy_wh / seconds, 0, 0, energy_wh / seconds / 10))
+
+
+def at(phase, seconds, measured_seconds, energy_wh, step=None):
+    totals = Totals(measured_seconds, energy_wh, energy_wh, 0, 0, energy_wh / 10)
+    return tick_line(1e9 + seconds, phase, seconds, totals, 1.0, "ok", step=step)
+
+
+def test_the_time_before_codecarbons_start_falls_to_the_phases_that_it_covers(tmp_path):
+    """1 Wh a second; CodeCarbon starts in the third second, in the phase train."""
+    ticks = [at("setup", 1, 0, 0), at("tokenize", 2, 0, 0), at("train", 4, 1, 1), estimated(3, 3.0), at("train", 9, 6, 6)]
+    write(tmp_path, ticks)
+    (attempt,) = LedgerReader(tmp_path / "carbon").attempts()
+    assert {name: phase.sums["energy_wh"] for name, phase in attempt.phases.items()} == pytest.approx(
+        {"setup": 1, "tokenize": 1, "train": 7}
+    )
+    assert attempt.sums["energy_wh"] == pytest.approx(attempt.sums["seconds"]) == pytest.approx(9)
+    assert (attempt.measured["energy_wh"], attempt.estimate["energy_wh"]) == pytest.approx((6, 3))
+    assert sum(row["energy_consumed"] for row in emission_rows([attempt])) * 1000 == pytest.approx(9)
+    assert read_totals(tmp_path).energy_wh == pytest.approx(9)
+
+
+def test_an_estimate_that_was_written_twice_counts_once(tmp_path):
+    write(tmp_path, [at("train", 4, 1, 1), estimated(3, 3.0), estimated(3, 3.0)])
+    (attempt,) = LedgerReader(tmp_path / "carbon").attempts()
+    assert attempt.sums["energy_wh"] == pytest.approx(attempt.phases["train"].sums["energy_wh"]) == pytest.approx(4)
+
+
+def test_rework_is_what_came_after_the_checkpoint_that_a_later_attempt_went_on_from(tmp_path):
+    """1 Wh a second. Killed after the checkpoint of step 10, then before any, then gone on from the damaged one's forerunner."""
+    write(tmp_path, [at("setup", 2, 2, 2, 0), at("train", 5, 5, 5, 5), at("train", 9, 9, 9, 10), at("train", 12, 12, 12)], attempt=1)
+    assert read_rework(tmp_path, "run")["energy_wh"] == 0
+    write(tmp_path, [at("setup", 1, 1, 1, 10), at("train", 4, 4, 4)], attempt=2)
+    assert read_rework(tmp_path, "run")["energy_wh"] == 3, "attempt 1, after step 10"
+    write(tmp_path, [at("setup", 1, 1, 1)], attempt=3)
+    assert read_rework(tmp_path, "run")["energy_wh"] == 3, "killed before it took up a checkpoint"
+    write(tmp_path, [at("setup", 1, 1, 1, 10), at("train", 9, 9, 9, 20)], attempt=4)
+    assert read_rework(tmp_path, "run")["energy_wh"] == 3 + 3, "and attempt 2, after its setup"
+    write(tmp_path, [at("setup", 1, 1, 1, 5), at("train", 9, 9, 9, 20)], attempt=5)
+    assert read_rework(tmp_path, "run")["energy_wh"] == 7 + 3 + 8, "all that came after step 5"
+    assert read_rework(tmp_path, "run")["emissions_g"] == pytest.approx(1.8)
+    assert read_rework(tmp_path, "another") is None
+
+
+@pytest.mark.parametrize(("late", "energy_wh"), [(0, 10), (3, 10), (5, 10)])
+def test_rework_has_its_share_of_the_estimate(tmp_path, late, energy_wh):
+    """1 Wh a second, of which the first 5 s are estimated; steps begin after `late` seconds, and 10 s later the run is killed."""
+    first = at("setup", late, 0, 0, 0)
+    write(tmp_path, [first, at("train", 5, 0, 0), at("train", late + 10, late + 5, late + 5), estimated(5, 5.0)])
+    write(tmp_path, [at("setup", 1, 1, 1, 0)], attempt=2)
+    assert read_rework(tmp_path, "run")["energy_wh"] == pytest.approx(energy_wh)
+
+
+def test_an_attempt_says_how_its_measuring_went(tmp_path):
+    write(tmp_path, [tick("train", 1, 1)])
+    write(tmp_path, [tick("train", 1, 1), tick("train", 2, 1, "degraded")], attempt=2)
+    write(tmp_path, [tick("train", 1, 0, "degraded")], attempt=3)
+    attempts = LedgerReader(tmp_path / "carbon").attempts()
+    assert [attempt.outcome for attempt in attempts] == ["ok", "degraded", "failed"]
+    assert [row["tracking_mode"] for row in emission_rows(attempts)] == ["machine", "degraded", "failed"]

@@ -61,7 +61,8 @@ def test_energy_is_power_times_time(tmp_path):
     assert fresh.power_w == pytest.approx(POWER_W, rel=0.05)
     final = meter.stop()
     lasted = time.monotonic() - began
-    assert (lasted - START_SECONDS) * WH_PER_SECOND < final.energy_wh < lasted * WH_PER_SECOND
+    assert (lasted - START_SECONDS) * WH_PER_SECOND < final.energy_wh < (lasted + 0.1) * WH_PER_SECOND
+    assert final.energy_wh == pytest.approx(final.seconds * WH_PER_SECOND, abs=0.1 * WH_PER_SECOND), "the start is in it"
     assert final.energy_wh >= fresh.energy_wh > 1.1 * WH_PER_SECOND
     assert final.emissions_g == pytest.approx(final.energy_wh * G_PER_KWH / 1000)
     assert 1.2 < final.seconds <= lasted + 0.1

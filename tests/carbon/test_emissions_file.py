@@ -76,6 +76,27 @@ def test_carbonboard_finds_the_columns_it_needs(run):
     assert row["on_cloud"] == "N"
 
 
+CARBONBOARD = """
+import sys, types
+import pandas
+for name in ("dash", "dash.dash_table"):  # the drawing, which needs an extra of CodeCarbon's
+    sys.modules[name] = types.ModuleType(name)
+sys.modules["dash"].dash_table = sys.modules["dash.dash_table"]
+sys.modules["dash.dash_table"].DataTable = types.SimpleNamespace
+from codecarbon.viz.data import Data
+table = Data.get_project_data(pandas.read_csv("emissions.csv"), "p")
+total = Data.get_project_summary(table.data)["total"]
+print(len(table.data), total["duration"], total["energy_consumed"], total["emissions"])
+"""
+
+
+def test_carbonboards_own_code_adds_the_file_up(run):
+    start_ledger(run, attempt=2).append(tick("evaluate", 60, 3.0))
+    write_emissions(run)
+    done = subprocess.run([sys.executable, "-c", CARBONBOARD], cwd=run, check=True, capture_output=True, text=True, timeout=120)
+    assert [float(number) for number in done.stdout.split()] == pytest.approx([2, 3660, 0.053, 0.0053])
+
+
 def test_codecarbon_appends_to_our_file_and_its_row_is_kept(run):
     from codecarbon.output_methods.emissions_data import EmissionsData
     from codecarbon.output_methods.file import FileOutput
@@ -98,6 +119,11 @@ def test_codecarbons_own_tracker_extends_the_file(run):
     code = "import codecarbon as c; t = c.OfflineEmissionsTracker(country_iso_code='FRA', output_dir='.'); t.start(); t.stop()"
     subprocess.run([sys.executable, "-c", code], cwd=run, check=True, capture_output=True, timeout=120)
     assert [row["country_iso_code"] for row in rows(run)] == ["WLD", "FRA"]
+    theirs = rows(run)[1]
+    start_ledger(run, attempt=2).append(tick("train", 60, 3.0))
+    write_emissions(run)
+    assert len(rows(run)) == 3
+    assert theirs in rows(run)
     assert not list(run.glob("*.bak"))
 
 

@@ -45,7 +45,7 @@ class Sidecar:
         self._earlier_degraded = False
         self._estimate: dict[str, Any] | None = None
         self._warnings: list[str] = []
-        self._warned_of_files = self._machine_written = False
+        self._warned_of_codecarbon = self._warned_of_files = self._machine_written = False
         self._ledger: Ledger | None = None
         self._unwritten: list[dict[str, Any]] = []  # lines of the ledger, until the disk has taken them
         self._gauge = Gauge(lambda: load_probe(spec["probe"])(spec), time.monotonic)
@@ -102,7 +102,9 @@ class Sidecar:
         self._seconds = seconds = max(self._seconds, moment - self._began)
         self._update_power()
         complaints, status = self._gauge.complaints(), self._gauge.status
-        self._warnings += complaints
+        if complaints and not self._warned_of_codecarbon:
+            self._warnings.append(f"{complaints[0]}; training goes on, and the ledger says what else goes wrong")
+            self._warned_of_codecarbon = True
         wall = time.time() - (now - moment)
         line = tick_line(wall, self._phase, seconds, self._totals, self._power_w, status, "; ".join(complaints) or None, step)
         estimate = self._estimated(seconds, final)
@@ -183,7 +185,9 @@ class Sidecar:
             yield
         except Exception as error:
             if not self._warned_of_files:
-                self._warnings.append(f"the carbon ledger or emissions.csv could not be written: {error}")
+                self._warnings.append(
+                    f"the carbon ledger or emissions.csv could not be written ({error}); it is tried again at each reading"
+                )
             self._warned_of_files = True
 
 
