@@ -1,0 +1,221 @@
+"""Training that goes wrong: stopped before the update, or skipped; and what can be learnt of it afterwards."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import Process, exact, hashes, kept, pretrain, records, write_corpus, write_recipe
+from torch import Tensor, nn
+
+import tfkit.cli.training
+import tfkit.training.optimizer
+from tfkit.objectives.causal_lm import CausalLM
+from tfkit.training.step import Stepper
+
+COMMON = ["training.micro_batch_size=2", "training.log_every=1", "checkpoint={every: 3, keep: 2}"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("health")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    return folder
+
+
+def spoil(module: str, step: int, value: float = math.nan, backward: bool = False) -> Callable[[], None]:
+    """A fault: in one step, the output of a module, or the gradient that comes back to it, holds a number that is not finite."""
+
+    def before() -> None:
+        accumulate = Stepper._accumulate
+
+        def spoilt(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            if backward:
+                output.register_hook(lambda gradient: gradient * value)
+                return output
+            return output * value
+
+        def struck(self: Stepper, now: int, *arguments: Any) -> Any:
+            handle = self.model.get_submodule(module).register_forward_hook(spoilt, prepend=True) if now == step else None
+            try:
+                return accumulate(self, now, *arguments)
+            finally:
+                if handle:
+                    handle.remove()
+
+        Stepper._accumulate = struck  # type: ignore[method-assign]
+
+    return before
+
+
+def replay(run: Path, before: Callable[[], None] | None = None, *words: str) -> tuple[int, Any, str]:
+    done = Process(run.parent, ["replay", str(run), "--json", *words], before).wait()
+    return done.code, json.loads(done.out) if done.out else None, done.err
+
+
+@pytest.mark.parametrize(
+    ("module", "backward"),
+    [("decoder.blocks.1.mlp.op.up_proj", False), ("embedding.tokens", False), ("decoder.blocks.0.self_attention.op.o_proj", True)],
+)
+def test_f20_a_step_that_is_no_number_ends_the_run_and_is_replayed(base: Path, tmp_path: Path, module: str, backward: bool) -> None:
+    fault, run = spoil(module, 8, backward=backward), tmp_path / "run"
+    done = pretrain(run, base / "tiny.yaml", *COMMON, before=fault)
+    assert (done.code, done.out) == (6, "")
+    assert done.err.count("step 8: the loss is ") == 1
+    assert "no weight was changed by this step" in done.err
+    assert "Traceback" not in done.err
+    assert kept(run) == ["step-000003", "step-000006"]
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "failed"
+    assert [record["step"] for record in records(run) if "loss" in record] == list(range(1, 8))
+
+    code, found, err = replay(run, fault)
+    assert code == 0, err
+    where = "backward" if backward else "forward"
+    assert found["first_bad"] == {"module": module, "in": where, "micro_batch": 0}
+    assert (found["step"], len(found["rows"])) == (8, 2)
+
+    again = pretrain(run, base / "tiny.yaml", *COMMON, "--resume")  # the fault was the machine's: gone, and nothing was lost
+    assert again.code == 0, again.err
+    assert pretrain(tmp_path / "straight", base / "tiny.yaml", *COMMON).code == 0
+    assert hashes(run, 12) == hashes(tmp_path / "straight", 12)
+    assert exact(run) == exact(tmp_path / "straight")
+
+
+def test_f20_a_replay_on_other_ground_says_so(base: Path, tmp_path: Path) -> None:
+    """Other weights before the step, or no replay file at all: never a finding that is not the run's."""
+    run = tmp_path / "run"
+    assert pretrain(run, base / "tiny.yaml", *COMMON, before=spoil("decoder.norm", 5)).code == 6
+    path = run / "replay" / "step-000005.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(document | {"weights_sha256": "0" * 64}), encoding="utf-8")
+    code, found, err = replay(run)
+    assert (code, found) == (5, None)
+    assert "cannot be reproduced: the weights before it are not those of the run" in err
+    path.write_text(json.dumps(document)[:-40], encoding="utf-8")
+    assert replay(run)[0] == 4
+    path.unlink()
+    code, _, err = replay(run)
+    assert code == 4
+    assert "holds no replay file" in err
+    assert replay(tmp_path / "nowhere")[0] == 4
+
+
+def test_f20_weights_that_are_no_numbers_are_never_saved(base: Path, tmp_path: Path) -> None:
+    """They come of the last update; the step before has seen nothing. The last good checkpoint stays."""
+
+    def before() -> None:
+        step, calls = tfkit.training.optimizer.Optimizer.step, [0]
+
+        def spoilt(self: Any, factor: float) -> None:
+            step(self, factor)
+            calls[0] += 1
+            if calls[0] == 6:
+                with torch.no_grad():
+                    self.parameters["decoder.norm.weight"][0] = math.inf
+
+        tfkit.training.optimizer.Optimizer.step = spoilt  # type: ignore[method-assign]
+
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *COMMON, "checkpoint.keep=1", before=before)
+    assert done.code == 6
+    assert "step 6: a weight is no longer finite, so this is not saved" in done.err
+    assert kept(tmp_path / "run") == ["step-000003"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_f21_a_step_is_skipped_and_counted(base: Path, tmp_path: Path, value: float) -> None:
+    """An infinite gradient where the loss is a number; resuming past it gives the same run."""
+    fault, words = spoil("decoder.blocks.0.mlp.op.down_proj", 5, value, backward=True), [*COMMON, "training.max_skipped_steps=1"]
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=fault)
+    assert done.code == 0, done.err
+    assert "step 5: the loss is " in done.err
+    assert "it is skipped, 1 of at most 1" in done.err
+    lines = [record for record in records(tmp_path / "run") if "grad_norm" in record]
+    assert [line.get("skipped", 0) for line in lines] == [0] * 4 + [1] * 8
+    assert (lines[4]["loss"], lines[4]["nonfinite"]["loss"]) == (None, "nan")  # the mean over no healthy step
+
+    def both() -> None:
+        fault()
+        step = Stepper.take
+
+        def stop(self: Stepper, number: int, *arguments: Any) -> Any:
+            if number == 7:
+                raise KeyboardInterrupt
+            return step(self, number, *arguments)
+
+        Stepper.take = stop  # type: ignore[method-assign]
+
+    assert pretrain(tmp_path / "other", base / "tiny.yaml", *words, before=both).code == 130
+    assert pretrain(tmp_path / "other", base / "tiny.yaml", *words, "--resume", before=fault).code == 0
+    assert hashes(tmp_path / "other", 12) == hashes(tmp_path / "run", 12)
+    assert exact(tmp_path / "other") == exact(tmp_path / "run")
+
+
+def test_f21_one_more_than_allowed_ends_the_run(base: Path, tmp_path: Path) -> None:
+    def before() -> None:
+        spoil("decoder.norm", 4)()
+        spoil("decoder.norm", 9)()
+
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *COMMON, "training.max_skipped_steps=1", before=before)
+    assert done.code == 6
+    assert "it is skipped, 1 of at most 1" in done.err
+    assert "step 9: the loss is nan" in done.err
+    assert kept(tmp_path / "run") == ["step-000003", "step-000006"]
+
+
+@pytest.mark.parametrize(("skips", "code"), [(0, 6), (1, 0)])
+def test_f21_a_jump_of_the_loss(base: Path, tmp_path: Path, skips: int, code: int) -> None:
+    """Finite, but far above the latest steps."""
+
+    def before() -> None:
+        loss = CausalLM.loss
+
+        def jumping(self: CausalLM, model: Any, batch: Any) -> dict[str, Tensor]:
+            sums = loss(self, model, batch)
+            return {"lm": sums["lm"] * 3} if before.step == 14 else sums  # type: ignore[attr-defined]
+
+        take = Stepper.take
+
+        def counting(self: Stepper, number: int, *arguments: Any) -> Any:
+            before.step = number  # type: ignore[attr-defined]
+            return take(self, number, *arguments)
+
+        before.step = 0  # type: ignore[attr-defined]
+        CausalLM.loss = jumping  # type: ignore[method-assign]
+        Stepper.take = counting  # type: ignore[method-assign]
+
+    words = [*COMMON, "training.steps=20", "training.loss_jump_sigmas=6", f"training.max_skipped_steps={skips}"]
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=before)
+    assert done.code == code, done.err
+    assert "step 14: the loss jumps to " in done.err
+    if code == 0:
+        assert records(tmp_path / "run")[-1].get("skipped", 1) == 1
+        assert done.err.count("jumps") == 1
+    else:
+        code, found, err = replay(tmp_path / "run", before)
+        assert (code, found["first_bad"]) == (0, None), err
+
+
+def test_f22_an_evaluation_that_is_no_number_is_never_best(base: Path, tmp_path: Path) -> None:
+    def before() -> None:
+        score, calls = tfkit.cli.training.TrainingRun._score, [0]
+
+        def spoilt(self: Any) -> dict[str, float]:
+            calls[0] += 1
+            metrics = score(self)
+            return metrics | {"loss": math.nan, "perplexity": math.nan} if calls[0] in (1, 3) else metrics
+
+        tfkit.cli.training.TrainingRun._score = spoilt  # type: ignore[method-assign]
+
+    run = tmp_path / "run"
+    words = [*COMMON, "evaluation.every=3", "checkpoint={every: 3, keep: 1}"]
+    done = pretrain(run, base / "tiny.yaml", *words, before=before)
+    assert done.code == 0, done.err
+    best = json.loads((run / "checkpoints" / "best.json").read_text(encoding="utf-8"))
+    assert best["step"] in (6, 12)
+    assert math.isfinite(best["value"])
+    assert f"step-{best['step']:06d}" in kept(run)
+    scored = {record["step"]: record["evaluation"]["loss"] for record in records(run) if "evaluation" in record}
+    assert [step for step, loss in scored.items() if loss is None] == [3, 9]
