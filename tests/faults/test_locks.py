@@ -1,0 +1,112 @@
+"""One run a folder: the second is refused with the owner, and what a dead process left is taken over."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from saved_runs import WORDS, Base
+from tiny_runs import Process
+
+import tfkit.cli.training
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return Base(tmp_path_factory.mktemp("locks"))
+
+
+def start(base: Base, run: Path, before: Callable[[], object] | None = None) -> Process:
+    return Process(base.folder, ["pretrain", str(base.recipe), "--run", str(run), "--threads", "1", "--resume", *WORDS], before)
+
+
+def no_locks() -> None:
+    """As on a network file system without a lock daemon."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    fcntl.flock = flock  # type: ignore[assignment]
+
+
+def with_locks() -> None:
+    """As everywhere else."""
+
+
+def pause_in_a_save(mark: Path, before: Callable[[], None]) -> Callable[[], None]:
+    """The process writes `mark` in its first save, and goes on when the mark is gone."""
+
+    def patch() -> None:
+        before()
+        save = tfkit.cli.training.save_checkpoint
+
+        def paused(*arguments: object, **options: object) -> object:
+            mark.touch()
+            while mark.exists():
+                time.sleep(0.005)
+            return save(*arguments, **options)  # type: ignore[arg-type]
+
+        tfkit.cli.training.save_checkpoint = paused  # type: ignore[assignment]
+
+    return patch
+
+
+def wait_for(mark: Path) -> None:
+    end = time.monotonic() + 60
+    while not mark.exists():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("before", [with_locks, no_locks])
+def test_f44_two_runs_in_one_folder(base: Base, tmp_path: Path, before: Callable[[], None]) -> None:
+    run, mark = tmp_path / "run", tmp_path / "mark"
+    shutil.copytree(base.killed, run)
+    first = start(base, run, pause_in_a_save(mark, before))
+    try:
+        wait_for(mark)
+        content = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        second = start(base, run, before).wait()
+        assert (second.code, second.out) == (5, "")
+        assert f"{run}: this run folder is in use by process {first.pid} on {socket.gethostname()}" in second.err
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == content, "the second run changed nothing"
+    finally:
+        mark.unlink()
+        done = first.wait()
+    assert done.code == 0, done.err
+    base.assert_same(run)
+
+
+@pytest.mark.parametrize("before", [with_locks, no_locks])
+def test_f44_the_lock_of_a_killed_process_is_taken_over(base: Base, tmp_path: Path, before: Callable[[], None]) -> None:
+    run, mark = tmp_path / "run", tmp_path / "mark"
+    killed = start(base, run, pause_in_a_save(mark, before))
+    wait_for(mark)
+    killed.kill(signal.SIGKILL)
+    assert killed.wait().code == -signal.SIGKILL
+    assert json.loads((run / "lock").read_text())["pid"] == killed.pid
+    done = start(base, run, before).wait()
+    assert done.code == 0, done.err
+    base.assert_same(run)
+    assert (run / "lock").read_text() == ""
+
+
+def test_f44_without_locks_an_owner_on_another_host_may_be_alive(base: Base, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(base.killed, run)
+    owner = {"pid": 4711, "host": "elsewhere", "started_utc": "2026-01-01T00:00:00+00:00"}
+    (run / "lock").write_text(json.dumps(owner))
+    done = start(base, run, no_locks).wait()
+    assert (done.code, done.out) == (5, "")
+    assert "process 4711 on elsewhere" in done.err
+    assert f"delete {run / 'lock'}" in done.err
+    done = start(base, run).wait()  # where there are locks they say that nobody has it
+    assert done.code == 0, done.err
+    base.assert_same(run)
