@@ -237,6 +237,7 @@ TABLE = {
     "data.validation.split": Change("data.validation.0.split=other", validation_data, HELD_OUT_HUB),
     "data.validation.revision": Change("data.validation.0.revision=v2", hub, CONFIGS.replace("train", "validation")),
     "data.validation.text": Change("data.validation.0.text=body", validation_data),
+    "data.on_bad_row": Change("data.on_bad_row=skip", train_data),
     "objective.documents": Change("objective.documents=joined", targets),
     "optimizer": Change(MUON, weights),
     "optimizer[adamw].lr": Change("optimizer.lr=2e-2", weights),

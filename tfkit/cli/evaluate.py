@@ -106,6 +106,8 @@ def _streams(sources: list["Source"], loaded: "Loaded", work: "Session") -> list
     for source in sources:
         with console.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar, work.signals.at_once():
             streams.append(token_stream(source, loaded.codec, bar.advance))
+        if note := streams[-1].describe_skipped():
+            console.warn(note)
     return streams
 
 

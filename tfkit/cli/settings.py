@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -30,6 +31,7 @@ class _Texts(Data):
     """The data section where there is no recipe: only what to score."""
 
     validation: list[SourceSection] | None = None
+    on_bad_row: Literal["error", "skip"] = "error"
 
 
 class _Sections(Data):
@@ -73,7 +75,8 @@ def read_settings(recipe: str | None, checkpoint: Path, overrides: Sequence[str]
     if problems:
         raise RecipeError(problems)
     texts = given.data.validation
-    return Settings(DataSection(train=texts, validation=texts) if texts else None, given.evaluation, given.generation, given.carbon)
+    section = DataSection(train=texts, validation=texts, on_bad_row=given.data.on_bad_row) if texts else None
+    return Settings(section, given.evaluation, given.generation, given.carbon)
 
 
 def _saved_recipe(checkpoint: Path) -> str | None:

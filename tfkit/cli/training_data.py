@@ -51,7 +51,11 @@ def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> Training
         tokenizer = _tokenizer(recipe, sources)
         streams = [_stream(source, tokenizer) for source in sources]
         validation = [_stream(source, tokenizer) for source in held_out]
-    for note in dict.fromkeys(stream.describe_skipped() for stream in (*streams, *validation)):  # a source and its held-out part say the same
+        for stream in validation:
+            stream.check_targets()
+    for note in dict.fromkeys(
+        stream.describe_skipped() for stream in (*streams, *validation)
+    ):  # a source and its held-out part say the same
         if note:
             console.warn(note)
     tokens = sum(len(stream.tokens) for stream in streams)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tfkit.data.build import INDEX, STREAM_VERSION, write_stream
 from tfkit.data.cache import build_once, cache_folder
 from tfkit.data.rows import Source
-from tfkit.errors import ModelError
+from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
 
 
@@ -51,6 +51,14 @@ class TokenStream:
         total = sum(self.skipped.values())
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.items())
         return f"{self.name}: {total:,} bad row{'s' if total > 1 else ''} skipped ({kinds})" if total else ""
+
+    def check_targets(self) -> None:
+        """Raise DataError if no document has an id that follows another: then there is nothing to score, however many there are."""
+        if not (np.diff(self.starts) - self.separator > 1).any():
+            raise DataError(
+                f"{self.name}: nothing to score: of {len(self):,} texts none has a token that follows another; "
+                "give longer texts, or hold out a larger fraction"
+            )
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise ModelError if an id has no row in an embedding of `vocab_size` rows; without this a GPU stops with an assert."""

@@ -40,7 +40,9 @@ def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
     """
     total = sum(len(row.text.encode()) for row in _all_rows(sources))
     if not total:
-        raise DataError(f"{', '.join(source.name for source in sources)}: no text to train a tokenizer on; give a source that holds text")
+        raise DataError(
+            f"{', '.join(source.describe() for source in sources)}: no text to train a tokenizer on; give a source that holds text"
+        )
     if total <= sample_bytes:
         yield from (row.text for row in _all_rows(sources))
         return

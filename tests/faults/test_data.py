@@ -1,0 +1,285 @@
+"""Data that are odd, bad or damaged: the run reads them, skips them, or ends with 3 and says where and what to do."""
+
+import gzip
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from tiny_runs import WORDS, Done, Process, pretrain, write_corpus, write_recipe
+
+from tfkit.data import cache_folder
+
+RECIPE = """
+model: {preset: gpt2, decoder_layers: 1, dim: 8, num_heads: 1, context_length: 16}
+tokenizer: {vocab_size: 300}
+data: {train: [{path: CORPUS}]}
+training: {steps: 1, batch_size: 2, precision: fp32}
+carbon: {enabled: false}
+"""
+TEXT = " ".join(np.random.default_rng(2).choice(WORDS, 200))
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
+
+
+def train_on(path: Path | str, folder: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
+    """A run of one step on this file, folder or glob, in a run folder of its own."""
+    runs = folder / "runs"
+    runs.mkdir(exist_ok=True)
+    (runs / "recipe.yaml").write_text(RECIPE.replace("CORPUS", json.dumps(str(path))), encoding="utf-8")
+    return pretrain(runs / str(time.monotonic_ns()), runs / "recipe.yaml", *words, before=before)
+
+
+def jsonl(*values: Any) -> bytes:
+    return b"".join(json.dumps(value).encode() + b"\n" for value in values)
+
+
+def parquet(folder: Path, values: list[Any]) -> bytes:
+    path = folder / "made.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": values}), path, row_group_size=50, compression="none")
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+GOOD = {"text": TEXT}
+# ------------------------------------------------------------------------------------------------------------- odd, but good
+
+ODD = {
+    "one row.jsonl": jsonl(GOOD),
+    "one row, no end.jsonl": jsonl(GOOD)[:-1],
+    "nul.txt": TEXT.encode() + b"\0\0" + TEXT.encode(),
+    "nul.csv": b"text\na\0b\n" + TEXT.encode() + b"\n",
+    "nul.jsonl": jsonl({"text": "a\0b"}, GOOD),
+    "crlf.txt": TEXT.replace(" ", "\r\n").encode(),
+    "crlf.csv": b"text\r\n" + TEXT.encode() + b"\r\n",
+    "crlf.jsonl": jsonl(GOOD).replace(b"\n", b"\r\n"),
+    "bom.txt": b"\xef\xbb\xbf" + TEXT.encode(),
+    "bom.jsonl": b"\xef\xbb\xbf" + jsonl(GOOD),
+    "bom.csv": b"\xef\xbb\xbf" + b"text\n" + TEXT.encode(),
+    "empty rows.jsonl": jsonl({"text": ""}, GOOD, {"text": ""}),
+    "two gzip members.txt.gz": gzip.compress(TEXT.encode()) + gzip.compress(TEXT.encode()),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_f36_odd_data_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(ODD[name])
+    done = train_on(tmp_path / name, tmp_path)
+    assert done.code == 0, done.err
+
+
+# ------------------------------------------------------------------------------------------------- bad rows: refused, or skipped
+
+BAD_ROWS = {  # the file, where the message says the trouble is, a part of what it says, and the kind that is counted
+    "utf8.jsonl": (jsonl(GOOD) + b'{"text": "\xe9"}\n', ":2", f"byte {len(jsonl(GOOD)) + 10} (0xe9) is not UTF-8", "not UTF-8"),
+    "utf8.csv": (b"text,n\n" + TEXT.encode() + b',1\n"a\n\xff",2\nb,3\n', ":4", "(0xff) is not UTF-8", "not UTF-8"),
+    "cut.jsonl": (jsonl(GOOD, GOOD)[:-9], ":2", "writing it may have been cut short", "not JSON"),
+    "column.jsonl": (jsonl(*[GOOD] * 20, *[{"text": "a"}] * 9978, {"txt": 1}, GOOD), ":9999", "columns found: txt", "no column 'text'"),
+    "type.jsonl": (jsonl(GOOD, {"text": [1]}, {"text": "b"}), ":2", "column 'text' holds list", "list, not text"),
+    "array.jsonl": (jsonl(GOOD, ["text"]), ":2", "expected a JSON object, found list", "not a JSON object"),
+    "digits.jsonl": (jsonl(GOOD) + b'{"text": ' + b"1" * 5000 + b"}\n", ":2", "not a JSON object", "not JSON"),
+    "deep.jsonl": (jsonl(GOOD) + b"[" * 100_000 + b"\n", ":2", "too deeply nested", "not JSON"),
+    "ragged.csv": (b"text,n\n" + TEXT.encode() + b",1\na\nb,2,3\nc,4\n", ":3", "1 fields under a header of 2", "wrong number of fields"),
+    "quotes.tsv": (b"text\tn\n" + TEXT.encode() + b'\t1\n"a"b\t2\nc\t3\n', ":3", "not a valid record", "not CSV"),
+    "open.csv": (b"text\n" + TEXT.encode() + b'\n"b\n', ":3", "close the quotes", "not CSV"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_f36_a_bad_row_is_named_or_skipped_and_counted(tmp_path: Path, name: str) -> None:
+    content, place, reason, kind = BAD_ROWS[name]
+    (tmp_path / name).write_bytes(content)
+    done = train_on(tmp_path / name, tmp_path)
+    assert done.code == 3
+    assert f"{tmp_path / name}{place}: " in done.err
+    assert reason in done.err
+    assert "data.on_bad_row: skip" in done.err
+    for cached in (False, True):
+        done = train_on(
+            tmp_path / name, tmp_path, "data.on_bad_row=skip", f"data.validation=[{{path: {json.dumps(str(tmp_path / name))}}}]"
+        )
+        assert done.code == 0, done.err
+        assert ("from the cache" in done.err) == cached
+        assert done.err.count("bad row") == 1, "told once, though training and validation both skip it"
+        assert f"{kind})" in done.err
+
+
+def test_f36_bad_rows_of_parquet_and_bad_text_files(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.parquet").write_bytes(parquet(tmp_path, [TEXT, None, "UTF-8 to spoil", "fine"]).replace(b"UTF-8", b"UTF\xff8"))
+    (tmp_path / "a" / "latin.txt").write_bytes(b"\xe9")
+    done = train_on(tmp_path / "a/one.parquet", tmp_path)
+    assert done.code == 3
+    assert "one.parquet:2: column 'text' holds null" in done.err
+    done = train_on(tmp_path / "a", tmp_path, "data.on_bad_row=skip")
+    assert done.code == 0, done.err
+    assert "3 bad rows skipped (2 not UTF-8, 1 null, not text)" in done.err
+
+
+def test_f36_where_every_row_is_bad_nothing_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl({"body": "a"}, {"body": "b"}))
+    done = train_on(tmp_path / "a.jsonl", tmp_path, "data.on_bad_row=skip")
+    assert done.code == 3
+    assert f"every row is bad; the first is {tmp_path}/a.jsonl:1: no column 'text'; columns found: body" in done.err
+
+
+# -------------------------------------------------------------------------------------------------- what no policy can skip
+
+
+def wide(encoding: str) -> bytes:
+    return TEXT.encode(encoding)
+
+
+DAMAGED = {
+    "empty.txt": (b"", "no rows"),
+    "empty.jsonl": (b"\n \n", "no rows"),
+    "empty.csv": (b"", "no rows"),
+    "header.csv": (b"text\n", "no rows"),
+    "empty.parquet": (b"", "damaged or no Parquet file"),
+    "blank.jsonl": (jsonl({"text": ""}), "no text"),
+    "16.txt": (wide("utf-16"), "this is UTF-16, by its first bytes; convert the file (iconv -f UTF-16 -t UTF-8)"),
+    "32.csv": (wide("utf-32"), "this is UTF-32"),
+    "header.tsv": (b"te\xffxt\n", "header.tsv:1: byte 2 (0xff) is not UTF-8"),
+    "column.csv": (b"body,n\na,1\n", "no column 'text'; columns found: body, n"),
+    "cut.txt.gz": (gzip.compress(TEXT.encode())[:-20], "damaged or cut gzip"),
+    "flipped.jsonl.gz": (gzip.compress(jsonl(GOOD)).replace(b"\0\0\0\0", b"\0\0\0\1")[:-6] + b"\1\2\3\4\5\6", "damaged or cut gzip"),
+    "plain.csv.gz": (b"text\na\n", "damaged or cut gzip"),
+    "text.parquet": (TEXT.encode(), "damaged or no Parquet file"),
+    "an object.json": (jsonl(GOOD), "name it .jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_f36_damaged_files_end_the_run(tmp_path: Path, name: str, policy: str) -> None:
+    content, reason = DAMAGED[name]
+    (tmp_path / name).write_bytes(content)
+    done = train_on(tmp_path / name, tmp_path, f"data.on_bad_row={policy}")
+    assert done.code == 3, done.err
+    assert name in done.err
+    assert reason in done.err
+
+
+@pytest.mark.parametrize("policy", ["error", "skip"])
+@pytest.mark.parametrize("damage", ["cut", "middle"])
+def test_f36_damage_in_the_middle_is_found_whatever_came_before(tmp_path: Path, policy: str, damage: str) -> None:
+    content = parquet(tmp_path, [f"{i} {TEXT}" for i in range(400)])
+    half = len(content) // 2
+    content = content[:half] if damage == "cut" else content[: half - 20_000] + bytes(40_000) + content[half + 20_000 :]
+    (tmp_path / "a.parquet").write_bytes(content)
+    done = train_on(tmp_path / "a.parquet", tmp_path, f"data.on_bad_row={policy}")
+    assert done.code == 3, done.err
+    assert "a.parquet: damaged" in done.err
+
+
+def test_f36_no_file_no_text_and_no_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "empty.jsonl").mkdir()
+    (tmp_path / "dangling.txt").symlink_to(tmp_path / "gone")
+    (tmp_path / "circle.txt").symlink_to(tmp_path / "circle.txt")
+    for path, reason in {
+        tmp_path / "pipe.txt": "device, pipe or socket",
+        "/dev/zero": "device, pipe or socket",
+        tmp_path / "empty.jsonl": "no text, jsonl, csv or parquet file in this folder",
+        tmp_path / "dangling.txt": "no such file",
+        tmp_path / "circle.txt": "no such file",
+        tmp_path / "a.txt/b": "no such file",
+        "x" * 5000: "File name too long",
+        "~nobody-of-this-name/a.txt": "no such user",
+    }.items():
+        done = train_on(path, tmp_path)
+        assert done.code == 3, done.err
+        assert reason in done.err
+
+
+@pytest.mark.parametrize("pattern", ["", "/**/*.txt", "/**"])
+def test_f36_links_that_lead_in_a_circle_do_not_hang(tmp_path: Path, pattern: str) -> None:
+    """Followed, these two links have 2^40 paths."""
+    folder = tmp_path / "corpus"
+    (folder / "below").mkdir(parents=True)
+    (folder / "below" / "a.txt").write_text(TEXT, encoding="utf-8")
+    os.mkfifo(folder / "pipe.txt")
+    for name in ("one", "two"):
+        (folder / "below" / name).symlink_to(folder)
+    done = train_on(f"{folder}{pattern}", tmp_path)
+    assert done.code == 0, done.err
+    assert ": 1 file, " in done.err
+
+
+# --------------------------------------------------------------------------------------------- enough text, and the right ids
+
+
+def test_f37_too_little_text_is_refused_with_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the cat", encoding="utf-8")
+    done = train_on(tmp_path / "a.txt", tmp_path)
+    assert done.code == 3
+    assert "tokens do not fill one row of 16 + 1; give more text, or set a smaller model.context_length" in done.err
+    (tmp_path / "b.txt").write_text(TEXT, encoding="utf-8")
+    done = train_on(tmp_path / "b.txt", tmp_path, "data.train.0.weight=1e-3")
+    assert done.code == 3
+    assert "weight 0.001 of" in done.err
+    assert "is no row at all" in done.err
+
+
+def test_f37_a_part_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    done = train_on(tmp_path / "a.txt", tmp_path, "data.validation=0.001")
+    assert done.code == 3
+    assert "a.txt: 1 file, 0.9 kB; held out part, 0.10% of the rows: no text in any row" in done.err
+    done = train_on(tmp_path / "a.txt", tmp_path, "data.validation=0.999")
+    assert done.code == 3
+    assert "a.txt: 1 file, 0.9 kB; train part, 0.10% of the rows: no text to train a tokenizer on" in done.err
+
+
+def test_f37_ids_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    done = train_on(tmp_path / "a.txt", tmp_path, "model.vocab_size=280")
+    assert done.code == 2, done.err  # found in the recipe
+    assert "tokenizer.vocab_size: 300 entries are more than model.vocab_size, which is 280" in done.err
+    assert train_on(tmp_path / "a.txt", tmp_path).code == 0
+    (model,) = (tmp_path / "runs").glob("*/checkpoints/step-000001")
+    done = train_on(tmp_path / "a.txt", tmp_path, f"tokenizer={{path: {json.dumps(str(model))}}}", "model.vocab_size=280")
+    assert done.code == 2, done.err
+    assert "model.vocab_size is 280, but the tokenizer has 300 entries" in done.err
+
+
+def test_f37_held_out_text_without_a_target_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "b.txt").write_text("a", encoding="utf-8")
+    words = ["tokenizer.add_bos=false", f"data.validation=[{{path: {json.dumps(str(tmp_path / 'b.txt'))}}}]", "evaluation.every=1"]
+    done = train_on(tmp_path / "a.txt", tmp_path, *words)
+    assert done.code == 3, done.err
+    assert "b.txt: nothing to score: of 1 texts none has a token that follows another" in done.err
+    assert not list((tmp_path / "runs").glob("*/checkpoints/*"))
+
+
+# ------------------------------------------------------------------------------------------------------ not the same text
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_f38_other_text_is_refused_on_resuming(tmp_path: Path, part: str) -> None:
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.txt").write_text(TEXT, encoding="utf-8")
+    recipe = write_recipe(tmp_path, tmp_path / "train.txt")
+    words = ["checkpoint.every=2", f"data.validation=[{{path: {json.dumps(str(tmp_path / 'validation.txt'))}}}]"]
+    assert pretrain(tmp_path / "run", recipe, *words, "training.steps=2").code == 0
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000002"
+    before = json.loads((checkpoint / "training_state" / "state.json").read_bytes())["data"]
+    (tmp_path / f"{part}.txt").write_text(TEXT.replace("cat", "cow"), encoding="utf-8")
+    done = pretrain(tmp_path / "run", recipe, *words, "training.steps=4", "--resume")
+    assert done.code == 3, done.err
+    assert f"the {part} text is not what this run was started with: its fingerprints were {before[part][0]} and are now " in done.err
+    (tmp_path / f"{part}.txt").write_text(TEXT, encoding="utf-8")
+    done = pretrain(tmp_path / "run", recipe, *words, "training.steps=4", "--resume")
+    assert done.code == 0, done.err
