@@ -53,6 +53,7 @@ class CodeCarbonProbe:
         for name in [name for name in os.environ if name.lower().startswith("codecarbon_")]:
             del os.environ[name]  # uploads, tokens and endpoints could be among them; what may be set is passed below
         os.environ["HOME"] = os.sep  # a broken ~/.codecarbon.config makes a tracker that never reads
+        _do_without_temporary_files()
         self._tracker = self._construct(settings)
         self._tracker.start()
         self.read()
@@ -96,7 +97,7 @@ class CodeCarbonProbe:
             gpu_ids=[] if visible is not None and visible.strip() in ("", "-1") else visible,  # CodeCarbon takes "" for all boards
             output_methods=[],
             output_handlers=[Handler()],
-            output_dir=tempfile.gettempdir(),
+            output_dir=os.sep,  # must exist; nothing is written there
             output_file="emissions.csv",
             on_csv_write="append",
             emissions_endpoint=False,
@@ -150,6 +151,14 @@ class LastError(logging.Handler):
         """Keep it; lines without an exception are advice that CodeCarbon gives on every start."""
         if record.exc_info and record.exc_info[1] is not None:
             self.last = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
+
+
+def _do_without_temporary_files() -> None:
+    """CodeCarbon asks for a folder of temporary files, for a lock that is not used here: on a full disk there is none."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = os.sep
 
 
 def _watts(value: Any) -> float | None:

@@ -1,0 +1,71 @@
+"""A package named codecarbon with a power of 36 W and a fault in one place; the sidecar finds it before the real one.
+
+What tfkit does with it is real: its own process, the thread in there, ledger, emissions.csv, warnings.
+"""
+
+from pathlib import Path
+
+POWER_W = 36.0
+G_PER_KWH = 100.0
+
+_PACKAGE = """
+import dataclasses, os, sys, time
+
+{import}
+
+POWER_W, G_PER_KWH = {power}, {intensity}
+
+
+@dataclasses.dataclass
+class EmissionsData:
+    duration: float
+    energy_consumed: float
+    cpu_energy: float
+    ram_energy: float
+    emissions: float
+    gpu_energy: float = 0.0
+    cpu_utilization_percent: float = 50.0
+    gpu_utilization_percent: float = 0.0
+    ram_utilization_percent: float = 25.0
+    ram_used_gb: float = 1.5
+    cpu_count: int = 2
+    gpu_count: int = 0
+
+
+class OfflineEmissionsTracker:
+    def __init__(self, *, output_handlers, **options):
+        self.handler, self.samples = output_handlers[0], 0
+        {constructor}
+
+    def start(self):
+        self.began = time.monotonic()
+        {start}
+
+    def flush(self):
+        self.samples += 1
+        seconds = time.monotonic() - self.began
+        kwh = POWER_W * seconds / 3.6e6
+        if self.samples > {good}:
+            {sample}
+        self.handler.out(EmissionsData(seconds, kwh, kwh / 4, kwh * 3 / 4, kwh * G_PER_KWH / 1000), None)
+        return kwh
+
+    def stop(self):
+        {stop}
+"""
+
+
+def write(folder: Path, good: int = 2, **faults: str) -> Path:
+    """The folder that holds the package. `faults`: code for import, constructor, start, sample or stop; `good` samples come first."""
+    package = folder / "codecarbon"
+    code = {place: faults.get(place, "pass") for place in ("import", "constructor", "start", "sample", "stop")}
+    for name, text in {
+        "__init__.py": _PACKAGE.format(**code, good=good, power=POWER_W, intensity=G_PER_KWH),
+        "output_methods/__init__.py": "",
+        "output_methods/base_output.py": "class BaseOutput: pass\n",
+        "core/__init__.py": "",
+        "core/cpu.py": "def is_rapl_available(): return False\n",
+    }.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text, encoding="utf-8")
+    return folder

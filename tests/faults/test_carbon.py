@@ -1,0 +1,593 @@
+"""Whatever the meter does, the run neither stops, nor waits, nor changes; and what was measured adds up."""
+
+import csv
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_codecarbon
+import psutil
+import pytest
+from fake_codecarbon import G_PER_KWH, POWER_W
+from tiny_runs import Done, Process, exact, hashes, kept, pretrain, strike, write_corpus, write_recipe
+
+from tfkit.carbon import Meter
+from tfkit.carbon.columns import installed_columns
+from tfkit.carbon.ledger import Attempt, LedgerReader
+from tfkit.objectives.causal_lm import CausalLM
+from tfkit.recipe.schema import CarbonSection
+
+STEPS = 12
+TICK = 0.5
+WH_PER_SECOND = POWER_W / 3600
+METERED = [f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_seconds: {TICK}}}"]
+COMMON = ["checkpoint={every: 4, keep: 3}", "model.dropout={embedding: 0.1, attention: 0.1, residual: 0.1}"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("carbon")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unmetered(base: Path) -> Path:
+    done = pretrain(base / "off", base / "tiny.yaml", *COMMON)
+    assert done.code == 0, done.err
+    assert json.loads((base / "off/run.json").read_text())["totals"]["carbon_status"] == "off"
+    return base / "off"
+
+
+def codecarbon(folder: Path, *, wait: bool = True, **faults: Any) -> Callable[[], None]:
+    """What to do in the process: put a fake CodeCarbon first; `wait` until it has started, or failed, before training begins."""
+    fake_codecarbon.write(folder / "fake", **faults)
+
+    def before() -> None:
+        sys.path.insert(0, str(folder / "fake"))
+        for name in [name for name in sys.modules if name.split(".")[0] == "codecarbon"]:
+            del sys.modules[name]
+        phase = Meter.phase
+
+        def after_its_start(meter: Meter, name: str, step: int | None = None) -> None:
+            deadline = time.monotonic() + 30
+            while wait and name == "train" and meter.reading().status == "starting" and time.monotonic() < deadline:
+                time.sleep(0.005)
+            phase(meter, name, step)
+
+        Meter.phase = after_its_start  # type: ignore[method-assign]
+
+    return before
+
+
+def both(*faults: Callable[[], None]) -> Callable[[], None]:
+    def before() -> None:
+        for fault in faults:
+            fault()
+
+    return before
+
+
+def slowly(seconds: float) -> Callable[[], None]:
+    """Each forward pass of training takes so much longer."""
+
+    def before() -> None:
+        loss = CausalLM.loss
+
+        def slow(self: CausalLM, model: Any, batch: Any) -> Any:
+            time.sleep(seconds)
+            return loss(self, model, batch)
+
+        CausalLM.loss = slow  # type: ignore[method-assign]
+
+    return before
+
+
+def metered(run: Path, base: Path, before: Callable[[], None], *words: str) -> Done:
+    return pretrain(run, base / "tiny.yaml", *COMMON, *METERED, "--json", *words, before=before)
+
+
+def assert_same(run: Path, unmetered: Path) -> None:
+    assert hashes(run, STEPS) == hashes(unmetered, STEPS)
+    assert exact(run) == exact(unmetered)
+
+
+def warnings_in(done: Done) -> list[str]:
+    return [line for line in done.err.splitlines() if line.startswith("warning:")]
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "emissions.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def ledgers(run: Path) -> list[Attempt]:
+    return LedgerReader(run / "carbon").attempts()
+
+
+def ticks(run: Path, attempt: int = 1) -> list[dict[str, Any]]:
+    lines = map(json.loads, (run / f"carbon/0-{attempt}.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line["kind"] == "tick"]
+
+
+def assert_adds_up(run: Path) -> None:
+    """emissions.csv is the ledger, row by row of whole rows."""
+    found = rows(run)
+    attempts = ledgers(run)
+    assert all(None not in row and None not in row.values() for row in found)
+    ours = [row for row in found if row["experiment_id"] in {attempt.header["run_id"] for attempt in attempts}]
+    assert sum(float(row["energy_consumed"]) * 1000 for row in ours) == pytest.approx(sum(each.sums["energy_wh"] for each in attempts))
+    assert sum(float(row["duration"]) for row in ours) == pytest.approx(sum(each.sums["seconds"] for each in attempts))
+
+
+def receipt(run: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    return document
+
+
+def ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def wait_for(condition: Callable[[], bool], timeout: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+# --------------------------------------------------------------------------------------------------------- it fails (F24)
+
+
+def test_f24_a_meter_that_works_changes_nothing(base: Path, unmetered: Path, tmp_path: Path) -> None:
+    done = metered(tmp_path / "run", base, codecarbon(tmp_path))
+    assert (done.code, warnings_in(done)) == (0, [])
+    assert_same(tmp_path / "run", unmetered)
+    result = json.loads(done.out)
+    assert result["carbon_status"] == "ok"
+    assert result["energy_kwh"] * 1000 == pytest.approx(ledgers(tmp_path / "run")[0].sums["energy_wh"])
+    assert result["energy_kwh"] * 1000 == pytest.approx(
+        sum(row.sums["seconds"] for row in ledgers(tmp_path / "run")) * WH_PER_SECOND, rel=0.1
+    )
+    assert {row["tracking_mode"] for row in rows(tmp_path / "run")} == {"machine"}
+    assert_adds_up(tmp_path / "run")
+
+
+RAISE = "raise RuntimeError('no meter here')"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"import": RAISE}, "no meter here"),
+        ({"import": "sys.exit(3)"}, "SystemExit"),
+        ({"constructor": RAISE}, "no meter here"),
+        ({"start": RAISE}, "no meter here"),
+        ({"sample": RAISE, "good": 0}, "no meter here"),
+        ({"sample": "return None", "good": 0}, "gave no reading"),
+    ],
+    ids=["import", "exit", "constructor", "start", "first sample", "nothing"],
+)
+def test_f24_without_a_reading_the_run_has_failed_to_be_metered_and_nothing_else(
+    base: Path, unmetered: Path, tmp_path: Path, fault: dict[str, Any], reason: str
+) -> None:
+    run = tmp_path / "run"
+    done = metered(run, base, codecarbon(tmp_path, **fault))
+    assert done.code == 0, done.err
+    assert_same(run, unmetered)
+    (warning,) = warnings_in(done)
+    assert reason in warning
+    result = json.loads(done.out)
+    assert (result["carbon_status"], result["energy_kwh"], result["emissions_g"]) == ("failed", None, None)
+    assert receipt(run)["totals"]["carbon_status"] == "failed"
+    assert {row["tracking_mode"] for row in rows(run)} == {"failed"}
+    assert_adds_up(run)
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [RAISE, "return None", "kwh = float('nan')", "kwh = -1.0", "kwh = None", "kwh = 0.0", "kwh = '?'", "sys.exit(3)"],
+    ids=["raises", "nothing", "nan", "negative", "none", "falls", "text", "exits"],
+)
+def test_f24_bad_samples_are_left_out_and_the_energy_is_a_lower_bound(base: Path, unmetered: Path, tmp_path: Path, sample: str) -> None:
+    run = tmp_path / "run"
+    done = metered(run, base, both(codecarbon(tmp_path, sample=sample), slowly(0.06)))
+    assert done.code == 0, done.err
+    assert_same(run, unmetered)
+    assert len(warnings_in(done)) == 1, done.err
+    result = json.loads(done.out)
+    assert result["carbon_status"] == receipt(run)["totals"]["carbon_status"] == "degraded"
+    assert 0 < result["energy_kwh"] * 1000 < sum(each.sums["seconds"] for each in ledgers(run)) * WH_PER_SECOND
+    assert {row["tracking_mode"] for row in rows(run)} == {"degraded"}
+    assert_adds_up(run)
+
+
+def test_f24_a_stop_that_raises_comes_after_the_last_reading(base: Path, unmetered: Path, tmp_path: Path) -> None:
+    done = metered(tmp_path / "run", base, codecarbon(tmp_path, stop=RAISE))
+    assert done.code == 0, done.err
+    assert_same(tmp_path / "run", unmetered)
+    assert json.loads(done.out)["carbon_status"] == "ok"
+
+
+# --------------------------------------------------------------------------------------------------------- it hangs (F25)
+
+
+def test_f25_a_minutes_hang_anywhere_costs_three_seconds_at_most(base: Path, unmetered: Path, tmp_path: Path) -> None:
+    """All at once: the five runs share the three seconds."""
+    places = ("import", "constructor", "start", "sample", "stop")
+
+    def started(place: str) -> Process:
+        folder = tmp_path / place
+        folder.mkdir()
+
+        def before() -> None:
+            codecarbon(folder, wait=place in ("sample", "stop"), **{place: "time.sleep(60)"})()
+            _measure_waits(folder / "waits.json")
+
+        words = ["pretrain", str(base / "tiny.yaml"), "--run", str(folder / "run"), "--threads", "1", "--json", *COMMON, *METERED]
+        return Process(folder, words, before)
+
+    runs = {place: started(place) for place in places}
+    for place, process in runs.items():
+        done, run = process.wait(), tmp_path / place / "run"
+        assert done.code == 0, done.err
+        assert_same(run, unmetered)
+        waits = json.loads((tmp_path / place / "waits.json").read_text())
+        assert waits["seconds"] < 3.5, (place, waits)  # of which the time-outs are 3
+        assert ended(waits["pid"]), place
+        expected = {"sample": "degraded", "stop": "ok"}.get(place, "failed")
+        assert json.loads(done.out)["carbon_status"] == expected
+        assert len(warnings_in(done)) == (expected != "ok"), done.err
+
+
+def _measure_waits(path: Path) -> None:
+    """Write how long the calls of the meter took, all together, and which process its sidecar was."""
+    total = [0.0]
+
+    def timed(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*positional: Any, **named: Any) -> Any:
+            began = time.monotonic()
+            try:
+                return method(*positional, **named)
+            finally:
+                total[0] += time.monotonic() - began
+
+        return call
+
+    stop = timed(Meter.stop)
+
+    def stop_and_write(meter: Meter) -> Any:
+        reading = stop(meter)
+        assert meter._process is not None
+        path.write_text(json.dumps({"seconds": total[0], "pid": meter._process.pid}))
+        return reading
+
+    for name in ("phase", "reading", "warning"):
+        setattr(Meter, name, timed(getattr(Meter, name)))
+    Meter.stop = stop_and_write  # type: ignore[assignment,method-assign]
+
+
+def test_f25_what_hangs_does_not_outlive_a_killed_run(base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["pretrain", str(base / "tiny.yaml"), "--run", str(run), "--threads", "1", *COMMON, *METERED]
+    process = Process(tmp_path, words, both(codecarbon(tmp_path, sample="time.sleep(60)"), slowly(60)))
+    wait_for(lambda: any(tick["phase"] == "tokenize" for tick in _written(run)))
+    (sidecar,) = psutil.Process(process.pid).children()
+    process.kill(signal.SIGKILL)
+    assert process.wait().code == -signal.SIGKILL
+    wait_for(lambda: ended(sidecar.pid), 10.0)
+    assert_adds_up(run)
+
+
+def _written(run: Path) -> list[dict[str, Any]]:
+    try:
+        return ticks(run)
+    except (OSError, ValueError):  # not yet, or a line that is being written
+        return []
+
+
+# --------------------------------------------------------------------------------------- signals, exits, noise (F26)
+
+NOISE = """
+import logging, signal, threading, warnings
+def interfere():
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        try:
+            signal.signal(number, signal.SIG_DFL)
+        except ValueError:
+            pass
+    print("NOISE", flush=True)
+    print("NOISE", file=sys.stderr, flush=True)
+    os.write(1, b"NOISE")
+    os.write(2, b"NOISE")
+    os.system("echo NOISE; echo NOISE >&2")
+    logging.error("NOISE")
+    warnings.warn("NOISE")
+    sys.exit(3)
+threading.Thread(target=interfere).start()
+interfere_here = lambda: [print("NOISE"), logging.error("NOISE")]
+interfere_here()
+"""
+
+
+def test_f26_handlers_exits_and_noise_of_codecarbon_stay_in_its_process(base: Path, unmetered: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = metered(run, base, both(codecarbon(tmp_path, **{"import": NOISE}), strike(signal.SIGTERM, 6)))
+    assert done.code == 128 + signal.SIGTERM, done.err
+    assert kept(run) == ["step-000004", "step-000006"]
+    assert "NOISE" not in done.out + done.err
+    assert warnings_in(done) == []
+    done = metered(run, base, codecarbon(tmp_path, **{"import": NOISE}), "--resume")
+    assert done.code == 0, done.err
+    assert_same(run, unmetered)
+    assert_adds_up(run)
+
+
+def test_f26_an_exit_of_the_whole_process_from_a_thread_is_one_warning(base: Path, unmetered: Path, tmp_path: Path) -> None:
+    """The run is told to stop afterwards, and resumed with a CodeCarbon that works."""
+    run = tmp_path / "run"
+    fault = codecarbon(tmp_path, sample="import threading; threading.Thread(target=os._exit, args=(7,)).start(); time.sleep(1)")
+    done = metered(run, base, both(fault, slowly(0.05), strike(signal.SIGTERM, 9)))
+    assert done.code == 128 + signal.SIGTERM, done.err
+    (warning,) = warnings_in(done)
+    assert "ended early" in warning
+    done = metered(run, base, codecarbon(tmp_path), "--resume")
+    assert (done.code, warnings_in(done)) == (0, [])
+    assert_same(run, unmetered)
+    assert_adds_up(run)
+
+
+def test_f26_a_sidecar_that_is_killed_is_one_warning(base: Path, unmetered: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def killed_in_step_5() -> None:
+        loss, calls = CausalLM.loss, [0]
+
+        def kill(self: CausalLM, model: Any, batch: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == 5:
+                (sidecar,) = psutil.Process().children()
+                sidecar.kill()
+                sidecar.wait(10)
+            return loss(self, model, batch)
+
+        CausalLM.loss = kill  # type: ignore[method-assign]
+
+    done = metered(run, base, both(codecarbon(tmp_path), killed_in_step_5))
+    assert done.code == 0, done.err
+    assert_same(run, unmetered)
+    (warning,) = warnings_in(done)
+    assert "ended early" in warning
+    assert json.loads(done.out)["carbon_status"] in ("degraded", "failed")
+
+
+# ------------------------------------------------------------------------------------------------- emissions.csv (F27)
+
+FAILING_FILES = """
+import errno, stat
+write, replace = os.write, os.replace
+
+def failing_write(descriptor, data):
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        fail()
+    return write(descriptor, data)
+
+def fail(*arguments):
+    raise OSError(errno.{0}, os.strerror(errno.{0}))
+
+os.write, os.replace = failing_write, fail
+"""
+FOREIGN = b"run_id,emissions\r\nsomebody,1\r\n"
+
+
+@pytest.mark.parametrize("state", ["another header", "empty", "torn", "locked", "read-only", "gone"])
+def test_f27_whatever_stands_in_emissions_csv_no_row_is_lost(base: Path, unmetered: Path, tmp_path: Path, state: str) -> None:
+    """Stopped by a signal, then the file is changed, then the run goes on."""
+    run = tmp_path / "run"
+    done = metered(run, base, both(codecarbon(tmp_path), strike(signal.SIGTERM, 5)))
+    assert done.code == 128 + signal.SIGTERM, done.err
+    path = run / "emissions.csv"
+    theirs = ",".join("theirs" if name == "run_id" else "1" for name in installed_columns()) + "\n"
+    path.write_text(path.read_text() + theirs)
+    old = path.read_bytes()
+    holder = None
+    if state == "another header":
+        path.write_bytes(FOREIGN)
+    elif state == "empty":
+        path.write_bytes(b"")
+    elif state == "torn":
+        path.write_bytes(old + theirs[:9].encode())
+    elif state == "locked":
+        import fcntl
+
+        holder = path.open("a")
+        fcntl.flock(holder, fcntl.LOCK_EX)
+    elif state == "read-only":
+        path.chmod(0o444)
+    else:
+        path.unlink()
+    changed = path.read_bytes() if path.exists() else b""
+    done = metered(run, base, codecarbon(tmp_path), "--resume")
+    if holder:
+        holder.close()
+    assert (done.code, warnings_in(done)) == (0, [])
+    assert_same(run, unmetered)
+    assert len(ledgers(run)) == 2
+    assert_adds_up(run)
+    assert any(row["run_id"] == "theirs" for row in rows(run)) == (state in ("torn", "locked", "read-only"))
+    backups = [backup.read_bytes() for backup in run.glob("emissions.csv*.bak")]
+    assert backups == ([changed] if state in ("another header", "empty", "torn") else [])
+
+
+def test_f27_a_folder_that_may_not_be_written_is_one_warning(base: Path, unmetered: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = metered(run, base, codecarbon(tmp_path, **{"import": FAILING_FILES.format("EACCES")}))
+    assert done.code == 0, done.err
+    assert_same(run, unmetered)
+    (warning,) = warnings_in(done)
+    assert "could not be written" in warning
+
+
+def test_f27_eight_writers_lose_no_row_and_tear_none(base: Path, unmetered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run, and seven more sidecars, as other nodes would have them, that write all the time."""
+    run = tmp_path / "run"
+    words = ["pretrain", str(base / "tiny.yaml"), "--run", str(run), "--threads", "1", "--json", *COMMON, *METERED]
+    process = Process(tmp_path, words, both(codecarbon(tmp_path), slowly(0.25)))
+    wait_for(lambda: bool(kept(run)))
+    monkeypatch.syspath_prepend(str(tmp_path / "fake"))
+    section, others = CarbonSection(intensity_g_per_kwh=G_PER_KWH, every_seconds=TICK), []
+    for node in range(1, 8):
+        monkeypatch.setenv("GROUP_RANK", str(node))
+        others.append(Meter.start(section, folder=run, run_id="others", attempt=1, project="p"))
+    while not ended(process.pid):
+        for other in others:
+            other.phase(random.choice(["train", "evaluate"]))
+        time.sleep(0.2)
+    done = process.wait()
+    assert (done.code, warnings_in(done)) == (0, [])
+    assert_same(run, unmetered)
+    finals = [other.stop(20.0) for other in others]
+    assert [other.warning() for other in others] == [None] * 7
+    assert all(final.energy_wh > 0 for final in finals)
+    assert len(ledgers(run)) == 8
+    assert_adds_up(run)
+
+
+# ------------------------------------------------------------------------------------------------ a failing disk (F16)
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
+def test_f16_a_failing_disk_for_the_ledger_is_one_warning(base: Path, unmetered: Path, tmp_path: Path, error: str) -> None:
+    run = tmp_path / "run"
+    done = metered(run, base, both(codecarbon(tmp_path, **{"import": FAILING_FILES.format(error)}), slowly(0.1)))
+    assert done.code == 0, done.err
+    assert_same(run, unmetered)
+    (warning,) = warnings_in(done)
+    assert os.strerror(getattr(__import__("errno"), error)) in warning
+    result = json.loads(done.out)
+    assert result["carbon_status"] == "ok"
+    assert result["energy_kwh"] * 1000 > 0.5 * WH_PER_SECOND
+
+
+def test_f16_a_disk_that_has_room_again_gets_the_whole_ledger(base: Path, unmetered: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    passing = FAILING_FILES.format("ENOSPC") + "\nimport threading\n" + "threading.Timer(0.4, lambda: restore()).start()\n"
+    passing += "def restore():\n    os.write, os.replace = write, replace\n"
+    done = metered(run, base, both(codecarbon(tmp_path, **{"import": passing}), slowly(0.1)))
+    assert done.code == 0, done.err
+    assert_same(run, unmetered)
+    assert len(warnings_in(done)) == 1
+    (attempt,) = ledgers(run)
+    assert set(attempt.phases) == {"setup", "tokenize", "train", "checkpoint", "evaluate"}
+    assert [mark.step for mark in attempt.marks] == [0, 4, 8, 12]
+    assert json.loads(done.out)["energy_kwh"] * 1000 == pytest.approx(attempt.sums["energy_wh"])
+    assert_adds_up(run)
+
+
+# ------------------------------------------------------------------------------------------------------ the clock (F46)
+
+CLOCK = """
+import time
+real_time, changed_at = time.time, time.monotonic() + {after}
+time.time = lambda: real_time() + ({seconds} if time.monotonic() > changed_at else 0)
+"""
+
+
+def zone(name: str) -> Callable[[], None]:
+    def before() -> None:
+        os.environ["TZ"] = name
+        time.tzset()
+
+    return before
+
+
+def _zone_that_changes_in(seconds: float) -> str:
+    """An hour's summer time begins then, as a POSIX time zone."""
+    then = time.gmtime(time.time() + seconds)
+    return f"STD0DST,{then.tm_yday - 1}/{then.tm_hour}:{then.tm_min}:{then.tm_sec},{(then.tm_yday + 30) % 365}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: exec(CLOCK.format(after=0.3, seconds=-3600), {}),
+        lambda: exec(CLOCK.format(after=0, seconds=-50), {}),  # so that between the trainer and its sidecar it is set forward
+        zone("Nowhere/Land"),
+        zone(":/no/such/file"),
+        lambda: zone(_zone_that_changes_in(1.0))(),
+    ],
+    ids=["back an hour", "forward between the processes", "unknown zone", "no zone data", "summer time"],
+)
+def test_f46_durations_do_not_follow_the_clock(base: Path, unmetered: Path, tmp_path: Path, change: Callable[[], None]) -> None:
+    run, began = tmp_path / "run", time.monotonic()
+    sidecar = {"import": CLOCK.format(after=0.6, seconds=-3600)} if change.__name__ == "<lambda>" else {}
+    done = metered(run, base, both(codecarbon(tmp_path, **sidecar), slowly(0.1), change))
+    lasted = time.monotonic() - began
+    assert (done.code, warnings_in(done)) == (0, [])
+    assert_same(run, unmetered)
+    seconds = [tick["seconds"] for tick in ticks(run)]
+    assert seconds == sorted(seconds)
+    assert 1.2 < seconds[-1] < lasted
+    (attempt,) = receipt(run)["attempts"]
+    assert 1.2 < attempt["seconds"] < lasted
+    assert 1.2 < json.loads(done.out)["seconds"] < lasted
+    assert json.loads(done.out)["energy_kwh"] * 1000 == pytest.approx(seconds[-1] * WH_PER_SECOND, abs=0.2 * WH_PER_SECOND)
+    assert all(float(row["duration"]) >= 0 for row in rows(run))
+    assert_adds_up(run)
+
+
+# ----------------------------------------------------------------------------------------------------- it all adds up
+
+
+def test_f02_f40_the_ledger_of_a_run_that_is_killed_twice_adds_up(base: Path, unmetered: Path, tmp_path: Path) -> None:
+    """Power times time, to a tick an attempt; what was done again is in it, and shows."""
+    run, moments = tmp_path / "run", []
+    words = ["pretrain", str(base / "tiny.yaml"), "--run", str(run), "--threads", "1", "--json", *COMMON, *METERED]
+    chance = random.Random(7)
+    for attempt in (1, 2):
+        fault = both(codecarbon(tmp_path), slowly(0.1), lambda: _note_start(tmp_path / "began"))
+        process = Process(tmp_path, [*words, *(["--resume"] if attempt > 1 else [])], fault)
+        wait_for(lambda saved=4 * attempt: f"step-{saved:06d}" in kept(run))
+        time.sleep(chance.uniform(0.05, 0.3))
+        (sidecar,) = psutil.Process(process.pid).children()
+        killed = time.monotonic()
+        process.kill(signal.SIGKILL)
+        assert process.wait().code == -signal.SIGKILL
+        saved_at = (run / f"checkpoints/step-{4 * attempt:06d}").stat().st_mtime
+        moments.append((killed - float((tmp_path / "began").read_text()), time.time() - (time.monotonic() - killed) - saved_at))
+        wait_for(lambda pid=sidecar.pid: ended(pid))
+    done = metered(run, base, codecarbon(tmp_path), "--resume")
+    assert (done.code, warnings_in(done)) == (0, [])
+    assert_same(run, unmetered)
+    attempts = ledgers(run)
+    assert len(attempts) == 3
+    for attempt, (lived, _) in zip(attempts[:2], moments, strict=True):
+        assert attempt.sums["energy_wh"] == pytest.approx(attempt.sums["seconds"] * WH_PER_SECOND, abs=0.2 * WH_PER_SECOND)
+        assert lived - TICK < attempt.sums["seconds"] < lived + TICK + 1.0  # it reads once more when it sees that the run is gone
+    assert_adds_up(run)
+    totals = receipt(run)["totals"]
+    assert totals["energy_kwh"] * 1000 == pytest.approx(sum(attempt.sums["energy_wh"] for attempt in attempts))
+    assert totals["carbon_status"] == "ok"
+    lost = sum(after_saving for _, after_saving in moments)
+    assert lost - 2 * TICK < totals["rework_seconds"] < lost + 2 * (TICK + 1.0)
+    assert totals["rework_kwh"] * 1000 == pytest.approx(totals["rework_seconds"] * WH_PER_SECOND, abs=0.2 * WH_PER_SECOND)
+    assert 0 < totals["rework_kwh"] < totals["energy_kwh"]
+
+
+def _note_start(path: Path) -> None:
+    start = Meter._launch
+
+    def noted(*arguments: Any) -> None:
+        path.write_text(str(time.monotonic()))
+        start(*arguments)
+
+    Meter._launch = noted  # type: ignore[method-assign]
