@@ -23,7 +23,7 @@ from tfkit.tokenizer import Backend, Tokenizer, load_tokenizer
 
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _LONGEST_CONTEXT = 1 << 31  # tokens
-_MOST_PROBLEMS = 40
+_MOST_LINES = 20  # of one kind of difference
 _TRAINING_STATE = "training_state/"
 
 
@@ -127,17 +127,21 @@ def _check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Pa
 def _check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
     """Raise ModelError, listing every missing, unexpected, misshapen and mistyped tensor under the name that it has in the file."""
     found = {name: weight.stored.shape for name, weight in weights.items()}
-    problems = [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found]
-    problems += [f"unexpected: {name} {shape}" for name, shape in found.items() if name not in expected]
-    problems += [
-        f"misshapen: {name} {found[name]} instead of {shape}" for name, shape in expected.items() if found.get(name, shape) != shape
-    ]
     types = {name: weight.stored.dtype for name, weight in weights.items()}
-    problems += [f"mistyped: {name} {dtype}, not one of {', '.join(_FLOATS)}" for name, dtype in types.items() if dtype not in _FLOATS]
-    if len(problems) > _MOST_PROBLEMS:
-        problems[_MOST_PROBLEMS:] = [f"and {len(problems) - _MOST_PROBLEMS:,} more"]
+    kinds = [
+        [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found],
+        [f"unexpected: {name} {shape}" for name, shape in found.items() if name not in expected],
+        [f"misshapen: {name} {found[name]} instead of {shape}" for name, shape in expected.items() if found.get(name, shape) != shape],
+        [f"mistyped: {name} {dtype}, not one of {', '.join(_FLOATS)}" for name, dtype in types.items() if dtype not in _FLOATS],
+    ]
+    problems = [line for kind in kinds for line in _shortened(kind)]
     if problems:
         raise ModelError(f"{folder}: the weights do not fit config.json:\n  " + "\n  ".join(problems))
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    more = len(lines) - _MOST_LINES
+    return [*lines[:_MOST_LINES], f"and {more:,} more"] if more > 0 else lines
 
 
 def _fill(config: ModelConfig, tensors: Tensors) -> Transformer:

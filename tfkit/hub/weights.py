@@ -55,9 +55,9 @@ def read_weights(weights: Mapping[str, Weight]) -> Tensors:
 
 def _find_shards(folder: Path, index: Path) -> dict[str, Weight]:
     weight_map = _read_weight_map(index)
+    shards = {shard: find_file(folder, shard) for shard in sorted(set(weight_map.values()))}
     weights: dict[str, Weight] = {}
-    for shard in sorted(set(weight_map.values())):
-        path = find_file(folder, shard)
+    for shard, path in shards.items():
         if path is None:
             raise ModelError(f"{folder / shard}: there is no such file, but {_INDEX} names it; copy the folder again")
         for name, stored in read_header(path).items():

@@ -1,0 +1,91 @@
+"""Makes the hostile files that tests hand to the program. Nothing here is dangerous to read: the pickles only create an empty file."""
+
+import io
+import json
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MAX_HEADER = 16 << 20
+
+
+def safetensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
+    """A file with this header (JSON, or bytes as they stand), which tells its own length unless `length` lies about it."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def tensor(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+# name: what the file holds, and what must stand in the refusal.
+SAFETENSORS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (lambda: b"", "too short"),
+    "seven bytes": (lambda: b"\1\0\0\0\0\0\0", "too short"),
+    "length 2^63": (lambda: safetensors({}, length=1 << 63), "a header of 9,223,372,036,854,775,808 bytes"),
+    "length 2^64 - 1": (lambda: safetensors({}, length=(1 << 64) - 1), "a header of"),
+    "length beyond the file": (lambda: safetensors({}, length=1000), "ends beyond the file"),
+    "100 MB of JSON": (lambda: safetensors(b" " * 100_000_000), "a header of 100,000,000 bytes"),
+    "a million keys": (lambda: safetensors(b"{" + b",".join(b'"%d":0' % i for i in range(10**6)) + b"}"), "more than 100,000 tensors"),
+    "16 MB of lists": (lambda: safetensors(b'{"a":[' + b"[]," * 5_000_000 + b"[]]}"), "more than 100,000 tensors"),
+    "16 MB of digits": (lambda: safetensors(b'{"a":' + b"9" * 16_000_000 + b"}"), "not strict JSON"),
+    "nested deeply": (lambda: safetensors(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"), "not strict JSON (nested too deeply)"),
+    "no JSON": (lambda: safetensors(b"{'a': 1}"), "not strict JSON"),
+    "no object": (lambda: safetensors([]), "not a JSON object"),
+    "no UTF-8": (lambda: safetensors(b'{"\xff": 1}'), "not strict JSON"),
+    "not a number": (lambda: safetensors(b'{"a": NaN}'), "not strict JSON"),
+    "a name twice": (lambda: safetensors(b'{"a": {}, "a": {}}'), "a key stands twice"),
+    "metadata of numbers": (lambda: safetensors({"__metadata__": {"format": 1}}), "__metadata__"),
+    "overlapping": (lambda: safetensors({"a": tensor(), "b": tensor(offsets=(4, 12))}, bytes(12)), "tensor 'b' begins at byte 4"),
+    "a gap": (lambda: safetensors({"a": tensor(), "b": tensor(offsets=(12, 20))}, bytes(20)), "tensor 'b' begins at byte 12"),
+    "the same bytes twice": (lambda: safetensors({"a": tensor(), "b": tensor()}, bytes(8)), "tensor 'b' begins at byte 0"),
+    "backwards": (lambda: safetensors({"a": tensor(offsets=(8, 0))}, bytes(8)), "tensor 'a' of F32"),
+    "data cut off": (lambda: safetensors({"a": tensor()}, bytes(7)), "end at byte 8 of 7"),
+    "data left over": (lambda: safetensors({"a": tensor()}, bytes(9)), "end at byte 8 of 9"),
+    "an unknown dtype": (lambda: safetensors({"a": tensor("F33")}, bytes(8)), "tensor 'a' has the unknown dtype 'F33'"),
+    "a dtype of another size": (lambda: safetensors({"a": tensor("F64")}, bytes(8)), "tensor 'a' of F64"),
+    "a dtype that is a list": (lambda: safetensors({"a": tensor([])}, bytes(8)), "tensor 'a' has the unknown dtype"),
+    "a negative shape": (lambda: safetensors({"a": tensor(shape=(-1, -2))}, bytes(8)), "the shape of tensor 'a'"),
+    "a shape of true": (lambda: safetensors({"a": tensor(shape=(True, 2))}, bytes(8)), "the shape of tensor 'a'"),
+    "a shape of 2.0": (lambda: safetensors({"a": tensor(shape=(2.0,))}, bytes(8)), "the shape of tensor 'a'"),
+    "a shape that overflows": (lambda: safetensors({"a": tensor(shape=(1 << 32, 1 << 32, 2))}, bytes(8)), "tensor 'a' of F32"),
+    "a shape of 10^30": (lambda: safetensors({"a": tensor(shape=(10**30,))}, bytes(8)), "the shape of tensor 'a'"),
+    "nine dimensions": (lambda: safetensors({"a": tensor(shape=(1,) * 8 + (2,))}, bytes(8)), "the shape of tensor 'a'"),
+    "one offset": (lambda: safetensors({"a": tensor(offsets=(8,))}, bytes(8)), "the data_offsets of tensor 'a'"),
+    "no offsets": (lambda: safetensors({"a": {"dtype": "F32", "shape": [2]}}, bytes(8)), "tensor 'a' is not told by"),
+    "a field too many": (lambda: safetensors({"a": tensor() | {"code": "x"}}, bytes(8)), "tensor 'a' is not told by"),
+    "a tensor that is a number": (lambda: safetensors({"a": 3}, bytes(8)), "tensor 'a' is not told by"),
+    "a name of 1 MB": (lambda: safetensors({"a" * 10**6: tensor()}, bytes(8)), "is too long"),
+    "a name that moves the cursor": (lambda: safetensors({"\x1b[2J": tensor()}, bytes(8)), "not printable"),
+}
+
+
+class Canary:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def zipped_pickle(canary: Path) -> bytes:
+    """What torch.save writes, with code in it."""
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.zeros(2), "code": Canary(canary)}, buffer)
+    return buffer.getvalue()
+
+
+# How a pickle can look; each creates `canary` when it is opened.
+PICKLES: dict[str, Callable[[Path], bytes]] = {
+    "zip": zipped_pickle,
+    "protocol 0": lambda canary: pickle.dumps(Canary(canary), 0),
+    "protocol 2": lambda canary: pickle.dumps(Canary(canary), 2),
+    "protocol 5": lambda canary: pickle.dumps(Canary(canary), 5),
+}

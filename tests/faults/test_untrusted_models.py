@@ -1,0 +1,336 @@
+"""Model folders that come from anyone, damaged, hostile or of something else: exit 4, in little memory, and no code runs."""
+
+import json
+import os
+import pickle
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attacks.hostile_files import PICKLES, SAFETENSORS
+from safetensors.torch import load_file, save_file
+from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
+
+from tfkit.families import PRESETS
+from tfkit.hub import save_model
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import build
+from tfkit.run.manifest import write_manifest
+from tfkit.tokenizer import train_byte_bpe
+
+FAMILIES = {"gpt2": "gpt2", "llama": "llama-7b"}
+MEMORY = 200 << 20  # bytes that a refusal may take
+SECONDS = 5.0  # it takes some 0.05
+TINY: dict[str, Any] = {"context_length": 32, "decoder_layers": 2, "dim": 16, "num_heads": 2, "hidden_dim": 24}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete checkpoint of each family, under the family's name."""
+    root = tmp_path_factory.mktemp("models")
+    for family, preset in FAMILIES.items():
+        (root / family).mkdir()
+        tokenizer = train_byte_bpe(["the cat sat on the mat. " * 40], 280, add_bos=True)
+        config = ModelConfig.model_validate(PRESETS[preset][1] | TINY | {"vocab_size": tokenizer.size, "init": {"std": 0.3}})
+        save_model(root / family, config, build(config, seed=1).state_dict(), tokenizer)
+        (root / family / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+        write_manifest(root / family)
+    return root
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(models: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A folder to damage, without a manifest: as if from elsewhere."""
+    return copy(models, tmp_path, request.param)
+
+
+def copy(models: Path, place: Path, family: str = "gpt2") -> Path:
+    path = Path(shutil.copytree(models / family, place / "model"))
+    (path / "manifest.json").unlink()
+    return path
+
+
+def limit_memory(size: int = MEMORY) -> None:
+    """From here on this process may allocate so many bytes more."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    now = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmData"))
+    resource.setrlimit(resource.RLIMIT_DATA, (now + size, now + size))
+
+
+def generate(folder: Path, before: Callable[[], object] = limit_memory) -> Done:
+    words = ["generate", "--from", str(folder), "--prompt", "the", "--max-new-tokens", "4", "--threads", "1", "carbon.enabled=false"]
+    return Process(folder.parent, words, before).wait()
+
+
+def assert_refused(folder: Path, *messages: str) -> str:
+    """Exit 4 in little time and memory, with one message and nothing on stdout."""
+    began = time.monotonic()
+    done = generate(folder)
+    assert done.code == 4, done.err
+    assert time.monotonic() - began < SECONDS
+    assert done.out == ""
+    for message in messages:
+        assert message in done.err
+    return done.err
+
+
+def edit_json(path: Path, change: Callable[[Any], object]) -> None:
+    document = json.loads(path.read_bytes())
+    change(document)
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {"format": "pt"})
+
+
+def write_shards(folder: Path) -> Path:
+    """model.safetensors as two shards; gives the index."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    weight_map = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(tensors)}
+    for shard in set(weight_map.values()):
+        save_file({name: tensors[name] for name in tensors if weight_map[name] == shard}, folder / shard, {"format": "pt"})
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}), encoding="utf-8")
+    return index
+
+
+# -------------------------------------------------------------------------------------------------------------------- weights
+
+
+def test_f12_f13_f14_what_is_whole_is_taken(folder: Path) -> None:
+    """The refusals below are not for want of memory, or of something else."""
+    assert generate(folder).code == 0
+    write_shards(folder)
+    assert generate(folder).code == 0
+
+
+@pytest.mark.parametrize("attack", SAFETENSORS)
+def test_f12_hostile_headers(models: Path, tmp_path: Path, attack: str) -> None:
+    path = copy(models, tmp_path) / "model.safetensors"
+    make, message = SAFETENSORS[attack]
+    path.write_bytes(make())
+    error = assert_refused(path.parent, str(path), message)
+    assert len(error) < 1000
+
+
+def test_f12_a_header_of_100_mb_is_not_read(models: Path, tmp_path: Path) -> None:
+    """Refused by its length alone: its bytes are not looked at."""
+    folder = copy(models, tmp_path)
+
+    (folder / "model.safetensors").write_bytes(SAFETENSORS["100 MB of JSON"][0]())
+    done = generate(folder, lambda: limit_memory(50 << 20))
+    assert done.code == 4, done.err
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+def test_f13_the_canaries_are_alive(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(PICKLES[kind](tmp_path / "canary"))
+    if kind == "zip":
+        torch.load(path, weights_only=False)
+    else:
+        pickle.loads(path.read_bytes())
+    assert (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.pt", "model.pth", "last.ckpt"])
+def test_f13_pickles_are_refused_and_their_code_does_not_run(models: Path, tmp_path: Path, name: str, kind: str) -> None:
+    folder = copy(models, tmp_path)
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(PICKLES[kind](tmp_path / "canary"))
+    if name.endswith(".safetensors"):
+        assert_refused(folder, str(folder / name), "is not a readable safetensors file")
+    else:
+        assert_refused(folder, f"{name}: is a pickle, which can run code", "save_pretrained")
+        assert_refused(folder / name, f"{name}: is a pickle, which can run code")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_f13_a_training_state_that_is_a_pickle(tmp_path: Path) -> None:
+    """Under a manifest that agrees with it, as whoever hands on a run can write one."""
+    run = tmp_path / "run"
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    words = ["training.steps=2", "checkpoint={every: 1, keep: 1}", "evaluation={every: 2}"]
+    assert pretrain(run, recipe, *words).code == 0
+    checkpoint = run / "checkpoints" / "step-000002"
+    (checkpoint / "training_state" / "optimizer.safetensors").write_bytes(PICKLES["zip"](tmp_path / "canary"))
+    write_manifest(checkpoint)
+    done = pretrain(run, recipe, *words, "training.steps=3", "--resume")
+    assert done.code == 4, done.err
+    assert "optimizer.safetensors: is not a readable safetensors file: it is a zip file" in done.err
+    assert not (tmp_path / "canary").exists()
+
+
+def test_f14_every_difference_is_listed(folder: Path) -> None:
+    names = list(load_file(folder / "model.safetensors"))
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[names[1]]
+        tensors["stranger"] = torch.zeros(3)
+        tensors[names[2]] = torch.zeros(7, 7)
+        tensors[names[3]] = tensors[names[3]].to(torch.int64)
+
+    edit_weights(folder, change)
+    assert_refused(
+        folder, f"missing: {names[1]} (", "unexpected: stranger (3,)", f"misshapen: {names[2]} (7, 7)", f"mistyped: {names[3]} I64"
+    )
+
+
+def test_f14_another_familys_weights(models: Path, tmp_path: Path) -> None:
+    folder = copy(models, tmp_path)
+    shutil.copy(models / "llama" / "model.safetensors", folder)
+    assert_refused(folder, "missing: transformer.wpe.weight", "unexpected: model.norm.weight")
+
+
+def test_f14_ten_thousand_layers_of_which_the_header_names_one_tensor_each(models: Path, tmp_path: Path) -> None:
+    """No block is built for them, and the differences are not listed one by one."""
+    folder = copy(models, tmp_path)
+    edit_json(folder / "config.json", lambda config: config.update(n_layer=10_000))
+    bias = torch.zeros(0)
+    edit_weights(folder, lambda tensors: tensors.update({f"transformer.h.{i}.ln_1.bias": bias for i in range(2, 10_000)}))
+    error = assert_refused(
+        folder, "missing: transformer.h.2.ln_1.weight (16,)", "and 109,958 more", "misshapen: transformer.h.2.ln_1.bias (0,)"
+    )
+    assert len(error.splitlines()) < 50
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda names: names.update({next(iter(names)): "../model.safetensors"}), "does not map each tensor to a file of this folder"),
+        (lambda names: names.update({next(iter(names)): "/etc/passwd"}), "does not map each tensor to a file of this folder"),
+        (lambda names: names.update({next(iter(names)): "pytorch_model.bin"}), "does not map each tensor to a file of this folder"),
+        (lambda names: names.update(stranger="model-.safetensors"), "model-.safetensors: there is no such file"),
+        (lambda names: names.update({next(iter(names)): "model-1.safetensors"}), "but model.safetensors.index.json places it in"),
+        (lambda names: names.pop(next(iter(names))), "but model.safetensors.index.json does not know it"),
+        (lambda names: names.update(stranger="model-1.safetensors"), "model-1.safetensors: has no tensor 'stranger'"),
+    ],
+)
+def test_f14_f34_an_index_that_disagrees_with_its_shards(folder: Path, change: Callable[[Any], object], message: str) -> None:
+    edit_json(write_shards(folder), lambda index: change(index["weight_map"]))
+    assert_refused(folder, message)
+
+
+def test_f14_a_tensor_in_two_shards(folder: Path) -> None:
+    write_shards(folder)
+    first, second = (load_file(folder / f"model-{i}.safetensors") for i in range(2))
+    save_file(first | dict(list(second.items())[:1]), folder / "model-0.safetensors", {"format": "pt"})
+    assert_refused(folder, "model-0.safetensors: holds the tensor", "places it in model-1.safetensors")
+
+
+# ------------------------------------------------------------------------------------------------------- links and other files
+
+
+@pytest.mark.parametrize("name", ["config.json", "tfkit.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("kind", ["link out", "link to nothing", "link to itself", "folder", "pipe"])
+def test_f34_files_that_are_links_folders_or_pipes(models: Path, tmp_path: Path, name: str, kind: str) -> None:
+    path = copy(models, tmp_path) / name
+    outside = shutil.move(path, tmp_path / "outside")
+    match kind:
+        case "link out":
+            path.symlink_to(outside)
+        case "link to nothing":
+            path.symlink_to(tmp_path / "nothing")
+        case "link to itself":
+            path.symlink_to(path)
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+    assert_refused(path.parent, name)
+
+
+def test_f34_links_inside_the_folder_and_the_hubs_cache_are_followed(models: Path, tmp_path: Path) -> None:
+    folder = copy(models, tmp_path)
+    (folder / "model.safetensors").rename(folder / "weights")
+    (folder / "model.safetensors").symlink_to("weights")
+    assert generate(folder).code == 0
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0123"
+    shutil.copytree(models / "gpt2", blobs)
+    snapshot.mkdir(parents=True)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(Path("..", "..", "blobs", path.name))
+    assert generate(snapshot).code == 0
+
+
+def test_f09_f11_generate_checks_sizes_against_the_manifest(models: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models / "gpt2", tmp_path / "model"))
+    assert generate(folder).code == 0
+    template, weights = folder / "chat_template.jinja", folder / "model.safetensors"
+    template.write_text("{{ messages }} ", encoding="utf-8")
+    assert_refused(folder, f"{template}: 15 bytes, where the checkpoint had 14")
+    template.unlink()
+    assert_refused(folder, f"{template}: missing, but manifest.json names it")
+    template.write_text("{{ messages }}", encoding="utf-8")
+    os.truncate(weights, weights.stat().st_size - 1)
+    assert_refused(folder, f"{weights}: ", "bytes, where the checkpoint had")
+
+
+# ----------------------------------------------------------------------------------------------------------------------- JSON
+
+ABSURD = [10**12, 10**30, -1, 0, 2.5, True, False, "x", "12", [], {}, None]
+SIZES = {
+    "gpt2": ["vocab_size", "n_positions", "n_layer", "n_embd", "n_head"],
+    "llama": ["vocab_size", "max_position_embeddings", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"],
+}
+
+
+@pytest.mark.parametrize("value", ABSURD, ids=repr)
+def test_f10_absurd_sizes_in_config_json(folder: Path, value: object) -> None:
+    """In one process for all fields; each within the bounds of a refusal."""
+    path = folder / "config.json"
+    whole = json.loads(path.read_bytes())
+    for field in SIZES[whole["model_type"]]:
+        path.write_text(json.dumps(whole | {field: value}), encoding="utf-8")
+        assert_refused(folder, str(folder))
+
+
+@pytest.mark.parametrize("count", [10**5, 10**6, 10**9])
+def test_f10_a_million_layers_are_not_built(folder: Path, count: int) -> None:
+    edit_json(folder / "config.json", lambda config: config.update(n_layer=count, num_hidden_layers=count))
+    assert_refused(folder, f"it tells of {count:,} layers, the files hold")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b'{"model_type": "gpt2", "n_layer": NaN}', "config.json: not strict JSON (NaN is not JSON)"),
+        ("config.json", b'{"model_type": "gpt2", "model_type": "gpt2"}', "config.json: not strict JSON (a key stands twice)"),
+        ("config.json", b'{"model_type":\n x}', "config.json:2:2: not JSON"),
+        ("config.json", b"[" * 100_000, "config.json: not strict JSON (nested too deeply)"),
+        ("config.json", b" " * (5 << 20), "config.json: larger than 4 MiB"),
+        ("tfkit.json", b'{"model": \xff}', "tfkit.json: byte 10 is not UTF-8"),
+        ("tfkit.json", b" " * (5 << 20), "tfkit.json: larger than 4 MiB"),
+        ("tokenizer.json", b" " * (65 << 20), "tokenizer.json: larger than 64 MiB"),
+        ("tokenizer.json", b'{"version": "1.0",\n "model" }', "tokenizer.json:2:10: not JSON"),
+        ("tokenizer.json", b'{"version": "1.0", "model": {}}', "tokenizer.json: not a usable tokenizer"),
+        ("tokenizer_config.json", b'{"eos_token": "\\ud800"}', "tokenizer_config.json: a string holds half a character"),
+        ("tokenizer_config.json", b'{"eos_token": {"content": [1]}}', "the eos_token is"),
+        ("special_tokens_map.json", b"[]", "special_tokens_map.json: expected a JSON object"),
+        ("chat_template.jinja", b"x" * (2 << 20), "chat_template.jinja: larger than 1 MiB"),
+        ("chat_template.jinja", b"\xff", "chat_template.jinja: byte 0 is not UTF-8"),
+    ],
+)
+def test_f10_f49_damaged_text_is_named_with_its_place(models: Path, tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    folder = copy(models, tmp_path)
+    (folder / name).write_bytes(content)
+    assert_refused(folder, message)
+
+
+@pytest.mark.parametrize("field", ["bos_token_id", "eos_token_id", "pad_token_id"])
+@pytest.mark.parametrize("value", ["</s>", True, 1.0, [True], [[1]], {"id": 1}], ids=repr)
+def test_f10_special_ids_that_are_no_numbers(models: Path, tmp_path: Path, field: str, value: object) -> None:
+    folder = copy(models, tmp_path)
+    edit_json(folder / "config.json", lambda config: config.update({field: value}))
+    assert_refused(folder, f"config.json: {field} is ")
