@@ -7,6 +7,7 @@ import torch
 
 from tfkit import console
 from tfkit.carbon import Reading
+from tfkit.cli.resume import warn_of_other_rounding
 from tfkit.cli.session import energy_fields, rework_fields
 from tfkit.cli.training_data import RunContext, TrainingData
 from tfkit.cli.training_log import TrainingLog
@@ -65,10 +66,18 @@ class TrainingRun:
     def run(self) -> None:
         """Train to the end. Raises Stopped after saving, UnhealthyError before a bad update."""
         context = self.context
+        training = context.recipe.training
+        arithmetic = {
+            "threads": torch.get_num_threads(),
+            "device": str(context.device),
+            "precision": str(self.precision),
+            "compile": training.compile,
+            "activation_checkpointing": training.activation_checkpointing,
+        }
+        if self.resumed_from:
+            warn_of_other_rounding(context.folder, arithmetic)
         context.folder.begin_attempt(self.resumed_from, self.progress.step)
-        context.folder.record(
-            threads=torch.get_num_threads(), device=str(context.device), precision=str(self.precision), data=self.data.fingerprints()
-        )
+        context.folder.record(**arithmetic, data=self.data.fingerprints())
         if self.resumed_from:
             console.say(f"resuming from {self.resumed_from.name}")
         self._try_out()

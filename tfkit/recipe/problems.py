@@ -42,5 +42,6 @@ def quoted(value: object, limit: int = 60) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """The text, or what fits of its beginning: names, anchors and tags of a hostile file are a megabyte long."""
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    """The text on one line, or what fits of its beginning: names in a hostile file are a megabyte long, or move a terminal's cursor."""
+    text = text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

@@ -20,6 +20,11 @@ _FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv")
 _FOLDERS = ("carbon", "checkpoints", "tensorboard")
 
 
+def _rounding_of(machine: dict[str, Any]) -> dict[str, Any]:
+    """Of a machine as describe_machine gives it, and run.json has it: what its floating point depends on."""
+    return {"processor": machine.get("processor", {}).get("name"), "torch": machine.get("versions", {}).get("torch")}
+
+
 def _ignore(message: str) -> None:
     """Take a warning that the caller does not want."""
 
@@ -35,6 +40,7 @@ class RunFolder:
         self._lock = lock
         self._receipt = receipt
         self._warn = warn
+        self._warned = False
 
     @classmethod
     def open(cls, path: Path, *, resume: bool, command: list[str], name: str, warn: Callable[[str], None] = _ignore) -> "RunFolder":
@@ -87,6 +93,18 @@ class RunFolder:
         """What was recorded as `result`, for a finished run to repeat."""
         return self._receipt.document.get("result")
 
+    @property
+    def arithmetic(self) -> dict[str, Any]:
+        """What decided the rounding of the attempt before: what was recorded of it, and the machine's part."""
+        document = self._receipt.document
+        recorded = {name: document.get(name) for name in ("threads", "device", "precision", "compile", "activation_checkpointing")}
+        return recorded | _rounding_of(document)
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """The part of this machine in `arithmetic`."""
+        return _rounding_of(describe_machine())
+
     def begin_attempt(self, resumed_from: Path | None = None, step: int = 0) -> None:
         """Write the attempt, and what it runs on, to run.json. Raises MachineError if that fails: nothing is lost yet."""
         try:
@@ -120,7 +138,9 @@ class RunFolder:
         try:
             change()
         except OSError as error:
-            self._warn(f"{self.receipt_file}: cannot be written ({error.strerror}); the run goes on")
+            if not self._warned:
+                self._warned = True
+                self._warn(f"{self.receipt_file}: cannot be written ({error.strerror}); the run goes on")
 
 
 def _refuse_links(path: Path) -> None:

@@ -1,0 +1,205 @@
+"""A recipe that changed between save and resume: each field of the schema either may change, or is refused with the difference."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import hashes, pretrain, records, strike, write_corpus, write_recipe
+
+from tfkit.recipe import model_config, read_recipe
+
+GPT = ["checkpoint.every=2", "data.on_bad_row=skip"]
+LLAMA = [
+    *("checkpoint.every=2", "model.preset=llama-7b", "model.position.theta=100", "optimizer={kind: muon}"),
+    *("schedule={kind: wsd, warmup_steps: 2}", "evaluation.every=5"),
+]
+BEGUN = {"gpt": GPT, "llama": LLAMA}
+
+# A change of each field, and the run that it is a change of. a field in neither table fails a test.
+REFUSED = {
+    "model.vocab_size=400": "gpt",
+    "model.context_length=8": "gpt",
+    "model.decoder_layers=1": "gpt",
+    "model.dim=32": "gpt",
+    "model.hidden_dim=32": "gpt",
+    "model.num_heads=4": "gpt",
+    "model.num_kv_heads=1": "gpt",
+    "model.head_dim=4": "gpt",
+    "model.position={kind: rotary}": "gpt",
+    "model.position.theta=200": "llama",
+    "model.norm.kind=rms": "gpt",
+    "model.norm.eps=1e-3": "gpt",
+    "model.attention.qkv_bias=false": "gpt",
+    "model.attention.out_bias=false": "gpt",
+    "model.mlp.activation=relu": "gpt",
+    "model.mlp.gated=true": "gpt",
+    "model.mlp.bias=false": "gpt",
+    "model.head.tied=false": "gpt",
+    "model.dropout.embedding=0.1": "gpt",
+    "model.dropout.attention=0.1": "gpt",
+    "model.dropout.residual=0.1": "gpt",
+    "model.init.std=0.2": "gpt",
+    "model.init.residual_scaling=false": "gpt",
+    "tokenizer.vocab_size=290": "gpt",
+    "tokenizer.sample_bytes=1000": "gpt",
+    "tokenizer.add_bos=false": "gpt",
+    "tokenizer={path: elsewhere}": "gpt",
+    "data.train.0.weight=2": "gpt",
+    "data.validation=0.2": "gpt",
+    "data.on_bad_row=error": "gpt",
+    "objective.documents=joined": "gpt",
+    "optimizer={kind: muon}": "gpt",
+    "optimizer.lr=2e-3": "gpt",
+    "optimizer.betas=[0.9, 0.99]": "gpt",
+    "optimizer.eps=1e-6": "gpt",
+    "optimizer.weight_decay=0": "gpt",
+    "optimizer.clip_norm=null": "gpt",
+    "optimizer.momentum=0.9": "llama",
+    "optimizer.adamw_lr=1e-2": "llama",
+    "schedule.kind=linear": "gpt",
+    "schedule.warmup_steps=3": "gpt",
+    "schedule.final_ratio=0.1": "gpt",
+    "schedule.decay_ratio=0.3": "llama",
+    "training.batch_size=2": "gpt",
+    "training.micro_batch_size=1": "gpt",
+    "training.seed=2": "gpt",
+}
+# With the warning that is given, if there is one.
+FREE = {
+    "training.steps=6": "training.steps: 12 in the run, 6 now. The cosine schedule follows from the length",
+    "training={steps: null, epochs: 0.5, batch_size: 4, precision: fp32}": "The cosine schedule follows from the length",
+    "training={steps: null, tokens: 320, batch_size: 4, precision: fp32}": "The cosine schedule follows from the length",
+    "training.precision=bf16": "precision: torch.float32 in the run, torch.bfloat16 now. So the result is that of the run that was never",
+    "training.activation_checkpointing=true": "activation_checkpointing: False in the run, True now",
+    "training.compile=true": "compile: False in the run, True now",
+    "training.max_skipped_steps=3": None,
+    "training.loss_jump_sigmas=50": None,
+    "training.log_every=2": None,
+    "training.tensorboard=true": None,
+    "checkpoint.every=5": None,
+    "checkpoint.keep=1": None,
+    "evaluation.every=3": None,
+    "evaluation.batch_size=2": None,
+    "evaluation.max_tokens=100": "evaluation.max_tokens: 300 in the run, 100 now. Scores from here on are of other texts",
+    "evaluation.precision=bfloat16": None,
+    "generation.prompts=[the]": None,
+    "generation.max_new_tokens=3": None,
+    "generation.temperature=0": None,
+    "generation.top_k=3": None,
+    "generation.top_p=0.5": None,
+    "generation.stop=[a]": None,
+    "generation.seed=2": None,
+    "carbon.enabled=true": None,
+    "carbon.country=FRA": None,
+    "carbon.intensity_g_per_kwh=10": None,
+    "carbon.pue=1.5": None,
+    "carbon.every_seconds=9": None,
+}
+SINGLE = {"tokenizer.kind", "objective.kind", "model.head.kind", "data.train"}  # one value, or within a list: data.train.0.weight
+SLOW = {"training.compile=true", "carbon.enabled=true"}
+
+
+def leaves(document: dict[str, Any], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, value in document.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}"}
+    return found
+
+
+def fields(override: str) -> set[str]:
+    """What an override changes: the field, or those of a section that is given whole."""
+    name, _, value = override.partition("=")
+    inside = {part.partition(":")[0] for part in value.strip("{}").split(", ")} if value.startswith("{") else {""}
+    return {f"{name}.{field}".rstrip(".") for field in inside}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs that were stopped in step 4, under their names."""
+    base = tmp_path_factory.mktemp("changed")
+    write_recipe(base, write_corpus(base / "corpus"))
+    for name, words in BEGUN.items():
+        done = pretrain(base / name, base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 4))
+        assert done.code == 143, done.err
+    return base
+
+
+def test_f39_every_field_has_a_row(stopped: Path) -> None:
+    known: set[str] = set()
+    for name, words in BEGUN.items():
+        recipe = read_recipe(str(stopped / "tiny.yaml"), words).recipe
+        document = recipe.model_dump(mode="json")
+        document["model"] = model_config(recipe.model, 300).model_dump(mode="json")
+        known |= leaves(document)
+        assert name in {*REFUSED.values()}
+    told = {field for override in (*REFUSED, *FREE) for field in fields(override)} | SINGLE
+    assert known <= told
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_f39_what_would_have_taken_other_steps_is_refused(stopped: Path, change: str) -> None:
+    name = REFUSED[change]
+    before = {path: path.read_bytes() for path in (stopped / name).rglob("*") if path.is_file() and path.name != "run.json"}
+    done = pretrain(stopped / name, stopped / "tiny.yaml", *BEGUN[name], change, "--resume")
+    assert (done.code, done.out) == (2, ""), done.err
+    assert "this run was begun with another recipe, so it cannot go on:\n  " in done.err
+    field = "data.train" if change.startswith("data.train") else sorted(fields(change))[0]
+    assert f"\n  {field}: " in done.err
+    assert "Take these changes back, or start another run with --run" in done.err
+    after = {path: path.read_bytes() for path in (stopped / name).rglob("*") if path.is_file() and path.name != "run.json"}
+    assert before == after
+
+
+@pytest.mark.parametrize("change", [pytest.param(change, marks=[pytest.mark.slow] * (change in SLOW)) for change in FREE])
+def test_f39_what_may_change_goes_on(stopped: Path, tmp_path: Path, change: str) -> None:
+    shutil.copytree(stopped / "gpt", tmp_path / "gpt")
+    done = pretrain(tmp_path / "gpt", stopped / "tiny.yaml", *GPT, change, "--resume")
+    assert done.code == 0, done.err
+    warning = FREE[change]
+    warned = [line for line in done.err.splitlines() if line.startswith("warning: ") and "CodeCarbon" not in line]
+    assert len(warned) == (warning is not None), done.err
+    assert warning is None or warning in warned[0]
+
+
+def test_f39_the_schedule_that_does_not_depend_on_the_length_has_no_warning(stopped: Path, tmp_path: Path) -> None:
+    words = [*GPT, "schedule={kind: inverse_sqrt, warmup_steps: 2}"]
+    assert pretrain(tmp_path / "run", stopped / "tiny.yaml", *words, before=strike(signal.SIGTERM, 4)).code == 143
+    done = pretrain(tmp_path / "run", stopped / "tiny.yaml", *words, "training.steps=14", "--resume")
+    assert (done.code, "warning" in done.err) == (0, False), done.err
+
+
+def test_f39_another_machine_is_said_once(stopped: Path, tmp_path: Path) -> None:
+    """As run.json would have it: the run folder came from elsewhere."""
+    shutil.copytree(stopped / "gpt", tmp_path / "gpt")
+    receipt = tmp_path / "gpt" / "run.json"
+    document = json.loads(receipt.read_text(encoding="utf-8"))
+    torch = document["versions"]["torch"]
+    document |= {"threads": 7, "device": "cuda:0", "processor": {"name": "Elsewhere"}, "versions": {"torch": "1.0"}}
+    receipt.write_text(json.dumps(document), encoding="utf-8")
+    done = pretrain(tmp_path / "gpt", stopped / "tiny.yaml", *GPT, "--resume", before=strike(signal.SIGTERM, 2))
+    assert done.code == 143, done.err
+    assert done.err.count("warning") == 1
+    for part in (
+        "threads: 7 in the run, 1 now",
+        "device: cuda:0 in the run, cpu now",
+        "processor: Elsewhere in the run",
+        f"torch: 1.0 in the run, {torch} now",
+    ):
+        assert part in done.err
+    done = pretrain(tmp_path / "gpt", stopped / "tiny.yaml", *GPT, "--resume")
+    assert (done.code, "warning" in done.err) == (0, False), done.err
+
+
+def test_f39_checkpointing_of_activations_changes_no_bit_and_precision_keeps_the_steps(stopped: Path, tmp_path: Path) -> None:
+    for name in ("same", "again", "bf16"):
+        shutil.copytree(stopped / "gpt", tmp_path / name)
+    changes = {"same": [], "again": ["training.activation_checkpointing=true"], "bf16": ["training.precision=bf16"]}
+    for name, words in changes.items():
+        assert pretrain(tmp_path / name, stopped / "tiny.yaml", *GPT, *words, "--resume").code == 0
+    assert hashes(tmp_path / "same", 12) == hashes(tmp_path / "again", 12)
+    same, other = ({record["step"]: record["loss"] for record in records(tmp_path / name) if "loss" in record} for name in ("same", "bf16"))
+    assert same.keys() == other.keys()
+    assert all(abs(same[step] - other[step]) < 0.05 for step in same)
