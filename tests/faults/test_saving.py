@@ -1,0 +1,303 @@
+"""Saving on disks that fill up, fail for a while, fail for good, or are slow, with signals in between."""
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from saved_runs import WORDS, Base, resumed_from
+from tiny_runs import Done, Process, exact, hashes, kept, records
+
+import tfkit.cli.training
+from tfkit.run import durable
+from tfkit.run.manifest import recorded_bytes, verify
+
+# From the smallest to the largest.
+FILES = ["training_state/state.json", "tokenizer_config.json", "config.json", "manifest.json", "tokenizer.json", "model.safetensors"]
+LARGEST = "training_state/optimizer.safetensors"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return Base(tmp_path_factory.mktemp("saving"))
+
+
+def in_saves(fault: Callable[[], object], first: int = 1) -> Callable[[], None]:
+    """`fault` is put in place when the save of this number, counted from 1, begins."""
+
+    def before() -> None:
+        durable.PAUSES = (0.01, 0.02, 0.05)
+        save, calls = tfkit.cli.training.save_checkpoint, [0]
+
+        def faulty(*arguments: Any, **options: Any) -> Path:
+            calls[0] += 1
+            if calls[0] == first:
+                fault()
+            return save(*arguments, **options)
+
+        tfkit.cli.training.save_checkpoint = faulty
+
+    return before
+
+
+def refuse(module: object, function: str, number: int, times: int, where: str = "") -> Callable[[], None]:
+    """The next `times` calls of a function, of those with `where` in an argument, raise an error of the disk."""
+
+    def fault() -> None:
+        whole, left = getattr(module, function), [times]
+
+        def failing(*arguments: Any, **options: Any) -> Any:
+            if left[0] and where in " ".join(map(str, arguments)):
+                left[0] -= 1
+                raise OSError(number, os.strerror(number))
+            return whole(*arguments, **options)
+
+        setattr(module, function, failing)
+
+    return fault
+
+
+def assert_refused(done: Done, run: Path, left: list[str], hidden: bool = False) -> None:
+    """Exit 5 and a message; these checkpoints are whole, and there is no trace of another, or a hidden one at most."""
+    assert (done.code, done.out) == (5, ""), done.err
+    assert "cannot save the checkpoint" in done.err
+    assert "Traceback" not in done.err
+    names = {path.name for path in (run / "checkpoints").iterdir() if not (hidden and path.name.startswith("."))}
+    assert names - {"best.json"} == set(left)
+    for name in left:
+        assert verify(run / "checkpoints" / name) == []
+
+
+# ------------------------------------------------------------------------------------------------------------- full disks
+
+
+@pytest.mark.parametrize("name", [*FILES, LARGEST])
+def test_f15_no_file_may_be_larger_than_k_bytes(base: Base, tmp_path: Path, name: str) -> None:
+    """k is one byte less than each file of a checkpoint in turn takes. Only in the save: the output of this process is a file too."""
+    run = tmp_path / "run"
+    limit = (base.killed / "checkpoints" / "step-000002" / name).stat().st_size - 1
+
+    def before() -> None:
+        save, hard = tfkit.cli.training.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+
+        def limited(*arguments: Any, **options: Any) -> Path:
+            if not (run / "checkpoints").exists():  # the first one
+                return save(*arguments, **options)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            try:
+                return save(*arguments, **options)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+        tfkit.cli.training.save_checkpoint = limited
+
+    assert_refused(base.run(run, before=before), run, ["step-000002"])
+    base.assert_ends_the_same(run)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB in memory."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this user may not mount a small file system")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def leave(disk: Path, room: int) -> None:
+    """Fill the disk up to so many bytes."""
+    (disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(disk).free - room))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_f15_the_disk_is_full_after_a_share_of_a_save(base: Base, small_disk: Path, share: float) -> None:
+    run = small_disk / "run"
+    shutil.rmtree(base.copy_killed(run) / "step-000002")
+    leave(small_disk, int(recorded_bytes(run / "checkpoints" / "step-000004") * share))
+    assert_refused(base.run(run, "--resume", "--force"), run, ["step-000004"])
+    (small_disk / "ballast").unlink()
+    base.assert_ends_the_same(run)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["seen before", "found while writing"])
+def test_f15_what_may_go_goes(base: Base, small_disk: Path, told: bool) -> None:
+    """With room for half a checkpoint, the older of two makes way, though two are to be kept."""
+    run = small_disk / "run"
+    base.copy_killed(run)
+    leave(small_disk, recorded_bytes(run / "checkpoints" / "step-000004") // 2)
+
+    def wrong() -> None:
+        shutil.disk_usage = lambda path: SimpleNamespace(free=1 << 40)  # type: ignore[assignment, misc]
+
+    done = base.run(run, "--resume", "--force", before=None if told else wrong)
+    assert done.code == 0, done.err
+    assert kept(run) == ["step-000004", "step-000006"]
+    base.assert_same(run)
+
+
+def test_f18_the_planned_checkpoints_do_not_fit(base: Base, tmp_path: Path) -> None:
+    def nearly_full() -> None:
+        shutil.disk_usage = lambda path: SimpleNamespace(free=12_345)  # type: ignore[assignment, misc]
+
+    run = tmp_path / "run"
+    done = base.run(run, before=nearly_full)
+    assert (done.code, done.out) == (5, "")
+    assert "the planned checkpoints need 0.000" in done.err
+    assert "the disk has 1.23e-05 GB free" in done.err
+    assert "--force" in done.err
+    assert not (run / "metrics.jsonl").exists()
+    done = base.run(run, "--force", before=nearly_full)
+    assert done.code == 0, done.err
+    base.assert_same(run)
+
+
+# ---------------------------------------------------------------------------------------------------------- failing disks
+
+
+@pytest.mark.parametrize(("number", "times"), [(errno.EIO, 1), (errno.ESTALE, 3)])
+@pytest.mark.parametrize("function", ["fsync", "rename", "replace", "open", "mkdir"])
+def test_f19_an_error_that_passes(base: Base, tmp_path: Path, function: str, number: int, times: int) -> None:
+    run = tmp_path / "run"
+    where = "" if function == "fsync" else "step-"
+    done = base.run(run, before=in_saves(refuse(os, function, number, times, where), first=2))
+    assert done.code == 0, done.err
+    base.assert_same(run)
+
+
+@pytest.mark.parametrize("function", ["fsync", "rename", "replace", "open"])
+def test_f19_an_error_that_stays(base: Base, tmp_path: Path, function: str) -> None:
+    run = tmp_path / "run"
+    where = "" if function == "fsync" else "step-"
+    done = base.run(run, before=in_saves(refuse(os, function, errno.EIO, 10_000, where), first=2))
+    assert_refused(done, run, ["step-000002"], hidden=function == "open")  # what cannot be opened cannot be emptied: the next start does it
+    assert "Input/output error" in done.err
+    base.assert_ends_the_same(run)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_f16_metrics_that_cannot_be_written(base: Base, tmp_path: Path, number: int) -> None:
+    """From the second save on: one warning, and what was written before stands."""
+    run = tmp_path / "run"
+
+    def refuse_metrics() -> None:
+        whole = os.write
+
+        def write(descriptor: int, data: bytes) -> int:
+            if os.readlink(f"/proc/self/fd/{descriptor}").endswith("metrics.jsonl"):
+                raise OSError(number, os.strerror(number))
+            return whole(descriptor, data)
+
+        os.write = write  # type: ignore[assignment]
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs /proc, to tell which file a descriptor is of")
+    done = base.run(run, before=in_saves(refuse_metrics, first=2))
+    assert done.code == 0, done.err
+    assert done.err.count("warning: ") == 1
+    assert f"{run / 'metrics.jsonl'}: cannot write metrics ({os.strerror(number)})" in done.err
+    assert hashes(run, 6) == hashes(base.unbroken, 6)
+    found = exact(run)
+    assert found == exact(base.unbroken)[: len(found)]
+    assert 0 < len(found) < len(records(base.unbroken))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_f16_a_receipt_that_cannot_be_written(base: Base, tmp_path: Path, number: int) -> None:
+    run = tmp_path / "run"
+    done = base.run(run, before=in_saves(refuse(os, "replace", number, 10_000, "run.json")))
+    assert done.code == 0, done.err
+    assert done.err.count("warning: ") == 1
+    assert f"{run / 'run.json'}: cannot be written ({os.strerror(number)}); the run goes on" in done.err
+    assert hashes(run, 6) == hashes(base.unbroken, 6)
+    assert exact(run) == exact(base.unbroken)
+
+
+# ------------------------------------------------------------------------------------------------------- slow disks, signals
+
+
+def signals_at(points: dict[int, int]) -> Callable[[], None]:
+    """From now on, the process gets these signals at these calls of fsync, counted from 1."""
+
+    def fault() -> None:
+        calls = [0]
+
+        def fsync(descriptor: int) -> None:
+            calls[0] += 1
+            if calls[0] in points:
+                os.kill(os.getpid(), points[calls[0]])
+
+        os.fsync = fsync
+
+    return fault
+
+
+@pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM), (signal.SIGTERM,) * 2])
+@pytest.mark.parametrize("call", [1, 6, 12])
+def test_f05_a_second_signal_in_a_save_changes_nothing(base: Base, tmp_path: Path, first: int, second: int, call: int) -> None:
+    run = tmp_path / "run"
+    done = base.run(run, before=in_saves(signals_at({call: first, call + 1: second}), first=2))
+    assert done.code == 128 + first, done.err
+    assert "stopped after step 4 of 6; its checkpoint is saved" in done.err
+    assert kept(run) == ["step-000002", "step-000004"]
+    assert verify(run / "checkpoints" / "step-000004") == []
+    base.assert_ends_the_same(run)
+    assert resumed_from(run) == "step-000004"
+
+
+@pytest.mark.parametrize("call", [1, 6, 12])
+def test_f05_a_third_signal_in_a_save_kills(base: Base, tmp_path: Path, call: int) -> None:
+    run = tmp_path / "run"
+    points = {call: signal.SIGTERM, call + 1: signal.SIGINT, call + 2: signal.SIGTERM}
+    done = base.run(run, before=in_saves(signals_at(points), first=2))
+    assert done.code == -signal.SIGTERM
+    assert verify(run / "checkpoints" / "step-000002") == []
+    assert kept(run) in (["step-000002"], ["step-000002", "step-000004"])
+    base.assert_ends_the_same(run)
+
+
+def slow_disk() -> None:
+    os.fsync = lambda descriptor: time.sleep(0.01)
+
+
+def test_f45_a_slow_disk_and_a_save_at_every_step(base: Base, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = base.run(run, "checkpoint={every: 1, keep: 6}", before=slow_disk)
+    assert done.code == 0, done.err
+    assert kept(run) == [f"step-{step:06d}" for step in range(1, 7)]
+    written = [(run / "checkpoints" / name / "manifest.json").stat().st_mtime_ns for name in kept(run)]
+    assert written == sorted(written)
+    assert all(verify(run / "checkpoints" / name) == [] for name in kept(run))
+    assert hashes(run, 6) == hashes(base.unbroken, 6)
+    assert not list(run.rglob(".*"))
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_f45_a_signal_while_a_slow_disk_is_written(base: Base, tmp_path: Path, step: int) -> None:
+    run = tmp_path / "run"
+    words = ["pretrain", str(base.recipe), "--run", str(run), "--threads", "1", *WORDS]
+    process = Process(tmp_path, words, slow_disk)
+    end = time.monotonic() + 60
+    while not list((run / "checkpoints").glob(f".step-{step:06d}.tmp-*")):
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    process.kill(signal.SIGTERM)
+    done = process.wait()
+    assert done.code == 143, done.err
+    assert f"stopped after step {step} of 6; its checkpoint is saved" in done.err
+    assert kept(run)[-1] == f"step-{step:06d}"
+    assert all(verify(run / "checkpoints" / name) == [] for name in kept(run))
+    base.assert_ends_the_same(run)
