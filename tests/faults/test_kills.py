@@ -1,0 +1,210 @@
+"""SIGKILL at each point of a save and at any moment of a run; resumed again and again. The end is the same, bit for bit."""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from saved_runs import STEPS, WORDS, Base
+from tiny_runs import Process, exact, hashes, kept, pretrain, strike, write_corpus, write_recipe
+
+import tfkit.cli.training
+
+FSYNC = os.fsync  # the real one, which tiny_runs takes away
+EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return Base(tmp_path_factory.mktemp("kills"))
+
+
+# ------------------------------------------------------------------------------------------------- at each point of a save
+
+
+class Points:
+    """Counts the points of the second save, which also prunes: just before each change of the disk, and in the middle of each file.
+
+    At the point of this number the process is killed: at an fsync with half of the file cut away, as if its writing had not come further.
+    """
+
+    def __init__(self, kill_at: int | None, count_file: Path | None = None):
+        self.kill_at, self.count_file = kill_at, count_file
+        self.count, self.on = 0, False
+
+    def __call__(self) -> None:
+        os.fsync = self.fsync
+        sys.addaudithook(self.audit)
+        save, prune, calls = tfkit.cli.training.save_checkpoint, tfkit.cli.training.prune, [0]
+
+        def counted_save(*arguments: Any, **options: Any) -> Path:
+            calls[0] += 1
+            self.on = calls[0] == 2
+            return save(*arguments, **options)
+
+        def counted_prune(*arguments: Any) -> list[Path]:
+            found = prune(*arguments)
+            if self.on and self.count_file:
+                self.count_file.write_text(str(self.count))
+            self.on = False
+            return found
+
+        tfkit.cli.training.save_checkpoint = counted_save
+        tfkit.cli.training.prune = counted_prune
+
+    def point(self) -> bool:
+        """Whether this is the one to be killed at."""
+        self.count += self.on
+        return self.on and self.count == self.kill_at
+
+    def audit(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.on and (event in EVENTS or (event == "open" and "step-" in str(arguments[0]))) and self.point():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def fsync(self, descriptor: int) -> None:
+        if self.point():
+            size = os.fstat(descriptor).st_size
+            if not os.path.isdir(f"/proc/self/fd/{descriptor}"):
+                os.ftruncate(descriptor, size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        FSYNC(descriptor)
+
+
+# Short, and with one checkpoint kept: the second save deletes the first. `again` replaces a checkpoint of the same step.
+SHORT = ["training.steps=2", "training.micro_batch_size=2", "checkpoint={every: 1, keep: 1}", "evaluation.every=2"]
+
+
+@pytest.fixture(scope="module")
+def short(base: Base, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The run that was never stopped, and the number of points of its second save."""
+    folder = tmp_path_factory.mktemp("short")
+    done = pretrain(folder / "run", base.recipe, *SHORT, before=Points(None, folder / "count"))
+    assert done.code == 0, done.err
+    return folder / "run", int((folder / "count").read_text())
+
+
+def kill_and_resume(base: Base, short: Path, folder: Path, point: int) -> None:
+    run = folder / f"run-{point}"
+    done = pretrain(run, base.recipe, *SHORT, before=Points(point))
+    assert done.code == -signal.SIGKILL, (point, done.err)
+    done = pretrain(run, base.recipe, *SHORT, "--resume", "--exact")
+    assert done.code == 0, (point, done.err)
+    assert "passed over" not in done.err, (point, done.err)
+    assert not list(run.rglob(".*")), (point, "leftovers")
+    assert kept(run) == ["step-000002"]
+    assert hashes(run, 2) == hashes(short, 2), point
+    assert exact(run) == exact(short), point
+
+
+def test_f01_there_are_many_points(short: tuple[Path, int]) -> None:
+    assert short[1] >= 20
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.55, 0.8, 0.95])
+def test_f01_killed_at_some_points_of_a_save(base: Base, short: tuple[Path, int], tmp_path: Path, share: float) -> None:
+    kill_and_resume(base, short[0], tmp_path, 1 + int(short[1] * share))
+
+
+@pytest.mark.slow
+def test_f01_killed_at_every_point_of_a_save(base: Base, short: tuple[Path, int], tmp_path: Path) -> None:
+    for point in range(1, short[1] + 1):
+        kill_and_resume(base, short[0], tmp_path, point)
+
+
+# ------------------------------------------------------------------------------------------------------------ at any moment
+
+
+class AnyMoment:
+    """Runs with an empty cache of their own, so that the tokenizer is trained and the text tokenized each time, killed again and again."""
+
+    def __init__(self, folder: Path, seed: int):
+        self.folder = folder
+        self.recipe = write_recipe(folder, write_corpus(folder / "corpus", files=40))
+        self.random = random.Random(seed)
+        self.seconds = 0.0
+        self.runs = 0
+
+    def command(self, run: Path) -> list[str]:
+        return ["pretrain", str(self.recipe), "--run", str(run), "--threads", "1", "--resume", *WORDS]
+
+    def own_cache(self, run: Path) -> Callable[[], None]:
+        def before() -> None:
+            os.environ["TFKIT_CACHE"] = str(run.with_suffix(".cache"))
+
+        return before
+
+    def unbroken(self) -> Path:
+        """The run that was never stopped; it says how long one takes."""
+        begin = time.monotonic()
+        self.finish(self.folder / "unbroken")
+        self.seconds = time.monotonic() - begin
+        return self.folder / "unbroken"
+
+    def finish(self, run: Path) -> None:
+        done = Process(self.folder, self.command(run), self.own_cache(run)).wait()
+        assert done.code == 0, (run, done.err)
+
+    def killed(self, kills: int) -> tuple[Path, int]:
+        """A run that is killed up to so many times, and then comes to its end; how many times it was."""
+        self.runs += 1
+        run = self.folder / f"killed-{self.runs}"
+        for kill in range(kills):
+            process = Process(self.folder, self.command(run), self.own_cache(run))
+            time.sleep(self.random.uniform(0, self.seconds))
+            process.kill(signal.SIGKILL)
+            done = process.wait()
+            assert done.code in (0, -signal.SIGKILL), (run, done.err)
+            if done.code == 0:
+                return run, kill
+        self.finish(run)
+        return run, kills
+
+
+def test_f02_killed_at_any_moment(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """As many kills as --kills says, spread over runs: of 0 to 4 each, some before there is a checkpoint."""
+    wanted, struck, differing = pytestconfig.getoption("--kills"), 0, []
+    moments = AnyMoment(tmp_path, seed=wanted)
+    reference = moments.unbroken()
+    while struck < wanted:
+        run, kills = moments.killed(min(moments.random.randint(1, 4), wanted - struck))
+        struck += kills
+        if hashes(run, STEPS) != hashes(reference, STEPS) or exact(run) != exact(reference):
+            differing.append(run.name)
+        assert not list(run.rglob(".*")), "leftovers"
+    assert differing == [], f"of {moments.runs} runs with {struck} kills"
+
+
+# ------------------------------------------------------------------------------------------------------------- again and again
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_f40_resumed_once_twice_and_three_times(base: Base, tmp_path: Path, number: int, times: int) -> None:
+    """Struck after three micro-batches of each attempt: in the middle of an accumulation."""
+    run = tmp_path / "run"
+    for _ in range(times):
+        done = base.run(run, "--resume", "checkpoint={every: 1, keep: 2}", before=strike(number, 3))
+        assert done.code in (143, -signal.SIGKILL), done.err
+    done = base.run(run, "--resume", "checkpoint={every: 1, keep: 2}")
+    assert done.code == 0, done.err
+    assert hashes(run, STEPS) == hashes(base.unbroken, STEPS)
+    assert exact(run) == exact(base.unbroken)
+
+
+@pytest.mark.slow
+def test_f40_resumed_at_each_step_of_fifty(base: Base, tmp_path: Path) -> None:
+    """Fifty attempts of one step each."""
+    words = ["training.steps=50", "training.micro_batch_size=2", "evaluation.every=20", "model.dropout={residual: 0.1}"]
+    done = pretrain(tmp_path / "straight", base.recipe, *words)
+    assert done.code == 0, done.err
+    run = tmp_path / "run"
+    for step in range(1, 51):
+        done = pretrain(run, base.recipe, *words, "--resume", before=strike(signal.SIGTERM, 1))
+        assert done.code == (143 if step < 50 else 0), (step, done.err)
+    assert hashes(run, 50) == hashes(tmp_path / "straight", 50)
+    assert exact(run) == exact(tmp_path / "straight")
