@@ -112,6 +112,8 @@ class Sidecar:
             self._send(self._reading(line, token))
         with self._guarding_files():
             self._write(line, estimate)
+            if at is None:  # what changes between two ticks can wait for the next: phases may come many times a second
+                self._derive()
         if final:
             self._send(self._reading(line, token))
 
@@ -160,7 +162,7 @@ class Sidecar:
         }
 
     def _write(self, tick: dict[str, Any], estimate: dict[str, Any] | None) -> None:
-        """Append to the ledger, after what a full disk has not taken yet, then derive emissions.csv."""
+        """Append to the ledger, after what a full disk has not taken yet."""
         if not self._spec["folder"]:
             return
         machine = self._gauge.machine
@@ -176,7 +178,10 @@ class Sidecar:
         while self._unwritten:
             self._ledger.append(self._unwritten[0])
             del self._unwritten[0]
-        write_emissions(Path(self._spec["folder"]), self._ledgers)
+
+    def _derive(self) -> None:
+        if self._spec["folder"]:
+            write_emissions(Path(self._spec["folder"]), self._ledgers)
 
     @contextlib.contextmanager
     def _guarding_files(self) -> Any:
