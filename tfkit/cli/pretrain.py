@@ -33,7 +33,7 @@ def pretrain(
     path = run or Path("runs") / resolved.name
     with (
         StopSignals() as signals,
-        RunFolder.open(path, resume=resume, command=["tfkit", *sys.argv[1:]], name=path.resolve().name, warn=console.warn) as folder,
+        RunFolder.open(path, resume=resume, command=["tfkit", *sys.argv[1:]], warn=console.warn) as folder,
     ):
         crash.set_folder(folder.path)
         check_resumable(folder, resolved.recipe)

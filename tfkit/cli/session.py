@@ -42,15 +42,14 @@ def session(command: str, carbon: CarbonSection, run: Path | None) -> Iterator[S
         signals = stack.enter_context(StopSignals())
         folder = None
         if run is not None:
-            name = run.resolve().name
-            folder = stack.enter_context(RunFolder.open(run, resume=False, command=sys.argv, name=name, warn=console.warn))
+            folder = stack.enter_context(RunFolder.open(run, resume=False, command=sys.argv, warn=console.warn))
             folder.begin_attempt()
         meter = Meter.start(
             carbon,
             folder=folder.path if folder else None,
             run_id=folder.run_id if folder else str(uuid.uuid4()),
             attempt=folder.attempt if folder else 1,
-            project=run.resolve().name if run else command,
+            project=folder.path.name if folder else command,
             phase=command,
         )
         try:

@@ -26,6 +26,7 @@ from tfkit.run.checkpoints import (
     record_best,
     save_checkpoint,
 )
+from tfkit.run.durable import write_atomically
 from tfkit.training.checkpoint import load_training_state, save_training_state
 from tfkit.training.device import eager, keep_freed_memory, make_deterministic, peak_flops
 from tfkit.training.flops import training_flops_per_token
@@ -245,7 +246,7 @@ class TrainingRun:
         if checkpoint.is_dir():
             try:
                 record_best(root, step, "loss", metrics["loss"])
-                (checkpoint / "README.md").write_text(self._card(), encoding="utf-8")  # the card may change after the manifest
+                write_atomically(checkpoint / "README.md", self._card())  # the card may change after the manifest
             except OSError as error:
                 console.warn(f"{checkpoint}: its scores cannot be written there ({error.strerror}); training goes on")
             prune(root, self.context.recipe.checkpoint.keep, best_checkpoint(root))  # what was the best may go now

@@ -3,8 +3,11 @@
 runs/<name>/  recipe.yaml  run.json  metrics.jsonl  emissions.csv  carbon/  tensorboard/  checkpoints/step-000500/  lock
 """
 
+import errno
+import os
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +21,7 @@ from tfkit.run.receipt import End, Receipt
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv")
 _FOLDERS = ("carbon", "checkpoints", "tensorboard")
+_WRITTEN = (*_FILES, *_FOLDERS, "replay", "crash.log", "lock")
 
 
 def _rounding_of(machine: dict[str, Any]) -> dict[str, Any]:
@@ -36,25 +40,33 @@ class RunFolder:
         self.path = path
         self.recipe, self.receipt_file, self.metrics, self.emissions = (path / name for name in _FILES)
         self.carbon, self.checkpoints, self.tensorboard = (path / name for name in _FOLDERS)
-        self.traceback = path / "traceback.txt"
         self._lock = lock
         self._receipt = receipt
         self._warn = warn
         self._warned = False
 
     @classmethod
-    def open(cls, path: Path, *, resume: bool, command: list[str], name: str, warn: Callable[[str], None] = _ignore) -> "RunFolder":
-        """Make the folder if need be, and lock it.
+    def open(
+        cls, path: Path, *, resume: bool, command: list[str], name: str | None = None, warn: Callable[[str], None] = _ignore
+    ) -> "RunFolder":
+        """Make the folder if need be, and lock it. The run's name is by default that of the folder.
 
         Raises MachineError if it cannot be written or another process has it. Raises UsageError if it holds a checkpoint without `resume`,
-        if it holds files that are not a run's, or a link where a run writes, or if `name` is no slug.
+        if it holds files that are not a run's, or a link where a run writes, or if the name is no slug, or the path turns back.
         """
-        if not _SLUG.fullmatch(name):
-            raise UsageError(f"run name {name!r}: a name is letters, digits, dot, dash and underscore, and begins with a letter or digit")
+        _refuse_turning_back(path)
         try:
+            _refuse_missing_mount(path)
             path = path.resolve()
+            name = path.name if name is None else name
+            if not _SLUG.fullmatch(name):
+                raise UsageError(
+                    f"run name {name!r}: a name is letters, digits, dot, dash and underscore, and begins with a letter or digit. "
+                    "Give a folder of such a name with --run"
+                )
             path.mkdir(parents=True, exist_ok=True)
             _refuse_links(path)
+            _refuse_obstacles(path)
             _refuse_foreign_files(path)
             lock = FolderLock(path / "lock")
             lock.acquire()
@@ -143,10 +155,37 @@ class RunFolder:
                 self._warn(f"{self.receipt_file}: cannot be written ({error.strerror}); the run goes on")
 
 
+def _refuse_turning_back(path: Path) -> None:
+    """`runs/../../x` begins in one place and ends in another; `../x` says from the start where it leads."""
+    parts = path.parts
+    if any(part == ".." and before != ".." for before, part in pairwise(parts)):
+        raise UsageError(f"{path}: leaves the folder that it begins with. Give the place itself as --run")
+
+
+def _refuse_missing_mount(path: Path) -> None:
+    """A link to a place that is not there: made anew below the mount point, a run would fill the wrong disk."""
+    for part in (path, *path.parents):
+        if part.is_symlink() and not part.exists():
+            raise FileNotFoundError(errno.ENOENT, f"{part} leads to {os.readlink(part)}, which is not there; is its disk mounted")
+
+
 def _refuse_links(path: Path) -> None:
-    for name in (*_FILES, *_FOLDERS, "lock"):
-        if (path / name).is_symlink():
-            raise UsageError(f"{path / name}: a link; nothing is written through it. Remove it, or give the place itself as --run")
+    inside = [entry for name in _FOLDERS if (path / name).is_dir() for entry in (path / name).iterdir()]
+    for entry in (*(path / name for name in _WRITTEN), *inside):
+        if entry.is_symlink():
+            raise UsageError(f"{entry}: a link; nothing is written through it. Remove it, or give the place itself as --run")
+
+
+def _refuse_obstacles(path: Path) -> None:
+    """A file where a folder is to be, a folder or a pipe where a file is: found now, not by the first checkpoint."""
+    for name in _WRITTEN:
+        entry, is_folder = path / name, name in (*_FOLDERS, "replay")
+        if not entry.exists():
+            continue
+        if not (entry.is_dir() if is_folder else entry.is_file()):
+            raise OSError(errno.EEXIST, f"{name} is not a {'folder' if is_folder else 'file'}")
+        if is_folder and not os.access(entry, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{name} cannot be written: {os.strerror(errno.EACCES)}")
 
 
 def _refuse_foreign_files(path: Path) -> None:

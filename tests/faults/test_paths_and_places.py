@@ -1,0 +1,272 @@
+"""Paths that leave the run folder, links in it, and places where no run folder can be: refused, and nothing is written outside."""
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from tiny_runs import Done, Process, kept, pretrain, strike, write_corpus, write_recipe
+
+STOPPED = "checkpoint.every=2"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe, its corpus, and a run that was stopped after step 4, with one checkpoint."""
+    folder = tmp_path_factory.mktemp("paths")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    done = pretrain(folder / "stopped", folder / "tiny.yaml", before=strike(signal.SIGTERM, 4))
+    assert done.code == 143, done.err
+    assert kept(folder / "stopped") == ["step-000004"]
+    return folder
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a file in it that must be the same afterwards."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "precious.txt").write_text("mine", encoding="utf-8")
+    before = listing(folder)
+    yield folder
+    assert listing(folder) == before
+
+
+def listing(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Everything below a folder: when it was changed, and what is in it."""
+    return {
+        str(path.relative_to(folder)): (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+def assert_refused(done: Done, code: int, *words: str) -> None:
+    assert (done.code, done.out) == (code, ""), done.err
+    assert "Traceback" not in done.err
+    assert len(done.err.strip().splitlines()) == 1, done.err
+    for word in words:
+        assert word in done.err
+
+
+# -- F34: names and paths
+
+
+@pytest.mark.parametrize("name", ["a/../../outside", "runs/../outside", "a/b/../../../../../etc", "outside/.."])
+def test_f34_a_path_that_turns_back(base: Path, tmp_path: Path, outside: Path, name: str) -> None:
+    before = sorted(os.listdir(tmp_path))
+    done = Process(tmp_path, ["pretrain", str(base / "tiny.yaml"), "--run", name], before=lambda: os.chdir(tmp_path)).wait()
+    assert_refused(done, 2, "leaves the folder that it begins with", "--run")
+    assert sorted(name for name in os.listdir(tmp_path) if not name.startswith(("out-", "err-"))) == before
+
+
+@pytest.mark.parametrize("name", ["a b", "-x", ".hidden", "é", "x\ny", "$(id)", "x" * 200 + "é"])
+def test_f34_a_name_that_is_no_slug(base: Path, tmp_path: Path, name: str) -> None:
+    done = Process(tmp_path, ["pretrain", str(base / "tiny.yaml"), f"--run={tmp_path / name}"]).wait()
+    assert_refused(done, 2, "run name", "--run")
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["...yaml", "..yaml", "a;b c.yaml", "-x.yaml", "CON.yaml", "é.yaml", ".yaml"])
+def test_f34_a_recipe_of_any_name_has_its_run_below_runs(base: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "work").mkdir()
+    shutil.copy(base / "tiny.yaml", tmp_path / "work" / name)
+    done = Process(tmp_path, ["pretrain", f"./{name}", "training.steps=2"], before=lambda: os.chdir(tmp_path / "work")).wait()
+    assert done.code == 0, done.err
+    assert sorted(os.listdir(tmp_path / "work")) == sorted([name, "runs"])
+    assert len(os.listdir(tmp_path / "work" / "runs")) == 1
+
+
+def test_f34_a_recipe_has_no_output(base: Path, tmp_path: Path) -> None:
+    assert_refused(pretrain(tmp_path / "run", base / "tiny.yaml", "output=../../x"), 2, "command line: output: unknown")
+    assert not (tmp_path / "run").exists()
+
+
+# -- F34: links
+
+PLACES = [
+    *("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv", "lock", "crash.log", "carbon", "checkpoints", "tensorboard", "replay"),
+    *("checkpoints/step-000012", "checkpoints/best.json", "carbon/ledger.jsonl", "tensorboard/events"),
+]
+
+
+@pytest.mark.parametrize("target", ["precious.txt", ".", "new"])
+@pytest.mark.parametrize("place", PLACES)
+def test_f34_a_link_where_a_run_writes(base: Path, tmp_path: Path, outside: Path, place: str, target: str) -> None:
+    link = tmp_path / "run" / place
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside / target)
+    for words in ([], ["--resume"]):
+        assert_refused(pretrain(tmp_path / "run", base / "tiny.yaml", *words), 2, f"{link}: a link; nothing is written through it", "--run")
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/step-000004"])
+def test_f34_checkpoints_that_were_moved_behind_a_link(base: Path, tmp_path: Path, place: str) -> None:
+    shutil.copytree(base / "stopped", tmp_path / "run")
+    shutil.move(tmp_path / "run" / place, tmp_path / "elsewhere")
+    (tmp_path / "run" / place).symlink_to(tmp_path / "elsewhere")
+    before = listing(tmp_path / "elsewhere") if place == "checkpoints/step-000004" else sorted(os.listdir(tmp_path / "elsewhere"))
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", "--resume")
+    assert_refused(done, 2, "a link; nothing is written through it")
+    after = listing(tmp_path / "elsewhere") if place == "checkpoints/step-000004" else sorted(os.listdir(tmp_path / "elsewhere"))
+    assert before == after
+
+
+@pytest.mark.parametrize("command", ["evaluate", "generate"])
+def test_f34_a_link_in_the_run_folder_of_another_command(base: Path, tmp_path: Path, outside: Path, command: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").symlink_to(outside / "precious.txt")
+    words = [command, "--from", str(base / "stopped"), "--run", str(tmp_path / "run")] + ["--prompt", "the"] * (command == "generate")
+    assert_refused(Process(tmp_path, words).wait(), 2, "a link; nothing is written through it")
+
+
+def test_f34_a_card_that_became_a_link_is_replaced(base: Path, tmp_path: Path, outside: Path) -> None:
+    """README.md is no part of the manifest, so the checkpoint is whole; the scores of an evaluation are written to its card."""
+    shutil.copytree(base / "stopped", tmp_path / "run")
+    card = tmp_path / "run" / "checkpoints" / "step-000004" / "README.md"
+    card.unlink()
+    card.symlink_to(outside / "precious.txt")
+    (tmp_path / "run" / "metrics.jsonl").unlink()  # the evaluation of step 4 is made up for
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", "--resume", before=strike(signal.SIGTERM, 1))
+    assert done.code == 143, done.err
+    assert not card.is_symlink()
+
+
+# -- F34: manifests
+
+
+def change_manifest(checkpoint: Path, name: str) -> None:
+    path = checkpoint / "manifest.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["files"][name] = document["files"].pop("tfkit.json")
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "name", ["../precious.txt", "/etc/passwd", "a/../../x", "a\\..\\x", "C:/x", "./config.json", "a//b", "", "..", "a\0b"]
+)
+def test_f34_a_manifest_that_names_what_is_outside(base: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(base / "stopped", tmp_path / "run")
+    change_manifest(tmp_path / "run" / "checkpoints" / "step-000004", name)
+    commands = [
+        ["pretrain", str(base / "tiny.yaml"), "--run", str(tmp_path / "run"), "--resume", "--exact"],
+        ["generate", "--from", str(tmp_path / "run" / "checkpoints" / "step-000004"), "--prompt", "the"],
+        ["evaluate", "--from", str(tmp_path / "run" / "checkpoints" / "step-000004")],
+    ]
+    for words in commands:
+        done = Process(tmp_path, words).wait()
+        assert (done.code, done.out) == (4, ""), (words[0], done.err)
+        assert "manifest.json" in done.err
+        assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "training_state"])
+def test_f34_a_file_of_a_checkpoint_that_became_a_link(base: Path, tmp_path: Path, name: str) -> None:
+    """Though it leads to the very same bytes."""
+    shutil.copytree(base / "stopped", tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "step-000004" / name
+    shutil.move(path, tmp_path / name)
+    path.symlink_to(tmp_path / name)
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", "--resume", "--exact")
+    assert (done.code, done.out) == (4, ""), done.err
+    assert "a link, where the checkpoint had a file" in done.err
+
+
+# -- F17
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may enter; pytest's own are the user's."""
+    path = Path(tempfile.mkdtemp())
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def as_nobody() -> None:
+    """Without the right of root to write anywhere."""
+    if os.geteuid() == 0:
+        os.setuid(65534)
+
+
+def refused_place(tmp_path: Path, recipe: Path, run: Path, before: Callable[[], object] = lambda: None, words: Sequence[str] = ()) -> str:
+    """The message; exit 5, soon, before data or a model are touched."""
+    cache = tmp_path / "cache-that-stays-unmade"
+
+    def prepare() -> None:
+        os.environ["TFKIT_CACHE"] = str(cache)
+        before()
+
+    begun = time.monotonic()
+    done = Process(tmp_path, ["pretrain", str(recipe), "--run", str(run), *words], prepare).wait()
+    assert time.monotonic() - begun < 5
+    assert_refused(done, 5, "cannot be a run folder (", "with --run")
+    assert not cache.exists()
+    return done.err
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("file", "File exists"),
+        ("file/run", "Not a directory"),
+        ("gone/run", "is its disk mounted"),
+        ("gone", "is its disk mounted"),
+        ("loop/run", "is its disk mounted"),
+        ("x" * 300, "File name too long"),
+        ("/proc/run", "No such file or directory"),
+        ("/sys/run", ""),
+        ("/dev/null/run", "Not a directory"),
+    ],
+)
+def test_f17_places_that_cannot_be_a_folder(base: Path, tmp_path: Path, place: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").symlink_to(tmp_path / "mnt" / "disk")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert reason in refused_place(tmp_path, base / "tiny.yaml", tmp_path / place)
+    assert not (tmp_path / "mnt").exists(), "a run would fill the disk below the mount point"
+
+
+@pytest.mark.parametrize("where", ["the parent", "the folder", "its lock", "its checkpoints"])
+def test_f17_a_read_only_place(base: Path, tmp_path: Path, open_folder: Path, where: str) -> None:
+    run = open_folder / "run"
+    recipe = shutil.copy(base / "tiny.yaml", open_folder)
+    if where != "the parent":
+        run.mkdir()
+        run.chmod(0o777 if where == "its checkpoints" else 0o555)
+    if where == "its lock":
+        run.chmod(0o777)
+        (run / "lock").touch(0o444)
+    if where == "its checkpoints":
+        (run / "checkpoints").mkdir(mode=0o555)
+    assert "Permission denied" in refused_place(tmp_path, Path(recipe), run, as_nobody)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("kind", ["other", "pipe"])
+@pytest.mark.parametrize("name", ["run.json", "checkpoints", "metrics.jsonl", "recipe.yaml", "carbon", "emissions.csv", "lock", "replay"])
+def test_f17_something_else_in_the_way(base: Path, tmp_path: Path, name: str, kind: str, resume: bool) -> None:
+    """A folder where a file is to be, or a file where a folder is; or a pipe, at which a run would wait for ever."""
+    run = tmp_path / "run"
+    run.mkdir()
+    if kind == "pipe":
+        os.mkfifo(run / name)
+    elif name in ("checkpoints", "carbon", "replay"):
+        (run / name).touch()
+    else:
+        (run / name).mkdir()
+    assert f"{name} is not a " in refused_place(tmp_path, base / "tiny.yaml", run, words=["--resume"] * resume)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "generate"])
+def test_f17_the_other_commands_too(base: Path, tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    words = [command, "--from", str(base / "stopped"), "--run", str(tmp_path / "file" / "run")] + ["--prompt", "the"] * (
+        command == "generate"
+    )
+    assert_refused(Process(tmp_path, words).wait(), 5, "cannot be a run folder (Not a directory)", "--run")
