@@ -30,6 +30,7 @@ from tfkit.tokenizer import Tokenizer, train_byte_bpe
 TOGETHER = 30  # mutations in one process
 SECONDS = 20  # for one of them
 MEMORY = 512 << 20
+OFTEN = ("config.json", "tokenizer.json", "tokenizer.json", "tokenizer.json", "tokenizer_config.json")  # with the most that can be wrong
 
 
 def foreign_tokenizer() -> Tokenizer:
@@ -81,7 +82,7 @@ def damage(whole: Path, family: str, seed: int, place: Path) -> tuple[list[str],
     folder = place / "model"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(whole / family, folder)
-    path = choose.choice(sorted(folder.iterdir()))
+    path = choose.choice([*sorted(folder.iterdir()), *(folder / name for name in OFTEN)])
     if path.name != "manifest.json" and choose.random() < 0.9:  # else a changed size is all that is seen
         (folder / "manifest.json").unlink()
     way = mutate(path, choose)

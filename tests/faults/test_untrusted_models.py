@@ -25,7 +25,7 @@ from tfkit.tokenizer import train_byte_bpe
 
 FAMILIES = {"gpt2": "gpt2", "llama": "llama-7b"}
 MEMORY = 200 << 20  # bytes that a refusal may take
-SECONDS = 5.0  # it takes some 0.05
+SECONDS = 20.0  # it takes some 0.1
 TINY: dict[str, Any] = {"context_length": 32, "decoder_layers": 2, "dim": 16, "num_heads": 2, "hidden_dim": 24}
 
 
@@ -334,3 +334,68 @@ def test_f10_special_ids_that_are_no_numbers(models: Path, tmp_path: Path, field
     folder = copy(models, tmp_path)
     edit_json(folder / "config.json", lambda config: config.update({field: value}))
     assert_refused(folder, f"config.json: {field} is ")
+
+
+# ------------------------------------------------------------------------------------------------------------------ tokenizers
+
+
+def replacing(pattern: object, content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+HOSTILE_TOKENIZERS: dict[str, tuple[dict[str, Any], str]] = {
+    "a text of one character grows to 10^9": (
+        {"normalizer": {"type": "Sequence", "normalizers": [replacing({"String": "t"}, "t" * 1000)] * 3}},
+        "makes over 1,000 characters of one",
+    ),
+    "and in 30 doublings": (
+        {"decoder": {"type": "Sequence", "decoders": [replacing({"String": "t"}, "tt")] * 30}},
+        "makes over 1,000 characters of one",
+    ),
+    "a pattern that takes for ever": (
+        {"normalizer": replacing({"Regex": r"(\w+\s?)+$"}, "x")},
+        "not a usable tokenizer (Onig: Regex search error: retry-limit-in-match over)",
+    ),
+    "no token for what it does not know": (
+        {
+            "pre_tokenizer": None,
+            "post_processor": None,
+            "added_tokens": [],
+            "model": {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "<unk>"},
+        },
+        "not a usable tokenizer",
+    ),
+    "ids beyond the model's vocabulary": (
+        {"post_processor": None, "model": {"type": "BPE", "vocab": {"t": 4_000_000_000, "h": 1, "e": 2}, "merges": []}},
+        "the tokenizer gives the id 4,000,000,000",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TOKENIZERS)
+def test_f49_hostile_tokenizers(models: Path, tmp_path: Path, name: str) -> None:
+    folder = copy(models, tmp_path)
+    changes, message = HOSTILE_TOKENIZERS[name]
+    edit_json(folder / "tokenizer.json", lambda tokenizer: tokenizer.update(changes))
+    if "model" in changes:
+        (folder / "tokenizer_config.json").write_text("{}", encoding="utf-8")
+        (folder / "special_tokens_map.json").write_text("{}", encoding="utf-8")
+    words = ["generate", "--from", str(folder), "--prompt", "the cat sat on the mat and then the dog went away! " * 5, "--threads", "1"]
+    done = Process(tmp_path, [*words, "carbon.enabled=false"], limit_memory).wait()
+    assert done.code == 4, done.err
+    assert message in done.err
+
+
+def test_f49_a_tokenizer_that_drops_every_text(models: Path, tmp_path: Path) -> None:
+    folder = copy(models, tmp_path)
+    changes = {"normalizer": replacing({"Regex": "."}, ""), "post_processor": None}
+    edit_json(folder / "tokenizer.json", lambda tokenizer: tokenizer.update(changes))
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):  # no eos either
+        (folder / name).write_text("{}", encoding="utf-8")
+    done = generate(folder)
+    assert done.code == 3, done.err
+    assert "has no tokens" in done.err
+    (tmp_path / "text.txt").write_text("the cat", encoding="utf-8")
+    words = ["evaluate", "--from", str(folder), "--data", str(tmp_path / "text.txt"), "--threads", "1", "carbon.enabled=false"]
+    done = Process(tmp_path, words).wait()
+    assert done.code == 3, done.err

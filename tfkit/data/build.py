@@ -32,6 +32,8 @@ def write_stream(folder: Path, source: Source, tokenizer: Tokenizer, progress: C
         if not writer.documents:
             raise DataError(f"{source.describe()}: no text in any row; give a source that holds text, or a larger fraction of it")
         writer.finish()
+        if not writer.position:
+            raise DataError(f"{source.describe()}: the tokenizer gives no token for any text; use the tokenizer that belongs to the model")
     index = {
         "version": STREAM_VERSION,
         "source": source.name,

@@ -6,12 +6,13 @@ from typing import Any
 
 from tfkit.errors import ModelError
 from tfkit.run.model_files import MIB, find_file, parse_json, read_object, read_text
-from tfkit.tokenizer.broken import broken_tokenizer
+from tfkit.tokenizer.broken import broken_tokenizer, expansion
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 
 TOKENIZER, CONFIG, SPECIAL, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # the largest known tokenizer.json has 33 MiB
+_MOST_EXPANSION = 1000  # of one character; real tokenizers make 1 to 3
 UNLIMITED = 10**30  # transformers' own value for "no longest text"
 
 # auto_map names remote code; the others are told anew, or stand in a file of their own.
@@ -32,7 +33,8 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
     for key in _NOT_KEPT:
         settings.pop(key, None)
     text = read_text(path, _TOKENIZER_LIMIT)
-    parse_json(text, path)
+    if expansion(parse_json(text, path)) > _MOST_EXPANSION:
+        raise ModelError(f"{path}: makes over {_MOST_EXPANSION:,} characters of one, which could fill the memory; refused as unsafe")
     with broken_tokenizer(str(path)):
         return Tokenizer.from_json(text, settings, template)
 
