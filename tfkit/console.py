@@ -55,7 +55,7 @@ def json(document: Any) -> None:
 def _write_result(text: str) -> None:
     stream = sys.stdout
     if stream is None:
-        raise MachineError("the result cannot be written: stdout is closed")
+        raise ReaderGone  # it was closed before the program began
     encoding = stream.encoding or "utf-8"
     try:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))

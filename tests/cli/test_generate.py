@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -12,12 +13,15 @@ from pathlib import Path
 
 import pytest
 from test_evaluate import NO_CARBON, RECIPE, write_checkpoint
+from tiny_chats import TEMPLATES, write_chat_checkpoint
+from tiny_chats import write_lines as write_rows
 
 from tfkit.__main__ import main
 from tfkit.generation.complete import complete
 from tfkit.hub import load
 from tfkit.recipe.schema import GenerationSection
 from tfkit.run.checkpoints import save_checkpoint
+from tfkit.tokenizer.template import open_template
 
 PROMPTS = ["the cat", "das Mädchen", "a", "the mat and the hat 🙂", "on"]
 
@@ -190,3 +194,176 @@ def test_on_a_terminal_a_line_appears_when_it_is_whole(folder):
     assert program.returncode == 0, err
     [row] = expected(folder, ["one\ntwo"], max_new_tokens=5, temperature=0)
     assert shown.decode().replace("\r\n", "\n") == f"one\ntwo{row['completion']}\n"
+
+
+# -- chat
+
+
+@pytest.fixture(scope="module")
+def chat_folder(tmp_path_factory) -> Path:
+    return write_chat_checkpoint(tmp_path_factory.mktemp("chat") / "model", TEMPLATES["chatml"])
+
+
+def answers(folder: Path, *conversations: list[dict[str, str]], **settings) -> list[str]:
+    loaded = load(folder)
+    with open_template(loaded.codec, folder) as template:
+        texts = [template.render(messages, add_generation_prompt=True) for messages in conversations]
+    settings = GenerationSection(temperature=0, **settings)
+    return [row.text for row in complete(loaded.model, loaded.codec, texts, settings, eos_ids=loaded.eos_ids, rendered=True)]
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+GREEDY = ["--temperature", 0, "--max-new-tokens", 9]
+
+
+def test_chat_answers_a_prompt(capsys, chat_folder):
+    [answer] = answers(chat_folder, [user("Hello")], max_new_tokens=9)
+    assert run("--from", chat_folder, "--chat", "--prompt", "Hello", *GREEDY) == 0
+    assert capsys.readouterr().out == f"{answer}\n"
+    assert run("--from", chat_folder, "--chat", "--prompt", "Hello", "--json", *GREEDY) == 0
+    [row] = lines(capsys.readouterr().out)
+    assert (row["prompt"], row["completion"]) == ("Hello", answer)
+    [plain] = expected(chat_folder, ["Hello"], temperature=0, max_new_tokens=9)
+    assert plain["completion"] != answer
+
+
+def test_chat_answers_lines(capsys, chat_folder, tmp_path):
+    talk = [{"role": "system", "content": "Be brief."}, user("Hi"), {"role": "assistant", "content": "Yes?"}, user("How are you?")]
+    path = write_rows(tmp_path / "prompts.jsonl", [{"messages": talk}, {"prompt": "Hello", "id": 3}])
+    assert run("--from", chat_folder, "--chat", "--input", path, *GREEDY) == 0
+    found = lines(capsys.readouterr().out)
+    assert [row["completion"] for row in found] == answers(chat_folder, talk, [user("Hello")], max_new_tokens=9)
+    assert (found[0]["messages"], found[1]["prompt"]) == (talk, "Hello")
+
+
+def test_chat_with_plain_lines(capsys, monkeypatch, chat_folder):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hello\nHi\n")))
+    assert run("--from", chat_folder, "--chat", "-", *GREEDY) == 0
+    found = [row["completion"] for row in lines(capsys.readouterr().out)]
+    assert found == answers(chat_folder, [user("Hello")], [user("Hi")], max_new_tokens=9)
+
+
+@pytest.mark.parametrize("eos", ["token", "list"])
+def test_an_answer_ends_where_generation_config_says(capsys, tmp_path, eos):
+    folder = write_chat_checkpoint(tmp_path / "model", TEMPLATES["chatml"])
+    loaded = load(folder)
+    [answer] = answers(folder, [user("Hello")], max_new_tokens=9)
+    end = loaded.codec.encode_texts([answer])[0][len(loaded.codec.prefix)]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end if eos == "token" else [1, end]}), encoding="utf-8")
+    assert run("--from", folder, "--chat", "--prompt", "Hello", "--json", *GREEDY) == 0
+    [row] = lines(capsys.readouterr().out)
+    assert (row["completion"], row["finish"]) == ("", "stop")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "content", "code", "message"),
+    [
+        (["--chat"], "", 2, "exactly one of --prompt TEXT, --input F, and - for stdin; on a terminal, --chat alone is a conversation"),
+        (["-"], '{"messages": [{"role": "user", "content": "a"}]}', 3, "here are messages; messages are read with --chat"),
+        (["--chat", "-"], '{"messages": []}', 3, 'stdin:1: "messages" holds no list of messages'),
+        (["--chat", "-"], '{"messages": ["a"]}', 3, 'stdin:1: messages[0] has no text under "role"'),
+        (
+            ["--chat", "-"],
+            '{"prompt": "a"}\n{"messages": [{"role": "user", "content": "a"}, {"role": "user"}]}',
+            3,
+            'stdin:2: messages[1] has no text under "content"',
+        ),
+        (
+            ["--chat", "-"],
+            '{"messages": [{"role": "user", "content": "\\ud83d"}]}',
+            3,
+            "stdin:1: character 1 of content in messages[0] is half",
+        ),
+        (["--chat", "-"], '{"text": "a"}', 3, 'stdin:1: no text under "prompt"; here are text'),
+    ],
+)
+def test_chat_errors(capsys, monkeypatch, chat_folder, arguments, content, code, message):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    assert run("--from", chat_folder, *arguments) == code
+    out, err = capsys.readouterr()
+    assert message in err
+    assert not out
+    assert "Traceback" not in err
+
+
+def test_a_checkpoint_that_knows_no_conversations(capsys, folder):
+    assert run("--from", folder, "--chat", "--prompt", "Hello") == 4
+    assert f"{folder}: this checkpoint has no chat template" in capsys.readouterr().err
+
+
+def test_a_conversation_that_the_template_refuses(capsys, tmp_path):
+    folder = write_chat_checkpoint(tmp_path / "model", TEMPLATES["gemma"])
+    path = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "a"}, {"messages": [{"role": "assistant", "content": "a"}]}])
+    assert run("--from", folder, "--chat", "--input", path) == 4
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"{folder}/chat_template.jinja:4: the chat template, given {path}:2, failed: Conversation roles must alternate" in err
+
+
+class Terminal:
+    """The program on a terminal of its own, whose Ctrl-C and Ctrl-D are the terminal's."""
+
+    def __init__(self, arguments: list[str]):
+        self.leader, follower = pty.openpty()
+        self.shown = ""
+        # Not preexec_fn, which forks in a process with threads.
+        take = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+        self.program = subprocess.Popen(
+            [sys.executable, "-c", take, *arguments], stdin=follower, stdout=follower, stderr=follower, start_new_session=True
+        )
+        os.close(follower)
+
+    def type(self, text: str) -> None:
+        os.write(self.leader, text.encode())
+
+    def wait_for(self, text: str, seconds: float = 60) -> str:
+        """What appeared up to and with this text."""
+        end = time.monotonic() + seconds
+        while text not in self.shown:
+            assert time.monotonic() < end, self.shown
+            if select.select([self.leader], [], [], 0.1)[0]:
+                self.shown += os.read(self.leader, 65536).decode(errors="replace").replace("\r\n", "\n")
+        before, found, self.shown = self.shown.partition(text)
+        return before + found
+
+    def close(self) -> int:
+        code = self.program.wait(60)
+        os.close(self.leader)
+        return code
+
+
+def shown(text: str) -> str:
+    """As a terminal's driver passes it on."""
+    return text.replace("\r\n", "\n")
+
+
+def test_a_conversation(tmp_path):
+    folder = write_chat_checkpoint(tmp_path / "model", TEMPLATES["chatml"], context_length=4096)
+    terminal = Terminal(command(folder, "--chat", "--temperature", 0, "--max-new-tokens", 7))
+    [first] = answers(folder, [user("Hello")], max_new_tokens=7)
+    [second] = answers(folder, [user("Hello"), {"role": "assistant", "content": first}, user("Why?")], max_new_tokens=7)
+    terminal.wait_for("> ")
+    terminal.type("\n")  # nothing was said
+    terminal.wait_for("> ")
+    for said, answer in [("Hello", first), ("Why?", second)]:
+        terminal.type(f"{said}\n")
+        assert terminal.wait_for("\n> ") == f"{said}\n{shown(answer)}\n> "
+    terminal.type("\x04")
+    assert terminal.close() == 0
+
+
+def test_ctrl_c_ends_an_answer_and_then_the_conversation(tmp_path):
+    folder = write_chat_checkpoint(tmp_path / "model", TEMPLATES["chatml"], context_length=20_000)
+    terminal = Terminal(command(folder, "--chat", "--max-new-tokens", 19_000))
+    terminal.wait_for("> ")
+    terminal.type("Tell me everything.\n")
+    terminal.wait_for("everything.\n")
+    time.sleep(1)
+    terminal.type("\x03")
+    terminal.wait_for("\n> ", 10)
+    terminal.type("\x03")
+    assert "stopped by SIGINT: the conversation is over" in terminal.wait_for("over", 10)
+    assert terminal.close() == 130

@@ -58,7 +58,8 @@ def evaluate(
     folder = find_checkpoint(checkpoint)
     settings = read_settings(words[0] if words else None, folder, changes, _SECTIONS)
     with session("evaluate", settings.carbon, run) as work:
-        loaded = _load(folder, settings, device, threads)
+        with work.signals.at_once():
+            loaded = _load(folder, settings, device, threads)
         sources = _sources(settings)
         streams = _streams(sources, loaded, work)
         scores = _score(loaded, streams, settings, work)
@@ -116,19 +117,17 @@ def _score(loaded: "Loaded", streams: list["TokenStream"], settings: "Settings",
 
     limit = settings.evaluation.max_tokens
     total = sum(int(count_targets(stream).sum()) for stream in streams)
-    with console.progress("scoring", total if limit is None else min(total, limit), "tokens") as bar:
+    bar = console.progress("scoring", total if limit is None else min(total, limit), "tokens")
+    with bar as shown, work.signals.at_once("there is no result, since only all texts together give one"):
         scores = score_streams(
             loaded.model,
             streams,
             loaded.config.context_length,
             settings.evaluation.batch_size,
             max_tokens=limit,
-            progress=bar.advance,
-            should_stop=work.should_stop,
+            progress=shown.advance,
         )
-    if scores is None:
-        work.signals.raise_if_requested("there is no result, since only all texts together give one")
-    assert scores is not None
+    assert scores is not None  # nothing asked it to stop
     return scores
 
 

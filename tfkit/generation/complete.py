@@ -62,7 +62,8 @@ def complete(
     for row, stream in enumerate(streams):
         give(row, stream.close())
     return [
-        TextCompletion(stream.text, len(completion.ids), "stop" if stream.stopped else completion.finish)
+        # A stop string may appear as the last bytes are given out; in a row that was interrupted they are not the last.
+        TextCompletion(stream.text, len(completion.ids), "stop" if stream.stopped and completion.finish == "length" else completion.finish)
         for stream, completion in zip(streams, completions, strict=True)
     ]
 

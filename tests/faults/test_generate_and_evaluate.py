@@ -1,0 +1,291 @@
+"""What may happen to generate and evaluate while they work: signals, readers that leave, full disks, no memory; and the quality gate."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_chats import TEMPLATES, write_chat_checkpoint, write_lines
+from tiny_runs import Done, Process
+
+import tfkit.cli.chat
+import tfkit.cli.evaluate
+import tfkit.cli.generate
+import tfkit.cli.settings
+import tfkit.evaluation.text
+import tfkit.generation.decoding
+from tfkit.hub import load, save_model
+from tfkit.model.mlp import Mlp
+from tfkit.model.transformer import Transformer
+from tfkit.tokenizer.template import ChatTemplate
+
+PROMPTS = [f"{number}: the cat" for number in range(40)]  # two batches and a half
+SECONDS = 5 + 5  # what is promised, and what a busy machine may need
+STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("commands")
+    write_chat_checkpoint(folder / "model", TEMPLATES["chatml"])
+    write_lines(folder / "prompts.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
+    (folder / "text.txt").write_text("the cat sat on the mat. " * 200, encoding="utf-8")
+    return folder
+
+
+def start(base: Path, command: str, *words: str, before: Callable[[], object] | None = None) -> Process:
+    fixed = ["--from", str(base / "model"), "--threads", "1", "carbon.enabled=false"]
+    return Process(base, [command, *fixed, *words], before)
+
+
+def generate(base: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
+    return start(base, "generate", "--input", str(base / "prompts.jsonl"), "--max-new-tokens", "8", *words, before=before).wait()
+
+
+def evaluate(base: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
+    words = ("--data", str(base / "text.txt"), "--json", "evaluation.batch_size=2", *words)
+    return start(base, "evaluate", *words, before=before).wait()
+
+
+def at_call(owner: Any, name: str, number: int, fault: Callable[[], object]) -> Callable[[], None]:
+    """Something that happens within the `number`-th call of a function, counted from 1."""
+
+    def before() -> None:
+        function, calls = getattr(owner, name), [0]
+
+        def struck(*arguments: Any, **options: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == number:
+                fault()
+            return function(*arguments, **options)
+
+        setattr(owner, name, struck)
+
+    return before
+
+
+def kill(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def fault() -> None:
+        raise error
+
+    return fault
+
+
+def assert_stopped(done: Done, number: int) -> None:
+    assert done.code == STOPS[number]
+    assert f"stopped by {signal.Signals(number).name}" in done.err
+    assert "Traceback" not in done.err
+
+
+# -- signals
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_f06_generate_leaves_whole_lines_in_order(base: Path, number: int) -> None:
+    """In the middle of the second batch: the lines of the first are there, and whatever began the second."""
+    whole = generate(base).out.splitlines()
+    assert [json.loads(line)["prompt"] for line in whole] == PROMPTS
+    done = generate(base, before=at_call(tfkit.generation.decoding, "_choose", 11, kill(number)))
+    assert_stopped(done, number)
+    assert done.out.endswith("\n")
+    lines = done.out.splitlines()
+    assert lines == whole[: len(lines)]
+    assert len(lines) == 16
+    assert "16 of 40 prompts were continued" in done.err
+
+
+def test_f06_generate_keeps_what_was_finished_in_a_batch(base: Path) -> None:
+    """Rows that end early, and before the first that did not, are not lost with it."""
+    stop = next(c for c in json.loads(generate(base).out.splitlines()[0])["completion"][1:] if c.isprintable() and c != "\ufffd")
+    whole = generate(base, "--stop", stop).out.splitlines()
+    ended = [json.loads(line)["tokens"] < 7 for line in whole]
+    assert ended[0]
+    done = generate(base, "--stop", stop, before=at_call(tfkit.generation.decoding, "_choose", 7, kill(signal.SIGINT)))
+    assert_stopped(done, signal.SIGINT)
+    assert done.out.splitlines() == whole[: ended.index(False)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_f06_within_a_long_forward(base: Path, command: str, number: int) -> None:
+    """A model whose layers take half a second each, and it has many: a batch of long texts, or a slow machine."""
+    folder = write_chat_checkpoint(base / "deep" / "model", TEMPLATES["chatml"], decoder_layers=24).parent
+    (folder / "text.txt").write_text("the cat", encoding="utf-8")
+    struck = at_call(Mlp, "forward", 2, kill(number))
+    begun = folder / f"{command}-{number}"
+
+    def before() -> None:
+        forward = Mlp.forward
+
+        def slow(self: Mlp, hidden: torch.Tensor) -> torch.Tensor:
+            begun.touch()
+            time.sleep(0.5)
+            return forward(self, hidden)
+
+        Mlp.forward = slow  # type: ignore[method-assign]
+        struck()
+
+    words = ["--prompt", "Hello"] if command == "generate" else ["--data", str(folder / "text.txt")]
+    process = start(folder, command, *words, before=before)
+    while not begun.exists():
+        time.sleep(0.02)
+    begin = time.monotonic()
+    done = process.wait()
+    assert_stopped(done, number)
+    assert done.out == ""
+    assert time.monotonic() - begin < SECONDS < 24 * 0.5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_f06_evaluate_gives_no_result(base: Path, tmp_path: Path, number: int) -> None:
+    words = ["--predictions", str(tmp_path / "predictions.jsonl"), "--run", str(tmp_path / "run")]
+    done = evaluate(base, *words, before=at_call(tfkit.evaluation.text, "_score", 3, kill(number)))
+    assert_stopped(done, number)
+    assert done.out == ""
+    assert "there is no result" in done.err
+    assert not (tmp_path / "predictions.jsonl").exists()
+    assert "result" not in json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert evaluate(base).code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_f06_while_the_model_is_loaded(base: Path, command: str, number: int) -> None:
+    module = getattr(tfkit.cli, command)
+    done = {"generate": generate, "evaluate": evaluate}[command](base, before=at_call(module, "_load", 1, kill(number)))
+    assert_stopped(done, number)
+    assert done.out == ""
+
+
+def test_f06_while_a_template_is_rendered(base: Path, tmp_path: Path) -> None:
+    """An endless template, and Ctrl-C before its time is up."""
+    write_chat_checkpoint(tmp_path / "model", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
+
+    def later() -> None:
+        threading.Timer(0.2, kill(signal.SIGINT)).start()
+
+    done = start(tmp_path, "generate", "--chat", "--prompt", "a", before=at_call(ChatTemplate, "_exchange", 2, later)).wait()
+    assert_stopped(done, signal.SIGINT)
+
+
+# -- stdout
+
+
+def pipe_to_head(base: Path, command: str, words: list[str], lines: int) -> Done:
+    """The command with a reader that leaves after so many lines."""
+    reader, writer = os.pipe()
+
+    def before() -> None:
+        os.close(reader)
+        os.dup2(writer, 1)
+        os.close(writer)
+
+    process = start(base, command, *words, before=before)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as stream:
+        for _ in range(lines):
+            json.loads(stream.readline())
+    return process.wait()
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+def test_f07_a_reader_that_leaves(base: Path, lines: int) -> None:
+    done = pipe_to_head(base, "generate", ["--input", str(base / "prompts.jsonl"), "--max-new-tokens", "8"], lines)
+    assert (done.code, done.err) == (0, "")
+
+
+def in_a_shell(base: Path, rest: str) -> subprocess.CompletedProcess[str]:
+    """The program as a shell runs it."""
+    words = f"{sys.executable} -m tfkit generate --from model --input prompts.jsonl --max-new-tokens 8 carbon.enabled=false"
+    script = f"set -o pipefail; {words} {rest}"
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, cwd=base)
+
+
+def test_f07_head(base: Path) -> None:
+    done = in_a_shell(base, "| head -1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["prompt"] == PROMPTS[0]
+
+
+def test_f07_stdout_is_closed(base: Path) -> None:
+    """Nobody reads, from the start."""
+    done = in_a_shell(base, ">&-")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
+@pytest.mark.parametrize("command", [generate, evaluate])
+def test_f07_a_full_disk_is_no_reader_that_left(base: Path, command: Callable[..., Done]) -> None:
+    done = command(base, before=lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1))
+    assert done.code == 5
+    assert "the result cannot be written to stdout: No space left on device" in done.err
+    assert "Traceback" not in done.err
+
+
+# -- memory
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("command", [generate, evaluate])
+def test_f23_no_memory(base: Path, command: Callable[..., Done], error: BaseException) -> None:
+    done = command(base, before=at_call(Transformer, "forward", 11 if command is generate else 3, raising(error)))
+    assert done.code == 5
+    assert "out of memory: " in done.err
+    assert "Traceback" not in done.err
+    assert [json.loads(line)["prompt"] for line in done.out.splitlines()] == (PROMPTS[:16] if command is generate else [])
+
+
+# -- the gate
+
+
+@pytest.mark.parametrize(
+    ("gates", "code", "message"),
+    [
+        (["loss > 0"], 8, "quality gate failed: loss > 0 (it is "),
+        (["loss < 0"], 0, ""),
+        (["loss < 0", "perplexity >= 1", "bits_per_byte<=99"], 8, "quality gate failed: perplexity >= 1 (it is "),
+        (["accuracy > 0"], 2, "unknown metric 'accuracy'; there are loss, perplexity"),
+        (["loss > nan"], 2, "'nan' is not a number"),
+        (["loss"], 2, "is not a comparison"),
+    ],
+)
+def test_f51_the_gate(base: Path, gates: list[str], code: int, message: str) -> None:
+    """The result is written whatever the gate says; a gate that cannot be decided ends the command before it begins."""
+    done = evaluate(base, *(word for gate in gates for word in ("--fail-if", gate)))
+    assert done.code == code
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert ("metrics" in json.loads(done.out)) if code != 2 else done.out == ""
+
+
+@pytest.mark.parametrize("gate", ["loss > 1000", "loss < 0", "perplexity == 3"])
+def test_f51_a_metric_that_is_no_number_fails_every_gate(base: Path, gate: str) -> None:
+    folder = base / "nan"
+    loaded = load(base / "model")
+    tensors = loaded.model.state_dict()
+    next(tensor for name, tensor in tensors.items() if name.endswith("norm.weight")).fill_(float("nan"))
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    save_model(folder / "model", loaded.config, tensors, loaded.codec)
+    (folder / "text.txt").write_text("the cat", encoding="utf-8")
+    done = evaluate(folder, "--fail-if", gate)
+    assert done.code == 8
+    assert "(it is nan)" in done.err
+    assert json.loads(done.out)["metrics"]["loss"] is None
