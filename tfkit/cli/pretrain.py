@@ -47,6 +47,7 @@ def pretrain(
 
             from tfkit.cli.training import TrainingRun
             from tfkit.cli.training_data import RunContext, prepare_data
+            from tfkit.cli.training_plan import require_memory
             from tfkit.families import PRESETS
             from tfkit.model.transformer import build
             from tfkit.training.device import pick_device
@@ -56,6 +57,7 @@ def pretrain(
             context = RunContext(resolved.recipe, folder, signals, meter, pick_device(device))
             data = prepare_data(resolved.recipe, signals, meter)
             config = model_config(resolved.recipe.model, data.tokenizer.size)
+            require_memory(resolved.recipe, config, context.device)
             write_recipe(folder, resolved.recipe, config)
             model = build(config, resolved.recipe.training.seed)
             preset = resolved.recipe.model.preset

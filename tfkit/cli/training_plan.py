@@ -2,8 +2,15 @@
 
 import math
 
+import torch
+
 from tfkit.data import PackedRows
+from tfkit.errors import MachineError
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema import Recipe
+from tfkit.training.device import pick_precision
+from tfkit.training.memory import available_bytes, state_bytes
 
 AUTO_MICRO_BATCH_TOKENS = 16_384
 
@@ -32,3 +39,18 @@ def moments(recipe: Recipe) -> int:
 def planned_bytes(recipe: Recipe, parameters: int) -> int:
     """Disk for the checkpoints that are kept, one more that is being written, and the best: weights and optimizer state in fp32."""
     return parameters * 4 * (1 + moments(recipe)) * (recipe.checkpoint.keep + 2)
+
+
+def require_memory(recipe: Recipe, config: ModelConfig, device: torch.device) -> None:
+    """Raise MachineError, with the numbers, if weights, gradients and optimizer state alone do not fit the memory of this machine."""
+    left = available_bytes(swap=True) if device.type == "cpu" else None
+    if left is None:
+        return
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in Transformer(config).parameters())
+    needed = state_bytes(parameters, moments(recipe), pick_precision(recipe.training.precision, device))
+    if needed > left:
+        raise MachineError(
+            f"the model's {parameters:,} weights need {needed / 1e9:.3g} GB of memory with their gradients and the optimizer's state, and "
+            f"{left / 1e9:.3g} GB are free: choose a smaller model, end other programs, or use a larger machine"
+        )

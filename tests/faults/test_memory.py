@@ -1,0 +1,124 @@
+"""Too little memory, and too few file descriptors."""
+
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import exact, kept, pretrain, records, write_corpus, write_recipe
+
+import tfkit.evaluation.text
+from tfkit.objectives.objective import Batch
+from tfkit.training.step import Stepper
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("memory")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    return folder
+
+
+GPU = lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")  # noqa: E731
+CPU = lambda: RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")  # noqa: E731
+
+
+def room_for(rows: int, from_step: int = 1, error: Callable[[], Exception] = GPU) -> Callable[[], None]:
+    """A fault: from a step on, the memory holds micro-batches of at most so many rows; what does not fit fails after its forward."""
+
+    def before() -> None:
+        accumulate = Stepper._accumulate
+
+        def limited(self: Stepper, step: int, index: int, batch: Batch, *arguments: Any) -> Any:
+            found = accumulate(self, step, index, batch, *arguments)
+            if step >= from_step and len(batch.input_ids) > rows:
+                raise error()
+            return found
+
+        Stepper._accumulate = limited  # type: ignore[method-assign]
+
+    return before
+
+
+@pytest.mark.parametrize("error", [GPU, CPU], ids=["gpu", "cpu"])
+def test_f23_smaller_micro_batches_are_the_same_steps(base: Path, tmp_path: Path, error: Callable[[], Exception]) -> None:
+    """Twice halved in the middle of the run; the losses stay, to rounding, and a resumed run keeps the smaller ones."""
+    words = ["training.batch_size=8", "training.log_every=1", "checkpoint.every=6"]
+    assert pretrain(tmp_path / "roomy", base / "tiny.yaml", *words).code == 0
+    done = pretrain(tmp_path / "tight", base / "tiny.yaml", *words, before=room_for(2, 4, error))
+    assert done.code == 0, done.err
+    assert "out of memory in micro-batches of 8 rows: they have 4 from now on" in done.err
+    assert "out of memory in micro-batches of 4 rows: they have 2 from now on" in done.err
+    for roomy, tight in zip(exact(tmp_path / "roomy"), exact(tmp_path / "tight"), strict=True):
+        assert tight["step"] == roomy["step"]
+        if "loss" in roomy:
+            assert tight["loss"] == pytest.approx(roomy["loss"], rel=1e-6)
+            assert tight["grad_norm"] == pytest.approx(roomy["grad_norm"], rel=1e-4)
+    state = json.loads((tmp_path / "tight" / "checkpoints" / "step-000006" / "training_state" / "state.json").read_text(encoding="utf-8"))
+    assert state["micro_batch_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "rows", "advice"),
+    [
+        (["training.micro_batch_size=4"], 2, "leave training.micro_batch_size out, or lower it"),
+        ([], 0, "out of memory with a single row of 16 tokens"),
+    ],
+)
+def test_f23_where_nothing_can_be_halved_there_is_advice(base: Path, tmp_path: Path, words: list[str], rows: int, advice: str) -> None:
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", "checkpoint.every=2", *words, before=room_for(rows, 4))
+    assert (done.code, done.out) == (5, "")
+    assert advice in done.err
+    assert "Traceback" not in done.err
+    assert kept(tmp_path / "run") == ["step-000002"]
+
+
+def test_f23_an_evaluation_that_does_not_fit_costs_no_step(base: Path, tmp_path: Path) -> None:
+    def before() -> None:
+        def full(*arguments: object, **options: object) -> None:
+            raise GPU()
+
+        tfkit.evaluation.text.score_texts = full  # type: ignore[assignment]
+
+    run = tmp_path / "run"
+    done = pretrain(run, base / "tiny.yaml", "checkpoint.every=4", before=before)
+    assert done.code == 5
+    assert "evaluation.batch_size" in done.err
+    assert kept(run) == ["step-000004"]
+    assert pretrain(run, base / "tiny.yaml", "checkpoint.every=4", "evaluation.batch_size=1", "--resume").code == 0
+    assert [record["step"] for record in records(run) if "evaluation" in record] == [4, 8, 12]
+
+
+BIG = ["model={preset: gpt2, decoder_layers: 6, dim: 512, num_heads: 8, context_length: 64}", "training.steps=2", "data.validation=null"]
+
+
+def address_space(room: int) -> Callable[[], None]:
+    def before() -> None:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        limit = pages * resource.getpagesize() + room
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    return before
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc: the limit cannot be set from where the process is")
+def test_f48_memory_below_the_need_is_refused_and_above_it_is_enough(base: Path, tmp_path: Path) -> None:
+    """19 million weights: 304 MB with gradients and AdamW's state."""
+    words = [*BIG, "evaluation.every=null"]
+    refused = pretrain(tmp_path / "low", base / "tiny.yaml", *words, before=address_space(250_000_000))
+    assert (refused.code, refused.out) == (5, "")
+    assert "weights need 0.30" in refused.err
+    assert "choose a smaller model" in refused.err
+    done = pretrain(tmp_path / "enough", base / "tiny.yaml", *words, before=address_space(1_500_000_000))
+    assert done.code == 0, done.err
+
+
+def test_f48_few_file_descriptors(base: Path, tmp_path: Path) -> None:
+    def before() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", "checkpoint={every: 1, keep: 3}", before=before)
+    assert done.code == 0, done.err
