@@ -129,7 +129,7 @@ def _back_up(path: Path, data: bytes) -> None:
 
 def _replace(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]], stamp: Stamp) -> bool:
     """Put the rows in the file's place, unless it is no longer the one that they were made from."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")  # the next start of a killed run clears it by this name
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
