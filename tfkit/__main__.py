@@ -1,7 +1,9 @@
 """The program: runs a command and turns what it raises into the exit codes of the command line's contract."""
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 
@@ -19,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     crash.set_folder(None)
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        _run(words)
+        with _warnings_in_words():
+            _run(words)
         return 0
     except (TfkitError, Stopped) as error:
         console.error(str(error))
@@ -43,6 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return MachineError.exit_code
         crash.report(error)
         return 1
+
+
+@contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Python's warnings, ours and the libraries', as one line for people, and each text once."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        text = " ".join(str(message).split())
+        if text not in said:
+            said.add(text)
+            console.warn(text)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # where in the code it arose is nothing to a user
+        yield
 
 
 def _run(arguments: list[str]) -> None:

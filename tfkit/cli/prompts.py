@@ -53,6 +53,8 @@ def read_prompts(prompt: str | None, path: str | None, words: Sequence[str], cha
     if prompt is not None:
         return [Prompt("--prompt", _whole(prompt, "--prompt"))]
     place = "stdin" if path in (None, "-") else str(path)
+    if place == "stdin" and sys.stdin is None:
+        raise DataError("stdin: closed, so no prompt comes from it; give --prompt TEXT or --input F")
     try:
         content = sys.stdin.buffer.read() if path in (None, "-") else Path(str(path)).read_bytes()
     except OSError as error:

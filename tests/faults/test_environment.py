@@ -1,0 +1,215 @@
+"""No home, any locale, any terminal or none: the commands work, and what they say can be read."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe, its corpus, and a finished run."""
+    folder = tmp_path_factory.mktemp("environment")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    assert pretrain(folder / "run", folder / "tiny.yaml").code == 0
+    return folder
+
+
+COMMANDS = ["check", "pretrain", "evaluate", "generate", "generate-lines", "env"]
+
+
+def words(command: str, base: Path, run: Path) -> list[str]:
+    """The command line of a command that succeeds."""
+    checkpoint = ["--from", str(base / "run"), "carbon.enabled=false", "--threads", "1"]
+    return {
+        "check": ["check", str(base / "tiny.yaml")],
+        "pretrain": ["pretrain", str(base / "tiny.yaml"), "--run", str(run), "--threads", "1", "training.steps=3"],
+        "evaluate": ["evaluate", *checkpoint],
+        "generate": ["generate", "--prompt", "the cat", "--max-new-tokens", "3", *checkpoint],
+        "generate-lines": ["generate", "--prompt", "Straße 🙂", "--json", "--max-new-tokens", "3", *checkpoint],
+        "env": ["env"],
+    }[command]
+
+
+def encoded(encoding: str) -> None:
+    """The standard streams as Python opens them under PYTHONIOENCODING."""
+    for name, errors in (("stdout", "strict"), ("stderr", "backslashreplace")):
+        getattr(sys, name).reconfigure(encoding=encoding, errors=errors)
+
+
+def setting(**variables: str | None) -> Callable[[], None]:
+    """These variables of the environment, and no others of ours; None: not set."""
+
+    def before() -> None:
+        for name, value in variables.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+    return before
+
+
+def both(*steps: Callable[[], object]) -> Callable[[], None]:
+    def before() -> None:
+        for step in steps:
+            step()
+
+    return before
+
+
+NO_CACHE = {"TFKIT_CACHE": None, "XDG_CACHE_HOME": None}
+ENVIRONMENTS: dict[str, Callable[[], None]] = {
+    "HOME not set": setting(HOME=None, **NO_CACHE),
+    "HOME missing": setting(HOME="/nonexistent", **NO_CACHE),
+    "HOME that cannot be written": setting(HOME="/proc", **NO_CACHE),
+    "LC_ALL=C": setting(LC_ALL="C"),
+    "ASCII streams": both(setting(LC_ALL="C.UTF-8"), lambda: encoded("ascii")),
+    "Windows code page": both(setting(LC_ALL="C.UTF-8"), lambda: encoded("cp1252")),
+    "COLUMNS=20": setting(COLUMNS="20", LINES="2"),
+    "COLUMNS that is no number": setting(COLUMNS="wide", LINES=""),
+    "NO_COLOR": setting(NO_COLOR="1"),
+    "TERM=dumb": setting(TERM="dumb"),
+    "no TERM": setting(TERM=None, LANG=None),
+    "stdin closed": lambda: (os.close(0), setattr(sys, "stdin", None)),  # type: ignore[return-value]
+}
+ASCII = ("LC_ALL=C", "ASCII streams")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_f47_every_command_everywhere(base: Path, tmp_path: Path, command: str, environment: str) -> None:
+    begin = both(setting(TMPDIR=str(tmp_path)), _as_outside_pytest, ENVIRONMENTS[environment])
+    done = Process(tmp_path, words(command, base, tmp_path / "run"), begin).wait()
+    assert done.code == 0, done.err
+    assert done.out
+    assert "\x1b" not in done.out + done.err, "no colours and no cursor where no terminal is"
+    assert "Traceback" not in done.err
+    warned = [line for line in done.err.splitlines() if "warning" in line.lower()]
+    touches_the_cache = command in ("pretrain", "evaluate", "env")
+    assert len(warned) == (touches_the_cache and environment in ("HOME missing", "HOME that cannot be written")), done.err
+    assert all(re.fullmatch(r"warning: .* cannot be written, so the cache is .*; set TFKIT_CACHE to keep it", line) for line in warned)
+    if environment in ASCII:
+        assert done.err.isascii()
+        assert done.out.isascii() or (command, environment) == ("generate", "LC_ALL=C"), "a text is data, and stays as it is"
+
+
+def _as_outside_pytest() -> None:
+    """Warnings are shown and no errors; the temporary folder is looked for anew."""
+    warnings.simplefilter("default", RuntimeWarning)
+    tempfile.tempdir = None
+
+
+@pytest.mark.parametrize("environment", ["LC_ALL=C", "ASCII streams"])
+def test_f47_errors_and_warnings_are_ascii_too(base: Path, tmp_path: Path, environment: str) -> None:
+    recipe = tmp_path / "Straße.yaml"
+    recipe.write_text("modèle: {preset: gpt2}\ntraining: {steps: “3”}\n", encoding="utf-8")
+    done = Process(tmp_path, ["check", str(recipe)], ENVIRONMENTS[environment]).wait()
+    assert (done.code, done.out) == (2, "")
+    assert done.err.isascii()
+    assert "Stra\\xdfe.yaml:1:1: mod\\xe8le: unknown, did you mean model" in done.err
+
+
+def test_f47_stdin_closed_where_prompts_come_from_it(base: Path, tmp_path: Path) -> None:
+    done = Process(tmp_path, ["generate", "-", "--from", str(base / "run")], ENVIRONMENTS["stdin closed"]).wait()
+    assert (done.code, done.out) == (3, "")
+    assert done.err == "stdin: closed, so no prompt comes from it; give --prompt TEXT or --input F\n"
+
+
+# -- terminals
+
+
+def on_terminal(folder: Path, arguments: list[str], columns: int, before: Callable[[], object] = lambda: None) -> tuple[Done, str]:
+    """A command whose stdin, stdout and stderr are a terminal of so many columns; what it wrote there."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+    def prepare() -> None:
+        os.environ.update(TERM="xterm", LC_ALL="C.UTF-8")
+        before()
+        for descriptor in (0, 1, 2):
+            os.dup2(slave, descriptor)
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+    process = Process(folder, arguments, prepare)
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while chunk := os.read(master, 4096):
+            shown += chunk
+    os.close(master)
+    return process.wait(), shown.decode()
+
+
+@pytest.mark.parametrize("columns", [20, 80])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_f47_on_a_terminal(base: Path, tmp_path: Path, command: str, columns: int) -> None:
+    done, shown = on_terminal(tmp_path, words(command, base, tmp_path / "run"), columns)
+    assert done.code == 0, shown
+    assert shown.strip()
+    assert "Traceback" not in shown
+    if command == "pretrain":
+        drawn = re.split(r"[\r\n]|\x1b\[[0-9;?]*[A-Za-z]", shown)
+        live = [line for line in drawn if re.match(r"step \d+/", line)]
+        assert live, shown
+        assert all(len(line) < columns for line in live)
+        assert "step 3/3" in shown
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_f47_a_terminal_without_colours(base: Path, tmp_path: Path, variables: dict[str, str]) -> None:
+    text = base / "tiny.yaml"
+    bad = ["check", str(text), "training.step=3"]
+    done, plain = on_terminal(tmp_path, bad, 80)
+    assert (done.code, "\x1b[31m" in plain) == (2, True), "red, where colours are wanted"
+    done, plain = on_terminal(tmp_path, bad, 80, setting(**variables))
+    assert (done.code, "\x1b[3" in plain) == (2, False)
+    done, plain = on_terminal(tmp_path, words("pretrain", base, tmp_path / "run"), 80, setting(**variables))
+    assert (done.code, "\x1b[3" in plain) == (0, False)
+    assert "TERM" not in variables or "\x1b" not in plain
+
+
+def test_f47_a_terminal_in_the_locale_c(base: Path, tmp_path: Path) -> None:
+    done, shown = on_terminal(tmp_path, words("pretrain", base, tmp_path / "run"), 100, setting(LC_ALL="C"))
+    assert done.code == 0, shown
+    assert shown.isascii()
+
+
+# -- the program itself, with the worst of all at once
+
+BARE = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "COLUMNS": "20", "TERM": "dumb"}
+
+
+@pytest.mark.parametrize("command", ["check", pytest.param("env", marks=pytest.mark.slow)])
+def test_f47_a_fresh_process_in_a_bare_environment(base: Path, tmp_path: Path, command: str) -> None:
+    assert_bare(words(command, base, tmp_path / "run"), tmp_path)
+
+
+@pytest.mark.slow
+def test_f47_training_in_a_bare_environment(base: Path, tmp_path: Path) -> None:
+    for command in ("pretrain", "evaluate", "generate", "generate-lines"):
+        assert_bare(words(command, base, tmp_path / "run"), tmp_path)
+
+
+def assert_bare(arguments: list[str], folder: Path) -> None:
+    command = ["sh", "-c", 'exec "$0" -m tfkit "$@" <&-', sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, env=BARE | {"TMPDIR": str(folder)}, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert (done.stdout + done.stderr).isascii()
+    assert b"Traceback" not in done.stderr
+    assert b".py:" not in done.stderr, "no warning of a library as Python writes it"
