@@ -80,7 +80,7 @@ def test_the_document(capsys, folder, data):
     document = json.loads(capsys.readouterr().out)
     assert document.keys() == {
         *("schema_version", "metrics", "examples", "tokens", "checkpoint", "data", "batch_size", "precision", "context_length"),
-        *("energy_kwh", "emissions_g"),
+        *("energy_kwh", "emissions_g", "carbon_status"),
     }
     assert (document["schema_version"], document["examples"], document["batch_size"]) == (1, 3, 2)
     assert document["checkpoint"] == str(folder)

@@ -55,7 +55,7 @@ def test_the_document(base: Path, run: Path) -> None:
     document = json.loads((base / "run.stdout").read_text(encoding="utf-8"))
     assert list(document) == [
         *("schema_version", "run", "checkpoint", "steps", "tokens", "loss", "evaluation", "seconds", "tokens_per_second"),
-        *("energy_kwh", "emissions_g"),
+        *("energy_kwh", "emissions_g", "carbon_status"),
     ]
     assert (document["schema_version"], document["steps"], document["tokens"]) == (1, 12, 12 * 4 * 16)
     assert document["run"] == str(run)
@@ -76,7 +76,8 @@ def test_the_run_folder(run: Path) -> None:
     assert (receipt["status"], receipt["name"], receipt["threads"], receipt["device"]) == ("finished", "run", 1, "cpu")
     assert receipt["precision"] == "torch.float32"
     assert receipt["result"]["steps"] == 12
-    assert receipt["totals"].keys() == {"seconds", "tokens", "energy_kwh", "emissions_g"}
+    rework = {"rework_kwh", "rework_g", "rework_seconds"}
+    assert receipt["totals"].keys() == {"seconds", "tokens", "energy_kwh", "emissions_g", "carbon_status"} | rework
     assert [attempt["to_step"] for attempt in receipt["attempts"]] == [12]
     assert {"versions", "processor", "platform", "commit", "data", "command"} <= receipt.keys()
     assert receipt["data"]["train"]

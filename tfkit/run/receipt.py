@@ -3,7 +3,7 @@
     schema_version  run_id  name  command  status
     attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]
     versions  platform  processor  threads  commit          of the latest attempt
-    data  totals {seconds, tokens, energy_kwh, emissions_g}  result {...}  and what else is recorded
+    data  totals {seconds, tokens, energy_kwh, emissions_g, ...}  result {...}  and what else is recorded
 
 `status`, of the run and of an attempt: running, stopped (by a signal or budget, can be resumed), finished, failed, killed (found still
 "running" by the next start: its end was not seen, so ended_utc is null). A run that has not begun is "new". Times are UTC; `seconds` is by
