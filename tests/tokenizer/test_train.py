@@ -64,3 +64,9 @@ def test_too_small_a_vocabulary_is_refused() -> None:
 def test_an_unknown_id_has_no_bytes() -> None:
     with pytest.raises(ValueError, match="400"):
         WITH_BOS.token_bytes(400)
+
+
+@pytest.mark.parametrize("character", ["x", "7", " ", "+", "_"])
+def test_a_word_without_end_is_learned_from(character: str) -> None:
+    tokenizer = train_byte_bpe([character * 100_000, "ab " * 20], 300, add_bos=True)
+    assert len(tokenizer.encode_texts([character * 256])[0]) < 10

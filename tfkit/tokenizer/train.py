@@ -1,5 +1,6 @@
 """Byte-level BPE as in GPT-2 (Radford et al. 2019, section 2.2): every text has ids, and decoding gives every byte back."""
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
@@ -43,12 +44,30 @@ def train_byte_bpe(texts: Iterable[str], vocab_size: int, add_bos: bool, progres
     return Tokenizer.from_json(backend.to_str(pretty=True), settings)
 
 
+# The trainer takes quadratic time over a word, so that a megabyte of letters without a space would take it for ever. No word of a
+# language is as long as this; of a run of one class of characters that is, the trainer sees parts.
+_LONGEST_WORD = 1024  # characters
+_CLASSES = (r"[^\W\d_]", r"\d", r"\s", r"[^\w\s]|_")
+_LONG_WORD, _HALF_OF_ONE = (
+    re.compile("|".join(f"(?:{kind}){{{length}}}" for kind in _CLASSES)) for length in (_LONGEST_WORD, _LONGEST_WORD // 2)
+)
+
+
 def _told(texts: Iterable[str], progress: Callable[[int], None] | None, abandoned: threading.Event) -> Iterator[str]:
-    """The texts in parts that have the same words (pieces.py): a long one would take the trainer 200 bytes a word."""
+    """The texts in parts that have the same words (pieces.py), but for endless ones: a long text takes the trainer 200 bytes a word."""
     for text in texts:
         for piece in pieces(text):
             if abandoned.is_set():
                 raise InterruptedError("nobody waits for this tokenizer any more")
-            yield piece
+            yield from _cut_long_words(piece)
         if progress is not None:
             progress(len(text.encode()))
+
+
+def _cut_long_words(piece: str) -> Iterator[str]:
+    start = 0
+    if any(_HALF_OF_ONE.match(piece, half) for half in range(0, len(piece), _LONGEST_WORD // 2)):  # a quick look, since most have none
+        for found in _LONG_WORD.finditer(piece):
+            yield piece[start : found.end()]
+            start = found.end()
+    yield piece[start:]
