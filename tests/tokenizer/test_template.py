@@ -132,6 +132,38 @@ def test_an_error_names_the_file_and_the_line(tmp_path):
             template.render([], place="x.jsonl:7")
 
 
+def test_an_error_cannot_paint_the_terminal():
+    with ours("{{ raise_exception('\x1b[2J' + 'é' + 'x' * 1000000) }}") as template, pytest.raises(ModelError) as caught:
+        template.render([])
+    assert "failed: \\x1b[2Jéxxx" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("reply", [b"[]", b"{", b'"text"', b"[" * 100_000, b'{"text": 3, "line": "x"}'])
+def test_a_process_that_was_taken_over(tmp_path, monkeypatch, reply):
+    """It may answer anything: that is an error or a text."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(f"import sys\nprint('{{}}', flush=True)\nsys.stdin.readline()\nprint({reply.decode()!r}, flush=True)\n")
+    monkeypatch.setattr(template_module, "_WORKER", worker)
+    with ours("x") as template:
+        if reply.startswith(b'{"text"'):
+            assert template.render([]) == "3"
+        else:
+            with pytest.raises(ModelError, match="brings down"):
+                template.render([])
+
+
+@pytest.mark.slow
+def test_an_endless_template_ends_when_nobody_waits_for_it():
+    """tfkit itself was killed meanwhile: the kernel counts the processor's seconds."""
+    with ours("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}") as template:
+        template._start()
+        worker = template._worker
+        worker.stdin.write(json.dumps({"template": template._text, "variables": {}}).encode() + b"\n")
+        worker.stdin.flush()
+        assert worker.wait(60) == -signal.SIGXCPU
+
+
 def test_no_template(tmp_path):
     with pytest.raises(ModelError, match=r"this checkpoint has no chat template \(chat_template\.jinja"):
         open_template(Tokenizer.from_json(*chat_tokenizer()), tmp_path)

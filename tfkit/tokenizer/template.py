@@ -30,6 +30,11 @@ _WORKER = Path(__file__).with_name("template_worker.py")
 _START = "import runpy, sys; worker = sys.argv.pop(1); sys.path += sys.argv[1:]; runpy.run_path(worker, run_name='__main__')"
 
 
+# No secrets: the time zone, and what some systems need to start Python at all.
+_ENVIRONMENT = ("TZ", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+_LONGEST_ERROR = 300
+
+
 class ChatTemplate:
     """A template with the process that renders it; use it as a context manager, which ends the process.
 
@@ -67,9 +72,9 @@ class ChatTemplate:
         if not _is_whole(text):
             reply = {"error": "it writes half a character (a surrogate)"}
         if "error" in reply:
-            where = f"{self._file}:{reply['line']}" if reply.get("line") else str(self._file)
+            where = f"{self._file}:{reply['line']}" if isinstance(reply.get("line"), int) else str(self._file)
             given = f", given {place}," if place else ""
-            raise ModelError(f"{where}: the chat template{given} failed: {reply['error']}; {_REMEDY}")
+            raise ModelError(f"{where}: the chat template{given} failed: {_printable(str(reply['error']))}; {_REMEDY}")
         return text
 
     def close(self) -> None:
@@ -88,8 +93,7 @@ class ChatTemplate:
 
     def _start(self) -> None:
         command = [sys.executable, "-I", "-S", "-B", "-c", _START, str(_WORKER), *_folders("jinja2", "markupsafe")]
-        # An environment without secrets; the system's folder is what Windows needs to start anything.
-        environment = {name: os.environ[name] for name in ("TZ", "SYSTEMROOT") if name in os.environ}
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         reply, pipe = None, subprocess.PIPE
         with contextlib.suppress(OSError):  # no memory, or too many files, for another process
             # In a session of its own, so that Ctrl-C on the terminal is for us alone.
@@ -101,7 +105,7 @@ class ChatTemplate:
             self.close()
             raise MachineError("the process that renders chat templates did not start: check the memory, and the installation of jinja2")
 
-    def _exchange(self, line: bytes, seconds: float) -> tuple[Any, bool]:
+    def _exchange(self, line: bytes, seconds: float) -> tuple[dict[str, Any] | None, bool]:
         """The worker's answer to a line, None if it gave none; and whether its time was up, for which it is killed."""
         worker, late = self._worker, threading.Event()
         assert worker is not None
@@ -125,7 +129,10 @@ class ChatTemplate:
             raise
         finally:
             timer.cancel()
-        return (json.loads(reply) if reply.endswith(b"\n") else None), late.is_set()
+        timer.join()
+        if late.is_set():
+            self.close()
+        return _document(reply), late.is_set()
 
 
 def open_template(tokenizer: Tokenizer, folder: Path) -> ChatTemplate:
@@ -144,6 +151,21 @@ def encode_rendered(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int
     """The ids of rendered conversations: their special tokens are written out, so none is added around them."""
     before, after = len(tokenizer.prefix), len(tokenizer.suffix)
     return [ids[before : len(ids) - after] for ids in tokenizer.encode_texts(texts)]
+
+
+def _document(reply: bytes) -> dict[str, Any] | None:
+    """A JSON object; None for anything else, since the worker may have been taken over."""
+    try:
+        found = json.loads(reply)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _printable(text: str) -> str:
+    """The beginning of a text by a stranger, without what would move a terminal's cursor."""
+    cut = text[:_LONGEST_ERROR] + ("..." if len(text) > _LONGEST_ERROR else "")
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in cut)
 
 
 def _is_whole(text: str) -> bool:

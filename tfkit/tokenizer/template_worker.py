@@ -3,7 +3,7 @@
 A template comes with a checkpoint, so it is code of a stranger. jinja2's sandbox keeps it from attributes that lead to Python; the limits
 of this process bound what it costs, and what it could do if it got out. It is run as a file, and imports jinja2 and nothing of ours:
 
-                                                              <- "started"
+                                                              <- {}, it has started
     {"template": "...", "variables": {"messages": [...]}} ->  <- {"text": "..."} or {"error": "...", "line": 3 or null}, again and again
 """
 
@@ -152,7 +152,8 @@ def _allow_seconds() -> None:
 
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = int(used.ru_utime + used.ru_stime) + SECONDS + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    with contextlib.suppress(OSError, ValueError):  # there is a lower limit already
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 def _warm_up(environment: ImmutableSandboxedEnvironment) -> None:
@@ -172,7 +173,7 @@ def main() -> None:
         sys.stdout.buffer.write(json.dumps(document).encode() + b"\n")
         sys.stdout.buffer.flush()
 
-    reply("started")
+    reply({})
     for line in sys.stdin.buffer:
         _allow_seconds()
         reply(_answer(compile_template, json.loads(line)))
