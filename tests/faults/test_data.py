@@ -3,7 +3,11 @@
 import gzip
 import json
 import os
+import resource
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +17,12 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from tiny_runs import WORDS, Done, Process, pretrain, write_corpus, write_recipe
+from tiny_runs import WORDS, Done, pretrain, write_recipe
 
+import tfkit.data.stream
+import tfkit.tokenizer.interruptible
+import tfkit.tokenizer.tokenizer
+import tfkit.tokenizer.train
 from tfkit.data import cache_folder
 
 RECIPE = """
@@ -283,3 +291,94 @@ def test_f38_other_text_is_refused_on_resuming(tmp_path: Path, part: str) -> Non
     (tmp_path / f"{part}.txt").write_text(TEXT, encoding="utf-8")
     done = pretrain(tmp_path / "run", recipe, *words, "training.steps=4", "--resume")
     assert done.code == 0, done.err
+
+
+# --------------------------------------------------------------------------------------------- signals while Rust is at work
+
+
+def struck(number: int, call: str, wait: float) -> Callable[[], None]:
+    """A fault: a signal comes `wait` seconds after this function of tfkit has called into Rust, and that call lasts as long as it lasts."""
+
+    def before() -> None:
+        def later() -> None:
+            time.sleep(wait)
+            os.kill(os.getpid(), number)
+
+        original = tfkit.tokenizer.interruptible.interruptible
+
+        def watched(work: Callable[[threading.Event], Any]) -> Any:
+            if call in repr(work) and not started:
+                started.append(True)
+                threading.Thread(target=later, daemon=True).start()
+            return original(work)
+
+        started: list[bool] = []
+        tfkit.tokenizer.train.interruptible = tfkit.tokenizer.tokenizer.interruptible = watched  # type: ignore[attr-defined]
+
+    return before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("call", ["train_byte_bpe", "_encode_batch"])
+def test_f04_a_signal_while_rust_is_at_work(tmp_path: Path, call: str, number: int, code: int) -> None:
+    """Training on so many words, and encoding a word so long, each take Rust several times as long as the signal may."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(many_words(400_000) if call == "train_byte_bpe" else b"the cat sat on the mat " * 500 + b"the" * 1_000_000)
+    words = ["tokenizer.vocab_size=30000"] if call == "train_byte_bpe" else []
+    began = time.monotonic()
+    done = train_on(path, tmp_path, *words, before=struck(number, call, wait=1))
+    assert done.code == code, done.err
+    assert time.monotonic() - began < 5 + 1
+    assert "nothing was trained yet" in done.err
+    assert "Traceback" not in done.err
+    assert not list(cache_folder().glob("streams/*"))
+    assert len(list(cache_folder().glob("tokenizers/*"))) == (call == "_encode_batch")
+    assert not list(cache_folder().glob("*/.*"))
+
+
+def test_f04_a_fresh_process_leaves_with_its_code(tmp_path: Path) -> None:
+    """The tests above fork, and leave with os._exit: here Python itself shuts down, beside a thread that is still in Rust."""
+    (tmp_path / "a.txt").write_bytes(many_words(400_000))
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("CORPUS", str(tmp_path / "a.txt")).replace("300", "30000"), encoding="utf-8")
+    command = [sys.executable, "-m", "tfkit", "pretrain", str(tmp_path / "recipe.yaml"), "--run", str(tmp_path / "run")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "1 file" in process.stderr.readline()
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert "nothing was trained yet" in process.stderr.read()
+        assert process.wait() == 143
+        assert time.monotonic() - began < 5
+
+
+def many_words(count: int) -> bytes:
+    """Text of `count` different words."""
+    words = np.random.default_rng(3).integers(97, 123, (count, 9), dtype=np.uint8)
+    words[:, 8] = ord(" ")
+    return words.tobytes()
+
+
+# ------------------------------------------------------------------------------------------------------------ a very long line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["words", "letters"])
+def test_f36_a_line_of_100_mb_is_read_in_bounded_memory(tmp_path: Path, kind: str) -> None:
+    block = many_words(200_000) if kind == "words" else b"abcdefghij" * 5 + b"1"  # the letters have no space anywhere
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "' + block * (100_000_000 // len(block)) + b'"}\n')
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = tmp_path / "peak"
+
+    def measured() -> None:
+        load = tfkit.data.stream._load
+
+        def noted(*arguments: Any, **options: Any) -> Any:
+            peak.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss), encoding="utf-8")
+            return load(*arguments, **options)
+
+        tfkit.data.stream._load = noted
+
+    done = train_on(tmp_path / "a.jsonl", tmp_path, "tokenizer.sample_bytes=10000000", before=measured)
+    assert done.code == 0, done.err
+    assert (int(peak.read_text(encoding="utf-8")) - base) * (1 if sys.platform == "darwin" else 1024) < 2e9
