@@ -106,6 +106,11 @@ def steps(seen: Seen) -> int:
     return seen.run.plan.steps
 
 
+def guards(seen: Seen) -> tuple[int, float | None]:
+    """What the loop may skip, and what it takes for a jump; tests/faults/test_health.py shows it at work."""
+    return seen.run.plan.max_skipped_steps, seen.run.plan.loss_jump_sigmas
+
+
 def micro_batches(seen: Seen) -> list[int]:
     return [len(batch.input_ids) for batch in seen.run.loader.step(0)]
 
@@ -265,6 +270,8 @@ TABLE = {
     "training.seed": Change("training.seed=2", order),
     "training.compile": Change("training.compile=true", compiled),
     "training.activation_checkpointing": Change("training.activation_checkpointing=true", forwards),
+    "training.max_skipped_steps": Change("training.max_skipped_steps=2", guards),
+    "training.loss_jump_sigmas": Change("training.loss_jump_sigmas=8", guards),
     "training.log_every": Change("training.log_every=2", logged_steps),
     "training.tensorboard": Change("training.tensorboard=true", tensorboard),
     "checkpoint.every": Change("checkpoint.every=2", checkpoints),

@@ -1,18 +1,21 @@
 """The loop: what is due when, in which order, and where it goes on after a stop."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import torch
 from tiny_training import batches, fresh, stepper
 
-from tfkit.errors import Stopped
+from tfkit.errors import Stopped, UnhealthyError
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema import AdamWSection, ScheduleSection
-from tfkit.training.health import StepReport, UnhealthyStepError
+from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
 from tfkit.training.loop import Log, Plan, Progress, train
+from tfkit.training.step import Stepper
 
 OBJECTIVE = CausalLM()
 SCHEDULE = ScheduleSection(kind="linear")
@@ -143,3 +146,64 @@ def test_a_run_at_its_end_takes_no_step() -> None:
 
 def test_the_first_step_of_a_run_is_no_evaluation() -> None:
     assert not Plan(steps=4, log_every=1, evaluate_every=2, save_every=2).due(2, 0)
+
+
+def spoilt(taking: Stepper, *steps: int) -> Stepper:
+    """A stepper whose loss is no number in some steps."""
+    loss = taking.objective.loss
+    take = taking.take
+
+    def counting(step: int, *arguments: Any) -> StepReport:
+        factor = math.nan if step in steps else 1.0
+        taking.objective.loss = lambda model, batch: {name: value * factor for name, value in loss(model, batch).items()}  # type: ignore[method-assign]
+        return take(step, *arguments)
+
+    taking.take = counting  # type: ignore[method-assign]
+    return taking
+
+
+def test_unhealthy_steps_are_skipped_up_to_a_number() -> None:
+    """A skipped step moves no weight, counts its tokens, and is in no mean."""
+    plan = Plan(steps=6, log_every=2, evaluate_every=None, save_every=None, max_skipped_steps=2)
+    hooks, progress = Recorder(), Progress()
+    train(spoilt(stepper(fresh(), objective=CausalLM()), 3, 4), Batches(), SCHEDULE, plan, hooks, progress)
+    assert hooks.events == ["log 2", "skip 3", "skip 4", "log 4", "log 6", "save 6", "evaluate 6"]
+    assert [line.skipped for line in hooks.lines] == [0, 2, 2]
+    assert math.isnan(hooks.lines[1].loss)
+    assert math.isfinite(hooks.lines[2].loss)
+    assert (progress.step, progress.tokens, progress.skipped, progress.history.steps) == (6, 6 * 96, 2, 4)
+    assert Progress.from_state(progress.state()) == progress
+
+    hooks = Recorder()
+    with pytest.raises(UnhealthyError, match=r"step 5: the loss is nan.*\. see the replay") as caught:
+        train(spoilt(stepper(fresh(), objective=CausalLM()), 3, 4, 5), Batches(), SCHEDULE, plan, hooks, Progress())
+    assert caught.value.exit_code == 6
+    assert hooks.events == ["log 2", "skip 3", "skip 4", "log 4", "unhealthy 5"]
+
+
+def test_out_of_memory_is_told_and_the_step_taken_again() -> None:
+    hooks, taking, take = Recorder(), stepper(fresh()), Stepper.take
+    failures = iter([True, True, False])
+
+    def full(step: int, *arguments: Any) -> StepReport:
+        if step == 2 and next(failures):
+            raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
+        return take(taking, step, *arguments)
+
+    taking.take = full  # type: ignore[method-assign]
+    train(taking, Batches(), SCHEDULE, Plan(3, 1, None, None), hooks, Progress())
+    assert hooks.events == ["log 1", *["out of memory: CUDA out of memory."] * 2, "log 2", "log 3", "save 3", "evaluate 3"]
+
+
+def test_a_jump_is_told_by_mean_and_deviation() -> None:
+    history = LossHistory()
+    for number in range(10):
+        assert history.highest(3.0) == math.inf  # too few to tell
+        history.add(5.0 + (-1) ** number)
+    assert history.mean == pytest.approx(5.0)
+    assert history.variance == pytest.approx(1.0)
+    assert history.highest(3.0) == pytest.approx(8.0)
+    assert history.highest(None) == math.inf
+    for _ in range(600):
+        history.add(2.0)
+    assert history.highest(3.0) == pytest.approx(2.0, abs=0.01)  # what is long past fades

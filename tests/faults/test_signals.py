@@ -1,0 +1,112 @@
+"""Signals in a training: what was done is saved, and the run that goes on is the one that was never stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import exact, hashes, kept, pretrain, strike, write_corpus, write_recipe
+
+import tfkit.evaluation.text
+import tfkit.generation.complete
+
+STEPS = 12
+WORDS = [
+    "training.micro_batch_size=2",
+    "training.log_every=5",
+    "checkpoint={every: 4, keep: 2}",
+    "generation={prompts: [the cat], max_new_tokens: 6}",
+    "model.dropout={residual: 0.1}",
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("signals")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    assert pretrain(folder / "unbroken", recipe, *WORDS).code == 0
+    return folder
+
+
+def resumes_as_if_nothing_had_been(run: Path, base: Path) -> None:
+    done = pretrain(run, base / "tiny.yaml", *WORDS, "--resume")
+    assert done.code == 0, done.err
+    assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
+    assert exact(run) == exact(base / "unbroken")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGHUP", "SIGINT"]
+)
+@pytest.mark.parametrize("micro_batch", [1, 9, 10])
+def test_f03_f06_f08_a_signal_inside_a_step(base: Path, tmp_path: Path, number: int, code: int, micro_batch: int) -> None:
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *WORDS, before=strike(number, micro_batch))
+    assert (done.code, done.out) == (code, "")
+    step = -(-micro_batch // 2)
+    assert f"stopped after step {step} of {STEPS}; its checkpoint is saved, and --resume goes on from there" in done.err
+    assert "Traceback" not in done.err
+    assert kept(tmp_path / "run")[-1] == f"step-{step:06d}"
+    resumes_as_if_nothing_had_been(tmp_path / "run", base)
+
+
+def slow(module: object, function: str) -> Callable[[], None]:
+    """A fault: a function that is called again and again takes long each time, and a signal comes in the third of them."""
+
+    def before() -> None:
+        whole, calls = getattr(module, function), [0]
+
+        def slowed(*arguments: Any, **options: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if calls[0] >= 3:
+                time.sleep(0.5)
+            return whole(*arguments, **options)
+
+        setattr(module, function, slowed)
+
+    return before
+
+
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [(tfkit.evaluation.text, "_score"), (tfkit.generation.complete, "generate")],
+    ids=["evaluating", "writing"],
+)
+def test_f04_a_signal_in_a_long_evaluation(base: Path, tmp_path: Path, module: object, function: str) -> None:
+    """Its checkpoint was saved before it; what is left of the evaluation is made up for. All of it would take many seconds."""
+    words = [*WORDS, "evaluation={every: 4, max_tokens: 300, batch_size: 1}", "generation={prompts: [a, b, c, d, e, f], max_new_tokens: 6}"]
+    begun = time.monotonic()
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=slow(module, function))
+    assert time.monotonic() - begun < 15
+    assert (done.code, done.out) == (143, "")
+    assert "its checkpoint is saved" in done.err
+    assert pretrain(tmp_path / "straight", base / "tiny.yaml", *words).code == 0
+    assert pretrain(tmp_path / "run", base / "tiny.yaml", *words, "--resume").code == 0
+    assert exact(tmp_path / "run") == exact(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_f04_a_signal_while_compiling(base: Path, tmp_path: Path) -> None:
+    """torch.compile takes a minute; the signal ends it at once, and says that nothing was lost."""
+    words = [sys.executable, "-m", "tfkit", "pretrain", str(base / "tiny.yaml"), "--run", str(tmp_path / "run"), "training.compile=true"]
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "c")}
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as program:
+        assert program.stderr is not None
+        for line in program.stderr:
+            if line.startswith("compiling the model"):
+                break
+        time.sleep(2)
+        program.send_signal(signal.SIGTERM)
+        struck = time.monotonic()
+        said = program.stderr.read()
+        assert program.wait() == 143
+    assert time.monotonic() - struck < 25  # alone: 3 s, most of it torch's own end
+    assert "no step was taken yet" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run" / "checkpoints").exists()
