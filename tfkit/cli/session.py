@@ -10,6 +10,7 @@ from typing import Any
 
 from tfkit import console
 from tfkit.carbon import Meter, Reading, read_rework, resolve_place
+from tfkit.cli import crash
 from tfkit.recipe.schema import CarbonSection
 from tfkit.run.folder import RunFolder
 from tfkit.run.signals import StopSignals
@@ -43,6 +44,7 @@ def session(command: str, carbon: CarbonSection, run: Path | None) -> Iterator[S
         folder = None
         if run is not None:
             folder = stack.enter_context(RunFolder.open(run, resume=False, command=sys.argv, warn=console.warn))
+            crash.set_folder(folder.path)
             folder.begin_attempt()
         meter = Meter.start(
             carbon,
