@@ -30,7 +30,8 @@ def replay(
     """
     from tfkit.cli.session import session
     from tfkit.recipe import read_recipe
-    from tfkit.training.replay import batch_sha256, find_first_bad, read_replay, weights_sha256
+    from tfkit.run.replay_file import read_replay
+    from tfkit.training.replay import batch_sha256, find_first_bad, weights_sha256
 
     document = read_replay(run, step)
     if not (run / "recipe.yaml").is_file():

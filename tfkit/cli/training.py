@@ -27,13 +27,14 @@ from tfkit.run.checkpoints import (
     save_checkpoint,
 )
 from tfkit.run.durable import write_atomically
+from tfkit.run.replay_file import write_replay
 from tfkit.training.checkpoint import load_training_state, save_training_state
 from tfkit.training.device import eager, keep_freed_memory, make_deterministic, peak_flops
 from tfkit.training.flops import training_flops_per_token
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loop import Log, Progress, train, try_out
 from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fit, step_bytes_per_row
-from tfkit.training.replay import describe_step, write_replay
+from tfkit.training.replay import describe_step
 
 
 class TrainingRun:

@@ -1,31 +1,17 @@
-"""An unhealthy step as a small file, and the search for what went wrong in it.
-
-    replay/step-000123.json: {"schema_version": 1, "step": 123, "loss": null, "grad_norm": null, "nonfinite": {"loss": "nan", ...},
-        "micro_batches": [{"rows": [17, 4], "seed": 8123, "sha256": ids and labels}], "weights_sha256": ..., "threads": 2, "precision": ...}
-
-The step's data and dropout follow from the recipe, and its weights from the checkpoint before it; the hashes tell whether they are the
-same again.
-"""
+"""What is left of an unhealthy step (tfkit/run/replay_file.py has its form), and the search for what went wrong in it."""
 
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tfkit.errors import ModelError
 from tfkit.objectives.objective import Batch
-from tfkit.run import strict_json
-from tfkit.run.durable import write_atomically
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.step import Stepper
-
-FOLDER = "replay"
-SCHEMA_VERSION = 1
 
 
 class NumberedLoader(Protocol):
@@ -107,7 +93,6 @@ def describe_step(stepper: Stepper, loader: NumberedLoader, error: UnhealthyStep
         for i, batch in enumerate(loader.step(index))
     ]
     return {
-        "schema_version": SCHEMA_VERSION,
         "step": error.step,
         "loss": error.report.loss,
         "grad_norm": error.report.grad_norm,
@@ -118,30 +103,6 @@ def describe_step(stepper: Stepper, loader: NumberedLoader, error: UnhealthyStep
         "device": str(stepper.device),
         "torch": torch.__version__,
     }
-
-
-def write_replay(run_folder: Path, document: dict[str, Any]) -> None:
-    """Put the document into the run folder. Raises OSError."""
-    folder = run_folder / FOLDER
-    folder.mkdir(exist_ok=True)
-    write_atomically(folder / f"step-{document['step']:06d}.json", strict_json.dumps(document, indent=1) + "\n")
-
-
-def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
-    """The document of a step, by default of the latest one. Raises ModelError where there is none, or none of ours."""
-    found = sorted((run_folder / FOLDER).glob("step-*.json" if step is None else f"step-{step:06d}.json"))
-    if not found:
-        which = f"of step {step} " if step is not None else ""
-        raise ModelError(f"{run_folder}: holds no replay file {which}(in {FOLDER}/); one is left when a run ends with exit code 6")
-    path = found[-1]
-    try:
-        document = strict_json.loads(path.read_bytes())
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version {document['schema_version']!r}")
-        int(document["step"]), str(document["weights_sha256"]), [str(batch["sha256"]) for batch in document["micro_batches"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: not a replay file of this tfkit ({error!r})") from error
-    return dict(document)
 
 
 def batch_sha256(batch: Batch) -> str:
