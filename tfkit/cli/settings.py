@@ -75,8 +75,8 @@ def read_settings(recipe: str | None, checkpoint: Path, overrides: Sequence[str]
     if problems:
         raise RecipeError(problems)
     texts = given.data.validation
-    section = DataSection(train=texts, validation=texts, on_bad_row=given.data.on_bad_row) if texts else None
-    return Settings(section, given.evaluation, given.generation, given.carbon)
+    scored = DataSection(train=texts, validation=texts, on_bad_row=given.data.on_bad_row) if texts else None
+    return Settings(scored, given.evaluation, given.generation, given.carbon)
 
 
 def _saved_recipe(checkpoint: Path) -> str | None:
