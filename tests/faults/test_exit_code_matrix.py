@@ -16,6 +16,7 @@ from tiny_runs import Done, Process, pretrain, strike, write_corpus, write_recip
 
 from tfkit.cli import COMMANDS
 from tfkit.model.transformer import Transformer
+from tfkit.run.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +213,6 @@ def test_f16_5_a_result_that_cannot_be_written(base: Path, tmp_path: Path, line:
 
 
 def test_f44_5_a_run_folder_in_use(base: Path, tmp_path: Path) -> None:
-    from tfkit.run.folder import RunFolder
-
     with RunFolder.open(tmp_path / "new", resume=False, command=[]):
         for line in (PRETRAIN, f"{EVALUATE} {NO_CARBON} --run new", f"{GENERATE} {NO_CARBON} --run new"):
             assert_ends(run(base, tmp_path, line), 5, f"this run folder is in use by process {os.getpid()}")
