@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow
@@ -23,7 +24,11 @@ import tfkit.data.stream
 import tfkit.tokenizer.interruptible
 import tfkit.tokenizer.tokenizer
 import tfkit.tokenizer.train
-from tfkit.data import cache_folder
+from tfkit.data import cache_folder, open_source, token_stream
+from tfkit.data.rows import OnBadRow
+from tfkit.errors import DataError
+from tfkit.recipe.schema import SourceSection
+from tfkit.tokenizer import Tokenizer, train_byte_bpe
 
 RECIPE = """
 model: {preset: gpt2, decoder_layers: 1, dim: 8, num_heads: 1, context_length: 16}
@@ -296,12 +301,13 @@ def test_f38_other_text_is_refused_on_resuming(tmp_path: Path, part: str) -> Non
 # --------------------------------------------------------------------------------------------- signals while Rust is at work
 
 
-def struck(number: int, call: str, wait: float) -> Callable[[], None]:
-    """A fault: a signal comes `wait` seconds after this function of tfkit has called into Rust, and that call lasts as long as it lasts."""
+def struck(number: int, call: str, noted: Path) -> Callable[[], None]:
+    """A fault: a signal comes a second after this function of tfkit has called into Rust; when, is written into a file."""
 
     def before() -> None:
         def later() -> None:
-            time.sleep(wait)
+            time.sleep(1)
+            noted.write_text(str(time.monotonic()), encoding="utf-8")
             os.kill(os.getpid(), number)
 
         original = tfkit.tokenizer.interruptible.interruptible
@@ -323,12 +329,11 @@ def struck(number: int, call: str, wait: float) -> Callable[[], None]:
 def test_f04_a_signal_while_rust_is_at_work(tmp_path: Path, call: str, number: int, code: int) -> None:
     """Training on so many words, and encoding a word so long, each take Rust several times as long as the signal may."""
     path = tmp_path / "a.txt"
-    path.write_bytes(many_words(400_000) if call == "train_byte_bpe" else b"the cat sat on the mat " * 500 + b"the" * 1_000_000)
-    words = ["tokenizer.vocab_size=30000"] if call == "train_byte_bpe" else []
-    began = time.monotonic()
-    done = train_on(path, tmp_path, *words, before=struck(number, call, wait=1))
+    path.write_bytes(many_words(1_000_000) if call == "train_byte_bpe" else many_words(3_000_000).replace(b" ", b"s"))
+    word = "tokenizer.vocab_size=30000" if call == "train_byte_bpe" else "tokenizer.sample_bytes=100000"
+    done = train_on(path, tmp_path, word, before=struck(number, call, tmp_path / "struck"))
     assert done.code == code, done.err
-    assert time.monotonic() - began < 5 + 1
+    assert time.monotonic() - float((tmp_path / "struck").read_text(encoding="utf-8")) < 5
     assert "nothing was trained yet" in done.err
     assert "Traceback" not in done.err
     assert not list(cache_folder().glob("streams/*"))
@@ -382,3 +387,86 @@ def test_f36_a_line_of_100_mb_is_read_in_bounded_memory(tmp_path: Path, kind: st
     done = train_on(tmp_path / "a.jsonl", tmp_path, "tokenizer.sample_bytes=10000000", before=measured)
     assert done.code == 0, done.err
     assert (int(peak.read_text(encoding="utf-8")) - base) * (1 if sys.platform == "darwin" else 1024) < 2e9
+
+
+# ------------------------------------------------------------------------------------------------------------------- mutations
+
+
+def mutated(content: bytes, random: np.random.Generator) -> bytes:
+    """One to four times: a byte changed, some cut out, some doubled, the end cut off, or something awkward put in."""
+    for _ in range(random.integers(1, 5)):
+        start, length = int(random.integers(0, len(content) + 1)), int(random.integers(1, 20))
+        match random.integers(0, 5):
+            case 0:
+                content = content[:start] + bytes([random.integers(0, 256)]) + content[start + 1 :]
+            case 1:
+                content = content[:start] + content[start + length :]
+            case 2:
+                content = content[: start + length] + content[start:]
+            case 3:
+                content = content[:start]
+            case 4:
+                content = content[:start] + AWKWARD[random.integers(0, len(AWKWARD))] + content[start:]
+    return content
+
+
+AWKWARD = [
+    b"\0",
+    b"\xff\xfe",
+    b'"',
+    b"\n",
+    b"\r",
+    b"\xef\xbb\xbf",
+    b"9" * 5000,
+    b"[" * 3000,
+    b"NaN",
+    b"\xf0\x9f",
+    b"\t,",
+    b"\\ud800",
+    b"\xff" * 8,
+]
+
+
+def originals(folder: Path) -> dict[str, bytes]:
+    """A small good file of each format that a mutation can reach; a .gz holds one of them."""
+    rows = [f"{i} {TEXT[i * 7 : i * 7 + 60]} é" for i in range(20)]
+    files = {"jsonl": jsonl(*[{"text": row, "n": 1} for row in rows]), "txt": "\n".join(rows).encode()}
+    files["csv"] = "".join(["text,n\n", *(f'"{row}",1\n' for row in rows)]).encode()
+    files["tsv"] = "".join(["n\ttext\n", *(f"1\t{row}\n" for row in rows)]).encode()
+    files["parquet"] = parquet(folder, rows)
+    return files
+
+
+def draw_file(folder: Path, name: str, random: np.random.Generator) -> bytes:
+    original = originals(folder)[name.removesuffix(".gz")]
+    if not name.endswith(".gz"):
+        return mutated(original, random)
+    return gzip.compress(mutated(original, random)) if random.integers(0, 2) else mutated(gzip.compress(original, mtime=0), random)
+
+
+@pytest.mark.parametrize("name", ["jsonl", "txt", "csv", "tsv", "parquet", "txt.gz", "jsonl.gz", "parquet.gz"])
+def test_f49_mutated_files_are_read_or_refused(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> None:
+    """All of them up to the tokens by the functions that the program calls, and every thirtieth by the program itself."""
+    random, tokenizer = np.random.default_rng(list(name.encode())), train_byte_bpe([TEXT], 300, add_bos=True)
+    draws, refused = request.config.getoption("--draws"), 0
+    for draw in range(draws):
+        path = tmp_path / f"{draw}.{name}"
+        path.write_bytes(draw_file(tmp_path, name, random))
+        for policy in get_args(OnBadRow):
+            began = time.monotonic()
+            refused += refusal(path, policy, tokenizer) is not None
+            assert time.monotonic() - began < 10, path
+        if draw % 30 == 0:
+            done = train_on(path, tmp_path, f"data.on_bad_row={'skip' if draw % 60 else 'error'}")
+            assert done.code in (0, 3), f"{path}: {done.err}"
+        shutil.rmtree(cache_folder())
+    assert 0 < refused < 2 * draws or draws < 20, "mutations that spoil all files or none show little"
+
+
+def refusal(path: Path, policy: OnBadRow, tokenizer: Tokenizer) -> str | None:
+    """The message of the DataError with which reading a file ends; None if it is read."""
+    try:
+        token_stream(open_source(SourceSection(path=str(path)), "all", None, policy), tokenizer)
+    except DataError as error:
+        return str(error)
+    return None
