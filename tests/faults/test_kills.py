@@ -75,7 +75,7 @@ class Points:
         FSYNC(descriptor)
 
 
-# Short, and with one checkpoint kept: the second save deletes the first. `again` replaces a checkpoint of the same step.
+# Short, and with one checkpoint kept: the second save deletes the first.
 SHORT = ["training.steps=2", "training.micro_batch_size=2", "checkpoint={every: 1, keep: 1}", "evaluation.every=2"]
 
 

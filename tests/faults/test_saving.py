@@ -17,7 +17,7 @@ from saved_runs import WORDS, Base, resumed_from
 from tiny_runs import Done, Process, exact, hashes, kept, records
 
 import tfkit.cli.training
-from tfkit.run import durable
+from tfkit.run import checkpoints, durable
 from tfkit.run.manifest import recorded_bytes, verify
 
 # From the smallest to the largest.
@@ -140,10 +140,13 @@ def test_f15_what_may_go_goes(base: Base, small_disk: Path, told: bool) -> None:
     base.copy_killed(run)
     leave(small_disk, recorded_bytes(run / "checkpoints" / "step-000004") // 2)
 
-    def wrong() -> None:
+    def sees_nothing() -> None:
         shutil.disk_usage = lambda path: SimpleNamespace(free=1 << 40)  # type: ignore[assignment, misc]
 
-    done = base.run(run, "--resume", "--force", before=None if told else wrong)
+    def gives_up_when_full() -> None:
+        checkpoints.disk_is_full = lambda error: False
+
+    done = base.run(run, "--resume", "--force", before=gives_up_when_full if told else sees_nothing)
     assert done.code == 0, done.err
     assert kept(run) == ["step-000004", "step-000006"]
     base.assert_same(run)

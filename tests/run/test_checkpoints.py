@@ -98,6 +98,19 @@ def kill_at(point: int) -> None:
     sys.addaudithook(audit)
 
 
+def test_all_of_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut could leave the name and lose the bytes. The name itself is on the disk before the save returns."""
+    before, after = set(), set()
+
+    def noted(descriptor: int) -> None:
+        (after if (tmp_path / "step-000001").exists() else before).add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    saved = save_checkpoint(tmp_path, 1, writer("one"))
+    assert {path.stat().st_ino for path in (saved, *saved.rglob("*"))} <= before
+    assert after == {tmp_path.stat().st_ino}
+
+
 @pytest.mark.parametrize("step", [2, 3], ids=["replacing the newest", "a new one"])
 def test_killed_at_every_point_of_a_save(tmp_path: Path, step: int) -> None:
     for point in range(500):
