@@ -15,11 +15,12 @@ PACKAGE = Path(__file__).parent.parent / "tfkit"
 MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 # What each room may import of ours, itself and the bare `tfkit` (its version) aside.
-PURE = {"errors", "model.config", "families", "recipe", "carbon.reading", "carbon.card"}
+PURE = {"errors", "network", "model.config", "families", "recipe", "carbon.reading", "carbon.card"}
 # Of the room `run`: how a checkpoint lies on disk, without torch.
 CHECKPOINTS = {"run.checkpoints", "run.manifest", "run.model_files", "run.safetensors_header", "run.strict_json"}
 MAY_IMPORT = {
     "errors": set(),
+    "network": set(),
     "model.config": set(),
     "model": {"model.config"},
     "families": {"errors", "model.config"},

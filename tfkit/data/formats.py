@@ -83,7 +83,7 @@ def read_parquet(path: Path, column: str) -> Rows:
                 for scalar in batch.column(0):
                     number += 1
                     yield _parquet_row(scalar, column, f"{path}:{number}")
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:  # names in the schema are text too
             raise DataError(f"{path}: damaged or no Parquet file ({_first_line(error)}); fetch or write it again") from error
 
 

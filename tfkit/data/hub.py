@@ -1,7 +1,7 @@
 """A data set of the Hugging Face Hub, or a data set folder on this machine, through `datasets` (imported only here, when used)."""
 
 import hashlib
-import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from typing import Any
 from tfkit.data.formats import Rows, take_column
 from tfkit.data.rows import BadRow, OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
+from tfkit.network import fetch, is_offline
 
 _BATCH = 256
 
@@ -32,7 +33,7 @@ class HubSource:
     ) -> "HubSource":
         """Fetch, or find in the `datasets` cache. Raises DataError; with TFKIT_OFFLINE=1 also for everything but a local folder."""
         local = Path(name).expanduser().is_dir()
-        if not local and os.environ.get("TFKIT_OFFLINE", "0") not in ("", "0"):
+        if not local and is_offline():
             raise DataError(f"hub data set {name}: TFKIT_OFFLINE is set; unset it, or name a local data set folder")
         return cls(name, split, column, part, _load(str(Path(name).expanduser()) if local else name, config, split, revision), on_bad_row)
 
@@ -78,6 +79,8 @@ class HubSource:
 
 def _load(name: str, config: str | None, split: str, revision: str | None) -> Any:
     import datasets  # type: ignore[import-untyped]
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
 
     datasets.disable_progress_bars()
     what = f"hub data set {name}" + (f", config {config}" if config else "") + f", split {split}"
@@ -85,9 +88,21 @@ def _load(name: str, config: str | None, split: str, revision: str | None) -> An
         if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
             saved = datasets.load_from_disk(name)
             return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
-        return datasets.load_dataset(name, config, split=split, revision=revision)
+
+        def load() -> Any:
+            return datasets.load_dataset(name, config, split=split, revision=revision)
+
+        if Path(name).is_dir():
+            return load()
+        return fetch(load, Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset"), _discard)
     except KeyError as error:
         raise DataError(f"{what}: no such split; the folder has {', '.join(map(str, saved))}") from error
     except Exception as error:  # the builders of data sets raise what they like
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{what}: cannot be loaded ({reason}); check name, config, split and revision, and the network") from error
+
+
+def _discard(dataset: Any) -> None:
+    """Remove the Arrow files that were made of what came."""
+    for file in dataset.cache_files:
+        shutil.rmtree(Path(file["filename"]).parent, ignore_errors=True)

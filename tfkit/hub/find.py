@@ -1,9 +1,9 @@
 """Which model folder a path means: a checkpoint, a run folder, a Hugging Face model folder, or a repository of the hub."""
 
-import os
 from pathlib import Path
 
 from tfkit.errors import ModelError
+from tfkit.network import fetch, is_offline
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -53,13 +53,17 @@ def _download(name: str) -> Path:
 
     With TFKIT_OFFLINE=1, as with HF_HUB_OFFLINE=1, only one that was downloaded before.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.file_download import repo_folder_name
 
     repository, _, revision = name.partition("@")
-    offline = os.environ.get("TFKIT_OFFLINE", "0") not in ("", "0")
     files = ["*.json", "*.safetensors", "*.jinja"]
+
+    def download() -> Path:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files, local_files_only=is_offline()))
+
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files, local_files_only=offline))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise ModelError(f"hub:{name}: could not be downloaded: {error}") from None
+        return fetch(download, Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model"))
+    except Exception as error:  # the hub's client raises what it likes
+        first = (str(error) or type(error).__name__).strip().partition("\n")[0]
+        raise ModelError(f"hub:{name}: could not be downloaded: {first}; check the name, the revision and the network") from None

@@ -1,0 +1,285 @@
+"""Remote sources that fail, against a hub of our own on this machine; and no network at all."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import datasets
+import huggingface_hub.constants
+import pytest
+from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
+
+SHA = "0123456789" * 4
+FAULTLESS: dict[str, Any] = {}
+
+
+class Hub(ThreadingHTTPServer):
+    """org/tiny, a model and a data set. `fault` is asked before every answer: it gives a status, may sleep, or changes the content."""
+
+    daemon_threads = True
+
+    def __init__(self, model: Path, rows: bytes):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.files = {"models": {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}, "datasets": {"a.jsonl": rows}}
+        self.fault: Callable[[str, Counter[str]], int | None] = lambda path, seen: None
+        self.content: Callable[[bytes], bytes] = lambda content: content
+        self.seen: Counter[str] = Counter()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_GET(self) -> None:
+        """Also HEAD and POST: what a client of the hub asks of a repository and its files."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        path = self.path.partition("?")[0]
+        hub, words = self.server, path.strip("/").split("/")
+        hub.seen[path] += 1
+        status = hub.fault(path, hub.seen)
+        if status is not None:
+            return self.answer(status, b"{}", {"X-Error-Code": "RepoNotFound"} if status == 404 else {})
+        kind = "datasets" if "datasets" in words[:2] else "models"
+        files = hub.files[kind]
+        if "resolve" in words:
+            return self.answer(200, files.get(words[-1]), {"ETag": f'"{oid(files.get(words[-1], b""))}"', "X-Repo-Commit": SHA})
+        if "tree" in words or "paths-info" in words:
+            entries = [{"type": "file", "oid": oid(content), "size": len(content), "path": name} for name, content in files.items()]
+            if "paths-info" in words:
+                entries = [entry for entry in entries if str(entry["path"]) in body]
+            return self.answer(200, json.dumps(entries).encode())
+        siblings = [{"rfilename": name} for name in files]
+        about = {
+            "id": "org/tiny",
+            "sha": SHA,
+            "siblings": siblings,
+            "private": False,
+            "gated": False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+        }
+        return self.answer(200, json.dumps(about).encode())
+
+    do_HEAD = do_POST = do_GET
+
+    def answer(self, status: int, content: bytes | None, headers: dict[str, str] = FAULTLESS) -> None:
+        if content is None:
+            return self.answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(self.server.content(content) if "resolve" in self.path else content)
+        self.close_connection = True
+
+    def log_message(self, *words: object) -> None:
+        """Say nothing."""
+
+
+def oid(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, whose checkpoint is the model of the hub, and its recipe."""
+    folder = tmp_path_factory.mktemp("remote")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    done = pretrain(folder / "run", recipe, "training.steps=2", "evaluation.every=2")
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def hub(base: Path) -> Iterator[Hub]:
+    rows = b"".join(json.dumps({"text": path.read_text(encoding="utf-8")}).encode() + b"\n" for path in sorted((base / "corpus").iterdir()))
+    server = Hub(base / "run" / "checkpoints" / "step-000002", rows)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def ask(hub: Hub, folder: Path) -> Callable[[], None]:
+    """Before a run: this is the hub, its caches are below the folder, and waiting is short."""
+
+    def before() -> None:
+        constants = huggingface_hub.constants
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = False
+        constants.ENDPOINT = datasets.config.HF_ENDPOINT = hub.url
+        constants.HUGGINGFACE_CO_URL_TEMPLATE = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        constants.HF_HUB_CACHE = str(folder / "hub")
+        constants.HF_HUB_ETAG_TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT = 1
+        datasets.config.HF_DATASETS_CACHE = folder / "datasets"
+        os.environ["TFKIT_CACHE"] = str(folder / "cache")
+
+    return before
+
+
+def use(kind: str, hub: Hub, base: Path, folder: Path) -> Done:
+    """A command that reads the model, or the data set, of the hub."""
+    before = ask(hub, folder)
+    if kind == "datasets":
+        return pretrain(
+            folder / f"run-{time.monotonic_ns()}",
+            base / "tiny.yaml",
+            "training.steps=2",
+            "evaluation.every=2",
+            "data.train=[{hub: org/tiny}]",
+            before=before,
+        )
+    return Process(folder, ["evaluate", "--from", "hub:org/tiny", "--data", str(base / "corpus"), "carbon.enabled=false"], before).wait()
+
+
+KINDS = {"datasets": 3, "models": 4}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_f31_a_hub_that_works(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
+    done = use(kind, hub, base, tmp_path)
+    assert done.code == 0, done.err
+
+
+def assert_refused(done: Done, kind: str) -> None:
+    assert done.code == KINDS[kind], done.err
+    assert "org/tiny" in done.err
+    assert "Traceback" not in done.err
+
+
+def assert_clean(hub: Hub, base: Path, folder: Path, kind: str) -> None:
+    """With the same caches and a hub that works again, the command works."""
+    hub.fault, hub.content = lambda path, seen: None, lambda content: content
+    done = use(kind, hub, base, folder)
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_f31_what_the_hub_does_not_have(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
+    hub.fault = lambda path, seen: 404
+    began = time.monotonic()
+    assert_refused(use(kind, hub, base, tmp_path), kind)
+    assert max(hub.seen.values()) <= 3, "asking again does not help"
+    assert time.monotonic() - began < 10
+    assert_clean(hub, base, tmp_path, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_f31_a_hub_that_is_down_for_a_moment(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
+    hub.fault = lambda path, seen: 503 if seen[path] <= 1 else None
+    done = use(kind, hub, base, tmp_path)
+    assert done.code == 0, done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_f31_a_hub_that_is_down(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
+    hub.fault = lambda path, seen: 503
+    assert_refused(use(kind, hub, base, tmp_path), kind)
+    assert max(hub.seen.values()) >= 3
+    assert_clean(hub, base, tmp_path, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_f31_a_hub_that_is_slow(hub: Hub, base: Path, tmp_path: Path, kind: str) -> None:
+    hub.fault = lambda path, seen: time.sleep(3)
+    began = time.monotonic()
+    assert_refused(use(kind, hub, base, tmp_path), kind)
+    assert time.monotonic() - began < 120
+    assert_clean(hub, base, tmp_path, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("damage", ["half", "wrong"])
+def test_f31_files_that_come_by_half_or_with_other_content(hub: Hub, base: Path, tmp_path: Path, kind: str, damage: str) -> None:
+    hub.content = lambda content: content[: len(content) // 2] if damage == "half" else content.replace(b"a", b"o")
+    assert_refused(use(kind, hub, base, tmp_path), kind)
+    assert_clean(hub, base, tmp_path, kind)
+
+
+# ----------------------------------------------------------------------------------------------------------------- no network
+
+
+NOISY = """
+import os, socket
+def refuse(*words, **options):
+    with open(os.environ["TFKIT_TEST_CALLS"], "a") as file:
+        file.write(f"{os.getpid()} {words[1:]}\\n")
+    raise OSError("every socket is blocked")
+for owner, name in ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket.socket, "sendto"), (socket, "getaddrinfo"),
+                    (socket, "gethostbyname")):
+    setattr(owner, name, refuse)
+"""
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file to which every attempt at a connection or a name is written, also of the processes that a run starts."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NOISY, encoding="utf-8")
+    monkeypatch.setenv("TFKIT_TEST_CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))  # the meter's process has this one's imports
+    return tmp_path / "calls"
+
+
+def online() -> None:
+    """The hub's client believes that it may connect."""
+    huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = False
+    exec(NOISY, {})
+
+
+def test_f30_local_work_opens_no_socket(base: Path, tmp_path: Path, calls: Path) -> None:
+    carbon = "carbon={enabled: true, country: DEU}"
+    run = tmp_path / "run"
+    words = ["training.steps=2", "evaluation.every=2", "generation.prompts=[the cat]"]
+    done = pretrain(run, base / "tiny.yaml", *words, carbon, before=online)
+    assert done.code == 0, done.err
+    assert list((run / "carbon").glob("*.jsonl"))
+    local = f"data.train=[{{hub: {json.dumps(str(base / 'corpus'))}}}]"
+    assert pretrain(tmp_path / "hub", base / "tiny.yaml", *words, local, before=online).code == 0
+    for name, *rest in (["evaluate", "--data", str(base / "corpus")], ["generate", "--prompt", "the"]):
+        done = Process(tmp_path, [name, "--from", str(run), *rest, "carbon.enabled=false"], online).wait()
+        assert done.code == 0, done.err
+    assert not calls.exists(), calls.read_text(encoding="utf-8")
+
+
+def test_f30_a_blocked_socket_is_seen(tmp_path: Path, calls: Path) -> None:
+    """Else the test above would prove nothing, of the program or of the processes that it starts."""
+    done = Process(tmp_path, ["generate", "--from", "hub:org/tiny", "--prompt", "a"], online).wait()
+    assert done.code == 4, done.err
+    assert calls.exists()
+    calls.unlink()
+    script = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-P", "-c", script], env=environment, stderr=subprocess.DEVNULL, check=False).returncode == 1
+    assert calls.exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_f30_offline_a_hub_name_is_refused_without_an_attempt(
+    base: Path, tmp_path: Path, calls: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TFKIT_OFFLINE", "1")
+    if kind == "datasets":
+        done = pretrain(tmp_path / "run", base / "tiny.yaml", "data.train=[{hub: org/tiny}]", before=online)
+    else:
+        done = Process(tmp_path, ["generate", "--from", "hub:org/tiny", "--prompt", "a"], online).wait()
+    assert_refused(done, kind)
+    assert not calls.exists()

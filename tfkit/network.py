@@ -1,0 +1,92 @@
+"""Downloads from the Hugging Face Hub: tried again where that may help, checked against the hub's own hashes, and forbidden by a switch."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+_PAUSES = (1.0, 4.0)  # seconds between tries; the client of the hub makes some of its own within each
+_PASSING = (408, 425, 429, 500, 502, 503, 504)
+_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+_CHUNK = 1 << 20
+
+
+class WrongContentError(ValueError):
+    """What came is not what the hub has under its hash."""
+
+
+def is_offline() -> bool:
+    """Whether TFKIT_OFFLINE forbids every connection."""
+    return os.environ.get("TFKIT_OFFLINE", "0") not in ("", "0")
+
+
+def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[Result], None] | None = None) -> Result:
+    """What `download` gives, which puts its files into `repository`, a folder of the hub's cache.
+
+    Passing trouble (a server that is down, a time-out, half a file, wrong content) is met with two more tries; what `download` raised
+    last passes on, or WrongContentError. Files with wrong content do not stay in the cache; `discard` removes what was made of them.
+    """
+    for pause in (*_PAUSES, None):
+        began = time.time()
+        try:
+            result = download()
+            if not (wrong := _drop_wrong_files(repository, began)):
+                return result
+            if discard is not None:
+                discard(result)
+            error: Exception = WrongContentError(f"{', '.join(wrong)} came with other content than the hub's hash says")
+        except Exception as raised:
+            error = raised
+            if not _drop_wrong_files(repository, began) and not _is_passing(raised):
+                raise
+        if pause is None:
+            raise error
+        time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether another try may help: by the status of an answer, or because there was none."""
+    from huggingface_hub import constants
+
+    if is_offline() or constants.HF_HUB_OFFLINE:
+        return False
+    causes = list(_causes(error))
+    statuses = [cause.response.status_code for cause in causes if getattr(cause, "response", None) is not None]  # type: ignore[attr-defined]
+    if statuses:
+        return statuses[-1] in _PASSING
+    return any(isinstance(cause, ConnectionError | TimeoutError) or type(cause).__module__.split(".")[0] in _CLIENTS for cause in causes)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _drop_wrong_files(repository: Path, since: float) -> list[str]:
+    """Remove the blobs that came since then and are not what their names say: the SHA-256 of a large file, git's SHA-1 of a small one."""
+    wrong = []
+    for blob in (repository / "blobs").glob("*"):
+        if blob.suffix or blob.stat().st_mtime < since - 2 or _has_hash(blob, blob.name):  # an .incomplete one will be gone on with
+            continue
+        blob.unlink()
+        for link in (repository / "snapshots").rglob("*"):
+            if link.is_symlink() and not link.exists():
+                link.unlink()
+                wrong.append(link.name)
+    return wrong
+
+
+def _has_hash(blob: Path, expected: str) -> bool:
+    if len(expected) not in (40, 64):
+        return True  # not a hash
+    digest = hashlib.sha256() if len(expected) == 64 else hashlib.sha1(b"blob %d\0" % blob.stat().st_size, usedforsecurity=False)
+    with blob.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest() == expected
