@@ -66,7 +66,7 @@ MATRIX = {
     "F36": Row(
         "data: empty, one row, bad UTF-8, NUL, CRLF, BOM, a 100 MB line, a cut line, damage", "file, row and remedy; or skipped", "3, 0"
     ),
-    "F37": Row("no target left, no row left, a token id beyond the vocabulary", "refused before step 1, with numbers", "3, 4"),
+    "F37": Row("no target left, no row left, a token id beyond the vocabulary", "refused before step 1, with numbers", "2, 3, 4"),
     "F38": Row("data changed between save and resume", "refused, with the fingerprints", "3"),
     "F39": Row("recipe changed between save and resume", "what may change goes on, the rest is refused with the difference", "2, 0"),
     "F40": Row("resumed once, twice, three times; at each step of a run of 50 steps", "*same*", "0"),
