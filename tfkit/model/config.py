@@ -57,7 +57,7 @@ class Sinusoidal(Data):
     )
 
 
-class Llama3Scaling(Data):
+class WavelengthScaling(Data):
     """Longer wavelengths for a longer context (Llama 3.1, arXiv 2407.21783)."""
 
     factor: float = Field(gt=0, description="How much longer than original_context_length the context is to be.")
@@ -71,7 +71,7 @@ class Rotary(Data):
 
     kind: Literal["rotary"]
     theta: float = Field(10_000.0, gt=0, description="Base of the wavelengths.")
-    scaling: Llama3Scaling | None = Field(None, description="Llama 3.1's scaling of the wavelengths; null: none.")
+    scaling: WavelengthScaling | None = Field(None, description="Llama 3.1's scaling of the wavelengths; null: none.")
 
 
 class Relative(Data):

@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from tfkit.model.config import Llama3Scaling, Relative, Rotary
+from tfkit.model.config import WavelengthScaling, Relative, Rotary
 
 Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, E / 2) or (B, 1, T, E / 2)
 
@@ -63,7 +63,7 @@ def rotation_at(positions: Tensor, head_dim: int, rotary: Rotary, dtype: torch.d
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def _stretched(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
+def _stretched(frequencies: Tensor, scaling: WavelengthScaling) -> Tensor:
     """Llama 3.1 (arXiv 2407.21783): short wavelengths stay, long ones grow by the factor, those between are blended."""
     wavelengths = 2 * math.pi / frequencies
     low, high, original = scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_context_length
