@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from tfkit.model.config import WavelengthScaling, Relative, Rotary
+from tfkit.model.config import Relative, Rotary, WavelengthScaling
 
 Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, E / 2) or (B, 1, T, E / 2)
 
