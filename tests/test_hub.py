@@ -70,7 +70,7 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_listed(tmp_path: Path,
 
     def edit(tensors: dict[str, Tensor]) -> None:
         del tensors[gone]
-        tensors["classifier.weight"] = torch.zeros(3, 24)
+        tensors["adapter.weight"] = torch.zeros(3, 24)
         for name in wider:
             tensors[name] = torch.zeros(24, 5, 2)
 
@@ -79,7 +79,7 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_listed(tmp_path: Path,
     assert first.endswith("the weights do not fit config.json:")
     assert len(lines) == 4
     assert lines[0].startswith(f"  missing: {gone} (")
-    assert lines[1] == "  unexpected: classifier.weight (3, 24)"
+    assert lines[1] == "  unexpected: adapter.weight (3, 24)"
     full = (24, 72) if preset == "gpt2" else (24, 24)
     assert lines[2:] == [f"  misshapen: {name} (24, 5, 2) instead of {full}" for name in sorted(wider)]
 

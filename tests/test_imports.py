@@ -143,7 +143,11 @@ def test_only_console_prints(module: str) -> None:
 def test_the_model_reads_no_family_name(module: str) -> None:
     """No identifier holds one, no string is one. Prose may cite: `(GPT-2)` says where a default comes from."""
     families = {family.name for family in FAMILIES.values()}
-    names = families | {family.architecture.lower() for family in FAMILIES.values()} | {p for f in FAMILIES.values() for p in f.presets}
+    names = (
+        families
+        | {name.lower() for family in FAMILIES.values() for name in family.architectures}
+        | {p for f in FAMILIES.values() for p in f.presets}
+    )
     for node in ast.walk(tree(module)):
         identifiers = {getattr(node, field, None) for field in ("id", "attr", "arg", "name")} - {None}
         assert not any(family in str(name).lower() for family in families for name in identifiers), f"{module}: {ast.unparse(node)}"

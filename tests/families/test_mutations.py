@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from tiny_references import IDS, LARGE, SMALL, TOLERANCE, difference, save_reference
 from torch import Tensor
 
-from tfkit.families import FAMILIES
+from tfkit.families import MODEL_TYPES
 from tfkit.families.rules import Rule
 from tfkit.hub import load
 from tfkit.model.mlp import ACTIVATIONS
@@ -38,9 +38,9 @@ def rules(family: str, change: Callable[[Rule], Rule]) -> Patch:
     """Tensors are read into other places."""
 
     def patch(monkeypatch: pytest.MonkeyPatch, _folder: Path) -> None:
-        changed = tuple(map(change, FAMILIES[family].rules))
-        assert changed != FAMILIES[family].rules
-        monkeypatch.setitem(FAMILIES, family, replace(FAMILIES[family], rules=changed))
+        changed = tuple(map(change, MODEL_TYPES[family].rules))
+        assert changed != MODEL_TYPES[family].rules
+        monkeypatch.setitem(MODEL_TYPES, family, replace(MODEL_TYPES[family], rules=changed))
 
     return patch
 
@@ -79,15 +79,15 @@ def adjacent_pairs(x: Tensor, rotation: Rotation) -> Tensor:
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
 
 
-def unscaled(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def unscaled(queries: Tensor, keys: Tensor, values: Tensor, *_rest: object, **_options: object) -> Tensor:
     return F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0, enable_gqa=True)
 
 
-def sees_all(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def sees_all(queries: Tensor, keys: Tensor, values: Tensor, *_rest: object, **_options: object) -> Tensor:
     return F.scaled_dot_product_attention(queries, keys, values, enable_gqa=True)
 
 
-def heads_in_turns(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def heads_in_turns(queries: Tensor, keys: Tensor, values: Tensor, *_rest: object, **_options: object) -> Tensor:
     """Query head h reads group h mod K instead of h div (H / K)."""
     times = queries.shape[1] // keys.shape[1]
     return F.scaled_dot_product_attention(queries, keys.repeat(1, times, 1, 1), values.repeat(1, times, 1, 1), is_causal=True)

@@ -78,4 +78,4 @@ def test_dropout_and_initialization_come_back_from_our_own_file(tmp_path: Path) 
     assert load(tmp_path).config == config
     assert load(tmp_path).family == "llama"
     document = json.loads((tmp_path / "tfkit.json").read_text(encoding="utf-8"))
-    assert document == {"schema_version": 1, "model": changes, "objective": "causal_lm"}
+    assert document == {"schema_version": 1, "model": config.model_dump(include={"dropout", "init"}), "objective": "causal_lm"}

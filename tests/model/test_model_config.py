@@ -33,7 +33,7 @@ def test_the_gated_width_is_llamas_rule(dim: int, hidden_dim: int) -> None:
         ("gpt2", {"num_heads": 0}, "greater than 0"),
         ("gpt2", {"n_embd": 24}, "Extra inputs"),
         ("gpt2", {"position": {"kind": "learned", "theta": 1e4}}, "Extra inputs"),
-        ("gpt2", {"position": {"kind": "sinusoidal"}}, "does not match any of the expected tags"),
+        ("gpt2", {"position": {"kind": "spiral"}}, "does not match any of the expected tags"),
         ("gpt2", {"dropout": {"attention": 1.0}}, "less than 1"),
         ("gpt2", {"norm": {"kind": "layer", "eps": float("nan")}}, "finite number"),
     ],

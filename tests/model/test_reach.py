@@ -8,7 +8,7 @@ from tiny_models import CONTEXT, MODELS, VOCABULARY, random_ids, tiny_config, ti
 from torch import Tensor
 
 from tfkit.model.cache import KeyValueCache
-from tfkit.model.masks import causal_mask
+from tfkit.model.masks import attention_mask
 from tfkit.model.position import Where
 
 BUILT = {name: tiny_model(name) for name in MODELS}
@@ -150,15 +150,15 @@ def test_a_sequence_longer_than_the_context_is_refused(name: str) -> None:
 
 def test_the_masks_that_the_module_draws() -> None:
     cpu = torch.device("cpu")
-    assert causal_mask(Where(5, 0, cpu, None, None)) is None
-    packed = causal_mask(Where(5, 0, cpu, None, torch.tensor([[0, 0, 1, 1, 1]])))
-    padded = causal_mask(Where(5, 0, cpu, torch.tensor([[False, False, True, True, True]]), None))
+    assert attention_mask(Where(5, 0, cpu, None, None), causal=True) is None
+    packed = attention_mask(Where(5, 0, cpu, None, torch.tensor([[0, 0, 1, 1, 1]])), causal=True)
+    padded = attention_mask(Where(5, 0, cpu, torch.tensor([[False, False, True, True, True]]), None), causal=True)
     assert packed is not None
     assert padded is not None
     assert packed.int().tolist() == [[[[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]]]
     assert padded.int().tolist() == [[[[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]]]
-    assert causal_mask(Where(1, 7, cpu, None, None)) is None  # one new token sees everything
-    later = causal_mask(Where(2, 1, cpu, None, None))
+    assert attention_mask(Where(1, 7, cpu, None, None), causal=True) is None  # one new token sees everything
+    later = attention_mask(Where(2, 1, cpu, None, None), causal=True)
     assert later is not None
     assert later.int().tolist() == [[[[1, 1, 0], [1, 1, 1]]]]
 
@@ -175,4 +175,4 @@ def test_shared_key_and_value_heads_are_full_heads_repeated(heads: int) -> None:
     full.load_state_dict(weights)
     ids = random_ids(2, 12)
     torch.testing.assert_close(grouped(ids).logits, full(ids).logits, atol=ROUNDING, rtol=ROUNDING)
-    assert KeyValueCache(tiny_config("llama", num_kv_heads=heads), 1, 5, torch.float32).keys.shape == (2, 1, heads, 5, 4)
+    assert KeyValueCache(tiny_config("llama", num_kv_heads=heads), 1, 5, torch.float32).size == 2 * 2 * heads * 5 * 4

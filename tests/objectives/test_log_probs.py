@@ -15,7 +15,14 @@ ROWS, DIM, VOCABULARY = 37, 16, 101
 
 @dataclass
 class Matrix:
+    """A head that is a matrix and nothing else."""
+
     weight: Tensor
+    bias: Tensor | None = None
+    softcap: float | None = None
+
+    def prepare(self, hidden: Tensor) -> Tensor:
+        return hidden
 
 
 def problem(dtype: torch.dtype, scale: float = 1.0) -> tuple[Tensor, Matrix, Tensor, Tensor]:
@@ -98,9 +105,9 @@ def test_blocks_never_hold_more_logits_than_the_bound(monkeypatch: pytest.Monkey
     sizes: list[int] = []
     inner = log_probs._log_probs
 
-    def watch(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        sizes.append(len(hidden))
-        return inner(hidden, weight, labels)
+    def watch(logits: Tensor, labels: Tensor) -> Tensor:
+        sizes.append(len(logits))
+        return inner(logits, labels)
 
     monkeypatch.setattr(log_probs, "_log_probs", watch)
     monkeypatch.setattr(log_probs, "LOGITS_BYTES", 5 * VOCABULARY * 4)
@@ -150,3 +157,29 @@ def test_no_labels_at_all() -> None:
     assert (head.weight.grad == 0).all()
     with torch.no_grad():
         assert token_log_probs(head, hidden, torch.zeros(0, dtype=torch.long)).shape == (0,)
+
+
+class Odd(Matrix):
+    """With a bias, a cap on the logits, and a scale of what comes in."""
+
+    def prepare(self, hidden: Tensor) -> Tensor:
+        return hidden * 0.7
+
+
+@pytest.mark.parametrize("bound", [log_probs.LOGITS_BYTES, 5 * VOCABULARY * 8], ids=["kept", "blocks of 5"])
+@pytest.mark.parametrize(("biased", "cap"), [(True, None), (False, 3.0), (True, 3.0)])
+def test_bias_scale_and_cap(monkeypatch: pytest.MonkeyPatch, bound: int, biased: bool, cap: float | None) -> None:
+    """Against autograd through the plain formula, in float64."""
+    monkeypatch.setattr(log_probs, "LOGITS_BYTES", bound)
+    hidden, matrix, labels, above = problem(torch.float64)
+    bias = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64).requires_grad_() if biased else None
+    inputs = [hidden, matrix.weight, *([bias] if bias is not None else [])]
+    ours = token_log_probs(Odd(matrix.weight, bias, cap), hidden, labels)
+    logits = torch.nn.functional.linear(hidden * 0.7, matrix.weight, bias)
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    theirs = logits.log_softmax(-1).gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(ours.double(), theirs, atol=1e-5, rtol=1e-5)
+    for ours_grad, theirs_grad in zip(
+        torch.autograd.grad((ours * above).sum(), inputs), torch.autograd.grad((theirs * above).sum(), inputs), strict=True
+    ):
+        torch.testing.assert_close(ours_grad, theirs_grad, atol=1e-5, rtol=1e-5)

@@ -61,7 +61,8 @@ class TrainingRun:
         if not self.resumed_from and recipe.training.micro_batch_size is None:
             self.loader.micro_batch_size = self._pick_micro_batch()
         if recipe.training.compile:
-            model.decoder.compile()
+            for stack in model.stacks:
+                stack.compile()
         flops, peak = training_flops_per_token(config, config.context_length), peak_flops(context.device, self.precision)
         self.written = TrainingLog(context, self.plan, self.progress, flops, peak)
 

@@ -53,7 +53,8 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     weights = Weights(model.to(device), precision)
     optimizer = Optimizer(weights.master, recipe.optimizer)
     stepper = Stepper(model, objective, weights, optimizer, device=device, seed=training.seed)
-    model.decoder.activation_checkpointing = training.activation_checkpointing
+    for stack in model.stacks:
+        stack.activation_checkpointing = training.activation_checkpointing
     return Parts(precision, loader, plan, weights, optimizer, stepper)
 
 

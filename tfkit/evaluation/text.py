@@ -21,6 +21,7 @@ from torch import Tensor
 from tfkit.data.stream import TokenStream
 from tfkit.errors import DataError, ModelError
 from tfkit.generation.inference import inference
+from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_log_probs
 
@@ -167,12 +168,13 @@ def _batches(stream: TokenStream, pieces: _Pieces, batch_size: int) -> Iterator[
 
 def _score(model: Transformer, pieces: list[Numbers]) -> tuple[Numbers, int]:
     """The loss of each piece, (B,) float64 in nats, and the number of targets."""
-    device = model.head.weight.device
+    head = vocabulary_head(model.head)
+    device = head.weight.device
     ids, real = _pad(pieces)
     ids, real = ids.to(device), real.to(device)
     inputs, labels, scored = ids[:, :-1], ids[:, 1:], real[:, 1:]  # (B, T) each; the last real id of a piece is only a label
     hidden = model(inputs, padding_mask=None if bool(scored.all()) else scored).hidden  # (B, T, D)
-    log_probs = token_log_probs(model.head, hidden[scored], labels[scored]).double()  # (N,)
+    log_probs = token_log_probs(head, hidden[scored], labels[scored]).double()  # (N,)
     rows = scored.nonzero()[:, 0]  # (N,)
     sums = torch.zeros(len(pieces), dtype=torch.float64, device=device).index_add_(0, rows, -log_probs)
     return sums.cpu().numpy(), len(rows)

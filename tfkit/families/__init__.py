@@ -7,4 +7,8 @@ from tfkit.families import gpt2, llama
 from tfkit.families.rules import Family
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (gpt2.FAMILY, llama.FAMILY)}
+MODEL_TYPES: dict[str, Family] = {}  # by Hugging Face's model_type; of several, the first
+for _family in FAMILIES.values():
+    if _family.model_type is not None:
+        MODEL_TYPES.setdefault(_family.model_type, _family)
 PRESETS = {preset: (family, values) for family in FAMILIES.values() for preset, values in family.presets.items()}

@@ -7,7 +7,7 @@ by sqrt(2 * layers). Layers, widths and counts as released (systems: 124,439,808
 
 from typing import Any
 
-from tfkit.families.rules import Family, Rule, UnsupportedError
+from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
 from tfkit.model.config import ModelConfig
 
 # Dropout: the report is silent, and Hugging Face's config says 0.1. It is off here: one pass over the data does not overfit.
@@ -33,6 +33,12 @@ PRESETS = {
     "gpt2-xl": _BASE | {"decoder_layers": 48, "dim": 1600, "num_heads": 25},
 }
 
+ARCHITECTURES: Architectures = {
+    "GPT2LMHeadModel": {"kind": "lm"},
+    "GPT2ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": None, "bias": False},
+    "GPT2ForTokenClassification": {"kind": "tags"},
+    "GPT2Model": {"kind": "none"},
+}
 _OURS, _THEIRS = "decoder.blocks.{i}", "transformer.h.{i}"
 _QKV = tuple(f"{_OURS}.self_attention.op.{name}_proj" for name in "qkv")
 
@@ -55,6 +61,9 @@ RULES = (
     Rule("transformer.ln_f.weight", ("decoder.norm.weight",)),
     Rule("transformer.ln_f.bias", ("decoder.norm.bias",)),
     Rule("lm_head.weight", ("head.output.weight",)),
+    Rule("score.weight", ("head.classes.weight",)),
+    Rule("classifier.weight", ("head.tags.weight",)),
+    Rule("classifier.bias", ("head.tags.bias",)),
 )
 
 _ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu": "silu"}
@@ -78,7 +87,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         "norm": {"kind": "layer", "eps": hf.get("layer_norm_epsilon", 1e-5)},
         "attention": {"qkv_bias": True, "out_bias": True},
         "mlp": {"activation": _FROM_ACTIVATIONS[activation], "gated": False, "bias": True},
-        "head": {"kind": "lm", "tied": hf.get("tie_word_embeddings", True)},
+        "head": head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True)),
         "dropout": {"embedding": hf.get("embd_pdrop", 0.1), "attention": hf.get("attn_pdrop", 0.1), "residual": hf.get("resid_pdrop", 0.1)},
         "init": {"std": hf.get("initializer_range", 0.02), "residual_scaling": True},
     }
@@ -102,13 +111,14 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
         "reorder_and_upcast_attn": False,
-        "tie_word_embeddings": config.head.tied,
+        "tie_word_embeddings": config.tied,
     }
 
 
 FAMILY = Family(
     name="gpt2",
-    architecture="GPT2LMHeadModel",
+    model_type="gpt2",
+    architectures=ARCHITECTURES,
     presets=PRESETS,
     rules=RULES,
     prefix="transformer.",

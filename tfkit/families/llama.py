@@ -6,7 +6,7 @@ dropout; Llama 2 (70B) and 3 share each key and value head among several query h
 
 from typing import Any
 
-from tfkit.families.rules import Family, Rule, UnsupportedError
+from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
 from tfkit.model.config import ModelConfig
 
 _LLAMA1: dict[str, Any] = {
@@ -38,6 +38,12 @@ PRESETS = {
     "llama3-70b": _LLAMA3 | {"decoder_layers": 80, "dim": 8192, "num_heads": 64, "hidden_dim": 28672},
 }
 
+ARCHITECTURES: Architectures = {
+    "LlamaForCausalLM": {"kind": "lm"},
+    "LlamaForSequenceClassification": {"kind": "classes", "pool": "last", "dense": None, "bias": False},
+    "LlamaForTokenClassification": {"kind": "tags"},
+    "LlamaModel": {"kind": "none"},
+}
 _OURS, _THEIRS = "decoder.blocks.{i}", "model.layers.{i}"
 
 RULES = (
@@ -57,6 +63,7 @@ RULES = (
     ),
     Rule("model.norm.weight", ("decoder.norm.weight",)),
     Rule("lm_head.weight", ("head.output.weight",)),
+    Rule("score.weight", ("head.classes.weight",)),
 )
 
 _ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
@@ -91,7 +98,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         "norm": {"kind": "rms", "eps": hf.get("rms_norm_eps", 1e-6)},
         "attention": {"qkv_bias": bias, "out_bias": bias},
         "mlp": {"activation": _FROM_ACTIVATIONS[activation], "gated": True, "bias": bool(hf.get("mlp_bias", False))},
-        "head": {"kind": "lm", "tied": hf.get("tie_word_embeddings", False)},
+        "head": head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", False)),
         "dropout": {"attention": hf.get("attention_dropout", 0.0)},
         "init": {"std": hf.get("initializer_range", 0.02)},
     }
@@ -115,13 +122,14 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "mlp_bias": config.mlp.bias,
         "attention_dropout": config.dropout.attention,
         "initializer_range": config.init.std,
-        "tie_word_embeddings": config.head.tied,
+        "tie_word_embeddings": config.tied,
     }
 
 
 FAMILY = Family(
     name="llama",
-    architecture="LlamaForCausalLM",
+    model_type="llama",
+    architectures=ARCHITECTURES,
     presets=PRESETS,
     rules=RULES,
     prefix="model.",

@@ -18,6 +18,7 @@ from tfkit.errors import DataError, ModelError
 from tfkit.generation.inference import Interrupted, inference, interruptible
 from tfkit.generation.sampling import draw, probabilities
 from tfkit.model.cache import KeyValueCache
+from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema import GenerationSection
 
@@ -127,7 +128,7 @@ class _Batch:
 
     def __init__(self, model: Transformer, prompts: Sequence[Sequence[int]], rows: list[_Row]):
         self.model, self.rows = model, rows
-        weight = model.head.weight
+        weight = vocabulary_head(model.head).weight
         width = max(map(len, prompts))
         self.input_ids = torch.zeros(len(rows), width, dtype=torch.long)
         self.real = torch.zeros(len(rows), width, dtype=torch.bool)  # (B, columns so far)
@@ -171,6 +172,5 @@ class _Batch:
         self.input_ids, self.real = self.input_ids[kept], self.real[kept]
         empty = int(self.real.any(dim=0).int().argmax())
         self.real = self.real[:, empty:]
-        self.cache.keys, self.cache.values = self.cache.keys[:, :, :, empty:], self.cache.values[:, :, :, empty:]
-        self.cache.length -= empty
+        self.cache.drop_columns(empty)
         self.padded = not bool(self.real.all())

@@ -7,13 +7,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from tfkit.errors import ModelError
-from tfkit.families import FAMILIES
+from tfkit.families import FAMILIES, MODEL_TYPES
 from tfkit.families.rules import Family, UnsupportedError
-from tfkit.model.config import ModelConfig
+from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.run.model_files import MIB, find_file, read_object
 
 OWN_TYPE = "tfkit"  # model_type of what no Hugging Face class can express: it fails to load elsewhere rather than load wrong
-SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 EXPRESSED = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
 _MOST_PROBLEMS = 20
 LIMIT = 4 * MIB  # bytes of config.json or tfkit.json: a thousand times what they take
@@ -23,9 +23,9 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
     """The family (None: tfkit's own type) and our description of the model of a config.json."""
     path = folder / "config.json"
     kind = hf.get("model_type")
-    if not isinstance(kind, str) or (kind != OWN_TYPE and kind not in FAMILIES):
-        raise ModelError(f"{path}: model_type {_shown(kind)} is not one that tfkit can load ({', '.join(FAMILIES)})")
-    family = FAMILIES.get(kind)
+    if not isinstance(kind, str) or (kind != OWN_TYPE and kind not in MODEL_TYPES):
+        raise ModelError(f"{path}: model_type {_shown(kind)} is not one that tfkit can load ({', '.join(MODEL_TYPES)})")
+    family = MODEL_TYPES.get(kind)
     try:
         config = _validated(family.from_hf(dict(hf)) if family else hf["config"], path)
     except KeyError as missing:
@@ -58,11 +58,22 @@ def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:
 
 
 def _expresses(family: Family, config: ModelConfig) -> bool:
+    if family.model_type is None or family.architecture(config) is None:
+        return False
     try:
-        again = ModelConfig.model_validate(family.from_hf(family.to_hf(config)))
+        again = ModelConfig.model_validate(family.from_hf(to_config_json(family, config)))
     except ValueError:  # a width that the family's layout cannot hold
         return False
     return again.model_dump(exclude=EXPRESSED) == config.model_dump(exclude=EXPRESSED)
+
+
+def to_config_json(family: Family, config: ModelConfig) -> dict[str, Any]:
+    """The config.json that Hugging Face's class of the family reads. Raises UnsupportedError where it cannot say something."""
+    labels = {}
+    if isinstance(config.head, ClassesHeadConfig | TagsHeadConfig):
+        names = [f"LABEL_{number}" for number in range(config.head.count)]
+        labels = {"id2label": {str(number): name for number, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+    return {"architectures": [family.architecture(config)], "model_type": family.model_type, **family.to_hf(config), **labels}
 
 
 def replace_tied(config: ModelConfig, *, tied: bool) -> ModelConfig:

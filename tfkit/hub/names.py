@@ -12,17 +12,26 @@ from tfkit.hub.weights import Tensors, Weight, read_weights
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 
+_OUTPUT = "head.output.weight"
+
 
 def settle_names(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> tuple[dict[str, Weight], ModelConfig]:
     """The tensors that carry something, under the family's full names, and the description with the tie as the file has it."""
-    known = {rule.theirs for rule in _expand(family.rules, config)}
-    settled = {
-        name if name in known or family.prefix + name not in known else family.prefix + name: weight
-        for name, weight in weights.items()
-        if not any(re.fullmatch(pattern, name) for pattern in family.ignored)
-    }
-    embedding, head = (_theirs(family, ours) for ours in ("embedding.tokens.weight", "head.output.weight"))
-    if config.head.tied and head in settled:
+    rules = {rule.theirs: rule for rule in _expand(family.rules, config)}
+    shapes, settled = _our_shapes(config), {}
+    for name, weight in weights.items():
+        if any(re.fullmatch(pattern, name) for pattern in family.ignored):
+            continue
+        for old, new in family.renamed:
+            name = re.sub(old, new, name)
+        if name not in rules and family.prefix + name in rules:
+            name = family.prefix + name
+        ours = rules[name].ours if name in rules else ()
+        if ours and all(part.startswith("head.") and part not in shapes for part in ours) and not (config.tied and ours == (_OUTPUT,)):
+            continue  # of a head that this model does not have
+        settled[name] = weight
+    embedding, head = (_theirs(family, ours) for ours in ("embedding.tokens.weight", _OUTPUT))
+    if config.tied and head in settled:
         if embedding not in settled or _are_equal(settled[embedding], settled[head]):
             settled.setdefault(embedding, settled[head])
             del settled[head]
@@ -41,7 +50,7 @@ def expected_shapes(family: Family | None, config: ModelConfig) -> dict[str, tup
         if all(name in shapes for name in rule.ours):
             rows = sum(shapes[name][0] for name in rule.ours)
             shape = (rows, *shapes[rule.ours[0]][1:])
-            expected[rule.theirs] = shape[::-1] if rule.transposed else shape
+            expected[rule.theirs] = shape[::-1] if rule.transposed else (1, *shape) if rule.row else shape
     return expected
 
 
@@ -51,7 +60,8 @@ def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tenso
     tensors: Tensors = {}
     for rule in _expand(family.rules, config):
         if rule.theirs in foreign:
-            tensor = foreign[rule.theirs].t() if rule.transposed else foreign[rule.theirs]
+            tensor = foreign[rule.theirs]
+            tensor = tensor.t() if rule.transposed else tensor[0] if rule.row else tensor
             tensors |= dict(zip(rule.ours, tensor.split([shapes[name][0] for name in rule.ours]), strict=True))
     return tensors
 
@@ -63,7 +73,7 @@ def to_foreign(tensors: Tensors, family: Family, config: ModelConfig) -> Tensors
         if not all(name in tensors for name in rule.ours):
             continue  # a bias or a head that this model has not
         tensor = torch.cat([tensors[name] for name in rule.ours]) if len(rule.ours) > 1 else tensors[rule.ours[0]]
-        foreign[rule.theirs] = tensor.t().contiguous() if rule.transposed else tensor
+        foreign[rule.theirs] = tensor.t().contiguous() if rule.transposed else tensor[None] if rule.row else tensor
     return foreign
 
 
@@ -74,14 +84,18 @@ def on_meta(config: ModelConfig) -> Transformer:
 
 
 def _our_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Our parameters with their shapes. All blocks are alike, so one is built, not the many that a file may tell of."""
-    one = on_meta(config.model_copy(update={"decoder_layers": 1})).state_dict()
-    block = "decoder.blocks.{}."
-    return {
-        name.replace(block.format(0), block.format(layer)): tuple(parameter.shape)
-        for name, parameter in one.items()
-        for layer in range(config.decoder_layers if name.startswith(block.format(0)) else 1)
-    }
+    """Our parameters with their shapes. All blocks of a stack are alike, so one is built, not the many that a file may tell of."""
+    layers = {"encoder.blocks.0.": config.encoder_layers, "decoder.blocks.0.": config.decoder_layers}
+    few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, parameter in on_meta(config.model_copy(update=few)).state_dict().items():
+        block = next((block for block in layers if name.startswith(block)), None)
+        if block is None:
+            shapes[name] = tuple(parameter.shape)
+            continue
+        for layer in range(layers[block]):
+            shapes[name.replace(block, block.replace("0", str(layer)))] = tuple(parameter.shape)
+    return shapes
 
 
 def _are_equal(first: Weight, second: Weight) -> bool:
@@ -97,7 +111,7 @@ def _expand(rules: tuple[Rule, ...], config: ModelConfig) -> Iterator[Rule]:
         if "{i}" not in rule.theirs:
             yield rule
             continue
-        for layer in range(config.decoder_layers):
+        for layer in range(config.encoder_layers if rule.ours[0].startswith("encoder.") else config.decoder_layers):
             yield replace(rule, theirs=rule.theirs.format(i=layer), ours=tuple(name.format(i=layer) for name in rule.ours))
 
 

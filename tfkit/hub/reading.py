@@ -112,7 +112,8 @@ def _check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Pa
     if config.position.kind == "learned":
         rows["context_length"] = config.context_length
     elements = sum(math.prod(weight.stored.shape) for weight in weights.values())
-    claims = [f"{config.decoder_layers:,} layers, the files hold {len(weights):,} tensors"] if config.decoder_layers > len(weights) else []
+    layers = config.encoder_layers + config.decoder_layers
+    claims = [f"{layers:,} layers, the files hold {len(weights):,} tensors"] if layers > len(weights) else []
     claims += [
         f"{name} {count:,} with dim {config.dim:,}, the files hold {elements:,} numbers in all"
         for name, count in rows.items()

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
-from tfkit.hub.config_json import EXPRESSED, OWN_TYPE, SPECIAL_IDS, family_of
+from tfkit.hub.config_json import EXPRESSED, OWN_TYPE, SPECIAL_IDS, family_of, to_config_json
 from tfkit.hub.names import to_foreign
 from tfkit.hub.weights import Tensors
 from tfkit.model.config import ModelConfig
 from tfkit.tokenizer import Tokenizer, save_tokenizer
+
+_START = "decoder_start_token_id"
 
 
 def save_model(
@@ -33,9 +35,14 @@ def save_model(
 
     found = family_of(config, prefer=family)
     ids = dict(special_ids or {}) or _special_ids(tokenizer)
-    head = {"architectures": [found.architecture], "model_type": found.name} if found else {"architectures": ["Transformer"]}
-    body = found.to_hf(config) if found else {"model_type": OWN_TYPE, "config": config.model_dump(mode="json")}
-    _write_json(folder / "config.json", {**head, **body, **{name: ids.get(name) for name in SPECIAL_IDS}, "torch_dtype": "float32"})
+    if config.encoder_layers and config.decoder_layers and "pad_token_id" in ids:
+        ids.setdefault(_START, ids["pad_token_id"])  # as T5 and Marian begin
+    own = {"architectures": ["Transformer"], "model_type": OWN_TYPE, "config": config.model_dump(mode="json")}
+    body = to_config_json(found, config) if found else own
+    _write_json(
+        folder / "config.json",
+        {**body, **{name: ids.get(name) for name in SPECIAL_IDS if name in ids or name != _START}, "torch_dtype": "float32"},
+    )
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
     _write_json(folder / "tfkit.json", {"schema_version": 1, "model": config.model_dump(mode="json", include=EXPRESSED), **(facts or {})})
     foreign = to_foreign(tensors, found, config) if found else tensors
@@ -46,7 +53,7 @@ def save_model(
 
 
 def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
-    found = {name: getattr(tokenizer, name.replace("_token", "")) for name in SPECIAL_IDS} if tokenizer else {}
+    found = {name: getattr(tokenizer, name.replace("_token", ""), None) for name in SPECIAL_IDS} if tokenizer else {}
     return {name: value for name, value in found.items() if value is not None}
 
 

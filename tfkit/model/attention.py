@@ -1,7 +1,8 @@
-"""The only attention there is: multi-head (arXiv 1706.03762), with grouped key and value heads (arXiv 2305.13245)."""
+"""The only attention there is: multi-head (arXiv 1706.03762), of itself or an encoder's output, with grouped heads (arXiv 2305.13245)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,18 +16,26 @@ from tfkit.model.position import Rotation, rotate
 class View:
     """What every layer of a stack shares in one forward: who sees whom, how queries and keys are turned, what was seen before."""
 
-    mask: Tensor | None = None  # (1 or B, 1, T, S), True = visible; None: causal
+    masks: dict[int | None, Tensor | None] = field(default_factory=dict)  # by window: (1 or B, 1, T, S), True = visible; None: no mask
+    causal: bool = True
     rotation: Rotation | None = None
+    bias: Tensor | None = None  # (1, H, T, S), added to the scores
     cache: KeyValueCache | None = None
+    memory: Tensor | None = None  # (B, M, D): the encoder's output
+    memory_mask: Tensor | None = None  # (B, 1, 1, M), True = visible
 
 
-class SelfAttention(nn.Module):
-    """softmax(q k^T / sqrt(E)) v, each query head with the key and value head of its group."""
+class Attention(nn.Module):
+    """softmax(scale q k^T + bias) v, each query head with the key and value head of its group.
 
-    def __init__(self, config: ModelConfig, layer: int):
+    `cross`: keys and values are of the encoder's output, all of it visible, without positions; with a cache they are made once.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int, cross: bool = False):
         super().__init__()
-        self.layer = layer  # its place in the cache
-        self.head_dim = config.head_dim
+        self.layer, self.cross = layer, cross  # its place in the cache
+        self.head_dim, self.window = config.head_dim, None if cross else config.window(layer)
+        self.scale, self.softcap = config.attention.scale, config.attention.softcap
         self.dropout = config.dropout.attention
         query_dim, kv_dim = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.dim, query_dim, bias=config.attention.qkv_bias)
@@ -37,27 +46,92 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, view: View) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         queries = self._split_heads(self.q_proj(x))  # (B, H, T, E)
-        keys = self._split_heads(self.k_proj(x))  # (B, K, T, E)
-        values = self._split_heads(self.v_proj(x))  # (B, K, T, E)
-        if view.rotation is not None:
-            queries, keys = rotate(queries, view.rotation), rotate(keys, view.rotation)
+        if self.cross:
+            keys, values = self._of_memory(view)  # (B, K, M, E)
+            mask, bias, causal = view.memory_mask, None, False
+        else:
+            keys, values = self._split_heads(self.k_proj(x)), self._split_heads(self.v_proj(x))  # (B, K, T, E)
+            if view.rotation is not None:
+                queries, keys = rotate(queries, view.rotation), rotate(keys, view.rotation)
+            if view.cache is not None:
+                keys, values = view.cache.append(self.layer, keys, values)  # (B, K, S, E)
+            mask, bias, causal = view.masks[self.window], view.bias, view.causal
+        out = attend(
+            queries,
+            keys,
+            values,
+            mask,
+            self.dropout if self.training else 0.0,
+            bias=bias,
+            causal=causal,
+            scale=self.scale,
+            softcap=self.softcap,
+        )
+        return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, H, T, E) -> (B, T, H * E) -> (B, T, D)
+
+    def _of_memory(self, view: View) -> tuple[Tensor, Tensor]:
+        assert view.memory is not None
+        if view.cache is not None and (known := view.cache.crossed(self.layer)) is not None:
+            return known
+        keys, values = self._split_heads(self.k_proj(view.memory)), self._split_heads(self.v_proj(view.memory))
         if view.cache is not None:
-            keys, values = view.cache.append(self.layer, keys, values)  # (B, K, S, E)
-        out = attend(queries, keys, values, view.mask, self.dropout if self.training else 0.0)  # (B, H, T, E)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+            view.cache.cross(self.layer, keys, values)
+        return keys, values
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, T, H * E) -> (B, H, T, E)
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Torch's fused kernel: (B, H, T, E) and twice (B, K, S, E) -> (B, H, T, E). Without a mask, causal over T = S, or T = 1 sees all."""
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    *,
+    bias: Tensor | None = None,
+    causal: bool = True,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """(B, H, T, E) and twice (B, K, S, E) -> (B, H, T, E), by torch's fused kernel unless scores are capped.
+
+    Without a mask: causal over T = S, or T = 1 sees all; not `causal`: all see all. `scale` None: 1 / sqrt(E).
+    """
+    causal = causal and queries.shape[2] > 1
+    if softcap is not None:
+        return _attend_capped(queries, keys, values, _visible(mask, causal, queries, keys), dropout, scale, softcap)
+    if bias is not None:
+        visible = _visible(mask, causal, queries, keys)
+        mask = bias.to(queries.dtype) if visible is None else torch.where(visible, bias.to(queries.dtype), float("-inf"))
     return F.scaled_dot_product_attention(
         queries,
         keys,
         values,
         attn_mask=mask,
         dropout_p=dropout,
-        is_causal=mask is None and queries.shape[2] > 1,
+        is_causal=mask is None and causal,
+        scale=scale,
         enable_gqa=queries.shape[1] != keys.shape[1],
     )
+
+
+def _visible(mask: Tensor | None, causal: bool, queries: Tensor, keys: Tensor) -> Tensor | None:
+    """The mask, or the one that the fused kernel would have understood."""
+    if mask is None and causal:
+        return torch.ones(queries.shape[2], keys.shape[2], dtype=torch.bool, device=queries.device).tril()
+    return mask
+
+
+def _attend_capped(
+    queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None, dropout: float, scale: float | None, cap: float
+) -> Tensor:
+    """Scale, cap, mask, softmax in float32, dropout: in this order (Gemma 2, arXiv 2408.00118)."""
+    groups = queries.shape[1] // keys.shape[1]
+    keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
+    scores = queries @ keys.transpose(-1, -2) * (queries.shape[-1] ** -0.5 if scale is None else scale)  # (B, H, T, S)
+    scores = cap * torch.tanh(scores / cap)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, float("-inf"))
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype)
+    return F.dropout(weights, dropout) @ values

@@ -5,27 +5,69 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 
+Pair = tuple[Tensor, Tensor]
+
 
 class KeyValueCache:
-    """Room for `length` positions of `batch_size` rows: 2 * layers * K * E numbers a position. The forward that gets it fills it."""
+    """Room for `length` positions of `batch_size` rows: 2 * layers * K * E numbers a position. The forward that gets it fills it.
+
+    A layer with a window keeps only what its next token can still see, however long the text grows. Of an encoder's output keys and values
+    are kept as they were made the first time.
+    """
 
     def __init__(self, config: ModelConfig, batch_size: int, length: int, dtype: torch.dtype, device: torch.device | str = "cpu"):
-        shape = (config.decoder_layers, batch_size, config.num_kv_heads, length, config.head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.length = 0  # positions filled so far
+        self._old = [None if (window := config.window(layer)) is None else window - 1 for layer in range(config.decoder_layers)]
+        sizes = [length if old is None else min(old, length) for old in self._old]
+        shapes = [(batch_size, config.num_kv_heads, size, config.head_dim) for size in sizes]
+        self._pairs: list[Pair] = [(torch.zeros(s, dtype=dtype, device=device), torch.zeros(s, dtype=dtype, device=device)) for s in shapes]
+        self._crossed: dict[int, Pair] = {}
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one layer's new keys and values (B, K, T, E); return all of them so far (B, K, S, E)."""
-        end = self.length + keys.shape[2]
-        self.keys[layer, :, :, self.length : end] = keys
-        self.values[layer, :, :, self.length : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+    @property
+    def size(self) -> int:
+        """The numbers that it holds room for."""
+        return sum(tensor.numel() for pair in (*self._pairs, *self._crossed.values()) for tensor in pair)
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
+        """Store one layer's new keys and values (B, K, T, E); return all that the new tokens may see (B, K, S, E)."""
+        kept, old = self._pairs[layer], self._old[layer]
+        if old is None:
+            end = self.length + keys.shape[2]
+            for store, new in zip(kept, (keys, values), strict=True):
+                store[:, :, self.length : end] = new
+            return kept[0][:, :, :end], kept[1][:, :, :end]
+        seen = min(self.length, old)
+        joined = torch.cat((kept[0][:, :, :seen], keys), dim=2), torch.cat((kept[1][:, :, :seen], values), dim=2)
+        for store, new in zip(kept, joined, strict=True):
+            last = new[:, :, max(0, new.shape[2] - old) :]
+            store[:, :, : last.shape[2]] = last
+        return joined
+
+    def cross(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Keep one layer's keys and values of the encoder's output (B, K, M, E)."""
+        self._crossed[layer] = keys, values
+
+    def crossed(self, layer: int) -> Pair | None:
+        """What `cross` was given."""
+        return self._crossed.get(layer)
 
     def advance(self, positions: int) -> None:
         """Count the positions that every layer has now stored."""
         self.length += positions
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Go on with these rows of the batch only, in this order."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        """Go on with these rows of the batch only, in this order; a row may stand twice (beams)."""
+        self._pairs = [(keys[rows], values[rows]) for keys, values in self._pairs]
+        self._crossed = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._crossed.items()}
+
+    def drop_columns(self, count: int) -> None:
+        """Forget the first `count` positions, which no row needs (padding): what follows moves to the left."""
+        length = self.length - count
+        for layer, (pair, old) in enumerate(zip(self._pairs, self._old, strict=True)):
+            if old is None:
+                self._pairs[layer] = pair[0][:, :, count:], pair[1][:, :, count:]
+                continue
+            seen, left = min(self.length, old), min(length, old)
+            for store in pair:
+                store[:, :, :left] = store[:, :, seen - left : seen].clone()
+        self.length = length

@@ -16,17 +16,54 @@ class Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-class NormConfig(Data):
+class _Norm(Data):
     """What keeps the residual stream's scale in bounds."""
 
-    kind: Literal["layer", "rms"] = Field(description="LayerNorm (mean, variance, bias) or RMSNorm (no mean, no bias).")
     eps: float = Field(1e-5, gt=0, description="Added to the variance, or to the mean square, inside the root.")
+    placement: Literal["pre", "post", "sandwich"] = Field(
+        "pre",
+        description="pre: x + f(norm x), and a last norm. post: norm(x + f(x)). sandwich: x + norm(f(norm x)), and a last norm.",
+    )
+
+
+class LayerNormConfig(_Norm):
+    """LayerNorm: mean, variance, weight and bias (arXiv 1607.06450)."""
+
+    kind: Literal["layer"]
+
+
+class RMSNormConfig(_Norm):
+    """RMSNorm: the mean square alone, and a weight (arXiv 1910.07467)."""
+
+    kind: Literal["rms"]
+    unit_offset: bool = Field(False, description="The weight is stored minus one, so that 0 is neutral (Gemma).")
+
+
+NormConfig = Annotated[LayerNormConfig | RMSNormConfig, Field(discriminator="kind")]
 
 
 class Learned(Data):
-    """One vector a position, added to the embeddings (GPT-2)."""
+    """One vector a position, added to the embeddings (GPT, BERT)."""
 
     kind: Literal["learned"]
+
+
+class Sinusoidal(Data):
+    """Sine and cosine of the position at geometric wavelengths, added to the embeddings (arXiv 1706.03762)."""
+
+    kind: Literal["sinusoidal"]
+    layout: Literal["interleaved", "halves"] = Field(
+        "halves", description="interleaved: sine and cosine in turns, as in the paper. halves: all sines, then all cosines (Marian)."
+    )
+
+
+class WavelengthScaling(Data):
+    """Longer wavelengths for a longer context (Llama 3.1, arXiv 2407.21783)."""
+
+    factor: float = Field(gt=0, description="How much longer than original_context_length the context is to be.")
+    low_freq_factor: float = Field(1.0, gt=0, description="Wavelengths over original / this are multiplied by factor.")
+    high_freq_factor: float = Field(4.0, gt=0, description="Wavelengths under original / this stay; between the two it is blended.")
+    original_context_length: int = Field(gt=0, description="The context of pretraining, in tokens.")
 
 
 class Rotary(Data):
@@ -34,9 +71,26 @@ class Rotary(Data):
 
     kind: Literal["rotary"]
     theta: float = Field(10_000.0, gt=0, description="Base of the wavelengths.")
+    scaling: WavelengthScaling | None = Field(None, description="Llama 3.1's scaling of the wavelengths; null: none.")
 
 
-Position = Annotated[Learned | Rotary, Field(discriminator="kind")]
+class Relative(Data):
+    """A learned number for each head and range of distances, added to the scores of every layer of a stack (T5, arXiv 1910.10683)."""
+
+    kind: Literal["relative"]
+    buckets: int = Field(32, ge=4, description="Ranges of distance: one each up to half of them, then ever wider ones.")
+    max_distance: int = Field(128, gt=1, description="From here on all distances share the last bucket.")
+
+
+Position = Annotated[Learned | Sinusoidal | Rotary | Relative, Field(discriminator="kind")]
+
+
+class EmbeddingConfig(Data):
+    """What happens to token vectors before the first block."""
+
+    scale: bool = Field(False, description="Times the root of dim (arXiv 1706.03762, Gemma).")
+    norm: bool = Field(False, description="A norm over the sum of all embeddings (BERT).")
+    segments: int | None = Field(None, gt=0, description="Vectors that tell the texts of a pair apart (BERT has 2); null: none.")
 
 
 class AttentionConfig(Data):
@@ -44,6 +98,11 @@ class AttentionConfig(Data):
 
     qkv_bias: bool = Field(False, description="A bias on the query, key and value projections.")
     out_bias: bool = Field(False, description="A bias on the output projection.")
+    scale: float | None = Field(None, gt=0, description="Multiplies the scores; null: 1 / sqrt(head_dim). T5 has 1.")
+    softcap: float | None = Field(None, gt=0, description="Scores become cap * tanh(score / cap) (Gemma 2); null: no cap.")
+    windows: list[Annotated[int, Field(gt=0)] | None] = Field(
+        [None], min_length=1, description="Tokens that a layer sees, itself included; null: all. One a layer, repeated: [4096, null]."
+    )
 
 
 class MlpConfig(Data):
@@ -54,11 +113,53 @@ class MlpConfig(Data):
     bias: bool = Field(False, description="A bias on each of its projections.")
 
 
-class HeadConfig(Data):
-    """What is read off the hidden states."""
+class LanguageModelHeadConfig(Data):
+    """A logit for each entry of the vocabulary."""
 
-    kind: Literal["lm"] = Field("lm", description="lm: a logit for each entry of the vocabulary.")
+    kind: Literal["lm"] = "lm"
     tied: bool = Field(description="Whether the output matrix is the token embedding.")
+    bias: bool = Field(False, description="A bias for each entry (Marian).")
+    scale: float | None = Field(None, gt=0, description="Multiplies the hidden states (T5 1.0: 1 / sqrt(dim)); null: 1.")
+    softcap: float | None = Field(None, gt=0, description="Logits become cap * tanh(logit / cap) (Gemma 2); null: no cap.")
+    choices: bool = Field(False, description="Beside it a score for a whole sequence, to choose among several (GPT).")
+
+
+class MaskedLanguageModelHeadConfig(Data):
+    """A logit for each entry of the vocabulary, after a dense layer with the MLP's activation and a norm; with a bias (BERT)."""
+
+    kind: Literal["masked_lm"]
+    tied: bool = Field(description="Whether the output matrix is the token embedding.")
+    next_sentence: bool = Field(False, description="Beside it, from the first token: does the second text follow the first?")
+
+
+class ClassesHeadConfig(Data):
+    """A logit for each class of a whole text, or the text's value if there is one class."""
+
+    kind: Literal["classes"]
+    count: int = Field(gt=0, description="Classes; 1: a number (regression, a reward).")
+    pool: Literal["first", "last"] = Field(description="Read at the first token, or at the last one that is no padding.")
+    dense: Literal["tanh", "relu"] | None = Field(
+        None, description="A dense layer before it, with this activation (BERT tanh, DistilBERT relu)."
+    )
+    bias: bool = Field(False, description="A bias for each class.")
+
+
+class TagsHeadConfig(Data):
+    """A logit for each tag, at every token."""
+
+    kind: Literal["tags"]
+    count: int = Field(gt=0, description="Tags.")
+
+
+class NoHeadConfig(Data):
+    """Hidden states alone."""
+
+    kind: Literal["none"]
+
+
+HeadConfig = Annotated[
+    LanguageModelHeadConfig | MaskedLanguageModelHeadConfig | ClassesHeadConfig | TagsHeadConfig | NoHeadConfig, Field(discriminator="kind")
+]
 
 
 class DropoutConfig(Data):
@@ -67,11 +168,18 @@ class DropoutConfig(Data):
     embedding: Probability = Field(0.0, description="On the sum of the embeddings.")
     attention: Probability = Field(0.0, description="On the attention weights.")
     residual: Probability = Field(0.0, description="On each sublayer's output, before it is added.")
+    hidden: Probability = Field(0.0, description="Inside the MLP, after the activation (T5).")
+    final: Probability = Field(0.0, description="On a stack's output, after its last norm (T5).")
+    head: Probability = Field(0.0, description="On what a head for classes, choices or tags reads.")
 
 
 class InitConfig(Data):
     """The random weights that pretraining starts from."""
 
+    scheme: Literal["normal", "fan_in", "by_width"] = Field(
+        "normal",
+        description="normal: all matrices with std. fan_in: uniform of variance 1 / width in (2017). by_width: by each matrix's widths.",
+    )
     std: float = Field(0.02, gt=0, description="Standard deviation of the normal from which matrices are drawn.")
     residual_scaling: bool = Field(
         False, description="Divide the std of the matrices that write to the residual stream by sqrt(2 * layers) (GPT-2)."
@@ -83,27 +191,31 @@ class ModelConfig(Data):
 
     vocab_size: int = Field(gt=0, description="Rows of the embedding; left out, the tokenizer's size.")
     context_length: int = Field(gt=0, description="The longest sequence, in tokens.")
-    decoder_layers: int = Field(gt=0, description="Blocks in the decoder stack.")
+    encoder_layers: int = Field(0, ge=0, description="Blocks in the encoder stack, whose tokens see each other; 0: there is none.")
+    decoder_layers: int = Field(0, ge=0, description="Blocks in the decoder stack, whose tokens see what is before them; 0: there is none.")
     dim: int = Field(gt=0, description="Width of the residual stream.")
     hidden_dim: int = Field(gt=0, description="Width inside the MLP; null: 4 dim, or, gated, 8/3 dim rounded up to a multiple of 256.")
     num_heads: int = Field(gt=0, description="Query heads.")
     num_kv_heads: int = Field(gt=0, description="Key and value heads, each shared by num_heads / num_kv_heads queries; null: num_heads.")
     head_dim: int = Field(gt=0, description="Width of a head; null: dim / num_heads.")
+    embedding: EmbeddingConfig = EmbeddingConfig()
     position: Position = Field(description="How the model knows the order of its tokens.")
     norm: NormConfig
     attention: AttentionConfig = AttentionConfig()
     mlp: MlpConfig
-    head: HeadConfig
+    head: HeadConfig = Field(description="What is read off the hidden states.")
     dropout: DropoutConfig = DropoutConfig()
     init: InitConfig = InitConfig()
 
     @model_validator(mode="before")
     @classmethod
     def _fill_widths(cls, values: Any) -> Any:
-        """Null widths follow from the others, so that a preset with another dim stays in proportion."""
+        """Null widths follow from the others, so that a preset with another dim stays in proportion; a head is a language model's."""
         if not isinstance(values, dict):
             return values
         values = dict(values)
+        if isinstance(head := values.get("head"), dict):
+            values["head"] = {"kind": "lm", **head}
         dim, heads = values.get("dim"), values.get("num_heads")
         if values.get("num_kv_heads") is None and isinstance(heads, int):
             values["num_kv_heads"] = heads
@@ -116,6 +228,32 @@ class ModelConfig(Data):
             gated = mlp.get("gated", False) if isinstance(mlp, dict) else getattr(mlp, "gated", False)
             values["hidden_dim"] = -(-int(8 * dim / 3) // 256) * 256 if gated else 4 * dim
         return values
+
+    @property
+    def tied(self) -> bool:
+        """Whether the token embedding is also the output matrix."""
+        return isinstance(self.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig) and self.head.tied
+
+    @property
+    def final_norm(self) -> bool:
+        """Whether a stack ends in a norm: where the last sublayer has left its sum without one."""
+        return self.norm.placement != "post"
+
+    def window(self, layer: int) -> int | None:
+        """What a layer sees, itself included; None: everything."""
+        return self.attention.windows[layer % len(self.attention.windows)]
+
+    @model_validator(mode="after")
+    def _check_stacks(self) -> "ModelConfig":
+        if not self.encoder_layers and not self.decoder_layers:
+            raise ValueError("a model has encoder_layers, decoder_layers, or both")
+        if self.position.kind == "relative" and self.position.buckets % 4:
+            raise ValueError(
+                f"position.buckets {self.position.buckets} is not a multiple of 4: two directions, each with near and far ones"
+            )
+        if self.position.kind == "sinusoidal" and self.dim % 2:
+            raise ValueError(f"dim {self.dim} is odd; sinusoidal positions come in pairs, so it must be even")
+        return self
 
     @model_validator(mode="after")
     def _check_heads(self) -> "ModelConfig":

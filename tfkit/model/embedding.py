@@ -1,24 +1,40 @@
-"""From ids to vectors: the token embedding, and learned positions where a model has them."""
+"""From ids to vectors: the token embedding, and what is added to it before the first block."""
 
+import math
+
+import torch
 import torch.nn as nn
 from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 from tfkit.model.dropout import build_dropout
+from tfkit.model.norm import build_norm
+from tfkit.model.position import sinusoids
 
 
 class Embedding(nn.Module):
-    """tokens[id], plus positions[p] if they are learned."""
+    """tokens[id], scaled, plus position and segment vectors, normed: each where the model has it. Both stacks share one."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.dim, self.position, self.scale = config.dim, config.position, math.sqrt(config.dim) if config.embedding.scale else None
         self.tokens = nn.Embedding(config.vocab_size, config.dim)
         self.positions = nn.Embedding(config.context_length, config.dim) if config.position.kind == "learned" else None
+        self.segments = nn.Embedding(config.embedding.segments, config.dim) if config.embedding.segments else None
+        self.norm = build_norm(config.dim, config.norm) if config.embedding.norm else None
         self.dropout = build_dropout(config.dropout.embedding)
 
-    def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """(B, T) ids and (T,) or (B, T) positions -> (B, T, D)."""
+    def forward(self, input_ids: Tensor, positions: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        """(B, T) ids, (T,) or (B, T) positions, (B, T) segments (None: all 0) -> (B, T, D)."""
         x = self.tokens(input_ids)
+        if self.scale is not None:
+            x = x * torch.tensor(self.scale, dtype=x.dtype)  # rounded to the type of the weights first, as Hugging Face does
+        if self.position.kind == "sinusoidal":
+            x = x + sinusoids(positions, self.dim, self.position.layout, x.dtype)
         if self.positions is not None:
             x = x + self.positions(positions)
+        if self.segments is not None:
+            x = x + self.segments(torch.zeros_like(input_ids) if segment_ids is None else segment_ids)
+        if self.norm is not None:
+            x = self.norm(x)
         return self.dropout(x)

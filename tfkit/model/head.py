@@ -1,18 +1,44 @@
-"""From hidden states to logits."""
+"""What is read off the hidden states: a language model's logits, classes of a text, tags of its tokens."""
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from tfkit.model.config import ModelConfig
+from tfkit.model.config import (
+    ClassesHeadConfig,
+    LanguageModelHeadConfig,
+    MaskedLanguageModelHeadConfig,
+    ModelConfig,
+    NoHeadConfig,
+    TagsHeadConfig,
+)
+from tfkit.model.dropout import build_dropout
+from tfkit.model.mlp import ACTIVATIONS
+from tfkit.model.norm import build_norm
 
 
-class LanguageModelHead(nn.Module):
-    """A logit for each entry of the vocabulary, by a matrix of its own or by the token embedding."""
+class Head(nn.Module):
+    """From hidden states (B, T, D) and the mask of real tokens (B, T; None: all are) to logits."""
 
-    def __init__(self, config: ModelConfig, tokens: nn.Embedding):
+    def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """The logits."""
+        raise NotImplementedError
+
+    def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Further logits, where the head has some."""
+        raise ValueError("this head gives nothing beside its logits")
+
+
+class VocabularyHead(Head):
+    """A logit for each entry of the vocabulary: softcap(prepare(hidden) weight^T + bias), by a matrix of its own or the token embedding."""
+
+    softcap: float | None = None
+
+    def __init__(self, config: ModelConfig, tokens: nn.Embedding, *, tied: bool, bias: bool):
         super().__init__()
-        self.output = None if config.head.tied else nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.output = None if tied else nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.bias = nn.Parameter(torch.empty(config.vocab_size)) if bias else None
         # Held without being registered: the parameter belongs to the embedding, and is saved and counted there alone.
         self._tokens: nn.Embedding
         object.__setattr__(self, "_tokens", tokens)
@@ -23,6 +49,120 @@ class LanguageModelHead(nn.Module):
         owner = self._tokens if self.output is None else self.output
         return owner.weight
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def prepare(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., D): what the output matrix multiplies."""
+        return hidden
+
+    def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(..., D) -> (..., V)."""
-        return F.linear(hidden, self.weight)
+        logits = F.linear(self.prepare(hidden), self.weight, self.bias)
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+class LanguageModelHead(VocabularyHead):
+    """A plain one, with the scale, bias and cap of models that have them, and beside it GPT's score of a choice."""
+
+    def __init__(self, config: ModelConfig, head: LanguageModelHeadConfig, tokens: nn.Embedding):
+        super().__init__(config, tokens, tied=head.tied, bias=head.bias)
+        self.scale, self.softcap = head.scale, head.softcap
+        self.dropout = build_dropout(config.dropout.head)
+        self.choice = nn.Linear(config.dim, 1) if head.choices else None
+
+    def prepare(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return hidden if self.scale is None else hidden * self.scale
+
+    def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, 1): the score of a sequence, read at its last token."""
+        return super().extra(hidden) if self.choice is None else self.choice(self.dropout(last_real(hidden, padding_mask)))
+
+
+class MaskedLanguageModelHead(VocabularyHead):
+    """BERT's: a dense layer with the MLP's activation and a norm before the output matrix; and whether the second text follows."""
+
+    def __init__(self, config: ModelConfig, head: MaskedLanguageModelHeadConfig, tokens: nn.Embedding):
+        super().__init__(config, tokens, tied=head.tied, bias=True)
+        self.transform = nn.Linear(config.dim, config.dim)
+        self.activation = ACTIVATIONS[config.mlp.activation]
+        self.norm = build_norm(config.dim, config.norm)
+        self.pooler = nn.Linear(config.dim, config.dim) if head.next_sentence else None
+        self.next_sentence = nn.Linear(config.dim, 2) if head.next_sentence else None
+
+    def prepare(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.norm(self.activation(self.transform(hidden)))
+
+    def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, 2): 0, the second text follows the first; 1, it does not."""
+        if self.pooler is None or self.next_sentence is None:
+            return super().extra(hidden)
+        return self.next_sentence(torch.tanh(self.pooler(hidden[:, 0])))
+
+
+class ClassesHead(Head):
+    """A logit for each class of a whole text, read at its first or last token."""
+
+    def __init__(self, config: ModelConfig, head: ClassesHeadConfig):
+        super().__init__()
+        self.pool, self.activation = head.pool, {"tanh": torch.tanh, "relu": F.relu, None: None}[head.dense]
+        self.pooler = nn.Linear(config.dim, config.dim) if head.dense else None
+        self.dropout = build_dropout(config.dropout.head)
+        self.classes = nn.Linear(config.dim, head.count, bias=head.bias)
+
+    def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, classes)."""
+        pooled = hidden[:, 0] if self.pool == "first" else last_real(hidden, padding_mask)  # (B, D)
+        if self.pooler is not None and self.activation is not None:
+            pooled = self.activation(self.pooler(pooled))
+        return self.classes(self.dropout(pooled))
+
+
+class TagsHead(Head):
+    """A logit for each tag, at every token."""
+
+    def __init__(self, config: ModelConfig, head: TagsHeadConfig):
+        super().__init__()
+        self.dropout = build_dropout(config.dropout.head)
+        self.tags = nn.Linear(config.dim, head.count)
+
+    def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, tags)."""
+        return self.tags(self.dropout(hidden))
+
+
+class NoHead(Head):
+    """Nothing: the hidden states are what the model gives."""
+
+    def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Raises ValueError: there are no logits."""
+        raise ValueError("this model has no head, so it gives hidden states and no logits")
+
+
+def build_head(config: ModelConfig, tokens: nn.Embedding) -> Head:
+    """The head of a description."""
+    match config.head:
+        case LanguageModelHeadConfig() as head:
+            return LanguageModelHead(config, head, tokens)
+        case MaskedLanguageModelHeadConfig() as head:
+            return MaskedLanguageModelHead(config, head, tokens)
+        case ClassesHeadConfig() as head:
+            return ClassesHead(config, head)
+        case TagsHeadConfig() as head:
+            return TagsHead(config, head)
+        case NoHeadConfig():
+            return NoHead()
+
+
+def vocabulary_head(head: Head) -> VocabularyHead:
+    """The head as one that gives a distribution over the vocabulary. Raises ValueError if it is another one."""
+    if not isinstance(head, VocabularyHead):
+        raise ValueError(f"a {type(head).__name__} gives no distribution over the vocabulary")
+    return head
+
+
+def last_real(hidden: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """(B, T, D) -> (B, D): at each row's last token that is no padding, wherever the padding stands."""
+    if padding_mask is None:
+        return hidden[:, -1]
+    places = torch.arange(hidden.shape[1], device=hidden.device) * padding_mask.long()
+    return hidden[torch.arange(len(hidden), device=hidden.device), places.argmax(dim=1)]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tfkit.model.config import ModelConfig
+from tfkit.model.dropout import build_dropout
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -24,6 +25,7 @@ class Mlp(nn.Module):
         self.activation = ACTIVATIONS[config.mlp.activation]
         self.gate_proj = nn.Linear(config.dim, config.hidden_dim, bias=config.mlp.bias) if config.mlp.gated else None
         self.up_proj = nn.Linear(config.dim, config.hidden_dim, bias=config.mlp.bias)
+        self.dropout = build_dropout(config.dropout.hidden)
         self.down_proj = nn.Linear(config.hidden_dim, config.dim, bias=config.mlp.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,4 +34,4 @@ class Mlp(nn.Module):
             hidden = self.activation(self.up_proj(x))  # (B, T, F)
         else:
             hidden = self.activation(self.gate_proj(x)) * self.up_proj(x)  # (B, T, F)
-        return self.down_proj(hidden)
+        return self.down_proj(self.dropout(hidden))

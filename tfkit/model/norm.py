@@ -17,7 +17,7 @@ def build_norm(dim: int, config: NormConfig) -> nn.Module:
         case "layer":
             return nn.LayerNorm(dim, eps=config.eps)
         case "rms":
-            return RMSNorm(dim, config.eps)
+            return OffsetRMSNorm(dim, config.eps) if config.unit_offset else RMSNorm(dim, config.eps)
 
 
 class RMSNorm(nn.Module):
@@ -34,6 +34,19 @@ class RMSNorm(nn.Module):
             result: Tensor = _RMSNormOnCpu.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
             return result
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class OffsetRMSNorm(nn.Module):
+    """Gemma's: the weight is stored minus one, and everything is computed in float32 and rounded at the end."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return F.rms_norm(x.float(), self.weight.shape, 1.0 + self.weight.float(), self.eps).to(x.dtype)
 
 
 class _RMSNormOnCpu(torch.autograd.Function):

@@ -1,9 +1,13 @@
-"""Where a token stands: position numbers, and the rotation that rotary positions make of them."""
+"""Where a token stands: position numbers, and what sinusoidal, rotary and relative positions make of them."""
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn as nn
 from torch import Tensor
+
+from tfkit.model.config import Relative, Rotary, WavelengthScaling
 
 Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, E / 2) or (B, 1, T, E / 2)
 
@@ -17,6 +21,10 @@ class Where:
     device: torch.device
     padding_mask: Tensor | None  # (B, S), True = real token
     document_ids: Tensor | None  # (B, T)
+
+    def first_key(self, window: int | None) -> int:
+        """The position of the first key that a layer has at hand: the cache of a windowed layer keeps window - 1 old ones."""
+        return 0 if window is None else max(0, self.offset - (window - 1))
 
 
 def count_positions(where: Where) -> Tensor:
@@ -35,13 +43,32 @@ def count_positions(where: Where) -> Tensor:
     return torch.arange(where.offset, where.offset + where.length, device=where.device)  # (T,)
 
 
-def rotation_at(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotation:
+def sinusoids(positions: Tensor, dim: int, layout: str, dtype: torch.dtype) -> Tensor:
+    """sin and cos of position / 10000^(2i / D) (arXiv 1706.03762): (..., T, D), computed in float32."""
+    pairs = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device)  # (D / 2,)
+    angles = positions[..., None].float() / 10_000 ** (pairs / dim)  # (..., T, D / 2)
+    parts = angles.sin(), angles.cos()
+    return (torch.stack(parts, dim=-1).flatten(-2) if layout == "interleaved" else torch.cat(parts, dim=-1)).to(dtype)
+
+
+def rotation_at(positions: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> Rotation:
     """Cosine and sine of position * theta^(-2j / E), computed in float32 and then rounded, as Hugging Face does."""
     pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)  # (E / 2,)
-    angles = positions[..., None].float() * theta ** (-pairs / head_dim)  # (..., T, E / 2)
+    frequencies = rotary.theta ** (-pairs / head_dim)
+    if rotary.scaling is not None:
+        frequencies = _stretched(frequencies, rotary.scaling)
+    angles = positions[..., None].float() * frequencies  # (..., T, E / 2)
     if positions.dim() == 2:
         angles = angles[:, None]  # (B, 1, T, E / 2): the same for every head
     return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _stretched(frequencies: Tensor, scaling: WavelengthScaling) -> Tensor:
+    """Llama 3.1 (arXiv 2407.21783): short wavelengths stay, long ones grow by the factor, those between are blended."""
+    wavelengths = 2 * math.pi / frequencies
+    low, high, original = scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_context_length
+    share = ((original / wavelengths - low) / (high - low)).clamp(0, 1)  # 1: stays, 0: grows
+    return (1 - share) * frequencies / scaling.factor + share * frequencies
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -49,3 +76,28 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class RelativeBias(nn.Module):
+    """T5's position bias: a learned number for each head and bucket of distances, shared by all layers of a stack."""
+
+    def __init__(self, config: Relative, num_heads: int, bidirectional: bool):
+        super().__init__()
+        self.buckets, self.max_distance, self.bidirectional = config.buckets, config.max_distance, bidirectional
+        self.weight = nn.Parameter(torch.empty(config.buckets, num_heads))
+
+    def forward(self, where: Where) -> Tensor:
+        """(1, H, T, S): what to add to the scores."""
+        queries = torch.arange(where.offset, where.offset + where.length, device=where.device)
+        keys = torch.arange(where.offset + where.length, device=where.device)
+        return self.weight[self.bucket(keys[None, :] - queries[:, None])].permute(2, 0, 1)[None]
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """The bucket of key position - query position: near distances have one each, far ones share, ever wider."""
+        buckets = self.buckets // 2 if self.bidirectional else self.buckets
+        side = (distance > 0).long() * buckets if self.bidirectional else torch.zeros_like(distance)
+        steps = distance.abs() if self.bidirectional else (-distance).clamp(min=0)
+        near = buckets // 2
+        ratio = torch.log(steps.clamp(min=1).float() / near) / math.log(self.max_distance / near)
+        far = (near + (ratio * (buckets - near)).long()).clamp(max=buckets - 1)
+        return side + torch.where(steps < near, steps, far)

@@ -1,9 +1,11 @@
 r"""Blocks, and how a sublayer joins the residual stream.
 
-    pre-norm (GPT-2, Llama):    x ---------------------------(+)--->
-                                 \--> norm --> op --> dropout --^
-
-The stack ends in one more norm, since nothing has normed the sum of all the sublayers' outputs.
+pre (GPT-2, Llama, T5)    x ---------------------------(+)-->            the stack ends in one more norm, since nothing has
+                           \--> norm --> op --> dropout --^               normed the sum of all the sublayers' outputs
+post (2017, GPT, BERT)    x -----------------(+)--> norm -->
+                           \--> op --> dropout --^
+sandwich (Gemma 2)        x ----------------------------------------(+)-->
+                           \--> norm --> op --> dropout --> post_norm --^
 """
 
 from typing import Any
@@ -12,47 +14,61 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tfkit.model.attention import SelfAttention, View
+from tfkit.model.attention import Attention, View
 from tfkit.model.config import ModelConfig
 from tfkit.model.dropout import build_dropout
 from tfkit.model.mlp import Mlp
 from tfkit.model.norm import build_norm
+from tfkit.model.position import RelativeBias, Where
 
 
 class Sublayer(nn.Module):
-    """An operation on the residual stream with its norm: the only place that knows where the norm stands."""
+    """An operation on the residual stream with its norms: the only place that knows where they stand."""
 
     def __init__(self, op: nn.Module, config: ModelConfig):
         super().__init__()
+        self.placement = config.norm.placement
         self.norm = build_norm(config.dim, config.norm)
         self.op = op
         self.dropout = build_dropout(config.dropout.residual)
+        self.post_norm = build_norm(config.dim, config.norm) if self.placement == "sandwich" else None
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         """(B, T, D) -> (B, T, D); `context` goes to the operation."""
-        return x + self.dropout(self.op(self.norm(x), *context))
+        if self.placement == "post":
+            return self.norm(x + self.dropout(self.op(x, *context)))
+        out = self.dropout(self.op(self.norm(x), *context))
+        return x + (out if self.post_norm is None else self.post_norm(out))
 
 
 class Block(nn.Module):
-    """Self-attention, then the MLP."""
+    """Self-attention, attention over an encoder's output where there is one, then the MLP."""
 
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig, layer: int, cross: bool = False):
         super().__init__()
-        self.self_attention = Sublayer(SelfAttention(config, layer), config)
+        self.self_attention = Sublayer(Attention(config, layer), config)
+        self.cross_attention = Sublayer(Attention(config, layer, cross=True), config) if cross else None
         self.mlp = Sublayer(Mlp(config), config)
 
     def forward(self, x: Tensor, view: View) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return self.mlp(self.self_attention(x, view))
+        x = self.self_attention(x, view)
+        if self.cross_attention is not None:
+            x = self.cross_attention(x, view)
+        return self.mlp(x)
 
 
 class Stack(nn.Module):
-    """Blocks one after the other, and the final norm."""
+    """Blocks one after the other, with the final norm and the position bias of models that have them."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layers: int, *, causal: bool, cross: bool = False):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.decoder_layers))
-        self.norm = build_norm(config.dim, config.norm)
+        self.causal = causal
+        position = config.position
+        self.position_bias = RelativeBias(position, config.num_heads, not causal) if position.kind == "relative" else None
+        self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(layers))
+        self.norm = build_norm(config.dim, config.norm) if config.final_norm else None
+        self.dropout = build_dropout(config.dropout.final)
         self.activation_checkpointing = False  # set by training: compute each block again in the backward pass
 
     def forward(self, x: Tensor, view: View) -> Tensor:
@@ -62,4 +78,8 @@ class Stack(nn.Module):
                 x = checkpoint(block, x, view, use_reentrant=False)
             else:
                 x = block(x, view)
-        return self.norm(x)
+        return self.dropout(x if self.norm is None else self.norm(x))
+
+    def bias_at(self, where: Where) -> Tensor | None:
+        """What relative positions add to the scores: (1, H, T, S)."""
+        return None if self.position_bias is None else self.position_bias(where)

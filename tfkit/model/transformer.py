@@ -1,5 +1,6 @@
-"""The Transformer (arXiv 1706.03762) of every system: Embedding -> Stack -> Head."""
+"""The Transformer (arXiv 1706.03762) of every system: Embedding -> encoder Stack? -> decoder Stack? -> Head."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,9 +12,9 @@ from tfkit.model.attention import View
 from tfkit.model.cache import KeyValueCache
 from tfkit.model.config import ModelConfig
 from tfkit.model.embedding import Embedding
-from tfkit.model.head import LanguageModelHead
+from tfkit.model.head import Head, build_head
 from tfkit.model.init import initialize
-from tfkit.model.masks import causal_mask
+from tfkit.model.masks import attention_mask, memory_mask
 from tfkit.model.position import Where, count_positions, rotation_at
 from tfkit.model.stack import Stack
 
@@ -22,51 +23,108 @@ from tfkit.model.stack import Stack
 class Output:
     """What a forward gives. Losses work on `hidden`; the logits, which can be huge, are made when first read."""
 
-    hidden: Tensor  # (B, T, D), after the final norm
-    head: LanguageModelHead
+    hidden: Tensor  # (B, T, D), after the last norm
+    head: Head
+    padding_mask: Tensor | None = None  # (B, T) of `hidden`, True = real token
 
     @cached_property
     def logits(self) -> Tensor:
-        """(B, T, V)."""
-        return self.head(self.hidden)
+        """(B, T, V) of a language model, (B, T, tags), or (B, classes)."""
+        return self.head(self.hidden, self.padding_mask)
+
+    @cached_property
+    def extra_logits(self) -> Tensor:
+        """What a head gives beside its logits: (B, 2) for the next sentence (0: it follows), (B, 1) for a choice."""
+        return self.head.extra(self.hidden, self.padding_mask)
 
 
 class Transformer(nn.Module):
-    """A decoder-only Transformer. Its parameters are not drawn yet: use `build`, or load them."""
+    """Encoder, decoder, or both. Its parameters are not drawn yet: use `build`, or load them."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        both = config.encoder_layers > 0 and config.decoder_layers > 0
         self.embedding = Embedding(config)
-        self.decoder = Stack(config)
-        self.head = LanguageModelHead(config, self.embedding.tokens)
+        self.encoder = Stack(config, config.encoder_layers, causal=False) if config.encoder_layers else None
+        self.decoder = Stack(config, config.decoder_layers, causal=True, cross=both) if config.decoder_layers else None
+        self.head = build_head(config, self.embedding.tokens)
+
+    @property
+    def stacks(self) -> Iterable[Stack]:
+        """The stacks that there are."""
+        return (stack for stack in (self.encoder, self.decoder) if stack is not None)
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         *,
         padding_mask: Tensor | None = None,
         document_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_padding_mask: Tensor | None = None,
+        memory: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Output:
         """Ids (B, T) to hidden states (B, T, D).
 
         `padding_mask`: True = real token, (B, T), or (B, cache.length + T) with a cache. `document_ids` (B, T): equal numbers see each
-        other. Raises ValueError if the sequence is longer than the context.
+        other. `segment_ids` (B, T): the text of a pair that a token is in. An encoder-decoder reads `input_ids` (or is given what `encode`
+        made of them, as `memory`), masks them by `padding_mask`, and gives the hidden states of `decoder_input_ids` (B, T').
+        Raises ValueError if a sequence is longer than the context.
         """
+        if self.encoder is None or self.decoder is None:
+            assert input_ids is not None
+            stack = self.encoder or self.decoder
+            assert stack is not None
+            hidden = self._run(stack, input_ids, padding_mask, document_ids, segment_ids, cache)
+            last = padding_mask if padding_mask is None else padding_mask[:, -input_ids.shape[1] :]
+            return Output(hidden, self.head, last)
+        if decoder_input_ids is None:
+            raise ValueError("an encoder-decoder needs decoder_input_ids: the target, shifted right by one")
+        if memory is None:
+            assert input_ids is not None
+            memory = self.encode(input_ids, padding_mask)
+        hidden = self._run(self.decoder, decoder_input_ids, decoder_padding_mask, None, None, cache, memory, padding_mask)
+        return Output(hidden, self.head, decoder_padding_mask)
+
+    def encode(self, input_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """What the decoder of an encoder-decoder looks at: (B, M) -> (B, M, D)."""
+        assert self.encoder is not None
+        return self._run(self.encoder, input_ids, padding_mask)
+
+    def _run(
+        self,
+        stack: Stack,
+        input_ids: Tensor,
+        padding_mask: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        memory: Tensor | None = None,
+        memory_padding: Tensor | None = None,
+    ) -> Tensor:
+        """Embed, and go through a stack: (B, T) -> (B, T, D)."""
         length, offset = input_ids.shape[1], cache.length if cache else 0
-        if offset + length > self.config.context_length:
+        if offset + length > self.config.context_length and self.config.position.kind != "relative":
             raise ValueError(f"{offset + length} tokens do not fit the model's context of {self.config.context_length}")
         where = Where(length, offset, input_ids.device, padding_mask, document_ids)
         positions = count_positions(where)
-        x = self.embedding(input_ids, positions)  # (B, T, D)
-        rotation = None
-        if self.config.position.kind == "rotary":
-            rotation = rotation_at(positions, self.config.head_dim, self.config.position.theta, x.dtype)
-        x = self.decoder(x, View(causal_mask(where), rotation, cache))
+        x = self.embedding(input_ids, positions, segment_ids)  # (B, T, D)
+        view = View(
+            {window: attention_mask(where, stack.causal, window) for window in {*self.config.attention.windows}},
+            stack.causal,
+            rotation_at(positions, self.config.head_dim, self.config.position, x.dtype) if self.config.position.kind == "rotary" else None,
+            stack.bias_at(where),
+            cache,
+            memory,
+            memory_mask(memory_padding),
+        )
+        x = stack(x, view)
         if cache:
             cache.advance(length)
-        return Output(x, self.head)
+        return x
 
 
 def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu") -> Transformer:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_log_probs
 from tfkit.objectives.objective import IGNORED, Batch
@@ -61,4 +62,4 @@ class CausalLM:
         targets = labels != IGNORED
         if not bool(targets.all()):
             hidden, labels = hidden[targets], labels[targets]
-        return {"lm": -token_log_probs(model.head, hidden, labels).sum()}
+        return {"lm": -token_log_probs(vocabulary_head(model.head), hidden, labels).sum()}

@@ -17,50 +17,66 @@ _PIECE = 2**20  # logits in one softmax: 4 MiB in float32
 
 
 class Head(Protocol):
-    """What a language model's head offers to a loss."""
+    """What a language model's head offers to a loss: softcap(prepare(hidden) weight^T + bias)."""
+
+    softcap: float | None
 
     @property
     def weight(self) -> Tensor:
         """The output matrix (V, D)."""
 
+    @property
+    def bias(self) -> Tensor | None:
+        """One for each entry (V,), or None."""
+
+    def prepare(self, hidden: Tensor) -> Tensor:
+        """What the output matrix multiplies, (N, D) -> (N, D)."""
+
 
 def token_log_probs(head: Head, hidden: Tensor, labels: Tensor) -> Tensor:
     """The log-probability of each label: hidden (N, D), labels (N,) of ids -> (N,) in float32, in nats."""
+    hidden = head.prepare(hidden)
     if torch.is_grad_enabled():
-        result: Tensor = _TokenLogProbs.apply(hidden, head.weight, labels)  # type: ignore[no-untyped-call]
+        result: Tensor = _TokenLogProbs.apply(hidden, head.weight, head.bias, head.softcap, labels)  # type: ignore[no-untyped-call]
         return result
-    return torch.cat([_log_probs(rows, head.weight, ids) for rows, ids in _blocks(hidden, labels, head.weight)])
+    blocks = _blocks(hidden, labels, head.weight)
+    return torch.cat([_log_probs(_logits(rows, head.weight, head.bias, head.softcap), ids) for rows, ids in blocks])
 
 
 class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        ctx.save_for_backward(hidden, weight, labels)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, cap: float | None, labels: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, weight, bias, labels)
+        ctx.cap = cap
         blocks = _blocks(hidden, labels, weight)
         if len(blocks) > 1:
             ctx.errors = None
-            return torch.cat([_log_probs(rows, weight, ids) for rows, ids in blocks])
-        log_probs, ctx.errors = _log_probs_and_errors(hidden, weight, labels)
+            return torch.cat([_log_probs(_logits(rows, weight, bias, cap), ids) for rows, ids in blocks])
+        log_probs, ctx.errors = _log_probs_and_errors(_logits(hidden, weight, bias, cap), labels, cap)
         return log_probs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        hidden, weight, labels = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+        hidden, weight, bias, labels = ctx.saved_tensors
         scale = -grad[:, None].to(hidden.dtype)
         if ctx.errors is not None:
             errors, ctx.errors = ctx.errors, None  # else they would be held until the whole backward pass is over
-            return scale * (errors @ weight), errors.t() @ (scale * hidden), None
+            grad_bias = None if bias is None else (errors.t() @ scale)[:, 0]
+            return scale * (errors @ weight), errors.t() @ (scale * hidden), grad_bias, None, None
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)  # bf16 sums over many blocks would lose what is small
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         done = 0
         for rows, ids in _blocks(hidden, labels, weight):
             here = slice(done, done + len(rows))
-            errors = _log_probs_and_errors(rows, weight, ids)[1]
+            errors = _log_probs_and_errors(_logits(rows, weight, bias, ctx.cap), ids, ctx.cap)[1]
             grad_hidden[here] = scale[here] * (errors @ weight)
             grad_weight += errors.t() @ (scale[here] * rows)
+            if grad_bias is not None:
+                grad_bias += (errors.t() @ scale[here])[:, 0]
             done += len(rows)
-        return grad_hidden, grad_weight.to(weight.dtype), None
+        return grad_hidden, grad_weight.to(weight.dtype), None if grad_bias is None else grad_bias.to(weight.dtype), None, None
 
 
 def _blocks(hidden: Tensor, labels: Tensor, weight: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -69,25 +85,36 @@ def _blocks(hidden: Tensor, labels: Tensor, weight: Tensor) -> list[tuple[Tensor
     return list(zip(hidden.split(rows), labels.split(rows), strict=True))
 
 
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, cap: float | None) -> Tensor:
+    """(n, D), (V, D), (V,) -> (n, V)."""
+    logits = hidden @ weight.t()
+    if bias is not None:
+        logits += bias
+    return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+
+
 def _pieces(logits: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
     rows = max(1, _PIECE // logits.shape[1])
     return list(zip(logits.split(rows), labels[:, None].split(rows), strict=True))
 
 
-def _log_probs(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """(n, D), (V, D), (n,) -> (n,)."""
-    logits = hidden @ weight.t()  # (n, V)
+def _log_probs(logits: Tensor, labels: Tensor) -> Tensor:
+    """(n, V), (n,) -> (n,)."""
     return torch.cat([piece.log_softmax(-1, dtype=torch.float32).gather(1, ids) for piece, ids in _pieces(logits, labels)])[:, 0]
 
 
-def _log_probs_and_errors(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The log-probabilities (n,), and softmax minus one-hot (n, V) in the logits' own type and place."""
-    logits = hidden @ weight.t()  # (n, V)
+def _log_probs_and_errors(logits: Tensor, labels: Tensor, cap: float | None) -> tuple[Tensor, Tensor]:
+    """The log-probabilities (n,), and their gradient's negative by the uncapped logits (n, V), in the logits' own type and place.
+
+    That is softmax minus one-hot; under a cap times the slope of the cap, 1 - (logit / cap)^2.
+    """
     found = []
     for piece, ids in _pieces(logits, labels):
         values = piece.log_softmax(-1, dtype=torch.float32)
         found.append(values.gather(1, ids))
         values.exp_()
         values.scatter_add_(1, ids, values.new_full(ids.shape, -1.0))  # before rounding: 1 - p stays exact for confident tokens
+        if cap is not None:
+            values.mul_(1 - (piece.float() / cap).square_())
         piece.copy_(values)
     return torch.cat(found)[:, 0], logits

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
+from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
+from tfkit.recipe.presets import merge
 from tfkit.recipe.problems import Problem
 from tfkit.recipe.schema import Recipe, ScheduleSection, SourceSection
 from tfkit.recipe.tree import Node, Path, place_of
@@ -10,7 +12,7 @@ from tfkit.recipe.tree import Node, Path, place_of
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     """Problems of a recipe whose fields are each valid."""
-    found = [*_lengths(recipe), *_vocabulary(recipe), *_unread(recipe)]
+    found = [*_lengths(recipe), *_vocabulary(recipe), *_unread(recipe), *_objective(recipe)]
     return [Problem(place_of(tree, path, key=False), path, message) for path, message in found]
 
 
@@ -31,6 +33,16 @@ def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     if isinstance(stated, int) and trained and recipe.tokenizer.vocab_size > stated:
         message = f"{recipe.tokenizer.vocab_size} entries are more than model.vocab_size, which is {stated}: leave that out, or raise it"
         yield ("tokenizer", "vocab_size"), message
+
+
+def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """Causal language modelling is for a decoder alone, with a language model's head."""
+    model = merge(PRESETS[recipe.model.preset][1] if recipe.model.preset in PRESETS else {}, recipe.model.changes)
+    head = model.get("head")
+    if model.get("encoder_layers"):
+        yield ("model",), "the objective causal_lm trains decoders; this model has an encoder"
+    elif isinstance(head, dict) and head.get("kind", "lm") != "lm":
+        yield ("model", "head"), f"the objective causal_lm needs a head of kind lm, not {head['kind']}"
 
 
 def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:

@@ -14,8 +14,8 @@ class _Representer(SafeRepresenter):
     """Quotes whatever is not plain: the emitter alone would fold line breaks of other scripts into spaces."""
 
     def represent_str(self, data: str) -> Any:
-        """A text; one with characters that do not print in double quotes, where each has an escape."""
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+        """A text; one with characters that do not print in double quotes, where each has an escape, and so one that would begin a key."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if data.startswith("?") or not data.isprintable() else None)
 
 
 _Representer.add_representer(str, _Representer.represent_str)

@@ -18,6 +18,7 @@ FOREIGN_NAMES = {
     "intermediate_size": "hidden_dim",
     "n_layer": "decoder_layers",
     "num_layers": "decoder_layers",
+    "layers": "decoder_layers",
     "num_hidden_layers": "decoder_layers",
     "n_head": "num_heads",
     "num_attention_heads": "num_heads",

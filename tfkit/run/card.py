@@ -24,9 +24,10 @@ def model_card(
     front = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [tfkit]"]
     if carbon:
         front += ["co2_eq_emissions:", *(f"  {key}: {_yaml(value)}" for key, value in carbon.items())]
+    layers = " + ".join(str(count) for count in (config.encoder_layers, config.decoder_layers) if count)
     rows = {
         "parameters": f"{parameters:,}",
-        "layers, width, heads": f"{config.decoder_layers}, {config.dim}, {config.num_heads} ({config.num_kv_heads} for keys and values)",
+        "layers, width, heads": f"{layers}, {config.dim}, {config.num_heads} ({config.num_kv_heads} for keys and values)",
         "vocabulary, context": f"{config.vocab_size:,}, {config.context_length:,}",
         "data": ", ".join(data),
         "steps, tokens": f"{progress['steps']:,}, {progress['tokens']:,}",

@@ -76,11 +76,14 @@ def keep_freed_memory() -> None:
 @contextlib.contextmanager
 def eager(model: Transformer) -> Iterator[None]:
     """Inside, a compiled model runs as it was written: shapes that change with every batch would be compiled again and again."""
-    compiled, model.decoder._compiled_call_impl = model.decoder._compiled_call_impl, None
+    compiled = [stack._compiled_call_impl for stack in model.stacks]
+    for stack in model.stacks:
+        stack._compiled_call_impl = None
     try:
         yield
     finally:
-        model.decoder._compiled_call_impl = compiled
+        for stack, call in zip(model.stacks, compiled, strict=True):
+            stack._compiled_call_impl = call
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:

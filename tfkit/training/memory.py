@@ -38,11 +38,12 @@ def step_bytes_per_row(model: Transformer, objective: Objective, batch: Batch) -
     documents = None if batch.document_ids is None else batch.document_ids[:1, :short]
     row = replace(batch, input_ids=batch.input_ids[:1, :short], labels=batch.labels[:1, :short], document_ids=documents)
     kept = _kept_bytes(model, objective, row) * length / short
-    if model.decoder.activation_checkpointing:  # between the blocks, and one block and its gradients at a time
-        kept = 2 * kept / config.decoder_layers + config.decoder_layers * length * config.dim * _itemsize(model)
+    layers = config.encoder_layers + config.decoder_layers
+    if any(stack.activation_checkpointing for stack in model.stacks):  # between the blocks, and one block and its gradients at a time
+        kept = 2 * kept / layers + layers * length * config.dim * _itemsize(model)
     squares = length**2  # the mask, of one byte an entry
     if config.dropout.attention:  # no fused kernel: scores and drawn masks are kept
-        squares *= 1 + config.decoder_layers * config.num_heads * 3 * _itemsize(model)
+        squares *= 1 + layers * config.num_heads * 3 * _itemsize(model)
     return int(kept * _MARGIN) + squares
 
 
@@ -58,10 +59,13 @@ def _kept_bytes(model: Transformer, objective: Objective, batch: Batch) -> int:
         return tensor
 
     model.train()
-    checkpointing, model.decoder.activation_checkpointing = model.decoder.activation_checkpointing, False
+    checkpointing = [stack.activation_checkpointing for stack in model.stacks]
+    for stack in model.stacks:
+        stack.activation_checkpointing = False
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         losses = objective.loss(model, batch)  # holding it keeps every storage alive, so that no address is counted twice
-    model.decoder.activation_checkpointing = checkpointing
+    for stack, was in zip(model.stacks, checkpointing, strict=True):
+        stack.activation_checkpointing = was
     del losses
     return sum(kept.values())
 
