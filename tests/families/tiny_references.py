@@ -1,66 +1,91 @@
-"""Tiny models of transformers with numbers that bite: three heads a group, an odd vocabulary, weights large enough to show a mistake."""
+"""Tiny models of transformers with numbers that bite: three heads a group, an odd vocabulary, weights large enough to show a mistake.
 
+The models stand in files of their own, cases_*.py, each with a dictionary CASES; here they come together.
+"""
+
+import importlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-_GPT2 = {"vocab_size": 97, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 40, "bos_token_id": 0, "eos_token_id": 0}
-_LLAMA = {
-    "vocab_size": 97,
-    "hidden_size": 72,
-    "intermediate_size": 100,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-5,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "tie_word_embeddings": False,
-}
-_THETA = {"rope_type": "default", "rope_theta": 1e5}
-CONFIGS = {
-    "gpt2": GPT2Config(**_GPT2),
-    "gpt2 of another inner width": GPT2Config(**_GPT2, n_inner=50),
-    "gpt2 untied": GPT2Config(**_GPT2, tie_word_embeddings=False),
-    "gpt2 with exact gelu": GPT2Config(**_GPT2, activation_function="gelu"),
-    "llama": LlamaConfig(**_LLAMA),
-    "llama tied, other theta, as smollm2": LlamaConfig(**_LLAMA | {"tie_word_embeddings": True, "rope_parameters": _THETA}),
-    "llama with one key and value head": LlamaConfig(**_LLAMA | {"num_key_value_heads": 1}),
-    "llama with all key and value heads": LlamaConfig(**_LLAMA | {"num_key_value_heads": 9}),
-    "llama with wider heads": LlamaConfig(**_LLAMA, head_dim=12),
-    "llama with biases": LlamaConfig(**_LLAMA, attention_bias=True, mlp_bias=True),
-    "llama ending in several ids": LlamaConfig(**_LLAMA | {"eos_token_id": [2, 5]}),
-}
+from tfkit.model.transformer import Output, Transformer
+
 LARGE, SMALL = 0.35, 0.02  # at std 0.02 a wrong gelu changes logits by 1e-6, and a wrong eps by 1e-3
 TOLERANCE = 1e-4
 
 IDS = torch.tensor([[(7 * t + 3 * b + 5) % 83 + 3 for t in range(23)] for b in range(2)])  # (2, 23)
+MASK = torch.ones_like(IDS)
+MASK[1, -5:] = 0  # for encoders
+TARGETS = IDS[:, :11]  # what the decoder of an encoder-decoder reads
 
 
-def reference(case: str, std: float = LARGE) -> PreTrainedModel:
-    """A random model: matrices and biases normal, norms around 1."""
-    config = CONFIGS[case]
-    model = (GPT2LMHeadModel if config.model_type == "gpt2" else LlamaForCausalLM)(config).eval()
+@dataclass(frozen=True)
+class Case:
+    """A class of transformers and its configuration. `std`: of the weights, where LARGE would saturate something."""
+
+    model: type[PreTrainedModel]
+    config: PreTrainedConfig
+    std: float = LARGE
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What transformers' forward is given: decoders the ids, encoders a mask besides, an encoder-decoder the targets too."""
+        if self.config.is_encoder_decoder:
+            return {"input_ids": IDS, "attention_mask": MASK, "decoder_input_ids": TARGETS}
+        return {"input_ids": IDS, "attention_mask": MASK} if self.config.model_type in ("bert", "distilbert") else {"input_ids": IDS}
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it is a decoder alone, with a language model's head."""
+        return self.inputs.keys() == {"input_ids"} and hasattr(self.model, "generate") and "LM" in self.model.__name__.upper()
+
+
+CASES: dict[str, Case] = {}
+
+
+def reference(case: str, std: float | None = None) -> PreTrainedModel:
+    """A random model: matrices and biases normal, norms around 1 (Gemma's, which are stored minus one, around 0)."""
+    config = CASES[case].config
+    model = CASES[case].model(config).eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            is_norm = parameter.dim() == 1 and name.endswith("weight")
-            parameter.normal_(1.0 if is_norm else 0.0, std, generator=generator)
+            is_norm = parameter.dim() == 1 and name.endswith("weight") and config.model_type != "gemma2"
+            parameter.normal_(1.0 if is_norm else 0.0, std or CASES[case].std, generator=generator)
     return model
 
 
-def save_reference(folder: Path, case: str, std: float = LARGE) -> PreTrainedModel:
+def save_reference(folder: Path, case: str, std: float | None = None) -> PreTrainedModel:
     """The model, written into `folder` by transformers itself."""
     model = reference(case, std)
     model.save_pretrained(folder)
     return model
 
 
+def run(model: Transformer, case: str, **further: Any) -> Output:
+    """Our forward of the case's inputs."""
+    inputs = dict(CASES[case].inputs)
+    mask = inputs.pop("attention_mask", None)
+    output: Output = model(**inputs, padding_mask=None if mask is None else mask.bool(), **further)
+    return output
+
+
+def real(case: str, tensor: Tensor) -> Tensor:
+    """Of (B, T, ...) what stands at real tokens: the rest means nothing, and differs."""
+    inputs = CASES[case].inputs
+    masked = "attention_mask" in inputs and "decoder_input_ids" not in inputs and tensor.shape[:2] == MASK.shape
+    return tensor[MASK.bool()] if masked else tensor
+
+
 def difference(ours: Tensor, theirs: Tensor) -> float:
     """The largest absolute difference of two tensors of one shape."""
     assert ours.shape == theirs.shape
     return float((ours - theirs).detach().abs().max())
+
+
+for _path in sorted(Path(__file__).parent.glob("cases_*.py")):
+    CASES |= importlib.import_module(_path.stem).CASES
