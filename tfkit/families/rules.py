@@ -17,12 +17,14 @@ class Rule:
 
     Several of ours lie one after the other along the output dimension (GPT-2's fused q | k | v).
     `transposed`: the foreign matrix is stored (in, out), ours are (out, in). `row`: a vector of ours is stored as (1, n).
+    `when`: the models that it is for, where the same parameter has another name in others (T5's MLP); None: all.
     """
 
     theirs: str
     ours: tuple[str, ...]
     transposed: bool = False
     row: bool = False
+    when: Callable[[ModelConfig], bool] | None = None
 
 
 Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> what of our head it stands for; the first is the usual one

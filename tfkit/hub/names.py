@@ -106,8 +106,10 @@ def _are_equal(first: Weight, second: Weight) -> bool:
 
 
 def _expand(rules: tuple[Rule, ...], config: ModelConfig) -> Iterator[Rule]:
-    """The rules with every layer's number put in."""
+    """The rules for this model, with every layer's number put in."""
     for rule in rules:
+        if rule.when is not None and not rule.when(config):
+            continue
         if "{i}" not in rule.theirs:
             yield rule
             continue
