@@ -1,6 +1,7 @@
 """The running Python's own standard library as a corpus: real code under a free licence, on every machine, without a network."""
 
 import hashlib
+import os
 import platform
 import sysconfig
 from collections import Counter
@@ -34,7 +35,7 @@ class StdlibSource:
     def find(cls, part: Part, on_bad_row: OnBadRow, root: Path | None = None) -> "StdlibSource":
         """Look for the files of the part. Raises DataError where Python came without sources."""
         root = root or Path(sysconfig.get_path("stdlib"))
-        found = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py") if _is_source(path, root))
+        found = sorted(path.relative_to(root).as_posix() for path in _python_files(root) if _is_source(path, root))
         if not found:
             raise DataError(f"{root}: no *.py files of the standard library here; use another Python, or a path or hub source")
         kept = tuple(path for path in found if part.keeps(path.encode()))
@@ -65,6 +66,13 @@ class StdlibSource:
     def _all_rows(self) -> Rows:
         for path in self.paths:
             yield from read_text(self.root / path)
+
+
+def _python_files(root: Path) -> Iterator[Path]:
+    """Every *.py below the root, but not in what is left out: site-packages may be larger than all the rest."""
+    for folder, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if name not in LEFT_OUT]
+        yield from (Path(folder, name) for name in names if name.endswith(".py"))
 
 
 def _is_source(path: Path, root: Path) -> bool:

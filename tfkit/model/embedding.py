@@ -18,9 +18,9 @@ class Embedding(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.dim, self.position, self.scale = config.dim, config.position, math.sqrt(config.dim) if config.embedding.scale else None
-        self.tokens = nn.Embedding(config.vocab_size, config.dim)
-        self.positions = nn.Embedding(config.context_length, config.dim) if config.position.kind == "learned" else None
-        self.segments = nn.Embedding(config.embedding.segments, config.dim) if config.embedding.segments else None
+        self.tokens = _table(config.vocab_size, config.dim)
+        self.positions = _table(config.context_length, config.dim) if config.position.kind == "learned" else None
+        self.segments = _table(config.embedding.segments, config.dim) if config.embedding.segments else None
         self.norm = build_norm(config.dim, config.norm) if config.embedding.norm else None
         self.dropout = build_dropout(config.dropout.embedding)
 
@@ -38,3 +38,8 @@ class Embedding(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         return self.dropout(x)
+
+
+def _table(rows: int, dim: int) -> nn.Embedding:
+    """Not drawn: init.py does that. On the meta device torch's own drawing would import its compiler, a second of waiting."""
+    return nn.Embedding(rows, dim, _weight=torch.empty(rows, dim))

@@ -15,7 +15,7 @@ from tfkit.objectives.objective import Batch, Objective
 
 _ROOT = Path("/")
 _PAGE = resource.getpagesize()
-_PROBE_TOKENS = 64
+_PROBE_TOKENS = 16
 _MARGIN = 1.6  # for what comes and goes within an operation: measured 1.2 to 1.5 of what autograd keeps
 
 
