@@ -3,10 +3,12 @@
 No torch here: a family says which tensor is which, `tfkit.hub` moves them.
 """
 
-from tfkit.families import gpt2, llama
+from tfkit.families import gpt, gpt2, gpt3, llama, t5, transformer_2017
 from tfkit.families.rules import Family
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (gpt2.FAMILY, llama.FAMILY)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (transformer_2017.FAMILY, gpt.FAMILY, gpt2.FAMILY, gpt3.FAMILY, llama.FAMILY, t5.FAMILY)
+}
 MODEL_TYPES: dict[str, Family] = {}  # by Hugging Face's model_type; of several, the first
 for _family in FAMILIES.values():
     if _family.model_type is not None:

@@ -7,6 +7,7 @@ by sqrt(2 * layers). Layers, widths and counts as released (systems: 124,439,808
 
 from typing import Any
 
+from tfkit.families.gpt import BLOCK_RULES, HEAD_RULES, SUMMARY, check_summary
 from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
 from tfkit.model.config import ModelConfig
 
@@ -34,34 +35,19 @@ PRESETS = {
 }
 
 ARCHITECTURES: Architectures = {
-    "GPT2LMHeadModel": {"kind": "lm"},
+    "GPT2LMHeadModel": {"kind": "lm", "choices": False},
+    "GPT2DoubleHeadsModel": {"kind": "lm", "choices": True},
     "GPT2ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": None, "bias": False},
     "GPT2ForTokenClassification": {"kind": "tags"},
     "GPT2Model": {"kind": "none"},
 }
-_OURS, _THEIRS = "decoder.blocks.{i}", "transformer.h.{i}"
-_QKV = tuple(f"{_OURS}.self_attention.op.{name}_proj" for name in "qkv")
-
 RULES = (
     Rule("transformer.wte.weight", ("embedding.tokens.weight",)),
     Rule("transformer.wpe.weight", ("embedding.positions.weight",)),
-    Rule(f"{_THEIRS}.ln_1.weight", (f"{_OURS}.self_attention.norm.weight",)),
-    Rule(f"{_THEIRS}.ln_1.bias", (f"{_OURS}.self_attention.norm.bias",)),
-    # Their Conv1D stores (in, out), and its columns are q | k | v.
-    Rule(f"{_THEIRS}.attn.c_attn.weight", tuple(f"{name}.weight" for name in _QKV), transposed=True),
-    Rule(f"{_THEIRS}.attn.c_attn.bias", tuple(f"{name}.bias" for name in _QKV)),
-    Rule(f"{_THEIRS}.attn.c_proj.weight", (f"{_OURS}.self_attention.op.o_proj.weight",), transposed=True),
-    Rule(f"{_THEIRS}.attn.c_proj.bias", (f"{_OURS}.self_attention.op.o_proj.bias",)),
-    Rule(f"{_THEIRS}.ln_2.weight", (f"{_OURS}.mlp.norm.weight",)),
-    Rule(f"{_THEIRS}.ln_2.bias", (f"{_OURS}.mlp.norm.bias",)),
-    Rule(f"{_THEIRS}.mlp.c_fc.weight", (f"{_OURS}.mlp.op.up_proj.weight",), transposed=True),
-    Rule(f"{_THEIRS}.mlp.c_fc.bias", (f"{_OURS}.mlp.op.up_proj.bias",)),
-    Rule(f"{_THEIRS}.mlp.c_proj.weight", (f"{_OURS}.mlp.op.down_proj.weight",), transposed=True),
-    Rule(f"{_THEIRS}.mlp.c_proj.bias", (f"{_OURS}.mlp.op.down_proj.bias",)),
+    *BLOCK_RULES,
     Rule("transformer.ln_f.weight", ("decoder.norm.weight",)),
     Rule("transformer.ln_f.bias", ("decoder.norm.bias",)),
-    Rule("lm_head.weight", ("head.output.weight",)),
-    Rule("score.weight", ("head.classes.weight",)),
+    *HEAD_RULES,
     Rule("classifier.weight", ("head.tags.weight",)),
     Rule("classifier.bias", ("head.tags.bias",)),
 )
@@ -70,12 +56,17 @@ _ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu":
 _FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 
 
+_HEAD_DROPOUT = {"lm": "summary_first_dropout", "tags": "classifier_dropout"}  # before a score or value there is none
+
+
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     if not hf.get("scale_attn_weights", True) or hf.get("scale_attn_by_inverse_layer_idx") or hf.get("add_cross_attention"):
         raise UnsupportedError("this GPT-2 variant scales its attention otherwise or has cross-attention, which GPT-2 has not")
     activation = hf.get("activation_function", "gelu_new")
     if str(activation) not in _FROM_ACTIVATIONS:
         raise UnsupportedError(f"activation_function {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
+    head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
+    check_summary(hf, head)
     return {
         "vocab_size": hf["vocab_size"],
         "context_length": hf["n_positions"],
@@ -87,8 +78,13 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         "norm": {"kind": "layer", "eps": hf.get("layer_norm_epsilon", 1e-5)},
         "attention": {"qkv_bias": True, "out_bias": True},
         "mlp": {"activation": _FROM_ACTIVATIONS[activation], "gated": False, "bias": True},
-        "head": head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True)),
-        "dropout": {"embedding": hf.get("embd_pdrop", 0.1), "attention": hf.get("attn_pdrop", 0.1), "residual": hf.get("resid_pdrop", 0.1)},
+        "head": head,
+        "dropout": {
+            "embedding": hf.get("embd_pdrop", 0.1),
+            "attention": hf.get("attn_pdrop", 0.1),
+            "residual": hf.get("resid_pdrop", 0.1),
+            "head": hf.get(_HEAD_DROPOUT[head["kind"]], 0.1) if head["kind"] in _HEAD_DROPOUT else 0.0,
+        },
         "init": {"std": hf.get("initializer_range", 0.02), "residual_scaling": True},
     }
 
@@ -108,6 +104,8 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "attn_pdrop": config.dropout.attention,
         "resid_pdrop": config.dropout.residual,
         "initializer_range": config.init.std,
+        **SUMMARY,
+        **({_HEAD_DROPOUT[config.head.kind]: config.dropout.head} if config.head.kind in _HEAD_DROPOUT else {}),
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
         "reorder_and_upcast_attn": False,

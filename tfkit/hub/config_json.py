@@ -9,11 +9,18 @@ from pydantic import ValidationError
 from tfkit.errors import ModelError
 from tfkit.families import FAMILIES, MODEL_TYPES
 from tfkit.families.rules import Family, UnsupportedError
-from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
+from tfkit.model.config import (
+    ClassesHeadConfig,
+    HeadConfig,
+    LanguageModelHeadConfig,
+    MaskedLanguageModelHeadConfig,
+    ModelConfig,
+    TagsHeadConfig,
+)
 from tfkit.run.model_files import MIB, find_file, read_object
 
 OWN_TYPE = "tfkit"  # model_type of what no Hugging Face class can express: it fails to load elsewhere rather than load wrong
-SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id", "decoder_start_token_id")
 EXPRESSED = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
 _MOST_PROBLEMS = 20
 LIMIT = 4 * MIB  # bytes of config.json or tfkit.json: a thousand times what they take
@@ -45,7 +52,7 @@ def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The bos, eos and pad ids of a config.json that it states; several eos ids are a list. Raises ModelError for other values."""
     ids = {name: hf[name] for name in SPECIAL_IDS if hf.get(name) is not None}
     for name, value in ids.items():
-        several = name == "eos_token_id" and isinstance(value, list)
+        several = name.endswith("eos_token_id") and isinstance(value, list)
         if not all(map(_is_id, value if several else [value])):
             raise ModelError(f"{folder / 'config.json'}: {name} is {_shown(value)}, which is not the number of a token")
     return ids
@@ -69,11 +76,20 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
 
 def to_config_json(family: Family, config: ModelConfig) -> dict[str, Any]:
     """The config.json that Hugging Face's class of the family reads. Raises UnsupportedError where it cannot say something."""
-    labels = {}
-    if isinstance(config.head, ClassesHeadConfig | TagsHeadConfig):
-        names = [f"LABEL_{number}" for number in range(config.head.count)]
-        labels = {"id2label": {str(number): name for number, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
-    return {"architectures": [family.architecture(config)], "model_type": family.model_type, **family.to_hf(config), **labels}
+    body = {"architectures": [family.architecture(config)], "model_type": family.model_type, **family.to_hf(config)}
+    if not isinstance(config.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig):
+        body.pop("tie_word_embeddings", None)  # nothing is there to tie: the class's own default stands for a later head
+    if count := _labels(config.head):
+        names = [f"LABEL_{number}" for number in range(count)]
+        body |= {"id2label": {str(number): name for number, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+    return body
+
+
+def _labels(head: HeadConfig) -> int:
+    """How many labels the head has; the score of a choice is one, as Hugging Face counts."""
+    if isinstance(head, ClassesHeadConfig | TagsHeadConfig):
+        return head.count
+    return int(isinstance(head, LanguageModelHeadConfig) and head.choices)
 
 
 def replace_tied(config: ModelConfig, *, tied: bool) -> ModelConfig:

@@ -1,0 +1,146 @@
+"""GPT (Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training").
+
+New against the Transformer of 2017: the decoder alone, trained as a language model on text without labels and then fine-tuned, with a
+score of whole sequences beside the language model's head; learned positions, GELU, the output matrix tied to the embedding. The norm
+stands after each sublayer, and none after the last block.
+OpenAI's code keeps positions and special tokens in the matrix of the words, and drops out that matrix; as Hugging Face, tfkit has tables
+of their own, and drops out their sum. One size was released, of 116,534,784 parameters.
+"""
+
+from typing import Any
+
+from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
+from tfkit.model.config import ModelConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "gpt": {
+        "vocab_size": 40478,  # 40,000 merges and the characters
+        "context_length": 512,
+        "decoder_layers": 12,
+        "dim": 768,
+        "hidden_dim": None,  # 4 dim
+        "num_heads": 12,
+        "num_kv_heads": None,  # full heads
+        "head_dim": None,  # 64
+        "position": {"kind": "learned"},
+        "norm": {"kind": "layer", "eps": 1e-5, "placement": "post"},
+        "attention": {"qkv_bias": True, "out_bias": True},
+        "mlp": {"activation": "gelu_tanh", "gated": False, "bias": True},
+        "head": {"kind": "lm", "tied": True},
+        "dropout": {"embedding": 0.1, "attention": 0.1, "residual": 0.1, "head": 0.1},
+        "init": {"std": 0.02, "residual_scaling": False},
+    }
+}
+
+ARCHITECTURES: Architectures = {
+    "OpenAIGPTLMHeadModel": {"kind": "lm", "choices": False},
+    "OpenAIGPTDoubleHeadsModel": {"kind": "lm", "choices": True},
+    "OpenAIGPTForSequenceClassification": {"kind": "classes", "pool": "last", "dense": None, "bias": False},
+    "OpenAIGPTModel": {"kind": "none"},
+}
+_OURS, _THEIRS = "decoder.blocks.{i}", "transformer.h.{i}"
+_QKV = tuple(f"{_OURS}.self_attention.op.{name}_proj" for name in "qkv")
+
+# Of a block; GPT-2 names its tensors alike, though its norms stand elsewhere.
+BLOCK_RULES = (
+    Rule(f"{_THEIRS}.ln_1.weight", (f"{_OURS}.self_attention.norm.weight",)),
+    Rule(f"{_THEIRS}.ln_1.bias", (f"{_OURS}.self_attention.norm.bias",)),
+    # Their Conv1D stores (in, out), and its columns are q | k | v.
+    Rule(f"{_THEIRS}.attn.c_attn.weight", tuple(f"{name}.weight" for name in _QKV), transposed=True),
+    Rule(f"{_THEIRS}.attn.c_attn.bias", tuple(f"{name}.bias" for name in _QKV)),
+    Rule(f"{_THEIRS}.attn.c_proj.weight", (f"{_OURS}.self_attention.op.o_proj.weight",), transposed=True),
+    Rule(f"{_THEIRS}.attn.c_proj.bias", (f"{_OURS}.self_attention.op.o_proj.bias",)),
+    Rule(f"{_THEIRS}.ln_2.weight", (f"{_OURS}.mlp.norm.weight",)),
+    Rule(f"{_THEIRS}.ln_2.bias", (f"{_OURS}.mlp.norm.bias",)),
+    Rule(f"{_THEIRS}.mlp.c_fc.weight", (f"{_OURS}.mlp.op.up_proj.weight",), transposed=True),
+    Rule(f"{_THEIRS}.mlp.c_fc.bias", (f"{_OURS}.mlp.op.up_proj.bias",)),
+    Rule(f"{_THEIRS}.mlp.c_proj.weight", (f"{_OURS}.mlp.op.down_proj.weight",), transposed=True),
+    Rule(f"{_THEIRS}.mlp.c_proj.bias", (f"{_OURS}.mlp.op.down_proj.bias",)),
+)
+HEAD_RULES = (
+    Rule("lm_head.weight", ("head.output.weight",)),
+    Rule("multiple_choice_head.summary.weight", ("head.choice.weight",)),
+    Rule("multiple_choice_head.summary.bias", ("head.choice.bias",)),
+    Rule("score.weight", ("head.classes.weight",)),
+)
+RULES = (
+    Rule("transformer.tokens_embed.weight", ("embedding.tokens.weight",)),
+    Rule("transformer.positions_embed.weight", ("embedding.positions.weight",)),
+    *BLOCK_RULES,
+    *HEAD_RULES,
+)
+
+_ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}  # what this family calls gelu is the tanh form
+_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"swish": "silu"}
+
+# How Hugging Face's classes with two heads pool a sequence: they may do otherwise, tfkit and the released models do not.
+SUMMARY = {"summary_type": "cls_index", "summary_use_proj": True, "summary_activation": None, "summary_proj_to_labels": True}
+
+
+def check_summary(hf: dict[str, Any], head: dict[str, Any]) -> None:
+    """Raise UnsupportedError if the score of a choice is made otherwise than by a linear layer at the last token."""
+    for name, value in SUMMARY.items() if head.get("choices") else ():
+        if hf.get(name, value) != value:
+            raise UnsupportedError(f"{name} {hf[name]!r} is not supported, only {value!r} is")
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    activation = hf.get("afn", "gelu")
+    if str(activation) not in _FROM_ACTIVATIONS:
+        raise UnsupportedError(f"afn {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
+    head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
+    check_summary(hf, head)
+    return {
+        "vocab_size": hf["vocab_size"],
+        "context_length": hf["n_positions"],
+        "decoder_layers": hf["n_layer"],
+        "dim": hf["n_embd"],
+        "hidden_dim": None,
+        "num_heads": hf["n_head"],
+        "position": {"kind": "learned"},
+        "norm": {"kind": "layer", "eps": hf.get("layer_norm_epsilon", 1e-5), "placement": "post"},
+        "attention": {"qkv_bias": True, "out_bias": True},
+        "mlp": {"activation": _FROM_ACTIVATIONS[activation], "gated": False, "bias": True},
+        "head": head,
+        "dropout": {
+            "embedding": hf.get("embd_pdrop", 0.1),
+            "attention": hf.get("attn_pdrop", 0.1),
+            "residual": hf.get("resid_pdrop", 0.1),
+            "head": hf.get("summary_first_dropout", 0.1),
+        },
+        "init": {"std": hf.get("initializer_range", 0.02)},
+    }
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    if config.mlp.activation not in _ACTIVATIONS:
+        raise UnsupportedError(f"GPT has no name for the activation {config.mlp.activation}")
+    return {
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context_length,
+        "n_layer": config.decoder_layers,
+        "n_embd": config.dim,
+        "n_head": config.num_heads,
+        "afn": _ACTIVATIONS[config.mlp.activation],
+        "layer_norm_epsilon": config.norm.eps,
+        "embd_pdrop": config.dropout.embedding,
+        "attn_pdrop": config.dropout.attention,
+        "resid_pdrop": config.dropout.residual,
+        "initializer_range": config.init.std,
+        **SUMMARY,
+        "summary_first_dropout": config.dropout.head,
+        "tie_word_embeddings": config.tied,
+    }
+
+
+FAMILY = Family(
+    name="gpt",
+    model_type="openai-gpt",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=RULES,
+    prefix="transformer.",
+    ignored=(r".*\.attn\.bias", r".*\.position_ids"),  # the mask and the numbers of positions, in old files
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+)
