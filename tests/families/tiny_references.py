@@ -25,11 +25,16 @@ TARGETS = IDS[:, :11]  # what the decoder of an encoder-decoder reads
 
 @dataclass(frozen=True)
 class Case:
-    """A class of transformers and its configuration. `std`: of the weights, where LARGE would saturate something."""
+    """A class of transformers and its configuration.
+
+    `std`: of the weights, where LARGE would saturate something. `untied`: with an output matrix of its own, where the configuration cannot
+    say so (T5 1.1).
+    """
 
     model: type[PreTrainedModel]
     config: PreTrainedConfig
     std: float = LARGE
+    untied: bool = False
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -51,9 +56,13 @@ def reference(case: str, std: float | None = None) -> PreTrainedModel:
     """A random model: matrices and biases normal, norms around 1 (Gemma's, which are stored minus one, around 0)."""
     config = CASES[case].config
     model = CASES[case].model(config).eval()
+    if CASES[case].untied:
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     generator = torch.Generator().manual_seed(5)
+    drawn = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]  # Marian's sinusoids stay
+    drawn += [(name, buffer) for name, buffer in model.named_buffers() if name == "final_logits_bias"]
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in drawn:
             is_norm = parameter.dim() == 1 and name.endswith("weight") and config.model_type != "gemma2"
             parameter.normal_(1.0 if is_norm else 0.0, std or CASES[case].std, generator=generator)
     return model

@@ -14,6 +14,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.tokenizer import Tokenizer, save_tokenizer
 
 _START = "decoder_start_token_id"
+_STATED = ("bos_token_id", "eos_token_id", "pad_token_id")  # null where there is none
 
 
 def save_model(
@@ -41,7 +42,7 @@ def save_model(
     body = to_config_json(found, config) if found else own
     _write_json(
         folder / "config.json",
-        {**body, **{name: ids.get(name) for name in SPECIAL_IDS if name in ids or name != _START}, "torch_dtype": "float32"},
+        {**body, **dict.fromkeys(_STATED), **ids, "torch_dtype": "float32"},
     )
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
     _write_json(folder / "tfkit.json", {"schema_version": 1, "model": config.model_dump(mode="json", include=EXPRESSED), **(facts or {})})

@@ -1,0 +1,195 @@
+"""T5 (Raffel et al. 2019, arXiv 1910.10683), versions 1.0 and 1.1.
+
+New against the Transformer of 2017: every task is text to text, so one encoder-decoder learns them all. RMSNorm before each sublayer
+and after each stack; a learned bias for each head and range of distances instead of sinusoids, in self-attention only; no biases
+elsewhere; scores are not scaled, since the queries start smaller instead. 1.1 has a gated GELU (arXiv 2002.05202) in place of the
+ReLU, and an output matrix of its own in place of the embedding times 1 / sqrt(dim). Widths of 1.0: the paper; of 1.1: as released.
+"""
+
+from typing import Any
+
+from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
+from tfkit.model.config import ModelConfig
+
+_CONTEXT = 512  # tokens in pretraining; relative positions go on beyond it
+_DROPOUTS = ("embedding", "attention", "residual", "hidden", "final")  # one rate for all
+
+
+def _output_scale(dim: Any) -> float | None:
+    """What 1.0 multiplies the output by; None for a width that is none, which will be refused as such."""
+    return dim**-0.5 if type(dim) is int and dim > 0 else None
+
+
+def _preset(layers: int, dim: int, head_dim: int, heads: int, hidden_dim: int, *, version: str) -> dict[str, Any]:
+    first = version == "1.0"
+    rate = 0.1 if first else 0.0  # 1.1 was pretrained without dropout, which fine-tuning turns on again
+    return {
+        "vocab_size": 32128,  # 32,000 pieces, 100 sentinels, and 28 rows that nothing uses
+        "context_length": _CONTEXT,
+        "encoder_layers": layers,
+        "decoder_layers": layers,
+        "dim": dim,
+        "hidden_dim": hidden_dim,
+        "num_heads": heads,
+        "num_kv_heads": None,  # full heads
+        "head_dim": head_dim,
+        "position": {"kind": "relative", "buckets": 32, "max_distance": 128},
+        "norm": {"kind": "rms", "eps": 1e-6},
+        "attention": {"qkv_bias": False, "out_bias": False, "scale": 1.0},
+        "mlp": {"activation": "relu" if first else "gelu_tanh", "gated": not first, "bias": False},
+        "head": {"kind": "lm", "tied": first, "scale": _output_scale(dim) if first else None},
+        "dropout": dict.fromkeys(_DROPOUTS, rate),
+        "init": {"scheme": "by_width"},
+    }
+
+
+PRESETS = {
+    "t5-small": _preset(6, 512, 64, 8, 2048, version="1.0"),
+    "t5-base": _preset(12, 768, 64, 12, 3072, version="1.0"),
+    "t5-large": _preset(24, 1024, 64, 16, 4096, version="1.0"),
+    "t5-3b": _preset(24, 1024, 128, 32, 16384, version="1.0"),
+    "t5-11b": _preset(24, 1024, 128, 128, 65536, version="1.0"),
+    "t5-v1.1-small": _preset(8, 512, 64, 6, 1024, version="1.1"),
+    "t5-v1.1-base": _preset(12, 768, 64, 12, 2048, version="1.1"),
+    "t5-v1.1-large": _preset(24, 1024, 64, 16, 2816, version="1.1"),
+    "t5-v1.1-xl": _preset(24, 2048, 64, 32, 5120, version="1.1"),
+    "t5-v1.1-xxl": _preset(24, 4096, 64, 64, 10240, version="1.1"),
+}
+
+ARCHITECTURES: Architectures = {
+    "T5ForConditionalGeneration": {"kind": "lm"},
+    "T5WithLMHeadModel": {"kind": "lm"},  # its name in the first released files
+    # It reads the decoder at </s>, a text's last token, and the decoder is given the text itself, shifted right by one.
+    "T5ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": "tanh", "bias": True},
+    "T5Model": {"kind": "none"},
+}
+
+
+def _sublayer(stack: str, place: int, ours: str, tensors: dict[str, str]) -> tuple[Rule, ...]:
+    """The norm of a sublayer, and its matrices: their name -> ours."""
+    theirs, here = f"{stack}.block.{{i}}.layer.{place}", f"{stack}.blocks.{{i}}.{ours}"
+    matrices = (Rule(f"{theirs}.{name}.weight", (f"{here}.op.{mine}.weight",)) for name, mine in tensors.items())
+    return Rule(f"{theirs}.layer_norm.weight", (f"{here}.norm.weight",)), *matrices
+
+
+def _mlp(stack: str, place: int) -> tuple[Rule, ...]:
+    up = (f"{stack}.blocks.{{i}}.mlp.op.up_proj.weight",)
+    theirs = f"{stack}.block.{{i}}.layer.{place}.DenseReluDense"
+    return (
+        *_sublayer(stack, place, "mlp", {"DenseReluDense.wi_0": "gate_proj", "DenseReluDense.wo": "down_proj"}),
+        Rule(f"{theirs}.wi.weight", up, when=lambda config: not config.mlp.gated),
+        Rule(f"{theirs}.wi_1.weight", up, when=lambda config: config.mlp.gated),
+    )
+
+
+_SELF, _CROSS = ({f"{kind}Attention.{name}": f"{name}_proj" for name in "qkvo"} for kind in ("Self", "EncDec"))
+
+RULES = (
+    Rule("shared.weight", ("embedding.tokens.weight",)),
+    *_sublayer("encoder", 0, "self_attention", _SELF),
+    *_mlp("encoder", 1),
+    *_sublayer("decoder", 0, "self_attention", _SELF),
+    *_sublayer("decoder", 1, "cross_attention", _CROSS),
+    *_mlp("decoder", 2),
+    *(
+        rule
+        for stack in ("encoder", "decoder")
+        for rule in (
+            # Stored in the first layer, used in all.
+            Rule(f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", (f"{stack}.position_bias.weight",)),
+            Rule(f"{stack}.final_layer_norm.weight", (f"{stack}.norm.weight",)),
+        )
+    ),
+    Rule("lm_head.weight", ("head.output.weight",)),
+    Rule("classification_head.dense.weight", ("head.pooler.weight",)),
+    Rule("classification_head.dense.bias", ("head.pooler.bias",)),
+    Rule("classification_head.out_proj.weight", ("head.classes.weight",)),
+    Rule("classification_head.out_proj.bias", ("head.classes.bias",)),
+)
+
+# feed_forward_proj -> activation, gated. Hugging Face's "gated-gelu" is the tanh form, whatever "gelu" means elsewhere.
+_MLPS = {
+    "relu": ("relu", False),
+    "gelu": ("gelu", False),
+    "gelu_new": ("gelu_tanh", False),
+    "silu": ("silu", False),
+    "gated-gelu": ("gelu_tanh", True),
+    "gated-relu": ("relu", True),
+    "gated-silu": ("silu", True),
+}
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    mlp = hf.get("feed_forward_proj", "relu")
+    if str(mlp) not in _MLPS:
+        raise UnsupportedError(f"feed_forward_proj {mlp!r} is not one of {', '.join(_MLPS)}")
+    activation, gated = _MLPS[mlp]
+    # Before transformers 5 an output matrix of its own meant one that is not scaled; the file decides which one there is.
+    tied = hf.get("tie_word_embeddings", True)
+    scaled = hf.get("scale_decoder_outputs", tied)
+    rate = hf.get("dropout_rate", 0.1)
+    layers = hf["num_layers"]
+    return {
+        "vocab_size": hf["vocab_size"],
+        "context_length": hf.get("n_positions", _CONTEXT),
+        "encoder_layers": layers,
+        "decoder_layers": layers if hf.get("num_decoder_layers") is None else hf["num_decoder_layers"],
+        "dim": hf["d_model"],
+        "hidden_dim": hf["d_ff"],
+        "num_heads": hf["num_heads"],
+        "head_dim": hf["d_kv"],
+        "position": {
+            "kind": "relative",
+            "buckets": hf.get("relative_attention_num_buckets", 32),
+            "max_distance": hf.get("relative_attention_max_distance", 128),
+        },
+        "norm": {"kind": "rms", "eps": hf.get("layer_norm_epsilon", 1e-6)},
+        "attention": {"scale": 1.0},
+        "mlp": {"activation": activation, "gated": gated, "bias": False},
+        "head": head_from_hf(hf, ARCHITECTURES, tied=tied, scale=_output_scale(hf["d_model"]) if scaled else None),
+        "dropout": dict.fromkeys(_DROPOUTS, rate) | {"head": hf.get("classifier_dropout", 0.0)},
+        "init": {"scheme": "by_width"},
+    }
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    names = {values: name for name, values in _MLPS.items()}
+    mlp = config.mlp.activation, config.mlp.gated
+    if mlp not in names:
+        raise UnsupportedError(f"T5 has no name for a gated MLP with {config.mlp.activation}")
+    head, position = config.head, config.position
+    language_model = head.kind == "lm"
+    return {
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context_length,
+        "num_layers": config.encoder_layers,
+        "num_decoder_layers": config.decoder_layers,
+        "d_model": config.dim,
+        "d_kv": config.head_dim,
+        "d_ff": config.hidden_dim,
+        "num_heads": config.num_heads,
+        "relative_attention_num_buckets": getattr(position, "buckets", None),
+        "relative_attention_max_distance": getattr(position, "max_distance", None),
+        "feed_forward_proj": names[mlp],
+        "layer_norm_epsilon": config.norm.eps,
+        "dropout_rate": config.dropout.residual,
+        "classifier_dropout": config.dropout.head,
+        "initializer_factor": 1.0,
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": config.tied or not language_model,
+        "scale_decoder_outputs": getattr(head, "scale", None) is not None or not language_model,
+    }
+
+
+FAMILY = Family(
+    name="t5",
+    model_type="t5",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=RULES,
+    prefix="",
+    ignored=(r".*\.EncDecAttention\.relative_attention_bias\.weight",),  # of the first released files; never used
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # the prefix is of the class with classes
+)

@@ -1,0 +1,144 @@
+"""The Transformer (Vaswani et al. 2017, "Attention Is All You Need", arXiv 1706.03762), for translation.
+
+New against recurrent networks: attention alone, so that all positions are computed at once and any two are one step apart. An encoder
+reads the source, a decoder attends to itself and to the encoder's output; several heads; sinusoids tell the order; a norm after each
+sum; source, target and output share one matrix, times sqrt(dim) on the way in.
+
+Hugging Face's nearest class is Marian's, and the presets are in its form: sine columns first, then cosine columns (in the paper they
+take turns, which is the same model with its columns in another order), and biases on attention and output, which the paper has not:
+they start at 0. A description without them is right too; no Hugging Face class computes it, so it is saved under tfkit's own type.
+"""
+
+from typing import Any
+
+from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
+from tfkit.model.config import ModelConfig
+
+# Table 3 of the paper. It rounds the vocabulary (37,000 pairs of English and German) and sets no longest sentence.
+_BASE: dict[str, Any] = {
+    "vocab_size": 37000,
+    "context_length": 512,
+    "encoder_layers": 6,
+    "decoder_layers": 6,
+    "hidden_dim": None,  # 4 dim
+    "num_kv_heads": None,  # full heads
+    "head_dim": None,  # 64
+    "embedding": {"scale": True},
+    "position": {"kind": "sinusoidal", "layout": "halves"},
+    "norm": {"kind": "layer", "eps": 1e-5, "placement": "post"},
+    "attention": {"qkv_bias": True, "out_bias": True},
+    "mlp": {"activation": "relu", "gated": False, "bias": True},
+    "head": {"kind": "lm", "tied": True, "bias": True},
+    "init": {"scheme": "fan_in"},  # the paper is silent; tensor2tensor's
+}
+
+PRESETS = {
+    "transformer-2017-base": _BASE | {"dim": 512, "num_heads": 8, "dropout": {"embedding": 0.1, "residual": 0.1}},
+    "transformer-2017-big": _BASE
+    | {"dim": 1024, "num_heads": 16, "dropout": {"embedding": 0.3, "residual": 0.3}},  # English to French: 0.1
+}
+
+ARCHITECTURES: Architectures = {"MarianMTModel": {"kind": "lm"}, "MarianModel": {"kind": "none"}}
+
+
+def _layer(stack: str, sublayers: dict[str, tuple[str, str]]) -> tuple[Rule, ...]:
+    """The tensors of a stack's layers. `sublayers`: ours -> the attention that it is in theirs, and its norm."""
+    theirs, ours = f"model.{stack}.layers.{{i}}", f"{stack}.blocks.{{i}}"
+    pairs = {"fc1": "mlp.op.up_proj", "fc2": "mlp.op.down_proj", "final_layer_norm": "mlp.norm"}
+    for sublayer, (attention, norm) in sublayers.items():
+        pairs[norm] = f"{sublayer}.norm"
+        pairs |= {f"{attention}.{name}_proj": f"{sublayer}.op.{name[0]}_proj" for name in ("q", "k", "v", "out")}
+    return tuple(Rule(f"{theirs}.{name}.{kind}", (f"{ours}.{pairs[name]}.{kind}",)) for name in pairs for kind in ("weight", "bias"))
+
+
+_SELF, _CROSS = ("self_attn", "self_attn_layer_norm"), ("encoder_attn", "encoder_attn_layer_norm")
+
+RULES = (
+    Rule("model.shared.weight", ("embedding.tokens.weight",)),
+    *_layer("encoder", {"self_attention": _SELF}),
+    *_layer("decoder", {"self_attention": _SELF, "cross_attention": _CROSS}),
+    Rule("lm_head.weight", ("head.output.weight",)),
+    Rule("final_logits_bias", ("head.bias",), row=True),
+)
+
+_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}
+_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
+# Marian can have two of each of these; we have one for both stacks.
+_ALIKE = (
+    ("encoder_ffn_dim", "decoder_ffn_dim"),
+    ("encoder_attention_heads", "decoder_attention_heads"),
+    ("vocab_size", "decoder_vocab_size"),
+)
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    activation = hf.get("activation_function", "gelu")
+    if str(activation) not in _FROM_ACTIVATIONS:
+        raise UnsupportedError(f"activation_function {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
+    if not hf.get("share_encoder_decoder_embeddings", True):
+        raise UnsupportedError("share_encoder_decoder_embeddings is false, and tfkit has one embedding for both stacks")
+    for one, other in _ALIKE:
+        if hf.get(other) not in (None, hf[one]):
+            raise UnsupportedError(f"{one} {hf[one]!r} and {other} {hf[other]!r} differ, and tfkit has one for both stacks")
+    rate = hf.get("dropout", 0.1)
+    return {
+        "vocab_size": hf["vocab_size"],
+        "context_length": hf["max_position_embeddings"],
+        "encoder_layers": hf["encoder_layers"],
+        "decoder_layers": hf["decoder_layers"],
+        "dim": hf["d_model"],
+        "hidden_dim": hf["encoder_ffn_dim"],
+        "num_heads": hf["encoder_attention_heads"],
+        "embedding": {"scale": hf.get("scale_embedding", False)},
+        "position": {"kind": "sinusoidal", "layout": "halves"},
+        "norm": {"kind": "layer", "eps": 1e-5, "placement": "post"},  # the eps is in their code
+        "attention": {"qkv_bias": True, "out_bias": True},
+        "mlp": {"activation": _FROM_ACTIVATIONS[activation], "gated": False, "bias": True},
+        "head": head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True), bias=True),
+        "dropout": {
+            "embedding": rate,
+            "residual": rate,
+            "attention": hf.get("attention_dropout", 0.0),
+            "hidden": hf.get("activation_dropout", 0.0),
+        },
+        "init": {"std": hf.get("init_std", 0.02)},
+    }
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "vocab_size": config.vocab_size,
+        "decoder_vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "encoder_layers": config.encoder_layers,
+        "decoder_layers": config.decoder_layers,
+        "d_model": config.dim,
+        "encoder_ffn_dim": config.hidden_dim,
+        "decoder_ffn_dim": config.hidden_dim,
+        "encoder_attention_heads": config.num_heads,
+        "decoder_attention_heads": config.num_heads,
+        "activation_function": _ACTIVATIONS[config.mlp.activation],
+        "scale_embedding": config.embedding.scale,
+        "dropout": config.dropout.residual,
+        "attention_dropout": config.dropout.attention,
+        "activation_dropout": config.dropout.hidden,
+        "init_std": config.init.std,
+        "is_encoder_decoder": True,
+        "share_encoder_decoder_embeddings": True,
+        "tie_word_embeddings": config.tied or config.head.kind == "none",
+        "forced_eos_token_id": None,  # theirs would be id 0
+    }
+
+
+FAMILY = Family(
+    name="transformer_2017",
+    model_type="marian",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=RULES,
+    prefix="model.",
+    ignored=(r"(model\.)?(encoder|decoder)\.embed_positions\.weight",),  # the sinusoids, which old files hold
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    renamed=((r"^(model\.)?(encoder|decoder)\.embed_tokens\.", "model.shared."),),
+)
