@@ -158,7 +158,6 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     if mlp not in names:
         raise UnsupportedError(f"T5 has no name for a gated MLP with {config.mlp.activation}")
     head, position = config.head, config.position
-    language_model = head.kind == "lm"
     return {
         "vocab_size": config.vocab_size,
         "n_positions": config.context_length,
@@ -176,8 +175,8 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "classifier_dropout": config.dropout.head,
         "initializer_factor": 1.0,
         "is_encoder_decoder": True,
-        "tie_word_embeddings": config.tied or not language_model,
-        "scale_decoder_outputs": getattr(head, "scale", None) is not None or not language_model,
+        "tie_word_embeddings": config.tied,
+        "scale_decoder_outputs": head.scale is not None if head.kind == "lm" else True,  # without a head the class's default
     }
 
 

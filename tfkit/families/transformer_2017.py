@@ -125,7 +125,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "init_std": config.init.std,
         "is_encoder_decoder": True,
         "share_encoder_decoder_embeddings": True,
-        "tie_word_embeddings": config.tied or config.head.kind == "none",
+        "tie_word_embeddings": config.tied,
         "forced_eos_token_id": None,  # theirs would be id 0
     }
 

@@ -6,29 +6,35 @@ from dataclasses import replace
 
 import torch
 
+from tfkit.errors import ModelError
 from tfkit.families.rules import Family, Rule
 from tfkit.hub.config_json import replace_tied
 from tfkit.hub.weights import Tensors, Weight, read_weights
-from tfkit.model.config import ModelConfig
+from tfkit.model.config import ModelConfig, NoHeadConfig
 from tfkit.model.transformer import Transformer
 
 _OUTPUT = "head.output.weight"
 
 
 def settle_names(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> tuple[dict[str, Weight], ModelConfig]:
-    """The tensors that carry something, under the family's full names, and the description with the tie as the file has it."""
+    """The tensors that carry something, under the family's full names, and the description with the tie as the file has it.
+
+    Raises ModelError if a file has two different tensors for what is one in the model.
+    """
     rules = {rule.theirs: rule for rule in _expand(family.rules, config)}
     shapes, settled = _our_shapes(config), {}
     for name, weight in weights.items():
         if any(re.fullmatch(pattern, name) for pattern in family.ignored):
             continue
-        for old, new in family.renamed:
+        for old, new in family.renamed if name not in rules else ():
             name = re.sub(old, new, name)
         if name not in rules and family.prefix + name in rules:
             name = family.prefix + name
         ours = rules[name].ours if name in rules else ()
         if ours and all(part.startswith("head.") and part not in shapes for part in ours) and not (config.tied and ours == (_OUTPUT,)):
             continue  # of a head that this model does not have
+        if name in settled and not _are_equal(settled[name], weight):
+            raise ModelError(f"{weight.path}: {settled[name].name} and {weight.name} differ, and the model has one tensor for both, {name}")
         settled[name] = weight
     embedding, head = (_theirs(family, ours) for ours in ("embedding.tokens.weight", _OUTPUT))
     if config.tied and head in settled:
@@ -36,8 +42,8 @@ def settle_names(weights: Mapping[str, Weight], family: Family, config: ModelCon
             settled.setdefault(embedding, settled[head])
             del settled[head]
         else:  # the configuration says tied, the file holds two different matrices: what was trained is the file
-            config = replace_tied(config, tied=False)
-    return settled, config
+            return settle_names(weights, family, replace_tied(config, tied=False))
+    return settled, _without_missing_pooler(settled, rules, config)
 
 
 def expected_shapes(family: Family | None, config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -96,6 +102,13 @@ def _our_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         for layer in range(layers[block]):
             shapes[name.replace(block, block.replace("0", str(layer)))] = tuple(parameter.shape)
     return shapes
+
+
+def _without_missing_pooler(settled: Mapping[str, Weight], rules: Mapping[str, Rule], config: ModelConfig) -> ModelConfig:
+    """The description as the file has it: a configuration does not say whether a model without a head was saved with its pooler."""
+    if config.head.kind != "none" or any(ours.startswith("head.") for name in settled.keys() & rules for ours in rules[name].ours):
+        return config
+    return config.model_copy(update={"head": NoHeadConfig(kind="none")})
 
 
 def _are_equal(first: Weight, second: Weight) -> bool:

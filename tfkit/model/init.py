@@ -45,5 +45,7 @@ def _draw(name: str, matrix: Tensor, config: ModelConfig, generator: torch.Gener
                 "up_proj": config.dim,
                 "down_proj": config.hidden_dim,
                 "position_bias": config.dim,
+                "pooler": config.dim,
+                "classes": config.dim,
             }
             matrix.normal_(0.0, widths.get(name.split(".")[-2], 1) ** -0.5, generator=generator)
