@@ -155,6 +155,7 @@ class NoHeadConfig(Data):
     """Hidden states alone."""
 
     kind: Literal["none"]
+    pooler: bool = Field(False, description="Beside them a dense layer with tanh on the first token's, for the whole text (BERT).")
 
 
 HeadConfig = Annotated[
@@ -247,12 +248,21 @@ class ModelConfig(Data):
     def _check_stacks(self) -> "ModelConfig":
         if not self.encoder_layers and not self.decoder_layers:
             raise ValueError("a model has encoder_layers, decoder_layers, or both")
-        if self.position.kind == "relative" and self.position.buckets % 4:
-            raise ValueError(
-                f"position.buckets {self.position.buckets} is not a multiple of 4: two directions, each with near and far ones"
-            )
         if self.position.kind == "sinusoidal" and self.dim % 2:
             raise ValueError(f"dim {self.dim} is odd; sinusoidal positions come in pairs, so it must be even")
+        return self
+
+    @model_validator(mode="after")
+    def _check_relative(self) -> "ModelConfig":
+        if self.position.kind != "relative":
+            return self
+        buckets, distance = self.position.buckets, self.position.max_distance
+        if buckets % 4:
+            raise ValueError(f"position.buckets {buckets} is not a multiple of 4: two directions, each with near and far ones")
+        if distance <= buckets // 2:
+            raise ValueError(f"position.max_distance {distance} is not above {buckets // 2}: nearer ones have a bucket each")
+        if self.attention.softcap is not None or self.attention.windows != [None]:
+            raise ValueError("relative positions go with neither attention.softcap nor attention.windows")
         return self
 
     @model_validator(mode="after")

@@ -34,7 +34,7 @@ class Output:
 
     @cached_property
     def extra_logits(self) -> Tensor:
-        """What a head gives beside its logits: (B, 2) for the next sentence (0: it follows), (B, 1) for a choice."""
+        """What a head gives beside its logits: (B, 2) for the next sentence (0: it follows), (B, 1) for a choice, (B, D) of a pooler."""
         return self.head.extra(self.hidden, self.padding_mask)
 
 
@@ -71,7 +71,8 @@ class Transformer(nn.Module):
 
         `padding_mask`: True = real token, (B, T), or (B, cache.length + T) with a cache. `document_ids` (B, T): equal numbers see each
         other. `segment_ids` (B, T): the text of a pair that a token is in. An encoder-decoder reads `input_ids` (or is given what `encode`
-        made of them, as `memory`), masks them by `padding_mask`, and gives the hidden states of `decoder_input_ids` (B, T').
+        made of them, as `memory`), masks them by `padding_mask`, and gives the hidden states of `decoder_input_ids` (B, T'), whose mask is
+        `decoder_padding_mask`.
         Raises ValueError if a sequence is longer than the context.
         """
         if self.encoder is None or self.decoder is None:
@@ -79,15 +80,18 @@ class Transformer(nn.Module):
             stack = self.encoder or self.decoder
             assert stack is not None
             hidden = self._run(stack, input_ids, padding_mask, document_ids, segment_ids, cache)
-            last = padding_mask if padding_mask is None else padding_mask[:, -input_ids.shape[1] :]
-            return Output(hidden, self.head, last)
+            return self._output(hidden, padding_mask)
         if decoder_input_ids is None:
             raise ValueError("an encoder-decoder needs decoder_input_ids: the target, shifted right by one")
         if memory is None:
             assert input_ids is not None
             memory = self.encode(input_ids, padding_mask)
         hidden = self._run(self.decoder, decoder_input_ids, decoder_padding_mask, None, None, cache, memory, padding_mask)
-        return Output(hidden, self.head, decoder_padding_mask)
+        return self._output(hidden, decoder_padding_mask)
+
+    def _output(self, hidden: Tensor, padding_mask: Tensor | None) -> Output:
+        """With the part of the mask that is of these positions: it may cover cached ones before them."""
+        return Output(hidden, self.head, None if padding_mask is None else padding_mask[:, -hidden.shape[1] :])
 
     def encode(self, input_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """What the decoder of an encoder-decoder looks at: (B, M) -> (B, M, D)."""
