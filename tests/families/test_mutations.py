@@ -45,6 +45,21 @@ def rules(family: str, change: Callable[[Rule], Rule]) -> Patch:
     return patch
 
 
+def described(family: str, section: str, **changes: Any) -> Patch:
+    """The family is told to be otherwise, where config.json has no field for it."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch, _folder: Path) -> None:
+        right = MODEL_TYPES[family].from_hf
+
+        def from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+            values = right(hf)
+            return values | {section: values[section] | changes}
+
+        monkeypatch.setitem(MODEL_TYPES, family, replace(MODEL_TYPES[family], from_hf=from_hf))
+
+    return patch
+
+
 def formula(target: str, wrong: Callable[..., Any]) -> Patch:
     """A function computes something else."""
     return lambda monkeypatch, _folder: monkeypatch.setattr(target, wrong)
@@ -93,6 +108,13 @@ def heads_in_turns(queries: Tensor, keys: Tensor, values: Tensor, *_rest: object
     return F.scaled_dot_product_attention(queries, keys.repeat(1, times, 1, 1), values.repeat(1, times, 1, 1), is_causal=True)
 
 
+def scaled_after_the_cap(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *_rest: object, **_options: object) -> Tensor:
+    keys, values = keys.repeat_interleave(2, dim=1), values.repeat_interleave(2, dim=1)
+    scores = 2.0 * torch.tanh(queries @ keys.mT / 2.0) * 20**-0.5
+    visible = torch.ones(23, 23, dtype=torch.bool).tril() if mask is None else mask
+    return scores.masked_fill(~visible, float("-inf")).softmax(dim=-1) @ values
+
+
 ATTEND = "tfkit.model.attention.attend"
 MISTAKES: dict[str, tuple[str, float, Patch]] = {
     "gelu exact instead of tanh": ("gpt2", LARGE, activation("gelu_tanh", "gelu")),
@@ -101,6 +123,29 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
     "eps of LayerNorm": ("gpt2", SMALL, config_says(layer_norm_epsilon=1e-12)),
     "eps of RMSNorm": ("llama", SMALL, config_says(rms_norm_eps=1e-6)),
     "theta": ("llama", LARGE, config_says(rope_parameters={"rope_type": "default", "rope_theta": 1e5})),
+    "rotary scaling ignored": ("llama 3.1", LARGE, config_says(rope_parameters={"rope_type": "default", "rope_theta": 1e4})),
+    "window of mistral one wider": ("mistral", LARGE, config_says(sliding_window=6)),
+    "window of mistral ignored": ("mistral", LARGE, config_says(sliding_window=None)),
+    "window where there is none": ("mistral without a window", LARGE, config_says(sliding_window=5)),
+    "window of gemma2 one wider": ("gemma2", LARGE, config_says(sliding_window=6)),
+    "local and global layers exchanged": (
+        "gemma2",
+        LARGE,
+        config_says(layer_types=["full_attention", "sliding_attention", "full_attention"]),
+    ),
+    "gelu of gemma2": ("gemma2", LARGE, config_says(hidden_activation="gelu")),
+    "eps of gemma2": ("gemma2", SMALL, config_says(rms_norm_eps=1e-5)),
+    "cap of the scores dropped": ("gemma2", LARGE, config_says(attn_logit_softcapping=None)),
+    "cap of the logits dropped": ("gemma2", LARGE, config_says(final_logit_softcapping=None)),
+    "scores scaled by head_dim": ("gemma2", LARGE, config_says(query_pre_attn_scalar=16)),
+    "scores scaled after the cap": ("gemma2", LARGE, formula(ATTEND, scaled_after_the_cap)),
+    "norms not stored minus one": ("gemma2", LARGE, described("gemma2", "norm", unit_offset=False)),
+    "embeddings not scaled": ("gemma2", LARGE, described("gemma2", "embedding", scale=False)),
+    "norms before and after swapped": (
+        "gemma2",
+        LARGE,
+        rules("gemma2", swapped("post_attention_layernorm", "pre_feedforward_layernorm")),
+    ),
     "keys before queries": ("gpt2", LARGE, rules("gpt2", in_order("kqv"))),
     "values before keys": ("gpt2", LARGE, rules("gpt2", in_order("qvk"))),
     "square c_proj not transposed": ("gpt2", LARGE, rules("gpt2", as_stored)),

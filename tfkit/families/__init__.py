@@ -3,11 +3,24 @@
 No torch here: a family says which tensor is which, `tfkit.hub` moves them.
 """
 
-from tfkit.families import gpt, gpt2, gpt3, llama, t5, transformer_2017
+from tfkit.families import bert, distilbert, gemma2, gpt, gpt2, gpt3, llama, mistral, smollm2, t5, transformer_2017
 from tfkit.families.rules import Family
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (transformer_2017.FAMILY, gpt.FAMILY, gpt2.FAMILY, gpt3.FAMILY, llama.FAMILY, t5.FAMILY)
+    family.name: family
+    for family in (
+        transformer_2017.FAMILY,
+        gpt.FAMILY,
+        bert.FAMILY,
+        distilbert.FAMILY,
+        gpt2.FAMILY,
+        gpt3.FAMILY,
+        llama.FAMILY,
+        t5.FAMILY,
+        mistral.FAMILY,
+        gemma2.FAMILY,
+        smollm2.FAMILY,
+    )
 }
 MODEL_TYPES: dict[str, Family] = {}  # by Hugging Face's model_type; of several, the first
 for _family in FAMILIES.values():

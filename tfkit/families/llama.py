@@ -1,13 +1,14 @@
 """Llama 1, 2, 3 (Touvron et al. 2023, arXiv 2302.13971 and 2307.09288; Grattafiori et al. 2024, arXiv 2407.21783).
 
 New against GPT-3: RMSNorm instead of LayerNorm, rotary positions instead of learned ones, a gated SiLU in the MLP, no biases and no
-dropout; Llama 2 (70B) and 3 share each key and value head among several query heads. More tokens for fewer parameters.
+dropout; Llama 2 (70B) and 3 share each key and value head among several query heads; 3.1 stretches the long wavelengths of the
+rotation for a context of 128 k. More tokens for fewer parameters.
 """
 
 from typing import Any
 
 from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
-from tfkit.model.config import ModelConfig
+from tfkit.model.config import ModelConfig, Position
 
 _LLAMA1: dict[str, Any] = {
     "vocab_size": 32000,
@@ -26,6 +27,16 @@ _LLAMA1: dict[str, Any] = {
 _LLAMA2 = _LLAMA1 | {"context_length": 4096, "norm": {"kind": "rms", "eps": 1e-5}}
 _LLAMA3 = _LLAMA2 | {"vocab_size": 128256, "context_length": 8192, "position": {"kind": "rotary", "theta": 5e5}, "num_kv_heads": 8}
 
+
+def _stretched(factor: float) -> dict[str, Any]:
+    """Llama 3.1 and later: trained to 8,192 tokens, then on with longer wavelengths."""
+    scaling = {"factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context_length": 8192}
+    return {"context_length": 131072, "position": {"kind": "rotary", "theta": 5e5, "scaling": scaling}}
+
+
+_LLAMA31 = _LLAMA3 | _stretched(8.0)
+_LLAMA32 = _LLAMA3 | _stretched(32.0) | {"head": {"kind": "lm", "tied": True}}  # the factor as its files have it; the paper is older
+
 PRESETS = {
     "llama-7b": _LLAMA1 | {"decoder_layers": 32, "dim": 4096, "num_heads": 32},
     "llama-13b": _LLAMA1 | {"decoder_layers": 40, "dim": 5120, "num_heads": 40},
@@ -36,6 +47,11 @@ PRESETS = {
     "llama2-70b": _LLAMA2 | {"decoder_layers": 80, "dim": 8192, "num_heads": 64, "num_kv_heads": 8, "hidden_dim": 28672},
     "llama3-8b": _LLAMA3 | {"decoder_layers": 32, "dim": 4096, "num_heads": 32, "hidden_dim": 14336},
     "llama3-70b": _LLAMA3 | {"decoder_layers": 80, "dim": 8192, "num_heads": 64, "hidden_dim": 28672},
+    "llama3.1-8b": _LLAMA31 | {"decoder_layers": 32, "dim": 4096, "num_heads": 32, "hidden_dim": 14336},
+    "llama3.1-70b": _LLAMA31 | {"decoder_layers": 80, "dim": 8192, "num_heads": 64, "hidden_dim": 28672},
+    "llama3.1-405b": _LLAMA31 | {"decoder_layers": 126, "dim": 16384, "num_heads": 128, "hidden_dim": 53248},
+    "llama3.2-1b": _LLAMA32 | {"decoder_layers": 16, "dim": 2048, "num_heads": 32, "hidden_dim": 8192},
+    "llama3.2-3b": _LLAMA32 | {"decoder_layers": 28, "dim": 3072, "num_heads": 24, "hidden_dim": 8192},
 }
 
 ARCHITECTURES: Architectures = {
@@ -63,27 +79,35 @@ RULES = (
     ),
     Rule("model.norm.weight", ("decoder.norm.weight",)),
     Rule("lm_head.weight", ("head.output.weight",)),
-    Rule("score.weight", ("head.classes.weight",)),
+    Rule("score.weight", ("head.classes.weight",), when=lambda config: config.head.kind != "tags"),
+    Rule("score.weight", ("head.tags.weight",), when=lambda config: config.head.kind == "tags"),
+    Rule("score.bias", ("head.tags.bias",)),
 )
 
-_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
-_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"swish": "silu", "gelu_new": "gelu_tanh"}
+ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
+_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"swish": "silu", "gelu_new": "gelu_tanh"}
 
 
-def _rope_theta(hf: dict[str, Any]) -> Any:
-    """From both spellings: rope_theta + rope_scaling (old), rope_parameters (new)."""
+def _position(hf: dict[str, Any]) -> dict[str, Any]:
+    """From both spellings: rope_theta + rope_scaling (old; older still with type for rope_type), rope_parameters (new)."""
     rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {"rope_type": "default"}
     kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
-    if kind != "default":
-        raise UnsupportedError(f"rotary positions of type {kind!r} are not supported yet; only the default type is")
+    if kind not in ("default", "llama3"):
+        raise UnsupportedError(f"rotary positions of type {kind!r} are not supported; only default and llama3 are")
     theta = rope.get("rope_theta", hf.get("rope_theta"))
-    return 1e4 if theta is None else theta
+    position = {"kind": "rotary", "theta": 1e4 if theta is None else theta}
+    if kind == "llama3":
+        original = rope.get("original_max_position_embeddings", hf["max_position_embeddings"])
+        factors = {name: rope[name] for name in ("factor", "low_freq_factor", "high_freq_factor")}
+        position["scaling"] = factors | {"original_context_length": original}
+    return position
 
 
-def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    activation = hf.get("hidden_act", "silu")
+def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, act: str = "hidden_act", **vocabulary: Any) -> dict[str, Any]:
+    """A config.json with Llama's fields; the families that go on from Llama say what else they have. `act`: the field of the activation."""
+    activation = hf.get(act, "silu")
     if str(activation) not in _FROM_ACTIVATIONS:
-        raise UnsupportedError(f"hidden_act {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
+        raise UnsupportedError(f"{act} {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
     bias = bool(hf.get("attention_bias", False))
     return {
         "vocab_size": hf["vocab_size"],
@@ -94,17 +118,30 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         "num_heads": hf["num_attention_heads"],
         "num_kv_heads": hf.get("num_key_value_heads"),
         "head_dim": hf.get("head_dim"),
-        "position": {"kind": "rotary", "theta": _rope_theta(hf)},
+        "position": _position(hf),
         "norm": {"kind": "rms", "eps": hf.get("rms_norm_eps", 1e-6)},
         "attention": {"qkv_bias": bias, "out_bias": bias},
         "mlp": {"activation": _FROM_ACTIVATIONS[activation], "gated": True, "bias": bool(hf.get("mlp_bias", False))},
-        "head": head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", False)),
+        "head": head_from_hf(hf, architectures, tied=hf.get("tie_word_embeddings", False), **vocabulary),
         "dropout": {"attention": hf.get("attention_dropout", 0.0)},
         "init": {"std": hf.get("initializer_range", 0.02)},
     }
 
 
-def _to_hf(config: ModelConfig) -> dict[str, Any]:
+def _rope_scaling(position: Position) -> dict[str, Any] | None:
+    if position.kind != "rotary" or position.scaling is None:
+        return None
+    return {
+        "rope_type": "llama3",
+        "factor": position.scaling.factor,
+        "low_freq_factor": position.scaling.low_freq_factor,
+        "high_freq_factor": position.scaling.high_freq_factor,
+        "original_max_position_embeddings": position.scaling.original_context_length,
+    }
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The fields of a config.json, in the old spelling, which every version of transformers reads."""
     return {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
@@ -114,9 +151,9 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": _ACTIVATIONS[config.mlp.activation],
+        "hidden_act": ACTIVATIONS[config.mlp.activation],
         "rope_theta": getattr(config.position, "theta", None),
-        "rope_scaling": None,
+        "rope_scaling": _rope_scaling(config.position),
         "rms_norm_eps": config.norm.eps,
         "attention_bias": config.attention.qkv_bias,
         "mlp_bias": config.mlp.bias,
@@ -134,6 +171,6 @@ FAMILY = Family(
     rules=RULES,
     prefix="model.",
     ignored=(r".*\.rotary_emb\.inv_freq",),
-    from_hf=_from_hf,
-    to_hf=_to_hf,
+    from_hf=from_hf,
+    to_hf=to_hf,
 )

@@ -1,0 +1,122 @@
+"""Gemma 2 (Riviere et al. 2024, arXiv 2408.00118).
+
+New against Llama: each sublayer has a norm before it and one after it, with weights stored minus one; the scores of the attention and
+the logits are capped softly, cap * tanh(x / cap), so that none can run away; layers look back over 4,096 tokens and over everything in
+turns, a window first; the MLP's gate is a GELU (its tanh form); embeddings are tied, and scaled by the root of dim on the way in; heads
+are wider than dim / num_heads. The 2B and 9B models were distilled from a larger one.
+"""
+
+from typing import Any
+
+from tfkit.families import llama
+from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError
+from tfkit.model.config import ModelConfig
+
+_BASE: dict[str, Any] = {
+    "vocab_size": 256000,  # the paper counts 256,128 rows; the released files have these
+    "context_length": 8192,
+    "embedding": {"scale": True},
+    "position": {"kind": "rotary", "theta": 1e4},
+    "norm": {"kind": "rms", "eps": 1e-6, "placement": "sandwich", "unit_offset": True},
+    "attention": {"softcap": 50.0, "windows": [4096, None]},
+    "mlp": {"activation": "gelu_tanh", "gated": True, "bias": False},
+    "head": {"kind": "lm", "tied": True, "softcap": 30.0},
+    "init": {"std": 0.02},  # not published; this is Hugging Face's
+}
+_SCALE_27B = 144**-0.5  # 1 / sqrt(dim / num_heads), where the smaller ones have 1 / sqrt(head_dim)
+
+# Table 1, whose MLP widths are of gate and up together.
+PRESETS = {
+    "gemma2-2b": _BASE | {"decoder_layers": 26, "dim": 2304, "hidden_dim": 9216, "num_heads": 8, "num_kv_heads": 4, "head_dim": 256},
+    "gemma2-9b": _BASE | {"decoder_layers": 42, "dim": 3584, "hidden_dim": 14336, "num_heads": 16, "num_kv_heads": 8, "head_dim": 256},
+    "gemma2-27b": _BASE
+    | {"decoder_layers": 46, "dim": 4608, "hidden_dim": 36864, "num_heads": 32, "num_kv_heads": 16, "head_dim": 128}
+    | {"attention": _BASE["attention"] | {"scale": _SCALE_27B}},
+}
+
+ARCHITECTURES: Architectures = {
+    "Gemma2ForCausalLM": {"kind": "lm"},
+    "Gemma2ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": None, "bias": False},
+    "Gemma2ForTokenClassification": {"kind": "tags"},
+    "Gemma2Model": {"kind": "none"},
+}
+_OURS, _THEIRS = "decoder.blocks.{i}", "model.layers.{i}"
+
+RULES = (
+    *(rule for rule in llama.RULES if "post_attention_layernorm" not in rule.theirs),
+    Rule(f"{_THEIRS}.post_attention_layernorm.weight", (f"{_OURS}.self_attention.post_norm.weight",)),  # here it is what its name says
+    Rule(f"{_THEIRS}.pre_feedforward_layernorm.weight", (f"{_OURS}.mlp.norm.weight",)),
+    Rule(f"{_THEIRS}.post_feedforward_layernorm.weight", (f"{_OURS}.mlp.post_norm.weight",)),
+)
+
+# What Hugging Face's class takes for a field that a file leaves out: a field of the 2B model. hidden_act, in old files, is not read.
+_CLASS_DEFAULTS: dict[str, Any] = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "tie_word_embeddings": True,
+    "query_pre_attn_scalar": 256,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "sliding_window": 4096,
+}
+_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    hf = _CLASS_DEFAULTS | hf | {"mlp_bias": False}
+    if hf.get("use_bidirectional_attention"):
+        raise UnsupportedError("use_bidirectional_attention: tfkit's Gemma 2 sees what is before each token only")
+    values = llama.from_hf(hf, ARCHITECTURES, "hidden_activation", softcap=hf["final_logit_softcapping"])
+    values["embedding"] = {"scale": True}
+    values["norm"] |= {"placement": "sandwich", "unit_offset": True}
+    values["attention"] |= {"scale": _scale(hf), "softcap": hf["attn_logit_softcapping"], "windows": _windows(hf)}
+    return values
+
+
+def _scale(hf: dict[str, Any]) -> float | None:
+    """query_pre_attn_scalar^-0.5; None where that is the usual scale."""
+    scalar = hf["query_pre_attn_scalar"]
+    if isinstance(scalar, bool) or not isinstance(scalar, int | float) or not scalar > 0:
+        raise UnsupportedError(f"query_pre_attn_scalar {scalar!r} is not a positive number")
+    return None if scalar == hf["head_dim"] else scalar**-0.5
+
+
+def _windows(hf: dict[str, Any]) -> list[Any]:
+    """The shortest list that, repeated, gives every layer its window. Old files say nothing of the layers: local and global in turns."""
+    kinds, turns = hf.get("layer_types"), [_LOCAL, _GLOBAL]
+    if kinds is None:
+        kinds = turns
+    elif not isinstance(kinds, list) or len(kinds) != hf["num_hidden_layers"] or any(kind not in turns for kind in kinds):
+        raise UnsupportedError(f"layer_types does not name {_LOCAL} or {_GLOBAL} for each of the num_hidden_layers")
+    period = next(n for n in range(1, len(kinds) + 1) if all(kind == kinds[i % n] for i, kind in enumerate(kinds)))
+    return [hf["sliding_window"] if kind == _LOCAL else None for kind in kinds[:period]]
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    fields = {name: value for name, value in llama.to_hf(config).items() if name not in ("hidden_act", "mlp_bias")}
+    windows = [config.window(layer) for layer in range(config.decoder_layers)]
+    scale, head = config.attention.scale, config.head
+    return fields | {
+        "hidden_activation": llama.ACTIVATIONS[config.mlp.activation],
+        "query_pre_attn_scalar": config.head_dim if scale is None else round(scale**-2),
+        "attn_logit_softcapping": config.attention.softcap,
+        "final_logit_softcapping": head.softcap if head.kind == "lm" else None,
+        # transformers wants a window even where no layer has one
+        "sliding_window": next((window for window in windows if window is not None), config.context_length),
+        "layer_types": [_GLOBAL if window is None else _LOCAL for window in windows],
+    }
+
+
+FAMILY = Family(
+    name="gemma2",
+    model_type="gemma2",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=RULES,
+    prefix="model.",
+    ignored=llama.FAMILY.ignored,
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+)

@@ -1,0 +1,69 @@
+"""Mistral 7B (Jiang et al. 2023, arXiv 2310.06825).
+
+New against Llama 2: every layer looks back over a window of 4,096 tokens only, itself included, so that the cache stops growing there;
+what is further back still arrives through the layers, 32 times 4,096 tokens far. Keys and values are shared by four query heads in the
+small model too. Versions 0.2 and 0.3 look back over everything again.
+"""
+
+from typing import Any
+
+from tfkit.families import llama
+from tfkit.families.rules import Architectures, Family
+from tfkit.model.config import ModelConfig
+
+_V1: dict[str, Any] = {
+    "vocab_size": 32000,
+    "context_length": 8192,  # of the training (table 1); with its window it goes on beyond
+    "decoder_layers": 32,
+    "dim": 4096,
+    "hidden_dim": 14336,
+    "num_heads": 32,
+    "num_kv_heads": 8,
+    "head_dim": None,  # 128
+    "position": {"kind": "rotary", "theta": 1e4},
+    "norm": {"kind": "rms", "eps": 1e-5},
+    "attention": {"windows": [4096]},
+    "mlp": {"activation": "silu", "gated": True, "bias": False},
+    "head": {"kind": "lm", "tied": False},
+    "init": {"std": 0.02},  # the paper is silent; this is Hugging Face's
+}
+# As their model cards say: 32 k tokens without a window, theta 1e6; 0.3 has a larger vocabulary besides.
+_V2 = _V1 | {"context_length": 32768, "position": {"kind": "rotary", "theta": 1e6}, "attention": {"windows": [None]}}
+
+PRESETS = {"mistral-7b-v0.1": _V1, "mistral-7b-v0.2": _V2, "mistral-7b-v0.3": _V2 | {"vocab_size": 32768}}
+
+ARCHITECTURES: Architectures = {
+    "MistralForCausalLM": {"kind": "lm"},
+    "MistralForSequenceClassification": {"kind": "classes", "pool": "last", "dense": None, "bias": False},
+    "MistralForTokenClassification": {"kind": "tags"},
+    "MistralModel": {"kind": "none"},
+}
+
+# What Hugging Face's class takes for a field that a file leaves out. The released files state other values.
+_CLASS_DEFAULTS: dict[str, Any] = {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096}
+_NO_BIAS = {"attention_bias": False, "mlp_bias": False}  # Llama's fields, which Mistral has not
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    hf = _CLASS_DEFAULTS | hf | _NO_BIAS
+    values = llama.from_hf(hf, ARCHITECTURES)
+    values["attention"] |= {"windows": [hf["sliding_window"]]}  # null: everything
+    return values
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    fields = {name: value for name, value in llama.to_hf(config).items() if name not in _NO_BIAS}
+    return fields | {"sliding_window": config.attention.windows[0]}
+
+
+FAMILY = Family(
+    name="mistral",
+    model_type="mistral",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=llama.RULES,
+    prefix="model.",
+    ignored=llama.FAMILY.ignored,
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+)
