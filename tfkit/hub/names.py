@@ -60,6 +60,19 @@ def expected_shapes(family: Family | None, config: ModelConfig) -> dict[str, tup
     return expected
 
 
+def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> frozenset[str]:
+    """The tensors of the model's head that the settled files lack, under the names that they would have there."""
+    names = {rule.theirs: rule.ours for rule in _expand(family.rules, config)} if family else {}
+    lacking = expected_shapes(family, config).keys() - weights.keys()
+    return frozenset(name for name in lacking if all(ours.startswith("head.") for ours in names.get(name, (name,))))
+
+
+def without_other_heads(weights: Mapping[str, Weight], config: ModelConfig) -> dict[str, Weight]:
+    """Of a file under our own names: all but what belongs to a head that this model does not have."""
+    shapes = _our_shapes(config)
+    return {name: weight for name, weight in weights.items() if name in shapes or not name.startswith("head.")}
+
+
 def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tensors:
     """The tensors of a file that fits, under our names."""
     shapes = _our_shapes(config)
@@ -75,11 +88,14 @@ def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tenso
 def to_foreign(tensors: Tensors, family: Family, config: ModelConfig) -> Tensors:
     """Our tensors under the family's names, in its layout."""
     foreign: Tensors = {}
+    written: set[tuple[str, ...]] = set()
     for rule in _expand(family.rules, config):
         if not all(name in tensors for name in rule.ours):
             continue  # a bias or a head that this model has not
         tensor = torch.cat([tensors[name] for name in rule.ours]) if len(rule.ours) > 1 else tensors[rule.ours[0]]
-        foreign[rule.theirs] = tensor.t().contiguous() if rule.transposed else tensor[None] if rule.row else tensor
+        tensor = tensor.t().contiguous() if rule.transposed else tensor[None] if rule.row else tensor
+        foreign[rule.theirs] = tensor.clone() if rule.ours in written else tensor  # in a file no two share their memory
+        written.add(rule.ours)
     return foreign
 
 

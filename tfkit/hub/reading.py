@@ -11,10 +11,11 @@ import torch
 from tfkit.errors import ModelError
 from tfkit.hub.config_json import LIMIT, OWN_TYPE, read_config, read_special_ids
 from tfkit.hub.find import find_checkpoint
-from tfkit.hub.names import expected_shapes, from_foreign, on_meta, settle_names
+from tfkit.hub.names import expected_shapes, from_foreign, missing_of_head, on_meta, settle_names, without_other_heads
 from tfkit.hub.weights import Tensors, Weight, find_weights, read_weights
 from tfkit.hub.writing import save_model
-from tfkit.model.config import ModelConfig
+from tfkit.model.config import HeadConfig, ModelConfig
+from tfkit.model.init import initialize
 from tfkit.model.transformer import Transformer
 from tfkit.run.manifest import NAME as MANIFEST
 from tfkit.run.manifest import read_manifest
@@ -39,6 +40,7 @@ class Loaded:
     family: str
     folder: Path
     special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos and pad ids as config.json has them
+    new_parameters: tuple[str, ...] = ()  # of a head that was asked for and that the files lack: random
 
     @property
     def tokenizer(self) -> Backend | None:
@@ -59,26 +61,41 @@ class Loaded:
         save_model(Path(folder), self.config, self.model.state_dict(), self.codec, family=self.family, special_ids=self.special_ids)
 
 
-def load(path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Loaded:
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    head: HeadConfig | None = None,
+    seed: int = 0,
+) -> Loaded:
     """Read a checkpoint, a run folder (its best checkpoint, else its newest) or any Hugging Face model folder with safetensors.
 
-    Raises ModelError when it is missing, damaged, unsupported or does not fit its own configuration.
+    The model has the head that config.json names, or `head`: what the files lack of that one is drawn with `seed`, and
+    `new_parameters` names it. Raises ModelError when it is missing, damaged, unsupported or does not fit its own configuration.
     """
     folder = find_checkpoint(path)
     _check_sizes(folder)
     hf = _read_config_json(folder)
     family, config = read_config(hf, folder)
+    if head is not None:
+        config = config.model_copy(update={"head": head})
     special_ids = read_special_ids(hf, folder)
     weights = find_weights(folder)
     _check_claims(config, weights, folder)
     if family is not None:
         weights, config = settle_names(weights, family, config)
-    _check_fit(weights, expected_shapes(family, config), folder)
+    elif head is not None:
+        weights = without_other_heads(weights, config)
+    lacking = missing_of_head(weights, family, config) if head is not None else frozenset()
+    expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
+    _check_fit(weights, expected, folder)
     codec = load_tokenizer(folder)
     foreign = read_weights(weights)
     tensors = from_foreign(foreign, family, config) if family else foreign
-    model = _fill(config, {name: tensor.to(dtype) for name, tensor in tensors.items()})
-    return Loaded(model.to(device), codec, config, family.name if family else OWN_TYPE, folder, special_ids)
+    new = _draw_head(config, seed, tensors) if lacking else {}
+    model = _fill(config, {name: tensor.to(dtype) for name, tensor in (tensors | new).items()})
+    return Loaded(model.to(device), codec, config, family.name if family else OWN_TYPE, folder, special_ids, tuple(new))
 
 
 def _check_sizes(folder: Path) -> None:
@@ -143,6 +160,13 @@ def _check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, 
 def _shortened(lines: list[str]) -> list[str]:
     more = len(lines) - _MOST_LINES
     return [*lines[:_MOST_LINES], f"and {more:,} more"] if more > 0 else lines
+
+
+def _draw_head(config: ModelConfig, seed: int, known: Tensors) -> Tensors:
+    """Random parameters of the head, those apart that are known."""
+    head = on_meta(config).head.to_empty(device="cpu")
+    initialize(head, config, torch.Generator().manual_seed(seed))
+    return {name: tensor for part, tensor in head.state_dict().items() if (name := f"head.{part}") not in known}
 
 
 def _fill(config: ModelConfig, tensors: Tensors) -> Transformer:

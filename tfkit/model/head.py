@@ -131,11 +131,19 @@ class TagsHead(Head):
 
 
 class NoHead(Head):
-    """Nothing: the hidden states are what the model gives."""
+    """Nothing: the hidden states are what the model gives, and beside them BERT's vector for the whole text."""
+
+    def __init__(self, config: ModelConfig, head: NoHeadConfig):
+        super().__init__()
+        self.pooler = nn.Linear(config.dim, config.dim) if head.pooler else None
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Raises ValueError: there are no logits."""
         raise ValueError("this model has no head, so it gives hidden states and no logits")
+
+    def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, D): the text's vector, from its first token."""
+        return super().extra(hidden) if self.pooler is None else torch.tanh(self.pooler(hidden[:, 0]))
 
 
 def build_head(config: ModelConfig, tokens: nn.Embedding) -> Head:
@@ -149,8 +157,8 @@ def build_head(config: ModelConfig, tokens: nn.Embedding) -> Head:
             return ClassesHead(config, head)
         case TagsHeadConfig() as head:
             return TagsHead(config, head)
-        case NoHeadConfig():
-            return NoHead()
+        case NoHeadConfig() as head:
+            return NoHead(config, head)
 
 
 def vocabulary_head(head: Head) -> VocabularyHead:

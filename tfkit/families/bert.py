@@ -1,0 +1,161 @@
+"""BERT (Devlin et al. 2018, arXiv 1810.04805).
+
+New against GPT: an encoder, in which every token sees both sides, so that words are guessed from left and right: some are hidden and
+the model says which they were (masked language model), and whether the second of two texts follows the first (next sentence). Segment
+vectors tell the two apart, a norm stands on the sum of the embeddings, and the first token, [CLS], stands for the whole text.
+Sizes: table 1 (base, large) and the released vocabularies; the small ones are Turc et al. 2019 (arXiv 1908.08962), table 1.
+"""
+
+from typing import Any
+
+from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
+from tfkit.model.config import ModelConfig
+
+_BASE: dict[str, Any] = {
+    "vocab_size": 30522,  # of the uncased models
+    "context_length": 512,
+    "hidden_dim": None,  # 4 dim
+    "num_kv_heads": None,  # full heads
+    "head_dim": None,  # 64
+    "embedding": {"norm": True, "segments": 2},
+    "position": {"kind": "learned"},
+    "norm": {"kind": "layer", "eps": 1e-12, "placement": "post"},
+    "attention": {"qkv_bias": True, "out_bias": True},
+    "mlp": {"activation": "gelu", "bias": True},
+    "head": {"kind": "masked_lm", "tied": True, "next_sentence": True},
+    "dropout": {"embedding": 0.1, "attention": 0.1, "residual": 0.1, "head": 0.1},
+    "init": {"std": 0.02},
+}
+_BERT_BASE = _BASE | {"encoder_layers": 12, "dim": 768, "num_heads": 12}
+_BERT_LARGE = _BASE | {"encoder_layers": 24, "dim": 1024, "num_heads": 16}
+
+PRESETS = {
+    "bert-tiny": _BASE | {"encoder_layers": 2, "dim": 128, "num_heads": 2},
+    "bert-mini": _BASE | {"encoder_layers": 4, "dim": 256, "num_heads": 4},
+    "bert-small": _BASE | {"encoder_layers": 4, "dim": 512, "num_heads": 8},
+    "bert-medium": _BASE | {"encoder_layers": 8, "dim": 512, "num_heads": 8},
+    "bert-base": _BERT_BASE,
+    "bert-large": _BERT_LARGE,
+    "bert-base-cased": _BERT_BASE | {"vocab_size": 28996},
+    "bert-large-cased": _BERT_LARGE | {"vocab_size": 28996},
+}
+
+ARCHITECTURES: Architectures = {
+    "BertForMaskedLM": {"kind": "masked_lm", "next_sentence": False},
+    "BertForPreTraining": {"kind": "masked_lm", "next_sentence": True},
+    "BertForSequenceClassification": {"kind": "classes", "pool": "first", "dense": "tanh", "bias": True},
+    "BertForTokenClassification": {"kind": "tags"},
+    "BertModel": {"kind": "none"},
+}
+_OURS, _THEIRS = "encoder.blocks.{i}", "bert.encoder.layer.{i}"
+
+
+def _is_tagger(config: ModelConfig) -> bool:
+    return config.head.kind == "tags"
+
+
+_MODULES = {
+    "bert.embeddings.LayerNorm": "embedding.norm",
+    f"{_THEIRS}.attention.self.query": f"{_OURS}.self_attention.op.q_proj",
+    f"{_THEIRS}.attention.self.key": f"{_OURS}.self_attention.op.k_proj",
+    f"{_THEIRS}.attention.self.value": f"{_OURS}.self_attention.op.v_proj",
+    f"{_THEIRS}.attention.output.dense": f"{_OURS}.self_attention.op.o_proj",
+    f"{_THEIRS}.attention.output.LayerNorm": f"{_OURS}.self_attention.norm",
+    f"{_THEIRS}.intermediate.dense": f"{_OURS}.mlp.op.up_proj",
+    f"{_THEIRS}.output.dense": f"{_OURS}.mlp.op.down_proj",
+    f"{_THEIRS}.output.LayerNorm": f"{_OURS}.mlp.norm",
+    "bert.pooler.dense": "head.pooler",
+    "cls.predictions.transform.dense": "head.transform",
+    "cls.predictions.transform.LayerNorm": "head.norm",
+    "cls.seq_relationship": "head.next_sentence",
+}
+RULES = (
+    *(
+        Rule(f"bert.embeddings.{name}_embeddings.weight", (f"embedding.{ours}.weight",))
+        for name, ours in (("word", "tokens"), ("position", "positions"), ("token_type", "segments"))
+    ),
+    *(Rule(f"{theirs}.{part}", (f"{ours}.{part}",)) for theirs, ours in _MODULES.items() for part in ("weight", "bias")),
+    Rule("cls.predictions.decoder.weight", ("head.output.weight",)),
+    Rule("cls.predictions.bias", ("head.bias",)),
+    # Untied, Hugging Face's class has two biases and reads this one.
+    Rule("cls.predictions.decoder.bias", ("head.bias",), when=lambda config: not config.tied),
+    # One name for two heads.
+    *(Rule(f"classifier.{part}", (f"head.classes.{part}",), when=lambda config: not _is_tagger(config)) for part in ("weight", "bias")),
+    *(Rule(f"classifier.{part}", (f"head.tags.{part}",), when=_is_tagger) for part in ("weight", "bias")),
+)
+
+_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
+_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
+
+
+def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
+    if hf.get("position_embedding_type", "absolute") != "absolute" or hf.get("is_decoder") or hf.get("add_cross_attention"):
+        raise UnsupportedError("this BERT variant has relative positions, or is a decoder, which BERT has and is not")
+    activation = hf.get("hidden_act", "gelu")
+    if str(activation) not in _FROM_ACTIVATIONS:
+        raise UnsupportedError(f"hidden_act {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
+    head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
+    if head["kind"] == "none":
+        head["pooler"] = hf.get("add_pooling_layer", True)
+    dropout, head_dropout = hf.get("hidden_dropout_prob", 0.1), hf.get("classifier_dropout")
+    return {
+        "vocab_size": hf["vocab_size"],
+        "context_length": hf["max_position_embeddings"],
+        "encoder_layers": hf["num_hidden_layers"],
+        "dim": hf["hidden_size"],
+        "hidden_dim": hf["intermediate_size"],
+        "num_heads": hf["num_attention_heads"],
+        "embedding": {"norm": True, "segments": hf.get("type_vocab_size", 2)},
+        "position": {"kind": "learned"},
+        "norm": {"kind": "layer", "eps": hf.get("layer_norm_eps", 1e-12), "placement": "post"},
+        "attention": {"qkv_bias": True, "out_bias": True},
+        "mlp": {"activation": _FROM_ACTIVATIONS[activation], "bias": True},
+        "head": head,
+        "dropout": {
+            "embedding": dropout,
+            "attention": hf.get("attention_probs_dropout_prob", 0.1),
+            "residual": dropout,
+            "head": dropout if head_dropout is None else head_dropout,
+        },
+        "init": {"std": hf.get("initializer_range", 0.02)},
+    }
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    dropout = config.dropout
+    return {
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "num_hidden_layers": config.encoder_layers,
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden_dim,
+        "num_attention_heads": config.num_heads,
+        "type_vocab_size": config.embedding.segments,
+        "layer_norm_eps": config.norm.eps,
+        "hidden_act": _ACTIVATIONS[config.mlp.activation],
+        "hidden_dropout_prob": dropout.residual,
+        "attention_probs_dropout_prob": dropout.attention,
+        "classifier_dropout": None if dropout.head == dropout.residual else dropout.head,
+        "initializer_range": config.init.std,
+        "tie_word_embeddings": config.tied,
+        # Not a field of Hugging Face's: its class always makes a pooler, with new weights if the file has none.
+        **({"add_pooling_layer": False} if config.head.kind == "none" and not config.head.pooler else {}),
+    }
+
+
+FAMILY = Family(
+    name="bert",
+    model_type="bert",
+    architectures=ARCHITECTURES,
+    presets=PRESETS,
+    rules=RULES,
+    prefix="bert.",
+    ignored=(r".*\.position_ids", r".*\.token_type_ids"),  # buffers of old files
+    from_hf=_from_hf,
+    to_hf=_to_hf,
+    renamed=(
+        (r"LayerNorm\.gamma$", "LayerNorm.weight"),  # TensorFlow's names
+        (r"LayerNorm\.beta$", "LayerNorm.bias"),
+        (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias"),  # one tensor under two names
+    ),
+)
