@@ -120,7 +120,7 @@ def test_every_spelling_of_theta(tmp_path: Path, spelling: dict[str, Any]) -> No
     "spelling",
     [
         {"rope_scaling": {"type": "linear", "factor": 2.0}},
-        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 8.0}},
         {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}},
         {"rope_scaling": {"factor": 2.0}},
     ],

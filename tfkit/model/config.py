@@ -65,6 +65,12 @@ class WavelengthScaling(Data):
     high_freq_factor: float = Field(4.0, gt=0, description="Wavelengths under original / this stay; between the two it is blended.")
     original_context_length: int = Field(gt=0, description="The context of pretraining, in tokens.")
 
+    @model_validator(mode="after")
+    def _check_factors(self) -> "WavelengthScaling":
+        if self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(f"low_freq_factor {self.low_freq_factor} is not below high_freq_factor {self.high_freq_factor}")
+        return self
+
 
 class Rotary(Data):
     """Rotation of queries and keys by their position (RoFormer, arXiv 2104.09864)."""

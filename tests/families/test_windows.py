@@ -1,0 +1,333 @@
+"""Mistral, Gemma 2, SmolLM2 and Llama 3.1 beyond a single forward: windows with a cache, spellings of config.json, caps in a loss."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_references import IDS, TOLERANCE, difference, save_reference
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma2Config, MistralConfig
+
+from tfkit.errors import ModelError
+from tfkit.families import FAMILIES, PRESETS
+from tfkit.generation.decoding import generate
+from tfkit.hub import load
+from tfkit.hub.config_json import family_of, to_config_json
+from tfkit.model.attention import attend
+from tfkit.model.cache import KeyValueCache
+from tfkit.model.config import ModelConfig, Rotary
+from tfkit.model.embedding import Embedding
+from tfkit.model.head import vocabulary_head
+from tfkit.model.position import Rotation, rotate, rotation_at
+from tfkit.model.transformer import Transformer, build
+from tfkit.objectives import log_probs
+from tfkit.recipe.schema import GenerationSection
+
+WINDOWED = ["mistral", "mistral with a window of one", "gemma2", "gemma2 with other layers"]
+LONG = torch.tensor([[(11 * t + 5 * b + 3) % 89 + 3 for t in range(60)] for b in range(2)])  # twelve windows
+
+
+def model_of(folder: Path, case: str) -> Transformer:
+    save_reference(folder, case)
+    return load(folder).model
+
+
+def edit_config(folder: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps({name: value for name, value in config.items() if name not in remove}), encoding="utf-8")
+
+
+@torch.no_grad()
+def both(folder: Path, ids: Tensor = LONG) -> tuple[Tensor, Tensor]:
+    """Our logits of a folder, and transformers'."""
+    return load(folder).model(ids).logits, AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+
+
+# The cache
+
+
+@pytest.mark.parametrize("steps", [[1] * 60, [5, 3, 7, 1, 1, 4, 19, 1, 6, 12, 1], [23, *[1] * 37], [59, 1], [60]], ids=str)
+@pytest.mark.parametrize("case", WINDOWED)
+@torch.no_grad()
+def test_steps_of_any_width_past_the_window_are_the_full_forward(tmp_path: Path, case: str, steps: list[int]) -> None:
+    expected = save_reference(tmp_path, case)(LONG).logits
+    model = load(tmp_path).model
+    cache = KeyValueCache(model.config, 2, 60, torch.float32)
+    size = cache.size
+    parts = [model(ids, cache=cache).logits for ids in LONG.split(steps, dim=1)]
+    assert difference(torch.cat(parts, dim=1), expected) < TOLERANCE
+    assert cache.size == size
+
+
+@pytest.mark.parametrize(("case", "windowed", "full"), [("mistral", 2, 0), ("gemma2", 2, 1), ("mistral without a window", 0, 2)])
+def test_a_windowed_layer_keeps_what_its_next_token_sees(tmp_path: Path, case: str, windowed: int, full: int) -> None:
+    config = model_of(tmp_path, case).config
+    position = 2 * 7 * 3 * 16  # keys and values, rows, heads, width
+    for length in (10, 60):
+        assert KeyValueCache(config, 7, length, torch.float32).size == position * (windowed * 4 + full * length)
+    assert KeyValueCache(config, 7, 3, torch.float32).size == position * 3 * (windowed + full)
+
+
+@pytest.mark.parametrize("prompt", [3, 9, 23])
+@pytest.mark.parametrize("case", WINDOWED)
+@torch.no_grad()
+def test_rows_that_leave_and_columns_of_padding(tmp_path: Path, case: str, prompt: int) -> None:
+    """Rows with 7, 2 and 5 columns of padding; the second leaves and the third goes on twice; then no row needs the first 5 columns."""
+    model = model_of(tmp_path, case)
+    padding = torch.tensor([7, 2, 5])
+    width = 7 + prompt
+    ids = LONG[:1, : width + 20].repeat(3, 1) + torch.arange(3)[:, None]
+    real = torch.arange(width + 20) >= padding[:, None]
+    cache = KeyValueCache(model.config, 3, width + 20, torch.float32)
+    model(ids[:, :width], padding_mask=real[:, :width], cache=cache)
+    rows = torch.tensor([2, 0, 2])
+    cache.keep_rows(rows)
+    cache.drop_columns(5)
+    parts = [
+        model(new, padding_mask=real[rows, 5 : width + end], cache=cache).logits
+        for new, end in zip(ids[rows, width:].split([1, 1, 6, 12], dim=1), [1, 2, 8, 20], strict=True)
+    ]
+    for row, made in zip(rows, torch.cat(parts, dim=1), strict=True):
+        alone = model(ids[row, padding[row] :][None]).logits[0]
+        assert difference(made, alone[-20:]) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", [*WINDOWED, "llama 3.1"])
+@torch.no_grad()
+def test_greedy_past_the_window_is_transformers(tmp_path: Path, case: str) -> None:
+    theirs = save_reference(tmp_path, case)
+    theirs.generation_config.eos_token_id = None
+    model = load(tmp_path).model
+    prompts = [LONG[0, :17].tolist(), [5], LONG[1, :6].tolist(), LONG[1, 9:20].tolist()]
+    ids = torch.tensor([[0] * (17 - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (17 - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    settings = {"do_sample": False, "max_new_tokens": 40, "pad_token_id": 0}
+    settings["use_cache"] = case != "mistral with a window of one"  # of which their cache forgets nothing
+    expected = theirs.generate(ids, attention_mask=mask, **settings)[:, 17:].tolist()
+    made = generate(model, prompts, GenerationSection(temperature=0, max_new_tokens=40))
+    assert [completion.ids for completion in made] == expected
+    assert len({tuple(row) for row in expected}) == len(prompts)
+
+
+@pytest.mark.parametrize("case", WINDOWED)
+@torch.no_grad()
+def test_a_packed_document_stands_as_if_alone(tmp_path: Path, case: str) -> None:
+    model = model_of(tmp_path, case)
+    lengths = [9, 1, 30, 20]
+    documents = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths)).expand(2, -1)
+    packed = model(LONG, document_ids=documents).logits
+    alone = torch.cat([model(part).logits for part in LONG.split(lengths, dim=1)], dim=1)
+    assert difference(packed, alone) < TOLERANCE
+
+
+# Heads
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("case", ["llama for classes", "mistral for classes", "gemma2 for classes"])
+@torch.no_grad()
+def test_classes_of_texts_of_unequal_lengths(tmp_path: Path, case: str, side: str) -> None:
+    theirs = save_reference(tmp_path, case)
+    mask = torch.ones_like(IDS)
+    mask[1, :9] = 0
+    mask = mask if side == "left" else mask.flip(1)
+    ids = IDS * mask  # their last token is the last one that is not pad_token_id, 0
+    expected = theirs(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
+    assert difference(load(tmp_path).model(ids, padding_mask=mask.bool()).logits, expected) < TOLERANCE
+
+
+# Configurations
+
+
+def test_the_wavelengths_of_llama_3_1() -> None:
+    rotary = PRESETS["llama3.1-8b"][1]["position"]
+    cos, sin = rotation_at(torch.tensor([1]), 16, Rotary.model_validate(rotary), torch.float32)
+    expected = [1.0, 0.1939228, 0.0376060, 0.00729267, 0.000524846, 3.428102e-5, 6.647870e-6, 1.289173e-6]
+    assert torch.atan2(sin, cos)[0].tolist() == pytest.approx(expected, rel=2e-6)
+
+
+_FACTORS = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_ORIGINAL = {"original_max_position_embeddings": 16}
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        {"rope_theta": 1e4, "rope_scaling": {"type": "llama3", **_FACTORS, **_ORIGINAL}},
+        {"rope_theta": 1e4, "rope_scaling": {"rope_type": "llama3", **_FACTORS, **_ORIGINAL}},
+        {"rope_scaling": {"rope_type": "llama3", **_FACTORS, **_ORIGINAL}},
+        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, **_FACTORS, **_ORIGINAL}},
+    ],
+)
+def test_every_spelling_of_llama_3_1(tmp_path: Path, spelling: dict[str, Any]) -> None:
+    theirs = save_reference(tmp_path, "llama 3.1")
+    edit_config(tmp_path, remove=("rope_parameters",))
+    edit_config(tmp_path, **spelling)
+    for logits in both(tmp_path):
+        assert difference(logits, theirs(LONG).logits) < TOLERANCE
+
+
+def test_the_context_is_the_original_one_where_none_is_told(tmp_path: Path) -> None:
+    save_reference(tmp_path, "llama 3.1")
+    edit_config(tmp_path, remove=("rope_parameters",), rope_theta=1e4, rope_scaling={"rope_type": "llama3", **_FACTORS})
+    assert difference(*both(tmp_path)) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("scaling", "complaint"),
+    [
+        ({"factor": 8.0}, "the field 'low_freq_factor' is missing"),
+        (_FACTORS | {"factor": "8"}, "factor"),
+        (_FACTORS | {"low_freq_factor": 4.0}, "low_freq_factor 4.0 is not below high_freq_factor 4.0"),
+        (_FACTORS | {"factor": 0.0}, "factor"),
+    ],
+)
+def test_scaling_that_cannot_be_computed_is_refused(tmp_path: Path, scaling: dict[str, Any], complaint: str) -> None:
+    save_reference(tmp_path, "llama 3.1")
+    edit_config(tmp_path, remove=("rope_parameters",), rope_theta=1e4, rope_scaling={"rope_type": "llama3"} | _ORIGINAL | scaling)
+    with pytest.raises(ModelError, match=r"config\.json: ") as caught:
+        load(tmp_path)
+    assert complaint in str(caught.value)
+
+
+def test_an_old_config_of_gemma2(tmp_path: Path) -> None:
+    """No word of which layers are local, the activation under Gemma 1's name too, which is not read."""
+    theirs = save_reference(tmp_path, "gemma2")
+    old = {"hidden_act": "gelu", "rope_theta": 10000.0, "cache_implementation": "hybrid", "torch_dtype": "float32"}
+    edit_config(tmp_path, remove=("layer_types", "rope_parameters", "hidden_activation", "dtype", "tie_word_embeddings"), **old)
+    for logits in both(tmp_path):
+        assert difference(logits, theirs(LONG).logits) < TOLERANCE
+
+
+def test_mistral_without_a_word_of_its_window_has_the_class_s_own(tmp_path: Path) -> None:
+    save_reference(tmp_path, "mistral")
+    edit_config(tmp_path, remove=("sliding_window",))
+    assert load(tmp_path).config.attention.windows == [4096]
+    assert difference(*both(tmp_path)) < TOLERANCE
+
+
+@pytest.mark.parametrize("theirs", [MistralConfig, Gemma2Config])
+def test_a_field_left_out_has_the_class_s_value(theirs: type[MistralConfig | Gemma2Config]) -> None:
+    family = FAMILIES[theirs.model_type]
+    stated = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 100, "num_hidden_layers": 3, "num_attention_heads": 8}
+    short, full = (ModelConfig.model_validate(family.from_hf(hf)) for hf in (stated, theirs(**stated).to_dict()))
+    assert short == full
+
+
+@pytest.mark.parametrize(
+    ("case", "change"),
+    [
+        ("gemma2", {"use_bidirectional_attention": True}),
+        ("gemma2", {"query_pre_attn_scalar": 0}),
+        ("gemma2", {"query_pre_attn_scalar": "20"}),
+        ("gemma2", {"attn_logit_softcapping": 0}),
+        ("gemma2", {"layer_types": ["full_attention"]}),
+        ("gemma2", {"layer_types": ["full_attention", "chunked_attention", "full_attention"]}),
+        ("gemma2", {"layer_types": 3}),
+        ("gemma2", {"layer_types": []}),
+        ("gemma2", {"sliding_window": 0}),
+        ("gemma2", {"hidden_activation": "relu2"}),
+        ("mistral", {"sliding_window": "5"}),
+        ("mistral", {"sliding_window": 0}),
+    ],
+)
+def test_what_tfkit_does_not_compute_is_refused(tmp_path: Path, case: str, change: dict[str, Any]) -> None:
+    save_reference(tmp_path, case)
+    edit_config(tmp_path, **change)
+    with pytest.raises(ModelError, match=r"config\.json: "):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "preset", [name for name, (family, _) in PRESETS.items() if family.name in ("llama", "mistral", "gemma2", "smollm2")]
+)
+def test_transformers_understands_every_preset(preset: str) -> None:
+    family, values = PRESETS[preset]
+    config = ModelConfig.model_validate(values)
+    assert family_of(config, prefer=family.name) is family
+    hf = AutoConfig.for_model(**to_config_json(family, config)).to_dict()
+    again = ModelConfig.model_validate(family.from_hf(hf))
+    assert again.model_dump(exclude={"init", "dropout"}) == config.model_dump(exclude={"init", "dropout"})
+
+
+@pytest.mark.parametrize(("windows", "expected"), [([None], "llama"), ([5], "mistral"), ([5, None], None), ([5, 3], None)])
+def test_windows_go_only_where_they_are_understood(windows: list[int | None], expected: str | None) -> None:
+    values = PRESETS["mistral-7b-v0.1"][1] | {"attention": {"windows": windows}}
+    family = family_of(ModelConfig.model_validate(values))
+    assert (family and family.name) == expected
+
+
+# Formulas
+
+
+def test_the_rows_of_meta_s_projections_permuted() -> None:
+    """Turning adjacent pairs of Meta's rows gives the scores that turning halves of the permuted rows gives; and back again."""
+    heads, width, dim = 3, 8, 20
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(heads * width, dim, generator=generator) for _ in range(2))
+    x = torch.randn(1, 9, dim, generator=generator)
+    rotation = rotation_at(torch.arange(9), width, Rotary(kind="rotary"), torch.float32)
+
+    def split(weight: Tensor) -> Tensor:
+        return F.linear(x, weight).unflatten(-1, (heads, width)).transpose(1, 2)  # (1, H, T, E)
+
+    def permuted(weight: Tensor) -> Tensor:
+        return weight.view(heads, width // 2, 2, dim).transpose(1, 2).reshape(heads * width, dim)
+
+    meta = adjacent(split(query), rotation) @ adjacent(split(key), rotation).mT
+    ours = rotate(split(permuted(query)), rotation) @ rotate(split(permuted(key)), rotation).mT
+    assert difference(ours, meta) < TOLERANCE
+    assert difference(rotate(split(query), rotation) @ rotate(split(key), rotation).mT, meta) > 1
+    back = permuted(query).view(heads, 2, width // 2, dim).transpose(1, 2).reshape(heads * width, dim)
+    assert torch.equal(back, query)
+
+
+def adjacent(x: Tensor, rotation: Rotation) -> Tensor:
+    """Meta's rotation: the pairs (2j, 2j + 1) of x (B, H, T, E) as complex numbers."""
+    turned = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * torch.complex(*rotation)
+    return torch.view_as_real(turned).flatten(-2)
+
+
+def test_a_cap_far_above_the_scores_is_no_cap() -> None:
+    queries, keys, values = (torch.randn(2, heads, 9, 8, generator=torch.Generator().manual_seed(heads)) for heads in (6, 3, 3))
+    expected = attend(queries, keys, values, None, 0.0)
+    assert difference(attend(queries, keys, values, None, 0.0, softcap=1e4), expected) < 1e-6
+    assert difference(attend(queries, keys, values, None, 0.0, softcap=0.5), expected) > 0.01
+
+
+def test_the_scale_of_the_embeddings_is_rounded_to_their_type() -> None:
+    """The root of 3,584 is 59.867; in bfloat16 it is 59.75."""
+    config = ModelConfig.model_validate(PRESETS["gemma2-9b"][1] | {"vocab_size": 3})
+    embedding = Embedding(config).to(torch.bfloat16)
+    torch.nn.init.ones_(embedding.tokens.weight)
+    assert set(embedding(torch.tensor([[1]]), torch.tensor([0])).flatten().tolist()) == {59.75}
+
+
+def test_smollm2_starts_by_width_and_depth() -> None:
+    preset = PRESETS["smollm2-135m"][1] | {"vocab_size": 500, "decoder_layers": 8}
+    parameters = dict(build(ModelConfig.model_validate(preset), seed=1).named_parameters())
+    for name, factor in {"q_proj": 1.0, "k_proj": 1.0, "o_proj": 0.25}.items():
+        std = float(parameters[f"decoder.blocks.3.self_attention.op.{name}.weight"].detach().std())
+        assert std == pytest.approx(factor / 24, rel=0.02)
+    assert float(parameters["embedding.tokens.weight"].detach().std()) == pytest.approx(1 / 24, rel=0.02)
+
+
+@pytest.mark.parametrize("bound", [log_probs.LOGITS_BYTES, 97 * 4 * 7], ids=["at once", "in blocks"])
+def test_a_capped_loss_has_the_gradients_of_a_plain_cross_entropy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int) -> None:
+    monkeypatch.setattr(log_probs, "LOGITS_BYTES", bound)
+    model = model_of(tmp_path, "gemma2").train()
+    assert vocabulary_head(model.head).softcap == 3.0
+    inputs, labels = LONG[:, :-1], LONG[:, 1:].flatten()
+
+    def gradients(loss: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(loss, list(model.parameters())))
+
+    plain = F.cross_entropy(model(inputs).logits.flatten(0, 1), labels, reduction="sum")
+    ours = -log_probs.token_log_probs(vocabulary_head(model.head), model(inputs).hidden.flatten(0, 1), labels).sum()
+    assert float(ours.detach()) == pytest.approx(float(plain.detach()), rel=1e-6)
+    for expected, found in zip(gradients(plain), gradients(ours), strict=True):
+        assert difference(found, expected) < 1e-5 * float(expected.abs().max())
