@@ -1,0 +1,119 @@
+"""GPT's and GPT-2's further heads: scores of choices, classes and rewards of texts of unequal lengths, tags; files as they lie about."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_references import CASES, IDS, LARGE, TOLERANCE, difference, save_reference
+from transformers import AutoModelForSequenceClassification, GPT2ForSequenceClassification
+
+from tfkit.errors import ModelError
+from tfkit.families import PRESETS
+from tfkit.generation.decoding import generate
+from tfkit.hub import load, save_model
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import build
+from tfkit.recipe.schema import GenerationSection
+
+CLASSES = [name for name, case in CASES.items() if "ForSequence" in case.model.__name__ and case.inputs.keys() == {"input_ids"}]
+LENGTHS = (23, 9)
+_RIGHT = torch.tensor([[place < length for place in range(23)] for length in LENGTHS])
+SIDES = {"right": _RIGHT, "left": _RIGHT.flip(1)}  # where the padding stands; True = real token
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("case", CLASSES)
+@torch.no_grad()
+def test_classes_of_texts_of_unequal_lengths(tmp_path: Path, case: str, side: str) -> None:
+    """Of every decoder that has such a class."""
+    theirs = save_reference(tmp_path, case)
+    real = SIDES[side]
+    ids = IDS.masked_fill(~real, theirs.config.pad_token_id)
+    positions = (real.long().cumsum(1) - 1).clamp(min=0)  # transformers' GPT would count the padding
+    expected = theirs(ids, attention_mask=real.long(), position_ids=positions).logits
+    model = load(tmp_path).model
+    logits = model(ids, padding_mask=real).logits
+    assert difference(logits, expected) < TOLERANCE
+    for row in range(2):  # and each as it is alone
+        assert difference(model(ids[row][real[row]][None]).logits[0], logits[row]) < TOLERANCE
+    if side == "right":
+        assert difference(model(ids).logits[1], expected[1]) > 100 * TOLERANCE  # at the padding stands something else
+
+
+@pytest.mark.parametrize("case", ["gpt with two heads", "gpt2 with two heads"])
+@torch.no_grad()
+def test_a_choice_is_scored_at_the_last_real_token(tmp_path: Path, case: str) -> None:
+    theirs = save_reference(tmp_path, case)
+    real = SIDES["right"]
+    last = torch.tensor(LENGTHS) - 1
+    expected = theirs(IDS[None], mc_token_ids=last[None]).mc_logits  # what is after a token changes nothing
+    scores = load(tmp_path).model(IDS, padding_mask=real).extra_logits
+    assert difference(scores.squeeze(-1), expected[0]) < TOLERANCE
+
+
+def test_gpt_with_two_heads_keeps_the_embedding_under_the_heads_name(tmp_path: Path) -> None:
+    save_reference(tmp_path / "theirs", "gpt with two heads")
+    names = load_file(tmp_path / "theirs" / "model.safetensors").keys()
+    assert "lm_head.weight" in names
+    assert "transformer.tokens_embed.weight" not in names
+    loaded = load(tmp_path / "theirs")
+    assert loaded.config.tied
+    assert loaded.model.head.weight is loaded.model.embedding.tokens.weight
+    assert "head.output.weight" not in loaded.model.state_dict()
+
+
+@pytest.mark.parametrize("family", ["gpt", "gpt2"])
+@torch.no_grad()
+def test_old_files_hold_masks_named_bias_and_bare_names(tmp_path: Path, family: str) -> None:
+    theirs = save_reference(tmp_path, family)
+    path = tmp_path / "model.safetensors"
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
+    tensors |= {f"h.{layer}.attn.bias": torch.ones(40, 40).tril()[None, None].contiguous() for layer in range(2)}
+    save_file(tensors, path, {"format": "pt"})
+    assert difference(load(tmp_path).model(IDS).logits, theirs(IDS).logits) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("case", "change"),
+    [
+        ("gpt", {"afn": "gelu_new"}),  # transformers has no such name here
+        ("gpt with two heads", {"summary_type": "mean"}),
+        ("gpt2 with two heads", {"summary_activation": "tanh"}),
+    ],
+)
+def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str, change: dict[str, Any]) -> None:
+    save_reference(tmp_path, case)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(ModelError, match=next(iter(change))):
+        load(tmp_path)
+
+
+@torch.no_grad()
+def test_a_reward_model_made_here_is_opened_by_transformers(tmp_path: Path) -> None:
+    """InstructGPT's: GPT-3 with a number in place of the logits; without windows transformers has a class for it."""
+    tiny = {"vocab_size": 97, "decoder_layers": 2, "dim": 24, "num_heads": 3, "context_length": 40, "init": {"std": LARGE}}
+    reward = {"head": {"kind": "classes", "count": 1, "pool": "last"}, "attention": {"qkv_bias": True, "out_bias": True}}
+    model = build(ModelConfig.model_validate(PRESETS["gpt3-1.3b"][1] | tiny | reward), seed=3).eval()
+    save_model(tmp_path, model.config, model.state_dict(), None, family="gpt3", special_ids={"pad_token_id": 1})
+    theirs, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert type(theirs) is GPT2ForSequenceClassification
+    assert theirs.score.weight.shape == (1, 24)
+    real = SIDES["right"]
+    ids = IDS.masked_fill(~real, 1)
+    rewards = model(ids, padding_mask=real).logits
+    assert difference(rewards, theirs(ids, attention_mask=real.long()).logits) < TOLERANCE
+    assert load(tmp_path).config == model.config
+
+
+def test_greedy_generation_is_transformers_token_for_token(tmp_path: Path) -> None:
+    """Their class of GPT has no cache, ours has."""
+    theirs = save_reference(tmp_path, "gpt")
+    prompts = IDS[:, :7]
+    expected = theirs.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=30, do_sample=False, pad_token_id=0)
+    made = generate(load(tmp_path).model, prompts.tolist(), GenerationSection(temperature=0, max_new_tokens=30))
+    assert [completion.ids for completion in made] == expected[:, 7:].tolist()
