@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import hashes, pretrain, records, strike, write_corpus, write_recipe
+from tiny_runs import hashes, pretrain, strike, write_corpus, write_recipe
 
 from tfkit.recipe import model_config, read_recipe
 
@@ -33,15 +33,32 @@ REFUSED = {
     "model.position.theta=200": "llama",
     "model.norm.kind=rms": "gpt",
     "model.norm.eps=1e-3": "gpt",
+    "model.norm.placement=post": "gpt",
+    "model.norm.unit_offset=true": "llama",
+    "model.embedding.scale=true": "gpt",
+    "model.embedding.norm=true": "gpt",
+    "model.embedding.segments=2": "gpt",
+    "model.position.scaling={factor: 2, original_context_length: 8}": "llama",
+    "model.attention.scale=1": "gpt",
+    "model.attention.softcap=50": "gpt",
+    "model.attention.windows=[8]": "gpt",
     "model.attention.qkv_bias=false": "gpt",
     "model.attention.out_bias=false": "gpt",
     "model.mlp.activation=relu": "gpt",
     "model.mlp.gated=true": "gpt",
     "model.mlp.bias=false": "gpt",
     "model.head.tied=false": "gpt",
+    "model.head.bias=true": "gpt",
+    "model.head.scale=0.5": "gpt",
+    "model.head.softcap=30": "gpt",
+    "model.head.choices=true": "gpt",
     "model.dropout.embedding=0.1": "gpt",
     "model.dropout.attention=0.1": "gpt",
     "model.dropout.residual=0.1": "gpt",
+    "model.dropout.hidden=0.1": "gpt",
+    "model.dropout.final=0.1": "gpt",
+    "model.dropout.head=0.1": "gpt",
+    "model.init.scheme=fan_in": "gpt",
     "model.init.std=0.2": "gpt",
     "model.init.residual_scaling=false": "gpt",
     "tokenizer.vocab_size=290": "gpt",
@@ -67,13 +84,13 @@ REFUSED = {
     "training.batch_size=2": "gpt",
     "training.micro_batch_size=1": "gpt",
     "training.seed=2": "gpt",
+    "training.precision=bf16": "gpt",
 }
 # With the warning that is given, if there is one.
 FREE = {
     "training.steps=6": "training.steps: 12 in the run, 6 now. The cosine schedule follows from the length",
     "training={steps: null, epochs: 0.5, batch_size: 4, precision: fp32}": "The cosine schedule follows from the length",
     "training={steps: null, tokens: 320, batch_size: 4, precision: fp32}": "The cosine schedule follows from the length",
-    "training.precision=bf16": "precision: torch.float32 in the run, torch.bfloat16 now. So the result is that of the run that was never",
     "training.activation_checkpointing=true": "activation_checkpointing: False in the run, True now",
     "training.compile=true": "compile: False in the run, True now",
     "training.max_skipped_steps=3": None,
@@ -99,7 +116,9 @@ FREE = {
     "carbon.pue=1.5": None,
     "carbon.every_seconds=9": None,
 }
-SINGLE = {"tokenizer.kind", "objective.kind", "model.head.kind", "data.train"}  # one value, or within a list: data.train.0.weight
+SINGLE = {"tokenizer.kind", "objective.kind", "data.train"}  # one value, or within a list: data.train.0.weight
+SINGLE |= {"model.encoder_layers", "model.head.kind"}  # no other value goes with the objective, so it is not even compared
+SINGLE |= {"model.position.scaling"}  # null, or a section, whose fields are told
 SLOW = {"training.compile=true", "carbon.enabled=true"}
 
 
@@ -196,13 +215,10 @@ def test_f39_another_machine_is_said_once(stopped: Path, tmp_path: Path) -> None
     assert (done.code, "warning" in done.err) == (0, False), done.err
 
 
-def test_f39_checkpointing_of_activations_changes_no_bit_and_precision_keeps_the_steps(stopped: Path, tmp_path: Path) -> None:
-    for name in ("same", "again", "bf16"):
+def test_f39_checkpointing_of_activations_changes_no_bit(stopped: Path, tmp_path: Path) -> None:
+    for name in ("same", "again"):
         shutil.copytree(stopped / "gpt", tmp_path / name)
-    changes = {"same": [], "again": ["training.activation_checkpointing=true"], "bf16": ["training.precision=bf16"]}
+    changes = {"same": [], "again": ["training.activation_checkpointing=true"]}
     for name, words in changes.items():
         assert pretrain(tmp_path / name, stopped / "tiny.yaml", *GPT, *words, "--resume").code == 0
     assert hashes(tmp_path / "same", 12) == hashes(tmp_path / "again", 12)
-    same, other = ({record["step"]: record["loss"] for record in records(tmp_path / name) if "loss" in record} for name in ("same", "bf16"))
-    assert same.keys() == other.keys()
-    assert all(abs(same[step] - other[step]) < 0.05 for step in same)

@@ -12,7 +12,7 @@ from tfkit.run.folder import RunFolder
 
 _LENGTH = ("training.steps", "training.epochs", "training.tokens")
 _GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas")  # raised or set after they ended a run
-_ROUNDING = ("training.precision", "training.compile", "training.activation_checkpointing")  # how, not what: as another machine
+_ROUNDING = ("training.compile", "training.activation_checkpointing")  # how, not what: as another machine
 # What may change between attempts: it does not touch what the steps so far would have done.
 _FREE = (
     *(*_LENGTH, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard"),
