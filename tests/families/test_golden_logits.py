@@ -47,6 +47,14 @@ def gpt2_shapes() -> Shapes:
     return shapes | {"transformer.ln_f.weight": (24,), "transformer.ln_f.bias": (24,)}
 
 
+def gpt_shapes() -> Shapes:
+    """GPT-2's blocks, other names for the tables, and no last norm."""
+    tables = {"wte": "tokens_embed", "wpe": "positions_embed"}
+    return {
+        ".".join(tables.get(part, part) for part in name.split(".")): shape for name, shape in gpt2_shapes().items() if "ln_f" not in name
+    }
+
+
 def llama_shapes(tied: bool, dim: int = 72, queries: int = 72, keys: int = 24, layers: int = 2, norms: tuple[str, ...] = NORMS) -> Shapes:
     shapes: Shapes = {"model.embed_tokens.weight": (97, dim), "model.norm.weight": (dim,)}
     for layer in range(layers):
@@ -92,6 +100,7 @@ GEMMA2_SHAPES = llama_shapes(
 )
 # logits[0, -1, :3], logits[1, 5, :3], and the mean of all absolute logits
 GOLDEN = {
+    "gpt": (GPT2 | {"model_type": "openai-gpt"}, gpt_shapes(), (3.6939, 1.1860, -0.4309), (2.4174, 2.3019, 2.4014), 1.1163),
     "gpt2": (GPT2, gpt2_shapes(), (-0.9493, -0.1306, 1.9246), (0.0385, -0.7053, 0.3924), 1.1079),
     "llama": (LLAMA, llama_shapes(tied=False), (-1.6194, 0.4306, 0.0368), (1.1242, -1.9249, 3.1327), 1.9221),
     "llama 3.1": (

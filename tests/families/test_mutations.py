@@ -20,6 +20,7 @@ from tfkit.families.rules import Rule
 from tfkit.hub import load
 from tfkit.model.mlp import ACTIVATIONS
 from tfkit.model.position import Rotation, count_positions
+from tfkit.model.stack import Sublayer
 
 Patch = Callable[[pytest.MonkeyPatch, Path], None]
 
@@ -87,6 +88,10 @@ def as_stored(rule: Rule) -> Rule:
     return replace(rule, transposed=False) if rule.theirs.endswith("attn.c_proj.weight") else rule
 
 
+def norm_first(sublayer: Sublayer, x: Tensor, *context: object) -> Tensor:
+    return x + sublayer.op(sublayer.norm(x), *context)
+
+
 def adjacent_pairs(x: Tensor, rotation: Rotation) -> Tensor:
     """Meta's form of rotary positions, which needs other rows of the projections."""
     cos, sin = rotation
@@ -119,6 +124,12 @@ ATTEND = "tfkit.model.attention.attend"
 MISTAKES: dict[str, tuple[str, float, Patch]] = {
     "gelu exact instead of tanh": ("gpt2", LARGE, activation("gelu_tanh", "gelu")),
     "gelu tanh instead of exact": ("gpt2 with exact gelu", LARGE, activation("gelu", "gelu_tanh")),
+    "gelu of gpt exact instead of tanh": ("gpt", LARGE, activation("gelu_tanh", "gelu")),
+    "eps of gpt": ("gpt", SMALL, config_says(layer_norm_epsilon=1e-4)),  # a norm after the sublayer hides the smaller ones
+    "norms of gpt before the sublayers": ("gpt", LARGE, formula("tfkit.model.stack.Sublayer.forward", norm_first)),
+    "norms of gpt swapped": ("gpt", LARGE, rules("openai-gpt", swapped("ln_1", "ln_2"))),
+    "values of gpt before keys": ("gpt", LARGE, rules("openai-gpt", in_order("qvk"))),
+    "square c_proj of gpt not transposed": ("gpt", LARGE, rules("openai-gpt", as_stored)),
     "gelu instead of silu": ("llama", LARGE, activation("silu", "gelu")),
     "eps of LayerNorm": ("gpt2", SMALL, config_says(layer_norm_epsilon=1e-12)),
     "eps of RMSNorm": ("llama", SMALL, config_says(rms_norm_eps=1e-6)),

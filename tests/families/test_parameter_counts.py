@@ -8,10 +8,20 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 
 PUBLISHED = {
+    "gpt": 116_534_784,
     "gpt2": 124_439_808,
     "gpt2-medium": 354_823_168,
     "gpt2-large": 774_030_080,
     "gpt2-xl": 1_557_611_200,
+    # The paper rounds: these are (50257 + 2048) dim + layers (12 dim^2 + 13 dim) + 2 dim.
+    "gpt3-125m": 125_226_240,
+    "gpt3-350m": 355_871_744,
+    "gpt3-760m": 760_300_032,
+    "gpt3-1.3b": 1_315_723_264,
+    "gpt3-2.7b": 2_651_553_280,
+    "gpt3-6.7b": 6_658_404_352,
+    "gpt3-13b": 12_853_386_240,
+    "gpt3-175b": 174_604_259_328,
     "llama-7b": 6_738_415_616,
     "llama-13b": 13_015_864_320,
     "llama-33b": 32_528_943_616,
