@@ -1,0 +1,415 @@
+"""What encoder-decoders have besides: two stacks, two masks, attention over an encoder's output, and one matrix under many names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn as nn
+from safetensors.torch import load_file, save_file
+from tiny_references import CASES as ALL_CASES
+from tiny_references import IDS, MASK, TARGETS, TOLERANCE, difference, reference, save_reference
+from transformers import (
+    MarianModel,
+    MarianMTModel,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5ForSequenceClassification,
+    T5Model,
+)
+from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
+
+from tfkit.errors import ModelError
+from tfkit.families import PRESETS
+from tfkit.hub import load, save_model
+from tfkit.model.cache import KeyValueCache
+from tfkit.model.config import ModelConfig, Relative
+from tfkit.model.position import RelativeBias, sinusoids
+from tfkit.model.transformer import Transformer, build
+
+CASES = [name for name, case in ALL_CASES.items() if case.config.is_encoder_decoder]
+SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+T5 = {name: getattr(ALL_CASES["t5 1.0"].config, name) for name in (*SIZES, "num_decoder_layers", "decoder_start_token_id")}
+
+
+def _edit(folder: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps({name: value for name, value in config.items() if name not in remove}), encoding="utf-8")
+
+
+def _logits(folder: Path) -> torch.Tensor:
+    return load(folder).model(IDS, padding_mask=MASK.bool(), decoder_input_ids=TARGETS).logits
+
+
+def _their_logits(model: PreTrainedModel) -> torch.Tensor:
+    logits: torch.Tensor = model(input_ids=IDS, attention_mask=MASK, decoder_input_ids=TARGETS).logits
+    return logits
+
+
+# Positions
+
+
+def test_buckets_of_one_direction() -> None:
+    buckets = {15: 15, 16: 16, 17: 16, 31: 21, 32: 21, 63: 26, 64: 26, 90: 29, 112: 30, 113: 31, 1000: 31}
+    bias = RelativeBias(Relative(kind="relative", buckets=32, max_distance=128), 3, bidirectional=False)
+    assert bias.bucket(-torch.tensor(list(buckets))).tolist() == list(buckets.values())
+    assert bias.bucket(torch.tensor([0, 1, 50])).tolist() == [0, 0, 0]  # what comes later is never seen
+
+
+def test_buckets_of_both_directions() -> None:
+    buckets = {-20: 10, -8: 8, -1: 1, 0: 0, 1: 17, 7: 23, 8: 24, 15: 25, 16: 26, 31: 27, 32: 28, 63: 29, 64: 30, 90: 30, 91: 31}
+    bias = RelativeBias(Relative(kind="relative", buckets=32, max_distance=128), 3, bidirectional=True)
+    assert bias.bucket(torch.tensor(list(buckets))).tolist() == list(buckets.values())
+
+
+def test_sinusoids_in_both_layouts() -> None:
+    sines, cosines = [0.84147, 0.09983, 0.0099998, 0.00099999], [0.54030, 0.99500, 0.99995, 0.9999995]
+    in_turns = [value for pair in zip(sines, cosines, strict=True) for value in pair]
+    rows = {"interleaved": in_turns, "halves": sines + cosines}
+    for layout, row in rows.items():
+        assert sinusoids(torch.tensor([1]), 8, layout, torch.float32)[0].tolist() == pytest.approx(row, abs=1e-5)
+
+
+@torch.no_grad()
+def test_sinusoids_at_the_end_of_a_long_context_are_marians() -> None:
+    table = MarianSinusoidalPositionalEmbedding(5000, 512).create_weight()
+    assert difference(sinusoids(torch.arange(512), 512, "halves", torch.float32), table[:512]) < 5e-5
+    assert difference(sinusoids(torch.arange(5000), 512, "halves", torch.float32), table) < 5e-4
+
+
+# Both stacks
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_every_hidden_state_of_the_encoder_is_transformers(tmp_path: Path, case: str) -> None:
+    theirs = save_reference(tmp_path, case)(input_ids=IDS, attention_mask=MASK, decoder_input_ids=TARGETS, output_hidden_states=True)
+    model = load(tmp_path).model
+    states: list[torch.Tensor] = []
+    assert model.encoder is not None
+    for block in model.encoder.blocks:
+        block.register_forward_pre_hook(lambda _module, inputs: states.append(inputs[0]))
+    states.append(model.encode(IDS, MASK.bool()))
+    for state, expected in zip(states, theirs.encoder_hidden_states, strict=True):
+        assert difference(state[MASK.bool()], expected[MASK.bool()]) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_a_padded_decoder_is_transformers(tmp_path: Path, case: str) -> None:
+    theirs = save_reference(tmp_path, case)
+    mask = torch.ones_like(TARGETS)
+    mask[0, -4:] = 0
+    expected = theirs(input_ids=IDS, attention_mask=MASK, decoder_input_ids=TARGETS, decoder_attention_mask=mask).logits
+    model = load(tmp_path).model
+    logits = model(IDS, padding_mask=MASK.bool(), decoder_input_ids=TARGETS, decoder_padding_mask=mask.bool()).logits
+    assert difference(logits[mask.bool()], expected[mask.bool()]) < TOLERANCE
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_a_padded_source_gives_what_it_gives_alone(tmp_path: Path, case: str, side: str) -> None:
+    save_reference(tmp_path, case)
+    model = load(tmp_path).model
+    mask = MASK.bool() if side == "right" else MASK.bool().flip(1)
+    padded = model(IDS, padding_mask=mask, decoder_input_ids=TARGETS).logits
+    for row in range(len(IDS)):
+        alone = model(IDS[row : row + 1, mask[row]], decoder_input_ids=TARGETS[row : row + 1]).logits
+        assert difference(padded[row : row + 1], alone) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_a_single_token_is_transformers(tmp_path: Path, case: str) -> None:
+    expected = save_reference(tmp_path, case)(input_ids=IDS[:1, :1], decoder_input_ids=IDS[:1, 1:2]).logits
+    assert difference(load(tmp_path).model(IDS[:1, :1], decoder_input_ids=IDS[:1, 1:2]).logits, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_token_by_token_with_a_cache_is_transformers_full_forward(tmp_path: Path, case: str) -> None:
+    expected = save_reference(tmp_path, case)(input_ids=IDS, attention_mask=MASK, decoder_input_ids=IDS).logits
+    model = load(tmp_path).model
+    assert model.decoder is not None
+    projected: list[nn.Module] = []
+    for block in model.decoder.blocks:
+        block.cross_attention.op.k_proj.register_forward_hook(lambda module, _inputs, _output: projected.append(module))
+    cache = KeyValueCache(model.config, 2, 23, torch.float32)
+    memory = model.encode(IDS, MASK.bool())
+    parts = [
+        model(memory=memory, padding_mask=MASK.bool(), decoder_input_ids=ids, cache=cache).logits
+        for ids in IDS.split([5, 3, *[1] * 15], dim=1)
+    ]
+    assert difference(torch.cat(parts, dim=1), expected) < TOLERANCE
+    assert len(projected) == model.config.decoder_layers  # keys of the encoder's output are made once
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_rows_of_a_cache_are_chosen_with_their_source(tmp_path: Path, case: str) -> None:
+    """As beam search does: a row twice, in another order, the encoder's output with it."""
+    save_reference(tmp_path, case)
+    model = load(tmp_path).model
+    rows = torch.tensor([1, 0, 1])
+    cache = KeyValueCache(model.config, 2, 11, torch.float32)
+    memory, mask = model.encode(IDS, MASK.bool()), MASK.bool()
+    model(memory=memory, padding_mask=mask, decoder_input_ids=TARGETS[:, :7], cache=cache)
+    cache.keep_rows(rows)
+    logits = model(memory=memory[rows], padding_mask=mask[rows], decoder_input_ids=TARGETS[rows, 7:], cache=cache).logits
+    expected = model(IDS[rows], padding_mask=mask[rows], decoder_input_ids=TARGETS[rows]).logits[:, 7:]
+    assert difference(logits, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_bfloat16_arithmetic_is_close_to_transformers(tmp_path: Path, case: str) -> None:
+    theirs = save_reference(tmp_path, case)
+    exact = _their_logits(theirs)
+    theirs_off = (_their_logits(theirs.to(torch.bfloat16)).float() - exact).pow(2).mean().sqrt()
+    model = load(tmp_path, dtype=torch.bfloat16).model
+    ours_off = (model(IDS, padding_mask=MASK.bool(), decoder_input_ids=TARGETS).logits.float() - exact).pow(2).mean().sqrt()
+    assert ours_off < 1.5 * theirs_off
+
+
+# Training
+
+
+@pytest.mark.parametrize("case", ["t5 1.0", "t5 1.1", "transformer of 2017"])
+def test_gradients_are_transformers(tmp_path: Path, case: str) -> None:
+    theirs = save_reference(tmp_path, case, 0.1)
+    _their_logits(theirs).logsumexp(-1).sum().backward()
+    model = load(tmp_path).model
+    model(IDS, padding_mask=MASK.bool(), decoder_input_ids=TARGETS).logits.logsumexp(-1).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert not [name for name, gradient in gradients.items() if gradient is None]
+    expected = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.grad is not None}
+    (tmp_path / "gradients").mkdir()
+    save_model(tmp_path / "gradients", model.config, {name: gradient for name, gradient in gradients.items() if gradient is not None}, None)
+    written = load_file(tmp_path / "gradients" / "model.safetensors")
+    for name, gradient in expected.items():
+        assert torch.allclose(written[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max() + 1)), name
+
+
+@pytest.mark.parametrize("case", ["t5 1.0", "t5 1.1", "transformer of 2017"])
+@torch.no_grad()
+def test_dropout_disturbs_as_much_as_transformers(tmp_path: Path, case: str) -> None:
+    """The same places, as the noise of the hidden states tells: one place more or less changes it by several times the tolerance."""
+    theirs = save_reference(tmp_path, case, 0.2)
+    _edit(tmp_path, attention_dropout=0.1, activation_dropout=0.1)  # Marian's, off by default
+    theirs = type(theirs).from_pretrained(tmp_path)
+    model = load(tmp_path).model
+    source, target = IDS[:1, :6].expand(6000, -1), IDS[:1, 6:9].expand(6000, -1)
+    exact = model(source[:1], decoder_input_ids=target[:1]).hidden
+    torch.manual_seed(0)
+    ours = model.train()(source, decoder_input_ids=target).hidden
+    noisy = theirs.train()(input_ids=source, decoder_input_ids=target, output_hidden_states=True).decoder_hidden_states[-1]
+    noises = [(hidden - exact).pow(2).mean((0, 1)).sqrt() for hidden in (ours, noisy)]
+    assert (noises[0] / noises[1] - 1).abs().max() < 0.06
+    assert abs(float(noises[0].mean() / noises[1].mean()) - 1) < 0.015
+
+
+@torch.no_grad()
+def test_t5_starts_by_the_widths_as_transformers_does(tmp_path: Path) -> None:
+    widths = {"d_model": 96, "d_kv": 40, "num_heads": 4, "d_ff": 200, "vocab_size": 997, "relative_attention_num_buckets": 64}
+    fresh = T5ForConditionalGeneration(T5Config(**T5 | widths, feed_forward_proj="gated-gelu"))
+    fresh.save_pretrained(tmp_path)
+    config = load(tmp_path).config
+    save_model(tmp_path, config, build(config, 0).state_dict(), None)
+    ours = load_file(tmp_path / "model.safetensors")
+    for name, theirs in fresh.named_parameters():
+        assert float(ours[name].std()) == pytest.approx(float(theirs.std()), rel=0.15 if ours[name].numel() < 1000 else 0.04), name
+
+
+@torch.no_grad()
+def test_the_transformer_of_2017_starts_with_variance_one_over_the_width() -> None:
+    sizes = {
+        "vocab_size": 997,
+        "context_length": 40,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "dim": 96,
+        "num_heads": 4,
+        "hidden_dim": 200,
+    }
+    model = build(ModelConfig.model_validate(PRESETS["transformer-2017-base"][1] | sizes), 0)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            assert float(parameter.std()) == pytest.approx(parameter.shape[1] ** -0.5, rel=0.04), name
+        else:
+            assert parameter.unique().tolist() == [1.0 if name.endswith("norm.weight") else 0.0], name
+
+
+# Heads
+
+
+@torch.no_grad()
+def test_classes_of_t5_are_read_at_the_end_of_the_text(tmp_path: Path) -> None:
+    config = T5Config(**T5, num_labels=3)
+    theirs = T5ForSequenceClassification(config).eval()
+    generator = torch.Generator().manual_seed(5)
+    for parameter in theirs.parameters():
+        parameter.normal_(0.0, 0.35, generator=generator)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ids, mask = IDS.clone(), MASK.bool()
+    ids[0, -1] = ids[1, -6] = config.eos_token_id  # the last real token of each row
+    ids[1, -5:] = config.pad_token_id
+    shifted = torch.cat((torch.zeros_like(ids[:, :1]), ids[:, :-1]), dim=1)
+    expected = theirs(input_ids=ids, attention_mask=mask).logits
+    loaded = load(tmp_path / "theirs")
+    assert (
+        difference(loaded.model(ids, padding_mask=mask, decoder_input_ids=shifted, decoder_padding_mask=mask).logits, expected) < TOLERANCE
+    )
+    loaded.save(tmp_path / "ours")
+    again, info = T5ForSequenceClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+    assert torch.equal(again(input_ids=ids, attention_mask=mask).logits, expected)
+
+
+@pytest.mark.parametrize(("bare", "case"), [(T5Model, "t5 1.0"), (MarianModel, "transformer of 2017")])
+@torch.no_grad()
+def test_a_model_without_a_head(tmp_path: Path, bare: type[PreTrainedModel], case: str) -> None:
+    """Marian's holds its sinusoids in the file."""
+    reference(case).save_pretrained(tmp_path / "whole")
+    theirs = bare.from_pretrained(tmp_path / "whole")
+    theirs.save_pretrained(tmp_path / "bare")
+    expected = theirs(input_ids=IDS, attention_mask=MASK, decoder_input_ids=TARGETS).last_hidden_state
+    loaded = load(tmp_path / "bare")
+    assert loaded.config.head.kind == "none"
+    assert difference(loaded.model(IDS, padding_mask=MASK.bool(), decoder_input_ids=TARGETS).hidden, expected) < TOLERANCE
+    loaded.save(tmp_path / "ours")
+    again, info = bare.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not info["unexpected_keys"]
+    assert not {name for name in info["missing_keys"] if "embed_positions" not in name}  # the sinusoids, which it makes again
+    assert torch.equal(again(input_ids=IDS, attention_mask=MASK, decoder_input_ids=TARGETS).last_hidden_state, expected)
+
+
+# Files
+
+SHARED = {"t5 1.0": ("shared.weight", ""), "transformer of 2017": ("model.shared.weight", "model.")}
+
+
+@pytest.mark.parametrize("kept", ["shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head", "all"])
+@pytest.mark.parametrize("case", SHARED)
+@torch.no_grad()
+def test_the_shared_matrix_under_any_of_its_names(tmp_path: Path, case: str, kept: str) -> None:
+    theirs = save_reference(tmp_path, case)
+    path, (shared, prefix) = tmp_path / "model.safetensors", SHARED[case]
+    tensors = load_file(path)
+    matrix = tensors.pop(shared)
+    names = {"shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head"} if kept == "all" else {kept}
+    copies = {f"{'' if name == 'lm_head' else prefix}{name}.weight": matrix.clone() for name in names}
+    save_file(tensors | copies, path, {"format": "pt"})
+    assert difference(_logits(tmp_path), _their_logits(theirs)) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_two_different_embeddings_are_refused(tmp_path: Path, case: str) -> None:
+    save_reference(tmp_path, case)
+    path, (shared, prefix) = tmp_path / "model.safetensors", SHARED[case]
+    tensors = load_file(path)
+    save_file(tensors | {f"{prefix}encoder.embed_tokens.weight": tensors[shared] + 1}, path, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"encoder\.embed_tokens\.weight and .*shared\.weight differ") as caught:
+        load(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_shards_and_their_index(tmp_path: Path, case: str) -> None:
+    theirs = save_reference(tmp_path / "whole", case)
+    theirs.save_pretrained(tmp_path / "shards", max_shard_size="8KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
+    assert torch.equal(_logits(tmp_path / "shards"), _logits(tmp_path / "whole"))
+
+
+@torch.no_grad()
+def test_an_early_t5_file(tmp_path: Path) -> None:
+    """The released ones name their class otherwise, leave out what equals the default, and hold a bias that nothing reads."""
+    widths = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128, "num_decoder_layers": 2}
+    config = T5Config(**T5 | widths)
+    theirs = T5ForConditionalGeneration(config).eval()
+    theirs.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file(
+        load_file(path) | {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": torch.ones(32, 3)},
+        path,
+        {"format": "pt"},
+    )
+    sizes = {name: T5[name] for name in SIZES}
+    early = {"model_type": "t5", "architectures": ["T5WithLMHeadModel"], **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(early), encoding="utf-8")
+    loaded = load(tmp_path)
+    assert loaded.config.context_length == 512
+    logits = loaded.model(IDS, padding_mask=MASK.bool(), decoder_input_ids=TARGETS).logits
+    assert difference(logits, _their_logits(theirs)) < TOLERANCE
+
+
+@pytest.mark.parametrize("written", [{"tie_word_embeddings": False}, {"tie_word_embeddings": True, "scale_decoder_outputs": False}])
+@torch.no_grad()
+def test_both_spellings_of_an_output_matrix_of_its_own(tmp_path: Path, written: dict[str, bool]) -> None:
+    theirs = save_reference(tmp_path, "t5 1.1")
+    _edit(tmp_path, remove=("tie_word_embeddings", "scale_decoder_outputs"))
+    _edit(tmp_path, **written)
+    loaded = load(tmp_path)
+    assert loaded.config.head.model_dump(include={"tied", "scale"}) == {"tied": False, "scale": None}
+    assert difference(_logits(tmp_path), _their_logits(theirs)) < TOLERANCE
+
+
+def test_the_id_that_begins_and_the_one_that_ends_are_kept(tmp_path: Path) -> None:
+    save_reference(tmp_path / "theirs", "transformer of 2017")
+    load(tmp_path / "theirs").save(tmp_path / "ours")
+    again = MarianMTModel.from_pretrained(tmp_path / "ours").generation_config
+    assert (again.decoder_start_token_id, again.pad_token_id, again.eos_token_id, again.forced_eos_token_id) == (0, 0, 1, 1)
+
+
+@torch.no_grad()
+def test_the_papers_bias_free_attention_is_kept_under_our_own_type(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 97, "context_length": 40, "encoder_layers": 1, "decoder_layers": 1, "dim": 24, "num_heads": 3}
+    paper = {"attention": {}, "head": {"tied": True}, "position": {"kind": "sinusoidal", "layout": "interleaved"}}
+    config = ModelConfig.model_validate(PRESETS["transformer-2017-base"][1] | sizes | paper)
+    model = build(config, 0).eval()
+    save_model(tmp_path, config, model.state_dict(), None, family="transformer_2017")
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["model_type"] == "tfkit"
+    assert torch.equal(_logits(tmp_path), model(IDS, padding_mask=MASK.bool(), decoder_input_ids=TARGETS).logits)
+
+
+@pytest.mark.parametrize(
+    ("case", "change"),
+    [
+        ("t5 1.0", {"feed_forward_proj": "gated-quick_gelu"}),
+        ("t5 1.0", {"architectures": ["T5EncoderModel"]}),
+        ("t5 1.0", {"d_model": "20"}),
+        ("t5 1.0", {"d_model": 0}),
+        ("t5 1.0", {"relative_attention_max_distance": 4}),
+        ("t5 1.0", {"relative_attention_num_buckets": 10}),
+        ("transformer of 2017", {"activation_function": "quick_gelu"}),
+        ("transformer of 2017", {"share_encoder_decoder_embeddings": False}),
+        ("transformer of 2017", {"decoder_attention_heads": 2}),
+        ("transformer of 2017", {"decoder_ffn_dim": 48}),
+        ("transformer of 2017", {"decoder_vocab_size": 96}),
+        ("transformer of 2017", {"d_model": 25}),
+    ],
+)
+def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str, change: dict[str, Any]) -> None:
+    save_reference(tmp_path, case)
+    _edit(tmp_path, **change)
+    with pytest.raises(ModelError, match=r"config\.json: ") as caught:
+        load(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path))
+
+
+def test_relative_positions_refuse_what_they_would_ignore() -> None:
+    for attention in ({"softcap": 2.0}, {"windows": [4]}):
+        with pytest.raises(ValueError, match="relative positions go with neither"):
+            ModelConfig.model_validate(PRESETS["t5-small"][1] | {"attention": attention})
+
+
+def test_a_decoder_of_two_stacks_needs_its_own_ids() -> None:
+    with torch.device("meta"):
+        model = Transformer(ModelConfig.model_validate(PRESETS["t5-small"][1]))
+    with pytest.raises(ValueError, match="needs decoder_input_ids"):
+        model(IDS)
