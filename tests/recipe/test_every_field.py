@@ -25,6 +25,7 @@ from tfkit.cli import training
 from tfkit.cli.training import TrainingRun
 from tfkit.model.config import ModelConfig
 from tfkit.model.stack import Block
+from tfkit.model.transformer import build
 from tfkit.recipe.fields import records, tags
 from tfkit.recipe.schema import ModelSection, Recipe
 
@@ -186,8 +187,22 @@ class Change(NamedTuple):
 
 
 ROTARY = "model.position={kind: rotary}"
+SCALED = "model.position={kind: rotary, scaling: {factor: 4, original_context_length: 8}}"
+RELATIVE = "model.position={kind: relative, buckets: 8}"
+RMS = "model.norm.kind=rms"
 MUON = "optimizer={kind: muon, lr: 1e-2}"
 WRITES = "generation.prompts=['the cat']"
+DESCRIPTION: dict[str, Any] = {
+    "vocab_size": 30,
+    "context_length": 16,
+    "dim": 16,
+    "num_heads": 2,
+    "position": {"kind": "learned"},
+    "norm": {"kind": "layer"},
+    "mlp": {"activation": "gelu"},
+    "encoder_layers": 1,
+    "init": {"std": 0.3},
+}
 DRAWS = f"{WRITES} | generation.max_new_tokens=24"
 HUB = "data.train=[{hub: saved}]"
 CONFIGS = "data.train=[{hub: configs}]"
@@ -208,17 +223,41 @@ TABLE = {
     "model.head_dim": Change("model.head_dim=6", shapes),
     "model.position": Change(ROTARY, shapes),
     "model.position[rotary].theta": Change("model.position.theta=3", curve, ROTARY),
-    "model.norm.kind": Change("model.norm.kind=rms", shapes),
-    "model.norm.eps": Change("model.norm.eps=0.1", curve),
+    "model.position[rotary].scaling.factor": Change("model.position.scaling.factor=8", curve, SCALED),
+    "model.position[rotary].scaling.low_freq_factor": Change("model.position.scaling.low_freq_factor=2", curve, SCALED),
+    "model.position[rotary].scaling.high_freq_factor": Change("model.position.scaling.high_freq_factor=8", curve, SCALED),
+    "model.position[rotary].scaling.original_context_length": Change("model.position.scaling.original_context_length=4", curve, SCALED),
+    "model.position[relative].buckets": Change("model.position.buckets=16", shapes, RELATIVE),
+    "model.position[relative].max_distance": Change("model.position.max_distance=10", curve, RELATIVE),
+    "model.position[sinusoidal].layout": Change("model.position.layout=interleaved", curve, "model.position={kind: sinusoidal}"),
+    "model.embedding.scale": Change("model.embedding.scale=true", curve),
+    "model.embedding.norm": Change("model.embedding.norm=true", shapes),
+    "model.embedding.segments": Change("model.embedding.segments=2", shapes),
+    "model.norm": Change("model.norm.kind=rms", shapes),
+    "model.norm[layer].eps": Change("model.norm.eps=0.1", curve),
+    "model.norm[layer].placement": Change("model.norm.placement=post", shapes),
+    "model.norm[rms].eps": Change("model.norm.eps=0.1", curve, RMS),
+    "model.norm[rms].placement": Change("model.norm.placement=sandwich", shapes, RMS),
+    "model.norm[rms].unit_offset": Change("model.norm.unit_offset=true", weights, RMS),
+    "model.attention.scale": Change("model.attention.scale=2", curve),
+    "model.attention.softcap": Change("model.attention.softcap=0.1", curve),
+    "model.attention.windows": Change("model.attention.windows=[3]", curve),
     "model.attention.qkv_bias": Change("model.attention.qkv_bias=false", shapes),
     "model.attention.out_bias": Change("model.attention.out_bias=false", shapes),
     "model.mlp.activation": Change("model.mlp.activation=relu", curve),
     "model.mlp.gated": Change("model.mlp.gated=true", shapes, "model.hidden_dim=40"),
     "model.mlp.bias": Change("model.mlp.bias=false", shapes),
-    "model.head.tied": Change("model.head.tied=false", shapes),
+    "model.head[lm].tied": Change("model.head.tied=false", shapes),
+    "model.head[lm].bias": Change("model.head.bias=true", shapes),
+    "model.head[lm].scale": Change("model.head.scale=0.5", curve),
+    "model.head[lm].softcap": Change("model.head.softcap=0.5", curve),
+    "model.head[lm].choices": Change("model.head.choices=true", shapes),
     "model.dropout.embedding": Change("model.dropout.embedding=0.3", curve),
     "model.dropout.attention": Change("model.dropout.attention=0.3", curve),
     "model.dropout.residual": Change("model.dropout.residual=0.3", curve),
+    "model.dropout.hidden": Change("model.dropout.hidden=0.3", curve),
+    "model.dropout.final": Change("model.dropout.final=0.3", curve),
+    "model.init.scheme": Change("model.init.scheme=fan_in", curve),
     "model.init.std": Change("model.init.std=0.1", curve),
     "model.init.residual_scaling": Change("model.init.residual_scaling=false", curve),
     "tokenizer.vocab_size": Change("tokenizer.vocab_size=290", tokenizer),
@@ -292,6 +331,22 @@ TABLE = {
     "carbon.intensity_g_per_kwh": Change("carbon.intensity_g_per_kwh=7", meter, f"{METERED} | carbon.country=FRA"),
     "carbon.pue": Change("carbon.pue=1.5", meter, METERED),
     "carbon.every_seconds": Change("carbon.every_seconds=60", meter, METERED),
+}
+
+# What no objective trains yet: two descriptions beside the recipe's, and what they must differ in once they are built.
+MASKED, CLASSES = {"kind": "masked_lm", "tied": True}, {"kind": "classes", "count": 2, "pool": "last"}
+BUILT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "model.encoder_layers": ({"head": MASKED, "encoder_layers": 1}, {"head": MASKED, "encoder_layers": 2}),
+    "model.head": ({"head": MASKED}, {"head": CLASSES}),
+    "model.head[masked_lm].tied": ({"head": MASKED}, {"head": MASKED | {"tied": False}}),
+    "model.head[masked_lm].next_sentence": ({"head": MASKED}, {"head": MASKED | {"next_sentence": True}}),
+    "model.head[classes].count": ({"head": CLASSES}, {"head": CLASSES | {"count": 3}}),
+    "model.head[classes].pool": ({"head": CLASSES}, {"head": CLASSES | {"pool": "first"}}),
+    "model.head[classes].dense": ({"head": CLASSES}, {"head": CLASSES | {"dense": "tanh"}}),
+    "model.head[classes].bias": ({"head": CLASSES}, {"head": CLASSES | {"bias": True}}),
+    "model.head[tags].count": ({"head": {"kind": "tags", "count": 2}}, {"head": {"kind": "tags", "count": 3}}),
+    "model.head[none].pooler": ({"head": {"kind": "none"}}, {"head": {"kind": "none", "pooler": True}}),
+    "model.dropout.head": ({"head": CLASSES}, {"head": CLASSES, "dropout": {"head": 0.5}}),
 }
 
 # Refused instead of read: a weight is how often an epoch reads a row, and an evaluation has no epochs.
@@ -406,7 +461,7 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
 def test_every_field_has_a_row() -> None:
     found = list(fields(Recipe))
     assert len(found) == len(set(found))
-    assert set(found) == TABLE.keys() | REFUSED.keys()
+    assert set(found) == TABLE.keys() | BUILT.keys() | REFUSED.keys()
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -414,6 +469,21 @@ def test_a_change_is_seen(name: str, see: Callable[[str], Seen]) -> None:
     change = TABLE[name]
     before, after = see(change.given), see(f"{change.given} | {change.words}")
     assert change.look(before) != change.look(after), f"{name} is read by nothing that {change.look.__name__} looks at"
+
+
+@pytest.mark.parametrize("name", BUILT)
+@torch.no_grad()
+def test_a_change_of_what_is_not_trained_yet_is_seen_in_the_model(name: str) -> None:
+    def look(changes: dict[str, Any]) -> tuple[dict[str, torch.Size], Any]:
+        model = build(ModelConfig.model_validate(DESCRIPTION | changes), seed=1).train()
+        torch.manual_seed(1)
+        ids = torch.arange(24).reshape(2, 12)
+        output = model(ids)
+        read = None if changes["head"]["kind"] == "none" else output.logits.tolist()
+        return {name: tensor.shape for name, tensor in model.state_dict().items()}, read
+
+    before, after = BUILT[name]
+    assert look(before) != look(after)
 
 
 @pytest.mark.parametrize("name", REFUSED)
