@@ -6,7 +6,7 @@ from functools import partial
 
 from tfkit.errors import ModelError
 from tfkit.generation.decoding import Finish, generate
-from tfkit.generation.text import TextStream
+from tfkit.generation.text import TextStream, text_behind
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema import GenerationSection
 from tfkit.tokenizer import Tokenizer
@@ -31,24 +31,28 @@ def complete(
     settings: GenerationSection,
     *,
     eos_ids: Collection[int] = (),
+    start_id: int | None = None,
     on_text: OnText | None = None,
     should_stop: Callable[[], bool] | None = None,
     first_row: int = 0,
     rendered: bool = False,
 ) -> list[TextCompletion]:
-    """Continue each text. `on_text(i, piece)` gets what is certain of completion i; the pieces joined are its text.
+    """Continue each text, or answer it: what an encoder reads is a whole text, and the decoder's is one of its own.
 
-    A prompt's ids are those that the tokenizer's template puts before and into a text, as in training; what it puts after one would end
-    the text. With `rendered` the prompts are conversations from a chat template, whose special tokens are written out. For the rest see
-    `generate`.
+    `on_text(i, piece)` gets what is certain of completion i; the pieces joined are its text. The ids of a prompt to be continued are those
+    that the tokenizer's template puts before and into a text, as in training; what it puts after one would end the text. With `rendered`
+    the prompts are conversations from a chat template, whose special tokens are written out. For the rest see `generate`.
     """
     if rendered:
         prompt_ids = encode_rendered(tokenizer, prompts)
     else:
-        prompt_ids = [ids[: len(ids) - len(tokenizer.suffix)] for ids in tokenizer.encode_texts(prompts)]
+        prompt_ids = tokenizer.encode_texts(prompts)
+        if model.encoder is None:
+            prompt_ids = [ids[: len(ids) - len(tokenizer.suffix)] for ids in prompt_ids]
     _check_vocabulary(prompt_ids, model.config.vocab_size)
     decode = partial(tokenizer.decode, skip_special_tokens=True)
-    streams = [TextStream(decode, ids, settings.stop) for ids in prompt_ids]
+    behind = [ids if model.encoder is None else [] for ids in prompt_ids]  # what a completion's text stands behind
+    streams = [TextStream(decode, ids, settings.stop) for ids in behind]
 
     def give(row: int, piece: str) -> None:
         if on_text is not None and piece:
@@ -58,7 +62,21 @@ def complete(
         give(row, streams[row].push(token))
         return streams[row].stopped
 
-    completions = generate(model, prompt_ids, settings, eos_ids=eos_ids, on_token=on_token, should_stop=should_stop, first_row=first_row)
+    def ended(row: int, ids: list[int]) -> bool:
+        text = text_behind(decode, behind[row], ids)
+        return any(string in text for string in settings.stop if string)
+
+    completions = generate(
+        model,
+        prompt_ids,
+        settings,
+        eos_ids=eos_ids,
+        start_id=start_id,
+        on_token=on_token,
+        ended=ended if settings.stop else None,
+        should_stop=should_stop,
+        first_row=first_row,
+    )
     for row, stream in enumerate(streams):
         give(row, stream.close())
     return [

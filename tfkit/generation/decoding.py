@@ -1,13 +1,10 @@
-"""Decoding with a cache of keys and values: the prompts once, then one token a step for all rows that are not finished.
+"""Decoding with a cache of keys and values: the prompts once, then one token a step for all rows that are not finished."""
 
-columns      0   1   2   3 | 4   5
-row 0        .   .   a   b | c   d      prompts are padded on the left, so that all rows continue in the same column;
-row 1        p   q   r   s | t   eos    the model numbers positions by real tokens, so that each row stands as if alone
-"""
-
+import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,10 +12,11 @@ import torch
 from torch import Tensor
 
 from tfkit.errors import DataError, ModelError
+from tfkit.generation.batch import Batch
+from tfkit.generation.beams import BeamSearch, search
 from tfkit.generation.inference import Interrupted, inference, interruptible
-from tfkit.generation.sampling import draw, probabilities
-from tfkit.model.cache import KeyValueCache
-from tfkit.model.head import vocabulary_head
+from tfkit.generation.sampling import draw, probabilities, without_repetition
+from tfkit.model.head import VocabularyHead
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema import GenerationSection
 
@@ -39,6 +37,7 @@ class _Row:
     """A prompt on its way."""
 
     index: int  # its place in the call
+    text: list[int]  # the prompt, or what an encoder-decoder's decoder begins with
     limit: int  # new tokens that it may still become
     random: np.random.Generator
     ids: list[int] = field(default_factory=list)
@@ -55,55 +54,105 @@ def generate(
     settings: GenerationSection,
     *,
     eos_ids: Collection[int] = (),
+    start_id: int | None = None,
     on_token: OnToken | None = None,
+    ended: Callable[[int, list[int]], bool] | None = None,
     should_stop: Callable[[], bool] | None = None,
     first_row: int = 0,
 ) -> list[Completion]:
     """Continue each prompt, in order; a batch gives what each prompt gives alone (in float32, ties aside).
 
+    An encoder-decoder reads the prompt and writes a text of its own, which begins after `start_id`.
+
     A row ends with "stop" at one of `eos_ids` (not part of the result) or when `on_token(row, id)` returns true, and with "length" after
-    `settings.max_new_tokens` or when prompt and continuation fill the model's context. `should_stop` is asked before every step, and all
-    the while the prompts are read; once it is true, the unfinished rows end as "interrupted". The draws of row i come from
+    `settings.max_new_tokens` or when prompt and continuation fill the model's context. Beam search, which knows its text only at the end,
+    calls `on_token` then, and asks `ended(row, ids)` on the way whether a text ends here. `should_stop` is asked before every step, and
+    all the while the prompts are read; once it is true, the unfinished rows end as "interrupted". The draws of row i come from
     (settings.seed, first_row + i). Stop strings are text and so the matter of complete.py. Raises DataError for an empty prompt, or one
-    that leaves no room.
+    that leaves no room, ModelError for a model that cannot write.
     """
     if not prompts:
         return []
-    rows = [
-        _Row(i, _room(len(prompt), first_row + i, model, settings), np.random.default_rng((settings.seed, first_row + i)))
-        for i, prompt in enumerate(prompts)
-    ]
+    begin = _beginning(model, start_id)
+    rows = []
+    for i, prompt in enumerate(prompts):
+        _check_length(len(prompt), first_row + i, model)
+        text = list(prompt) if begin is None else begin
+        limit = min(settings.max_new_tokens, _context(model) - len(text))
+        rows.append(_Row(i, text, limit, np.random.default_rng((settings.seed, first_row + i))))
     with inference(model), suppress(Interrupted):
-        batch = _Batch(model, prompts, rows)
+        batch = Batch(model, [row.text for row in rows], max(row.limit for row in rows), prompts if model.encoder is not None else None)
         with interruptible(model, should_stop):  # only here: between single tokens it is asked often enough
             logits = batch.next_logits()
-        while True:
-            tokens = _choose(logits, batch.rows, settings)
-            for row, token in zip(batch.rows, tokens, strict=True):
-                _accept(row, token, eos_ids, on_token)
-            batch.take(tokens)
-            if not batch.unfinished() or (should_stop and should_stop()):
-                break
-            logits = batch.next_logits()
+        if settings.num_beams == 1:
+            _decode(batch, logits, rows, settings, eos_ids, on_token, should_stop)
+        else:
+            _search(batch, logits, rows, settings, eos_ids, on_token, ended, should_stop)
     return [Completion(row.ids, row.finish) for row in rows]
 
 
-def _room(length: int, number: int, model: Transformer, settings: GenerationSection) -> int:
-    context = model.config.context_length
+def _beginning(model: Transformer, start_id: int | None) -> list[int] | None:
+    """What the decoder of an encoder-decoder begins with; None: a decoder alone begins with the prompt."""
+    if model.decoder is None or not isinstance(model.head, VocabularyHead):
+        what = "is an encoder" if model.decoder is None else f"has a head of the kind {model.config.head.kind}"
+        raise ModelError(f"the model {what}: it reads text and cannot write any; generate needs a decoder with a language model's head")
+    if model.encoder is None:
+        return None
+    if start_id is None:
+        raise ModelError(
+            "the model is an encoder-decoder, and nothing says which token its texts begin with: "
+            "give config.json a decoder_start_token_id, or a pad_token_id"
+        )
+    return [start_id]
+
+
+def _context(model: Transformer) -> int:
+    """The most tokens of a text: relative positions know no end."""
+    return model.config.context_length if model.config.position.kind != "relative" else sys.maxsize
+
+
+def _check_length(length: int, number: int, model: Transformer) -> None:
+    longest = _context(model) - (model.encoder is None)
     if length == 0:
         raise DataError(f"prompt {number + 1} has no tokens, so there is nothing to continue: give it some text")
-    if length >= context:
+    if length > longest:
         raise DataError(
-            f"prompt {number + 1} has {length:,} tokens, but the model's context holds {context:,}, the continuation included: "
-            f"shorten it to at most {context - 1:,} tokens"
+            f"prompt {number + 1} has {length:,} tokens, but the model's context holds {_context(model):,}"
+            f"{', the continuation included' if model.encoder is None else ''}: shorten it to at most {longest:,} tokens"
         )
-    return min(settings.max_new_tokens, context - length)
+
+
+def _decode(
+    batch: Batch,
+    logits: Tensor,
+    rows: list[_Row],
+    settings: GenerationSection,
+    eos_ids: Collection[int],
+    on_token: OnToken | None,
+    should_stop: Callable[[], bool] | None,
+) -> None:
+    """One token a row and step, greedy or drawn, from the logits (B, V) after the prompts to the end of the last row.
+
+    Rows that are done go along until leaving them out pays: each drop at least halves them, so that all the copies together cost no more
+    than the cache.
+    """
+    while True:
+        tokens = _choose(logits, rows, settings)
+        for row, token in zip(rows, tokens, strict=True):
+            _accept(row, token, eos_ids, on_token)
+        batch.take(tokens, [row.done for row in rows])
+        remaining = [i for i, row in enumerate(rows) if not row.done]
+        if not remaining or (should_stop and should_stop()):
+            return
+        if batch.full or 2 * len(remaining) <= len(rows):
+            batch.keep(remaining)
+            rows = [rows[i] for i in remaining]
+        logits = batch.next_logits()
 
 
 def _choose(logits: Tensor, rows: Sequence[_Row], settings: GenerationSection) -> list[int]:
     """The next token of each row, from logits (B, V)."""
-    if not torch.isfinite(logits).all():
-        raise ModelError("the model gives logits that are not finite (NaN or infinity): its weights are damaged or its training diverged")
+    logits = without_repetition(logits, [row.text + row.ids for row in rows], settings)
     if settings.temperature == 0:
         return logits.argmax(dim=-1).tolist()
     uniforms = torch.tensor([row.random.random() for row in rows], dtype=torch.float64)
@@ -123,54 +172,21 @@ def _accept(row: _Row, token: int, eos_ids: Collection[int], on_token: OnToken |
         row.end("length")
 
 
-class _Batch:
-    """The rows that the model still computes, their cache, and which columns of it hold real tokens."""
-
-    def __init__(self, model: Transformer, prompts: Sequence[Sequence[int]], rows: list[_Row]):
-        self.model, self.rows = model, rows
-        weight = vocabulary_head(model.head).weight
-        width = max(map(len, prompts))
-        self.input_ids = torch.zeros(len(rows), width, dtype=torch.long)
-        self.real = torch.zeros(len(rows), width, dtype=torch.bool)  # (B, columns so far)
-        for i, prompt in enumerate(prompts):
-            self.input_ids[i, width - len(prompt) :] = torch.tensor(prompt)
-            self.real[i, width - len(prompt) :] = True
-        self.input_ids, self.real = self.input_ids.to(weight.device), self.real.to(weight.device)
-        self.padded = any(len(prompt) < width for prompt in prompts)
-        columns = width + max(row.limit for row in rows)
-        self.cache = KeyValueCache(model.config, len(rows), columns, weight.dtype, weight.device)
-
-    def unfinished(self) -> bool:
-        return not all(row.done for row in self.rows)
-
-    def next_logits(self) -> Tensor:
-        """(B, V), after the last real token of each row; logits of the prompt's other positions are never made."""
-        hidden = self.model(self.input_ids, padding_mask=self.real if self.padded else None, cache=self.cache).hidden
-        logits: Tensor = self.model.head(hidden[:, -1])
-        return logits
-
-    def take(self, tokens: list[int]) -> None:
-        """Make these the next input; rows that are done go along as padding until leaving them out pays."""
-        done = torch.tensor([row.done for row in self.rows], device=self.real.device)
-        self.input_ids = torch.tensor(tokens, device=self.real.device)[:, None]  # (B, 1)
-        self.real = torch.cat((self.real, ~done[:, None]), dim=1)
-        remaining = len(self.rows) - int(done.sum())
-        full = self.real.shape[1] > self.model.config.context_length
-        if remaining and (full or 2 * remaining <= len(self.rows)):
-            self._compact(~done)
-        else:
-            self.padded = self.padded or remaining < len(self.rows)
-
-    def _compact(self, kept: Tensor) -> None:
-        """Drop the rows that are done, and the columns that then hold nothing but padding.
-
-        Each drop of rows at least halves them, so that all the copies together cost no more than the cache. Whenever the columns fill the
-        context, the row without padding has reached its limit: what remains begins later, and moves to the left.
-        """
-        self.rows = [row for row in self.rows if not row.done]
-        self.cache.keep_rows(kept.nonzero().squeeze(1))
-        self.input_ids, self.real = self.input_ids[kept], self.real[kept]
-        empty = int(self.real.any(dim=0).int().argmax())
-        self.real = self.real[:, empty:]
-        self.cache.drop_columns(empty)
-        self.padded = not bool(self.real.all())
+def _search(
+    batch: Batch,
+    logits: Tensor,
+    rows: Sequence[_Row],
+    settings: GenerationSection,
+    eos_ids: Collection[int],
+    on_token: OnToken | None,
+    ended: Callable[[int, list[int]], bool] | None,
+    should_stop: Callable[[], bool] | None,
+) -> None:
+    """Beam search, from the logits (B, V) after the prompts to the end of the last row."""
+    searches = [BeamSearch(row.text, row.limit, settings, eos_ids, None if ended is None else partial(ended, row.index)) for row in rows]
+    search(batch, logits, searches, settings, should_stop)
+    for row, one in zip(rows, searches, strict=True):
+        for token in one.best:
+            _accept(row, token, (), on_token)
+        if one.done and not row.done:
+            row.end(one.whole[0].ending)

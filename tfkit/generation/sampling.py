@@ -1,4 +1,10 @@
-"""From logits to a token. Pure functions on (..., V); excluded entries are -inf. The order is temperature, top-k, top-p, as everywhere."""
+"""From logits to a token. Pure functions on (..., V); excluded entries are -inf.
+
+The order is transformers': repeated tokens and n-grams, temperature, top-k, top-p, min-p. Greedy decoding and beam search, which draw
+nothing, stop after the first two.
+"""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -6,6 +12,37 @@ from torch import Tensor
 from tfkit.recipe.schema import GenerationSection
 
 _EXCLUDED = float("-inf")
+
+
+def penalize_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> Tensor:
+    """Scores (B, V) in which a token of its row's text is multiplied by the penalty if negative, else divided by it.
+
+    CTRL (Keskar et al. 2019, arXiv 1909.05858), with the sign as in transformers' RepetitionPenaltyLogitsProcessor.
+    """
+    scores = scores.clone()
+    for row, text in zip(scores, texts, strict=True):
+        seen = torch.tensor(sorted(set(text)), device=scores.device)
+        row[seen] = torch.where(row[seen] < 0, row[seen] * penalty, row[seen] / penalty)
+    return scores
+
+
+def exclude_repeated_ngrams(scores: Tensor, texts: Sequence[Sequence[int]], n: int) -> Tensor:
+    """Scores (B, V) without the tokens that would repeat an n-gram of their row's text; transformers' NoRepeatNGramLogitsProcessor."""
+    scores = scores.clone()
+    for row, text in zip(scores, texts, strict=True):
+        end = list(text[len(text) - (n - 1) :]) if len(text) >= n - 1 else None
+        repeats = [text[i + n - 1] for i in range(len(text) - n + 1) if list(text[i : i + n - 1]) == end]
+        row[repeats] = _EXCLUDED
+    return scores
+
+
+def without_repetition(scores: Tensor, texts: Sequence[Sequence[int]], settings: GenerationSection) -> Tensor:
+    """Scores (B, V), or log-probabilities, as the settings against repetition leave them. `texts`: the ids of each row so far."""
+    if settings.repetition_penalty != 1:
+        scores = penalize_repetition(scores, texts, settings.repetition_penalty)
+    if settings.no_repeat_ngram is not None:
+        scores = exclude_repeated_ngrams(scores, texts, settings.no_repeat_ngram)
+    return scores
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -25,6 +62,12 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(tail.scatter(-1, order, tail), _EXCLUDED)
 
 
+def keep_min_p(logits: Tensor, p: float) -> Tensor:
+    """Exclude what is less likely than p times the likeliest (Nguyen et al. 2024, arXiv 2407.01082; transformers' MinPLogitsWarper)."""
+    probabilities = logits.softmax(dim=-1)
+    return logits.masked_fill(probabilities < p * probabilities.amax(dim=-1, keepdim=True), _EXCLUDED)
+
+
 def probabilities(logits: Tensor, settings: GenerationSection) -> Tensor:
     """What a token is drawn from, float32 (..., V). The temperature must not be 0, which is greedy decoding."""
     logits = logits.float() / settings.temperature
@@ -32,6 +75,8 @@ def probabilities(logits: Tensor, settings: GenerationSection) -> Tensor:
         logits = keep_top_k(logits, settings.top_k)
     if settings.top_p < 1:
         logits = keep_top_p(logits, settings.top_p)
+    if settings.min_p > 0:
+        logits = keep_min_p(logits, settings.min_p)
     return logits.softmax(dim=-1)
 
 

@@ -19,7 +19,7 @@ class TextStream:
         self.stopped = False  # a stop string came; nothing follows
         self._decode = decode
         self._stop = [string for string in stop if string]
-        self._window = list(prompt_ids[-_CONTEXT:])
+        self._window = _end_of(prompt_ids)
         self._read = len(decode(self._window)) if self._window else 0  # characters of the window's text that were taken
         self._held = ""  # whole characters that may begin a stop string
 
@@ -69,3 +69,13 @@ class TextStream:
     def _overlap(self, text: str) -> int:
         """The length of the longest end of the text with which a stop string begins."""
         return max((n for string in self._stop for n in range(1, len(string)) if text.endswith(string[:n])), default=0)
+
+
+def text_behind(decode: Callable[[list[int]], str], prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
+    """The text of a whole continuation at once, as far as its last character is whole."""
+    before = _end_of(prompt_ids)
+    return decode([*before, *ids]).rstrip(_REPLACEMENT)[len(decode(before)) if before else 0 :]
+
+
+def _end_of(ids: Sequence[int]) -> list[int]:
+    return list(ids[-_CONTEXT:])

@@ -56,9 +56,16 @@ class KeyValueCache:
         self.length += positions
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Go on with these rows of the batch only, in this order; a row may stand twice (beams)."""
+        """Go on with these rows of the batch only, in this order; a row may stand twice."""
         self._pairs = [(keys[rows], values[rows]) for keys, values in self._pairs]
         self._crossed = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._crossed.items()}
+
+    def exchange_rows(self, rows: Tensor) -> None:
+        """Go on with these rows in place of as many others; each is of the same encoder's output as the one whose place it takes."""
+        for pair, old in zip(self._pairs, self._old, strict=True):
+            filled = self.length if old is None else min(self.length, old)
+            for store in pair:
+                store[:, :, :filled] = store[:, :, :filled][rows]
 
     def drop_columns(self, count: int) -> None:
         """Forget the first `count` positions, which no row needs (padding): what follows moves to the left."""

@@ -182,6 +182,19 @@ class GenerationSection(Data):
     temperature: float = Field(1.0, ge=0, description="Divides the logits; 0 is greedy.")
     top_k: Count | None = Field(None, description="Draw from the k likeliest tokens only.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that hold this share of the probability.")
+    min_p: float = Field(0.0, ge=0, le=1, description="Draw from the tokens with at least this share of the likeliest one's probability.")
+    repetition_penalty: float = Field(1.0, gt=0, description="Makes tokens that the text has less likely, if above 1.")
+    no_repeat_ngram: Count | None = Field(None, description="No run of so many tokens comes twice.")
+    num_beams: Count = Field(1, description="Texts that beam search keeps; 1: none. It draws nothing, so what is said of drawing is idle.")
+    length_penalty: float = Field(1.0, description="Beam search: above 0 long texts gain, below 0 short ones do.")
+    length_law: Literal["power", "gnmt"] = Field(
+        "power",
+        description="Beam search scores log-probability / length ^ length_penalty, or / ((5 + length) / 6) ^ length_penalty (arXiv 1609.08144).",
+    )
+    early_stopping: Literal["full", "likely", "never"] = Field(
+        "likely",
+        description="Beam search ends with num_beams whole texts: full, at once; likely, if others are unlikely to better them; never, if none can.",
+    )
     stop: list[str] = Field([], description="End a continuation where one of these strings appears.")
     seed: int = Field(1, ge=0, lt=2**32, description="Of the draws.")
 

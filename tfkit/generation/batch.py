@@ -1,0 +1,98 @@
+"""The texts that the model is making: their next inputs, their cache, and what an encoder made of the prompts.
+
+columns      0   1   2   3 | 4   5
+row 0        .   .   a   b | c   d      a decoder's prompts are padded on the left, so that all rows continue in the same column;
+row 1        p   q   r   s | t   eos    the model numbers positions by real tokens, so that each row stands as if alone
+
+An encoder reads the prompts padded on the right, and the decoder's rows all begin with its start token.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tfkit.errors import ModelError
+from tfkit.model.cache import KeyValueCache
+from tfkit.model.head import vocabulary_head
+from tfkit.model.transformer import Transformer
+
+
+class Batch:
+    """The rows that the model still computes, their cache, and which columns of it hold real tokens."""
+
+    def __init__(self, model: Transformer, texts: Sequence[Sequence[int]], most_new: int, sources: Sequence[Sequence[int]] | None = None):
+        """`texts`: what a decoder continues. `most_new`: the new tokens of the row that gets the most. `sources`: what an encoder reads."""
+        self.model = model
+        weight = vocabulary_head(model.head).weight
+        self.input_ids, self.real = _padded(texts, weight.device, left=True)  # (B, columns so far)
+        self.source = None if sources is None else _padded(sources, weight.device, left=False)  # ids and which are real, (B, M)
+        self.memory: Tensor | None = None  # (B, M, D)
+        self.padded = not bool(self.real.all())
+        self.cache = KeyValueCache(model.config, len(texts), self.real.shape[1] + most_new, weight.dtype, weight.device)
+
+    @property
+    def full(self) -> bool:
+        """Whether the columns no longer fit the context, so that padding must go before the next step."""
+        return self.real.shape[1] > self.model.config.context_length and self.model.config.position.kind != "relative"
+
+    def next_logits(self) -> Tensor:
+        """(B, V), after the last token of each row; logits of the prompt's other positions are never made.
+
+        Raises ModelError if they are not finite.
+        """
+        mask = self.real if self.padded else None
+        if self.source is None:
+            output = self.model(self.input_ids, padding_mask=mask, cache=self.cache)
+        else:
+            ids, real = self.source
+            if self.memory is None:
+                self.memory = self.model.encode(ids, real)
+            output = self.model(
+                decoder_input_ids=self.input_ids, decoder_padding_mask=mask, memory=self.memory, padding_mask=real, cache=self.cache
+            )
+        logits: Tensor = self.model.head(output.hidden[:, -1])
+        if not torch.isfinite(logits).all():
+            raise ModelError(
+                "the model gives logits that are not finite (NaN or infinity): its weights are damaged or its training diverged"
+            )
+        return logits
+
+    def take(self, tokens: Sequence[int], done: Sequence[bool]) -> None:
+        """Make these the next input; what follows in a row that is done is padding."""
+        self.input_ids = torch.tensor(tokens, device=self.real.device)[:, None]  # (B, 1)
+        self.real = torch.cat((self.real, ~torch.tensor(done, device=self.real.device)[:, None]), dim=1)
+        self.padded = self.padded or any(done)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, and without the columns that then hold nothing but padding; a row may stand twice.
+
+        Whenever the columns fill the context, the row without padding has reached its limit: once it is left out, what remains begins
+        later, and moves to the left.
+        """
+        kept = torch.tensor(rows, device=self.real.device)
+        self.cache.keep_rows(kept)
+        self.input_ids, self.real = self.input_ids[kept], self.real[kept]
+        if self.source is not None and self.memory is not None:
+            self.source, self.memory = (self.source[0][kept], self.source[1][kept]), self.memory[kept]
+        empty = int(self.real.any(dim=0).int().argmax())
+        self.real = self.real[:, empty:]
+        self.cache.drop_columns(empty)
+        self.padded = not bool(self.real.all())
+
+    def exchange(self, rows: Sequence[int]) -> None:
+        """Go on with these rows in place of as many, each from the same prompt as the one whose place it takes."""
+        if list(rows) != list(range(len(rows))):
+            self.cache.exchange_rows(torch.tensor(rows, device=self.real.device))
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Ids (B, width of the longest), and which of them are real."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    real = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[i, place] = torch.tensor(row)
+        real[i, place] = True
+    return ids.to(device), real.to(device)

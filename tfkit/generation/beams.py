@@ -1,0 +1,144 @@
+"""Beam search: the likeliest whole text, as far as a few unfinished ones at a time can tell. Nothing is drawn.
+
+Each step continues every beam by every token, and keeps the `num_beams` likeliest texts that have not ended:
+
+    a             -> a b, a c
+    a b, a c      -> a c d, a b e        (both may come from one beam)      a b <eos> is whole: scored, and set aside
+
+The whole texts compete by log-probability over a function of their length, without which short ones would win. Everything is as in
+transformers' generate(num_beams=...); the second law of lengths is that of GNMT (Wu et al. 2016, arXiv 1609.08144, equation 14).
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tfkit.generation.batch import Batch
+from tfkit.generation.sampling import without_repetition
+from tfkit.recipe.schema import GenerationSection
+
+Ending = Literal["stop", "length"]
+_IMPOSSIBLE = float("-inf")
+
+
+@dataclass(frozen=True)
+class _Beam:
+    """A text that is not whole yet."""
+
+    ids: list[int]
+    log_probability: float
+    parent: int  # the beam that it continues
+
+
+@dataclass(frozen=True)
+class WholeText:
+    """A text that has ended, without the eos that ended it."""
+
+    ids: list[int]
+    score: float
+    ending: Ending
+
+
+class BeamSearch:
+    """The search for the continuation of one prompt. `ended(ids)` tells whether a text ends with its last token, besides at an eos."""
+
+    def __init__(
+        self,
+        text: Sequence[int],
+        limit: int,
+        settings: GenerationSection,
+        eos_ids: Collection[int],
+        ended: Callable[[list[int]], bool] | None = None,
+    ):
+        self.text, self.limit, self.settings, self.eos_ids, self.ended = list(text), limit, settings, eos_ids, ended
+        self.running = [_Beam([], 0.0, 0)]
+        self.whole: list[WholeText] = []  # the best first
+        self.done = False
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """The ids of each beam, those that it continues included."""
+        return [self.text + beam.ids for beam in self.running]
+
+    @property
+    def best(self) -> list[int]:
+        """The best text so far: a whole one, if there is one."""
+        return self.whole[0].ids if self.whole else self.running[0].ids
+
+    def extend(self, candidates: Iterable[tuple[float, int, int]]) -> None:
+        """Go on with these: (log-probability of the whole text, beam, token), the likeliest first.
+
+        There must be so many that enough of them do not end; and only the first `num_beams` may end, as in transformers.
+        """
+        beams, whole, running = self.settings.num_beams, self.whole, []
+        for rank, (log_probability, parent, token) in enumerate(candidates):
+            if log_probability == _IMPOSSIBLE:
+                break
+            ids = [*self.running[parent].ids, token]
+            ending = self._ending(ids)
+            if ending is None:
+                running.append(_Beam(ids, log_probability, parent))
+            elif rank < beams:
+                kept = ids[:-1] if token in self.eos_ids else ids
+                whole = [*whole, WholeText(kept, log_probability / self._divisor(len(ids)), ending)]
+        self.whole = sorted(whole, key=lambda text: -text.score)[:beams]
+        self.done = not running or self._is_settled(running[0])
+        if not self.done:
+            running += [_Beam(running[0].ids, _IMPOSSIBLE, running[0].parent)] * (beams - len(running))
+            self.running = running[:beams]
+
+    def _ending(self, ids: list[int]) -> Ending | None:
+        if ids[-1] in self.eos_ids or (self.ended is not None and self.ended(ids)):
+            return "stop"
+        return "length" if len(ids) == self.limit else None
+
+    def _is_settled(self, best: _Beam) -> bool:
+        """Whether the whole texts that there are stay, by the rule of the settings."""
+        if len(self.whole) < self.settings.num_beams:
+            return False
+        if self.settings.early_stopping == "full":
+            return True
+        grows = self.settings.early_stopping == "never" and self.settings.length_penalty > 0
+        length = self.limit if grows else len(best.ids)  # at which the best unfinished text would score most
+        return best.log_probability / self._divisor(length) <= self.whole[-1].score
+
+    def _divisor(self, length: int) -> float:
+        base = (5 + length) / 6 if self.settings.length_law == "gnmt" else length
+        return float(base**self.settings.length_penalty)
+
+
+def search(
+    batch: Batch, logits: Tensor, searches: Sequence[BeamSearch], settings: GenerationSection, should_stop: Callable[[], bool] | None
+) -> None:
+    """Run all searches to their ends. `batch` has a row for each of them, and `logits` (B, V) are those after its prompts."""
+    running = list(searches)
+    while True:
+        places = len(logits) // len(running)  # rows of each
+        _extend(running, logits, settings)
+        unfinished = [(i, one) for i, one in enumerate(running) if not one.done]
+        if not unfinished or (should_stop is not None and should_stop()):
+            return
+        rows = [i * places + beam.parent for i, one in unfinished for beam in one.running]
+        if len(rows) == len(running) * places:
+            batch.exchange(rows)
+        else:  # the first step, in which a prompt had one row, or one in which a search has ended
+            batch.keep(rows)
+        running = [one for _, one in unfinished]
+        batch.take([beam.ids[-1] for one in running for beam in one.running], [False] * len(rows))
+        logits = batch.next_logits()
+
+
+def _extend(searches: Sequence[BeamSearch], logits: Tensor, settings: GenerationSection) -> None:
+    """Continue all beams, from logits (B, V) with as many rows for each search."""
+    vocabulary = logits.shape[-1]
+    scores = logits.float().log_softmax(dim=-1)
+    scores = without_repetition(scores, [text for one in searches for text in one.texts], settings)
+    before = torch.tensor([beam.log_probability for one in searches for beam in one.running], device=scores.device)
+    scores = (scores + before[:, None]).unflatten(0, (len(searches), -1)).flatten(1)  # (searches, rows a search * V)
+    count = max(2, 1 + len(searches[0].eos_ids)) * settings.num_beams  # so that enough are left if all beams end at every eos
+    best = scores.topk(min(count, scores.shape[1]), dim=-1)
+    for one, values, indices in zip(searches, best.values.tolist(), best.indices.tolist(), strict=True):
+        one.extend((value, index // vocabulary, index % vocabulary) for value, index in zip(values, indices, strict=True))
