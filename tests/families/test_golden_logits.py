@@ -32,6 +32,8 @@ def mixed(name: str, shape: tuple[int, ...], neutral: float = 1.0) -> NDArray[np
     if len(shape) == 1:
         is_norm = name.endswith("weight") and ("norm" in name.lower() or ".ln_" in name)
         u = neutral + 0.5 * u if is_norm else 0.2 * u
+    elif name == "final_logits_bias":  # Marian's, with one row
+        u = 0.2 * u
     return u.reshape(shape).astype(np.float32)
 
 
@@ -67,6 +69,60 @@ def llama_shapes(tied: bool, dim: int = 72, queries: int = 72, keys: int = 24, l
     return shapes if tied else shapes | {"lm_head.weight": (97, dim)}
 
 
+def bert_shapes() -> Shapes:
+    b = "bert.embeddings"
+    shapes: Shapes = {f"{b}.word_embeddings.weight": (97, 24), f"{b}.position_embeddings.weight": (40, 24)}
+    shapes |= {f"{b}.token_type_embeddings.weight": (2, 24)} | norm(f"{b}.LayerNorm")
+    for layer in range(2):
+        h = f"bert.encoder.layer.{layer}"
+        for name in ("self.query", "self.key", "self.value", "output.dense"):
+            shapes |= linear(f"{h}.attention.{name}", 24, 24)
+        shapes |= norm(f"{h}.attention.output.LayerNorm") | norm(f"{h}.output.LayerNorm")
+        shapes |= linear(f"{h}.intermediate.dense", 52, 24) | linear(f"{h}.output.dense", 24, 52)
+    shapes |= linear("bert.pooler.dense", 24, 24) | linear("cls.predictions.transform.dense", 24, 24)
+    shapes |= norm("cls.predictions.transform.LayerNorm") | {"cls.predictions.bias": (97,)}
+    return shapes | linear("cls.seq_relationship", 2, 24)
+
+
+def distilbert_shapes() -> Shapes:
+    b = "distilbert.embeddings"
+    shapes: Shapes = {f"{b}.word_embeddings.weight": (97, 24), f"{b}.position_embeddings.weight": (40, 24)} | norm(f"{b}.LayerNorm")
+    for layer in range(2):
+        h = f"distilbert.transformer.layer.{layer}"
+        for name in ("q_lin", "k_lin", "v_lin", "out_lin"):
+            shapes |= linear(f"{h}.attention.{name}", 24, 24)
+        shapes |= norm(f"{h}.sa_layer_norm") | norm(f"{h}.output_layer_norm")
+        shapes |= linear(f"{h}.ffn.lin1", 52, 24) | linear(f"{h}.ffn.lin2", 24, 52)
+    return shapes | linear("vocab_transform", 24, 24) | norm("vocab_layer_norm") | {"vocab_projector.bias": (97,)}
+
+
+def linear(name: str, rows: int, columns: int) -> Shapes:
+    return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+
+
+def norm(name: str) -> Shapes:
+    return {f"{name}.weight": (24,), f"{name}.bias": (24,)}
+
+
+BERT = {
+    "model_type": "bert",
+    "architectures": ["BertForPreTraining"],
+    "vocab_size": 97,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 52,
+    "max_position_embeddings": 40,
+}
+DISTILBERT = {
+    "model_type": "distilbert",
+    "vocab_size": 97,
+    "dim": 24,
+    "n_layers": 2,
+    "n_heads": 3,
+    "hidden_dim": 52,
+    "max_position_embeddings": 40,
+}
 GPT2 = {"model_type": "gpt2", "vocab_size": 97, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_positions": 40}
 LLAMA = {
     "model_type": "llama",
@@ -152,4 +208,113 @@ def test_golden_logits(
     logits = load(tmp_path).model(IDS).logits
     assert logits[0, -1, :3].tolist() == pytest.approx(last, abs=TOLERANCE)
     assert logits[1, 5, :3].tolist() == pytest.approx(fifth, abs=TOLERANCE)
+    assert float(logits.abs().mean()) == pytest.approx(mean, abs=TOLERANCE)
+
+
+# The last five positions of row 1 are padding: logits[0, -1, :3], logits[1, 10, :3], and the mean of the real tokens' absolute logits
+ENCODERS = {
+    "bert": (BERT, bert_shapes(), (-1.2377, -1.6786, 1.3149), (-1.2733, -1.2177, 2.6575), 1.2292),
+    "distilbert": (DISTILBERT, distilbert_shapes(), (-0.9450, 0.1284, 1.6267), (1.7608, -1.1433, 1.8569), 1.2028),
+}
+
+
+@pytest.mark.parametrize(("config", "shapes", "last", "tenth", "mean"), ENCODERS.values(), ids=ENCODERS)
+@torch.no_grad()
+def test_golden_logits_of_encoders(
+    tmp_path: Path, config: dict[str, Any], shapes: Shapes, last: tuple[float, ...], tenth: tuple[float, ...], mean: float
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file({name: mixed(name, shape) for name, shape in shapes.items()}, tmp_path / "model.safetensors")
+    mask = torch.ones_like(IDS, dtype=torch.bool)
+    mask[1, -5:] = False
+    output = load(tmp_path).model(IDS, padding_mask=mask)
+    assert output.logits[0, -1, :3].tolist() == pytest.approx(last, abs=TOLERANCE)
+    assert output.logits[1, 10, :3].tolist() == pytest.approx(tenth, abs=TOLERANCE)
+    assert float(output.logits[mask].abs().mean()) == pytest.approx(mean, abs=TOLERANCE)
+    if config is BERT:
+        assert output.extra_logits[1].tolist() == pytest.approx((0.3286, 1.2797), abs=TOLERANCE)
+
+
+def t5_shapes(inputs: tuple[str, ...]) -> Shapes:
+    shapes: Shapes = {"shared.weight": (97, 20)}
+    for stack, layers in {"encoder": 2, "decoder": 3}.items():
+        first = f"{stack}.block.0.layer.0.SelfAttention"
+        shapes |= {f"{first}.relative_attention_bias.weight": (8, 3), f"{stack}.final_layer_norm.weight": (20,)}
+        sublayers = ("SelfAttention", *(("EncDecAttention",) if stack == "decoder" else ()), "DenseReluDense")
+        for layer in range(layers):
+            for number, sublayer in enumerate(sublayers):
+                h = f"{stack}.block.{layer}.layer.{number}"
+                shapes[f"{h}.layer_norm.weight"] = (20,)
+                if sublayer == "DenseReluDense":
+                    shapes |= {f"{h}.{sublayer}.{name}.weight": (36, 20) for name in inputs} | {f"{h}.{sublayer}.wo.weight": (20, 36)}
+                else:
+                    shapes |= {f"{h}.{sublayer}.{name}.weight": (18, 20) for name in "qkv"} | {f"{h}.{sublayer}.o.weight": (20, 18)}
+    return shapes
+
+
+def marian_shapes() -> Shapes:
+    shapes: Shapes = {"model.shared.weight": (97, 24), "final_logits_bias": (1, 97)}
+    for stack, attentions in {"encoder": ("self_attn",), "decoder": ("self_attn", "encoder_attn")}.items():
+        for layer in range(2):
+            h = f"model.{stack}.layers.{layer}"
+            for attention in attentions:
+                shapes |= norm(f"{h}.{attention}_layer_norm")
+                for name in ("q", "k", "v", "out"):
+                    shapes |= linear(f"{h}.{attention}.{name}_proj", 24, 24)
+            shapes |= linear(f"{h}.fc1", 44, 24) | linear(f"{h}.fc2", 24, 44) | norm(f"{h}.final_layer_norm")
+    return shapes
+
+
+T5 = {
+    "model_type": "t5",
+    "vocab_size": 97,
+    "d_model": 20,
+    "d_kv": 6,
+    "d_ff": 36,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "num_heads": 3,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20,
+}
+MARIAN = {
+    "model_type": "marian",
+    "vocab_size": 97,
+    "d_model": 24,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 3,
+    "encoder_ffn_dim": 44,
+    "decoder_ffn_dim": 44,
+    "activation_function": "relu",
+    "scale_embedding": True,
+    "max_position_embeddings": 40,
+}
+# The decoder reads the first eleven ids: logits[0, -1, :3], logits[1, 4, :3], and the mean of all absolute logits
+ENCODER_DECODERS = {
+    "t5 1.0": (T5, t5_shapes(("wi",)), (-0.1854, 0.2836, 0.1777), (-0.1633, 0.0557, 0.2116), 0.2457),
+    "t5 1.1": (
+        T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        t5_shapes(("wi_0", "wi_1")) | {"lm_head.weight": (97, 20)},
+        (0.6135, 1.2045, -0.9147),
+        (-0.7147, 0.7683, -2.0944),
+        1.0315,
+    ),
+    "transformer of 2017": (MARIAN, marian_shapes(), (-2.1206, -2.5307, -0.4332), (-1.4781, -1.0526, -0.4190), 1.2105),
+}
+
+
+@pytest.mark.parametrize(("config", "shapes", "last", "fourth", "mean"), ENCODER_DECODERS.values(), ids=ENCODER_DECODERS)
+@torch.no_grad()
+def test_golden_logits_of_encoder_decoders(
+    tmp_path: Path, config: dict[str, Any], shapes: Shapes, last: tuple[float, ...], fourth: tuple[float, ...], mean: float
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file({name: mixed(name, shape) for name, shape in shapes.items()}, tmp_path / "model.safetensors")
+    mask = torch.ones_like(IDS, dtype=torch.bool)
+    mask[1, -5:] = False
+    logits = load(tmp_path).model(IDS, padding_mask=mask, decoder_input_ids=IDS[:, :11]).logits
+    assert logits[0, -1, :3].tolist() == pytest.approx(last, abs=TOLERANCE)
+    assert logits[1, 4, :3].tolist() == pytest.approx(fourth, abs=TOLERANCE)
     assert float(logits.abs().mean()) == pytest.approx(mean, abs=TOLERANCE)

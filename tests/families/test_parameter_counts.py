@@ -8,7 +8,18 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 
 PUBLISHED = {
+    # The paper says 65 and 213 million, and rounds the vocabulary. With V = 37,000 these are V (dim + 1) + 6 (28 dim^2 + 32 dim).
+    "transformer-2017-base": 63_119_496,
+    "transformer-2017-big": 214_282_376,
     "gpt": 116_534_784,
+    "bert-tiny": 4_433_468,
+    "bert-mini": 11_267_900,
+    "bert-small": 29_058_876,
+    "bert-medium": 41_668_412,
+    "bert-base": 110_106_428,
+    "bert-large": 336_226_108,
+    "bert-base-cased": 108_932_934,
+    "bert-large-cased": 334_661_958,
     "gpt2": 124_439_808,
     "gpt2-medium": 354_823_168,
     "gpt2-large": 774_030_080,
@@ -22,6 +33,19 @@ PUBLISHED = {
     "gpt3-6.7b": 6_658_404_352,
     "gpt3-13b": 12_853_386_240,
     "gpt3-175b": 174_604_259_328,
+    "t5-small": 60_506_624,
+    "t5-base": 222_903_552,
+    "t5-large": 737_668_096,
+    "t5-3b": 2_851_598_336,
+    "t5-11b": 11_307_321_344,
+    "t5-v1.1-small": 76_961_152,
+    "t5-v1.1-base": 247_577_856,
+    "t5-v1.1-large": 783_150_080,
+    "t5-v1.1-xl": 2_849_757_184,
+    "t5-v1.1-xxl": 11_135_332_352,
+    "distilbert-base": 66_985_530,
+    "distilbert-base-cased": 65_812_036,
+    "distilbert-base-multilingual-cased": 135_445_755,
     "llama-7b": 6_738_415_616,
     "llama-13b": 13_015_864_320,
     "llama-33b": 32_528_943_616,
@@ -58,3 +82,27 @@ def test_published_count(preset: str) -> None:
     with torch.device("meta"):
         model = Transformer(ModelConfig.model_validate(values))
     assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[preset]
+
+
+# The figures that are told for these are of the hidden states' part, with the pooler where there is one.
+WITHOUT_HEADS = {
+    "bert-tiny": 4_385_920,
+    "bert-mini": 11_170_560,
+    "bert-small": 28_763_648,
+    "bert-medium": 41_373_184,
+    "bert-base": 109_482_240,
+    "bert-large": 335_141_888,
+    "bert-base-cased": 108_310_272,
+    "bert-large-cased": 333_579_264,
+    "distilbert-base": 66_362_880,
+    "distilbert-base-cased": 65_190_912,
+    "distilbert-base-multilingual-cased": 134_734_080,
+}
+
+
+@pytest.mark.parametrize("preset", WITHOUT_HEADS)
+def test_published_count_without_heads(preset: str) -> None:
+    family, values = PRESETS[preset]
+    with torch.device("meta"):
+        model = Transformer(ModelConfig.model_validate(values | {"head": {"kind": "none", "pooler": family.name == "bert"}}))
+    assert sum(parameter.numel() for parameter in model.parameters()) == WITHOUT_HEADS[preset]
