@@ -22,7 +22,8 @@ def settle_names(weights: Mapping[str, Weight], family: Family, config: ModelCon
     Raises ModelError if a file has two different tensors for what is one in the model.
     """
     rules = {rule.theirs: rule for rule in _expand(family.rules, config)}
-    shapes, settled = _our_shapes(config), {}
+    shapes = _our_shapes(config)
+    settled: dict[str, Weight] = {}
     for name, weight in weights.items():
         if any(re.fullmatch(pattern, name) for pattern in family.ignored):
             continue
