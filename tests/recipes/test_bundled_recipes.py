@@ -13,7 +13,7 @@ from tfkit.recipe import bundled_recipes, dump_recipe, model_config, read_recipe
 
 ROOT = Path(__file__).parent.parent.parent / "recipes"
 RECIPES = sorted(ROOT.rglob("*.yaml"))
-COUNT = 7
+COUNT = 10
 
 EACH = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix())
 
