@@ -90,6 +90,12 @@ def real(case: str, tensor: Tensor) -> Tensor:
     return tensor[MASK.bool()] if masked else tensor
 
 
+def logits_of(output: Any) -> Tensor:
+    """What the main head of a class of transformers gives; of a model without a head, its hidden states."""
+    found: Tensor = next(output[name] for name in ("logits", "prediction_logits", "last_hidden_state") if name in output)
+    return found
+
+
 def difference(ours: Tensor, theirs: Tensor) -> float:
     """The largest absolute difference of two tensors of one shape."""
     assert ours.shape == theirs.shape

@@ -122,6 +122,8 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    if config.embedding.segments is None:
+        raise UnsupportedError("BERT has segment vectors")
     dropout = config.dropout
     return {
         "vocab_size": config.vocab_size,
