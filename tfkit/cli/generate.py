@@ -45,6 +45,9 @@ def generate(
     --prompt gives the text with its continuation (with --json a JSON line); --input and - give a JSON line a prompt, in order. Settings
     that are not given are those of the run that made the checkpoint. --run keeps the energy, in emissions.csv, in a run folder.
 
+    A masked language model gives each prompt with its [MASK]s filled by the likeliest tokens; nothing is drawn, and JSON lines tell of
+    the other candidates.
+
     With --chat each prompt is answered, as the checkpoint's own chat template has it; a JSON line may hold {"messages": [{"role": "user",
     "content": "Hello"}]}. On a terminal --chat alone is a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
@@ -59,6 +62,7 @@ def generate(
     prompts = read_prompts(prompt, input_, words, chat)
 
     from tfkit.cli.chat import answer_ends, converse, render_prompts
+    from tfkit.cli.fill import fill_masks, fills_masks
     from tfkit.generation.complete import complete
     from tfkit.hub import find_checkpoint
 
@@ -68,6 +72,7 @@ def generate(
         with work.signals.at_once():
             loaded = _load(folder, device, threads)
             assert loaded.codec is not None
+            fills = fills_masks(loaded, chat)
             texts = render_prompts(loaded, prompts) if chat else [given.text for given in prompts]
         continue_texts = partial(
             complete,
@@ -78,7 +83,9 @@ def generate(
             should_stop=work.should_stop,
             rendered=chat,
         )
-        if not prompts:
+        if fills:
+            tokens = fill_masks(loaded, prompts, work, as_text=prompt is not None and not json_)
+        elif not prompts:
             tokens = converse(continue_texts, loaded, work, json_)
         elif prompt is not None and not json_:
             tokens = _write_text(continue_texts, "" if chat else prompt, texts[0], work)

@@ -49,7 +49,7 @@ def complete(
         prompt_ids = tokenizer.encode_texts(prompts)
         if model.encoder is None:
             prompt_ids = [ids[: len(ids) - len(tokenizer.suffix)] for ids in prompt_ids]
-    _check_vocabulary(prompt_ids, model.config.vocab_size)
+    check_vocabulary(prompt_ids, model.config.vocab_size)
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     behind = [ids if model.encoder is None else [] for ids in prompt_ids]  # what a completion's text stands behind
     streams = [TextStream(decode, ids, settings.stop) for ids in behind]
@@ -86,7 +86,8 @@ def complete(
     ]
 
 
-def _check_vocabulary(rows: Sequence[Sequence[int]], vocab_size: int) -> None:
+def check_vocabulary(rows: Sequence[Sequence[int]], vocab_size: int) -> None:
+    """Raise ModelError if an id has no row in the embedding."""
     largest = max((max(row) for row in rows if row), default=0)
     if largest >= vocab_size:
         raise ModelError(

@@ -24,6 +24,7 @@ def settle_names(weights: Mapping[str, Weight], family: Family, config: ModelCon
     rules = {rule.theirs: rule for rule in _expand(family.rules, config)}
     shapes = _our_shapes(config)
     settled: dict[str, Weight] = {}
+    clashes = []
     for name, weight in weights.items():
         if any(re.fullmatch(pattern, name) for pattern in family.ignored):
             continue
@@ -35,7 +36,7 @@ def settle_names(weights: Mapping[str, Weight], family: Family, config: ModelCon
         if ours and all(part.startswith("head.") and part not in shapes for part in ours) and not (config.tied and ours == (_OUTPUT,)):
             continue  # of a head that this model does not have
         if name in settled and not _are_equal(settled[name], weight):
-            raise ModelError(f"{weight.path}: {settled[name].name} and {weight.name} differ, and the model has one tensor for both, {name}")
+            clashes.append(f"{weight.path}: {settled[name].name} and {weight.name} differ, and the model has one tensor for both, {name}")
         settled[name] = weight
     embedding, head = (_theirs(family, ours) for ours in ("embedding.tokens.weight", _OUTPUT))
     if config.tied and head in settled:
@@ -44,6 +45,8 @@ def settle_names(weights: Mapping[str, Weight], family: Family, config: ModelCon
             del settled[head]
         else:  # the configuration says tied, the file holds two different matrices: what was trained is the file
             return settle_names(weights, family, replace_tied(config, tied=False))
+    if clashes:
+        raise ModelError(clashes[0])
     return settled, _without_missing_pooler(settled, rules, config)
 
 

