@@ -17,7 +17,8 @@ LLAMA = [
     *("checkpoint.every=2", "model.preset=llama-7b", "model.position.theta=100", "optimizer={kind: muon}"),
     *("schedule={kind: wsd, warmup_steps: 2}", "evaluation.every=5"),
 ]
-BEGUN = {"gpt": GPT, "llama": LLAMA}
+WORDS = ["checkpoint.every=2", "tokenizer.kind=wordpiece"]
+BEGUN = {"gpt": GPT, "llama": LLAMA, "words": WORDS}
 
 # A change of each field, and the run that it is a change of. a field in neither table fails a test.
 REFUSED = {
@@ -61,9 +62,14 @@ REFUSED = {
     "model.init.scheme=fan_in": "gpt",
     "model.init.std=0.2": "gpt",
     "model.init.residual_scaling=false": "gpt",
+    "tokenizer.kind=wordpiece": "gpt",
+    "tokenizer.variant=smollm2": "gpt",
     "tokenizer.vocab_size=290": "gpt",
+    "tokenizer.special_tokens=[<x>]": "gpt",
     "tokenizer.sample_bytes=1000": "gpt",
     "tokenizer.add_bos=false": "gpt",
+    "tokenizer.lowercase=false": "words",
+    "tokenizer.strip_accents=false": "words",
     "tokenizer={path: elsewhere}": "gpt",
     "data.train.0.weight=2": "gpt",
     "data.validation=0.2": "gpt",
@@ -116,7 +122,7 @@ FREE = {
     "carbon.pue=1.5": None,
     "carbon.every_seconds=9": None,
 }
-SINGLE = {"tokenizer.kind", "objective.kind", "data.train"}  # one value, or within a list: data.train.0.weight
+SINGLE = {"objective.kind", "data.train"}  # one value, or within a list: data.train.0.weight
 SINGLE |= {"model.encoder_layers", "model.head.kind"}  # no other value goes with the objective, so it is not even compared
 SINGLE |= {"model.position.scaling"}  # null, or a section, whose fields are told
 SLOW = {"training.compile=true", "carbon.enabled=true"}

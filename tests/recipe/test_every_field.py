@@ -130,7 +130,7 @@ def targets(seen: Seen) -> list[int]:
 def tokenizer(seen: Seen) -> tuple[int, list[int]]:
     """Its size, and the ids of a text."""
     codec = seen.run.data.tokenizer
-    return codec.size, codec.encode_texts(["the cat sat on zebras"])[0]
+    return codec.size, codec.encode_texts(["the cat sat on zebras, The Cát"])[0]
 
 
 def train_data(seen: Seen) -> list[str]:
@@ -190,6 +190,7 @@ ROTARY = "model.position={kind: rotary}"
 SCALED = "model.position={kind: rotary, scaling: {factor: 4, original_context_length: 8}}"
 RELATIVE = "model.position={kind: relative, buckets: 8}"
 RMS = "model.norm.kind=rms"
+WORDPIECE = "tokenizer.kind=wordpiece"
 MUON = "optimizer={kind: muon, lr: 1e-2}"
 WRITES = "generation.prompts=['the cat']"
 DESCRIPTION: dict[str, Any] = {
@@ -260,9 +261,14 @@ TABLE = {
     "model.init.scheme": Change("model.init.scheme=fan_in", curve),
     "model.init.std": Change("model.init.std=0.1", curve),
     "model.init.residual_scaling": Change("model.init.residual_scaling=false", curve),
+    "tokenizer.kind": Change("tokenizer.kind=wordpiece", tokenizer),
+    "tokenizer.variant": Change("tokenizer.variant=smollm2", tokenizer),
     "tokenizer.vocab_size": Change("tokenizer.vocab_size=290", tokenizer),
+    "tokenizer.special_tokens": Change("tokenizer.special_tokens=['<x>']", tokenizer),
     "tokenizer.sample_bytes": Change("tokenizer.sample_bytes=300", tokenizer),
     "tokenizer.add_bos": Change("tokenizer.add_bos=false", tokenizer),
+    "tokenizer.lowercase": Change("tokenizer.lowercase=false", tokenizer, WORDPIECE),
+    "tokenizer.strip_accents": Change("tokenizer.strip_accents=false", tokenizer, WORDPIECE),
     "tokenizer.path": Change("tokenizer={path: finished}", tokenizer),
     "data.train": Change("data.train=[{path: two.jsonl}]", train_data),
     "data.train.stdlib": Change("data.train=[{stdlib: true}]", train_data, "tokenizer={path: finished}"),

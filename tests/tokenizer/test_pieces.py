@@ -1,11 +1,15 @@
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkit.tokenizer import train_byte_bpe
-from tfkit.tokenizer.pieces import batches, has_safe_cuts, pieces
+from tfkit.recipe.schema import TokenizerSection
+from tfkit.tokenizer import Tokenizer, train_byte_bpe, train_tokenizer
+from tfkit.tokenizer.pieces import LETTER_BORDER, SPACE_BORDER, batches, pieces, safe_border
 
+CORPUS = ["it's  12 o'clock\n\n  and all is   well é世 \n" * 30]
+SPLIT_AT_BORDERS = [("byte_bpe", "llama3"), ("byte_bpe", "smollm2"), ("wordpiece", None), ("bpe_eow", None), ("unigram", None)]
 TOKENIZER = train_byte_bpe(["it's  12 o'clock\n\n  and all is   well " * 30], 320, add_bos=False)
 AWKWARD = st.text(alphabet="aB1 \n\t'sd!é世\x1c\xa0<|>_[٣\u0301\0", max_size=200)
 
@@ -37,12 +41,36 @@ def test_batches_hold_every_item_in_order() -> None:
     assert list(batches([], len, 3)) == []
 
 
-def test_only_gpt2s_own_splitting_is_known_to_be_safe() -> None:
+KNOWN = [train_tokenizer(TokenizerSection(vocab_size=400, kind=kind, variant=variant), CORPUS) for kind, variant in SPLIT_AT_BORDERS]
+
+
+@pytest.mark.parametrize("tokenizer", KNOWN, ids=map(str, SPLIT_AT_BORDERS))
+@given(text=AWKWARD, length=st.integers(1, 20))
+@settings(deadline=None, max_examples=300)
+def test_the_border_of_each_kind_is_safe(tokenizer: Tokenizer, text: str, length: int) -> None:
+    border = safe_border(json.loads(tokenizer.tokenizer_json), tokenizer.backend.encode_special_tokens)
+    assert border is not None
+    parts = list(pieces(text, length, border))
+    whole = tokenizer.backend.encode(text, add_special_tokens=False).ids
+    assert [i for part in parts for i in tokenizer.backend.encode(part, add_special_tokens=False).ids] == whole
+
+
+def test_other_splitting_is_not_known_to_be_safe() -> None:
     known = json.loads(TOKENIZER.tokenizer_json)
-    assert has_safe_cuts(known)
-    assert not has_safe_cuts({**known, "normalizer": {"type": "NFC"}})
-    assert not has_safe_cuts({**known, "pre_tokenizer": {"type": "Metaspace"}})
-    assert not has_safe_cuts({**known, "pre_tokenizer": {**known["pre_tokenizer"], "add_prefix_space": True}})
-    assert not has_safe_cuts({**known, "pre_tokenizer": {**known["pre_tokenizer"], "use_regex": False}})
-    spaces = {"content": "two  spaces", "lstrip": False, "rstrip": False, "single_word": False}
-    assert not has_safe_cuts({**known, "added_tokens": [spaces]})
+    byte_level = known["pre_tokenizer"]
+    assert safe_border(known, True) is LETTER_BORDER
+    assert safe_border(known, False) is SPACE_BORDER, "the text's own <|endoftext|> could be cut"
+    others = [{"type": "Split", "pattern": {"Regex": "[a-z]"}, "behavior": "Isolated", "invert": False}, byte_level]
+    spaces = {"content": "two  spaces", "lstrip": False, "rstrip": False, "single_word": False, "special": True}
+    for change in (
+        {"normalizer": {"type": "NFC"}},
+        {"pre_tokenizer": {"type": "Metaspace"}},
+        {"pre_tokenizer": None},
+        {"pre_tokenizer": {**byte_level, "add_prefix_space": True}},
+        {"pre_tokenizer": {**byte_level, "use_regex": False}},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": others}},
+        {"pre_tokenizer": {"type": "BertPreTokenizer"}, "normalizer": {"type": "NFC"}},
+        {"added_tokens": [spaces]},
+        {"added_tokens": [{**spaces, "content": "x", "lstrip": True}]},
+    ):
+        assert safe_border({**known, **change}, True) is None, change

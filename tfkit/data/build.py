@@ -71,7 +71,7 @@ class _Writer:
         sizes = np.fromiter((len(text.encode()) for text in texts), dtype="<i8", count=len(texts))
         scored = sizes
         if not self.tokenizer.prefix:  # then a text's first id is no target
-            scored = sizes - [self.tokenizer.token_bytes(ids[0]) if len(ids) else 0 for ids in documents]
+            scored = sizes - [self.tokenizer.opening_bytes(text, ids) for text, ids in zip(texts, documents, strict=True)]
         separator = np.array(self.separator, self.dtype)
         ids = np.concatenate([part for document in documents for part in (document, separator)]).astype(self.dtype)
         lengths = np.fromiter(map(len, documents), dtype="<i8", count=len(documents)) + len(separator)

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tfkit.data.cache import build_once, cache_folder
 from tfkit.data.rows import Row, Source
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.schema import TokenizerSection
-from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, load_tokenizer, save_tokenizer, train_byte_bpe
+from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
 TRAINER_VERSION = 1  # part of the fingerprint: raise it when the same text gives another tokenizer
 
@@ -24,13 +25,23 @@ def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, prog
     folder = cache_folder() / "tokenizers" / digest.hexdigest()
 
     def build(path: Path) -> None:
-        texts = sample_texts(sources, section.sample_bytes)
-        save_tokenizer(train_byte_bpe(texts, section.vocab_size, section.add_bos, progress), path)
+        save_tokenizer(train_tokenizer(section, _Sample(sources, section.sample_bytes), progress), path)
 
     build_once(folder, _is_whole, build)
     tokenizer = load_tokenizer(folder)
     assert tokenizer is not None, f"{folder} was whole a moment ago"
     return tokenizer
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The texts of `sample_texts`, as often as they are asked for."""
+
+    sources: Sequence[Source]
+    sample_bytes: int
+
+    def __iter__(self) -> Iterator[str]:
+        return sample_texts(self.sources, self.sample_bytes)
 
 
 def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:

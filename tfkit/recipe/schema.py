@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from tfkit.model.config import Data
+from tfkit.recipe.vocabularies import READ_BY, VOCABULARIES, variant_of
 
 Count = Annotated[int, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -26,10 +27,24 @@ class ModelSection(Data):
 class TokenizerSection(Data):
     """A tokenizer trained on the training text, or a finished one."""
 
-    kind: Literal["byte_bpe"] = Field("byte_bpe", description="Byte-level BPE, as in GPT-2.")
-    vocab_size: int = Field(8192, ge=257, description="Entries to train, the 256 bytes and the special token included.")
+    kind: Literal["byte_bpe", "wordpiece", "bpe_eow", "unigram", "bpe_byte_fallback"] = Field(
+        "byte_bpe",
+        description="byte_bpe: GPT-2, GPT-3, Llama 3, SmolLM2. wordpiece: BERT, DistilBERT. bpe_eow: GPT. unigram: T5. "
+        "bpe_byte_fallback: Llama 1 and 2, Mistral, Gemma 2. Only byte_bpe gives every text back to the byte.",
+    )
+    variant: Literal["gpt2", "llama3", "smollm2", "llama", "gemma", "translation"] | None = Field(
+        None,
+        description="Whose splitting and special tokens. byte_bpe: gpt2, llama3, smollm2; bpe_byte_fallback: llama, gemma, "
+        "translation (the joint BPE of the 2017 Transformer); null: the first of these.",
+    )
+    vocab_size: Count = Field(8192, description="Entries in all, special tokens and bytes included.")
+    special_tokens: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="Further special tokens; their ids follow those of the kind's own."
+    )
     sample_bytes: Count = Field(200_000_000, description="Train on at most this much text, taken evenly over the corpus.")
-    add_bos: bool = Field(True, description="Put <|endoftext|> before every text, so that its first token is predicted too.")
+    add_bos: bool = Field(True, description="Put the token that begins a text before every text, so that its first token is predicted too.")
+    lowercase: bool = Field(True, description="wordpiece: in small letters, as BERT uncased.")
+    strip_accents: bool | None = Field(None, description="wordpiece: letters without accents; null: as lowercase.")
     path: str | None = Field(None, description="Use the tokenizer of this checkpoint or folder instead of training one.")
 
     @model_validator(mode="after")
@@ -37,6 +52,23 @@ class TokenizerSection(Data):
         if self.path is not None and (unread := self.model_fields_set - {"path", "kind"}):
             others = ", ".join(sorted(unread))
             raise ValueError(f"path names a finished tokenizer, so {others} would not be read: remove one or the other")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> "TokenizerSection":
+        variant = variant_of(self.kind, self.variant)
+        for name, readers in READ_BY.items():
+            if not {self.kind, variant} & set(readers) and getattr(self, name) != TokenizerSection.model_fields[name].default:
+                raise ValueError(f"{name} is not read by {self.kind if variant is None else f'the variant {variant}'}: remove it")
+        own = VOCABULARIES[self.kind][variant]
+        special = [*own.first, *self.special_tokens, *own.last]
+        if len(set(special)) < len(special):
+            raise ValueError(f"special_tokens: {max(special, key=special.count)} is there twice, or is the kind's own: remove it")
+        smallest = len(special) + own.symbols
+        if self.vocab_size < smallest:
+            symbols = "the 256 bytes" if own.symbols == 256 else f"{own.symbols} pieces of text"
+            tokens = special[0] if len(special) == 1 else f"{len(special)} special tokens"
+            raise ValueError(f"vocab_size {self.vocab_size} is too small: {symbols} and {tokens} need {smallest}")
         return self
 
 
@@ -189,11 +221,11 @@ class GenerationSection(Data):
     length_penalty: float = Field(1.0, description="Beam search: above 0 long texts gain, below 0 short ones do.")
     length_law: Literal["power", "gnmt"] = Field(
         "power",
-        description="Beam search scores log-probability / length ^ length_penalty, or / ((5 + length) / 6) ^ length_penalty (arXiv 1609.08144).",
+        description="Beam search divides log-probabilities by length ^ length_penalty, or ((5 + length) / 6) ^ it (arXiv 1609.08144).",
     )
     early_stopping: Literal["full", "likely", "never"] = Field(
         "likely",
-        description="Beam search ends with num_beams whole texts: full, at once; likely, if others are unlikely to better them; never, if none can.",
+        description="Beam search ends with num_beams whole texts: full, at once; likely, if no better is likely; never, if none can be.",
     )
     stop: list[str] = Field([], description="End a continuation where one of these strings appears.")
     seed: int = Field(1, ge=0, lt=2**32, description="Of the draws.")

@@ -7,6 +7,7 @@ from typing import Any
 from tfkit.errors import ModelError
 from tfkit.run.model_files import MIB, find_file, parse_json, read_object, read_text
 from tfkit.tokenizer.broken import broken_tokenizer, expansion
+from tfkit.tokenizer.hf_class import class_settings
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 
 TOKENIZER, CONFIG, SPECIAL, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
@@ -42,12 +43,12 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int | None = None) -> None:
     """Write the files that `transformers.AutoTokenizer` reads into an existing folder; `context_length` becomes model_max_length.
 
-    The class is PreTrainedTokenizerFast, which does what tokenizer.json says and nothing else.
+    The class is the one that builds just this tokenizer, if there is one: hf_class.py.
     """
     folder = Path(folder)
     settings: dict[str, Any] = {key: value for key, value in tokenizer.settings.items() if key not in ROLES}
     special = {role: token_text(tokenizer.settings[role]) for role in ROLES if tokenizer.settings.get(role) is not None}
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings |= class_settings(tokenizer.tokenizer_json, special)
     settings["model_max_length"] = context_length or settings.get("model_max_length", UNLIMITED)
     settings["clean_up_tokenization_spaces"] = False
     _write(folder / TOKENIZER, tokenizer.tokenizer_json)

@@ -1,4 +1,4 @@
-"""Long texts cut where GPT-2's pre-tokenizer cuts anyway: the ids stay the same, memory stays bounded, and all threads have work.
+"""Long texts cut where the pre-tokenizer cuts anyway: the ids stay the same, memory stays bounded, and all threads have work.
 
 The `tokenizers` library holds about 200 bytes a token while it encodes, so a text of 100 MB in one call would take many GB.
 """
@@ -12,32 +12,58 @@ Item = TypeVar("Item")
 PIECE = 1 << 18  # characters
 BATCH = 1 << 22  # characters: twice as many are no faster and take twice the memory, about 150 MB
 
-# GPT-2's pattern begins a new token wherever a run of letters or of digits ends; in ASCII that is easily seen.
-_BORDER = re.compile(r"[A-Za-z](?=[\0-@\[-`{-\x7f])|[0-9](?=[\0-/:-\x7f])")
+# GPT-2's pattern begins a new token wherever a run of letters or of digits ends; in ASCII that is easily seen. Llama 3's and SmolLM2's do
+# so too. BERT's and T5's pre-tokenizers know white space alone as the end of every word.
+LETTER_BORDER = re.compile(r"[A-Za-z](?=[\0-@\[-`{-\x7f])|[0-9](?=[\0-/:-\x7f])")
+SPACE_BORDER = re.compile(r"[A-Za-z0-9](?=[ \n])")
 
 
-def has_safe_cuts(tokenizer_json: Mapping[str, Any]) -> bool:
-    """Whether a tokenizer splits as GPT-2's and nothing of its own reaches over a border: no normalizer, no added token with space."""
-    splits = tokenizer_json.get("pre_tokenizer") or {}
+def safe_border(tokenizer_json: Mapping[str, Any], split_special_tokens: bool) -> re.Pattern[str] | None:
+    """Where a text may be cut: a match ends where a token does. None for tokenizers of which that is not known.
+
+    Nothing of the tokenizer may reach over a border: no added token with space around or in it, nor, if the text's own are read
+    (`split_special_tokens` is false), one with a border inside.
+    """
     added = tokenizer_json.get("added_tokens") or []
-    return (
-        splits.get("type") == "ByteLevel"
-        and splits.get("use_regex", True)
-        and not splits.get("add_prefix_space", True)
-        and tokenizer_json.get("normalizer") is None
-        and not any(token["lstrip"] or token["rstrip"] or token["single_word"] or re.search(r"\s", token["content"]) for token in added)
-    )
+    if any(token["lstrip"] or token["rstrip"] or token["single_word"] or re.search(r"\s", token["content"]) for token in added):
+        return None
+    normalizer, splitter = tokenizer_json.get("normalizer") or {}, tokenizer_json.get("pre_tokenizer") or {}
+    steps = splitter.get("pretokenizers", []) if splitter.get("type") == "Sequence" else [splitter]
+    kinds = [step.get("type") for step in steps]
+    if not normalizer and kinds[-1:] == ["ByteLevel"] and _splits_as_gpt2(steps):
+        read = any(LETTER_BORDER.search(token["content"]) and not (token["special"] and split_special_tokens) for token in added)
+        return SPACE_BORDER if read else LETTER_BORDER
+    if kinds == ["BertPreTokenizer"] and normalizer.get("type") in (None, "BertNormalizer"):
+        return SPACE_BORDER
+    if not normalizer and kinds == ["WhitespaceSplit", "Metaspace"] and steps[1].get("prepend_scheme") == "always":
+        return SPACE_BORDER
+    return None
 
 
-def pieces(text: str, length: int = PIECE) -> Iterator[str]:
+def _splits_as_gpt2(steps: list[dict[str, Any]]) -> bool:
+    """Whether the last step, ByteLevel, or what is before it ends a token with every run of letters and of digits."""
+    *before, bytes_of = steps
+    if bytes_of.get("add_prefix_space", True):
+        return False
+    if [step.get("type") for step in before] == ["Split"]:
+        known = before[0].get("behavior") == "Isolated" and not before[0].get("invert")
+        return known and before[0].get("pattern") == {"Regex": LLAMA3} and not bytes_of.get("use_regex", True)
+    return all(step.get("type") == "Digits" for step in before) and bytes_of.get("use_regex", True)
+
+
+# Meta's llama-models, tokenizer.py: GPT-2's pattern, but digits by threes, a mark before a word in place of its space, and new lines apart.
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def pieces(text: str, length: int = PIECE, border: re.Pattern[str] = LETTER_BORDER) -> Iterator[str]:
     """The text in parts of `length` characters and up to the next border; where no border comes, one long part."""
     start = 0
     while len(text) - start > length:
-        border = _BORDER.search(text, start + length - 1)
-        if border is None:
+        found = border.search(text, start + length - 1)
+        if found is None:
             break
-        yield text[start : border.end()]
-        start = border.end()
+        yield text[start : found.end()]
+        start = found.end()
     if start < len(text) or not text:
         yield text[start:]
 

@@ -2,7 +2,8 @@
 
 Special tokens that stand literally in a text (`<|endoftext|>` in a file about GPT-2): transformers reads them as the special
 token unless tokenizer_config.json says `split_special_tokens: true`, and the setting is not part of tokenizer.json. tfkit does as
-the setting says, so its ids always equal AutoTokenizer's; the tokenizers that tfkit trains set it, so that no text can end a document.
+the setting says, so its ids always equal AutoTokenizer's. The tokenizers that tfkit trains set it, so that no text can end a document;
+but not wordpiece and unigram, with which a prompt may name [MASK] or a sentinel.
 """
 
 import hashlib
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 
 from tfkit.tokenizer.broken import broken_tokenizer
 from tfkit.tokenizer.interruptible import interruptible
-from tfkit.tokenizer.pieces import BATCH, batches, has_safe_cuts, pieces
+from tfkit.tokenizer.pieces import BATCH, batches, pieces, safe_border
 
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_HEAD = 256  # characters, in which a second token begins but for endless words
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,16 +66,46 @@ class Tokenizer:
         """The ids that the template puts after every text."""
         return self._template[1]
 
+    @property
+    def unk_id(self) -> int | None:
+        """What stands for text that the vocabulary cannot say."""
+        return self._role("unk_token")
+
+    @property
+    def cls_id(self) -> int | None:
+        """What begins a text of an encoder, and where its classifier looks."""
+        return self._role("cls_token")
+
+    @property
+    def sep_id(self) -> int | None:
+        """What ends each text of an encoder."""
+        return self._role("sep_token")
+
+    @property
+    def mask_id(self) -> int | None:
+        """What stands for a token that is to be guessed."""
+        return self._role("mask_token")
+
+    @property
+    def start_id(self) -> int | None:
+        """What the decoder of an encoder-decoder begins with: bos, or else pad, as for T5 and Marian."""
+        return self.pad_id if self.bos_id is None else self.bos_id
+
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, special tokens as the tokenizer's own template puts them and nowhere else (but see this module's docstring)."""
         return [ids.tolist() for ids in self.encode_arrays(texts)]
 
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """The ids of `encode_texts` as arrays, a ninth of the memory; long texts pass through the library in parts (pieces.py)."""
-        cut = [list(pieces(text)) if self._has_safe_cuts else [text] for text in texts]
+        cut = [[text] if self._border is None else list(pieces(text, border=self._border)) for text in texts]
         encoded = self._encode(piece for parts in cut for piece in parts)
         prefix, suffix = (np.array(ids, np.uint32) for ids in self._template)
         return [np.concatenate([prefix, *islice(encoded, len(parts)), suffix]) for parts in cut]
+
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """The ids of two texts each, joined by the template for pairs, and the segment of each id: 0 or 1."""
+        with broken_tokenizer():
+            return [(encoding.ids, encoding.type_ids) for encoding in self.backend.encode_batch_fast(list(pairs))]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of ids, as AutoTokenizer's decode; bytes that are not whole characters become U+FFFD."""
@@ -93,11 +125,33 @@ class Tokenizer:
             return 1
         return len(self.decode([int(token_id)]).encode())
 
+    def opening_bytes(self, text: str, ids: Sequence[int] | NDArray[np.uint32]) -> int:
+        """UTF-8 bytes of the text for which the first of its ids stands, 0 if it has none.
+
+        Unlike `token_bytes` this is true of tokenizers that lose text, too: in BERT's, the letters of an unknown word count.
+        """
+        if len(ids) == 0:
+            return 0
+        token = self.backend.id_to_token(int(ids[0]))
+        if self._byte_level or (token and _BYTE_FALLBACK.fullmatch(token)):
+            return self.token_bytes(int(ids[0]))
+        length = _HEAD
+        while True:
+            with broken_tokenizer():
+                head = self.backend.encode(text[:length], add_special_tokens=False)
+            if len(head) > 1 or length >= len(text):
+                return len(text[: head.offsets[0][1]].encode())
+            length *= 2
+
     def fingerprint(self) -> str:
         """Equal for tokenizers that give the same ids: a hash of tokenizer.json and of what the settings change about encoding."""
         digest = hashlib.blake2b(self.tokenizer_json.encode(), digest_size=16)
         digest.update(json.dumps([self.backend.encode_special_tokens, self.bos_id, self.eos_id]).encode())
         return digest.hexdigest()
+
+    def _role(self, role: str) -> int | None:
+        token = token_text(self.settings.get(role))
+        return None if token is None else self.backend.token_to_id(token)
 
     def _encode(self, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
         """Bare ids, a batch at a time, over which the rust threads work in parallel."""
@@ -128,8 +182,8 @@ class Tokenizer:
         return "ByteLevel" in [decoder.get("type"), *(step.get("type") for step in decoder.get("decoders", ()))]
 
     @cached_property
-    def _has_safe_cuts(self) -> bool:
-        return has_safe_cuts(json.loads(self.tokenizer_json))
+    def _border(self) -> re.Pattern[str] | None:
+        return safe_border(json.loads(self.tokenizer_json), self.backend.encode_special_tokens)
 
 
 def token_text(value: Any) -> str | None:

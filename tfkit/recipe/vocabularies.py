@@ -1,0 +1,75 @@
+"""The entries that a tokenizer of each kind has before it learns any: its special tokens, in the order of their ids, and its bytes.
+
+Sources: the tokenizer files of the systems as `transformers` knows them. Where a released vocabulary has its special tokens at the end
+(GPT-2, Llama 3), ours begins with them: a model reads the ids from its own configuration.
+"""
+
+from typing import NamedTuple
+
+SENTINELS = tuple(f"<extra_id_{number}>" for number in reversed(range(100)))  # the first has the highest id (Raffel et al. 2020)
+_BERT = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+_END_OF_TEXT = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+
+
+class Vocabulary(NamedTuple):
+    """`first` are the ids from 0 on and `last` those behind all that is learned; `symbols` are the least entries between them: the 256
+    bytes, or one character in both its forms. `roles` says which special token is what.
+    """
+
+    first: tuple[str, ...]
+    roles: dict[str, str]
+    symbols: int = 256
+    last: tuple[str, ...] = ()
+
+
+# kind -> variant -> its vocabulary. The first variant is the one of a recipe that names none.
+VOCABULARIES: dict[str, dict[str | None, Vocabulary]] = {
+    "byte_bpe": {
+        "gpt2": Vocabulary(("<|endoftext|>",), _END_OF_TEXT),
+        "llama3": Vocabulary(
+            (
+                "<|begin_of_text|>",
+                "<|end_of_text|>",
+                "<|finetune_right_pad_id|>",
+                "<|start_header_id|>",
+                "<|end_header_id|>",
+                "<|eom_id|>",
+                "<|eot_id|>",
+                "<|python_tag|>",
+            ),
+            {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "pad_token": "<|finetune_right_pad_id|>"},
+        ),
+        "smollm2": Vocabulary(("<|endoftext|>", "<|im_start|>", "<|im_end|>"), _END_OF_TEXT),
+    },
+    "wordpiece": {None: Vocabulary(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), _BERT, 2)},
+    "bpe_eow": {None: Vocabulary(("<unk>",), {"unk_token": "<unk>"}, 2)},
+    "unigram": {
+        None: Vocabulary(("<pad>", "</s>", "<unk>"), {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}, 4, SENTINELS)
+    },
+    "bpe_byte_fallback": {
+        "llama": Vocabulary(("<unk>", "<s>", "</s>"), {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}),
+        "gemma": Vocabulary(
+            ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"),
+            {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"},
+        ),
+        "translation": Vocabulary(("<pad>", "</s>", "<unk>"), {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}),
+    },
+}
+
+# Which kinds or variants read an option; the options that are not here are read by all.
+READ_BY: dict[str, tuple[str, ...]] = {
+    "add_bos": ("gpt2", "llama3", "smollm2", "llama", "gemma"),
+    "lowercase": ("wordpiece",),
+    "strip_accents": ("wordpiece",),
+}
+
+
+def variant_of(kind: str, variant: str | None) -> str | None:
+    """The variant that a recipe means, None for a kind that has none. Raises ValueError if the kind has no such variant."""
+    known = VOCABULARIES[kind]
+    if variant is None:
+        return next(iter(known))
+    if variant not in known:
+        named = ", ".join(name for name in known if name)
+        raise ValueError(f"{kind} has no variant {variant}; it has {named}" if named else f"{kind} has no variants: remove variant")
+    return variant

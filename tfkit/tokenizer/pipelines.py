@@ -1,0 +1,103 @@
+"""What each kind of tokenizer does to a text, built as `transformers` builds those of the systems.
+
+byte_bpe           bytes as 256 characters, BPE within words; any text comes back   GPT-2 (Radford et al. 2019, 2.2), Llama 3, SmolLM2
+wordpiece          a word from the left by its longest entries, ## inside a word    BERT (Devlin et al. 2018, arXiv 1810.04805)
+bpe_eow            BPE within lower-cased words, </w> where a word ends             GPT (Radford et al. 2018)
+unigram            the likeliest pieces of a word, sentinels at the top             T5 (Raffel et al. 2020; Kudo 2018, arXiv 1804.10959)
+bpe_byte_fallback  BPE over characters, ▁ for a space; a rare one is its bytes      Llama, Mistral, Gemma 2 (Kudo and Richardson 2018)
+"""
+
+from collections.abc import Sequence
+
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from tfkit.tokenizer.pieces import LLAMA3
+
+SPACE = "▁"  # U+2581, SentencePiece's
+SUFFIX, PREFIX = "</w>", "##"
+
+BYTE_SPLITTERS: dict[str, pre_tokenizers.PreTokenizer] = {
+    "gpt2": pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "llama3": pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(LLAMA3), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    ),
+    "smollm2": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]),
+}
+
+
+def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], splitter: pre_tokenizers.PreTokenizer) -> Backend:
+    """No normalizer and no unknown token: every text has ids, and its bytes come back."""
+    backend = Backend(models.BPE(vocab=vocab, merges=merges))
+    backend.pre_tokenizer = splitter
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def bert_normalizer(lowercase: bool = True, strip_accents: bool | None = None) -> normalizers.Normalizer:
+    """Control characters out, every white space a space, Chinese characters words of their own."""
+    return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=strip_accents, lowercase=lowercase)
+
+
+def wordpiece(vocab: dict[str, int], normalizer: normalizers.Normalizer) -> Backend:
+    """As BertTokenizer: words are split at white space and at each punctuation mark; one with an unknown character is [UNK] as a whole."""
+    backend = Backend(models.WordPiece(vocab=vocab, unk_token="[UNK]"))
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix=PREFIX)
+    return backend
+
+
+def bpe_eow(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
+    """As OpenAIGPTTokenizer."""
+    model = models.BPE(vocab=vocab, merges=merges, continuing_subword_prefix="", end_of_word_suffix=SUFFIX, unk_token="<unk>")
+    backend = Backend(model)
+    backend.normalizer = bert_normalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.BPEDecoder(suffix=SUFFIX)
+    return backend
+
+
+def unigram(scores: Sequence[tuple[str, float]]) -> Backend:
+    """As T5Tokenizer; the unknown token has id 2. Runs of white space and new lines are one space."""
+    backend = Backend(models.Unigram(list(scores), unk_id=2, byte_fallback=False))
+    backend.pre_tokenizer = word_splitter()
+    backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
+    return backend
+
+
+def word_splitter() -> pre_tokenizers.PreTokenizer:
+    """T5's: words with ▁ before them."""
+    words = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
+    return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
+
+
+def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: str | None = None) -> Backend:
+    """As LlamaTokenizer: the text is one long word, whose first ▁ stands for no space; so one space that begins a text is lost.
+
+    A model with all byte tokens needs no unknown token.
+    """
+    backend = Backend(models.BPE(vocab=vocab, merges=merges, unk_token=unk_token, fuse_unk=True, byte_fallback=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first", split=False)
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(content=" ", left=1)]
+    backend.decoder = decoders.Sequence(steps)
+    return backend
+
+
+def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
+    """As GemmaTokenizer: no ▁ before a text, so that nothing of it is lost. Its splitter sees no space any more."""
+    backend = Backend(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    backend.normalizer = normalizers.Replace(" ", SPACE)
+    backend.pre_tokenizer = pre_tokenizers.Split(pattern=" ", behavior="merged_with_previous", invert=False)
+    backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    return backend
+
+
+def template_parts(roles: dict[str, str], add_bos: bool) -> tuple[str, str] | None:
+    """What stands around one text, and around two: BERT's segments, a begin token, or else the end token of what has no begin token."""
+    bos, eos, cls, sep = (roles.get(f"{role}_token") for role in ("bos", "eos", "cls", "sep"))
+    if cls:
+        return f"{cls}:0 $A:0 {sep}:0", f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1"
+    if bos:
+        return (f"{bos} $A", f"{bos} $A {bos} $B") if add_bos else None
+    return (f"$A {eos}", f"$A {eos} $B {eos}") if eos else None
