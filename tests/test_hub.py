@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tfkit
 from tfkit.errors import ModelError
-from tfkit.families import PRESETS
+from tfkit.families import MODEL_TYPES, PRESETS
 from tfkit.hub import find_checkpoint, load, save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
@@ -199,11 +199,11 @@ def test_a_configuration_that_is_no_json_object(tmp_path: Path, text: str) -> No
     assert "config.json" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["bert", "mistral", None, ["gpt2"], ""])
+@pytest.mark.parametrize("kind", ["bloom", "gemma", None, ["gpt2"], ""])
 def test_a_model_type_that_is_not_supported(tmp_path: Path, kind: object) -> None:
     write(tmp_path)
     edit_config(tmp_path, model_type=kind)
-    assert refusal(tmp_path).endswith(f"model_type {kind!r} is not one that tfkit can load (gpt2, llama)")
+    assert refusal(tmp_path).endswith(f"model_type {kind!r} is not one that tfkit can load ({', '.join(MODEL_TYPES)})")
 
 
 @pytest.mark.parametrize("garbage", [None, "x", -1, 0.5, [], {}, [3], {"a": 1}, "5"])

@@ -402,6 +402,23 @@ def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str,
     assert str(caught.value).startswith(str(tmp_path))
 
 
+@pytest.mark.parametrize("garbage", [None, "x", -1, 0, 0.5, [], {}, [3], {"a": 1}, "5"])
+@pytest.mark.parametrize("case", SHARED)
+def test_any_field_may_hold_anything(tmp_path: Path, case: str, garbage: object) -> None:
+    """A model that fits, or a ModelError that names the folder; never a crash."""
+    save_reference(tmp_path, case)
+    path, refusals = tmp_path / "config.json", []
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    for field in whole:
+        path.write_text(json.dumps(whole | {field: garbage}), encoding="utf-8")
+        try:
+            load(tmp_path)
+        except ModelError as error:
+            refusals.append(str(error))
+    assert len(refusals) >= 5
+    assert all(message.startswith(str(tmp_path)) for message in refusals)
+
+
 def test_relative_positions_refuse_what_they_would_ignore() -> None:
     for attention in ({"softcap": 2.0}, {"windows": [4]}):
         with pytest.raises(ValueError, match="relative positions go with neither"):
