@@ -57,7 +57,7 @@ def test_a_full_description(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ("{}", ["1:1: model: needs a preset (gpt2, "]),
+        ("{}", ["1:1: model: needs a preset ("]),
         ("{preset: gtp2, dmi: 3}", ["1:17: model.preset: 'gtp2' is none of ", "1:23: model.dmi: unknown, did you mean dim"]),
         ("{preset: 3}", ["1:17: model.preset: must be text, not 3"]),
         ("gpt2", ["1:8: model: must be a section of fields, not the text 'gpt2'"]),
