@@ -1,6 +1,5 @@
 """tfkit generate --chat: the checkpoint's chat template around prompts, and conversations on a terminal."""
 
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,13 +26,11 @@ def render_prompts(loaded: "Loaded", prompts: Sequence[Prompt]) -> list[str]:
 
 
 def answer_ends(loaded: "Loaded") -> list[int]:
-    """The ids that end an answer: those that end a text, the tokenizer's eos, and those of generation_config.json.
-
-    Models that were trained for conversations say the end of a turn in any one of the three.
+    """The ids that end an answer: those that end a text, and the tokenizer's eos, where some models that were trained for conversations
+    say the end of a turn.
     """
     assert loaded.codec is not None
-    ends = [*loaded.eos_ids, loaded.codec.eos_id, *_generation_eos(loaded)]
-    return [end for end in dict.fromkeys(ends) if isinstance(end, int)]
+    return [end for end in dict.fromkeys([*loaded.eos_ids, loaded.codec.eos_id]) if end is not None]
 
 
 def converse(continue_texts: ContinueTexts, loaded: "Loaded", work: "Session", as_json: bool) -> int:
@@ -86,12 +83,3 @@ def _ctrl_c() -> Iterator[Callable[[], bool]]:
         yield pressed.is_set
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _generation_eos(loaded: "Loaded") -> list[Any]:
-    """eos_token_id of generation_config.json, which may be left out, a number or a list."""
-    try:
-        found = json.loads((loaded.folder / "generation_config.json").read_bytes()).get("eos_token_id")
-    except (OSError, ValueError, AttributeError, RecursionError):  # the file is optional, and nothing else is read from it
-        return []
-    return found if isinstance(found, list) else [found]

@@ -21,6 +21,7 @@ from tfkit.run.model_files import MIB, find_file, read_object
 
 OWN_TYPE = "tfkit"  # model_type of what no Hugging Face class can express: it fails to load elsewhere rather than load wrong
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id", "decoder_start_token_id")
+_EOS = "eos_token_id"
 EXPRESSED = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
 _MOST_PROBLEMS = 20
 LIMIT = 4 * MIB  # bytes of config.json or tfkit.json: a thousand times what they take
@@ -49,13 +50,38 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
 
 
 def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The bos, eos and pad ids of a config.json that it states; several eos ids are a list. Raises ModelError for other values."""
+    """The bos, eos, pad and start ids that config.json states, or generation_config.json; several eos ids are a list.
+
+    Either file may hold some of the ids that end a text: they are put together. Raises ModelError for values of config.json that are none.
+    """
     ids = {name: hf[name] for name in SPECIAL_IDS if hf.get(name) is not None}
     for name, value in ids.items():
-        several = name.endswith("eos_token_id") and isinstance(value, list)
-        if not all(map(_is_id, value if several else [value])):
+        if not _are_ids(name, value):
             raise ModelError(f"{folder / 'config.json'}: {name} is {_shown(value)}, which is not the number of a token")
-    return ids
+    further = _generation_ids(folder)
+    ends = [end for found in (ids, further) for end in _listed(found.get(_EOS, []))]
+    if ends:
+        ids[_EOS] = ends[0] if len({*ends}) == 1 else list(dict.fromkeys(ends))
+    return further | ids
+
+
+def _generation_ids(folder: Path) -> dict[str, Any]:
+    """Those of generation_config.json. The file is optional: one that cannot be read, or an id that is none, says nothing."""
+    try:
+        path = find_file(folder, "generation_config.json")
+        found = {} if path is None else read_object(path, LIMIT)
+    except (ModelError, OSError):
+        return {}
+    return {name: found[name] for name in SPECIAL_IDS if _are_ids(name, found.get(name))}
+
+
+def _are_ids(name: str, value: Any) -> bool:
+    """Whether this is an id, or for the end of a text several."""
+    return all(map(_is_id, value)) if name == _EOS and isinstance(value, list) else _is_id(value)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:

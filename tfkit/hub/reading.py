@@ -39,7 +39,7 @@ class Loaded:
     config: ModelConfig
     family: str
     folder: Path
-    special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos and pad ids as config.json has them
+    special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos, pad and start ids as the folder's files have them
     new_parameters: tuple[str, ...] = ()  # of a head that was asked for and that the files lack: random
 
     @property
@@ -49,11 +49,18 @@ class Loaded:
 
     @property
     def eos_ids(self) -> list[int]:
-        """The ids that end a text: config.json may list several."""
+        """The ids that end a text: config.json and generation_config.json may list several, and where neither does the tokenizer says."""
         found = self.special_ids.get("eos_token_id")
         if found is None and self.codec is not None:
             found = self.codec.eos_id
         return [] if found is None else list(found) if isinstance(found, list) else [found]
+
+    @property
+    def start_id(self) -> int | None:
+        """What the decoder of an encoder-decoder begins with; None: nothing says it."""
+        found = (self.special_ids.get(name) for name in ("decoder_start_token_id", "pad_token_id"))
+        codec_pad = self.codec.pad_id if self.codec else None
+        return next((one for one in found if one is not None), codec_pad)
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder that training writes: float32 weights, configuration, tokenizer."""
