@@ -31,6 +31,7 @@ def generate(
     temperature: Annotated[float | None, typer.Option(metavar="T", help="Divides the logits; 0 is greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(metavar="K", help="Draw from the K likeliest tokens only.")] = None,
     top_p: Annotated[float | None, typer.Option(metavar="P", help="Draw from the likeliest that hold this share.")] = None,
+    num_beams: Annotated[int | None, typer.Option(metavar="B", help="Beam search over so many texts; nothing is drawn.")] = None,
     stop: Annotated[list[str] | None, typer.Option(metavar="S", help="End where this text appears; may be given again.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="S", help="Of the draws.")] = None,
     chat: options.Chat = False,
@@ -42,8 +43,9 @@ def generate(
 ) -> None:
     """Continue text.
 
-    --prompt gives the text with its continuation (with --json a JSON line); --input and - give a JSON line a prompt, in order. Settings
-    that are not given are those of the run that made the checkpoint. --run keeps the energy, in emissions.csv, in a run folder.
+    --prompt gives the text with its continuation (with --json a JSON line); --input and - give a JSON line a prompt, in order. An
+    encoder-decoder gives its own text alone. Settings that are not given are those of the run that made the checkpoint. --run keeps the
+    energy, in emissions.csv, in a run folder.
 
     A masked language model gives each prompt with its [MASK]s filled by the likeliest tokens; nothing is drawn, and JSON lines tell of
     the other candidates.
@@ -55,7 +57,14 @@ def generate(
     from tfkit.cli.settings import quoted, read_settings, split_arguments
 
     words, overrides = split_arguments(arguments or ())
-    numbers = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    numbers = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "num_beams": num_beams,
+        "seed": seed,
+    }
     overrides += [f"generation.{name}={value}" for name, value in numbers.items() if value is not None]
     if stop:
         overrides.append(f"generation.stop=[{', '.join(map(quoted, stop))}]")
@@ -80,6 +89,7 @@ def generate(
             loaded.codec,
             settings=settings.generation,
             eos_ids=answer_ends(loaded) if chat else loaded.eos_ids,
+            start_id=loaded.start_id,
             should_stop=work.should_stop,
             rendered=chat,
         )
@@ -88,7 +98,8 @@ def generate(
         elif not prompts:
             tokens = converse(continue_texts, loaded, work, json_)
         elif prompt is not None and not json_:
-            tokens = _write_text(continue_texts, "" if chat else prompt, texts[0], work)
+            continues = not chat and loaded.model.encoder is None
+            tokens = _write_text(continue_texts, prompt if continues else "", texts[0], work)
         else:
             tokens = _write_lines(continue_texts, prompts, texts, work)
         reading = work.meter.reading()
