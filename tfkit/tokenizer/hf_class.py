@@ -1,5 +1,5 @@
-"""Which class of `transformers` a saved tokenizer is. Such a class builds all but the vocabulary itself, whatever tokenizer.json says, so it is
-named only for a tokenizer that it would build just so. PreTrainedTokenizerFast does what tokenizer.json says.
+"""Which class of `transformers` a saved tokenizer is. Such a class builds all but the entries itself, whatever tokenizer.json says, so it
+is named only for a tokenizer that it would build just so. PreTrainedTokenizerFast does what tokenizer.json says.
 """
 
 import json
@@ -15,7 +15,7 @@ GENERIC = "PreTrainedTokenizerFast"
 
 
 class _Class(NamedTuple):
-    """`build` makes its pipeline without entries, from the normalizer of the tokenizer in question; `roles` are its default special tokens."""
+    """`build` makes its pipeline without entries, given the normalizer of the tokenizer in question; `roles` are its special tokens."""
 
     build: Callable[[Mapping[str, Any]], Backend]
     roles: Mapping[str, str]

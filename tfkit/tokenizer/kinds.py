@@ -89,13 +89,12 @@ _WORDS = rf"\n+|{SPACE}+(?={SPACE})|{SPACE}?[\p{{L}}\p{{M}}]+|\p{{N}}|{SPACE}?[^
 
 
 def _bpe_byte_fallback(task: _Task) -> Backend:
-    # Llama's trainer saw line by line, so that a new line is its byte; Gemma has entries for them.
-    lines = [] if task.variant == "gemma" else [pre_tokenizers.Split(Regex(r"\n+"), "removed")]
-    splitter = pre_tokenizers.Sequence([*lines, pre_tokenizers.Split(Regex(_WORDS), "isolated")])
     normalizer = normalizers.Replace(" ", SPACE)
     first = [*task.first, *_BYTES]
-    room = (task.section.vocab_size - len(first)) // 2
-    alphabet = task.corpus.alphabet(room, normalizer)
+    # Llama's trainer saw line by line, so that a new line is its byte; Gemma has entries for them.
+    room, bytes_only = (task.section.vocab_size - len(first)) // 2, "" if task.variant == "gemma" else "\n"
+    alphabet = task.corpus.alphabet(room, normalizer, left_out=lambda character: character in bytes_only)
+    splitter = pre_tokenizers.Split(Regex(_WORDS), "isolated")
     learned = learn(task.corpus, splitter, first, task.section.vocab_size, normalizer=normalizer, alphabet=alphabet)
     if task.variant == "gemma":
         return pipelines.gemma_bpe(**learned)
@@ -103,13 +102,13 @@ def _bpe_byte_fallback(task: _Task) -> Backend:
 
 
 def _unigram(task: _Task) -> Backend:
-    alphabet = task.corpus.alphabet(task.room() - 1, without=SPACE)
+    alphabet = task.corpus.alphabet(task.room() - 1, left_out=lambda character: character.isspace() or character == SPACE)
     backend = Backend(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Sequence([pipelines.word_splitter(), pre_tokenizers.Split(Regex(_PIECES), "isolated")])
     trainer = trainers.UnigramTrainer(
         vocab_size=task.section.vocab_size - len(task.own.last), special_tokens=task.first, unk_token="<unk>", show_progress=False
     )
-    task.corpus.train(backend, trainer, alphabet=[*alphabet, SPACE])
+    task.corpus.train(backend, trainer, alphabet=alphabet)
     learned = json.loads(backend.to_str())["model"]["vocab"][len(task.first) :]
     return pipelines.unigram([*((token, 0.0) for token in task.first), *_settled(learned), *((token, 0.0) for token in task.own.last)])
 

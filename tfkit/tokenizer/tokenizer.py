@@ -140,7 +140,9 @@ class Tokenizer:
             with broken_tokenizer():
                 head = self.backend.encode(text[:length], add_special_tokens=False)
             if len(head) > 1 or length >= len(text):
-                return len(text[: head.offsets[0][1]].encode())
+                # The ▁ that a SentencePiece puts before a text has the place of its first character: then the next token begins there, too.
+                end = min([head.offsets[0][1], *(start for start, _ in head.offsets[1:2])])
+                return len(text[:end].encode())
             length *= 2
 
     def fingerprint(self) -> str:

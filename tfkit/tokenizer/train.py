@@ -7,13 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import accumulate
 
 from tokenizers import Tokenizer as Backend
-from tokenizers import normalizers, trainers
+from tokenizers import normalizers, pre_tokenizers, trainers
 
 from tfkit.tokenizer.interruptible import interruptible
 from tfkit.tokenizer.pieces import pieces
 
 # SentencePiece leaves out the rarest characters too: 5 of 10,000, and 0.5 for Llama.
 _COVERAGE = 0.9999
+_GAP = "\0"  # stands for a character without an entry
 
 
 class Corpus:
@@ -24,15 +25,19 @@ class Corpus:
     def __init__(self, texts: Iterable[str], progress: Callable[[int], None] | None = None):
         self._texts, self._progress = texts, progress
 
-    def alphabet(self, most: int, normalizer: normalizers.Normalizer | None = None, without: Collection[str] = ()) -> list[str]:
-        """The characters, white space aside, that make up 99.99% of the normalized texts, the most frequent ones: at most `most`, in the
-        order of their codes. What is rarer would take entries that pieces of words need.
+    def alphabet(
+        self, most: int, normalizer: normalizers.Normalizer | None = None, left_out: Callable[[str], bool] = str.isspace
+    ) -> list[str]:
+        """The characters that make up 99.99% of the normalized texts, the most frequent ones: at most `most`, in the order of their codes.
+
+        What is rarer would take entries that pieces of words need. What is `left_out` does not count as text: white space, for a kind
+        that has none within words.
         """
         counts: Counter[str] = Counter()
         for text in self._texts:
             for piece in pieces(text):
                 counts.update(piece if normalizer is None else normalizer.normalize_str(piece))
-        ranked = sorted((c for c in counts if not c.isspace() and c not in without), key=lambda c: (-counts[c], c))
+        ranked = sorted((c for c in counts if c != _GAP and not left_out(c)), key=lambda c: (-counts[c], c))
         covered = accumulate((counts[character] for character in ranked), initial=0)
         enough = _COVERAGE * sum(counts[character] for character in ranked)
         return sorted(character for character, before in zip(ranked[:most], covered, strict=False) if before < enough)
@@ -44,13 +49,16 @@ class Corpus:
         normalizer: normalizers.Normalizer | None = None,
         alphabet: Collection[str] | None = None,
     ) -> None:
-        """Train on the normalized texts; each character that is not in the alphabet, if there is one, becomes the end of a line."""
-        others = None if alphabet is None else re.compile(f"[^\\s{''.join(map(re.escape, alphabet))}]")
+        """Train on the normalized texts; if there is an alphabet, words end where a character is not in it."""
+        others = None
+        if alphabet is not None:
+            others = re.compile(f"[^{''.join(map(re.escape, alphabet))}]" if alphabet else "(?s:.)")
+            backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(_GAP, "removed"), backend.pre_tokenizer])
 
         def parts(abandoned: threading.Event) -> Iterator[str]:
             for part in self._told(abandoned):
                 normalized = part if normalizer is None else normalizer.normalize_str(part)
-                yield normalized if others is None else others.sub("\n", normalized)
+                yield normalized if others is None else others.sub(_GAP, normalized)
 
         interruptible(lambda abandoned: backend.train_from_iterator(parts(abandoned), trainer))
 

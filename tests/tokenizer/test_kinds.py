@@ -1,0 +1,389 @@
+"""Each kind of tokenizer, trained here: what transformers makes of its files, what comes back of a text, and the same every time."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tfkit.recipe.schema import TokenizerSection
+from tfkit.recipe.vocabularies import VOCABULARIES
+from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+
+CODE = "def add(a, b):\n    return a + b  # it's 12 or 345, isn't it?\n\n\nclass Old:\n    pass\n"
+CORPUS = [
+    Path(argparse.__file__).read_text(encoding="utf-8"),
+    CODE * 20,
+    "Grüße aus 東京 und São Paulo! 🦊 The quick brown fox.\r\n\ttabs\n" * 20,
+]
+PROBES = [
+    "",
+    " ",
+    "plain words, with  two spaces",
+    " leading",
+    "    return\n\n\n    x",
+    "line\nline\r\n\n\ttab ",
+    "Grüße 世界 🦊 e\u0301 \u202e \x00 \u00a0 \u3000wide İstanbul ǅ ﷺ",
+    "12345 3.14 it's THE End, isn't it?",
+    CODE,
+    "<s> </s> <unk> <pad> <bos> <mask> [MASK] [SEP] [CLS]x<extra_id_5>y <|endoftext|> <|end_of_text|> <0x41>",
+    "▁already▁there",
+    "a" * 300,
+]
+SECTIONS: dict[str, dict[str, Any]] = {
+    "gpt2": {"kind": "byte_bpe"},
+    "llama3": {"kind": "byte_bpe", "variant": "llama3"},
+    "smollm2": {"kind": "byte_bpe", "variant": "smollm2"},
+    "bert": {"kind": "wordpiece"},
+    "bert cased": {"kind": "wordpiece", "lowercase": False},
+    "bert accents": {"kind": "wordpiece", "strip_accents": False},
+    "bert more": {"kind": "wordpiece", "special_tokens": ["[E1]", "[/E1]"]},
+    "gpt": {"kind": "bpe_eow"},
+    "gpt tasks": {"kind": "bpe_eow", "special_tokens": ["_start_", "_delimiter_", "_classify_"]},
+    "t5": {"kind": "unigram"},
+    "t5 more": {"kind": "unigram", "special_tokens": ["<x>"]},
+    "llama": {"kind": "bpe_byte_fallback"},
+    "llama without bos": {"kind": "bpe_byte_fallback", "add_bos": False},
+    "gemma": {"kind": "bpe_byte_fallback", "variant": "gemma"},
+    "translation": {"kind": "bpe_byte_fallback", "variant": "translation"},
+}
+CLASSES = {
+    **dict.fromkeys(("bert", "bert cased", "bert accents", "bert more"), "BertTokenizer"),
+    **dict.fromkeys(("gpt", "gpt tasks"), "OpenAIGPTTokenizer"),
+    **dict.fromkeys(("t5", "t5 more"), "T5Tokenizer"),
+    **dict.fromkeys(("llama", "llama without bos"), "LlamaTokenizer"),
+    "gemma": "GemmaTokenizer",
+}
+TRAINED = {name: train_tokenizer(TokenizerSection(vocab_size=1500, **words), CORPUS) for name, words in SECTIONS.items()}
+every = pytest.mark.parametrize("name", SECTIONS)
+any_text = st.text(alphabet=st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("aBé1 \n\t▁</s>[]_🦊世")), max_size=60)
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The tokenizers as transformers reads the saved ones."""
+    transformers = pytest.importorskip("transformers")
+    read = {}
+    for name, tokenizer in TRAINED.items():
+        folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
+        save_tokenizer(tokenizer, folder)
+        loaded = load_tokenizer(folder)
+        assert loaded is not None
+        assert loaded.fingerprint() == tokenizer.fingerprint()
+        read[name] = transformers.AutoTokenizer.from_pretrained(folder)
+    return read
+
+
+def same(ours: Tokenizer, other: Any, text: str) -> None:
+    ids = ours.encode_texts([text])[0]
+    assert ids == other(text)["input_ids"]
+    for skip in (False, True):
+        assert ours.decode(ids, skip) == other.decode(ids, skip_special_tokens=skip)
+
+
+@every
+def test_transformers_gives_the_same_ids_and_text(name: str, theirs: dict[str, Any]) -> None:
+    for text in PROBES:
+        same(TRAINED[name], theirs[name], text)
+
+    @given(any_text)
+    @settings(deadline=None, max_examples=100)
+    def random(text: str) -> None:
+        same(TRAINED[name], theirs[name], text)
+
+    random()
+
+
+@every
+def test_transformers_knows_the_same_special_tokens(name: str, theirs: dict[str, Any]) -> None:
+    ours, other = TRAINED[name], theirs[name]
+    for role in ("bos", "eos", "pad", "unk", "cls", "sep", "mask"):
+        assert getattr(ours, f"{role}_id") == getattr(other, f"{role}_token_id"), role
+    assert ours.size == len(other)
+    assert type(other).__name__ == CLASSES.get(name, "TokenizersBackend")
+
+
+@every
+def test_pairs_are_joined_as_by_transformers(name: str, theirs: dict[str, Any]) -> None:
+    (ids, segments) = TRAINED[name].encode_pairs([("the fox, it's", "def add")])[0]
+    other = theirs[name]("the fox, it's", "def add")
+    assert ids == other["input_ids"]
+    if name.startswith("bert"):
+        assert segments == other["token_type_ids"]
+        assert segments == [0] * segments.index(1) + [1] * segments.count(1)
+        assert (ids[0], ids[segments.index(1) - 1], ids[-1]) == (2, 3, 3)
+
+
+def test_the_ids_of_the_special_tokens() -> None:
+    """As systems.md gives them for vocabularies of one's own."""
+    roles = ("bos_id", "eos_id", "pad_id", "unk_id", "cls_id", "sep_id", "mask_id", "start_id")
+    expected = {
+        "gpt2": (0, 0, None, None, None, None, None, 0),
+        "llama3": (0, 1, 2, None, None, None, None, 0),
+        "smollm2": (0, 0, None, None, None, None, None, 0),
+        "bert": (None, None, 0, 1, 2, 3, 4, 0),
+        "gpt": (None, None, None, 0, None, None, None, None),
+        "t5": (None, 1, 0, 2, None, None, None, 0),
+        "llama": (1, 2, None, 0, None, None, None, 1),
+        "gemma": (2, 1, 0, 3, None, None, 4, 2),
+        "translation": (None, 1, 0, 2, None, None, None, 0),
+    }
+    assert {name: tuple(getattr(TRAINED[name], role) for role in roles) for name in expected} == expected
+    templates = {name: (TRAINED[name].prefix, TRAINED[name].suffix) for name in SECTIONS}
+    for name in ("gpt2", "llama3", "smollm2", "llama", "gemma"):
+        assert templates[name] == ((TRAINED[name].bos_id,), ())
+    assert templates["bert"] == ((2,), (3,))
+    assert templates["t5"] == templates["translation"] == ((), (1,))
+    assert templates["gpt"] == templates["llama without bos"] == ((), ())
+
+
+def test_further_special_tokens_follow_the_own_ones() -> None:
+    for name, first in (("bert more", 5), ("gpt tasks", 1), ("t5 more", 3)):
+        tokens = SECTIONS[name]["special_tokens"]
+        assert [TRAINED[name].backend.token_to_id(token) for token in tokens] == list(range(first, first + len(tokens)))
+        assert TRAINED[name].decode(range(first, first + len(tokens)), skip_special_tokens=True) == ""
+
+
+@pytest.mark.parametrize("name", ["t5", "t5 more"])
+def test_the_sentinels_count_down_from_the_highest_id(name: str) -> None:
+    tokenizer = TRAINED[name]
+    assert [tokenizer.backend.token_to_id(f"<extra_id_{n}>") for n in range(100)] == [tokenizer.size - 1 - n for n in range(100)]
+
+
+# ------------------------------------------------------------------------------------------------------- what comes back
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3", "smollm2", "gemma", "llama", "translation"])
+@given(any_text)
+@settings(deadline=None, max_examples=100)
+def test_a_text_comes_back(name: str, text: str) -> None:
+    """But for what the docstrings say: SentencePiece's ▁, and the space that Llama's ▁ before a text stands for."""
+    if "fallback" in SECTIONS[name]["kind"]:
+        text = text.replace("▁", "_")
+    if name in ("llama", "translation"):
+        text = text.lstrip(" ")
+    tokenizer = TRAINED[name]
+    ids = tokenizer.encode_texts([text])[0]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    if name not in ("llama", "translation"):  # whose first ▁ stands for nothing
+        assert sum(map(tokenizer.token_bytes, ids[len(tokenizer.prefix) :])) == len(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("bert", "the old, gruße und 12"),
+        ("bert cased", "The Old, Grüße und 12"),
+        ("bert accents", "the old, grüße und 12"),
+        ("gpt", "the old , gruße und 12"),
+        ("t5", "The Old, Grüße und 12"),
+    ],
+)
+def test_what_the_others_keep_of_a_text(name: str, expected: str) -> None:
+    tokenizer = TRAINED[name]
+    ids = tokenizer.encode_texts(["  The Old,\n\nGrüße   und 12"])[0]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == expected
+    unknown = tokenizer.encode_texts(["The 𒀀"])[0]
+    assert tokenizer.unk_id in unknown
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "first", "expected"),
+    [
+        ("t5", "  the argument", "▁the", 5),  # the spaces before it count: they are the text's own bytes
+        ("t5", "世界 the", "▁", 0),  # which stands for nothing here
+        ("t5", "x", "▁", 0),
+        ("gpt", "世 the", "<unk>", 3),
+        ("gpt", "À la", "a</w>", 2),
+        ("llama without bos", " the", "▁the", 4),
+        ("llama without bos", "the", "▁the", 3),
+        ("llama without bos", "\nx", "▁", 0),
+        ("llama without bos", "  x", "▁▁", 2),
+        ("translation", "The x", "▁The", 3),
+        ("bert cased", "世" * 1000, "[UNK]", 3),
+    ],
+)
+def test_the_bytes_of_the_first_token(name: str, text: str, first: str, expected: int) -> None:
+    tokenizer = TRAINED[name]
+    ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
+    assert tokenizer.backend.id_to_token(ids[0]) == first
+    assert tokenizer.opening_bytes(text, ids) == expected
+    assert tokenizer.opening_bytes("", []) == 0
+
+
+@every
+@given(any_text)
+@settings(deadline=None, max_examples=50)
+def test_a_first_token_never_has_more_bytes_than_the_text(name: str, text: str) -> None:
+    tokenizer = TRAINED[name]
+    ids = tokenizer.backend.encode(text, add_special_tokens=False).ids
+    assert 0 <= tokenizer.opening_bytes(text, ids) <= len(text.encode())
+
+
+# ------------------------------------------------------------------------------------------------- what splits, what merges
+
+
+def tokens(name: str, text: str) -> list[str]:
+    return [TRAINED[name].backend.id_to_token(i) for i in TRAINED[name].backend.encode(text, add_special_tokens=False).ids]
+
+
+def words(name: str, text: str) -> list[str]:
+    splitter = TRAINED[name].backend.pre_tokenizer
+    assert splitter is not None
+    return [word for word, _ in splitter.pre_tokenize_str(text)]
+
+
+def test_each_kind_splits_as_its_system() -> None:
+    """systems.md 14.4, and the sections on tokenizers."""
+    assert words("gpt2", "It's 12345") == ["It", "'s", "Ġ12345"]
+    assert words("smollm2", "It's 12345") == ["It", "'s", "Ġ", "1", "2", "3", "4", "5"]
+    assert words("llama3", "It'S 12345\n\n b") == ["It", "'S", "Ġ", "123", "45", "ĊĊ", "Ġb"]
+    assert tokens("gpt", "Fox")[-1].endswith("</w>")
+    assert tokens("bert", "xyzzy")[1].startswith("##")
+    assert tokens("llama", "a\nb")[1] == tokens("translation", "a\nb")[1] == "<0x0A>"
+    assert tokens("gemma", "a\n\n\nb")[1].startswith("\n")
+    assert tokens("llama", "12") == ["▁", "1", "2"]
+    assert tokens("gemma", "12") == ["1", "2"]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma", "translation", "t5"])
+def test_nothing_is_merged_across_words(name: str) -> None:
+    learned = [token for token in TRAINED[name].backend.get_vocab() if not token.startswith("<")]
+    assert len(learned) > 200
+    assert not [token for token in learned if "▁" in token.lstrip("▁")]
+    assert not [token for token in learned if any(c.isalpha() for c in token) and not token.lstrip("▁").isalpha()]
+    assert any(token.startswith("▁▁") for token in learned) == (name != "t5"), "indentation"
+
+
+# ------------------------------------------------------------------------------------------------------------------ training
+
+REPEAT = """
+import json, sys
+from tfkit.recipe.schema import TokenizerSection
+from tfkit.tokenizer import train_tokenizer
+sections, texts = json.load(sys.stdin)
+print(json.dumps([train_tokenizer(TokenizerSection(vocab_size=900, **words), texts).tokenizer_json for words in sections]))
+"""
+
+
+def test_every_process_and_any_number_of_threads_give_the_same_tokenizer() -> None:
+    """A plain call of the library's trainers gives each process another tokenizer: hash tables are in random order."""
+    folder = Path(__file__).parents[2] / "tfkit"
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py"))[:30]] + ["".join(map(chr, range(0x4E00, 0x4F00)))]
+    task = json.dumps([list(SECTIONS.values()), texts])
+    results = set()
+    for threads in ("1", "4"):
+        environment = os.environ | {"RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": str(threads == "4").lower()}
+        done = subprocess.run([sys.executable, "-c", REPEAT], input=task, env=environment, capture_output=True, text=True, check=True)
+        results.add(done.stdout)
+    assert len(results) == 1
+
+
+@every
+def test_progress_hears_every_byte_once_and_may_stop_it(name: str) -> None:
+    section = TokenizerSection(vocab_size=600, **SECTIONS[name])
+    told: list[int] = []
+    train_tokenizer(section, CORPUS, told.append)
+    assert told == [len(text.encode()) for text in CORPUS]
+
+    def stop(count: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer(section, CORPUS, stop)
+
+
+def smallest(words: dict[str, Any]) -> int:
+    for size in range(1, 1000):
+        try:
+            return TokenizerSection(vocab_size=size, **words).vocab_size
+        except ValidationError:
+            continue
+    raise AssertionError
+
+
+@every
+def test_the_smallest_vocabulary_works_and_less_is_refused_with_numbers(name: str) -> None:
+    words = SECTIONS[name]
+    size = smallest(words)
+    tokenizer = train_tokenizer(TokenizerSection(vocab_size=size, **words), CORPUS)
+    assert tokenizer.size <= size
+    assert len(tokenizer.encode_texts(["the fox"])[0]) > 1
+    with pytest.raises(ValidationError, match=rf"vocab_size {size - 1} is too small: .* need {size}"):
+        TokenizerSection(vocab_size=size - 1, **words)
+
+
+@every
+@pytest.mark.parametrize("text", ["ab ab", "a", "\n", " ", "🦊"])
+def test_a_small_corpus_gives_what_it_holds(name: str, text: str) -> None:
+    tokenizer = train_tokenizer(TokenizerSection(vocab_size=600, **SECTIONS[name]), [text])
+    assert tokenizer.size < 300
+    for probe in PROBES:
+        assert max([0, *tokenizer.encode_texts([probe])[0]]) < tokenizer.size
+
+
+@every
+@pytest.mark.parametrize("character", ["x", " ", "+"])
+def test_a_word_without_end_is_learned_from(name: str, character: str) -> None:
+    tokenizer = train_tokenizer(TokenizerSection(vocab_size=600, **SECTIONS[name]), [character * 50_000, "ab " * 20])
+    assert tokenizer.encode_texts([character * 256])
+
+
+@every
+def test_more_characters_than_entries_leave_the_rare_ones_out(name: str) -> None:
+    characters = [chr(0x4E00 + number) for number in range(400)]
+    text = " ".join(character * (400 - number) for number, character in enumerate(characters))
+    tokenizer = train_tokenizer(TokenizerSection(vocab_size=600, **SECTIONS[name]), [text])
+    assert tokenizer.size <= 600
+    rare = tokenizer.encode_texts([characters[-1]])[0]
+    if tokenizer.unk_id is not None and "fallback" not in SECTIONS[name]["kind"]:
+        assert tokenizer.unk_id in rare
+        assert tokenizer.unk_id not in tokenizer.encode_texts([characters[0]])[0]
+    else:
+        assert tokenizer.decode(rare, skip_special_tokens=True) == characters[-1]
+
+
+# ------------------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"kind": "wordpiece", "variant": "gpt2"}, "wordpiece has no variants: remove variant"),
+        ({"kind": "byte_bpe", "variant": "gemma"}, "byte_bpe has no variant gemma; it has gpt2, llama3, smollm2"),
+        ({"kind": "unigram", "add_bos": False}, "add_bos is not read by unigram: remove it"),
+        ({"kind": "bpe_byte_fallback", "variant": "translation", "add_bos": False}, "add_bos is not read by the variant translation"),
+        ({"kind": "byte_bpe", "lowercase": False}, "lowercase is not read by"),
+        ({"kind": "bpe_eow", "strip_accents": True}, "strip_accents is not read by bpe_eow"),
+        ({"kind": "unigram", "special_tokens": ["<extra_id_7>"]}, "<extra_id_7> is there twice, or is the kind's own"),
+        ({"special_tokens": ["<x>", "<x>"]}, "<x> is there twice"),
+        ({"special_tokens": [""]}, "at least 1 character"),
+    ],
+)
+def test_what_a_kind_does_not_read_is_refused(words: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TokenizerSection(**words)
+
+
+def test_every_kind_and_variant_is_tried_here() -> None:
+    tried = {(words["kind"], words.get("variant") or next(iter(VOCABULARIES[words["kind"]]))) for words in SECTIONS.values()}
+    assert tried == {(kind, variant) for kind, variants in VOCABULARIES.items() for variant in variants}
+
+
+def test_a_class_is_named_only_for_what_it_would_build(tmp_path: Path) -> None:
+    """LlamaTokenizer builds its own splitter and drops a normalizer: files that differ there are read as they are written."""
+    for name, change in {
+        "llama": {"normalizer": {"type": "NFC"}},
+        "bert": {"decoder": None},
+        "t5": {"pre_tokenizer": {"type": "WhitespaceSplit"}},
+    }.items():
+        altered = {**json.loads(TRAINED[name].tokenizer_json), **change}
+        save_tokenizer(Tokenizer.from_json(json.dumps(altered), TRAINED[name].settings), tmp_path)
+        assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
