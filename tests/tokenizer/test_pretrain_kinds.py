@@ -1,0 +1,60 @@
+"""tfkit pretrain with each kind of tokenizer: two steps, a checkpoint that transformers opens, and what the other commands make of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_runs import Process, pretrain, records, write_corpus, write_recipe
+from tfkit.recipe.vocabularies import VOCABULARIES
+from tfkit.tokenizer import load_tokenizer
+
+KINDS = [(kind, variant) for kind, variants in VOCABULARIES.items() for variant in variants]
+TEXTS = ["the cat", "  The CAT sat on Straße 12;\n\n🙂 世界", "", "[MASK] <s> <extra_id_3>"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kinds")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "variant"), KINDS)
+def test_two_steps_with_each_kind(place: Path, kind: str, variant: str | None) -> None:
+    transformers = pytest.importorskip("transformers")
+    run = place / f"{kind}-{variant}"
+    section = f"tokenizer={{kind: {kind}, vocab_size: 320}}" if variant is None else f"tokenizer={{kind: {kind}, variant: {variant}}}"
+    words = [section, "tokenizer.vocab_size=320", "training.steps=2", "training.log_every=1", "evaluation.every=2"]
+    done = pretrain(run, place / "tiny.yaml", *words)
+    assert done.code == 0, done.err
+
+    checkpoint = run / "checkpoints" / "step-000002"
+    ours, theirs = load_tokenizer(checkpoint), transformers.AutoTokenizer.from_pretrained(checkpoint)
+    assert ours is not None
+    assert ours.encode_texts(TEXTS) == [theirs(text)["input_ids"] for text in TEXTS]
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    assert config["vocab_size"] == ours.size == len(theirs)
+    assert [config[f"{role}_token_id"] for role in ("bos", "eos", "pad")] == [ours.bos_id, ours.eos_id, ours.pad_id]
+    scores = next(record["evaluation"] for record in records(run) if "evaluation" in record)
+    # Every byte of the texts is in the denominator but those of first tokens that nothing comes before.
+    assert 0 < scores["bits_per_byte"] < 16
+
+    again = Process(place, ["evaluate", "--from", str(run), "--threads", "1", "--json"]).wait()
+    assert again.code == 0, again.err
+    written = Process(place, ["generate", "--from", str(run), "--prompt", "the cat", "--max-new-tokens", "5", "--threads", "1"]).wait()
+    assert written.code == 0, written.err
+    assert "the cat" in written.out
+
+
+def test_a_vocabulary_that_is_too_small_is_an_error_of_the_recipe(place: Path) -> None:
+    done = Process(place, ["check", str(place / "tiny.yaml"), "tokenizer={kind: unigram, vocab_size: 100}"]).wait()
+    assert done.code == 2
+    assert "vocab_size 100 is too small: 4 pieces of text and 103 special tokens need 107" in done.err
+
+
+def test_less_text_than_entries_is_said(place: Path) -> None:
+    words = ["tokenizer={kind: wordpiece, vocab_size: 5000}", "training.steps=2"]
+    done = pretrain(place / "few", place / "tiny.yaml", *words)
+    assert done.code == 0, done.err
+    assert "tokenizer entries, not tokenizer.vocab_size 5,000" in done.err
