@@ -12,8 +12,8 @@ from tokenizers import processors as post
 
 from tfkit.data import TokenStream, build, cache_folder, open_source, token_stream
 from tfkit.errors import DataError, ModelError
-from tfkit.recipe.schema import SourceSection
-from tfkit.tokenizer import END_OF_TEXT, Tokenizer, train_byte_bpe
+from tfkit.recipe.schema import SourceSection, TokenizerSection
+from tfkit.tokenizer import END_OF_TEXT, Tokenizer, train_byte_bpe, train_tokenizer
 
 CORPUS = ["some text, some words\n" * 20]
 WITH_BOS = train_byte_bpe(CORPUS, 300, add_bos=True)
@@ -91,6 +91,16 @@ def test_documents_are_what_the_tokenizer_gives(tmp_path_factory: pytest.TempPat
         assert scored == len(text.encode()) - first
     assert index["max_id"] == tokens.max()
     assert index["bytes"] == sum(len(text.encode()) for text in kept)
+
+
+def test_bytes_that_a_tokenizer_loses_are_scored_all_the_same(tmp_path: Path) -> None:
+    """GPT's drops spaces and has one token for all unknown characters: the bytes of a document are those of its text."""
+    tokenizer = train_tokenizer(TokenizerSection(kind="bpe_eow", vocab_size=200), ["Some text, some words " * 20])
+    texts = ["  Some   text\n", "世 🙂 text", "ß"]
+    stream = stream_of(tmp_path, texts, tokenizer)
+    first = [tokenizer.backend.id_to_token(int(stream.document(i)[0])) for i in range(3)]
+    assert first == ["some</w>", "<unk>", "<unk>"], "which have no target"
+    assert stream.text_bytes.tolist() == [len(text.encode()) - opening for text, opening in zip(texts, (6, 3, 2), strict=True)]
 
 
 def test_the_second_time_it_comes_from_the_cache(tmp_path: Path) -> None:
@@ -183,7 +193,7 @@ def test_progress_may_stop_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyP
 BUILDER = """
 import sys, time
 from tfkit.data import build, open_source, token_stream
-from tfkit.recipe.schema import SourceSection
+from tfkit.recipe.schema import SourceSection, TokenizerSection
 from tfkit.tokenizer import train_byte_bpe
 build.BATCH = 1000
 tokenizer = train_byte_bpe(["some text, some words\\n" * 20], 300, add_bos=True)

@@ -325,13 +325,13 @@ def struck(number: int, call: str, noted: Path) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("call", ["Corpus", "_encode_batch"])
-def test_f04_a_signal_while_rust_is_at_work(tmp_path: Path, call: str, number: int, code: int) -> None:
+@pytest.mark.parametrize(("call", "kind"), [("Corpus", "byte_bpe"), ("Corpus", "unigram"), ("_encode_batch", "byte_bpe")])
+def test_f04_a_signal_while_rust_is_at_work(tmp_path: Path, call: str, kind: str, number: int, code: int) -> None:
     """Training on so many words, and encoding a word so long, each take Rust several times as long as the signal may."""
     path = tmp_path / "a.txt"
     path.write_bytes(many_words(1_000_000) if call == "Corpus" else many_words(3_000_000).replace(b" ", b"s"))
     word = "tokenizer.vocab_size=30000" if call == "Corpus" else "tokenizer.sample_bytes=100000"
-    done = train_on(path, tmp_path, word, before=struck(number, call, tmp_path / "struck"))
+    done = train_on(path, tmp_path, word, f"tokenizer.kind={kind}", before=struck(number, call, tmp_path / "struck"))
     assert done.code == code, done.err
     assert time.monotonic() - float((tmp_path / "struck").read_text(encoding="utf-8")) < 5
     assert "nothing was trained yet" in done.err
