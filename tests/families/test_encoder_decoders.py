@@ -377,6 +377,20 @@ def test_the_papers_bias_free_attention_is_kept_under_our_own_type(tmp_path: Pat
     assert torch.equal(_logits(tmp_path), model(IDS, padding_mask=MASK.bool(), decoder_input_ids=TARGETS).logits)
 
 
+@torch.no_grad()
+def test_marian_has_one_embedding_for_all_or_three(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 97, "context_length": 40, "encoder_layers": 1, "decoder_layers": 1, "dim": 24, "num_heads": 3}
+    for name, head, kind in (("model", {"kind": "none"}, "marian"), ("untied", {"kind": "lm", "tied": False, "bias": True}, "tfkit")):
+        config = ModelConfig.model_validate(PRESETS["transformer-2017-base"][1] | sizes | {"head": head})
+        model = build(config, 0).eval()
+        (tmp_path / name).mkdir()
+        save_model(tmp_path / name, config, model.state_dict(), None, family="transformer_2017")
+        assert json.loads((tmp_path / name / "config.json").read_text(encoding="utf-8"))["model_type"] == kind
+    theirs = MarianModel.from_pretrained(tmp_path / "model").eval()
+    ours = load(tmp_path / "model").model(IDS, decoder_input_ids=TARGETS).hidden
+    assert (theirs(input_ids=IDS, decoder_input_ids=TARGETS).last_hidden_state - ours).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize(
     ("case", "change"),
     [

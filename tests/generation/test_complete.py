@@ -1,5 +1,5 @@
 import pytest
-from test_decoding import greedy, tiny_model
+from tiny_writers import greedy, tiny_model
 
 from tfkit.errors import ModelError
 from tfkit.generation.complete import complete

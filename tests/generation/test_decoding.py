@@ -1,60 +1,27 @@
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
+from tiny_writers import DECODERS, ENCODER_DECODERS, PROMPTS, START, WRITERS, greedy, tiny_model, without_cache
 
 from tfkit.errors import DataError, ModelError
-from tfkit.generation.decoding import generate
+from tfkit.generation.decoding import generate as generate_from
 from tfkit.model.config import ModelConfig
-from tfkit.model.transformer import Transformer, build
+from tfkit.model.transformer import build
 from tfkit.recipe.schema import GenerationSection
 
-FAMILIES = {
-    "gpt2": {
-        "position": {"kind": "learned"},
-        "norm": {"kind": "layer"},
-        "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": "gelu_tanh", "bias": True},
-        "head": {"tied": True},
-        "num_heads": 3,
-    },
-    "llama": {
-        "position": {"kind": "rotary"},
-        "norm": {"kind": "rms"},
-        "mlp": {"activation": "silu", "gated": True},
-        "head": {"tied": False},
-        "num_heads": 6,
-        "num_kv_heads": 2,
-    },
-}
-PROMPTS = [[5, 9, 2], [40], [7, 7, 7, 30, 1, 2, 3, 11, 19, 4, 6], [13, 40, 22, 8, 1, 36], [50, 49]]
+generate = partial(generate_from, start_id=START)
 
 
-def tiny_model(family: str, context_length: int = 40) -> Transformer:
-    sizes = {"vocab_size": 53, "context_length": context_length, "decoder_layers": 2, "dim": 24, "hidden_dim": 44}
-    model = build(ModelConfig.model_validate(FAMILIES[family] | sizes | {"init": {"std": 0.3}}), seed=3)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1 and not name.endswith("norm.weight"):
-                parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(len(name)))
-    return model
-
-
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=WRITERS)
 def model(request):
     return tiny_model(request.param)
 
 
-def greedy(n: int = 20, **changes) -> GenerationSection:
-    return GenerationSection(temperature=0, max_new_tokens=n, **changes)
-
-
-@torch.no_grad()
-def without_cache(model, prompt, n):
-    ids = list(prompt)
-    for _ in range(min(n, model.config.context_length - len(prompt))):
-        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    return ids[len(prompt) :]
+@pytest.fixture(params=DECODERS)
+def decoder(request):
+    return tiny_model(request.param)
 
 
 def test_cached_decoding_is_the_full_forward(model):
@@ -64,7 +31,15 @@ def test_cached_decoding_is_the_full_forward(model):
         assert completion.finish == "length"
 
 
-@pytest.mark.parametrize("settings", [greedy(), GenerationSection(temperature=1.3, top_k=20, top_p=0.95, max_new_tokens=20, seed=8)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        greedy(),
+        greedy(repetition_penalty=1.5, no_repeat_ngram=2),
+        GenerationSection(temperature=1.3, top_k=20, top_p=0.95, min_p=0.01, max_new_tokens=20, seed=8),
+        GenerationSection(num_beams=3, max_new_tokens=20, repetition_penalty=1.5, no_repeat_ngram=2),
+    ],
+)
 def test_a_batch_gives_what_each_prompt_gives_alone(model, settings):
     alone = [generate(model, [prompt], settings, first_row=i)[0] for i, prompt in enumerate(PROMPTS)]
     assert generate(model, PROMPTS, settings) == alone
@@ -72,10 +47,10 @@ def test_a_batch_gives_what_each_prompt_gives_alone(model, settings):
 
 
 @pytest.mark.parametrize("settings", [greedy(99), GenerationSection(temperature=1.0, max_new_tokens=99)])
-def test_every_row_may_fill_the_context_whatever_stands_beside_it(model, settings):
+def test_every_row_may_fill_the_context_whatever_stands_beside_it(decoder, settings):
     prompts = [[1] * 39, [2], [3] * 30, [4] * 8, [5] * 38]
-    alone = [generate(model, [prompt], settings, first_row=i)[0] for i, prompt in enumerate(prompts)]
-    batch = generate(model, prompts, settings)
+    alone = [generate(decoder, [prompt], settings, first_row=i)[0] for i, prompt in enumerate(prompts)]
+    batch = generate(decoder, prompts, settings)
     assert [len(completion.ids) for completion in batch] == [1, 39, 10, 32, 2]
     assert batch == alone
 
@@ -96,12 +71,13 @@ def test_rows_that_stop_leave_the_others_as_they_were(model):
 
 
 def test_eos_ends_a_row_and_is_not_part_of_it(model):
-    expected = without_cache(model, PROMPTS[0], 20)
-    eos = expected[6]
-    completions = generate(model, PROMPTS, greedy(), eos_ids={eos, 52})
-    assert completions[0].ids == expected[: expected.index(eos)]
+    expected = [without_cache(model, prompt, 20) for prompt in PROMPTS]
+    eos_ids = {expected[0][2], expected[3][1], 52}
+    completions = generate(model, PROMPTS, greedy(), eos_ids=eos_ids)
+    for ids, completion in zip(expected, completions, strict=True):
+        end = next((place for place, token in enumerate(ids) if token in eos_ids), None)
+        assert (completion.ids, completion.finish) == (ids[:end], "length" if end is None else "stop")
     assert completions[0].finish == "stop"
-    assert all(eos not in completion.ids for completion in completions)
 
 
 def test_finished_rows_are_no_longer_computed():
@@ -124,27 +100,27 @@ def test_draws_depend_on_seed_and_row(model):
     assert len(set(map(tuple, rows))) == 12
 
 
-def test_the_training_mode_is_put_back(model):
+def test_the_training_mode_is_put_back(decoder):
     for training in (True, False):
-        model.train(training)
-        generate(model, [[1]], greedy(2))
-        assert model.training is training
-        assert model(torch.tensor([[1]])).hidden.requires_grad
+        decoder.train(training)
+        generate(decoder, [[1]], greedy(2))
+        assert decoder.training is training
+        assert decoder(torch.tensor([[1]])).hidden.requires_grad
 
 
 def test_dropout_is_off():
     changes = {"dropout": {"embedding": 0.5, "attention": 0.5, "residual": 0.5}, "vocab_size": 53, "context_length": 40, "dim": 24}
-    model = build(ModelConfig.model_validate(FAMILIES["gpt2"] | {"decoder_layers": 2, "init": {"std": 0.3}} | changes), seed=3)
+    model = build(ModelConfig.model_validate(DECODERS["gpt2"] | {"decoder_layers": 2, "init": {"std": 0.3}} | changes), seed=3)
     assert len({tuple(generate(model.train(), [[4, 5]], greedy())[0].ids) for _ in range(3)}) == 1
 
 
-def test_an_interruption_while_prompts_are_read_is_noticed_between_modules(model):
+def test_an_interruption_while_prompts_are_read_is_noticed_between_modules(decoder):
     """A long prompt takes minutes; and nothing of the interruption stays with the model."""
     asked = iter([False] * 4 + [True])
-    batch = generate(model, PROMPTS, greedy(), should_stop=lambda: next(asked))
+    batch = generate(decoder, PROMPTS, greedy(), should_stop=lambda: next(asked))
     assert [(completion.ids, completion.finish) for completion in batch] == [([], "interrupted")] * len(PROMPTS)
     assert next(asked, "none left") == "none left"
-    assert generate(model, PROMPTS, greedy()) == generate(model, PROMPTS, greedy(), should_stop=lambda: False)
+    assert generate(decoder, PROMPTS, greedy()) == generate(decoder, PROMPTS, greedy(), should_stop=lambda: False)
 
 
 def test_an_interruption_keeps_what_was_made(model):
@@ -160,24 +136,65 @@ def test_an_interruption_keeps_what_was_made(model):
     assert all(a.ids == without_cache(model, prompt, 5) for a, prompt in zip(batch, PROMPTS, strict=True))
 
 
-def test_prompts_that_cannot_be_continued(model):
+def test_prompts_that_cannot_be_continued(decoder):
     with pytest.raises(DataError, match="prompt 2 has no tokens"):
-        generate(model, [[1], []], greedy())
+        generate(decoder, [[1], []], greedy())
     with pytest.raises(DataError, match=r"prompt 12 has 40 tokens.*context holds 40.*at most 39"):
-        generate(model, [[1], [1] * 40], greedy(), first_row=10)
-    assert generate(model, [], greedy()) == []
+        generate(decoder, [[1], [1] * 40], greedy(), first_row=10)
+    assert generate(decoder, [], greedy()) == []
 
 
 def test_weights_that_are_not_finite(model):
     with torch.no_grad():
-        model.decoder.norm.weight[0] = float("nan")
+        model.embedding.tokens.weight[:, 0] = float("nan")
     with pytest.raises(ModelError, match="not finite"):
         generate(model, [[1]], greedy())
 
 
-def test_no_token_is_computed_twice(model):
+def test_no_token_is_computed_twice(decoder):
     columns = []
-    model.embedding.register_forward_hook(lambda _module, args, _out: columns.append(args[0].shape[1]))
-    generate(model, PROMPTS, greedy())
+    decoder.embedding.register_forward_hook(lambda _module, args, _out: columns.append(args[0].shape[1]))
+    generate(decoder, PROMPTS, greedy())
     assert columns == [max(map(len, PROMPTS))] + [1] * 19
     assert all(a >= b for a, b in pairwise(columns))
+
+
+def test_an_encoder_reads_once_and_the_decoder_keeps_what_it_made_of_that():
+    for family in ENCODER_DECODERS:
+        model = tiny_model(family)
+        calls = dict.fromkeys(("encoder", "queries", "keys"), 0)
+
+        def count(name, calls=calls):
+            return lambda *_: calls.update({name: calls[name] + 1})
+
+        attention = model.decoder.blocks[1].cross_attention.op
+        for name, module in {"encoder": model.encoder, "queries": attention.q_proj, "keys": attention.k_proj}.items():
+            module.register_forward_hook(count(name))
+        generate(model, PROMPTS, greedy(12))
+        assert calls == {"encoder": 1, "queries": 12, "keys": 1}
+
+
+def test_prompts_that_an_encoder_cannot_read():
+    model = tiny_model("transformer_2017")
+    with pytest.raises(DataError, match=r"prompt 1 has 41 tokens.*context holds 40: shorten it to at most 40 tokens"):
+        generate(model, [[1] * 41], greedy())
+    [completion] = generate(model, [[1] * 40], greedy(99))
+    assert len(completion.ids) == 39
+    [completion] = generate(tiny_model("t5"), [[1] * 60], greedy(50))  # relative positions go on
+    assert len(completion.ids) == 50
+    with pytest.raises(ModelError, match=r"nothing says which token its texts begin with: .*decoder_start_token_id"):
+        generate_from(model, [[1]], greedy())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoder_layers": 0, "encoder_layers": 1, "head": {"kind": "masked_lm", "tied": True}}, "the model is an encoder: it reads text"),
+        ({"head": {"kind": "classes", "count": 3, "pool": "last"}}, "the model has a head of the kind classes: it reads text"),
+        ({"head": {"kind": "none"}}, "the model has a head of the kind none: it reads text"),
+    ],
+)
+def test_models_that_cannot_write(changes, message):
+    sizes = {"vocab_size": 53, "context_length": 40, "decoder_layers": 1, "dim": 24}
+    with pytest.raises(ModelError, match=message):
+        generate(build(ModelConfig.model_validate(DECODERS["gpt2"] | sizes | changes), seed=1), [[1]], greedy())

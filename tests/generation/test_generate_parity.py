@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from test_decoding import FAMILIES, PROMPTS, greedy, tiny_model
+from tiny_writers import DECODERS, PROMPTS, greedy, tiny_model
 from transformers import AutoModelForCausalLM
 
 from tfkit.generation.decoding import generate
 from tfkit.hub import load, save_model
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DECODERS)
 def test_greedy_is_transformers_greedy(tmp_path, family):
     ours = tiny_model(family)
     save_model(tmp_path, ours.config, ours.state_dict(), None, family=family)

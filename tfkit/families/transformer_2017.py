@@ -106,6 +106,8 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    if config.head.kind == "lm" and not config.tied:
+        raise UnsupportedError("Marian without tie_word_embeddings has three embeddings, where tfkit has one for both stacks")
     return {
         "vocab_size": config.vocab_size,
         "decoder_vocab_size": config.vocab_size,
@@ -125,7 +127,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "init_std": config.init.std,
         "is_encoder_decoder": True,
         "share_encoder_decoder_embeddings": True,
-        "tie_word_embeddings": config.tied,
+        "tie_word_embeddings": True,
         "forced_eos_token_id": None,  # theirs would be id 0
     }
 

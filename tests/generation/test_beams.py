@@ -1,0 +1,178 @@
+"""Beam search beside transformers' own, and beside a search of all texts."""
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_writers import PROMPTS, START, WRITERS, greedy, next_log_probabilities, tiny_model
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from tfkit.generation.decoding import generate as generate_from
+from tfkit.hub import save_model
+from tfkit.model.transformer import Transformer
+from tfkit.recipe.schema import GenerationSection
+
+generate = partial(generate_from, start_id=START)
+THEIR_EARLY_STOPPING = {"full": True, "likely": False, "never": "never"}
+SEARCHES = {
+    "two beams": ({"num_beams": 2, "max_new_tokens": 15}, [3]),
+    "ended early, several eos": ({"num_beams": 4, "length_penalty": 0.6, "early_stopping": "full", "max_new_tokens": 20}, [3, 17, 20]),
+    "short texts": ({"num_beams": 3, "length_penalty": -1.0, "max_new_tokens": 20}, [9, 4, 12, 30]),
+    "long texts": ({"num_beams": 4, "length_penalty": 2.0, "early_stopping": "never", "max_new_tokens": 25}, [1, 2, 3, 5, 6, 7]),
+    "no law of lengths": ({"num_beams": 5, "length_penalty": 0.0, "early_stopping": "never", "max_new_tokens": 12}, [15, 18]),
+    "no end": ({"num_beams": 3, "max_new_tokens": 12}, []),
+    "no repetition": ({"num_beams": 3, "repetition_penalty": 1.3, "no_repeat_ngram": 2, "max_new_tokens": 20}, [3, 17, 20]),
+}
+
+
+def write(folder: Path, family: str, seed: int) -> tuple[Transformer, torch.nn.Module]:
+    ours = tiny_model(family, seed=seed)
+    folder.mkdir()
+    both = ours.encoder is not None
+    ids = {"pad_token_id": START, "decoder_start_token_id": START} if both else {"pad_token_id": START}
+    save_model(folder, ours.config, ours.state_dict(), None, family=family, special_ids=ids)
+    theirs = (AutoModelForSeq2SeqLM if both else AutoModelForCausalLM).from_pretrained(folder, attn_implementation="eager")
+    theirs.generation_config.forced_eos_token_id = None
+    return ours, theirs
+
+
+def their_search(theirs: torch.nn.Module, prompt: list[int], settings: GenerationSection, eos_ids: list[int], both: bool) -> list[int]:
+    ids = torch.tensor([prompt])
+    out = theirs.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        num_beams=settings.num_beams,
+        length_penalty=settings.length_penalty,
+        early_stopping=THEIR_EARLY_STOPPING[settings.early_stopping],
+        max_new_tokens=settings.max_new_tokens,
+        eos_token_id=eos_ids or None,
+        repetition_penalty=settings.repetition_penalty,
+        no_repeat_ngram_size=settings.no_repeat_ngram or 0,
+    )
+    made = out[0, 1 if both else len(prompt) :].tolist()
+    return list(itertools.takewhile(lambda token: token not in eos_ids, made))
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_beam_search_is_transformers(tmp_path: Path, family: str) -> None:
+    finishes, differ = set(), 0
+    for seed in (3, 4):
+        ours, theirs = write(tmp_path / str(seed), family, seed)
+        for name, (changes, eos_ids) in SEARCHES.items():
+            settings = GenerationSection.model_validate(changes)
+            made = generate(ours, PROMPTS, settings, eos_ids=eos_ids)
+            expected = [their_search(theirs, prompt, settings, eos_ids, ours.encoder is not None) for prompt in PROMPTS]
+            assert [completion.ids for completion in made] == expected, name
+            finishes |= {completion.finish for completion in made}
+            differ += made != generate(ours, PROMPTS, greedy(settings.max_new_tokens), eos_ids=eos_ids)
+    assert finishes == {"stop", "length"}  # the cases bite
+    assert differ > len(SEARCHES)
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_a_batch_of_searches_gives_what_each_gives_alone(family: str) -> None:
+    model = tiny_model(family)
+    prompts = [[1] * 36, *PROMPTS, [2] * 30]  # the first ones reach the end of the context, and free its columns
+    for changes, eos_ids in SEARCHES.values():
+        settings = GenerationSection.model_validate(changes | {"max_new_tokens": 30})
+        alone = [generate(model, [prompt], settings, eos_ids=eos_ids)[0] for prompt in prompts]
+        assert generate(model, prompts, settings, eos_ids=eos_ids) == alone
+
+
+def whole_texts(model: Transformer, prompt: list[int], limit: int, eos: int) -> Iterator[tuple[list[int], float]]:
+    """Every text (ending in eos, or of `limit` tokens) with its log-probability."""
+    pending: list[tuple[list[int], float]] = [([], 0.0)]
+    while pending:
+        made, so_far = pending.pop()
+        for token, one in enumerate(next_log_probabilities(model, prompt, made).tolist()):
+            ids = [*made, token]
+            if token == eos or len(ids) == limit:
+                yield ids, so_far + one
+            else:
+                pending.append((ids, so_far + one))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_enough_beams_find_the_best_of_all_texts(family: str) -> None:
+    model, eos, limit = tiny_model(family, vocab_size=4), 2, 4
+    texts = list(whole_texts(model, [3, 1], limit, eos))
+    assert len(texts) == 3**4 + sum(3**n for n in range(4))
+    laws = {"power": lambda n: n, "gnmt": lambda n: (5 + n) / 6}  # GNMT's equation 14
+    best = {}
+    for law, penalty in itertools.product(laws, (-3.0, 0.0, 0.6, 4.0)):
+        expected, _ = max(texts, key=lambda text: text[1] / laws[law](len(text[0])) ** penalty)
+        settings = GenerationSection(num_beams=120, length_law=law, length_penalty=penalty, early_stopping="never", max_new_tokens=limit)
+        [completion] = generate(model, [[3, 1]], settings, eos_ids=[eos])
+        assert completion.ids == [token for token in expected if token != eos]
+        assert completion.finish == ("stop" if expected[-1] == eos else "length")
+        best[law, penalty] = completion.ids
+    assert len(set(map(tuple, best.values()))) > 1
+
+
+def test_gnmts_law_is_another_than_transformers() -> None:
+    model = tiny_model("llama")
+    made = [
+        generate(model, PROMPTS, GenerationSection(num_beams=4, length_law=law, length_penalty=1.0, max_new_tokens=20), eos_ids=[3, 17, 20])
+        for law in ("power", "gnmt")
+    ]
+    assert made[0] != made[1]
+
+
+def test_no_token_is_computed_twice_and_whole_searches_are_left_out() -> None:
+    model = tiny_model("gpt2")
+    shapes: list[tuple[int, int]] = []
+    model.embedding.register_forward_hook(lambda _module, args, _out: shapes.append(tuple(args[0].shape)))
+    generate(model, PROMPTS, GenerationSection(num_beams=3, max_new_tokens=20, early_stopping="full"), eos_ids=[28, 30, 39, 13, 42])
+    assert shapes[0] == (len(PROMPTS), 11)  # a prompt is read once, whatever the beams
+    rows = [rows for rows, columns in shapes[1:]]
+    assert {columns for _, columns in shapes[1:]} == {1}
+    assert rows[0] == 3 * len(PROMPTS)
+    assert rows == sorted(rows, reverse=True)
+    assert len(set(rows)) > 1
+
+
+def test_an_encoder_reads_once_for_all_beams() -> None:
+    model = tiny_model("t5")
+    read: list[int] = []
+    model.encoder.register_forward_hook(lambda _module, args, _out: read.append(len(args[0])))
+    model.decoder.blocks[0].cross_attention.op.k_proj.register_forward_hook(lambda _module, args, _out: read.append(len(args[0])))
+    generate(model, PROMPTS, GenerationSection(num_beams=3, max_new_tokens=9))
+    assert read == [len(PROMPTS)] * 2
+
+
+def test_the_text_is_told_once_it_is_known() -> None:
+    model = tiny_model("gpt2")
+    told: list[tuple[int, int]] = []
+    settings = GenerationSection(num_beams=3, max_new_tokens=8)
+    made = generate(model, PROMPTS, settings, on_token=lambda row, token: told.append((row, token)))
+    assert told == [(row, token) for row, completion in enumerate(made) for token in completion.ids]
+    stopped = generate(model, PROMPTS, settings, on_token=lambda row, token: token == made[row].ids[2])
+    assert [completion.finish for completion in stopped] == ["stop"] * len(PROMPTS)
+    assert all(len(completion.ids) <= 3 for completion in stopped)
+
+
+def test_a_text_ends_where_ended_says() -> None:
+    """As at an eos, but the token stays: a text competes with the length that it has then."""
+    model = tiny_model("llama")
+    settings = GenerationSection(num_beams=4, max_new_tokens=20)
+    ends = [3, 17, 20]
+    at_eos = generate(model, PROMPTS, settings, eos_ids=ends)
+    asked = generate(model, PROMPTS, settings, ended=lambda _row, ids: ids[-1] in ends)
+    assert [c.ids[:-1] if c.finish == "stop" else c.ids for c in asked] == [c.ids for c in at_eos]
+    assert [c.finish for c in asked] == [c.finish for c in at_eos]
+    assert "stop" in {c.finish for c in asked}
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_an_interruption_gives_the_best_so_far(family: str) -> None:
+    model = tiny_model(family)
+    settings = GenerationSection(num_beams=3, max_new_tokens=20)
+    steps: list[int] = []
+    model.decoder.register_forward_hook(lambda *_: steps.append(1))
+    made = generate(model, PROMPTS, settings, should_stop=lambda: len(steps) == 5)
+    assert [(len(completion.ids), completion.finish) for completion in made] == [(5, "interrupted")] * len(PROMPTS)
+    assert all(tuple(completion.ids) for completion in made)

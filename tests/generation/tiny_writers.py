@@ -1,0 +1,101 @@
+"""Tiny random models that write: decoders of several shapes, windowed ones too, and encoder-decoders."""
+
+from typing import Any
+
+import torch
+
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer, build
+from tfkit.recipe.schema import GenerationSection
+
+_LLAMA: dict[str, Any] = {
+    "position": {"kind": "rotary"},
+    "norm": {"kind": "rms"},
+    "mlp": {"activation": "silu", "gated": True},
+    "head": {"tied": False},
+    "num_heads": 6,
+    "num_kv_heads": 2,
+}
+DECODERS: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        "position": {"kind": "learned"},
+        "norm": {"kind": "layer"},
+        "attention": {"qkv_bias": True, "out_bias": True},
+        "mlp": {"activation": "gelu_tanh", "bias": True},
+        "head": {"tied": True},
+        "num_heads": 3,
+    },
+    "llama": _LLAMA,
+    "mistral": _LLAMA | {"attention": {"windows": [5]}},
+    "gemma2": _LLAMA
+    | {
+        "embedding": {"scale": True},
+        "norm": {"kind": "rms", "placement": "sandwich", "unit_offset": True},
+        "attention": {"windows": [5, None], "softcap": 2.0},
+        "mlp": {"activation": "gelu_tanh", "gated": True},
+        "head": {"tied": False, "softcap": 3.0},
+    },
+}
+ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "t5": {
+        "encoder_layers": 2,
+        "position": {"kind": "relative", "buckets": 8, "max_distance": 16},
+        "norm": {"kind": "rms", "eps": 1e-6},
+        "attention": {"scale": 1.0},
+        "mlp": {"activation": "gelu_tanh", "gated": True},
+        "head": {"tied": False},
+        "num_heads": 3,
+    },
+    "transformer_2017": {
+        "encoder_layers": 2,
+        "embedding": {"scale": True},
+        "position": {"kind": "sinusoidal"},
+        "norm": {"kind": "layer", "placement": "post"},
+        "attention": {"qkv_bias": True, "out_bias": True},
+        "mlp": {"activation": "relu", "bias": True},
+        "head": {"tied": True, "bias": True},
+        "num_heads": 3,
+    },
+}
+WRITERS = DECODERS | ENCODER_DECODERS
+START = 0  # what the decoders of encoder-decoders begin with
+PROMPTS = [[5, 9, 2], [40], [7, 7, 7, 30, 1, 2, 3, 11, 19, 4, 6], [13, 40, 22, 8, 1, 36], [50, 49]]
+
+
+def tiny_model(family: str, context_length: int = 40, seed: int = 3, vocab_size: int = 53) -> Transformer:
+    """Weights of std 0.35, biases and norms off their 0 and 1 too; what comes of an encoder is smaller, or texts would repeat one token."""
+    sizes = {"vocab_size": vocab_size, "context_length": context_length, "decoder_layers": 2, "dim": 24, "hidden_dim": 44}
+    model = build(ModelConfig.model_validate(WRITERS[family] | sizes), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(parameter + 0.3 * noise if parameter.dim() == 1 else 0.35 * noise)
+        if model.encoder is not None and model.decoder is not None:
+            for block in model.decoder.blocks:
+                block.cross_attention.op.o_proj.weight.mul_(0.2)
+    return model
+
+
+def greedy(n: int = 20, **changes: Any) -> GenerationSection:
+    return GenerationSection(temperature=0, max_new_tokens=n, **changes)
+
+
+@torch.no_grad()
+def next_log_probabilities(model: Transformer, prompt: list[int], made: list[int]) -> torch.Tensor:
+    """(V,), by a forward over everything."""
+    if model.encoder is None:
+        logits = model(torch.tensor([prompt + made])).logits
+    else:
+        logits = model(torch.tensor([prompt]), decoder_input_ids=torch.tensor([[START, *made]])).logits
+    return logits[0, -1].log_softmax(dim=-1)
+
+
+def without_cache(model: Transformer, prompt: list[int], n: int) -> list[int]:
+    """The greedy continuation, as far as the context goes."""
+    made: list[int] = []
+    if model.config.position.kind != "relative":
+        n = min(n, model.config.context_length - (1 if model.encoder is not None else len(prompt)))
+    while len(made) < n:
+        made.append(int(next_log_probabilities(model, prompt, made).argmax()))
+    return made
