@@ -2,9 +2,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from tfkit.generation.sampling import draw, keep_top_k, keep_top_p, probabilities
+from tfkit.generation.sampling import (
+    draw,
+    exclude_repeated_ngrams,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalize_repetition,
+    probabilities,
+    without_repetition,
+)
 from tfkit.recipe.schema import GenerationSection
 
 
@@ -25,13 +42,55 @@ def test_top_p_is_transformers(p):
     torch.testing.assert_close(keep_top_p(logits, p), TopPLogitsWarper(p)(None, logits), rtol=0, atol=0)
 
 
-def test_temperature_then_top_k_then_top_p():
+@pytest.mark.parametrize("p", [1e-6, 0.05, 0.3, 1.0])
+def test_min_p_is_transformers(p):
     logits = random_logits()
-    expected = TopPLogitsWarper(0.7)(None, TopKLogitsWarper(9)(None, TemperatureLogitsWarper(0.6)(None, logits)))
-    settings = GenerationSection(temperature=0.6, top_k=9, top_p=0.7)
-    torch.testing.assert_close(probabilities(logits, settings), expected.softmax(-1), rtol=1e-6, atol=0)
-    other_order = TemperatureLogitsWarper(0.6)(None, TopKLogitsWarper(9)(None, TopPLogitsWarper(0.7)(None, logits)))
-    assert not torch.equal(expected.isinf(), other_order.isinf())  # the numbers bite
+    torch.testing.assert_close(keep_min_p(logits, p), MinPLogitsWarper(p)(None, logits), rtol=0, atol=0)
+
+
+def random_texts(rows: int = 7, length: int = 30) -> torch.Tensor:
+    return torch.randint(6, (rows, length), generator=torch.Generator().manual_seed(9))
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.2, 3.0])
+def test_the_penalty_for_repetition_is_transformers(penalty):
+    logits, texts = random_logits(), random_texts()
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(texts, logits.clone())
+    torch.testing.assert_close(penalize_repetition(logits, texts.tolist(), penalty), expected, rtol=0, atol=0)
+    assert torch.equal(logits, random_logits())  # what was handed in stays
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 30])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_repeated_ngrams_are_transformers(n, length):
+    logits, texts = random_logits(), random_texts(length=length)
+    expected = NoRepeatNGramLogitsProcessor(n)(texts, logits.clone())
+    torch.testing.assert_close(exclude_repeated_ngrams(logits, texts.tolist(), n), expected, rtol=0, atol=0)
+    assert expected.isinf().any() or length < 30
+
+
+def test_the_order_is_transformers():
+    logits, texts = random_logits(), random_texts()
+    expected = LogitsProcessorList(
+        [
+            RepetitionPenaltyLogitsProcessor(1.4),
+            NoRepeatNGramLogitsProcessor(2),
+            TemperatureLogitsWarper(0.6),
+            TopKLogitsWarper(9),
+            TopPLogitsWarper(0.9),
+            MinPLogitsWarper(0.05),
+        ]
+    )
+    settings = GenerationSection(temperature=0.6, top_k=9, top_p=0.9, min_p=0.05, repetition_penalty=1.4, no_repeat_ngram=2)
+
+    def kept(processors):
+        return LogitsProcessorList(processors)(texts, logits.clone()).isinf()
+
+    ours = probabilities(without_repetition(logits, texts.tolist(), settings), settings)
+    torch.testing.assert_close(ours, expected(texts, logits.clone()).softmax(-1), rtol=1e-6, atol=0)
+    for i in (3, 4, 5):  # the numbers bite: each of the last ones excludes some, and would exclude others before the temperature
+        assert not torch.equal(kept(expected), kept(expected[:i] + expected[i + 1 :]))
+    assert not torch.equal(kept(expected), kept(expected[:2] + expected[3:] + expected[2:3]))
 
 
 def test_draws_follow_the_probabilities():

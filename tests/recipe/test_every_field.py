@@ -205,6 +205,7 @@ DESCRIPTION: dict[str, Any] = {
     "init": {"std": 0.3},
 }
 DRAWS = f"{WRITES} | generation.max_new_tokens=24"
+BEAMS = f"{DRAWS} | generation.num_beams=6 | generation.stop=[i, s]"
 HUB = "data.train=[{hub: saved}]"
 CONFIGS = "data.train=[{hub: configs}]"
 HELD_OUT_HUB = "data.validation=[{hub: saved}]"
@@ -330,6 +331,13 @@ TABLE = {
     "generation.temperature": Change("generation.temperature=0", samples, DRAWS),
     "generation.top_k": Change("generation.top_k=2", samples, DRAWS),
     "generation.top_p": Change("generation.top_p=0.05", samples, DRAWS),
+    "generation.min_p": Change("generation.min_p=0.9", samples, DRAWS),
+    "generation.repetition_penalty": Change("generation.repetition_penalty=9", samples, DRAWS),
+    "generation.no_repeat_ngram": Change("generation.no_repeat_ngram=1", samples, DRAWS),
+    "generation.num_beams": Change("generation.num_beams=3", samples, DRAWS),
+    "generation.length_penalty": Change("generation.length_penalty=-9", samples, BEAMS),
+    "generation.length_law": Change("generation.length_law=gnmt", samples, BEAMS),
+    "generation.early_stopping": Change("generation.early_stopping=full", samples, BEAMS),
     "generation.stop": Change("generation.stop=[a, e, o, t, s, ' ', '�']", samples, DRAWS),
     "generation.seed": Change("generation.seed=2", samples, DRAWS),
     "carbon.enabled": Change(METERED, meter),
