@@ -135,7 +135,7 @@ def _extend(searches: Sequence[BeamSearch], logits: Tensor, settings: Generation
     """Continue all beams, from logits (B, V) with as many rows for each search."""
     vocabulary = logits.shape[-1]
     scores = logits.float().log_softmax(dim=-1)
-    scores = without_repetition(scores, [text for one in searches for text in one.texts], settings)
+    scores = without_repetition(scores, (text for one in searches for text in one.texts), settings)
     before = torch.tensor([beam.log_probability for one in searches for beam in one.running], device=scores.device)
     scores = (scores + before[:, None]).unflatten(0, (len(searches), -1)).flatten(1)  # (searches, rows a search * V)
     count = max(2, 1 + len(searches[0].eos_ids)) * settings.num_beams  # so that enough are left if all beams end at every eos

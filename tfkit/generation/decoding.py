@@ -152,7 +152,7 @@ def _decode(
 
 def _choose(logits: Tensor, rows: Sequence[_Row], settings: GenerationSection) -> list[int]:
     """The next token of each row, from logits (B, V)."""
-    logits = without_repetition(logits, [row.text + row.ids for row in rows], settings)
+    logits = without_repetition(logits, (row.text + row.ids for row in rows), settings)
     if settings.temperature == 0:
         return logits.argmax(dim=-1).tolist()
     uniforms = torch.tensor([row.random.random() for row in rows], dtype=torch.float64)

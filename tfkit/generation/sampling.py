@@ -4,7 +4,7 @@ The order is transformers': repeated tokens and n-grams, temperature, top-k, top
 nothing, stop after the first two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,8 +36,14 @@ def exclude_repeated_ngrams(scores: Tensor, texts: Sequence[Sequence[int]], n: i
     return scores
 
 
-def without_repetition(scores: Tensor, texts: Sequence[Sequence[int]], settings: GenerationSection) -> Tensor:
-    """Scores (B, V), or log-probabilities, as the settings against repetition leave them. `texts`: the ids of each row so far."""
+def without_repetition(scores: Tensor, texts: Iterable[Sequence[int]], settings: GenerationSection) -> Tensor:
+    """Scores (B, V), or log-probabilities, as the settings against repetition leave them.
+
+    `texts` gives the ids of each row so far, and is not asked for them if there are no such settings.
+    """
+    if settings.repetition_penalty == 1 and settings.no_repeat_ngram is None:
+        return scores
+    texts = list(texts)
     if settings.repetition_penalty != 1:
         scores = penalize_repetition(scores, texts, settings.repetition_penalty)
     if settings.no_repeat_ngram is not None:
