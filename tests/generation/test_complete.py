@@ -1,4 +1,7 @@
+from functools import partial
+
 import pytest
+import torch
 from tiny_writers import greedy, tiny_model
 
 from tfkit.errors import ModelError
@@ -6,8 +9,8 @@ from tfkit.generation.complete import complete
 from tfkit.generation.decoding import generate
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
-from tfkit.recipe.schema import GenerationSection
-from tfkit.tokenizer import Tokenizer, train_byte_bpe
+from tfkit.recipe.schema import GenerationSection, TokenizerSection
+from tfkit.tokenizer import Tokenizer, train_byte_bpe, train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,55 @@ def test_a_stop_string_ends_the_row_where_it_begins(model, tokenizer):
     assert (stopped.text, stopped.finish) == (free.text[:at], "stop")
     assert stopped.tokens < free.tokens
     assert len(others) == 3
+
+
+@pytest.fixture(scope="module")
+def pieces() -> Tokenizer:
+    """T5's: a text ends in </s>, and begins without the space that stands in its first piece."""
+    return train_tokenizer(TokenizerSection(kind="unigram", vocab_size=180), ["the cat sat on the mat; das Mädchen aß Brötchen"] * 3)
+
+
+@pytest.fixture(scope="module")
+def reader(pieces):
+    model = tiny_model("transformer_2017", vocab_size=pieces.size, context_length=64)
+    with torch.no_grad():
+        model.head.bias[-100:] = -1e3  # the sentinels, which are no text
+    return model
+
+
+@pytest.mark.parametrize("settings", [greedy(20, no_repeat_ngram=2), GenerationSection(max_new_tokens=20, num_beams=3, no_repeat_ngram=2)])
+def test_an_encoder_decoder_reads_whole_texts_and_writes_its_own(reader, pieces, settings):
+    prompts = ["the cat", "a", "das Mädchen sat"]
+    ids = pieces.encode_texts(prompts)
+    assert {row[-1] for row in ids} == {pieces.eos_id}
+    made = generate(reader, ids, settings, eos_ids=[pieces.eos_id], start_id=pieces.pad_id)
+    given = dict.fromkeys(range(len(prompts)), "")
+
+    def on_text(row, piece):
+        given[row] += piece
+
+    completions = complete(reader, pieces, prompts, settings, eos_ids=[pieces.eos_id], start_id=pieces.pad_id, on_text=on_text)
+    for row, (completion, expected) in enumerate(zip(completions, made, strict=True)):
+        assert completion.text == given[row] == pieces.backend.decode(expected.ids, skip_special_tokens=True)
+        assert (completion.tokens, completion.finish) == (len(expected.ids), expected.finish)
+    assert len({completion.text for completion in completions}) == len(prompts)
+
+
+@pytest.mark.parametrize(("name", "words"), [("model", "tokenizer"), ("reader", "pieces")])
+def test_beam_search_ends_texts_at_stop_strings(name, words, request):
+    """They compete as texts that end there: what is short wins where length costs."""
+    model, tokenizer = request.getfixturevalue(name), request.getfixturevalue(words)
+    give = partial(complete, model, tokenizer, ["the cat", "das Mädchen", "a mat"], start_id=tokenizer.pad_id)
+    settings = {"num_beams": 4, "max_new_tokens": 20, "no_repeat_ngram": 2}
+    free = give(GenerationSection(**settings))
+    stop = [completion.text[4:6] for completion in free]
+    assert all(stop)
+    stopped = give(GenerationSection(**settings, stop=stop, length_penalty=-4.0))
+    assert {completion.finish for completion in stopped} == {"stop"}
+    assert not any(string in completion.text for string in stop for completion in stopped)
+    assert all(completion.tokens < 20 for completion in stopped)
+    late = give(GenerationSection(**settings, stop=stop, length_penalty=4.0, early_stopping="never"))
+    assert sum(completion.tokens for completion in late) > sum(completion.tokens for completion in stopped)
 
 
 def test_a_tokenizer_of_another_model(tokenizer):
