@@ -17,10 +17,14 @@ from tiny_chats import TEMPLATES, write_chat_checkpoint
 from tiny_chats import write_lines as write_rows
 
 from tfkit.__main__ import main
+from tfkit.families import PRESETS
 from tfkit.generation.complete import complete
-from tfkit.hub import load
-from tfkit.recipe.schema import GenerationSection
+from tfkit.hub import load, save_model
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import build
+from tfkit.recipe.schema import GenerationSection, TokenizerSection
 from tfkit.run.checkpoints import save_checkpoint
+from tfkit.tokenizer import train_tokenizer
 from tfkit.tokenizer.template import open_template
 
 PROMPTS = ["the cat", "das Mädchen", "a", "the mat and the hat 🙂", "on"]
@@ -91,6 +95,34 @@ def test_stop_strings(capsys, folder):
     [row] = lines(capsys.readouterr().out)
     assert row["completion"] == free["completion"].partition(stop)[0]
     assert row["finish"] == "stop"
+
+
+def test_beam_search(capsys, folder):
+    rows = expected(folder, ["the cat", "a"], num_beams=4, max_new_tokens=12)
+    assert run("--from", folder, "--prompt", "the cat", "--num-beams", 4, "--max-new-tokens", 12) == 0
+    assert capsys.readouterr().out == f"the cat{rows[0]['completion']}\n"
+    assert rows != expected(folder, ["the cat", "a"], temperature=0, max_new_tokens=12)
+    assert run("--from", folder, "--prompt", "a", "--json", "--max-new-tokens", 12, "generation.num_beams=4") == 0
+    assert lines(capsys.readouterr().out) == rows[1:]
+
+
+def test_an_encoder_decoder_gives_its_own_text(capsys, tmp_path, monkeypatch):
+    tokenizer = train_tokenizer(TokenizerSection(kind="unigram", vocab_size=180), [*PROMPTS, "the cat sat on the mat"] * 3)
+    config = PRESETS["t5-v1.1-small"][1] | {"vocab_size": tokenizer.size, "dim": 24, "num_heads": 3, "head_dim": None, "hidden_dim": 44}
+    model = build(ModelConfig.model_validate(config | {"encoder_layers": 1, "decoder_layers": 1}), seed=3)
+    save_model(tmp_path, model.config, model.state_dict(), tokenizer)
+    loaded = load(tmp_path)
+    assert (loaded.family, loaded.start_id, loaded.eos_ids) == ("t5", tokenizer.pad_id, [tokenizer.eos_id])
+    settings = GenerationSection(max_new_tokens=9, num_beams=2, no_repeat_ngram=1)
+    made = complete(loaded.model, tokenizer, PROMPTS, settings, eos_ids=loaded.eos_ids, start_id=loaded.start_id)
+    options = ["--max-new-tokens", 9, "--num-beams", 2, "generation.no_repeat_ngram=1"]
+    assert run("--from", tmp_path, "--prompt", PROMPTS[0], *options) == 0
+    assert capsys.readouterr().out == f"{made[0].text}\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(PROMPTS).encode())))
+    assert run("--from", tmp_path, "-", *options) == 0
+    assert [(row["prompt"], row["completion"]) for row in lines(capsys.readouterr().out)] == [
+        (prompt, completion.text) for prompt, completion in zip(PROMPTS, made, strict=True)
+    ]
 
 
 def test_settings_of_the_run_unless_given(capsys, tmp_path):

@@ -164,3 +164,31 @@ def test_what_would_compute_something_else_is_refused(tmp_path: Path, case: str,
     with pytest.raises(ModelError, match=r"config\.json: ") as caught:
         load(tmp_path)
     assert str(caught.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "eos_ids", "start_id"),
+    [
+        ({"eos_token_id": 2}, {"eos_token_id": [7, 2]}, [2, 7], None),
+        ({"eos_token_id": [2, 5]}, {"eos_token_id": 9}, [2, 5, 9], None),
+        ({"eos_token_id": None}, {"eos_token_id": 9, "decoder_start_token_id": 4}, [9], 4),
+        ({"eos_token_id": 2, "pad_token_id": 3}, {"pad_token_id": 4}, [2], 3),
+        ({"eos_token_id": 2, "pad_token_id": 3, "decoder_start_token_id": 0}, {}, [2], 0),
+        ({"eos_token_id": 2}, {"eos_token_id": [True, "7"], "pad_token_id": 1.5}, [2], None),
+        ({"eos_token_id": 2}, ["eos_token_id"], [2], None),
+        ({"eos_token_id": 2}, None, [2], None),
+    ],
+)
+def test_the_ids_that_generation_goes_by_may_stand_in_either_file(
+    tmp_path: Path, config: dict[str, Any], generation: Any, eos_ids: list[int], start_id: int | None
+) -> None:
+    save_reference(tmp_path / "theirs", "llama")
+    edit_config(tmp_path / "theirs", remove=("pad_token_id",))
+    edit_config(tmp_path / "theirs", **config)
+    text = "{" if generation is None else json.dumps(generation)  # a damaged file says nothing: it is optional
+    (tmp_path / "theirs" / "generation_config.json").write_text(text, encoding="utf-8")
+    loaded = load(tmp_path / "theirs")
+    assert (loaded.eos_ids, loaded.start_id) == (eos_ids, start_id)
+    loaded.save(tmp_path / "ours")
+    again = load(tmp_path / "ours")
+    assert (again.eos_ids, again.start_id) == (eos_ids, start_id)
