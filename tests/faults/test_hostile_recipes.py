@@ -374,10 +374,13 @@ def test_f33_random_recipes_are_trained(draws: int, tmp_path: Path) -> None:
 
 
 def tiny(recipe: dict[str, Any], corpus: Path) -> dict[str, Any]:
-    """The sections of a recipe that decide how long it takes, small."""
+    """The sections of a recipe that decide how long it takes, small; and a decoder, which is what the objective trains."""
     model = {name: value for name, value in recipe["model"].items() if name not in ("decoder_layers", "context_length")}
+    if not isinstance(head := model.get("head"), dict) or head.get("kind", "lm") != "lm":
+        head = {"kind": "lm", "tied": True}
+    decoder = {"encoder_layers": 0, "decoder_layers": 1, "head": head}
     return {
-        "model": model | {"decoder_layers": 1, "dim": 16, "num_heads": 2, "hidden_dim": 32, "context_length": 8},
+        "model": model | decoder | {"dim": 16, "num_heads": 2, "hidden_dim": 32, "context_length": 8},
         "tokenizer": {"vocab_size": 270, "add_bos": recipe.get("tokenizer", {}).get("add_bos", True)},
         "data": recipe["data"] | {"train": [{"path": str(corpus)}], "validation": [{"path": str(corpus)}]},
         "training": recipe["training"] | {"steps": 2, "compile": False, "tensorboard": False},

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from test_kinds import PROBES, TRAINED, any_text
 
-from tests.tokenizer.test_kinds import PROBES, TRAINED, any_text
 from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 
 transformers = pytest.importorskip("transformers")

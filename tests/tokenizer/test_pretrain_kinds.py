@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_runs import Process, pretrain, records, write_corpus, write_recipe
 
-from tests.tiny_runs import Process, pretrain, records, write_corpus, write_recipe
 from tfkit.recipe.vocabularies import VOCABULARIES
 from tfkit.tokenizer import load_tokenizer
 
