@@ -10,6 +10,7 @@ import torch
 from tiny_writers import PROMPTS, START, WRITERS, greedy, next_log_probabilities, tiny_model
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from tfkit.generation.beams import BeamSearch
 from tfkit.generation.decoding import generate as generate_from
 from tfkit.hub import save_model
 from tfkit.model.transformer import Transformer
@@ -23,6 +24,11 @@ SEARCHES = {
     "short texts": ({"num_beams": 3, "length_penalty": -1.0, "max_new_tokens": 20}, [9, 4, 12, 30]),
     "long texts": ({"num_beams": 4, "length_penalty": 2.0, "early_stopping": "never", "max_new_tokens": 25}, [1, 2, 3, 5, 6, 7]),
     "no law of lengths": ({"num_beams": 5, "length_penalty": 0.0, "early_stopping": "never", "max_new_tokens": 12}, [15, 18]),
+    "ended early, long texts": (
+        {"num_beams": 3, "length_penalty": 3.0, "early_stopping": "full", "max_new_tokens": 20},
+        [3, 7, 17, 20, 28],
+    ),
+    "likely to be the best": ({"num_beams": 3, "length_penalty": 3.0, "max_new_tokens": 20}, [3, 7, 17, 20, 28]),
     "no end": ({"num_beams": 3, "max_new_tokens": 12}, []),
     "no repetition": ({"num_beams": 3, "repetition_penalty": 1.3, "no_repeat_ngram": 2, "max_new_tokens": 20}, [3, 17, 20]),
 }
@@ -59,7 +65,7 @@ def their_search(theirs: torch.nn.Module, prompt: list[int], settings: Generatio
 
 @pytest.mark.parametrize("family", WRITERS)
 def test_beam_search_is_transformers(tmp_path: Path, family: str) -> None:
-    finishes, differ = set(), 0
+    finishes, differ, ends = set(), 0, []
     for seed in (3, 4):
         ours, theirs = write(tmp_path / str(seed), family, seed)
         for name, (changes, eos_ids) in SEARCHES.items():
@@ -68,9 +74,12 @@ def test_beam_search_is_transformers(tmp_path: Path, family: str) -> None:
             expected = [their_search(theirs, prompt, settings, eos_ids, ours.encoder is not None) for prompt in PROMPTS]
             assert [completion.ids for completion in made] == expected, name
             finishes |= {completion.finish for completion in made}
+            if changes.get("length_penalty") == 3.0:
+                ends.append(made)
             differ += made != generate(ours, PROMPTS, greedy(settings.max_new_tokens), eos_ids=eos_ids)
     assert finishes == {"stop", "length"}  # the cases bite
     assert differ > len(SEARCHES)
+    assert ends[::2] != ends[1::2]
 
 
 @pytest.mark.parametrize("family", WRITERS)
@@ -81,6 +90,26 @@ def test_a_batch_of_searches_gives_what_each_gives_alone(family: str) -> None:
         settings = GenerationSection.model_validate(changes | {"max_new_tokens": 30})
         alone = [generate(model, [prompt], settings, eos_ids=eos_ids)[0] for prompt in prompts]
         assert generate(model, prompts, settings, eos_ids=eos_ids) == alone
+
+
+def test_the_score_of_a_text_counts_all_its_tokens_but_the_prompts() -> None:
+    for law, divisors in (("power", (1.0, 2**0.6)), ("gnmt", (1.0, (7 / 6) ** 0.6))):
+        settings = GenerationSection(num_beams=2, length_law=law, length_penalty=0.6)
+        search = BeamSearch([5, 6, 7], 9, settings, {2})
+        search.extend([(-1.5, 0, 2), (-2.0, 0, 4), (-3.0, 0, 2)])  # the third ends too late: only the first two may
+        assert [(text.ids, text.score) for text in search.whole] == [([], -1.5 / divisors[0])]
+        search.extend([(-2.5, 0, 3), (-2.75, 0, 2), (-9.0, 0, 1)])
+        assert [text.score for text in search.whole] == pytest.approx([-1.5, -2.75 / divisors[1]])
+        assert search.whole[1].ids == [4]
+
+
+def test_what_one_beam_lacks_no_other_fills() -> None:
+    search = BeamSearch([5], 9, GenerationSection(num_beams=3), {2})
+    search.extend([(-1.0, 0, 4), (-2.0, 0, 2), (float("-inf"), 0, 7)])  # excluded tokens are no texts
+    assert [(beam.ids, beam.log_probability) for beam in search.running] == [([4], -1.0)] + [([4], float("-inf"))] * 2
+    search.extend([(-1.5, 0, 2), (float("-inf"), 1, 4)])
+    assert search.done
+    assert [text.ids for text in search.whole] == [[4], []]
 
 
 def whole_texts(model: Transformer, prompt: list[int], limit: int, eos: int) -> Iterator[tuple[list[int], float]]:

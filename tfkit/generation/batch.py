@@ -27,7 +27,6 @@ class Batch:
         weight = vocabulary_head(model.head).weight
         self.input_ids, self.real = _padded(texts, weight.device, left=True)  # (B, columns so far)
         self.source = None if sources is None else _padded(sources, weight.device, left=False)  # ids and which are real, (B, M)
-        self.memory: Tensor | None = None  # (B, M, D)
         self.padded = not bool(self.real.all())
         self.cache = KeyValueCache(model.config, len(texts), self.real.shape[1] + most_new, weight.dtype, weight.device)
 
@@ -45,12 +44,8 @@ class Batch:
         if self.source is None:
             output = self.model(self.input_ids, padding_mask=mask, cache=self.cache)
         else:
-            ids, real = self.source
-            if self.memory is None:
-                self.memory = self.model.encode(ids, real)
-            output = self.model(
-                decoder_input_ids=self.input_ids, decoder_padding_mask=mask, memory=self.memory, padding_mask=real, cache=self.cache
-            )
+            ids, real = self.source  # read in the first step: the cache keeps what the decoder needs of it
+            output = self.model(ids, padding_mask=real, decoder_input_ids=self.input_ids, decoder_padding_mask=mask, cache=self.cache)
         logits: Tensor = self.model.head(output.hidden[:, -1])
         if not torch.isfinite(logits).all():
             raise ModelError(
@@ -73,8 +68,8 @@ class Batch:
         kept = torch.tensor(rows, device=self.real.device)
         self.cache.keep_rows(kept)
         self.input_ids, self.real = self.input_ids[kept], self.real[kept]
-        if self.source is not None and self.memory is not None:
-            self.source, self.memory = (self.source[0][kept], self.source[1][kept]), self.memory[kept]
+        if self.source is not None:
+            self.source = self.source[0][kept], self.source[1][kept]
         empty = int(self.real.any(dim=0).int().argmax())
         self.real = self.real[:, empty:]
         self.cache.drop_columns(empty)

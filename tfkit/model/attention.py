@@ -70,9 +70,9 @@ class Attention(nn.Module):
         return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, H, T, E) -> (B, T, H * E) -> (B, T, D)
 
     def _of_memory(self, view: View) -> tuple[Tensor, Tensor]:
-        assert view.memory is not None
         if view.cache is not None and (known := view.cache.crossed(self.layer)) is not None:
             return known
+        assert view.memory is not None
         keys, values = self._split_heads(self.k_proj(view.memory)), self._split_heads(self.v_proj(view.memory))
         if view.cache is not None:
             view.cache.cross(self.layer, keys, values)

@@ -51,6 +51,11 @@ class KeyValueCache:
         """What `cross` was given."""
         return self._crossed.get(layer)
 
+    @property
+    def knows_memory(self) -> bool:
+        """Whether all that a decoder needs of an encoder's output is here."""
+        return bool(self._crossed)
+
     def advance(self, positions: int) -> None:
         """Count the positions that every layer has now stored."""
         self.length += positions

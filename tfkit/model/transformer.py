@@ -71,8 +71,8 @@ class Transformer(nn.Module):
 
         `padding_mask`: True = real token, (B, T), or (B, cache.length + T) with a cache. `document_ids` (B, T): equal numbers see each
         other. `segment_ids` (B, T): the text of a pair that a token is in. An encoder-decoder reads `input_ids` (or is given what `encode`
-        made of them, as `memory`), masks them by `padding_mask`, and gives the hidden states of `decoder_input_ids` (B, T'), whose mask is
-        `decoder_padding_mask`.
+        made of them, as `memory`, or a cache of a forward that did), masks them by `padding_mask`, and gives the hidden states of
+        `decoder_input_ids` (B, T'), whose mask is `decoder_padding_mask`.
         Raises ValueError if a sequence is longer than the context.
         """
         if self.encoder is None or self.decoder is None:
@@ -83,7 +83,7 @@ class Transformer(nn.Module):
             return self._output(hidden, padding_mask)
         if decoder_input_ids is None:
             raise ValueError("an encoder-decoder needs decoder_input_ids: the target, shifted right by one")
-        if memory is None:
+        if memory is None and (cache is None or not cache.knows_memory):
             assert input_ids is not None
             memory = self.encode(input_ids, padding_mask)
         hidden = self._run(self.decoder, decoder_input_ids, decoder_padding_mask, None, None, cache, memory, padding_mask)
