@@ -1,1 +1,1 @@
-"""Continuing text with a causal language model. decoding.py works on ids, complete.py on text."""
+"""Writing text with a decoder, or answering it with an encoder-decoder. decoding.py and beams.py work on ids, complete.py on text."""

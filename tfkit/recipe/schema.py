@@ -215,10 +215,10 @@ class GenerationSection(Data):
     top_k: Count | None = Field(None, description="Draw from the k likeliest tokens only.")
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that hold this share of the probability.")
     min_p: float = Field(0.0, ge=0, le=1, description="Draw from the tokens with at least this share of the likeliest one's probability.")
-    repetition_penalty: float = Field(1.0, gt=0, description="Makes tokens that the text has less likely, if above 1.")
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100, description="Makes tokens that the text has less likely, if above 1.")
     no_repeat_ngram: Count | None = Field(None, description="No run of so many tokens comes twice.")
     num_beams: Count = Field(1, description="Texts that beam search keeps; 1: none. It draws nothing, so what is said of drawing is idle.")
-    length_penalty: float = Field(1.0, description="Beam search: above 0 long texts gain, below 0 short ones do.")
+    length_penalty: float = Field(1.0, ge=-20, le=20, description="Beam search: above 0 long texts gain, below 0 short ones do.")
     length_law: Literal["power", "gnmt"] = Field(
         "power",
         description="Beam search divides log-probabilities by length ^ length_penalty, or ((5 + length) / 6) ^ it (arXiv 1609.08144).",
