@@ -151,3 +151,9 @@ def test_an_encoder_says_what_it_is_for(capsys, tmp_path, preset, head, said):
 def test_no_conversation_with_a_masked_language_model(capsys, folder):
     assert run("--from", folder, "--prompt", "a [MASK]", "--chat") == 2
     assert "leave --chat out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--temperature", "0.5"], ["--num-beams", "3"], ["--stop", "x"], ["generation.top_k=3"]])
+def test_settings_that_nothing_would_read_are_refused(capsys, folder, words):
+    assert run("--from", folder, "--prompt", "a [MASK]", *words) == 2
+    assert "would not be read" in capsys.readouterr().err

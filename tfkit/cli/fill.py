@@ -20,8 +20,11 @@ _PURPOSES = {
 }
 
 
-def fills_masks(loaded: "Loaded", chat: bool) -> bool:
-    """Whether the model fills masks, rather than continue texts. Raises ModelError if it does neither, UsageError for a chat with it."""
+def fills_masks(loaded: "Loaded", chat: bool, overrides: Sequence[str]) -> bool:
+    """Whether the model fills masks, rather than continue texts.
+
+    Raises ModelError if it does neither, UsageError for a chat with it, or for settings of generation, which nothing would read.
+    """
     kind = loaded.config.head.kind
     if kind in _PURPOSES:
         raise ModelError(
@@ -30,6 +33,8 @@ def fills_masks(loaded: "Loaded", chat: bool) -> bool:
         )
     if kind == "masked_lm" and chat:
         raise UsageError("this is a masked language model: it fills each [MASK] of a text, and answers nothing; leave --chat out")
+    if kind == "masked_lm" and (unread := [word.partition("=")[0] for word in overrides if word.startswith("generation.")]):
+        raise UsageError(f"this is a masked language model: it draws nothing, so {', '.join(unread)} would not be read; leave that out")
     return kind == "masked_lm"
 
 

@@ -81,7 +81,7 @@ def generate(
         with work.signals.at_once():
             loaded = _load(folder, device, threads)
             assert loaded.codec is not None
-            fills = fills_masks(loaded, chat)
+            fills = fills_masks(loaded, chat, overrides)
             texts = render_prompts(loaded, prompts) if chat else [given.text for given in prompts]
         continue_texts = partial(
             complete,

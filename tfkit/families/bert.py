@@ -8,7 +8,7 @@ Sizes: table 1 (base, large) and the released vocabularies; the small ones are T
 
 from typing import Any
 
-from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
+from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, UnsupportedError, activation_from_hf, head_from_hf
 from tfkit.model.config import ModelConfig
 
 _BASE: dict[str, Any] = {
@@ -84,16 +84,10 @@ RULES = (
     *(Rule(f"classifier.{part}", (f"head.tags.{part}",), when=_is_tagger) for part in ("weight", "bias")),
 )
 
-_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
-_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
-
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     if hf.get("position_embedding_type", "absolute") != "absolute" or hf.get("is_decoder") or hf.get("add_cross_attention"):
         raise UnsupportedError("this BERT variant has relative positions, or is a decoder, which BERT has and is not")
-    activation = hf.get("hidden_act", "gelu")
-    if str(activation) not in _FROM_ACTIVATIONS:
-        raise UnsupportedError(f"hidden_act {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
     head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
     if head["kind"] == "none":
         head["pooler"] = hf.get("add_pooling_layer", True)
@@ -109,7 +103,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         "position": {"kind": "learned"},
         "norm": {"kind": "layer", "eps": hf.get("layer_norm_eps", 1e-12), "placement": "post"},
         "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": _FROM_ACTIVATIONS[activation], "bias": True},
+        "mlp": {"activation": activation_from_hf(hf, "hidden_act", "gelu"), "bias": True},
         "head": head,
         "dropout": {
             "embedding": dropout,
@@ -134,7 +128,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_heads,
         "type_vocab_size": config.embedding.segments,
         "layer_norm_eps": config.norm.eps,
-        "hidden_act": _ACTIVATIONS[config.mlp.activation],
+        "hidden_act": ACTIVATIONS[config.mlp.activation],
         "hidden_dropout_prob": dropout.residual,
         "attention_probs_dropout_prob": dropout.attention,
         "classifier_dropout": None if dropout.head == dropout.residual else dropout.head,

@@ -7,7 +7,7 @@ Hugging Face's class has no dropout on the attention's output; here it is on eve
 
 from typing import Any
 
-from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
+from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, activation_from_hf, head_from_hf
 from tfkit.model.config import ModelConfig
 
 _EPS = 1e-12  # hard-coded in Hugging Face's class
@@ -74,14 +74,8 @@ RULES = (
     *(Rule(f"classifier.{part}", (f"head.tags.{part}",), when=_is_tagger) for part in ("weight", "bias")),
 )
 
-_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
-_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
-
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    activation = hf.get("activation", "gelu")
-    if str(activation) not in _FROM_ACTIVATIONS:
-        raise UnsupportedError(f"activation {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
     head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
     dropout = hf.get("dropout", 0.1)
     return {
@@ -95,7 +89,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         "position": {"kind": "learned"},  # sinusoidal_pos_embds says how the table began; the file holds it either way
         "norm": {"kind": "layer", "eps": _EPS, "placement": "post"},
         "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": _FROM_ACTIVATIONS[activation], "bias": True},
+        "mlp": {"activation": activation_from_hf(hf, "activation", "gelu"), "bias": True},
         "head": head,
         "dropout": {
             "embedding": dropout,
@@ -117,7 +111,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "dim": config.dim,
         "hidden_dim": config.hidden_dim,
         "n_heads": config.num_heads,
-        "activation": _ACTIVATIONS[config.mlp.activation],
+        "activation": ACTIVATIONS[config.mlp.activation],
         "dropout": dropout.residual,
         "attention_dropout": dropout.attention,
         "qa_dropout": 0.1,

@@ -99,7 +99,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
     windows = [config.window(layer) for layer in range(config.decoder_layers)]
     scale, head = config.attention.scale, config.head
     return fields | {
-        "hidden_activation": llama.ACTIVATIONS[config.mlp.activation],
+        "hidden_activation": llama.LLAMA_ACTIVATIONS[config.mlp.activation],
         "query_pre_attn_scalar": config.head_dim if scale is None else round(scale**-2),
         "attn_logit_softcapping": config.attention.softcap,
         "final_logit_softcapping": head.softcap if head.kind == "lm" else None,

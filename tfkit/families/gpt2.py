@@ -8,7 +8,7 @@ by sqrt(2 * layers). Layers, widths and counts as released (systems: 124,439,808
 from typing import Any
 
 from tfkit.families.gpt import BLOCK_RULES, HEAD_RULES, SUMMARY, check_summary
-from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
+from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, UnsupportedError, activation_from_hf, head_from_hf
 from tfkit.model.config import ModelConfig
 
 # Dropout: the report is silent, and Hugging Face's config says 0.1. It is off here: one pass over the data does not overfit.
@@ -52,9 +52,6 @@ RULES = (
     Rule("classifier.bias", ("head.tags.bias",)),
 )
 
-_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu": "silu"}
-_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
-
 
 _HEAD_DROPOUT = {"lm": "summary_first_dropout", "tags": "classifier_dropout"}  # before a score or value there is none
 
@@ -62,9 +59,6 @@ _HEAD_DROPOUT = {"lm": "summary_first_dropout", "tags": "classifier_dropout"}  #
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     if not hf.get("scale_attn_weights", True) or hf.get("scale_attn_by_inverse_layer_idx") or hf.get("add_cross_attention"):
         raise UnsupportedError("this GPT-2 variant scales its attention otherwise or has cross-attention, which GPT-2 has not")
-    activation = hf.get("activation_function", "gelu_new")
-    if str(activation) not in _FROM_ACTIVATIONS:
-        raise UnsupportedError(f"activation_function {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
     head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
     check_summary(hf, head)
     return {
@@ -77,7 +71,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         "position": {"kind": "learned"},
         "norm": {"kind": "layer", "eps": hf.get("layer_norm_epsilon", 1e-5)},
         "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": _FROM_ACTIVATIONS[activation], "gated": False, "bias": True},
+        "mlp": {"activation": activation_from_hf(hf, "activation_function", "gelu_new"), "gated": False, "bias": True},
         "head": head,
         "dropout": {
             "embedding": hf.get("embd_pdrop", 0.1),
@@ -98,7 +92,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "n_embd": config.dim,
         "n_inner": None if config.hidden_dim == 4 * config.dim else config.hidden_dim,
         "n_head": config.num_heads,
-        "activation_function": _ACTIVATIONS[config.mlp.activation],
+        "activation_function": ACTIVATIONS[config.mlp.activation],
         "layer_norm_epsilon": config.norm.eps,
         "embd_pdrop": config.dropout.embedding,
         "attn_pdrop": config.dropout.attention,

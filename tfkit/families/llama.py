@@ -7,7 +7,7 @@ rotation for a context of 128 k. More tokens for fewer parameters.
 
 from typing import Any
 
-from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
+from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, UnsupportedError, activation_from_hf, head_from_hf
 from tfkit.model.config import ModelConfig, Position
 
 _LLAMA1: dict[str, Any] = {
@@ -84,8 +84,7 @@ RULES = (
     Rule("score.bias", ("head.tags.bias",)),
 )
 
-ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
-_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"swish": "silu", "gelu_new": "gelu_tanh"}
+LLAMA_ACTIVATIONS = ACTIVATIONS | {"gelu_tanh": "gelu_pytorch_tanh"}  # the newer of two names
 
 
 def _position(hf: dict[str, Any]) -> dict[str, Any]:
@@ -105,9 +104,6 @@ def _position(hf: dict[str, Any]) -> dict[str, Any]:
 
 def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, act: str = "hidden_act", **vocabulary: Any) -> dict[str, Any]:
     """A config.json with Llama's fields; the families that go on from Llama say what else they have. `act`: the field of the activation."""
-    activation = hf.get(act, "silu")
-    if str(activation) not in _FROM_ACTIVATIONS:
-        raise UnsupportedError(f"{act} {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
     bias = bool(hf.get("attention_bias", False))
     return {
         "vocab_size": hf["vocab_size"],
@@ -121,7 +117,7 @@ def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, ac
         "position": _position(hf),
         "norm": {"kind": "rms", "eps": hf.get("rms_norm_eps", 1e-6)},
         "attention": {"qkv_bias": bias, "out_bias": bias},
-        "mlp": {"activation": _FROM_ACTIVATIONS[activation], "gated": True, "bias": bool(hf.get("mlp_bias", False))},
+        "mlp": {"activation": activation_from_hf(hf, act, "silu"), "gated": True, "bias": bool(hf.get("mlp_bias", False))},
         "head": head_from_hf(hf, architectures, tied=hf.get("tie_word_embeddings", False), **vocabulary),
         "dropout": {"attention": hf.get("attention_dropout", 0.0)},
         "init": {"std": hf.get("initializer_range", 0.02)},
@@ -151,7 +147,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
-        "hidden_act": ACTIVATIONS[config.mlp.activation],
+        "hidden_act": LLAMA_ACTIVATIONS[config.mlp.activation],
         "rope_theta": getattr(config.position, "theta", None),
         "rope_scaling": _rope_scaling(config.position),
         "rms_norm_eps": config.norm.eps,

@@ -55,6 +55,19 @@ class Family:
         return next((name for name, values in self.architectures.items() if head.items() >= values.items()), None)
 
 
+# Hugging Face's name of each of our activations; old and new files have others besides.
+ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}
+_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
+
+
+def activation_from_hf(hf: Mapping[str, Any], field: str, default: str) -> str:
+    """Our activation for what this field of a config.json names."""
+    name = hf.get(field, default)
+    if not isinstance(name, str) or name not in _FROM_ACTIVATIONS:
+        raise UnsupportedError(f"{field} {name!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
+    return _FROM_ACTIVATIONS[name]
+
+
 def head_from_hf(hf: Mapping[str, Any], architectures: Architectures, **vocabulary: Any) -> dict[str, Any]:
     """Our head for the class that a config.json names; `vocabulary` holds what a head over the vocabulary has besides (tied, scale ...)."""
     named = hf.get("architectures") or [next(iter(architectures))]

@@ -11,7 +11,7 @@ they start at 0. A description without them is right too; no Hugging Face class 
 
 from typing import Any
 
-from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
+from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, UnsupportedError, activation_from_hf, head_from_hf
 from tfkit.model.config import ModelConfig
 
 # Table 3 of the paper. It rounds the vocabulary (37,000 pairs of English and German) and sets no longest sentence.
@@ -61,8 +61,6 @@ RULES = (
     Rule("final_logits_bias", ("head.bias",), row=True),
 )
 
-_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}
-_FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 # Marian can have two of each of these; we have one for both stacks.
 _ALIKE = (
     ("encoder_ffn_dim", "decoder_ffn_dim"),
@@ -72,9 +70,6 @@ _ALIKE = (
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    activation = hf.get("activation_function", "gelu")
-    if str(activation) not in _FROM_ACTIVATIONS:
-        raise UnsupportedError(f"activation_function {activation!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
     if not hf.get("share_encoder_decoder_embeddings", True):
         raise UnsupportedError("share_encoder_decoder_embeddings is false, and tfkit has one embedding for both stacks")
     for one, other in _ALIKE:
@@ -93,7 +88,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         "position": {"kind": "sinusoidal", "layout": "halves"},
         "norm": {"kind": "layer", "eps": 1e-5, "placement": "post"},  # the eps is in their code
         "attention": {"qkv_bias": True, "out_bias": True},
-        "mlp": {"activation": _FROM_ACTIVATIONS[activation], "gated": False, "bias": True},
+        "mlp": {"activation": activation_from_hf(hf, "activation_function", "gelu"), "gated": False, "bias": True},
         "head": head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True), bias=True),
         "dropout": {
             "embedding": rate,
@@ -119,7 +114,7 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         "decoder_ffn_dim": config.hidden_dim,
         "encoder_attention_heads": config.num_heads,
         "decoder_attention_heads": config.num_heads,
-        "activation_function": _ACTIVATIONS[config.mlp.activation],
+        "activation_function": ACTIVATIONS[config.mlp.activation],
         "scale_embedding": config.embedding.scale,
         "dropout": config.dropout.residual,
         "attention_dropout": config.dropout.attention,
