@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ LLAMA = [
     *("schedule={kind: wsd, warmup_steps: 2}", "evaluation.every=5"),
 ]
 WORDS = ["checkpoint.every=2", "tokenizer.kind=wordpiece"]
-BEGUN = {"gpt": GPT, "llama": LLAMA, "words": WORDS}
+CLASSES = ["checkpoint.every=2", "objective={kind: classification}", "data={train: [{path: labelled.jsonl}], validation: 0.3}"]
+BEGUN = {"gpt": GPT, "llama": LLAMA, "words": WORDS, "classes": CLASSES}
 
 # A change of each field, and the run that it is a change of. a field in neither table fails a test.
 REFUSED = {
@@ -74,7 +76,11 @@ REFUSED = {
     "data.train.0.weight=2": "gpt",
     "data.validation=0.2": "gpt",
     "data.on_bad_row=error": "gpt",
+    "data.length_groups=false": "classes",
     "objective.documents=joined": "gpt",
+    "objective.kind=classification": "gpt",
+    "objective.labels=[no, yes, maybe]": "classes",
+    "objective.regression=true": "classes",
     "optimizer={kind: muon}": "gpt",
     "optimizer.lr=2e-3": "gpt",
     "optimizer.betas=[0.9, 0.99]": "gpt",
@@ -127,7 +133,7 @@ FREE = {
     "carbon.pue=1.5": None,
     "carbon.every_seconds=9": None,
 }
-SINGLE = {"objective.kind", "data.train"}  # one value, or within a list: data.train.0.weight
+SINGLE = {"data.train"}  # one value, or within a list: data.train.0.weight
 SINGLE |= {"model.encoder_layers", "model.head.kind"}  # no other value goes with the objective, so it is not even compared
 SINGLE |= {"model.position.scaling"}  # null, or a section, whose fields are told
 SLOW = {"training.compile=true", "carbon.enabled=true"}
@@ -148,14 +154,19 @@ def fields(override: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Runs that were stopped in step 4, under their names."""
     base = tmp_path_factory.mktemp("changed")
     write_recipe(base, write_corpus(base / "corpus"))
+    rows = [{"text": f"the cat sat on {number} mats", "label": ["no", "yes"][number % 3 % 2]} for number in range(40)]
+    (base / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.chdir(base)
     for name, words in BEGUN.items():
         done = pretrain(base / name, base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 4))
         assert done.code == 143, done.err
-    return base
+    yield base
+    monkeypatch.undo()
 
 
 def test_f39_every_field_has_a_row(stopped: Path) -> None:

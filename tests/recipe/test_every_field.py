@@ -210,6 +210,7 @@ HUB = "data.train=[{hub: saved}]"
 CONFIGS = "data.train=[{hub: configs}]"
 HELD_OUT_HUB = "data.validation=[{hub: saved}]"
 METERED = "carbon.enabled=true"
+LABELLED = "objective={kind: classification} | data.train=[{path: labelled.jsonl}] | data.validation=[{path: labelled.jsonl}]"
 
 TABLE = {
     "model.preset": Change(
@@ -279,6 +280,7 @@ TABLE = {
     "data.train.split": Change("data.train.0.split=other", train_data, HUB),
     "data.train.revision": Change("data.train.0.revision=v2", hub, CONFIGS),
     "data.train.text": Change("data.train.0.text=body", train_data),
+    "data.train.columns": Change("data.train.0.columns={text: body}", train_data),
     "data.train.weight": Change("data.train.0.weight=2", order),
     "data.validation": Change("data.validation=0.3", validation_data),
     "data.validation.stdlib": Change("data.validation=[{stdlib: true}]", validation_data),
@@ -288,8 +290,18 @@ TABLE = {
     "data.validation.split": Change("data.validation.0.split=other", validation_data, HELD_OUT_HUB),
     "data.validation.revision": Change("data.validation.0.revision=v2", hub, CONFIGS.replace("train", "validation")),
     "data.validation.text": Change("data.validation.0.text=body", validation_data),
+    "data.validation.columns": Change("data.validation.0.columns={text: body}", validation_data),
+    "data.validation.name": Change("data.validation=[{path: two.jsonl}, {path: one.jsonl, name: dev}]", evaluation),
+    "data.length_groups": Change("data.length_groups=false", order, LABELLED),
     "data.on_bad_row": Change("data.on_bad_row=skip", train_data),
-    "objective.documents": Change("objective.documents=joined", targets),
+    "objective": Change(LABELLED, shapes),
+    "objective[causal_lm].documents": Change("objective.documents=joined", targets),
+    "objective[classification].labels": Change("objective.labels=[no, yes, maybe]", shapes, LABELLED),
+    "objective[classification].regression": Change(
+        "objective.regression=true",
+        shapes,
+        f"{LABELLED} | data.train.0.columns={{label: value}} | data.validation.0.columns={{label: value}}",
+    ),
     "optimizer": Change(MUON, weights),
     "optimizer[adamw].lr": Change("optimizer.lr=2e-2", weights),
     "optimizer[adamw].betas": Change("optimizer.betas=[0.5, 0.5]", weights),
@@ -363,8 +375,8 @@ BUILT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "model.dropout.head": ({"head": CLASSES}, {"head": CLASSES, "dropout": {"head": 0.5}}),
 }
 
-# Refused instead of read: a weight is how often an epoch reads a row, and an evaluation has no epochs.
-REFUSED = {"data.validation.weight": "data.validation.0.weight=2"}
+# Refused instead of read: a weight is how often an epoch reads a row, and an evaluation has no epochs; only its sets have names.
+REFUSED = {"data.validation.weight": "data.validation.0.weight=2", "data.train.name": "data.train.0.name=dev"}
 
 
 def fields(record: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -399,6 +411,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = {name: [{"text": text(), "body": text()} for _ in range(40)] for name in ("one", "two", "first", "second")}
     for name in ("one", "two"):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[name]), encoding="utf-8")
+    labelled = [row | {"label": random.choice(["no", "yes"]), "value": int(random.integers(9))} for row in rows["one"]]
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled), encoding="utf-8")
     splits = {"train": datasets.Dataset.from_list(rows["one"][:25]), "other": datasets.Dataset.from_list(rows["two"][:25])}
     datasets.DatasetDict(splits).save_to_disk(str(folder / "saved"))
     (folder / "configs").mkdir()

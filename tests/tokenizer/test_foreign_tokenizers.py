@@ -76,6 +76,6 @@ def test_what_transformers_saves_has_the_same_ids_here(name: str, tmp_path: Path
     random()
     for role in ("bos", "eos", "pad", "unk", "cls", "sep", "mask"):
         assert getattr(ours, f"{role}_id") == getattr(theirs, f"{role}_token_id") == getattr(again, f"{role}_token_id"), role
-    pair = ours.encode_pairs([("the fox", "it's")])[0]
+    pair = ours.encode_pairs([("the fox", "it's")])[0][:2]
     assert pair[0] == theirs("the fox", "it's")["input_ids"] == again("the fox", "it's")["input_ids"]
     assert load(ours_again).fingerprint() == ours.fingerprint()

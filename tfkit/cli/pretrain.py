@@ -24,7 +24,7 @@ def pretrain(
     from tfkit.cli import crash
     from tfkit.cli.results import show_training_result
     from tfkit.cli.resume import check_resumable, finished_result, write_recipe
-    from tfkit.recipe import model_config, read_recipe
+    from tfkit.recipe import read_recipe
     from tfkit.run.folder import RunFolder
     from tfkit.run.signals import StopSignals
 
@@ -56,10 +56,9 @@ def pretrain(
                 torch.set_num_threads(threads)
             context = RunContext(resolved.recipe, folder, signals, meter, pick_device(device))
             data = prepare_data(resolved.recipe, signals, meter)
-            config = model_config(resolved.recipe.model, data.tokenizer.size)
-            require_memory(resolved.recipe, config, context.device)
-            write_recipe(folder, resolved.recipe, config)
-            model = build(config, resolved.recipe.training.seed)
+            require_memory(resolved.recipe, data.config, context.device)
+            write_recipe(folder, resolved.recipe, data.config)
+            model = build(data.config, resolved.recipe.training.seed)
             preset = resolved.recipe.model.preset
             family = PRESETS[preset][0].name if preset else None
             training = TrainingRun(context, data, model, kind="pre-training", family=family, exact=exact, force=force)

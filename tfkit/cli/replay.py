@@ -67,7 +67,6 @@ def _state_before(
     """The parts as they were before the step: from the newest good checkpoint, through the steps since then."""
     from tfkit.cli.training_parts import assemble, restore
     from tfkit.model.transformer import build
-    from tfkit.recipe import model_config
     from tfkit.run.checkpoints import checkpoints, step_of
     from tfkit.run.manifest import verify
     from tfkit.training.checkpoint import load_training_state
@@ -77,7 +76,7 @@ def _state_before(
     place = pick_device(device or document["device"])
     make_deterministic(place)
     keep_freed_memory()
-    model = build(model_config(recipe.model, data.tokenizer.size), recipe.training.seed)
+    model = build(data.config, recipe.training.seed)
     parts = assemble(recipe, data, model, place, len(document["micro_batches"][0]["rows"]))
     usable = [path for path in checkpoints(run / "checkpoints") if step_of(path) < document["step"] and not verify(path)]
     progress = restore(parts, usable[-1], *load_training_state(usable[-1])) if usable else Progress()

@@ -80,9 +80,11 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 
 def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
-    """Every field under its dotted name; the model as its full description, with the vocabulary that the run's tokenizer gave it."""
+    """Every field under its dotted name; the model as its full description, with the vocabulary and the head that the run gave it."""
     document = recipe.model_dump(mode="json")
-    document["model"] = model_config(recipe.model, saved.model.changes.get("vocab_size", 1)).model_dump(mode="json")
+    saved_model = saved.model.changes
+    head = saved_model.get("head") if "head" not in recipe.model.changes else None  # the objective may have given it one of its own
+    document["model"] = model_config(recipe.model, saved_model.get("vocab_size", 1), head).model_dump(mode="json")
     return _flatten(document, "")
 
 

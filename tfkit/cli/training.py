@@ -13,6 +13,7 @@ from tfkit.cli.training_data import RunContext, TrainingData
 from tfkit.cli.training_log import TrainingLog
 from tfkit.cli.training_parts import assemble, restore
 from tfkit.cli.training_plan import moments, most_rows, planned_bytes
+from tfkit.cli.validation import score_validation
 from tfkit.errors import DataError, MachineError, Stopped, UnhealthyError
 from tfkit.hub import save_model
 from tfkit.model.transformer import Transformer
@@ -63,7 +64,7 @@ class TrainingRun:
         if recipe.training.compile:
             for stack in model.stacks:
                 stack.compile()
-        flops, peak = training_flops_per_token(config, config.context_length), peak_flops(context.device, self.precision)
+        flops, peak = training_flops_per_token(config, round(self.loader.rows.mean_tokens)), peak_flops(context.device, self.precision)
         self.written = TrainingLog(context, self.plan, self.progress, flops, peak)
 
     def run(self) -> None:
@@ -141,7 +142,7 @@ class TrainingRun:
         if self.context.recipe.training.micro_batch_size is not None and rows > 1:
             raise MachineError(f"out of memory in micro-batches of {rows} rows ({error}): leave training.micro_batch_size out, or lower it")
         if rows == 1:
-            raise MachineError(f"out of memory with a single row of {self.model.config.context_length} tokens ({error}): use {advice}")
+            raise MachineError(f"out of memory with a single row of {self.loader.rows.longest} tokens ({error}): use {advice}")
         self.loader.micro_batch_size = largest_divisor(self.loader.batch_size, rows // 2)
         console.warn(
             f"out of memory in micro-batches of {rows} rows: they have {self.loader.micro_batch_size} from now on, in the same steps"
@@ -205,7 +206,7 @@ class TrainingRun:
 
     def _pick_micro_batch(self) -> int:
         """The largest divisor of the batch size that is worth it and, on a CPU, fits the memory that is left."""
-        most = most_rows(self.model.config.context_length)
+        most = most_rows(self.loader.rows.longest)
         if self.context.device.type == "cpu":
             left = available_bytes()
             to_come = self.parameters * 4 * (1 + moments(self.context.recipe))  # gradients and the optimizer's state
@@ -224,21 +225,12 @@ class TrainingRun:
             try_out(self.stepper, self.loader, self, self.progress)
 
     def _score(self) -> dict[str, float]:
-        from tfkit.evaluation.text import score_streams
-
-        settings, signals = self.context.recipe.evaluation, self.context.signals
+        signals = self.context.signals
         with eager(self.model):
-            scores = score_streams(
-                self.model,
-                self.data.validation,
-                self.model.config.context_length,
-                settings.batch_size,
-                max_tokens=settings.max_tokens,
-                should_stop=lambda: signals.requested is not None,
-            )
-        if scores is None:
+            metrics = score_validation(self.context.recipe, self.data, self.model, lambda: signals.requested is not None)
+        if metrics is None:
             raise Stopped(signals.requested or 0, "stopped during the evaluation")
-        return sum(scores[1:], start=scores[0]).metrics()
+        return metrics
 
     def _note_scores(self, step: int, metrics: dict[str, float]) -> None:
         """The line of the log comes last: a run that is killed before it scores again, and all of this is done again."""
@@ -275,7 +267,7 @@ class TrainingRun:
             parameters=self.parameters,
             progress={"steps": self.progress.step, "tokens": self.progress.tokens, "loss": self.written.latest.get("loss")},
             evaluation=self.written.evaluations.get(self.progress.step, {}),
-            data=[stream.name for stream, _ in self.data.train],
+            data=[stored.name for stored, _ in self.data.train],
             reading=self.context.meter.reading(),
         )
 

@@ -1,4 +1,4 @@
-"""From a recipe's data and tokenizer sections to token streams: what every training command does first."""
+"""From a recipe's data and tokenizer sections to what is trained on: what every training command does first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,16 @@ import torch
 
 from tfkit import console
 from tfkit.carbon import Meter
-from tfkit.data import Source, TokenStream, token_stream, trained_tokenizer
+from tfkit.data import ExampleSet, Source, example_set, token_stream, trained_tokenizer
+from tfkit.data.examples import overlap
+from tfkit.data.labels import find_labels
 from tfkit.data.sources import training_sources, validation_sources
 from tfkit.errors import ModelError
+from tfkit.model.config import ModelConfig
+from tfkit.objectives.build import Stored, encoder_of, open_objective
+from tfkit.objectives.objective import Objective
+from tfkit.recipe import model_config
+from tfkit.recipe.heads import task_head
 from tfkit.recipe.schema import Recipe
 from tfkit.run.folder import RunFolder
 from tfkit.run.signals import StopSignals
@@ -29,41 +36,85 @@ class RunContext:
 
 
 @dataclass(frozen=True)
+class ValidationSet:
+    """Held-out data with the name that its metrics have."""
+
+    name: str
+    stored: Stored
+
+
+@dataclass(frozen=True)
 class TrainingData:
-    """The corpus as the model will see it."""
+    """The corpus as the model will see it, and the objective and the model that it is for."""
 
     tokenizer: Tokenizer
-    train: list[tuple[TokenStream, float]]  # with the weight of each source
-    validation: list[TokenStream]
+    labels: list[str]  # of an objective that has classes or tags
+    config: ModelConfig
+    objective: Objective
+    train: list[tuple[Stored, float]]  # with the weight of each source
+    validation: list[ValidationSet]
 
     def fingerprints(self) -> dict[str, list[str]]:
         """What the training and the validation text were; a resumed run must find the same."""
-        return {"train": [stream.fingerprint for stream, _ in self.train], "validation": [stream.fingerprint for stream in self.validation]}
+        return {"train": [one.fingerprint for one, _ in self.train], "validation": [one.stored.fingerprint for one in self.validation]}
 
 
 def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> TrainingData:
     """Find the text, train or load the tokenizer, tokenize. All of it may be in the cache already."""
     meter.phase("tokenize")
+    roles = recipe.objective.roles
     with signals.at_once("nothing was trained yet"):
-        sources, held_out = training_sources(recipe.data), validation_sources(recipe.data)
+        sources, held_out = training_sources(recipe.data, roles), validation_sources(recipe.data, roles)
         for source in (*sources, *held_out):
             console.say(source.describe())
         tokenizer = _tokenizer(recipe, sources)
-        streams = [_stream(source, tokenizer) for source in sources]
-        validation = [_stream(source, tokenizer) for source in held_out]
-        for stream in validation:
-            stream.check_targets()
-    for note in dict.fromkeys(
-        stream.describe_skipped() for stream in (*streams, *validation)
-    ):  # a source and its held-out part say the same
+        labels = _labels(recipe, sources)
+        config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
+        objective = open_objective(recipe, config, tokenizer, labels)
+        stored = [_store(source, recipe, objective, tokenizer) for source in sources]
+        validation = [_store(source, recipe, objective, tokenizer) for source in held_out]
+        for one in validation:
+            one.check_targets()
+    _report(stored, validation, tokenizer)
+    weights = [section.weight for section in recipe.data.train]
+    names = _names(recipe, held_out)
+    named = [ValidationSet(name, one) for name, one in zip(names, validation, strict=True)]
+    return TrainingData(tokenizer, labels, config, objective, list(zip(stored, weights, strict=True)), named)
+
+
+def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer) -> None:
+    """Say what was kept, cut and left out, and which held-out rows are trained on, too."""
+    # a source and its held-out part say the same
+    for note in dict.fromkeys(one.describe_skipped() for one in (*stored, *validation)):
         if note:
             console.warn(note)
-    tokens = sum(len(stream.tokens) for stream in streams)
+    sets = [one for one in stored if isinstance(one, ExampleSet)]
+    held_out = [one for one in validation if isinstance(one, ExampleSet)]
+    for note in dict.fromkeys(one.describe() for one in (*sets, *held_out)):
+        console.say(note)
+    for found in held_out:
+        if shared := overlap(sets, found):
+            console.warn(f"{found.name}: {shared:,} of {len(found):,} held-out rows are among those that are trained on")
+    tokens = sum(int(one.lengths.sum()) if isinstance(one, ExampleSet) else len(one.tokens) for one in stored)
     console.say(
-        f"{tokens:,} training tokens, vocabulary {tokenizer.size:,}" + (", from the cache" if all(s.cached for s in streams) else "")
+        f"{tokens:,} training tokens, vocabulary {tokenizer.size:,}" + (", from the cache" if all(s.cached for s in stored) else "")
     )
-    weights = [section.weight for section in recipe.data.train]
-    return TrainingData(tokenizer, list(zip(streams, weights, strict=True)), validation)
+
+
+def _labels(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
+    """The classes or tags: those that the recipe names, else those of the training rows."""
+    objective = recipe.objective
+    if objective.head not in ("classes", "tags") or getattr(objective, "regression", False):
+        return []
+    named: list[str] | None = getattr(objective, "labels", None)
+    return named or find_labels(sources)
+
+
+def _names(recipe: Recipe, held_out: Sequence[Source]) -> list[str]:
+    """Of the validation sets: the recipe's, else numbers from 1."""
+    sections = recipe.data.validation if isinstance(recipe.data.validation, list) else []
+    given = [section.name for section in sections] or [None] * len(held_out)
+    return [name or str(number) for number, name in enumerate(given, 1)]
 
 
 def _tokenizer(recipe: Recipe, sources: Sequence[Source]) -> Tokenizer:
@@ -80,6 +131,10 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source]) -> Tokenizer:
     return tokenizer
 
 
-def _stream(source: Source, tokenizer: Tokenizer) -> TokenStream:
+def _store(source: Source, recipe: Recipe, objective: Objective, tokenizer: Tokenizer) -> Stored:
+    """What the cache holds of a source, or is made to hold."""
+    encoder = encoder_of(objective)
     with console.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
-        return token_stream(source, tokenizer, bar.advance)
+        if encoder is None:
+            return token_stream(source, tokenizer, bar.advance)
+        return example_set(source, encoder, recipe.data.on_bad_row, bar.advance)

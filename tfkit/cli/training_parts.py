@@ -8,10 +8,10 @@ import torch
 
 from tfkit.cli.training_data import TrainingData
 from tfkit.cli.training_plan import total_steps
-from tfkit.data import Loader, PackedRows
+from tfkit.data import Loader
 from tfkit.hub import load
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.build import open_rows
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema import Recipe
 from tfkit.training.device import pick_precision
@@ -35,11 +35,10 @@ class Parts:
 
 def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device, micro_batch_size: int) -> Parts:
     """The parts. The model moves to the device, its parameters become working weights. ModelError for ids beyond the vocabulary."""
-    for stream in (*(stream for stream, _ in data.train), *data.validation):
-        stream.check_vocabulary(model.config.vocab_size)
-    training = recipe.training
-    objective = CausalLM(recipe.objective.documents, data.tokenizer.eos_id)
-    rows = PackedRows(data.train, model.config.context_length, training.seed)
+    for stored in (*(stored for stored, _ in data.train), *(held_out.stored for held_out in data.validation)):
+        stored.check_vocabulary(model.config.vocab_size)
+    training, objective = recipe.training, data.objective
+    rows = open_rows(recipe, objective, data.train, model.config)
     loader = Loader(rows, objective.collate, training.batch_size, micro_batch_size)
     plan = Plan(
         total_steps(recipe, rows),

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from tfkit.data import PackedRows
+from tfkit.data import Rows
 from tfkit.errors import MachineError
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
@@ -15,18 +15,18 @@ from tfkit.training.memory import available_bytes, state_bytes
 AUTO_MICRO_BATCH_TOKENS = 16_384
 
 
-def most_rows(context_length: int) -> int:
-    """Rows in a forward of at most 16,384 tokens: more is no faster, and takes memory."""
-    return max(1, AUTO_MICRO_BATCH_TOKENS // context_length)
+def most_rows(longest: int) -> int:
+    """Rows, the longest of which has so many tokens, in a forward of at most 16,384: more is no faster, and takes memory."""
+    return max(1, AUTO_MICRO_BATCH_TOKENS // longest)
 
 
-def total_steps(recipe: Recipe, rows: PackedRows) -> int:
+def total_steps(recipe: Recipe, rows: Rows) -> int:
     """The length in optimizer steps, rounded up."""
     training = recipe.training
     if training.steps is not None:
         return training.steps
     if training.tokens is not None:
-        return math.ceil(training.tokens / (training.batch_size * rows.length))
+        return math.ceil(training.tokens / (training.batch_size * rows.mean_tokens))
     assert training.epochs is not None
     return math.ceil(training.epochs * len(rows) / training.batch_size)
 

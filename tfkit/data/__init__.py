@@ -4,7 +4,9 @@
 """
 
 from tfkit.data.cache import cache_folder, cache_size
-from tfkit.data.loader import Loader
+from tfkit.data.example_rows import ExampleBatch, ExampleRows
+from tfkit.data.examples import Encoded, Encoder, Example, ExampleSet, example_set
+from tfkit.data.loader import Loader, Rows
 from tfkit.data.packing import PackedBatch, PackedRow, PackedRows
 from tfkit.data.rows import Row, Source
 from tfkit.data.sources import open_source
@@ -12,15 +14,23 @@ from tfkit.data.stream import TokenStream, token_stream
 from tfkit.data.vocabulary import sample_texts, trained_tokenizer
 
 __all__ = [
+    "Encoded",
+    "Encoder",
+    "Example",
+    "ExampleBatch",
+    "ExampleRows",
+    "ExampleSet",
     "Loader",
     "PackedBatch",
     "PackedRow",
     "PackedRows",
     "Row",
+    "Rows",
     "Source",
     "TokenStream",
     "cache_folder",
     "cache_size",
+    "example_set",
     "open_source",
     "sample_texts",
     "token_stream",

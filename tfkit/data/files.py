@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from tfkit.data.columns import Columns
 from tfkit.data.formats import COLUMN_FORMATS, Rows, open_binary, read_rows, reading, suffix_of
 from tfkit.data.rows import OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
@@ -32,7 +33,7 @@ class FileSource:
 
     name: str  # the path or glob of the recipe
     paths: tuple[Path, ...]
-    column: str
+    columns: Columns
     part: Part
     on_bad_row: OnBadRow = "error"
 
@@ -52,8 +53,10 @@ class FileSource:
         return "; ".join(about)
 
     def fingerprint(self) -> str:
-        """A hash of names, bytes as they lie on disk, the column, the part, and what becomes of bad rows. The folder may move."""
-        digest = hashlib.blake2b(f"files\0{self.column}\0{self.part}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16)
+        """A hash of names, bytes as they lie on disk, the columns, the part, and what becomes of bad rows. The folder may move."""
+        digest = hashlib.blake2b(
+            f"files\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16
+        )
         base = _common_folder(self.paths)
         for path in self.paths:
             with reading(path), path.open("rb") as file:
@@ -74,7 +77,7 @@ class FileSource:
 
     def _all_rows(self) -> Rows:
         for path in self.paths:
-            yield from read_rows(path, self.column)
+            yield from read_rows(path, self.columns)
 
     def _bytes_on_disk(self) -> int:
         return sum(_size(path) for path in self.paths)

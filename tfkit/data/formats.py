@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from tfkit.data.columns import Columns, Record
 from tfkit.data.rows import BadRow, Row
 from tfkit.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
 Rows = Iterator[Row | BadRow]
+Records = Iterator[Record | BadRow]
 _GZIP_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
 _WIDE = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
@@ -33,93 +35,67 @@ def open_binary(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def read_rows(path: Path, column: str) -> Rows:
+def read_rows(path: Path, columns: Columns) -> Rows:
     """The rows of a file by its suffix; any other suffix than those with columns is text. Raises DataError."""
     reader = COLUMN_FORMATS.get(suffix_of(path))
-    return read_text(path) if reader is None else reader(path, column)
+    records = read_text(path) if reader is None else reader(path, columns)
+    return (record if isinstance(record, BadRow) else columns.take(record) for record in records)
 
 
-def read_text(path: Path) -> Rows:
-    """A whole text file is one row; an empty one is none. A byte order mark goes, line ends stay."""
+def read_text(path: Path) -> Records:
+    """A whole text file is one record, with the column `text`; an empty one is none. A byte order mark goes, line ends stay."""
     with reading(path), open_binary(path) as file:
         content = file.read()
     text = _decode(_Piece(content.removeprefix(BOM), str(path), len(BOM) if content.startswith(BOM) else 0))
     if text:
-        yield text if isinstance(text, BadRow) else Row(text, str(path))
+        yield text if isinstance(text, BadRow) else Record({"text": text}, str(path))
 
 
-def read_jsonl(path: Path, column: str) -> Rows:
+def read_jsonl(path: Path, columns: Columns) -> Records:
     """One JSON object a line; empty lines are skipped."""
     for line in _lines(path):
         text = _decode(line)
         if isinstance(text, BadRow):
             yield text
         elif not text.isspace():
-            yield _json_row(text, line.place, column)
+            yield _json_record(text, line.place)
 
 
-def read_csv(path: Path, column: str) -> Rows:
+def read_csv(path: Path, columns: Columns) -> Records:
     """Comma-separated records under a header line (RFC 4180); a field may hold line ends."""
-    return _read_separated(path, column, ",")
+    return _read_separated(path, columns, ",")
 
 
-def read_tsv(path: Path, column: str) -> Rows:
+def read_tsv(path: Path, columns: Columns) -> Records:
     """As csv, separated by tabs."""
-    return _read_separated(path, column, "\t")
+    return _read_separated(path, columns, "\t")
 
 
-def read_parquet(path: Path, column: str) -> Rows:
-    """The column of a Parquet file, a batch of records at a time. Places count rows from 1."""
+def read_parquet(path: Path, columns: Columns) -> Records:
+    """The wanted columns of a Parquet file, a batch of records at a time. Places count rows from 1."""
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     with reading(path), _seekable(path) as file:
         try:
             table = pyarrow.parquet.ParquetFile(file)
-            if column not in table.schema_arrow.names:
-                raise DataError(_missing(str(path), column, table.schema_arrow.names).message)
+            columns.check(table.schema_arrow.names, str(path))
             number = 0
-            for batch in table.iter_batches(batch_size=256, columns=[column]):
-                for scalar in batch.column(0):
+            for batch in table.iter_batches(batch_size=256, columns=columns.wanted(table.schema_arrow.names)):
+                for scalars in zip(*batch.columns, strict=True):
                     number += 1
-                    yield _parquet_row(scalar, column, f"{path}:{number}")
+                    yield _parquet_record(dict(zip(batch.schema.names, scalars, strict=True)), f"{path}:{number}")
         except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:  # names in the schema are text too
             raise DataError(f"{path}: damaged or no Parquet file ({_first_line(error)}); fetch or write it again") from error
 
 
-COLUMN_FORMATS: dict[str, Callable[[Path, str], Rows]] = {
+COLUMN_FORMATS: dict[str, Callable[[Path, Columns], Records]] = {
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
     ".csv": read_csv,
     ".tsv": read_tsv,
     ".parquet": read_parquet,
 }
-
-
-def take_column(record: dict[str, Any], column: str, place: str) -> Row | BadRow:
-    """The row of a record; a bad one where the column is missing, or holds no text that UTF-8 can hold."""
-    if column not in record:
-        return _missing(place, column, list(record))
-    text = record[column]
-    if not isinstance(text, str):
-        kind = "null" if text is None else type(text).__name__
-        return BadRow(
-            f"{kind}, not text", f"{place}: column {column!r} holds {kind}, not text; name another column with text: NAME, remove the row"
-        )
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            where = f"character {error.start}"
-            return BadRow("half a surrogate pair", f"{place}: column {column!r} holds half a surrogate pair at {where}; repair the row")
-    return Row(text, place)
-
-
-def _missing(place: str, column: str, found: list[str]) -> BadRow:
-    names = ", ".join(map(str, found[:20])) + (", ..." if len(found) > 20 else "") or "none"
-    return BadRow(
-        f"no column {column!r}", f"{place}: no column {column!r}; columns found: {names}; name the one that holds the text with text: NAME"
-    )
 
 
 class _Piece(NamedTuple):
@@ -130,7 +106,7 @@ class _Piece(NamedTuple):
     offset: int
 
 
-def _json_row(text: str, place: str, column: str) -> Row | BadRow:
+def _json_record(text: str, place: str) -> Record | BadRow:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:  # a number of more than 4300 digits is a plain ValueError
@@ -139,20 +115,23 @@ def _json_row(text: str, place: str, column: str) -> Row | BadRow:
         return BadRow("not JSON", f"{place}: not a JSON object ({reason}){cut}; repair or remove this line")
     if not isinstance(record, dict):
         found = type(record).__name__
-        return BadRow("not a JSON object", f'{place}: expected a JSON object, found {found}; write {{"{column}": ...}} a line')
-    return take_column(record, column, place)
+        return BadRow("not a JSON object", f'{place}: expected a JSON object, found {found}; write {{"column": ...}} a line')
+    return Record(record, place)
 
 
-def _parquet_row(scalar: Any, column: str, place: str) -> Row | BadRow:
-    try:
-        return take_column({column: scalar.as_py()}, column, place)
-    except UnicodeDecodeError as error:
-        return BadRow("not UTF-8", f"{place}: byte {error.start} of the text is not UTF-8; write the file again")
-    except (ValueError, OverflowError) as error:  # a date that Python has no value for
-        return BadRow("not text", f"{place}: column {column!r} holds {scalar.type}, not text ({_first_line(error)}); remove the row")
+def _parquet_record(scalars: dict[str, Any], place: str) -> Record | BadRow:
+    values: dict[str, Any] = {}
+    for column, scalar in scalars.items():
+        try:
+            values[column] = scalar.as_py()
+        except UnicodeDecodeError as error:
+            return BadRow("not UTF-8", f"{place}: byte {error.start} of column {column!r} is not UTF-8; write the file again")
+        except (ValueError, OverflowError) as error:  # a date that Python has no value for
+            return BadRow("not text", f"{place}: column {column!r} holds {scalar.type}, not text ({_first_line(error)}); remove the row")
+    return Record(values, place)
 
 
-def _read_separated(path: Path, column: str, delimiter: str) -> Rows:
+def _read_separated(path: Path, columns: Columns, delimiter: str) -> Records:
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 kB
     bad_lines: list[BadRow] = []  # of the record that is being read
     reader = csv.reader(_decoded(path, bad_lines), delimiter=delimiter, strict=True)
@@ -175,18 +154,17 @@ def _read_separated(path: Path, column: str, delimiter: str) -> Rows:
             bad_lines.clear()
         elif fields and header is None:
             header = fields
-            if column not in header:
-                raise DataError(_missing(place, column, header).message)
+            columns.check(header, place)
         elif fields and header is not None:
-            yield _record_row(fields, header, column, place)
+            yield _csv_record(fields, header, place)
 
 
-def _record_row(fields: list[str], header: list[str], column: str, place: str) -> Row | BadRow:
+def _csv_record(fields: list[str], header: list[str], place: str) -> Record | BadRow:
     if len(fields) != len(header):
         return BadRow(
             "wrong number of fields", f"{place}: {len(fields)} fields under a header of {len(header)}; quote the field, repair the row"
         )
-    return Row(fields[header.index(column)], place)
+    return Record(dict(zip(header, fields, strict=True)), place)
 
 
 def _decoded(path: Path, bad_lines: list[BadRow]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """A data set of the Hugging Face Hub, or a data set folder on this machine, through `datasets` (imported only here, when used)."""
 
 import hashlib
+import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -8,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfkit.data.formats import Rows, take_column
-from tfkit.data.rows import BadRow, OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.columns import Columns, Record
+from tfkit.data.formats import Rows
+from tfkit.data.rows import OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
 from tfkit.network import fetch, is_offline
 
@@ -22,20 +24,20 @@ class HubSource:
 
     name: str
     split: str
-    column: str
+    columns: Columns
     part: Part
     dataset: Any  # datasets.Dataset
     on_bad_row: OnBadRow = "error"
 
     @classmethod
     def load(
-        cls, name: str, config: str | None, split: str, revision: str | None, column: str, part: Part, on_bad_row: OnBadRow
+        cls, name: str, config: str | None, split: str, revision: str | None, columns: Columns, part: Part, on_bad_row: OnBadRow
     ) -> "HubSource":
         """Fetch, or find in the `datasets` cache. Raises DataError; with TFKIT_OFFLINE=1 also for everything but a local folder."""
         local = Path(name).expanduser().is_dir()
         if not local and is_offline():
             raise DataError(f"hub data set {name}: TFKIT_OFFLINE is set; unset it, or name a local data set folder")
-        return cls(name, split, column, part, _load(str(Path(name).expanduser()) if local else name, config, split, revision), on_bad_row)
+        return cls(name, split, columns, part, _load(str(Path(name).expanduser()) if local else name, config, split, revision), on_bad_row)
 
     @property
     def size_bytes(self) -> int:
@@ -48,10 +50,12 @@ class HubSource:
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
     def fingerprint(self) -> str:
-        """A hash of the column's text, of the part and of what becomes of bad rows: the same wherever the data set lies."""
-        digest = hashlib.blake2b(f"hub\0{self.column}\0{self.part}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16)
+        """A hash of the rows' text, of the part and of what becomes of bad rows: the same wherever the data set lies."""
+        digest = hashlib.blake2b(
+            f"hub\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16
+        )
         for row in good_rows(self._all_rows(), self.on_bad_row):
-            content = row.text.encode()
+            content = json.dumps(row.values, sort_keys=True).encode()
             digest.update(len(content).to_bytes(8, "little"))
             digest.update(content)
         return digest.hexdigest()
@@ -65,16 +69,14 @@ class HubSource:
         check_rows(self._all_rows(), self.on_bad_row, f"{self.name}, split {self.split}")
 
     def _all_rows(self) -> Rows:
-        columns = self.dataset.column_names
-        if self.column not in columns:
-            missing = take_column(dict.fromkeys(columns), self.column, f"{self.name}, split {self.split}")
-            assert isinstance(missing, BadRow)
-            raise DataError(missing.message)
-        texts = self.dataset.select_columns([self.column])
-        for start in range(0, len(texts), _BATCH):
-            for number, text in enumerate(texts[start : start + _BATCH][self.column], start):
-                place = f"{self.name}, split {self.split}, row {number}"
-                yield take_column({self.column: text}, self.column, place)
+        where = f"{self.name}, split {self.split}"
+        names = self.dataset.column_names
+        self.columns.check(names, where)
+        wanted = self.dataset.select_columns(self.columns.wanted(names))
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            for number, values in enumerate(zip(*batch.values(), strict=True), start):
+                yield self.columns.take(Record(dict(zip(batch, values, strict=True)), f"{where}, row {number}"))
 
 
 def _load(name: str, config: str | None, split: str, revision: str | None) -> Any:

@@ -31,6 +31,8 @@ class PackedBatch:
 
     ids: NDArray[np.int64]  # (B, length + 1)
     document_ids: NDArray[np.int64]  # (B, length + 1) from 0 in each row, one more where a document begins
+    epochs: NDArray[np.int64] | None = None  # (B,) and
+    numbers: NDArray[np.int64] | None = None  # (B,) which rows these are, for what is drawn anew in each epoch
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,7 +68,7 @@ class PackedRows:
     def __getitem__(self, place: tuple[int, int]) -> PackedRow:
         """Row `i` of an epoch, as rows[epoch, i]."""
         epoch, i = place
-        batch = self.gather(self.order(epoch)[i : i + 1])
+        batch = self.gather(np.array([epoch]), self.order(epoch)[i : i + 1])
         return PackedRow(batch.ids[0], batch.document_ids[0])
 
     @property
@@ -84,7 +86,17 @@ class PackedRows:
             del self._orders[next(iter(self._orders))]
         return order
 
-    def gather(self, numbers: NDArray[np.int64]) -> PackedBatch:
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens a row."""
+        return float(self.length)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row: all have the same."""
+        return self.length
+
+    def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> PackedBatch:
         """The rows of these numbers as arrays."""
         ids = np.empty((len(numbers), self.length + 1), dtype=np.int64)
         document_ids = np.empty_like(ids)
@@ -95,18 +107,18 @@ class PackedRows:
             ids[here] = stream.tokens[places]
             document = np.searchsorted(stream.starts, places, side="right")
             document_ids[here] = document - document[:, :1]
-        return PackedBatch(ids, document_ids)
+        return PackedBatch(ids, document_ids, epochs, numbers)
 
     def _draw(self, epoch: int) -> NDArray[np.int64]:
         bits = np.random.PCG64([self.seed, epoch])
         chosen = []
         for first, count, copies, extra in zip(self._first, self.counts, self._copies, self._extra, strict=False):
             chosen += [np.arange(first, first + count)] * copies
-            chosen.append(first + _permutation(bits, count)[:extra])
+            chosen.append(first + permutation(bits, count)[:extra])
         rows = np.concatenate(chosen)
-        return rows[_permutation(bits, len(rows))]
+        return rows[permutation(bits, len(rows))]
 
 
-def _permutation(bits: np.random.PCG64, count: int) -> NDArray[np.int64]:
+def permutation(bits: np.random.PCG64, count: int) -> NDArray[np.int64]:
     """A random order from raw bits, which numpy keeps for ever; Generator.permutation may change with any release (NEP 19)."""
     return np.argsort(bits.random_raw(count), kind="stable")

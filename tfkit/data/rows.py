@@ -2,9 +2,10 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol
 
 from tfkit.errors import DataError
 
@@ -13,10 +14,11 @@ OnBadRow = Literal["error", "skip"]
 
 
 class Row(NamedTuple):
-    """One text, and where it stands: `corpus.jsonl:17`, or the path of a whole file."""
+    """One row: all its text, where it stands (`corpus.jsonl:17`, or the path of a whole file), and what it holds for each role."""
 
     text: str
     place: str
+    values: Mapping[str, Any] = MappingProxyType({})  # none where the text is all
 
 
 class BadRow(NamedTuple):

@@ -1,42 +1,46 @@
 """Where rows come from: the section of a recipe becomes a Source. Errors in the first row are found here, before anything is built."""
 
+from tfkit.data.columns import Columns
 from tfkit.data.files import FileSource, find_files
 from tfkit.data.hub import HubSource
 from tfkit.data.rows import OnBadRow, Part, PartName, Source
 from tfkit.data.stdlib import HELD_OUT, StdlibSource
+from tfkit.recipe.roles import TEXT, Role
 from tfkit.recipe.schema import DataSection, SourceSection
 
 
-def open_source(section: SourceSection, part: PartName, fraction: float | None, on_bad_row: OnBadRow = "error") -> Source:
+def open_source(
+    section: SourceSection, part: PartName, fraction: float | None, on_bad_row: OnBadRow = "error", roles: tuple[Role, ...] = TEXT
+) -> Source:
     """Find the files or the data set of a section and look at the first row. Raises DataError.
 
     `fraction` of the rows is held out by the hash of their text (of the standard library: whole files, by the hash of their path,
-    and without a fraction about 5 %). Files and hub data sets without a fraction are not divided: each part is everything.
+    and without a fraction about 5 %). Files and hub data sets without a fraction are not divided: each part is everything. `roles` is what
+    is read of each row.
     """
+    columns = Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
     if section.stdlib:
         return StdlibSource.find(Part(part, HELD_OUT if fraction is None else fraction), on_bad_row)
     source: FileSource | HubSource
     if section.path is not None:
-        source = FileSource(section.path, tuple(find_files(section.path)), section.text, Part(part, fraction), on_bad_row)
+        source = FileSource(section.path, tuple(find_files(section.path)), columns, Part(part, fraction), on_bad_row)
     else:
         assert section.hub is not None  # the section holds exactly one of the three
-        source = HubSource.load(
-            section.hub, section.config, section.split, section.revision, section.text, Part(part, fraction), on_bad_row
-        )
+        source = HubSource.load(section.hub, section.config, section.split, section.revision, columns, Part(part, fraction), on_bad_row)
     source.check()
     return source
 
 
-def training_sources(data: DataSection) -> list[Source]:
+def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[Source]:
     """The sources to train on, without what is held out of them."""
     fraction = data.validation if isinstance(data.validation, float) else None
-    return [open_source(section, "train", fraction, data.on_bad_row) for section in data.train]
+    return [open_source(section, "train", fraction, data.on_bad_row, roles) for section in data.train]
 
 
-def validation_sources(data: DataSection) -> list[Source]:
+def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[Source]:
     """The sources to evaluate on: those of data.validation, or what is held out of data.train; none if the recipe names none."""
     if data.validation is None:
         return []
     if isinstance(data.validation, float):
-        return [open_source(section, "held_out", data.validation, data.on_bad_row) for section in data.train]
-    return [open_source(section, "held_out", None, data.on_bad_row) for section in data.validation]
+        return [open_source(section, "held_out", data.validation, data.on_bad_row, roles) for section in data.train]
+    return [open_source(section, "held_out", None, data.on_bad_row, roles) for section in data.validation]

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfkit.data.formats import Rows, read_text, reading
+from tfkit.data.columns import Columns
+from tfkit.data.formats import Rows, read_rows, reading
 from tfkit.data.rows import OnBadRow, Part, Row, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
 
@@ -65,7 +66,7 @@ class StdlibSource:
 
     def _all_rows(self) -> Rows:
         for path in self.paths:
-            yield from read_text(self.root / path)
+            yield from read_rows(self.root / path, Columns())
 
 
 def _python_files(root: Path) -> Iterator[Path]:

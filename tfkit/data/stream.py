@@ -61,12 +61,17 @@ class TokenStream:
             )
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise ModelError if an id has no row in an embedding of `vocab_size` rows; without this a GPU stops with an assert."""
-        if self.max_id >= vocab_size:
-            raise ModelError(
-                f"{self.name}: the tokenizer gives ids up to {self.max_id}, the model's vocabulary ends at {vocab_size - 1}; "
-                f"use the model's own tokenizer, or set model.vocab_size to at least {self.max_id + 1}"
-            )
+        """Raise ModelError if an id has no row in an embedding of `vocab_size` rows."""
+        check_ids(self.name, self.max_id, vocab_size)
+
+
+def check_ids(name: str, max_id: int, vocab_size: int) -> None:
+    """Raise ModelError if a source has an id beyond the model's vocabulary; without this a GPU stops with an assert."""
+    if max_id >= vocab_size:
+        raise ModelError(
+            f"{name}: the tokenizer gives ids up to {max_id}, the model's vocabulary ends at {vocab_size - 1}; "
+            f"use the model's own tokenizer, or set model.vocab_size to at least {max_id + 1}"
+        )
 
 
 def token_stream(source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None) -> TokenStream:

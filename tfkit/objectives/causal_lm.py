@@ -11,7 +11,7 @@ from torch import Tensor
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_log_probs
-from tfkit.objectives.objective import IGNORED, Batch
+from tfkit.objectives.objective import IGNORED, Batch, Sum, perplexity, weighted_loss
 
 
 class PackedRows(Protocol):
@@ -57,9 +57,22 @@ class CausalLM:
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
         """The sum over all targets of -log p, in nats."""
-        hidden = model(batch.input_ids, document_ids=batch.document_ids).hidden.flatten(0, 1)  # (B * T, D)
-        labels = batch.labels.flatten()
-        targets = labels != IGNORED
-        if not bool(targets.all()):
-            hidden, labels = hidden[targets], labels[targets]
-        return {"lm": -token_log_probs(vocabulary_head(model.head), hidden, labels).sum()}
+        return {"lm": -label_log_probs(model, model(**batch.inputs()).hidden, batch.labels).sum()}
+
+    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
+        """The loss."""
+        return {"lm": Sum(float(self.loss(model, batch)["lm"].double()), self.counts(batch)["lm"])}
+
+    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
+        """`loss` (nats a target) and `perplexity`."""
+        loss = weighted_loss(self.terms, sums)
+        return {"loss": loss, "perplexity": perplexity(loss)}
+
+
+def label_log_probs(model: Transformer, hidden: Tensor, labels: Tensor) -> Tensor:
+    """The log-probability of each label that is none of IGNORED: hidden (B, T, D), labels (B, T) -> (targets,)."""
+    hidden, labels = hidden.flatten(0, 1), labels.flatten()  # (B * T, D), (B * T,)
+    targets = labels != IGNORED
+    if not bool(targets.all()):
+        hidden, labels = hidden[targets], labels[targets]
+    return token_log_probs(vocabulary_head(model.head), hidden, labels)

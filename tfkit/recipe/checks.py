@@ -35,14 +35,23 @@ def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("tokenizer", "vocab_size"), message
 
 
+_STACKS = {"encoder": "encoders", "decoder": "decoders", "both": "models with an encoder and a decoder"}
+
+
 def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """Causal language modelling is for a decoder alone, with a language model's head."""
+    """An objective is for models with certain stacks, and trains one kind of head."""
+    objective = recipe.objective
     model = merge(PRESETS[recipe.model.preset][1] if recipe.model.preset in PRESETS else {}, recipe.model.changes)
-    head = model.get("head")
-    if model.get("encoder_layers"):
-        yield ("model",), "the objective causal_lm trains decoders; this model has an encoder"
-    elif isinstance(head, dict) and head.get("kind", "lm") != "lm":
-        yield ("model", "head"), f"the objective causal_lm needs a head of kind lm, not {head['kind']}"
+    encoder, decoder = bool(model.get("encoder_layers")), bool(model.get("decoder_layers"))
+    stacks = "both" if encoder and decoder else "encoder" if encoder else "decoder"
+    head = recipe.model.changes.get("head") if objective.head in ("classes", "tags") else model.get("head")
+    kind = head.get("kind", "lm") if isinstance(head, dict) else objective.head
+    if stacks not in objective.stacks:
+        wanted = " and ".join(_STACKS[name] for name in objective.stacks)
+        has = {"encoder": "an encoder", "decoder": "a decoder alone", "both": "an encoder and a decoder"}[stacks]
+        yield ("model",), f"the objective {objective.kind} trains {wanted}; this model has {has}"
+    elif kind != objective.head:
+        yield ("model", "head"), f"the objective {objective.kind} needs a head of kind {objective.head}, not {kind}"
 
 
 def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
@@ -53,11 +62,15 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("schedule", "decay_ratio"), "only the wsd schedule reads it; remove it"
     if recipe.evaluation.every is not None and not recipe.data.validation and not recipe.generation.prompts:
         yield ("evaluation", "every"), "there is nothing to evaluate: give data.validation, or remove it"
+    if not recipe.data.length_groups and recipe.objective.reads_text:
+        yield ("data", "length_groups"), f"the rows of {recipe.objective.kind} all have one length: remove it"
     for part in ("train", "validation"):
         sources = getattr(recipe.data, part)
         for index, source in enumerate(sources if isinstance(sources, list) else ()):
-            for name, message in _unread_of(source):
+            for name, message in (*_unread_of(source), *_columns(recipe, source)):
                 yield ("data", part, index, name), message
+            if part == "train" and source.name is not None:
+                yield ("data", part, index, "name"), "only validation sets have names, in their metrics; remove it"
             if part == "validation" and source.weight != SourceSection.model_fields["weight"].default:
                 yield ("data", part, index, "weight"), "only training reads some rows more often than others; remove it"
 
@@ -68,5 +81,17 @@ def _unread_of(source: SourceSection) -> Iterator[tuple[str, str]]:
         for name in ("config", "split", "revision"):
             if getattr(source, name) != fields[name].default:
                 yield name, "only a hub source reads it; remove it"
-    if source.stdlib and source.text != fields["text"].default:
-        yield "text", "the standard library has no columns; remove it"
+    if source.stdlib and (source.text is not None or source.columns):
+        yield ("text" if source.text is not None else "columns"), "the standard library has no columns; remove it"
+
+
+def _columns(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]:
+    """Columns are named for the roles of the objective, each once."""
+    roles = [role.name for role in recipe.objective.roles]
+    for name in source.columns:
+        if name not in roles:
+            yield "columns", f"{name} is nothing that the objective {recipe.objective.kind} reads; it reads {', '.join(roles)}"
+    if source.text is not None and "text" not in roles:
+        yield "text", f"the objective {recipe.objective.kind} reads no text; it reads {', '.join(roles)}: name them in columns"
+    if source.text is not None and "text" in source.columns:
+        yield "text", "is named in columns, too: remove one of the two"

@@ -18,12 +18,13 @@ from tfkit.recipe.validate import one_of, problems_in, unknown
 _DERIVED = ("hidden_dim", "num_kv_heads", "head_dim")
 
 
-def model_config(section: ModelSection, vocab_size: int) -> ModelConfig:
-    """The model that a section describes; `vocab_size`, the tokenizer's size, unless the section states its own.
+def model_config(section: ModelSection, vocab_size: int, head: dict[str, Any] | None = None) -> ModelConfig:
+    """The model that a section describes; `vocab_size`, the tokenizer's size, unless the section states its own; `head`, if it is given,
+    in place of the preset's.
 
     UsageError: not a valid description, or a stated vocab_size below the tokenizer's.
     """
-    changes = section.changes
+    changes = section.changes | ({} if head is None else {"head": head})
     written = ({} if section.preset is None else {"preset": section.preset}) | changes
     if problems := model_problems(written, vocab_size, Mapping(Place("recipe"))):
         raise RecipeError(problems)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from tfkit.model.config import Data
+from tfkit.recipe.objectives import CausalLMSection, ObjectiveSection
 from tfkit.recipe.vocabularies import READ_BY, VOCABULARIES, variant_of
 
 Count = Annotated[int, Field(gt=0)]
@@ -81,7 +82,13 @@ class SourceSection(Data):
     config: str | None = Field(None, description="The configuration of a hub data set.")
     split: str = Field("train", description="The split of a hub data set.")
     revision: str | None = Field(None, description="The revision of a hub data set: a tag, branch or commit.")
-    text: str = Field("text", description="The column that holds the text, in files and data sets with columns.")
+    text: str | None = Field(None, description="The column that holds the text, in files and data sets with columns; null: recognised.")
+    columns: dict[str, str] = Field(
+        {},
+        description="What of a row stands for what the objective reads: {label: intent}. A column, a path into one (instances.0.input), "
+        "or a template: {source: 'translate English to French: {en}'}. What is not named is recognised.",
+    )
+    name: str | None = Field(None, description="Of a validation set, in its metrics; null: a number, if there are several.")
     weight: float = Field(1.0, gt=0, description="How often an epoch reads each row: 2 is twice, 0.5 a random half.")
 
     @model_validator(mode="after")
@@ -104,15 +111,7 @@ class DataSection(Data):
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="A row that cannot be read ends the run, naming file and row; or is skipped, and counted."
     )
-
-
-class CausalLMSection(Data):
-    """Predict the next token."""
-
-    kind: Literal["causal_lm"] = "causal_lm"
-    documents: Literal["apart", "joined"] = Field(
-        "apart", description="apart: no token sees another document of its row. joined: plain packing, as GPT-2 and GPT-3 did."
-    )
+    length_groups: bool = Field(True, description="Of labelled rows: batches of like lengths, the longest first, so that little is padded.")
 
 
 class AdamWSection(Data):
@@ -247,7 +246,7 @@ class Recipe(Data):
     model: ModelSection
     tokenizer: TokenizerSection = TokenizerSection()
     data: DataSection
-    objective: CausalLMSection = CausalLMSection()
+    objective: Annotated[ObjectiveSection, Field(discriminator="kind")] = CausalLMSection()
     optimizer: Annotated[AdamWSection | MuonSection, Field(discriminator="kind")] = AdamWSection()
     schedule: ScheduleSection = ScheduleSection()
     training: TrainingSection

@@ -102,10 +102,15 @@ class Tokenizer:
         prefix, suffix = (np.array(ids, np.uint32) for ids in self._template)
         return [np.concatenate([prefix, *islice(encoded, len(parts)), suffix]) for parts in cut]
 
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
-        """The ids of two texts each, joined by the template for pairs, and the segment of each id: 0 or 1."""
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]], length: int | None = None) -> list[tuple[list[int], list[int], bool]]:
+        """The ids of two texts each, joined by the template for pairs; the segment of each id, 0 or 1; and whether ids were cut off.
+
+        With `length` the longer text loses its last ids until both fit, as in BERT's own fine-tuning.
+        """
+        backend = self.backend if length is None else self._cutting(length)
         with broken_tokenizer():
-            return [(encoding.ids, encoding.type_ids) for encoding in self.backend.encode_batch_fast(list(pairs))]
+            encodings = backend.encode_batch_fast(list(pairs))
+        return [(encoding.ids, encoding.type_ids, bool(encoding.overflowing)) for encoding in encodings]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of ids, as AutoTokenizer's decode; bytes that are not whole characters become U+FFFD."""
@@ -150,6 +155,20 @@ class Tokenizer:
         digest = hashlib.blake2b(self.tokenizer_json.encode(), digest_size=16)
         digest.update(json.dumps([self.backend.encode_special_tokens, self.bos_id, self.eos_id]).encode())
         return digest.hexdigest()
+
+    def _cutting(self, length: int) -> tokenizers.Tokenizer:
+        """A copy of the backend that cuts: the setting belongs to the whole backend, which is shared."""
+        if length not in self._cutters:
+            backend = tokenizers.Tokenizer.from_str(self.tokenizer_json)
+            backend.no_padding()
+            backend.encode_special_tokens = self.backend.encode_special_tokens
+            backend.enable_truncation(length, strategy="longest_first")
+            self._cutters[length] = backend
+        return self._cutters[length]
+
+    @cached_property
+    def _cutters(self) -> dict[int, tokenizers.Tokenizer]:
+        return {}
 
     def _role(self, role: str) -> int | None:
         token = token_text(self.settings.get(role))

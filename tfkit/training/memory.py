@@ -3,7 +3,6 @@
 import contextlib
 import resource
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,9 +33,10 @@ def state_bytes(parameters: int, moments: int, dtype: torch.dtype) -> int:
 def step_bytes_per_row(model: Transformer, objective: Objective, batch: Batch) -> int:
     """What a micro-batch holds for each of its rows at its fullest, by what autograd keeps of a real but short row."""
     length, config = batch.input_ids.shape[1], model.config
-    short = min(length, _PROBE_TOKENS)
-    documents = None if batch.document_ids is None else batch.document_ids[:1, :short]
-    row = replace(batch, input_ids=batch.input_ids[:1, :short], labels=batch.labels[:1, :short], document_ids=documents)
+    # Where each position has its label, the beginning of a row tells of all of it; another row is looked at whole.
+    cut = batch.labels.shape == batch.input_ids.shape and batch.decoder_input_ids is None and not batch.more
+    short = min(length, _PROBE_TOKENS) if cut else length
+    row = batch.corner(short) if cut else batch
     kept = _kept_bytes(model, objective, row) * length / short
     layers = config.encoder_layers + config.decoder_layers
     if any(stack.activation_checkpointing for stack in model.stacks):  # between the blocks, and one block and its gradients at a time

@@ -106,11 +106,10 @@ def describe_step(stepper: Stepper, loader: NumberedLoader, error: UnhealthyStep
 
 
 def batch_sha256(batch: Batch) -> str:
-    """Of the ids, labels and documents of a micro-batch."""
+    """Of all tensors of a micro-batch."""
     digest = hashlib.sha256()
-    for tensor in (batch.input_ids, batch.labels, batch.document_ids):
-        if tensor is not None:
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    for _, tensor in batch.tensors():
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

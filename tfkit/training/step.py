@@ -41,7 +41,7 @@ class Stepper:
         means = {term: float(value) / counts[term] for term, value in sums.items()}
         loss = sum(weight * means[term] for term, weight in self.objective.terms.items())
         grad_norm = self._clip()
-        tokens = sum(batch.input_ids.numel() for batch in batches)
+        tokens = sum(batch.tokens for batch in batches)
         report = StepReport(loss, means, grad_norm, self.optimizer.section.lr * lr_factor, tokens)
         if not (math.isfinite(loss) and math.isfinite(grad_norm) and loss <= highest_loss):
             raise UnhealthyStepError(step, report, highest_loss)

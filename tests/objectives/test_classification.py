@@ -1,0 +1,94 @@
+"""Sequence classification against transformers' own loss and batches, and the property that micro-batches do not matter."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_examples import ENCODER, batches, examples, losses_and_weights, model, texts, tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tfkit.data import ExampleRows
+from tfkit.errors import DataError
+from tfkit.hub import save_model
+from tfkit.objectives.classification import Classification
+from tfkit.recipe.objectives import ClassificationSection
+
+LABELS = ("no", "yes", "maybe")
+HEAD = {"kind": "classes", "count": 3, "pool": "first", "dense": "tanh", "bias": True}
+CONFIG = ENCODER | {"head": HEAD}
+TOKENIZER = tokenizer()
+ROWS = [
+    {"text": text, "label": LABELS[i % 3], **({"pair": other} if i % 2 else {})}
+    for i, (text, other) in enumerate(zip(texts(16), texts(16, seed=2), strict=True))
+]
+
+
+def classification(labels: tuple[str, ...] = LABELS, length: int = 24, **section: Any) -> Classification:
+    return Classification(ClassificationSection(kind="classification", **section), TOKENIZER, labels, length, None)
+
+
+def test_ids_segments_mask_and_loss_are_those_of_transformers(tmp_path: Path) -> None:
+    objective, ours = classification(), model(CONFIG).eval()
+    stored = examples(tmp_path, ROWS, ClassificationSection.roles, objective)
+    batch = objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(16, np.int64), np.arange(16)))
+    ours_folder = tmp_path / "model"
+    ours_folder.mkdir()
+    save_model(ours_folder, ours.config, ours.state_dict(), TOKENIZER)
+    codec = AutoTokenizer.from_pretrained(ours_folder)
+    encoded = [codec(row["text"], row.get("pair"), truncation=True, max_length=24) for row in ROWS]
+    padded = codec.pad(encoded, return_tensors="pt")
+    assert batch.input_ids.tolist() == padded["input_ids"].tolist()
+    assert batch.padding_mask is not None
+    assert batch.segment_ids is not None
+    assert batch.padding_mask.tolist() == padded["attention_mask"].bool().tolist()
+    assert batch.segment_ids.tolist() == padded["token_type_ids"].tolist()
+    theirs = AutoModelForSequenceClassification.from_pretrained(ours_folder).eval()
+    with torch.no_grad():
+        loss = theirs(**padded, labels=batch.labels).loss
+        found = objective.loss(ours, batch)["classes"] / objective.counts(batch)["classes"]
+        right = int((theirs(**padded).logits.argmax(-1) == batch.labels).sum())
+        sums = objective.measure(ours, batch)
+    torch.testing.assert_close(found, loss, atol=1e-5, rtol=0)
+    assert sums["accuracy"] == (right, 16)
+    assert objective.metrics(sums) == {"loss": pytest.approx(float(loss), abs=1e-5), "accuracy": right / 16}
+
+
+def test_regression_is_the_mean_squared_error(tmp_path: Path) -> None:
+    objective, ours = classification((), regression=True), model(CONFIG | {"head": HEAD | {"count": 1}}).eval()
+    stored = examples(tmp_path, [row | {"label": i / 7} for i, row in enumerate(ROWS)], ClassificationSection.roles, objective)
+    (batch,) = batches(stored, objective, 8)
+    with torch.no_grad():
+        logits = ours(**batch.inputs()).logits[:, 0]
+        sums = objective.measure(ours, batch)
+    mean = float(((logits - batch.labels) ** 2).double().mean())
+    assert objective.metrics(sums) == {"loss": pytest.approx(mean, rel=1e-5), "rmse": pytest.approx(mean**0.5, rel=1e-5)}
+
+
+def test_a_label_that_is_none_of_those_known_is_named_with_its_row(tmp_path: Path) -> None:
+    rows = [*ROWS, {"text": "the cat", "label": "perhaps"}]
+    with pytest.raises(DataError, match=r"rows.jsonl:17: the label 'perhaps' is none of no, yes, maybe"):
+        examples(tmp_path, rows, ClassificationSection.roles, classification())
+
+
+def test_long_texts_are_cut_before_what_the_template_puts_behind_them(tmp_path: Path) -> None:
+    objective = classification(length=6)
+    stored = examples(tmp_path, ROWS, ClassificationSection.roles, objective)
+    assert int(stored.lengths.max()) == 6
+    assert 0 < stored.truncated < 16
+    for i in range(len(stored)):
+        ids = stored[i]["input_ids"].tolist()
+        assert (ids[0], ids[-1]) == (TOKENIZER.cls_id, TOKENIZER.sep_id)
+        assert ids.count(TOKENIZER.sep_id) == (2 if "pair" in ROWS[i] else 1)
+
+
+def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
+    objective = classification()
+    stored = examples(tmp_path, ROWS, ClassificationSection.roles, objective)
+    losses, weights = losses_and_weights(CONFIG, stored, objective, 8)
+    for size in (1, 2, 4):
+        found_losses, found_weights = losses_and_weights(CONFIG, stored, objective, size)
+        assert found_losses == pytest.approx(losses, abs=1e-6)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)

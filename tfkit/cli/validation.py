@@ -1,0 +1,66 @@
+"""The scores of the validation sets during a training: of all together, and of each by its name where there are several."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from tfkit.cli.training_data import TrainingData, ValidationSet
+from tfkit.data import TokenStream
+from tfkit.evaluation.rows import score_rows
+from tfkit.evaluation.text import TextScore, score_texts
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.build import open_rows
+from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.objective import Sum
+from tfkit.recipe.schema import Recipe
+
+
+def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
+    """`loss` and what else the objective tells, and with several sets the same again as `<name>.loss`. None if it was to stop.
+
+    A causal language model is scored text by text, each on its own, as `tfkit evaluate` does; other objectives by their own rows.
+    `evaluation.max_tokens` holds for all sets together, so the last ones may be left out.
+    """
+    scored = _texts if isinstance(data.objective, CausalLM) else _rows
+    return scored(recipe, data, model, should_stop)
+
+
+def _texts(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
+    settings, left = recipe.evaluation, recipe.evaluation.max_tokens
+    scores: list[TextScore] = []
+    for held_out in data.validation:
+        assert isinstance(held_out.stored, TokenStream)
+        if left is not None and left <= 0:
+            break
+        score = score_texts(
+            model, held_out.stored, model.config.context_length, settings.batch_size, max_tokens=left, should_stop=should_stop
+        )
+        if score is None:
+            return None
+        scores.append(score)
+        left = None if left is None else left - score.target_tokens
+    return _named(sum(scores[1:], start=scores[0]).metrics(), data.validation, [score.metrics() for score in scores])
+
+
+def _rows(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
+    settings, objective = recipe.evaluation, data.objective
+    together: dict[str, Sum] = {}
+    each = []
+    left = settings.max_tokens
+    for held_out in data.validation:
+        if left is not None and left <= 0:
+            break
+        rows = open_rows(recipe, objective, [(held_out.stored, 1.0)], model.config)
+        sums = score_rows(model, objective, rows, settings.batch_size, max_tokens=left, should_stop=should_stop)
+        if sums is None:
+            return None
+        together = {name: together[name] + found if name in together else found for name, found in sums.items()}
+        each.append(objective.metrics(sums))
+        left = None if left is None else left - round(len(rows) * rows.mean_tokens)
+    return _named(objective.metrics(together), data.validation, each)
+
+
+def _named(together: Mapping[str, float], sets: Sequence[ValidationSet], each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """All metrics; those of each set only where there are several."""
+    if len(sets) < 2:
+        return dict(together)
+    of_sets = {f"{one.name}.{name}": value for one, metrics in zip(sets, each, strict=False) for name, value in metrics.items()}
+    return dict(together) | of_sets

@@ -1,0 +1,224 @@
+"""From the columns of a record to the roles of a row: by the names that a recipe gives, else by those that are recognised.
+
+A name is a column, a path into one (`instances.0.input`), or a template of several (`translate English to French: {en}`).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tfkit.data.rows import BadRow, Row
+from tfkit.errors import DataError
+from tfkit.recipe.roles import TEXT, Role
+
+_PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+_MISSING = object()
+_MOST_NAMES = 20
+
+
+class Record(NamedTuple):
+    """One record of a source as it stands there, and its place."""
+
+    values: Mapping[str, Any]
+    place: str
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns stand for which roles. `named`: those that the recipe names, by role."""
+
+    roles: tuple[Role, ...] = TEXT
+    named: Mapping[str, str] = field(default_factory=dict)
+
+    def take(self, record: Record) -> Row | BadRow:
+        """The row of a record; a bad one where a column is missing, or does not hold what its role is."""
+        values: dict[str, Any] = {}
+        for role in self.roles:
+            found, column = self._find(role, record.values)
+            if found is _MISSING:
+                if role.required:
+                    return self.missing(role, record.values, record.place)
+                continue
+            value = _READERS[role.form](found)
+            if isinstance(value, _Unfit):
+                if found is None and not role.required:
+                    continue
+                return BadRow(
+                    f"{value.found}, not {value.wanted}",
+                    f"{record.place}: column {column!r} holds {value.found}, not {value.wanted}; "
+                    f"name another column with {self._remedy(role)}, remove the row",
+                )
+            if half := _half_character(value):
+                return BadRow(
+                    "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {half}; repair the row"
+                )
+            values[role.name] = value
+        return Row("\n".join(text for value in values.values() for text in _texts(value)), record.place, values)
+
+    def check(self, found: Iterable[str], place: str) -> None:
+        """Raise DataError if none of these columns can stand for a role that every row must have."""
+        names = dict.fromkeys(found)
+        for role in self.roles:
+            if role.required and not any(self._root(name) in names or name in names for name in self._names(role)):
+                raise DataError(self.missing(role, names, place).message)
+
+    def wanted(self, found: Iterable[str]) -> list[str]:
+        """Those of the columns that are read."""
+        read = {name for role in self.roles for name in self._names(role)}
+        roots = {self._root(name) for name in read}
+        return [name for name in found if name in read or name in roots]
+
+    def missing(self, role: Role, found: Mapping[str, Any], place: str) -> BadRow:
+        """What is said of a record without the column of a role."""
+        names = ", ".join(map(str, list(found)[:_MOST_NAMES])) + (", ..." if len(found) > _MOST_NAMES else "") or "none"
+        wanted = " or ".join(repr(name) for name in (self._spelled(role) or role.columns))
+        return BadRow(
+            f"no column {wanted}",
+            f"{place}: no column {wanted}; columns found: {names}; name the one that holds the {role.name} with {self._remedy(role)}",
+        )
+
+    def fingerprint(self) -> str:
+        """Equal where the same records give the same rows."""
+        return "\0".join(f"{role.name}={self._spelled(role) or role.columns}" for role in self.roles)
+
+    def _spelled(self, role: Role) -> tuple[str, ...]:
+        return (self.named[role.name],) if role.name in self.named else ()
+
+    def _names(self, role: Role) -> list[str]:
+        """The columns, or paths into them, from which a role is taken."""
+        spelled = self._spelled(role)
+        if spelled and "{" in spelled[0]:
+            return [match[1] for match in _PLACE.finditer(spelled[0]) if match[1] is not None]
+        return list(spelled or role.columns)
+
+    def _root(self, name: str) -> str:
+        return name.partition(".")[0]
+
+    def _find(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
+        """What a record has for a role, and the name of the column."""
+        spelled = self._spelled(role)
+        if spelled and "{" in spelled[0]:
+            return _fill(spelled[0], values), spelled[0]
+        for name in spelled or role.columns:
+            found = _look_up(name, values)
+            if found is not _MISSING:
+                return found, name
+        return _MISSING, ""
+
+    def _remedy(self, role: Role) -> str:
+        return "text: NAME" if role.name == "text" else f"columns: {{{role.name}: NAME}}"
+
+
+def _look_up(name: str, values: Any) -> Any:
+    """The value of a column, or along a path of keys and list places."""
+    if isinstance(values, Mapping) and name in values:
+        return values[name]
+    first, dot, rest = name.partition(".")
+    if not dot:
+        return _MISSING if not isinstance(values, list) else _at(values, first)
+    inner = _at(values, first) if isinstance(values, list) else values.get(first, _MISSING) if isinstance(values, Mapping) else _MISSING
+    return inner if inner is _MISSING else _look_up(rest, inner)
+
+
+def _at(values: list[Any], place: str) -> Any:
+    return values[int(place)] if place.isdecimal() and int(place) < len(values) else _MISSING
+
+
+def _fill(template: str, values: Mapping[str, Any]) -> Any:
+    """The text of a template; missing if one of its columns is, and what a column holds if that is no text."""
+    parts, end = [], 0
+    for match in _PLACE.finditer(template):
+        parts.append(template[end : match.start()])
+        end = match.end()
+        if match[1] is None:
+            parts.append(match[0][0])
+            continue
+        found = _look_up(match[1], values)
+        if found is _MISSING:
+            return _MISSING
+        text = _label(found) if not isinstance(found, list) else _text(found)
+        if isinstance(text, _Unfit):
+            return found
+        parts.append(text)
+    return "".join([*parts, template[end:]])
+
+
+class _Unfit(NamedTuple):
+    found: str
+    wanted: str
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _text(value: Any) -> str | _Unfit:
+    """A text; the sentences of a list are joined by spaces."""
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        return " ".join(value)
+    return value if isinstance(value, str) else _Unfit(_kind(value), "text")
+
+
+def _label(value: Any) -> str | _Unfit:
+    """A label as it is written: 1 for 1 and 1.0, true for True."""
+    match value:
+        case str():
+            return value
+        case bool():
+            return str(value).lower()
+        case int():
+            return str(value)
+        case float():
+            return f"{value:.17g}"
+    return _Unfit(_kind(value), "a label")
+
+
+def _list_of(read: Any, wanted: str) -> Any:
+    def read_list(value: Any) -> list[str] | _Unfit:
+        if not isinstance(value, list):
+            return _Unfit(_kind(value), f"a list of {wanted}")
+        parts = [read(part) for part in value]
+        bad = next((part for part in parts if isinstance(part, _Unfit)), None)
+        return parts if bad is None else _Unfit(f"a list with {bad.found}", f"a list of {wanted}")
+
+    return read_list
+
+
+def _messages(value: Any) -> list[dict[str, Any]] | _Unfit:
+    """The messages of a conversation, as mappings."""
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        return [dict(part) for part in value]
+    return _Unfit(_kind(value), "a list of messages")
+
+
+_READERS: dict[str, Any] = {
+    "text": _text,
+    "label": _label,
+    "texts": _list_of(lambda part: part if isinstance(part, str) else _Unfit(_kind(part), "text"), "texts"),
+    "labels": _list_of(_label, "labels"),
+    "messages": _messages,
+}
+
+
+def _texts(value: Any) -> Iterable[str]:
+    """Every text in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+
+
+def _half_character(value: Any) -> str:
+    """Where a text cannot be written as UTF-8; empty if it can."""
+    for text in _texts(value):
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                return f"character {error.start}"
+    return ""

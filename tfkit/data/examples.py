@@ -1,0 +1,238 @@
+"""Labelled rows as the model will see them: each row an example of its own, encoded once by an objective, and cached.
+
+An example is a few arrays of whole numbers (ids, labels, segments ...), the same ones for every row. Folder of the cache: for each array
+`<name>.bin` (int32) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each row's text), places.bin;
+index.json, written last. All little-endian.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfkit.data.cache import build_once, cache_folder
+from tfkit.data.rows import BadRow, OnBadRow, Row, Source
+from tfkit.data.stream import check_ids
+from tfkit.errors import DataError
+
+EXAMPLES_VERSION = 1  # part of the fingerprint: raise it when the same rows and encoder give other examples
+_INDEX = "index.json"
+_BATCH = 512  # rows that are encoded at once
+
+
+class Encoded(NamedTuple):
+    """A row as arrays; `length` counts the tokens that the model sees of it, `truncated` says that some were cut off."""
+
+    arrays: Mapping[str, Sequence[int]]
+    length: int
+    truncated: bool = False
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What turns rows into examples."""
+
+    def fingerprint(self) -> str:
+        """Equal only where the same rows give the same examples."""
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """An example, or what is wrong, for each row."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The arrays that hold token ids."""
+
+
+Example = dict[str, NDArray[np.int32]]
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """All examples of a source, memory-mapped."""
+
+    name: str  # of the source
+    arrays: Mapping[str, tuple[NDArray[np.int32], NDArray[np.int64]]]  # the numbers of all examples, and where each begins (+ the end)
+    lengths: NDArray[np.int32]  # (examples,) tokens
+    texts: NDArray[np.uint64]  # (examples,) a hash of each row's text
+    places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # of the rows, as UTF-8, and where each begins (+ the end)
+    max_id: int
+    fingerprint: str
+    cached: bool  # whether it was there already
+    truncated: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)  # rows that were left out, by kind
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, i: int) -> Example:
+        """Example i."""
+        return {name: numbers[starts[i] : starts[i + 1]] for name, (numbers, starts) in self.arrays.items()}
+
+    def place(self, i: int) -> str:
+        """Where the row of example i stands."""
+        names, starts = self.places
+        return bytes(names[starts[i] : starts[i + 1]]).decode()
+
+    def describe(self) -> str:
+        """Rows kept, truncated and left out, in words."""
+        about = f"{self.name}: {len(self):,} row{'s' if len(self) > 1 else ''}"
+        if self.truncated:
+            about += f", {self.truncated:,} of them cut to the context"
+        return about
+
+    def describe_skipped(self) -> str:
+        """The rows that were left out, in words; empty if there were none."""
+        total = sum(self.skipped.values())
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.items())
+        return f"{self.name}: {total:,} bad row{'s' if total > 1 else ''} skipped ({kinds})" if total else ""
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise ModelError if an id has no row in an embedding of `vocab_size` rows."""
+        check_ids(self.name, self.max_id, vocab_size)
+
+    def check_targets(self) -> None:
+        """Every example has a target: its encoder refuses a row without."""
+
+
+def example_set(source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None) -> ExampleSet:
+    """The examples of a source from the cache, or built there. Raises DataError on a bad row, unless they are skipped, and if none is left.
+
+    `progress` is told the bytes of text done since its last call, and may raise to stop.
+    """
+    content = f"{EXAMPLES_VERSION}\0{source.fingerprint()}\0{encoder.fingerprint()}\0{on_bad_row}"
+    fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    folder = cache_folder() / "examples" / fingerprint
+    built = build_once(folder, lambda path: _index(path) is not None, lambda path: _write(path, source, encoder, on_bad_row, progress))
+    return _load(folder, fingerprint, cached=not built)
+
+
+def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None) -> None:
+    """Fill an empty folder; the index is written last."""
+    skipped: Counter[str] = Counter()
+    truncated = max_id = 0
+    first_bad = ""
+    with ExitStack() as files:
+        writers = _Writers(folder, files)
+        found_rows = source.rows(skipped)
+        while rows := list(islice(found_rows, _BATCH)):
+            for row, found in zip(rows, encoder.encode(rows), strict=True):
+                if isinstance(found, BadRow):
+                    if on_bad_row == "error":
+                        raise found.refusal()
+                    skipped[found.kind] += 1
+                    first_bad = first_bad or found.message
+                    continue
+                writers.append(row, found)
+                truncated += found.truncated
+                max_id = max([max_id, *(max(found.arrays[name], default=0) for name in encoder.ids)])
+            if progress is not None:
+                progress(sum(len(row.text.encode()) for row in rows))
+        if not writers.examples:
+            why = f"every row is bad; the first is {first_bad}" if first_bad else "no rows here; give a source that holds some"
+            raise DataError(f"{source.name}: {why}")
+        names = writers.finish()
+    index = {
+        "version": EXAMPLES_VERSION,
+        "source": source.name,
+        "arrays": names,
+        "examples": writers.examples,
+        "truncated": truncated,
+        "skipped": skipped,
+        "max_id": max_id,
+        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+    }
+    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+class _Writers:
+    """The files of a folder while it grows."""
+
+    def __init__(self, folder: Path, files: ExitStack):
+        self.folder, self.files = folder, files
+        self.open: dict[str, IO[bytes]] = {}
+        self.ends: dict[str, int] = {}
+        self.examples = 0
+
+    def append(self, row: Row, found: Encoded) -> None:
+        """Add an example."""
+        assert not self.examples or self._names() == sorted(found.arrays), "every example has the same arrays"
+        for name, numbers in sorted(found.arrays.items()):
+            self._add(name, np.asarray(numbers, "<i4").tobytes(), len(numbers))
+        place = row.place.encode(errors="replace")
+        self._add("places", place, len(place))
+        self._file("lengths").write(np.array([found.length], "<i4").tobytes())
+        self._file("texts").write(hashlib.blake2b(row.text.encode(), digest_size=8).digest())
+        self.examples += 1
+
+    def finish(self) -> list[str]:
+        """Write where the last example ends; the names of the arrays."""
+        for name, end in self.ends.items():
+            self._file(f"{name}.starts").write(np.array([end], "<i8").tobytes())
+        return self._names()
+
+    def _names(self) -> list[str]:
+        return sorted(self.ends.keys() - {"places"})
+
+    def _add(self, name: str, content: bytes, count: int) -> None:
+        end = self.ends.get(name, 0)
+        self._file(f"{name}.starts").write(np.array([end], "<i8").tobytes())
+        self._file(name).write(content)
+        self.ends[name] = end + count
+
+    def _file(self, name: str) -> IO[bytes]:
+        if name not in self.open:
+            self.open[name] = self.files.enter_context((self.folder / f"{name}.bin").open("wb"))
+        return self.open[name]
+
+
+def _load(folder: Path, fingerprint: str, cached: bool) -> ExampleSet:
+    index = _index(folder)
+    assert index is not None, f"{folder} was whole a moment ago"
+
+    def array(name: str, dtype: str) -> NDArray[Any]:
+        path = folder / f"{name}.bin"
+        return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+
+    return ExampleSet(
+        name=index["source"],
+        arrays={name: (array(name, "<i4"), array(f"{name}.starts", "<i8")) for name in index["arrays"]},
+        lengths=array("lengths", "<i4"),
+        texts=array("texts", "<u8"),
+        places=(array("places", "u1"), array("places.starts", "<i8")),
+        max_id=index["max_id"],
+        fingerprint=fingerprint,
+        cached=cached,
+        truncated=index["truncated"],
+        skipped=index["skipped"],
+    )
+
+
+def _index(folder: Path) -> dict[str, Any] | None:
+    """The index of a folder whose files all have their sizes, else None."""
+    try:
+        index = json.loads((folder / _INDEX).read_bytes())
+        whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())
+        return index if whole and index["version"] == EXAMPLES_VERSION else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def overlap(kept: Sequence[ExampleSet], held_out: ExampleSet) -> int:
+    """How many rows of `held_out` are, to the letter, among those that are trained on."""
+    known = np.unique(np.concatenate([np.asarray(one.texts) for one in kept]))
+    return int(np.isin(np.asarray(held_out.texts), known).sum())
+
+
+def examples(sets: Sequence[ExampleSet]) -> Iterator[tuple[str, Example]]:
+    """Every example with its place, set after set."""
+    for one in sets:
+        for i in range(len(one)):
+            yield one.place(i), one[i]

@@ -1,0 +1,25 @@
+"""The classes, or tags, that the rows of a source have."""
+
+from collections.abc import Sequence
+
+from tfkit.data.rows import Source
+from tfkit.errors import DataError
+
+
+def find_labels(sources: Sequence[Source]) -> list[str]:
+    """Every label of the rows, sorted: numbers by their value, words by the alphabet. Raises DataError if there are less than two."""
+    found: set[str] = set()
+    for source in sources:
+        for row in source.rows():
+            if "label" in row.values:
+                found.add(row.values["label"])
+            found.update(row.values.get("tags", ()))
+    if len(found) < 2:
+        names = ", ".join(source.name for source in sources)
+        only = f"only the label {found.pop()!r}" if found else "no label"
+        raise DataError(f"{names}: {only} in all rows, and there is nothing to tell apart; check the column of the labels")
+    return sorted(found, key=_by_value)
+
+
+def _by_value(label: str) -> tuple[bool, float, str]:
+    return (False, int(label), "") if label.isascii() and label.lstrip("-").isdecimal() else (True, 0, label)

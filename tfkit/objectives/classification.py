@@ -1,0 +1,128 @@
+"""Sequence classification: the class of a text or of a pair of texts, or a number for it.
+
+The text is encoded by the tokenizer's own template, as in pretraining. A T5 reads it in the encoder and again, shifted right, in the
+decoder, whose last state is classified (as transformers' T5ForSequenceClassification).
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data.rows import BadRow
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.objective import Batch, Sum, weighted_loss
+from tfkit.objectives.padding import pad, real, single
+from tfkit.objectives.text_pairs import encode_texts
+from tfkit.recipe.objectives import ClassificationSection
+from tfkit.tokenizer import Tokenizer
+
+_SCALE = 1_000_000  # numbers are kept as whole millionths
+
+
+class Classification:
+    """Cross-entropy over classes, or the squared error of a number; both summed over texts."""
+
+    terms: Mapping[str, float] = MappingProxyType({"classes": 1.0})
+    ids = ("input_ids",)
+
+    def __init__(
+        self, section: ClassificationSection, tokenizer: Tokenizer, labels: Sequence[str], context_length: int, start_id: int | None
+    ):
+        """`labels` are the classes (none for regression); `start_id` is given for an encoder-decoder: what its decoder begins with."""
+        self.section, self.tokenizer, self.labels = section, tokenizer, tuple(labels)
+        self.context_length, self.start_id = context_length, start_id
+        self._numbers = {label: number for number, label in enumerate(labels)}
+
+    def fingerprint(self) -> str:
+        """Of what `encode` depends on."""
+        about = f"classification\0{self.section.model_dump_json()}\0{self.labels}\0{self.tokenizer.fingerprint()}\0{self.context_length}"
+        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """input_ids, segment_ids (of pairs), and the number of the class, or the value in millionths."""
+        texts = [(row.values["text"], row.values.get("pair")) for row in rows]
+        found: list[Encoded | BadRow] = []
+        for row, text in zip(rows, encode_texts(self.tokenizer, texts, self.context_length), strict=True):
+            label = self._label(row)
+            if isinstance(label, BadRow):
+                found.append(label)
+                continue
+            arrays = {"input_ids": text.ids, "segment_ids": text.segments, "label": [label]}
+            found.append(Encoded(arrays, len(text.ids), text.truncated))
+        return found
+
+    def collate(self, rows: ExampleBatch) -> Batch:
+        """Texts padded on the right; labels (B,)."""
+        examples = single(rows)
+        ids = [example["input_ids"] for example in examples]
+        padding = self.tokenizer.pad_id or 0
+        input_ids, mask = pad(ids, padding), real(ids)
+        labels = torch.tensor([int(example["label"][0]) for example in examples])
+        if self.section.regression:
+            labels = labels.double().div(_SCALE).float()
+        segments = pad([example["segment_ids"] for example in examples], 0)
+        decoder_input_ids = None
+        if self.start_id is not None:
+            decoder_input_ids = torch.cat([torch.full((len(ids), 1), self.start_id), input_ids[:, :-1]], dim=1)
+        return Batch(
+            input_ids,
+            labels,
+            padding_mask=mask,
+            segment_ids=segments if bool(segments.any()) else None,
+            decoder_input_ids=decoder_input_ids,
+            decoder_padding_mask=None if decoder_input_ids is None else mask,
+        )
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The texts."""
+        return {"classes": len(batch.labels)}
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        """The sum over texts."""
+        return {"classes": self._losses(model(**batch.inputs()).logits, batch.labels)}
+
+    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
+        """The loss, and how many classes are right."""
+        logits = model(**batch.inputs()).logits
+        sums = {"classes": Sum(float(self._losses(logits, batch.labels)), len(batch.labels))}
+        if not self.section.regression:
+            sums["accuracy"] = Sum(float((logits.argmax(-1) == batch.labels).sum()), len(batch.labels))
+        return sums
+
+    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
+        """`loss`, and `accuracy`, or the root of the mean squared error."""
+        loss = weighted_loss(self.terms, sums)
+        return {"loss": loss, **({"rmse": math.sqrt(loss)} if self.section.regression else {"accuracy": sums["accuracy"].mean})}
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.section.regression:
+            return F.mse_loss(logits.float()[:, 0], labels, reduction="sum")
+        return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+    def _label(self, row: Row) -> int | BadRow:
+        written = row.values["label"]
+        if self.section.regression:
+            try:
+                value = float(written)
+            except ValueError:
+                value = math.nan
+            if not abs(value) < 2**31 / _SCALE:
+                return BadRow("no number", f"{row.place}: the label {written!r} is not a number up to 2,147; correct the row")
+            return round(value * _SCALE)
+        if written not in self._numbers:
+            return unknown_label(row.place, written, self.labels)
+        return self._numbers[written]
+
+
+def unknown_label(place: str, written: str, labels: Sequence[str]) -> BadRow:
+    """What is said of a label that the training rows, or the recipe, do not have."""
+    known = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
+    return BadRow(
+        f"label {written!r}", f"{place}: the label {written!r} is none of {known}; correct the row, or name all in objective.labels"
+    )
