@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tfkit.cli.training_data import TrainingData, ValidationSet
 from tfkit.data import TokenStream
 from tfkit.evaluation.rows import score_rows
-from tfkit.evaluation.text import TextScore, score_texts
+from tfkit.evaluation.text import score_streams
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.build import open_rows
 from tfkit.objectives.causal_lm import CausalLM
@@ -24,19 +24,12 @@ def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, sho
 
 
 def _texts(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
-    settings, left = recipe.evaluation, recipe.evaluation.max_tokens
-    scores: list[TextScore] = []
-    for held_out in data.validation:
-        assert isinstance(held_out.stored, TokenStream)
-        if left is not None and left <= 0:
-            break
-        score = score_texts(
-            model, held_out.stored, model.config.context_length, settings.batch_size, max_tokens=left, should_stop=should_stop
-        )
-        if score is None:
-            return None
-        scores.append(score)
-        left = None if left is None else left - score.target_tokens
+    settings = recipe.evaluation
+    streams = [held_out.stored for held_out in data.validation if isinstance(held_out.stored, TokenStream)]
+    length = model.config.context_length
+    scores = score_streams(model, streams, length, settings.batch_size, max_tokens=settings.max_tokens, should_stop=should_stop)
+    if scores is None:
+        return None
     return _named(sum(scores[1:], start=scores[0]).metrics(), data.validation, [score.metrics() for score in scores])
 
 
