@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tfkit.objectives import log_probs
-from tfkit.objectives.log_probs import token_log_probs
+from tfkit.objectives.log_probs import token_log_probs, token_scores
 
 ROWS, DIM, VOCABULARY = 37, 16, 101
 
@@ -105,9 +105,9 @@ def test_blocks_never_hold_more_logits_than_the_bound(monkeypatch: pytest.Monkey
     sizes: list[int] = []
     inner = log_probs._log_probs
 
-    def watch(logits: Tensor, labels: Tensor) -> Tensor:
+    def watch(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         sizes.append(len(logits))
-        return inner(logits, labels)
+        return inner(logits, labels, smoothing)
 
     monkeypatch.setattr(log_probs, "_log_probs", watch)
     monkeypatch.setattr(log_probs, "LOGITS_BYTES", 5 * VOCABULARY * 4)
@@ -183,3 +183,48 @@ def test_bias_scale_and_cap(monkeypatch: pytest.MonkeyPatch, bound: int, biased:
         torch.autograd.grad((ours * above).sum(), inputs), torch.autograd.grad((theirs * above).sum(), inputs), strict=True
     ):
         torch.testing.assert_close(ours_grad, theirs_grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_smoothed_targets_are_those_of_pytorch(bounds: str, dtype: torch.dtype) -> None:
+    """Values and gradients; from the numbers as rounded to `dtype`."""
+    hidden, head, labels, above = problem(dtype)
+    ours = token_log_probs(head, hidden, labels, 0.1)
+    found = (ours.detach(), *torch.autograd.grad((ours * above).sum(), [hidden, head.weight]))
+    exactly = [tensor.detach().double().requires_grad_() for tensor in (hidden, head.weight)]
+    theirs = -F.cross_entropy(exactly[0] @ exactly[1].t(), labels, reduction="none", label_smoothing=0.1)
+    expected = (theirs.detach(), *torch.autograd.grad((theirs * above).sum(), exactly))
+    for one, other in zip(found, expected, strict=True):
+        assert relative_error(one, other) < (1e-2 if dtype == torch.bfloat16 else 1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(token_log_probs(head, hidden, labels, 0.1), found[0], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bound", [log_probs.LOGITS_BYTES, 5 * VOCABULARY * 8], ids=["kept", "blocks of 5"])
+def test_smoothing_with_bias_scale_and_cap(monkeypatch: pytest.MonkeyPatch, bound: int) -> None:
+    """Against the formula, written out in float64: 1 - e for the label, e / V for all V entries, the label among them."""
+    monkeypatch.setattr(log_probs, "LOGITS_BYTES", bound)
+    hidden, matrix, labels, above = problem(torch.float64)
+    bias = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64).requires_grad_()
+    inputs = [hidden, matrix.weight, bias]
+    logits = 3.0 * torch.tanh((hidden * 0.7 @ matrix.weight.t() + bias) / 3.0)
+    target = torch.full((ROWS, VOCABULARY), 0.2 / VOCABULARY, dtype=torch.float64)
+    target[torch.arange(ROWS), labels] += 0.8
+    theirs = (target * logits.log_softmax(-1)).sum(-1)
+    ours = token_log_probs(Odd(matrix.weight, bias, 3.0), hidden, labels, 0.2)
+    torch.testing.assert_close(ours.double(), theirs, atol=1e-5, rtol=1e-5)
+    expected = torch.autograd.grad((theirs * above).sum(), inputs)
+    for one, other in zip(torch.autograd.grad((ours * above).sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_scores_are_those_of_whole_logits(bounds: str) -> None:
+    hidden, matrix, labels, _ = problem(torch.float32)
+    logits = 3.0 * torch.tanh((hidden * 0.7 @ matrix.weight.t()) / 3.0)
+    labels[::2] = logits.argmax(-1)[::2]
+    found = token_scores(Odd(matrix.weight, None, 3.0), hidden, labels)
+    torch.testing.assert_close(found.log_probs, logits.log_softmax(-1).gather(1, labels[:, None])[:, 0])
+    torch.testing.assert_close(found.mean_log_probs, logits.log_softmax(-1).mean(-1))
+    assert found.right.tolist() == (logits.argmax(-1) == labels).tolist()
+    assert 19 <= int(found.right.sum()) < ROWS
+    assert not found.log_probs.requires_grad
