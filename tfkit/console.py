@@ -9,7 +9,7 @@ import json as json_module
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
 
 from tfkit.errors import MachineError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _PLAIN_SECONDS = 10.0  # between plain lines of progress
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
+_STYLES = {"red": _RED, "yellow": _YELLOW, "green": "\x1b[32m", "dim": "\x1b[2m", "bold": "\x1b[1m"}
 _quiet = False
 
 
@@ -45,6 +46,14 @@ def result(text: str) -> None:
 def piece(text: str) -> None:
     """A part of a result that is still being made, without an end of line."""
     _write_result(text)
+
+
+def result_parts(parts: Sequence[tuple[str, str]]) -> None:
+    """A line of the result made of (text, style): red, yellow, green, dim, bold or "". Styles show on a terminal only."""
+    styled = _is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
+    ascii_wanted = not _unicode(sys.stdout)
+    texts = ((ascii_only(text) if ascii_wanted else text, style) for text, style in parts)
+    _write_result("".join(f"{_STYLES[style]}{text}{_RESET}" if styled and style else text for text, style in texts) + "\n")
 
 
 def json(document: Any) -> None:

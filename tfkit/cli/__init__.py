@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "Score a model on text.",
     "generate": "Let a model continue text.",
     "replay": "Take the step that ended a run again, and name the module that goes wrong.",
+    "inspect": "Show the first rows as the model will see them.",
     "check": "List all errors of a recipe, in under a second.",
     "verify": "Check every file of a checkpoint against its checksum.",
     "recipes": "List the bundled recipes, or print one.",

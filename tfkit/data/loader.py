@@ -56,6 +56,10 @@ class Loader(Generic[Batch]):
         """The numbers of the rows of step n, (batch_size,)."""
         return self._places(n)[1]
 
+    def epochs(self, n: int) -> NDArray[np.int64]:
+        """The epoch of each row of step n, (batch_size,)."""
+        return self._places(n)[0]
+
     def _places(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The epochs and the numbers of the rows of step n."""
         place, missing = n * self.batch_size, self.batch_size

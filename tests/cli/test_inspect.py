@@ -1,0 +1,57 @@
+"""tfkit inspect: what it shows is what the objective's own batch holds."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_runs import Process, write_corpus, write_recipe
+
+from tfkit.__main__ import main
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    return write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+
+
+def labelled(folder: Path) -> list[str]:
+    rows = [{"text": " ".join(["the cat sat on the mat"] * (1 + i % 2)), "label": ["no", "yes"][i % 2]} for i in range(8)]
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return ["objective={kind: classification}", "data={train: [{path: labelled.jsonl}]}", "evaluation.every=null"]
+
+
+def test_a_language_model_has_a_loss_on_every_token_but_the_first(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(recipe), "--rows", "2", "--json", "training.batch_size=4"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["objective"], document["first_step"]["rows"], len(document["rows"])) == ("causal_lm", 4, 2)
+    for row in document["rows"]:
+        kinds = [token["kind"] for token in row["tokens"]]
+        assert (kinds[0], set(kinds[1:]), len(kinds)) == ("no loss", {"loss"}, 17)
+    assert document["first_step"]["targets"] == {"lm": 4 * 16}
+
+
+def test_the_class_of_a_text_and_its_padding_are_shown(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(recipe), "--rows", "8", *labelled(recipe.parent), "training.batch_size=8"]) == 0
+    shown = capsys.readouterr().out
+    assert "labelled.jsonl:2: 13 tokens, label: yes\n" in shown
+    assert shown.count("label: no") == 4
+    assert shown.count("  pad   ") == 4
+    assert "\x1b" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "targets: 8 classes" in shown
+    assert not (recipe.parent / "runs").exists()
+
+
+def test_a_key_that_is_none_and_a_row_without_its_label(recipe: Path, tmp_path: Path) -> None:
+    done = Process(tmp_path, ["inspect", str(recipe), "data.trian=1"]).wait()
+    assert (done.code, done.out) == (2, "")
+    assert "did you mean train" in done.err
+    words = labelled(tmp_path)
+    with (tmp_path / "labelled.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"text": "the cat"}\n')
+    done = Process(tmp_path, ["inspect", str(recipe), *words]).wait()
+    assert (done.code, done.out) == (3, "")
+    assert "labelled.jsonl:9: no column 'label'" in done.err
+    assert "columns: {label: NAME}" in done.err

@@ -1,0 +1,143 @@
+"""tfkit inspect: the first rows of a training as the model will see them, token by token."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tfkit import console
+from tfkit.cli import options
+
+if TYPE_CHECKING:
+    from tfkit.cli.shown_rows import ShownRow, ShownToken
+    from tfkit.cli.training_data import TrainingData
+    from tfkit.recipe.schema import Recipe
+
+Part = tuple[str, str]  # a text and its style
+_GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
+_STYLE = {"loss": "green", "no loss": "", "padding": "dim"}
+_SHOWN = {"next_sentence": {0: "follows", 1: "does not follow"}}
+
+
+def inspect(
+    recipe: options.Recipe,
+    overrides: options.Overrides = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Rows to show.")] = 3,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show the first rows of the first step: every token, whether it has a loss, its label, what is padding, and where documents end.
+
+    Nothing is trained. Text is tokenized as in training, and stays in the cache for it.
+    """
+    from tfkit.cli.session import session
+    from tfkit.recipe import read_recipe
+    from tfkit.recipe.schema import CarbonSection
+
+    resolved = read_recipe(recipe, overrides or ())
+    with session("inspect", CarbonSection(enabled=False), None) as work:
+        from tfkit.cli.training_data import prepare_data
+
+        data = prepare_data(resolved.recipe, work.signals, work.meter)
+        with work.signals.at_once():
+            shown, totals = _first_rows(resolved.recipe, data, rows)
+    if json:
+        console.json(_document(resolved.recipe, data, shown, totals))
+        return
+    width = shutil.get_terminal_size().columns - 1
+    for line in _lines(resolved.recipe, shown, totals, width):
+        console.result_parts(line)
+
+
+def _first_rows(recipe: "Recipe", data: "TrainingData", count: int) -> "tuple[list[tuple[str, ShownRow]], dict[str, Any]]":
+    """Rows of the first step with their places, padded together, and what the whole step holds."""
+    from tfkit.cli.shown_rows import Reader
+    from tfkit.data import ExampleRows, Loader
+    from tfkit.objectives.build import open_rows
+
+    rows = open_rows(recipe, data.objective, data.train, data.config)
+    size = recipe.training.batch_size
+    loader = Loader(rows, data.objective.collate, size, 1)
+    count = min(count, size)
+    places = [rows.place(number) if isinstance(rows, ExampleRows) else f"row {number}" for number in loader.numbers(0).tolist()[:count]]
+    batch = data.objective.collate(rows.gather(loader.epochs(0)[:count], loader.numbers(0)[:count]))
+    reader = Reader(data.tokenizer, data.config.head.kind, data.labels)
+    found = reader.rows(batch)
+    each = len(found) // count  # a choice between several is a row each
+    named = [(places[i // each] + (f", choice {i % each}" if each > 1 else ""), row) for i, row in enumerate(found)]
+    step = loader.step(0)
+    counts: dict[str, int] = {}
+    for one in step:
+        for term, number in data.objective.counts(one).items():
+            counts[term] = counts.get(term, 0) + number
+    totals = {"rows": size, "tokens": sum(one.tokens for one in step), "targets": counts, "rows_an_epoch": len(rows)}
+    return named, totals
+
+
+def _document(recipe: "Recipe", data: "TrainingData", shown: "list[tuple[str, ShownRow]]", totals: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "objective": recipe.objective.kind,
+        "labels": data.labels,
+        "first_step": totals,
+        "rows": [
+            {
+                "place": place,
+                "tokens": [asdict(token) for token in row.tokens],
+                "target": None if row.target is None else [asdict(token) for token in row.target],
+                **row.facts,
+            }
+            for place, row in shown
+        ],
+    }
+
+
+def _lines(recipe: "Recipe", shown: "list[tuple[str, ShownRow]]", totals: dict[str, Any], width: int) -> Iterator[list[Part]]:
+    """What is printed, line by line."""
+    for place, row in shown:
+        real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
+        facts = "".join(f", {name.replace('_', ' ')}: {_SHOWN.get(name, {}).get(value, value)}" for name, value in row.facts.items())
+        with_loss = f", {row.targets:,} with a loss" if row.targets or "label" not in row.facts else ""
+        yield [(f"{place}: {real:,} tokens{with_loss}{facts}", "bold")]
+        yield from _runs(row.tokens, width)
+        if row.target is not None:
+            yield [("  to write", "bold")]
+            yield from _runs(row.target, width)
+        yield []
+    targets = ", ".join(f"{count:,} {term}" for term, count in totals["targets"].items())
+    yield [(f"first step: {totals['rows']:,} rows, {totals['tokens']:,} tokens, targets: {targets}", "")]
+    yield [(f"an epoch: {totals['rows_an_epoch']:,} rows; objective {recipe.objective.kind}", "")]
+    yield [("loss", "green"), (": predicted, token->label where the two differ   ", "")]
+    yield [("no mark: read, not predicted   ", ""), ("pad", "dim"), (": padding   --- another document", "")]
+
+
+def _runs(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:
+    """Tokens of one kind together, wrapped, with their kind at the left; a line between documents."""
+    for number, (_, document) in enumerate(groupby(tokens, key=lambda token: token.document)):
+        if number:
+            yield [("  ---", "bold")]
+        for kind, run in groupby(document, key=lambda token: token.kind):
+            words = [_word(token) for token in run]
+            if kind == "padding":
+                words = [f"{words[0]} x {len(words)}".strip()]
+            for line in _wrap(words, width - len(_GUTTER[kind]) - 2):
+                yield [(f"  {_GUTTER[kind]}", _STYLE[kind]), (line, _STYLE[kind])]
+
+
+def _word(token: "ShownToken") -> str:
+    return token.token if token.label is None else f"{token.token}->{token.label}"
+
+
+def _wrap(words: list[str], width: int) -> Iterator[str]:
+    """Words on lines of at most `width` characters; a longer word has a line of its own."""
+    line = ""
+    for word in words:
+        if line and len(line) + 1 + len(word) > width:
+            yield line
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    yield line
