@@ -44,7 +44,7 @@ def token_log_probs(head: Head, hidden: Tensor, labels: Tensor, smoothing: float
         result: Tensor = _TokenLogProbs.apply(hidden, head.weight, head.bias, head.softcap, labels, smoothing)  # type: ignore[no-untyped-call]
         return result
     blocks = _blocks(hidden, labels, head.weight)
-    return torch.cat([_log_probs(_logits(rows, head.weight, head.bias, head.softcap), ids, smoothing) for rows, ids in blocks])
+    return torch.cat([_log_probs(make_logits(rows, head.weight, head.bias, head.softcap), ids, smoothing) for rows, ids in blocks])
 
 
 class TokenScores(NamedTuple):
@@ -60,7 +60,7 @@ def token_scores(head: Head, hidden: Tensor, labels: Tensor) -> TokenScores:
     """The scores of each label in one pass over the logits: hidden (N, D), labels (N,); no gradient."""
     found = []
     for rows, ids in _blocks(head.prepare(hidden), labels, head.weight):
-        for piece, label in _pieces(_logits(rows, head.weight, head.bias, head.softcap), ids):
+        for piece, label in _pieces(make_logits(rows, head.weight, head.bias, head.softcap), ids):
             values = piece.log_softmax(-1, dtype=torch.float32)
             found.append((values.gather(1, label)[:, 0], values.mean(-1), piece.argmax(-1) == label[:, 0]))
     return TokenScores(*(torch.cat(part) for part in zip(*found, strict=True)))
@@ -76,8 +76,8 @@ class _TokenLogProbs(torch.autograd.Function):
         blocks = _blocks(hidden, labels, weight)
         if len(blocks) > 1:
             ctx.errors = None
-            return torch.cat([_log_probs(_logits(rows, weight, bias, cap), ids, smoothing) for rows, ids in blocks])
-        log_probs, ctx.errors = _log_probs_and_errors(_logits(hidden, weight, bias, cap), labels, cap, smoothing)
+            return torch.cat([_log_probs(make_logits(rows, weight, bias, cap), ids, smoothing) for rows, ids in blocks])
+        log_probs, ctx.errors = _log_probs_and_errors(make_logits(hidden, weight, bias, cap), labels, cap, smoothing)
         return log_probs
 
     @staticmethod
@@ -95,7 +95,7 @@ class _TokenLogProbs(torch.autograd.Function):
         done = 0
         for rows, ids in _blocks(hidden, labels, weight):
             here = slice(done, done + len(rows))
-            errors = _log_probs_and_errors(_logits(rows, weight, bias, ctx.cap), ids, ctx.cap, ctx.smoothing)[1]
+            errors = _log_probs_and_errors(make_logits(rows, weight, bias, ctx.cap), ids, ctx.cap, ctx.smoothing)[1]
             grad_hidden[here] = scale[here] * (errors @ weight)
             grad_weight += errors.t() @ (scale[here] * rows)
             if grad_bias is not None:
@@ -110,7 +110,7 @@ def _blocks(hidden: Tensor, labels: Tensor, weight: Tensor) -> list[tuple[Tensor
     return list(zip(hidden.split(rows), labels.split(rows), strict=True))
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, cap: float | None) -> Tensor:
+def make_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, cap: float | None) -> Tensor:
     """(n, D), (V, D), (V,) -> (n, V)."""
     logits = hidden @ weight.t()
     if bias is not None:
