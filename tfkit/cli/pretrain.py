@@ -47,9 +47,9 @@ def pretrain(
 
             from tfkit.cli.training import TrainingRun
             from tfkit.cli.training_data import RunContext, prepare_data
+            from tfkit.cli.training_parts import first_model
             from tfkit.cli.training_plan import require_memory
             from tfkit.families import PRESETS
-            from tfkit.model.transformer import build
             from tfkit.training.device import pick_device
 
             if threads is not None:
@@ -58,7 +58,7 @@ def pretrain(
             data = prepare_data(resolved.recipe, signals, meter)
             require_memory(resolved.recipe, data.config, context.device)
             write_recipe(folder, resolved.recipe, data.config)
-            model = build(data.config, resolved.recipe.training.seed)
+            model = first_model(resolved.recipe, data)
             preset = resolved.recipe.model.preset
             family = PRESETS[preset][0].name if preset else None
             training = TrainingRun(context, data, model, kind="pre-training", family=family, exact=exact, force=force)

@@ -65,8 +65,8 @@ def _state_before(
     run: Path, recipe: "Recipe", data: "TrainingData", document: dict[str, Any], device: str | None
 ) -> "tuple[Parts, Progress]":
     """The parts as they were before the step: from the newest good checkpoint, through the steps since then."""
-    from tfkit.cli.training_parts import assemble, restore
-    from tfkit.model.transformer import build
+    from tfkit.cli.teaching import check_same_teacher
+    from tfkit.cli.training_parts import assemble, first_model, restore
     from tfkit.run.checkpoints import checkpoints, step_of
     from tfkit.run.manifest import verify
     from tfkit.training.checkpoint import load_training_state
@@ -76,12 +76,15 @@ def _state_before(
     place = pick_device(device or document["device"])
     make_deterministic(place)
     keep_freed_memory()
-    model = build(data.config, recipe.training.seed)
+    model = first_model(recipe, data)
     parts = assemble(recipe, data, model, place, len(document["micro_batches"][0]["rows"]))
     usable = [path for path in checkpoints(run / "checkpoints") if step_of(path) < document["step"] and not verify(path)]
-    progress = restore(parts, usable[-1], *load_training_state(usable[-1])) if usable else Progress()
+    tensors, state = load_training_state(usable[-1]) if usable else ({}, {})
+    if usable:
+        check_same_teacher(state, data.objective)
+    progress = restore(parts, usable[-1], tensors, state) if usable else Progress()
     console.say(f"from {usable[-1].name if usable else 'the random weights of the start'} to step {document['step']}")
-    take_steps(parts.stepper, parts.loader, recipe.schedule, parts.plan, progress, document["step"] - 1)
+    take_steps(parts.stepper, parts.loader, parts.schedule, parts.plan, progress, document["step"] - 1)
     return parts, progress
 
 

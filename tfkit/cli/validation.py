@@ -1,6 +1,7 @@
 """The scores of the validation sets during a training: of all together, and of each by its name where there are several."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from tfkit.cli.training_data import TrainingData, ValidationSet
 from tfkit.data import TokenStream
@@ -9,6 +10,7 @@ from tfkit.evaluation.text import score_streams
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.build import open_rows
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.objective import Sum
 from tfkit.recipe.schema import Recipe
 
@@ -16,9 +18,13 @@ from tfkit.recipe.schema import Recipe
 def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
     """`loss` and what else the objective tells, and with several sets the same again as `<name>.loss`. None if it was to stop.
 
-    A causal language model is scored text by text, each on its own, as `tfkit evaluate` does; other objectives by their own rows.
+    A causal language model is scored text by text, each on its own, as `tfkit evaluate` does; other objectives by their own rows; a
+    student by what it is trained for beside its teacher.
     `evaluation.max_tokens` holds for all sets together, so the last ones may be left out.
     """
+    if isinstance(data.objective, Distillation):
+        recipe = recipe.model_copy(update={"objective": data.objective.section.of})
+        data = replace(data, objective=data.objective.base)
     scored = _texts if isinstance(data.objective, CausalLM) else _rows
     return scored(recipe, data, model, should_stop)
 

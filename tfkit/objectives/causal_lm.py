@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tfkit.model.head import vocabulary_head
-from tfkit.model.transformer import Transformer
+from tfkit.model.transformer import Output, Transformer
 from tfkit.objectives.log_probs import token_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Sum, perplexity, weighted_loss
 
@@ -57,7 +57,11 @@ class CausalLM:
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
         """The sum over all targets of -log p, in nats."""
-        return {"lm": -label_log_probs(model, model(**batch.inputs()).hidden, batch.labels).sum()}
+        return self.losses(model, model(**batch.inputs()), batch)
+
+    def losses(self, model: Transformer, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """The same, of a forward that is made already."""
+        return {"lm": -label_log_probs(model, output.hidden, batch.labels).sum()}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         """The loss."""
@@ -69,10 +73,10 @@ class CausalLM:
         return {"loss": loss, "perplexity": perplexity(loss)}
 
 
-def label_log_probs(model: Transformer, hidden: Tensor, labels: Tensor) -> Tensor:
+def label_log_probs(model: Transformer, hidden: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """The log-probability of each label that is none of IGNORED: hidden (B, T, D), labels (B, T) -> (targets,)."""
     hidden, labels = hidden.flatten(0, 1), labels.flatten()  # (B * T, D), (B * T,)
     targets = labels != IGNORED
     if not bool(targets.all()):
         hidden, labels = hidden[targets], labels[targets]
-    return token_log_probs(vocabulary_head(model.head), hidden, labels)
+    return token_log_probs(vocabulary_head(model.head), hidden, labels, smoothing)

@@ -1,0 +1,155 @@
+"""The model that a student learns from: opened and checked against the student, and the layers that the student begins with."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tfkit.errors import ModelError
+from tfkit.hub import Loaded, load
+from tfkit.hub.config_json import LIMIT
+from tfkit.model.config import LanguageModelHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig
+from tfkit.model.transformer import Transformer
+from tfkit.recipe.objectives import DistillationSection
+from tfkit.run.model_files import find_file, read_object
+from tfkit.tokenizer import Tokenizer
+
+# What gives the tensors their meaning beside their shapes.
+_MEANING = ("num_heads", "num_kv_heads", "head_dim", "position", "norm", "mlp", "embedding.scale", "attention.scale")
+_MOST_LINES = 12
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen model, and what a run writes down of it."""
+
+    model: Transformer
+    path: str  # as the recipe has it
+    sha256: str  # of its configuration and weights
+    run_id: str | None = None  # of the run that made it
+
+    def parent(self) -> dict[str, str | None]:
+        """Its entry among the parents in tfkit.json."""
+        return {"role": "teacher", "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
+
+
+def open_teacher(section: DistillationSection, config: ModelConfig, tokenizer: Tokenizer) -> Teacher:
+    """Load the teacher of a student with this description and tokenizer. Raises ModelError, with all reasons, if it cannot teach it."""
+    loaded = load(section.teacher)
+    if reasons := _misfits(loaded, section, config, tokenizer):
+        lines = "\n  ".join(reasons)
+        raise ModelError(f"objective.teacher: {section.teacher} cannot teach this model:\n  {lines}")
+    teacher = Teacher(loaded.model.requires_grad_(False), section.teacher, _sha256(loaded.folder), _run_id(loaded.folder))
+    if section.copy_layers is not None:
+        with torch.device("meta"):  # whether they fit is said before anything is tokenized
+            copied_tensors(Transformer(config), teacher.model, section.copy_layers)
+    return teacher
+
+
+@torch.no_grad()
+def copy_layers(student: Transformer, teacher: Transformer, layers: Sequence[int]) -> None:
+    """Begin with the teacher's weights: layer i of the student is the teacher's layer `layers[i]`, and the rest has the same names."""
+    parameters = dict(student.named_parameters())
+    for name, tensor in copied_tensors(student, teacher, layers).items():
+        parameters[name].copy_(tensor)
+
+
+def copied_tensors(student: Transformer, teacher: Transformer, layers: Sequence[int]) -> dict[str, Tensor]:
+    """The teacher's tensor for each parameter of the student. Raises ModelError, with a list, where they do not fit."""
+    found = dict(teacher.named_parameters())
+    problems = [
+        f"{name}: the student's is {ours}, the teacher's {theirs}"
+        for name in _MEANING
+        if (ours := _field(student.config, name)) != (theirs := _field(teacher.config, name))
+    ]
+    count = _layers(teacher.config)
+    problems += [f"copy_layers: the teacher has no layer {layer}, only 0 to {count - 1}" for layer in sorted({*layers}) if layer >= count]
+    if len(layers) != _layers(student.config):
+        problems.append(f"copy_layers: {len(layers)} layers for a student of {_layers(student.config)}")
+    if not problems:
+        names = {name: _teachers_name(name, layers) for name, _ in student.named_parameters()}
+        problems = _unlike(dict(student.named_parameters()), found, names)
+    if problems:
+        more = [f"and {len(problems) - _MOST_LINES} more"] if len(problems) > _MOST_LINES else []
+        lines = "\n  ".join([*problems[:_MOST_LINES], *more])
+        raise ModelError(f"objective.copy_layers: the student cannot begin with the teacher's weights:\n  {lines}")
+    return {ours: found[theirs] for ours, theirs in names.items()}
+
+
+def _unlike(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], names: Mapping[str, str]) -> list[str]:
+    problems = []
+    for ours, theirs in names.items():
+        shape = tuple(student[ours].shape)
+        if theirs not in teacher:
+            problems.append(f"{ours} {shape}: the teacher has no {theirs}")
+        elif tuple(teacher[theirs].shape) != shape:
+            problems.append(f"{ours} {shape}: the teacher's {theirs} is {tuple(teacher[theirs].shape)}")
+    return problems
+
+
+def _teachers_name(name: str, layers: Sequence[int]) -> str:
+    """encoder.blocks.2.mlp.norm.weight -> encoder.blocks.4.mlp.norm.weight."""
+    before, blocks, behind = name.partition(".blocks.")
+    if not blocks:
+        return name
+    layer, _, rest = behind.partition(".")
+    return f"{before}.blocks.{layers[int(layer)]}.{rest}"
+
+
+def _field(config: ModelConfig, name: str) -> object:
+    value: object = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _layers(config: ModelConfig) -> int:
+    return config.encoder_layers + config.decoder_layers
+
+
+def _stacks(config: ModelConfig) -> str:
+    return " and ".join(f"{article} {name}" for article, name in (("an", "encoder"), ("a", "decoder")) if getattr(config, f"{name}_layers"))
+
+
+def _misfits(loaded: Loaded, section: DistillationSection, config: ModelConfig, tokenizer: Tokenizer) -> list[str]:
+    """Why a model cannot teach the student; empty if it can."""
+    taught, codec = loaded.config, loaded.codec
+    reasons = []
+    if _stacks(taught) != _stacks(config):
+        reasons.append(f"it has {_stacks(taught)}, the student {_stacks(config)}")
+    if not isinstance(taught.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig):
+        reasons.append(f"its head is of kind {taught.head.kind}, which gives no distribution over the vocabulary")
+    if codec is None:
+        reasons.append("it has no tokenizer.json, so nobody knows which tokens its ids are")
+    elif codec.fingerprint() != tokenizer.fingerprint():
+        theirs, ours = (f"{one.size:,} entries, fingerprint {one.fingerprint()[:12]}" for one in (codec, tokenizer))
+        reasons.append(f"its tokenizer ({theirs}) is not the student's ({ours}): set tokenizer.path to {section.teacher}")
+    if taught.vocab_size != config.vocab_size:
+        reasons.append(f"its vocab_size is {taught.vocab_size:,}, the student's {config.vocab_size:,}: set model.vocab_size")
+    if taught.context_length < config.context_length and taught.position.kind != "relative":
+        reasons.append(f"its context_length is {taught.context_length:,}, less than the student's {config.context_length:,}")
+    if section.cosine_weight and taught.dim != config.dim:
+        reasons.append(f"its dim is {taught.dim}, the student's {config.dim}: make them equal, or set objective.cosine_weight to 0")
+    return reasons
+
+
+def _sha256(folder: Path) -> str:
+    """Of the bytes of config.json and of the weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with open(path, "rb", buffering=0) as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _run_id(folder: Path) -> str | None:
+    """What tfkit.json says, where there is one."""
+    path = find_file(folder, "tfkit.json")
+    found = read_object(path, LIMIT).get("run_id") if path is not None else None
+    return found if isinstance(found, str) else None
