@@ -96,8 +96,8 @@ def from_schema(schema: dict[str, Any], definitions: dict[str, Any]) -> Strategy
             return st.tuples(*[from_schema(item, definitions) for item in items]).map(list)
         case {"type": "array", "items": item}:
             return st.lists(from_schema(item, definitions), min_size=schema.get("minItems", 0), max_size=3)
-        case {"type": "object", "additionalProperties": {"type": "string"}}:
-            return st.dictionaries(TEXTS, TEXTS, max_size=2)
+        case {"type": "object", "additionalProperties": {**inner}}:
+            return st.dictionaries(TEXTS, from_schema(inner, definitions), max_size=2)
         case {"type": "object", "properties": properties}:
             each = {name: from_schema(value, definitions) for name, value in properties.items()}
             required = schema.get("required", [])

@@ -96,11 +96,15 @@ class Tokenizer:
         return [ids.tolist() for ids in self.encode_arrays(texts)]
 
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """The ids of `encode_texts` as arrays, a ninth of the memory; long texts pass through the library in parts (pieces.py)."""
+        """The ids of `encode_texts` as arrays, a ninth of the memory."""
+        prefix, suffix = (np.array(ids, np.uint32) for ids in self._template)
+        return [np.concatenate([prefix, ids, suffix]) for ids in self.encode_bare(texts)]
+
+    def encode_bare(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """The ids of each text without what the template puts around it; long ones pass through the library in parts (pieces.py)."""
         cut = [[text] if self._border is None else list(pieces(text, border=self._border)) for text in texts]
         encoded = self._encode(piece for parts in cut for piece in parts)
-        prefix, suffix = (np.array(ids, np.uint32) for ids in self._template)
-        return [np.concatenate([prefix, *islice(encoded, len(parts)), suffix]) for parts in cut]
+        return [next(encoded) if len(parts) == 1 else np.concatenate(list(islice(encoded, len(parts)))) for parts in cut]
 
     def encode_pairs(self, pairs: Sequence[tuple[str, str]], length: int | None = None) -> list[tuple[list[int], list[int], bool]]:
         """The ids of two texts each, joined by the template for pairs; the segment of each id, 0 or 1; and whether ids were cut off.
@@ -111,6 +115,19 @@ class Tokenizer:
         with broken_tokenizer():
             encodings = backend.encode_batch_fast(list(pairs))
         return [(encoding.ids, encoding.type_ids, bool(encoding.overflowing)) for encoding in encodings]
+
+    def encode_words(self, sentences: Sequence[Sequence[str]], length: int) -> list[tuple[list[int], list[int | None], bool]]:
+        """The ids of each sentence given as words, in its template; the number of the word of each id, None for the template's; and
+        whether ids were cut off its end, so that at most `length` are left.
+
+        As transformers' `is_split_into_words=True`. Where a space belongs to the word that it precedes (GPT-2's `Ġ`) each word has one,
+        the first too, as with transformers' `add_prefix_space=True`: else the words of a sentence would run together.
+        """
+        if self._spaces_words:
+            sentences = [[f" {word}" for word in words] for words in sentences]
+        with broken_tokenizer():
+            encodings = self._cutting(length).encode_batch([list(words) for words in sentences], is_pretokenized=True)
+        return [(encoding.ids, encoding.word_ids, bool(encoding.overflowing)) for encoding in encodings]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of ids, as AutoTokenizer's decode; bytes that are not whole characters become U+FFFD."""
@@ -192,6 +209,13 @@ class Tokenizer:
         first = next((i for i, special in enumerate(probe.special_tokens_mask) if not special), len(probe.ids))
         last = first + probe.special_tokens_mask.count(0)
         return tuple(probe.ids[:first]), tuple(probe.ids[last:])
+
+    @cached_property
+    def _spaces_words(self) -> bool:
+        """Whether words need a space before them: the tokenizer itself puts nothing between the words of a sentence."""
+        with broken_tokenizer():
+            words = self.backend.encode(["x", "x"], is_pretokenized=True, add_special_tokens=False)
+            return words.ids != self.backend.encode("x x", add_special_tokens=False).ids
 
     @cached_property
     def _added(self) -> frozenset[str]:

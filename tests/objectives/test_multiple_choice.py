@@ -1,0 +1,159 @@
+"""Multiple choice against the two losses of transformers' double-head models, and rows with different numbers of answers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_examples import batches, examples, losses_and_weights, model, texts, tokenizer
+from transformers import GPT2DoubleHeadsModel, OpenAIGPTDoubleHeadsModel
+
+from tfkit.data import ExampleRows
+from tfkit.errors import DataError, ModelError
+from tfkit.hub import save_model
+from tfkit.objectives.multiple_choice import MultipleChoice
+from tfkit.objectives.objective import IGNORED, Batch
+from tfkit.recipe.objectives import MultipleChoiceSection
+
+SPECIAL = ["_start_", "_delimiter_", "_classify_"]
+TOKENIZER = tokenizer("bpe_eow", special_tokens=SPECIAL)
+START, DELIMITER, CLASSIFY = (TOKENIZER.backend.token_to_id(token) for token in SPECIAL)
+GPT2: dict[str, Any] = {
+    "vocab_size": 300,
+    "context_length": 24,
+    "decoder_layers": 2,
+    "dim": 24,
+    "num_heads": 3,
+    "position": {"kind": "learned"},
+    "norm": {"kind": "layer"},
+    "attention": {"qkv_bias": True, "out_bias": True},
+    "mlp": {"activation": "gelu_tanh", "bias": True},
+    "head": {"kind": "lm", "tied": True, "choices": True},
+}
+GPT = GPT2 | {"norm": {"kind": "layer", "placement": "post"}}
+
+
+def rows(answers: int | None) -> list[dict[str, Any]]:
+    """Sixteen rows with so many answers each; None: two to four."""
+    found = []
+    for i, context in enumerate(texts(16, longest=8)):
+        count = 2 + i % 3 if answers is None else answers
+        found.append({"context": context, "choices": texts(count, seed=i + 5, longest=7), "label": i % count})
+    return found
+
+
+def choice(length: int = 24, **section: Any) -> MultipleChoice:
+    return MultipleChoice(MultipleChoiceSection(kind="multiple_choice", **section), TOKENIZER, length)
+
+
+def whole(folder: Path, made: list[dict[str, Any]], objective: MultipleChoice) -> Batch:
+    """All rows, in order, in one batch."""
+    stored = examples(folder, made, MultipleChoiceSection.roles, objective)
+    numbers = np.arange(len(made))
+    return objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=len(made)).gather(np.zeros(len(made), np.int64), numbers))
+
+
+@pytest.mark.parametrize(("config", "family"), [(GPT, OpenAIGPTDoubleHeadsModel), (GPT2, GPT2DoubleHeadsModel)])
+def test_both_losses_are_those_of_transformers(tmp_path: Path, config: dict[str, Any], family: Any) -> None:
+    objective, ours, made = choice(length=16), model(config).eval(), rows(3)
+    batch = whole(tmp_path, made, objective)
+    assert batch.padding_mask is not None
+    sequences = batch.input_ids.reshape(16, 3, -1)
+    lengths = batch.padding_mask.sum(1).reshape(16, 3)
+    with torch.no_grad():
+        sums, losses, counts = objective.measure(ours, batch), objective.loss(ours, batch), objective.counts(batch)
+        (tmp_path / "model").mkdir()
+        save_model(tmp_path / "model", ours.config, ours.state_dict(), TOKENIZER)
+        theirs = family.from_pretrained(tmp_path / "model").eval()
+        labels = batch.input_ids.where(batch.padding_mask, IGNORED).reshape(16, 3, -1)
+        right = torch.tensor([row["label"] for row in made])
+        # No token sees the padding behind it, so theirs, which fails on a mask for several answers, needs none.
+        output = theirs(input_ids=sequences, mc_token_ids=lengths - 1, labels=labels, mc_labels=right)
+    torch.testing.assert_close(losses["choices"] / counts["choices"], output.mc_loss, atol=1e-5, rtol=0)
+    torch.testing.assert_close(losses["lm"] / counts["lm"], output.loss, atol=1e-5, rtol=0)
+    metrics = objective.metrics(sums)
+    assert metrics["loss"] == pytest.approx(float(output.mc_loss + 0.5 * output.loss), abs=1e-5)
+    assert metrics["accuracy"] == pytest.approx(float((output.mc_logits.argmax(-1) == right).double().mean()))
+
+
+def test_sequences_are_start_context_delimiter_answer_classify_and_the_longer_text_is_cut(tmp_path: Path) -> None:
+    made = rows(None)
+    ids = {text: found for row in made for text in (row["context"], *row["choices"]) for found in TOKENIZER.encode_texts([text])}
+    for length, start in ((24, "_start_"), (12, "_start_"), (11, None)):
+        batch = whole(tmp_path, made, choice(length=length, start=start))
+        assert batch.padding_mask is not None
+        pairs = [(row["context"], answer) for row in made for answer in row["choices"]]
+        for found, mask, pair in zip(batch.input_ids, batch.padding_mask, pairs, strict=True):
+            context, answer = (list(ids[text]) for text in pair)
+            while len(context) + len(answer) > length - 2 - (start is not None):
+                (answer if len(answer) >= len(context) else context).pop()
+            begin = [] if start is None else [START]
+            assert found[mask].tolist() == [*begin, *context, DELIMITER, *answer, CLASSIFY]
+        assert batch.more["row"].tolist() == [i for i, row in enumerate(made) for _ in row["choices"]]
+        assert batch.more["right"].tolist() == [n == row["label"] for row in made for n in range(len(row["choices"]))]
+
+
+def test_rows_with_two_to_four_answers_are_each_their_own_softmax(tmp_path: Path) -> None:
+    objective, ours, made = choice(lm_weight=0), model(GPT2).eval(), rows(None)
+    batch = whole(tmp_path, made, objective)
+    with torch.no_grad():
+        scores = ours(**batch.inputs()).extra_logits[:, 0].double()
+        losses, sums = objective.loss(ours, batch), objective.measure(ours, batch)
+    start, total, right = 0, 0.0, 0
+    for row in made:
+        own = scores[start : start + len(row["choices"])]
+        total -= float(own.log_softmax(0)[row["label"]])
+        right += int(own.argmax()) == row["label"]
+        start += len(own)
+    assert list(losses) == list(objective.counts(batch)) == ["choices"]
+    assert float(losses["choices"]) == pytest.approx(total, rel=1e-5)
+    assert objective.metrics(sums) == {
+        "loss": pytest.approx(total / 16, rel=1e-5),
+        "choices": pytest.approx(total / 16, rel=1e-5),
+        "accuracy": right / 16,
+    }
+    assert 0 < right < 16
+
+
+@pytest.mark.parametrize(
+    ("label", "choices", "right"),
+    [(1, ["a", "b"], 1), ("1", ["a", "b"], 1), ("b", ["a", "b"], 1), ("B", ["a", "b"], 1), ("2", ["1", "2"], 1), ("1", ["0", "1"], 1)],
+)
+def test_a_label_is_a_number_a_letter_or_a_text(tmp_path: Path, label: Any, choices: list[str], right: int) -> None:
+    stored = examples(tmp_path, [{"context": "the", "choices": choices, "label": label}], MultipleChoiceSection.roles, choice())
+    assert stored[0]["right"].tolist() == [right]
+
+
+@pytest.mark.parametrize(
+    ("label", "choices", "message"),
+    [
+        ("1", ["1", "3"], r"rows.jsonl:1: the label '1' could mean two of the 2 answers"),
+        ("B", ["B", "A"], r"rows.jsonl:1: the label 'B' could mean two of the 2 answers"),
+        (2, ["a", "b"], r"rows.jsonl:1: the label '2' is none of the 2 answers"),
+        ("-1", ["a", "b"], r"rows.jsonl:1: the label '-1' is none of the 2 answers"),
+        (0, ["a"], r"rows.jsonl:1: 1 answers, and nothing to choose"),
+    ],
+)
+def test_a_label_that_names_no_answer_or_two_is_refused(tmp_path: Path, label: Any, choices: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        examples(tmp_path, [{"context": "the", "choices": choices, "label": label}], MultipleChoiceSection.roles, choice())
+
+
+def test_what_the_tokenizer_or_the_context_lacks_is_said() -> None:
+    with pytest.raises(ModelError, match=r"no token '<none>', which the objective needs; add it to tokenizer.special_tokens"):
+        choice(delimiter="<none>")
+    with pytest.raises(ModelError, match="a context of 4 tokens has no room"):
+        choice(length=4)
+
+
+def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
+    objective = choice()
+    stored = examples(tmp_path, rows(None), MultipleChoiceSection.roles, objective)
+    assert len({len(batch.input_ids) for batch in batches(stored, objective, 1, length_groups=False)}) > 1
+    losses, weights = losses_and_weights(GPT2, stored, objective, 8)
+    for size in (1, 2, 4):
+        found_losses, found_weights = losses_and_weights(GPT2, stored, objective, size)
+        assert found_losses == pytest.approx(losses, abs=1e-6)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)

@@ -1,0 +1,141 @@
+"""Token classification against transformers' own loss and tokenization, and the property that micro-batches do not matter."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_examples import ENCODER, WORDS, batches, examples, losses_and_weights, model, tokenizer
+from transformers import AutoModelForTokenClassification, AutoTokenizer, GPT2Tokenizer
+
+from tfkit.data import ExampleRows
+from tfkit.errors import DataError
+from tfkit.hub import save_model
+from tfkit.objectives.objective import IGNORED
+from tfkit.objectives.tagging import Tagging
+from tfkit.recipe.objectives import TaggingSection
+from tfkit.tokenizer import Tokenizer, save_tokenizer
+
+LABELS = ("B-animal", "I-animal", "O")
+CONFIG = ENCODER | {"head": {"kind": "tags", "count": 3}}
+TOKENIZER = tokenizer()
+SECTION = TaggingSection(kind="tagging")
+
+
+def sentences(count: int) -> list[dict[str, Any]]:
+    """Sentences of one word to ten, some of which are several pieces."""
+    random = np.random.default_rng(3)
+    rows = []
+    for _ in range(count):
+        words = random.choice([*WORDS, "catmat", "Mats!", "x"], int(random.integers(1, 11))).tolist()
+        rows.append({"tokens": words, "tags": random.choice(LABELS, len(words)).tolist()})
+    return rows
+
+
+ROWS = sentences(16)
+
+
+def tagging(codec: Tokenizer = TOKENIZER, length: int = 24) -> Tagging:
+    return Tagging(SECTION, codec, LABELS, length)
+
+
+def labels_of(ids: list[int | None], tags: list[str]) -> list[int]:
+    """The tag of a word at its first piece, as transformers' documentation aligns them."""
+    firsts = [word is not None and word != before for before, word in zip([None, *ids[:-1]], ids, strict=True)]
+    return [LABELS.index(tags[word]) if first and word is not None else IGNORED for first, word in zip(firsts, ids, strict=True)]
+
+
+def test_ids_labels_and_loss_are_those_of_transformers(tmp_path: Path) -> None:
+    objective, ours = tagging(length=12), model(CONFIG).eval()
+    stored = examples(tmp_path, ROWS, TaggingSection.roles, objective)
+    assert 0 < stored.truncated < 16
+    batch = objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(16, np.int64), np.arange(16)))
+    (tmp_path / "model").mkdir()
+    save_model(tmp_path / "model", ours.config, ours.state_dict(), TOKENIZER)
+    codec = AutoTokenizer.from_pretrained(tmp_path / "model")
+    padded = codec(
+        [row["tokens"] for row in ROWS], is_split_into_words=True, truncation=True, max_length=12, padding=True, return_tensors="pt"
+    )
+    assert batch.input_ids.tolist() == padded["input_ids"].tolist()
+    assert batch.padding_mask is not None
+    assert batch.padding_mask.tolist() == padded["attention_mask"].bool().tolist()
+    wanted = [labels_of(padded.word_ids(i), row["tags"]) for i, row in enumerate(ROWS)]
+    assert batch.labels.tolist() == wanted
+    theirs = AutoModelForTokenClassification.from_pretrained(tmp_path / "model").eval()
+    with torch.no_grad():
+        output = theirs(**padded, labels=batch.labels)
+        sums = objective.measure(ours, batch)
+        loss = objective.loss(ours, batch)["tags"] / objective.counts(batch)["tags"]
+    torch.testing.assert_close(loss, output.loss, atol=1e-5, rtol=0)
+    scored = batch.labels != IGNORED
+    right = float((output.logits.argmax(-1) == batch.labels)[scored].double().mean())
+    assert objective.metrics(sums) == {"loss": pytest.approx(float(output.loss), abs=1e-5), "accuracy": pytest.approx(right)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant", "spaced"),
+    [
+        ("wordpiece", None, False),
+        ("bpe_eow", None, False),
+        ("unigram", None, False),
+        ("bpe_byte_fallback", "llama", False),
+        ("bpe_byte_fallback", "gemma", True),
+        ("byte_bpe", "gpt2", True),
+        ("byte_bpe", "llama3", True),
+        ("byte_bpe", "smollm2", True),
+    ],
+)
+def test_words_give_the_ids_that_transformers_gives(tmp_path: Path, kind: str, variant: str | None, spaced: bool) -> None:
+    """Of the kinds whose words carry the space before them, each word is handed over with its space; of the others as it is."""
+    codec = tokenizer(kind, vocab_size=400, variant=variant)
+    save_tokenizer(codec, tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    for length in (64, 7):
+        for row, (ids, words, truncated) in zip(ROWS, codec.encode_words([row["tokens"] for row in ROWS], length), strict=True):
+            handed = [f" {word}" for word in row["tokens"]] if spaced else row["tokens"]
+            found = theirs(handed, is_split_into_words=True, truncation=True, max_length=length)
+            assert (ids, words) == (found["input_ids"], found.word_ids())
+            assert truncated == (len(theirs(handed, is_split_into_words=True)["input_ids"]) > length)
+            if length == 64:  # the words do not run together: the text that was tokenized is the sentence
+                text = codec.decode(ids, skip_special_tokens=True).strip()
+                if kind in ("byte_bpe", "bpe_byte_fallback"):
+                    assert text == " ".join(row["tokens"])
+
+
+def test_words_of_gpt2_are_those_of_its_class_with_add_prefix_space(tmp_path: Path) -> None:
+    codec = tokenizer("byte_bpe", vocab_size=400, add_bos=False)
+    codec.backend.model.save(str(tmp_path))
+    theirs = GPT2Tokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"), add_prefix_space=True)
+    wanted = [theirs(row["tokens"], is_split_into_words=True) for row in ROWS]
+    found = codec.encode_words([row["tokens"] for row in ROWS], 64)
+    assert [(ids, words) for ids, words, _ in found] == [(one["input_ids"], one.word_ids()) for one in wanted]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"tokens": ["the", "\u200b", "cat"], "tags": ["O"] * 3}, r"rows.jsonl:17: word 2, '\\u200b', gives no token"),
+        ({"tokens": ["the", "\u200b"], "tags": ["O"] * 2}, r"rows.jsonl:17: word 2, '\\u200b', gives no token"),
+        ({"tokens": ["", "cat"], "tags": ["O"] * 2}, r"rows.jsonl:17: word 1, '', gives no token"),
+        ({"tokens": ["the", "cat"], "tags": ["O"]}, r"rows.jsonl:17: 2 words, but 1 tags"),
+        ({"tokens": [], "tags": []}, r"rows.jsonl:17: there are no words"),
+        ({"tokens": ["the"], "tags": ["I-plant"]}, r"rows.jsonl:17: the label 'I-plant' is none of B-animal, I-animal, O"),
+        ({"tokens": "the cat", "tags": ["O"]}, r"rows.jsonl:17: column 'tokens' holds str, not a list of texts"),
+    ],
+)
+def test_rows_that_cannot_be_tagged_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        examples(tmp_path, [*ROWS, row], TaggingSection.roles, tagging())
+
+
+def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
+    objective = tagging()
+    stored = examples(tmp_path, ROWS, TaggingSection.roles, objective)
+    assert len({objective.counts(batch)["tags"] for batch in batches(stored, objective, 1, length_groups=False)}) > 2
+    losses, weights = losses_and_weights(CONFIG, stored, objective, 8)
+    for size in (1, 2, 4):
+        found_losses, found_weights = losses_and_weights(CONFIG, stored, objective, size)
+        assert found_losses == pytest.approx(losses, abs=1e-6)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)

@@ -1,0 +1,156 @@
+"""Multiple choice as GPT was fine-tuned (Radford et al. 2018, sections 3.2 and 3.3): which of several answers goes with a context.
+
+Each answer makes a sequence, `start context delimiter answer classify`, which the model gives one score, read at `classify`; the
+probabilities of a row's answers are the softmax of their scores. Beside it the language model's loss goes on, over every token of every
+sequence but its first. GPT's code takes the mean over the tokens of a sequence and then over sequences; here, as in transformers, each
+token weighs the same: the sum over tokens, and how many there are. GPT's code draws one dropout for all answers of a row; here each has
+its own.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data.rows import BadRow
+from tfkit.errors import ModelError
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.causal_lm import label_log_probs
+from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
+from tfkit.objectives.padding import pad, real, single
+from tfkit.recipe.objectives import MultipleChoiceSection
+from tfkit.tokenizer import Tokenizer
+
+_LETTERS = "ABCDEFGHIJ"
+
+
+class MultipleChoice:
+    """Cross-entropy over the answers of a row, summed over rows; and the language model's, summed over tokens."""
+
+    ids = ("input_ids",)
+
+    def __init__(self, section: MultipleChoiceSection, tokenizer: Tokenizer, context_length: int):
+        """Raises ModelError if the tokenizer lacks a special token, or if they leave no room for a text."""
+        self.section, self.tokenizer, self.context_length = section, tokenizer, context_length
+        self.terms: Mapping[str, float] = MappingProxyType({"choices": 1.0} | ({"lm": section.lm_weight} if section.lm_weight else {}))
+        self._start = [] if section.start is None else [self._special(section.start)]
+        self._delimiter, self._classify = [self._special(section.delimiter)], [self._special(section.classify)]
+        self._room = context_length - len(self._start) - 2
+        if self._room < 2:
+            raise ModelError(f"a context of {context_length} tokens has no room beside the special tokens; raise model.context_length")
+
+    def fingerprint(self) -> str:
+        """Of what `encode` depends on."""
+        section = self.section
+        about = ("multiple_choice", section.start, section.delimiter, section.classify, self.tokenizer.fingerprint(), self.context_length)
+        return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """input_ids of all answers one after the other, the size of each, and the number of the right one."""
+        texts = [text for row in rows for text in (row.values["context"], *row.values["choices"])]
+        ids = iter(self._bare(texts))
+        found: list[Encoded | BadRow] = []
+        for row in rows:
+            context, *answers = (next(ids) for _ in range(1 + len(row.values["choices"])))
+            right = _right(row)
+            if isinstance(right, BadRow):
+                found.append(right)
+                continue
+            sequences = [self._sequence(context, answer) for answer in answers]
+            sizes = [len(sequence) for sequence in sequences]
+            truncated = any(len(context) + len(answer) > self._room for answer in answers)
+            arrays = {"input_ids": [one for sequence in sequences for one in sequence], "sizes": sizes, "right": [right]}
+            found.append(Encoded(arrays, sum(sizes), truncated))
+        return found
+
+    def collate(self, rows: ExampleBatch) -> Batch:
+        """A sequence for each answer of each row, C in all, padded on the right: labels (C, T) are the ids one position on.
+
+        In `more`: the row that a sequence belongs to, and whether its answer is the right one, (C,).
+        """
+        examples = single(rows)
+        sequences = [ids for one in examples for ids in np.split(one["input_ids"], np.cumsum(one["sizes"])[:-1])]
+        labels = pad([ids[1:] for ids in sequences], IGNORED) if "lm" in self.terms else torch.full((len(sequences), 1), IGNORED)
+        input_ids = pad(sequences, self.tokenizer.pad_id or 0)  # (C, T)
+        missing = input_ids.shape[1] - labels.shape[1]  # the last position has no next one
+        return Batch(
+            input_ids,
+            torch.nn.functional.pad(labels, (0, missing), value=IGNORED),
+            padding_mask=real(sequences),
+            more={
+                "row": torch.cat([torch.full((len(one["sizes"]),), number) for number, one in enumerate(examples)]),
+                "right": torch.cat([torch.arange(len(one["sizes"])) == int(one["right"][0]) for one in examples]),
+            },
+        )
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The rows, and the tokens that have one before them."""
+        counts = {"choices": int(batch.more["right"].sum())}
+        return counts | ({"lm": int((batch.labels != IGNORED).sum())} if "lm" in self.terms else {})
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        """The sums over rows and over tokens."""
+        output = model(**batch.inputs())
+        scores, right = output.extra_logits[:, 0].float(), batch.more["right"]  # (C,)
+        losses = {"choices": (_by_row(scores, batch).logsumexp(dim=1) - scores[right]).sum()}
+        if "lm" in self.terms:
+            losses["lm"] = -label_log_probs(model, output.hidden, batch.labels).sum()
+        return losses
+
+    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
+        """The losses, and how many rows have their right answer on top."""
+        output = model(**batch.inputs())
+        scores, right = output.extra_logits[:, 0].float(), batch.more["right"]
+        table, counts = _by_row(scores, batch), self.counts(batch)
+        sums = {"choices": Sum(float((table.logsumexp(dim=1) - scores[right]).sum()), counts["choices"])}
+        if "lm" in self.terms:
+            sums["lm"] = Sum(float(-label_log_probs(model, output.hidden, batch.labels).sum().double()), counts["lm"])
+        return sums | {"accuracy": Sum(float(right[table.argmax(dim=1)].sum()), counts["choices"])}
+
+    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
+        """`loss`, its parts `choices` (nats a row) and `lm` (nats a token), and `accuracy`."""
+        return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in (*self.terms, "accuracy")}}
+
+    def _special(self, token: str) -> int:
+        found = self.tokenizer.backend.token_to_id(token)
+        if found is None:
+            raise ModelError(f"the tokenizer has no token {token!r}, which the objective needs; add it to tokenizer.special_tokens")
+        return found
+
+    def _bare(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts without what the tokenizer's template puts around them."""
+        before, behind = len(self.tokenizer.prefix), len(self.tokenizer.suffix)
+        return [ids[before : len(ids) - behind] for ids in self.tokenizer.encode_texts(texts)]
+
+    def _sequence(self, context: list[int], answer: list[int]) -> list[int]:
+        """The longer of the two texts loses its last ids until both fit."""
+        kept = min(len(answer), max(self._room // 2, self._room - len(context)))
+        return [*self._start, *context[: self._room - kept], *self._delimiter, *answer[:kept], *self._classify]
+
+
+def _by_row(scores: Tensor, batch: Batch) -> Tensor:
+    """(C,) -> (rows, C): the scores of the answers of each row, minus infinity at those of others."""
+    row = batch.more["row"]
+    mine = row == torch.arange(int(row[-1]) + 1, device=row.device)[:, None]
+    return torch.where(mine, scores, -torch.inf)
+
+
+def _right(row: Row) -> int | BadRow:
+    """The number of the right answer, from a number counted from 0, a letter, or its text."""
+    choices, written = row.values["choices"], row.values["label"]
+    if len(choices) < 2:
+        return BadRow("less than two answers", f"{row.place}: {len(choices)} answers, and nothing to choose; remove the row")
+    number = int(written) if written.isascii() and written.isdecimal() else _LETTERS.find(written) if len(written) == 1 else -1
+    found = {number} & set(range(len(choices))) | ({choices.index(written)} if written in choices else set())
+    if len(found) != 1:
+        why = "could mean two of" if found else "is none of"
+        return BadRow(
+            f"label {written!r}",
+            f"{row.place}: the label {written!r} {why} the {len(choices)} answers; give its number, counted from 0, its letter from A, "
+            "or its text",
+        )
+    return found.pop()

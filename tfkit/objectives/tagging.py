@@ -1,0 +1,112 @@
+"""Token classification: a tag for each word of a sentence, such as its part of speech or whether it begins a name.
+
+A word may be several pieces. The first one carries its tag, as in BERT (Devlin et al. 2018, arXiv 1810.04805, section 5.3); the further
+pieces and the special tokens have no loss.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data.rows import BadRow
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.classification import unknown_label
+from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
+from tfkit.objectives.padding import pad, real, single
+from tfkit.recipe.objectives import TaggingSection
+from tfkit.tokenizer import Tokenizer
+
+
+class Tagging:
+    """Cross-entropy over tags, summed over words."""
+
+    terms: Mapping[str, float] = MappingProxyType({"tags": 1.0})
+    ids = ("input_ids",)
+
+    def __init__(self, section: TaggingSection, tokenizer: Tokenizer, labels: Sequence[str], context_length: int):
+        """`labels` are the tags, in the order of their numbers."""
+        self.section, self.tokenizer, self.labels, self.context_length = section, tokenizer, tuple(labels), context_length
+        self._numbers = {label: number for number, label in enumerate(labels)}
+
+    def fingerprint(self) -> str:
+        """Of what `encode` depends on."""
+        about = f"tagging\0{self.labels}\0{self.tokenizer.fingerprint()}\0{self.context_length}"
+        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """input_ids, and labels: the number of a word's tag at its first piece, IGNORED elsewhere. Words beyond the context are cut off."""
+        problems = [self._problem(row) for row in rows]
+        good = [row for row, problem in zip(rows, problems, strict=True) if problem is None]
+        encoded = iter(zip(good, self.tokenizer.encode_words([row.values["tokens"] for row in good], self.context_length), strict=True))
+        return [self._example(*next(encoded)) if problem is None else problem for problem in problems]
+
+    def collate(self, rows: ExampleBatch) -> Batch:
+        """Sentences padded on the right; labels (B, T)."""
+        examples = single(rows)
+        ids = [example["input_ids"] for example in examples]
+        labels = pad([example["labels"] for example in examples], IGNORED)
+        return Batch(pad(ids, self.tokenizer.pad_id or 0), labels, padding_mask=real(ids))
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The words."""
+        return {"tags": int((batch.labels != IGNORED).sum())}
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        """The sum over words."""
+        return {"tags": _losses(model(**batch.inputs()).logits, batch.labels)}
+
+    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
+        """The loss, and how many words are tagged right."""
+        logits, words = model(**batch.inputs()).logits, self.counts(batch)["tags"]
+        right = int((logits.argmax(-1) == batch.labels).sum())  # no tag has the number IGNORED
+        return {"tags": Sum(float(_losses(logits, batch.labels)), words), "accuracy": Sum(float(right), words)}
+
+    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
+        """`loss`, and `accuracy` over words."""
+        return {"loss": weighted_loss(self.terms, sums), "accuracy": sums["accuracy"].mean}
+
+    def _problem(self, row: Row) -> BadRow | None:
+        """What is wrong with the words and tags of a row."""
+        words, tags = row.values["tokens"], row.values["tags"]
+        if not words:
+            return BadRow("no words", f"{row.place}: there are no words; remove the row")
+        if len(words) != len(tags):
+            return BadRow("not a tag for each word", f"{row.place}: {len(words)} words, but {len(tags)} tags; correct the row")
+        for number, word in enumerate(words):
+            if not word.strip():
+                return _nothing(row, number)
+        unknown = next((tag for tag in tags if tag not in self._numbers), None)
+        return None if unknown is None else unknown_label(row.place, unknown, self.labels)
+
+    def _example(self, row: Row, encoded: tuple[list[int], list[int | None], bool]) -> Encoded | BadRow:
+        """The tags at the pieces; bad if a word has none (a zero-width space, in BERT's)."""
+        ids, words, truncated = encoded
+        labels, seen = [], -1  # the last word that was begun
+        for word in words:
+            if word is not None and word > seen + 1:
+                return _nothing(row, seen + 1)
+            if word is None or word == seen:
+                labels.append(IGNORED)
+                continue
+            labels.append(self._numbers[row.values["tags"][word]])
+            seen = word
+        if seen < 0 or (not truncated and seen + 1 < len(row.values["tokens"])):
+            return _nothing(row, seen + 1)
+        return Encoded({"input_ids": ids, "labels": labels}, len(ids), truncated)
+
+
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B, T, tags), (B, T) -> the sum."""
+    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def _nothing(row: Row, number: int) -> BadRow:
+    word = row.values["tokens"][number]
+    return BadRow(
+        "a word that the tokenizer gives nothing for",
+        f"{row.place}: word {number + 1}, {word!r}, gives no token, so its tag cannot be learned; remove it and its tag from the row",
+    )
