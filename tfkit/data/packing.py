@@ -4,7 +4,8 @@
     row 0    t0 t1 t2 t3                     targets t1 t2 t3
     row 1             t3 t4 t5 t6            targets t4 t5 t6
 
-Neighbours share one id, so that every id but the first is a target exactly once. The rest at the end that fills no row is left out.
+Neighbours share one id, so that every id but the first is a target exactly once; or none (`shared` 0), where the targets are not the
+next ids. The rest at the end that fills no row is left out.
 """
 
 from collections.abc import Sequence
@@ -21,16 +22,16 @@ from tfkit.errors import DataError
 class PackedRow(NamedTuple):
     """One row: `length` inputs and, shifted by one, their targets."""
 
-    ids: NDArray[np.int64]  # (length + 1,)
-    document_ids: NDArray[np.int64]  # (length + 1,) from 0, one more where a document begins
+    ids: NDArray[np.int64]  # (length + shared,)
+    document_ids: NDArray[np.int64]  # (length + shared,) from 0, one more where a document begins
 
 
 @dataclass(frozen=True)
 class PackedBatch:
     """Rows of a micro-batch, B of them; inputs are `ids[:, :-1]`, targets `ids[:, 1:]`."""
 
-    ids: NDArray[np.int64]  # (B, length + 1)
-    document_ids: NDArray[np.int64]  # (B, length + 1) from 0 in each row, one more where a document begins
+    ids: NDArray[np.int64]  # (B, length + shared)
+    document_ids: NDArray[np.int64]  # (B, length + shared) from 0 in each row, one more where a document begins
     epochs: NDArray[np.int64] | None = None  # (B,) and
     numbers: NDArray[np.int64] | None = None  # (B,) which rows these are, for what is drawn anew in each epoch
 
@@ -44,18 +45,20 @@ class PackedRows:
     `len()` is the rows an epoch, the same in every epoch. Everything is a function of (streams, length, seed, epoch).
     """
 
-    def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int):
-        """Raises DataError if a stream has less than one row, or its weight less than one row an epoch."""
-        self.length, self.seed = length, seed
+    def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, shared: int = 1):
+        """`shared`: ids that a row has in common with the next. Raises DataError if a stream has less than one row, or its weight less than
+        one row an epoch.
+        """
+        self.length, self.seed, self.shared = length, seed, shared
         self.streams = [stream for stream, _ in streams]
-        self.counts = [max(0, len(stream.tokens) - 1) // length for stream in self.streams]
+        self.counts = [max(0, len(stream.tokens) - shared) // length for stream in self.streams]
         self._copies = [int(weight) for _, weight in streams]
         self._extra = [round((weight % 1) * count) for (_, weight), count in zip(streams, self.counts, strict=True)]
         self._first = np.concatenate([[0], np.cumsum(self.counts)])  # of each stream, where all rows are numbered through
         for (stream, weight), count, copies, extra in zip(streams, self.counts, self._copies, self._extra, strict=True):
             if not count:
                 raise DataError(
-                    f"{stream.name}: {len(stream.tokens):,} tokens do not fill one row of {length} + 1; "
+                    f"{stream.name}: {len(stream.tokens):,} tokens do not fill one row of {length}{f' + {shared}' if shared else ''}; "
                     "give more text, or set a smaller model.context_length"
                 )
             if not copies * count + extra:
@@ -98,12 +101,12 @@ class PackedRows:
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> PackedBatch:
         """The rows of these numbers as arrays."""
-        ids = np.empty((len(numbers), self.length + 1), dtype=np.int64)
+        ids = np.empty((len(numbers), self.length + self.shared), dtype=np.int64)
         document_ids = np.empty_like(ids)
         owners = np.searchsorted(self._first, numbers, side="right") - 1
         for owner in np.unique(owners):
             stream, here = self.streams[owner], np.flatnonzero(owners == owner)
-            places = ((numbers[here] - self._first[owner]) * self.length)[:, None] + np.arange(self.length + 1)
+            places = ((numbers[here] - self._first[owner]) * self.length)[:, None] + np.arange(self.length + self.shared)
             ids[here] = stream.tokens[places]
             document = np.searchsorted(stream.starts, places, side="right")
             document_ids[here] = document - document[:, :1]

@@ -3,14 +3,15 @@
 `roles` is what a row must hold; `stacks` and `head` say which models an objective trains. They are facts of the kind, not fields.
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tfkit.model.config import Data
 from tfkit.recipe.roles import TEXT, Role
 
 Stacks = Literal["encoder", "decoder", "both"]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Objective(Data):
@@ -29,6 +30,38 @@ class CausalLMSection(_Objective):
     documents: Literal["apart", "joined"] = Field(
         "apart", description="apart: no token sees another document of its row. joined: plain packing, as GPT-2 and GPT-3 did."
     )
+
+
+class MaskedLMSection(_Objective):
+    """Guess the tokens that are hidden in a text from both sides (BERT, arXiv 1810.04805; DistilBERT without the next sentence)."""
+
+    kind: Literal["masked_lm"]
+    rate: float = Field(0.15, gt=0, lt=1, description="Share of a row's tokens that are to be guessed, rounded; at least one.")
+    split: tuple[Share, Share, Share] = Field(
+        (0.8, 0.1, 0.1), description="Shares of these that become [MASK], that become a random token, and that stay as they are."
+    )
+    masking: Literal["dynamic", "static"] = Field(
+        "dynamic", description="dynamic: drawn anew in each epoch. static: the same in all (BERT; a source's weight: 10 makes its ten copies)."
+    )
+    whole_words: bool = Field(False, description="Choose words, all their pieces together, as BERT's later models; needs WordPiece.")
+    rarity: float = Field(
+        0.0, ge=0, le=1, description="Rare tokens are chosen more often, in proportion to count ^ -rarity (DistilBERT 0.7); 0: all alike."
+    )
+    next_sentence: bool = Field(False, description="Rows are two texts, and it is to be said whether the second follows the first (BERT).")
+    short_rows: float = Field(0.1, ge=0, le=1, description="With next_sentence: share of rows that are filled to a random shorter length.")
+
+    stacks: ClassVar[tuple[Stacks, ...]] = ("encoder",)
+    head: ClassVar[str] = "masked_lm"
+
+    @model_validator(mode="after")
+    def _fits(self) -> "MaskedLMSection":
+        if abs(sum(self.split) - 1) > 1e-9:
+            raise ValueError(f"split: the shares are {sum(self.split):.3g} together; they must be 1")
+        if self.whole_words and self.rarity:
+            raise ValueError("whole_words and rarity exclude each other: a word has no count; set one of them only")
+        if not self.next_sentence and self.short_rows != MaskedLMSection.model_fields["short_rows"].default:
+            raise ValueError("short_rows is read with next_sentence: true alone: remove it")
+        return self
 
 
 class ClassificationSection(_Objective):
@@ -50,4 +83,134 @@ class ClassificationSection(_Objective):
     reads_text: ClassVar[bool] = False
 
 
-ObjectiveSection = CausalLMSection | ClassificationSection
+class TaggingSection(_Objective):
+    """A tag for each word of a sentence: its part of speech, or the part of a name that it is."""
+
+    kind: Literal["tagging"]
+    labels: list[str] | None = Field(
+        None, min_length=2, description="The tags, in the order of their numbers; null: those of the training rows, sorted."
+    )
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("tokens", "texts", ("tokens", "words", "forms", "form", "word")),
+        Role("tags", "labels", ("tags", "ner_tags", "upos", "pos_tags", "pos", "labels", "ner")),
+    )
+    stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder")
+    head: ClassVar[str] = "tags"
+    reads_text: ClassVar[bool] = False
+
+
+class MultipleChoiceSection(_Objective):
+    """The right one of several answers, as GPT was fine-tuned: a score for `start context delimiter answer classify` of each answer,
+    and the language model's loss beside it. The three are special tokens of the tokenizer (tokenizer.special_tokens).
+    """
+
+    kind: Literal["multiple_choice"]
+    lm_weight: float = Field(0.5, ge=0, description="Weight of the language model's loss on contexts and answers; 0: none.")
+    start: str | None = Field("_start_", description="The special token before the context; null: none.")
+    delimiter: str = Field("_delimiter_", description="The special token between the context and an answer.")
+    classify: str = Field("_classify_", description="The special token behind an answer, where its score is read.")
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("context", "text", ("context", "goal", "premise", "ctx", "question", "prompt", "story", "sentence")),
+        Role("choices", "texts", ("choices", "endings", "options", "answers")),
+        Role("label", "label", ("label", "labels", "answer", "answerKey", "gold")),
+    )
+    head: ClassVar[str] = "choices"  # of a language model that also scores whole sequences
+    reads_text: ClassVar[bool] = False
+
+
+class SpanCorruptionSection(_Objective):
+    """Write down the spans that are missing from a text (T5, arXiv 1910.10683, 3.1.4). The documents of a source are read as one text."""
+
+    kind: Literal["span_corruption"]
+    rate: float = Field(0.15, gt=0, le=0.9, description="Share of the tokens that is taken out.")
+    mean_span: float = Field(3.0, ge=1, description="Tokens that are taken out together, on average.")
+    masking: Literal["dynamic", "static"] = Field("dynamic", description="dynamic: other spans in each epoch. static: the same in all.")
+
+    stacks: ClassVar[tuple[Stacks, ...]] = ("both",)
+
+
+class TextToTextSection(_Objective):
+    """Write the text that answers another: translation, summaries, any task in words (2017 Transformer; T5)."""
+
+    kind: Literal["text_to_text"]
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each target spread over the whole vocabulary, as PyTorch does; 0.1 in the 2017 paper."
+    )
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        # No `input` and no `question`: in the rows that have one, an `instruction` or a `context` often stands beside it.
+        Role("source", "text", ("source", "src", "inputs", "document", "article", "dialogue", "text", "en")),
+        Role("target", "references", ("target", "tgt", "targets", "summary", "highlights", "fr", "de")),
+    )
+    stacks: ClassVar[tuple[Stacks, ...]] = ("both",)
+    reads_text: ClassVar[bool] = False
+
+
+class ChatSection(_Objective):
+    """Answer in a conversation: the loss is on what the assistant says, and on the token that ends its turn, alone.
+
+    A row is a conversation (role and content, or from and value), or an exchange (instruction, input, output). What each format writes
+    stands in tfkit/tokenizer/chat_formats.py; the checkpoint gets it as its chat template.
+    """
+
+    kind: Literal["chat"]
+    format: Literal["auto", "template", "chatml", "llama2", "llama3", "gemma", "mistral"] = Field(
+        "auto",
+        description="How a conversation is written. template: by the tokenizer's own chat template. chatml: SmolLM2. auto: the tokenizer's "
+        "own template, else the format whose special tokens it has.",
+    )
+    system: str | None = Field(
+        None, min_length=1, description="The system message of conversations that have none; null: the format's own, if it has one."
+    )
+    pack: bool = Field(False, description="Several conversations in a row, none of which sees another.")
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("messages", "messages", ("messages", "conversations", "conversation"), shape="conversation"),
+        Role("instruction", "text", ("instruction", "question", "prompt", "query"), shape="exchange"),
+        Role("input", "text", ("input",), required=False, shape="exchange"),
+        Role("output", "text", ("output", "answer", "completion", "response"), shape="exchange"),
+        Role("system", "text", ("system",), required=False),
+    )
+    reads_text: ClassVar[bool] = False
+
+
+class DistillationSection(_Objective):
+    """Learn from a larger model's whole distribution, on real text. DistilBERT (arXiv 1910.01108): temperature 2, weights 5, 2 and 1.
+    Gemma 2 (arXiv 2408.00118): the teacher alone, at temperature 1.
+    """
+
+    kind: Literal["distillation"]
+    teacher: str = Field(min_length=1, description="The model to learn from: a checkpoint, a run folder, or hub:org/name@revision.")
+    of: Annotated[CausalLMSection | MaskedLMSection, Field(discriminator="kind")] = Field(
+        description="What the student is trained for, with the fields of that objective: {kind: causal_lm}, {kind: masked_lm, rate: 0.15}."
+    )
+    temperature: float = Field(1.0, gt=0, description="Divides the logits of both, so that unlikely tokens count for more.")
+    teacher_weight: float = Field(1.0, ge=0, description="Weight of the divergence from the teacher's distribution; 0: none.")
+    text_weight: float = Field(0.0, ge=0, description="Weight of the loss on the text itself, that of the objective `of`; 0: none.")
+    cosine_weight: float = Field(0.0, ge=0, description="Weight of 1 - cosine between the last hidden states of both; 0: none.")
+    masked_only: bool = Field(False, description="Of masked_lm: ask the teacher at masked tokens alone, not at all.")
+    copy_layers: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None,
+        min_length=1,
+        description="The teacher's layer that each of the student's begins as, from 0; the rest is copied too. null: random weights.",
+    )
+
+
+ObjectiveSection = (
+    CausalLMSection
+    | MaskedLMSection
+    | ClassificationSection
+    | TaggingSection
+    | MultipleChoiceSection
+    | SpanCorruptionSection
+    | TextToTextSection
+    | ChatSection
+    | DistillationSection
+)
+
+
+def trained_for(section: ObjectiveSection) -> ObjectiveSection:
+    """The objective itself; of a distillation what the student is trained for beside its teacher."""
+    return section.of if isinstance(section, DistillationSection) else section

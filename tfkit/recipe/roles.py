@@ -2,19 +2,22 @@
 
 from typing import Literal, NamedTuple
 
-Form = Literal["text", "label", "texts", "labels", "messages"]
+Form = Literal["text", "label", "texts", "labels", "messages", "references"]
 
 
 class Role(NamedTuple):
-    """One part of a row. `form`: a text; a label (a word or number); lists of these; the messages of a conversation.
+    """One part of a row. `form`: a text; a label (a word or number); lists of these; the messages of a conversation; references, one
+    text or a list of texts that are equally good.
 
-    `columns` are the names that are recognised, the first one that a row has; a recipe may name another.
+    `columns` are the names that are recognised, the first one that a row has; a recipe may name another. Rows may have one of several
+    shapes: of the roles that belong to one, a row needs those of the first shape that it has, or that a recipe names.
     """
 
     name: str
     form: Form
     columns: tuple[str, ...]
     required: bool = True
+    shape: str | None = None  # None: every row has it
 
 
 TEXT = (Role("text", "text", ("text",)),)

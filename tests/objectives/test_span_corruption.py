@@ -1,0 +1,145 @@
+"""Span corruption: what the model sees, token by token, and transformers' own loss for the same batch."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_encoder_decoders import ENCODER_DECODERS
+from tiny_examples import model, texts, tokenizer
+from transformers import MarianMTModel, T5ForConditionalGeneration
+
+from tfkit.data import Loader, SpanBatch, SpanRows, TokenStream
+from tfkit.data.spans import SpanLengths
+from tfkit.errors import ModelError
+from tfkit.hub import save_model
+from tfkit.model.config import ModelConfig
+from tfkit.objectives.objective import Batch
+from tfkit.objectives.span_corruption import SpanCorruption, open_span_corruption
+from tfkit.recipe.objectives import SpanCorruptionSection
+from tfkit.recipe.schema import AdamWSection
+from tfkit.tokenizer import Tokenizer
+from tfkit.training.optimizer import Optimizer
+from tfkit.training.precision import Weights
+from tfkit.training.step import Stepper
+
+TOKENIZER = tokenizer("unigram")
+THEIRS = {"t5": T5ForConditionalGeneration, "2017": MarianMTModel}
+
+
+def opened(kind: str = "t5", codec: Tokenizer = TOKENIZER, length: int = 24, **section: Any) -> SpanCorruption:
+    config = ModelConfig.model_validate(ENCODER_DECODERS[kind] | {"context_length": length})
+    return open_span_corruption(SpanCorruptionSection(kind="span_corruption", **section), config, codec)
+
+
+def rows(objective: SpanCorruption) -> SpanRows:
+    """Of made sentences, each with its end."""
+    documents = [np.array([*TOKENIZER.encode_texts([text])[0]]) for text in texts(300)]
+    starts = np.cumsum([0, *map(len, documents)])
+    stream = TokenStream("made", np.concatenate(documents), starts, np.diff(starts), 0, 299, "made", True)
+    return SpanRows([(stream, 1.0)], objective.lengths, seed=1, static=objective.static)
+
+
+def batches(objective: SpanCorruption, micro_batch_size: int, step: int = 0) -> list[Batch]:
+    return Loader(rows(objective), objective.collate, 8, micro_batch_size).step(step)
+
+
+def test_a_row_token_by_token() -> None:
+    """The example of the paper's figure 2, but for the last sentinel, which the released code never makes."""
+    ids = np.arange(10, 20)  # Thank you for inviting me to your party last week
+    objective = SpanCorruption(SpanLengths(10, 4, 2), [99, 98, 97], eos_id=1, start_id=0)
+    batch = objective.collate(SpanBatch(ids[None], np.array([[2, 4]]), np.array([[2, 2]])))
+    assert batch.input_ids.tolist() == [[10, 11, 99, 14, 15, 16, 17, 98, 1]]
+    assert batch.labels.tolist() == [[99, 12, 13, 98, 18, 19, 1]]
+    assert batch.decoder_input_ids is not None
+    assert batch.decoder_input_ids.tolist() == [[0, 99, 12, 13, 98, 18, 19]]
+    assert batch.padding_mask is batch.decoder_padding_mask is None
+
+
+def test_inputs_and_targets_put_together_are_the_text() -> None:
+    """Whatever is drawn: the decoder's text fills the gaps of the encoder's, in order, and the lengths are those that were promised."""
+    objective = opened(rate=0.3, mean_span=2.0)
+    made = rows(objective)
+    gathered = made.gather(np.full(40, 3), np.arange(40))
+    batch = objective.collate(gathered)
+    assert batch.input_ids.shape == (40, 24)
+    assert batch.labels.shape == (40, objective.lengths.targets)
+    top = TOKENIZER.size - 1  # <extra_id_0>
+    assert TOKENIZER.backend.id_to_token(top) == "<extra_id_0>"
+    for row in range(40):
+        inputs, labels = batch.input_ids[row].tolist(), batch.labels[row].tolist()
+        sentinels = list(range(top, top - objective.lengths.spans, -1))
+        assert [one for one in inputs if one in sentinels] == [one for one in labels if one in sentinels] == sentinels
+        assert inputs[-1] == labels[-1] == TOKENIZER.eos_id
+        assert labels[-2] not in sentinels
+        begins = [i for i, one in enumerate(labels) if one in sentinels]
+        gaps = {labels[i]: labels[i + 1 : end] for i, end in zip(begins, [*begins[1:], len(labels) - 1], strict=True)}
+        text = [part for one in inputs[:-1] for part in (gaps[one] if one in sentinels else [one])]
+        assert text == gathered.ids[row].tolist()
+
+
+@pytest.mark.parametrize("kind", ENCODER_DECODERS)
+def test_the_loss_is_that_of_transformers(kind: str, tmp_path: Any) -> None:
+    objective, ours = opened(kind), model(ENCODER_DECODERS[kind]).eval()
+    (batch,) = batches(objective, 8)
+    save_model(tmp_path, ours.config, ours.state_dict(), TOKENIZER)
+    theirs = THEIRS[kind].from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = theirs(input_ids=batch.input_ids, labels=batch.labels)  # shifts the labels itself
+        found = float(objective.loss(ours, batch)["lm"] / objective.counts(batch)["lm"])
+        sums = objective.measure(ours, batch)
+    assert found == pytest.approx(float(expected.loss), abs=1e-5)
+    right = float((expected.logits.argmax(-1) == batch.labels).double().mean())
+    assert objective.metrics(sums) == {
+        "loss": pytest.approx(float(expected.loss), abs=1e-5),
+        "perplexity": pytest.approx(float(expected.loss.exp()), rel=1e-4),
+        "token_accuracy": right,
+    }
+
+
+def test_losses_and_weights_do_not_depend_on_the_micro_batch() -> None:
+    def trained(micro_batch_size: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+        objective, taking = opened(), model(ENCODER_DECODERS["t5"] | {"init": {"std": 0.1}})
+        weights = Weights(taking, torch.float32)
+        optimizer = Optimizer(weights.master, AdamWSection(lr=3e-3, eps=1e-3))
+        stepper = Stepper(taking, objective, weights, optimizer, device=torch.device("cpu"), seed=1)
+        losses = [stepper.take(step + 1, batches(objective, micro_batch_size, step), 1.0).loss for step in range(3)]
+        return losses, {name: tensor.detach() for name, tensor in taking.named_parameters()}
+
+    losses, weights = trained(8)
+    for size in (1, 4):
+        found_losses, found_weights = trained(size)
+        assert found_losses == pytest.approx(losses, abs=1e-6)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
+
+
+def test_what_is_told_of_tokens_is_what_the_batch_has() -> None:
+    """total_steps goes by the one, the log by the other."""
+    objective = opened(masking="static")
+    (batch,) = batches(objective, 8)
+    assert batch.tokens == 8 * rows(objective).mean_tokens
+    again = objective.collate(rows(objective).gather(np.full(8, 7), rows(objective).order(0)[:8]))
+    assert torch.equal(batch.labels, again.labels)  # static
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ("t5", {"codec": tokenizer("bpe_byte_fallback", variant="translation", vocab_size=400)}, "has none: use tokenizer.kind: unigram"),
+        ("t5", {"length": 2048}, r"needs 114 sentinels .* has 100: raise objective.mean_span, or lower model.context_length"),
+        ("2017", {"rate": 0.7}, "the targets of .* do not fit model.context_length 24; lower objective.rate"),
+        ("t5", {"length": 2}, "context_length 2 is too short"),
+    ],
+)
+def test_what_does_not_fit_is_said_with_a_remedy(kind: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        opened(kind, **arguments)
+
+
+def test_relative_positions_have_no_end_so_targets_may_be_longer_than_inputs() -> None:
+    objective = opened("t5", rate=0.7)
+    assert objective.lengths.targets > 24
+    ours = model(ENCODER_DECODERS["t5"])
+    (batch,) = batches(objective, 8)
+    assert torch.isfinite(objective.loss(ours, batch)["lm"])

@@ -1,0 +1,179 @@
+"""Text to text against transformers' own loss and ids, its smoothed labels by the formula, and what is wrong with a row."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_encoder_decoders import ENCODER_DECODERS
+from tiny_examples import batches, examples, losses_and_weights, model, texts, tokenizer
+from transformers import AutoTokenizer, MarianMTModel, T5ForConditionalGeneration
+
+from tfkit.data import ExampleRows
+from tfkit.errors import DataError, ModelError
+from tfkit.hub import save_model
+from tfkit.objectives.text_to_text import TextToText
+from tfkit.recipe.objectives import TextToTextSection
+from tfkit.recipe.roles import Role
+from tfkit.tokenizer import Tokenizer
+
+TOKENIZERS = {"t5": tokenizer("unigram"), "2017": tokenizer("bpe_byte_fallback", variant="translation")}
+THEIRS = {"t5": T5ForConditionalGeneration, "2017": MarianMTModel}
+ROWS = [{"en": source, "fr": target} for source, target in zip(texts(16), texts(16, seed=2), strict=True)]
+ROLES: tuple[Role, ...] = TextToTextSection.roles
+SMOOTHED = {"label_smoothing": 0.1}
+
+
+def objective(kind: str = "t5", length: int = 24, codec: Tokenizer | None = None, **section: Any) -> TextToText:
+    return TextToText(TextToTextSection(kind="text_to_text", **section), codec or TOKENIZERS[kind], length)
+
+
+@pytest.mark.parametrize("kind", ENCODER_DECODERS)
+def test_ids_mask_and_loss_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    told, ours = objective(kind), model(ENCODER_DECODERS[kind]).eval()
+    stored = examples(tmp_path, ROWS, ROLES, told)
+    batch = told.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(16, np.int64), np.arange(16)))
+    save_model(tmp_path, ours.config, ours.state_dict(), TOKENIZERS[kind])
+    codec = AutoTokenizer.from_pretrained(tmp_path)
+    padded, labels = (
+        codec([row[name] for row in ROWS], padding=True, truncation=True, max_length=24, return_tensors="pt") for name in ("en", "fr")
+    )
+    assert stored.truncated
+    expected_labels = labels["input_ids"].masked_fill(~labels["attention_mask"].bool(), -100)
+    assert batch.padding_mask is not None
+    assert batch.input_ids.tolist() == padded["input_ids"].tolist()
+    assert batch.padding_mask.tolist() == padded["attention_mask"].bool().tolist()
+    assert batch.labels.tolist() == expected_labels.tolist()
+    theirs = THEIRS[kind].from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = theirs(input_ids=batch.input_ids, attention_mask=batch.padding_mask, labels=batch.labels)
+        found = float(told.loss(ours, batch)["lm"] / told.counts(batch)["lm"])
+        metrics = told.metrics(told.measure(ours, batch))
+    assert found == pytest.approx(float(expected.loss), abs=1e-5)
+    right = (expected.logits.argmax(-1) == batch.labels).sum() / (batch.labels != -100).sum()
+    assert metrics == {
+        "loss": pytest.approx(float(expected.loss), abs=1e-5),
+        "perplexity": pytest.approx(float(expected.loss.exp()), rel=1e-4),
+        "token_accuracy": pytest.approx(float(right)),
+    }
+
+
+def test_smoothed_labels_are_those_of_the_formula(tmp_path: Path) -> None:
+    """1 - e for the target and e / V for each entry, in float64; `nll` and the perplexity are without."""
+    told, ours = objective("2017", **SMOOTHED), model(ENCODER_DECODERS["2017"]).eval()
+    stored = examples(tmp_path, ROWS, ROLES, told)
+    (batch,) = batches(stored, told, 8)
+    with torch.no_grad():
+        log_probs = ours(**batch.inputs()).logits.double().log_softmax(-1)  # (B, T', V)
+        loss, sums = float(told.loss(ours, batch)["lm"]), told.measure(ours, batch)
+    targets = batch.labels != -100
+    likely = log_probs.gather(2, batch.labels.clamp(min=0)[..., None])[..., 0][targets]
+    smoothed = -(0.9 * likely.sum() + 0.1 / 300 * log_probs[targets].sum())
+    assert loss == pytest.approx(float(smoothed), rel=1e-6)
+    metrics = told.metrics(sums)
+    assert metrics["loss"] == pytest.approx(float(smoothed) / int(targets.sum()), rel=1e-6)
+    assert metrics["nll"] == pytest.approx(float(-likely.mean()), rel=1e-6)
+    assert metrics["perplexity"] == pytest.approx(float((-likely.mean()).exp()), rel=1e-5)
+    assert abs(metrics["loss"] - metrics["nll"]) > 0.01
+
+
+@pytest.mark.parametrize(("kind", "section"), [("t5", {}), ("2017", SMOOTHED)])
+def test_losses_and_weights_do_not_depend_on_the_micro_batch(kind: str, section: dict[str, Any], tmp_path: Path) -> None:
+    told = objective(kind, **section)
+    stored = examples(tmp_path, ROWS, ROLES, told)
+    losses, weights = losses_and_weights(ENCODER_DECODERS[kind], stored, told, 8)
+    for size in (1, 2, 4):
+        found_losses, found_weights = losses_and_weights(ENCODER_DECODERS[kind], stored, told, size)
+        assert found_losses == pytest.approx(losses, abs=1e-6)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
+
+
+def test_padding_is_told_by_length_even_where_its_id_is_a_token_of_the_text(tmp_path: Path) -> None:
+    """A tokenizer without a pad token: id 0 fills up, and stands in the texts as well."""
+    codec = tokenizer("byte_bpe")
+    assert codec.pad_id is None
+    told = objective(codec=codec)
+    stored = examples(tmp_path, [{"source": "a", "target": "the cat sat"}, {"source": "the dog ran", "target": "b"}], ROLES, told)
+    (batch,) = batches(stored, told, 2, batch_size=2)
+    assert batch.padding_mask is not None
+    assert batch.decoder_padding_mask is not None
+    assert [sorted(mask.sum(1).tolist()) for mask in (batch.padding_mask, batch.decoder_padding_mask)] == [
+        sorted(len(stored[i][name]) for i in range(2)) for name in ("source", "target")
+    ]
+    assert batch.labels[~batch.decoder_padding_mask].eq(-100).all()
+    assert batch.tokens == int(stored.lengths.sum())
+    for i in range(2):
+        target = stored[i]["target"].tolist()
+        assert target.count(codec.eos_id) == 1
+        assert target[-1] == codec.eos_id
+        assert stored[i]["source"].tolist()[0] == codec.bos_id
+    assert batch.decoder_input_ids is not None
+    assert batch.decoder_input_ids[:, 0].tolist() == [codec.start_id] * 2
+
+
+def test_what_padding_holds_changes_nothing(tmp_path: Path) -> None:
+    told, ours = objective("2017"), model(ENCODER_DECODERS["2017"])
+    (batch,) = batches(examples(tmp_path, ROWS, ROLES, told), told, 8)
+    assert batch.padding_mask is not None
+    assert batch.decoder_padding_mask is not None
+    before = float(told.loss(ours, batch)["lm"].detach())
+    batch.input_ids[~batch.padding_mask] = 77
+    assert batch.decoder_input_ids is not None
+    batch.decoder_input_ids[~batch.decoder_padding_mask] = 78
+    assert float(told.loss(ours, batch)["lm"].detach()) == pytest.approx(before, rel=1e-6)
+
+
+def test_long_texts_are_cut_and_keep_their_end(tmp_path: Path) -> None:
+    told = objective(length=9)  # as long as the first source
+    rows = [
+        {"source": "the cat", "target": "a"},
+        {"source": "the cat sat on the mat", "target": "a"},
+        {"source": "a", "target": "the " * 9},
+    ]
+    stored = examples(tmp_path, rows, ROLES, told)
+    assert (stored.truncated, len(stored)) == (2, 3)
+    assert "3 rows, 2 of them cut to the context" in stored.describe()
+    eos = TOKENIZERS["t5"].eos_id
+    for i in range(3):
+        for ids in (stored[i]["source"], stored[i]["target"]):
+            assert len(ids) <= 9
+            assert ids.tolist().count(eos) == 1
+            assert ids[-1] == eos
+    whole = examples(tmp_path, rows, ROLES, objective(length=40))
+    assert whole.truncated == 0
+    for i in range(3):
+        for name in ("source", "target"):
+            assert stored[i][name].tolist()[:-1] == whole[i][name].tolist()[: len(stored[i][name]) - 1]
+    assert len(whole[0]["source"]) == 9
+
+
+def test_columns_templates_and_references(tmp_path: Path) -> None:
+    """A list of references gives its first; a list of sentences is one source."""
+    told = objective()
+    rows = [{"source": ["the cat", "sat"], "target": ["the mat", "a hat"]}, {"source": "the cat sat", "target": "the mat"}]
+    stored = examples(tmp_path, rows, ROLES, told)
+    for name in ("source", "target"):
+        assert stored[0][name].tolist() == stored[1][name].tolist()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"source": "", "target": "a"}, "rows.jsonl:1: the source has no text; correct or remove the row"),
+        ({"source": "a", "target": " "}, "rows.jsonl:1: the target has no text; correct or remove the row"),
+        ({"source": "a", "target": []}, "rows.jsonl:1: the target has no text"),
+        ({"source": "a", "target": ["cat", 3]}, "rows.jsonl:1: column 'target' holds a list with int, not a list of texts"),
+        ({"source": "a", "target": "the </s> cat"}, "rows.jsonl:1: the target has '</s>', which ends it, in its text"),
+        ({"instruction": "say", "input": "a", "output": "b"}, "no column 'source' or .*; columns found: instruction, input, output"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said_with_its_place(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        examples(tmp_path, [row], ROLES, objective())
+
+
+def test_a_tokenizer_that_cannot_end_a_target_is_refused() -> None:
+    with pytest.raises(ModelError, match="needs an end-of-text token, or no target would ever end"):
+        objective(codec=tokenizer("bpe_eow"))

@@ -1,0 +1,35 @@
+"""What the objectives of encoder-decoders share: the decoder's input, and what is told of the texts that it is to write."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tfkit.model.head import vocabulary_head
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.log_probs import token_scores
+from tfkit.objectives.objective import IGNORED, Batch, Sum, perplexity
+
+
+def shifted_right(labels: Tensor, start_id: int) -> Tensor:
+    """What the decoder reads to write the labels (B, T'): what it begins with, then all but the last."""
+    return torch.cat([torch.full((len(labels), 1), start_id), labels[:, :-1]], dim=1)
+
+
+def measured(model: Transformer, batch: Batch, smoothing: float = 0.0) -> dict[str, Sum]:
+    """The sums over all targets of the loss, of -log p without smoothing, and of those that are the likeliest token."""
+    hidden, labels = model(**batch.inputs()).hidden.flatten(0, 1), batch.labels.flatten()  # (B * T', D), (B * T',)
+    targets = labels != IGNORED
+    scores = token_scores(vocabulary_head(model.head), hidden[targets], labels[targets])
+    likely, of_all = float(scores.log_probs.double().sum()), float(scores.mean_log_probs.double().sum())
+    count = int(targets.sum())
+    return {
+        "lm": Sum(-((1 - smoothing) * likely + smoothing * of_all), count),
+        "nll": Sum(-likely, count),
+        "right": Sum(float(scores.right.sum()), count),
+    }
+
+
+def word_metrics(loss: float, sums: Mapping[str, Sum]) -> dict[str, float]:
+    """`loss`; `perplexity`, always of the loss without smoothing; `token_accuracy`, where all tokens before one are given."""
+    return {"loss": loss, "perplexity": perplexity(sums["nll"].mean), "token_accuracy": sums["right"].mean}

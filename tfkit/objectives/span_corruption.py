@@ -1,0 +1,103 @@
+"""Span corruption (Raffel et al. 2019, arXiv 1910.10683, 3.1.4): spans of the text are taken out, and the decoder writes them down.
+
+    text     Thank you for inviting me to your party last week
+    inputs   Thank you <extra_id_0> me to your party <extra_id_1> </s>
+    targets  <extra_id_0> for inviting <extra_id_1> last week </s>
+
+A row ends in a span, so no sentinel ends the targets: as in T5's own code, not as in the paper's figure.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tfkit.data import SpanBatch
+from tfkit.data.spans import SpanLengths, longest_row
+from tfkit.errors import ModelError
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.causal_lm import label_log_probs
+from tfkit.objectives.objective import Batch, Sum, weighted_loss
+from tfkit.objectives.sequence_to_sequence import measured, shifted_right, word_metrics
+from tfkit.recipe.objectives import SpanCorruptionSection
+from tfkit.tokenizer import Tokenizer
+
+
+class SpanCorruption:
+    """Cross-entropy over all ids of the targets, sentinels and end included, as T5 counts it."""
+
+    terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
+
+    def __init__(self, lengths: SpanLengths, sentinels: Sequence[int], eos_id: int, start_id: int, static: bool = False):
+        """`sentinels`: the ids that stand for the first span, the second ...; `static`: the same spans in every epoch."""
+        self.lengths, self.eos_id, self.start_id, self.static = lengths, eos_id, start_id, static
+        self._sentinels = np.array(sentinels, np.int64)
+
+    def collate(self, rows: SpanBatch) -> Batch:
+        """Inputs (B, lengths.inputs), and labels (B, lengths.targets): all rows are as long, so nothing is padded."""
+        count, spans = rows.kept.shape
+        sizes = np.stack([rows.kept, rows.noise], axis=2).ravel()  # (B * 2k,): kept and noise take turns
+        parts = np.repeat(np.tile(np.arange(2 * spans), count), sizes).reshape(count, -1)  # (B, raw) the part that a token is in
+        first = np.diff(parts, axis=1, prepend=-1) != 0
+        noise = parts % 2 == 1
+        ids = np.where(
+            first, self._sentinels[parts // 2], rows.ids
+        )  # each part's first token becomes the sentinel that stands for the part
+        labels = self._ended(np.where(noise, rows.ids, ids)[noise | first], count)
+        input_ids = self._ended(np.where(noise, ids, rows.ids)[~noise | first], count)
+        return Batch(input_ids, labels, decoder_input_ids=shifted_right(labels, self.start_id))
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """All ids of the targets."""
+        return {"lm": batch.labels.numel()}
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        """The sum over all targets of -log p, in nats."""
+        return {"lm": -label_log_probs(model, model(**batch.inputs()).hidden, batch.labels).sum()}
+
+    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
+        """The loss, and how many ids are right when all before them are given."""
+        return measured(model, batch)
+
+    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
+        """`loss` (nats a target), `perplexity`, `token_accuracy`."""
+        return word_metrics(weighted_loss(self.terms, sums), sums)
+
+    def _ended(self, ids: np.ndarray[tuple[int], np.dtype[np.int64]], count: int) -> Tensor:
+        """Rows of one length, each with the end behind it."""
+        rows = torch.from_numpy(ids.reshape(count, -1))
+        return torch.cat([rows, torch.full((count, 1), self.eos_id)], dim=1)
+
+
+def open_span_corruption(section: SpanCorruptionSection, config: ModelConfig, tokenizer: Tokenizer) -> SpanCorruption:
+    """For a model and a tokenizer. Raises ModelError if the tokenizer lacks a special token that is needed, or the model the room."""
+    lengths = longest_row(config.context_length, section.rate, section.mean_span)
+    if lengths.inputs > config.context_length:
+        raise ModelError(f"model.context_length {config.context_length} is too short for span corruption, which needs at least 3")
+    if lengths.targets > config.context_length and config.position.kind != "relative":
+        raise ModelError(
+            f"objective: to fill {lengths.inputs} inputs, {lengths.noise} of {lengths.raw} tokens are taken out, and the targets of "
+            f"{lengths.targets} do not fit model.context_length {config.context_length}; lower objective.rate"
+        )
+    sentinels = _sentinels(tokenizer)
+    if len(sentinels) < lengths.spans:
+        has = f"has {len(sentinels)}" if sentinels else "has none"
+        raise ModelError(
+            f"span corruption of {lengths.raw} tokens needs {lengths.spans} sentinels (<extra_id_0>, ...), and the tokenizer {has}: "
+            + ("raise objective.mean_span, or lower model.context_length" if sentinels else "use tokenizer.kind: unigram, T5's")
+        )
+    if tokenizer.eos_id is None or tokenizer.start_id is None:
+        lacking = "an end-of-text token" if tokenizer.eos_id is None else "a token to begin with, bos or pad"
+        raise ModelError(f"span corruption needs {lacking}, and the tokenizer has none; use tokenizer.kind: unigram, T5's")
+    return SpanCorruption(lengths, sentinels, tokenizer.eos_id, tokenizer.start_id, section.masking == "static")
+
+
+def _sentinels(tokenizer: Tokenizer) -> list[int]:
+    """The ids of <extra_id_0>, <extra_id_1> ...: in T5's vocabulary the highest, counting down."""
+    found: list[int] = []
+    while (one := tokenizer.backend.token_to_id(f"<extra_id_{len(found)}>")) is not None:
+        found.append(one)
+    return found

@@ -1,0 +1,97 @@
+"""Text to text: the encoder reads the source, the decoder writes the target (Sutskever et al. 2014; T5's form of every task).
+
+The source is encoded by the tokenizer's own template. The target is its ids and one end; the decoder reads it shifted right by one.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from torch import Tensor
+
+from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data.rows import BadRow
+from tfkit.errors import ModelError
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.causal_lm import label_log_probs
+from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
+from tfkit.objectives.padding import pad, real, single
+from tfkit.objectives.sequence_to_sequence import measured, shifted_right, word_metrics
+from tfkit.objectives.text_pairs import TextIds, encode_texts
+from tfkit.recipe.objectives import TextToTextSection
+from tfkit.tokenizer import Tokenizer
+
+
+class TextToText:
+    """Cross-entropy over the ids of the targets, the end included; labels may be smoothed (`token_log_probs` has the formula)."""
+
+    terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
+    ids = ("source", "target")
+
+    def __init__(self, section: TextToTextSection, tokenizer: Tokenizer, context_length: int):
+        """Sources and targets are cut to `context_length` ids each. Raises ModelError if the tokenizer cannot end or begin a target."""
+        self.smoothing, self.tokenizer, self.context_length = section.label_smoothing, tokenizer, context_length
+        if tokenizer.eos_id is None:
+            raise ModelError("text to text needs an end-of-text token, or no target would ever end, and the tokenizer has none")
+        if tokenizer.start_id is None:
+            raise ModelError("text to text needs a token to begin with, bos or pad, and the tokenizer has none")
+        self.eos_id, self.start_id = tokenizer.eos_id, tokenizer.start_id
+
+    def fingerprint(self) -> str:
+        """Of what `encode` depends on."""
+        about = f"text_to_text\0{self.tokenizer.fingerprint()}\0{self.context_length}"
+        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """The ids of source and target. Of a target with several references the first one is taken."""
+        sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.context_length)
+        targets = self._bare([row.values["target"][0] if row.values["target"] else "" for row in rows])
+        return [self._example(row, source, target) for row, source, target in zip(rows, sources, targets, strict=True)]
+
+    def collate(self, rows: ExampleBatch) -> Batch:
+        """Sources (B, T) and labels (B, T'), each padded on the right; what is padding is told by lengths, never by ids."""
+        examples = single(rows)
+        sources, targets = [example["source"] for example in examples], [example["target"] for example in examples]
+        padding = self.tokenizer.pad_id or 0
+        return Batch(
+            pad(sources, padding),
+            pad(targets, IGNORED),
+            padding_mask=real(sources),
+            decoder_input_ids=shifted_right(pad(targets, padding), self.start_id),
+            decoder_padding_mask=real(targets),
+        )
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The ids of the targets."""
+        return {"lm": int((batch.labels != IGNORED).sum())}
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        """The sum over all targets of -log p, in nats, of smoothed labels where they are."""
+        return {"lm": -label_log_probs(model, model(**batch.inputs()).hidden, batch.labels, self.smoothing).sum()}
+
+    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
+        """The loss, the same without smoothing, and how many ids are right when all before them are given."""
+        return measured(model, batch, self.smoothing)
+
+    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
+        """`loss` (nats a target) as it is trained, `perplexity` and, where labels are smoothed, `nll` without; `token_accuracy`."""
+        metrics = word_metrics(weighted_loss(self.terms, sums), sums)
+        return metrics if not self.smoothing else {**metrics, "nll": sums["nll"].mean}
+
+    def _example(self, row: Row, source: TextIds, target: list[int]) -> Encoded | BadRow:
+        """The example of a row, or what is wrong with it."""
+        around = len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
+        for role, length in (("source", len(source.ids) - around), ("target", len(target))):
+            if length == 0:
+                return BadRow(f"empty {role}", f"{row.place}: the {role} has no text; correct or remove the row")
+        if self.eos_id in target:
+            end = self.tokenizer.backend.id_to_token(self.eos_id)
+            return BadRow("an end within a target", f"{row.place}: the target has {end!r}, which ends it, in its text; remove it there")
+        ids = [*target[: self.context_length - 1], self.eos_id]
+        truncated = source.truncated or len(target) >= self.context_length
+        return Encoded({"source": source.ids, "target": ids}, len(source.ids) + len(ids), truncated)
+
+    def _bare(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts without what the template puts around them."""
+        prefix, suffix = len(self.tokenizer.prefix), len(self.tokenizer.suffix)
+        return [ids[prefix : len(ids) - suffix] for ids in self.tokenizer.encode_texts(texts)]
