@@ -85,7 +85,7 @@ SAID = {
     "word": ["1:1: the recipe is not made of sections"],
     "words_that_were_booleans": [
         "1:17: model.preset: 'no' is none of ",
-        "2:25: data.train.0.stdlib: must be true or false, not the text 'on'",
+        "2:25: data.train.0.stdlib: 'on' is none of false, true, docstrings, token_roles, packages",
         "3:31: training.compile: must be true or false, not the text 'off'",
         "4:19: carbon.country: 'no' does not fit",
         "4:32: carbon.enabled: must be true or false, not the text 'y'",

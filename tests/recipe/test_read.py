@@ -89,7 +89,7 @@ fo: 1
         "r.yaml:6:5: model.norm.epz: unknown, did you mean eps",
         "r.yaml:7:20: model.position.kind: 'rotery' is none of learned, sinusoidal, rotary, relative; did you mean rotary",
         "r.yaml:12:7: data.train.1.tekst: unknown, did you mean text",
-        "r.yaml:13:7: data.train.2: a source needs exactly one of stdlib: true, path, hub; here are path and hub",
+        "r.yaml:13:7: data.train.2: a source needs exactly one of stdlib, path, hub; here are path and hub",
         "r.yaml:14:15: data.validation: must be a list or a number, not the text 'often'",
         "r.yaml:15:30: optimizer.lr: must be greater than 0, not 0",
         "r.yaml:15:46: optimizer.betas.1: must be less than 1, not 1.5",

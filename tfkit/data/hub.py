@@ -34,10 +34,7 @@ class HubSource:
         cls, name: str, config: str | None, split: str, revision: str | None, columns: Columns, part: Part, on_bad_row: OnBadRow
     ) -> "HubSource":
         """Fetch, or find in the `datasets` cache. Raises DataError; with TFKIT_OFFLINE=1 also for everything but a local folder."""
-        local = Path(name).expanduser().is_dir()
-        if not local and is_offline():
-            raise DataError(f"hub data set {name}: TFKIT_OFFLINE is set; unset it, or name a local data set folder")
-        return cls(name, split, columns, part, _load(str(Path(name).expanduser()) if local else name, config, split, revision), on_bad_row)
+        return cls(name, split, columns, part, load_dataset(name, config, split, revision), on_bad_row)
 
     @property
     def size_bytes(self) -> int:
@@ -79,7 +76,16 @@ class HubSource:
                 yield self.columns.take(Record(dict(zip(batch, values, strict=True)), f"{where}, row {number}"))
 
 
-def _load(name: str, config: str | None, split: str, revision: str | None) -> Any:
+def load_dataset(name: str, config: str | None, split: str, revision: str | None, streamed: bool = False) -> Any:
+    """A datasets.Dataset of the hub, or of a local folder; `streamed`: a datasets.IterableDataset. Raises DataError."""
+    if Path(name).expanduser().is_dir():
+        name = str(Path(name).expanduser())
+    elif is_offline():
+        raise DataError(f"hub data set {name}: TFKIT_OFFLINE is set; unset it, or name a local data set folder")
+    return _load(name, config, split, revision, streamed)
+
+
+def _load(name: str, config: str | None, split: str, revision: str | None, streamed: bool) -> Any:
     import datasets  # type: ignore[import-untyped]
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
@@ -89,12 +95,13 @@ def _load(name: str, config: str | None, split: str, revision: str | None) -> An
     try:
         if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
             saved = datasets.load_from_disk(name)
-            return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+            found = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+            return found.to_iterable_dataset() if streamed else found
 
         def load() -> Any:
-            return datasets.load_dataset(name, config, split=split, revision=revision)
+            return datasets.load_dataset(name, config, split=split, revision=revision, streaming=streamed)
 
-        if Path(name).is_dir():
+        if Path(name).is_dir() or streamed:  # a stream comes later, and through the library's own tries
             return load()
         return fetch(load, Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset"), _discard)
     except KeyError as error:

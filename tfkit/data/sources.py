@@ -1,10 +1,15 @@
 """Where rows come from: the section of a recipe becomes a Source. Errors in the first row are found here, before anything is built."""
 
+from dataclasses import replace
+
 from tfkit.data.columns import Columns
-from tfkit.data.files import FileSource, find_files
+from tfkit.data.files import FileSource, find_beside, find_files
+from tfkit.data.formats import Layout
 from tfkit.data.hub import HubSource
+from tfkit.data.hub_stream import StreamedSource
 from tfkit.data.rows import OnBadRow, Part, PartName, Source
 from tfkit.data.stdlib import HELD_OUT, StdlibSource
+from tfkit.data.stdlib_tasks import StdlibTask
 from tfkit.recipe.roles import TEXT, Role
 from tfkit.recipe.schema import DataSection, SourceSection
 
@@ -19,16 +24,29 @@ def open_source(
     is read of each row.
     """
     columns = Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
-    if section.stdlib:
+    if section.stdlib is True:
         return StdlibSource.find(Part(part, HELD_OUT if fraction is None else fraction), on_bad_row)
-    source: FileSource | HubSource
-    if section.path is not None:
-        source = FileSource(section.path, tuple(find_files(section.path)), columns, Part(part, fraction), on_bad_row)
+    source: FileSource | HubSource | StreamedSource | StdlibTask
+    if section.stdlib:
+        source = StdlibTask.find(section.stdlib, columns, Part(part, HELD_OUT if fraction is None else fraction), on_bad_row)
+    elif section.path is not None:
+        source = _open_files(section, section.path, columns, Part(part, fraction), on_bad_row)
     else:
         assert section.hub is not None  # the section holds exactly one of the three
-        source = HubSource.load(section.hub, section.config, section.split, section.revision, columns, Part(part, fraction), on_bad_row)
+        which = (section.hub, section.config, section.split, section.revision)
+        if section.streamed:
+            source = StreamedSource(*which, section.rows, columns, Part(part, fraction), on_bad_row)
+        else:
+            source = HubSource.load(*which, columns, Part(part, fraction), on_bad_row)
     source.check()
     return source
+
+
+def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Part, on_bad_row: OnBadRow) -> FileSource:
+    paths = tuple(find_files(pattern))
+    beside = {column: find_beside(other, paths) for column, other in section.beside.items()}
+    layout = Layout(section.format, tuple(section.header or ()), beside)
+    return FileSource(pattern, paths, replace(columns, beside=tuple(beside)), part, on_bad_row, layout)
 
 
 def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[Source]:

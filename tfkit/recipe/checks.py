@@ -1,23 +1,28 @@
 """What no field can know alone: sections that contradict each other, and options that nothing would read."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
+from tfkit.recipe.objectives import DistillationSection, MaskedLMSection, MultipleChoiceSection, trained_for
 from tfkit.recipe.presets import merge
 from tfkit.recipe.problems import Problem
 from tfkit.recipe.schema import Recipe, ScheduleSection, SourceSection
 from tfkit.recipe.tree import Node, Path, place_of
+from tfkit.recipe.vocabularies import VOCABULARIES, variant_of
 
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     """Problems of a recipe whose fields are each valid."""
-    found = [*_lengths(recipe), *_vocabulary(recipe), *_unread(recipe), *_objective(recipe)]
+    found = [*_lengths(recipe), *_warmup(recipe), *_vocabulary(recipe), *_unread(recipe), *_objective(recipe), *_distillation(recipe)]
     return [Problem(place_of(tree, path, key=False), path, message) for path, message in found]
 
 
 def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    steps, schedule = recipe.training.steps, recipe.schedule
+    steps, tokens, schedule = recipe.training.steps, recipe.training.tokens, recipe.schedule
+    if tokens is not None and schedule.warmup_tokens is not None and schedule.warmup_tokens > tokens:
+        yield ("schedule", "warmup_tokens"), f"{schedule.warmup_tokens} tokens of warm-up, but training.tokens is {tokens}"
     if steps is None:
         return
     if schedule.warmup_steps > steps:
@@ -35,13 +40,17 @@ def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("tokenizer", "vocab_size"), message
 
 
+def _model(recipe: Recipe) -> dict[str, Any]:
+    """The values of its description, as far as they are stated."""
+    return merge(PRESETS[recipe.model.preset][1] if recipe.model.preset in PRESETS else {}, recipe.model.changes)
+
+
 _STACKS = {"encoder": "encoders", "decoder": "decoders", "both": "models with an encoder and a decoder"}
 
 
 def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     """An objective is for models with certain stacks, and trains one kind of head."""
-    objective = recipe.objective
-    model = merge(PRESETS[recipe.model.preset][1] if recipe.model.preset in PRESETS else {}, recipe.model.changes)
+    objective, model = trained_for(recipe.objective), _model(recipe)
     encoder, decoder = bool(model.get("encoder_layers")), bool(model.get("decoder_layers"))
     stacks = "both" if encoder and decoder else "encoder" if encoder else "decoder"
     head = recipe.model.changes.get("head") if objective.head in ("classes", "tags") else model.get("head")
@@ -50,13 +59,77 @@ def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         wanted = " and ".join(_STACKS[name] for name in objective.stacks)
         has = {"encoder": "an encoder", "decoder": "a decoder alone", "both": "an encoder and a decoder"}[stacks]
         yield ("model",), f"the objective {objective.kind} trains {wanted}; this model has {has}"
-    elif kind != objective.head:
-        yield ("model", "head"), f"the objective {objective.kind} needs a head of kind {objective.head}, not {kind}"
+    elif kind != (wanted := "lm" if objective.head == "choices" else objective.head):
+        yield ("model", "head"), f"the objective {objective.kind} needs a head of kind {wanted}, not {kind}"
+    if isinstance(objective, MaskedLMSection):
+        yield from _masked_lm(recipe, objective, model)
+    if isinstance(objective, MultipleChoiceSection):
+        if "head" in recipe.model.changes and isinstance(head, dict) and not head.get("choices"):
+            yield ("model", "head"), "the objective multiple_choice needs the score of a choice: add choices: true"
+        yield from _special_tokens(recipe, objective)
+
+
+def _masked_lm(recipe: Recipe, objective: MaskedLMSection, model: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    """Masks are an entry of the tokenizer, and the two texts of a row segments of the model, which has a head for them or has none."""
+    section, head = recipe.tokenizer, model.get("head")
+    if section.path is None and section.kind != "wordpiece":
+        yield ("tokenizer", "kind"), f"{section.kind} has no [CLS], [SEP] and [MASK], which the objective masked_lm needs: use wordpiece"
+    if "head" in recipe.model.changes and isinstance(head, dict) and bool(head.get("next_sentence")) != objective.next_sentence:
+        wanted = str(objective.next_sentence).lower()
+        yield ("model", "head"), f"objective.next_sentence is {wanted}, and that of the head is not: make them equal, or leave the head out"
+    embedding = model.get("embedding")
+    if objective.next_sentence and not (isinstance(embedding, dict) and embedding.get("segments")):
+        yield ("model",), "the two texts of next_sentence are told apart by segments: set model.embedding.segments to 2"
+
+
+def _special_tokens(recipe: Recipe, objective: MultipleChoiceSection) -> Iterator[tuple[Path, str]]:
+    """What stands between the texts of multiple choice is an entry of the tokenizer; a finished one is looked at once it is there."""
+    section = recipe.tokenizer
+    own = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
+    for name in ("start", "delimiter", "classify"):
+        token = getattr(objective, name)
+        if section.path is None and token is not None and token not in (*own.first, *section.special_tokens, *own.last):
+            yield ("objective", name), f"{token!r} is no special token of the tokenizer: add it to tokenizer.special_tokens"
+
+
+def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    schedule = recipe.schedule
+    if schedule.warmup_tokens is not None and schedule.warmup_steps:
+        yield ("schedule", "warmup_tokens"), "the warm-up is in steps or in tokens: here are warmup_steps and warmup_tokens; remove one"
+    if schedule.kind != "noam":
+        return
+    if schedule.warmup_tokens is not None:
+        yield ("schedule", "warmup_tokens"), "the noam schedule counts steps: give warmup_steps instead (the paper's is 4000)"
+    elif not schedule.warmup_steps:
+        yield ("schedule",), "the noam schedule needs warmup_steps; the paper's is 4000"
+    if "lr" not in recipe.optimizer.model_fields_set:
+        yield ("schedule", "kind"), "the noam schedule multiplies optimizer.lr, so state it; 1.0 gives the paper's learning rate"
+
+
+def _distillation(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """The teacher is read, in the tokens that it knows, and each setting of the distillation by something."""
+    objective, default = recipe.objective, DistillationSection.model_fields
+    if not isinstance(objective, DistillationSection):
+        return
+    if recipe.tokenizer.path is None:
+        yield ("tokenizer",), "a student reads the tokens of its teacher: give tokenizer.path, with what objective.teacher names"
+    if not objective.teacher_weight and not objective.cosine_weight:
+        yield ("objective",), "nothing of the teacher is learned: raise teacher_weight or cosine_weight, or train without it"
+    if not objective.teacher_weight and objective.temperature != default["temperature"].default:
+        yield ("objective", "temperature"), "only the divergence from the teacher reads it, and its teacher_weight is 0; remove it"
+    if objective.masked_only and not (objective.teacher_weight and objective.of.kind == "masked_lm"):
+        yield ("objective", "masked_only"), "only the divergence from the teacher of a masked_lm reads it; remove it"
+    model = _model(recipe)
+    layers = (model.get("encoder_layers") or 0) + (model.get("decoder_layers") or 0)
+    if objective.copy_layers is not None and layers and len(objective.copy_layers) != layers:
+        yield ("objective", "copy_layers"), f"names {len(objective.copy_layers)} layers for a student of {layers}: one for each of its own"
 
 
 def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     schedule, default = recipe.schedule, ScheduleSection()
-    if schedule.kind in ("constant", "inverse_sqrt") and schedule.final_ratio != default.final_ratio:
+    if schedule.kind != "inverse_sqrt" and schedule.flat_steps != default.flat_steps:
+        yield ("schedule", "flat_steps"), "only the inverse_sqrt schedule reads it; remove it"
+    if schedule.kind in ("constant", "inverse_sqrt", "noam") and schedule.final_ratio != default.final_ratio:
         yield ("schedule", "final_ratio"), f"the {schedule.kind} schedule does not read it; remove it"
     if schedule.kind != "wsd" and schedule.decay_ratio != default.decay_ratio:
         yield ("schedule", "decay_ratio"), "only the wsd schedule reads it; remove it"
@@ -78,20 +151,51 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 def _unread_of(source: SourceSection) -> Iterator[tuple[str, str]]:
     fields = SourceSection.model_fields
     if source.hub is None:
-        for name in ("config", "split", "revision"):
+        for name in ("config", "split", "revision", "streamed"):
             if getattr(source, name) != fields[name].default:
                 yield name, "only a hub source reads it; remove it"
-    if source.stdlib and (source.text is not None or source.columns):
-        yield ("text" if source.text is not None else "columns"), "the standard library has no columns; remove it"
+    if source.path is None:
+        for name in ("format", "header", "beside"):
+            if getattr(source, name):
+                yield name, "only a path source reads it; remove it"
+    elif source.header and source.format not in (None, "csv", "tsv", "conll"):
+        yield "header", f"files of the format {source.format} have none; remove it"
+    elif source.beside and source.format == "text":
+        yield "beside", "a file that is one text has no lines to stand beside: say format: lines"
+    if source.header and (twice := next((name for name in source.header if source.header.count(name) > 1), None)) is not None:
+        yield "header", f"{twice!r} is there twice"
+    if source.header and (both := next((name for name in source.beside if name in source.header), None)) is not None:
+        yield "beside", f"{both!r} is in header, too; name the column that stands beside it otherwise"
+    if source.rows is not None and not source.streamed:
+        yield "rows", "only a streamed hub source reads it: add streamed: true, or remove it"
+    if source.stdlib is True and (source.text is not None or source.columns):
+        yield ("text" if source.text is not None else "columns"), "the files of the standard library have no columns; remove it"
 
 
 def _columns(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]:
     """Columns are named for the roles of the objective, each once."""
-    roles = [role.name for role in recipe.objective.roles]
-    for name in source.columns:
+    roles = {role.name: role.form for role in recipe.objective.roles}
+    for name, column in source.columns.items():
+        if isinstance(column, list) and roles.get(name) in ("label", "messages"):
+            yield "columns", f"{name} is a {roles[name]}, which stands in one column: name one"
         if name not in roles:
             yield "columns", f"{name} is nothing that the objective {recipe.objective.kind} reads; it reads {', '.join(roles)}"
     if source.text is not None and "text" not in roles:
         yield "text", f"the objective {recipe.objective.kind} reads no text; it reads {', '.join(roles)}: name them in columns"
     if source.text is not None and "text" in source.columns:
         yield "text", "is named in columns, too: remove one of the two"
+    given = _STDLIB_COLUMNS.get(source.stdlib, ())
+    for role in recipe.objective.roles if given else ():
+        named = role.name in source.columns or (role.name == "text" and source.text is not None)
+        if role.required and not named and not set(role.columns) & set(given):
+            one = "has no column but" if len(given) == 1 else "has the columns"
+            yield "stdlib", f"{one} {', '.join(given)}, and the objective {recipe.objective.kind} reads {', '.join(roles)}"
+
+
+# What the standard library gives, by the task.
+_STDLIB_COLUMNS: dict[bool | str, tuple[str, ...]] = {
+    True: ("text",),
+    "docstrings": ("source", "target", "name"),
+    "token_roles": ("tokens", "tags"),
+    "packages": ("text", "label"),
+}

@@ -76,17 +76,38 @@ class TokenizerSection(Data):
 class SourceSection(Data):
     """Where rows of text come from: exactly one of stdlib, path, hub."""
 
-    stdlib: bool = Field(False, description="The running Python's own standard library: real code, no network.")
-    path: str | None = Field(None, description="A file, folder or glob: txt, code, jsonl, csv, parquet, or .gz of these.")
+    stdlib: Literal[False, True, "docstrings", "token_roles", "packages"] = Field(
+        False,
+        description="The running Python's own standard library, without a network. true: its files as text. docstrings: functions (source) "
+        "and what they do (target). token_roles: lines of code (tokens) and what each token is (tags). packages: code (text) and where it "
+        "is from (label).",
+    )
+    path: str | None = Field(
+        None, description="A file, folder or glob: txt, code, jsonl, json, csv, tsv, parquet, CoNLL, CoNLL-U, or .gz and .zip of these."
+    )
+    format: Literal["text", "lines", "jsonl", "json", "csv", "tsv", "parquet", "conll", "conllu"] | None = Field(
+        None, description="What the files of path are; null: by their suffixes. text: each file is a row; lines: each line is one."
+    )
+    header: list[str] | None = Field(
+        None, min_length=1, description="The names of the columns of csv, tsv or conll files without a line that says them."
+    )
+    beside: dict[str, str] = Field(
+        {}, description="Further columns, each from a file that is parallel to path, line by line: {de: train.de.gz} beside train.en.gz."
+    )
     hub: str | None = Field(None, description="A data set of the Hugging Face Hub: org/name, or a local data set folder.")
     config: str | None = Field(None, description="The configuration of a hub data set.")
     split: str = Field("train", description="The split of a hub data set.")
     revision: str | None = Field(None, description="The revision of a hub data set: a tag, branch or commit.")
+    streamed: bool = Field(
+        False, description="Read a hub data set as it comes, once, into our own cache: only what is taken of it is downloaded."
+    )
+    rows: Count | None = Field(None, description="Of a streamed data set: take so many rows, the first ones; null: all.")
     text: str | None = Field(None, description="The column that holds the text, in files and data sets with columns; null: recognised.")
-    columns: dict[str, str] = Field(
+    columns: dict[str, str | Annotated[list[str], Field(min_length=1)]] = Field(
         {},
         description="What of a row stands for what the objective reads: {label: intent}. A column, a path into one (instances.0.input), "
-        "or a template: {source: 'translate English to French: {en}'}. What is not named is recognised.",
+        "a template: {source: 'translate English to French: {en}'}; or several of these: {choices: [sol1, sol2]}. "
+        "What is not named is recognised.",
     )
     name: str | None = Field(None, description="Of a validation set, in its metrics; null: a number, if there are several.")
     weight: float = Field(1.0, gt=0, description="How often an epoch reads each row: 2 is twice, 0.5 a random half.")
@@ -96,7 +117,7 @@ class SourceSection(Data):
         named = [name for name in ("stdlib", "path", "hub") if getattr(self, name)]
         if len(named) != 1:
             raise ValueError(
-                "a source needs exactly one of stdlib: true, path, hub" + (f"; here are {' and '.join(named)}" if named else "")
+                "a source needs exactly one of stdlib, path, hub" + (f"; here are {' and '.join(named)}" if named else "")
             )
         return self
 
@@ -118,11 +139,37 @@ class AdamWSection(Data):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv 1711.05101)."""
 
     kind: Literal["adamw"] = "adamw"
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate; with the schedule noam what its formula is multiplied by.")
     betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="Decay rates of the two moments.")
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+    bias_correction: bool = Field(True, description="Make up for moments that begin at 0; BERT's Adam does not.")
     weight_decay: float = Field(0.1, ge=0, description="Decoupled decay, on matrices only: not on norms and biases.")
     clip_norm: float | None = Field(1.0, gt=0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+
+
+class AdamSection(Data):
+    """Adam (Kingma & Ba 2014, arXiv 1412.6980) as the 2017 Transformer was trained: no decay, and no clipping unless asked for."""
+
+    kind: Literal["adam"]
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate; with the schedule noam what its formula is multiplied by.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.98), description="Decay rates of the two moments.")
+    eps: float = Field(1e-9, gt=0, description="Added to the root of the second moment.")
+    bias_correction: bool = Field(True, description="Make up for moments that begin at 0; BERT's Adam does not.")
+    clip_norm: float | None = Field(None, gt=0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+
+
+class AdafactorSection(Data):
+    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) with T5's settings: a factored second moment, no first one."""
+
+    kind: Literal["adafactor"]
+    lr: float = Field(1e-2, gt=0, description="Peak learning rate, a share of each tensor's own size where scale_parameter is true.")
+    scale_parameter: bool = Field(True, description="Multiply the learning rate by the root mean square of the tensor.")
+    min_scale: float = Field(1e-3, gt=0, description="The least that scale_parameter multiplies by (the paper's second epsilon).")
+    decay_rate: float = Field(0.8, gt=0, le=1, description="In step t the second moment's decay is 1 - t ^ -decay_rate.")
+    clip_threshold: float = Field(1.0, gt=0, description="Largest root mean square of a tensor's update, before the learning rate.")
+    eps: float = Field(1e-30, gt=0, description="Added to the squared gradient.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled decay, on matrices only: not on norms and biases.")
+    clip_norm: float | None = Field(None, gt=0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
 
 
 class MuonSection(Data):
@@ -138,15 +185,31 @@ class MuonSection(Data):
     clip_norm: float | None = Field(1.0, gt=0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
 
 
+OptimizerSection = AdamWSection | AdamSection | AdafactorSection | MuonSection
+
+
 class ScheduleSection(Data):
     """The learning rate over the run, as a share of the peak."""
 
-    kind: Literal["constant", "linear", "cosine", "inverse_sqrt", "wsd"] = Field(
-        "cosine", description="The learning rate after warm-up; wsd: constant, then a linear decay at the end."
+    kind: Literal["constant", "linear", "cosine", "inverse_sqrt", "noam", "wsd"] = Field(
+        "cosine",
+        description="The learning rate after warm-up. wsd: constant, then a linear decay at the end. noam, of the 2017 Transformer: "
+        "optimizer.lr * dim ^ -0.5 * min(step ^ -0.5, step * warmup_steps ^ -1.5), in all.",
     )
     warmup_steps: int = Field(0, ge=0, description="Steps of linear rise from 0.")
+    warmup_tokens: Count | None = Field(None, description="Training tokens of linear rise from 0, instead of warmup_steps.")
+    flat_steps: int = Field(
+        0, ge=0, description="inverse_sqrt stays at its peak up to this step: T5's 1 / sqrt(max(step, 10000)) is lr 0.01 and 10000 here."
+    )
     final_ratio: float = Field(0.0, ge=0, le=1, description="Learning rate at the end over its peak (linear, cosine, wsd).")
     decay_ratio: float = Field(0.2, gt=0, le=1, description="Share of all steps that wsd spends decaying.")
+
+
+class BatchRampSection(Data):
+    """A batch that grows linearly, by the tokens read so far, from a small one to the full one (GPT-3, arXiv 2005.14165, appendix B)."""
+
+    start: Count = Field(description="Sequences of the first step; every batch is a multiple of it, up to training.batch_size.")
+    tokens: Count = Field(description="Training tokens until the batch is full; rows of unequal lengths count as mean ones.")
 
 
 class TrainingSection(Data):
@@ -156,11 +219,21 @@ class TrainingSection(Data):
     epochs: Annotated[float, Field(gt=0)] | None = Field(None, description="Length in passes over the training rows.")
     tokens: Count | None = Field(None, description="Length in training tokens; rounded up to whole steps.")
     batch_size: Count = Field(32, description="Sequences a step, over all devices.")
+    batch_ramp: BatchRampSection | None = Field(
+        None, description="Smaller batches at first; the schedule's decay then goes by tokens, not by steps. null: full batches throughout."
+    )
     micro_batch_size: Count | None = Field(
         None, description="Sequences a forward; null: the largest divisor of batch_size with at most 16,384 tokens."
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="bf16: bf16 weights beside an fp32 master. auto: bf16 where the hardware has it, else fp32."
+    )
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Checkpoints hold, and evaluations use, a mean of the weights after every step, each step's this much lighter than the "
+        "next one's. null: the latest weights.",
     )
     seed: int = Field(1, ge=0, lt=2**32, description="Of weights, order and dropout.")
     compile: bool = Field(False, description="torch.compile the model: 20 to 50 s of waiting, then faster steps.")
@@ -184,6 +257,17 @@ class TrainingSection(Data):
             raise ValueError(f"the length is exactly one of steps, epochs, tokens{here}")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _ramp_fits(self) -> "TrainingSection":
+        if self.batch_ramp is None:
+            return self
+        start = self.batch_ramp.start
+        if start >= self.batch_size or self.batch_size % start:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of batch_ramp.start {start}, twice it or more")
+        if self.micro_batch_size and start % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_ramp.start {start}")
         return self
 
 
@@ -247,7 +331,7 @@ class Recipe(Data):
     tokenizer: TokenizerSection = TokenizerSection()
     data: DataSection
     objective: Annotated[ObjectiveSection, Field(discriminator="kind")] = CausalLMSection()
-    optimizer: Annotated[AdamWSection | MuonSection, Field(discriminator="kind")] = AdamWSection()
+    optimizer: Annotated[OptimizerSection, Field(discriminator="kind")] = AdamWSection()
     schedule: ScheduleSection = ScheduleSection()
     training: TrainingSection
     checkpoint: CheckpointSection = CheckpointSection()

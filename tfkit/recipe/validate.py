@@ -106,7 +106,8 @@ def _explain(detail: ErrorDetails, path: Path, schema: type[BaseModel], data: An
         case "union_tag_invalid":
             return (*path, "kind"), one_of(value.get("kind"), kinds_at(schema, path, data)), False
         case "literal_error":
-            return path, one_of(value, context["expected"].replace(" or ", ", ").replace("'", "").split(", ")), False
+            words = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            return path, one_of(value, [word.lower() if word in ("True", "False") else word for word in words]), False
         case "string_pattern_mismatch":
             field = field_at(schema, path, data)
             return path, f"{quoted(value)} does not fit {context['pattern']}" + (f": {field.description}" if field else ""), False

@@ -1,0 +1,80 @@
+"""Functions and what they are said to do: the code without its docstrings, and the first sentence of the function's own.
+
+The docstrings of what stands inside a function are cut out, too, so that no row holds another row's answer. Left out are functions
+without a body of their own, and those whose code holds the sentence to the letter (in a comment, a message).
+"""
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bvs)[.!?](?=\s|$)")
+_WORDS = range(3, 61)  # of a sentence that says something, and is none of the listings that some docstrings begin with
+_HAVE_DOCSTRINGS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def docstrings(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
+    """source, target and name of every documented function and method."""
+    lines = text.split("\n")  # as ast counts them: splitlines would also split at form feeds
+    cuts = [(node.body[0], len(node.body) == 1) for node in ast.walk(tree) if isinstance(node, _HAVE_DOCSTRINGS) and _docstring(node)]
+    for name, node in _functions(tree, ""):
+        docstring = _docstring(node)
+        target = summary(docstring) if docstring and len(node.body) > 1 else None
+        if target is None:
+            continue
+        inside = [cut for cut in cuts if node.lineno <= cut[0].lineno <= (node.end_lineno or node.lineno)]
+        source = _without(lines, node, inside)
+        if target.rstrip(".!?") not in " ".join(source.replace("#", " ").split()):
+            yield node.lineno, {"source": source, "target": target, "name": name}
+
+
+def summary(docstring: str) -> str | None:
+    """The first sentence of the first paragraph, on one line; None if there is none worth a row."""
+    paragraph = re.split(r"\n\s*\n", inspect.cleandoc(docstring), maxsplit=1)[0]
+    sentence = " ".join(paragraph.split())
+    if end := _END.search(sentence):
+        sentence = sentence[: end.end()]
+    return sentence if len(sentence.split()) in _WORDS and not sentence.startswith(">>>") else None
+
+
+def _docstring(node: ast.AST) -> str | None:
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            match node.body[0]:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    return text
+    return None
+
+
+def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """All functions below a node, in their order, with their qualified names."""
+    for inner in ast.iter_child_nodes(node):
+        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield prefix + inner.name, inner
+        yield from _functions(inner, f"{prefix}{inner.name}." if isinstance(inner, _HAVE_DOCSTRINGS) else prefix)
+
+
+def _without(lines: list[str], node: ast.stmt, cuts: list[tuple[ast.stmt, bool]]) -> str:
+    """The lines of a function without the docstrings in it, its first column the first."""
+    first = node.lineno - 1
+    code = lines[first : node.end_lineno]
+    indent = code[0][: len(code[0]) - len(code[0].lstrip())]
+    for docstring, alone in sorted(cuts, key=lambda cut: -cut[0].lineno):  # from the end, so that the lines before keep their numbers
+        start, end = docstring.lineno - 1 - first, (docstring.end_lineno or docstring.lineno) - 1 - first
+        before = _bytes(code[start], None, docstring.col_offset)
+        after = _bytes(code[end], docstring.end_col_offset, None).lstrip()
+        if alone:
+            after = f"pass  {after}" if after else "pass"
+        elif after.startswith(";"):
+            after = after[1:].lstrip()
+        code[start : end + 1] = [before + after] if before.strip() or after else []
+        while not alone and not after and start < len(code) and not code[start].strip():
+            del code[start]
+    return "\n".join(line.removeprefix(indent).rstrip() for line in code)
+
+
+def _bytes(line: str, start: int | None, end: int | None) -> str:
+    """A part of a line between places in UTF-8, as ast counts them."""
+    return line.encode()[start:end].decode()
