@@ -106,7 +106,7 @@ BAD = {
     "cut.txt.gz": (gzip.compress(b"hello" * 100)[:-20], r"cut.txt.gz: damaged or cut gzip"),
     "not.txt.gz": (b"hello", r"not.txt.gz: damaged or cut gzip"),
     "bad.parquet": (b"PAR1 no more", r"bad.parquet: damaged or no Parquet file"),
-    "whole.json": (b'{"text": "a"}', r"name it .jsonl"),
+    "whole.json": (b'{"text": "a"}', r"one object, without an array of objects in it; .*format: jsonl"),
 }
 
 
@@ -136,7 +136,7 @@ def test_a_damaged_parquet_page_and_a_missing_column(tmp_path: Path) -> None:
 def test_nothing_found_says_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file matches it as a glob"):
         texts(tmp_path / "*.txt")
-    with pytest.raises(DataError, match="no text, jsonl, csv or parquet file in this folder"):
+    with pytest.raises(DataError, match="no text, jsonl, json, csv, tsv, parquet or CoNLL file in this folder"):
         texts(tmp_path)
 
 

@@ -169,7 +169,7 @@ DAMAGED = {
     "flipped.jsonl.gz": (gzip.compress(jsonl(GOOD)).replace(b"\0\0\0\0", b"\0\0\0\1")[:-6] + b"\1\2\3\4\5\6", "damaged or cut gzip"),
     "plain.csv.gz": (b"text\na\n", "damaged or cut gzip"),
     "text.parquet": (TEXT.encode(), "damaged or no Parquet file"),
-    "an object.json": (jsonl(GOOD), "name it .jsonl"),
+    "an object.json": (jsonl(GOOD), "one object, without an array of objects in it"),
 }
 
 
@@ -204,7 +204,7 @@ def test_f36_no_file_no_text_and_no_regular_file(tmp_path: Path) -> None:
     for path, reason in {
         tmp_path / "pipe.txt": "device, pipe or socket",
         "/dev/zero": "device, pipe or socket",
-        tmp_path / "empty.jsonl": "no text, jsonl, csv or parquet file in this folder",
+        tmp_path / "empty.jsonl": "no text, jsonl, json, csv, tsv, parquet or CoNLL file in this folder",
         tmp_path / "dangling.txt": "no such file",
         tmp_path / "circle.txt": "no such file",
         tmp_path / "a.txt/b": "no such file",

@@ -1,10 +1,11 @@
 """From the columns of a record to the roles of a row: by the names that a recipe gives, else by those that are recognised.
 
-A name is a column, a path into one (`instances.0.input`), or a template of several (`translate English to French: {en}`).
+A name is a column, a path into one (`instances.0.input`), or a template of several (`translate English to French: {en}`); a list of
+names is the list of what they stand for (`[sol1, sol2]`).
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,17 +25,24 @@ class Record(NamedTuple):
     place: str
 
 
+Records = Iterator[Record | BadRow]
+
+
 @dataclass(frozen=True)
 class Columns:
-    """Which columns stand for which roles. `named`: those that the recipe names, by role."""
+    """Which columns stand for which roles. `named`: those that the recipe names, by role; `beside`: those that come from other files."""
 
     roles: tuple[Role, ...] = TEXT
-    named: Mapping[str, str] = field(default_factory=dict)
+    named: Mapping[str, str | list[str]] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
     def take(self, record: Record) -> Row | BadRow:
         """The row of a record; a bad one where a column is missing, or does not hold what its role is."""
         values: dict[str, Any] = {}
-        for role in self.roles:
+        roles = self._of_shape(lambda role: self._find(role, record.values)[0] is not _MISSING)
+        if roles is None:
+            return self._shapeless(record.values, record.place)
+        for role in roles:
             found, column = self._find(role, record.values)
             if found is _MISSING:
                 if role.required:
@@ -54,13 +62,21 @@ class Columns:
                     "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {half}; repair the row"
                 )
             values[role.name] = value
-        return Row("\n".join(text for value in values.values() for text in _texts(value)), record.place, values)
+        return Row(self._text(values), record.place, values)
 
     def check(self, found: Iterable[str], place: str) -> None:
         """Raise DataError if none of these columns can stand for a role that every row must have."""
-        names = dict.fromkeys(found)
-        for role in self.roles:
-            if role.required and not any(self._root(name) in names or name in names for name in self._names(role)):
+        names = dict.fromkeys([*found, *self.beside])
+
+        def there(role: Role) -> bool:
+            enough = all if isinstance(self.named.get(role.name), list) else any
+            return enough(self._root(name) in names or name in names for name in self._names(role))
+
+        roles = self._of_shape(there)
+        if roles is None:
+            raise DataError(self._shapeless(names, place).message)
+        for role in roles:
+            if role.required and not there(role):
                 raise DataError(self.missing(role, names, place).message)
 
     def wanted(self, found: Iterable[str]) -> list[str]:
@@ -71,43 +87,88 @@ class Columns:
 
     def missing(self, role: Role, found: Mapping[str, Any], place: str) -> BadRow:
         """What is said of a record without the column of a role."""
-        names = ", ".join(map(str, list(found)[:_MOST_NAMES])) + (", ..." if len(found) > _MOST_NAMES else "") or "none"
-        wanted = " or ".join(repr(name) for name in (self._spelled(role) or role.columns))
+        join = " and " if isinstance(self.named.get(role.name), list) else " or "
+        wanted = join.join(repr(name) for name in (self._spelled(role) or role.columns))
         return BadRow(
             f"no column {wanted}",
-            f"{place}: no column {wanted}; columns found: {names}; name the one that holds the {role.name} with {self._remedy(role)}",
+            f"{place}: no column {wanted}; columns found: {_listed(found)}; "
+            f"name the one that holds the {role.name} with {self._remedy(role)}",
         )
 
     def fingerprint(self) -> str:
         """Equal where the same records give the same rows."""
-        return "\0".join(f"{role.name}={self._spelled(role) or role.columns}" for role in self.roles)
+        return "\0".join(f"{role.name}={self.named.get(role.name) or role.columns}" for role in self.roles)
+
+    def _shapes(self) -> list[tuple[Role, ...]]:
+        """The roles of each shape that rows may have; if a recipe names columns of one, of that alone. None where all rows are alike."""
+        by_shape: dict[str, list[Role]] = {}
+        for role in self.roles:
+            if role.shape is not None:
+                by_shape.setdefault(role.shape, []).append(role)
+        named = [shape for shape, roles in by_shape.items() if any(role.name in self.named for role in roles)]
+        return [tuple(by_shape[shape]) for shape in named or by_shape]
+
+    def _of_shape(self, there: Callable[[Role], bool]) -> tuple[Role, ...] | None:
+        """The roles of a row: of the first shape whose columns it has, and those of all rows. None if it has no shape."""
+        shapes = self._shapes()
+        if not shapes:
+            return self.roles
+        found = next((roles for roles in shapes if all(there(role) for role in roles if role.required)), None)
+        return None if found is None else tuple(role for role in self.roles if role.shape is None or role in found)
+
+    def _shapeless(self, found: Mapping[str, Any], place: str) -> BadRow:
+        """What is said of a record that has the columns of no shape."""
+        shapes = [[role for role in roles if role.required] for roles in self._shapes()]
+        wanted = ", nor for ".join(" and ".join(role.name for role in roles) for roles in shapes)
+        remedies = " or ".join("columns: {" + ", ".join(f"{role.name}: NAME" for role in roles) + "}" for roles in shapes)
+        return BadRow(
+            f"no columns for {wanted}", f"{place}: no columns for {wanted}; columns found: {_listed(found)}; name them with {remedies}"
+        )
+
+    def _text(self, values: Mapping[str, Any]) -> str:
+        """All texts of a row, a line each, words of a sentence joined by spaces. Labels are none: rows with equal texts are equal."""
+        found = [(role.form, values[role.name]) for role in self.roles if role.name in values and role.form not in ("label", "labels")]
+        return "\n".join((" " if form == "texts" else "\n").join(_texts(value)) for form, value in found)
 
     def _spelled(self, role: Role) -> tuple[str, ...]:
-        return (self.named[role.name],) if role.name in self.named else ()
+        named = self.named.get(role.name)
+        return () if named is None else (named,) if isinstance(named, str) else tuple(named)
 
     def _names(self, role: Role) -> list[str]:
         """The columns, or paths into them, from which a role is taken."""
-        spelled = self._spelled(role)
-        if spelled and "{" in spelled[0]:
-            return [match[1] for match in _PLACE.finditer(spelled[0]) if match[1] is not None]
-        return list(spelled or role.columns)
+        return [inner for name in (self._spelled(role) or role.columns) for inner in _columns_of(name)]
 
     def _root(self, name: str) -> str:
         return name.partition(".")[0]
 
     def _find(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
         """What a record has for a role, and the name of the column."""
-        spelled = self._spelled(role)
-        if spelled and "{" in spelled[0]:
-            return _fill(spelled[0], values), spelled[0]
-        for name in spelled or role.columns:
-            found = _look_up(name, values)
+        if isinstance(several := self.named.get(role.name), list):
+            parts = [_value(name, values) for name in several]
+            return (_MISSING if any(part is _MISSING for part in parts) else parts), ", ".join(several)
+        for name in self._spelled(role) or role.columns:
+            found = _value(name, values)
             if found is not _MISSING:
                 return found, name
         return _MISSING, ""
 
     def _remedy(self, role: Role) -> str:
         return "text: NAME" if role.name == "text" else f"columns: {{{role.name}: NAME}}"
+
+
+def _listed(found: Mapping[str, Any]) -> str:
+    """The names of columns, the first ones of many."""
+    return ", ".join(map(str, list(found)[:_MOST_NAMES])) + (", ..." if len(found) > _MOST_NAMES else "") or "none"
+
+
+def _columns_of(name: str) -> list[str]:
+    """The columns of a template, or the one that is named."""
+    return [match[1] for match in _PLACE.finditer(name) if match[1] is not None] if "{" in name else [name]
+
+
+def _value(name: str, values: Mapping[str, Any]) -> Any:
+    """What a record has for one name."""
+    return _fill(name, values) if "{" in name else _look_up(name, values)
 
 
 def _look_up(name: str, values: Any) -> Any:
@@ -198,6 +259,7 @@ _READERS: dict[str, Any] = {
     "texts": _list_of(lambda part: part if isinstance(part, str) else _Unfit(_kind(part), "text"), "texts"),
     "labels": _list_of(_label, "labels"),
     "messages": _messages,
+    "references": lambda value: [value] if isinstance(value, str) else _READERS["texts"](value),
 }
 
 

@@ -4,26 +4,18 @@ import glob
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tfkit.data.columns import Columns
-from tfkit.data.formats import COLUMN_FORMATS, Rows, open_binary, read_rows, reading, suffix_of
+from tfkit.data.content import BOM, content_of, opened, reading
+from tfkit.data.formats import Layout, Rows, read_rows
 from tfkit.data.rows import OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.suffixes import KINDS, is_hidden, is_searched, is_zip, suffix_of
 from tfkit.errors import DataError
 
-# What a folder is searched for. A file or glob that is named outright is read whatever its suffix.
-TEXT_SUFFIXES = frozenset(
-    f".{suffix}"
-    for line in (
-        "txt text md rst tex adoc org srt html htm css scss xml yaml yml toml ini cfg sql proto cmake",
-        "py pyi c h cc cpp cxx hpp hh m mm cs java kt scala groovy go rs swift dart v sv vhd asm s f f90 f95 pas",
-        "js jsx ts tsx vue sh bash zsh ps1 r jl lua pl pm php rb tcl hs ml mli ex exs erl clj lisp el scm",
-    )
-    for suffix in line.split()
-)
 _CHUNK = 1 << 20
 
 
@@ -36,6 +28,7 @@ class FileSource:
     columns: Columns
     part: Part
     on_bad_row: OnBadRow = "error"
+    layout: Layout = field(default_factory=Layout)
 
     @property
     def size_bytes(self) -> int:
@@ -53,12 +46,17 @@ class FileSource:
         return "; ".join(about)
 
     def fingerprint(self) -> str:
-        """A hash of names, bytes as they lie on disk, the columns, the part, and what becomes of bad rows. The folder may move."""
+        """A hash of names, bytes as they lie on disk, the columns, the part, what the recipe says of the files, and what becomes of bad
+        rows. The folder may move.
+        """
         digest = hashlib.blake2b(
             f"files\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16
         )
-        base = _common_folder(self.paths)
-        for path in self.paths:
+        if self.layout != Layout():
+            digest.update(f"{self.layout.format}\0{self.layout.header}\0{list(self.layout.beside)}\0".encode())
+        paths = (*self.paths, *(path for beside in self.layout.beside.values() for path in beside))
+        base = _common_folder(paths)
+        for path in paths:
             with reading(path), path.open("rb") as file:
                 digest.update(os.fsencode(f"{path.relative_to(base).as_posix()}\0{path.stat().st_size}\0"))
                 while chunk := file.read(_CHUNK):
@@ -76,18 +74,28 @@ class FileSource:
         check_rows(self._all_rows(), self.on_bad_row, self.name)
 
     def _all_rows(self) -> Rows:
-        for path in self.paths:
-            yield from read_rows(path, self.columns)
+        for number, path in enumerate(self.paths):
+            yield from read_rows(path, self.columns, self.layout, number)
 
     def _bytes_on_disk(self) -> int:
         return sum(_size(path) for path in self.paths)
 
 
+def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The files that stand beside others, the first beside the first. Raises DataError if they are not as many."""
+    found = find_files(pattern)
+    if len(found) != len(paths):
+        raise DataError(f"{pattern}: {len(found)} files beside {len(paths)}; name as many, which sort alike, or a source for each")
+    if archive := next(filter(is_zip, found), None):
+        raise DataError(f"{archive}: an archive cannot stand beside a file; unpack it, and name the file in it")
+    return tuple(found)
+
+
 def find_files(pattern: str) -> list[Path]:
     """The files that a path names, sorted: itself, a folder's known text and data files, or the matches of a glob (** is recursive).
 
-    Raises DataError where nothing matches. Hidden files of a folder are left out, and links to folders are not followed into them:
-    they may lead in a circle.
+    Of .json files a folder's search finds those that hold an array. Hidden files are left out, and links to folders are not followed
+    into them: they may lead in a circle. Raises DataError where nothing matches.
     """
     if "\0" in pattern:
         raise DataError(f"{pattern!r}: a path cannot hold a NUL character; correct the path")
@@ -105,9 +113,7 @@ def _find(path: Path, pattern: str) -> list[Path]:
     if path.is_dir():
         found = [file for file in _walk(path) if _is_wanted(file, path)]
         if not found:
-            raise DataError(
-                f"{pattern}: no text, jsonl, csv or parquet file in this folder; name the files, or use a glob such as {pattern}/**/*.x"
-            )
+            raise DataError(f"{pattern}: no {KINDS} file in this folder; name the files, or use a glob such as {pattern}/**/*.x")
     elif path.exists():
         raise DataError(f"{pattern}: this is a device, pipe or socket, which cannot be read twice; write its content into a file")
     else:
@@ -150,19 +156,21 @@ def _size(path: Path) -> int:
 
 
 def _is_wanted(path: Path, folder: Path) -> bool:
-    if any(part.startswith(".") for part in path.relative_to(folder).parts):
+    name = path.relative_to(folder)
+    if not (is_searched(name) or (is_zip(name) and not is_hidden(name))):
         return False
-    return (suffix_of(path) in TEXT_SUFFIXES or suffix_of(path) in COLUMN_FORMATS) and path.is_file()
+    return suffix_of(name) != ".json" or _is_array(path)
+
+
+def _is_array(path: Path) -> bool:
+    """Whether a JSON file holds rows, and not the settings of a program, as most do that lie in folders of code."""
+    with opened(content_of(path)) as file:
+        return file.read(4096).removeprefix(BOM).lstrip().startswith(b"[")
 
 
 def _readable(path: Path) -> Path:
-    if suffix_of(path) == ".json":
-        raise DataError(f"{path}: a .json file has no rows; write one object a line and name it .jsonl")
-    try:
-        with open_binary(path):
-            return path
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+    with reading(path), path.open("rb"):
+        return path
 
 
 def _common_folder(paths: tuple[Path, ...]) -> Path:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfkit.data.columns import Columns
-from tfkit.data.formats import Rows, read_rows, reading
+from tfkit.data.content import reading
+from tfkit.data.formats import Rows, read_rows
 from tfkit.data.rows import OnBadRow, Part, Row, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
 

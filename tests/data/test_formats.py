@@ -1,0 +1,398 @@
+"""Every form of data file: what its rows are, and what is said of those that are wrong."""
+
+import gzip
+import json
+import struct
+import tracemalloc
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from tfkit.data import open_source
+from tfkit.data.rows import Row
+from tfkit.errors import DataError
+from tfkit.recipe.roles import TEXT, Role
+from tfkit.recipe.schema import SourceSection
+
+TAGS = (Role("tokens", "texts", ("tokens",)), Role("tags", "labels", ("tags", "upos")))
+PAIR = (Role("source", "text", ("source", "en")), Role("target", "text", ("target", "de")))
+
+
+def rows(path: Path | str, roles: tuple[Role, ...] = TEXT, skip: bool = False, **section: Any) -> list[Row]:
+    """The rows of a path source, with what the section says of it."""
+    source = open_source(SourceSection(path=str(path), **section), "all", None, "skip" if skip else "error", roles)
+    return list(source.rows())
+
+
+def texts(path: Path | str, **section: Any) -> list[str]:
+    return [row.text for row in rows(path, **section)]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def zipped(path: Path, files: dict[str, str | bytes], **options: Any) -> Path:
+    with zipfile.ZipFile(path, "w", **{"compression": zipfile.ZIP_DEFLATED, **options}) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------------------------ json
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"text": "a"}, {"text": "b\\r\\nc"}]',
+        '\ufeff [\r\n\t{"text":"a"} ,{ "text" : "b\\r\\nc" , "n" : [1.5e-3, {"text": "[{"}]}\n]\n\n',
+        '{"version": 1.5, "note": "[{", "names": ["x", ["y"]], "none": [], "data": [{"text": "a"}, {"text": "b\\r\\nc"}], "end": null}',
+    ],
+)
+def test_json_holds_an_array_of_objects_or_an_object_with_one(tmp_path: Path, content: str) -> None:
+    found = rows(write(tmp_path / "a.json", content))
+    assert [row.text for row in found] == ["a", "b\r\nc"]
+    assert [row.place for row in found] == [f"{tmp_path}/a.json, item 1", f"{tmp_path}/a.json, item 2"]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
+def test_json_is_the_same_however_it_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """A chunk may end in a number, an escape, a character of several bytes, or between items."""
+    items = [{"text": f'é\u2028🙂 {i} "\\', "n": -1.25e-07 * i, "deep": [[{}], True, None]} for i in range(20)]
+    file = write(tmp_path / "a.json", json.dumps({"n": 12.5, "rows": items, "m": -1e-3}, ensure_ascii=chunk % 2 == 0, indent=chunk % 3))
+    monkeypatch.setattr("tfkit.data.json_files._CHUNK", chunk)
+    assert texts(file) == [item["text"] for item in items]
+
+
+JSON_DAMAGE = {
+    "cut in an item": ('[{"text": "a"}, {"text": "b', r"a.json, item 2: not JSON \(Unterminated string.*cut short, at character 26"),
+    "cut between items": ('[{"text": "a"},', r"a.json, item 2: not JSON \(Expecting value"),
+    "cut before the end": (
+        '[{"text": "a"}',
+        r"expected ',' after item 1, found the end of the file, so writing it may have been cut short",
+    ),
+    "no comma": ('[{"text": "a"} {"text": "b"}]', r"expected ',' after item 1, found '\{', at character 16"),
+    "a comma too many": ('[{"text": "a"},]', r"a.json, item 2: not JSON"),
+    "not closed right": ('[{"text": "a"}}', r"expected ',' after item 1, found '\}'"),
+    "more behind": ('[{"text": "a"}]\n[{"text": "b"}]', r"more follows after the end, at character 17 .*format: jsonl"),
+    "jsonl": ('{"text": "a"}\n{"text": "b"}\n', r"a.json: one object, without an array of objects in it; .*format: jsonl"),
+    "two arrays": ('{"train": [{"text": "a"}], "test": [{"text": "b"}]}', r"holds several arrays of objects \(train, test\)"),
+    "a string": ('"text"', r"begins with neither \[ nor \{"),
+    "deep": ('[{"text": "a"}, ' + "[" * 100_000, r"item 2: not JSON \(too deeply nested\)"),
+    "digits": ('[{"text": "a"}, {"n": ' + "1" * 5000 + "}]", r"item 2: not JSON \(Exceeds the limit"),
+    "utf-16": ('[{"text": "a"}]'.encode("utf-16"), r"a.json: this is UTF-16"),
+}
+
+
+@pytest.mark.parametrize("name", JSON_DAMAGE)
+def test_damaged_json_is_refused_with_its_place(tmp_path: Path, name: str) -> None:
+    content, message = JSON_DAMAGE[name]
+    with pytest.raises(DataError, match=message):
+        rows(write(tmp_path / "a.json", content), skip=True)
+
+
+def test_bad_items_of_json_are_named_or_skipped(tmp_path: Path) -> None:
+    content = b'[{"text": "a"}, 12, {"text": "\xe9"}, {"txt": "b"}, {"text": "c"}]'
+    file = write(tmp_path / "a.json", content)
+    assert [row.text for row in rows(file, skip=True)] == ["a", "c"]
+    for bad, message in {
+        b"[12]": r"a.json, item 1: expected a JSON object, found int",
+        b'["\xe9"]': r"a.json, item 1: holds a byte \(0xe9\) that is not UTF-8; convert the file",
+        b'[{"txt": "b"}]': r"a.json, item 1: no column 'text'; columns found: txt",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            rows(write(file, bad))
+
+
+# --------------------------------------------------------------------------------------------------------------- conll and conllu
+
+
+def test_conll_sentences_end_at_blank_lines_and_at_the_end(tmp_path: Path) -> None:
+    content = "\ufeff-DOCSTART-\tO\n\n\nthe\tO\r\nnew york\tB-place\n.\tO\r\n \t\r\nok\tO\n\n-DOCSTART- -X- O\n#\tO\nx\u2028y\u00a0z\tO"
+    found = rows(write(tmp_path / "a.conll", content), TAGS)
+    assert [row.values for row in found] == [
+        {"tokens": ["the", "new york", "."], "tags": ["O", "B-place", "O"]},
+        {"tokens": ["ok"], "tags": ["O"]},
+        {"tokens": ["#", "x\u2028y\u00a0z"], "tags": ["O", "O"]},
+    ]
+    assert [row.place for row in found] == [f"{tmp_path}/a.conll:{line}" for line in (4, 8, 11)]
+
+
+@pytest.mark.parametrize("between", ["\t", " ", "   "])
+def test_conll_with_several_columns_has_the_tag_last(tmp_path: Path, between: str) -> None:
+    lines = [["EU", "NNP", "B-NP", "B-ORG"], ["rejects", "VBZ", "B-VP", "O"]]
+    file = write(tmp_path / "a.bio", "\n".join(between.join(line) for line in lines))
+    assert rows(file, TAGS)[0].values == {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]}
+    named = rows(file, TAGS, header=["tokens", "tags", "chunk", "ner"])
+    assert named[0].values["tags"] == ["NNP", "VBZ"]
+    with pytest.raises(DataError, match=r"a.bio:1: 4 columns, and the header has 2"):
+        rows(file, TAGS, header=["tokens", "tags"])
+
+
+def test_bad_conll_sentences_are_named_or_skipped_whole(tmp_path: Path) -> None:
+    for bad, message in {
+        "b\tO\tO\n": r"a.iob:4: 3 columns, and the file's first sentence has 2",
+        "b\n": r"a.iob:4: 1 columns, and",
+        "\tO\n": r"a.iob:4: an empty token",
+        "b\t\n": r"a.iob:4: an empty tag",
+        b"\xe9\tO\n".decode("latin-1"): "",
+    }.items():
+        content = f"a\tO\n\nfine\tO\n{bad}more\tO\n\nc\tO\n".encode("latin-1" if not message else "utf-8")
+        file = write(tmp_path / "a.iob", content)
+        with pytest.raises(DataError, match=message or r"a.iob:4: byte 12 \(0xe9\) is not UTF-8"):
+            rows(file, TAGS)
+        assert [row.values["tokens"] for row in rows(file, TAGS, skip=True)] == [["a"], ["c"]]
+    with pytest.raises(DataError, match=r"b.conll:1: a token without a tag"):
+        rows(write(tmp_path / "b.conll", "alone\nwords\n"), TAGS)
+
+
+def word(number: str, form: str, tag: str) -> str:
+    return "\t".join([number, form, form.lower(), tag, "X", "Case=Nom", "0", "root", "_", "SpaceAfter=No"])
+
+
+CONLLU = "\n".join(
+    [
+        "# newdoc id = made",
+        "# sent_id = made-1",
+        "# text = Don't say a = b",
+        word("1-2", "Don't", "_"),
+        word("1", "Do", "AUX"),
+        word("2", "n't", "PART"),
+        word("3", "say", "VERB"),
+        word("3.1", "it", "PRON"),
+        word("4", "a = b", "SYM"),
+        "",
+        "# a comment that says nothing",
+        "# text = #",
+        word("1", "#", "SYM"),
+    ]
+)
+
+
+def test_conllu_words_are_tokens_and_comments_columns(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.conllu", CONLLU.replace("\n", "\r\n"))
+    found = rows(file, TAGS)
+    assert found[0].values == {"tokens": ["Do", "n't", "say", "a = b"], "tags": ["AUX", "PART", "VERB", "SYM"]}
+    assert found[1].values == {"tokens": ["#"], "tags": ["SYM"]}
+    assert [row.place for row in found] == [f"{file}:1", f"{file}:11"]
+    assert texts(file) == ["Don't say a = b", "#"]
+    assert rows(file, TAGS, columns={"tags": "deprels", "tokens": "lemmas"})[0].values["tokens"] == ["do", "n't", "say", "a = b"]
+    assert [row.text for row in rows(file, skip=True, text="sent_id")] == ["made-1"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("3\tsay\tsay", "3\tsay say", r"a.conllu:7: 9 columns; CoNLL-U has 10"),
+        ("3\tsay", "5\tsay", r"a.conllu:7: word '5' stands where word 3 should"),
+        ("3\tsay", "x\tsay", r"a.conllu:7: word 'x' stands where word 3 should"),
+        ("3\tsay\tsay", "3\tsay\t", r"a.conllu:7: column 3 is empty; write _"),
+    ],
+)
+def test_bad_conllu_sentences_are_named_or_skipped(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in CONLLU
+    file = write(tmp_path / "a.conllu", CONLLU.replace(old, new))
+    with pytest.raises(DataError, match=message):
+        rows(file, TAGS)
+    assert [row.values["tokens"] for row in rows(file, TAGS, skip=True)] == [["#"]]
+
+
+# ---------------------------------------------------------------------------------------------------- lines, and files side by side
+
+
+def test_each_line_is_a_row_where_the_recipe_says_so(tmp_path: Path) -> None:
+    content = "\ufeffone\r\n\ntwo\u2028and\x85a\x0chalf\n three \rstill"
+    for name in ("a.en.gz", "a.lst"):
+        file = write(tmp_path / name, gzip.compress(content.encode()) if name.endswith("gz") else content)
+        found = rows(file, format="lines")
+        assert [row.text for row in found] == ["one", "", "two\u2028and\x85a\x0chalf", " three \rstill"]
+        assert found[3].place == f"{file}:4"
+    assert texts(tmp_path / "a.lst") == texts(tmp_path / "a.lst", format="lines")
+    assert len(texts(tmp_path / "a.en.gz")) == 1, "without a word it is one text"
+
+
+def test_files_side_by_side_give_columns(tmp_path: Path) -> None:
+    write(tmp_path / "a.en.gz", gzip.compress(b"one\ntwo\n\nfour"))
+    write(tmp_path / "a.de", "eins\r\nzwei\n\nvier\n")
+    found = rows(tmp_path / "a.en.gz", PAIR, format="lines", columns={"source": "text"}, beside={"de": str(tmp_path / "a.de")})
+    assert [(row.values["source"], row.values["target"]) for row in found] == [("one", "eins"), ("two", "zwei"), ("", ""), ("four", "vier")]
+    write(tmp_path / "b.csv", 'source\nx\n"y\nz"\n')
+    write(tmp_path / "b.lst", "0\n1\n")
+    found = rows(tmp_path / "b.csv", PAIR, beside={"target": str(tmp_path / "b.lst")})
+    assert [row.values["target"] for row in found] == ["0", "1"], "a record is a row, however many lines it has"
+
+
+def test_several_files_stand_beside_as_many(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write(tmp_path / f"{number}.en", f"one {number}\n")
+        write(tmp_path / f"{number}.de", f"eins {number}\n")
+    section: dict[str, Any] = {"format": "lines", "columns": {"source": "text"}}
+    found = rows(tmp_path / "*.en", PAIR, beside={"de": str(tmp_path / "*.de")}, **section)
+    assert [row.text for row in found] == ["one 1\neins 1", "one 2\neins 2"]
+    with pytest.raises(DataError, match=r"1\.de: 1 files beside 2"):
+        rows(tmp_path / "*.en", PAIR, beside={"de": str(tmp_path / "1.de")}, **section)
+    write(tmp_path / "1.de", "")
+    write(tmp_path / "2.de", "eins\neins\n")
+    with pytest.raises(DataError, match=r"1\.en has 1 row, .*1\.de beside it 0 lines: they must agree"):
+        rows(tmp_path / "*.en", PAIR, beside={"de": str(tmp_path / "*.de")}, **section)
+
+
+@pytest.mark.parametrize(("lines", "beside"), [(3, 5), (5, 3), (1200, 1199)])
+def test_files_side_by_side_have_as_many_lines(tmp_path: Path, lines: int, beside: int) -> None:
+    write(tmp_path / "a.en", "x\n" * lines)
+    write(tmp_path / "a.de", "y\n" * beside)
+    with pytest.raises(DataError, match=rf"a\.en has {lines:,} rows, .*a\.de beside it {beside:,} lines: they must agree"):
+        rows(tmp_path / "a.en", format="lines", beside={"de": str(tmp_path / "a.de")})
+
+
+def test_what_cannot_stand_side_by_side_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "x\ny\n")
+    write(tmp_path / "a.de", b"eins\n\xe9\n")
+    beside = {"de": str(tmp_path / "a.de")}
+    with pytest.raises(DataError, match=r"a\.txt has 1 row, .* 2 lines: they must agree; if each line is a row, say format: lines"):
+        rows(tmp_path / "a.txt", beside=beside)
+    with pytest.raises(DataError, match=r"a\.de:2: byte 5 \(0xe9\) is not UTF-8"):
+        rows(tmp_path / "a.txt", format="lines", beside=beside)
+    assert len(rows(tmp_path / "a.txt", format="lines", beside=beside, skip=True)) == 1
+    with pytest.raises(DataError, match=r"a\.txt:1: has a column 'text' itself"):
+        rows(tmp_path / "a.txt", format="lines", beside={"text": str(tmp_path / "a.de")})
+    zipped(tmp_path / "b.zip", {"a.txt": "x"})
+    with pytest.raises(DataError, match=r"b\.zip: an archive cannot stand beside a file"):
+        rows(tmp_path / "a.txt", format="lines", beside={"de": str(tmp_path / "b.zip")})
+
+
+# -------------------------------------------------------------------------------------------------------------- header and format
+
+
+def test_a_header_stands_for_one_that_is_missing(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.tsv", 'one \tuno\r\n"t\two"\tdue\n')
+    found = rows(file, PAIR, header=["source", "target"])
+    assert [row.values for row in found] == [{"source": "one ", "target": "uno"}, {"source": "t\two", "target": "due"}]
+    assert [row.place for row in found] == [f"{file}:1", f"{file}:2"]
+    with pytest.raises(DataError, match=r"a\.tsv:1: 2 fields under a header of 1"):
+        rows(file, header=["text"])
+    with pytest.raises(DataError, match=r"a\.tsv: no column 'target' or 'de'; columns found: source, other"):
+        rows(file, PAIR, header=["source", "other"])
+    with pytest.raises(DataError, match=r"a\.tsv:1: the file has this header itself; remove header"):
+        rows(file, PAIR, header=["one ", "uno"], columns={"source": "uno", "target": "uno"})
+    with pytest.raises(DataError, match=r"a\.jsonl: header names the columns of csv, tsv, conll files, and this is jsonl"):
+        rows(write(tmp_path / "a.jsonl", '{"text": "a"}'), header=["text"])
+
+
+def test_a_format_goes_before_the_suffix(tmp_path: Path) -> None:
+    assert texts(write(tmp_path / "a.json", '{"text": "a"}\n{"text": "b"}\n'), format="jsonl") == ["a", "b"]
+    assert texts(write(tmp_path / "a.data", "text;\na;\n"), format="text") == ["text;\na;\n"]
+    assert texts(write(tmp_path / "b.data.gz", gzip.compress(b"n,text\n1,a\n")), format="csv") == ["a"]
+
+
+def test_the_fingerprint_covers_all_that_is_said_of_the_files(tmp_path: Path) -> None:
+    write(tmp_path / "a.tsv", "x\ty\n")
+    write(tmp_path / "a.de", "z\n")
+
+    def fingerprint(**section: Any) -> str:
+        roles = (Role("text", "text", ("x", "text")),)
+        return open_source(SourceSection(path=str(tmp_path / "a.tsv"), **section), "all", None, roles=roles).fingerprint()
+
+    beside = str(tmp_path / "a.de")
+    kinds: list[dict[str, Any]] = [{"format": "text"}, {"format": "lines"}, {"header": ["x", "b"]}, {"header": ["x", "z"]}]
+    kinds += [{"format": "lines", "beside": {name: beside}} for name in ("de", "fr")]
+    found = [fingerprint(**kind) for kind in kinds]
+    write(tmp_path / "a.de", "w\n")
+    found.append(fingerprint(**kinds[-1]))
+    assert len(set(found)) == len(found)
+
+
+# -------------------------------------------------------------------------------------------------------------------------- zip
+
+
+def test_a_zip_is_read_as_a_folder_is(tmp_path: Path) -> None:
+    line = '{"text": "%s"}\n'
+    names = {"data/b.jsonl": line % "b1" + line % "b2", "data/a.json": f"[{line % 'a'}]", "data/c.txt.gz": gzip.compress(b"c")}
+    extra = {"picture.png": b"\x89PNG", ".hidden.txt": "h", "__MACOSX/data/._b.jsonl": b"\0", "d.csv": "text\r\nd\r\n", "data/": ""}
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["e"]}), tmp_path / "e.parquet")
+    file = zipped(tmp_path / "a.zip", {**names, **extra, "e.parquet": (tmp_path / "e.parquet").read_bytes()})
+    assert texts(file) == ["d", "a", "b1", "b2", "c", "e"]
+    assert [row.place for row in rows(file)][1:3] == [f"{file}/data/a.json, item 1", f"{file}/data/b.jsonl:1"]
+    assert texts(zipped(tmp_path / "stored.zip", names, compression=zipfile.ZIP_STORED)) == ["a", "b1", "b2", "c"]
+    (tmp_path / "folder").mkdir()
+    zipped(tmp_path / "folder" / "b.zip", {"x.txt": "x"})
+    write(tmp_path / "folder" / "a.txt", "y")
+    assert texts(tmp_path / "folder") == ["y", "x"]
+
+
+def test_a_folder_is_searched_for_every_format(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", ' \n[{"text": "json"}]')
+    write(tmp_path / "package.json", '{"name": "x", "files": [{"text": "no row"}]}')
+    write(tmp_path / "b.conllu", CONLLU)
+    write(tmp_path / "labels.lst", "0\n1\n")
+    write(tmp_path / "c.ndjson", '{"text": "ndjson"}')
+    assert texts(tmp_path) == ["json", "Don't say a = b", "#", "ndjson"]
+    assert "2 other files left out" in open_source(SourceSection(path=str(tmp_path)), "all", None).describe()
+
+
+def test_names_in_a_zip_are_never_paths(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    file = zipped(inside / "a.zip", {"../up.txt": "up", "/root.txt": "root", "b\x1b[31m.txt": "red"})
+    found = rows(file)
+    assert sorted(row.text for row in found) == ["red", "root"], "the first part of ../up.txt begins with a dot"
+    assert all(row.place.isprintable() for row in found)
+    assert [path.name for path in tmp_path.rglob("*")] == ["inside", "a.zip"]
+
+
+def spoiled(old: bytes, new: bytes, content: bytes) -> bytes:
+    assert old in content
+    return content.replace(old, new)
+
+
+def test_what_should_not_be_unpacked_is_refused(tmp_path: Path) -> None:
+    plain = zipped(tmp_path / "a.zip", {"a.txt": " ".join(map(str, range(300)))}).read_bytes()
+    central, local = plain.index(b"PK\1\2"), plain.index(b"PK\3\4")
+    encrypted = bytearray(plain)
+    encrypted[central + 8] |= 1
+    encrypted[local + 6] |= 1
+    huge = plain[: central + 24] + struct.pack("<I", 0xFFFFFFF0) + plain[central + 28 :]
+    for content, message in {
+        bytes(encrypted): r"a\.zip/a\.txt: is encrypted; unpack it with its password",
+        huge: r"a\.zip: unpacks to more than 250 times its ",
+        plain[:-30]: r"a\.zip: damaged or cut zip file",
+        plain[10:]: r"a\.zip",
+        b"": r"a\.zip: damaged or cut zip file",
+        spoiled(plain[90:100], b"0123456789", plain): r"a\.zip/a\.txt: damaged or cut zip file",
+        zipped(tmp_path / "b.zip", {"b.zip": plain}).read_bytes(): r"a\.zip/b\.zip: an archive in an archive is not opened",
+        zipped(
+            tmp_path / "b.zip", {"b.png": b"x"}
+        ).read_bytes(): r"a\.zip: no text, jsonl, json, csv, tsv, parquet or CoNLL file in this archive",
+        zipped(tmp_path / "b.zip", {"b.txt": b"x"}, compression=zipfile.ZIP_BZIP2).read_bytes(): r"by another method than deflate",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            rows(write(tmp_path / "a.zip", content), skip=True)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.zip", "b.zip"])
+def test_what_unpacks_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A line that never ends: by gzip, in a zip, and by gzip in a zip, where no header tells its size."""
+    monkeypatch.setattr("tfkit.data.content._ALWAYS_ALLOWED", 1 << 20)
+    content = b'{"text": "' + bytes(50_000_000)
+    match name:
+        case "a.jsonl.gz":
+            write(tmp_path / name, gzip.compress(content))
+        case "a.zip":
+            zipped(tmp_path / name, {"a.jsonl": content})
+        case "b.zip":
+            zipped(tmp_path / name, {"a.jsonl.gz": gzip.compress(content)})
+    tracemalloc.start()
+    with pytest.raises(DataError, match=rf"{name}: unpacks to more than 250 times its"):
+        rows(tmp_path / name)
+    assert tracemalloc.get_traced_memory()[1] < 40e6
+    tracemalloc.stop()
+
+
+def test_a_long_line_of_a_small_archive_is_no_bomb(tmp_path: Path) -> None:
+    assert len(texts(zipped(tmp_path / "a.zip", {"a.txt": "x" * 10_000_000}))[0]) == 10_000_000

@@ -1,0 +1,56 @@
+"""Which files are data: the suffixes that tell a format, and those that a folder or an archive is searched for."""
+
+from pathlib import PurePath
+
+# The formats of rows with columns, and of lines. Any other file that is named outright is one text.
+FORMAT_OF = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
+    ".conllu": "conllu",
+    ".lst": "lines",
+}
+TEXT_SUFFIXES = frozenset(
+    f".{suffix}"
+    for line in (
+        "txt text md rst tex adoc org srt html htm css scss xml yaml yml toml ini cfg sql proto cmake",
+        "py pyi c h cc cpp cxx hpp hh m mm cs java kt scala groovy go rs swift dart v sv vhd asm s f f90 f95 pas",
+        "js jsx ts tsx vue sh bash zsh ps1 r jl lua pl pm php rb tcl hs ml mli ex exs erl clj lisp el scm",
+    )
+    for suffix in line.split()
+)
+KINDS = "text, jsonl, json, csv, tsv, parquet or CoNLL"  # for messages
+
+# Not .lst: lists of labels or of names lie beside the data that they belong to.
+_SEARCHED = TEXT_SUFFIXES | (FORMAT_OF.keys() - {".lst"})
+
+
+def suffix_of(path: PurePath) -> str:
+    """The suffix that tells the format, in small letters: `.jsonl` for `a.jsonl.gz`."""
+    return PurePath(path.stem).suffix.lower() if is_gzip(path) else path.suffix.lower()
+
+
+def is_gzip(path: PurePath) -> bool:
+    """Whether it is packed by gzip, by its name."""
+    return path.suffix.lower() == ".gz"
+
+
+def is_zip(path: PurePath) -> bool:
+    """Whether it is a zip archive, by its name."""
+    return path.suffix.lower() == ".zip"
+
+
+def is_searched(path: PurePath) -> bool:
+    """Whether a file of a folder or an archive is read where only the folder or archive was named; the path is relative to it."""
+    return suffix_of(path) in _SEARCHED and not is_hidden(path)
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a part of the path begins with a dot, or is where macOS puts what no one asked for."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
