@@ -208,6 +208,7 @@ DRAWS = f"{WRITES} | generation.max_new_tokens=24"
 BEAMS = f"{DRAWS} | generation.num_beams=6 | generation.stop=[i, s]"
 HUB = "data.train=[{hub: saved}]"
 CONFIGS = "data.train=[{hub: configs}]"
+STREAMED = "data.train=[{hub: saved, streamed: true}]"
 HELD_OUT_HUB = "data.validation=[{hub: saved}]"
 METERED = "carbon.enabled=true"
 LABELLED = "objective={kind: classification} | data.train=[{path: labelled.jsonl}] | data.validation=[{path: labelled.jsonl}]"
@@ -275,20 +276,38 @@ TABLE = {
     "data.train": Change("data.train=[{path: two.jsonl}]", train_data),
     "data.train.stdlib": Change("data.train=[{stdlib: true}]", train_data, "tokenizer={path: finished}"),
     "data.train.path": Change("data.train.0.path=two.jsonl", train_data),
+    "data.train.format": Change("data.train.0.format=text", train_data),
+    "data.train.header": Change("data.train.0.header=[body, text]", train_data, "data.train=[{path: table.csv}]"),
+    "data.train.beside": Change(
+        "data.train.0.beside={other: two.jsonl}",
+        train_data,
+        "data.train=[{path: labelled.jsonl, text: other, beside: {other: one.jsonl}}]",
+    ),
     "data.train.hub": Change(HUB, train_data),
     "data.train.config": Change("data.train.0.config=second", train_data, CONFIGS),
     "data.train.split": Change("data.train.0.split=other", train_data, HUB),
     "data.train.revision": Change("data.train.0.revision=v2", hub, CONFIGS),
+    "data.train.streamed": Change("data.train.0.streamed=true", train_data, HUB),
+    "data.train.rows": Change("data.train.0.rows=9", train_data, STREAMED),
     "data.train.text": Change("data.train.0.text=body", train_data),
     "data.train.columns": Change("data.train.0.columns={text: body}", train_data),
     "data.train.weight": Change("data.train.0.weight=2", order),
     "data.validation": Change("data.validation=0.3", validation_data),
     "data.validation.stdlib": Change("data.validation=[{stdlib: true}]", validation_data),
     "data.validation.path": Change("data.validation.0.path=one.jsonl", validation_data),
+    "data.validation.format": Change("data.validation.0.format=text", validation_data),
+    "data.validation.header": Change("data.validation.0.header=[body, text]", validation_data, "data.validation=[{path: table.csv}]"),
+    "data.validation.beside": Change(
+        "data.validation.0.beside={other: two.jsonl}",
+        validation_data,
+        "data.validation=[{path: labelled.jsonl, text: other, beside: {other: one.jsonl}}]",
+    ),
     "data.validation.hub": Change(HELD_OUT_HUB, validation_data),
     "data.validation.config": Change("data.validation.0.config=second", validation_data, CONFIGS.replace("train", "validation")),
     "data.validation.split": Change("data.validation.0.split=other", validation_data, HELD_OUT_HUB),
     "data.validation.revision": Change("data.validation.0.revision=v2", hub, CONFIGS.replace("train", "validation")),
+    "data.validation.streamed": Change("data.validation.0.streamed=true", validation_data, HELD_OUT_HUB),
+    "data.validation.rows": Change("data.validation.0.rows=9", validation_data, STREAMED.replace("train", "validation")),
     "data.validation.text": Change("data.validation.0.text=body", validation_data),
     "data.validation.columns": Change("data.validation.0.columns={text: body}", validation_data),
     "data.validation.name": Change("data.validation=[{path: two.jsonl}, {path: one.jsonl, name: dev}]", evaluation),
@@ -413,6 +432,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[name]), encoding="utf-8")
     labelled = [row | {"label": random.choice(["no", "yes"]), "value": int(random.integers(9))} for row in rows["one"]]
     (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled), encoding="utf-8")
+    table = "".join(f"{row['text']},{row['body']}\n" for row in ({"text": "text", "body": "body"}, *rows["one"]))
+    (folder / "table.csv").write_text(table, encoding="utf-8")
     splits = {"train": datasets.Dataset.from_list(rows["one"][:25]), "other": datasets.Dataset.from_list(rows["two"][:25])}
     datasets.DatasetDict(splits).save_to_disk(str(folder / "saved"))
     (folder / "configs").mkdir()
