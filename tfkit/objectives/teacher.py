@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,14 +12,18 @@ from torch import Tensor
 from tfkit.errors import ModelError
 from tfkit.hub import Loaded, load
 from tfkit.hub.config_json import LIMIT
+from tfkit.hub.names import on_meta
 from tfkit.model.config import LanguageModelHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.objectives import DistillationSection
 from tfkit.run.model_files import find_file, read_object
 from tfkit.tokenizer import Tokenizer
 
-# What gives the tensors their meaning beside their shapes.
-_MEANING = ("num_heads", "num_kv_heads", "head_dim", "position", "norm", "mlp", "embedding.scale", "attention.scale")
+_MEANING: dict[str, Any] = {
+    **dict.fromkeys(("num_heads", "num_kv_heads", "head_dim", "position", "norm", "mlp"), True),
+    "embedding": {"scale"},
+    "attention": {"scale"},
+}
 _MOST_LINES = 12
 _BLOCK = 1 << 20
 
@@ -45,8 +50,7 @@ def open_teacher(section: DistillationSection, config: ModelConfig, tokenizer: T
         raise ModelError(f"objective.teacher: {section.teacher} cannot teach this model:\n  {lines}")
     teacher = Teacher(loaded.model.requires_grad_(False), section.teacher, _sha256(loaded.folder), _run_id(loaded.folder))
     if section.copy_layers is not None:
-        with torch.device("meta"):  # whether they fit is said before anything is tokenized
-            copied_tensors(Transformer(config), teacher.model, section.copy_layers)
+        copied_tensors(on_meta(config), teacher.model, section.copy_layers)  # whether they fit is said before anything is tokenized
     return teacher
 
 
@@ -61,10 +65,11 @@ def copy_layers(student: Transformer, teacher: Transformer, layers: Sequence[int
 def copied_tensors(student: Transformer, teacher: Transformer, layers: Sequence[int]) -> dict[str, Tensor]:
     """The teacher's tensor for each parameter of the student. Raises ModelError, with a list, where they do not fit."""
     found = dict(teacher.named_parameters())
+    ours, theirs = _meaning(student.config), _meaning(teacher.config)
     problems = [
-        f"{name}: the student's is {ours}, the teacher's {theirs}"
-        for name in _MEANING
-        if (ours := _field(student.config, name)) != (theirs := _field(teacher.config, name))
+        f"{name}: the student's is {ours.get(name)}, the teacher's {theirs.get(name)}"
+        for name in ours | theirs
+        if ours.get(name) != theirs.get(name)
     ]
     count = _layers(teacher.config)
     problems += [f"copy_layers: the teacher has no layer {layer}, only 0 to {count - 1}" for layer in sorted({*layers}) if layer >= count]
@@ -77,7 +82,7 @@ def copied_tensors(student: Transformer, teacher: Transformer, layers: Sequence[
         more = [f"and {len(problems) - _MOST_LINES} more"] if len(problems) > _MOST_LINES else []
         lines = "\n  ".join([*problems[:_MOST_LINES], *more])
         raise ModelError(f"objective.copy_layers: the student cannot begin with the teacher's weights:\n  {lines}")
-    return {ours: found[theirs] for ours, theirs in names.items()}
+    return {name: found[whose] for name, whose in names.items()}
 
 
 def _unlike(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], names: Mapping[str, str]) -> list[str]:
@@ -100,11 +105,14 @@ def _teachers_name(name: str, layers: Sequence[int]) -> str:
     return f"{before}.blocks.{layers[int(layer)]}.{rest}"
 
 
-def _field(config: ModelConfig, name: str) -> object:
-    value: object = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
+def _meaning(config: ModelConfig) -> dict[str, object]:
+    """What gives the tensors their meaning beside their shapes, by its name in a recipe."""
+    document = config.model_dump(include=_MEANING)
+    return {
+        (f"{name}.{inner}" if inner else name): found
+        for name, value in document.items()
+        for inner, found in (value.items() if isinstance(value, dict) else [("", value)])
+    }
 
 
 def _layers(config: ModelConfig) -> int:
