@@ -4,7 +4,8 @@
     bos a b c           bos d e        ...  bos z eos       bos = eos: one id both ends and begins
     a b c eos           d e eos        ...  z eos           no bos, or another: eos is appended to each
 
-Folder of the cache: tokens.bin (uint16 or uint32), starts.bin, text_bytes.bin (int64), index.json; all little-endian.
+Folder of the cache: tokens.bin (uint16 or uint32), starts.bin, text_bytes.bin (int64), texts.bin (a hash of each text, uint64),
+where asked for sentences.bin (int64), and index.json; all little-endian.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.build import INDEX, STREAM_VERSION, write_stream
+from tfkit.data.build import INDEX, SENTENCES_VERSION, STREAM_VERSION, TEXTS, write_stream
 from tfkit.data.cache import build_once, cache_folder
 from tfkit.data.rows import Source
 from tfkit.errors import DataError, ModelError
@@ -37,6 +38,8 @@ class TokenStream:
     fingerprint: str
     cached: bool  # whether it was there already
     skipped: Mapping[str, int] = field(default_factory=dict)  # bad rows that were left out, by kind
+    sentences: NDArray[np.int64] | None = None  # where each sentence begins, those without ids left out; None: nobody asked
+    texts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # (documents,) a hash of each one's text
 
     def __len__(self) -> int:
         """Documents."""
@@ -74,16 +77,22 @@ def check_ids(name: str, max_id: int, vocab_size: int) -> None:
         )
 
 
-def token_stream(source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None) -> TokenStream:
+def token_stream(
+    source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None, *, sentences: bool = False
+) -> TokenStream:
     """The stream of a source from the cache, or built there: at once whole, whatever stops the builder.
 
-    `progress` is told the bytes of text done since its last call, and may raise to stop. Raises DataError on bad or no rows.
+    `progress` is told the bytes of text done since its last call, and may raise to stop. `sentences`: with the places where they begin;
+    that is a stream of its own in the cache. Raises DataError on bad or no rows.
     """
-    fingerprint = hashlib.blake2b(
-        f"{STREAM_VERSION}\0{source.fingerprint()}\0{tokenizer.fingerprint()}".encode(), digest_size=16
-    ).hexdigest()
+    content = f"{STREAM_VERSION}\0{source.fingerprint()}\0{tokenizer.fingerprint()}" + (f"\0{SENTENCES_VERSION}" if sentences else "")
+    fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     folder = cache_folder() / "streams" / fingerprint
-    built = build_once(folder, lambda path: _whole_index(path) is not None, lambda path: write_stream(path, source, tokenizer, progress))
+    built = build_once(
+        folder,
+        lambda path: _whole_index(path) is not None,
+        lambda path: write_stream(path, source, tokenizer, progress, sentences),
+    )
     return _load(folder, fingerprint, cached=not built)
 
 
@@ -103,7 +112,9 @@ def _load(folder: Path, fingerprint: str, cached: bool) -> TokenStream:
         max_id=index["max_id"],
         fingerprint=fingerprint,
         cached=cached,
+        texts=array(TEXTS, "<u8"),
         skipped=index.get("skipped", {}),  # not in streams from before rows could be skipped
+        sentences=array("sentences.bin", "<i8") if index["files"].get("sentences.bin") else None,
     )
 
 
@@ -112,6 +123,6 @@ def _whole_index(folder: Path) -> dict[str, Any] | None:
     try:
         index = json.loads((folder / INDEX).read_bytes())
         whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())
-        return index if whole and index["version"] == STREAM_VERSION else None
+        return index if whole and index["version"] == STREAM_VERSION and TEXTS in index["files"] else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

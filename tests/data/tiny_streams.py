@@ -1,0 +1,39 @@
+"""Token streams of made ids, for the tests of rows that are cut from them."""
+
+import numpy as np
+
+from tfkit.data import Frame, TokenStream
+
+CLS, SEP, PAD = 1, 2, 0
+FRAME = Frame(CLS, SEP, PAD)
+
+
+def stream(documents: list[list[list[int]]], name: str = "made") -> TokenStream:
+    """Documents of sentences of ids, as a tokenizer with BERT's template lays them down."""
+    tokens: list[int] = []
+    starts, sentences = [], []
+    for document in documents:
+        starts.append(len(tokens))
+        tokens.append(CLS)
+        for sentence in document:
+            if sentence:
+                sentences.append(len(tokens))
+            tokens += sentence
+        tokens.append(SEP)
+    sizes = np.zeros(len(documents), np.int64)
+    places = np.array([*starts, len(tokens)], np.int64)
+    ids = np.array(tokens, np.uint16)
+    return TokenStream(name, ids, places, sizes, 0, int(ids.max()), "", True, sentences=np.array(sentences, np.int64))
+
+
+def numbered(sizes: list[list[int]], first: int = 10) -> list[list[list[int]]]:
+    """Documents of sentences of these sizes, in which every id is another."""
+    ids = iter(range(first, 1 << 16))
+    return [[[next(ids) for _ in range(size)] for size in document] for document in sizes]
+
+
+def drawn(count: int, seed: int, most_sentences: int = 30, longest: int = 12) -> list[list[list[int]]]:
+    """So many documents of random sizes."""
+    random = np.random.default_rng(seed)
+    sizes = [random.integers(1, longest + 1, random.integers(1, most_sentences + 1)).tolist() for _ in range(count)]
+    return numbered(sizes)

@@ -1,0 +1,53 @@
+"""Random numbers from numpy's raw bits, which stay the same for ever; what its Generator makes of them may change (NEP 19)."""
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import numpy as np
+
+_RANGE = 1 << 64
+Value = TypeVar("Value")
+
+
+class Draws:
+    """One draw after another."""
+
+    def __init__(self, bits: np.random.PCG64):
+        self._next = _raw(bits).__next__
+
+    def below(self, end: int) -> int:
+        """A whole number from 0 to end - 1, all alike."""
+        return self._next() * end >> 64
+
+    def happens(self, probability: float) -> bool:
+        """True with this probability."""
+        return self._next() < probability * _RANGE
+
+    def heads(self, tosses: int) -> int:
+        """How many of so many coins fall on their head."""
+        count = 0
+        for _ in range(tosses // 64):
+            count += self._next().bit_count()
+        return count + (self._next() >> (64 - tosses % 64)).bit_count()
+
+
+def _raw(bits: np.random.PCG64) -> Iterator[int]:
+    while True:
+        yield from bits.random_raw(1024).tolist()
+
+
+class Latest(Generic[Value]):
+    """What is drawn for an epoch, kept for two of them: a step may span two epochs, and a resumed one looks back."""
+
+    def __init__(self, draw: Callable[[int], Value]):
+        self._draw = draw
+        self._known: dict[int, Value] = {}
+
+    def __getitem__(self, epoch: int) -> Value:
+        value = self._known.pop(epoch, None)
+        if value is None:
+            value = self._draw(epoch)
+        self._known[epoch] = value
+        while len(self._known) > 2:
+            del self._known[next(iter(self._known))]
+        return value
