@@ -1,6 +1,6 @@
 """config.json and tfkit.json <-> ModelConfig."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,18 +100,39 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
     return again.model_dump(exclude=EXPRESSED) == config.model_dump(exclude=EXPRESSED)
 
 
-def to_config_json(family: Family, config: ModelConfig) -> dict[str, Any]:
+def to_config_json(family: Family, config: ModelConfig, labels: Sequence[str] = ()) -> dict[str, Any]:
     """The config.json that Hugging Face's class of the family reads. Raises UnsupportedError where it cannot say something."""
     body = {"architectures": [family.architecture(config)], "model_type": family.model_type, **family.to_hf(config)}
     if not isinstance(config.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig):
         body.pop("tie_word_embeddings", None)  # nothing is there to tie: the class's own default stands for a later head
-    if count := _labels(config.head):
-        names = [f"LABEL_{number}" for number in range(count)]
-        body |= {"id2label": {str(number): name for number, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
-    return body
+    return body | label_fields(config.head, labels)
 
 
-def _labels(head: HeadConfig) -> int:
+def label_fields(head: HeadConfig, labels: Sequence[str]) -> dict[str, Any]:
+    """What config.json says of the classes or tags, by whose number Hugging Face knows their count; a number instead is `regression`."""
+    names = labels or _unnamed(_count(head))
+    if not names:
+        return {}
+    assert len(names) == _count(head), f"{len(names)} names for {_count(head)} labels"
+    fields: dict[str, Any] = {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+    return fields | ({"problem_type": "regression"} if isinstance(head, ClassesHeadConfig) and head.count == 1 else {})
+
+
+def read_labels(hf: Mapping[str, Any], head: HeadConfig) -> tuple[str, ...]:
+    """The names of the head's classes or tags; LABEL_0 and so on, as Hugging Face calls them, where config.json does not name each."""
+    count = head.count if isinstance(head, ClassesHeadConfig | TagsHeadConfig) else 0
+    known = hf.get("id2label")
+    names = [known.get(str(number)) for number in range(count)] if isinstance(known, dict) and len(known) == count else []
+    if names and all(isinstance(name, str) for name in names):
+        return tuple(map(str, names))
+    return _unnamed(count)
+
+
+def _unnamed(count: int) -> tuple[str, ...]:
+    return tuple(f"LABEL_{number}" for number in range(count))
+
+
+def _count(head: HeadConfig) -> int:
     """How many labels the head has; the score of a choice is one, as Hugging Face counts."""
     if isinstance(head, ClassesHeadConfig | TagsHeadConfig):
         return head.count

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tfkit.errors import ModelError
-from tfkit.hub.config_json import LIMIT, OWN_TYPE, read_config, read_special_ids
+from tfkit.hub.config_json import LIMIT, OWN_TYPE, read_config, read_labels, read_special_ids
 from tfkit.hub.find import find_checkpoint
 from tfkit.hub.names import expected_shapes, from_foreign, missing_of_head, on_meta, settle_names, without_other_heads
 from tfkit.hub.weights import Tensors, Weight, find_weights, read_weights
@@ -40,6 +40,7 @@ class Loaded:
     family: str
     folder: Path
     special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos, pad and start ids as the folder's files have them
+    labels: tuple[str, ...] = ()  # the names of classes or tags, by number
     new_parameters: tuple[str, ...] = ()  # of a head that was asked for and that the files lack: random
 
     @property
@@ -65,7 +66,8 @@ class Loaded:
     def save(self, folder: str | Path) -> None:
         """Write the model folder that training writes: float32 weights, configuration, tokenizer."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_model(Path(folder), self.config, self.model.state_dict(), self.codec, family=self.family, special_ids=self.special_ids)
+        tensors, ids = self.model.state_dict(), self.special_ids
+        save_model(Path(folder), self.config, tensors, self.codec, family=self.family, special_ids=ids, labels=self.labels)
 
 
 def load(
@@ -102,7 +104,8 @@ def load(
     tensors = from_foreign(foreign, family, config) if family else foreign
     new = _draw_head(config, seed, tensors) if lacking else {}
     model = _fill(config, {name: tensor.to(dtype) for name, tensor in (tensors | new).items()})
-    return Loaded(model.to(device), codec, config, family.name if family else OWN_TYPE, folder, special_ids, tuple(new))
+    labels = read_labels({} if lacking else hf, config.head)
+    return Loaded(model.to(device), codec, config, family.name if family else OWN_TYPE, folder, special_ids, labels, tuple(new))
 
 
 def _check_sizes(folder: Path) -> None:

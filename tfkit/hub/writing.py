@@ -1,20 +1,21 @@
 """Transformer -> a Hugging Face model folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tfkit.hub.config_json import EXPRESSED, OWN_TYPE, SPECIAL_IDS, family_of, to_config_json
+from tfkit.hub.config_json import EXPRESSED, OWN_TYPE, SPECIAL_IDS, family_of, label_fields, to_config_json
 from tfkit.hub.names import to_foreign
 from tfkit.hub.weights import Tensors
-from tfkit.model.config import ModelConfig
+from tfkit.model.config import ClassesHeadConfig, ModelConfig
 from tfkit.tokenizer import Tokenizer, save_tokenizer
 
 _START = "decoder_start_token_id"
-_STATED = ("bos_token_id", "eos_token_id", "pad_token_id")  # null where there is none
+_PAD = "pad_token_id"
+_STATED = ("bos_token_id", "eos_token_id", _PAD)  # null where there is none
 
 
 def save_model(
@@ -25,27 +26,37 @@ def save_model(
     *,
     family: str | None = None,
     special_ids: Mapping[str, Any] | None = None,
+    end_ids: Sequence[int] = (),
+    labels: Sequence[str] = (),
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write config.json, generation_config.json, model.safetensors (or shards), the tokenizer's files and tfkit.json into a folder.
 
-    `tensors` are the parameters under our names; `family` is the one to prefer where several can express the model; `facts` go into
-    tfkit.json, which says what config.json cannot.
+    `tensors` are the parameters under our names; `family` is the one to prefer where several can express the model; `end_ids` end a text
+    if these are several, or others than the tokenizer's eos; `labels` are the names of classes or tags; `facts` go into tfkit.json, which
+    says what config.json cannot.
     """
     from huggingface_hub import save_torch_state_dict
 
     found = family_of(config, prefer=family)
     ids = dict(special_ids or {}) or _special_ids(tokenizer)
-    if config.encoder_layers and config.decoder_layers and "pad_token_id" in ids:
-        ids.setdefault(_START, ids["pad_token_id"])  # as T5 and Marian begin
+    if end_ids:
+        ids["eos_token_id"] = end_ids[0] if len(end_ids) == 1 else list(end_ids)
+    if config.encoder_layers and config.decoder_layers:
+        start = ids.get("pad_token_id") if special_ids or tokenizer is None else tokenizer.start_id
+        if start is not None:
+            ids.setdefault(_START, start)  # pad, as T5 and Marian begin; or what its decoder began with in training
+    if isinstance(config.head, ClassesHeadConfig) and config.head.pool == "last" and (padding := padding_id(tokenizer)) is not None:
+        ids.setdefault(_PAD, padding)  # where Hugging Face's classes find the last token of a padded text
     own = {"architectures": ["Transformer"], "model_type": OWN_TYPE, "config": config.model_dump(mode="json")}
-    body = to_config_json(found, config) if found else own
+    body = to_config_json(found, config, labels) if found else own | label_fields(config.head, labels)
     _write_json(
         folder / "config.json",
         {**body, **dict.fromkeys(_STATED), **ids, "torch_dtype": "float32"},
     )
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
-    _write_json(folder / "tfkit.json", {"schema_version": 1, "model": config.model_dump(mode="json", include=EXPRESSED), **(facts or {})})
+    about: dict[str, Any] = {"schema_version": 1, "model": config.model_dump(mode="json", include=EXPRESSED)}
+    _write_json(folder / "tfkit.json", about | ({"labels": list(labels)} if labels else {}) | dict(facts or {}))
     foreign = to_foreign(tensors, found, config) if found else tensors
     whole = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in foreign.items()}
     save_torch_state_dict(whole, folder, metadata={"format": "pt"})
@@ -56,6 +67,13 @@ def save_model(
 def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
     found = {name: getattr(tokenizer, name.replace("_token", ""), None) for name in SPECIAL_IDS} if tokenizer else {}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def padding_id(tokenizer: Tokenizer | None) -> int | None:
+    """What fills the rows of texts: pad, or else the end of a text, if no text ends with it; None if there is nothing such."""
+    if tokenizer is None or tokenizer.pad_id is not None:
+        return tokenizer.pad_id if tokenizer else None
+    return tokenizer.eos_id if tokenizer.eos_id not in tokenizer.suffix else None
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

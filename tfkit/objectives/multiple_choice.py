@@ -22,6 +22,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
+from tfkit.objectives.text_pairs import bare, share_room
 from tfkit.recipe.objectives import MultipleChoiceSection
 from tfkit.tokenizer import Tokenizer
 
@@ -52,7 +53,7 @@ class MultipleChoice:
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """input_ids of all answers one after the other, the size of each, and the number of the right one."""
         texts = [text for row in rows for text in (row.values["context"], *row.values["choices"])]
-        ids = iter(self._bare(texts))
+        ids = iter(bare(self.tokenizer, texts))
         found: list[Encoded | BadRow] = []
         for row in rows:
             context, *answers = (next(ids) for _ in range(1 + len(row.values["choices"])))
@@ -121,15 +122,9 @@ class MultipleChoice:
             raise ModelError(f"the tokenizer has no token {token!r}, which the objective needs; add it to tokenizer.special_tokens")
         return found
 
-    def _bare(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of texts without what the tokenizer's template puts around them."""
-        before, behind = len(self.tokenizer.prefix), len(self.tokenizer.suffix)
-        return [ids[before : len(ids) - behind] for ids in self.tokenizer.encode_texts(texts)]
-
     def _sequence(self, context: list[int], answer: list[int]) -> list[int]:
-        """The longer of the two texts loses its last ids until both fit."""
-        kept = min(len(answer), max(self._room // 2, self._room - len(context)))
-        return [*self._start, *context[: self._room - kept], *self._delimiter, *answer[:kept], *self._classify]
+        kept, kept_answer = share_room(len(context), len(answer), self._room)
+        return [*self._start, *context[:kept], *self._delimiter, *answer[:kept_answer], *self._classify]
 
 
 def _by_row(scores: Tensor, batch: Batch) -> Tensor:

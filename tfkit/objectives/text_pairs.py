@@ -1,8 +1,13 @@
-"""Texts, or pairs of texts, as ids that fit a context: special tokens by the tokenizer's own template."""
+"""Texts, or pairs of texts, as ids that fit a context: special tokens by the tokenizer's own template.
+
+A tokenizer whose template puts nothing between two texts (GPT-2's, GPT's) would run them together: the token that ends a text stands
+between them then. One without such a token can have no pairs, and a template of columns is the remedy.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tfkit.errors import DataError
 from tfkit.tokenizer import Tokenizer
 
 
@@ -15,15 +20,48 @@ class TextIds(NamedTuple):
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[tuple[str, str | None]], length: int) -> list[TextIds]:
-    """At most `length` ids each: a text loses its end, of a pair the longer text its last ids until both fit."""
+    """At most `length` ids each: a text loses its end, of a pair the longer text its last ids until both fit.
+
+    Raises DataError for a pair that nothing could join.
+    """
     singles = [i for i, (_, pair) in enumerate(texts) if pair is None]
     pairs = [i for i, (_, pair) in enumerate(texts) if pair is not None]
     found: dict[int, TextIds] = {}
     for i, ids in zip(singles, tokenizer.encode_texts([texts[i][0] for i in singles]), strict=True):
         found[i] = _single(tokenizer, ids, length)
-    joined = tokenizer.encode_pairs([(texts[i][0], texts[i][1] or "") for i in pairs], length) if pairs else []
-    found |= {i: TextIds(*pair) for i, pair in zip(pairs, joined, strict=True)}
+    joined = _pairs(tokenizer, [(texts[i][0], texts[i][1] or "") for i in pairs], length) if pairs else []
+    found |= dict(zip(pairs, joined, strict=True))
     return [found[i] for i in range(len(texts))]
+
+
+def share_room(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many ids of two texts are kept: the longer one loses its last ids until both fit, the second one where they are equal."""
+    second = min(second, max(room // 2, room - first))
+    return min(first, room - second), second
+
+
+def bare(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of texts without what the tokenizer's template puts around them."""
+    before, behind = len(tokenizer.prefix), len(tokenizer.suffix)
+    return [ids[before : len(ids) - behind] for ids in tokenizer.encode_texts(texts)]
+
+
+def _pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], length: int) -> list[TextIds]:
+    if tokenizer.joins_pairs:
+        return [TextIds(*pair) for pair in tokenizer.encode_pairs(pairs, length)]
+    between = tokenizer.sep_id if tokenizer.eos_id is None else tokenizer.eos_id
+    if between is None:
+        raise DataError(
+            "the tokenizer has no token that could stand between the two texts of a pair; put both into one text, with words of your own "
+            "between them: columns: {text: '{premise} => {hypothesis}'}"
+        )
+    room = length - len(tokenizer.prefix) - 1 - len(tokenizer.suffix)
+    found = []
+    for first, second in zip(*(bare(tokenizer, texts) for texts in zip(*pairs, strict=True)), strict=True):
+        kept, kept_second = share_room(len(first), len(second), room)
+        ids = [*tokenizer.prefix, *first[:kept], between, *second[:kept_second], *tokenizer.suffix]
+        found.append(TextIds(ids, [0] * len(ids), len(first) + len(second) > room))
+    return found
 
 
 def _single(tokenizer: Tokenizer, ids: list[int], length: int) -> TextIds:

@@ -4,7 +4,7 @@ from typing import Any
 
 from tfkit.carbon.card import co2_block, co2_sentence
 from tfkit.carbon.reading import Reading
-from tfkit.model.config import ModelConfig
+from tfkit.model.config import ClassesHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
 from tfkit.run.machine import processor
 
 
@@ -13,15 +13,21 @@ def model_card(
     name: str,
     kind: str,
     config: ModelConfig,
+    architecture: str | None,
     parameters: int,
     progress: dict[str, Any],
     evaluation: dict[str, float],
     data: list[str],
     reading: Reading,
+    averaged: str = "",
 ) -> str:
-    """Markdown with YAML front matter. `kind` is "pre-training" or "fine-tuning"."""
+    """Markdown with YAML front matter. `kind` is "pre-training" or "fine-tuning"; `architecture` is transformers' class for it, if there is
+    one; `averaged` says of which weights these are the mean.
+    """
     carbon = co2_block(reading, kind, processor()["name"])
-    front = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [tfkit]"]
+    task, example = _use(config)
+    library = "tfkit" if architecture is None else "transformers"
+    front = [f"library_name: {library}", f"pipeline_tag: {task}", "tags: [tfkit]"]
     if carbon:
         front += ["co2_eq_emissions:", *(f"  {key}: {_yaml(value)}" for key, value in carbon.items())]
     layers = " + ".join(str(count) for count in (config.encoder_layers, config.decoder_layers) if count)
@@ -31,20 +37,22 @@ def model_card(
         "vocabulary, context": f"{config.vocab_size:,}, {config.context_length:,}",
         "data": ", ".join(data),
         "steps, tokens": f"{progress['steps']:,}, {progress['tokens']:,}",
+        "weights": averaged,
         "training loss": f"{progress['loss']:.4f}" if progress["loss"] is not None else "",
         **{f"validation {metric.replace('_', ' ')}": f"{value:,.4g}" for metric, value in evaluation.items() if metric != "target_tokens"},
     }
     table = "\n".join(f"| {label} | {value} |" for label, value in rows.items() if value)
+    opening = [f'transformers.{architecture}.from_pretrained(".")'] if architecture else []
+    names = "`transformers` and with `tfkit`" if architecture else "`tfkit`; `transformers` has no class for it"
     return f"""---
 {chr(10).join(front)}
 ---
 
 # {name}
 
-A decoder-only Transformer, made by {kind} with tfkit. It opens with `transformers` and with `tfkit`:
+{_STACKS[bool(config.encoder_layers), bool(config.decoder_layers)]}, made by {kind} with tfkit. It opens with {names}:
 
-    AutoModelForCausalLM.from_pretrained(".")
-    tfkit generate --from . --prompt "..."
+    {f"{chr(10)}    ".join([*opening, example])}
 
 | | |
 | --- | --- |
@@ -52,6 +60,27 @@ A decoder-only Transformer, made by {kind} with tfkit. It opens with `transforme
 
 {co2_sentence(reading)}
 """
+
+
+_STACKS = {
+    (False, True): "A decoder-only Transformer",
+    (True, False): "An encoder-only Transformer",
+    (True, True): "A Transformer with encoder and decoder",
+}
+
+
+def _use(config: ModelConfig) -> tuple[str, str]:
+    """The Hub's name of the task that the model's head is for, and how tfkit does it."""
+    match config.head:
+        case MaskedLanguageModelHeadConfig():
+            return "fill-mask", 'tfkit generate --from . --prompt "... [MASK] ..."'
+        case ClassesHeadConfig():
+            return "text-classification", 'tfkit.load(".")'
+        case TagsHeadConfig():
+            return "token-classification", 'tfkit.load(".")'
+        case NoHeadConfig():
+            return "feature-extraction", 'tfkit.load(".")'
+    return ("text2text-generation" if config.encoder_layers else "text-generation"), 'tfkit generate --from . --prompt "..."'
 
 
 def _yaml(value: Any) -> str:

@@ -116,6 +116,13 @@ class Tokenizer:
             encodings = backend.encode_batch_fast(list(pairs))
         return [(encoding.ids, encoding.type_ids, bool(encoding.overflowing)) for encoding in encodings]
 
+    @cached_property
+    def joins_pairs(self) -> bool:
+        """Whether the template puts anything between two texts: GPT-2's and GPT's have none for pairs."""
+        with broken_tokenizer():
+            pair, single = self.backend.encode("x", "x"), self.backend.encode("x", add_special_tokens=False)
+        return len(pair) > 2 * len(single) + len(self.prefix) + len(self.suffix)
+
     def encode_words(self, sentences: Sequence[Sequence[str]], length: int) -> list[tuple[list[int], list[int | None], bool]]:
         """The ids of each sentence given as words, in its template; the number of the word of each id, None for the template's; and
         whether ids were cut off its end, so that at most `length` are left.

@@ -1,0 +1,129 @@
+"""Classes read off the last token: decoders and T5 against transformers' own classes on the padded batch, and pairs without a template."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_examples import examples, losses_and_weights, model, texts, tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import tfkit
+from tfkit.data import ExampleRows
+from tfkit.errors import DataError
+from tfkit.hub import save_model
+from tfkit.model.config import ModelConfig
+from tfkit.objectives.classification import Classification
+from tfkit.objectives.objective import Batch
+from tfkit.recipe import model_config
+from tfkit.recipe.heads import task_head
+from tfkit.recipe.objectives import ClassificationSection
+from tfkit.recipe.schema import ModelSection, Recipe
+from tfkit.tokenizer import Tokenizer
+
+LABELS = ("3", "1", "2")
+TINY = {"dim": 24, "num_heads": 3, "hidden_dim": 48, "context_length": 40}
+CASES = {
+    "gpt2": ({"preset": "gpt2", "decoder_layers": 2, **TINY}, tokenizer("byte_bpe")),
+    "llama": ({"preset": "llama-7b", "decoder_layers": 2, "head_dim": 8, **TINY}, tokenizer("bpe_byte_fallback", vocab_size=400)),
+    "t5": ({"preset": "t5-small", "encoder_layers": 2, "decoder_layers": 2, "head_dim": 8, **TINY}, tokenizer("unigram")),
+}
+ROWS = [{"text": text, "label": LABELS[i % 3]} for i, text in enumerate(texts(16))]
+PAIRS = [row | {"pair": other} for row, other in zip(ROWS, texts(16, seed=2), strict=True)]
+
+
+def described(section: dict[str, Any], codec: Tokenizer) -> ModelConfig:
+    """The model that a recipe for classification makes of a preset."""
+    recipe = Recipe.model_validate(
+        {"model": section, "data": {"train": [{"path": "x"}]}, "objective": {"kind": "classification"}, "training": {"steps": 1}}
+    )
+    return model_config(ModelSection.model_validate(section), codec.size, task_head(recipe, 3))
+
+
+def classification(codec: Tokenizer, config: ModelConfig, length: int = 40) -> Classification:
+    both = config.encoder_layers > 0 and config.decoder_layers > 0
+    return Classification(ClassificationSection(kind="classification"), codec, LABELS, length, codec.start_id if both else None)
+
+
+def batch_of(folder: Path, rows: list[dict[str, Any]], objective: Classification) -> Batch:
+    stored = examples(folder, rows, ClassificationSection.roles, objective)
+    return objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(16, np.int64), np.arange(16)))
+
+
+@pytest.mark.parametrize("rows", [ROWS, PAIRS], ids=["texts", "pairs"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_loss_of_a_padded_batch_is_that_of_transformers(tmp_path: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    section, codec = CASES[name]
+    config = described(section, codec)
+    ours = model(config.model_dump() | {"init": {"std": 0.3}}).eval()
+    objective = classification(codec, config)
+    batch = batch_of(tmp_path, rows, objective)
+    assert batch.padding_mask is not None  # some rows are shorter than others
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_model(folder, config, ours.state_dict(), codec, labels=LABELS)
+
+    assert tfkit.load(folder).labels == LABELS
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert theirs.config.id2label == dict(enumerate(LABELS))
+    padding = theirs.config.pad_token_id
+    read = AutoTokenizer.from_pretrained(folder)
+    encoded = [read(row["text"], row.get("pair"), truncation=True, max_length=40)["input_ids"] for row in rows]
+    assert [ids[mask].tolist() for ids, mask in zip(batch.input_ids, batch.padding_mask, strict=True)] == encoded
+    longest = max(map(len, encoded))
+    padded = torch.tensor([ids + [padding] * (longest - len(ids)) for ids in encoded])
+    with torch.no_grad():
+        output = theirs(input_ids=padded, attention_mask=batch.padding_mask.long(), labels=batch.labels)
+        loss = objective.loss(ours, batch)["classes"] / objective.counts(batch)["classes"]
+    torch.testing.assert_close(loss, output.loss, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours(**batch.inputs()).logits, output.logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path, name: str) -> None:
+    section, codec = CASES[name]
+    config = described(section, codec)
+    objective = classification(codec, config)
+    stored = examples(tmp_path, PAIRS, ClassificationSection.roles, objective)
+    taught = config.model_dump() | {"dropout": {}}  # T5's is drawn for each micro-batch
+    whole, weights = losses_and_weights(taught, stored, objective, 8)
+    for size in (1, 4):
+        found, found_weights = losses_and_weights(taught, stored, objective, size)
+        assert found == pytest.approx(whole, abs=1e-6)
+        for parameter, tensor in weights.items():
+            torch.testing.assert_close(found_weights[parameter], tensor, atol=1e-6, rtol=0, msg=parameter)
+
+
+@pytest.mark.parametrize(("kind", "room"), [("byte_bpe", 40), ("byte_bpe", 11)])
+def test_a_pair_without_a_template_is_joined_by_the_end_of_a_text(tmp_path: Path, kind: str, room: int) -> None:
+    codec = tokenizer(kind, add_bos=False)
+    assert not codec.joins_pairs
+    batch = batch_of(tmp_path, PAIRS, classification(codec, described(CASES["gpt2"][0], codec), room))
+    assert batch.padding_mask is not None
+    for row, ids, mask in zip(PAIRS, batch.input_ids, batch.padding_mask, strict=True):
+        first, second = codec.encode_texts([row["text"], row["pair"]])
+        while len(first) + len(second) > room - 1:
+            (second if len(second) >= len(first) else first).pop()
+        assert ids[mask].tolist() == [*first, codec.eos_id, *second]
+
+
+def test_a_pair_that_nothing_can_join_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    codec = tokenizer("bpe_eow")
+    with pytest.raises(DataError, match=r"no token that could stand between .* columns: \{text: '\{premise\} => \{hypothesis\}'\}"):
+        batch_of(tmp_path, PAIRS, classification(codec, described(CASES["gpt2"][0], codec)))
+
+
+def test_padding_of_a_classifier_is_written_where_its_tokenizer_can_say_it(tmp_path: Path) -> None:
+    """transformers finds the last token by it. GPT's tokenizer has nothing that no text ends with: there theirs refuses batches."""
+    for kind, wanted in (("byte_bpe", 0), ("bpe_eow", None)):
+        codec = tokenizer(kind)
+        config = described(CASES["gpt2"][0], codec)
+        folder = tmp_path / kind
+        folder.mkdir()
+        save_model(folder, config, model(config.model_dump()).state_dict(), codec)
+        written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        assert written["pad_token_id"] == wanted
+        tfkit.load(folder).save(tmp_path / f"{kind} again")
+        assert json.loads((tmp_path / f"{kind} again" / "config.json").read_text(encoding="utf-8")) == written
