@@ -1,0 +1,125 @@
+"""The chat formats: what they write, that their templates write the same in transformers, and what they refuse."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_chat_tokenizers import FORMATS, contents, conversations
+from tiny_chats import TEMPLATES
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from tfkit.tokenizer.chat_formats import FORMATS as OURS
+from tfkit.tokenizer.chat_formats import Ends, Message, UnfitError, joined
+
+ENDS = Ends("<s>", "</s>")
+EXCHANGES = [("user", "Hi there"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "See you")]
+SMOL = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+
+# Written by hand from the sources of each family; the targets stand in brackets.
+GOLDEN = {
+    (
+        "chatml",
+        None,
+    ): f"<|im_start|>system\n{SMOL}<|im_end|>\n<|im_start|>user\nHi there<|im_end|>\n<|im_start|>assistant\n⟦Hello!<|im_end|>⟧\n"
+    "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n⟦See you<|im_end|>⟧\n",
+    ("chatml", "Rhyme."): "<|im_start|>system\nRhyme.<|im_end|>\n<|im_start|>user\nHi there<|im_end|>\n<|im_start|>assistant\n"
+    "⟦Hello!<|im_end|>⟧\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n⟦See you<|im_end|>⟧\n",
+    ("llama2", None): "<s>[INST] Hi there [/INST]⟦ Hello! </s>⟧<s>[INST] Bye [/INST]⟦ See you </s>⟧",
+    ("llama2", "Rhyme."): "<s>[INST] <<SYS>>\nRhyme.\n<</SYS>>\n\nHi there [/INST]⟦ Hello! </s>⟧<s>[INST] Bye [/INST]⟦ See you </s>⟧",
+    ("llama3", None): "<s><|start_header_id|>user<|end_header_id|>\n\nHi there<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    "⟦Hello!<|eot_id|>⟧<|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    "⟦See you<|eot_id|>⟧",
+    ("gemma", None): "<s><start_of_turn>user\nHi there<end_of_turn>\n<start_of_turn>model\n⟦Hello!<end_of_turn>⟧\n"
+    "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n⟦See you<end_of_turn>⟧\n",
+    ("mistral", None): "<s>[INST] Hi there [/INST]⟦ Hello!</s>⟧[INST] Bye [/INST]⟦ See you</s>⟧",
+}
+
+
+def bracketed(name: str, messages: list[tuple[str, str]], system: str | None = None) -> str:
+    segments = OURS[name].segments([Message(*message) for message in messages], ENDS, system)
+    return "".join(f"⟦{one.text}⟧" if one.is_target else one.text for one in segments)
+
+
+def rendered(template: str, messages: list[dict[str, str]], prompt: bool = False) -> str:
+    """By transformers itself."""
+    (text,), _ = render_jinja_template(
+        [messages], chat_template=template, bos_token=ENDS.bos, eos_token=ENDS.eos, add_generation_prompt=prompt
+    )
+    return str(text)
+
+
+def ours(name: str, messages: list[dict[str, str]], system: str | None = None) -> tuple[str, list[tuple[int, int]]]:
+    return joined(OURS[name].segments([Message(one["role"], one["content"]) for one in messages], ENDS, system))
+
+
+@pytest.mark.parametrize(("name", "system"), GOLDEN)
+def test_texts_and_targets_written_by_hand(name: str, system: str | None) -> None:
+    assert bracketed(name, EXCHANGES, system) == GOLDEN[name, system]
+    if system is not None:
+        assert bracketed(name, [("system", system), *EXCHANGES], "another") == GOLDEN[name, system]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=60)
+@given(data=st.data())
+def test_the_template_of_a_checkpoint_writes_the_same_in_transformers(name: str, data: st.DataObject) -> None:
+    messages = data.draw(conversations(system=OURS[name].has_system))
+    system = data.draw(st.none() | contents) if OURS[name].has_system else None
+    template = OURS[name].jinja(system)
+    text, spans = ours(name, messages, system)
+    assert rendered(template, messages) == text
+    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    assert len(spans) == len(answers)
+    for number, (begin, end) in zip(answers, spans, strict=True):
+        assert rendered(template, messages[:number], prompt=True) == text[:begin]  # what an answer is asked for with
+        assert rendered(template, messages[: number + 1]).rstrip("\n") == text[:end]
+
+
+# As Meta published them with its models, line ends put in.
+PUBLISHED = {
+    "chatml": TEMPLATES["smollm2"],
+    "gemma": TEMPLATES["gemma"],
+    "llama2": """{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}
+{%- set system_message = messages[0]['content'] %}
+{%- else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}
+{%- for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+{{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}
+{%- if loop.index0 == 0 and system_message != false %}
+{%- set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}
+{%- else %}{% set content = message['content'] %}{% endif %}
+{%- if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}
+{%- elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}""",
+    "llama3": """{% set loop_messages = messages %}{% for message in loop_messages %}
+{%- set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' %}
+{%- if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}""",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_published_templates_write_the_same(name: str, data: st.DataObject) -> None:
+    messages = data.draw(conversations(system=OURS[name].has_system))
+    assert rendered(PUBLISHED[name], messages) == ours(name, messages)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "messages", "kind"),
+    [
+        ("chatml", [("user", "Hi"), ("tool", "1"), ("assistant", "Yo")], "role 'tool'"),
+        ("llama2", [("assistant", "Hi"), ("user", "Yo")], "roles out of order"),
+        ("llama2", [("user", "Hi"), ("system", "Rhyme."), ("assistant", "Yo")], "roles out of order"),
+        ("gemma", [("system", "Rhyme."), *EXCHANGES], "a system message"),
+        ("gemma", [("user", "Hi"), ("user", "Hi"), ("assistant", "Yo")], "roles out of order"),
+        ("mistral", [("system", "Rhyme."), *EXCHANGES], "a system message"),
+    ],
+)
+def test_what_a_format_cannot_say_is_refused(name: str, messages: list[tuple[str, str]], kind: str) -> None:
+    with pytest.raises(UnfitError) as caught:
+        bracketed(name, messages)
+    assert caught.value.kind == kind
+    if kind != "role 'tool'":  # the template refuses it too
+        with pytest.raises(Exception, match=re.compile("take turns|no system")):
+            rendered(OURS[name].jinja(), [{"role": role, "content": content} for role, content in messages])

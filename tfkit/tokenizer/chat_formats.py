@@ -1,0 +1,190 @@
+r"""The chat formats of the families as pure text: from messages to segments, of which those that are the model's to say are targets.
+
+    chatml    <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n[Hello<|im_end|>]\n                          SmolLM2
+    llama2    <s>[INST] <<SYS>>\n...\n<</SYS>>\n\nHi [/INST][ Hello </s>]                  arXiv 2307.09288, <s> in each exchange
+    llama3    <|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>...[Hello<|eot_id|>]
+    gemma     <bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n[Hello<end_of_turn>]\n
+    mistral   <s>[INST] Hi [/INST][ Hello</s>]                                                                    v0.1
+
+In brackets: the targets. The token that ends the turn is one, so that the model learns to stop; what follows it is not. Each format also
+is a template for a checkpoint, which gives the same text in transformers and in `tfkit generate --chat`.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+ROLES = ("system", "user", "assistant")
+
+
+class Message(NamedTuple):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Segment(NamedTuple):
+    """A part of the text; a target is what the model is to say."""
+
+    text: str
+    is_target: bool = False
+
+
+class Ends(NamedTuple):
+    """The tokenizer's own tokens that begin and end a text, which some formats write."""
+
+    bos: str
+    eos: str
+
+
+Write = Callable[[Sequence[Message], Ends], Iterator[Segment]]
+
+
+class UnfitError(ValueError):
+    """A conversation that a format cannot say: its kind, which is what is counted, and what is wrong."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """A format. `special` must be special tokens of the tokenizer, `written` are marks that it writes as plain text."""
+
+    name: str
+    write: Write
+    special: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+    turn_end: str | None = None  # None: the tokenizer's eos
+    bos: bool = True  # whether it writes the tokenizer's bos
+    has_system: bool = True
+    alternates: bool = False  # user and assistant must take turns, after a system message
+    system: str | None = None  # of a conversation that has none
+
+    def segments(self, messages: Sequence[Message], ends: Ends, system: str | None = None) -> list[Segment]:
+        """The parts of the text, in order. `system` is for conversations without such a message. Raises UnfitError."""
+        system = system or self.system
+        if system is not None and messages[0].role != "system":
+            messages = [Message("system", system), *messages]
+        self._check(messages)
+        return list(self.write(messages, ends))
+
+    def jinja(self, system: str | None = None) -> str:
+        """The template for a checkpoint."""
+        system = system or self.system
+        template = (_TEMPLATES / f"{self.name}.jinja").read_text(encoding="utf-8")
+        return template if system is None else _WITH_SYSTEM.replace("SYSTEM", _literal(system)) + template
+
+    def _check(self, messages: Sequence[Message]) -> None:
+        for number, message in enumerate(messages):
+            if message.role not in ROLES:
+                raise UnfitError(f"role {message.role!r}", f"message {number + 1} is by {message.role!r}; the roles are {', '.join(ROLES)}")
+            if message.role == "system" and not self.has_system:
+                raise UnfitError("a system message", f"the format {self.name} has no system message")
+        said = messages[1:] if messages[0].role == "system" else messages
+        if self.alternates:
+            for number, message in enumerate(said):
+                if message.role != ROLES[1 + number % 2]:
+                    raise UnfitError(
+                        "roles out of order",
+                        f"in the format {self.name} user and assistant take turns, and turn {number + 1} is by {message.role}",
+                    )
+
+
+# ----------------------------------------------------------------------------------------------------------- what they write
+
+
+def _chatml(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
+    for role, content in messages:
+        yield Segment(f"<|im_start|>{role}\n")
+        yield Segment(f"{content}<|im_end|>", role == "assistant")
+        yield Segment("\n")
+
+
+def _llama2(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
+    system = ""
+    for role, content in messages:
+        if role == "system":
+            system = f"<<SYS>>\n{content}\n<</SYS>>\n\n"
+        elif role == "user":
+            yield Segment(f"{ends.bos}[INST] {(system + content).strip()} [/INST]")
+            system = ""
+        else:
+            yield Segment(f" {content.strip()} {ends.eos}", is_target=True)
+
+
+def _llama3(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
+    yield Segment(ends.bos)
+    for role, content in messages:
+        yield Segment(f"<|start_header_id|>{role}<|end_header_id|>\n\n")
+        yield Segment(f"{content.strip()}<|eot_id|>", role == "assistant")
+
+
+def _gemma(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
+    yield Segment(ends.bos)
+    for role, content in messages:
+        yield Segment(f"<start_of_turn>{'model' if role == 'assistant' else role}\n")
+        yield Segment(f"{content.strip()}<end_of_turn>", role == "assistant")
+        yield Segment("\n")
+
+
+def _mistral(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
+    yield Segment(ends.bos)
+    for role, content in messages:
+        yield Segment(f" {content}{ends.eos}", is_target=True) if role == "assistant" else Segment(f"[INST] {content} [/INST]")
+
+
+# ------------------------------------------------------------------------------------------------------------- as templates
+
+_TEMPLATES = Path(__file__).with_name("chat_templates")
+_WITH_SYSTEM = """\
+{%- if messages[0]['role'] != 'system' %}
+    {%- set messages = [{'role': 'system', 'content': SYSTEM}] + messages %}
+{%- endif %}
+"""
+
+
+def _literal(text: str) -> str:
+    """The text as a string of jinja2, which reads the escapes of Python; characters beyond ASCII stand there as they are."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+_INSTRUCTION = ("[INST]", "[/INST]")
+FORMATS = {
+    one.name: one
+    for one in (
+        ChatFormat(
+            "chatml",
+            _chatml,
+            special=("<|im_start|>", "<|im_end|>"),
+            turn_end="<|im_end|>",
+            bos=False,
+            system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",  # as SmolLM2's own template says
+        ),
+        ChatFormat("llama2", _llama2, written=(*_INSTRUCTION, "<<SYS>>", "<</SYS>>"), alternates=True),
+        ChatFormat("llama3", _llama3, special=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), turn_end="<|eot_id|>"),
+        ChatFormat(
+            "gemma",
+            _gemma,
+            special=("<start_of_turn>", "<end_of_turn>"),
+            turn_end="<end_of_turn>",
+            has_system=False,
+            alternates=True,
+        ),
+        ChatFormat("mistral", _mistral, written=_INSTRUCTION, has_system=False, alternates=True),
+    )
+}
+
+
+def joined(segments: Iterable[Segment]) -> tuple[str, list[tuple[int, int]]]:
+    """The whole text, and where in it each target begins and ends."""
+    text, spans = "", []
+    for segment in segments:
+        if segment.is_target:
+            spans.append((len(text), len(text) + len(segment.text)))
+        text += segment.text
+    return text, spans
