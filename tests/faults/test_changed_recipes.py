@@ -20,7 +20,11 @@ LLAMA = [
 ]
 WORDS = ["checkpoint.every=2", "tokenizer.kind=wordpiece"]
 CLASSES = ["checkpoint.every=2", "objective={kind: classification}", "data={train: [{path: labelled.jsonl}], validation: 0.3}"]
-BEGUN = {"gpt": GPT, "llama": LLAMA, "words": WORDS, "classes": CLASSES}
+FACTORED = [
+    *("checkpoint.every=2", "optimizer={kind: adafactor}", "training.batch_ramp={start: 2, tokens: 100}"),
+    "schedule={kind: inverse_sqrt, flat_steps: 6}",
+]
+BEGUN = {"gpt": GPT, "llama": LLAMA, "words": WORDS, "classes": CLASSES, "factored": FACTORED}
 
 # A change of each field, and the run that it is a change of. a field in neither table fails a test.
 REFUSED = {
@@ -85,16 +89,26 @@ REFUSED = {
     "optimizer.lr=2e-3": "gpt",
     "optimizer.betas=[0.9, 0.99]": "gpt",
     "optimizer.eps=1e-6": "gpt",
+    "optimizer.bias_correction=false": "gpt",
     "optimizer.weight_decay=0": "gpt",
     "optimizer.clip_norm=null": "gpt",
     "optimizer.momentum=0.9": "llama",
     "optimizer.adamw_lr=1e-2": "llama",
+    "optimizer.scale_parameter=false": "factored",
+    "optimizer.min_scale=0.1": "factored",
+    "optimizer.decay_rate=0.5": "factored",
+    "optimizer.clip_threshold=0.5": "factored",
     "schedule.kind=linear": "gpt",
     "schedule.warmup_steps=3": "gpt",
+    "schedule={warmup_tokens: 100}": "gpt",
+    "schedule.flat_steps=7": "factored",
     "schedule.final_ratio=0.1": "gpt",
     "schedule.decay_ratio=0.3": "llama",
     "training.batch_size=2": "gpt",
+    "training.batch_ramp.start=1": "factored",
+    "training.batch_ramp.tokens=200": "factored",
     "training.micro_batch_size=1": "gpt",
+    "training.ema_decay=0.9": "gpt",
     "training.seed=2": "gpt",
     "training.precision=bf16": "gpt",
 }
@@ -135,7 +149,7 @@ FREE = {
 }
 SINGLE = {"data.train"}  # one value, or within a list: data.train.0.weight
 SINGLE |= {"model.encoder_layers", "model.head.kind"}  # no other value goes with the objective, so it is not even compared
-SINGLE |= {"model.position.scaling"}  # null, or a section, whose fields are told
+SINGLE |= {"model.position.scaling", "training.batch_ramp"}  # null, or a section, whose fields are told
 SLOW = {"training.compile=true", "carbon.enabled=true"}
 
 

@@ -116,6 +116,11 @@ def micro_batches(seen: Seen) -> list[int]:
     return [len(batch.input_ids) for batch in seen.run.loader.step(0)]
 
 
+def row_counts(seen: Seen) -> list[int]:
+    """The rows of each step."""
+    return [len(seen.run.loader.numbers(step)) for step in range(12)]
+
+
 def order(seen: Seen) -> list[int]:
     """The rows of the first step, and how many an epoch has."""
     return [len(seen.run.loader.rows), *map(int, seen.run.loader.numbers(0))]
@@ -192,6 +197,8 @@ RELATIVE = "model.position={kind: relative, buckets: 8}"
 RMS = "model.norm.kind=rms"
 WORDPIECE = "tokenizer.kind=wordpiece"
 MUON = "optimizer={kind: muon, lr: 1e-2}"
+ADAM = "optimizer={kind: adam, lr: 1e-2}"
+ADAFACTOR = "optimizer={kind: adafactor, lr: 1e-2}"
 WRITES = "generation.prompts=['the cat']"
 DESCRIPTION: dict[str, Any] = {
     "vocab_size": 30,
@@ -325,8 +332,22 @@ TABLE = {
     "optimizer[adamw].lr": Change("optimizer.lr=2e-2", weights),
     "optimizer[adamw].betas": Change("optimizer.betas=[0.5, 0.5]", weights),
     "optimizer[adamw].eps": Change("optimizer.eps=1e-2", weights),
+    "optimizer[adamw].bias_correction": Change("optimizer.bias_correction=false", weights),
     "optimizer[adamw].weight_decay": Change("optimizer.weight_decay=0.5", weights),
     "optimizer[adamw].clip_norm": Change("optimizer.clip_norm=0.01", weights, "optimizer.eps=1e-2"),
+    "optimizer[adam].lr": Change("optimizer.lr=2e-2", weights, ADAM),
+    "optimizer[adam].betas": Change("optimizer.betas=[0.5, 0.5]", weights, ADAM),
+    "optimizer[adam].eps": Change("optimizer.eps=1e-2", weights, ADAM),
+    "optimizer[adam].bias_correction": Change("optimizer.bias_correction=false", weights, ADAM),
+    "optimizer[adam].clip_norm": Change("optimizer.clip_norm=0.01", weights, f"{ADAM} | optimizer.eps=1e-2"),
+    "optimizer[adafactor].lr": Change("optimizer.lr=2e-2", weights, ADAFACTOR),
+    "optimizer[adafactor].scale_parameter": Change("optimizer.scale_parameter=false", weights, ADAFACTOR),
+    "optimizer[adafactor].min_scale": Change("optimizer.min_scale=0.5", weights, ADAFACTOR),
+    "optimizer[adafactor].decay_rate": Change("optimizer.decay_rate=0.5", weights, ADAFACTOR),
+    "optimizer[adafactor].clip_threshold": Change("optimizer.clip_threshold=0.5", weights, ADAFACTOR),
+    "optimizer[adafactor].eps": Change("optimizer.eps=1e-2", weights, ADAFACTOR),
+    "optimizer[adafactor].weight_decay": Change("optimizer.weight_decay=0.5", weights, ADAFACTOR),
+    "optimizer[adafactor].clip_norm": Change("optimizer.clip_norm=0.01", weights, f"{ADAFACTOR} | optimizer.eps=1e-2"),
     "optimizer[muon].lr": Change("optimizer.lr=2e-2", weights, MUON),
     "optimizer[muon].adamw_lr": Change("optimizer.adamw_lr=2e-2", weights, MUON),
     "optimizer[muon].momentum": Change("optimizer.momentum=0.5", weights, MUON),
@@ -336,14 +357,19 @@ TABLE = {
     "optimizer[muon].clip_norm": Change("optimizer.clip_norm=0.01", weights, f"{MUON} | optimizer.eps=1e-2"),
     "schedule.kind": Change("schedule.kind=linear", lr, "training.log_every=1"),
     "schedule.warmup_steps": Change("schedule.warmup_steps=2", lr, "training.log_every=1"),
+    "schedule.warmup_tokens": Change("schedule.warmup_tokens=150", lr, "training.log_every=1"),
+    "schedule.flat_steps": Change("schedule.flat_steps=3", lr, "schedule.kind=inverse_sqrt | training.log_every=1"),
     "schedule.final_ratio": Change("schedule.final_ratio=0.5", lr),
     "schedule.decay_ratio": Change("schedule.decay_ratio=0.8", lr, "schedule.kind=wsd | training.log_every=1"),
     "training.steps": Change("training.steps=5", steps),
     "training.epochs": Change("training.epochs=0.2 | training.steps=null", steps),
     "training.tokens": Change("training.tokens=130 | training.steps=null", steps),
     "training.batch_size": Change("training.batch_size=6", micro_batches),
+    "training.batch_ramp.start": Change("training.batch_ramp.start=1", micro_batches, "training.batch_ramp={start: 2, tokens: 100}"),
+    "training.batch_ramp.tokens": Change("training.batch_ramp.tokens=300", row_counts, "training.batch_ramp={start: 2, tokens: 100}"),
     "training.micro_batch_size": Change("training.micro_batch_size=2", micro_batches),
     "training.precision": Change("training.precision=bf16", precision),
+    "training.ema_decay": Change("training.ema_decay=0.9", evaluation),
     "training.seed": Change("training.seed=2", order),
     "training.compile": Change("training.compile=true", compiled),
     "training.activation_checkpointing": Change("training.activation_checkpointing=true", forwards),

@@ -15,10 +15,11 @@ from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema import AdamWSection, ScheduleSection
 from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
 from tfkit.training.loop import Log, Plan, Progress, train
+from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
 
 OBJECTIVE = CausalLM()
-SCHEDULE = ScheduleSection(kind="linear")
+LINEAR = ScheduleSection(kind="linear")
 
 
 class Batches:
@@ -78,7 +79,7 @@ class Recorder:
 
 def go(hooks: Recorder, plan: Plan, progress: Progress | None = None) -> Progress:
     progress = progress or Progress()
-    train(stepper(fresh(), section=AdamWSection(lr=1e-3)), Batches(), SCHEDULE, plan, hooks, progress)
+    train(stepper(fresh(), section=AdamWSection(lr=1e-3)), Batches(), Schedule(LINEAR, plan.steps), plan, hooks, progress)
     return progress
 
 
@@ -166,7 +167,7 @@ def test_unhealthy_steps_are_skipped_up_to_a_number() -> None:
     """A skipped step moves no weight, counts its tokens, and is in no mean."""
     plan = Plan(steps=6, log_every=2, evaluate_every=None, save_every=None, max_skipped_steps=2)
     hooks, progress = Recorder(), Progress()
-    train(spoilt(stepper(fresh(), objective=CausalLM()), 3, 4), Batches(), SCHEDULE, plan, hooks, progress)
+    train(spoilt(stepper(fresh(), objective=CausalLM()), 3, 4), Batches(), Schedule(LINEAR, plan.steps), plan, hooks, progress)
     assert hooks.events == ["log 2", "skip 3", "skip 4", "log 4", "log 6", "save 6", "evaluate 6"]
     assert [line.skipped for line in hooks.lines] == [0, 2, 2]
     assert math.isnan(hooks.lines[1].loss)
@@ -176,7 +177,7 @@ def test_unhealthy_steps_are_skipped_up_to_a_number() -> None:
 
     hooks = Recorder()
     with pytest.raises(UnhealthyError, match=r"step 5: the loss is nan.*\. see the replay") as caught:
-        train(spoilt(stepper(fresh(), objective=CausalLM()), 3, 4, 5), Batches(), SCHEDULE, plan, hooks, Progress())
+        train(spoilt(stepper(fresh(), objective=CausalLM()), 3, 4, 5), Batches(), Schedule(LINEAR, plan.steps), plan, hooks, Progress())
     assert caught.value.exit_code == 6
     assert hooks.events == ["log 2", "skip 3", "skip 4", "log 4", "unhealthy 5"]
 
@@ -191,7 +192,7 @@ def test_out_of_memory_is_told_and_the_step_taken_again() -> None:
         return take(taking, step, *arguments)
 
     taking.take = full  # type: ignore[method-assign]
-    train(taking, Batches(), SCHEDULE, Plan(3, 1, None, None), hooks, Progress())
+    train(taking, Batches(), Schedule(LINEAR, 3), Plan(3, 1, None, None), hooks, Progress())
     assert hooks.events == ["log 1", *["out of memory: CUDA out of memory."] * 2, "log 2", "log 3", "save 3", "evaluate 3"]
 
 

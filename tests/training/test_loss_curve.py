@@ -14,7 +14,7 @@ from tfkit.data import Loader, PackedRows
 from tfkit.hub import save_model
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema import AdamWSection, ScheduleSection
-from tfkit.training.schedule import lr_factor
+from tfkit.training.schedule import Schedule
 
 STEPS, WARMUP, BATCH, LENGTH = 20, 4, 6, 12
 LR, BETAS, EPS, DECAY, CLIP = 1e-2, (0.8, 0.97), 1e-6, 0.3, 0.5
@@ -26,8 +26,8 @@ def ours(values: dict[str, Any]) -> tuple[list[float], list[float]]:
     section = AdamWSection(lr=LR, betas=BETAS, eps=EPS, weight_decay=DECAY, clip_norm=CLIP)
     taking = stepper(fresh(values), objective=objective, section=section)
     loader = Loader(PackedRows([(stream(), 1.0)], LENGTH, seed=9), objective.collate, BATCH, micro_batch_size=2)
-    schedule = ScheduleSection(kind="cosine", warmup_steps=WARMUP, final_ratio=0.1)
-    reports = [taking.take(step + 1, loader.step(step), lr_factor(schedule, step + 1, STEPS)) for step in range(STEPS)]
+    schedule = Schedule(ScheduleSection(kind="cosine", warmup_steps=WARMUP, final_ratio=0.1), STEPS)
+    reports = [taking.take(step + 1, loader.step(step), schedule.factor(step + 1)) for step in range(STEPS)]
     return [report.loss for report in reports], [report.grad_norm for report in reports]
 
 

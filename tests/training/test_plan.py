@@ -3,7 +3,7 @@
 import pytest
 from tiny_training import stream
 
-from tfkit.cli.training_plan import most_rows, total_steps
+from tfkit.cli.training_plan import batch_sizes, most_rows, total_steps
 from tfkit.data import PackedRows
 from tfkit.recipe.schema import DataSection, ModelSection, Recipe, SourceSection, TrainingSection
 from tfkit.training.memory import largest_divisor
@@ -28,7 +28,8 @@ def recipe(**training: object) -> Recipe:
     ],
 )
 def test_length(training: dict[str, object], steps: int) -> None:
-    assert total_steps(recipe(**training), ROWS) == steps
+    wanted = recipe(**training)
+    assert total_steps(wanted, ROWS, batch_sizes(wanted, ROWS)) == steps
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_the_master_keeps_steps_that_the_working_copy_rounds_away() -> None:
         (model.weight * 1e-4).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-        weights.publish()
+        weights.stepped()
         seen.append(float(model.weight.detach()))
     assert seen[0] == 1.0  # 1 - 1e-4 in bf16
     assert seen[-1] == 1 - 2**-8  # but 40 of them are not lost
@@ -106,6 +106,6 @@ def test_loading_rounds_the_working_copy_and_keeps_the_master_exact() -> None:
 def test_in_fp32_there_is_one_copy() -> None:
     model = fresh(GPT2)
     weights = Weights(model, torch.float32)
-    weights.publish()
+    weights.stepped()
     assert weights.master is weights.working
     assert all(weights.master[name] is parameter for name, parameter in model.named_parameters())

@@ -1,14 +1,18 @@
 """Learning rates against values made by hand."""
 
+import math
+from typing import Any
+
 import pytest
 
+from tfkit.data import BatchSizes
 from tfkit.recipe.schema import ScheduleSection
-from tfkit.training.schedule import lr_factor
+from tfkit.training.schedule import Schedule
 
 
-def factors(schedule: dict[str, object], total: int, steps: list[int]) -> list[float]:
-    section = ScheduleSection.model_validate(schedule)
-    return [lr_factor(section, step, total) for step in steps]
+def factors(schedule: dict[str, object], total: int, steps: list[int], **run: Any) -> list[float]:
+    whole = Schedule(ScheduleSection.model_validate(schedule), total, **run)
+    return [whole.factor(step) for step in steps]
 
 
 @pytest.mark.parametrize(
@@ -26,6 +30,9 @@ def factors(schedule: dict[str, object], total: int, steps: list[int]) -> list[f
         ({"kind": "wsd", "warmup_steps": 90, "decay_ratio": 0.5}, [45, 90, 95, 100], [0.5, 1, 0.5, 0]),
         ({"kind": "inverse_sqrt", "warmup_steps": 16}, [4, 16, 64, 100], [0.25, 1, 0.5, 0.4]),
         ({"kind": "inverse_sqrt"}, [1, 4, 100], [1, 0.5, 0.1]),
+        ({"kind": "inverse_sqrt", "flat_steps": 16}, [1, 16, 64, 100], [1, 1, 0.5, 0.4]),
+        ({"kind": "inverse_sqrt", "flat_steps": 16, "warmup_steps": 4}, [1, 4, 16, 64], [0.25, 1, 1, 0.5]),
+        ({"kind": "inverse_sqrt", "flat_steps": 4, "warmup_steps": 16}, [4, 16, 64], [0.25, 1, 0.5]),
     ],
     ids=lambda value: value["kind"] if isinstance(value, dict) else "",
 )
@@ -40,8 +47,46 @@ def test_by_hand(schedule: dict[str, object], steps: list[int], expected: list[f
 def test_the_paper_s_learning_rate(dim: int, golden: dict[int, float]) -> None:
     """Section 5.3 of arXiv 1706.03762: dim^-0.5 min(step^-0.5, step warmup^-1.5), with warmup 4000."""
     peak = (dim * 4000) ** -0.5
-    found = factors({"kind": "inverse_sqrt", "warmup_steps": 4000}, 100_000, list(golden))
+    steps = list(golden)
+    assert factors({"kind": "noam", "warmup_steps": 4000}, 100_000, steps, dim=dim) == pytest.approx(list(golden.values()), rel=1e-5)
+    found = factors({"kind": "inverse_sqrt", "warmup_steps": 4000}, 100_000, steps)
     assert [peak * factor for factor in found] == pytest.approx(list(golden.values()), rel=1e-5)
+
+
+def test_t5_s_learning_rate() -> None:
+    """arXiv 1910.10683, section 3.1.2: 1 / sqrt(max(step, 10^4)), with optimizer.lr 0.01."""
+    steps = [1, 9_999, 10_000, 10_001, 40_000, 1_000_000]
+    found = factors({"kind": "inverse_sqrt", "flat_steps": 10_000}, 1_000_000, steps)
+    assert [0.01 * factor for factor in found] == pytest.approx([max(step, 10_000) ** -0.5 for step in steps], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "inverse_sqrt", "wsd"])
+def test_a_warm_up_in_tokens_is_one_in_steps_where_it_ends_with_a_step(kind: str) -> None:
+    """Seven steps of 4 rows of 5 tokens on average."""
+    run = {"sizes": BatchSizes(4), "mean_tokens": 5.0}
+    in_tokens = factors({"kind": kind, "warmup_tokens": 7 * 4 * 5}, 30, list(range(1, 31)), **run)
+    assert in_tokens == pytest.approx(factors({"kind": kind, "warmup_steps": 7}, 30, list(range(1, 31))), rel=1e-12)
+
+
+def test_a_warm_up_in_tokens_may_end_within_a_step() -> None:
+    found = factors({"kind": "linear", "warmup_tokens": 30}, 5, [1, 2, 3, 4, 5], sizes=BatchSizes(4), mean_tokens=5.0)
+    assert found == pytest.approx([20 / 30, 60 / 70, 40 / 70, 20 / 70, 0])
+
+
+def test_with_growing_batches_the_decay_goes_by_tokens() -> None:
+    """Eight steps of 2 to 8 rows, of 5 tokens each."""
+    sizes = BatchSizes(8, 2, 16)
+    assert [sizes.size(step) for step in range(8)] == [2, 2, 2, 4, 4, 4, 6, 8]
+    tokens = [10, 20, 30, 50, 70, 90, 120, 160]
+    run, steps = {"sizes": sizes, "mean_tokens": 5.0}, list(range(1, 9))
+    assert factors({"kind": "linear"}, 8, steps, **run) == pytest.approx([1 - read / 160 for read in tokens])
+    warm = factors({"kind": "linear", "warmup_tokens": 30}, 8, steps, **run)
+    assert warm == pytest.approx([1 / 3, 2 / 3, 1, *(1 - (read - 30) / 130 for read in tokens[3:])])
+    by_steps = factors({"kind": "linear", "warmup_steps": 2}, 8, steps, **run)
+    assert by_steps == pytest.approx([1 / 2, 1, *(1 - (read - 20) / 140 for read in tokens[2:])])
+    wsd = factors({"kind": "wsd", "decay_ratio": 0.5}, 8, steps, **run)  # over the last four steps
+    assert wsd == pytest.approx([1, 1, 1, 1, *(1 - (read - 50) / 110 for read in tokens[4:])])
+    assert factors({"kind": "inverse_sqrt", "warmup_tokens": 40}, 8, [2, 4, 8], **run) == pytest.approx([0.5, 1, math.sqrt(4 / 8)])
 
 
 @pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "inverse_sqrt", "wsd"])

@@ -9,13 +9,14 @@ from tfkit import console
 from tfkit.carbon import Reading
 from tfkit.cli.resume import warn_of_other_rounding
 from tfkit.cli.session import energy_fields, rework_fields
+from tfkit.cli.teaching import check_same_teacher, parents, taught_bytes_per_row, taught_flops_per_token, teacher_of
 from tfkit.cli.training_data import RunContext, TrainingData
 from tfkit.cli.training_log import TrainingLog
-from tfkit.cli.training_parts import assemble, restore
-from tfkit.cli.training_plan import moments, most_rows, planned_bytes
+from tfkit.cli.training_parts import assemble, restore, state_tensors
+from tfkit.cli.training_plan import kept_numbers, most_rows, planned_bytes
 from tfkit.cli.validation import score_validation
 from tfkit.errors import DataError, MachineError, Stopped, UnhealthyError
-from tfkit.hub import save_model
+from tfkit.hub import family_of, save_model
 from tfkit.model.transformer import Transformer
 from tfkit.run import strict_json
 from tfkit.run.card import model_card
@@ -52,11 +53,13 @@ class TrainingRun:
         tensors, state = load_training_state(self.resumed_from) if self.resumed_from else ({}, {})
         if state:
             _check_same_data(state["data"], data.fingerprints())
+            check_same_teacher(state, data.objective)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         if not force:
-            free_space_for(context.folder.checkpoints, planned_bytes(recipe, self.parameters))
+            free_space_for(context.folder.checkpoints, planned_bytes(recipe, model))
         parts = assemble(recipe, data, model, context.device, state.get("micro_batch_size") or recipe.training.micro_batch_size or 1)
         self.precision, self.loader, self.plan, self.stepper = parts.precision, parts.loader, parts.plan, parts.stepper
+        self.schedule = parts.schedule
         self.weights, self.optimizer = parts.weights, parts.optimizer
         self.progress = restore(parts, self.resumed_from, tensors, state) if self.resumed_from else Progress()
         if not self.resumed_from and recipe.training.micro_batch_size is None:
@@ -64,7 +67,8 @@ class TrainingRun:
         if recipe.training.compile:
             for stack in model.stacks:
                 stack.compile()
-        flops, peak = training_flops_per_token(config, round(self.loader.rows.mean_tokens)), peak_flops(context.device, self.precision)
+        length, peak = round(self.loader.rows.mean_tokens), peak_flops(context.device, self.precision)
+        flops = training_flops_per_token(config, length) + taught_flops_per_token(data.objective, length)
         self.written = TrainingLog(context, self.plan, self.progress, flops, peak)
 
     def run(self) -> None:
@@ -81,14 +85,14 @@ class TrainingRun:
         if self.resumed_from:
             warn_of_other_rounding(context.folder, arithmetic)
         context.folder.begin_attempt(self.resumed_from, self.progress.step)
-        context.folder.record(**arithmetic, data=self.data.fingerprints())
+        context.folder.record(**arithmetic, data=self.data.fingerprints(), parents=parents(self.data.objective))
         if self.resumed_from:
             console.say(f"resuming from {self.resumed_from.name}")
         self._try_out()
         context.meter.phase("train", self.progress.step)
         with self.written:
             try:
-                train(self.stepper, self.loader, context.recipe.schedule, self.plan, self, self.progress)
+                train(self.stepper, self.loader, self.schedule, self.plan, self, self.progress)
             except Stopped:
                 context.folder.end_attempt("stopped", step=self.progress.step)
                 raise
@@ -143,7 +147,7 @@ class TrainingRun:
             raise MachineError(f"out of memory in micro-batches of {rows} rows ({error}): leave training.micro_batch_size out, or lower it")
         if rows == 1:
             raise MachineError(f"out of memory with a single row of {self.loader.rows.longest} tokens ({error}): use {advice}")
-        self.loader.micro_batch_size = largest_divisor(self.loader.batch_size, rows // 2)
+        self.loader.micro_batch_size = largest_divisor(self.loader.sizes.unit, rows // 2)
         console.warn(
             f"out of memory in micro-batches of {rows} rows: they have {self.loader.micro_batch_size} from now on, in the same steps"
         )
@@ -167,12 +171,19 @@ class TrainingRun:
                 "step": progress.step,
                 "tokens": progress.tokens,
                 "data": self.data.fingerprints(),
-                "lineage": {"training": self.kind, "parents": []},
+                "lineage": {"training": self.kind, "parents": parents(self.data.objective)},
             }
-            save_model(folder, self.model.config, dict(self.weights.master), self.data.tokenizer, family=self.family, facts=facts)
+            if self.weights.mean:
+                facts["averaged"] = {"kind": "exponential", "decay": recipe.training.ema_decay, "steps": self.weights.mean_steps}
+            ends, family = self.data.end_ids, self.family
+            tensors, tokenizer, labels = self.weights.result, self.data.tokenizer, self.data.labels
+            save_model(folder, self.model.config, tensors, tokenizer, family=family, end_ids=ends, labels=labels, facts=facts)
             (folder / "README.md").write_text(self._card(), encoding="utf-8")
             state = {"progress": progress.state(), "micro_batch_size": self.loader.micro_batch_size, "data": self.data.fingerprints()}
-            save_training_state(folder, self.optimizer.state(), state)
+            state["mean_steps"] = self.weights.mean_steps
+            if teacher := teacher_of(self.data.objective):
+                state["teacher"] = teacher.sha256
+            save_training_state(folder, state_tensors(self.weights, self.optimizer), state)
 
         def make_room() -> None:
             prune(root, 1, best_checkpoint(root))
@@ -209,10 +220,11 @@ class TrainingRun:
         most = most_rows(self.loader.rows.longest)
         if self.context.device.type == "cpu":
             left = available_bytes()
-            to_come = self.parameters * 4 * (1 + moments(self.context.recipe))  # gradients and the optimizer's state
+            to_come = 4 * (self.parameters + kept_numbers(self.context.recipe, self.model))  # gradients, and what is kept beside weights
             row = step_bytes_per_row(self.model, self.stepper.objective, self.loader.step(0)[0])
+            row += taught_bytes_per_row(self.stepper.objective, self.loader.rows.longest)
             most = min(most, rows_that_fit(row, None if left is None else left - to_come))
-        return largest_divisor(self.loader.batch_size, most)
+        return largest_divisor(self.loader.sizes.unit, most)
 
     def _try_out(self) -> None:
         """What has to be compiled is compiled, and on a GPU the largest micro-batch tried, where a signal can end it at once."""
@@ -226,7 +238,7 @@ class TrainingRun:
 
     def _score(self) -> dict[str, float]:
         signals = self.context.signals
-        with eager(self.model):
+        with eager(self.model), self.weights.result_at_work():
             metrics = score_validation(self.context.recipe, self.data, self.model, lambda: signals.requested is not None)
         if metrics is None:
             raise Stopped(signals.requested or 0, "stopped during the evaluation")
@@ -250,24 +262,38 @@ class TrainingRun:
         from tfkit.generation.complete import complete
 
         settings, tokenizer = self.context.recipe.generation, self.data.tokenizer
-        eos_ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+        texts, rendered = self.data.prompts(settings.prompts)
         stop = lambda: self.context.signals.requested is not None  # noqa: E731
-        with eager(self.model):
-            completions = complete(self.model, tokenizer, settings.prompts, settings, eos_ids=eos_ids, should_stop=stop)
+        with eager(self.model), self.weights.result_at_work():
+            ends = self.data.end_ids
+            completions = complete(
+                self.model,
+                tokenizer,
+                texts,
+                settings,
+                eos_ids=ends,
+                start_id=tokenizer.start_id,
+                should_stop=stop,
+                rendered=rendered,
+            )
         if (number := self.context.signals.requested) is not None:  # some may be cut short; resuming writes them whole
             raise Stopped(number, "stopped while the model was writing")
         pairs = zip(settings.prompts, completions, strict=True)
         self.written.samples(step, [{"prompt": prompt, "completion": found.text} for prompt, found in pairs])
 
     def _card(self) -> str:
+        config = self.model.config
+        family = family_of(config, prefer=self.family)
         return model_card(
             name=self.context.folder.path.name,
             kind=self.kind,
-            config=self.model.config,
+            config=config,
+            architecture=family.architecture(config) if family else None,
             parameters=self.parameters,
             progress={"steps": self.progress.step, "tokens": self.progress.tokens, "loss": self.written.latest.get("loss")},
             evaluation=self.written.evaluations.get(self.progress.step, {}),
             data=[stored.name for stored, _ in self.data.train],
+            averaged=f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else "",
             reading=self.context.meter.reading(),
         )
 

@@ -6,19 +6,25 @@ from typing import Any
 
 import torch
 
+from tfkit.cli.teaching import place_teacher
 from tfkit.cli.training_data import TrainingData
-from tfkit.cli.training_plan import total_steps
+from tfkit.cli.training_plan import batch_sizes, total_steps
 from tfkit.data import Loader
 from tfkit.hub import load
-from tfkit.model.transformer import Transformer
+from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.build import open_rows
+from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.objective import Batch
+from tfkit.objectives.teacher import copy_layers
 from tfkit.recipe.schema import Recipe
 from tfkit.training.device import pick_precision
 from tfkit.training.loop import Plan, Progress
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
+from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
+
+_LATEST = "latest/"  # before the names of the latest weights; no parameter is called so
 
 
 @dataclass(frozen=True)
@@ -28,9 +34,18 @@ class Parts:
     precision: torch.dtype
     loader: Loader[Batch]
     plan: Plan
+    schedule: Schedule
     weights: Weights
     optimizer: Optimizer
     stepper: Stepper
+
+
+def first_model(recipe: Recipe, data: TrainingData) -> Transformer:
+    """What the first step starts from: random weights, or of a student layers of its teacher. Raises ModelError."""
+    model = build(data.config, recipe.training.seed)
+    if isinstance(data.objective, Distillation) and data.objective.section.copy_layers is not None:
+        copy_layers(model, data.objective.teacher.model, data.objective.section.copy_layers)
+    return model
 
 
 def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device, micro_batch_size: int) -> Parts:
@@ -39,26 +54,39 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
         stored.check_vocabulary(model.config.vocab_size)
     training, objective = recipe.training, data.objective
     rows = open_rows(recipe, objective, data.train, model.config)
-    loader = Loader(rows, objective.collate, training.batch_size, micro_batch_size)
+    sizes = batch_sizes(recipe, rows)
+    loader = Loader(rows, objective.collate, sizes, micro_batch_size)
     plan = Plan(
-        total_steps(recipe, rows),
+        total_steps(recipe, rows, sizes),
         training.log_every,
         recipe.evaluation.every,
         recipe.checkpoint.every,
         training.max_skipped_steps,
         training.loss_jump_sigmas,
     )
+    schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
     precision = pick_precision(training.precision, device)
-    weights = Weights(model.to(device), precision)
+    place_teacher(objective, device, precision)
+    weights = Weights(model.to(device), precision, training.ema_decay)
     optimizer = Optimizer(weights.master, recipe.optimizer)
     stepper = Stepper(model, objective, weights, optimizer, device=device, seed=training.seed)
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
-    return Parts(precision, loader, plan, weights, optimizer, stepper)
+    return Parts(precision, loader, plan, schedule, weights, optimizer, stepper)
 
 
 def restore(parts: Parts, checkpoint: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Progress:
     """Put the weights of a checkpoint and its training state into the parts; how far it had come. Raises ModelError."""
-    parts.weights.load(load(checkpoint).model.state_dict())
-    parts.optimizer.load_state(tensors)
+    saved = load(checkpoint).model.state_dict()
+    latest = {name.removeprefix(_LATEST): tensor for name, tensor in tensors.items() if name.startswith(_LATEST)}
+    if latest:
+        parts.weights.load_mean(saved, state["mean_steps"])
+    parts.weights.load(latest or saved)
+    parts.optimizer.load_state({name: tensor for name, tensor in tensors.items() if not name.startswith(_LATEST)})
     return Progress.from_state(state["progress"])
+
+
+def state_tensors(weights: Weights, optimizer: Optimizer) -> dict[str, torch.Tensor]:
+    """For the training state of a checkpoint: the optimizer's state and, where model.safetensors has the mean, the latest weights."""
+    latest = {f"{_LATEST}{name}": parameter for name, parameter in weights.master.items()} if weights.mean else {}
+    return optimizer.state() | latest

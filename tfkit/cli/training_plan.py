@@ -1,16 +1,15 @@
 """What a recipe leaves to be worked out before the first step: how long, in what pieces, how much disk."""
 
-import math
-
 import torch
 
-from tfkit.data import Rows
+from tfkit.data import BatchSizes, Rows
 from tfkit.errors import MachineError
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema import Recipe
 from tfkit.training.device import pick_precision
 from tfkit.training.memory import available_bytes, state_bytes
+from tfkit.training.optimizer import state_numbers
 
 AUTO_MICRO_BATCH_TOKENS = 16_384
 
@@ -20,25 +19,36 @@ def most_rows(longest: int) -> int:
     return max(1, AUTO_MICRO_BATCH_TOKENS // longest)
 
 
-def total_steps(recipe: Recipe, rows: Rows) -> int:
+def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:
+    """The rows of each step; of a ramp in tokens by the mean tokens of a row."""
+    ramp = recipe.training.batch_ramp
+    if ramp is None:
+        return BatchSizes(recipe.training.batch_size)
+    return BatchSizes(recipe.training.batch_size, ramp.start, ramp.tokens / rows.mean_tokens)
+
+
+def total_steps(recipe: Recipe, rows: Rows, sizes: BatchSizes) -> int:
     """The length in optimizer steps, rounded up."""
     training = recipe.training
     if training.steps is not None:
         return training.steps
     if training.tokens is not None:
-        return math.ceil(training.tokens / (training.batch_size * rows.mean_tokens))
+        return sizes.steps(training.tokens / rows.mean_tokens)
     assert training.epochs is not None
-    return math.ceil(training.epochs * len(rows) / training.batch_size)
+    return sizes.steps(training.epochs * len(rows))
 
 
-def moments(recipe: Recipe) -> int:
-    """Numbers that the optimizer keeps for each weight."""
-    return 2 if recipe.optimizer.kind == "adamw" else 1
+def kept_numbers(recipe: Recipe, model: Transformer) -> int:
+    """Numbers in fp32 that training keeps beside weights and gradients: the optimizer's state, and the mean of the weights."""
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    mean = 0 if recipe.training.ema_decay is None else sum(shape.numel() for shape in shapes.values())
+    return state_numbers(shapes, recipe.optimizer) + mean
 
 
-def planned_bytes(recipe: Recipe, parameters: int) -> int:
-    """Disk for the checkpoints that are kept, one more that is being written, and the best: weights and optimizer state in fp32."""
-    return parameters * 4 * (1 + moments(recipe)) * (recipe.checkpoint.keep + 2)
+def planned_bytes(recipe: Recipe, model: Transformer) -> int:
+    """Disk, in fp32, for the checkpoints that are kept, one more that is being written, and the best."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return 4 * (parameters + kept_numbers(recipe, model)) * (recipe.checkpoint.keep + 2)
 
 
 def require_memory(recipe: Recipe, config: ModelConfig, device: torch.device) -> None:
@@ -47,8 +57,9 @@ def require_memory(recipe: Recipe, config: ModelConfig, device: torch.device) ->
     if left is None:
         return
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in Transformer(config).parameters())
-    needed = state_bytes(parameters, moments(recipe), pick_precision(recipe.training.precision, device))
+        model = Transformer(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    needed = state_bytes(parameters, kept_numbers(recipe, model), pick_precision(recipe.training.precision, device))
     if needed > left:
         raise MachineError(
             f"the model's {parameters:,} weights need {needed / 1e9:.3g} GB of memory with their gradients and the optimizer's state, and "

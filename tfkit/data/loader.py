@@ -6,6 +6,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tfkit.data.batch_sizes import BatchSizes
+
 Batch = TypeVar("Batch")
 
 
@@ -31,38 +33,33 @@ class Rows(Protocol):
 
 
 class Loader(Generic[Batch]):
-    """Rows in the order of their epochs, `batch_size` a step. A step may span epochs: no row is lost or read twice at the border."""
+    """Rows in the order of their epochs, so many a step. A step may span epochs: no row is lost or read twice at the border."""
 
-    def __init__(self, rows: Rows, collate: Callable[[Any], Batch], batch_size: int, micro_batch_size: int):
+    def __init__(self, rows: Rows, collate: Callable[[Any], Batch], batch_size: int | BatchSizes, micro_batch_size: int):
         """`collate` makes of the rows of a micro-batch what the objective wants. Raises ValueError on sizes that do not divide."""
-        if batch_size % micro_batch_size:
-            raise ValueError(f"micro_batch_size {micro_batch_size} does not divide batch_size {batch_size}")
-        self.rows, self.collate = rows, collate
-        self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps in which every row is read once; not a whole number where the batch size does not divide the rows."""
-        return len(self.rows) / self.batch_size
+        self.sizes = batch_size if isinstance(batch_size, BatchSizes) else BatchSizes(batch_size)
+        if self.sizes.unit % micro_batch_size:
+            raise ValueError(f"micro_batch_size {micro_batch_size} does not divide batch_size {self.sizes.unit}")
+        self.rows, self.collate, self.micro_batch_size = rows, collate, micro_batch_size
 
     def step(self, n: int) -> list[Batch]:
         """The micro-batches of step n, from 0."""
         epochs, numbers = self._places(n)
-        starts = range(0, self.batch_size, self.micro_batch_size)
+        starts = range(0, len(numbers), self.micro_batch_size)
         micro_batches = (slice(start, start + self.micro_batch_size) for start in starts)
         return [self.collate(self.rows.gather(epochs[here], numbers[here])) for here in micro_batches]
 
     def numbers(self, n: int) -> NDArray[np.int64]:
-        """The numbers of the rows of step n, (batch_size,)."""
+        """The numbers of the rows of step n, (B,)."""
         return self._places(n)[1]
 
     def epochs(self, n: int) -> NDArray[np.int64]:
-        """The epoch of each row of step n, (batch_size,)."""
+        """The epoch of each row of step n, (B,)."""
         return self._places(n)[0]
 
     def _places(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The epochs and the numbers of the rows of step n."""
-        place, missing = n * self.batch_size, self.batch_size
+        place, missing = self.sizes.before(n), self.sizes.size(n)
         epochs, numbers = [], []
         while missing:
             epoch, i = divmod(place, len(self.rows))

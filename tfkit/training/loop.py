@@ -8,9 +8,8 @@ from typing import Any, Protocol, Self, TypeVar
 
 from tfkit.errors import Stopped, UnhealthyError, is_out_of_memory
 from tfkit.objectives.objective import Batch
-from tfkit.recipe.schema import ScheduleSection
 from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
-from tfkit.training.schedule import lr_factor
+from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
 
 Result = TypeVar("Result")
@@ -105,7 +104,7 @@ class Hooks(Protocol):
         """The number of the signal that asks to stop."""
 
 
-def train(stepper: Stepper, loader: Loader, schedule: ScheduleSection, plan: Plan, hooks: Hooks, progress: Progress) -> None:
+def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hooks: Hooks, progress: Progress) -> None:
     """Take the steps that are left. Raises Stopped after a checkpoint was saved, UnhealthyError before a bad update, and
     MachineError if the memory does not hold a micro-batch of one row.
 
@@ -119,7 +118,7 @@ def train(stepper: Stepper, loader: Loader, schedule: ScheduleSection, plan: Pla
     while progress.step < plan.steps:
         start = time.perf_counter()
         step = progress.step + 1
-        report = _take(stepper, loader, lr_factor(schedule, step, plan.steps), plan, hooks, progress)
+        report = _take(stepper, loader, schedule.factor(step), plan, hooks, progress)
         took = time.perf_counter() - start
         progress.step, progress.tokens, progress.seconds = step, progress.tokens + report.tokens, progress.seconds + took
         seconds, tokens = seconds + took, tokens + report.tokens
@@ -144,12 +143,12 @@ def train(stepper: Stepper, loader: Loader, schedule: ScheduleSection, plan: Pla
             raise Stopped(number, f"stopped after step {step} of {plan.steps}; its checkpoint is saved, and --resume goes on from there")
 
 
-def take_steps(stepper: Stepper, loader: Loader, schedule: ScheduleSection, plan: Plan, progress: Progress, until: int) -> None:
+def take_steps(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, progress: Progress, until: int) -> None:
     """The bare steps up to `until`, once more, as `train` took them: nothing is logged, saved or judged."""
     while progress.step < until:
         step, highest = progress.step + 1, progress.history.highest(plan.loss_jump_sigmas)
         try:
-            progress.history.add(stepper.take(step, loader.step(progress.step), lr_factor(schedule, step, plan.steps), highest).loss)
+            progress.history.add(stepper.take(step, loader.step(progress.step), schedule.factor(step), highest).loss)
         except UnhealthyStepError:
             stepper.drop_gradients()
             progress.skipped += 1

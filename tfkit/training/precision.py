@@ -3,19 +3,27 @@
 In bf16 a step smaller than 1/256 of a weight would be rounded away; the master keeps it. The gradients of the working copy go over to
 the master as the backward pass makes them, one parameter at a time, so that they are added up over micro-batches in fp32 and there is
 never a whole second set of them.
+
+Where it is asked for there is a third copy, in fp32 too: the exponential mean of the master over the steps, which is the result.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 
 class Weights:
-    """The master and the working copy of a model's parameters; in float32 they are the same tensors."""
+    """The master and the working copy of a model's parameters; in float32 they are the same tensors. And, with `ema_decay`, their mean:
+    after step t the sum of decay^(t - i) master_i over the steps i = 1 ... t by that of the weights decay^(t - i), so that the random
+    weights of the start are not in it. Steps that were skipped do not count.
+    """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype):
-        self.dtype = dtype
+    def __init__(self, model: nn.Module, dtype: torch.dtype, ema_decay: float | None = None):
+        self.dtype, self.ema_decay = dtype, ema_decay
+        self.mean: dict[str, Tensor] = {}  # empty before the first step
+        self.mean_steps = 0  # that are in it
         self.working = dict(model.named_parameters())
         if dtype == torch.float32:
             self.master = self.working
@@ -26,11 +34,31 @@ class Weights:
             parameter.data = parameter.data.to(dtype)
             parameter.register_post_accumulate_grad_hook(_hand_over(self.master[name]))
 
-    @torch.no_grad()
-    def publish(self) -> None:
-        """Round the master to the working copy, after the optimizer has stepped it."""
-        if self.master is not self.working:
-            torch._foreach_copy_(list(self.working.values()), list(self.master.values()))
+    @property
+    def result(self) -> dict[str, Tensor]:
+        """What evaluations use and checkpoints hold: the mean where there is one, else the master."""
+        return self.mean or dict(self.master)
+
+    def stepped(self) -> None:
+        """To be called after the optimizer has stepped the master: the working copy and the mean follow."""
+        self._publish()
+        if self.ema_decay is not None:
+            self._average(self.ema_decay)
+
+    @contextlib.contextmanager
+    def result_at_work(self) -> Iterator[None]:
+        """Within it the model computes with the result."""
+        if not self.mean:
+            yield
+            return
+        latest = {name: parameter.data for name, parameter in self.working.items()}
+        try:
+            for name, parameter in self.working.items():
+                parameter.data = self.mean[name].to(self.dtype)
+            yield
+        finally:
+            for name, parameter in self.working.items():
+                parameter.data = latest[name]
 
     @torch.no_grad()
     def finite(self) -> bool:
@@ -42,7 +70,27 @@ class Weights:
         """Take up saved fp32 weights."""
         for name, parameter in self.master.items():
             parameter.copy_(tensors[name])
-        self.publish()
+        self._publish()
+
+    def load_mean(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """Take up a saved mean over so many steps."""
+        self.mean = {name: tensors[name].to(parameter.device, torch.float32, copy=True) for name, parameter in self.master.items()}
+        self.mean_steps = steps
+
+    @torch.no_grad()
+    def _publish(self) -> None:
+        """Round the master to the working copy."""
+        if self.master is not self.working:
+            torch._foreach_copy_(list(self.working.values()), list(self.master.values()))
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        self.mean_steps += 1
+        if not self.mean:
+            self.mean = {name: parameter.detach().clone() for name, parameter in self.master.items()}
+            return
+        share = (1 - decay) / (1 - decay**self.mean_steps)  # of the latest weights, where all shares since the first step sum to 1
+        torch._foreach_lerp_(list(self.mean.values()), [parameter.data for parameter in self.master.values()], share)
 
 
 def _hand_over(master: nn.Parameter) -> Callable[[Tensor], None]:

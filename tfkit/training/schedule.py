@@ -1,32 +1,67 @@
-"""Learning-rate schedules, as a factor of the peak: a pure function of the step."""
+"""Learning-rate schedules, as a factor of optimizer.lr: a pure function of the step.
+
+With a batch that grows, the decay goes by the rows that were read, as GPT-3's went by tokens. With one size that is the same as by steps.
+"""
 
 import math
+from dataclasses import dataclass, field
 
+from tfkit.data.batch_sizes import BatchSizes
 from tfkit.recipe.schema import ScheduleSection
 
 
-def lr_factor(schedule: ScheduleSection, step: int, total_steps: int) -> float:
-    """The factor for step 1, 2, ..., total_steps: a linear rise over the warm-up, then the schedule's own shape down to final_ratio."""
-    warmup = schedule.warmup_steps
-    if step <= warmup:
-        return step / warmup
-    match schedule.kind:
-        case "constant":
-            return 1.0
-        case "inverse_sqrt":  # arXiv 1706.03762, section 5.3, scaled so that its peak is 1
-            return math.sqrt(max(warmup, 1) / step)
-        case "linear":
-            return _between(1.0 - _progress(step, warmup, total_steps), schedule.final_ratio)
-        case "cosine":  # arXiv 1608.03983, one period
-            return _between(0.5 * (1.0 + math.cos(math.pi * _progress(step, warmup, total_steps))), schedule.final_ratio)
-        case "wsd":  # warm-up, stable, decay: arXiv 2404.06395; the decay is linear, as in SmolLM2
-            begin = max(warmup, total_steps - round(schedule.decay_ratio * total_steps))
-            return _between(1.0 - _progress(step, begin, total_steps), schedule.final_ratio) if step > begin else 1.0
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule over a run of `steps` steps that read `sizes` rows of `mean_tokens` tokens, of a model of width `dim`."""
 
+    section: ScheduleSection
+    steps: int
+    sizes: BatchSizes = field(default_factory=lambda: BatchSizes(1))
+    mean_tokens: float = 1.0
+    dim: int = 1
 
-def _progress(step: int, begin: int, end: int) -> float:
-    """How far `step` is from begin (0) to end (1)."""
-    return min(1.0, (step - begin) / max(1, end - begin))
+    def factor(self, step: int) -> float:
+        """The factor for step 1, 2, ..., steps: a linear rise over the warm-up, then the schedule's own shape down to final_ratio."""
+        section, warmup = self.section, self.section.warmup_steps
+        if section.kind == "noam":  # arXiv 1706.03762, section 5.3: no peak of 1, the formula itself
+            return min(1 / math.sqrt(step), step / (warmup * math.sqrt(warmup))) / math.sqrt(self.dim)
+        if section.warmup_tokens is not None:
+            rows, wanted = self.sizes.before(step), section.warmup_tokens / self.mean_tokens
+            if rows < wanted:
+                return rows / wanted
+        elif step <= warmup:
+            return step / warmup
+        match section.kind:
+            case "constant":
+                return 1.0
+            case "inverse_sqrt":
+                return min(1.0, math.sqrt(max(self._warmup_steps, section.flat_steps, 1) / step))
+            case "linear":
+                return _between(1.0 - self._progress(step, self._warmup_rows), section.final_ratio)
+            case "cosine":  # arXiv 1608.03983, one period
+                return _between(0.5 * (1.0 + math.cos(math.pi * self._progress(step, self._warmup_rows))), section.final_ratio)
+            case "wsd":  # warm-up, stable, decay: arXiv 2404.06395; the decay is linear, as in SmolLM2
+                begin = max(self._warmup_rows, self.sizes.before(self.steps - round(section.decay_ratio * self.steps)))
+                return _between(1.0 - self._progress(step, begin), section.final_ratio) if self.sizes.before(step) > begin else 1.0
+
+    @property
+    def _warmup_steps(self) -> int:
+        """The last step of the warm-up."""
+        if self.section.warmup_tokens is None:
+            return self.section.warmup_steps
+        return self.sizes.steps(self.section.warmup_tokens / self.mean_tokens)
+
+    @property
+    def _warmup_rows(self) -> float:
+        """The rows that the warm-up reads; a whole number where it is told in steps."""
+        if self.section.warmup_tokens is None:
+            return self.sizes.before(self.section.warmup_steps)
+        return self.section.warmup_tokens / self.mean_tokens
+
+    def _progress(self, step: int, begin: float) -> float:
+        """How far the rows read after `step` are from `begin` (0) to those of the whole run (1)."""
+        end = self.sizes.before(self.steps)
+        return 1.0 if end <= begin else min(1.0, max(0.0, (self.sizes.before(step) - begin) / (end - begin)))
 
 
 def _between(share: float, low: float) -> float:

@@ -1,0 +1,59 @@
+"""How many rows each step reads: the same in all, or at first fewer (GPT-3, arXiv 2005.14165, appendix B). A pure function of the step."""
+
+import math
+from bisect import bisect_left, bisect_right
+
+
+class BatchSizes:
+    """Rows a step. A ramp is a short table of its levels, so that every question is answered without walking through the steps.
+
+    From `start` the batch grows linearly with the rows that were read, in multiples of `start`, and is full after `ramp_rows` of them. The
+    rows of all the ramp's steps together are a multiple of the full batch: groups of rows that are meant for one step stay together then.
+    """
+
+    def __init__(self, full: int, start: int | None = None, ramp_rows: float = 0.0):
+        """Raises ValueError if `full` is no multiple of `start`."""
+        self.full = full
+        self.unit = start or full  # every size is a multiple of it
+        if full % self.unit:
+            raise ValueError(f"the batch starts with {start} rows, which do not divide {full}")
+        self._sizes: list[int] = []
+        self._first_step: list[int] = []  # of each level, and
+        self._first_row: list[int] = []  # how many rows the steps before it read
+        steps = rows = 0
+        for size, count in _levels(self.unit, full, ramp_rows):
+            self._sizes.append(size)
+            self._first_step.append(steps)
+            self._first_row.append(rows)
+            steps, rows = steps + count, rows + size * count
+        self._sizes.append(full)
+        self._first_step.append(steps)
+        self._first_row.append(rows)
+
+    def size(self, step: int) -> int:
+        """The rows of step `step`, from 0."""
+        return self._sizes[bisect_right(self._first_step, step) - 1]
+
+    def before(self, step: int) -> int:
+        """The rows of all steps before `step`."""
+        level = bisect_right(self._first_step, step) - 1
+        return self._first_row[level] + (step - self._first_step[level]) * self._sizes[level]
+
+    def steps(self, rows: float) -> int:
+        """The fewest steps that read so many rows."""
+        level = max(0, bisect_left(self._first_row, rows) - 1)
+        return self._first_step[level] + math.ceil((rows - self._first_row[level]) / self._sizes[level])
+
+
+def _levels(start: int, full: int, ramp_rows: float) -> list[tuple[int, int]]:
+    """The ramp's sizes, each with its number of steps: size j * start from where the line from `start` to `full` has come so far."""
+    most = full // start
+    levels: list[tuple[int, int]] = []
+    rows = 0
+    for factor in range(1, most):
+        size = factor * start
+        count = max(0, math.ceil((ramp_rows * factor / (most - 1) - rows) / size))
+        levels.append((size, count))
+        rows += size * count
+    rest = -rows % full  # one more step of this size, in its place
+    return [(size, count + (size == rest)) for size, count in levels]

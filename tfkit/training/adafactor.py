@@ -1,0 +1,63 @@
+"""Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): a second moment of rows + columns numbers for a matrix, and no first one.
+
+As T5 was trained with it, and as `transformers.optimization.Adafactor` computes it without relative_step: that one's learning rate,
+1 / sqrt(max(step, 10000)), is a schedule here. torch.optim.Adafactor departs from the paper: it bounds the learning rate by 1 / sqrt(step),
+and puts epsilon elsewhere. T5's own code keeps the whole second moment of matrices with a side below 128; here all are factored.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Adafactor(torch.optim.Optimizer):
+    """The state of a matrix is `row` (..., R) and `column` (..., C), means of its squared gradient, of anything else `second`; and `step`.
+
+    Nothing waits for the device: factors that follow from weights and updates stay tensors.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], **settings: float | None):
+        """`settings`: lr, min_scale (None: no scaling by the parameter's size), decay_rate, clip_threshold, eps, weight_decay."""
+        super().__init__(list(groups), settings)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+
+    def _update(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), device=grad.device)
+            shapes = {"row": grad.shape[:-1], "column": grad.shape[:-2] + grad.shape[-1:]} if grad.dim() > 1 else {"second": grad.shape}
+            state |= {name: grad.new_zeros(shape) for name, shape in shapes.items()}
+        state["step"] += 1
+        share = state["step"] ** -group["decay_rate"]  # of the new squared gradient in the moment: 1 in the first step
+        squared = grad.square().add_(group["eps"])
+        if grad.dim() > 1:
+            row, column = state["row"], state["column"]
+            row.lerp_(squared.mean(dim=-1), share)
+            column.lerp_(squared.mean(dim=-2), share)
+            update = (row / row.mean(dim=-1, keepdim=True)).rsqrt_().unsqueeze(-1) * column.rsqrt().unsqueeze(-2)  # (..., R, C)
+        else:
+            update = state["second"].lerp_(squared, share).rsqrt()
+        update.mul_(grad)
+        update.div_((_rms(update) / group["clip_threshold"]).clamp_(min=1.0))
+        rate: float | Tensor = group["lr"]
+        if group["min_scale"] is not None:
+            rate = _rms(parameter).clamp_(min=group["min_scale"]) * rate
+        if group["weight_decay"]:
+            parameter.mul_(1 - group["weight_decay"] * rate)
+        parameter.sub_(update.mul_(rate))
+
+
+def _rms(tensor: Tensor) -> Tensor:
+    """The root mean square of all entries."""
+    norm: Tensor = torch.linalg.vector_norm(tensor)
+    return norm / tensor.numel() ** 0.5
