@@ -37,17 +37,34 @@ class StreamedSource:
     most: int | None
     columns: Columns
     part: Part
-    on_bad_row: OnBadRow = "error"
+    on_bad_row: OnBadRow
+    folder: Path  # of the cache
+
+    @classmethod
+    def find(
+        cls,
+        name: str,
+        config: str | None,
+        split: str,
+        revision: str | None,
+        most: int | None,
+        columns: Columns,
+        part: Part,
+        on_bad_row: OnBadRow,
+    ) -> "StreamedSource":
+        """Name the folder of the cache; nothing is read yet."""
+        folder = _folder_of(name, config, split, revision, most, columns)
+        return cls(name, config, split, revision, most, columns, part, on_bad_row, folder)
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the records, times the share of the part; 0 before they have come."""
-        index = _index(self._folder)
+        index = _index(self.folder)
         return int(sum(index["files"].values()) * self.part.share) if index else 0
 
     def describe(self) -> str:
         """Rows, MB and part, or that they are still to come."""
-        index = _index(self._folder)
+        index = _index(self.folder)
         about = f"{self._where}, streamed: "
         if index is None:
             about += f"{'all' if self.most is None else f'{self.most:,}'} rows, which are read into the cache first"
@@ -66,11 +83,11 @@ class StreamedSource:
 
     def check(self) -> None:
         """Look at the first row, where it is now: nothing is put into the cache yet."""
-        if _index(self._folder) is not None:
+        if _index(self.folder) is not None:
             return check_rows(self._all_rows(), self.on_bad_row, self._where)
         arriving = self._arriving()
         try:
-            check_rows((self.columns.take(self._record(*record)) for record in enumerate(arriving)), self.on_bad_row, self._where)
+            check_rows(map(self._row, count(), arriving), self.on_bad_row, self._where)
         finally:
             arriving.close()
         return None
@@ -78,17 +95,17 @@ class StreamedSource:
     def _all_rows(self) -> Iterator[Row | BadRow]:
         numbers = count()
         for name in self._records()["files"]:
-            with (self._folder / name).open(encoding="utf-8") as file:
-                yield from (self.columns.take(self._record(next(numbers), json.loads(line))) for line in file)
+            with (self.folder / name).open("rb") as file:
+                yield from (self._row(next(numbers), line) for line in file)
 
-    def _record(self, number: int, values: dict[str, Any]) -> Record:
-        return Record(values, f"{self._where}, row {number}")
+    def _row(self, number: int, line: bytes) -> Row | BadRow:
+        return self.columns.take(Record(json.loads(line), f"{self._where}, row {number}"))
 
     def _records(self) -> dict[str, Any]:
         """The index of the folder, which is filled now if it is not whole. Raises DataError."""
-        build_once(self._folder, lambda path: _index(path) is not None, self._fill)
-        index = _index(self._folder)
-        assert index is not None, f"{self._folder} was whole a moment ago"
+        build_once(self.folder, lambda path: _index(path) is not None, self._fill)
+        index = _index(self.folder)
+        assert index is not None, f"{self.folder} was whole a moment ago"
         return index
 
     def _fill(self, folder: Path) -> None:
@@ -97,12 +114,11 @@ class StreamedSource:
         records = 0
         with ExitStack() as files:
             shard: IO[bytes] | None = None
-            for values in self._arriving():
+            for line in self._arriving():
                 if records % _SHARD == 0:
                     files.close()
                     shard = files.enter_context((folder / f"records-{records // _SHARD:05}.jsonl").open("wb"))
                 assert shard is not None
-                line = json.dumps(values, default=self._plain).encode() + b"\n"
                 shard.write(line)
                 content.update(line)
                 records += 1
@@ -115,15 +131,18 @@ class StreamedSource:
         }
         (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
-    def _arriving(self) -> Generator[dict[str, Any], None, None]:
-        """The columns that are read of each record, from where the data set lies. Whatever goes wrong is a DataError."""
+    def _arriving(self) -> Generator[bytes, None, None]:
+        """Each record as a line of JSON, with the columns that are read, from where it lies. Whatever goes wrong is a DataError."""
         stream = load_dataset(self.name, self.config, self.split, self.revision, streamed=True)
         if stream.column_names is not None:  # those of files without a schema are known with their records
             self.columns.check(stream.column_names, self._where)
             stream = stream.select_columns(self.columns.wanted(stream.column_names))
         try:
             for values in islice(stream, self.most):
-                yield {name: values[name] for name in self.columns.wanted(values)} or values  # to be named as what was found
+                wanted = {name: values[name] for name in self.columns.wanted(values)} or values  # to be named as what was found
+                yield json.dumps(wanted, default=self._plain).encode() + b"\n"
+        except DataError:
+            raise
         except Exception as error:  # the readers of data sets raise what they like
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise DataError(f"{self._where}: the stream broke off ({reason}); nothing was kept of it: start it again") from error
@@ -138,14 +157,14 @@ class StreamedSource:
     def _where(self) -> str:
         return f"{self.name}, split {self.split}"
 
-    @property
-    def _folder(self) -> Path:
-        """In the cache, by all that says which records these are: of a folder on this machine also what lies in it."""
-        path = Path(self.name).expanduser()
-        lying = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
-        names = [role.columns for role in self.columns.roles]
-        about = (RECORDS_VERSION, str(path), lying, self.config, self.split, self.revision, self.most, names, dict(self.columns.named))
-        return cache_folder() / "streamed" / hashlib.blake2b(repr(about).encode(), digest_size=16).hexdigest()
+
+def _folder_of(name: str, config: str | None, split: str, revision: str | None, most: int | None, columns: Columns) -> Path:
+    """In the cache, by all that says which records these are: of a folder on this machine also what lies in it."""
+    path = Path(name).expanduser()
+    lying = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
+    read = [(role.name, columns.named.get(role.name, role.columns)) for role in columns.roles]
+    about = repr((RECORDS_VERSION, str(path), lying, config, split, revision, most, read))
+    return cache_folder() / "streamed" / hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
 
 def _index(folder: Path) -> dict[str, Any] | None:

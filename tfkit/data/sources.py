@@ -35,7 +35,7 @@ def open_source(
         assert section.hub is not None  # the section holds exactly one of the three
         which = (section.hub, section.config, section.split, section.revision)
         if section.streamed:
-            source = StreamedSource(*which, section.rows, columns, Part(part, fraction), on_bad_row)
+            source = StreamedSource.find(*which, section.rows, columns, Part(part, fraction), on_bad_row)
         else:
             source = HubSource.load(*which, columns, Part(part, fraction), on_bad_row)
     source.check()

@@ -1,0 +1,185 @@
+"""Hub data sets that are streamed through the cache, from a data set folder on this machine, read as the library streams one."""
+
+import datetime
+import json
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from tfkit.data import hub_stream
+from tfkit.data.columns import Columns
+from tfkit.data.hub_stream import StreamedSource
+from tfkit.data.rows import Part, Row
+from tfkit.data.sources import open_source
+from tfkit.errors import DataError
+from tfkit.recipe.schema import SourceSection
+
+ROWS = [{"text": f"text number {i}", "n": i, "when": [i]} for i in range(100)]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
+
+
+def write(folder: Path, rows: list[dict[str, Any]] = ROWS, name: str = "rows.jsonl") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+def streamed(folder: Path | str, part: Any = "all", fraction: float | None = None, **fields: Any) -> StreamedSource:
+    section = SourceSection(hub=str(folder), streamed=True, **fields)
+    source = open_source(section, part, fraction, "skip" if "skip" in str(folder) else "error")
+    assert isinstance(source, StreamedSource)
+    return source
+
+
+def texts(rows: list[Row]) -> list[str]:
+    return [row.text for row in rows]
+
+
+def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on whoever asks for the data set itself fails."""
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: pytest.fail("it is in the cache"))
+    monkeypatch.setattr(datasets, "load_from_disk", lambda *arguments, **options: pytest.fail("it is in the cache"))
+
+
+@pytest.mark.parametrize("kind", ["files", "saved"])
+def test_the_first_rows_come_through_the_cache_and_then_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    folder = tmp_path / "set"
+    if kind == "files":
+        write(folder)
+    else:
+        datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}).save_to_disk(str(folder))
+    monkeypatch.setattr(hub_stream, "_SHARD", 8)
+    source = streamed(folder, rows=30)
+    assert source.describe() == f"{folder}, split train, streamed: 30 rows, which are read into the cache first"
+    first = list(source.rows())
+    assert texts(first) == [row["text"] for row in ROWS[:30]]
+    assert [first[i].place for i in (0, 29)] == [f"{folder}, split train, row {i}" for i in (0, 29)]
+    names = sorted(path.name for path in source.folder.iterdir())
+    assert names == ["index.json", *(f"records-{i:05}.jsonl" for i in range(4))]
+    assert {*json.loads((source.folder / "records-00000.jsonl").read_text(encoding="utf-8").splitlines()[0])} == {"text"}
+    no_library(monkeypatch)
+    again = streamed(folder, rows=30)
+    assert list(again.rows()) == first
+    assert again.fingerprint() == source.fingerprint()
+    assert "30 rows" in again.describe()
+    assert again.describe().endswith("from the cache")
+
+
+def test_all_rows_without_a_number_and_parts_of_them(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    parts = {part: texts(list(streamed(folder, part, 0.3).rows())) for part in ("train", "held_out")}
+    assert sorted(parts["train"] + parts["held_out"]) == sorted(row["text"] for row in ROWS)
+    assert 15 < len(parts["held_out"]) < 45
+    assert streamed(folder, "train", 0.3).fingerprint() != streamed(folder, "held_out", 0.3).fingerprint()
+
+
+def test_what_lies_in_a_folder_on_this_machine_is_looked_at(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    before = streamed(folder, rows=5)
+    list(before.rows())
+    write(folder, [{"text": "another"}, *ROWS])
+    after = streamed(folder, rows=5)
+    assert texts(list(after.rows()))[0] == "another"
+    prints = {before.fingerprint(), after.fingerprint(), streamed(folder, rows=6).fingerprint()}
+    assert len(prints) == 3
+
+
+def test_another_column_is_another_set_of_records(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", [{"text": "a", "body": "b"}])
+    assert texts(list(streamed(folder).rows())) == ["a"]
+    assert texts(list(streamed(folder, text="body").rows())) == ["b"]
+
+
+def test_a_column_that_is_not_there_is_named_before_anything_is_kept(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    with pytest.raises(DataError, match=r"set, split train: no column 'body'; columns found: text, n, when"):
+        streamed(folder, text="body")
+    assert not list((tmp_path / "cache").rglob("*.jsonl"))
+    with pytest.raises(DataError, match=r"cannot be loaded .*check name, config, split"):
+        streamed(folder, split="other")
+
+
+def test_bad_rows_are_named_or_counted(tmp_path: Path) -> None:
+    rows = [{"text": "good"}, {"text": None}, {"text": "better"}]
+    folder, lenient = write(tmp_path / "set", rows), write(tmp_path / "skip", rows)
+    with pytest.raises(DataError, match="set, split train, row 1: column 'text' holds null"):
+        list(streamed(folder).rows())
+    skipped: Counter[str] = Counter()
+    assert texts(list(streamed(lenient).rows(skipped))) == ["good", "better"]
+    assert skipped.total() == 1
+
+
+@pytest.mark.parametrize("name", ["records-00000.jsonl", "index.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_damaged_records_are_read_anew(tmp_path: Path, name: str, damage: str) -> None:
+    folder = write(tmp_path / "set")
+    source = streamed(folder)
+    expected = list(source.rows())
+    file = source.folder / name
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-3])
+    else:
+        file.unlink()
+    assert "which are read into the cache first" in streamed(folder).describe()
+    assert list(streamed(folder).rows()) == expected
+
+
+def test_a_stream_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    (folder / "rows.jsonl").write_bytes((folder / "rows.jsonl").read_bytes() + b'{"text": "cut')
+    source = streamed_later(str(folder))
+    with pytest.raises(DataError, match=r"set, split train: the stream broke off \(.*start it again"):
+        list(source.rows())
+    assert not list((tmp_path / "cache").rglob("records*"))
+
+
+def streamed_later(name: str) -> StreamedSource:
+    """Without the look at the first row."""
+    return StreamedSource.find(name, None, "train", None, None, Columns(), Part("all", None), "error")
+
+
+def test_offline_only_what_is_here_already_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFKIT_OFFLINE", "1")
+    with pytest.raises(DataError, match="hub data set org/name: TFKIT_OFFLINE is set"):
+        streamed("org/name")
+    assert len(list(streamed(write(tmp_path / "set")).rows())) == 100
+    monkeypatch.chdir(tmp_path)
+    online = streamed("set")
+    list(online.rows())
+    kept = online.folder
+    (tmp_path / "set" / "rows.jsonl").unlink()
+    (tmp_path / "set").rmdir()  # the name is now that of a data set of the hub, and its records are in the cache under that name
+    kept.rename(streamed_later("set").folder)
+    assert len(list(streamed("set").rows())) == 100
+
+
+def test_dates_are_text_and_bytes_are_refused(tmp_path: Path) -> None:
+    rows = [{"when": datetime.date(2024, 2, 29), "blob": b"x"}]
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "set"))
+    assert texts(list(streamed(tmp_path / "set", text="on {when}").rows())) == ["on 2024-02-29"]
+    with pytest.raises(DataError, match="set, split train: a column that is read holds bytes, which is no text; name another"):
+        streamed(tmp_path / "set", text="blob")
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    def peak(rows: int) -> int:
+        folder = tmp_path / str(rows)
+        datasets.Dataset.from_list([{"text": f"{i} " + "x" * 2_000} for i in range(rows)]).save_to_disk(str(folder))
+        source = streamed(folder)
+        tracemalloc.start()
+        try:
+            assert sum(len(row.text) for row in source.rows()) > 2_000 * rows
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)  # imports what it needs
+    assert peak(4_000) < peak(1_000) + 500_000
