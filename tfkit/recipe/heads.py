@@ -3,7 +3,7 @@
 from typing import Any
 
 from tfkit.families import PRESETS
-from tfkit.recipe.objectives import MaskedLMSection
+from tfkit.recipe.objectives import MaskedLMSection, trained_for
 from tfkit.recipe.schema import Recipe
 
 
@@ -12,12 +12,13 @@ def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
 
     `labels` is how many classes or tags there are; 1 for a number.
     """
-    kind, preset = recipe.objective.head, recipe.model.preset
+    objective, preset = trained_for(recipe.objective), recipe.model.preset
+    kind = objective.head
     if "head" in recipe.model.changes or kind not in ("classes", "tags", "choices", "masked_lm"):
         return None
-    if isinstance(recipe.objective, MaskedLMSection):  # what tells of the next sentence is there where that is asked
+    if isinstance(objective, MaskedLMSection):  # what tells of the next sentence is there where that is asked
         own = PRESETS[preset][1]["head"] if preset in PRESETS else {"kind": "masked_lm", "tied": True}
-        return {**own, "next_sentence": recipe.objective.next_sentence}
+        return {**own, "next_sentence": objective.next_sentence}
     if kind == "choices":  # of a language model, whose own head it stands beside
         return {**(PRESETS[preset][1]["head"] if preset in PRESETS else {"kind": "lm", "tied": True}), "choices": True}
     family = PRESETS[preset][0] if preset in PRESETS else None

@@ -41,7 +41,7 @@ class MaskedLMSection(_Objective):
         (0.8, 0.1, 0.1), description="Shares of these that become [MASK], that become a random token, and that stay as they are."
     )
     masking: Literal["dynamic", "static"] = Field(
-        "dynamic", description="dynamic: drawn anew in each epoch. static: the same in all (BERT; a source's weight: 10 makes its ten copies)."
+        "dynamic", description="dynamic: drawn anew in each epoch. static: the same in all; a source of weight 10 then gives BERT's ten copies."
     )
     whole_words: bool = Field(False, description="Choose words, all their pieces together, as BERT's later models; needs WordPiece.")
     rarity: float = Field(
