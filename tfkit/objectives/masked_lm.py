@@ -1,0 +1,86 @@
+"""Masked language modelling: guess the tokens that are hidden in a text; and whether its second part follows the first (BERT).
+
+The loss is the mean over hidden tokens, plus, with next sentences, the mean over rows of its own (Devlin et al. 2018, appendix A.2).
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tfkit.data import Frame, FramedBatch
+from tfkit.model.head import vocabulary_head
+from tfkit.model.transformer import Output, Transformer
+from tfkit.objectives.causal_lm import label_log_probs
+from tfkit.objectives.log_probs import token_scores
+from tfkit.objectives.masking import Masking
+from tfkit.objectives.objective import IGNORED, Batch, Sum, perplexity, weighted_loss
+from tfkit.recipe.objectives import MaskedLMSection
+from tfkit.tokenizer import Tokenizer
+
+
+class MaskedLM:
+    """Masked tokens, and with `section.next_sentence` whether the second text follows. Raises ModelError if the tokenizer is no BERT's."""
+
+    def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):
+        self.section, self.frame = section, Frame.of(tokenizer)
+        self.masking = Masking(section, tokenizer, seed)
+        self.terms: Mapping[str, float] = MappingProxyType({"mlm": 1.0} | ({"next_sentence": 1.0} if section.next_sentence else {}))
+
+    def collate(self, rows: FramedBatch) -> Batch:
+        """Rows with their masks; labels where something is hidden. The texts of a pair are segments; others see nothing of each other."""
+        ids, labels = rows.ids.copy(), np.full_like(rows.ids, IGNORED)
+        for row, (length, epoch, number) in enumerate(zip(rows.lengths, rows.epochs.tolist(), rows.numbers.tolist(), strict=True)):
+            places, shown = self.masking.draw(rows.ids[row, :length], epoch, number, rows.token_counts)
+            labels[row, places] = rows.ids[row, places]
+            ids[row, places] = shown
+        real = np.arange(ids.shape[1]) < rows.lengths[:, None]  # (B, T)
+        pairs = rows.unrelated is not None
+        return Batch(
+            torch.from_numpy(ids),
+            torch.from_numpy(labels),
+            document_ids=torch.from_numpy(rows.texts) if not pairs and rows.texts.any() else None,
+            padding_mask=None if real.all() else torch.from_numpy(real),
+            segment_ids=torch.from_numpy(np.where(real, rows.texts, 0)) if pairs else None,
+            more={} if rows.unrelated is None else {"next_sentence": torch.from_numpy(rows.unrelated)},
+        )
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The hidden tokens, and the rows."""
+        counts = {"mlm": int((batch.labels != IGNORED).sum()), "next_sentence": len(batch.labels)}
+        return {term: counts[term] for term in self.terms}
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        """The sum of -log p over hidden tokens, and over rows, in nats."""
+        return self.losses(model, model(**batch.inputs()), batch)
+
+    def losses(self, model: Transformer, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """The same, of a forward that is made already."""
+        found = {"mlm": -label_log_probs(model, output.hidden, batch.labels).sum()}
+        if self.section.next_sentence:
+            found["next_sentence"] = F.cross_entropy(output.extra_logits.float(), batch.more["next_sentence"], reduction="sum")
+        return found
+
+    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
+        """The losses, and how many tokens and next sentences are right."""
+        output, hidden_tokens = model(**batch.inputs()), batch.labels != IGNORED
+        scores = token_scores(vocabulary_head(model.head), output.hidden[hidden_tokens], batch.labels[hidden_tokens])
+        count = len(scores.right)
+        sums = {"mlm": Sum(-float(scores.log_probs.double().sum()), count), "accuracy": Sum(float(scores.right.sum()), count)}
+        if self.section.next_sentence:
+            logits, follows = output.extra_logits.float(), batch.more["next_sentence"]
+            sums["next_sentence"] = Sum(float(F.cross_entropy(logits, follows, reduction="sum")), len(follows))
+            sums["next_sentence_accuracy"] = Sum(float((logits.argmax(-1) == follows).sum()), len(follows))
+        return sums
+
+    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
+        """`loss`, and of hidden tokens `perplexity` and `accuracy`; with next sentences both losses alone, and `next_sentence_accuracy`."""
+        masked = sums["mlm"].mean
+        found = {"loss": weighted_loss(self.terms, sums), "perplexity": perplexity(masked), "accuracy": sums["accuracy"].mean}
+        if self.section.next_sentence:
+            found |= {"mlm_loss": masked, "next_sentence_loss": sums["next_sentence"].mean}
+            found["next_sentence_accuracy"] = sums["next_sentence_accuracy"].mean
+        return found
