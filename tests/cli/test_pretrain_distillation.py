@@ -1,0 +1,224 @@
+"""A student from a teacher of ours, through the real command: BERT and DistilBERT, and two causal models."""
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import Process, exact, hashes, pretrain, records, strike, write_corpus
+from transformers import AutoModelForMaskedLM
+
+import tfkit.cli.teaching
+from tfkit.hub import load
+from tfkit.training.step import Stepper
+
+STEPS = 8
+COMMON = """
+data: {train: [{path: corpus}], validation: 0.3}
+training: {steps: 8, batch_size: 4, micro_batch_size: 2, log_every: 3}
+checkpoint: {every: 3}
+evaluation: {every: 4, max_tokens: 200}
+carbon: {enabled: false}
+"""
+SIZES = "dim: 16, num_heads: 2, context_length: 16, init: {std: 0.1}"
+RECIPES = {
+    "bert": f"""
+model: {{preset: bert-tiny, encoder_layers: 4, {SIZES}}}
+tokenizer: {{kind: wordpiece, vocab_size: 300}}
+objective: {{kind: masked_lm}}
+""",
+    "distilbert": f"""
+model: {{preset: distilbert-base, encoder_layers: 2, {SIZES}}}
+tokenizer: {{path: bert}}
+objective:
+  kind: distillation
+  teacher: bert
+  of: {{kind: masked_lm, rarity: 0.7}}
+  temperature: 2
+  teacher_weight: 5
+  text_weight: 2
+  cosine_weight: 1
+  copy_layers: [0, 2]
+""",
+    "gpt": f"""
+model: {{preset: gpt2, decoder_layers: 2, {SIZES}, dropout: {{embedding: 0.1}}}}
+tokenizer: {{vocab_size: 300}}
+""",
+    # Gemma 2's way, in bf16, from a wider teacher: the teacher's probabilities alone.
+    "small": """
+model: {preset: gpt2, decoder_layers: 1, dim: 8, num_heads: 2, context_length: 16, init: {std: 0.1}, dropout: {embedding: 0.1}}
+tokenizer: {path: gpt/checkpoints/step-000008}
+objective: {kind: distillation, teacher: gpt/checkpoints/step-000008, of: {kind: causal_lm}}
+""",
+}
+PRECISION = {"distilbert": "fp32", "small": "bf16"}
+TEACHERS = {"distilbert": "bert", "small": "gpt"}
+STUDENTS = pytest.mark.parametrize("student", TEACHERS)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all runs, with the recipes, and the teachers trained."""
+    folder = tmp_path_factory.mktemp("distillation")
+    write_corpus(folder / "corpus")
+    for name, text in RECIPES.items():
+        (folder / f"{name}.yaml").write_text(f"# A recipe for tests.{text}{COMMON}", encoding="utf-8")
+    patch = pytest.MonkeyPatch()
+    patch.chdir(folder)
+    for name in TEACHERS.values():
+        done = pretrain(folder / name, folder / f"{name}.yaml")
+        assert done.code == 0, done.err
+    patch.undo()
+    return folder
+
+
+@pytest.fixture
+def place(base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The recipes name their teachers from there."""
+    monkeypatch.chdir(base)
+    return base
+
+
+def taught(run: Path, student: str, *words: str, before: Callable[[], object] | None = None) -> Any:
+    return pretrain(run, Path(f"{student}.yaml"), f"training.precision={PRECISION[student]}", *words, before=before)
+
+
+@pytest.fixture(scope="module")
+def unbroken(base: Path) -> Callable[[str], Path]:
+    """The run of a student that was never stopped; made when it is first asked for."""
+
+    def run(student: str) -> Path:
+        path = base / f"whole-{student}"
+        if not path.exists():
+            done = taught(path, student)
+            assert done.code == 0, done.err
+        return path
+
+    return run
+
+
+@STUDENTS
+def test_a_student_is_its_own_model_and_names_its_teacher(place: Path, unbroken: Callable[[str], Path], student: str) -> None:
+    run = unbroken(student)
+    checkpoint, teacher = run / "checkpoints" / "step-000008", place / TEACHERS[student]
+    lineage = json.loads((checkpoint / "tfkit.json").read_text(encoding="utf-8"))["lineage"]
+    (parent,) = lineage["parents"]
+    assert parent["role"] == "teacher"
+    assert parent["run_id"] == json.loads((teacher / "run.json").read_text(encoding="utf-8"))["run_id"]
+    assert parent == json.loads((run / "run.json").read_text(encoding="utf-8"))["parents"][0]
+    assert len(parent["sha256"]) == 64
+    model = load(checkpoint).model
+    assert {name for name, _ in model.named_parameters()} < {name for name, _ in load(teacher).model.named_parameters()}
+    state = load_file(checkpoint / "training_state" / "optimizer.safetensors")
+    kept = sum(tensor.numel() for tensor in state.values())
+    assert kept == pytest.approx(2 * sum(parameter.numel() for parameter in model.parameters()), rel=0.01)  # nothing of the teacher's
+    (evaluation,) = (record["evaluation"] for record in records(run) if record["step"] == 8 and "evaluation" in record)
+    assert {"loss", "perplexity"} < evaluation.keys()
+
+
+def test_transformers_reads_the_student_as_a_distilbert(place: Path, unbroken: Callable[[str], Path]) -> None:
+    checkpoint = unbroken("distilbert") / "checkpoints" / "step-000008"
+    theirs, ours = AutoModelForMaskedLM.from_pretrained(checkpoint).eval(), load(checkpoint).model
+    assert type(theirs).__name__ == "DistilBertForMaskedLM"
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+@STUDENTS
+def test_resuming_is_exact(place: Path, tmp_path: Path, unbroken: Callable[[str], Path], student: str) -> None:
+    run = tmp_path / "run"
+    assert taught(run, student, before=strike(signal.SIGTERM, 3)).code == 143
+    assert taught(run, student, "--resume", before=strike(signal.SIGKILL, 7)).code == -signal.SIGKILL
+    done = taught(run, student, "--resume")
+    assert done.code == 0, done.err
+    assert hashes(run, STEPS) == hashes(unbroken(student), STEPS)
+    assert exact(run) == exact(unbroken(student))
+
+
+def test_a_run_does_not_go_on_with_another_teacher(place: Path, tmp_path: Path) -> None:
+    """Not even where the new one stands under the old one's name: as when the teacher's own run went on."""
+    run = tmp_path / "run"
+    assert taught(run, "distilbert", before=strike(signal.SIGTERM, 9)).code == 143
+    done = taught(run, "distilbert", "--resume", "objective.teacher=gpt")
+    assert done.code == 2
+    assert "objective.teacher: bert in the run, gpt now" in done.err
+    shutil.copytree(place / "bert", tmp_path / "bert")
+    (weights,) = (tmp_path / "bert" / "checkpoints").glob("*8/model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    shutil.rmtree(tmp_path / "bert" / "checkpoints" / "step-000006")
+    weights.write_bytes(content)
+    shutil.move(place / "bert", place / "kept")
+    try:
+        shutil.move(tmp_path / "bert", place / "bert")
+        done = taught(run, "distilbert", "--resume")
+        shutil.rmtree(place / "bert")
+    finally:
+        shutil.move(place / "kept", place / "bert")
+    assert done.code == 4, done.err
+    assert "objective.teacher: bert is not what this run was started with: the SHA-256 of its weights was " in done.err
+    assert taught(run, "distilbert", "--resume").code == 0
+
+
+def test_a_bad_step_of_a_student_is_replayed(place: Path, tmp_path: Path) -> None:
+    def spoil() -> None:
+        accumulate = Stepper._accumulate
+
+        def struck(self: Stepper, step: int, *arguments: Any) -> Any:
+            module = self.model.get_submodule("encoder.blocks.1.mlp.op.up_proj")
+            handle = module.register_forward_hook(lambda *_: _[2] * float("nan"), prepend=True) if step == 5 else None
+            try:
+                return accumulate(self, step, *arguments)
+            finally:
+                if handle:
+                    handle.remove()
+
+        Stepper._accumulate = struck  # type: ignore[method-assign]
+
+    run = tmp_path / "run"
+    assert taught(run, "distilbert", before=spoil).code == 6
+    done = Process(tmp_path, ["replay", str(run), "--json"], spoil).wait()
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["first_bad"] == {"module": "encoder.blocks.1.mlp.op.up_proj", "in": "forward", "micro_batch": 0}
+
+
+def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place: Path, tmp_path: Path) -> None:
+    done = taught(tmp_path / "run", "distilbert", "objective.copy_layers=[0, 4]")
+    assert (done.code, "tokenizing" in done.err) == (4, False)
+    assert "copy_layers: the teacher has no layer 4, only 0 to 3" in done.err
+    done = taught(tmp_path / "none", "distilbert", "objective.teacher=nowhere")
+    assert done.code == 4
+    assert "nowhere: there is no such folder" in done.err
+
+    def little() -> None:
+        tfkit.cli.teaching.available_bytes = lambda swap=False: 1000
+
+    done = taught(tmp_path / "large", "distilbert", before=little)
+    assert done.code == 5
+    assert "weights of the teacher bert need" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("tokenizer={kind: wordpiece}", "tokenizer: a student reads the tokens of its teacher: give tokenizer.path"),
+        ("objective.copy_layers=[0, 1, 2]", "objective.copy_layers: names 3 layers for a student of 2: one for each of its own"),
+        ("objective.teacher_weight=0 | objective.cosine_weight=0", "objective: nothing of the teacher is learned"),
+        ("objective.teacher_weight=0", "objective.temperature: only the divergence from the teacher reads it"),
+        ("objective.of={kind: causal_lm}", "model: the objective causal_lm trains decoders; this model has an encoder"),
+        ("objective.of.rat=0.2", "objective.of.rat: unknown, did you mean rate"),
+        ("objective.of={kind: masked}", "objective.of.kind: 'masked' is none of causal_lm, masked_lm; did you mean masked_lm"),
+        ("objective.of=null", "objective.of: is empty: give it fields"),
+        ("objective.teacher_weight=0 | objective.temperature=1 | objective.masked_only=true", "objective.masked_only: only the divergence"),
+    ],
+)
+def test_check_says_what_is_wrong(place: Path, tmp_path: Path, words: str, said: str) -> None:
+    done = Process(tmp_path, ["check", "distilbert.yaml", *words.split(" | ")]).wait()
+    assert done.code == 2
+    assert f": {said}" in done.err
