@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 import huggingface_hub.constants
 import pytest
-from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
+from tiny_runs import Done, Process, exact, pretrain, write_corpus, write_recipe
 
 SHA = "0123456789" * 4
 FAULTLESS: dict[str, Any] = {}
@@ -211,6 +211,34 @@ def test_f31_files_that_come_by_half_or_with_other_content(hub: Hub, base: Path,
     hub.content = lambda content: content[: len(content) // 2] if damage == "half" else content.replace(b"a", b"o")
     assert_refused(use(kind, hub, base, tmp_path), kind)
     assert_clean(hub, base, tmp_path, kind)
+
+
+STREAMED = ("training.steps=2", "evaluation.every=2", "data.train=[{hub: org/tiny, streamed: true, rows: 7}]")
+
+
+def test_f31_a_streamed_data_set_comes_once(hub: Hub, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second run finds it in the cache, where the hub has gone, and where it is forbidden to ask."""
+    done = pretrain(tmp_path / "first", base / "tiny.yaml", *STREAMED, before=ask(hub, tmp_path))
+    assert done.code == 0, done.err
+    assert "org/tiny, split train, streamed: 7 rows, which are read into the cache first" in done.err
+    assert not list((tmp_path / "datasets").rglob("*.arrow"))
+    asked = sum(hub.seen.values())
+    hub.fault = lambda path, seen: 404
+    monkeypatch.setenv("TFKIT_OFFLINE", "1")
+    again = pretrain(tmp_path / "again", base / "tiny.yaml", *STREAMED, before=ask(hub, tmp_path))
+    assert again.code == 0, again.err
+    assert "streamed: 7 rows, " in again.err
+    assert sum(hub.seen.values()) == asked
+    assert exact(tmp_path / "again") == exact(tmp_path / "first")
+
+
+def test_f31_a_stream_of_a_hub_that_goes_down_keeps_nothing(hub: Hub, base: Path, tmp_path: Path) -> None:
+    hub.fault = lambda path, seen: 404
+    done = pretrain(tmp_path / "first", base / "tiny.yaml", *STREAMED, before=ask(hub, tmp_path))
+    assert_refused(done, "datasets")
+    assert not list((tmp_path / "cache").rglob("records*"))
+    hub.fault = lambda path, seen: None
+    assert pretrain(tmp_path / "again", base / "tiny.yaml", *STREAMED, before=ask(hub, tmp_path)).code == 0
 
 
 # ----------------------------------------------------------------------------------------------------------------- no network
