@@ -4,7 +4,7 @@ import pytest
 
 from tfkit.errors import UsageError
 from tfkit.families import PRESETS
-from tfkit.model.config import Learned, Rotary
+from tfkit.model.config import LanguageModelHeadConfig, Learned, Rotary
 from tfkit.recipe import RecipeError, model_config, read_recipe
 from tfkit.recipe.presets import merge, model_problems
 from tfkit.recipe.schema import ModelSection
@@ -38,6 +38,15 @@ def test_another_kind_replaces_the_section() -> None:
     assert merge(base, {"position": {"kind": "rotary"}}) == base
     assert merge(base, {"position": {"kind": "learned"}}) == {"position": {"kind": "learned"}}
     assert base == {"position": {"kind": "rotary", "theta": 3.0}}
+
+
+def test_the_output_scale_of_t5_follows_its_width() -> None:
+    """Else a smaller T5 would be none, and no Hugging Face class would open it."""
+    assert model_config(section(preset="t5-small", dim=64), 500).head == LanguageModelHeadConfig(tied=True, scale=0.125)
+    assert model_config(section(preset="t5-small", dim=64, head={"kind": "lm", "bias": True}), 500).head.scale == 0.125
+    assert model_config(section(preset="t5-small", dim=64, head={"scale": 1.0}), 500).head.scale == 1.0
+    assert model_config(section(preset="t5-small", dim=64, head={"scale": None}), 500).head.scale is None
+    assert model_config(section(preset="t5-v1.1-small", dim=64), 500).head.scale is None
 
 
 def test_a_stated_vocabulary_stands_and_must_hold_the_tokenizer() -> None:

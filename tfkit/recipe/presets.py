@@ -70,9 +70,20 @@ def merge(base: MappingType[str, Any], changes: MappingType[str, Any]) -> dict[s
 def _values(preset: str | None, changes: dict[str, Any], vocab_size: int) -> dict[str, Any]:
     base = PRESETS[preset][1] if preset is not None else {}
     values = merge(base, changes)
+    _follow_dim(values, base, changes)
     if changes.get("vocab_size") is None:
         values["vocab_size"] = vocab_size
     return values
+
+
+def _follow_dim(values: dict[str, Any], base: MappingType[str, Any], changes: MappingType[str, Any]) -> None:
+    """A preset's output scale that is its dim^-0.5 (T5 1.0) becomes that of another dim, unless the recipe states one."""
+    head, stated, dim = base.get("head", {}), changes.get("head", {}), values.get("dim")
+    follows = head.get("scale") is not None and head["scale"] == base["dim"] ** -0.5
+    if not follows or not isinstance(stated, dict) or "scale" in stated or stated.get("kind", head["kind"]) != head["kind"]:
+        return
+    if type(dim) is int and dim > 0:  # else it will be refused
+        values["head"] = values["head"] | {"scale": dim**-0.5}
 
 
 def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
