@@ -55,15 +55,15 @@ def model(config: Mapping[str, Any]) -> Transformer:
 
 
 def losses_and_weights(
-    config: Mapping[str, Any], stored: ExampleSet, objective: Any, micro_batch_size: int, steps: int = 3
+    config: Mapping[str, Any], stored: ExampleSet, objective: Any, micro_batch_size: int, steps: int = 3, **settings: Any
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """What a few real steps give, for 1 x 8 = 8 x 1 = 4 x 2."""
+    """What a few real steps give, for 1 x 8 = 8 x 1 = 4 x 2; `settings` are of the rows."""
     taking = model({**config, "init": {"std": 0.1}})
     weights = Weights(taking, torch.float32)
     # With AdamW's usual eps, an entry whose gradient is all rounding moves by a whole learning rate, in either direction.
     optimizer = Optimizer(weights.master, AdamWSection(lr=3e-3, eps=1e-3))
     stepper = Stepper(taking, objective, weights, optimizer, device=torch.device("cpu"), seed=1)
-    found = [stepper.take(step + 1, batches(stored, objective, micro_batch_size, step=step), 1.0).loss for step in range(steps)]
+    found = [stepper.take(step + 1, batches(stored, objective, micro_batch_size, step=step, **settings), 1.0).loss for step in range(steps)]
     return found, {name: tensor.detach() for name, tensor in taking.named_parameters()}
 
 

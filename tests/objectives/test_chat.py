@@ -1,0 +1,268 @@
+"""Supervised chat: what is a target, transformers' loss for the same batch, packing, micro-batches, and the rows that are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_chat_tokenizers import FORMATS, KINDS, chat_codec
+from tiny_examples import batches, examples, losses_and_weights, model
+from transformers import AutoModelForCausalLM
+
+from tfkit.data import ExampleRows, ExampleSet
+from tfkit.data.columns import Columns, Record
+from tfkit.data.rows import BadRow, Row
+from tfkit.errors import DataError
+from tfkit.hub import save_model
+from tfkit.objectives.chat import Chat, conversation, fit_tokenizer, target_share
+from tfkit.objectives.objective import IGNORED
+from tfkit.recipe.objectives import ChatSection
+
+WORDS = ["the cat", "a dog", "sat on a mat", "ran", "red hat", "12", "é🙂 tree"]
+LENGTH = 256
+CONFIG: dict[str, Any] = {
+    "vocab_size": 340,
+    "context_length": LENGTH,
+    "decoder_layers": 2,
+    "dim": 24,
+    "hidden_dim": 36,
+    "num_heads": 3,
+    "num_kv_heads": 1,
+    "position": {"kind": "rotary"},
+    "norm": {"kind": "rms"},
+    "mlp": {"activation": "silu", "gated": True},
+    "head": {"tied": False},
+}
+
+
+def chat(name: str = "llama3", length: int = LENGTH, **section: Any) -> Chat:
+    settings = ChatSection.model_validate({"kind": "chat", "format": name, **section})
+    codec = chat_codec(name if name in KINDS else "llama3")
+    return Chat(settings, fit_tokenizer(settings, codec), length, Path("tokenizer"))
+
+
+def rows(count: int = 16, seed: int = 1) -> list[dict[str, Any]]:
+    """Exchanges and conversations of unequal lengths."""
+    random = np.random.default_rng(seed)
+
+    def say() -> str:
+        return " ".join(random.choice(WORDS, int(random.integers(1, 5))))
+
+    found: list[dict[str, Any]] = []
+    for number in range(count):
+        turns = [{"role": role, "content": say()} for _ in range(int(random.integers(1, 3))) for role in ("user", "assistant")]
+        found.append({"messages": turns} if number % 2 else {"instruction": say(), "output": say()})
+    return found
+
+
+def stored_rows(folder: Path, objective: Chat, given: list[dict[str, Any]] | None = None) -> ExampleSet:
+    return examples(folder, rows() if given is None else given, ChatSection.roles, objective)
+
+
+def taken(given: dict[str, Any], named: dict[str, Any] | None = None) -> Row | BadRow:
+    return Columns(ChatSection.roles, named or {}).take(Record(given, "rows.jsonl:1"))
+
+
+def encoded(objective: Chat, given: dict[str, Any]) -> Any:
+    row = taken(given)
+    assert isinstance(row, Row)
+    return objective.encode([row])[0]
+
+
+TARGETS = {
+    "chatml": ["sat on<|im_end|>", "ran<|im_end|>"],
+    "llama2": ["sat on </s>", "ran </s>"],
+    "llama3": ["sat on<|eot_id|>", "ran<|eot_id|>"],
+    "gemma": ["sat on<end_of_turn>", "ran<end_of_turn>"],
+    "mistral": ["sat on</s>", "ran</s>"],
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_position_predicts_the_next_id_where_the_assistant_speaks(name: str) -> None:
+    turns = [("user", "the cat"), ("assistant", "sat on"), ("user", "and the dog"), ("assistant", "ran")]
+    objective = chat(name)
+    found = encoded(objective, {"messages": [{"role": role, "content": content} for role, content in turns]})
+    ids, labels = found.arrays["input_ids"], found.arrays["labels"]
+    spoken: list[list[int]] = []
+    for place, label in enumerate(labels):
+        if label != IGNORED:
+            assert place + 1 == len(ids) or ids[place + 1] == label
+            if place == 0 or labels[place - 1] == IGNORED:
+                spoken.append([])
+            spoken[-1].append(label)
+    assert [objective.tokenizer.decode(part).lstrip() for part in spoken] == TARGETS[name]
+    assert found.length == len(ids) == len(labels)
+    assert not found.truncated
+    ended = labels[-1] != IGNORED  # what stands behind the last turn's end is no target
+    assert ended == (name in ("llama2", "llama3", "mistral"))
+
+
+def test_the_loss_is_that_of_transformers_for_the_same_batch(tmp_path: Path) -> None:
+    objective, ours = chat(), model(CONFIG).eval()
+    stored = stored_rows(tmp_path, objective)
+    batch = objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(16, np.int64), np.arange(16)))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_model(folder, ours.config, ours.state_dict(), objective.tokenizer)
+    theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert batch.padding_mask is not None
+    with torch.no_grad():
+        logits = theirs(batch.input_ids, attention_mask=batch.padding_mask.long()).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
+        found = objective.loss(ours, batch)["lm"] / objective.counts(batch)["lm"]
+        sums = objective.measure(ours, batch)
+    torch.testing.assert_close(found, loss, atol=1e-5, rtol=0)
+    right = (logits.argmax(-1) == batch.labels)[batch.labels != IGNORED]
+    metrics = objective.metrics(sums)
+    assert metrics == {
+        "loss": pytest.approx(float(loss), abs=1e-5),
+        "perplexity": pytest.approx(float(loss.exp()), rel=1e-4),
+        "token_accuracy": float(right.float().mean()),
+    }
+    assert batch.tokens == int(stored.lengths.sum())
+
+
+def test_packed_conversations_have_the_losses_that_they_have_alone(tmp_path: Path) -> None:
+    objective, ours = chat(pack=True), model(CONFIG).eval()
+    stored = stored_rows(tmp_path, objective)
+    (alone,) = batches(stored, objective, 16, batch_size=16, length_groups=False)
+    packed_rows = ExampleRows([(stored, 1.0)], 1, batch_size=4, packed_length=LENGTH)
+    assert 1 < len(packed_rows) < 16
+    packed = objective.collate(packed_rows.gather(np.zeros(len(packed_rows), np.int64), np.arange(len(packed_rows))))
+    assert packed.input_ids.shape[1] <= LENGTH
+    assert packed.tokens == alone.tokens
+    assert objective.counts(packed) == objective.counts(alone)
+    with torch.no_grad():
+        torch.testing.assert_close(objective.loss(ours, packed), objective.loss(ours, alone), atol=1e-3, rtol=1e-6)
+
+
+def test_no_gradient_crosses_from_one_packed_conversation_to_another(tmp_path: Path) -> None:
+    objective, ours = chat(pack=True), model(CONFIG).eval()
+    stored = stored_rows(tmp_path, objective)
+    packed_rows = ExampleRows([(stored, 1.0)], 1, batch_size=4, packed_length=LENGTH)
+    batch = objective.collate(packed_rows.gather(np.zeros(1, np.int64), np.zeros(1, np.int64)))
+    assert batch.document_ids is not None
+    second = batch.document_ids == 1
+    assert bool(second.any())
+    assert bool((batch.labels[second] != IGNORED).any())
+    embedded: list[torch.Tensor] = []
+
+    def keep(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        output.retain_grad()
+        embedded.append(output)
+
+    ours.embedding.register_forward_hook(keep)
+    objective.loss(ours, type(batch)(**{**batch.inputs(), "labels": batch.labels.masked_fill(~second, IGNORED)}))["lm"].backward()
+    gradient = embedded[0].grad
+    assert gradient is not None
+    assert bool(gradient[second].abs().sum() > 0)
+    assert float(gradient[~second].abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path, pack: bool) -> None:
+    objective = chat(pack=pack)
+    stored = stored_rows(tmp_path, objective, rows(40))
+    packed = {"packed_length": LENGTH} if pack else {}
+    losses, weights = losses_and_weights(CONFIG, stored, objective, 8, **packed)
+    for size in (1, 2, 4):
+        found_losses, found_weights = losses_and_weights(CONFIG, stored, objective, size, **packed)
+        assert found_losses == pytest.approx(losses, abs=1e-6)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
+
+
+def test_long_conversations_lose_their_ends_and_are_counted(tmp_path: Path) -> None:
+    given = [{"question": "12", "answer": row.get("output", "ran")} for row in rows()]
+    whole, cut = (stored_rows(tmp_path, chat("mistral", length), given) for length in (LENGTH, 20))
+    assert int(whole.lengths.max()) > 20
+    assert int(cut.lengths.max()) == 20
+    assert cut.truncated == int((np.asarray(whole.lengths) > 20).sum()) > 0
+    for number in range(len(cut)):
+        assert cut[number]["labels"].tolist() == whole[number]["labels"][:20].tolist()
+    labels = [whole[number]["labels"] for number in range(len(whole))]
+    assert target_share([whole]) == pytest.approx((np.concatenate(labels) != IGNORED).mean())
+
+
+SAID = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"messages": SAID}, SAID),
+        ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]}, SAID),
+        ({"instruction": "Hi", "input": "", "output": "Yo"}, SAID),
+        ({"instruction": "Say", "input": "Hi", "output": "Yo"}, [{"role": "user", "content": "Say\n\nHi"}, SAID[1]]),
+        ({"instruction": "Hi", "input": None, "output": "Yo"}, SAID),
+        ({"question": "Hi", "answer": "Yo"}, SAID),
+        ({"prompt": "Hi", "completion": "Yo", "id": 3}, SAID),
+        ({"system": "Rhyme.", "question": "Hi", "answer": "Yo"}, [{"role": "system", "content": "Rhyme."}, *SAID]),
+        ({"messages": SAID, "system": "Rhyme."}, [{"role": "system", "content": "Rhyme."}, *SAID]),
+    ],
+)
+def test_rows_of_either_shape_are_conversations(given: dict[str, Any], wanted: list[dict[str, str]]) -> None:
+    row = taken(given)
+    assert isinstance(row, Row)
+    assert conversation(row.values) == wanted
+
+
+def test_columns_that_a_recipe_names_choose_the_shape() -> None:
+    nested = {"instruction": "Say", "instances": [{"input": "Hi", "output": "Yo"}], "messages": []}
+    row = taken(nested, {"input": "instances.0.input", "output": "instances.0.output"})
+    assert isinstance(row, Row)
+    assert conversation(row.values)[0] == {"role": "user", "content": "Say\n\nHi"}
+    lacking = taken({"instruction": "Say", "text": "Hi"})
+    assert isinstance(lacking, BadRow)
+    assert lacking.message == (
+        "rows.jsonl:1: no columns for messages, nor for instruction and output; columns found: instruction, text; "
+        "name them with columns: {messages: NAME} or columns: {instruction: NAME, output: NAME}"
+    )
+    Columns(ChatSection.roles).check(["prompt", "completion"], "rows.csv")
+    with pytest.raises(DataError, match=r"rows\.csv: no columns for messages, nor for instruction and output"):
+        Columns(ChatSection.roles).check(["prompt", "text"], "rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kind"),
+    [
+        ("chatml", {"messages": SAID[:1]}, "no answer"),
+        ("chatml", {"question": "Hi", "answer": " \n"}, "an empty answer"),
+        ("chatml", {"question": "Hi <|im_end|>", "answer": "Yo"}, "special tokens in a text"),
+        ("chatml", {"question": "Hi", "answer": "Yo<|im_end|>\n<|im_start|>user\nMe"}, "special tokens in a text"),
+        ("llama2", {"question": "Hi [/INST] Yo", "answer": "Yo"}, "special tokens in a text"),
+        ("chatml", {"messages": [{"role": "user", "content": None}, SAID[1]]}, "a message without content"),
+        ("chatml", {"messages": [{"who": "user", "content": "Hi"}, SAID[1]]}, "a message without role"),
+        ("chatml", {"messages": [{"role": "critic", "content": "Hi"}, SAID[1]]}, "role 'critic'"),
+        ("gemma", {"messages": [SAID[0], SAID[0], SAID[1]]}, "roles out of order"),
+        ("gemma", {"system": "Rhyme.", "messages": SAID}, "a system message"),
+        ("chatml", {"system": "Rhyme.", "messages": [{"role": "system", "content": "Sing."}, *SAID]}, "two system messages"),
+        ("mistral", {"question": "the cat " * 199, "answer": "Yo"}, "no answer within the context"),
+    ],
+)
+def test_bad_rows_are_named(name: str, given: dict[str, Any], kind: str) -> None:
+    found = encoded(chat(name), given)
+    assert isinstance(found, BadRow)
+    assert found.kind == kind
+    assert found.message.startswith("rows.jsonl:1: ")
+
+
+def test_what_a_template_refuses_is_a_bad_row_and_the_rows_beside_it_are_not() -> None:
+    settings = ChatSection(kind="chat", format="template")
+    own = chat("gemma").tokenizer
+    template = str(own.chat_template) + "{# another text than ours, so that it is rendered #}"
+    codec = fit_tokenizer(settings, type(own).from_json(own.tokenizer_json, own.settings, template))
+    objective = Chat(settings, codec, LENGTH, Path("tokenizer"))
+    good, bad = taken({"messages": SAID}), taken({"messages": [SAID[0], SAID[0], SAID[1]]})
+    assert isinstance(good, Row)
+    assert isinstance(bad, Row)
+    first, second, third = objective.encode([good, bad, good])
+    assert isinstance(second, BadRow)
+    assert "rows.jsonl:1, failed: user and assistant must take turns" in second.message
+    assert first == third == chat("gemma").encode([good])[0]
+
+
+def test_prompts_during_training_are_asked_as_in_a_conversation() -> None:
+    assert chat("gemma").prompts(["Hi"]) == ["<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"]

@@ -1,0 +1,163 @@
+"""Supervised training on conversations: the loss is on what the assistant says, and on the token that ends its turn, alone.
+
+Where the answers are is known from the text that we render ourselves (tokenizer/conversations.py), never from marks in a template. A row
+is stored as the causal language model needs it: input ids, and as labels the ids one position on, IGNORED where the user speaks.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tfkit.data import Encoded, ExampleBatch, ExampleSet, Row
+from tfkit.data.rows import BadRow
+from tfkit.errors import ModelError
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.causal_lm import label_log_probs
+from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
+from tfkit.objectives.padding import pad, real
+from tfkit.objectives.sequence_to_sequence import measured, word_metrics
+from tfkit.recipe.objectives import ChatSection
+from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.chat_formats import UnfitError
+from tfkit.tokenizer.conversations import ANSWER, ChatIds, Conversations, Render, Spans, chat_tokenizer, resolve_format
+
+# The names that data sets have for the roles beside "system", "user" and "assistant".
+_SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatbot": "assistant"}
+
+
+def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer that the checkpoint gets: it reads special tokens, and has the chat template of the format. Raises UsageError."""
+    return chat_tokenizer(tokenizer, resolve_format(section.format, tokenizer, section.system), section.system)
+
+
+class Chat:
+    """Next-token prediction where the assistant speaks."""
+
+    terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
+    ids = ("input_ids", "labels")
+
+    def __init__(self, section: ChatSection, tokenizer: Tokenizer, context_length: int, folder: Path):
+        """`tokenizer` is what `fit_tokenizer` gave; `folder` is where its own came from, for errors. Raises UsageError or ModelError."""
+        self.section, self.tokenizer, self.context_length = section, tokenizer, context_length
+        form = resolve_format(section.format, tokenizer, section.system)
+        self.conversations = Conversations(tokenizer, form, section.system, folder)
+
+    @property
+    def end_ids(self) -> list[int]:
+        """What ends an answer."""
+        return [self.conversations.end_id]
+
+    def prompts(self, texts: Sequence[str]) -> list[str]:
+        """The conversations that users begin with these texts, up to where the answers begin."""
+        with self.conversations.renderer() as render:
+            begun = [render([{"role": "user", "content": text}, *ANSWER], "generation.prompts") for text in texts]
+        return [text[: spans[0][0]] for text, spans in begun]
+
+    def fingerprint(self) -> str:
+        """Of what `encode` depends on."""
+        about = ("chat", self.section.system, self.tokenizer.chat_template, self.tokenizer.fingerprint(), self.context_length)
+        return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """input_ids and labels, one for each position with a next id."""
+        with self.conversations.renderer() as render:
+            texts = [self._text(row, render) for row in rows]
+        encoded = iter(self.conversations.encode([text for text in texts if not isinstance(text, BadRow)]))
+        return [text if isinstance(text, BadRow) else self._example(row, next(encoded)) for row, text in zip(rows, texts, strict=True)]
+
+    def collate(self, rows: ExampleBatch) -> Batch:
+        """Rows padded on the right, or packed: there the tokens of a conversation see no other."""
+        joined = {name: [np.concatenate([one[name] for one in row]) for row in rows.rows] for name in self.ids}
+        documents = None
+        if any(len(row) > 1 for row in rows.rows):
+            numbers = [np.repeat(np.arange(len(row), dtype=np.int32), [len(one["labels"]) for one in row]) for row in rows.rows]
+            documents = pad(numbers, IGNORED)
+        ids = joined["input_ids"]
+        return Batch(pad(ids, self.tokenizer.pad_id or 0), pad(joined["labels"], IGNORED), documents, padding_mask=real(ids))
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The positions that have a target."""
+        return {"lm": int((batch.labels != IGNORED).sum())}
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        """The sum over all targets of -log p, in nats."""
+        return {"lm": -label_log_probs(model, model(**batch.inputs()).hidden, batch.labels).sum()}
+
+    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
+        """The loss, and how many tokens are right when all before them are given."""
+        return measured(model, batch)
+
+    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
+        """`loss` (nats a target), `perplexity`, `token_accuracy`."""
+        return word_metrics(weighted_loss(self.terms, sums), sums)
+
+    def _text(self, row: Row, render: Render) -> tuple[str, Spans] | BadRow:
+        """The text of a row's conversation."""
+        try:
+            messages = conversation(row.values)
+            for number, message in enumerate(messages, 1):
+                for text in message.values():
+                    if isinstance(text, str) and (found := self.conversations.literal(text)) is not None:
+                        raise UnfitError(
+                            "special tokens in a text", f"message {number} holds {found!r}, which would be read as a special token"
+                        )
+            return render(messages, row.place)
+        except UnfitError as error:
+            return BadRow(error.kind, f"{row.place}: {error}; correct the row")
+        except ModelError as error:  # the template refuses it
+            return BadRow("refused by the chat template", str(error))
+
+    def _example(self, row: Row, found: ChatIds) -> Encoded | BadRow:
+        length = self.context_length + 1  # the last id is only a target
+        ids, targets = found.ids[:length], found.targets[:length]
+        labels = np.where(targets, ids, IGNORED)[1:]
+        if not self.conversations.ends_turn(found):
+            return BadRow("a turn without an end", f"{row.place}: an answer does not end with a special token; correct the row")
+        if not targets[1:].any():
+            return BadRow(
+                "no answer within the context",
+                f"{row.place}: {len(found.ids):,} tokens, and none of an answer is among the first {length:,}; set a larger "
+                "model.context_length, or remove the row",
+            )
+        arrays = {"input_ids": ids[:-1].tolist(), "labels": labels.tolist()}
+        return Encoded(arrays, len(labels), len(found.ids) > length)
+
+
+def conversation(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The messages of a row of either shape, each with role and content. Raises UnfitError."""
+    if "messages" in values:
+        messages = [_message(number, message) for number, message in enumerate(values["messages"], 1)]
+    else:
+        asked = [part for part in (values["instruction"], values.get("input", "")) if part.strip()]
+        messages = [{"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": values["output"]}]
+    if values.get("system", "").strip():
+        if messages[0]["role"] == "system":
+            raise UnfitError("two system messages", "there is a system message among the messages, and another in a column of its own")
+        messages.insert(0, {"role": "system", "content": values["system"]})
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    if not answers:
+        raise UnfitError("no answer", "the assistant says nothing in this conversation, so there is nothing to learn")
+    if not all(answer.strip() for answer in answers):
+        raise UnfitError("an empty answer", "an answer of the assistant is empty")
+    return messages
+
+
+def _message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of a data set under the names that templates know, with whatever else it holds."""
+    role, content = (message.get(name, message.get(other)) for name, other in (("role", "from"), ("content", "value")))
+    if not isinstance(role, str) or not isinstance(content, str):
+        lacking = "content" if isinstance(role, str) else "role"
+        raise UnfitError(f"a message without {lacking}", f"message {number} has no text under {lacking!r}, or under what ShareGPT calls it")
+    rest = {name: value for name, value in message.items() if name not in ("from", "value")}
+    return {**rest, "role": _SPEAKERS.get(role, role), "content": content}
+
+
+def target_share(stored: Sequence[ExampleSet]) -> float:
+    """The share of the tokens that are targets."""
+    labels = [one.arrays["labels"][0] for one in stored]
+    return sum(int((part != IGNORED).sum()) for part in labels) / sum(map(len, labels))
