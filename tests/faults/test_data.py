@@ -1,6 +1,7 @@
 """Data that are odd, bad or damaged: the run reads them, skips them, or ends with 3 and says where and what to do."""
 
 import gzip
+import io
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -428,23 +430,43 @@ AWKWARD = [
 
 
 def originals(folder: Path) -> dict[str, bytes]:
-    """A small good file of each format that a mutation can reach; a .gz holds one of them."""
+    """A small good file of each format that a mutation can reach; a .gz or .zip holds one of them."""
     rows = [f"{i} {TEXT[i * 7 : i * 7 + 60]} é" for i in range(20)]
     files = {"jsonl": jsonl(*[{"text": row, "n": 1} for row in rows]), "txt": "\n".join(rows).encode()}
     files["csv"] = "".join(["text,n\n", *(f'"{row}",1\n' for row in rows)]).encode()
     files["tsv"] = "".join(["n\ttext\n", *(f"1\t{row}\n" for row in rows)]).encode()
     files["parquet"] = parquet(folder, rows)
+    files["json"] = json.dumps({"version": 1.5, "rows": [{"text": row, "n": 1} for row in rows]}, ensure_ascii=False).encode()
+    files["lst"] = files["txt"]
+    files["conll"] = "\n".join("".join(f"{word}\tO\n" for word in row.split()) for row in rows).encode()
+    rest = "\t".join(["_"] * 8)
+    sentences = ["".join(f"{i}\t{word}\t{rest}\n" for i, word in enumerate(row.split(), 1)) for row in rows]
+    files["conllu"] = "\n".join(f"# text = {row}\n{words}" for row, words in zip(rows, sentences, strict=True)).encode()
     return files
 
 
+def packed(content: bytes, name: str) -> bytes:
+    """As what the name ends in: plain, by gzip, or in a zip archive."""
+    inner, _, packing = name.partition(".")
+    if packing == "zip":
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(zipfile.ZipInfo(f"rows.{inner}"), content)
+        return buffer.getvalue()
+    return gzip.compress(content, mtime=0) if packing else content
+
+
 def draw_file(folder: Path, name: str, random: np.random.Generator) -> bytes:
-    original = originals(folder)[name.removesuffix(".gz")]
-    if not name.endswith(".gz"):
-        return mutated(original, random)
-    return gzip.compress(mutated(original, random)) if random.integers(0, 2) else mutated(gzip.compress(original, mtime=0), random)
+    original = originals(folder)[name.partition(".")[0]]
+    return packed(mutated(original, random), name) if random.integers(0, 2) else mutated(packed(original, name), random)
 
 
-@pytest.mark.parametrize("name", ["jsonl", "txt", "csv", "tsv", "parquet", "txt.gz", "jsonl.gz", "parquet.gz"])
+FUZZED = ["jsonl", "txt", "csv", "tsv", "parquet", "json", "lst", "conll", "conllu"]
+FUZZED += ["txt.gz", "jsonl.gz", "parquet.gz", "jsonl.zip", "txt.zip", "json.zip"]
+COLUMN = {"conll": "tokens"}  # of the text, where it has another name
+
+
+@pytest.mark.parametrize("name", FUZZED)
 def test_f49_mutated_files_are_read_or_refused(tmp_path: Path, request: pytest.FixtureRequest, name: str) -> None:
     """All of them up to the tokens by the functions that the program calls, and every thirtieth by the program itself."""
     random, tokenizer = np.random.default_rng(list(name.encode())), train_byte_bpe([TEXT], 300, add_bos=True)
@@ -454,19 +476,20 @@ def test_f49_mutated_files_are_read_or_refused(tmp_path: Path, request: pytest.F
         path.write_bytes(draw_file(tmp_path, name, random))
         for policy in get_args(OnBadRow):
             began = time.monotonic()
-            refused += refusal(path, policy, tokenizer) is not None
+            refused += refusal(path, policy, tokenizer, COLUMN.get(name, "text")) is not None
             assert time.monotonic() - began < 10, path
         if draw % 30 == 0:
-            done = train_on(path, tmp_path, f"data.on_bad_row={'skip' if draw % 60 else 'error'}")
+            words = [f"data.on_bad_row={'skip' if draw % 60 else 'error'}", f"data.train.0.text={COLUMN.get(name, 'text')}"]
+            done = train_on(path, tmp_path, *words)
             assert done.code in (0, 3), f"{path}: {done.err}"
         shutil.rmtree(cache_folder())
     assert 0 < refused < 2 * draws or draws < 20, "mutations that spoil all files or none show little"
 
 
-def refusal(path: Path, policy: OnBadRow, tokenizer: Tokenizer) -> str | None:
+def refusal(path: Path, policy: OnBadRow, tokenizer: Tokenizer, column: str) -> str | None:
     """The message of the DataError with which reading a file ends; None if it is read."""
     try:
-        token_stream(open_source(SourceSection(path=str(path)), "all", None, policy), tokenizer)
+        token_stream(open_source(SourceSection(path=str(path), text=column), "all", None, policy), tokenizer)
     except DataError as error:
         return str(error)
     return None

@@ -132,6 +132,17 @@ def targets(seen: Seen) -> list[int]:
     return [int((batch.labels >= 0).sum()) for batch in found] + [batch.document_ids is not None for batch in found]
 
 
+def hidden_tokens(seen: Seen) -> list[Any]:
+    """What a masked language model reads and guesses in the first step, and in one of the second epoch."""
+    found = [batch for step in (0, 20) for batch in seen.run.loader.step(step)]
+    return [(batch.input_ids.tolist(), batch.labels.tolist()) for batch in found]
+
+
+def base_terms(seen: Seen) -> list[str]:
+    """What a student is trained for beside its teacher."""
+    return list(seen.run.stepper.objective.base.terms)
+
+
 def tokenizer(seen: Seen) -> tuple[int, list[int]]:
     """Its size, and the ids of a text."""
     codec = seen.run.data.tokenizer
@@ -218,7 +229,18 @@ CONFIGS = "data.train=[{hub: configs}]"
 STREAMED = "data.train=[{hub: saved, streamed: true}]"
 HELD_OUT_HUB = "data.validation=[{hub: saved}]"
 METERED = "carbon.enabled=true"
+TAUGHT = "tokenizer={path: first} | objective={kind: distillation, teacher: first, of: {kind: causal_lm}}"
+ENCODER = "model={preset: bert-tiny, encoder_layers: 2, dim: 16, num_heads: 2, context_length: 16, init: {std: 0.2}}"
+MASKED_TAUGHT = f"{ENCODER} | tokenizer={{path: masked}} | objective={{kind: distillation, teacher: masked, of: {{kind: masked_lm}}}}"
 LABELLED = "objective={kind: classification} | data.train=[{path: labelled.jsonl}] | data.validation=[{path: labelled.jsonl}]"
+T5 = (
+    "model={preset: t5-small, encoder_layers: 1, decoder_layers: 1, dim: 16, num_heads: 2, head_dim: 8, hidden_dim: 32, context_length: 16}"
+    " | tokenizer={kind: unigram, vocab_size: 200}"
+)
+SPANS = f"{T5} | objective={{kind: span_corruption, mean_span: 1}} | training.batch_size=32"  # more than an epoch
+WRITTEN = f"{T5} | objective={{kind: text_to_text}} | " + " | ".join(
+    f"data.{part}.0.columns={{source: text, target: body}}" for part in ("train", "validation")
+)
 
 TABLE = {
     "model.preset": Change(
@@ -321,7 +343,29 @@ TABLE = {
     "data.length_groups": Change("data.length_groups=false", order, LABELLED),
     "data.on_bad_row": Change("data.on_bad_row=skip", train_data),
     "objective": Change(LABELLED, shapes),
+    "objective[span_corruption].rate": Change("objective.rate=0.3", curve, SPANS),
+    "objective[span_corruption].mean_span": Change("objective.mean_span=3", curve, SPANS),
+    "objective[span_corruption].masking": Change("objective.masking=static", curve, SPANS),
+    "objective[text_to_text].label_smoothing": Change("objective.label_smoothing=0.1", curve, WRITTEN),
     "objective[causal_lm].documents": Change("objective.documents=joined", targets),
+    "objective[distillation].teacher": Change("objective.teacher=second", curve, TAUGHT),
+    "objective[distillation].of": Change(MASKED_TAUGHT, base_terms, TAUGHT),
+    "objective[distillation].of[causal_lm].documents": Change("objective.of.documents=joined", targets, TAUGHT),
+    "objective[distillation].of[masked_lm].rate": Change("objective.of.rate=0.3", hidden_tokens, MASKED_TAUGHT),
+    "objective[distillation].of[masked_lm].split": Change("objective.of.split=[0, 0, 1]", hidden_tokens, MASKED_TAUGHT),
+    "objective[distillation].of[masked_lm].masking": Change("objective.of.masking=static", hidden_tokens, MASKED_TAUGHT),
+    "objective[distillation].of[masked_lm].whole_words": Change("objective.of.whole_words=true", hidden_tokens, MASKED_TAUGHT),
+    "objective[distillation].of[masked_lm].rarity": Change("objective.of.rarity=0.7", hidden_tokens, MASKED_TAUGHT),
+    "objective[distillation].of[masked_lm].next_sentence": Change("objective.of.next_sentence=true", shapes, MASKED_TAUGHT),
+    "objective[distillation].of[masked_lm].short_rows": Change(
+        "objective.of.short_rows=1", hidden_tokens, f"{MASKED_TAUGHT} | objective.of.next_sentence=true"
+    ),
+    "objective[distillation].temperature": Change("objective.temperature=2", curve, TAUGHT),
+    "objective[distillation].teacher_weight": Change("objective.teacher_weight=2", curve, TAUGHT),
+    "objective[distillation].text_weight": Change("objective.text_weight=2", curve, TAUGHT),
+    "objective[distillation].cosine_weight": Change("objective.cosine_weight=2", curve, TAUGHT),
+    "objective[distillation].masked_only": Change("objective.masked_only=true", curve, MASKED_TAUGHT),
+    "objective[distillation].copy_layers": Change("objective.copy_layers=[1, 0]", curve, TAUGHT),
     "objective[classification].labels": Change("objective.labels=[no, yes, maybe]", shapes, LABELLED),
     "objective[classification].regression": Change(
         "objective.regression=true",
@@ -493,6 +537,9 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
         return known[words]
 
     run("training.steps=2")  # for a finished tokenizer, of other text
+    teachers = {"first": [], "second": ["training.seed=2"], "masked": [ENCODER, WORDPIECE, "objective={kind: masked_lm}"]}
+    for name, given in teachers.items():
+        assert main(["pretrain", "recipe.yaml", "--run", name, "--threads", "1", "training.steps=1", *given]) == 0
     assert main(["pretrain", "recipe.yaml", "--run", "other", "--threads", "1", "data.train.0.path=two.jsonl", "training.steps=1"]) == 0
     (place / "finished").mkdir()
     for file in (place / "other" / "checkpoints" / "step-000001").glob("*token*"):

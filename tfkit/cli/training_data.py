@@ -8,13 +8,16 @@ import torch
 
 from tfkit import console
 from tfkit.carbon import Meter
+from tfkit.cli.teaching import require_memory_for_teacher
 from tfkit.data import ExampleSet, Source, example_set, token_stream, trained_tokenizer
-from tfkit.data.examples import overlap
 from tfkit.data.labels import find_labels
+from tfkit.data.overlap import overlap
 from tfkit.data.sources import training_sources, validation_sources
 from tfkit.errors import ModelError
+from tfkit.hub import find_checkpoint
 from tfkit.model.config import ModelConfig
-from tfkit.objectives.build import Stored, encoder_of, open_objective
+from tfkit.objectives.build import Stored, encoder_of, objective_tokenizer, open_objective, reads_sentences
+from tfkit.objectives.chat import Chat, target_share
 from tfkit.objectives.objective import Objective
 from tfkit.recipe import model_config
 from tfkit.recipe.heads import task_head
@@ -54,6 +57,16 @@ class TrainingData:
     train: list[tuple[Stored, float]]  # with the weight of each source
     validation: list[ValidationSet]
 
+    @property
+    def end_ids(self) -> list[int]:
+        """What ends a text that the model writes: of a conversation also the end of a turn."""
+        ends = self.objective.end_ids if isinstance(self.objective, Chat) else []
+        return [end for end in dict.fromkeys([self.tokenizer.eos_id, *ends]) if end is not None]
+
+    def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
+        """What the model continues to answer these, and whether its special tokens are written out: of conversations they are."""
+        return (self.objective.prompts(texts), True) if isinstance(self.objective, Chat) else (list(texts), False)
+
     def fingerprints(self) -> dict[str, list[str]]:
         """What the training and the validation text were; a resumed run must find the same."""
         return {"train": [one.fingerprint for one, _ in self.train], "validation": [one.stored.fingerprint for one in self.validation]}
@@ -67,7 +80,8 @@ def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> Training
         sources, held_out = training_sources(recipe.data, roles), validation_sources(recipe.data, roles)
         for source in (*sources, *held_out):
             console.say(source.describe())
-        tokenizer = _tokenizer(recipe, sources)
+        require_memory_for_teacher(recipe)
+        tokenizer = objective_tokenizer(recipe, _tokenizer(recipe, sources))
         labels = _labels(recipe, sources)
         config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
         objective = open_objective(recipe, config, tokenizer, labels)
@@ -76,6 +90,9 @@ def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> Training
         for one in validation:
             one.check_targets()
     _report(stored, validation, tokenizer)
+    if isinstance(objective, Chat):
+        share = target_share([one for one in stored if isinstance(one, ExampleSet)])
+        console.say(f"{share:.1%} of the training tokens are targets: what the assistant says, and the ends of its turns")
     weights = [section.weight for section in recipe.data.train]
     names = _names(recipe, held_out)
     named = [ValidationSet(name, one) for name, one in zip(names, validation, strict=True)]
@@ -88,12 +105,10 @@ def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: T
     for note in dict.fromkeys(one.describe_skipped() for one in (*stored, *validation)):
         if note:
             console.warn(note)
-    sets = [one for one in stored if isinstance(one, ExampleSet)]
-    held_out = [one for one in validation if isinstance(one, ExampleSet)]
-    for note in dict.fromkeys(one.describe() for one in (*sets, *held_out)):
+    for note in dict.fromkeys(one.describe() for one in (*stored, *validation) if isinstance(one, ExampleSet)):
         console.say(note)
-    for found in held_out:
-        if shared := overlap(sets, found):
+    for found in validation:
+        if shared := overlap(stored, found):
             console.warn(f"{found.name}: {shared:,} of {len(found):,} held-out rows are among those that are trained on")
     tokens = sum(int(one.lengths.sum()) if isinstance(one, ExampleSet) else len(one.tokens) for one in stored)
     console.say(
@@ -120,9 +135,12 @@ def _names(recipe: Recipe, held_out: Sequence[Source]) -> list[str]:
 def _tokenizer(recipe: Recipe, sources: Sequence[Source]) -> Tokenizer:
     section = recipe.tokenizer
     if section.path is not None:
-        loaded = load_tokenizer(Path(section.path))
+        folder = Path(section.path)
+        if not (folder / "tokenizer.json").is_file():
+            folder = find_checkpoint(section.path)  # of a run, or of the hub
+        loaded = load_tokenizer(folder)
         if loaded is None:
-            raise ModelError(f"tokenizer.path: {section.path} has no tokenizer.json")
+            raise ModelError(f"tokenizer.path: {folder} has no tokenizer.json")
         return loaded
     with console.progress("training the tokenizer", sum(source.size_bytes for source in sources), "bytes") as bar:
         tokenizer = trained_tokenizer(sources, section, bar.advance)
@@ -136,5 +154,5 @@ def _store(source: Source, recipe: Recipe, objective: Objective, tokenizer: Toke
     encoder = encoder_of(objective)
     with console.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
         if encoder is None:
-            return token_stream(source, tokenizer, bar.advance)
+            return token_stream(source, tokenizer, bar.advance, sentences=reads_sentences(objective))
         return example_set(source, encoder, recipe.data.on_bad_row, bar.advance)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.data.cache import build_once, cache_folder
+from tfkit.data.overlap import text_hash
 from tfkit.data.rows import BadRow, OnBadRow, Row, Source
 from tfkit.data.stream import check_ids
 from tfkit.errors import DataError
@@ -169,7 +170,7 @@ class _Writers:
         place = row.place.encode(errors="replace")
         self._add("places", place, len(place))
         self._file("lengths").write(np.array([found.length], "<i4").tobytes())
-        self._file("texts").write(hashlib.blake2b(row.text.encode(), digest_size=8).digest())
+        self._file("texts").write(text_hash(row.text))
         self.examples += 1
 
     def finish(self) -> list[str]:
@@ -223,12 +224,6 @@ def _index(folder: Path) -> dict[str, Any] | None:
         return index if whole and index["version"] == EXAMPLES_VERSION else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def overlap(kept: Sequence[ExampleSet], held_out: ExampleSet) -> int:
-    """How many rows of `held_out` are, to the letter, among those that are trained on."""
-    known = np.unique(np.concatenate([np.asarray(one.texts) for one in kept]))
-    return int(np.isin(np.asarray(held_out.texts), known).sum())
 
 
 def examples(sets: Sequence[ExampleSet]) -> Iterator[tuple[str, Example]]:
