@@ -24,7 +24,20 @@ FACTORED = [
     *("checkpoint.every=2", "optimizer={kind: adafactor}", "training.batch_ramp={start: 2, tokens: 100}"),
     "schedule={kind: inverse_sqrt, flat_steps: 6}",
 ]
-BEGUN = {"gpt": GPT, "llama": LLAMA, "words": WORDS, "classes": CLASSES, "factored": FACTORED}
+_T5 = [
+    *("checkpoint.every=2", "tokenizer={kind: unigram, vocab_size: 200}"),
+    "model={preset: t5-small, encoder_layers: 1, decoder_layers: 1, dim: 16, num_heads: 2, head_dim: 8, context_length: 16}",
+]
+SPANS = [*_T5, "objective={kind: span_corruption}"]
+WRITTEN = [
+    *(*_T5, "objective={kind: text_to_text}"),
+    "data={train: [{path: labelled.jsonl, columns: {source: text, target: label}}], validation: 0.3}",
+]
+CHAT = [
+    *("checkpoint.every=2", "objective={kind: chat}", "tokenizer.variant=smollm2", "model.context_length=200"),
+    "data={train: [{path: labelled.jsonl, columns: {instruction: text, output: label}}], validation: 0.3}",
+]
+BEGUN = {"chat": CHAT, "spans": SPANS, "written": WRITTEN, "gpt": GPT, "llama": LLAMA, "words": WORDS, "classes": CLASSES, "factored": FACTORED}
 
 # A change of each field, and the run that it is a change of. a field in neither table fails a test.
 REFUSED = {
@@ -82,7 +95,16 @@ REFUSED = {
     "data.on_bad_row=error": "gpt",
     "data.length_groups=false": "classes",
     "objective.documents=joined": "gpt",
+    "objective.rate=0.3": "spans",
+    "objective.mean_span=2": "spans",
+    "objective.masking=static": "spans",
+    "model.position.buckets=8": "spans",
+    "model.position.max_distance=64": "spans",
+    "objective.label_smoothing=0.1": "written",
     "objective.kind=classification": "gpt",
+    "objective.format=chatml": "chat",
+    "objective.system=Rhyme.": "chat",
+    "objective.pack=true": "chat",
     "objective.labels=[no, yes, maybe]": "classes",
     "objective.regression=true": "classes",
     "optimizer={kind: muon}": "gpt",

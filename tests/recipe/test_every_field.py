@@ -241,6 +241,10 @@ SPANS = f"{T5} | objective={{kind: span_corruption, mean_span: 1}} | training.ba
 WRITTEN = f"{T5} | objective={{kind: text_to_text}} | " + " | ".join(
     f"data.{part}.0.columns={{source: text, target: body}}" for part in ("train", "validation")
 )
+CHAT = (
+    "objective={kind: chat} | model.context_length=400 | tokenizer={variant: smollm2, vocab_size: 300} | data.validation=null | "
+    "data.train.0.columns={instruction: text, output: body}"
+)
 
 TABLE = {
     "model.preset": Change(
@@ -341,12 +345,16 @@ TABLE = {
     "data.validation.columns": Change("data.validation.0.columns={text: body}", validation_data),
     "data.validation.name": Change("data.validation=[{path: two.jsonl}, {path: one.jsonl, name: dev}]", evaluation),
     "data.length_groups": Change("data.length_groups=false", order, LABELLED),
+    "data.max_lost": Change("data.max_lost=0.5", guards, LABELLED),
     "data.on_bad_row": Change("data.on_bad_row=skip", train_data),
     "objective": Change(LABELLED, shapes),
     "objective[span_corruption].rate": Change("objective.rate=0.3", curve, SPANS),
     "objective[span_corruption].mean_span": Change("objective.mean_span=3", curve, SPANS),
     "objective[span_corruption].masking": Change("objective.masking=static", curve, SPANS),
     "objective[text_to_text].label_smoothing": Change("objective.label_smoothing=0.1", curve, WRITTEN),
+    "objective[chat].format": Change("objective.format=mistral", curve, CHAT),
+    "objective[chat].system": Change("objective.system=Rhyme.", curve, CHAT),
+    "objective[chat].pack": Change("objective.pack=true", order, CHAT),
     "objective[causal_lm].documents": Change("objective.documents=joined", targets),
     "objective[distillation].teacher": Change("objective.teacher=second", curve, TAUGHT),
     "objective[distillation].of": Change(MASKED_TAUGHT, base_terms, TAUGHT),
