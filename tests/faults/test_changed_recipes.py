@@ -37,7 +37,16 @@ CHAT = [
     *("checkpoint.every=2", "objective={kind: chat}", "tokenizer.variant=smollm2", "model.context_length=200"),
     "data={train: [{path: labelled.jsonl, columns: {instruction: text, output: label}}], validation: 0.3}",
 ]
-BEGUN = {"chat": CHAT, "spans": SPANS, "written": WRITTEN, "gpt": GPT, "llama": LLAMA, "words": WORDS, "classes": CLASSES, "factored": FACTORED}
+BEGUN = {
+    "chat": CHAT,
+    "spans": SPANS,
+    "written": WRITTEN,
+    "gpt": GPT,
+    "llama": LLAMA,
+    "words": WORDS,
+    "classes": CLASSES,
+    "factored": FACTORED,
+}
 
 # A change of each field, and the run that it is a change of. a field in neither table fails a test.
 REFUSED = {

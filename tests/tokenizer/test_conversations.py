@@ -163,6 +163,8 @@ def test_the_format_follows_from_the_tokenizer() -> None:
 def test_a_tokenizer_without_the_tokens_of_a_format_is_refused() -> None:
     with pytest.raises(UsageError, match=r'<start_of_turn> and <end_of_turn> .* tokenizer.special_tokens: \["<start_of_turn>"'):
         Conversations(chat_codec("chatml"), OURS["gemma"], None, Path("tokenizer"))
+    with pytest.raises(UsageError, match=r"objective\.system: the format gemma has no system message"):
+        Conversations(chat_codec("gemma"), OURS["gemma"], "Rhyme.", Path("tokenizer"))
     settings = {name: value for name, value in chat_codec("llama2").settings.items() if name != "bos_token"}
     with pytest.raises(UsageError, match="llama2 writes bos, and the tokenizer has none"):
         Conversations(Tokenizer.from_json(chat_codec("llama2").tokenizer_json, settings), OURS["llama2"], None, Path("tokenizer"))

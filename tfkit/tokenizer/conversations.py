@@ -85,7 +85,9 @@ class Conversations:
         return joined(self.format.segments([Message(one["role"], one["content"]) for one in messages], self._ends, self.system))
 
     def _check_tokens(self, chat_format: ChatFormat) -> None:
-        """Raise UsageError if what the format writes are no single ids."""
+        """Raise UsageError if what the format writes are no single ids, or if it cannot say what the recipe wants."""
+        if self.system is not None and not chat_format.has_system:
+            raise UsageError(f"objective.system: the format {chat_format.name} has no system message; remove it, or {_REMEDY}")
         needed = list(chat_format.special)
         for name, wanted in (("bos", chat_format.bos), ("eos", chat_format.turn_end is None)):
             token = getattr(self._ends, name)
