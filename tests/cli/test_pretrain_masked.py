@@ -1,0 +1,121 @@
+"""BERT and DistilBERT, tiny, from the command line: pretrained, stopped and resumed to the same bits, and read by transformers."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_runs import WORDS, Done, Process, exact, hashes, kept, pretrain, strike, write_recipe
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
+
+from tfkit.hub import load
+
+SIZES = {"encoder_layers": 2, "dim": 16, "num_heads": 2, "context_length": 24}
+SETTINGS = ["tokenizer={kind: wordpiece, vocab_size: 200}", "training.steps=4", "training.log_every=1", "evaluation.every=2"]
+BERT = {"model": {"preset": "bert-tiny"} | SIZES, "objective": {"kind": "masked_lm", "next_sentence": True, "short_rows": 0.3}}
+DISTILBERT = {"model": {"preset": "distilbert-base"} | SIZES, "objective": {"kind": "masked_lm", "rarity": 0.7}}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """Of documents of several sentences."""
+    random = np.random.default_rng(1)
+    (tmp_path / "corpus").mkdir()
+    for number in range(8):
+        sentences = [" ".join(random.choice(WORDS, random.integers(3, 9))) for _ in range(40)]
+        (tmp_path / "corpus" / f"{number}.txt").write_text(".\n".join(sentences), encoding="utf-8")
+    return write_recipe(tmp_path, tmp_path / "corpus")
+
+
+def words(sections: dict[str, Any]) -> list[str]:
+    return [*(f"{name}={json.dumps(section)}" for name, section in sections.items()), *SETTINGS]
+
+
+def fill(run: Path) -> Done:
+    arguments = ["generate", "--from", str(run), "--prompt", "the cat [MASK] on", "--json", "--threads", "1", "carbon.enabled=false"]
+    return Process(run.parent, arguments).wait()
+
+
+def test_bert_is_pretrained_resumed_and_read_by_transformers(tmp_path: Path, recipe: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    done = pretrain(whole, recipe, *words(BERT), "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    metrics = {"loss", "perplexity", "accuracy", "mlm_loss", "next_sentence_loss", "next_sentence_accuracy"}
+    assert result["evaluation"].keys() == metrics
+    assert result["evaluation"]["loss"] == pytest.approx(result["evaluation"]["mlm_loss"] + result["evaluation"]["next_sentence_loss"])
+    # Struck in the second micro-batch of step 3.
+    assert pretrain(run, recipe, *words(BERT), "training.micro_batch_size=2", before=strike(signal.SIGTERM, 6)).code == 143
+    assert kept(run) == ["step-000003"]
+    assert pretrain(run, recipe, *words(BERT), "training.micro_batch_size=2", "--resume").code == 0
+    other = tmp_path / "other"
+    assert pretrain(other, recipe, *words(BERT), "training.micro_batch_size=2").code == 0
+    assert hashes(run, 4) == hashes(other, 4)
+    assert exact(run) == exact(other)
+    folder = load(run).folder
+    theirs, about = AutoModelForPreTraining.from_pretrained(folder, output_loading_info=True)
+    assert type(theirs).__name__ == "BertForPreTraining"
+    assert not about["missing_keys"]
+    assert not about["unexpected_keys"]
+    done = fill(run)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["completion"].startswith("the cat ")
+
+
+def test_distilbert_is_pretrained_and_read_by_transformers(tmp_path: Path, recipe: Path) -> None:
+    run = tmp_path / "run"
+    done = pretrain(run, recipe, *words(DISTILBERT), "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["evaluation"].keys() == {"loss", "perplexity", "accuracy"}
+    theirs, about = AutoModelForMaskedLM.from_pretrained(load(run).folder, output_loading_info=True)
+    assert type(theirs).__name__ == "DistilBertForMaskedLM"
+    assert not about["missing_keys"]
+    assert not about["unexpected_keys"]
+    assert fill(run).code == 0
+
+
+def test_bert_without_next_sentences_has_no_head_for_them(tmp_path: Path, recipe: Path) -> None:
+    run = tmp_path / "run"
+    plain = BERT | {"objective": {"kind": "masked_lm", "masking": "static", "whole_words": True}}
+    done = pretrain(run, recipe, *words(plain), before=strike(signal.SIGTERM, 2))
+    assert done.code == 143, done.err
+    done = pretrain(run, recipe, *words(plain), "--resume")
+    assert done.code == 0, done.err
+    theirs, about = AutoModelForMaskedLM.from_pretrained(load(run).folder, output_loading_info=True)
+    assert type(theirs).__name__ == "BertForMaskedLM"
+    assert not about["missing_keys"]
+    assert not about["unexpected_keys"]
+    assert not any("seq_relationship" in name or "pooler" in name for name in load(run).model.state_dict())
+
+
+REFUSED = {
+    "tokenizer={kind: byte_bpe, vocab_size: 300}": "byte_bpe has no [CLS], [SEP] and [MASK]",
+    "model.preset=gpt2": "the objective masked_lm trains encoders; this model has an encoder and a decoder",
+    "model.head={kind: masked_lm, tied: true, next_sentence: false}": "objective.next_sentence is true, and that of the head is not",
+    "model.preset=distilbert-base": "set model.embedding.segments to 2",
+    "objective.next_sentence=false": "short_rows is read with next_sentence: true alone: remove it",
+    "objective.split=[0.8, 0.1, 0.2]": "the shares are 1.1 together",
+    "objective={kind: masked_lm, whole_words: true, rarity: 0.5}": "whole_words and rarity exclude each other",
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_what_does_not_go_together_is_refused_before_anything_is_done(tmp_path: Path, recipe: Path, change: str) -> None:
+    done = pretrain(tmp_path / "run", recipe, *words(BERT), change)
+    assert (done.code, done.out) == (2, ""), done.err
+    assert REFUSED[change] in done.err
+
+
+def test_one_document_has_no_random_next_sentence(tmp_path: Path, recipe: Path) -> None:
+    done = pretrain(
+        tmp_path / "run",
+        recipe,
+        *words(BERT),
+        f"data.train.0.path={recipe.parent / 'corpus' / '0.txt'}",
+        "data.validation=null",
+        "evaluation.every=null",
+    )
+    assert done.code == 3, done.err
+    assert "there is 1 here with any text" in done.err
