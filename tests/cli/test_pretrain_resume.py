@@ -31,6 +31,18 @@ VARIANTS = {
     "adamw-bf16": ["training.precision=bf16"],
     "muon-fp32": ["training.precision=fp32", "optimizer={kind: muon, lr: 3e-3}"],
     "muon-bf16": ["training.precision=bf16", "optimizer={kind: muon, lr: 3e-3}"],
+    "adafactor-ramp-mean": [
+        *("training.precision=fp32", "training.micro_batch_size=1", "training.batch_ramp={start: 2, tokens: 150}"),
+        *(
+            "optimizer={kind: adafactor, lr: 3e-2}",
+            "schedule={kind: linear, warmup_steps: 0, warmup_tokens: 200}",
+            "training.ema_decay=0.9",
+        ),
+    ],
+    "noam-mean-bf16": [
+        *("training.precision=bf16", "training.ema_decay=0.8", "optimizer={kind: adam, lr: 1.0, bias_correction: false}"),
+        "schedule={kind: noam, warmup_steps: 4}",
+    ],
 }
 
 

@@ -1,6 +1,6 @@
 """A program for test_memory.py: what 32 more rows of a micro-batch take at the peak, in bytes, measured in a fresh process.
 
-python peak_of_a_step.py {gpt2|llama} {float32|bfloat16} {kept|checkpointing}
+python peak_of_a_step.py {gpt2|llama|t5|2017} {float32|bfloat16} {kept|checkpointing}
 """
 
 import resource
@@ -10,33 +10,54 @@ import torch
 from tiny_training import GPT2, LLAMA, config, stepper, stream
 
 from tfkit.data import Loader, PackedRows
+from tfkit.data.spans import SpanLengths
+from tfkit.families import PRESETS
 from tfkit.model.transformer import build
 from tfkit.objectives.causal_lm import CausalLM
-from tfkit.objectives.objective import Batch
+from tfkit.objectives.objective import Batch, Objective
+from tfkit.objectives.span_corruption import SpanCorruption
+from tfkit.recipe.presets import merge
 from tfkit.training.step import Stepper
 
 BIG = {"dim": 192, "context_length": 256, "decoder_layers": 3, "vocab_size": 1000, "hidden_dim": 768}
 
 
+PAIRED = BIG | {"encoder_layers": 2, "num_heads": 6, "head_dim": 32}
+MODELS = {
+    "gpt2": GPT2 | BIG,
+    "llama": LLAMA | BIG,
+    "t5": merge(PRESETS["t5-small"][1], PAIRED),  # with attention dropout, and a bias that has a gradient: no fused kernel
+    "2017": merge(PRESETS["transformer-2017-base"][1], PAIRED),
+}
+
+
 def made(family: str, dtype: str, checkpointing: bool) -> Stepper:
     """A model big enough for its activations to show."""
-    values = {"gpt2": GPT2, "llama": LLAMA}[family]
-    taking = stepper(build(config(values, **BIG), seed=1), dtype=getattr(torch, dtype))
+    taking = stepper(build(config(MODELS[family]), seed=1), dtype=getattr(torch, dtype), objective=objective(family))
     for stack in taking.model.stacks:
         stack.activation_checkpointing = checkpointing
     return taking
 
 
-def batch(rows: int) -> Batch:
-    packed = PackedRows([(stream(1000, documents=600), 1.0)], 256, seed=1)
-    return Loader(packed, CausalLM().collate, rows, rows).step(0)[0]
+def objective(family: str) -> Objective:
+    return SpanCorruption(SpanLengths(100, 15, 5), [], 1, 0) if family in ("t5", "2017") else CausalLM()
+
+
+def batch(family: str, rows: int) -> Batch:
+    """Packed rows; of an encoder-decoder sources of 256 tokens and targets of 160, of which the last ones are padding."""
+    if family not in ("t5", "2017"):
+        packed = PackedRows([(stream(1000, documents=600), 1.0)], 256, seed=1)
+        return Loader(packed, CausalLM().collate, rows, rows).step(0)[0]
+    source, target = torch.randint(1000, (rows, 256)), torch.randint(1000, (rows, 160))
+    masks = [(torch.arange(length) < length - 9).repeat(rows, 1) for length in (256, 160)]
+    return Batch(source, target, padding_mask=masks[0], decoder_input_ids=target, decoder_padding_mask=masks[1])
 
 
 def main() -> None:
     taking = made(sys.argv[1], sys.argv[2], sys.argv[3] == "checkpointing")
     peaks = []
     for rows in (16, 48):
-        taking.try_out(1, batch(rows))
+        taking.try_out(1, batch(sys.argv[1], rows))
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     print(peaks[1] - peaks[0])
 

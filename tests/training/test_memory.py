@@ -18,13 +18,13 @@ from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fi
 
 
 @pytest.mark.slow  # a fresh process each: in this one, memory that was freed would be taken again
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", peak_of_a_step.MODELS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kept", ["kept", "checkpointing"])
 def test_an_estimate_holds_for_a_real_step(family: str, dtype: str, kept: str) -> None:
     """A row's estimate against what 32 more rows really take at the peak."""
     taking = peak_of_a_step.made(family, dtype, kept == "checkpointing")
-    estimate = step_bytes_per_row(taking.model, CausalLM(), peak_of_a_step.batch(1))
+    estimate = step_bytes_per_row(taking.model, taking.objective, peak_of_a_step.batch(family, 1))
     program = [sys.executable, peak_of_a_step.__file__, family, dtype, kept]
     paths = os.pathsep.join(path for path in sys.path if path)
     found = subprocess.run(program, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths})

@@ -1,19 +1,29 @@
-"""AdamW and Muon: what they do to which parameters, and their state, there and back bit for bit."""
+"""Adam, AdamW, Adafactor and Muon: what they do to which parameters, and their state, there and back bit for bit."""
 
 import pytest
 import torch
+import transformers.optimization
 from tiny_training import GPT2, LLAMA, batches, bits, fresh, stepper
 from torch import Tensor, nn
 
 from tfkit.objectives.causal_lm import CausalLM
-from tfkit.recipe.schema import AdamWSection, MuonSection
-from tfkit.training.optimizer import Optimizer
+from tfkit.recipe.schema import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection, ScheduleSection
+from tfkit.training.optimizer import Optimizer, state_numbers
+from tfkit.training.schedule import Schedule
 
 MUON = MuonSection(kind="muon", lr=1e-2)
-KINDS = pytest.mark.parametrize("section", [AdamWSection(lr=1e-2), MUON], ids=["adamw", "muon"])
+SECTIONS: dict[str, OptimizerSection] = {
+    "adamw": AdamWSection(lr=1e-2),
+    "adam": AdamSection(kind="adam", lr=1e-2),
+    "bert": AdamWSection(lr=1e-2, bias_correction=False),
+    "adafactor": AdafactorSection(kind="adafactor", lr=1e-2, weight_decay=0.1),
+    "muon": MUON,
+}
+KINDS = pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS.keys())
+DECAYING = pytest.mark.parametrize("section", [SECTIONS[name] for name in ("adamw", "bert", "muon")], ids=["adamw", "bert", "muon"])
 
 
-def with_gradients(section: AdamWSection | MuonSection) -> tuple[dict[str, nn.Parameter], Optimizer]:
+def with_gradients(section: OptimizerSection) -> tuple[dict[str, nn.Parameter], Optimizer]:
     """The parameters of a model with the gradient of one batch."""
     model, objective = fresh(LLAMA), CausalLM()
     optimizer = Optimizer(dict(model.named_parameters()), section)
@@ -52,7 +62,7 @@ def test_muon_leaves_the_rest_to_adamw() -> None:
         assert torch.equal(parameters[name], plain[name]) == (name in rest), name
 
 
-@KINDS
+@DECAYING
 def test_only_matrices_decay(section: AdamWSection | MuonSection) -> None:
     """With gradients of zero nothing but the decay is left."""
     parameters, optimizer = with_gradients(section)
@@ -68,7 +78,7 @@ def test_only_matrices_decay(section: AdamWSection | MuonSection) -> None:
 
 @KINDS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_state_there_and_back(section: AdamWSection | MuonSection, dtype: torch.dtype) -> None:
+def test_the_state_there_and_back(section: OptimizerSection, dtype: torch.dtype) -> None:
     """A run that hands its weights and state to a fresh one, and both go on alike to the last bit."""
     objective = CausalLM()
     first = stepper(fresh(GPT2), section=section, dtype=dtype)
@@ -94,3 +104,116 @@ def test_the_names_of_the_state() -> None:
     assert {name.rpartition("/")[2] for name in state} == {"momentum_buffer", "exp_avg", "exp_avg_sq", "step"}
     assert "decoder.blocks.0.mlp.op.up_proj.weight/momentum_buffer" in state
     assert all(parameter.grad is None for parameter in parameters.values())
+
+
+SHAPES = {"matrix": (7, 5), "stacked": (2, 3, 4), "vector": (6,), "scalar": ()}
+
+
+def drawn(generator: torch.Generator) -> dict[str, nn.Parameter]:
+    return {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in SHAPES.items()}
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        AdamSection(kind="adam", lr=1e-2),
+        AdamSection(kind="adam", lr=1e-2, bias_correction=False),
+        AdamWSection(lr=1e-2, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.3, bias_correction=False),
+        AdamWSection(lr=1e-2, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.3),
+    ],
+    ids=["adam", "adam, uncorrected", "bert", "adamw"],
+)
+def test_adam_s_formula(section: AdamSection | AdamWSection) -> None:
+    """In float64, with gradients of many sizes, and a parameter that has none in some steps: each counts its own."""
+    generator = torch.Generator().manual_seed(4)
+    parameters = drawn(generator)
+    decay = section.weight_decay if isinstance(section, AdamWSection) else 0.0
+    expected = {name: parameter.detach().double() for name, parameter in parameters.items()}
+    first, second, steps = ({name: torch.zeros_like(tensor) for name, tensor in expected.items()} for _ in range(3))
+    optimizer = Optimizer(parameters, section)
+    (fast, slow), eps = section.betas, section.eps
+    for step in range(20):
+        for name, parameter in parameters.items():
+            if name == "vector" and step % 3 == 0:
+                continue
+            parameter.grad = torch.randn(parameter.shape, generator=generator) * 10.0 ** (step % 5 - 4)
+            grad = parameter.grad.double()
+            steps[name] += 1
+            first[name], second[name] = fast * first[name] + (1 - fast) * grad, slow * second[name] + (1 - slow) * grad**2
+            corrected = section.bias_correction
+            mean = first[name] / (1 - fast ** steps[name] if corrected else 1)
+            square = second[name] / (1 - slow ** steps[name] if corrected else 1)
+            shrunk = expected[name] * (1 - 0.5e-2 * decay * (parameter.dim() > 1))
+            expected[name] = shrunk - 0.5e-2 * mean / (square.sqrt() + eps)
+        optimizer.step(0.5)
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(parameter.detach().double(), expected[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True")  # transformers' own
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adafactor_is_that_of_transformers(scaled: bool, decay: float) -> None:
+    """Over 20 steps, some with gradients that are clipped, some with tiny ones, from weights large and small."""
+    generator = torch.Generator().manual_seed(5)
+    parameters = drawn(generator)
+    with torch.no_grad():
+        parameters["matrix"].mul_(1e-5)  # its size is less than min_scale
+    theirs = {name: nn.Parameter(parameter.detach().clone()) for name, parameter in parameters.items()}
+    matrices, others = [theirs["matrix"], theirs["stacked"]], [theirs["vector"], theirs["scalar"]]
+    reference = transformers.optimization.Adafactor(
+        [{"params": matrices, "weight_decay": decay}, {"params": others}], lr=1e-2, scale_parameter=scaled, relative_step=False
+    )
+    optimizer = Optimizer(parameters, AdafactorSection(kind="adafactor", lr=1e-2, scale_parameter=scaled, weight_decay=decay))
+    for step in range(20):
+        for name, parameter in parameters.items():
+            parameter.grad = torch.randn(parameter.shape, generator=generator) * 10.0 ** (3 * (step % 3) - 4)
+            theirs[name].grad = parameter.grad.clone()
+        optimizer.step(1.0)
+        reference.step()
+        for name, parameter in parameters.items():
+            torch.testing.assert_close(parameter, theirs[name], rtol=1e-5, atol=1e-7, msg=f"{name} in step {step}")
+
+
+def test_t5_s_schedule_is_adafactor_s_own() -> None:
+    """What transformers calls relative_step, min(0.01, 1 / sqrt(step)), is a schedule here."""
+    schedule = Schedule(ScheduleSection(kind="inverse_sqrt", flat_steps=10_000), 10**6)
+    parameter, theirs = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
+    optimizer, reference = Optimizer({"one": parameter}, SECTIONS["adafactor"]), transformers.optimization.Adafactor([theirs])
+    for step in (1, 10_000, 40_000):
+        state = {"step": step - 1, "RMS": 0.0, "exp_avg_sq_row": torch.ones(3), "exp_avg_sq_col": torch.ones(2)}
+        reference.state[theirs] = state
+        parameter.grad, theirs.grad = torch.zeros(3, 2), torch.zeros(3, 2)
+        reference.step()
+        rate = reference._get_lr(reference.param_groups[0], reference.state[theirs] | {"RMS": 1.0})
+        assert optimizer.section.lr * schedule.factor(step) == pytest.approx(rate)
+
+
+@KINDS
+def test_parameters_without_a_gradient_are_left_as_they_are(section: OptimizerSection) -> None:
+    """A head that the objective does not use: no decay, no state that moves, no part in the norm; later it may be used."""
+    taking = stepper(fresh(GPT2, head={"tied": True, "choices": True}), section=section)
+    plain = stepper(fresh(GPT2), section=section)
+    unused = taking.weights.master.keys() - plain.weights.master.keys()
+    assert unused
+    before = values(dict(taking.model.named_parameters()))
+    reports = [taking.take(step + 1, batches(CausalLM(), 4, step), 1.0) for step in range(2)]
+    assert reports == [plain.take(step + 1, batches(CausalLM(), 4, step), 1.0) for step in range(2)]
+    for name, parameter in taking.weights.master.items():
+        assert torch.equal(parameter, before[name]) == (name in unused), name
+    for name in unused:
+        taking.weights.master[name].grad = torch.ones_like(before[name])
+    taking.optimizer.step(1.0)
+    assert not any(torch.equal(taking.weights.master[name], before[name]) for name in unused)
+    after = values(taking.weights.master)
+    assert taking._clip() == 0.0  # no gradient at all
+    taking.optimizer.step(1.0)
+    assert bits(taking.weights.master) == bits(after)
+
+
+@KINDS
+def test_the_size_of_the_state_is_told(section: OptimizerSection) -> None:
+    parameters, optimizer = with_gradients(section)
+    optimizer.step(1.0)
+    found = sum(tensor.numel() for name, tensor in optimizer.state().items() if not name.endswith("/step"))
+    assert state_numbers({name: parameter.shape for name, parameter in parameters.items()}, section) == found

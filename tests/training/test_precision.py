@@ -1,11 +1,15 @@
-"""bf16 weights beside an fp32 master: small steps are kept, gradients are added in fp32, nothing is held twice."""
+"""bf16 weights beside an fp32 master: small steps are kept, gradients are added in fp32, nothing is held twice. And their mean."""
 
+import contextlib
+
+import pytest
 import torch
-from tiny_training import GPT2, LLAMA, batches, fresh, stepper
+from tiny_training import GPT2, LLAMA, batches, bits, fresh, stepper
 from torch import nn
 
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema import AdamWSection
+from tfkit.training.health import UnhealthyStepError
 from tfkit.training.precision import Weights
 
 
@@ -109,3 +113,55 @@ def test_in_fp32_there_is_one_copy() -> None:
     weights.stepped()
     assert weights.master is weights.working
     assert all(weights.master[name] is parameter for name, parameter in model.named_parameters())
+
+
+def test_the_mean_is_that_of_the_taken_steps() -> None:
+    """Each step's weights 0.8 times as heavy as the next one's, in float64; without the start and a skipped step."""
+    for dtype in (torch.float32, torch.bfloat16):
+        taking = stepper(fresh(GPT2), dtype=dtype, ema_decay=0.8)
+        history = []
+        for step in range(5):
+            if step == 2:
+                with pytest.raises(UnhealthyStepError):
+                    taking.take(step + 1, batches(CausalLM(), 4, step), 1.0, highest_loss=0.0)
+                taking.drop_gradients()
+                continue
+            taking.take(step + 1, batches(CausalLM(), 4, step), 1.0)
+            history.append({name: parameter.detach().double().clone() for name, parameter in taking.weights.master.items()})
+        assert taking.weights.mean_steps == 4
+        shares = [0.8**3, 0.8**2, 0.8, 1.0]
+        for name, mean in taking.weights.mean.items():
+            expected = sum(share * weights[name] for share, weights in zip(shares, history, strict=True)) / sum(shares)
+            assert mean.dtype == torch.float32
+            torch.testing.assert_close(mean.double(), expected, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_mean_at_work_leaves_the_training_as_it_is(dtype: torch.dtype) -> None:
+    objective = CausalLM()
+    taking, plain = (stepper(fresh(GPT2), dtype=dtype, ema_decay=decay) for decay in (0.7, None))
+    (batch,) = batches(objective, 8)
+    for step in range(4):
+        with taking.weights.result_at_work(), torch.no_grad():
+            for name, parameter in taking.model.named_parameters():
+                assert torch.equal(parameter, taking.weights.result[name].to(dtype)), name
+            objective.loss(taking.model.eval(), batch)
+        with contextlib.suppress(KeyError), taking.weights.result_at_work():
+            raise KeyError  # an evaluation that is stopped
+        assert taking.take(step + 1, batches(objective, 4, step), 1.0) == plain.take(step + 1, batches(objective, 4, step), 1.0)
+    assert bits(taking.weights.working) == bits(plain.weights.working)
+    assert bits(taking.weights.master) == bits(plain.weights.master) != bits(taking.weights.mean)
+    assert taking.model.head.weight is taking.model.embedding.tokens.weight
+
+
+def test_the_mean_there_and_back() -> None:
+    first, second = (stepper(fresh(GPT2), ema_decay=0.7) for _ in range(2))
+    for step in range(3):
+        first.take(step + 1, batches(CausalLM(), 4, step), 1.0)
+    second.weights.load_mean(first.weights.mean, first.weights.mean_steps)
+    second.weights.load({name: parameter.detach() for name, parameter in first.weights.master.items()})
+    second.optimizer.load_state({name: tensor.clone() for name, tensor in first.optimizer.state().items()})
+    for taking in (first, second):
+        taking.take(4, batches(CausalLM(), 4, 3), 1.0)
+    assert bits(first.weights.mean) == bits(second.weights.mean)
+    assert second.weights.mean_steps == 4

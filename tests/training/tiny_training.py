@@ -10,7 +10,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
-from tfkit.recipe.schema import AdamWSection, MuonSection
+from tfkit.recipe.schema import AdamWSection, OptimizerSection
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -64,11 +64,12 @@ def stepper(
     model: Transformer,
     *,
     objective: CausalLM | None = None,
-    section: AdamWSection | MuonSection | None = None,
+    section: OptimizerSection | None = None,
     dtype: torch.dtype = torch.float32,
+    ema_decay: float | None = None,
 ) -> Stepper:
     """Everything that takes steps, around a model."""
-    weights = Weights(model, dtype)
+    weights = Weights(model, dtype, ema_decay)
     optimizer = Optimizer(weights.master, section or AdamWSection(lr=1e-2))
     return Stepper(model, objective or CausalLM(), weights, optimizer, device=torch.device("cpu"), seed=1)
 
