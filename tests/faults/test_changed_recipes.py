@@ -152,6 +152,7 @@ FREE = {
     "training.compile=true": "compile: False in the run, True now",
     "training.max_skipped_steps=3": None,
     "training.loss_jump_sigmas=50": None,
+    "data.max_lost=0.5": None,
     "training.log_every=2": None,
     "training.tensorboard=true": None,
     "checkpoint.every=5": None,

@@ -112,6 +112,11 @@ def guards(seen: Seen) -> tuple[int, float | None]:
     return seen.run.plan.max_skipped_steps, seen.run.plan.loss_jump_sigmas
 
 
+def limit(seen: Seen) -> float | None:
+    """Of rows that may be lost; tests/cli/test_preflight.py shows it at work."""
+    return seen.run.context.recipe.data.max_lost
+
+
 def micro_batches(seen: Seen) -> list[int]:
     return [len(batch.input_ids) for batch in seen.run.loader.step(0)]
 
@@ -345,7 +350,7 @@ TABLE = {
     "data.validation.columns": Change("data.validation.0.columns={text: body}", validation_data),
     "data.validation.name": Change("data.validation=[{path: two.jsonl}, {path: one.jsonl, name: dev}]", evaluation),
     "data.length_groups": Change("data.length_groups=false", order, LABELLED),
-    "data.max_lost": Change("data.max_lost=0.5", guards, LABELLED),
+    "data.max_lost": Change("data.max_lost=0.5", limit, LABELLED),
     "data.on_bad_row": Change("data.on_bad_row=skip", train_data),
     "objective": Change(LABELLED, shapes),
     "objective[span_corruption].rate": Change("objective.rate=0.3", curve, SPANS),
