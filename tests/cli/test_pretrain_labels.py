@@ -1,0 +1,151 @@
+"""tfkit pretrain on labelled rows: classes, tags and choices, whose checkpoints transformers opens with the names of the labels."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import Done, pretrain, records
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    OpenAIGPTDoubleHeadsModel,
+)
+
+import tfkit
+
+WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "and", "ran", "fast", "slow", "big", "small", "red"]
+TAGS = {"cat": "NOUN", "dog": "NOUN", "mat": "NOUN", "hat": "NOUN", "sat": "VERB", "ran": "VERB"}
+RECIPE = """
+# A recipe for tests.
+model: {dim: 32, num_heads: 2, context_length: 48}
+data: {train: [{path: train.jsonl}], validation: [{path: dev.jsonl}]}
+optimizer: {lr: 1e-2}
+training: {steps: 30, batch_size: 16, precision: fp32, log_every: 10}
+carbon: {enabled: false}
+"""
+GPT2 = ["model.preset=gpt2", "model.decoder_layers=2", "tokenizer.vocab_size=300"]
+LLAMA = ["model.preset=llama-7b", "model.decoder_layers=2", "tokenizer={kind: bpe_byte_fallback, vocab_size: 300}"]
+T5 = ["model.preset=t5-small", "model.encoder_layers=2", "model.decoder_layers=2", "tokenizer={kind: unigram, vocab_size: 140}"]
+BERT = ["model.preset=bert-base", "model.encoder_layers=2", "tokenizer={kind: wordpiece, vocab_size: 60}"]
+PLAIN = "model.dropout={embedding: 0, attention: 0, residual: 0}"
+
+
+def made(count: int, seed: int) -> list[dict[str, Any]]:
+    """Rows for all three: the class of a text is whether a cat is in it, a tag that of the word, the right answer the text turned round."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        words = random.choice(WORDS, int(random.integers(3, 10))).tolist()
+        answers = [" ".join(reversed(words)), "the red hat"][:: -1 if i % 2 else 1]
+        row = {"text": " ".join(words), "label": int("cat" in words), "tokens": words, "tags": [TAGS.get(word, "OTHER") for word in words]}
+        rows.append(row | {"first": answers[0], "second": answers[1], "right": i % 2})
+    return rows
+
+
+DEV = made(40, seed=2)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with rows to train on, others to judge by, and a recipe."""
+    for name, rows in (("train", made(160, seed=1)), ("dev", DEV)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(place: Path, *words: str) -> tuple[Path, dict[str, float], Done]:
+    """The checkpoint of a run, its evaluation, and what it said."""
+    done = pretrain(place / "run", place / "tiny.yaml", *words)
+    assert done.code == 0, done.err
+    scores = next(record["evaluation"] for record in records(place / "run") if "evaluation" in record)
+    return place / "run" / "checkpoints" / "step-000030", scores, done
+
+
+@pytest.mark.parametrize(("words", "tag"), [(GPT2, "decoder-only"), (LLAMA, "decoder-only"), (T5, "encoder and decoder"), (BERT, "encoder-")])
+def test_classes(place: Path, words: list[str], tag: str) -> None:
+    folder, scores, done = run(place, *words, PLAIN, "objective={kind: classification}")
+    assert "160 rows" in done.err
+    theirs, codec = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    assert theirs.config.id2label == {0: "0", 1: "1"}
+    assert theirs.config.label2id == {"0": 0, "1": 1}
+    with torch.no_grad():
+        found = [int(theirs(**codec(row["text"], return_tensors="pt")).logits.argmax()) for row in DEV]
+    right = [label == row["label"] for label, row in zip(found, DEV, strict=True)]
+    assert scores["accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: text-classification\n" in card
+    assert tag in card
+    assert f"transformers.{type(theirs).__name__}.from_pretrained" in card
+
+
+def test_names_of_classes_survive_loading_and_saving(place: Path) -> None:
+    words = [*GPT2, "objective={kind: classification, labels: [Straße, no, '🙂']}", "data.train.0.columns={label: word}"]
+    for name in ("train", "dev"):
+        path = place / f"{name}.jsonl"
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        named = [row | {"word": ["no", "Straße"][row["label"]]} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in named), encoding="utf-8")
+    folder, *_ = run(place, *words, "data.validation.0.columns={label: word}", "training.steps=30")
+    names = ("Straße", "no", "🙂")
+    assert json.loads((folder / "tfkit.json").read_text(encoding="utf-8"))["labels"] == list(names)
+    loaded = tfkit.load(folder)
+    assert loaded.labels == names
+    loaded.save(place / "again")
+    assert tfkit.load(place / "again").labels == names
+    assert AutoModelForSequenceClassification.from_pretrained(place / "again").config.id2label == dict(enumerate(names))
+
+
+def test_a_number_instead_of_a_class(place: Path) -> None:
+    folder, scores, _ = run(place, *BERT, PLAIN, "objective={kind: classification, regression: true}")
+    theirs, codec = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    assert (theirs.config.problem_type, theirs.config.num_labels) == ("regression", 1)
+    padded = codec([row["text"] for row in DEV], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        loss = float(theirs(**padded, labels=torch.tensor([float(row["label"]) for row in DEV])).loss)
+    assert scores["loss"] == pytest.approx(loss, rel=1e-4)
+    assert scores["rmse"] == pytest.approx(loss**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("words", [BERT, GPT2])
+def test_tags(place: Path, words: list[str]) -> None:
+    folder, scores, _ = run(place, *words, PLAIN, "objective={kind: tagging}")
+    theirs, codec = AutoModelForTokenClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    assert theirs.config.id2label == {0: "NOUN", 1: "OTHER", 2: "VERB"}
+    right = total = 0
+    for row in DEV:
+        words_of = [f" {word}" for word in row["tokens"]] if words is GPT2 else row["tokens"]
+        encoded = codec(words_of, is_split_into_words=True, return_tensors="pt")
+        numbers = encoded.word_ids()
+        with torch.no_grad():
+            tags = theirs(**encoded).logits[0].argmax(-1)
+        firsts = [numbers.index(number) for number in range(len(row["tokens"]))]
+        right += sum(theirs.config.id2label[int(tags[i])] == tag for i, tag in zip(firsts, row["tags"], strict=True))
+        total += len(firsts)
+    assert scores["accuracy"] == pytest.approx(right / total, abs=1e-6)
+    assert scores["accuracy"] > 0.9  # most words are OTHER: 0.6
+    assert "pipeline_tag: token-classification\n" in (folder / "README.md").read_text(encoding="utf-8")
+    assert tfkit.load(place / "run").labels == ("NOUN", "OTHER", "VERB")
+
+
+def test_choices(place: Path) -> None:
+    columns = "{context: text, choices: [first, second], label: right}"
+    words = ["model.preset=gpt", "model.decoder_layers=2", PLAIN, "objective={kind: multiple_choice}"]
+    words += ["tokenizer={kind: bpe_eow, vocab_size: 80, special_tokens: [_start_, _delimiter_, _classify_]}"]
+    folder, scores, _ = run(place, *words, f"data.train.0.columns={columns}", f"data.validation.0.columns={columns}")
+    theirs, codec = OpenAIGPTDoubleHeadsModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    start, delimiter, classify = codec.convert_tokens_to_ids(["_start_", "_delimiter_", "_classify_"])
+    right = 0
+    for row in DEV:
+        context, *answers = (codec(row[name])["input_ids"] for name in ("text", "first", "second"))
+        with torch.no_grad():
+            each = [float(theirs(torch.tensor([[start, *context, delimiter, *one, classify]])).mc_logits) for one in answers]
+        right += int(each[1] > each[0]) == row["right"]
+    assert scores["accuracy"] == right / 40 > 0.6
+    assert scores["loss"] == pytest.approx(scores["choices"] + 0.5 * scores["lm"])
+    assert "transformers.OpenAIGPTDoubleHeadsModel.from_pretrained" in (folder / "README.md").read_text(encoding="utf-8")
