@@ -37,7 +37,13 @@ CHAT = [
     *("checkpoint.every=2", "objective={kind: chat}", "tokenizer.variant=smollm2", "model.context_length=200"),
     "data={train: [{path: labelled.jsonl, columns: {instruction: text, output: label}}], validation: 0.3}",
 ]
+MASKS = [
+    *("checkpoint.every=2", "tokenizer={kind: wordpiece, vocab_size: 200}", "objective={kind: masked_lm, next_sentence: true}"),
+    "model={preset: bert-tiny, encoder_layers: 1, dim: 16, num_heads: 2, context_length: 16}",
+]
+STUDENT = ["checkpoint.every=2", "tokenizer={path: gpt}", "objective={kind: distillation, teacher: gpt, of: {kind: causal_lm}}"]
 BEGUN = {
+    "masks": MASKS,
     "chat": CHAT,
     "spans": SPANS,
     "written": WRITTEN,
@@ -46,6 +52,7 @@ BEGUN = {
     "words": WORDS,
     "classes": CLASSES,
     "factored": FACTORED,
+    "student": STUDENT,
 }
 
 # A change of each field, and the run that it is a change of. a field in neither table fails a test.
@@ -104,6 +111,19 @@ REFUSED = {
     "data.on_bad_row=error": "gpt",
     "data.length_groups=false": "classes",
     "objective.documents=joined": "gpt",
+    "objective.teacher=llama": "student",
+    "objective.of.documents=joined": "student",
+    "objective.temperature=2": "student",
+    "objective.teacher_weight=2": "student",
+    "objective.text_weight=0.5": "student",
+    "objective.cosine_weight=1": "student",
+    "objective.copy_layers=[0, 1]": "student",
+    "objective.rate=0.2": "masks",
+    "objective.split=[1, 0, 0]": "masks",
+    "objective.whole_words=true": "masks",
+    "objective.rarity=0.5": "masks",
+    "objective.next_sentence=false": "masks",
+    "objective.short_rows=0.5": "masks",
     "objective.rate=0.3": "spans",
     "objective.mean_span=2": "spans",
     "objective.masking=static": "spans",
@@ -180,7 +200,9 @@ FREE = {
     "carbon.every_seconds=9": None,
 }
 SINGLE = {"data.train"}  # one value, or within a list: data.train.0.weight
+SINGLE |= {"objective.of.kind", "objective.masked_only"}  # no other value goes with a causal student
 SINGLE |= {"model.encoder_layers", "model.head.kind"}  # no other value goes with the objective, so it is not even compared
+SINGLE |= {"model.head.next_sentence"}  # follows objective.next_sentence
 SINGLE |= {"model.position.scaling", "training.batch_ramp"}  # null, or a section, whose fields are told
 SLOW = {"training.compile=true", "carbon.enabled=true"}
 

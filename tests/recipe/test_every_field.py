@@ -236,6 +236,7 @@ HELD_OUT_HUB = "data.validation=[{hub: saved}]"
 METERED = "carbon.enabled=true"
 TAUGHT = "tokenizer={path: first} | objective={kind: distillation, teacher: first, of: {kind: causal_lm}}"
 ENCODER = "model={preset: bert-tiny, encoder_layers: 2, dim: 16, num_heads: 2, context_length: 16, init: {std: 0.2}}"
+MASKS = f"{ENCODER} | {WORDPIECE} | objective={{kind: masked_lm}}"
 MASKED_TAUGHT = f"{ENCODER} | tokenizer={{path: masked}} | objective={{kind: distillation, teacher: masked, of: {{kind: masked_lm}}}}"
 LABELLED = "objective={kind: classification} | data.train=[{path: labelled.jsonl}] | data.validation=[{path: labelled.jsonl}]"
 T5 = (
@@ -257,6 +258,8 @@ TABLE = {
     ),
     "model.vocab_size": Change("model.vocab_size=310", shapes),
     "model.context_length": Change("model.context_length=12", shapes),
+    "model.encoder_layers": Change("model.encoder_layers=3", shapes, MASKS),
+    "model.head[masked_lm].tied": Change("model.head={kind: masked_lm, tied: false}", shapes, MASKS),
     "model.decoder_layers": Change("model.decoder_layers=3", shapes),
     "model.dim": Change("model.dim=18", shapes),
     "model.hidden_dim": Change("model.hidden_dim=40", shapes),
@@ -361,6 +364,13 @@ TABLE = {
     "objective[chat].system": Change("objective.system=Rhyme.", curve, CHAT),
     "objective[chat].pack": Change("objective.pack=true", order, CHAT),
     "objective[causal_lm].documents": Change("objective.documents=joined", targets),
+    "objective[masked_lm].rate": Change("objective.rate=0.3", hidden_tokens, MASKS),
+    "objective[masked_lm].split": Change("objective.split=[0, 0, 1]", hidden_tokens, MASKS),
+    "objective[masked_lm].masking": Change("objective.masking=static", hidden_tokens, MASKS),
+    "objective[masked_lm].whole_words": Change("objective.whole_words=true", hidden_tokens, MASKS),
+    "objective[masked_lm].rarity": Change("objective.rarity=0.7", hidden_tokens, MASKS),
+    "objective[masked_lm].next_sentence": Change("objective.next_sentence=true", shapes, MASKS),
+    "objective[masked_lm].short_rows": Change("objective.short_rows=1", hidden_tokens, f"{MASKS} | objective.next_sentence=true"),
     "objective[distillation].teacher": Change("objective.teacher=second", curve, TAUGHT),
     "objective[distillation].of": Change(MASKED_TAUGHT, base_terms, TAUGHT),
     "objective[distillation].of[causal_lm].documents": Change("objective.of.documents=joined", targets, TAUGHT),
@@ -464,9 +474,7 @@ TABLE = {
 # What no objective trains yet: two descriptions beside the recipe's, and what they must differ in once they are built.
 MASKED, CLASSES = {"kind": "masked_lm", "tied": True}, {"kind": "classes", "count": 2, "pool": "last"}
 BUILT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "model.encoder_layers": ({"head": MASKED, "encoder_layers": 1}, {"head": MASKED, "encoder_layers": 2}),
     "model.head": ({"head": MASKED}, {"head": CLASSES}),
-    "model.head[masked_lm].tied": ({"head": MASKED}, {"head": MASKED | {"tied": False}}),
     "model.head[masked_lm].next_sentence": ({"head": MASKED}, {"head": MASKED | {"next_sentence": True}}),
     "model.head[classes].count": ({"head": CLASSES}, {"head": CLASSES | {"count": 3}}),
     "model.head[classes].pool": ({"head": CLASSES}, {"head": CLASSES | {"pool": "first"}}),
@@ -550,7 +558,11 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
         return known[words]
 
     run("training.steps=2")  # for a finished tokenizer, of other text
-    teachers = {"first": [], "second": ["training.seed=2"], "masked": [ENCODER, WORDPIECE, "objective={kind: masked_lm}"]}
+    teachers = {
+        "first": [],
+        "second": ["training.seed=2"],
+        "masked": [ENCODER, "tokenizer={kind: wordpiece, vocab_size: 50}", "objective={kind: masked_lm}"],
+    }
     for name, given in teachers.items():
         assert main(["pretrain", "recipe.yaml", "--run", name, "--threads", "1", "training.steps=1", *given]) == 0
     assert main(["pretrain", "recipe.yaml", "--run", "other", "--threads", "1", "data.train.0.path=two.jsonl", "training.steps=1"]) == 0
