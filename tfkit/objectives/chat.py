@@ -64,7 +64,7 @@ class Chat:
         return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """input_ids and labels, one for each position with a next id."""
+        """input_ids and labels, one for each id."""
         with self.conversations.renderer() as render:
             texts = [self._text(row, render) for row in rows]
         encoded = iter(self.conversations.encode([text for text in texts if not isinstance(text, BadRow)]))
@@ -113,9 +113,9 @@ class Chat:
             return BadRow("refused by the chat template", str(error))
 
     def _example(self, row: Row, found: ChatIds) -> Encoded | BadRow:
-        length = self.context_length + 1  # the last id is only a target
+        length = self.context_length
         ids, targets = found.ids[:length], found.targets[:length]
-        labels = np.where(targets, ids, IGNORED)[1:]
+        labels = np.append(np.where(targets, ids, IGNORED)[1:], IGNORED)  # nothing follows the last id
         if not self.conversations.ends_turn(found):
             return BadRow("a turn without an end", f"{row.place}: an answer does not end with a special token; correct the row")
         if not targets[1:].any():
@@ -124,8 +124,7 @@ class Chat:
                 f"{row.place}: {len(found.ids):,} tokens, and none of an answer is among the first {length:,}; set a larger "
                 "model.context_length, or remove the row",
             )
-        arrays = {"input_ids": ids[:-1].tolist(), "labels": labels.tolist()}
-        return Encoded(arrays, len(labels), len(found.ids) > length)
+        return Encoded({"input_ids": ids.tolist(), "labels": labels.tolist()}, len(ids), len(found.ids) > length)
 
 
 def conversation(values: Mapping[str, Any]) -> list[dict[str, Any]]:
