@@ -20,6 +20,15 @@ LLAMA = [
 ]
 WORDS = ["checkpoint.every=2", "tokenizer.kind=wordpiece"]
 CLASSES = ["checkpoint.every=2", "objective={kind: classification}", "data={train: [{path: labelled.jsonl}], validation: 0.3}"]
+TAGS = [
+    *("checkpoint.every=2", "objective={kind: tagging}"),
+    "data={train: [{path: labelled.jsonl, columns: {tokens: [text, text], tags: [label, label]}}], validation: 0.3}",
+]
+CHOICES = [
+    *("checkpoint.every=2", "objective={kind: multiple_choice}"),
+    "tokenizer={special_tokens: [_start_, _delimiter_, _classify_, <x>], vocab_size: 300}",
+    "data={train: [{path: labelled.jsonl, columns: {context: text, choices: [label, text]}}], validation: 0.3}",
+]
 FACTORED = [
     *("checkpoint.every=2", "optimizer={kind: adafactor}", "training.batch_ramp={start: 2, tokens: 100}"),
     "schedule={kind: inverse_sqrt, flat_steps: 6}",
@@ -44,6 +53,8 @@ MASKS = [
 STUDENT = ["checkpoint.every=2", "tokenizer={path: gpt}", "objective={kind: distillation, teacher: gpt, of: {kind: causal_lm}}"]
 BEGUN = {
     "masks": MASKS,
+    "tags": TAGS,
+    "choices": CHOICES,
     "chat": CHAT,
     "spans": SPANS,
     "written": WRITTEN,
@@ -135,6 +146,11 @@ REFUSED = {
     "objective.system=Rhyme.": "chat",
     "objective.pack=true": "chat",
     "objective.labels=[no, yes, maybe]": "classes",
+    "objective.labels=[yes, no]": "tags",
+    "objective.lm_weight=0": "choices",
+    "objective.start=null": "choices",
+    "objective.delimiter=<x>": "choices",
+    "objective.classify=<x>": "choices",
     "objective.regression=true": "classes",
     "optimizer={kind: muon}": "gpt",
     "optimizer.lr=2e-3": "gpt",

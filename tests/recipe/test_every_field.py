@@ -239,6 +239,11 @@ ENCODER = "model={preset: bert-tiny, encoder_layers: 2, dim: 16, num_heads: 2, c
 MASKS = f"{ENCODER} | {WORDPIECE} | objective={{kind: masked_lm}}"
 MASKED_TAUGHT = f"{ENCODER} | tokenizer={{path: masked}} | objective={{kind: distillation, teacher: masked, of: {{kind: masked_lm}}}}"
 LABELLED = "objective={kind: classification} | data.train=[{path: labelled.jsonl}] | data.validation=[{path: labelled.jsonl}]"
+_WORDS = "{path: labelled.jsonl, columns: {tokens: [text, body], tags: [label, label]}}"
+TAGGED = f"objective={{kind: tagging}} | data.train=[{_WORDS}] | data.validation=[{_WORDS}]"
+_ANSWERS = "{path: labelled.jsonl, columns: {context: text, choices: [label, body]}}"
+_MARKS = "tokenizer.special_tokens=[_start_, _delimiter_, _classify_, <x>]"
+ASKED = f"objective={{kind: multiple_choice}} | {_MARKS} | data.train=[{_ANSWERS}] | data.validation=[{_ANSWERS}]"
 T5 = (
     "model={preset: t5-small, encoder_layers: 1, decoder_layers: 1, dim: 16, num_heads: 2, head_dim: 8, hidden_dim: 32, context_length: 16}"
     " | tokenizer={kind: unigram, vocab_size: 200}"
@@ -389,6 +394,11 @@ TABLE = {
     "objective[distillation].cosine_weight": Change("objective.cosine_weight=2", curve, TAUGHT),
     "objective[distillation].masked_only": Change("objective.masked_only=true", curve, MASKED_TAUGHT),
     "objective[distillation].copy_layers": Change("objective.copy_layers=[1, 0]", curve, TAUGHT),
+    "objective[tagging].labels": Change("objective.labels=[no, yes, maybe]", shapes, TAGGED),
+    "objective[multiple_choice].lm_weight": Change("objective.lm_weight=1", curve, ASKED),
+    "objective[multiple_choice].start": Change("objective.start=null", train_data, ASKED),
+    "objective[multiple_choice].delimiter": Change("objective.delimiter=<x>", train_data, ASKED),
+    "objective[multiple_choice].classify": Change("objective.classify=<x>", train_data, ASKED),
     "objective[classification].labels": Change("objective.labels=[no, yes, maybe]", shapes, LABELLED),
     "objective[classification].regression": Change(
         "objective.regression=true",
