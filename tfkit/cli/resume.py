@@ -6,12 +6,13 @@ from tfkit import console
 from tfkit.errors import MachineError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import dump_recipe, model_config, read_recipe
+from tfkit.recipe.presets import merge
 from tfkit.recipe.schema import Recipe
 from tfkit.run.durable import write_atomically
 from tfkit.run.folder import RunFolder
 
 _LENGTH = ("training.steps", "training.epochs", "training.tokens")
-_GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas")  # raised or set after they ended a run
+_GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # raised or set after they ended a run
 _ROUNDING = ("training.compile", "training.activation_checkpointing")  # how, not what: as another machine
 # What may change between attempts: it does not touch what the steps so far would have done.
 _FREE = (
@@ -82,9 +83,13 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
     """Every field under its dotted name; the model as its full description, with the vocabulary and the head that the run gave it."""
     document = recipe.model_dump(mode="json")
-    saved_model = saved.model.changes
-    head = saved_model.get("head") if "head" not in recipe.model.changes else None  # the objective may have given it one of its own
-    document["model"] = model_config(recipe.model, saved_model.get("vocab_size", 1), head).model_dump(mode="json")
+    known = saved.model.changes
+    if recipe.model.start is not None:  # what the checkpoint itself says stands in the saved recipe, whole
+        description = ModelConfig.model_validate(merge(known, recipe.model.changes)).model_dump(mode="json")
+        document["model"] = {"from": recipe.model.start, **description}
+    else:
+        head = known.get("head") if "head" not in recipe.model.changes else None  # the objective may have given it one of its own
+        document["model"] = model_config(recipe.model, known.get("vocab_size", 1), head).model_dump(mode="json")
     return _flatten(document, "")
 
 

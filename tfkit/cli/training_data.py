@@ -8,8 +8,10 @@ import torch
 
 from tfkit import console
 from tfkit.carbon import Meter
+from tfkit.cli.preflight import check_lost, check_openings, warn_of_endless_texts
+from tfkit.cli.starting import Start, kept_labels, open_start, tuned_config
 from tfkit.cli.teaching import require_memory_for_teacher
-from tfkit.data import ExampleSet, Source, example_set, token_stream, trained_tokenizer
+from tfkit.data import ExampleSet, Source, TokenStream, example_set, token_stream, trained_tokenizer
 from tfkit.data.labels import find_labels
 from tfkit.data.overlap import overlap
 from tfkit.data.sources import training_sources, validation_sources
@@ -21,6 +23,7 @@ from tfkit.objectives.chat import Chat, target_share
 from tfkit.objectives.objective import Objective
 from tfkit.recipe import model_config
 from tfkit.recipe.heads import task_head
+from tfkit.recipe.objectives import trained_for
 from tfkit.recipe.schema import Recipe
 from tfkit.run.folder import RunFolder
 from tfkit.run.signals import StopSignals
@@ -56,6 +59,7 @@ class TrainingData:
     objective: Objective
     train: list[tuple[Stored, float]]  # with the weight of each source
     validation: list[ValidationSet]
+    start: Start | None = None  # what a fine-tuning starts from
 
     @property
     def end_ids(self) -> list[int]:
@@ -81,22 +85,34 @@ def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> Training
         for source in (*sources, *held_out):
             console.say(source.describe())
         require_memory_for_teacher(recipe)
-        tokenizer = objective_tokenizer(recipe, _tokenizer(recipe, sources))
+        start = open_start(recipe.model) if recipe.model.start is not None else None
+        tokenizer = objective_tokenizer(recipe, start.tokenizer if start else _tokenizer(recipe, sources))
         labels = _labels(recipe, sources)
-        config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
+        if start is not None:
+            labels = kept_labels(start, recipe, labels)
+            config = tuned_config(start, recipe, labels)
+        else:
+            config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
         objective = open_objective(recipe, config, tokenizer, labels)
+        if not isinstance(objective, Chat):  # which looks for special tokens anywhere in a text
+            check_openings((*sources, *held_out), roles, tokenizer)
         stored = [_store(source, recipe, objective, tokenizer) for source in sources]
         validation = [_store(source, recipe, objective, tokenizer) for source in held_out]
         for one in validation:
             one.check_targets()
     _report(stored, validation, tokenizer)
+    if recipe.data.max_lost is not None:
+        check_lost(stored, recipe.data.max_lost)
+    has_end = recipe.tokenizer.path is not None or tokenizer.eos_id is not None  # GPT's has none, as it was published
+    if has_end and trained_for(recipe.objective).kind == "causal_lm":
+        warn_of_endless_texts([one for one in stored if isinstance(one, TokenStream)], tokenizer, config.context_length)
     if isinstance(objective, Chat):
         share = target_share([one for one in stored if isinstance(one, ExampleSet)])
         console.say(f"{share:.1%} of the training tokens are targets: what the assistant says, and the ends of its turns")
     weights = [section.weight for section in recipe.data.train]
     names = _names(recipe, held_out)
     named = [ValidationSet(name, one) for name, one in zip(names, validation, strict=True)]
-    return TrainingData(tokenizer, labels, config, objective, list(zip(stored, weights, strict=True)), named)
+    return TrainingData(tokenizer, labels, config, objective, list(zip(stored, weights, strict=True)), named, start)
 
 
 def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer) -> None:

@@ -5,18 +5,33 @@ from typing import Any
 
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
-from tfkit.recipe.objectives import DistillationSection, MaskedLMSection, MultipleChoiceSection, trained_for
+from tfkit.recipe.objectives import ChatSection, DistillationSection, MaskedLMSection, MultipleChoiceSection, trained_for
 from tfkit.recipe.presets import merge
 from tfkit.recipe.problems import Problem
-from tfkit.recipe.schema import Recipe, ScheduleSection, SourceSection
+from tfkit.recipe.schema import ModelSection, Recipe, ScheduleSection, SourceSection, TokenizerSection
 from tfkit.recipe.tree import Node, Path, place_of
 from tfkit.recipe.vocabularies import VOCABULARIES, variant_of
 
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     """Problems of a recipe whose fields are each valid."""
-    found = [*_lengths(recipe), *_warmup(recipe), *_vocabulary(recipe), *_unread(recipe), *_objective(recipe), *_distillation(recipe)]
+    found = [*_lengths(recipe), *_warmup(recipe), *_vocabulary(recipe), *_unread(recipe), *_start(recipe), *_distillation(recipe)]
+    if recipe.model.start is None:  # else what the model is stands in its own files
+        found += _objective(recipe)
     return [Problem(place_of(tree, path, key=False), path, message) for path, message in found]
+
+
+def fitting_problems(recipe: Recipe, config: ModelConfig) -> list[str]:
+    """What keeps a finished model, of this description and with its own tokenizer, from the objective of a recipe."""
+    section = ModelSection.model_validate(config.model_dump())
+    finished = recipe.model_copy(update={"model": section, "tokenizer": TokenizerSection(path="its own")})
+    return [message for _, message in _objective(finished)]
+
+
+def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """A checkpoint brings its tokenizer."""
+    if recipe.model.start is not None and recipe.tokenizer != TokenizerSection():
+        yield ("tokenizer",), "the checkpoint of model.from has its own tokenizer, and that is used: remove this section"
 
 
 def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
@@ -111,7 +126,7 @@ def _distillation(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     objective, default = recipe.objective, DistillationSection.model_fields
     if not isinstance(objective, DistillationSection):
         return
-    if recipe.tokenizer.path is None:
+    if recipe.tokenizer.path is None and recipe.model.start is None:
         yield ("tokenizer",), "a student reads the tokens of its teacher: give tokenizer.path, with what objective.teacher names"
     if not objective.teacher_weight and not objective.cosine_weight:
         yield ("objective",), "nothing of the teacher is learned: raise teacher_weight or cosine_weight, or train without it"
@@ -135,8 +150,12 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("schedule", "decay_ratio"), "only the wsd schedule reads it; remove it"
     if recipe.evaluation.every is not None and not recipe.data.validation and not recipe.generation.prompts:
         yield ("evaluation", "every"), "there is nothing to evaluate: give data.validation, or remove it"
+    if recipe.data.max_lost is not None and recipe.objective.reads_text and recipe.data.on_bad_row == "error":
+        yield ("data", "max_lost"), f"no row is lost: bad ones are errors, and {recipe.objective.kind} cuts none; remove it"
     if not recipe.data.length_groups and recipe.objective.reads_text:
         yield ("data", "length_groups"), f"the rows of {recipe.objective.kind} all have one length: remove it"
+    if isinstance(recipe.objective, ChatSection):
+        yield from _unread_chat(recipe, recipe.objective)
     for part in ("train", "validation"):
         sources = getattr(recipe.data, part)
         for index, source in enumerate(sources if isinstance(sources, list) else ()):
@@ -146,6 +165,15 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
                 yield ("data", part, index, "name"), "only validation sets have names, in their metrics; remove it"
             if part == "validation" and source.weight != SourceSection.model_fields["weight"].default:
                 yield ("data", part, index, "weight"), "only training reads some rows more often than others; remove it"
+
+
+def _unread_chat(recipe: Recipe, objective: ChatSection) -> Iterator[tuple[Path, str]]:
+    if objective.pack and not recipe.data.length_groups:
+        yield ("data", "length_groups"), "packed rows are about as long as each other: remove it, or objective.pack"
+    if objective.system is not None and objective.format == "template":
+        yield ("objective", "system"), "the tokenizer's own chat template would not know it: remove it, or name a format"
+    elif objective.system is not None and objective.format in ("gemma", "mistral"):
+        yield ("objective", "system"), f"the format {objective.format} has no system message: remove it"
 
 
 def _unread_of(source: SourceSection) -> Iterator[tuple[str, str]]:

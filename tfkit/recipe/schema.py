@@ -9,6 +9,7 @@ from tfkit.recipe.objectives import CausalLMSection, ObjectiveSection
 from tfkit.recipe.vocabularies import READ_BY, VOCABULARIES, variant_of
 
 Count = Annotated[int, Field(gt=0)]
+START_FIELDS = ("from", "sha256")  # of the model section, beside the fields of a description
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -20,9 +21,25 @@ class ModelSection(Data):
     preset: str | None = Field(None, description="A published size to start from, such as gpt2 or llama2-7b.")
 
     @property
+    def start(self) -> str | None:
+        """The checkpoint that fine-tuning starts from: {from: CKPT}, where `from` cannot be the name of a field in Python."""
+        found = (self.model_extra or {}).get("from")
+        return found if isinstance(found, str) else None
+
+    @property
+    def sha256(self) -> str | None:
+        """Of that checkpoint, as a resolved recipe states it."""
+        found = (self.model_extra or {}).get("sha256")
+        return found if isinstance(found, str) else None
+
+    @property
     def changes(self) -> dict[str, Any]:
-        """What the recipe says beyond the preset, as values of a ModelConfig."""
-        return dict(self.model_extra or {})
+        """What the recipe says beyond the preset or the checkpoint, as values of a ModelConfig."""
+        return {name: value for name, value in (self.model_extra or {}).items() if name not in START_FIELDS}
+
+    def pinned(self, sha256: str) -> "ModelSection":
+        """The same section with the hash of its checkpoint."""
+        return ModelSection.model_validate({**self.model_dump(exclude_none=True), "sha256": sha256})
 
 
 class TokenizerSection(Data):
@@ -131,6 +148,9 @@ class DataSection(Data):
     )
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="A row that cannot be read ends the run, naming file and row; or is skipped, and counted."
+    )
+    max_lost: float | None = Field(
+        None, ge=0, lt=1, description="Largest share of a training source's rows that may be skipped, or cut to the context; null: no limit."
     )
     length_groups: bool = Field(True, description="Of labelled rows: batches of like lengths, the longest first, so that little is padded.")
 

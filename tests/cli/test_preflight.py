@@ -1,0 +1,179 @@
+"""What would train a model wrongly without a word is found before the first step, and said at the command line."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_runs import Done, Process, exact, pretrain
+
+WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "ran", "fast", "slow", "big", "small", "red", "blue", "tree"]
+RECIPE = """
+model: {preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 16, init: {std: 0.1}}
+tokenizer: {vocab_size: 300}
+data: {train: [{path: rows.jsonl}]}
+training: {steps: 2, batch_size: 4, precision: fp32}
+carbon: {enabled: false}
+"""
+CLASSES = ["objective.kind=classification", "data.train=[{path: labelled.jsonl}]"]
+
+
+def text(random: np.random.Generator, words: int) -> str:
+    return " ".join(random.choice(WORDS, words))
+
+
+def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(1)
+    write(tmp_path / "rows.jsonl", [{"text": text(random, 40)} for _ in range(20)])
+    write(tmp_path / "labelled.jsonl", [{"text": text(random, 3 + i % 9), "label": ["no", "yes"][i % 2]} for i in range(40)])
+    (tmp_path / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
+    return tmp_path
+
+
+def run(place: Path, *words: str, name: str = "run") -> Done:
+    return pretrain(place / name, place / "tiny.yaml", *words)
+
+
+def finished(place: Path, name: str, **settings: Any) -> Path:
+    """The tokenizer of a run, with other settings; without special_tokens_map.json, which would make up for them."""
+    if not (place / "first").exists():
+        assert run(place, "training.steps=1", "tokenizer.special_tokens=['<more>']", name="first").code == 0
+    folder = place / name
+    folder.mkdir()
+    for file in (place / "first" / "checkpoints" / "step-000001").glob("tokenizer*"):
+        shutil.copy(file, folder)
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | settings), encoding="utf-8")
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------------- ends of texts
+
+
+def test_texts_that_never_end_within_a_row_are_told(place: Path) -> None:
+    write(place / "one.jsonl", [{"text": text(np.random.default_rng(2), 77)}])
+    done = run(place, "data.train=[{path: one.jsonl}]")
+    assert done.code == 0, done.err
+    assert "warning: one.jsonl: no text ends within a row of 16 tokens that is trained on, so the model does not learn to end" in done.err
+    done = run(place, "data.train=[{path: one.jsonl}, {path: rows.jsonl}]", name="both")
+    assert (done.code, "warning" in done.err) == (0, False), done.err
+
+
+@pytest.mark.parametrize("add_bos", ["true", "false"])
+def test_the_end_of_the_only_text_is_a_target_where_the_rows_end_with_it(place: Path, add_bos: str) -> None:
+    """One text of exactly two rows: 32 targets, the last of which is the end. One token more, and the end is in no row."""
+    for extra, warned in ((0, False), (1, True)):
+        letters = "x" * (31 + extra if add_bos == "true" else 32 + extra)  # bytes, since the vocabulary has no room for more
+        write(place / "one.jsonl", [{"text": letters}])
+        words = ["data.train=[{path: one.jsonl}]", "tokenizer.vocab_size=257", f"tokenizer.add_bos={add_bos}"]
+        done = run(place, *words, name=f"run-{extra}")
+        assert done.code == 0, done.err
+        assert ("no text ends within a row" in done.err) == warned, done.err
+
+
+def test_a_finished_tokenizer_without_an_end_is_told(place: Path) -> None:
+    folder = finished(place, "endless", eos_token=None, bos_token=None)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}), encoding="utf-8")
+    done = run(place, "tokenizer={path: endless}")
+    assert done.code == 0, done.err
+    assert "warning: the tokenizer has no token that ends a text" in done.err
+
+
+# ----------------------------------------------------------------------------------------------------- special tokens in texts
+
+
+def test_a_text_that_begins_with_what_the_tokenizer_puts_there_is_refused(place: Path) -> None:
+    write(place / "doubled.jsonl", [{"text": "the cat sat"}] * 3 + [{"text": "<|endoftext|>the cat sat"}])
+    reads = finished(place, "reads", split_special_tokens=False)
+    done = run(place, f"tokenizer={{path: {reads.name}}}", "data.train=[{path: doubled.jsonl}]")
+    assert (done.code, done.out) == (3, ""), done.err
+    assert "doubled.jsonl:4: the text begins with <|endoftext|>, which the tokenizer puts before every text" in done.err
+    assert not (place / "run" / "checkpoints").exists() or not list((place / "run" / "checkpoints").iterdir())
+    splits = finished(place, "splits", split_special_tokens=True)  # there it is a text like any other
+    done = run(place, f"tokenizer={{path: {splits.name}}}", "data.train=[{path: doubled.jsonl}, {path: rows.jsonl}]", name="other")
+    assert done.code == 0, done.err
+
+
+def test_in_every_text_of_a_labelled_row(place: Path) -> None:
+    write(place / "pairs.jsonl", [{"text": "the cat", "pair": "[CLS] the dog", "label": i % 2} for i in range(8)])
+    encoder = "model={preset: bert-base, encoder_layers: 1, dim: 16, hidden_dim: 16, num_heads: 2, context_length: 16}"
+    words = [encoder, "tokenizer.kind=wordpiece", CLASSES[0], "data.train=[{path: pairs.jsonl}]"]
+    done = run(place, *words)
+    assert done.code == 3, done.err
+    assert "pairs.jsonl:1: the pair begins with [CLS], which the tokenizer puts before every text" in done.err
+
+
+def test_padding_is_masked_by_length_whatever_its_id(place: Path) -> None:
+    """With the end of text as padding, also where it stands in a text, training is as with a padding token of its own."""
+    rows = [json.loads(line) for line in (place / "labelled.jsonl").read_text(encoding="utf-8").splitlines()]
+    write(place / "labelled.jsonl", [row | {"text": row["text"] + "<|endoftext|> the end<|endoftext|>"} for row in rows])
+    words = [*CLASSES, "model.context_length=32", "data.length_groups=false"]
+    for name, pad in (("same", "<|endoftext|>"), ("own", "<more>"), ("none", None)):
+        finished(place, f"{name}-pad", split_special_tokens=False, pad_token=pad)
+        done = run(place, *words, f"tokenizer={{path: {name}-pad}}", name=name)
+        assert done.code == 0, done.err
+    assert exact(place / "same") == exact(place / "own") == exact(place / "none")
+    done = Process(place, ["inspect", "tiny.yaml", *words, "tokenizer={path: same-pad}", "--rows", "4", "--json"]).wait()
+    assert done.code == 0, done.err
+    for row in json.loads(done.out)["rows"]:
+        ends = [token["kind"] != "padding" for token in row["tokens"] if token["token"] == "<|endoftext|>"]
+        assert sum(ends) == 3, "the template's, and the two of the text"
+    assert any(token["kind"] == "padding" for row in json.loads(done.out)["rows"] for token in row["tokens"])
+
+
+# ---------------------------------------------------------------------------------------------------------------- what is lost
+
+
+def test_more_rows_cut_than_the_limit_are_refused(place: Path) -> None:
+    words = [*CLASSES, "model.context_length=8"]
+    told = run(place, *words)
+    assert told.code == 0, told.err
+    cut = int(told.err.partition("labelled.jsonl: 40 rows, ")[2].partition(" of them cut to the context")[0])
+    assert 0 < cut < 40
+    assert run(place, *words, f"data.max_lost={cut / 40}", name="as-many").code == 0
+    done = run(place, *words, f"data.max_lost={(cut - 1) / 40}", name="fewer")
+    assert (done.code, done.out) == (3, ""), done.err
+    said = f"labelled.jsonl: 40 rows, {cut} of them cut to the context: more than data.max_lost, {(cut - 1) / 40:.4g}, allows; set a larger"
+    assert said in done.err
+
+
+def test_more_bad_rows_than_the_limit_are_refused(place: Path) -> None:
+    write(place / "bad.jsonl", [{"text": text(np.random.default_rng(i), 30)} if i % 5 else {"txt": ""} for i in range(20)])
+    words = ["data.train=[{path: bad.jsonl}]", "data.on_bad_row=skip"]
+    assert run(place, *words, "data.max_lost=0.2").code == 0
+    done = run(place, *words, "data.max_lost=0.19", name="more")
+    assert (done.code, done.out) == (3, ""), done.err
+    assert "bad.jsonl: 4 bad rows skipped (4 no column 'text'), of 20: more than data.max_lost, 0.19, allows; repair them" in done.err
+
+
+def test_a_limit_that_nothing_would_read_is_refused(place: Path) -> None:
+    done = run(place, "data.max_lost=0.1")
+    assert done.code == 2, done.err
+    assert "data.max_lost: no row is lost: bad ones are errors, and causal_lm cuts none; remove it" in done.err
+
+
+# ---------------------------------------------------------------------------------------------------------------- what is known
+
+
+def test_a_label_that_the_training_rows_do_not_have(place: Path) -> None:
+    write(place / "held.jsonl", [{"text": "the cat", "label": "yes"}, {"text": "a dog", "label": "perhaps"}])
+    done = run(place, *CLASSES, "data.validation=[{path: held.jsonl}]")
+    assert (done.code, done.out) == (3, ""), done.err
+    assert "held.jsonl:2: the label 'perhaps' is none of no, yes" in done.err
+
+
+def test_ids_beyond_the_vocabulary(place: Path) -> None:
+    finished(place, "large")
+    done = run(place, "tokenizer={path: large}", "model.vocab_size=280")
+    assert (done.code, done.out) == (2, ""), done.err
+    assert "model.vocab_size is 280, but the tokenizer has 300 entries" in done.err
