@@ -1,0 +1,127 @@
+"""Conversations from the command line: training on them, packed or not, and answering by the template that the checkpoint gets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import Done, Process, pretrain, records
+from transformers import AutoTokenizer, GenerationConfig
+
+from tfkit.tokenizer import load_tokenizer
+from tfkit.tokenizer.template import encode_rendered, open_template
+
+ANSWERS = {"cat": "it sat", "dog": "it ran", "tree": "it grew", "hat": "red"}
+RECIPE = """
+model: {preset: llama2-7b, decoder_layers: 2, dim: 32, num_heads: 2, num_kv_heads: 1, hidden_dim: 64, context_length: 160, init: {std: 0.1}}
+tokenizer: {variant: smollm2, vocab_size: 320}
+data: {train: [{path: rows.jsonl}], validation: [{path: rows.jsonl, name: seen}]}
+objective: {kind: chat}
+optimizer: {lr: 2e-2, weight_decay: 0}
+training: {steps: 40, batch_size: 6, precision: fp32, log_every: 20}
+generation: {temperature: 0, max_new_tokens: 24, prompts: [the cat]}
+carbon: {enabled: false}
+"""
+
+
+def rows() -> list[dict[str, Any]]:
+    """A question and its answer, as an exchange and as a conversation, in which the second question is another's."""
+    said = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
+    found: list[dict[str, Any]] = [{"instruction": "the", "input": name, "output": answer} for name, answer in ANSWERS.items()]
+    found += [{"question": f"the {name}", "answer": answer} for name, answer in ANSWERS.items()]
+    for (first, one), (second, other) in zip(ANSWERS.items(), reversed(ANSWERS.items()), strict=True):
+        texts = (f"the {first}", one, f"the {second}", other)
+        turns = zip([*said, *said], texts, strict=True)
+        found.append({"messages": [message | {"content": text} for message, text in turns]})
+    return found
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()), encoding="utf-8")
+    (tmp_path / "chat.yaml").write_text(RECIPE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def asked(place: Path, *words: str) -> dict[str, Any]:
+    arguments = ["generate", "--from", "run", "--chat", "--json", "--threads", "1", *words, "carbon.enabled=false"]
+    done: Done = Process(place, arguments).wait()
+    assert done.code == 0, done.err
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+def checkpoint(place: Path) -> Path:
+    (found,) = (place / "run" / "checkpoints").glob("step-*")
+    return found
+
+
+@pytest.mark.parametrize("pack", ["false", "true"])
+def test_what_was_learned_is_answered_and_the_answer_ends(place: Path, pack: str) -> None:
+    done = pretrain(place / "run", place / "chat.yaml", f"objective.pack={pack}", "objective.system=Hi")
+    assert done.code == 0, done.err
+    assert "rows.jsonl: 12 rows" in done.err
+    assert "% of the training tokens are targets" in done.err
+    scores = [record["evaluation"] for record in records(place / "run") if "evaluation" in record]
+    assert scores[-1]["token_accuracy"] == 1.0
+    assert scores[-1]["loss"] < 0.05
+    samples = [record["samples"] for record in records(place / "run") if "samples" in record]
+    assert samples[-1] == [{"prompt": "the cat", "completion": "it sat"}]
+    answer = asked(place, "--prompt", "the dog")
+    assert answer == {"prompt": "the dog", "completion": "it ran", "tokens": answer["tokens"], "finish": "stop"}
+    messages = [{"role": "user", "content": "the hat"}, {"role": "assistant", "content": "red"}, {"role": "user", "content": "the cat"}]
+    (place / "asked.jsonl").write_text(json.dumps({"messages": messages}), encoding="utf-8")
+    answer = asked(place, "--input", "asked.jsonl")
+    assert (answer["completion"], answer["finish"]) == ("it sat", "stop")
+
+
+def test_the_checkpoint_asks_in_transformers_and_in_generate_what_was_trained_on(place: Path) -> None:
+    done = pretrain(place / "run", place / "chat.yaml", "training.steps=1", "objective.system=Be short.", "generation.prompts=[]")
+    assert done.code == 0, done.err
+    folder = checkpoint(place)
+    codec, ours = AutoTokenizer.from_pretrained(folder), load_tokenizer(folder)
+    assert ours is not None
+    end = codec.convert_tokens_to_ids("<|im_end|>")
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == [codec.eos_token_id, end]
+    messages = [{"role": "user", "content": "the cat"}]
+    theirs = codec.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    with open_template(ours, folder) as template:
+        text = template.render(messages, add_generation_prompt=True)
+    assert text == "<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nthe cat<|im_end|>\n<|im_start|>assistant\n"
+    assert encode_rendered(ours, [text])[0] == theirs
+    answer = [*codec.encode("it sat", add_special_tokens=False), end]
+    shown = Process(
+        place, ["inspect", "chat.yaml", "--json", "--rows", "12", "training.batch_size=12", "objective.system=Be short."]
+    ).wait()
+    assert shown.code == 0, shown.err
+    trained = [[token["id"] for token in row["tokens"] if token["kind"] != "padding"] for row in json.loads(shown.out)["rows"]]
+    assert [*theirs, *answer] in [ids[: len(theirs) + len(answer)] for ids in trained]
+    targets = [[token["id"] for token in row["tokens"] if token["kind"] == "loss"] for row in json.loads(shown.out)["rows"]]
+    assert answer in targets
+
+
+def test_a_run_goes_on_from_its_own_checkpoint_as_a_tokenizer(place: Path) -> None:
+    """Its template is the format's own, so it is known again, and the ids are the same."""
+    assert pretrain(place / "run", place / "chat.yaml", "training.steps=1").code == 0
+    done = pretrain(place / "second", place / "chat.yaml", "training.steps=1", f"tokenizer={{path: {json.dumps(str(checkpoint(place)))}}}")
+    assert done.code == 0, done.err
+    assert records(place / "second")[0]["loss"] == records(place / "run")[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["tokenizer.variant=gpt2"], 2, "special tokens of no format"),
+        (["objective.format=gemma"], 2, 'tokenizer.special_tokens: ["<start_of_turn>", "<end_of_turn>"]'),
+        (["objective.format=template"], 2, "the tokenizer has no chat template"),
+        (["objective.format=mistral", "objective.system=Rhyme."], 2, "no system message: remove it"),
+        (["objective.pack=true", "data.length_groups=false"], 2, "data.length_groups"),
+        (["model.context_length=40"], 3, "rows.jsonl:1: "),
+    ],
+)
+def test_mistakes_are_told_before_the_first_step(place: Path, words: list[str], code: int, message: str) -> None:
+    done = pretrain(place / "run", place / "chat.yaml", *words)
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+    assert not (place / "run" / "metrics.jsonl").exists()
