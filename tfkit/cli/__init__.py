@@ -10,8 +10,10 @@ from typer.core import TyperGroup
 # In the order of a project's life. Each lives in tfkit/cli/<name>.py, as a function of that name.
 COMMANDS = {
     "pretrain": "Train a model from random weights.",
+    "finetune": "Train a checkpoint further, for a task of yours.",
     "evaluate": "Score a model on text.",
     "generate": "Let a model continue text.",
+    "average": "The mean of a run's last checkpoints, as a model folder.",
     "replay": "Take the step that ended a run again, and name the module that goes wrong.",
     "inspect": "Show the first rows as the model will see them.",
     "check": "List all errors of a recipe, in under a second.",

@@ -1,5 +1,6 @@
 """The model card: README.md of a checkpoint, with the carbon that the Hub reads."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tfkit.carbon.card import co2_block, co2_sentence
@@ -60,6 +61,17 @@ def model_card(
 
 {co2_sentence(reading)}
 """
+
+
+def mean_card(card: str, checkpoints: Sequence[str]) -> str:
+    """The card of the newest of these checkpoints, for their mean: without its loss and its scores, which are that one's alone."""
+    kept: list[str] = []
+    for line in card.splitlines():
+        if not line.startswith(("| weights |", "| training loss |", "| validation ")):
+            kept.append(line)
+        if line.startswith("| steps, tokens |"):
+            kept.append(f"| weights | mean of {', '.join(checkpoints)} |")
+    return "\n".join(kept) + "\n"
 
 
 _STACKS = {

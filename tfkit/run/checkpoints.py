@@ -22,13 +22,13 @@ from tfkit.run import strict_json
 from tfkit.run.durable import (
     comes_from_the_disk,
     disk_is_full,
-    sync_file,
     sync_folder,
     temporary_sibling,
     with_retries,
     write_atomically,
 )
-from tfkit.run.manifest import is_complete, recorded_bytes, regular_files, verify, write_manifest
+from tfkit.run.manifest import is_complete, recorded_bytes, verify
+from tfkit.run.whole_folder import write_folder
 
 _STEP = re.compile(r"step-(\d{6,})")
 _LEFTOVER = re.compile(r"\.(?P<name>step-\d{6,}|best\.json)\.(?P<kind>tmp|old|del)-\d+-[0-9a-f]+")
@@ -206,19 +206,7 @@ def best_checkpoint(root: Path) -> Path | None:
 
 def _save(root: Path, step: int, write: Callable[[Path], None]) -> Path:
     final = _folder(root, step)
-    temporary = temporary_sibling(final)
-    try:
-        temporary.mkdir(parents=True)
-        write(temporary)
-        for path in regular_files(temporary):
-            sync_file(path)
-        write_manifest(temporary)
-        for place, _, _ in os.walk(temporary, topdown=False):
-            sync_folder(Path(place))
-        _take_name(temporary, final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    write_folder(final, write, _take_name)
     return final
 
 

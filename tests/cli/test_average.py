@@ -1,0 +1,178 @@
+"""tfkit average: the mean of a run's last checkpoints, whole or not at all, and only of what belongs together."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_runs import pretrain, records, write_corpus, write_recipe
+from transformers import AutoModelForCausalLM
+
+from tfkit import load
+from tfkit.__main__ import main
+from tfkit.hub import content_hash
+from tfkit.run.manifest import verify, write_manifest
+
+EVERY = ["training.steps=6", "checkpoint={every: 1, keep: 4}", "evaluation.every=6", "training.ema_decay=0.9"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose checkpoints 3 to 6 are kept, each itself a mean over the steps."""
+    folder = tmp_path_factory.mktemp("average")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    done = pretrain(folder / "run", folder / "tiny.yaml", *EVERY)
+    assert done.code == 0, done.err
+    return folder / "run"
+
+
+def checkpoint(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:06d}"
+
+
+def test_the_mean_of_the_last_three(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "deep" / "mean"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert main(["average", str(run), "--last", "3", "--out", str(out), "--json"]) == 0
+    chosen = [checkpoint(run, step) for step in (4, 5, 6)]
+    document = json.loads(capsys.readouterr().out)
+    names = [path.name for path in chosen]
+    assert document == {"schema_version": 1, "run": str(run), "model": str(out), "checkpoints": names, "step": 6}
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    mean, parts = load_file(out / "model.safetensors"), [load_file(path / "model.safetensors") for path in chosen]
+    assert mean.keys() == parts[0].keys()
+    for name, tensor in mean.items():
+        expected = sum(part[name].double() for part in parts) / 3
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, expected.float()), name
+        assert not torch.equal(tensor, parts[2][name]), name
+
+    facts = json.loads((out / "tfkit.json").read_text(encoding="utf-8"))
+    newest = json.loads((chosen[-1] / "tfkit.json").read_text(encoding="utf-8"))
+    assert [parent["sha256"] for parent in facts["lineage"]["parents"]] == [content_hash(path) for path in chosen]
+    assert facts["averaged"] == {"kind": "mean", "checkpoints": 3, "of": {"kind": "exponential", "decay": 0.9, "steps": 6}}
+    assert (facts["run_id"], facts["step"], facts["model"]) == (newest["run_id"], 6, newest["model"])
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "| weights | mean of step-000004, step-000005, step-000006 |" in card
+    assert "| parameters |" in card
+    assert "loss" not in card
+    assert not (out / "training_state").exists()
+    assert verify(out) == []
+    assert main(["verify", str(out)]) == 0
+
+
+def test_transformers_and_from_open_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "mean"
+    assert main(["average", str(run), "--last", "2", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: the mean of step-000005, step-000006\n"
+    ids = torch.arange(12).reshape(1, 12)
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(out).eval()(ids).logits
+        ours = load(out).model(ids).logits
+        newest = load(checkpoint(run, 6)).model(ids).logits
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(ours, newest, atol=1e-5)
+    words = ["generate", "--from", str(out), "--prompt", "the", "--max-new-tokens", "3", "--threads", "1", "carbon.enabled=false"]
+    assert main(words) == 0
+
+
+def test_checkpoints_hold_the_mean_that_was_scored(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With training.ema_decay: evaluate gives what the run said of its last step; the latest weights are in the training state."""
+    (scored,) = [record["evaluation"] for record in records(run) if "evaluation" in record]
+    words = ["evaluate", str(run / "recipe.yaml"), "--from", str(checkpoint(run, 6)), "--json", "--threads", "1"]
+    assert main([*words, "evaluation.max_tokens=300", "carbon.enabled=false"]) == 0
+    found = json.loads(capsys.readouterr().out)["metrics"]
+    assert found["loss"] == pytest.approx(scored["loss"], rel=1e-6)
+    state = load_file(checkpoint(run, 6) / "training_state" / "optimizer.safetensors")
+    latest = {name.removeprefix("latest/"): tensor for name, tensor in state.items() if name.startswith("latest/")}
+    mean = load(checkpoint(run, 6)).model.state_dict()
+    assert latest.keys() == mean.keys()
+    assert not any(torch.equal(latest[name], mean[name]) for name in mean)
+    card = (checkpoint(run, 6) / "README.md").read_text(encoding="utf-8")
+    assert "| weights | exponential mean over the steps, decay 0.9 |" in card
+
+
+def test_too_few_checkpoints(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["average", str(run), "--out", str(tmp_path / "mean")]) == 4
+    err = capsys.readouterr().err
+    assert "--last 5 of its checkpoints, but complete checkpoints here are step-000003, " in err
+    assert "checkpoint.keep" in err
+    assert not (tmp_path / "mean").exists()
+
+
+def test_what_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that is there; a folder that is no run; one checkpoint; no --out."""
+    (tmp_path / "there").mkdir()
+    assert main(["average", str(run), "--last", "2", "--out", str(tmp_path / "there")]) == 2
+    assert "nothing is replaced" in capsys.readouterr().err
+    assert main(["average", str(tmp_path), "--out", str(tmp_path / "mean")]) == 4
+    assert "is no run folder" in capsys.readouterr().err
+    assert main(["average", str(run), "--last", "1", "--out", str(tmp_path / "mean")]) == 2
+    assert main(["average", str(run)]) == 2
+    assert "--out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def _flip(copy: Path) -> None:
+    data = bytearray((copy / "model.safetensors").read_bytes())
+    data[-5] ^= 1
+    (copy / "model.safetensors").write_bytes(data)
+
+
+def _another_run(copy: Path) -> None:
+    facts = json.loads((copy / "tfkit.json").read_text(encoding="utf-8"))
+    (copy / "tfkit.json").write_text(json.dumps(facts | {"run_id": "another"}), encoding="utf-8")
+    write_manifest(copy)
+
+
+def _another_shape(copy: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    first = sorted(tensors)[0]
+    save_file(tensors | {first: tensors[first][:-1].clone()}, copy / "model.safetensors")
+    write_manifest(copy)
+
+
+def _another_config(copy: Path) -> None:
+    (copy / "config.json").write_text((copy / "config.json").read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    write_manifest(copy)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_flip, "model.safetensors: damaged"),
+        (_another_run, "is not of the same run as step-000006: the run_id in tfkit.json differ"),
+        (_another_shape, "only checkpoints of one model have a mean"),
+        (_another_config, "is not of the same run as step-000006: config.json differ"),
+    ],
+)
+def test_what_does_not_belong_together(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: object, said: str) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    spoil(checkpoint(tmp_path / "run", 5))  # type: ignore[operator]
+    assert main(["average", str(tmp_path / "run"), "--last", "3", "--out", str(tmp_path / "mean")]) == 4
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_disk_that_refuses_leaves_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["average", str(run), "--last", "2", "--out", str(tmp_path / "mean")]) == 5
+    assert "No space left on device" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_again_is_the_same_to_the_bit(run: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert main(["average", str(run), "--last", "4", "--out", str(tmp_path / name)]) == 0
+    digests = [hashlib.sha256((tmp_path / name / "model.safetensors").read_bytes()).hexdigest() for name in ("one", "two")]
+    assert digests[0] == digests[1]
