@@ -13,6 +13,7 @@ from tfkit.data import open_source
 from tfkit.data.rows import Part, hash_share
 from tfkit.data.stdlib import LEFT_OUT, StdlibSource
 from tfkit.errors import DataError
+from tfkit.recipe.roles import Role
 from tfkit.recipe.schema import SourceSection
 
 
@@ -237,3 +238,37 @@ def test_hub_errors_are_named(hub_folder: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TFKIT_OFFLINE", "1")
     with pytest.raises(DataError, match="TFKIT_OFFLINE is set"):
         open_source(SourceSection(hub="someone/something"), "all", None)
+
+
+def test_the_first_rows_are_looked_at_before_anything_is_built(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "a"}\n' * 500 + '{"txt": "b"}\n')
+    with pytest.raises(
+        DataError, match=r"a\.jsonl:501: no column 'text'; columns found: txt; name the one that holds the text with text: NAME"
+    ):
+        open_source(SourceSection(path=str(file)), "all", None)
+    assert open_source(SourceSection(path=str(file)), "all", None, "skip")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"source": "to French: {english} ({note})"}, r"no column 'note' for the source 'to French: .*'; columns found: english, french; "),
+        (
+            {"source": "english", "target": "francais"},
+            r"no column 'francais'; columns found: english, french; .* columns: \{target: NAME\}",
+        ),
+        ({"source": "english.0.text", "target": "french"}, r"no column 'english.0.text'"),
+        (
+            {"target": "french"},
+            r"no column 'source' or 'src'; columns found: english, french; .* holds the source with columns: \{source: NAME\}",
+        ),
+    ],
+)
+def test_a_missing_column_is_named_with_what_is_there(tmp_path: Path, name: str, columns: dict[str, str], message: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"english": "one", "french": "un"}\n')
+    (tmp_path / "a.csv").write_text("english,french\none,un\n")
+    roles = (Role("source", "text", ("source", "src")), Role("target", "text", ("target", "french")))
+    with pytest.raises(DataError, match=rf"{name}:[12]: {message}"):
+        open_source(SourceSection(path=str(tmp_path / name), columns=columns), "all", None, roles=roles)

@@ -155,6 +155,23 @@ def test_an_option_that_nothing_reads(tmp_path: Path, field: str, value: str) ->
     assert found == f"command line: data.train.0.{field}: only a hub source reads it; remove it"
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{stdlib: true, format: lines}", "format: only a path source reads it; remove it"),
+        ("{hub: org/name, header: [text]}", "header: only a path source reads it; remove it"),
+        ("{hub: org/name, beside: {a: b}}", "beside: only a path source reads it; remove it"),
+        ("{path: a, format: jsonl, header: [text]}", "header: files of the format jsonl have none; remove it"),
+        ("{path: a, header: [text, n, text]}", "header: 'text' is there twice"),
+        ("{path: a, header: [text, n], beside: {n: b}}", "beside: 'n' is in header, too; name the column that stands beside it otherwise"),
+        ("{path: a, format: text, beside: {n: b}}", "beside: a file that is one text has no lines to stand beside: say format: lines"),
+    ],
+)
+def test_what_is_said_of_files_that_nothing_reads(tmp_path: Path, source: str, expected: str) -> None:
+    (found,) = errors(tmp_path, MINIMAL, f"data.train=[{source}]")
+    assert found == f"command line: data.train.0.{expected}"
+
+
 def test_missing_sections_and_lengths(tmp_path: Path) -> None:
     assert errors(tmp_path, "model: {preset: gpt2}\n") == ["r.yaml:1:1: data: missing", "r.yaml:1:1: training: missing"]
     (found,) = errors(tmp_path, MINIMAL, "training.epochs=1")

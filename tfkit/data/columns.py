@@ -69,8 +69,8 @@ class Columns:
         names = dict.fromkeys([*found, *self.beside])
 
         def there(role: Role) -> bool:
-            enough = all if isinstance(self.named.get(role.name), list) else any
-            return enough(self._root(name) in names or name in names for name in self._names(role))
+            enough = all if role.name in self.named else any
+            return enough(name in names or self._root(name) in names for name in self._names(role))
 
         roles = self._of_shape(there)
         if roles is None:
@@ -86,12 +86,16 @@ class Columns:
         return [name for name in found if name in read or name in roots]
 
     def missing(self, role: Role, found: Mapping[str, Any], place: str) -> BadRow:
-        """What is said of a record without the column of a role."""
-        join = " and " if isinstance(self.named.get(role.name), list) else " or "
-        wanted = join.join(repr(name) for name in (self._spelled(role) or role.columns))
+        """What is said of a record without the column of a role; of a template or list of columns, those that are missing."""
+        names = self._names(role)
+        if role.name in self.named:
+            no_such = [name for name in names if name not in found and self._root(name) not in found]
+            names = no_such or [name for name in names if _look_up(name, found) is _MISSING]
+        wanted = (" and " if role.name in self.named else " or ").join(map(repr, names))
+        template = next((f" for the {role.name} {name!r}" for name in self._spelled(role) if "{" in name), "")
         return BadRow(
             f"no column {wanted}",
-            f"{place}: no column {wanted}; columns found: {_listed(found)}; "
+            f"{place}: no column {wanted}{template}; columns found: {_listed(found)}; "
             f"name the one that holds the {role.name} with {self._remedy(role)}",
         )
 

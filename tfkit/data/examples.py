@@ -30,11 +30,15 @@ _BATCH = 512  # rows that are encoded at once
 
 
 class Encoded(NamedTuple):
-    """A row as arrays; `length` counts the tokens that the model sees of it, `truncated` says that some were cut off."""
+    """A row as arrays; `length` counts the tokens that the model sees of it, `truncated` says that some were cut off.
+
+    `unread`: of several targets that are equally good, those beside the one that is taken.
+    """
 
     arrays: Mapping[str, Sequence[int]]
     length: int
     truncated: bool = False
+    unread: int = 0
 
 
 @runtime_checkable
@@ -68,6 +72,7 @@ class ExampleSet:
     fingerprint: str
     cached: bool  # whether it was there already
     truncated: int = 0
+    unread: int = 0  # targets that are in no example: a row has one
     skipped: Mapping[str, int] = field(default_factory=dict)  # rows that were left out, by kind
 
     def __len__(self) -> int:
@@ -87,6 +92,8 @@ class ExampleSet:
         about = f"{self.name}: {len(self):,} row{'s' if len(self) > 1 else ''}"
         if self.truncated:
             about += f", {self.truncated:,} of them cut to the context"
+        if self.unread:
+            about += f"; of several targets of a row the first is taken, {self.unread:,} further ones are not"
         return about
 
     def describe_skipped(self) -> str:
@@ -118,7 +125,7 @@ def example_set(source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress
 def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None) -> None:
     """Fill an empty folder; the index is written last."""
     skipped: Counter[str] = Counter()
-    truncated = max_id = 0
+    truncated = unread = max_id = 0
     first_bad = ""
     with ExitStack() as files:
         writers = _Writers(folder, files)
@@ -133,6 +140,7 @@ def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow,
                     continue
                 writers.append(row, found)
                 truncated += found.truncated
+                unread += found.unread
                 max_id = max([max_id, *(max(found.arrays[name], default=0) for name in encoder.ids)])
             if progress is not None:
                 progress(sum(len(row.text.encode()) for row in rows))
@@ -146,6 +154,7 @@ def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow,
         "arrays": names,
         "examples": writers.examples,
         "truncated": truncated,
+        "unread": unread,
         "skipped": skipped,
         "max_id": max_id,
         "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
@@ -212,6 +221,7 @@ def _load(folder: Path, fingerprint: str, cached: bool) -> ExampleSet:
         fingerprint=fingerprint,
         cached=cached,
         truncated=index["truncated"],
+        unread=index["unread"],
         skipped=index["skipped"],
     )
 
@@ -221,7 +231,7 @@ def _index(folder: Path) -> dict[str, Any] | None:
     try:
         index = json.loads((folder / _INDEX).read_bytes())
         whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())
-        return index if whole and index["version"] == EXAMPLES_VERSION else None
+        return index if whole and index["version"] == EXAMPLES_VERSION and "unread" in index else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

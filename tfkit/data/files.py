@@ -12,7 +12,7 @@ from pathlib import Path
 from tfkit.data.columns import Columns
 from tfkit.data.content import BOM, content_of, opened, reading
 from tfkit.data.formats import Layout, Rows, read_rows
-from tfkit.data.rows import OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.rows import FIRST_ROWS, OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.data.suffixes import KINDS, is_hidden, is_searched, is_zip, suffix_of
 from tfkit.errors import DataError
 
@@ -70,8 +70,8 @@ class FileSource:
                 yield row
 
     def check(self) -> None:
-        """Find errors in the first row now."""
-        check_rows(self._all_rows(), self.on_bad_row, self.name)
+        """Find errors in the first rows now."""
+        check_rows(self._all_rows(), self.on_bad_row, self.name, FIRST_ROWS)
 
     def _all_rows(self) -> Rows:
         for number, path in enumerate(self.paths):

@@ -11,7 +11,7 @@ from typing import Any
 
 from tfkit.data.columns import Columns, Record
 from tfkit.data.formats import Rows
-from tfkit.data.rows import OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.rows import FIRST_ROWS, OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
 from tfkit.network import fetch, is_offline
 
@@ -62,8 +62,8 @@ class HubSource:
         return (row for row in good_rows(self._all_rows(), self.on_bad_row, skipped) if self.part.keeps(row.text.encode()))
 
     def check(self) -> None:
-        """Look at the columns and the first row."""
-        check_rows(self._all_rows(), self.on_bad_row, f"{self.name}, split {self.split}")
+        """Look at the columns and the first rows."""
+        check_rows(self._all_rows(), self.on_bad_row, f"{self.name}, split {self.split}", FIRST_ROWS)
 
     def _all_rows(self) -> Rows:
         where = f"{self.name}, split {self.split}"

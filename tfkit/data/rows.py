@@ -11,6 +11,8 @@ from tfkit.errors import DataError
 
 PartName = Literal["train", "held_out", "all"]
 OnBadRow = Literal["error", "skip"]
+FIRST_ROWS = 1000  # are looked at before anything is built of a source
+_LOOKED_AT = 4_000_000  # characters: those take a tenth of a second
 
 
 class Row(NamedTuple):
@@ -43,18 +45,26 @@ def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: Count
             skipped[row.kind] += 1
 
 
-def check_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, name: str) -> None:
-    """Look for the first good row. Raises DataError if a bad one that may not be skipped comes before it, or if there is none."""
+def check_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, name: str, most: int = 1) -> None:
+    """Look at the first good rows, `most` of them or a few megabytes of text.
+
+    Raises DataError if a bad one that may not be skipped is among or before them, or if there is no good one at all.
+    """
     first: BadRow | None = None
+    good = characters = 0
     for row in rows:
         if isinstance(row, Row):
-            return
-        if on_bad_row == "error":
+            good, characters = good + 1, characters + len(row.text)
+            if good == most or characters > _LOOKED_AT:
+                return
+        elif on_bad_row == "error":
             raise row.refusal()
-        first = first or row
-    if first is not None:
+        else:
+            first = first or row
+    if not good and first is not None:
         raise DataError(f"{name}: every row is bad; the first is {first.message}")
-    raise DataError(f"{name}: no rows here; give a source that holds text")
+    if not good:
+        raise DataError(f"{name}: no rows here; give a source that holds text")
 
 
 def fingerprint_of(on_bad_row: OnBadRow) -> str:

@@ -89,7 +89,8 @@ class TextToText:
             return BadRow("an end within a target", f"{row.place}: the target has {end!r}, which ends it, in its text; remove it there")
         ids = [*target[: self.context_length - 1], self.eos_id]
         truncated = source.truncated or len(target) >= self.context_length
-        return Encoded({"source": source.ids, "target": ids}, len(source.ids) + len(ids), truncated)
+        unread = max(0, len(row.values["target"]) - 1)
+        return Encoded({"source": source.ids, "target": ids}, len(source.ids) + len(ids), truncated, unread)
 
     def _bare(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of texts without what the template puts around them."""
