@@ -237,6 +237,7 @@ METERED = "carbon.enabled=true"
 TAUGHT = "tokenizer={path: first} | objective={kind: distillation, teacher: first, of: {kind: causal_lm}}"
 ENCODER = "model={preset: bert-tiny, encoder_layers: 2, dim: 16, num_heads: 2, context_length: 16, init: {std: 0.2}}"
 MASKS = f"{ENCODER} | {WORDPIECE} | objective={{kind: masked_lm}}"
+JOINED = "data.train.0.path=joined.jsonl"  # words of several pieces
 MASKED_TAUGHT = f"{ENCODER} | tokenizer={{path: masked}} | objective={{kind: distillation, teacher: masked, of: {{kind: masked_lm}}}}"
 LABELLED = "objective={kind: classification} | data.train=[{path: labelled.jsonl}] | data.validation=[{path: labelled.jsonl}]"
 _WORDS = "{path: labelled.jsonl, columns: {tokens: [text, body], tags: [label, label]}}"
@@ -372,7 +373,9 @@ TABLE = {
     "objective[masked_lm].rate": Change("objective.rate=0.3", hidden_tokens, MASKS),
     "objective[masked_lm].split": Change("objective.split=[0, 0, 1]", hidden_tokens, MASKS),
     "objective[masked_lm].masking": Change("objective.masking=static", hidden_tokens, MASKS),
-    "objective[masked_lm].whole_words": Change("objective.whole_words=true", hidden_tokens, MASKS),
+    "objective[masked_lm].whole_words": Change(
+        "objective.whole_words=true", hidden_tokens, f"{MASKS} | tokenizer={{path: masked}} | {JOINED}"
+    ),
     "objective[masked_lm].rarity": Change("objective.rarity=0.7", hidden_tokens, MASKS),
     "objective[masked_lm].next_sentence": Change("objective.next_sentence=true", shapes, MASKS),
     "objective[masked_lm].short_rows": Change("objective.short_rows=1", hidden_tokens, f"{MASKS} | objective.next_sentence=true"),
@@ -382,7 +385,9 @@ TABLE = {
     "objective[distillation].of[masked_lm].rate": Change("objective.of.rate=0.3", hidden_tokens, MASKED_TAUGHT),
     "objective[distillation].of[masked_lm].split": Change("objective.of.split=[0, 0, 1]", hidden_tokens, MASKED_TAUGHT),
     "objective[distillation].of[masked_lm].masking": Change("objective.of.masking=static", hidden_tokens, MASKED_TAUGHT),
-    "objective[distillation].of[masked_lm].whole_words": Change("objective.of.whole_words=true", hidden_tokens, MASKED_TAUGHT),
+    "objective[distillation].of[masked_lm].whole_words": Change(
+        "objective.of.whole_words=true", hidden_tokens, f"{MASKED_TAUGHT} | {JOINED}"
+    ),
     "objective[distillation].of[masked_lm].rarity": Change("objective.of.rarity=0.7", hidden_tokens, MASKED_TAUGHT),
     "objective[distillation].of[masked_lm].next_sentence": Change("objective.of.next_sentence=true", shapes, MASKED_TAUGHT),
     "objective[distillation].of[masked_lm].short_rows": Change(
@@ -531,6 +536,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = {name: [{"text": text(), "body": text()} for _ in range(40)] for name in ("one", "two", "first", "second")}
     for name in ("one", "two"):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[name]), encoding="utf-8")
+    joined = [{"text": row["text"].replace(" ", "", 3)} for row in rows["one"]]
+    (folder / "joined.jsonl").write_text("".join(json.dumps(row) + "\n" for row in joined), encoding="utf-8")
     labelled = [row | {"label": random.choice(["no", "yes"]), "value": int(random.integers(9))} for row in rows["one"]]
     (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled), encoding="utf-8")
     table = "".join(f"{row['text']},{row['body']}\n" for row in ({"text": "text", "body": "body"}, *rows["one"]))
@@ -571,7 +578,7 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
     teachers = {
         "first": [],
         "second": ["training.seed=2"],
-        "masked": [ENCODER, "tokenizer={kind: wordpiece, vocab_size: 50}", "objective={kind: masked_lm}"],
+        "masked": [ENCODER, WORDPIECE, "objective={kind: masked_lm}"],
     }
     for name, given in teachers.items():
         assert main(["pretrain", "recipe.yaml", "--run", name, "--threads", "1", "training.steps=1", *given]) == 0
