@@ -18,7 +18,24 @@ Strategy = st.SearchStrategy[Any]
 
 # -- of any shape
 
-KINDS = ["adamw", "muon", "causal_lm", "byte_bpe", "cosine", "wsd", "rotary", "learned", "rms", "layer", "lm", "gelu", "gpt2", "llama-7b"]
+KINDS = [
+    "adamw",
+    "adafactor",
+    "muon",
+    "noam",
+    "causal_lm",
+    "byte_bpe",
+    "cosine",
+    "wsd",
+    "rotary",
+    "learned",
+    "rms",
+    "layer",
+    "lm",
+    "gelu",
+    "gpt2",
+    "llama-7b",
+]
 WORDS = [*KINDS, "FRA", "", "3", "\ud83d\ude00"]
 SCALARS: Strategy = (
     st.none() | st.booleans() | st.integers(-2, 70) | st.integers() | st.floats() | st.sampled_from(WORDS) | st.text(max_size=5)
@@ -121,6 +138,16 @@ def tidy(recipe: dict[str, Any]) -> dict[str, Any]:
     training["steps"] = 50
     if training.get("micro_batch_size"):
         training["batch_size"] = training["micro_batch_size"] * 2
+    if training.get("batch_ramp"):
+        training["batch_ramp"]["start"] = training.get("micro_batch_size") or 1
+        training["batch_size"] = training["batch_ramp"]["start"] * 2
+    schedule = recipe.get("schedule", {})
+    if schedule.get("warmup_tokens"):
+        schedule.pop("warmup_steps", None)
+    if schedule.get("kind") != "inverse_sqrt":
+        schedule.pop("flat_steps", None)
+    if schedule.get("kind") == "noam":
+        recipe["schedule"], recipe["optimizer"] = {"kind": "noam", "warmup_steps": 20}, {"kind": "adam", "lr": 1.0}
     if tokenizer.get("path") is not None:
         recipe["tokenizer"] = {"path": tokenizer["path"]}
     sections = recipe["data"]["train"] + (recipe["data"].get("validation") if isinstance(recipe["data"].get("validation"), list) else [])

@@ -384,7 +384,7 @@ def tiny(recipe: dict[str, Any], corpus: Path) -> dict[str, Any]:
         "tokenizer": {"vocab_size": 270, "add_bos": recipe.get("tokenizer", {}).get("add_bos", True)},
         "data": recipe["data"] | {"train": [{"path": str(corpus)}], "validation": [{"path": str(corpus)}]},
         "training": recipe["training"] | {"steps": 2, "compile": False, "tensorboard": False},
-        "schedule": recipe.get("schedule", {}) | {"warmup_steps": 1},
+        "schedule": recipe.get("schedule", {}) | {"warmup_steps": 1, "warmup_tokens": None},
         "generation": recipe.get("generation", {}) | {"max_new_tokens": 2},
         "carbon": {"enabled": False},
     }

@@ -1,0 +1,70 @@
+"""Optimizers, schedules and batches that contradict each other, and fields that nothing would read: each told at its place."""
+
+from pathlib import Path
+
+import pytest
+
+from tfkit.recipe import RecipeError, read_recipe
+
+RECIPE = """\
+model: {preset: gpt2}
+data: {train: [{stdlib: true}]}
+training: {steps: 100, batch_size: 32}
+"""
+
+
+def problems(folder: Path, *words: str) -> list[str]:
+    path = folder / "r.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    try:
+        read_recipe(str(path), words)
+    except RecipeError as error:
+        return [line.replace("command line: ", "") for line in str(error).replace(f"{path}", "r.yaml").splitlines()]
+    return []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimizer={kind: adam, lr: 1.0}", "schedule={kind: noam, warmup_steps: 40}"],
+        ["optimizer={kind: adamw, lr: 1e-4, betas: [0.9, 0.999], eps: 1e-6, weight_decay: 0.01, bias_correction: false}"],
+        ["optimizer={kind: adafactor}", "schedule={kind: inverse_sqrt, flat_steps: 10000}"],
+        ["schedule={warmup_tokens: 20000}", "training.batch_ramp={start: 4, tokens: 100000}", "training.micro_batch_size=2"],
+        ["training.ema_decay=0.999"],
+    ],
+)
+def test_as_the_papers_had_it(tmp_path: Path, words: list[str]) -> None:
+    assert problems(tmp_path, *words) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["schedule={kind: noam, warmup_steps: 40}"], "schedule.kind: the noam schedule multiplies optimizer.lr, so state it; 1.0 gives"),
+        (["schedule.kind=noam", "optimizer.lr=1.0"], "schedule: the noam schedule needs warmup_steps; the paper's is 4000"),
+        (
+            ["schedule={kind: noam, warmup_tokens: 40}", "optimizer.lr=1.0"],
+            "schedule.warmup_tokens: the noam schedule counts steps: give warmup_steps instead",
+        ),
+        (["schedule={warmup_tokens: 40, warmup_steps: 2}"], "schedule.warmup_tokens: the warm-up is in steps or in tokens"),
+        (
+            ["training={tokens: 1000, batch_size: 8}", "schedule={warmup_tokens: 1001}"],
+            "schedule.warmup_tokens: 1001 tokens of warm-up, but training.tokens is 1000",
+        ),
+        (["schedule={flat_steps: 3}"], "schedule.flat_steps: only the inverse_sqrt schedule reads it; remove it"),
+        (["schedule={kind: noam, warmup_steps: 4, final_ratio: 0.1}", "optimizer.lr=1.0"], "schedule.final_ratio: the noam schedule does"),
+        (["training.batch_ramp={start: 5, tokens: 9}"], "training: batch_size 32 is no multiple of batch_ramp.start 5"),
+        (["training.batch_ramp={start: 32, tokens: 9}"], "training: batch_size 32 is no multiple of batch_ramp.start 32, twice it or more"),
+        (
+            ["training.batch_ramp={start: 4, tokens: 9}", "training.micro_batch_size=8"],
+            "training: micro_batch_size 8 does not divide batch_ramp.start 4",
+        ),
+        (["training.ema_decay=1"], "training.ema_decay: must be less than 1, not 1"),
+        (["optimizer={kind: adam, weight_decay: 0.1}"], "optimizer.weight_decay: unknown"),
+        (["optimizer={kind: adafactor, betas: [0.9, 0.9]}"], "optimizer.betas: unknown"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
+    found = problems(tmp_path, *words)
+    assert any(said in line for line in found), found
+    assert len(found) == 1
