@@ -128,6 +128,9 @@ class ExampleRows:
         """
         size = self.batch_size
         rest = min(-epoch * len(self) % size, len(rows))
+        if epoch == 0:  # not into the tail
+            longest = int(self.lengths[rows].argmax())
+            rows[[0, longest]] = rows[[longest, 0]]
         head, rows = rows[:rest], rows[rest:]
         whole = len(rows) // size * size
         body, tail = rows[:whole], rows[whole:]
@@ -148,6 +151,7 @@ class ExampleRows:
         room: list[int] = []
         for number in rows[permutation(bits, len(rows))].tolist():
             need = int(self.lengths[number])
+            assert need <= length, "an encoder cuts what is longer"
             for place in range(max(0, len(packs) - _POOL), len(packs)):
                 if room[place] >= need:
                     packs[place].append(number)
