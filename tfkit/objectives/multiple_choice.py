@@ -38,8 +38,7 @@ class MultipleChoice:
         """Raises ModelError if the tokenizer lacks a special token, or if they leave no room for a text."""
         self.section, self.tokenizer, self.context_length = section, tokenizer, context_length
         self.terms: Mapping[str, float] = MappingProxyType({"choices": 1.0} | ({"lm": section.lm_weight} if section.lm_weight else {}))
-        self._start = [] if section.start is None else [self._special(section.start)]
-        self._delimiter, self._classify = [self._special(section.delimiter)], [self._special(section.classify)]
+        self._start, self._delimiter, self._classify = (self._special(name) for name in ("start", "delimiter", "classify"))
         self._room = context_length - len(self._start) - 2
         if self._room < 2:
             raise ModelError(f"a context of {context_length} tokens has no room beside the special tokens; raise model.context_length")
@@ -116,11 +115,16 @@ class MultipleChoice:
         """`loss`, its parts `choices` (nats a row) and `lm` (nats a token), and `accuracy`."""
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in (*self.terms, "accuracy")}}
 
-    def _special(self, token: str) -> int:
-        found = self.tokenizer.backend.token_to_id(token)
-        if found is None:
-            raise ModelError(f"the tokenizer has no token {token!r}, which the objective needs; add it to tokenizer.special_tokens")
-        return found
+    def _special(self, name: str) -> list[int]:
+        """The id of a special token that the section names; none for null."""
+        token = getattr(self.section, name)
+        found = None if token is None else self.tokenizer.backend.token_to_id(token)
+        if token is not None and found is None:
+            raise ModelError(
+                f"the tokenizer has no token {token!r}, which objective.{name} names; add it to tokenizer.special_tokens where the "
+                "tokenizer is trained, or name one that it has"
+            )
+        return [] if found is None else [found]
 
     def _sequence(self, context: list[int], answer: list[int]) -> list[int]:
         kept, kept_answer = share_room(len(context), len(answer), self._room)
