@@ -136,7 +136,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 def exact(run: Path) -> list[dict[str, Any]]:
     """The fields of metrics.jsonl that resuming must give back bit for bit."""
-    return [{name: value for name, value in record.items() if name in EXACT} for record in records(run)]
+    return [{name: value for name, value in record.items() if name in EXACT or name.endswith("_loss")} for record in records(run)]
 
 
 def hashes(run: Path, step: int) -> dict[str, str]:

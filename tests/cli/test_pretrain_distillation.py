@@ -121,6 +121,15 @@ def test_a_student_is_its_own_model_and_names_its_teacher(place: Path, unbroken:
     assert {"loss", "perplexity"} < evaluation.keys()
 
 
+def test_the_log_has_each_loss_of_its_own(place: Path, unbroken: Callable[[str], Path]) -> None:
+    lines = [record for record in records(unbroken("distilbert")) if "loss" in record]
+    assert [line["step"] for line in lines] == [3, 6, 8]
+    for line in lines:
+        parts = 5 * line["teacher_loss"] + 2 * line["mlm_loss"] + line["cosine_loss"]
+        assert line["loss"] == pytest.approx(parts, rel=1e-9)
+    assert not any("teacher_loss" in record for record in records(unbroken("small")))  # it is the loss
+
+
 def test_transformers_reads_the_student_as_a_distilbert(place: Path, unbroken: Callable[[str], Path]) -> None:
     checkpoint = unbroken("distilbert") / "checkpoints" / "step-000008"
     theirs, ours = AutoModelForMaskedLM.from_pretrained(checkpoint).eval(), load(checkpoint).model

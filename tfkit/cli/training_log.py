@@ -62,10 +62,12 @@ class TrainingLog:
         """Append the line, and show it where there is no live line."""
         reading = self.context.meter.reading()
         energy, rate = energy_fields(reading), line.tokens_per_second
+        several = {f"{term}_loss": loss for term, loss in line.terms.items()} if len(line.terms) > 1 else {}
         self.latest = {
             "step": line.step,
             "tokens": line.tokens,
             "loss": line.loss,
+            **several,
             "lr": line.lr,
             "grad_norm": line.grad_norm,
             "tokens_per_second": round(rate, 1),

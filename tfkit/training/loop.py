@@ -23,6 +23,7 @@ class Progress:
     tokens: int = 0  # positions trained on
     loss_sum: float = 0.0  # of the steps since the last line of the log
     loss_steps: int = 0
+    term_sums: dict[str, float] = field(default_factory=dict)  # of these steps, each term's loss alone
     skipped: int = 0  # steps that were not taken, being unhealthy
     history: LossHistory = field(default_factory=LossHistory)
     seconds: float = 0.0  # spent in steps, over all attempts
@@ -71,6 +72,7 @@ class Log:
     grad_norm: float
     skipped: int  # steps since the run began
     tokens_per_second: float
+    terms: dict[str, float] = field(default_factory=dict)  # each term's own loss, over the steps of `loss`
 
 
 class Hooks(Protocol):
@@ -125,8 +127,9 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
         hooks.stepped(progress, report, took)
         if plan.due(plan.log_every, step):
             loss = progress.loss_sum / progress.loss_steps if progress.loss_steps else math.nan
-            hooks.log(Log(step, progress.tokens, loss, report.lr, report.grad_norm, progress.skipped, tokens / seconds))
-            progress.loss_sum, progress.loss_steps, seconds, tokens = 0.0, 0, 0.0, 0
+            terms = {term: total / progress.loss_steps for term, total in progress.term_sums.items()}
+            hooks.log(Log(step, progress.tokens, loss, report.lr, report.grad_norm, progress.skipped, tokens / seconds, terms))
+            progress.loss_sum, progress.loss_steps, progress.term_sums, seconds, tokens = 0.0, 0, {}, 0.0, 0
         if plan.due(plan.save_every, step):
             hooks.save(progress)
             saved_step = step
@@ -181,6 +184,8 @@ def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Ho
         hooks.skipped(error)
         return error.report
     progress.loss_sum, progress.loss_steps = progress.loss_sum + report.loss, progress.loss_steps + 1
+    for term, loss in report.losses.items():
+        progress.term_sums[term] = progress.term_sums.get(term, 0.0) + loss
     progress.history.add(report.loss)
     return report
 
