@@ -5,13 +5,22 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tfkit.model.config import Data
 from tfkit.recipe.roles import TEXT, Role
 
 Stacks = Literal["encoder", "decoder", "both"]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _all_different(labels: list[str]) -> list[str]:
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(f"{', '.join(map(repr, twice))} is there twice: remove one")
+    return labels
+
+
+Labels = Annotated[list[str], AfterValidator(_all_different)]
 
 
 class _Objective(Data):
@@ -68,7 +77,7 @@ class ClassificationSection(_Objective):
     """The class of a text, or of a pair of texts; or a number for it (regression)."""
 
     kind: Literal["classification"]
-    labels: list[str] | None = Field(
+    labels: Labels | None = Field(
         None, min_length=2, description="The classes, in the order of their numbers; null: those of the training rows, sorted."
     )
     regression: bool = Field(False, description="The label is a number, and the loss the squared error (STS-B).")
@@ -82,12 +91,18 @@ class ClassificationSection(_Objective):
     head: ClassVar[str] = "classes"
     reads_text: ClassVar[bool] = False
 
+    @model_validator(mode="after")
+    def _classes_or_a_number(self) -> "ClassificationSection":
+        if self.regression and self.labels is not None:
+            raise ValueError("labels are classes, and regression has none: remove one of the two")
+        return self
+
 
 class TaggingSection(_Objective):
     """A tag for each word of a sentence: its part of speech, or the part of a name that it is."""
 
     kind: Literal["tagging"]
-    labels: list[str] | None = Field(
+    labels: Labels | None = Field(
         None, min_length=2, description="The tags, in the order of their numbers; null: those of the training rows, sorted."
     )
 

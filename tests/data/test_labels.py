@@ -1,0 +1,85 @@
+"""The labels of rows, and columns that stand for lists."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfkit.data.columns import Columns, Record
+from tfkit.data.labels import find_labels
+from tfkit.data.rows import BadRow, Row
+from tfkit.data.sources import open_source
+from tfkit.errors import DataError, UsageError
+from tfkit.recipe import read_recipe
+from tfkit.recipe.objectives import ClassificationSection, MultipleChoiceSection, TaggingSection
+from tfkit.recipe.roles import Role
+from tfkit.recipe.schema import SourceSection
+
+RECIPE = """
+model: {preset: gpt2}
+data: {train: [{path: rows.jsonl}]}
+training: {steps: 1}
+"""
+
+
+def labels_of(folder: Path, roles: tuple[Role, ...], *files: Sequence[dict[str, Any]]) -> list[str]:
+    sources = []
+    for number, rows in enumerate(files):
+        path = folder / f"{number}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        sources.append(open_source(SourceSection(path=str(path)), "all", None, roles=roles))
+    return find_labels(sources)
+
+
+def test_labels_are_numbers_by_their_value_and_then_words(tmp_path: Path) -> None:
+    rows = [{"text": "x", "label": label} for label in ("10", 9, "b", "a", -1, True, 1.0, "B")]
+    assert labels_of(tmp_path, ClassificationSection.roles, rows[:4], rows[4:]) == ["-1", "1", "9", "10", "B", "a", "b", "true"]
+
+
+def test_tags_are_found_in_every_row_of_every_source(tmp_path: Path) -> None:
+    first, second = [{"words": ["a", "b"], "upos": ["X", "NOUN"]}], [{"tokens": ["c"], "ner_tags": [3]}]
+    assert labels_of(tmp_path, TaggingSection.roles, first, second) == ["3", "NOUN", "X"]
+    with pytest.raises(DataError, match=r"0.jsonl: only the label 'X' in all rows, and there is nothing to tell apart"):
+        labels_of(tmp_path, TaggingSection.roles, [{"tokens": ["a"], "tags": ["X"]}])
+
+
+def test_several_columns_are_a_list_of_texts() -> None:
+    columns = Columns(MultipleChoiceSection.roles, {"choices": ["sol1", "{sol2}!", "more.0"], "context": "goal"})
+    record = {"goal": "why", "sol1": "so", "sol2": "or so", "more": ["or not"], "label": 1}
+    row = columns.take(Record(record, "rows.jsonl:1"))
+    assert isinstance(row, Row)
+    assert row.values == {"context": "why", "choices": ["so", "or so!", "or not"], "label": "1"}
+    columns.check(record, "rows.jsonl:1")
+    del record["sol2"]
+    bad = columns.take(Record(record, "rows.jsonl:1"))
+    assert isinstance(bad, BadRow)
+    assert "rows.jsonl:1: no column 'sol2'" in bad.message
+    with pytest.raises(DataError, match="no column 'sol2'"):
+        columns.check(record, "rows.jsonl:1")
+
+
+def test_rows_with_equal_texts_have_equal_text_whatever_their_labels() -> None:
+    """So that a held-out part never has the text of a training row: rows are told apart by it."""
+    columns = Columns(TaggingSection.roles)
+    rows = [columns.take(Record({"tokens": ["the", "cat"], "tags": tags}, "x")) for tags in (["X", "Y"], ["Y", "X"])]
+    assert [row.text for row in rows if isinstance(row, Row)] == ["the cat"] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["objective={kind: classification, labels: [a, b, a]}"], "objective.labels: 'a' is there twice: remove one"),
+        (["objective={kind: classification, labels: [a, b], regression: true}"], "labels are classes, and regression has none"),
+        (["objective={kind: classification}", "data.train.0.columns={label: [a, b]}"], "label is a label, which stands in one column"),
+        (["objective={kind: multiple_choice}"], "'_start_' is no special token of the tokenizer: add it to tokenizer.special_tokens"),
+        (["objective={kind: multiple_choice}", "model.head={tied: true}"], "needs the score of a choice: add choices: true"),
+        (["objective={kind: tagging}", "model={preset: t5-small}"], "the objective tagging trains encoders and decoders"),
+    ],
+)
+def test_what_contradicts_the_objective_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
+    with pytest.raises(UsageError) as error:
+        read_recipe(str(tmp_path / "r.yaml"), words)
+    assert message in str(error.value)
