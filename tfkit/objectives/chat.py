@@ -5,6 +5,7 @@ is stored as the causal language model needs it: input ids, and as labels the id
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -101,11 +102,8 @@ class Chat:
         try:
             messages = conversation(row.values)
             for number, message in enumerate(messages, 1):
-                for text in message.values():
-                    if isinstance(text, str) and (found := self.conversations.literal(text)) is not None:
-                        raise UnfitError(
-                            "special tokens in a text", f"message {number} holds {found!r}, which would be read as a special token"
-                        )
+                if (found := self.conversations.literal(json.dumps(message, ensure_ascii=False))) is not None:
+                    raise UnfitError("special tokens in a text", f"message {number} has {found!r}, which would be read as a special token")
             return render(messages, row.place)
         except UnfitError as error:
             return BadRow(error.kind, f"{row.place}: {error}; correct the row")
@@ -149,11 +147,14 @@ def conversation(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
     """A message of a data set under the names that templates know, with whatever else it holds."""
     role, content = (message.get(name, message.get(other)) for name, other in (("role", "from"), ("content", "value")))
+    if isinstance(content, list) and all(isinstance(part, dict) and part.keys() == {"type", "text"} for part in content):
+        content = "".join(map(str, (part["text"] for part in content)))  # as chat APIs have it
     if not isinstance(role, str) or not isinstance(content, str):
         lacking = "content" if isinstance(role, str) else "role"
         raise UnfitError(f"a message without {lacking}", f"message {number} has no text under {lacking!r}, or under what ShareGPT calls it")
     rest = {name: value for name, value in message.items() if name not in ("from", "value")}
-    return {**rest, "role": _SPEAKERS.get(role, role), "content": content}
+    plain: dict[str, Any] = json.loads(json.dumps(rest, default=str))  # a template is given JSON, and parquet holds more than that
+    return {**plain, "role": _SPEAKERS.get(role, role), "content": content}
 
 
 def target_share(stored: Sequence[ExampleSet]) -> float:
