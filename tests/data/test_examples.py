@@ -1,0 +1,219 @@
+"""The cache of examples: what an encoder makes of each row, once, whole, and again when anything that it depends on has changed."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfkit.data import Encoded, Encoder, ExampleSet, Row, cache_folder, example_set, examples, open_source
+from tfkit.data.rows import BadRow, OnBadRow
+from tfkit.errors import DataError, ModelError
+from tfkit.recipe.schema import SourceSection
+
+
+class Letters:
+    """The code points of a text, at most `length`; and how many there were. A text with a question mark is a bad row."""
+
+    ids = ("codes",)
+
+    def __init__(self, length: int = 10):
+        self.length = length
+        self.calls = 0
+
+    def fingerprint(self) -> str:
+        return f"letters of at most {self.length}"
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        self.calls += 1
+        return [self._encode(row) for row in rows]
+
+    def _encode(self, row: Row) -> Encoded | BadRow:
+        if "?" in row.text:
+            return BadRow("a question", f"{row.place}: asks something; correct the row")
+        codes = list(map(ord, row.text[: self.length]))
+        return Encoded({"codes": codes, "size": [len(row.text)]}, len(codes), len(row.text) > self.length)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
+
+
+def write(folder: Path, texts: Sequence[str]) -> SourceSection:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return SourceSection(path=str(file))
+
+
+def set_of(folder: Path, texts: Sequence[str], encoder: Letters | None = None, on_bad_row: OnBadRow = "error") -> ExampleSet:
+    source = open_source(write(folder, texts), "all", None, on_bad_row)
+    return example_set(source, encoder or Letters(), on_bad_row)
+
+
+def plain(stored: ExampleSet) -> list[dict[str, list[int]]]:
+    return [{name: numbers.tolist() for name, numbers in stored[i].items()} for i in range(len(stored))]
+
+
+TEXTS = ["some", "a text of some length", "", "ü🙂"]
+EXPECTED = [{"codes": [ord(letter) for letter in text[:10]], "size": [len(text)]} for text in TEXTS]
+
+
+def test_an_objective_like_this_is_an_encoder() -> None:
+    assert isinstance(Letters(), Encoder)
+
+
+def test_examples_are_what_the_encoder_gives(tmp_path: Path) -> None:
+    stored = set_of(tmp_path, TEXTS)
+    assert plain(stored) == EXPECTED
+    assert stored.lengths.tolist() == [4, 10, 0, 2]
+    assert (stored.truncated, stored.max_id, dict(stored.skipped)) == (1, ord("🙂"), {})
+    assert [stored.place(i) for i in range(4)] == [f"{tmp_path}/rows.jsonl:{i}" for i in range(1, 5)]
+    assert stored.describe() == f"{tmp_path}/rows.jsonl: 4 rows, 1 of them cut to the context"
+    hashes = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") for text in TEXTS]
+    assert stored.texts.tolist() == hashes
+    with pytest.raises(ModelError, match=r"ids up to 128578, the model's vocabulary ends at 999"):
+        stored.check_vocabulary(1000)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.text(alphabet=st.characters(exclude_characters="?", exclude_categories=("Cs",)), max_size=30), min_size=1, max_size=20))
+def test_every_example_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    stored = set_of(tmp_path_factory.mktemp("rows"), texts)
+    assert plain(stored) == [{"codes": [ord(letter) for letter in text[:10]], "size": [len(text)]} for text in texts]
+
+
+def test_batches_do_not_show_in_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"text number {i} " * (i % 4) for i in range(50)]
+    whole = plain(set_of(tmp_path, texts))
+    monkeypatch.setattr(examples, "_BATCH", 7)
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "other"))
+    encoder = Letters()
+    pieces = set_of(tmp_path, texts, encoder)
+    assert (pieces.cached, encoder.calls) == (False, 8)
+    assert plain(pieces) == whole
+
+
+def test_the_second_time_it_comes_from_the_cache(tmp_path: Path) -> None:
+    told: list[int] = []
+    source = open_source(write(tmp_path, TEXTS), "all", None)
+    first, again = Letters(), Letters()
+    one, two = (example_set(source, encoder, "error", told.append) for encoder in (first, again))
+    assert (one.cached, two.cached, first.calls, again.calls) == (False, True, 1, 0)
+    assert told == [sum(len(text.encode()) for text in TEXTS)]
+    assert one.fingerprint == two.fingerprint
+    assert plain(two) == EXPECTED
+    assert isinstance(two.arrays["codes"][0], np.memmap)
+
+
+def test_the_fingerprint_follows_rows_encoder_and_bad_rows(tmp_path: Path) -> None:
+    sets = [set_of(tmp_path, texts, Letters(length), skip) for texts in (["a"], ["b"]) for length in (5, 6) for skip in ("error", "skip")]
+    assert len({one.fingerprint for one in sets}) == 8
+    assert not any(one.cached for one in sets)
+    assert set_of(tmp_path, ["a"], Letters(5)).cached
+
+
+def test_bad_rows_are_refused_by_place_or_counted(tmp_path: Path) -> None:
+    texts = ["one", "two?", "three", "four?"]
+    with pytest.raises(DataError, match=r"rows.jsonl:2: asks something; correct the row, or leave bad rows out with data.on_bad_row: skip"):
+        set_of(tmp_path, texts)
+    assert not list(cache_folder().glob("examples/*"))
+    stored = set_of(tmp_path, texts, on_bad_row="skip")
+    assert [stored.place(i)[-2:] for i in range(len(stored))] == [":1", ":3"]
+    assert dict(stored.skipped) == {"a question": 2}
+    assert stored.describe_skipped() == f"{tmp_path}/rows.jsonl: 2 bad rows skipped (2 a question)"
+    assert dict(set_of(tmp_path, texts, on_bad_row="skip").skipped) == {"a question": 2}, "from the cache, too"
+    with pytest.raises(DataError, match=r"every row is bad; the first is .*rows.jsonl:1: asks"):
+        set_of(tmp_path, ["one?", "two?"], on_bad_row="skip")
+
+
+FILES = [f"{name}.bin" for name in ("codes", "codes.starts", "size", "size.starts", "lengths", "texts", "places", "places.starts")]
+
+
+@pytest.mark.parametrize("name", [*FILES, "index.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_folder_is_built_again(tmp_path: Path, name: str, damage: str) -> None:
+    first = set_of(tmp_path, TEXTS)
+    folder = cache_folder() / "examples" / first.fingerprint
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, "index.json"])
+    file = folder / name
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-2])
+    else:
+        file.unlink()
+    again = set_of(tmp_path, TEXTS)
+    assert not again.cached
+    assert plain(again) == EXPECTED
+    assert set_of(tmp_path, TEXTS).cached
+
+
+def test_an_encoder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def stop(count: int) -> None:
+        raise KeyboardInterrupt
+
+    source = open_source(write(tmp_path, TEXTS), "all", None)
+    with pytest.raises(KeyboardInterrupt):
+        example_set(source, Letters(), "error", stop)
+    assert not list(cache_folder().glob("examples/*"))
+
+
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_examples import Letters, plain
+from tfkit.data import example_set, open_source
+from tfkit.recipe.schema import SourceSection
+
+folder, word = Path(sys.argv[2]), sys.argv[3]
+
+def meet(count):
+    if word == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / f"here-{os.getpid()}").write_text("")
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("here-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+stored = example_set(open_source(SourceSection(path=str(folder / "rows.jsonl")), "all", None), Letters(), "error", meet)
+print(stored.cached, plain(stored))
+"""
+
+
+def program(folder: Path, word: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(folder), word]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_builders_at_once_have_one_result(tmp_path: Path) -> None:
+    write(tmp_path, TEXTS)
+    builders = [program(tmp_path, "meet") for _ in range(2)]
+    told = [builder.communicate(timeout=100)[0] for builder in builders]
+    assert [builder.returncode for builder in builders] == [0, 0]
+    assert sorted(line.split(maxsplit=1)[0] for line in told) == ["False", "True"]
+    assert {line.split(maxsplit=1)[1].strip() for line in told} == {str(EXPECTED)}
+    assert len(list(cache_folder().glob("examples/*"))) == 1
+    assert not list(cache_folder().glob("examples/.building-*"))
+
+
+def test_what_a_killed_builder_left_is_cleared_away(tmp_path: Path) -> None:
+    write(tmp_path, TEXTS)
+    builder = program(tmp_path, "die")
+    builder.communicate(timeout=100)
+    assert builder.returncode == -9
+    assert [path.name[:10] for path in cache_folder().glob("examples/*")] == [".building-"]
+    assert plain(set_of(tmp_path, TEXTS)) == EXPECTED
+    assert not list(cache_folder().glob("examples/.building-*"))
+
+
+def test_the_place_of_a_row_may_be_anything(tmp_path: Path) -> None:
+    odd = tmp_path / "räume und 🙂"
+    odd.mkdir()
+    stored = set_of(odd, ["a", "b"])
+    assert stored.place(1) == f"{odd}/rows.jsonl:2"
