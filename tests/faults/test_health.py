@@ -84,6 +84,17 @@ def test_f20_a_step_that_is_no_number_ends_the_run_and_is_replayed(base: Path, t
     assert exact(run) == exact(tmp_path / "straight")
 
 
+def test_f20_a_replay_has_the_latest_weights_not_their_mean(base: Path, tmp_path: Path) -> None:
+    """Two steps after a checkpoint whose model.safetensors holds the mean; with batches that grow, and another optimizer's state."""
+    words = ["training.ema_decay=0.9", "training.batch_ramp={start: 2, tokens: 180}", "optimizer={kind: adafactor}"]
+    fault, run = spoil("decoder.norm", 9), tmp_path / "run"
+    assert pretrain(run, base / "tiny.yaml", *COMMON, *words, before=fault).code == 6
+    code, found, err = replay(run, fault)
+    assert code == 0, err
+    assert found["first_bad"] == {"module": "decoder.norm", "in": "forward", "micro_batch": 0}
+    assert [len(rows) for rows in found["rows"]] == [2, 2]
+
+
 def test_f20_a_replay_on_other_ground_says_so(base: Path, tmp_path: Path) -> None:
     """Other weights before the step, or no replay file at all: never a finding that is not the run's."""
     run = tmp_path / "run"
