@@ -85,7 +85,7 @@ class TrainingRun:
         if self.resumed_from:
             warn_of_other_rounding(context.folder, arithmetic)
         context.folder.begin_attempt(self.resumed_from, self.progress.step)
-        context.folder.record(**arithmetic, data=self.data.fingerprints(), parents=parents(self.data.objective))
+        context.folder.record(**arithmetic, data=self.data.fingerprints(), parents=self._parents())
         if self.resumed_from:
             console.say(f"resuming from {self.resumed_from.name}")
         self._try_out()
@@ -171,7 +171,7 @@ class TrainingRun:
                 "step": progress.step,
                 "tokens": progress.tokens,
                 "data": self.data.fingerprints(),
-                "lineage": {"training": self.kind, "parents": parents(self.data.objective)},
+                "lineage": {"training": self.kind, "parents": self._parents()},
             }
             if self.weights.mean:
                 facts["averaged"] = {"kind": "exponential", "decay": recipe.training.ema_decay, "steps": self.weights.mean_steps}
@@ -214,6 +214,10 @@ class TrainingRun:
         return self.context.signals.requested
 
     # ------------------------------------------------------------------------------------------------------- the parts
+
+    def _parents(self) -> list[dict[str, str | None]]:
+        """The models that this one comes from."""
+        return [*([self.data.start.parent()] if self.data.start else []), *parents(self.data.objective)]
 
     def _pick_micro_batch(self) -> int:
         """The largest divisor of the batch size that is worth it and, on a CPU, fits the memory that is left."""

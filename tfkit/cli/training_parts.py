@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from tfkit import console
+from tfkit.cli.starting import start_model
 from tfkit.cli.teaching import place_teacher
 from tfkit.cli.training_data import TrainingData
 from tfkit.cli.training_plan import batch_sizes, total_steps
@@ -41,8 +43,13 @@ class Parts:
 
 
 def first_model(recipe: Recipe, data: TrainingData) -> Transformer:
-    """What the first step starts from: random weights, or of a student layers of its teacher. Raises ModelError."""
-    model = build(data.config, recipe.training.seed)
+    """What the first step starts from: random weights, those of a checkpoint, or of a student layers of its teacher. Raises ModelError."""
+    if data.start is not None:
+        model, new = start_model(recipe, data.start, data.config)
+        if new:
+            console.say(f"new, and so random: {', '.join(new)}")
+    else:
+        model = build(data.config, recipe.training.seed)
     if isinstance(data.objective, Distillation) and data.objective.section.copy_layers is not None:
         copy_layers(model, data.objective.teacher.model, data.objective.section.copy_layers)
     return model

@@ -5,8 +5,20 @@ and JSON only: a pickle can run code, so it is refused.
 """
 
 from tfkit.hub.config_json import OWN_TYPE, family_of
+from tfkit.hub.content import content_hash, run_id_of
 from tfkit.hub.find import find_checkpoint
-from tfkit.hub.reading import Loaded, load
+from tfkit.hub.reading import Described, Loaded, describe, load
 from tfkit.hub.writing import save_model
 
-__all__ = ["OWN_TYPE", "Loaded", "family_of", "find_checkpoint", "load", "save_model"]
+__all__ = [
+    "OWN_TYPE",
+    "Described",
+    "Loaded",
+    "content_hash",
+    "describe",
+    "family_of",
+    "find_checkpoint",
+    "load",
+    "run_id_of",
+    "save_model",
+]

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tfkit.errors import ModelError
+from tfkit.errors import ModelError, UsageError
 from tfkit.families import FAMILIES, MODEL_TYPES
 from tfkit.families.rules import Family, UnsupportedError
 from tfkit.model.config import (
@@ -17,6 +17,7 @@ from tfkit.model.config import (
     ModelConfig,
     TagsHeadConfig,
 )
+from tfkit.recipe.presets import merge
 from tfkit.run.model_files import MIB, find_file, read_object
 
 OWN_TYPE = "tfkit"  # model_type of what no Hugging Face class can express: it fails to load elsewhere rather than load wrong
@@ -142,6 +143,15 @@ def _count(head: HeadConfig) -> int:
 def replace_tied(config: ModelConfig, *, tied: bool) -> ModelConfig:
     """The same model with, or without, the output matrix tied to the embedding."""
     return config.model_copy(update={"head": config.head.model_copy(update={"tied": tied})})
+
+
+def changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    """The same description with other values, as a recipe gives them. Raises UsageError for values that do not fit it."""
+    try:
+        return ModelConfig.model_validate(merge(config.model_dump(), changes), strict=True)
+    except ValidationError as error:
+        what = "; ".join(f"model.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:_MOST_PROBLEMS])
+        raise UsageError(f"the model's description does not take these changes: {what}") from None
 
 
 def _validated(values: Any, path: Path) -> ModelConfig:

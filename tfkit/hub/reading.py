@@ -4,12 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from tfkit.errors import ModelError
-from tfkit.hub.config_json import LIMIT, OWN_TYPE, read_config, read_labels, read_special_ids
+from tfkit.families.rules import Family
+from tfkit.hub.config_json import LIMIT, OWN_TYPE, changed, read_config, read_labels, read_special_ids
 from tfkit.hub.find import find_checkpoint
 from tfkit.hub.names import expected_shapes, from_foreign, missing_of_head, on_meta, settle_names, without_other_heads
 from tfkit.hub.weights import Tensors, Weight, find_weights, read_weights
@@ -70,32 +72,43 @@ class Loaded:
         save_model(Path(folder), self.config, tensors, self.codec, family=self.family, special_ids=ids, labels=self.labels)
 
 
+@dataclass(frozen=True)
+class Described:
+    """What a model folder says of itself, its weights unread: as `Loaded`, before there is a model."""
+
+    folder: Path
+    config: ModelConfig
+    codec: Tokenizer | None
+    family: str
+    special_ids: dict[str, Any]
+    labels: tuple[str, ...]
+
+
+def describe(path: str | Path) -> Described:
+    """Read all of a model folder but its weights, of which only names and shapes are looked at. Raises ModelError."""
+    opened = _open(find_checkpoint(path), None, {})
+    family = opened.family.name if opened.family else OWN_TYPE
+    labels = read_labels(opened.hf, opened.config.head)
+    return Described(opened.folder, opened.config, load_tokenizer(opened.folder), family, opened.special_ids, labels)
+
+
 def load(
     path: str | Path,
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     head: HeadConfig | None = None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
 ) -> Loaded:
     """Read a checkpoint, a run folder (its best checkpoint, else its newest) or any Hugging Face model folder with safetensors.
 
     The model has the head that config.json names, or `head`: what the files lack of that one is drawn with `seed`, and
-    `new_parameters` names it. Raises ModelError when it is missing, damaged, unsupported or does not fit its own configuration.
+    `new_parameters` names it. `changes` are fields of its description, such as dropout, that are other than there. Raises ModelError
+    when it is missing, damaged, unsupported or does not fit its own configuration.
     """
-    folder = find_checkpoint(path)
-    _check_sizes(folder)
-    hf = _read_config_json(folder)
-    family, config = read_config(hf, folder)
-    if head is not None:
-        config = config.model_copy(update={"head": head})
-    special_ids = read_special_ids(hf, folder)
-    weights = find_weights(folder)
-    _check_claims(config, weights, folder)
-    if family is not None:
-        weights, config = settle_names(weights, family, config)
-    elif head is not None:
-        weights = without_other_heads(weights, config)
+    opened = _open(find_checkpoint(path), head, changes)
+    folder, hf, family, config, weights = opened.folder, opened.hf, opened.family, opened.config, opened.weights
     lacking = missing_of_head(weights, family, config) if head is not None else frozenset()
     expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
     _check_fit(weights, expected, folder)
@@ -105,7 +118,38 @@ def load(
     new = _draw_head(config, seed, tensors) if lacking else {}
     model = _fill(config, {name: tensor.to(dtype) for name, tensor in (tensors | new).items()})
     labels = read_labels({} if lacking else hf, config.head)
-    return Loaded(model.to(device), codec, config, family.name if family else OWN_TYPE, folder, special_ids, labels, tuple(new))
+    name = family.name if family else OWN_TYPE
+    return Loaded(model.to(device), codec, config, name, folder, opened.special_ids, labels, tuple(new))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A folder whose files were looked at, and whose weights have the names that its description wants."""
+
+    folder: Path
+    hf: dict[str, Any]
+    family: Family | None
+    config: ModelConfig
+    special_ids: dict[str, Any]
+    weights: Mapping[str, Weight]
+
+
+def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> _Opened:
+    _check_sizes(folder)
+    hf = _read_config_json(folder)
+    family, config = read_config(hf, folder)
+    if changes:
+        config = changed(config, changes)
+    if head is not None:
+        config = config.model_copy(update={"head": head})
+    special_ids = read_special_ids(hf, folder)
+    weights: Mapping[str, Weight] = find_weights(folder)
+    _check_claims(config, weights, folder)
+    if family is not None:
+        weights, config = settle_names(weights, family, config)
+    elif head is not None:
+        weights = without_other_heads(weights, config)
+    return _Opened(folder, hf, family, config, special_ids, weights)
 
 
 def _check_sizes(folder: Path) -> None:

@@ -53,7 +53,7 @@ def open_objective(recipe: Recipe, config: ModelConfig, tokenizer: Tokenizer, la
         case TextToTextSection() as section:
             return TextToText(section, tokenizer, config.context_length)
         case ChatSection() as section:
-            return Chat(section, tokenizer, config.context_length, Path(recipe.tokenizer.path or "tokenizer"))
+            return Chat(section, tokenizer, config.context_length, Path(recipe.tokenizer.path or recipe.model.start or "tokenizer"))
         case DistillationSection() as section:
             base = open_objective(recipe.model_copy(update={"objective": section.of}), config, tokenizer, labels)
             assert isinstance(base, CausalLM | MaskedLM)

@@ -1,22 +1,18 @@
 """The model that a student learns from: opened and checked against the student, and the layers that the student begins with."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tfkit.errors import ModelError
-from tfkit.hub import Loaded, load
-from tfkit.hub.config_json import LIMIT
+from tfkit.hub import Loaded, content_hash, load, run_id_of
 from tfkit.hub.names import on_meta
 from tfkit.model.config import LanguageModelHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.objectives import DistillationSection
-from tfkit.run.model_files import find_file, read_object
 from tfkit.tokenizer import Tokenizer
 
 _MEANING: dict[str, Any] = {
@@ -25,7 +21,6 @@ _MEANING: dict[str, Any] = {
     "attention": {"scale"},
 }
 _MOST_LINES = 12
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ def open_teacher(section: DistillationSection, config: ModelConfig, tokenizer: T
     if reasons := _misfits(loaded, section, config, tokenizer):
         lines = "\n  ".join(reasons)
         raise ModelError(f"objective.teacher: {section.teacher} cannot teach this model:\n  {lines}")
-    teacher = Teacher(loaded.model.requires_grad_(False), section.teacher, _sha256(loaded.folder), _run_id(loaded.folder))
+    teacher = Teacher(loaded.model.requires_grad_(False), section.teacher, content_hash(loaded.folder), run_id_of(loaded.folder))
     if section.copy_layers is not None:
         copied_tensors(on_meta(config), teacher.model, section.copy_layers)  # whether they fit is said before anything is tokenized
     return teacher
@@ -143,21 +138,3 @@ def _misfits(loaded: Loaded, section: DistillationSection, config: ModelConfig, 
     if section.cosine_weight and taught.dim != config.dim:
         reasons.append(f"its dim is {taught.dim}, the student's {config.dim}: make them equal, or set objective.cosine_weight to 0")
     return reasons
-
-
-def _sha256(folder: Path) -> str:
-    """Of the bytes of config.json and of the weights, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with open(path, "rb", buffering=0) as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _run_id(folder: Path) -> str | None:
-    """What tfkit.json says, where there is one."""
-    path = find_file(folder, "tfkit.json")
-    found = read_object(path, LIMIT).get("run_id") if path is not None else None
-    return found if isinstance(found, str) else None

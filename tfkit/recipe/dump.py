@@ -39,5 +39,7 @@ def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
 
 
 def _model(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any]:
-    preset = {} if recipe.model.preset is None else {"preset": recipe.model.preset}
+    section = recipe.model
+    named = {"preset": section.preset, "from": section.start, "sha256": section.sha256}
+    preset = {name: value for name, value in named.items() if value is not None}
     return preset | (recipe.model.changes if config is None else config.model_dump(mode="json"))

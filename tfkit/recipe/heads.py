@@ -3,8 +3,40 @@
 from typing import Any
 
 from tfkit.families import PRESETS
-from tfkit.recipe.objectives import MaskedLMSection, trained_for
+from tfkit.families.rules import Family
+from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
+from tfkit.recipe.objectives import MaskedLMSection, ObjectiveSection, trained_for
 from tfkit.recipe.schema import Recipe
+
+
+def new_head(
+    objective: ObjectiveSection, family: Family | None, config: ModelConfig, labels: int, *, same_labels: bool
+) -> dict[str, Any] | None:
+    """The values of the head that a finished model gets for an objective; None where its own is of that kind, and for the same labels."""
+    objective, own = trained_for(objective), config.head
+    kind = objective.head
+    if isinstance(objective, MaskedLMSection) and own.kind == "masked_lm":
+        wanted = {**own.model_dump(), "next_sentence": objective.next_sentence}
+        return None if wanted == own.model_dump() else wanted
+    if kind == "choices":
+        if own.kind == "lm":
+            return None if own.choices else {**own.model_dump(), "choices": True}
+        return {"kind": "lm", "tied": True, "choices": True}
+    if own.kind == kind and (same_labels or not isinstance(own, ClassesHeadConfig | TagsHeadConfig)):
+        return None
+    if own.kind == kind:
+        return {**own.model_dump(), "count": labels}
+    known = [values for values in (family.architectures.values() if family else ()) if values["kind"] == kind]
+    values: dict[str, Any] = {**known[0]} if known else {"kind": kind}
+    if kind in ("classes", "tags"):
+        values["count"] = labels
+    if kind == "classes" and not known:
+        values |= {"pool": "last" if config.decoder_layers else "first", "bias": True}
+    if kind in ("lm", "masked_lm"):
+        values |= {"tied": True}
+    if isinstance(objective, MaskedLMSection):
+        values |= {"next_sentence": objective.next_sentence}
+    return values
 
 
 def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:

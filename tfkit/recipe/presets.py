@@ -10,7 +10,7 @@ from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.fields import sections_with
 from tfkit.recipe.problems import Problem, RecipeError
-from tfkit.recipe.schema import ModelSection, Recipe
+from tfkit.recipe.schema import START_FIELDS, ModelSection, Recipe
 from tfkit.recipe.tree import Mapping, Node, Place, place_of
 from tfkit.recipe.validate import one_of, problems_in, unknown
 
@@ -38,6 +38,8 @@ def model_config(section: ModelSection, vocab_size: int, head: dict[str, Any] | 
 
 def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list[Problem]:
     """What is wrong with a model section as written; `tree` is the whole recipe, for the positions."""
+    if "from" in written or "sha256" in written:
+        return _start_problems(written, tree)
     preset = written.get("preset")
     changes = {name: value for name, value in written.items() if name != "preset"}
     if preset is not None and not isinstance(preset, str):
@@ -53,6 +55,23 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
     if stopped:  # dim and num_heads do not fit each other; what else?
         problems += _validate(values | {"head_dim": 2}, tree)[0]
     return problems
+
+
+def _start_problems(written: dict[str, Any], tree: Node) -> list[Problem]:
+    """Of a model that starts from a checkpoint only names can be judged: what it is stands in its own files."""
+    found = []
+    for name in START_FIELDS:
+        if name in written and not (isinstance(written[name], str) and written[name]):
+            wanted = "the path of a checkpoint" if name == "from" else "the hash that a resolved recipe has"
+            found.append(Problem(place_of(tree, ("model", name), key=False), ("model", name), f"must be {wanted}"))
+    if "from" not in written:
+        place = place_of(tree, ("model", "sha256"), key=True)
+        found.append(Problem(place, ("model", "sha256"), "belongs to from: the checkpoint is missing"))
+    if written.get("preset") is not None:
+        message = "from and preset exclude each other: a checkpoint has its own sizes; remove one of them"
+        found.append(Problem(place_of(tree, ("model", "preset"), key=True), ("model", "preset"), message))
+    changes = {name: value for name, value in written.items() if name not in (*START_FIELDS, "preset")}
+    return found + _unknown_fields(changes, tree)
 
 
 def merge(base: MappingType[str, Any], changes: MappingType[str, Any]) -> dict[str, Any]:
@@ -100,7 +119,7 @@ def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
 
 def _unknown_fields(changes: dict[str, Any], tree: Node) -> list[Problem]:
     """Without a preset's values the rest cannot be judged, but a name can."""
-    known = {"preset", *ModelConfig.model_fields}
+    known = {"preset", "from", *ModelConfig.model_fields}
     return [
         Problem(place_of(tree, ("model", name), key=True), ("model", name), unknown(name, known, sections_with(Recipe, name)))
         for name in changes

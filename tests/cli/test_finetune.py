@@ -1,0 +1,160 @@
+"""tfkit finetune: a checkpoint trained further, with the head of the task; exact, and refused where it does not fit."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import Done, Process, exact, hashes, kept, pretrain, strike, write_corpus, write_recipe
+from transformers import AutoModelForSequenceClassification
+
+from tfkit.hub import load
+from tfkit.recipe import read_recipe
+
+BERT = [
+    "model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}",
+    "tokenizer={kind: wordpiece, vocab_size: 120}",
+    "objective={kind: masked_lm}",
+    "training.steps=3",
+    "evaluation.every=null",
+]
+TASK = """
+model: {from: START, dropout: {residual: 0.2}}
+data: {train: [{path: labelled.jsonl}], validation: [{path: labelled.jsonl}]}
+objective: {kind: classification}
+optimizer: {lr: 1e-2}
+training: {steps: 6, batch_size: 4, precision: fp32, log_every: 1}
+evaluation: {every: 3}
+carbon: {enabled: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT of ours, a tiny GPT-2 of ours, labelled rows and a recipe for them."""
+    folder = tmp_path_factory.mktemp("starts")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    for name, words in {"bert": BERT, "gpt": ["training.steps=3"]}.items():
+        done = pretrain(folder / name, recipe, *words)
+        assert done.code == 0, done.err
+    random = np.random.default_rng(3)
+    with (folder / "labelled.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(24):
+            text = " ".join(random.choice(["the", "cat", "dog", "sat", "ran", "fast"], int(random.integers(1, 9))))
+            file.write(json.dumps({"text": text, "label": ["good", "bad"][number % 2]}) + "\n")
+    (folder / "task.yaml").write_text(f"# For a test.{TASK}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def work(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a test's own, beside which the starts lie under their names."""
+    for name in ("labelled.jsonl", "task.yaml"):
+        shutil.copy(place / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def finetune(run: str, *words: str, before: Any = None) -> Done:
+    return Process(Path.cwd(), ["finetune", "task.yaml", "--run", run, "--threads", "1", *words], before).wait()
+
+
+def test_a_new_head_on_old_weights_is_trained_resumed_and_opens_in_transformers(place: Path, work: Path) -> None:
+    start = ["--from", str(place / "bert")]
+    done = finetune("whole", *start)
+    assert done.code == 0, done.err
+    assert "new, and so random: head.pooler.weight, head.pooler.bias, head.classes.weight, head.classes.bias" in done.err
+    assert finetune("run", *start, before=strike(signal.SIGTERM, 3)).code == 143
+    assert kept(work / "run") == ["step-000003"]
+    assert finetune("run", *start, "--resume").code == 0
+    assert hashes(work / "run", 6) == hashes(work / "whole", 6)
+    assert exact(work / "run") == exact(work / "whole")
+    loaded, before = load("whole"), load(place / "bert")
+    assert (loaded.labels, loaded.config.dropout.residual) == (("bad", "good"), 0.2)
+    assert loaded.codec is not None
+    assert before.codec is not None
+    assert loaded.codec.fingerprint() == before.codec.fingerprint()
+    theirs, told = AutoModelForSequenceClassification.from_pretrained(loaded.folder, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert theirs.config.id2label == {0: "bad", 1: "good"}
+    ids = torch.tensor([before.codec.encode_texts(["the cat sat"])[0]])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(ids).logits, theirs.eval()(ids).logits, atol=1e-5, rtol=0)
+    parent = json.loads((loaded.folder / "tfkit.json").read_text(encoding="utf-8"))["lineage"]["parents"][0]
+    saved = read_recipe("whole/recipe.yaml").recipe.model
+    assert parent == {"role": "start", "path": str(place / "bert"), "run_id": parent["run_id"], "sha256": saved.sha256}
+
+
+def test_at_a_rate_of_nothing_the_weights_are_those_of_the_checkpoint(place: Path, work: Path) -> None:
+    """And what a resolved recipe says is enough to run it again."""
+    words = ["optimizer.lr=1e-30", "optimizer.weight_decay=0", "training.steps=1"]
+    assert finetune("run", "--from", str(place / "bert"), *words).code == 0
+    before, after = load(place / "bert").model.state_dict(), load("run").model.state_dict()
+    shared = {name for name in before if not name.startswith("head.")}
+    assert shared == {name for name in after if not name.startswith("head.")}
+    for name in shared:
+        torch.testing.assert_close(after[name], before[name], atol=0, rtol=0)
+    done = Process(work, ["finetune", "run/recipe.yaml", "--run", "again", "--threads", "1"]).wait()
+    assert done.code == 0, done.err
+    assert hashes(work / "again", 1) == hashes(work / "run", 1)
+
+
+def test_a_task_that_a_checkpoint_knows_keeps_its_head_and_the_order_of_its_classes(place: Path, work: Path) -> None:
+    assert finetune("first", "--from", str(place / "bert"), "objective.labels=[good, bad]").code == 0
+    done = finetune("second", "--from", "first")
+    assert done.code == 0, done.err
+    assert "new, and so random" not in done.err
+    assert load("second").labels == ("good", "bad")
+
+
+def test_a_language_model_goes_on_with_other_text(place: Path, work: Path) -> None:
+    words = ["data={train: [{path: labelled.jsonl}], validation: 0.3}", "objective={kind: causal_lm}"]
+    done = finetune("run", "--from", str(place / "gpt"), *words)
+    assert done.code == 0, done.err
+    assert load("run").config.head == load(place / "gpt").config.head
+
+
+@pytest.mark.parametrize(
+    ("start", "words", "code", "message"),
+    [
+        ("gpt", ["objective={kind: masked_lm}"], 2, "the objective masked_lm trains encoders; this model has a decoder alone"),
+        ("bert", ["model.dropout.residual=2"], 2, "model.dropout.residual: "),
+        ("bert", ["model.dim=32"], 4, "the weights do not fit config.json"),
+        ("bert", ["model.preset=bert-tiny"], 2, "from and preset exclude each other"),
+        ("bert", ["model.dimm=32"], 2, "model.dimm: unknown, did you mean dim"),
+        ("bert", ["tokenizer.vocab_size=300"], 2, "has its own tokenizer"),
+        ("nowhere", [], 4, "nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_refused(place: Path, work: Path, start: str, words: list[str], code: int, message: str) -> None:
+    done = finetune("run", "--from", str(place / start), *words)
+    assert (done.code, done.out) == (code, ""), done.err
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def test_another_checkpoint_under_the_same_path_is_refused(place: Path, work: Path) -> None:
+    shutil.copytree(load(place / "bert").folder, "start")
+    assert finetune("run", "--from", "start", before=strike(signal.SIGTERM, 3)).code == 143
+    loaded = load("start")
+    with torch.no_grad():
+        next(loaded.model.parameters()).add_(1)
+    shutil.rmtree("start")
+    loaded.save("start")
+    done = finetune("run", "--from", "start", "--resume")
+    assert done.code == 4
+    assert "is not what this run was started with" in done.err
+    done = Process(work, ["finetune", "run/recipe.yaml", "--run", "other", "--threads", "1"]).wait()
+    assert done.code == 4
+    assert "is not what this recipe was run with" in done.err
+
+
+def test_pretraining_takes_no_checkpoint_and_finetuning_needs_one(place: Path, work: Path) -> None:
+    done = Process(work, ["pretrain", "task.yaml", "--run", "run"]).wait()
+    assert (done.code, "`tfkit finetune` starts from a checkpoint" in done.err) == (2, True)
+    done = finetune("run", "model={preset: bert-tiny}")
+    assert (done.code, "which checkpoint? Give --from CKPT" in done.err) == (2, True)

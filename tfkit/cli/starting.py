@@ -1,0 +1,96 @@
+"""The checkpoint that a fine-tuning starts from: what it says of itself, the head that the objective asks for, its name in what it becomes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tfkit.errors import ModelError, UsageError
+from tfkit.families import FAMILIES
+from tfkit.hub import Described, content_hash, describe, load, run_id_of
+from tfkit.hub.config_json import changed
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer
+from tfkit.recipe import read_recipe
+from tfkit.recipe.checks import fitting_problems
+from tfkit.recipe.heads import new_head
+from tfkit.recipe.schema import ModelSection, Recipe
+from tfkit.run.folder import RunFolder
+from tfkit.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint, and what a run writes down of it."""
+
+    path: str  # as the recipe has it
+    described: Described
+    sha256: str
+    run_id: str | None  # of the run that made it
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its own. Raises ModelError if it has none."""
+        if self.described.codec is None:
+            raise ModelError(
+                f"{self.described.folder}: no tokenizer.json here, and text means nothing without; put the model's own beside it"
+            )
+        return self.described.codec
+
+    def parent(self) -> dict[str, str | None]:
+        """Its entry among the parents in tfkit.json."""
+        return {"role": "start", "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
+
+
+def open_start(section: ModelSection) -> Start:
+    """Look at the checkpoint of `model: {from: CKPT}`. Raises ModelError, also if it is not the one that a resolved recipe names."""
+    assert section.start is not None
+    described = describe(section.start)
+    sha256 = content_hash(described.folder)
+    if section.sha256 not in (None, sha256):
+        raise ModelError(
+            f"model.from: {section.start} is not what this recipe was run with: the SHA-256 of its weights was {section.sha256} and is now "
+            f"{sha256}. Restore it, or remove model.sha256 to start from what it is now"
+        )
+    return Start(section.start, described, sha256, run_id_of(described.folder))
+
+
+def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
+    """The classes in the checkpoint's own order, if it knows all of them already; else those of the data."""
+    own, head = list(start.described.labels), start.described.config.head.kind
+    named = getattr(recipe.objective, "labels", None)
+    known = not named and head == recipe.objective.head and {*labels} <= {*own}
+    return own if known and labels else labels
+
+
+def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str]) -> ModelConfig:
+    """The checkpoint's description with the recipe's changes, and the head of the objective. Raises UsageError where they do not fit."""
+    config, described = changed(start.described.config, recipe.model.changes), start.described
+    if "head" not in recipe.model.changes:
+        family = FAMILIES.get(described.family)
+        same = tuple(labels) == described.labels
+        if (head := new_head(recipe.objective, family, config, len(labels) or 1, same_labels=same)) is not None:
+            config = changed(config, {"head": head})
+    if problems := fitting_problems(recipe, config):
+        raise UsageError(f"{start.path}: " + "; ".join(problems))
+    return config
+
+
+def start_model(recipe: Recipe, start: Start, config: ModelConfig) -> tuple[Transformer, tuple[str, ...]]:
+    """The checkpoint's weights in the model of `config`, and the names of those that are new, drawn with the recipe's seed."""
+    own = start.described.config
+    head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
+    changes = {name: value for name, value in recipe.model.changes.items() if name != "head"}
+    loaded = load(start.described.folder, head=head, changes=changes, seed=recipe.training.seed)
+    return loaded.model, loaded.new_parameters
+
+
+def pinned(recipe: Recipe, start: Start | None, folder: RunFolder) -> Recipe:
+    """The recipe with the hash of its checkpoint. Raises ModelError if the run in the folder was begun with another one."""
+    if start is None:
+        return recipe
+    begun = read_recipe(str(folder.recipe)).recipe.model.sha256 if folder.recipe.exists() else None
+    if begun not in (None, start.sha256):
+        raise ModelError(
+            f"model.from: {start.path} is not what this run was started with: the SHA-256 of its weights was {begun} and is now "
+            f"{start.sha256}. Restore it, or start another run with --run; of a run that goes on, name one of its checkpoints"
+        )
+    return recipe.model_copy(update={"model": recipe.model.pinned(start.sha256)})
