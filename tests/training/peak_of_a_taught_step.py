@@ -1,0 +1,40 @@
+"""A program for test_memory_of_a_teacher.py: what 32 more rows of a student's micro-batch take at the peak, in bytes, in a fresh process.
+
+python peak_of_a_taught_step.py {plain|capped}: whether the teacher's scores are capped, for which there is no fused kernel.
+"""
+
+import resource
+import sys
+
+from peak_of_a_step import BIG, batch
+from tiny_training import GPT2, config, stepper
+
+from tfkit.model.transformer import build
+from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.distillation import Distillation
+from tfkit.objectives.teacher import Teacher
+from tfkit.recipe.objectives import DistillationSection
+from tfkit.training.step import Stepper
+
+
+def made(kind: str) -> Stepper:
+    """A student of one layer and a teacher four times as wide."""
+    wide = BIG | {"dim": 768, "hidden_dim": 3072, "num_heads": 12, "decoder_layers": 2}
+    attention = {"softcap": 30.0} if kind == "capped" else {}
+    teacher = build(config(GPT2, **wide, attention=attention), seed=2).eval().requires_grad_(False)
+    section = DistillationSection.model_validate({"kind": "distillation", "teacher": "made", "of": {"kind": "causal_lm"}})
+    objective = Distillation(section, CausalLM(), Teacher(teacher, "made", "0" * 64))
+    return stepper(build(config(GPT2, **BIG | {"decoder_layers": 1}), seed=1), objective=objective)  # type: ignore[arg-type]
+
+
+def main() -> None:
+    taking = made(sys.argv[1])
+    peaks = []
+    for rows in (16, 48):
+        taking.try_out(1, batch("gpt2", rows))
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(peaks[1] - peaks[0])
+
+
+if __name__ == "__main__":
+    main()
