@@ -146,6 +146,8 @@ def tidy(recipe: dict[str, Any]) -> dict[str, Any]:
         schedule.pop("warmup_steps", None)
     if schedule.get("kind") != "inverse_sqrt":
         schedule.pop("flat_steps", None)
+    if schedule.get("kind") not in ("linear", "cosine"):
+        schedule.pop("decay_end", None)
     if schedule.get("kind") == "noam":
         recipe["schedule"], recipe["optimizer"] = {"kind": "noam", "warmup_steps": 20}, {"kind": "adam", "lr": 1.0}
     if tokenizer.get("path") is not None:

@@ -170,6 +170,7 @@ REFUSED = {
     "schedule={warmup_tokens: 100}": "gpt",
     "schedule.flat_steps=7": "factored",
     "schedule.final_ratio=0.1": "gpt",
+    "schedule.decay_end=0.9": "gpt",
     "schedule.decay_ratio=0.3": "llama",
     "training.batch_size=2": "gpt",
     "training.batch_ramp.start=1": "factored",

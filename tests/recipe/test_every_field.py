@@ -442,6 +442,7 @@ TABLE = {
     "schedule.warmup_tokens": Change("schedule.warmup_tokens=150", lr, "training.log_every=1"),
     "schedule.flat_steps": Change("schedule.flat_steps=3", lr, "schedule.kind=inverse_sqrt | training.log_every=1"),
     "schedule.final_ratio": Change("schedule.final_ratio=0.5", lr),
+    "schedule.decay_end": Change("schedule.decay_end=0.5", lr, "training.log_every=1"),
     "schedule.decay_ratio": Change("schedule.decay_ratio=0.8", lr, "schedule.kind=wsd | training.log_every=1"),
     "training.steps": Change("training.steps=5", steps),
     "training.epochs": Change("training.epochs=0.2 | training.steps=null", steps),

@@ -53,6 +53,8 @@ def test_as_the_papers_had_it(tmp_path: Path, words: list[str]) -> None:
         ),
         (["schedule={flat_steps: 3}"], "schedule.flat_steps: only the inverse_sqrt schedule reads it; remove it"),
         (["schedule={kind: noam, warmup_steps: 4, final_ratio: 0.1}", "optimizer.lr=1.0"], "schedule.final_ratio: the noam schedule does"),
+        (["schedule={kind: wsd, decay_end: 0.5}"], "schedule.decay_end: the wsd schedule does not read it; remove it"),
+        (["schedule={decay_end: 0.5, warmup_steps: 60}"], "schedule.decay_end: the warm-up ends after it: 60 steps of 100"),
         (["training.batch_ramp={start: 5, tokens: 9}"], "training: batch_size 32 is no multiple of batch_ramp.start 5"),
         (["training.batch_ramp={start: 32, tokens: 9}"], "training: batch_size 32 is no multiple of batch_ramp.start 32, twice it or more"),
         (

@@ -24,6 +24,8 @@ def factors(schedule: dict[str, object], total: int, steps: list[int], **run: An
         ({"kind": "linear", "warmup_steps": 20, "final_ratio": 0.1}, [10, 20, 60, 100], [0.5, 1, 0.55, 0.1]),
         ({"kind": "cosine"}, [25, 50, 75, 100], [0.8535533905932737, 0.5, 0.1464466094067262, 0]),
         ({"kind": "cosine", "warmup_steps": 20, "final_ratio": 0.2}, [1, 20, 40, 60, 100], [0.05, 1, 0.8828427124746191, 0.6, 0.2]),
+        ({"kind": "linear", "decay_end": 0.5, "final_ratio": 0.1}, [25, 50, 51, 100], [0.55, 0.1, 0.1, 0.1]),
+        ({"kind": "cosine", "warmup_steps": 20, "decay_end": 0.6, "final_ratio": 0.2}, [20, 40, 60, 100], [1, 0.6, 0.2, 0.2]),
         ({"kind": "wsd"}, [1, 80, 81, 90, 100], [1, 1, 0.95, 0.5, 0]),
         ({"kind": "wsd", "warmup_steps": 10, "decay_ratio": 0.5, "final_ratio": 0.2}, [5, 10, 50, 75, 100], [0.5, 1, 1, 0.6, 0.2]),
         ({"kind": "wsd", "decay_ratio": 1.0}, [1, 50, 100], [0.99, 0.5, 0]),
@@ -97,6 +99,22 @@ def test_it_rises_over_the_warm_up_and_never_after(kind: str, warmup: int) -> No
     falling = found[max(warmup - 1, 0) :]
     assert falling == sorted(falling, reverse=True)
     assert all(0 <= factor <= 1 for factor in found)
+
+
+def test_gpt_3_s_learning_rate() -> None:
+    """arXiv 2005.14165, appendix B: warm-up over 375 million tokens, a cosine to a tenth at 260 billion, then flat to 300 billion."""
+    sizes = BatchSizes(1568, 16, 12e9 / 2048)  # 3.2M tokens, from 32k, over 12 billion
+    steps = sizes.steps(300e9 / 2048)
+    section = {"kind": "cosine", "warmup_tokens": 375_000_000, "decay_end": 260 / 300, "final_ratio": 0.1}
+
+    def after(tokens: float) -> float:
+        return factors(section, steps, [sizes.steps(tokens / 2048)], sizes=sizes, mean_tokens=2048.0)[0]
+
+    assert after(375e6 / 2) == pytest.approx(0.5, abs=1e-3)
+    assert after(375e6) == pytest.approx(1.0, abs=1e-6)
+    assert after((260e9 + 375e6) / 2) == pytest.approx(0.55, abs=1e-4)
+    assert after(260e9) == pytest.approx(0.1, abs=1e-6)
+    assert after(280e9) == pytest.approx(0.1, abs=1e-12)
 
 
 def test_a_run_of_one_step_has_a_learning_rate() -> None:

@@ -109,7 +109,8 @@ def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict
     run_id = facts.get("run_id")
     parents = [{"role": "averaged", "path": str(path), "run_id": run_id, "sha256": content_hash(path)} for path in chosen]
     averaged = {"kind": "mean", "checkpoints": len(chosen)} | ({"of": facts["averaged"]} if "averaged" in facts else {})
-    lineage = {"training": facts.get("lineage", {}).get("training"), "parents": parents}
+    lineage = facts.get("lineage", {})
+    lineage = lineage | {"parents": [*lineage.get("parents", []), *parents]}
     document = facts | {"averaged": averaged, "lineage": lineage}
     (folder / "tfkit.json").write_text(strict_json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if (newest / "README.md").is_file():

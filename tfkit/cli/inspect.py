@@ -55,11 +55,12 @@ def inspect(
 def _first_rows(recipe: "Recipe", data: "TrainingData", count: int) -> "tuple[list[tuple[str, ShownRow]], dict[str, Any]]":
     """Rows of the first step with their places, padded together, and what the whole step holds."""
     from tfkit.cli.shown_rows import Reader
+    from tfkit.cli.training_plan import batch_sizes
     from tfkit.data import ExampleRows, Loader
     from tfkit.objectives.build import open_rows
 
     rows = open_rows(recipe, data.objective, data.train, data.config)
-    size = recipe.training.batch_size
+    size = batch_sizes(recipe, rows).size(0)
     loader = Loader(rows, data.objective.collate, size, 1)
     count = min(count, size)
     places = [rows.place(number) if isinstance(rows, ExampleRows) else f"row {number}" for number in loader.numbers(0).tolist()[:count]]

@@ -42,6 +42,8 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         return
     if schedule.warmup_steps > steps:
         yield ("schedule", "warmup_steps"), f"{schedule.warmup_steps} steps of warm-up, but training.steps is {steps}"
+    elif schedule.warmup_steps > schedule.decay_end * steps:
+        yield ("schedule", "decay_end"), f"the warm-up ends after it: {schedule.warmup_steps} steps of {steps}"
     elif schedule.kind == "wsd" and schedule.warmup_steps + schedule.decay_ratio * steps > steps:
         yield ("schedule", "decay_ratio"), f"warm-up and decay together are longer than training.steps, which is {steps}"
 
@@ -146,6 +148,8 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("schedule", "flat_steps"), "only the inverse_sqrt schedule reads it; remove it"
     if schedule.kind in ("constant", "inverse_sqrt", "noam") and schedule.final_ratio != default.final_ratio:
         yield ("schedule", "final_ratio"), f"the {schedule.kind} schedule does not read it; remove it"
+    if schedule.kind not in ("linear", "cosine") and schedule.decay_end != default.decay_end:
+        yield ("schedule", "decay_end"), f"the {schedule.kind} schedule does not read it; remove it"
     if schedule.kind != "wsd" and schedule.decay_ratio != default.decay_ratio:
         yield ("schedule", "decay_ratio"), "only the wsd schedule reads it; remove it"
     if recipe.evaluation.every is not None and not recipe.data.validation and not recipe.generation.prompts:
@@ -159,7 +163,7 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     for part in ("train", "validation"):
         sources = getattr(recipe.data, part)
         for index, source in enumerate(sources if isinstance(sources, list) else ()):
-            for name, message in (*_unread_of(source), *_columns(recipe, source)):
+            for name, message in (*_unread_of(source), *_columns(recipe, source), *_stdlib(recipe, source)):
                 yield ("data", part, index, name), message
             if part == "train" and source.name is not None:
                 yield ("data", part, index, "name"), "only validation sets have names, in their metrics; remove it"
@@ -212,12 +216,20 @@ def _columns(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]
         yield "text", f"the objective {recipe.objective.kind} reads no text; it reads {', '.join(roles)}: name them in columns"
     if source.text is not None and "text" in source.columns:
         yield "text", "is named in columns, too: remove one of the two"
+
+
+def _stdlib(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]:
+    """What the standard library gives has the columns that the objective reads, or the recipe names others for it."""
     given = _STDLIB_COLUMNS.get(source.stdlib, ())
-    for role in recipe.objective.roles if given else ():
-        named = role.name in source.columns or (role.name == "text" and source.text is not None)
-        if role.required and not named and not set(role.columns) & set(given):
-            one = "has no column but" if len(given) == 1 else "has the columns"
-            yield "stdlib", f"{one} {', '.join(given)}, and the objective {recipe.objective.kind} reads {', '.join(roles)}"
+    roles = recipe.objective.roles
+    named = {*source.columns, *(["text"] if source.text is not None else [])}
+    there = {role for role in roles if role.name in named or set(role.columns) & set(given)}
+    shapes = {role.shape for role in roles if role.shape is not None} or {None}  # of rows; one of them is enough
+    needed = [{role for role in roles if role.required and role.shape in (None, shape)} for shape in shapes]
+    if given and not any(there >= each for each in needed):
+        one = "has no column but" if len(given) == 1 else "has the columns"
+        reads = ", ".join(role.name for role in roles)
+        yield "stdlib", f"{one} {', '.join(given)}, and the objective {recipe.objective.kind} reads {reads}"
 
 
 # What the standard library gives, by the task.

@@ -222,6 +222,12 @@ class ScheduleSection(Data):
         0, ge=0, description="inverse_sqrt stays at its peak up to this step: T5's 1 / sqrt(max(step, 10000)) is lr 0.01 and 10000 here."
     )
     final_ratio: float = Field(0.0, ge=0, le=1, description="Learning rate at the end over its peak (linear, cosine, wsd).")
+    decay_end: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the run after which linear and cosine stay at final_ratio: GPT-3's 260 of 300 billion tokens are 0.867.",
+    )
     decay_ratio: float = Field(0.2, gt=0, le=1, description="Share of all steps that wsd spends decaying.")
 
 

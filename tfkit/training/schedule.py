@@ -59,8 +59,8 @@ class Schedule:
         return self.section.warmup_tokens / self.mean_tokens
 
     def _progress(self, step: int, begin: float) -> float:
-        """How far the rows read after `step` are from `begin` (0) to those of the whole run (1)."""
-        end = self.sizes.before(self.steps)
+        """How far the rows read after `step` are from `begin` (0) to where the decay ends (1)."""
+        end = self.section.decay_end * self.sizes.before(self.steps)
         return 1.0 if end <= begin else min(1.0, max(0.0, (self.sizes.before(step) - begin) / (end - begin)))
 
 
