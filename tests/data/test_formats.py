@@ -70,6 +70,16 @@ def test_json_is_the_same_however_it_is_cut(tmp_path: Path, monkeypatch: pytest.
     assert texts(file) == [item["text"] for item in items]
 
 
+def test_a_json_file_is_not_held_in_memory(tmp_path: Path) -> None:
+    row = json.dumps({"text": "word " * 200})
+    file = write(tmp_path / "a.json", f"[{','.join([row] * 10_000)}]")
+    source = open_source(SourceSection(path=str(file)), "all", None)
+    tracemalloc.start()
+    assert sum(1 for _ in source.rows()) == 10_000
+    assert tracemalloc.get_traced_memory()[1] < 5e6 < file.stat().st_size / 2
+    tracemalloc.stop()
+
+
 JSON_DAMAGE = {
     "cut in an item": ('[{"text": "a"}, {"text": "b', r"a.json, item 2: not JSON \(Unterminated string.*cut short, at character 26"),
     "cut between items": ('[{"text": "a"},', r"a.json, item 2: not JSON \(Expecting value"),
@@ -319,6 +329,7 @@ def test_a_zip_is_read_as_a_folder_is(tmp_path: Path) -> None:
     file = zipped(tmp_path / "a.zip", {**names, **extra, "e.parquet": (tmp_path / "e.parquet").read_bytes()})
     assert texts(file) == ["d", "a", "b1", "b2", "c", "e"]
     assert [row.place for row in rows(file)][1:3] == [f"{file}/data/a.json, item 1", f"{file}/data/b.jsonl:1"]
+    assert open_source(SourceSection(path=str(file)), "all", None).describe().endswith("; 5 files in it; 3 other files left out")
     assert texts(zipped(tmp_path / "stored.zip", names, compression=zipfile.ZIP_STORED)) == ["a", "b1", "b2", "c"]
     (tmp_path / "folder").mkdir()
     zipped(tmp_path / "folder" / "b.zip", {"x.txt": "x"})

@@ -21,16 +21,27 @@ _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # bzip2 and LZMA may give
 
 def members(path: Path) -> Iterator[Content]:
     """The data files of an archive, while it is open. Raises DataError on damage, on what cannot or should not be unpacked, and on none."""
-    with reading(path, "zip"):
-        size = path.stat().st_size
-        with _damage(path):
-            archive = zipfile.ZipFile(path)
+    archive, size = _archive(path)
     with archive:
         found = _wanted(archive, path)
         Budget(str(path), size).spend(sum(info.file_size for info in found))  # what it says of itself, before anything is unpacked
         budget = Budget(str(path), size)
         for info in found:
             yield Content(_shown(path, info), suffix_of(_name(info)), "zip", partial(_open, archive, info, path, budget))
+
+
+def count_members(path: Path) -> tuple[int, int]:
+    """How many files of an archive are read, and how many are left out. Raises DataError as members does."""
+    archive, _ = _archive(path)
+    with archive:
+        found = len(_wanted(archive, path))
+        return found, sum(1 for info in archive.infolist() if not info.is_dir()) - found
+
+
+def _archive(path: Path) -> tuple[zipfile.ZipFile, int]:
+    """An open archive, and its size in bytes."""
+    with reading(path, "zip"), _damage(path):
+        return zipfile.ZipFile(path), path.stat().st_size
 
 
 def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, budget: Budget) -> IO[bytes]:

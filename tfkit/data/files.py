@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from tfkit.data.archives import count_members
 from tfkit.data.columns import Columns
 from tfkit.data.content import BOM, content_of, opened, reading
 from tfkit.data.formats import Layout, Rows, read_rows
@@ -36,13 +37,19 @@ class FileSource:
         return int(self._bytes_on_disk() * self.part.share)
 
     def describe(self) -> str:
-        """Files, MB on disk, part, and what a folder holds besides."""
+        """Files, MB on disk, part, what is in archives, and what they and a folder hold besides."""
         count = len(self.paths)
         about = [f"{self.name}: {count} file{'s' if count > 1 else ''}, {megabytes(self._bytes_on_disk())}"]
         about += [self.part.describe()] if self.part.describe() else []
+        archives = [count_members(path) for path in self.paths if is_zip(path)]
+        if archives:
+            inside = sum(read for read, _ in archives)
+            about.append(f"{inside:,} file{'s' if inside > 1 else ''} in {'it' if count == 1 else 'archives'}")
+        others = sum(left_out for _, left_out in archives)
         if Path(self.name).expanduser().is_dir():
-            others = sum(1 for _ in _walk(Path(self.name).expanduser())) - count
-            about += [f"{others} other file{'s' if others > 1 else ''} left out"] if others else []
+            others += sum(1 for _ in _walk(Path(self.name).expanduser())) - count
+        if others:
+            about.append(f"{others} other file{'s' if others > 1 else ''} left out")
         return "; ".join(about)
 
     def fingerprint(self) -> str:
