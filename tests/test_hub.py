@@ -11,13 +11,13 @@ import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 import tfkit
 from tfkit.errors import ModelError
 from tfkit.families import MODEL_TYPES, PRESETS
 from tfkit.hub import find_checkpoint, load, save_model
-from tfkit.model.config import ModelConfig
+from tfkit.model.config import ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.run.checkpoints import record_best, save_checkpoint
 from tfkit.tokenizer import train_byte_bpe
@@ -363,3 +363,30 @@ def test_weights_of_half_precision_are_saved_in_float32(tmp_path: Path) -> None:
     original = load_file(tmp_path / "a" / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
     assert all(torch.equal(saved[name], original[name].to(torch.bfloat16).float()) for name in original)
+
+
+@pytest.mark.parametrize("problem", [None, "multi_label_classification"])
+def test_names_of_labels_and_what_they_are_survive(tmp_path: Path, problem: str | None) -> None:
+    """Of a foreign folder, whose names no file of ours tells; where a name is missing they are LABEL_0 and so on, as in transformers."""
+    names = {0: "sad", 1: "glad", 2: "2"}
+    sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
+    config = BertConfig(**sizes, max_position_embeddings=8, id2label=names, problem_type=problem)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "theirs")
+    loaded = load(tmp_path / "theirs")
+    assert loaded.labels == ("sad", "glad", "2")
+    loaded.save(tmp_path / "ours")
+    again = BertConfig.from_pretrained(tmp_path / "ours")
+    assert (again.id2label, again.label2id, again.problem_type) == (names, {"sad": 0, "glad": 1, "2": 2}, problem)
+    assert load(tmp_path / "theirs", head=TagsHeadConfig(kind="tags", count=3)).labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+    path = tmp_path / "theirs" / "config.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(written | {"id2label": {"0": "sad", "1": None, "2": "2"}}), encoding="utf-8")
+    assert load(tmp_path / "theirs").labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+def test_names_of_labels_of_a_model_that_only_tfkit_computes(tmp_path: Path) -> None:
+    config = tiny_config("gpt2", **OURS_ALONE, head={"kind": "tags", "count": 2})
+    save_model(tmp_path, config, build(config, seed=1).state_dict(), None, labels=["X", "Straße"])
+    loaded = load(tmp_path)
+    assert (loaded.family, loaded.labels) == ("tfkit", ("X", "Straße"))

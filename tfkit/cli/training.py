@@ -9,7 +9,7 @@ from tfkit import console
 from tfkit.carbon import Reading
 from tfkit.cli.resume import warn_of_other_rounding
 from tfkit.cli.session import energy_fields, rework_fields
-from tfkit.cli.teaching import check_same_teacher, parents, taught_bytes_per_row, taught_flops_per_token, teacher_of
+from tfkit.cli.teaching import parents, taught_bytes_per_row, taught_flops_per_token
 from tfkit.cli.training_data import RunContext, TrainingData
 from tfkit.cli.training_log import TrainingLog
 from tfkit.cli.training_parts import assemble, restore, state_tensors
@@ -53,7 +53,6 @@ class TrainingRun:
         tensors, state = load_training_state(self.resumed_from) if self.resumed_from else ({}, {})
         if state:
             _check_same_data(state["data"], data.fingerprints())
-            check_same_teacher(state, data.objective)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         if not force:
             free_space_for(context.folder.checkpoints, planned_bytes(recipe, model))
@@ -175,14 +174,20 @@ class TrainingRun:
             }
             if self.weights.mean:
                 facts["averaged"] = {"kind": "exponential", "decay": recipe.training.ema_decay, "steps": self.weights.mean_steps}
-            ends, family = self.data.end_ids, self.family
-            tensors, tokenizer, labels = self.weights.result, self.data.tokenizer, self.data.labels
-            save_model(folder, self.model.config, tensors, tokenizer, family=family, end_ids=ends, labels=labels, facts=facts)
+            save_model(
+                folder,
+                self.model.config,
+                self.weights.result,
+                self.data.tokenizer,
+                family=self.family,
+                end_ids=self.data.end_ids,
+                labels=self.data.labels,
+                problem_type="regression" if getattr(recipe.objective, "regression", False) else None,
+                facts=facts,
+            )
             (folder / "README.md").write_text(self._card(), encoding="utf-8")
             state = {"progress": progress.state(), "micro_batch_size": self.loader.micro_batch_size, "data": self.data.fingerprints()}
             state["mean_steps"] = self.weights.mean_steps
-            if teacher := teacher_of(self.data.objective):
-                state["teacher"] = teacher.sha256
             save_training_state(folder, state_tensors(self.weights, self.optimizer), state)
 
         def make_room() -> None:

@@ -110,13 +110,12 @@ def to_config_json(family: Family, config: ModelConfig, labels: Sequence[str] = 
 
 
 def label_fields(head: HeadConfig, labels: Sequence[str]) -> dict[str, Any]:
-    """What config.json says of the classes or tags, by whose number Hugging Face knows their count; a number instead is `regression`."""
+    """What config.json says of the classes or tags, by whose number Hugging Face knows their count."""
     names = labels or _unnamed(_count(head))
     if not names:
         return {}
     assert len(names) == _count(head), f"{len(names)} names for {_count(head)} labels"
-    fields: dict[str, Any] = {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
-    return fields | ({"problem_type": "regression"} if isinstance(head, ClassesHeadConfig) and head.count == 1 else {})
+    return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {name: i for i, name in enumerate(names)}}
 
 
 def read_labels(hf: Mapping[str, Any], head: HeadConfig) -> tuple[str, ...]:
@@ -127,6 +126,12 @@ def read_labels(hf: Mapping[str, Any], head: HeadConfig) -> tuple[str, ...]:
     if names and all(isinstance(name, str) for name in names):
         return tuple(map(str, names))
     return _unnamed(count)
+
+
+def read_problem_type(hf: Mapping[str, Any]) -> str | None:
+    """What Hugging Face's class takes labels for, where the file says it: numbers, one class of several, or any number of them."""
+    found = hf.get("problem_type")
+    return found if found in ("regression", "single_label_classification", "multi_label_classification") else None
 
 
 def _unnamed(count: int) -> tuple[str, ...]:

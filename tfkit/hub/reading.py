@@ -11,7 +11,7 @@ import torch
 
 from tfkit.errors import ModelError
 from tfkit.families.rules import Family
-from tfkit.hub.config_json import LIMIT, OWN_TYPE, changed, read_config, read_labels, read_special_ids
+from tfkit.hub.config_json import LIMIT, OWN_TYPE, changed, read_config, read_labels, read_problem_type, read_special_ids
 from tfkit.hub.find import find_checkpoint
 from tfkit.hub.names import expected_shapes, from_foreign, missing_of_head, on_meta, settle_names, without_other_heads
 from tfkit.hub.weights import Tensors, Weight, find_weights, read_weights
@@ -43,6 +43,7 @@ class Loaded:
     folder: Path
     special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos, pad and start ids as the folder's files have them
     labels: tuple[str, ...] = ()  # the names of classes or tags, by number
+    problem_type: str | None = None  # Hugging Face's word for what they are, where the folder says it
     new_parameters: tuple[str, ...] = ()  # of a head that was asked for and that the files lack: random
 
     @property
@@ -68,8 +69,16 @@ class Loaded:
     def save(self, folder: str | Path) -> None:
         """Write the model folder that training writes: float32 weights, configuration, tokenizer."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        tensors, ids = self.model.state_dict(), self.special_ids
-        save_model(Path(folder), self.config, tensors, self.codec, family=self.family, special_ids=ids, labels=self.labels)
+        save_model(
+            Path(folder),
+            self.config,
+            self.model.state_dict(),
+            self.codec,
+            family=self.family,
+            special_ids=self.special_ids,
+            labels=self.labels,
+            problem_type=self.problem_type,
+        )
 
 
 @dataclass(frozen=True)
@@ -117,9 +126,10 @@ def load(
     tensors = from_foreign(foreign, family, config) if family else foreign
     new = _draw_head(config, seed, tensors) if lacking else {}
     model = _fill(config, {name: tensor.to(dtype) for name, tensor in (tensors | new).items()})
-    labels = read_labels({} if lacking else hf, config.head)
+    said = hf if config.head == opened.own_head else {}  # of the labels of another head it says nothing
+    labels, problem = read_labels(said, config.head), read_problem_type(said)
     name = family.name if family else OWN_TYPE
-    return Loaded(model.to(device), codec, config, name, folder, opened.special_ids, labels, tuple(new))
+    return Loaded(model.to(device), codec, config, name, folder, opened.special_ids, labels, problem, tuple(new))
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,7 @@ class _Opened:
     hf: dict[str, Any]
     family: Family | None
     config: ModelConfig
+    own_head: HeadConfig  # that config.json names
     special_ids: dict[str, Any]
     weights: Mapping[str, Weight]
 
@@ -138,6 +149,7 @@ def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> 
     _check_sizes(folder)
     hf = _read_config_json(folder)
     family, config = read_config(hf, folder)
+    own_head = config.head
     if changes:
         config = changed(config, changes)
     if head is not None:
@@ -149,7 +161,7 @@ def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> 
         weights, config = settle_names(weights, family, config)
     elif head is not None:
         weights = without_other_heads(weights, config)
-    return _Opened(folder, hf, family, config, special_ids, weights)
+    return _Opened(folder, hf, family, config, own_head, special_ids, weights)
 
 
 def _check_sizes(folder: Path) -> None:

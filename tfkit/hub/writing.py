@@ -28,13 +28,14 @@ def save_model(
     special_ids: Mapping[str, Any] | None = None,
     end_ids: Sequence[int] = (),
     labels: Sequence[str] = (),
+    problem_type: str | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write config.json, generation_config.json, model.safetensors (or shards), the tokenizer's files and tfkit.json into a folder.
 
     `tensors` are the parameters under our names; `family` is the one to prefer where several can express the model; `end_ids` end a text
-    if these are several, or others than the tokenizer's eos; `labels` are the names of classes or tags; `facts` go into tfkit.json, which
-    says what config.json cannot.
+    if these are several, or others than the tokenizer's eos; `labels` are the names of classes or tags, and `problem_type` Hugging Face's
+    word for what they are (`regression`: a number instead); `facts` go into tfkit.json, which says what config.json cannot.
     """
     from huggingface_hub import save_torch_state_dict
 
@@ -52,7 +53,7 @@ def save_model(
     body = to_config_json(found, config, labels) if found else own | label_fields(config.head, labels)
     _write_json(
         folder / "config.json",
-        {**body, **dict.fromkeys(_STATED), **ids, "torch_dtype": "float32"},
+        {**body, **dict.fromkeys(_STATED), **ids, **({"problem_type": problem_type} if problem_type else {}), "torch_dtype": "float32"},
     )
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
     about: dict[str, Any] = {"schema_version": 1, "model": config.model_dump(mode="json", include=EXPRESSED)}
