@@ -177,7 +177,7 @@ def test_nan_fails_any_gate(capsys, tmp_path, data):
     [
         ([], 2, "there are no texts to score: give them as --data F, or a recipe"),
         (["--data", "nowhere.jsonl"], 3, "nowhere.jsonl"),
-        (["training.steps=3"], 2, "training.steps: this command reads only the sections data, evaluation, carbon"),
+        (["training.steps=3"], 2, "training.steps: this command reads only the sections data, objective, evaluation, carbon"),
         (["evaluation.batch_sise=3"], 2, "did you mean batch_size"),
         (["evaluation.batch_size=0"], 2, "must be greater than 0"),
         (["one.yaml", "two.yaml"], 2, "takes one recipe, not one.yaml and two.yaml"),

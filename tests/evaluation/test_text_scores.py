@@ -8,10 +8,10 @@ import torch
 from tfkit.data import open_source, token_stream
 from tfkit.data.stream import TokenStream
 from tfkit.errors import DataError, ModelError
-from tfkit.evaluation import TEXT_METRICS
 from tfkit.evaluation.text import count_targets, score_texts
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
+from tfkit.recipe.objectives import CausalLMSection
 from tfkit.recipe.schema import SourceSection
 from tfkit.tokenizer import Tokenizer, train_byte_bpe
 
@@ -84,7 +84,7 @@ def test_scores_are_those_of_a_plain_loop(stream, tokenizer, family):
     assert score.target_tokens == sum(map(len, ids)) - len(ids)
     assert score.text_bytes == sum(len(text.encode()) for text in TEXTS)  # the template puts a bos first: every byte counts
     metrics = score.metrics()
-    assert tuple(metrics) == TEXT_METRICS
+    assert tuple(metrics) == CausalLMSection.metrics
     assert metrics["loss"] == pytest.approx(sum(expected) / score.target_tokens, rel=1e-6)
     assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]))
     assert metrics["bits_per_byte"] == pytest.approx(sum(expected) / math.log(2) / score.text_bytes, rel=1e-6)
@@ -165,7 +165,7 @@ def test_numbers_that_are_not_finite(stream, tokenizer):
     assert score_texts(model, stream, CONTEXT, 4).metrics()["perplexity"] == math.inf
     with torch.no_grad():
         model.head.weight[0] = math.nan
-    assert all(math.isnan(score_texts(model, stream, CONTEXT, 4).metrics()[name]) for name in TEXT_METRICS[:3])
+    assert all(math.isnan(score_texts(model, stream, CONTEXT, 4).metrics()[name]) for name in CausalLMSection.metrics[:3])
 
 
 def test_the_training_mode_is_put_back(stream, tokenizer):

@@ -1,5 +1,7 @@
 """tfkit evaluate: how well a checkpoint predicts texts, and whether that is good enough."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +10,6 @@ import typer
 from tfkit import console
 from tfkit.cli import options
 from tfkit.errors import MachineError, ModelError, UsageError
-from tfkit.evaluation import TEXT_METRICS
 from tfkit.evaluation.gate import check_gates, parse_gate
 
 if TYPE_CHECKING:
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from tfkit.data import Source, TokenStream
     from tfkit.evaluation.text import TextScore
     from tfkit.hub import Loaded
+    from tfkit.objectives.build import Stored
+    from tfkit.recipe.schema import Recipe
 
-_SECTIONS = ("data", "evaluation", "carbon")
+_SECTIONS = ("data", "objective", "evaluation", "carbon")
 
 
 def evaluate(
@@ -35,16 +38,16 @@ def evaluate(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Score texts with a language model: loss, perplexity, bits per byte.
+    """Score a model: texts with a language model (loss, perplexity, bits per byte), rows with what another was trained for.
 
-    The texts are --data, else the recipe's data.validation, else that of the run that made the checkpoint. --run keeps the result,
+    What is scored is --data, else the recipe's data.validation, else that of the run that made the checkpoint. --run keeps the result,
     and the energy in emissions.csv, in a run folder.
     """
     from tfkit.cli.session import session
     from tfkit.cli.settings import quoted, read_settings, split_arguments
+    from tfkit.recipe.objectives import CausalLMSection, trained_for
     from tfkit.run import strict_json
 
-    gates = [parse_gate(text, TEXT_METRICS) for text in fail_if or ()]
     words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
     if len(words) > 1:
         raise UsageError(f"evaluate takes one recipe, not {' and '.join(words)}; changes to it are written key=value")
@@ -57,22 +60,56 @@ def evaluate(
 
     folder = find_checkpoint(checkpoint)
     settings = read_settings(words[0] if words else None, folder, changes, _SECTIONS)
+    objective = trained_for(settings.recipe.objective) if settings.recipe else CausalLMSection()
+    gates = [parse_gate(text, objective.metrics) for text in fail_if or ()]
     with session("evaluate", settings.carbon, run) as work:
         with work.signals.at_once():
             loaded = _load(folder, settings, device, threads)
-        sources = _sources(settings)
-        streams = _streams(sources, loaded, work)
-        scores = _score(loaded, streams, settings, work)
-        if predictions is not None:
-            _write_predictions(predictions, sources, scores)
+        if settings.recipe is None or isinstance(objective, CausalLMSection):
+            found = _score_texts(loaded, settings, predictions, work)
+        else:
+            found = _score_rows(loaded, settings.recipe, predictions, work)
         reading = work.meter.fresh_reading()
-        result = _result(folder, loaded, streams, scores, settings, reading)
+        result = _result(loaded, found, settings, reading)
         work.finish(result)
         if json:
             console.json(strict_json.loads(strict_json.dumps(result)))
         else:
             console.result(_table(result, reading))
     check_gates(gates, result["metrics"])
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was measured, and of what."""
+
+    metrics: dict[str, float]
+    examples: int
+    tokens: int
+    data: "Sequence[Stored]"
+
+
+def _score_texts(loaded: "Loaded", settings: "Settings", predictions: Path | None, work: "Session") -> _Found:
+    config = loaded.config
+    if config.head.kind != "lm" or config.encoder_layers:
+        what = "is no language model" if config.head.kind != "lm" else "has an encoder"
+        raise UsageError(f"{loaded.folder}: this model {what}, so a text alone has no score; give the recipe with its objective and rows")
+    sources = _sources(settings)
+    streams = _streams(sources, loaded, work)
+    scores = _score(loaded, streams, settings, work)
+    if predictions is not None:
+        _write_predictions(predictions, sources, scores)
+    whole = sum(scores[1:], start=scores[0])
+    return _Found(dict(whole.metrics()), len(whole.targets), whole.target_tokens + len(whole.targets), streams[: len(scores)])
+
+
+def _score_rows(loaded: "Loaded", recipe: "Recipe", predictions: Path | None, work: "Session") -> _Found:
+    from tfkit.cli.evaluate_rows import evaluate_rows
+
+    if predictions is not None:
+        raise UsageError(f"--predictions: of texts only so far, and {recipe.objective.kind} scores rows; leave it out")
+    scored = evaluate_rows(recipe, loaded, work)
+    return _Found(scored.metrics, scored.examples, scored.tokens, scored.stored)
 
 
 def _load(folder: Path, settings: "Settings", device: str | None, threads: int | None) -> "Loaded":
@@ -131,20 +168,17 @@ def _score(loaded: "Loaded", streams: list["TokenStream"], settings: "Settings",
     return scores
 
 
-def _result(
-    folder: Path, loaded: "Loaded", streams: list["TokenStream"], scores: list["TextScore"], settings: "Settings", reading: "Reading"
-) -> dict[str, Any]:
+def _result(loaded: "Loaded", found: _Found, settings: "Settings", reading: "Reading") -> dict[str, Any]:
     """The document of docs/cli.md."""
     from tfkit.cli.session import energy_fields
 
-    whole = sum(scores[1:], start=scores[0])
     return {
         "schema_version": 1,
-        "metrics": whole.metrics(),
-        "examples": len(whole.targets),
-        "tokens": whole.target_tokens + len(whole.targets),
-        "checkpoint": str(folder),
-        "data": [{"name": stream.name, "fingerprint": stream.fingerprint} for stream in streams[: len(scores)]],
+        "metrics": found.metrics,
+        "examples": found.examples,
+        "tokens": found.tokens,
+        "checkpoint": str(loaded.folder),
+        "data": [{"name": one.name, "fingerprint": one.fingerprint} for one in found.data],
         "batch_size": settings.evaluation.batch_size,
         "precision": settings.evaluation.precision,
         "context_length": loaded.config.context_length,
@@ -154,15 +188,18 @@ def _result(
 
 def _table(result: dict[str, Any], reading: "Reading") -> str:
     """The result for people."""
-    metrics = result["metrics"]
-    rows = {
-        "loss": f"{metrics['loss']:.4f} nats a token",
-        "perplexity": f"{metrics['perplexity']:.2f}",
-        "bits per byte": f"{metrics['bits_per_byte']:.4f}",
-        "scored": f"{metrics['target_tokens']:,} tokens of {result['examples']:,} texts",
-        "data": ", ".join(entry["name"] for entry in result["data"]),
-        "checkpoint": result["checkpoint"],
-    }
+    metrics = dict(result["metrics"])
+    if "target_tokens" in metrics:  # of texts
+        rows = {
+            "loss": f"{metrics['loss']:.4f} nats a token",
+            "perplexity": f"{metrics['perplexity']:.2f}",
+            "bits per byte": f"{metrics['bits_per_byte']:.4f}",
+            "scored": f"{metrics['target_tokens']:,} tokens of {result['examples']:,} texts",
+        }
+    else:
+        rows = {name.replace("_", " "): f"{value:.4f}" for name, value in metrics.items()}
+        rows["scored"] = f"{result['examples']:,} rows"
+    rows |= {"data": ", ".join(entry["name"] for entry in result["data"]), "checkpoint": result["checkpoint"]}
     if result["energy_kwh"] is not None:
         energy, mass = console.format_energy(reading.energy_wh), console.format_mass(reading.emissions_g)
         rows["energy"] = f"{energy}, {mass} CO2e ({reading.place})"

@@ -12,7 +12,7 @@ from tfkit.errors import UsageError
 from tfkit.model.config import Data
 from tfkit.recipe import RecipeError, read_recipe
 from tfkit.recipe.overrides import apply_overrides
-from tfkit.recipe.schema import CarbonSection, DataSection, EvaluationSection, GenerationSection, SourceSection
+from tfkit.recipe.schema import CarbonSection, DataSection, EvaluationSection, GenerationSection, Recipe, SourceSection
 from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
 from tfkit.recipe.validate import problems_in
 
@@ -25,6 +25,7 @@ class Settings:
     evaluation: EvaluationSection
     generation: GenerationSection
     carbon: CarbonSection
+    recipe: Recipe | None = None  # the whole, where there is one
 
 
 class _Texts(Data):
@@ -64,7 +65,7 @@ def read_settings(recipe: str | None, checkpoint: Path, overrides: Sequence[str]
     path = recipe or _saved_recipe(checkpoint)
     if path is not None:
         found = read_recipe(path, overrides).recipe
-        return Settings(found.data, found.evaluation, found.generation, found.carbon)
+        return Settings(found.data, found.evaluation, found.generation, found.carbon, found)
     tree = Mapping(COMMAND_LINE)
     problems = apply_overrides(tree, overrides)
     data = plain(tree)

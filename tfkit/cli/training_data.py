@@ -96,8 +96,8 @@ def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> Training
         objective = open_objective(recipe, config, tokenizer, labels)
         if not isinstance(objective, Chat):  # which looks for special tokens anywhere in a text
             check_openings((*sources, *held_out), roles, tokenizer)
-        stored = [_store(source, recipe, objective, tokenizer) for source in sources]
-        validation = [_store(source, recipe, objective, tokenizer) for source in held_out]
+        stored = [store(source, recipe, objective, tokenizer) for source in sources]
+        validation = [store(source, recipe, objective, tokenizer) for source in held_out]
         for one in validation:
             one.check_targets()
     _report(stored, validation, tokenizer)
@@ -110,19 +110,14 @@ def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> Training
         share = target_share([one for one in stored if isinstance(one, ExampleSet)])
         console.say(f"{share:.1%} of the training tokens are targets: what the assistant says, and the ends of its turns")
     weights = [section.weight for section in recipe.data.train]
-    names = _names(recipe, held_out)
+    names = set_names(recipe, held_out)
     named = [ValidationSet(name, one) for name, one in zip(names, validation, strict=True)]
     return TrainingData(tokenizer, labels, config, objective, list(zip(stored, weights, strict=True)), named, start)
 
 
 def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer) -> None:
     """Say what was kept, cut and left out, and which held-out rows are trained on, too."""
-    # a source and its held-out part say the same
-    for note in dict.fromkeys(one.describe_skipped() for one in (*stored, *validation)):
-        if note:
-            console.warn(note)
-    for note in dict.fromkeys(one.describe() for one in (*stored, *validation) if isinstance(one, ExampleSet)):
-        console.say(note)
+    report_rows([*stored, *validation])
     for found in validation:
         if shared := overlap(stored, found):
             console.warn(f"{found.name}: {shared:,} of {len(found):,} held-out rows are among those that are trained on")
@@ -130,6 +125,15 @@ def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: T
     console.say(
         f"{tokens:,} training tokens, vocabulary {tokenizer.size:,}" + (", from the cache" if all(s.cached for s in stored) else "")
     )
+
+
+def report_rows(stored: Sequence[Stored]) -> None:
+    """Say what was kept and cut, and warn of what was left out; a source and its held-out part say the same."""
+    for note in dict.fromkeys(one.describe_skipped() for one in stored):
+        if note:
+            console.warn(note)
+    for note in dict.fromkeys(one.describe() for one in stored if isinstance(one, ExampleSet)):
+        console.say(note)
 
 
 def _labels(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
@@ -141,7 +145,7 @@ def _labels(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
     return named or find_labels(sources)
 
 
-def _names(recipe: Recipe, held_out: Sequence[Source]) -> list[str]:
+def set_names(recipe: Recipe, held_out: Sequence[Source]) -> list[str]:
     """Of the validation sets: the recipe's, else numbers from 1."""
     sections = recipe.data.validation if isinstance(recipe.data.validation, list) else []
     given = [section.name for section in sections] or [None] * len(held_out)
@@ -165,7 +169,7 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source]) -> Tokenizer:
     return tokenizer
 
 
-def _store(source: Source, recipe: Recipe, objective: Objective, tokenizer: Tokenizer) -> Stored:
+def store(source: Source, recipe: Recipe, objective: Objective, tokenizer: Tokenizer) -> Stored:
     """What the cache holds of a source, or is made to hold."""
     encoder = encoder_of(objective)
     with console.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:

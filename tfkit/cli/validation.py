@@ -11,22 +11,46 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.build import open_rows
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.distillation import Distillation
-from tfkit.objectives.objective import Sum
+from tfkit.objectives.objective import Objective, Sum
 from tfkit.recipe.schema import Recipe
 
 
 def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
     """`loss` and what else the objective tells, and with several sets the same again as `<name>.loss`. None if it was to stop.
 
-    A causal language model is scored text by text, each on its own, as `tfkit evaluate` does; other objectives by their own rows; a
-    student by what it is trained for beside its teacher.
+    A causal language model is scored text by text, each on its own, as `tfkit evaluate` does; other objectives by their own rows.
     `evaluation.max_tokens` holds for all sets together, so the last ones may be left out.
     """
-    if isinstance(data.objective, Distillation):
-        recipe = recipe.model_copy(update={"objective": data.objective.section.of})
-        data = replace(data, objective=data.objective.base)
-    scored = _texts if isinstance(data.objective, CausalLM) else _rows
-    return scored(recipe, data, model, should_stop)
+    if isinstance(data.objective, CausalLM):
+        return _texts(recipe, data, model, should_stop)
+    return score_sets(recipe, data.objective, data.validation, model, should_stop=should_stop)
+
+
+def score_sets(
+    recipe: Recipe,
+    objective: Objective,
+    sets: Sequence[ValidationSet],
+    model: Transformer,
+    *,
+    progress: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, float] | None:
+    """What the objective measures on each set, together and apart; `progress(n)` tells of n more rows."""
+    together: dict[str, Sum] = {}
+    each = []
+    left = recipe.evaluation.max_tokens
+    for held_out in sets:
+        if left is not None and left <= 0:
+            break
+        rows = open_rows(recipe, objective, [(held_out.stored, 1.0)], model.config)
+        size = recipe.evaluation.batch_size
+        sums = score_rows(model, objective, rows, size, max_tokens=left, progress=progress, should_stop=should_stop)
+        if sums is None:
+            return None
+        together = {name: together[name] + found if name in together else found for name, found in sums.items()}
+        each.append(objective.metrics(sums))
+        left = None if left is None else left - round(len(rows) * rows.mean_tokens)
+    return _named(objective.metrics(together), sets, each)
 
 
 def _texts(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
@@ -37,24 +61,6 @@ def _texts(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: 
     if scores is None:
         return None
     return _named(sum(scores[1:], start=scores[0]).metrics(), data.validation, [score.metrics() for score in scores])
-
-
-def _rows(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
-    settings, objective = recipe.evaluation, data.objective
-    together: dict[str, Sum] = {}
-    each = []
-    left = settings.max_tokens
-    for held_out in data.validation:
-        if left is not None and left <= 0:
-            break
-        rows = open_rows(recipe, objective, [(held_out.stored, 1.0)], model.config)
-        sums = score_rows(model, objective, rows, settings.batch_size, max_tokens=left, should_stop=should_stop)
-        if sums is None:
-            return None
-        together = {name: together[name] + found if name in together else found for name, found in sums.items()}
-        each.append(objective.metrics(sums))
-        left = None if left is None else left - round(len(rows) * rows.mean_tokens)
-    return _named(objective.metrics(together), data.validation, each)
 
 
 def _named(together: Mapping[str, float], sets: Sequence[ValidationSet], each: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -1,3 +1,1 @@
-"""Judging models: text.py scores texts, gate.py decides whether the scores are good enough."""
-
-TEXT_METRICS = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # of a language model on texts
+"""Judging models: text.py scores texts, rows.py the rows of an objective, gate.py decides whether the scores are good enough."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tfkit.errors import QualityGateError, UsageError
 
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
-_FORM = re.compile(rf"\s*([A-Za-z_]\w*)\s*({'|'.join(_COMPARISONS)})\s*(\S+)\s*")
+_FORM = re.compile(rf"\s*([A-Za-z_][\w.]*)\s*({'|'.join(_COMPARISONS)})\s*(\S+)\s*")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
             "as in 'perplexity > 20'"
         )
     metric, comparison, number = match.groups()
-    if metric not in metrics:
+    if metric.rpartition(".")[2] not in metrics:  # of one of several sets: dev.loss
         raise UsageError(f"--fail-if {text!r}: unknown metric {metric!r}; there are {', '.join(metrics)}")
     try:
         threshold = float(number)
@@ -49,7 +49,10 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
 
 
 def check_gates(gates: Collection[Gate], metrics: Mapping[str, float]) -> None:
-    """Raise QualityGateError that names every gate that fails."""
+    """Raise QualityGateError that names every gate that fails, UsageError for a metric that this evaluation does not have."""
+    for gate in gates:
+        if gate.metric not in metrics:
+            raise UsageError(f"--fail-if '{gate}': no metric {gate.metric!r} here; there are {', '.join(metrics)}")
     failed = [f"{gate} (it is {metrics[gate.metric]:g})" for gate in gates if gate.fails(metrics[gate.metric])]
     if failed:
         raise QualityGateError(f"quality gate failed: {', '.join(failed)}")

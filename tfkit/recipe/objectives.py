@@ -30,6 +30,7 @@ class _Objective(Data):
     stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)
     head: ClassVar[str] = "lm"  # the kind of head that it trains
     reads_text: ClassVar[bool] = True  # rows cut from a stream of text; else each row is an example of its own
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # what its evaluation may tell
 
 
 class CausalLMSection(_Objective):
@@ -50,7 +51,8 @@ class MaskedLMSection(_Objective):
         (0.8, 0.1, 0.1), description="Shares of these that become [MASK], that become a random token, and that stay as they are."
     )
     masking: Literal["dynamic", "static"] = Field(
-        "dynamic", description="dynamic: drawn anew in each epoch. static: the same in all; a source of weight 10 then gives BERT's ten copies."
+        "dynamic",
+        description="dynamic: drawn anew in each epoch. static: the same in all; a source of weight 10 then gives BERT's ten copies.",
     )
     whole_words: bool = Field(False, description="Choose words, all their pieces together, as BERT's later models; needs WordPiece.")
     rarity: float = Field(
@@ -61,6 +63,7 @@ class MaskedLMSection(_Objective):
 
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder",)
     head: ClassVar[str] = "masked_lm"
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "accuracy", "mlm_loss", "next_sentence_loss", "next_sentence_accuracy")
 
     @model_validator(mode="after")
     def _fits(self) -> "MaskedLMSection":
@@ -90,6 +93,7 @@ class ClassificationSection(_Objective):
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder", "both")
     head: ClassVar[str] = "classes"
     reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "rmse")
 
     @model_validator(mode="after")
     def _classes_or_a_number(self) -> "ClassificationSection":
@@ -113,6 +117,7 @@ class TaggingSection(_Objective):
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder")
     head: ClassVar[str] = "tags"
     reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1")
 
 
 class MultipleChoiceSection(_Objective):
@@ -133,6 +138,7 @@ class MultipleChoiceSection(_Objective):
     )
     head: ClassVar[str] = "choices"  # of a language model that also scores whole sequences
     reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "choices", "lm", "accuracy")
 
 
 class SpanCorruptionSection(_Objective):
@@ -144,6 +150,7 @@ class SpanCorruptionSection(_Objective):
     masking: Literal["dynamic", "static"] = Field("dynamic", description="dynamic: other spans in each epoch. static: the same in all.")
 
     stacks: ClassVar[tuple[Stacks, ...]] = ("both",)
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
 
 
 class TextToTextSection(_Objective):
@@ -161,6 +168,7 @@ class TextToTextSection(_Objective):
     )
     stacks: ClassVar[tuple[Stacks, ...]] = ("both",)
     reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", "nll")
 
 
 class ChatSection(_Objective):
@@ -189,6 +197,7 @@ class ChatSection(_Objective):
         Role("system", "text", ("system",), required=False),
     )
     reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
 
 
 class DistillationSection(_Objective):
@@ -198,6 +207,9 @@ class DistillationSection(_Objective):
 
     kind: Literal["distillation"]
     teacher: str = Field(min_length=1, description="The model to learn from: a checkpoint, a run folder, or hub:org/name@revision.")
+    teacher_sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="Of its weights, as a run writes it into its recipe, to learn from no other; null: any."
+    )
     of: Annotated[CausalLMSection | MaskedLMSection, Field(discriminator="kind")] = Field(
         description="What the student is trained for, with the fields of that objective: {kind: causal_lm}, {kind: masked_lm, rate: 0.15}."
     )

@@ -1,0 +1,73 @@
+"""tfkit evaluate with an objective of rows: what a run's own validation said, gates, and what does not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_runs import Done, Process, pretrain, records, write_corpus, write_recipe
+
+MODEL = "model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}"
+RUNS = {
+    "classes": ["objective={kind: classification}", "data={train: [{path: rows.jsonl}], validation: [{path: rows.jsonl}]}"],
+    "masked": ["objective={kind: masked_lm}"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scored")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    rows = [{"text": "the cat " * (i % 4 + 1), "label": ["good", "bad"][i % 2]} for i in range(12)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, words in RUNS.items():
+            words = [MODEL, "tokenizer={kind: wordpiece, vocab_size: 120}", "training.steps=3", "evaluation.every=null", *words]
+            done = pretrain(folder / name, recipe, *words)
+            assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def evaluate(folder: Path, *words: str) -> Done:
+    return Process(folder, ["evaluate", *words, "--threads", "1"]).wait()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_it_says_what_the_runs_own_validation_said(place: Path, tmp_path: Path, name: str) -> None:
+    done = evaluate(tmp_path, "--from", str(place / name), "--json", *(["evaluation.max_tokens=300"] if name == "masked" else []))
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    said = records(place / name)[-1]["evaluation"]
+    assert found["metrics"] == pytest.approx(said, rel=1e-5)
+    assert found["examples"] > 0
+
+
+def test_gates_are_of_the_metrics_of_the_objective(place: Path, tmp_path: Path) -> None:
+    start = ["--from", str(place / "classes")]
+    assert evaluate(tmp_path, *start, "--fail-if", "accuracy <= 1").code == 8
+    done = evaluate(tmp_path, *start, "--fail-if", "perplexity > 1")
+    assert (done.code, "there are loss, accuracy, rmse" in done.err) == (2, True)
+    done = evaluate(tmp_path, *start, "--fail-if", "rmse > 1")
+    assert (done.code, "no metric 'rmse' here" in done.err) == (2, True)
+
+
+def test_the_table_has_every_metric(place: Path, tmp_path: Path) -> None:
+    done = evaluate(tmp_path, "--from", str(place / "classes"))
+    assert [line.split("  ")[0] for line in done.out.splitlines()] == ["loss", "accuracy", "scored", "data", "checkpoint"]
+    assert "12 rows" in done.out
+
+
+def test_what_does_not_fit_is_refused(place: Path, tmp_path: Path) -> None:
+    start = ["--from", str(place / "classes")]
+    done = evaluate(tmp_path, *start, "objective={kind: masked_lm}")
+    assert (done.code, "needs a head of kind masked_lm, not classes" in done.err) == (2, True), done.err
+    (tmp_path / "other.jsonl").write_text('{"text": "the cat", "label": "neither"}\n', encoding="utf-8")
+    done = evaluate(tmp_path, *start, "--data", str(tmp_path / "other.jsonl"))
+    assert (done.code, "other.jsonl:1: the label 'neither' is none of bad, good" in done.err) == (3, True), done.err
+    done = evaluate(tmp_path, *start, "objective.labels=[a, b, c]")
+    assert (done.code, "names 3 classes" in done.err) == (2, True), done.err
