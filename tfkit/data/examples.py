@@ -93,7 +93,7 @@ class ExampleSet:
         if self.truncated:
             about += f", {self.truncated:,} of them cut to the context"
         if self.unread:
-            about += f"; of several targets of a row the first is taken, {self.unread:,} further ones are not"
+            about += f"; of several targets of a row the first is taken, {self.unread:,} more left out"
         return about
 
     def describe_skipped(self) -> str:
