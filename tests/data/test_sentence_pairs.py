@@ -119,6 +119,9 @@ def test_pairs_are_drawn_anew_in_each_epoch_unless_they_are_static() -> None:
     assert one.ids.tolist() == other.ids.tolist()
     one, other = (moving.gather(np.full(8, epoch), np.arange(8)) for epoch in (0, 5))
     assert one.ids.tolist() != other.ids.tolist()
+    sizes = moving.gather(np.zeros(count, np.int64), moving.order(0)).lengths
+    assert sizes[0] == sizes.max() > sizes.min(), "a longest row is the first"
+    assert sorted(moving.order(0)) == [*range(count)]
     again = SentencePairRows([(documents, 1.0)], 32, 1, FRAME).gather(np.full(8, 5), np.arange(8))
     assert again.ids.tolist() == other.ids.tolist(), "a seek needs nothing of the epochs before"
 

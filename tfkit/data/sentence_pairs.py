@@ -131,9 +131,14 @@ class SentencePairRows:
         return found
 
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
+        """The first row of all is a longest one, so that what does not fit shows at once."""
         bits = np.random.PCG64([self.seed, epoch])
-        count = sum(len(pairs.starts) for pairs in self._pairs[0 if self.static else epoch])
-        return np.concatenate([permutation(bits, count) for _ in range(-(-self._rows // count))])[: self._rows]
+        sizes = np.concatenate([pairs.lengths.sum(axis=1) for pairs in self._pairs[0 if self.static else epoch]])
+        order = np.concatenate([permutation(bits, len(sizes)) for _ in range(-(-self._rows // len(sizes)))])[: self._rows]
+        if epoch == 0:
+            longest = int(sizes[order].argmax())
+            order[[0, longest]] = order[[longest, 0]]
+        return order
 
 
 class _Documents:

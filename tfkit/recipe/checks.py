@@ -157,7 +157,9 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     if recipe.data.max_lost is not None and recipe.objective.reads_text and recipe.data.on_bad_row == "error":
         yield ("data", "max_lost"), f"no row is lost: bad ones are errors, and {recipe.objective.kind} cuts none; remove it"
     if not recipe.data.length_groups and recipe.objective.reads_text:
-        yield ("data", "length_groups"), f"the rows of {recipe.objective.kind} all have one length: remove it"
+        yield ("data", "length_groups"), f"only labelled rows are grouped, and {recipe.objective.kind} reads text: remove it"
+    if recipe.generation.prompts and trained_for(recipe.objective).head in ("classes", "tags", "masked_lm"):
+        yield ("generation", "prompts"), f"a model that is trained for {trained_for(recipe.objective).kind} continues no text; remove it"
     if isinstance(recipe.objective, ChatSection):
         yield from _unread_chat(recipe, recipe.objective)
     for part in ("train", "validation"):
@@ -224,7 +226,7 @@ def _stdlib(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]:
     roles = recipe.objective.roles
     named = {*source.columns, *(["text"] if source.text is not None else [])}
     there = {role for role in roles if role.name in named or set(role.columns) & set(given)}
-    shapes = {role.shape for role in roles if role.shape is not None} or {None}  # of rows; one of them is enough
+    shapes = {role.shape for role in roles if role.shape} or {""}  # of rows; one of them is enough
     needed = [{role for role in roles if role.required and role.shape in (None, shape)} for shape in shapes]
     if given and not any(there >= each for each in needed):
         one = "has no column but" if len(given) == 1 else "has the columns"
