@@ -56,8 +56,8 @@ class StdlibTask:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all columns, times the share of the part."""
-        return int((self.folder / _RECORDS).stat().st_size * self.part.share)
+        """Bytes of what is given, times the share of the part."""
+        return int(self.index["bytes"] * self.part.share)
 
     def describe(self) -> str:
         """Rows and files of the part, and how many files gave nothing."""
@@ -106,11 +106,12 @@ class StdlibTask:
 def _write(folder: Path, task: str, files: StdlibSource) -> None:
     """Fill an empty folder."""
     found, unread = _find(task, files)
+    given = sum(len(" ".join(_texts(record["values"][TASKS[task].given])).encode()) for record in found)
     path = folder / _RECORDS
     with path.open("w", encoding="utf-8") as file:
         for record in found:
             file.write(json.dumps(record) + "\n")
-    index = {"version": TASKS_VERSION, "records": len(found), "unread": unread, "size": path.stat().st_size}
+    index = {"version": TASKS_VERSION, "records": len(found), "unread": unread, "bytes": given, "size": path.stat().st_size}
     (folder / _INDEX).write_text(json.dumps(index) + "\n")
 
 
@@ -127,8 +128,8 @@ def _find(task: str, files: StdlibSource) -> tuple[list[dict[str, Any]], int]:
             parsed, here = None, []
         unread += parsed is None
         for line, values in here:
-            given = " ".join(str(values[TASKS[task].given]).split())  # copies differ in white space
-            key = hashlib.blake2b(given.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+            words = " ".join(_texts(values[TASKS[task].given])).split()  # copies differ in white space
+            key = hashlib.blake2b(" ".join(words).encode(errors="surrogatepass"), digest_size=8).hexdigest()
             found.append({"path": name, "line": line, "given": key, "values": values})
     if task == "packages":
         paths = defaultdict(set)
@@ -136,6 +137,10 @@ def _find(task: str, files: StdlibSource) -> tuple[list[dict[str, Any]], int]:
             paths[record["values"]["label"]].add(record["path"])
         found = [record for record in found if len(paths[record["values"]["label"]]) >= _FEWEST_FILES]
     return found, unread
+
+
+def _texts(given: str | list[str]) -> list[str]:
+    return [given] if isinstance(given, str) else given
 
 
 def _index(folder: Path) -> dict[str, Any] | None:

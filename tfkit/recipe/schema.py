@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticKnownError
 
 from tfkit.model.config import Data
 from tfkit.recipe.objectives import CausalLMSection, ObjectiveSection
@@ -90,10 +91,17 @@ class TokenizerSection(Data):
         return self
 
 
+def _no_number(value: Any) -> Any:
+    """To a Literal of pydantic 1 is True."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise PydanticKnownError("literal_error", {"expected": "False, True, 'docstrings', 'token_roles' or 'packages'"})
+    return value
+
+
 class SourceSection(Data):
     """Where rows of text come from: exactly one of stdlib, path, hub."""
 
-    stdlib: Literal[False, True, "docstrings", "token_roles", "packages"] = Field(
+    stdlib: Annotated[Literal[False, True, "docstrings", "token_roles", "packages"], BeforeValidator(_no_number)] = Field(
         False,
         description="The running Python's own standard library, without a network. true: its files as text. docstrings: functions (source) "
         "and what they do (target). token_roles: lines of code (tokens) and what each token is (tags). packages: code (text) and where it "
