@@ -15,6 +15,7 @@ from transformers import AutoModelForMaskedLM
 
 import tfkit.cli.teaching
 from tfkit.hub import load
+from tfkit.recipe import read_recipe
 from tfkit.training.step import Stepper
 
 STEPS = 8
@@ -111,6 +112,7 @@ def test_a_student_is_its_own_model_and_names_its_teacher(place: Path, unbroken:
     assert parent["role"] == "teacher"
     assert parent["run_id"] == json.loads((teacher / "run.json").read_text(encoding="utf-8"))["run_id"]
     assert parent == json.loads((run / "run.json").read_text(encoding="utf-8"))["parents"][0]
+    assert parent["sha256"] == read_recipe(str(run / "recipe.yaml")).recipe.objective.teacher_sha256
     assert len(parent["sha256"]) == 64
     model = load(checkpoint).model
     assert {name for name, _ in model.named_parameters()} < {name for name, _ in load(teacher).model.named_parameters()}
@@ -172,7 +174,7 @@ def test_a_run_does_not_go_on_with_another_teacher(place: Path, tmp_path: Path) 
         shutil.move(place / "kept", place / "bert")
     assert done.code == 4, done.err
     assert "objective.teacher: bert is not what this run was started with: the SHA-256 of its weights was " in done.err
-    assert taught(run, "distilbert", "--resume").code == 0
+    assert taught(run, "distilbert", "--resume").code == 0  # the refusal has changed nothing
 
 
 def test_a_bad_step_of_a_student_is_replayed(place: Path, tmp_path: Path) -> None:
@@ -201,6 +203,9 @@ def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place
     done = taught(tmp_path / "run", "distilbert", "objective.copy_layers=[0, 4]")
     assert (done.code, "tokenizing" in done.err) == (4, False)
     assert "copy_layers: the teacher has no layer 4, only 0 to 3" in done.err
+    done = taught(tmp_path / "other", "distilbert", f"objective.teacher_sha256={'f' * 64}")
+    assert done.code == 4
+    assert f"bert is not what this recipe was run with: the SHA-256 of its weights was {'f' * 64} and is now " in done.err
     done = taught(tmp_path / "none", "distilbert", "objective.teacher=nowhere")
     assert done.code == 4
     assert "nowhere: there is no such folder" in done.err

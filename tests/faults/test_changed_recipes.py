@@ -123,6 +123,7 @@ REFUSED = {
     "data.length_groups=false": "classes",
     "objective.documents=joined": "gpt",
     "objective.teacher=llama": "student",
+    f"objective.teacher_sha256={'f' * 64}": "student",
     "objective.of.documents=joined": "student",
     "objective.temperature=2": "student",
     "objective.teacher_weight=2": "student",

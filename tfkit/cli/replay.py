@@ -65,7 +65,6 @@ def _state_before(
     run: Path, recipe: "Recipe", data: "TrainingData", document: dict[str, Any], device: str | None
 ) -> "tuple[Parts, Progress]":
     """The parts as they were before the step: from the newest good checkpoint, through the steps since then."""
-    from tfkit.cli.teaching import check_same_teacher
     from tfkit.cli.training_parts import assemble, first_model, restore
     from tfkit.run.checkpoints import checkpoints, step_of
     from tfkit.run.manifest import verify
@@ -80,8 +79,6 @@ def _state_before(
     parts = assemble(recipe, data, model, place, len(document["micro_batches"][0]["rows"]))
     usable = [path for path in checkpoints(run / "checkpoints") if step_of(path) < document["step"] and not verify(path)]
     tensors, state = load_training_state(usable[-1]) if usable else ({}, {})
-    if usable:
-        check_same_teacher(state, data.objective)
     progress = restore(parts, usable[-1], tensors, state) if usable else Progress()
     console.say(f"from {usable[-1].name if usable else 'the random weights of the start'} to step {document['step']}")
     take_steps(parts.stepper, parts.loader, parts.schedule, parts.plan, progress, document["step"] - 1)

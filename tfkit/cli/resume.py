@@ -90,6 +90,8 @@ def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
     else:
         head = known.get("head") if "head" not in recipe.model.changes else None  # the objective may have given it one of its own
         document["model"] = model_config(recipe.model, known.get("vocab_size", 1), head).model_dump(mode="json")
+    if document["objective"].get("teacher_sha256", "") is None:  # a run writes it down; whether it is the same teacher is seen later
+        document["objective"]["teacher_sha256"] = getattr(saved.objective, "teacher_sha256", None)
     return _flatten(document, "")
 
 

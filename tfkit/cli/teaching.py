@@ -1,8 +1,6 @@
 """What the teacher of a distillation asks of a run: memory, a place beside the student, its name in every checkpoint."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -13,8 +11,10 @@ from tfkit.model.config import ModelConfig
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.teacher import Teacher
+from tfkit.recipe import read_recipe
 from tfkit.recipe.objectives import DistillationSection
 from tfkit.recipe.schema import Recipe
+from tfkit.run.folder import RunFolder
 from tfkit.training.flops import training_flops_per_token
 from tfkit.training.memory import available_bytes
 
@@ -52,14 +52,19 @@ def parents(objective: Objective) -> list[dict[str, str | None]]:
     return [teacher.parent()] if teacher else []
 
 
-def check_same_teacher(state: Mapping[str, Any], objective: Objective) -> None:
-    """Raise ModelError if the training state is that of a run with other weights of the teacher: it would go on as another run."""
-    before, teacher = state.get("teacher"), teacher_of(objective)
-    if teacher is not None and before != teacher.sha256:
-        raise ModelError(
-            f"objective.teacher: {teacher.path} is not what this run was started with: the SHA-256 of its weights was {before} and is now "
-            f"{teacher.sha256}. Restore it, or start another run with --run; of a run that goes on, name one of its checkpoints"
-        )
+def pin_teacher(recipe: Recipe, objective: Objective, folder: RunFolder) -> Recipe:
+    """The recipe with the hash of the teacher. Raises ModelError if the run in the folder has learned from another one."""
+    teacher = teacher_of(objective)
+    if teacher is None:
+        return recipe
+    if any(folder.checkpoints.glob("step-*")) and folder.recipe.exists():
+        begun = getattr(read_recipe(str(folder.recipe)).recipe.objective, "teacher_sha256", None)
+        if begun != teacher.sha256:
+            raise ModelError(
+                f"objective.teacher: {teacher.path} is not what this run was started with: the SHA-256 of its weights was {begun} and is now "
+                f"{teacher.sha256}. Restore it, or start another run with --run; of a run that goes on, name one of its checkpoints"
+            )
+    return recipe.model_copy(update={"objective": recipe.objective.model_copy(update={"teacher_sha256": teacher.sha256})})
 
 
 def taught_flops_per_token(objective: Objective, length: int) -> float:

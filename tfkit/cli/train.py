@@ -51,6 +51,7 @@ def train(recipe: "Recipe", name: str, kind: Kind, options: Options) -> None:
             import torch
 
             from tfkit.cli.starting import pinned
+            from tfkit.cli.teaching import pin_teacher
             from tfkit.cli.training import TrainingRun
             from tfkit.cli.training_data import RunContext, prepare_data
             from tfkit.cli.training_parts import first_model
@@ -63,7 +64,7 @@ def train(recipe: "Recipe", name: str, kind: Kind, options: Options) -> None:
             context = RunContext(recipe, folder, signals, meter, pick_device(options.device))
             data = prepare_data(recipe, signals, meter)
             require_memory(recipe, data.config, context.device)
-            write_recipe(folder, pinned(recipe, data.start, folder), data.config)
+            write_recipe(folder, pin_teacher(pinned(recipe, data.start, folder), data.objective, folder), data.config)
             model = first_model(recipe, data)
             preset = recipe.model.preset
             family = data.start.described.family if data.start else PRESETS[preset][0].name if preset else None

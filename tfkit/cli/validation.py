@@ -1,7 +1,6 @@
 """The scores of the validation sets during a training: of all together, and of each by its name where there are several."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from tfkit.cli.training_data import TrainingData, ValidationSet
 from tfkit.data import TokenStream
@@ -18,12 +17,14 @@ from tfkit.recipe.schema import Recipe
 def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
     """`loss` and what else the objective tells, and with several sets the same again as `<name>.loss`. None if it was to stop.
 
-    A causal language model is scored text by text, each on its own, as `tfkit evaluate` does; other objectives by their own rows.
+    A causal language model is scored text by text, each on its own, as `tfkit evaluate` does; other objectives by their own rows; a
+    student by what it is trained for beside its teacher.
     `evaluation.max_tokens` holds for all sets together, so the last ones may be left out.
     """
-    if isinstance(data.objective, CausalLM):
+    objective = data.objective.base if isinstance(data.objective, Distillation) else data.objective
+    if isinstance(objective, CausalLM):
         return _texts(recipe, data, model, should_stop)
-    return score_sets(recipe, data.objective, data.validation, model, should_stop=should_stop)
+    return score_sets(recipe, objective, data.validation, model, should_stop=should_stop)
 
 
 def score_sets(

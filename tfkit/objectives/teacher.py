@@ -40,10 +40,16 @@ class Teacher:
 def open_teacher(section: DistillationSection, config: ModelConfig, tokenizer: Tokenizer) -> Teacher:
     """Load the teacher of a student with this description and tokenizer. Raises ModelError, with all reasons, if it cannot teach it."""
     loaded = load(section.teacher)
+    sha256 = content_hash(loaded.folder)
+    if section.teacher_sha256 not in (None, sha256):
+        raise ModelError(
+            f"objective.teacher: {section.teacher} is not what this recipe was run with: the SHA-256 of its weights was "
+            f"{section.teacher_sha256} and is now {sha256}. Restore it, or remove objective.teacher_sha256 to learn from what it is now"
+        )
     if reasons := _misfits(loaded, section, config, tokenizer):
         lines = "\n  ".join(reasons)
         raise ModelError(f"objective.teacher: {section.teacher} cannot teach this model:\n  {lines}")
-    teacher = Teacher(loaded.model.requires_grad_(False), section.teacher, content_hash(loaded.folder), run_id_of(loaded.folder))
+    teacher = Teacher(loaded.model.requires_grad_(False), section.teacher, sha256, run_id_of(loaded.folder))
     if section.copy_layers is not None:
         copied_tensors(on_meta(config), teacher.model, section.copy_layers)  # whether they fit is said before anything is tokenized
     return teacher
