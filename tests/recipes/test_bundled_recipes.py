@@ -13,7 +13,7 @@ from tfkit.recipe import bundled_recipes, dump_recipe, model_config, read_recipe
 
 ROOT = Path(__file__).parent.parent.parent / "recipes"
 RECIPES = sorted(ROOT.rglob("*.yaml"))
-COUNT = 11
+COUNT = 13
 
 EACH = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix())
 
@@ -78,7 +78,21 @@ def tiny(recipe: dict[str, Any], stacks: list[str], corpus: Path) -> list[str]:
         changes["data.validation"] = 0.4  # of three rows
     if "vocab_size" in recipe["model"]:
         changes["model.vocab_size"] = None
+    if recipe["objective"].get("copy_layers") is not None:
+        changes["objective.copy_layers"] = [1, 0]
     return [f"{name}={json.dumps(value)}" for name, value in changes.items()]
+
+
+def take_two_steps(path: Path, run: str, corpus: Path) -> None:
+    """Of a recipe made tiny; where it learns from the run of another recipe, after two steps of that one."""
+    recipe = read_recipe(str(path)).recipe
+    if teacher := getattr(recipe.objective, "teacher", None):
+        (taught_by,) = (other for other in RECIPES if f"runs/{other.stem}" == teacher)
+        take_two_steps(taught_by, teacher, corpus)
+    config = model_config(recipe.model, 100_000)
+    stacks = [stack for stack in ("encoder", "decoder") if getattr(config, f"{stack}_layers")]
+    overrides = tiny(recipe.model_dump(), stacks, corpus)
+    assert main(["pretrain", str(path), "--run", run, "--json", "--threads", "1", *overrides]) == 0
 
 
 @EACH
@@ -90,16 +104,13 @@ def test_it_takes_two_steps(path: Path, tmp_path: Path, capsys: pytest.CaptureFi
         text = "\n".join(" ".join(line) for line in np.random.default_rng(number).choice(words, (40, 10)))
         (tmp_path / "corpus" / f"{number}.txt").write_text(text, encoding="utf-8")
     recipe = read_recipe(str(path)).recipe
-    config = model_config(recipe.model, 100_000)
-    stacks = [stack for stack in ("encoder", "decoder") if getattr(config, f"{stack}_layers")]
-    overrides = tiny(recipe.model_dump(), stacks, tmp_path / "corpus")
     before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     try:
-        assert main(["pretrain", str(path), "--run", "run", "--json", "--threads", "1", *overrides]) == 0
+        take_two_steps(path, "run", tmp_path / "corpus")
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.set_num_threads(before[1])
-    document = json.loads(capsys.readouterr().out)
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["steps"] == 2
     assert document["tokens"] == 2 * 4 * 16 if recipe.objective.kind == "causal_lm" else document["tokens"] > 2 * 4
     assert 0 < document["loss"] < 10
