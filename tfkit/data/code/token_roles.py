@@ -12,7 +12,6 @@ import ast
 import io
 import keyword
 import re
-import sys
 import tokenize
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -22,8 +21,9 @@ _LONGEST_LINE = 96
 _FEWEST = 4
 _LONGEST_STRING = 60  # characters
 _KEPT = {tokenize.NAME: "variable", tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.OP: "operator"}
-_PARTS_OF_STRINGS = tuple(getattr(tokenize, f"FSTRING_{part}") for part in ("START", "MIDDLE", "END") if sys.version_info >= (3, 12))
-_KEPT |= dict.fromkeys(_PARTS_OF_STRINGS, "string")  # since 3.12 an f-string is no single token
+# Since Python 3.12 an f-string is no single token, and since 3.14 there are t-strings.
+_PARTS_OF_STRINGS = [getattr(tokenize, name) for name in dir(tokenize) if name.startswith(("FSTRING_", "TSTRING_"))]
+_KEPT |= dict.fromkeys(_PARTS_OF_STRINGS, "string")
 
 Place = tuple[int, int]  # line from 1, and column in UTF-8
 
@@ -63,7 +63,7 @@ def _lines(text: str, roles: dict[Place, str]) -> Iterator[_Line]:
             if tags != ["string"] and 0 < len(tokens) <= _LONGEST_LINE and not any(map(_is_long, tokens)):
                 yield _Line(number, tokens, tags)
             tokens, tags = [], []
-        elif token.type in _KEPT and token.string:
+        elif token.type in _KEPT and token.string.strip():
             row, column = token.start
             number = number if tokens else row
             if token.type == tokenize.NAME:
