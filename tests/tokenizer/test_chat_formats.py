@@ -76,6 +76,12 @@ def test_the_template_of_a_checkpoint_writes_the_same_in_transformers(name: str,
         assert rendered(template, messages[: number + 1]).rstrip("\n") == text[:end]
 
 
+def test_any_text_may_be_the_system_message_of_a_template() -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    for system in ("é🙂", "\"'\\n\n\r\t", "{{ x }} {% endif %} {# #}", "\u2028\x00\x7f"):
+        assert rendered(OURS["chatml"].jinja(system), messages) == ours("chatml", messages, system)[0]
+
+
 # As Meta published them with its models, line ends put in.
 PUBLISHED = {
     "chatml": TEMPLATES["smollm2"],
