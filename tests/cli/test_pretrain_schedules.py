@@ -1,0 +1,77 @@
+"""Schedules and growing batches from the command line: what metrics.jsonl says of learning rate and tokens, and where a run ends."""
+
+import json
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_runs import exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
+
+from tfkit.training.step import Stepper
+
+EACH = ["training.log_every=1", "evaluation.every=null"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("schedules")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    return folder
+
+
+def test_noam_s_recorded_learning_rate_is_the_formula_s(base: Path) -> None:
+    words = ["optimizer={kind: adam, lr: 0.5}", "schedule={kind: noam, warmup_steps: 5}", "training.steps=8"]
+    done = pretrain(base / "noam", base / "tiny.yaml", *EACH, *words)
+    assert done.code == 0, done.err
+    found = [record["lr"] for record in records(base / "noam") if "lr" in record]
+    assert found == pytest.approx([0.5 * 16**-0.5 * min(step**-0.5, step * 5**-1.5) for step in range(1, 9)], rel=1e-12)
+
+
+def test_a_run_in_tokens_with_growing_batches_ends_where_its_tokens_do(base: Path) -> None:
+    """Rows of 16 tokens: 2, 2, 2, 4, 4, 4 and 6 rows, then 8, until 700 tokens are read; and the decay is over then."""
+    words = ["training={tokens: 700, batch_size: 8, micro_batch_size: 2, batch_ramp: {start: 2, tokens: 256}, precision: fp32}"]
+    words += [*EACH, "schedule={kind: linear, warmup_tokens: 96}", "checkpoint={every: 3, keep: 9}"]
+    done = pretrain(base / "ramp", base / "tiny.yaml", *words)
+    assert done.code == 0, done.err
+    lines = [record for record in records(base / "ramp") if "lr" in record]
+    rows = [2, 2, 2, 4, 4, 4, 6, 8, 8, 8]  # in all
+    tokens = [16 * sum(rows[:step]) for step in range(1, 11)]
+    assert [line["tokens"] for line in lines] == tokens == [*tokens[:-1], 768]
+    expected = [1 / 3, 2 / 3, *(1 - (read - 96) / (768 - 96) for read in tokens[2:])]
+    assert [line["lr"] for line in lines] == pytest.approx([1e-3 * share for share in expected])
+    assert kept(base / "ramp") == ["step-000003", "step-000006", "step-000009", "step-000010"]
+
+    stopped = pretrain(base / "again", base / "tiny.yaml", *words, before=strike(signal.SIGKILL, 13))  # within step 7
+    assert stopped.code == -signal.SIGKILL
+    assert pretrain(base / "again", base / "tiny.yaml", *words, "--resume").code == 0
+    assert hashes(base / "again", 10) == hashes(base / "ramp", 10)
+    assert exact(base / "again") == exact(base / "ramp")
+    assert json.loads((base / "again" / "run.json").read_text(encoding="utf-8"))["attempts"][1]["from_step"] == 6
+
+
+def test_skipped_steps_do_not_count_in_the_mean(base: Path) -> None:
+    """Nor in what tfkit.json says of it."""
+    words = [*EACH, "training.ema_decay=0.5", "training.steps=6", "checkpoint={every: 1, keep: 6}", "training.max_skipped_steps=6"]
+    done = pretrain(base / "skips", base / "tiny.yaml", *words, before=_spoil(4))
+    assert done.code == 0, done.err
+    facts = [
+        json.loads((base / "skips" / "checkpoints" / name / "tfkit.json").read_text(encoding="utf-8")) for name in kept(base / "skips")
+    ]
+    assert [fact["averaged"]["steps"] for fact in facts] == [1, 2, 3, 3, 4, 5]
+
+
+def _spoil(step: int) -> Callable[[], None]:
+    """A fault: one step's gradient is infinite."""
+
+    def before() -> None:
+        clip, calls = Stepper._clip, [0]
+
+        def spoilt(self: Stepper) -> float:
+            calls[0] += 1
+            return math.inf if calls[0] == step else clip(self)
+
+        Stepper._clip = spoilt  # type: ignore[method-assign]
+
+    return before
