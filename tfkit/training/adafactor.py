@@ -5,6 +5,7 @@ As T5 was trained with it, and as `transformers.optimization.Adafactor` computes
 and puts epsilon elsewhere. T5's own code keeps the whole second moment of matrices with a side below 128; here all are factored.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -60,4 +61,4 @@ class Adafactor(torch.optim.Optimizer):
 def _rms(tensor: Tensor) -> Tensor:
     """The root mean square of all entries."""
     norm: Tensor = torch.linalg.vector_norm(tensor)
-    return norm / tensor.numel() ** 0.5
+    return norm / math.sqrt(tensor.numel())
