@@ -91,6 +91,7 @@ JSON_DAMAGE = {
     "a comma too many": ('[{"text": "a"},]', r"a.json, item 2: not JSON"),
     "not closed right": ('[{"text": "a"}}', r"expected ',' after item 1, found '\}'"),
     "more behind": ('[{"text": "a"}]\n[{"text": "b"}]', r"more follows after the end, at character 17 .*format: jsonl"),
+    "half a character behind": (b'[{"text": "a"}]\xc3', r"more follows after the end"),
     "jsonl": ('{"text": "a"}\n{"text": "b"}\n', r"a.json: one object, without an array of objects in it; .*format: jsonl"),
     "two arrays": ('{"train": [{"text": "a"}], "test": [{"text": "b"}]}', r"holds several arrays of objects \(train, test\)"),
     "a string": ('"text"', r"begins with neither \[ nor \{"),
@@ -124,21 +125,21 @@ def test_bad_items_of_json_are_named_or_skipped(tmp_path: Path) -> None:
 
 
 def test_conll_sentences_end_at_blank_lines_and_at_the_end(tmp_path: Path) -> None:
-    content = "\ufeff-DOCSTART-\tO\n\n\nthe\tO\r\nnew york\tB-place\n.\tO\r\n \t\r\nok\tO\n\n-DOCSTART- -X- O\n#\tO\nx\u2028y\u00a0z\tO"
+    content = "\ufeff-DOCSTART-\tO\n\n\nthe\tO\r\nnew york\tB-place\n.\tO\r\n \t\r\nok\tO\n-DOCSTART- -X- O\n#\tO\nx\u2028y\u00a0z\tO"
     found = rows(write(tmp_path / "a.conll", content), TAGS)
     assert [row.values for row in found] == [
         {"tokens": ["the", "new york", "."], "tags": ["O", "B-place", "O"]},
         {"tokens": ["ok"], "tags": ["O"]},
         {"tokens": ["#", "x\u2028y\u00a0z"], "tags": ["O", "O"]},
     ]
-    assert [row.place for row in found] == [f"{tmp_path}/a.conll:{line}" for line in (4, 8, 11)]
+    assert [row.place for row in found] == [f"{tmp_path}/a.conll:{line}" for line in (4, 8, 10)]
 
 
 @pytest.mark.parametrize("between", ["\t", " ", "   "])
 def test_conll_with_several_columns_has_the_tag_last(tmp_path: Path, between: str) -> None:
-    lines = [["EU", "NNP", "B-NP", "B-ORG"], ["rejects", "VBZ", "B-VP", "O"]]
+    lines = [["EU\u00a0bloc", "NNP", "B-NP", "B-ORG"], ["\u3000", "VBZ", "B-VP", "O"]]
     file = write(tmp_path / "a.bio", "\n".join(between.join(line) for line in lines))
-    assert rows(file, TAGS)[0].values == {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]}
+    assert rows(file, TAGS)[0].values == {"tokens": ["EU\u00a0bloc", "\u3000"], "tags": ["B-ORG", "O"]}
     named = rows(file, TAGS, header=["tokens", "tags", "chunk", "ner"])
     assert named[0].values["tags"] == ["NNP", "VBZ"]
     with pytest.raises(DataError, match=r"a.bio:1: 4 columns, and the header has 2"):
@@ -149,6 +150,7 @@ def test_bad_conll_sentences_are_named_or_skipped_whole(tmp_path: Path) -> None:
     for bad, message in {
         "b\tO\tO\n": r"a.iob:4: 3 columns, and the file's first sentence has 2",
         "b\n": r"a.iob:4: 1 columns, and",
+        "\u00a0\n": r"a.iob:4: 1 columns, and",
         "\tO\n": r"a.iob:4: an empty token",
         "b\t\n": r"a.iob:4: an empty tag",
         b"\xe9\tO\n".decode("latin-1"): "",

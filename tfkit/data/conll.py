@@ -11,7 +11,7 @@ from tfkit.data.columns import Columns, Record, Records
 from tfkit.data.content import Content, decode, pieces
 from tfkit.data.rows import BadRow
 
-_BETWEEN = "-DOCSTART-"
+_BETWEEN = "-DOCSTART-"  # begins the line between two documents
 _UNIVERSAL = ("tokens", "lemmas", "upos", "xpos", "feats", "heads", "deprels", "deps", "misc")
 _WORD, _NO_WORD = re.compile(r"[0-9]+"), re.compile(r"[0-9]+(-|\.)[0-9]+")  # 1-2 stands for two words together, 8.1 for one left unsaid
 
@@ -34,9 +34,6 @@ def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ())
             yield lines
             continue
         rows = [(_fields(line.text), line.place) for line in lines]
-        rows = [(fields, place) for fields, place in rows if fields[0] != _BETWEEN]
-        if not rows:
-            continue
         width = width or len(rows[0][0])
         if bad := next(filter(None, (_unfit(fields, width, bool(header), place) for fields, place in rows)), None):
             yield bad
@@ -117,7 +114,7 @@ def _sentences(content: Content) -> Iterator[list[_Line] | BadRow]:
         text = decode(piece)
         if isinstance(text, BadRow):
             bad = bad or text
-        elif text.strip(" \t\r\n"):
+        elif text.strip(" \t\r\n") and not text.startswith(_BETWEEN):
             lines.append(_Line(text.rstrip("\r\n"), piece.place))
         elif found := bad or lines:
             yield found
