@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_chats import TEMPLATES, write_chat_checkpoint
 from tiny_runs import Done, Process, pretrain, records
 from transformers import AutoTokenizer, GenerationConfig
 
@@ -107,6 +108,26 @@ def test_a_run_goes_on_from_its_own_checkpoint_as_a_tokenizer(place: Path) -> No
     done = pretrain(place / "second", place / "chat.yaml", "training.steps=1", f"tokenizer={{path: {json.dumps(str(checkpoint(place)))}}}")
     assert done.code == 0, done.err
     assert records(place / "second")[0]["loss"] == records(place / "run")[0]["loss"]
+
+
+def test_the_template_that_a_tokenizer_has_is_trained_on_and_kept(place: Path) -> None:
+    """Llama 3's, with the date of the day; the tokenizer itself puts <s> before and </s> behind a text, which here it must not."""
+    folder = write_chat_checkpoint(place / "origin", TEMPLATES["llama 3"])
+    words = ["training.steps=2", "generation.prompts=[]", "tokenizer={path: origin}", "model.context_length=400"]
+    done = pretrain(place / "run", place / "chat.yaml", *words)
+    assert done.code == 0, done.err
+    assert (checkpoint(place) / "chat_template.jinja").read_text(encoding="utf-8") == TEMPLATES["llama 3"]
+    codec = AutoTokenizer.from_pretrained(folder)
+    end = codec.convert_tokens_to_ids("<|eot_id|>")
+    assert GenerationConfig.from_pretrained(checkpoint(place)).eos_token_id == [codec.eos_token_id, end]
+    shown = Process(place, ["inspect", "chat.yaml", "--json", "--rows", "12", "training.batch_size=12", *words]).wait()
+    assert shown.code == 0, shown.err
+    found = [row for row in json.loads(shown.out)["rows"] if row["place"] == "rows.jsonl:5"]
+    tokens = [token for token in found[0]["tokens"] if token["kind"] != "padding"]
+    messages = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "it sat"}]
+    assert [token["id"] for token in tokens] == codec.apply_chat_template(messages, return_dict=False)
+    answer = [*codec.encode("it sat", add_special_tokens=False), end]
+    assert [token["id"] for token in tokens if token["kind"] == "loss"] == answer  # though its tags are around the user's words, too
 
 
 @pytest.mark.parametrize(
