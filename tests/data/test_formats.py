@@ -339,6 +339,19 @@ def test_a_zip_is_read_as_a_folder_is(tmp_path: Path) -> None:
     assert texts(tmp_path / "folder") == ["y", "x"]
 
 
+def test_a_fraction_of_every_form_is_held_out(tmp_path: Path) -> None:
+    """By the text of a row: of sentences their tokens, of parallel files both sides."""
+    zipped(tmp_path / "a.zip", {f"{name}.conll": "".join(f"{name}{i}\tO\n.\tO\n\n" for i in range(100)) for name in "ab"})
+    write(tmp_path / "a.en", "".join(f"{i % 150}\n" for i in range(200)))
+    write(tmp_path / "a.de", "".join(f"{i % 50}\n" for i in range(200)))
+    beside = SourceSection(path=str(tmp_path / "a.en"), format="lines", beside={"de": str(tmp_path / "a.de")}, columns={"source": "text"})
+    for section, roles in ((SourceSection(path=str(tmp_path / "a.zip")), TAGS), (beside, PAIR)):
+        train, held_out = ([row.text for row in open_source(section, part, 0.3, roles=roles).rows()] for part in ("train", "held_out"))
+        assert sorted(train + held_out) == sorted(row.text for row in open_source(section, "all", None, roles=roles).rows())
+        assert not set(train) & set(held_out)
+        assert 30 < len(held_out) < 90
+
+
 def test_a_folder_is_searched_for_every_format(tmp_path: Path) -> None:
     write(tmp_path / "a.json", ' \n[{"text": "json"}]')
     write(tmp_path / "package.json", '{"name": "x", "files": [{"text": "no row"}]}')
