@@ -1,6 +1,7 @@
 """Masked language modelling against transformers' own losses, and the properties that every objective has, on rows of unequal lengths."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_examples import ENCODER, model, texts, tokenizer
+from tiny_examples import ENCODER, WORDS, model, texts, tokenizer
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from tfkit.data import FramedRows, Loader, Rows, SentencePairRows, TokenStream, token_stream
@@ -53,8 +54,8 @@ def rows_of(stream: TokenStream, objective: MaskedLM) -> Rows:
     return FramedRows([(stream, 1.0)], 24, 1, objective.frame, count_tokens=objective.section.rarity > 0)
 
 
-def batches(stream: TokenStream, objective: MaskedLM, micro_batch_size: int, step: int = 0) -> list[Batch]:
-    return Loader(rows_of(stream, objective), objective.collate, 8, micro_batch_size).step(step)
+def batches(stream: TokenStream, objective: MaskedLM, micro_batch_size: int) -> list[Batch]:
+    return Loader(rows_of(stream, objective), objective.collate, 8, micro_batch_size).step(0)
 
 
 def test_next_sentences_and_masks_cost_what_transformers_says(tmp_path: Path, stream: TokenStream) -> None:
@@ -158,14 +159,17 @@ def test_another_epoch_has_other_masks_unless_they_are_static(stream: TokenStrea
         assert bool((one.labels != other.labels).any()) == differs
 
 
-def steps(stream: TokenStream, kind: str, micro_batch_size: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+def steps(
+    stream: TokenStream, kind: str, micro_batch_size: int, *, batch_size: int = 8, count: int = 3, lr: float = 3e-3, eps: float = 1e-3
+) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     config, section = KINDS[kind]
     taught, taking = objective(**section), model({**config, "init": {"std": 0.1}})
     weights = Weights(taking, torch.float32)
     # With AdamW's usual eps, an entry whose gradient is all rounding moves by a whole learning rate, in either direction.
-    optimizer = Optimizer(weights.master, AdamWSection(lr=3e-3, eps=1e-3))
+    optimizer = Optimizer(weights.master, AdamWSection(lr=lr, eps=eps))
     stepper = Stepper(taking, taught, weights, optimizer, device=torch.device("cpu"), seed=1)
-    losses = [stepper.take(step + 1, batches(stream, taught, micro_batch_size, step), 1.0).loss for step in range(3)]
+    loader = Loader(rows_of(stream, taught), taught.collate, batch_size, micro_batch_size)
+    losses = [dict(stepper.take(step + 1, loader.step(step), 1.0).losses) for step in range(count)]
     return losses, {name: tensor.detach() for name, tensor in taking.named_parameters()}
 
 
@@ -176,9 +180,22 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(stream: TokenStream
     assert len({batch.input_ids.shape[1] for batch in singles}) > 1, "rows of unequal lengths"
     for size in (1, 2, 4):
         found_losses, found_weights = steps(stream, kind, size)
-        assert found_losses == pytest.approx(losses, abs=1e-6)
+        for found, loss in zip(found_losses, losses, strict=True):
+            assert found == pytest.approx(loss, abs=1e-6)
         for name, tensor in weights.items():
             torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
+
+
+def test_a_tiny_bert_learns_what_a_document_is_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each document has five of 15 words: a token costs log 15 by how often it comes, log 5 beside its text, and a strange text shows."""
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
+    random = np.random.default_rng(1)
+    documents = ["\n".join(" ".join(random.choice(WORDS[5 * (i % 3) :][:5], 7)) for _ in range(30)) for i in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
+    stream = token_stream(open_source(SourceSection(path=str(tmp_path / "rows.jsonl")), "all", None), TOKENIZER, sentences=True)
+    losses, _ = steps(stream, "next sentence", 32, batch_size=32, count=120, lr=5e-3, eps=1e-8)
+    assert math.log(5) < np.mean([loss["mlm"] for loss in losses[-20:]]) < math.log(15) - 0.7
+    assert np.mean([loss["next_sentence"] for loss in losses[-20:]]) < math.log(2) - 0.2
 
 
 def test_a_tokenizer_with_another_template_is_refused() -> None:
