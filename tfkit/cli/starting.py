@@ -1,4 +1,4 @@
-"""The checkpoint that a fine-tuning starts from: what it says of itself, the head that the objective asks for, its name in what it becomes."""
+"""The checkpoint that a fine-tuning starts from: what it says, the head that the objective asks for, its name in what it becomes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from tfkit.errors import ModelError, UsageError
 from tfkit.families import FAMILIES
 from tfkit.hub import Described, content_hash, describe, load, run_id_of
 from tfkit.hub.config_json import changed
+from tfkit.hub.growing import with_more_entries
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.recipe import read_recipe
@@ -61,9 +62,14 @@ def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
     return own if known and labels else labels
 
 
-def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str]) -> ModelConfig:
-    """The checkpoint's description with the recipe's changes, and the head of the objective. Raises UsageError where they do not fit."""
+def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer: Tokenizer) -> ModelConfig:
+    """The checkpoint's description with the recipe's changes, the head of the objective, and room for what that adds to the tokenizer.
+
+    Raises UsageError where they do not fit.
+    """
     config, described = changed(start.described.config, recipe.model.changes), start.described
+    if tokenizer.size > start.tokenizer.size:
+        config = config.model_copy(update={"vocab_size": max(config.vocab_size, tokenizer.size)})
     if "head" not in recipe.model.changes:
         family = FAMILIES.get(described.family)
         same = tuple(labels) == described.labels
@@ -80,7 +86,10 @@ def start_model(recipe: Recipe, start: Start, config: ModelConfig) -> tuple[Tran
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
     changes = {name: value for name, value in recipe.model.changes.items() if name != "head"}
     loaded = load(start.described.folder, head=head, changes=changes, seed=recipe.training.seed)
-    return loaded.model, loaded.new_parameters
+    if (more := config.vocab_size - loaded.config.vocab_size) <= 0:
+        return loaded.model, loaded.new_parameters
+    grown = with_more_entries(loaded.model, config.vocab_size, recipe.training.seed)
+    return grown, (*loaded.new_parameters, f"the last {more} entries of the vocabulary")
 
 
 def pinned(recipe: Recipe, start: Start | None, folder: RunFolder) -> Recipe:

@@ -90,7 +90,7 @@ def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> Training
         labels = _labels(recipe, sources)
         if start is not None:
             labels = kept_labels(start, recipe, labels)
-            config = tuned_config(start, recipe, labels)
+            config = tuned_config(start, recipe, labels, tokenizer)
         else:
             config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
         objective = open_objective(recipe, config, tokenizer, labels)

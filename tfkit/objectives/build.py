@@ -62,7 +62,12 @@ def open_objective(recipe: Recipe, config: ModelConfig, tokenizer: Tokenizer, la
 
 def objective_tokenizer(recipe: Recipe, tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer as the objective reads it and the checkpoint gets it. Raises UsageError if it cannot say what the objective writes."""
-    return fit_tokenizer(recipe.objective, tokenizer) if isinstance(recipe.objective, ChatSection) else tokenizer
+    match recipe.objective:
+        case ChatSection() as section:
+            return fit_tokenizer(section, tokenizer)
+        case MultipleChoiceSection() as section:
+            return tokenizer.with_special_tokens([name for name in (section.start, section.delimiter, section.classify) if name])
+    return tokenizer
 
 
 def encoder_of(objective: Objective) -> Encoder | None:

@@ -100,12 +100,14 @@ def _masked_lm(recipe: Recipe, objective: MaskedLMSection, model: dict[str, Any]
 
 
 def _special_tokens(recipe: Recipe, objective: MultipleChoiceSection) -> Iterator[tuple[Path, str]]:
-    """What stands between the texts of multiple choice is an entry of the tokenizer; a finished one is looked at once it is there."""
+    """What stands between the texts of multiple choice is an entry of the tokenizer; a finished one that lacks it gets it."""
     section = recipe.tokenizer
+    if section.path is not None or recipe.model.start is not None:
+        return
     own = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
     for name in ("start", "delimiter", "classify"):
         token = getattr(objective, name)
-        if section.path is None and token is not None and token not in (*own.first, *section.special_tokens, *own.last):
+        if token is not None and token not in (*own.first, *section.special_tokens, *own.last):
             yield ("objective", name), f"{token!r} is no special token of the tokenizer: add it to tokenizer.special_tokens"
 
 
@@ -136,6 +138,8 @@ def _distillation(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("objective", "temperature"), "only the divergence from the teacher reads it, and its teacher_weight is 0; remove it"
     if objective.masked_only and not (objective.teacher_weight and objective.of.kind == "masked_lm"):
         yield ("objective", "masked_only"), "only the divergence from the teacher of a masked_lm reads it; remove it"
+    if objective.copy_layers is not None and recipe.model.start is not None:
+        yield ("objective", "copy_layers"), "the student begins with the weights of model.from already; remove one of the two"
     model = _model(recipe)
     layers = (model.get("encoder_layers") or 0) + (model.get("decoder_layers") or 0)
     if objective.copy_layers is not None and layers and len(objective.copy_layers) != layers:

@@ -122,7 +122,8 @@ class TaggingSection(_Objective):
 
 class MultipleChoiceSection(_Objective):
     """The right one of several answers, as GPT was fine-tuned: a score for `start context delimiter answer classify` of each answer,
-    and the language model's loss beside it. The three are special tokens of the tokenizer (tokenizer.special_tokens).
+    and the language model's loss beside it. The three are special tokens of the tokenizer (tokenizer.special_tokens); a finished
+    tokenizer that lacks them gets them behind its own entries, and the model vectors for them.
     """
 
     kind: Literal["multiple_choice"]

@@ -136,6 +136,15 @@ class Tokenizer:
             encodings = self._cutting(length).encode_batch([list(words) for words in sentences], is_pretokenized=True)
         return [(encoding.ids, encoding.word_ids, bool(encoding.overflowing)) for encoding in encodings]
 
+    def with_special_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
+        """This one, with those of the tokens that it lacks as special tokens behind its own entries."""
+        lacking = [token for token in tokens if self.backend.token_to_id(token) is None]
+        if not lacking:
+            return self
+        backend = tokenizers.Tokenizer.from_str(self.tokenizer_json)
+        backend.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in lacking])
+        return Tokenizer.from_json(backend.to_str(pretty=True), self.settings, self.chat_template)
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of ids, as AutoTokenizer's decode; bytes that are not whole characters become U+FFFD."""
         with broken_tokenizer():

@@ -1,0 +1,102 @@
+"""tfkit finetune for multiple choice: a GPT that was pretrained on text gets a score of choices, and entries for three new tokens."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import Process, pretrain, records, write_corpus, write_recipe
+from transformers import AutoTokenizer, OpenAIGPTDoubleHeadsModel
+
+from tfkit.hub import load
+from tfkit.hub.growing import with_more_entries
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import build
+
+MARKS = ["_start_", "_delimiter_", "_classify_"]
+TASK = """
+# For a test.
+model: {from: gpt, dropout: {embedding: 0, attention: 0, residual: 0}}
+data: {train: [{path: rows.jsonl, columns: {choices: [first, second]}}], validation: 0.2}
+objective: {kind: multiple_choice}
+optimizer: {lr: 1e-2}
+training: {steps: 4, batch_size: 8, precision: fp32, log_every: 2}
+carbon: {enabled: false}
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny GPT of ours, rows with two answers each, and a recipe for them."""
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    gpt = ["model={preset: gpt, decoder_layers: 2, dim: 16, num_heads: 2, context_length: 32}", "tokenizer={kind: bpe_eow, vocab_size: 90}"]
+    done = pretrain(tmp_path / "gpt", recipe, *gpt, "training.steps=2", "evaluation.every=null")
+    assert done.code == 0, done.err
+    random = np.random.default_rng(3)
+    with (tmp_path / "rows.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(40):
+            goal, first, second = (" ".join(random.choice(["the", "cat", "dog", "sat"], int(random.integers(1, 6)))) for _ in range(3))
+            file.write(json.dumps({"goal": goal, "first": first, "second": second, "label": number % 2}) + "\n")
+    (tmp_path / "task.yaml").write_text(TASK, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_three_entries_are_added_and_the_others_stay(place: Path) -> None:
+    words = ["finetune", "task.yaml", "--run", "run", "--threads", "1"]
+    done = Process(place, [*words, "optimizer.lr=1e-30", "optimizer.weight_decay=0"]).wait()
+    assert done.code == 0, done.err
+    assert "new, and so random: head.choice.weight, head.choice.bias, the last 3 entries of the vocabulary" in done.err
+    before, after = load(place / "gpt"), load(place / "run")
+    assert before.codec is not None
+    assert after.codec is not None
+    size = before.config.vocab_size
+    assert after.config == before.config.model_copy(
+        update={"vocab_size": size + 3, "head": after.config.head, "dropout": after.config.dropout}
+    )
+    assert [after.codec.backend.token_to_id(token) for token in MARKS] == [size, size + 1, size + 2]
+    for name, tensor in before.model.state_dict().items():
+        torch.testing.assert_close(after.model.state_dict()[name][: len(tensor)], tensor, atol=1e-20, rtol=0, msg=name)
+    assert float(after.model.state_dict()["embedding.tokens.weight"][size:].std()) > 0.01
+    text = ["the cat sat on Straße"]
+    assert after.codec.encode_texts(text) == before.codec.encode_texts(text)
+    theirs = AutoTokenizer.from_pretrained(after.folder)
+    assert theirs(text)["input_ids"] == after.codec.encode_texts(text)
+    assert theirs.convert_tokens_to_ids(MARKS) == [size, size + 1, size + 2]
+    ids = torch.tensor([[size, *after.codec.encode_texts(text)[0], size + 2]])
+    with torch.no_grad():
+        found = OpenAIGPTDoubleHeadsModel.from_pretrained(after.folder).eval()(ids)
+        output = after.model(ids)
+    torch.testing.assert_close(output.logits, found.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.extra_logits[0], found.mc_logits.reshape(1), atol=1e-5, rtol=0)
+
+
+def test_the_scores_of_such_a_run_and_its_end(place: Path) -> None:
+    done = Process(place, ["finetune", "task.yaml", "--run", "run", "--threads", "1", "objective.start=null"]).wait()
+    assert done.code == 0, done.err
+    assert "the last 2 entries of the vocabulary" in done.err
+    (scores,) = [record["evaluation"] for record in records(place / "run") if "evaluation" in record]
+    assert scores["loss"] == pytest.approx(scores["choices"] + 0.5 * scores["lm"])
+    again = Process(place, ["finetune", "task.yaml", "--from", "run", "--run", "on", "--threads", "1", "objective.start=null"]).wait()
+    assert again.code == 0, again.err
+    assert "new, and so random" not in again.err
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_old_entries_have_the_same_logits_in_a_larger_vocabulary(tied: bool) -> None:
+    sizes = {"vocab_size": 31, "context_length": 8, "decoder_layers": 2, "dim": 12, "num_heads": 2}
+    parts = {"position": {"kind": "learned"}, "norm": {"kind": "layer"}, "mlp": {"activation": "gelu"}, "init": {"std": 0.3}}
+    config = ModelConfig.model_validate({**sizes, **parts, "head": {"tied": tied, "bias": True}})
+    small = build(config, seed=1).eval()
+    large = with_more_entries(small, 36, seed=2)
+    assert large.config.vocab_size == 36
+    assert not large.training
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(large(ids).logits[..., :31], small(ids).logits)
+    new = {name: tensor[31:] for name, tensor in large.state_dict().items() if len(tensor) == 36}
+    assert new.keys() == {"embedding.tokens.weight", "head.bias"} | (set() if tied else {"head.output.weight"})
+    assert float(new["embedding.tokens.weight"].detach().std()) == pytest.approx(0.3, rel=0.4)
+    large(ids).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in large.parameters())

@@ -1,0 +1,19 @@
+"""Further entries in the vocabulary of a finished model: GPT learns three when it is fine-tuned (Radford et al. 2018, section 3.2)."""
+
+import torch
+
+from tfkit.hub.names import on_meta
+from tfkit.model.transformer import Transformer, build
+
+_ROWS = ("embedding.tokens.weight", "head.output.weight", "head.bias")  # what has one row for each entry
+
+
+def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transformer:
+    """The same model with new entries behind its own, whose vectors are drawn with `seed` as in pretraining."""
+    config, tensors = model.config, model.state_dict()
+    few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}  # only the rows are wanted
+    new = build(config.model_copy(update={"vocab_size": vocab_size - config.vocab_size, **few}), seed).state_dict()
+    tensors |= {name: torch.cat([tensors[name], new[name].to(tensors[name])]) for name in _ROWS if name in tensors}
+    larger = on_meta(config.model_copy(update={"vocab_size": vocab_size}))
+    larger.load_state_dict(tensors, assign=True)
+    return larger.requires_grad_().train(model.training)
