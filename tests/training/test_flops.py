@@ -27,6 +27,19 @@ def test_matrix_products_as_torch_counts_them(values: dict[str, Any]) -> None:
     assert training_flops_per_token(model.config, 12) * tokens == sum(counts.values()) + attention / 2
 
 
+@pytest.mark.parametrize("heads", [3, 1])
+def test_each_stack_of_an_encoder_decoder_works_on_its_own_tokens(heads: int) -> None:
+    """The decoder's own attention is causal; the encoder's and the one between them are whole squares."""
+    model = fresh(GPT2, encoder_layers=3, num_kv_heads=heads)
+    source, target = torch.zeros(3, 12, dtype=torch.long), torch.zeros(3, 8, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        CausalLM("joined").loss(model, Batch(source, target, decoder_input_ids=target))["lm"].backward()
+    counts = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
+    attention = counts.pop("aten.bmm")
+    half = 3 * 2 * 6 * 24 * 8 * 8  # rows, layers, what the plain kernel computes and a causal one need not
+    assert training_flops_per_token(model.config, 20, 8 / 20) * 60 == pytest.approx(sum(counts.values()) + attention - half, rel=1e-12)
+
+
 def test_gpt2_small() -> None:
     """124,439,808 parameters, of which positions (786,432), norms and biases multiply no token; the tied matrix does, once."""
     from tfkit.families import PRESETS

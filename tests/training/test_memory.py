@@ -17,6 +17,7 @@ from tfkit.training import memory
 from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fit, state_bytes, step_bytes_per_row
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
 @pytest.mark.slow  # a fresh process each: in this one, memory that was freed would be taken again
 @pytest.mark.parametrize("family", peak_of_a_step.MODELS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -67,7 +67,9 @@ class TrainingRun:
             for stack in model.stacks:
                 stack.compile()
         length, peak = round(self.loader.rows.mean_tokens), peak_flops(context.device, self.precision)
-        flops = training_flops_per_token(config, length) + taught_flops_per_token(data.objective, length)
+        first = self.loader.step(0)
+        written = sum(batch.written for batch in first) / sum(batch.tokens for batch in first)
+        flops = training_flops_per_token(config, length, written) + taught_flops_per_token(data.objective, length)
         self.written = TrainingLog(context, self.plan, self.progress, flops, peak)
 
     def run(self) -> None:
@@ -230,7 +232,9 @@ class TrainingRun:
         if self.context.device.type == "cpu":
             left = available_bytes()
             to_come = 4 * (self.parameters + kept_numbers(self.context.recipe, self.model))  # gradients, and what is kept beside weights
-            row = step_bytes_per_row(self.model, self.stepper.objective, self.loader.step(0)[0])
+            first = self.loader.step(0)[0]  # one row; not the longest where rows are not grouped by length
+            longer = max(1.0, self.loader.rows.longest / first.tokens)
+            row = int(step_bytes_per_row(self.model, self.stepper.objective, first) * longer)
             row += taught_bytes_per_row(self.stepper.objective, self.loader.rows.longest)
             most = min(most, rows_that_fit(row, None if left is None else left - to_come))
         return largest_divisor(self.loader.sizes.unit, most)

@@ -46,10 +46,15 @@ class Batch:
     def tokens(self) -> int:
         """Real tokens, of both sides of an encoder-decoder."""
         source = self.input_ids.numel() if self.padding_mask is None else int(self.padding_mask.sum())
+        return source + self.written
+
+    @property
+    def written(self) -> int:
+        """Real tokens of the decoder's side of an encoder-decoder; 0 of others."""
         if self.decoder_input_ids is None:
-            return source
+            return 0
         mask = self.decoder_padding_mask
-        return source + (self.decoder_input_ids.numel() if mask is None else int(mask.sum()))
+        return self.decoder_input_ids.numel() if mask is None else int(mask.sum())
 
     def corner(self, length: int) -> "Batch":
         """The first row, as far as `length`, of a batch whose tensors are all (B, T)."""

@@ -31,18 +31,22 @@ def state_bytes(parameters: int, kept: int, dtype: torch.dtype) -> int:
 
 
 def step_bytes_per_row(model: Transformer, objective: Objective, batch: Batch) -> int:
-    """What a micro-batch holds for each of its rows at its fullest, by what autograd keeps of a real but short row."""
+    """What a micro-batch holds for each of its rows at its fullest, by what autograd keeps of a real row, or of its beginning."""
     length, config = batch.input_ids.shape[1], model.config
     # Where each position has its label, the beginning of a row tells of all of it; another row is looked at whole.
     cut = batch.labels.shape == batch.input_ids.shape and batch.decoder_input_ids is None and not batch.more
     short = min(length, _PROBE_TOKENS) if cut else length
     row = batch.corner(short) if cut else batch
     kept = _kept_bytes(model, objective, row) * length / short
+    encoder, decoder = (length if layers else 0 for layers in (config.encoder_layers, config.decoder_layers))
+    if batch.decoder_input_ids is not None:
+        decoder = batch.decoder_input_ids.shape[1]
     layers = config.encoder_layers + config.decoder_layers
     if any(stack.activation_checkpointing for stack in model.stacks):  # between the blocks, and one block and its gradients at a time
-        kept = 2 * kept / layers + layers * length * config.dim * _itemsize(model)
-    squares = length**2  # the mask, of one byte an entry
-    if config.dropout.attention:  # no fused kernel: scores and drawn masks are kept
+        between = (config.encoder_layers * encoder + config.decoder_layers * decoder) * config.dim * _itemsize(model)
+        kept = 2 * kept / layers + between
+    squares = encoder**2 + decoder**2  # the masks, of one byte an entry
+    if config.dropout.attention and cut:  # no fused kernel: scores and drawn masks are kept, of which a beginning tells too little
         squares *= 1 + layers * config.num_heads * 3 * _itemsize(model)
     return int(kept * _MARGIN) + squares
 
