@@ -218,6 +218,24 @@ def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place
     assert "weights of the teacher bert need" in done.err
 
 
+def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(place: Path, tmp_path: Path, unbroken: Callable[[str], Path]) -> None:
+    objective = "objective: {kind: distillation, teacher: gpt, of: {kind: causal_lm}, text_weight: 1}"
+    (tmp_path / "tuned.yaml").write_text(f"# A recipe for tests.\n{objective}{COMMON}", encoding="utf-8")
+    start = str(unbroken("small"))
+
+    def tune(*words: str) -> Any:
+        given = [str(tmp_path / "tuned.yaml"), "--from", start, "--run", str(tmp_path / "run"), "--threads", "1", *words]
+        return Process(tmp_path, ["finetune", *given]).wait()
+
+    done = tune("objective.copy_layers=[1]")
+    assert done.code == 2
+    assert "objective.copy_layers: the student begins with the weights of model.from already; remove one of the two" in done.err
+    done = tune()
+    assert done.code == 0, done.err
+    facts = json.loads((tmp_path / "run" / "checkpoints" / "step-000008" / "tfkit.json").read_text(encoding="utf-8"))
+    assert [(parent["role"], parent["path"]) for parent in facts["lineage"]["parents"]] == [("start", start), ("teacher", "gpt")]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
