@@ -13,7 +13,7 @@ from tfkit.recipe import bundled_recipes, dump_recipe, model_config, read_recipe
 
 ROOT = Path(__file__).parent.parent.parent / "recipes"
 RECIPES = sorted(ROOT.rglob("*.yaml"))
-COUNT = 13
+COUNT = 15
 
 EACH = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix())
 
@@ -103,10 +103,12 @@ def test_it_takes_two_steps(path: Path, tmp_path: Path, capsys: pytest.CaptureFi
     for number in range(3):
         text = "\n".join(" ".join(line) for line in np.random.default_rng(number).choice(words, (40, 10)))
         (tmp_path / "corpus" / f"{number}.txt").write_text(text, encoding="utf-8")
+    pairs = [{"source": " ".join(words[row % 5 :]), "target": words[row % 3]} for row in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     recipe = read_recipe(str(path)).recipe
     before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     try:
-        take_two_steps(path, "run", tmp_path / "corpus")
+        take_two_steps(path, "run", tmp_path / ("corpus" if recipe.objective.reads_text else "pairs.jsonl"))
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.set_num_threads(before[1])
