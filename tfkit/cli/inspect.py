@@ -133,10 +133,12 @@ def _word(token: "ShownToken") -> str:
 
 
 def _wrap(words: list[str], width: int) -> Iterator[str]:
-    """Words on lines of at most `width` characters; a longer word has a line of its own."""
+    """Words on lines of at most `width` columns; a longer word has a line of its own."""
+    from rich.cells import cell_len
+
     line = ""
     for word in words:
-        if line and len(line) + 1 + len(word) > width:
+        if line and cell_len(line) + 1 + cell_len(word) > width:
             yield line
             line = word
         else:

@@ -12,6 +12,17 @@ from tfkit.tokenizer import Tokenizer
 Kind = Literal["loss", "no loss", "padding"]
 
 
+def _byte_alphabet() -> dict[str, int]:
+    """The character that GPT-2's byte-level vocabulary has for each byte: itself where it prints, else one from 256 on."""
+    printing = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printing]
+    return {chr(byte): byte for byte in printing} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+_MARKS = {ord(" "): "Ġ", ord("\n"): "Ċ", ord("\t"): "ĉ", ord("\r"): "č"}  # as the vocabulary writes them
+
+
 @dataclass(frozen=True)
 class ShownToken:
     """One position. `label`: what is to be predicted there, where that is not the token itself; `document`: which one of its row."""
@@ -100,4 +111,12 @@ class Reader:
         return ShownToken(token_id, self._entry(token_id), kind, None, document)
 
     def _entry(self, token_id: int) -> str:
-        return "" if token_id == IGNORED else self.tokenizer.backend.id_to_token(token_id) or f"<{token_id}>"
+        """The entry of the vocabulary; of a byte-level one its letters, where its bytes are whole ones, and only spaces as marks."""
+        entry = "" if token_id == IGNORED else self.tokenizer.backend.id_to_token(token_id) or f"<{token_id}>"
+        if entry.isascii() or not self.tokenizer.byte_level or any(character not in _BYTES for character in entry):
+            return entry
+        try:
+            text = bytes(_BYTES[character] for character in entry).decode()
+        except UnicodeDecodeError:  # a part of a character
+            return entry
+        return text.translate(_MARKS) if text.translate(_MARKS).isprintable() else entry

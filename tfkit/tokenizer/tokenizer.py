@@ -157,7 +157,7 @@ class Tokenizer:
             raise ValueError(f"token id {token_id} is not in the vocabulary of {self.size} entries")
         if token in self._added:
             return len(token.encode())
-        if self._byte_level:
+        if self.byte_level:
             return len(token)  # one character a byte, in GPT-2's alphabet
         if _BYTE_FALLBACK.fullmatch(token):
             return 1
@@ -171,7 +171,7 @@ class Tokenizer:
         if len(ids) == 0:
             return 0
         token = self.backend.id_to_token(int(ids[0]))
-        if self._byte_level or (token and _BYTE_FALLBACK.fullmatch(token)):
+        if self.byte_level or (token and _BYTE_FALLBACK.fullmatch(token)):
             return self.token_bytes(int(ids[0]))
         length = _HEAD
         while True:
@@ -238,7 +238,8 @@ class Tokenizer:
         return frozenset(added.content for added in self.backend.get_added_tokens_decoder().values())
 
     @cached_property
-    def _byte_level(self) -> bool:
+    def byte_level(self) -> bool:
+        """Whether the entries of its vocabulary are bytes, written in GPT-2's alphabet."""
         decoder = json.loads(self.tokenizer_json).get("decoder") or {}
         return "ByteLevel" in [decoder.get("type"), *(step.get("type") for step in decoder.get("decoders", ()))]
 
