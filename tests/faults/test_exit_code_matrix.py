@@ -98,6 +98,7 @@ def test_f07_0_done(base: Path, tmp_path: Path, line: str) -> None:
         ("check gone.yaml", "no such file"),
         ("check tiny.yaml a.b=1", "command line: a: unknown"),
         ("check", "which RECIPE?"),
+        ("average run --out empty", "is there already, and nothing is replaced"),
         ("recipes gone", "no bundled recipe has this name"),
     ],
 )
@@ -159,6 +160,8 @@ def test_f38_3_other_data(base: Path, tmp_path: Path) -> None:
         ("generate --from gone --prompt the", "gone"),
         ("generate --from pickles --prompt the", "pickles"),
         ("generate --from damaged --prompt the", "damaged"),
+        ("average run --out new", "checkpoint.keep"),
+        ("average gone --out new", "gone"),
         ("replay run", "run"),
         ("replay gone", "gone"),
         ("verify gone", "gone"),
