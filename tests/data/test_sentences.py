@@ -1,6 +1,7 @@
 """Where sentences end, and that a stream with sentences has the ids of one without."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def wordpiece() -> Tokenizer:
 @pytest.mark.parametrize(("text", "sentences"), CUTS)
 def test_where_sentences_end(text: str, sentences: list[str]) -> None:
     assert split_sentences(text) == sentences
+
+
+@pytest.mark.parametrize("text", ["." * 300_000, " ." * 150_000, "." + ")" * 300_000, "a" + " " * 300_000, "." + "\n " * 150_000])
+def test_a_text_that_never_ends_takes_no_longer(text: str) -> None:
+    """Where the pattern tried each beginning of a run, this would take minutes."""
+    start = time.process_time()
+    assert "".join(split_sentences(text)) == text
+    assert time.process_time() - start < 2
 
 
 def streams(folder: Path, texts: list[str], tokenizer: Tokenizer) -> tuple[TokenStream, TokenStream]:

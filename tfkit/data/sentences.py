@@ -6,7 +6,7 @@ of code are sentences, too. The cuts stand before white space, where BERT's toke
 
 import re
 
-_END = re.compile(r"""\S(?=[^\S\n]*\n)|[.!?…]["'”’»)\]]*(?=\s+[^a-z\s])|[。！？][」』”’）]*""")
+_END = re.compile(r"""\S(?=[^\S\n]*\n)|(?<![.!?…])[.!?…]+["'”’»)\]]*(?=\s+[^a-z\s])|[。！？][」』”’）]*""")
 
 
 def split_sentences(text: str) -> list[str]:
