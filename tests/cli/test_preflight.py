@@ -138,13 +138,14 @@ def test_more_rows_cut_than_the_limit_are_refused(place: Path) -> None:
     words = [*CLASSES, "model.context_length=8"]
     told = run(place, *words)
     assert told.code == 0, told.err
+    first = int(told.err.partition("cut to the context (first labelled.jsonl:")[2].partition(")")[0])
     cut = int(told.err.partition("labelled.jsonl: 40 rows, ")[2].partition(" of them cut to the context")[0])
     assert 0 < cut < 40
     assert run(place, *words, f"data.max_lost={cut / 40}", name="as-many").code == 0
     done = run(place, *words, f"data.max_lost={(cut - 1) / 40}", name="fewer")
     assert (done.code, done.out) == (3, ""), done.err
-    said = f"labelled.jsonl: 40 rows, {cut} of them cut to the context: more than data.max_lost, {(cut - 1) / 40:.4g}, allows; set a larger"
-    assert said in done.err
+    said = f"labelled.jsonl: 40 rows, {cut} of them cut to the context (first labelled.jsonl:{first}): more than"
+    assert f"{said} data.max_lost, {(cut - 1) / 40:.4g}, allows; set a larger model.context_length" in done.err
 
 
 def test_more_bad_rows_than_the_limit_are_refused(place: Path) -> None:
@@ -153,7 +154,7 @@ def test_more_bad_rows_than_the_limit_are_refused(place: Path) -> None:
     assert run(place, *words, "data.max_lost=0.2").code == 0
     done = run(place, *words, "data.max_lost=0.19", name="more")
     assert (done.code, done.out) == (3, ""), done.err
-    assert "bad.jsonl: 4 bad rows skipped (4 no column 'text'), of 20: more than data.max_lost, 0.19, allows; repair them" in done.err
+    assert "bad.jsonl: 4 bad rows skipped: 4 no column 'text' (first bad.jsonl:1); of 20 rows: more than data.max_lost, 0.19" in done.err
 
 
 def test_a_limit_that_nothing_would_read_is_refused(place: Path) -> None:

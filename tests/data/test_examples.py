@@ -75,7 +75,7 @@ def test_examples_are_what_the_encoder_gives(tmp_path: Path) -> None:
     assert stored.lengths.tolist() == [4, 10, 0, 2]
     assert (stored.truncated, stored.max_id, dict(stored.skipped)) == (1, ord("🙂"), {})
     assert [stored.place(i) for i in range(4)] == [f"{tmp_path}/rows.jsonl:{i}" for i in range(1, 5)]
-    assert stored.describe() == f"{tmp_path}/rows.jsonl: 4 rows, 1 of them cut to the context"
+    assert stored.describe() == f"{tmp_path}/rows.jsonl: 4 rows, 1 of them cut to the context (first {tmp_path}/rows.jsonl:2)"
     hashes = [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") for text in TEXTS]
     assert stored.texts.tolist() == hashes
     with pytest.raises(ModelError, match=r"ids up to 128578, the model's vocabulary ends at 999"):
@@ -126,9 +126,10 @@ def test_bad_rows_are_refused_by_place_or_counted(tmp_path: Path) -> None:
     assert not list(cache_folder().glob("examples/*"))
     stored = set_of(tmp_path, texts, on_bad_row="skip")
     assert [stored.place(i)[-2:] for i in range(len(stored))] == [":1", ":3"]
-    assert dict(stored.skipped) == {"a question": 2}
-    assert stored.describe_skipped() == f"{tmp_path}/rows.jsonl: 2 bad rows skipped (2 a question)"
-    assert dict(set_of(tmp_path, texts, on_bad_row="skip").skipped) == {"a question": 2}, "from the cache, too"
+    assert stored.skipped == {"a question": (2, f"{tmp_path}/rows.jsonl:2")}
+    assert stored.describe_skipped() == f"{tmp_path}/rows.jsonl: 2 bad rows skipped: 2 a question (first {tmp_path}/rows.jsonl:2)"
+    again = set_of(tmp_path, texts, on_bad_row="skip")
+    assert (again.cached, again.skipped) == (True, stored.skipped)
     with pytest.raises(DataError, match=r"every row is bad; the first is .*rows.jsonl:1: asks"):
         set_of(tmp_path, ["one?", "two?"], on_bad_row="skip")
 

@@ -3,7 +3,6 @@
 import datetime
 import json
 import tracemalloc
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from tfkit.data import hub_stream
 from tfkit.data.columns import Columns
 from tfkit.data.hub_stream import StreamedSource
-from tfkit.data.rows import Part, Row
+from tfkit.data.rows import Part, Row, Skipped
 from tfkit.data.sources import open_source
 from tfkit.errors import DataError
 from tfkit.recipe.schema import SourceSection
@@ -112,9 +111,9 @@ def test_bad_rows_are_named_or_counted(tmp_path: Path) -> None:
     folder, lenient = write(tmp_path / "set", rows), write(tmp_path / "skip", rows)
     with pytest.raises(DataError, match="set, split train, row 1: column 'text' holds null"):
         list(streamed(folder).rows())
-    skipped: Counter[str] = Counter()
+    skipped: dict[str, Skipped] = {}
     assert texts(list(streamed(lenient).rows(skipped))) == ["good", "better"]
-    assert skipped.total() == 1
+    assert skipped == {"null, not text": (1, f"{lenient}, split train, row 1")}
 
 
 @pytest.mark.parametrize("name", ["records-00000.jsonl", "index.json"])

@@ -67,6 +67,17 @@ def parquet(folder: Path, values: list[Any]) -> bytes:
     return content
 
 
+def packed(content: bytes, name: str) -> bytes:
+    """As what the name ends in: plain, by gzip, or in a zip archive."""
+    inner, _, packing = name.partition(".")
+    if packing == "zip":
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(zipfile.ZipInfo(f"rows.{inner}"), content)
+        return buffer.getvalue()
+    return gzip.compress(content, mtime=0) if packing else content
+
+
 GOOD = {"text": TEXT}
 # ------------------------------------------------------------------------------------------------------------- odd, but good
 
@@ -83,6 +94,9 @@ ODD = {
     "bom.jsonl": b"\xef\xbb\xbf" + jsonl(GOOD),
     "bom.csv": b"\xef\xbb\xbf" + b"text\n" + TEXT.encode(),
     "empty rows.jsonl": jsonl({"text": ""}, GOOD, {"text": ""}),
+    "rows.json": b"\xef\xbb\xbf" + json.dumps([{"text": ""}, GOOD, {"text": "a\0b"}]).encode(),
+    "rows in an object.json": json.dumps({"license": "none", "data": [GOOD]}).encode(),
+    "lines.lst": b"\xef\xbb\xbf" + TEXT.replace(" s", "\r\ns").encode() + b"\n\n",
     "two gzip members.txt.gz": gzip.compress(TEXT.encode()) + gzip.compress(TEXT.encode()),
 }
 
@@ -107,6 +121,9 @@ BAD_ROWS = {  # the file, where the message says the trouble is, a part of what 
     "deep.jsonl": (jsonl(GOOD) + b"[" * 100_000 + b"\n", ":2", "too deeply nested", "not JSON"),
     "ragged.csv": (b"text,n\n" + TEXT.encode() + b",1\na\nb,2,3\nc,4\n", ":3", "1 fields under a header of 2", "wrong number of fields"),
     "quotes.tsv": (b"text\tn\n" + TEXT.encode() + b'\t1\n"a"b\t2\nc\t3\n', ":3", "not a valid record", "not CSV"),
+    "utf8.json": (b"[" + jsonl(GOOD) + b', {"text": "\xe9"}]', ", item 2", "a byte (0xe9) that is not UTF-8", "not UTF-8"),
+    "type.json": (json.dumps([GOOD, "text"]).encode(), ", item 2", "expected a JSON object, found str", "not a JSON object"),
+    "utf8.lst": (TEXT.encode() + b"\n\xe9\n", ":2", "(0xe9) is not UTF-8", "not UTF-8"),
     "open.csv": (b"text\n" + TEXT.encode() + b'\n"b\n', ":3", "close the quotes", "not CSV"),
 }
 
@@ -127,7 +144,7 @@ def test_f36_a_bad_row_is_named_or_skipped_and_counted(tmp_path: Path, name: str
         assert done.code == 0, done.err
         assert ("from the cache" in done.err) == cached
         assert done.err.count("bad row") == 1, "told once, though training and validation both skip it"
-        assert f"{kind})" in done.err
+        assert f"{kind} (first {tmp_path / name}{place})" in done.err
 
 
 def test_f36_bad_rows_of_parquet_and_bad_text_files(tmp_path: Path) -> None:
@@ -139,7 +156,7 @@ def test_f36_bad_rows_of_parquet_and_bad_text_files(tmp_path: Path) -> None:
     assert "one.parquet:2: column 'text' holds null" in done.err
     done = train_on(tmp_path / "a", tmp_path, "data.on_bad_row=skip")
     assert done.code == 0, done.err
-    assert "3 bad rows skipped (2 not UTF-8, 1 null, not text)" in done.err
+    assert "3 bad rows skipped: 2 not UTF-8 (first " in done.err
 
 
 def test_f36_where_every_row_is_bad_nothing_is_trained(tmp_path: Path) -> None:
@@ -150,6 +167,12 @@ def test_f36_where_every_row_is_bad_nothing_is_trained(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- what no policy can skip
+
+
+def claiming(archive: bytes, size: int) -> bytes:
+    """A zip of one file that tells of another size."""
+    at = archive.index(b"PK\1\2") + 24
+    return archive[:at] + size.to_bytes(4, "little") + archive[at + 4 :]
 
 
 def wide(encoding: str) -> bytes:
@@ -171,6 +194,15 @@ DAMAGED = {
     "flipped.jsonl.gz": (gzip.compress(jsonl(GOOD)).replace(b"\0\0\0\0", b"\0\0\0\1")[:-6] + b"\1\2\3\4\5\6", "damaged or cut gzip"),
     "plain.csv.gz": (b"text\na\n", "damaged or cut gzip"),
     "text.parquet": (TEXT.encode(), "damaged or no Parquet file"),
+    "cut.json": (json.dumps([GOOD, GOOD]).encode()[:-9], "writing it may have been cut short"),
+    "deep.json": (b"[" + jsonl(GOOD) + b"," + b"[" * 100_000, "too deeply nested"),
+    "blank.json": (b" \n", "no rows"),
+    "16.json": (wide("utf-16"), "this is UTF-16"),
+    "cut.zip": (packed(jsonl(GOOD), "jsonl.zip")[:-9], "damaged or cut zip file"),
+    "text.zip": (TEXT.encode(), "damaged or cut zip file"),
+    "picture.zip": (packed(b"", "png.zip"), "no text, jsonl, json, csv, tsv, parquet or CoNLL file in this archive"),
+    "zip in a.zip": (packed(packed(jsonl(GOOD), "jsonl.zip"), "zip.zip"), "an archive in an archive is not opened"),
+    "bomb.zip": (claiming(packed(jsonl(GOOD), "jsonl.zip"), 0xFFFFFFF0), "unpacks to more than 250 times its"),
     "an object.json": (jsonl(GOOD), "one object, without an array of objects in it"),
 }
 
@@ -443,17 +475,6 @@ def originals(folder: Path) -> dict[str, bytes]:
     sentences = ["".join(f"{i}\t{word}\t{rest}\n" for i, word in enumerate(row.split(), 1)) for row in rows]
     files["conllu"] = "\n".join(f"# text = {row}\n{words}" for row, words in zip(rows, sentences, strict=True)).encode()
     return files
-
-
-def packed(content: bytes, name: str) -> bytes:
-    """As what the name ends in: plain, by gzip, or in a zip archive."""
-    inner, _, packing = name.partition(".")
-    if packing == "zip":
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(zipfile.ZipInfo(f"rows.{inner}"), content)
-        return buffer.getvalue()
-    return gzip.compress(content, mtime=0) if packing else content
 
 
 def draw_file(folder: Path, name: str, random: np.random.Generator) -> bytes:

@@ -57,9 +57,9 @@ def warn_of_endless_texts(streams: Sequence[TokenStream], tokenizer: Tokenizer, 
 def check_lost(stored: Sequence[Stored], limit: float) -> None:
     """Raise DataError if more than this share of the rows of a source was skipped, or cut to the context."""
     for one in stored:
-        skipped = sum(one.skipped.values())
+        skipped = sum(kind.rows for kind in one.skipped.values())
         if skipped > limit * (len(one) + skipped):
-            raise DataError(f"{one.describe_skipped()}, of {len(one) + skipped:,}{_over(limit)}; repair them, or raise the limit")
+            raise DataError(f"{one.describe_skipped()}; of {len(one) + skipped:,} rows{_over(limit)}; repair them, or raise the limit")
         if isinstance(one, ExampleSet) and one.truncated > limit * len(one):
             raise DataError(f"{one.describe()}{_over(limit)}; set a larger model.context_length, shorten the rows, or raise the limit")
 

@@ -1,7 +1,6 @@
 """Writes the folder of a token stream: batches of text are tokenized by all threads at once, and their ids appended to the file."""
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import islice
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.data.overlap import text_hash
-from tfkit.data.rows import Source
+from tfkit.data.rows import Skipped, Source
 from tfkit.data.sentences import split_sentences
 from tfkit.errors import DataError
 from tfkit.tokenizer import Tokenizer
@@ -37,7 +36,7 @@ def write_stream(
     with ExitStack() as files:
         writer = _Writer(tokenizer, *(files.enter_context((folder / name).open("wb")) for name in names))
         hashes = files.enter_context((folder / TEXTS).open("wb"))
-        skipped: Counter[str] = Counter()
+        skipped: dict[str, Skipped] = {}
         for texts in batches((row.text for row in source.rows(skipped) if row.text), len, BATCH):
             writer.append(texts)
             hashes.write(b"".join(map(text_hash, texts)))

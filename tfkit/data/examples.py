@@ -7,7 +7,6 @@ index.json, written last. All little-endian.
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from tfkit.data.cache import build_once, cache_folder
 from tfkit.data.overlap import text_hash
-from tfkit.data.rows import BadRow, OnBadRow, Row, Source
+from tfkit.data.rows import BadRow, OnBadRow, Row, Skipped, Source, describe_skipped, skip
 from tfkit.data.stream import check_ids
 from tfkit.errors import DataError
 
@@ -72,8 +71,9 @@ class ExampleSet:
     fingerprint: str
     cached: bool  # whether it was there already
     truncated: int = 0
+    first_truncated: str = ""  # where that row stands
     unread: int = 0  # targets that are in no example: a row has one
-    skipped: Mapping[str, int] = field(default_factory=dict)  # rows that were left out, by kind
+    skipped: Mapping[str, Skipped] = field(default_factory=dict)  # rows that were left out, by kind
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -91,16 +91,14 @@ class ExampleSet:
         """Rows kept, truncated and left out, in words."""
         about = f"{self.name}: {len(self):,} row{'s' if len(self) > 1 else ''}"
         if self.truncated:
-            about += f", {self.truncated:,} of them cut to the context"
+            about += f", {self.truncated:,} of them cut to the context (first {self.first_truncated})"
         if self.unread:
             about += f"; of several targets of a row the first is taken, {self.unread:,} more left out"
         return about
 
     def describe_skipped(self) -> str:
         """The rows that were left out, in words; empty if there were none."""
-        total = sum(self.skipped.values())
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.items())
-        return f"{self.name}: {total:,} bad row{'s' if total > 1 else ''} skipped ({kinds})" if total else ""
+        return describe_skipped(self.name, self.skipped)
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise ModelError if an id has no row in an embedding of `vocab_size` rows."""
@@ -124,9 +122,9 @@ def example_set(source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress
 
 def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None) -> None:
     """Fill an empty folder; the index is written last."""
-    skipped: Counter[str] = Counter()
+    skipped: dict[str, Skipped] = {}
     truncated = unread = max_id = 0
-    first_bad = ""
+    first_bad = first_truncated = ""
     with ExitStack() as files:
         writers = _Writers(folder, files)
         found_rows = source.rows(skipped)
@@ -135,11 +133,12 @@ def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow,
                 if isinstance(found, BadRow):
                     if on_bad_row == "error":
                         raise found.refusal()
-                    skipped[found.kind] += 1
+                    skip(found, skipped)
                     first_bad = first_bad or found.message
                     continue
                 writers.append(row, found)
                 truncated += found.truncated
+                first_truncated = first_truncated or (row.place if found.truncated else "")
                 unread += found.unread
                 max_id = max([max_id, *(max(found.arrays[name], default=0) for name in encoder.ids)])
             if progress is not None:
@@ -154,6 +153,7 @@ def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow,
         "arrays": names,
         "examples": writers.examples,
         "truncated": truncated,
+        "first_truncated": first_truncated,
         "unread": unread,
         "skipped": skipped,
         "max_id": max_id,
@@ -221,6 +221,7 @@ def _load(folder: Path, fingerprint: str, cached: bool) -> ExampleSet:
         fingerprint=fingerprint,
         cached=cached,
         truncated=index["truncated"],
+        first_truncated=index["first_truncated"],
         unread=index["unread"],
         skipped=index["skipped"],
     )
@@ -231,7 +232,8 @@ def _index(folder: Path) -> dict[str, Any] | None:
     try:
         index = json.loads((folder / _INDEX).read_bytes())
         whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())
-        return index if whole and index["version"] == EXAMPLES_VERSION and "unread" in index else None
+        index["skipped"] = {kind: Skipped(*found) for kind, found in index["skipped"].items()}
+        return index if whole and index["version"] == EXAMPLES_VERSION and "first_truncated" in index else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

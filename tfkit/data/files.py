@@ -3,7 +3,6 @@
 import glob
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -13,7 +12,7 @@ from tfkit.data.archives import count_members
 from tfkit.data.columns import Columns
 from tfkit.data.content import BOM, content_of, opened, reading
 from tfkit.data.formats import Layout, Rows, read_rows
-from tfkit.data.rows import FIRST_ROWS, OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.data.suffixes import KINDS, is_hidden, is_searched, is_zip, suffix_of
 from tfkit.errors import DataError
 
@@ -70,7 +69,7 @@ class FileSource:
                     digest.update(chunk)
         return digest.hexdigest()
 
-    def rows(self, skipped: Counter[str] | None = None) -> Iterator[Row]:
+    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Every row of the part, file after file."""
         for row in good_rows(self._all_rows(), self.on_bad_row, skipped):
             if self.part.keeps(row.text.encode()):

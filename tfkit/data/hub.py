@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from tfkit.data.columns import Columns, Record
 from tfkit.data.formats import Rows
-from tfkit.data.rows import FIRST_ROWS, OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
 from tfkit.network import fetch, is_offline
 
@@ -57,7 +56,7 @@ class HubSource:
             digest.update(content)
         return digest.hexdigest()
 
-    def rows(self, skipped: Counter[str] | None = None) -> Iterator[Row]:
+    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Every row of the part. Places count rows from 0, as the data set viewer does."""
         return (row for row in good_rows(self._all_rows(), self.on_bad_row, skipped) if self.part.keeps(row.text.encode()))
 

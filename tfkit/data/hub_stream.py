@@ -7,7 +7,6 @@ run reads it without the network, whatever the hub has by then: name a revision 
 import datetime
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import IO, Any
 from tfkit.data.cache import build_once, cache_folder
 from tfkit.data.columns import Columns, Record
 from tfkit.data.hub import load_dataset
-from tfkit.data.rows import BadRow, OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.rows import BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
 
 RECORDS_VERSION = 1  # part of the folder's name: raise it when the same data set gives other records
@@ -77,7 +76,7 @@ class StreamedSource:
         about = f"{self._records()['content']}\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}"
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
-    def rows(self, skipped: Counter[str] | None = None) -> Iterator[Row]:
+    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Every row of the part. Places count rows from 0, as the data set viewer does."""
         return (row for row in good_rows(self._all_rows(), self.on_bad_row, skipped) if self.part.keeps(row.text.encode()))
 

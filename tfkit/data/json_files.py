@@ -150,7 +150,8 @@ class _Text:
                 value, end = self.json.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
                 if ended:
-                    cut = _CUT if error.pos + 1 >= len(self.text) or error.msg.startswith("Unterminated") else ""
+                    begun = error.msg.startswith("Unterminated") or error.pos + (6 if "escape" in error.msg else 1) >= len(self.text)
+                    cut = _CUT if begun else ""
                     self.at = min(error.pos, len(self.text))
                     raise self.broken(f"not JSON ({error.msg}){cut}", place=place) from error
             except (ValueError, RecursionError) as error:

@@ -1,7 +1,6 @@
 """What a source gives: rows of text, each with its place for errors, and the two parts that a fraction cuts a source into."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -29,12 +28,37 @@ class BadRow(NamedTuple):
     kind: str
     message: str
 
+    @property
+    def place(self) -> str:
+        """Where it stands: what every message begins with."""
+        return self.message.partition(": ")[0]
+
     def refusal(self) -> DataError:
         """The error that ends a run which wants no bad rows."""
         return DataError(f"{self.message}, or leave bad rows out with data.on_bad_row: skip")
 
 
-def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: Counter[str] | None = None) -> Iterator[Row]:
+class Skipped(NamedTuple):
+    """How many rows of one kind were left out, and where the first of them stands."""
+
+    rows: int
+    first: str
+
+
+def skip(row: BadRow, skipped: dict[str, Skipped]) -> None:
+    """Count a row that is left out, under its kind."""
+    before = skipped.get(row.kind, Skipped(0, row.place))
+    skipped[row.kind] = before._replace(rows=before.rows + 1)
+
+
+def describe_skipped(name: str, skipped: Mapping[str, Skipped]) -> str:
+    """The rows of a source that were left out, in words; empty if there were none."""
+    total = sum(one.rows for one in skipped.values())
+    kinds = ", ".join(f"{one.rows:,} {kind} (first {one.first})" for kind, one in skipped.items())
+    return f"{name}: {total:,} bad row{'s' if total > 1 else ''} skipped: {kinds}" if total else ""
+
+
+def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
     """The rows without the bad ones. A bad one raises DataError; with `skip` it is counted in `skipped`, by its kind."""
     for row in rows:
         if isinstance(row, Row):
@@ -42,7 +66,7 @@ def good_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, skipped: Count
         elif on_bad_row == "error":
             raise row.refusal()
         elif skipped is not None:
-            skipped[row.kind] += 1
+            skip(row, skipped)
 
 
 def check_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, name: str, most: int = 1) -> None:
@@ -89,7 +113,7 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Equal only where the rows are equal: a hash of all content and of what chooses among it. Reads everything once."""
 
-    def rows(self, skipped: Counter[str] | None = None) -> Iterator[Row]:
+    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Every row of the part. Raises DataError with file, row and remedy; bad rows that are left out are counted in `skipped` by
         their kind, and for every part, since a row without text belongs to none.
         """

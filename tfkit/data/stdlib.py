@@ -4,7 +4,6 @@ import hashlib
 import os
 import platform
 import sysconfig
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from tfkit.data.columns import Columns
 from tfkit.data.content import reading
 from tfkit.data.formats import Rows, read_rows
-from tfkit.data.rows import OnBadRow, Part, Row, fingerprint_of, good_rows, megabytes
+from tfkit.data.rows import OnBadRow, Part, Row, Skipped, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
 
 HELD_OUT = 0.05
@@ -61,7 +60,7 @@ class StdlibSource:
             digest.update(content)
         return digest.hexdigest()
 
-    def rows(self, skipped: Counter[str] | None = None) -> Iterator[Row]:
+    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Each file's whole text."""
         return good_rows(self._all_rows(), self.on_bad_row, skipped)
 

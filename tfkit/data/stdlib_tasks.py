@@ -8,7 +8,7 @@ import hashlib
 import json
 import platform
 import tokenize
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from tfkit.data.code import TASKS, parse
 from tfkit.data.columns import Columns, Record
 from tfkit.data.content import reading
 from tfkit.data.formats import Rows
-from tfkit.data.rows import OnBadRow, Part, Row, check_rows, fingerprint_of, good_rows
+from tfkit.data.rows import OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows
 from tfkit.data.stdlib import StdlibSource
 
 TASKS_VERSION = 1  # part of the fingerprint: raise it when the same files give other records
@@ -74,7 +74,7 @@ class StdlibTask:
         about = f"{self.folder.name}\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}"
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
-    def rows(self, skipped: Counter[str] | None = None) -> Iterator[Row]:
+    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Every row of the part, file after file."""
         return good_rows(self._all_rows(), self.on_bad_row, skipped)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tfkit.data.build import INDEX, SENTENCES_VERSION, STREAM_VERSION, TEXTS, write_stream
 from tfkit.data.cache import build_once, cache_folder
-from tfkit.data.rows import Source
+from tfkit.data.rows import Skipped, Source, describe_skipped
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
 
@@ -37,7 +37,7 @@ class TokenStream:
     max_id: int
     fingerprint: str
     cached: bool  # whether it was there already
-    skipped: Mapping[str, int] = field(default_factory=dict)  # bad rows that were left out, by kind
+    skipped: Mapping[str, Skipped] = field(default_factory=dict)  # bad rows that were left out, by kind
     sentences: NDArray[np.int64] | None = None  # where each sentence begins, those without ids left out; None: nobody asked
     texts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # (documents,) a hash of each one's text
 
@@ -51,9 +51,7 @@ class TokenStream:
 
     def describe_skipped(self) -> str:
         """The bad rows that were left out, in words; empty if there were none."""
-        total = sum(self.skipped.values())
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.items())
-        return f"{self.name}: {total:,} bad row{'s' if total > 1 else ''} skipped ({kinds})" if total else ""
+        return describe_skipped(self.name, self.skipped)
 
     def check_targets(self) -> None:
         """Raise DataError if no document has an id that follows another: then there is nothing to score, however many there are."""
@@ -113,7 +111,7 @@ def _load(folder: Path, fingerprint: str, cached: bool) -> TokenStream:
         fingerprint=fingerprint,
         cached=cached,
         texts=array(TEXTS, "<u8"),
-        skipped=index.get("skipped", {}),  # not in streams from before rows could be skipped
+        skipped=index["skipped"],
         sentences=array("sentences.bin", "<i8") if index["files"].get("sentences.bin") else None,
     )
 
@@ -123,6 +121,7 @@ def _whole_index(folder: Path) -> dict[str, Any] | None:
     try:
         index = json.loads((folder / INDEX).read_bytes())
         whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())
+        index["skipped"] = {kind: Skipped(*found) for kind, found in index["skipped"].items()}
         return index if whole and index["version"] == STREAM_VERSION and TEXTS in index["files"] else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

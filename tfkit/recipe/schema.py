@@ -158,7 +158,7 @@ class DataSection(Data):
         "error", description="A row that cannot be read ends the run, naming file and row; or is skipped, and counted."
     )
     max_lost: float | None = Field(
-        None, ge=0, lt=1, description="Largest share of a training source's rows that may be skipped, or cut to the context; null: no limit."
+        None, ge=0, lt=1, description="Largest share of a training source's rows that may be skipped or cut to the context; null: no limit."
     )
     length_groups: bool = Field(True, description="Of labelled rows: batches of like lengths, the longest first, so that little is padded.")
 
