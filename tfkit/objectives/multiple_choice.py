@@ -47,7 +47,7 @@ class MultipleChoice:
         """Of what `encode` depends on."""
         section = self.section
         about = ("multiple_choice", section.start, section.delimiter, section.classify, self.tokenizer.fingerprint(), self.context_length)
-        return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b("\0".join(map(repr, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """input_ids of all answers one after the other, the size of each, and the number of the right one."""
