@@ -77,7 +77,10 @@ class MaskedLMSection(_Objective):
 
 
 class ClassificationSection(_Objective):
-    """The class of a text, or of a pair of texts; or a number for it (regression)."""
+    """The class of a text, or of a pair of texts; or a number for it (regression).
+
+    A pair is joined as the tokenizer's template says; by the token that ends a text where it says nothing of pairs.
+    """
 
     kind: Literal["classification"]
     labels: Labels | None = Field(
@@ -103,7 +106,10 @@ class ClassificationSection(_Objective):
 
 
 class TaggingSection(_Objective):
-    """A tag for each word of a sentence: its part of speech, or the part of a name that it is."""
+    """A tag for each word of a sentence: its part of speech, or the part of a name that it is (B-person, I-person, O).
+
+    The tag stands at a word's first piece. Words come with a space before them where the tokenizer's own pieces have one (GPT-2).
+    """
 
     kind: Literal["tagging"]
     labels: Labels | None = Field(
