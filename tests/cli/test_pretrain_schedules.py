@@ -51,6 +51,15 @@ def test_a_run_in_tokens_with_growing_batches_ends_where_its_tokens_do(base: Pat
     assert json.loads((base / "again" / "run.json").read_text(encoding="utf-8"))["attempts"][1]["from_step"] == 6
 
 
+@pytest.mark.parametrize("warmup", ["{warmup_steps: 0, warmup_tokens: 3000}", "{warmup_steps: 40}"], ids=["tokens", "steps"])
+def test_a_warm_up_that_is_longer_than_the_run_is_said(base: Path, tmp_path: Path, warmup: str) -> None:
+    """Where only the data tell it; training.steps is checked before."""
+    words = ["training={epochs: 0.5, batch_size: 4, precision: fp32}", f"schedule={warmup}"]
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *EACH, *words)
+    assert done.code == 0, done.err
+    assert "warning: the warm-up is longer than the run of " in done.err
+
+
 def test_skipped_steps_do_not_count_in_the_mean(base: Path) -> None:
     """Nor in what tfkit.json says of it."""
     words = [*EACH, "training.ema_decay=0.5", "training.steps=6", "checkpoint={every: 1, keep: 6}", "training.max_skipped_steps=6"]

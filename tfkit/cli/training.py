@@ -89,6 +89,8 @@ class TrainingRun:
         context.folder.record(**arithmetic, data=self.data.fingerprints(), parents=self._parents())
         if self.resumed_from:
             console.say(f"resuming from {self.resumed_from.name}")
+        if not self.schedule.reaches_its_peak:
+            console.warn(f"the warm-up is longer than the run of {self.plan.steps} steps: the learning rate never comes to its peak")
         self._try_out()
         context.meter.phase("train", self.progress.step)
         with self.written:
