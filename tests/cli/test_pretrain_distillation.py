@@ -208,7 +208,7 @@ def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place
     assert f"bert is not what this recipe was run with: the SHA-256 of its weights was {'f' * 64} and is now " in done.err
     done = taught(tmp_path / "none", "distilbert", "objective.teacher=nowhere")
     assert done.code == 4
-    assert "nowhere: there is no such folder" in done.err
+    assert "objective.teacher: nowhere: there is no such folder" in done.err
 
     def little() -> None:
         tfkit.cli.teaching.available_bytes = lambda swap=False: 1000

@@ -27,11 +27,18 @@ def teacher_of(objective: Objective) -> Teacher | None:
 
 
 def require_memory_for_teacher(recipe: Recipe) -> None:
-    """Raise MachineError, with the numbers, if the teacher alone does not fit the memory of this machine. Only headers are read."""
+    """Raise MachineError, with the numbers, if the teacher alone does not fit the memory of this machine, ModelError if there is none.
+
+    Only headers are read.
+    """
     if not isinstance(recipe.objective, DistillationSection):
         return
     path = recipe.objective.teacher
-    parameters = sum(math.prod(weight.stored.shape) for weight in find_weights(find_checkpoint(path)).values())
+    try:
+        weights = find_weights(find_checkpoint(path))
+    except ModelError as error:
+        raise ModelError(f"objective.teacher: {error}") from None
+    parameters = sum(math.prod(weight.stored.shape) for weight in weights.values())
     left = available_bytes(swap=True)
     if left is not None and 4 * parameters > left:
         raise MachineError(
