@@ -68,8 +68,8 @@ def pin_teacher(recipe: Recipe, objective: Objective, folder: RunFolder) -> Reci
         begun = getattr(read_recipe(str(folder.recipe)).recipe.objective, "teacher_sha256", None)
         if begun != teacher.sha256:
             raise ModelError(
-                f"objective.teacher: {teacher.path} is not what this run was started with: the SHA-256 of its weights was {begun} and is now "
-                f"{teacher.sha256}. Restore it, or start another run with --run; of a run that goes on, name one of its checkpoints"
+                f"objective.teacher: {teacher.path} is not what this run was started with: the SHA-256 of its weights was {begun} and is "
+                f"now {teacher.sha256}. Restore it, or start another run with --run; of a run that goes on, name one of its checkpoints"
             )
     return recipe.model_copy(update={"objective": recipe.objective.model_copy(update={"teacher_sha256": teacher.sha256})})
 
