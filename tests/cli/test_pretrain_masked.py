@@ -109,6 +109,14 @@ def test_what_does_not_go_together_is_refused_before_anything_is_done(tmp_path: 
     assert REFUSED[change] in done.err
 
 
+def test_held_out_text_without_a_row_is_refused_before_the_first_step(tmp_path: Path, recipe: Path) -> None:
+    held_out = f"data.validation=[{{path: {recipe.parent / 'corpus' / '0.txt'}}}]"
+    done = pretrain(tmp_path / "run", recipe, *words(BERT), held_out)
+    assert done.code == 3, done.err
+    assert "there is 1 here with any text" in done.err
+    assert "step 1/" not in done.err
+
+
 def test_one_document_has_no_random_next_sentence(tmp_path: Path, recipe: Path) -> None:
     done = pretrain(
         tmp_path / "run",

@@ -11,6 +11,7 @@ from tfkit.cli.starting import start_model
 from tfkit.cli.teaching import place_teacher
 from tfkit.cli.training_data import TrainingData
 from tfkit.cli.training_plan import batch_sizes, total_steps
+from tfkit.cli.validation import check_validation
 from tfkit.data import Loader
 from tfkit.hub import load
 from tfkit.model.transformer import Transformer, build
@@ -59,6 +60,7 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     """The parts. The model moves to the device, its parameters become working weights. ModelError for ids beyond the vocabulary."""
     for stored in (*(stored for stored, _ in data.train), *(held_out.stored for held_out in data.validation)):
         stored.check_vocabulary(model.config.vocab_size)
+    check_validation(recipe, data)
     training, objective = recipe.training, data.objective
     rows = open_rows(recipe, objective, data.train, model.config)
     sizes = batch_sizes(recipe, rows)

@@ -21,10 +21,22 @@ def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, sho
     student by what it is trained for beside its teacher.
     `evaluation.max_tokens` holds for all sets together, so the last ones may be left out.
     """
-    objective = data.objective.base if isinstance(data.objective, Distillation) else data.objective
+    objective = _judged_by(data)
     if isinstance(objective, CausalLM):
         return _texts(recipe, data, model, should_stop)
     return score_sets(recipe, objective, data.validation, model, should_stop=should_stop)
+
+
+def check_validation(recipe: Recipe, data: TrainingData) -> None:
+    """Raise DataError if a set cannot be cut into rows: too little text, no second document. Later it would end the run half-way."""
+    if not isinstance(objective := _judged_by(data), CausalLM):
+        for held_out in data.validation:
+            open_rows(recipe, objective, [(held_out.stored, 1.0)], data.config)
+
+
+def _judged_by(data: TrainingData) -> Objective:
+    """The objective of the scores: of a student what it is trained for beside its teacher."""
+    return data.objective.base if isinstance(data.objective, Distillation) else data.objective
 
 
 def score_sets(

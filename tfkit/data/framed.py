@@ -66,7 +66,7 @@ class FramedRows:
     """
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, frame: Frame, *, count_tokens: bool = False):
-        """Raises DataError if the context has no room for a text, or a stream's weight is less than one row an epoch."""
+        """Raises DataError if the context has no room for a text, no text has a token, or a weight is less than one row an epoch."""
         if length < 3:
             raise DataError(f"model.context_length {length} has no room for a token between [CLS] and [SEP]: set it to 3 or more")
         self.length, self.seed, self.frame = length, seed, frame
@@ -75,6 +75,8 @@ class FramedRows:
         self._copies = [int(weight) for _, weight in streams]
         self._extra = [round((weight % 1) * count) for (_, weight), count in zip(streams, self.counts, strict=True)]
         for (stream, weight), count, copies, extra in zip(streams, self.counts, self._copies, self._extra, strict=True):
+            if len(stream.tokens) == 2 * len(stream):
+                raise DataError(f"{stream.name}: no text has a token beside [CLS] and [SEP]; give texts that hold words")
             if not copies * count + extra:
                 raise DataError(f"{stream.name}: weight {weight} of {count} rows is no row at all; set a larger weight, or give more text")
         numbered = [(copies + 1) * count for copies, count in zip(self._copies, self.counts, strict=True)]
