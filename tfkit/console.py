@@ -56,6 +56,15 @@ def result_parts(parts: Sequence[tuple[str, str]]) -> None:
     _write_result("".join(f"{_STYLES[style]}{text}{_RESET}" if styled and style else text for text, style in texts) + "\n")
 
 
+def columns_of(text: str) -> int:
+    """How wide a text is on a terminal: some characters take two columns, some none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
 def json(document: Any) -> None:
     """A JSON document on one line; NaN and infinities are refused, since JSON has none."""
     _write_result(json_module.dumps(document, ensure_ascii=not _unicode(sys.stdout), allow_nan=False) + "\n")

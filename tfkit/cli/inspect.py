@@ -134,11 +134,9 @@ def _word(token: "ShownToken") -> str:
 
 def _wrap(words: list[str], width: int) -> Iterator[str]:
     """Words on lines of at most `width` columns; a longer word has a line of its own."""
-    from rich.cells import cell_len
-
     line = ""
     for word in words:
-        if line and cell_len(line) + 1 + cell_len(word) > width:
+        if line and console.columns_of(line) + 1 + console.columns_of(word) > width:
             yield line
             line = word
         else:
