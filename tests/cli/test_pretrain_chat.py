@@ -69,6 +69,7 @@ def test_what_was_learned_is_answered_and_the_answer_ends(place: Path, pack: str
     assert scores[-1]["loss"] < 0.05
     samples = [record["samples"] for record in records(place / "run") if "samples" in record]
     assert samples[-1] == [{"prompt": "the cat", "completion": "it sat"}]
+    assert "writes:\n    the cat\n    it sat\n" in done.err
     answer = asked(place, "--prompt", "the dog")
     assert answer == {"prompt": "the dog", "completion": "it ran", "tokens": answer["tokens"], "finish": "stop"}
     messages = [{"role": "user", "content": "the hat"}, {"role": "assistant", "content": "red"}, {"role": "user", "content": "the cat"}]

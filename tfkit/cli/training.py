@@ -294,7 +294,8 @@ class TrainingRun:
         if (number := self.context.signals.requested) is not None:  # some may be cut short; resuming writes them whole
             raise Stopped(number, "stopped while the model was writing")
         pairs = zip(settings.prompts, completions, strict=True)
-        self.written.samples(step, [{"prompt": prompt, "completion": found.text} for prompt, found in pairs])
+        said = [{"prompt": prompt, "completion": found.text} for prompt, found in pairs]
+        self.written.samples(step, said, continues=not rendered and self.model.encoder is None)
 
     def _card(self) -> str:
         config = self.model.config

@@ -89,12 +89,14 @@ class TrainingLog:
             self._tensorboard.add(step, {f"evaluation/{name}": value for name, value in metrics.items()})
         console.say(f"step {step}: validation " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
-    def samples(self, step: int, pairs: list[dict[str, str]]) -> None:
-        """Append what the model wrote, and show it."""
+    def samples(self, step: int, pairs: list[dict[str, str]], continues: bool = True) -> None:
+        """Append what the model wrote, and show it: behind the prompt, if it continues that, else as a text of its own."""
         self.sampled.add(step)
         self._metrics.append({"step": step, "samples": pairs})
+        between = "" if continues else "\n"
         for pair in pairs:
-            console.say(f"step {step} writes:\n" + "\n".join(f"    {line}" for line in (pair["prompt"] + pair["completion"]).splitlines()))
+            lines = (pair["prompt"] + between + pair["completion"]).splitlines()
+            console.say(f"step {step} writes:\n" + "\n".join(f"    {line}" for line in lines))
 
     def sync(self) -> None:
         """Bring all lines to the disk: a power cut must not take those that a checkpoint counts on."""
