@@ -326,12 +326,19 @@ def test_the_fingerprint_covers_all_that_is_said_of_the_files(tmp_path: Path) ->
 def test_a_zip_is_read_as_a_folder_is(tmp_path: Path) -> None:
     line = '{"text": "%s"}\n'
     names = {"data/b.jsonl": line % "b1" + line % "b2", "data/a.json": f"[{line % 'a'}]", "data/c.txt.gz": gzip.compress(b"c")}
-    extra = {"picture.png": b"\x89PNG", ".hidden.txt": "h", "__MACOSX/data/._b.jsonl": b"\0", "d.csv": "text\r\nd\r\n", "data/": ""}
+    extra = {
+        "picture.png": b"\x89PNG",
+        ".hidden.txt": "h",
+        "__MACOSX/data/._b.jsonl": b"\0",
+        "__MACOSX/data/._b.zip": b"\0",
+        "d.csv": "text\r\nd\r\n",
+        "data/": "",
+    }
     pyarrow.parquet.write_table(pyarrow.table({"text": ["e"]}), tmp_path / "e.parquet")
     file = zipped(tmp_path / "a.zip", {**names, **extra, "e.parquet": (tmp_path / "e.parquet").read_bytes()})
     assert texts(file) == ["d", "a", "b1", "b2", "c", "e"]
     assert [row.place for row in rows(file)][1:3] == [f"{file}/data/a.json, item 1", f"{file}/data/b.jsonl:1"]
-    assert open_source(SourceSection(path=str(file)), "all", None).describe().endswith("; 5 files in it; 3 other files left out")
+    assert open_source(SourceSection(path=str(file)), "all", None).describe().endswith("; 5 files in it; 4 other files left out")
     assert texts(zipped(tmp_path / "stored.zip", names, compression=zipfile.ZIP_STORED)) == ["a", "b1", "b2", "c"]
     (tmp_path / "folder").mkdir()
     zipped(tmp_path / "folder" / "b.zip", {"x.txt": "x"})
