@@ -156,8 +156,8 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source]) -> Tokenizer:
     section = recipe.tokenizer
     if section.path is not None:
         folder = Path(section.path)
-        if not (folder / "tokenizer.json").is_file():
-            folder = find_checkpoint(section.path)  # of a run, or of the hub
+        if section.path.startswith("hub:") or (folder / "checkpoints").is_dir():  # of a model of the hub, or of a run
+            folder = find_checkpoint(section.path)
         loaded = load_tokenizer(folder)
         if loaded is None:
             raise ModelError(f"tokenizer.path: {folder} has no tokenizer.json")
