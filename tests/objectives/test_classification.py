@@ -10,7 +10,7 @@ from tiny_examples import ENCODER, batches, examples, losses_and_weights, model,
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tfkit.data import ExampleRows
-from tfkit.errors import DataError
+from tfkit.errors import DataError, ModelError
 from tfkit.hub import save_model
 from tfkit.objectives.classification import Classification
 from tfkit.recipe.objectives import ClassificationSection
@@ -111,6 +111,13 @@ def test_long_texts_are_cut_before_what_the_template_puts_behind_them(tmp_path: 
         ids = stored[i]["input_ids"].tolist()
         assert (ids[0], ids[-1]) == (TOKENIZER.cls_id, TOKENIZER.sep_id)
         assert ids.count(TOKENIZER.sep_id) == (2 if "pair" in ROWS[i] else 1)
+
+
+@pytest.mark.parametrize(("length", "rows"), [(2, ROWS), (4, ROWS[1:2])])
+def test_a_context_without_room_for_text_is_refused(tmp_path: Path, length: int, rows: list[dict[str, Any]]) -> None:
+    """Four tokens hold two of a text, but not one of each text of a pair: [CLS] first [SEP] second [SEP]."""
+    with pytest.raises(ModelError, match=rf"a context of {length} tokens has no room for text"):
+        examples(tmp_path, rows, ClassificationSection.roles, classification(length=length))
 
 
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:

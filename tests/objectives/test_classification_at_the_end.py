@@ -115,6 +115,18 @@ def test_a_pair_that_nothing_can_join_is_refused_with_the_remedy(tmp_path: Path)
         batch_of(tmp_path, PAIRS, classification(codec, described(CASES["gpt2"][0], codec)))
 
 
+def test_a_text_that_gives_no_token_is_named(tmp_path: Path) -> None:
+    """Without a template there is nothing to read a class off."""
+    codec = tokenizer("byte_bpe", add_bos=False)
+    with pytest.raises(DataError, match=r"rows.jsonl:2: the text gives no token; remove the row"):
+        examples(
+            tmp_path,
+            [ROWS[0], {"text": "", "label": "1"}],
+            ClassificationSection.roles,
+            classification(codec, described(CASES["gpt2"][0], codec)),
+        )
+
+
 def test_padding_of_a_classifier_is_written_where_its_tokenizer_can_say_it(tmp_path: Path) -> None:
     """transformers finds the last token by it. GPT's tokenizer has nothing that no text ends with: there theirs refuses batches."""
     for kind, wanted in (("byte_bpe", 0), ("bpe_eow", None)):

@@ -10,7 +10,7 @@ from tiny_examples import ENCODER, WORDS, batches, examples, losses_and_weights,
 from transformers import AutoModelForTokenClassification, AutoTokenizer, GPT2Tokenizer
 
 from tfkit.data import ExampleRows
-from tfkit.errors import DataError
+from tfkit.errors import DataError, ModelError
 from tfkit.hub import save_model
 from tfkit.objectives.objective import IGNORED
 from tfkit.objectives.tag_spans import spans
@@ -169,6 +169,13 @@ def test_words_of_gpt2_are_those_of_its_class_with_add_prefix_space(tmp_path: Pa
 def test_rows_that_cannot_be_tagged_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         examples(tmp_path, [*ROWS, row], TaggingSection.roles, tagging())
+
+
+def test_a_context_without_room_for_a_word_is_refused() -> None:
+    with pytest.raises(
+        ModelError, match=r"a context of 2 tokens has no room for text beside the special tokens; raise model.context_length"
+    ):
+        tagging(length=2)
 
 
 def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:

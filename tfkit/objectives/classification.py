@@ -54,6 +54,9 @@ class Classification:
             if isinstance(label, BadRow):
                 found.append(label)
                 continue
+            if not text.ids:
+                found.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row"))
+                continue
             arrays = {"input_ids": text.ids, "segment_ids": text.segments, "label": [label]}
             found.append(Encoded(arrays, len(text.ids), text.truncated))
         return found

@@ -22,7 +22,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
-from tfkit.objectives.text_pairs import bare, share_room
+from tfkit.objectives.text_pairs import bare, no_room, share_room
 from tfkit.recipe.objectives import MultipleChoiceSection
 from tfkit.tokenizer import Tokenizer
 
@@ -41,7 +41,7 @@ class MultipleChoice:
         self._start, self._delimiter, self._classify = (self._special(name) for name in ("start", "delimiter", "classify"))
         self._room = context_length - len(self._start) - 2
         if self._room < 2:
-            raise ModelError(f"a context of {context_length} tokens has no room beside the special tokens; raise model.context_length")
+            raise no_room(context_length)
 
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""

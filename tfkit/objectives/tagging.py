@@ -18,6 +18,7 @@ from tfkit.objectives.classification import unknown_label
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.tag_spans import mark_spans, spans
+from tfkit.objectives.text_pairs import check_room
 from tfkit.recipe.objectives import TaggingSection
 from tfkit.tokenizer import Tokenizer
 
@@ -29,7 +30,8 @@ class Tagging:
     ids = ("input_ids",)
 
     def __init__(self, section: TaggingSection, tokenizer: Tokenizer, labels: Sequence[str], context_length: int):
-        """`labels` are the tags, in the order of their numbers."""
+        """`labels` are the tags, in the order of their numbers. Raises ModelError if the special tokens fill the context."""
+        check_room(tokenizer, context_length)
         self.section, self.tokenizer, self.labels, self.context_length = section, tokenizer, tuple(labels), context_length
         self._numbers = {label: number for number, label in enumerate(labels)}
 

@@ -7,7 +7,7 @@ between them then. One without such a token can have no pairs, and a template of
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tfkit.errors import DataError
+from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
 
 
@@ -22,8 +22,9 @@ class TextIds(NamedTuple):
 def encode_texts(tokenizer: Tokenizer, texts: Sequence[tuple[str, str | None]], length: int) -> list[TextIds]:
     """At most `length` ids each: a text loses its end, of a pair the longer text its last ids until both fit.
 
-    Raises DataError for a pair that nothing could join.
+    Raises DataError for a pair that nothing could join, ModelError for a length that the special tokens fill.
     """
+    check_room(tokenizer, length)
     singles = [i for i, (_, pair) in enumerate(texts) if pair is None]
     pairs = [i for i, (_, pair) in enumerate(texts) if pair is not None]
     found: dict[int, TextIds] = {}
@@ -32,6 +33,17 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[tuple[str, str | None]], 
     joined = _pairs(tokenizer, [(texts[i][0], texts[i][1] or "") for i in pairs], length) if pairs else []
     found |= dict(zip(pairs, joined, strict=True))
     return [found[i] for i in range(len(texts))]
+
+
+def check_room(tokenizer: Tokenizer, length: int) -> None:
+    """Raise ModelError if nothing of a text fits beside what the template puts around it."""
+    if length <= len(tokenizer.prefix) + len(tokenizer.suffix):
+        raise no_room(length)
+
+
+def no_room(length: int) -> ModelError:
+    """What is said of such a context."""
+    return ModelError(f"a context of {length} tokens has no room for text beside the special tokens; raise model.context_length")
 
 
 def share_room(first: int, second: int, room: int) -> tuple[int, int]:
@@ -48,6 +60,8 @@ def bare(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 def _pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], length: int) -> list[TextIds]:
     if tokenizer.joins_pairs:
+        if length < len(tokenizer.encode_pairs([("", "")])[0][0]) + 2:  # the template around two texts, and one id of each
+            raise no_room(length)
         return [TextIds(*pair) for pair in tokenizer.encode_pairs(pairs, length)]
     between = tokenizer.sep_id if tokenizer.eos_id is None else tokenizer.eos_id
     if between is None:
@@ -56,6 +70,8 @@ def _pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], length: int) 
             "between them: columns: {text: '{premise} => {hypothesis}'}"
         )
     room = length - len(tokenizer.prefix) - 1 - len(tokenizer.suffix)
+    if room < 2:
+        raise no_room(length)
     found = []
     for first, second in zip(*(bare(tokenizer, texts) for texts in zip(*pairs, strict=True)), strict=True):
         kept, kept_second = share_room(len(first), len(second), room)
