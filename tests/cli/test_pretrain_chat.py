@@ -103,6 +103,32 @@ def test_the_checkpoint_asks_in_transformers_and_in_generate_what_was_trained_on
     assert answer in targets
 
 
+def test_a_finished_model_gets_entries_for_the_turns_and_learns_them(place: Path) -> None:
+    """A model of plain text is asked in ChatML."""
+    (place / "corpus").mkdir()
+    (place / "corpus" / "text.txt").write_text(" ".join(f"the {name} {answer}." for name, answer in ANSWERS.items()) * 20, encoding="utf-8")
+    words = ["objective={kind: causal_lm}", "data={train: [{path: corpus}]}", "tokenizer.variant=gpt2", "generation.prompts=[]"]
+    assert pretrain(place / "plain", place / "chat.yaml", *words, "training.steps=5").code == 0
+    (place / "tune.yaml").write_text(
+        RECIPE.replace("tokenizer: {variant: smollm2, vocab_size: 320}\n", "")
+        .replace("{kind: chat}", "{kind: chat, format: chatml, system: Hi}")
+        .replace(RECIPE.splitlines()[1], "model: {from: plain}"),
+        encoding="utf-8",
+    )
+    done = Process(place, ["finetune", "tune.yaml", "--run", "run", "--threads", "1", "training.steps=60", "optimizer.lr=1e-2"]).wait()
+    assert done.code == 0, done.err
+    before, after = (load_tokenizer(next((place / run / "checkpoints").glob("step-*"))) for run in ("plain", "run"))
+    assert before is not None
+    assert after is not None
+    assert after.size == before.size + 2
+    assert after.encode_texts(["<|im_start|><|im_end|>"])[0][-2:] == [before.size, before.size + 1]
+    answer = asked(place, "--prompt", "the dog")
+    assert (answer["completion"], answer["finish"]) == ("it ran", "stop")
+    scored = Process(place, ["evaluate", "--from", "run", "--json", "--threads", "1", "carbon.enabled=false"]).wait()
+    assert scored.code == 0, scored.err
+    assert json.loads(scored.out)["metrics"]["token_accuracy"] == 1.0
+
+
 def test_a_run_goes_on_from_its_own_checkpoint_as_a_tokenizer(place: Path) -> None:
     """Its template is the format's own, so it is known again, and the ids are the same."""
     assert pretrain(place / "run", place / "chat.yaml", "training.steps=1").code == 0

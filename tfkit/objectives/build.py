@@ -64,7 +64,8 @@ def objective_tokenizer(recipe: Recipe, tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer as the objective reads it and the checkpoint gets it. Raises UsageError if it cannot say what the objective writes."""
     match recipe.objective:
         case ChatSection() as section:
-            return fit_tokenizer(section, tokenizer)
+            is_finished = recipe.tokenizer.path is not None or recipe.model.start is not None
+            return fit_tokenizer(section, tokenizer, is_finished=is_finished)
         case MultipleChoiceSection() as section:
             return tokenizer.with_special_tokens([name for name in (section.start, section.delimiter, section.classify) if name])
     return tokenizer

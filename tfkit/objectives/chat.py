@@ -31,9 +31,15 @@ from tfkit.tokenizer.conversations import ANSWER, ChatIds, Conversations, Render
 _SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatbot": "assistant"}
 
 
-def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer that the checkpoint gets: it reads special tokens, and has the chat template of the format. Raises UsageError."""
-    return chat_tokenizer(tokenizer, resolve_format(section.format, tokenizer, section.system), section.system)
+def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
+    """The tokenizer that the checkpoint gets: it reads special tokens, and has the chat template of the format.
+
+    A finished one gets entries for those special tokens of the format that it lacks. Raises UsageError.
+    """
+    form = resolve_format(section.format, tokenizer, section.system)
+    if form is not None and is_finished:
+        tokenizer = tokenizer.with_special_tokens(form.special)
+    return chat_tokenizer(tokenizer, form, section.system)
 
 
 class Chat:

@@ -182,7 +182,8 @@ class ChatSection(_Objective):
     """Answer in a conversation: the loss is on what the assistant says, and on the token that ends its turn, alone.
 
     A row is a conversation (role and content, or from and value), or an exchange (instruction, input, output). What each format writes
-    stands in tfkit/tokenizer/chat_formats.py; the checkpoint gets it as its chat template.
+    stands in tfkit/tokenizer/chat_formats.py; the checkpoint gets it as its chat template. A finished tokenizer that lacks the special
+    tokens of the format gets them behind its own entries, and the model vectors for them.
     """
 
     kind: Literal["chat"]
