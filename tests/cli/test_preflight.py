@@ -87,6 +87,9 @@ def test_a_finished_tokenizer_without_an_end_is_told(place: Path) -> None:
     done = run(place, "tokenizer={path: endless}")
     assert done.code == 0, done.err
     assert "warning: the tokenizer has no token that ends a text" in done.err
+    done = run(place, "tokenizer={kind: bpe_eow, vocab_size: 100}", name="gpt")  # whose kind has none
+    assert done.code == 0, done.err
+    assert "ends a text" not in done.err
 
 
 # ----------------------------------------------------------------------------------------------------- special tokens in texts

@@ -7,7 +7,9 @@ from tfkit import console
 from tfkit.data import ExampleSet, Source, TokenStream
 from tfkit.errors import DataError
 from tfkit.objectives.build import Stored
+from tfkit.recipe.objectives import trained_for
 from tfkit.recipe.roles import Role
+from tfkit.recipe.schema import Recipe
 from tfkit.tokenizer import Tokenizer
 
 _ROWS = 1_000  # of each source that are looked at
@@ -39,9 +41,22 @@ def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: 
                 )
 
 
-def warn_of_endless_texts(streams: Sequence[TokenStream], tokenizer: Tokenizer, length: int) -> None:
-    """Say that the model will not learn to end a text: because nothing marks the end, or because no end is in a row of `length`."""
+def check_stored(recipe: Recipe, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, finished: bool) -> None:
+    """Look at what was made of the training sources, for rows of `length`. `finished`: the tokenizer was not trained for this run.
+
+    Raises DataError.
+    """
+    if recipe.data.max_lost is not None:
+        _check_lost(stored, recipe.data.max_lost)
+    if trained_for(recipe.objective).kind == "causal_lm":
+        _warn_of_endless_texts([one for one in stored if isinstance(one, TokenStream)], tokenizer, length, finished)
+
+
+def _warn_of_endless_texts(streams: Sequence[TokenStream], tokenizer: Tokenizer, length: int, finished: bool) -> None:
+    """Say that the model will not learn to end a text: because nothing marks the end, or because no end is in a row."""
     if tokenizer.eos_id is None and not tokenizer.suffix:
+        if not finished:  # then that is how its kind was published: GPT's
+            return
         console.warn(
             "the tokenizer has no token that ends a text, so the model does not learn to end one; name the eos_token in its "
             "tokenizer_config.json, if it has one"
@@ -54,7 +69,7 @@ def warn_of_endless_texts(streams: Sequence[TokenStream], tokenizer: Tokenizer, 
         )
 
 
-def check_lost(stored: Sequence[Stored], limit: float) -> None:
+def _check_lost(stored: Sequence[Stored], limit: float) -> None:
     """Raise DataError if more than this share of the rows of a source was skipped, or cut to the context."""
     for one in stored:
         skipped = sum(kind.rows for kind in one.skipped.values())

@@ -8,10 +8,10 @@ import torch
 
 from tfkit import console
 from tfkit.carbon import Meter
-from tfkit.cli.preflight import check_lost, check_openings, warn_of_endless_texts
+from tfkit.cli.preflight import check_openings, check_stored
 from tfkit.cli.starting import Start, kept_labels, open_start, tuned_config
 from tfkit.cli.teaching import require_memory_for_teacher
-from tfkit.data import ExampleSet, Source, TokenStream, example_set, token_stream, trained_tokenizer
+from tfkit.data import ExampleSet, Source, example_set, token_stream, trained_tokenizer
 from tfkit.data.labels import find_labels
 from tfkit.data.overlap import overlap
 from tfkit.data.sources import training_sources, validation_sources
@@ -23,7 +23,6 @@ from tfkit.objectives.chat import Chat, target_share
 from tfkit.objectives.objective import Objective
 from tfkit.recipe import model_config
 from tfkit.recipe.heads import task_head
-from tfkit.recipe.objectives import trained_for
 from tfkit.recipe.schema import Recipe
 from tfkit.run.folder import RunFolder
 from tfkit.run.signals import StopSignals
@@ -101,11 +100,8 @@ def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> Training
         for one in validation:
             one.check_targets()
     _report(stored, validation, tokenizer)
-    if recipe.data.max_lost is not None:
-        check_lost(stored, recipe.data.max_lost)
-    has_end = recipe.tokenizer.path is not None or tokenizer.eos_id is not None  # GPT's has none, as it was published
-    if has_end and trained_for(recipe.objective).kind == "causal_lm":
-        warn_of_endless_texts([one for one in stored if isinstance(one, TokenStream)], tokenizer, config.context_length)
+    finished = start is not None or recipe.tokenizer.path is not None
+    check_stored(recipe, stored, tokenizer, config.context_length, finished)
     if isinstance(objective, Chat):
         share = target_share([one for one in stored if isinstance(one, ExampleSet)])
         console.say(f"{share:.1%} of the training tokens are targets: what the assistant says, and the ends of its turns")
