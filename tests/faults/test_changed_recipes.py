@@ -48,6 +48,7 @@ CHAT = [
 ]
 MASKS = [
     *("checkpoint.every=2", "tokenizer={kind: wordpiece, vocab_size: 200}", "objective={kind: masked_lm, next_sentence: true}"),
+    "data.validation=0.6",  # two documents at least: a next sentence may come from another
     "model={preset: bert-tiny, encoder_layers: 1, dim: 16, num_heads: 2, context_length: 16}",
 ]
 STUDENT = ["checkpoint.every=2", "tokenizer={path: gpt}", "objective={kind: distillation, teacher: gpt, of: {kind: causal_lm}}"]
