@@ -67,8 +67,11 @@ def run(place: Path, *words: str) -> tuple[Path, dict[str, float], Done]:
     return place / "run" / "checkpoints" / "step-000030", scores, done
 
 
-@pytest.mark.parametrize(("words", "tag"), [(GPT2, "decoder-only"), (LLAMA, "decoder-only"), (T5, "encoder and decoder"), (BERT, "encoder-")])
-def test_classes(place: Path, words: list[str], tag: str) -> None:
+STACKS = [(GPT2, "decoder-only"), (LLAMA, "decoder-only"), (T5, "encoder and decoder"), (BERT, "encoder-only")]
+
+
+@pytest.mark.parametrize(("words", "stacks"), STACKS)
+def test_classes(place: Path, words: list[str], stacks: str) -> None:
     folder, scores, done = run(place, *words, PLAIN, "objective={kind: classification}")
     assert "160 rows" in done.err
     theirs, codec = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
@@ -80,7 +83,7 @@ def test_classes(place: Path, words: list[str], tag: str) -> None:
     assert scores["accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "pipeline_tag: text-classification\n" in card
-    assert tag in card
+    assert stacks in card
     assert f"transformers.{type(theirs).__name__}.from_pretrained" in card
 
 
