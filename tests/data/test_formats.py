@@ -219,11 +219,11 @@ def test_bad_conllu_sentences_are_named_or_skipped(tmp_path: Path, old: str, new
 
 
 def test_each_line_is_a_row_where_the_recipe_says_so(tmp_path: Path) -> None:
-    content = "\ufeffone\r\n\ntwo\u2028and\x85a\x0chalf\n three \rstill"
+    content = "\ufeffone\r\n\ntwo\u2028and\x85a\x0chalf\r\r\n three \rstill"
     for name in ("a.en.gz", "a.lst"):
         file = write(tmp_path / name, gzip.compress(content.encode()) if name.endswith("gz") else content)
         found = rows(file, format="lines")
-        assert [row.text for row in found] == ["one", "", "two\u2028and\x85a\x0chalf", " three \rstill"]
+        assert [row.text for row in found] == ["one", "", "two\u2028and\x85a\x0chalf\r", " three \rstill"]
         assert found[3].place == f"{file}:4"
     assert texts(tmp_path / "a.lst") == texts(tmp_path / "a.lst", format="lines")
     assert len(texts(tmp_path / "a.en.gz")) == 1, "without a word it is one text"
