@@ -85,10 +85,10 @@ def test_ids_labels_and_loss_are_those_of_transformers(tmp_path: Path) -> None:
         ("I-a I-a I-b B-b", "0-2a 2-3b 3-4b"),
         ("B-a O I-a", "0-1a 2-3a"),
         ("B-a-b I-a-b I-a", "0-2a-b 2-3a"),
-        ("X-a NOUN B-a", "2-3a"),
+        ("X-a NOUN B-a", "0-1a 1-2OUN 2-3a"),
     ],
 )
-def test_spans_are_those_of_conlleval(tags: str, found: str) -> None:
+def test_spans_are_those_of_seqeval(tags: str, found: str) -> None:
     assert " ".join(sorted(f"{start}-{end}{kind}" for start, end, kind in spans(tags.split()))) == found
 
 

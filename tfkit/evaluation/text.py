@@ -24,6 +24,7 @@ from tfkit.generation.inference import inference
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_log_probs
+from tfkit.objectives.objective import perplexity
 
 Numbers = NDArray[Any]
 
@@ -61,13 +62,17 @@ class TextScore:
 
     def metrics(self) -> dict[str, float]:
         """`loss` (nats a target), `perplexity`, `bits_per_byte` (NaN if the targets hold no bytes) and `target_tokens`."""
-        loss_sum, loss = self.loss_sum, self.loss_sum / self.target_tokens
-        return {
-            "loss": loss,
-            "perplexity": math.exp(loss) if not loss > 700 else math.inf,  # beyond float64
-            "bits_per_byte": loss_sum / math.log(2) / self.text_bytes if self.text_bytes else math.nan,
-            "target_tokens": self.target_tokens,
-        }
+        return text_metrics(self.loss_sum, self.target_tokens, self.text_bytes) | {"target_tokens": self.target_tokens}
+
+
+def text_metrics(loss_sum: float, target_tokens: float, text_bytes: float) -> dict[str, float]:
+    """The means of these sums; NaN of none."""
+    loss = loss_sum / target_tokens if target_tokens else math.nan
+    return {
+        "loss": loss,
+        "perplexity": perplexity(loss),
+        "bits_per_byte": loss_sum / math.log(2) / text_bytes if text_bytes else math.nan,
+    }
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The names that tags mark: B-person begins one, I-person goes on with it, O is outside (Ramshaw and Marcus 1995; CoNLL-2003's measure)."""
+"""The names that tags mark: B-person begins one, I-person goes on with it, O is outside (Ramshaw and Marcus 1995; CoNLL-2003's measure).
+
+Also IOE, where E- ends a name, and IOBES, where S- is a whole one. Read as seqeval does in its default mode, whatever is broken.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,19 +17,28 @@ class Span(NamedTuple):
 
 def mark_spans(tags: Sequence[str]) -> bool:
     """Whether tags like these mark spans, rather than say what each word is."""
-    return any(tag.startswith(("B-", "I-")) for tag in tags)
+    return any(tag.startswith(("B-", "I-", "E-", "S-")) for tag in tags)
 
 
 def spans(tags: Sequence[str]) -> set[Span]:
     """The spans of a sentence, as CoNLL's conlleval reads them: an I- that has nothing of its kind to go on with begins a span, too."""
     found: set[Span] = set()
-    start, kind = 0, ""  # of the span that is open
+    start, last, last_kind = 0, "O", ""
     for place, tag in enumerate([*tags, "O"]):
-        begins, dash, own = tag.partition("-")
-        inside = own if dash and begins in ("B", "I") else ""
-        if kind and (inside != kind or begins == "B"):
-            found.add(Span(start, place, kind))
-            kind = ""
-        if inside and not kind:
-            start, kind = place, inside
+        letter, kind = tag[:1], tag[1:].split("-", maxsplit=1)[-1] or "_"
+        if _ends(last, letter) or (last not in ("O", ".") and kind != last_kind):
+            found.add(Span(start, place, last_kind))
+        if _begins(last, letter) or (letter not in ("O", ".") and kind != last_kind):
+            start = place
+        last, last_kind = letter, kind
     return found
+
+
+def _ends(last: str, letter: str) -> bool:
+    """Whether a span ends between two words with tags that begin with these letters."""
+    return last in ("E", "S") or (last in ("B", "I") and letter in ("B", "S", "O"))
+
+
+def _begins(last: str, letter: str) -> bool:
+    """Whether a span begins there."""
+    return letter in ("B", "S") or (last in ("E", "S", "O") and letter in ("E", "I"))

@@ -1,0 +1,196 @@
+"""Every metric against the field's own library, on random sets and on the odd ones, each row counted as often as a resample says."""
+
+import math
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import sacrebleu
+import seqeval.metrics
+from rouge_score import rouge_scorer
+from scipy import stats
+from seqeval.metrics.sequence_labeling import get_entities
+from sklearn import metrics as sklearn_metrics
+
+from tfkit.errors import MachineError
+from tfkit.evaluation.scores import Numbers, once
+from tfkit.evaluation.scores import texts as text_scores
+from tfkit.evaluation.scores.bootstrap import intervals
+from tfkit.evaluation.scores.classes import of_classes, of_words
+from tfkit.evaluation.scores.names import of_names
+from tfkit.evaluation.scores.numbers import of_numbers
+from tfkit.evaluation.scores.texts import of_texts
+from tfkit.objectives.tag_spans import mark_spans, spans
+
+
+def weightings(rows: int, seed: int = 0) -> Iterator[Numbers]:
+    """The set as it is, and two draws with repetition."""
+    yield once(rows)
+    random = np.random.default_rng(seed)
+    for _ in range(2):
+        yield np.bincount(random.integers(rows, size=rows), minlength=rows).astype(float)
+
+
+CLASSES = {
+    "random": ([*np.random.default_rng(1).integers(5, size=60)], [*np.random.default_rng(2).integers(5, size=60)]),
+    "imbalanced": ([0] * 37 + [1] * 3, [0] * 39 + [1]),
+    "one class there": ([1] * 9, [0, 1, 2] * 3),
+    "one class told": ([0, 1, 2] * 3, [1] * 9),
+    "no positives": ([0] * 6, [0] * 6),
+    "all wrong": ([0, 0, 1, 1], [1, 1, 0, 0]),
+    "a number that no row has": ([0, 4, 4], [4, 4, 0]),
+    "one row": ([2], [2]),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.filterwarnings("ignore:A single label was found:UserWarning")
+def test_classes_equal_scikit_learn(name: str) -> None:
+    there, told = (np.array(side) for side in CLASSES[name])
+    for weights in weightings(len(there)):
+        again = np.repeat(np.arange(len(there)), weights.astype(int))
+        y, p = there[again], told[again]
+        assert of_classes(there, told)(weights) == pytest.approx(
+            {
+                "accuracy": sklearn_metrics.accuracy_score(y, p),
+                "f1_macro": sklearn_metrics.f1_score(y, p, average="macro"),
+                "f1_micro": sklearn_metrics.f1_score(y, p, average="micro"),
+                "matthews": sklearn_metrics.matthews_corrcoef(y, p),
+                "majority": max(np.bincount(y)) / len(y),
+            },
+            abs=1e-12,
+        )
+
+
+def test_words_count_as_often_as_their_sentences() -> None:
+    there, told, rows = np.array([0, 1, 1, 2, 0]), np.array([0, 1, 2, 2, 1]), np.array([0, 0, 1, 1, 1])
+    again = [0, 1, 0, 1]  # the first sentence twice, the second never
+    assert of_words(there, told, rows)(np.array([2.0, 0.0])) == of_classes(there[again], told[again])(once(4))
+
+
+NUMBERS = {
+    "random": (np.random.default_rng(1).normal(size=50), np.random.default_rng(2).normal(size=50)),
+    "ties": (np.random.default_rng(1).integers(4, size=50), np.random.default_rng(2).integers(4, size=50)),
+    "large and close": (1e6 + np.random.default_rng(1).normal(size=50), 1e6 + np.random.default_rng(2).normal(size=50)),
+    "tiny": (1e-180 * np.arange(9.0), 1e-180 * np.array([3.0, 1, 4, 1, 5, 9, 2, 6, 5])),
+    "a line": (np.arange(9.0), 3 - 2 * np.arange(9.0)),
+    "constant predictions": (np.arange(9.0), np.full(9, 0.1)),
+    "constant labels": (np.full(9, 0.1), np.arange(9.0)),
+    "a prediction that is none": (np.arange(4.0), np.array([1.0, 2.0, math.nan, 3.0])),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.filterwarnings("ignore:An input array is:RuntimeWarning")
+def test_numbers_equal_scipy(name: str) -> None:
+    there, told = NUMBERS[name]
+    for weights in weightings(len(there)):
+        again = np.repeat(np.arange(len(there)), weights.astype(int))
+        found = of_numbers(there, told)(weights)
+        assert found["rmse"] == pytest.approx(math.sqrt(np.mean((there - told)[again] ** 2)), nan_ok=True)
+        assert found["pearson"] == pytest.approx(stats.pearsonr(there[again], told[again])[0], abs=1e-9, nan_ok=True)
+        assert found["spearman"] == pytest.approx(stats.spearmanr(there[again], told[again])[0], abs=1e-9, nan_ok=True)
+
+
+TAGS = ["O", "B-a", "I-a", "E-a", "S-a", "B-b-c", "I-b-c", "E-b-c", "I", "B", "a-a", ".", "I-"]
+SENTENCES = [[*np.random.default_rng(seed).choice(TAGS[: 3 + seed % 11], 1 + seed % 9)] for seed in range(400)]
+
+
+@pytest.mark.filterwarnings("ignore:.*seems not to be NE tag:UserWarning")
+def test_the_spans_of_any_tags_are_seqevals() -> None:
+    for sentence in SENTENCES:
+        assert spans(sentence) == {(start, end + 1, kind) for kind, start, end in get_entities(sentence)}, sentence
+
+
+NAMES = {
+    "random": (SENTENCES[:200:2], [[*reversed(sentence)] for sentence in SENTENCES[:200:2]]),
+    "BIO": ([["B-a", "I-a", "O"], ["B-b"], ["O", "B-a"]], [["B-a", "O", "O"], ["I-b"], ["O", "B-a"]]),
+    "broken BIO": ([["B-a", "I-a"], ["B-a", "I-a", "I-b"]], [["I-a", "I-a"], ["O", "I-a", "B-b"]]),
+    "none told": ([["B-a", "O"]], [["O", "O"]]),
+    "none there": ([["O", "O"]], [["B-a", "O"]]),
+    "none at all": ([["O"]], [["O"]]),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_equal_seqeval(name: str) -> None:
+    there, told = NAMES[name]
+    for weights in weightings(len(there)):
+        again = np.repeat(np.arange(len(there)), weights.astype(int))
+        y, p = [there[i] for i in again], [told[i] for i in again]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tags that are none, and of 0 / 0
+            wanted = [getattr(seqeval.metrics, f"{one}_score")(y, p) for one in ("precision", "recall", "f1")]
+        assert list(of_names(there, told)(weights).values()) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_which_tags_mark_names() -> None:
+    assert all(mark_spans(["O", tag]) for tag in ("B-a", "I-a", "E-a", "S-a"))
+    assert not mark_spans(["NOUN", "VERB", "SYM-x", "O", "B"])
+
+
+WORDS = ["the", "cat", "Cats,", "sat", "on", "a", "mat.", "élan", "3.14", "running", "don't"]
+WRITTEN = [" ".join(np.random.default_rng(seed).choice(WORDS, 3 + seed % 6)) for seed in range(30)]
+REFERENCES = [
+    [" ".join(np.random.default_rng(99 + seed + other).choice(WORDS, 3 + seed % 5)) for other in range(1 + seed % 3)] for seed in range(30)
+]
+TEXTS = {
+    "several references": (WRITTEN, REFERENCES),
+    "empty predictions": (["", " ", *WRITTEN[:3]], REFERENCES[:5]),
+    "nothing but empty": (["", ""], REFERENCES[:2]),
+    "the same": ([ours[0] for ours in REFERENCES], REFERENCES),
+    "shorter than four words": (["the cat", "a", "mat."], [["the cat"], ["a", "the"], ["mat"]]),
+    "looks tokenized": (["the cat ."] * 120, [["the cat ."]] * 120),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_equal_sacrebleu_and_rouge_score(name: str) -> None:
+    written, references = TEXTS[name]
+    scores = of_texts(written, references, ["exact_match", "bleu", "chrf", "rouge"])
+    scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"])
+    for weights in weightings(len(written)):
+        again = np.repeat(np.arange(len(written)), weights.astype(int))
+        texts, ours = [written[i] for i in again], [references[i] for i in again]
+        streams = [[one[place] if place < len(one) else None for one in ours] for place in range(max(map(len, ours)))]
+        rouge = [scorer.score_multi(one, text) for one, text in zip(ours, texts, strict=True)]
+        assert scores(weights) == pytest.approx(
+            {
+                "exact_match": np.mean([text.strip() in one for text, one in zip(texts, ours, strict=True)]),
+                "bleu": sacrebleu.BLEU(force=True).corpus_score(texts, streams).score,
+                "chrf": sacrebleu.CHRF().corpus_score(texts, streams).score,
+                **{kind: np.mean([one[kind].fmeasure for one in rouge]) for kind in ("rouge1", "rouge2", "rougeL")},
+            },
+            abs=1e-9,
+        )
+
+
+def test_a_library_that_is_missing_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(text_scores._LIBRARIES, "rouge", "no_such_library_anywhere")
+    with pytest.raises(MachineError, match=r"rouge needs the extra: pip install 'tfkit\[eval\]'"):
+        text_scores.require_libraries(["exact_match", "rouge"])
+    text_scores.require_libraries(["exact_match", "bleu", "chrf"])
+
+
+def test_intervals_are_those_of_the_mean_and_hold_it_as_often_as_they_say() -> None:
+    """Of 300 sets from a distribution with the mean 0.3, the intervals of about 95 % hold 0.3."""
+    random, held = np.random.default_rng(5), 0
+    for number in range(300):
+        values = (random.random(80) < 0.3).astype(float)
+        [low, high] = intervals(lambda weights, values=values: {"mean": weights @ values / weights.sum()}, 80, 200, seed=number)["mean"]
+        held += low <= 0.3 <= high
+    assert 0.90 < held / 300 < 0.98
+    values = random.normal(size=200)
+    one = intervals(lambda weights: {"mean": weights @ values / weights.sum()}, 200, 2000, seed=1)["mean"]
+    normal = values.mean() + np.array([-1.96, 1.96]) * values.std() / math.sqrt(200)
+    assert one == pytest.approx(normal, abs=0.02)
+    assert one == intervals(lambda weights: {"mean": weights @ values / weights.sum()}, 200, 2000, seed=1)["mean"]
+    assert one != intervals(lambda weights: {"mean": weights @ values / weights.sum()}, 200, 2000, seed=2)["mean"]
+
+
+def test_resamples_without_a_value_count_for_nothing() -> None:
+    there, told = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 1.0])  # some resamples are constant
+    found = intervals(of_numbers(there, told), 3, 200, seed=1)
+    assert found["pearson"] == pytest.approx([0.5, 1.0], abs=0.51)
+    assert np.isnan(intervals(of_numbers(there, np.ones(3)), 3, 20, seed=1)["pearson"]).all()

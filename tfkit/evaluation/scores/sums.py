@@ -1,0 +1,32 @@
+"""What an objective measures of each row, such as its loss, as metrics of a whole set: sums of rows, each as often as it counts."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tfkit.evaluation.scores import Numbers, Scores
+from tfkit.evaluation.text import TextScore, text_metrics
+from tfkit.objectives.objective import Objective, Sum
+
+
+def of_sums(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Scores:
+    """The objective's own metrics from the sums of each row, which all have the same names."""
+    names = list(rows[0])
+    totals, targets = (
+        np.array([[getattr(row[name], part) for name in names] for row in rows], np.float64) for part in ("total", "targets")
+    )  # (N, names)
+
+    def scores(weights: Numbers) -> dict[str, float]:
+        sums = zip(names, (weights @ totals).tolist(), (weights @ targets).tolist(), strict=True)
+        return objective.metrics({name: Sum(total, round(count)) for name, total, count in sums})
+
+    return scores
+
+
+def of_text_score(score: TextScore) -> Scores:
+    """Loss, perplexity and bits per byte of a language model, over texts."""
+
+    def scores(weights: Numbers) -> dict[str, float]:
+        return text_metrics(*(float(weights @ part) for part in (score.losses, score.targets, score.bytes)))
+
+    return scores

@@ -1,0 +1,86 @@
+"""Metrics of written texts, by the field's own libraries: sacreBLEU (arXiv 1804.08771) for BLEU and chrF, rouge-score for ROUGE.
+
+BLEU and chrF are sacreBLEU's defaults, from 0 to 100: BLEU of whole sets with the tokenizer 13a and exponential smoothing, chrF2 of
+characters. ROUGE is the mean over rows of the F-measure, from 0 to 1, without stemming; of several references the best one counts.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfkit.errors import MachineError
+from tfkit.evaluation.scores import Numbers, Scores, together
+
+_ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+def of_texts(texts: Sequence[str], references: Sequence[Sequence[str]], metrics: Sequence[str]) -> Scores:
+    """What was written for each row, its references, one or more, and which metrics. Raises MachineError for a library that is missing."""
+    return together([_METRICS[name](list(texts), references) for name in metrics])
+
+
+def require_libraries(metrics: Sequence[str]) -> None:
+    """Raise MachineError if a metric needs a library that is not installed: before anything is computed."""
+    for name in metrics:
+        if name in _LIBRARIES:
+            _library(name)
+
+
+def exact(text: str, references: Sequence[str]) -> bool:
+    """Whether a text is one of the references, but for white space at the ends."""
+    return text.strip() in {reference.strip() for reference in references}
+
+
+def _exact_match(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
+    right = np.array([exact(text, ours) for text, ours in zip(texts, references, strict=True)], np.float64)
+    return lambda weights: {"exact_match": float(weights @ right / weights.sum())}
+
+
+def _bleu(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
+    return _sacrebleu("bleu", _library("bleu").BLEU(force=True), texts, references)  # force: no advice about texts that look tokenized
+
+
+def _chrf(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
+    return _sacrebleu("chrf", _library("chrf").CHRF(), texts, references)
+
+
+def _sacrebleu(name: str, metric: Any, texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
+    """The two halves of the library's corpus_score: what is counted of each row, once, and the score of the sums.
+
+    They have no public names; its own significance tests are made of them.
+    """
+    most = max(map(len, references))
+    streams = [[ours[place] if place < len(ours) else None for ours in references] for place in range(most)]
+    counts = np.array(metric._extract_corpus_statistics(texts, streams), np.float64)  # (N, counts)
+
+    def scores(weights: Numbers) -> dict[str, float]:
+        return {name: float(metric._compute_score_from_stats([round(count) for count in weights @ counts]).score)}
+
+    return scores
+
+
+def _rouge(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
+    scorer = _library("rouge").RougeScorer(list(_ROUGE), use_stemmer=False)
+    found = [scorer.score_multi(list(ours), text) for text, ours in zip(texts, references, strict=True)]
+    values = np.array([[one[name].fmeasure for name in _ROUGE] for one in found])  # (N, 3)
+    return lambda weights: dict(zip(_ROUGE, (weights @ values / weights.sum()).tolist(), strict=True))
+
+
+_METRICS: Mapping[str, Callable[[list[str], Sequence[Sequence[str]]], Scores]] = {
+    "exact_match": _exact_match,
+    "bleu": _bleu,
+    "chrf": _chrf,
+    "rouge": _rouge,
+}
+_LIBRARIES = {"bleu": "sacrebleu.metrics", "chrf": "sacrebleu.metrics", "rouge": "rouge_score.rouge_scorer"}
+
+
+def _library(metric: str) -> Any:
+    try:
+        return importlib.import_module(_LIBRARIES[metric])
+    except ImportError:
+        raise MachineError(
+            f"evaluation.text_metrics: {metric} needs the extra: pip install 'tfkit[eval]'; or name only exact_match, which needs none"
+        ) from None
