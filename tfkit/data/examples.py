@@ -26,6 +26,7 @@ from tfkit.errors import DataError
 EXAMPLES_VERSION = 1  # part of the fingerprint: raise it when the same rows and encoder give other examples
 _INDEX = "index.json"
 _BATCH = 512  # rows that are encoded at once
+_OWN = frozenset({"lengths", "texts", "places"})  # files beside those of the arrays
 
 
 class Encoded(NamedTuple):
@@ -174,6 +175,7 @@ class _Writers:
     def append(self, row: Row, found: Encoded) -> None:
         """Add an example."""
         assert not self.examples or self._names() == sorted(found.arrays), "every example has the same arrays"
+        assert _OWN.isdisjoint(found.arrays), "these files are the folder's own"
         for name, numbers in sorted(found.arrays.items()):
             self._add(name, np.asarray(numbers, "<i4").tobytes(), len(numbers))
         place = row.place.encode(errors="replace")
