@@ -10,10 +10,14 @@ import torch
 
 from tfkit.__main__ import main
 from tfkit.recipe import bundled_recipes, dump_recipe, model_config, read_recipe
+from tfkit.recipe.schema import Recipe
 
 ROOT = Path(__file__).parent.parent.parent / "recipes"
 RECIPES = sorted(ROOT.rglob("*.yaml"))
-COUNT = 15
+COUNT = 23
+# A recipe that makes a tiny model of the kind of each published one, which a test cannot download.
+LIKE = {"hub:sentence-transformers/all-MiniLM-L6-v2": "bert-stdlib", "hub:HuggingFaceTB/SmolLM2-135M": "smollm2-stdlib"}
+WORDS = ["the", "cat", "def", "return", "self", "a", "mat"]
 
 EACH = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix())
 
@@ -39,25 +43,20 @@ def test_it_is_valid_sets_no_place_and_its_resolved_form_means_the_same(path: Pa
     assert recipe.carbon.country is None
     assert recipe.carbon.intensity_g_per_kwh is None
     size = recipe.tokenizer.vocab_size if recipe.tokenizer.path is None else 1000
-    config = model_config(recipe.model, size)
+    config = None if recipe.model.start else model_config(recipe.model, size)
     copy = tmp_path / "resolved.yaml"
     copy.write_text(dump_recipe(recipe, config), encoding="utf-8")
     again = read_recipe(str(copy)).recipe
     assert again.model_copy(update={"model": recipe.model}) == recipe
-    assert model_config(again.model, size) == config
+    assert again.model == recipe.model if config is None else model_config(again.model, size) == config
 
 
-def tiny(recipe: dict[str, Any], stacks: list[str], corpus: Path) -> list[str]:
+def tiny(recipe: Recipe, rows: Path) -> list[str]:
     """The overrides that make a recipe small: sizes, rows and length; everything else stays as it is."""
-    source = {"path": str(corpus)}
+    written = recipe.model_dump()
+    source = {"path": str(rows)}
     changes: dict[str, Any] = {
-        **{f"model.{stack}_layers": 2 for stack in stacks},
-        "model.dim": 16,
-        "model.num_heads": 2,
-        "model.num_kv_heads": None,
-        "model.head_dim": None,
-        "model.hidden_dim": 32,
-        "model.context_length": 16,
+        **({} if recipe.model.start else tiny_model(recipe)),
         "data.train": [source],
         "training.steps": 2,
         "training.epochs": None,
@@ -70,45 +69,93 @@ def tiny(recipe: dict[str, Any], stacks: list[str], corpus: Path) -> list[str]:
         "generation.max_new_tokens": 4,
         "carbon.enabled": False,
     }
-    if recipe["tokenizer"].get("path") is None:
+    if recipe.model.start is None and recipe.tokenizer.path is None:
         changes["tokenizer.vocab_size"] = 300
-    if isinstance(recipe["data"]["validation"], list):
+    if isinstance(recipe.data.validation, list):
         changes["data.validation"] = [source]
-    elif recipe["data"]["validation"] is not None:
+    elif recipe.data.validation is not None:
         changes["data.validation"] = 0.4  # of three rows
-    if "vocab_size" in recipe["model"]:
-        changes["model.vocab_size"] = None
-    if recipe["objective"].get("copy_layers") is not None:
+    if written["objective"].get("copy_layers") is not None:
         changes["objective.copy_layers"] = [1, 0]
     return [f"{name}={json.dumps(value)}" for name, value in changes.items()]
 
 
-def take_two_steps(path: Path, run: str, corpus: Path) -> None:
-    """Of a recipe made tiny; where it learns from the run of another recipe, after two steps of that one."""
-    recipe = read_recipe(str(path)).recipe
-    if teacher := getattr(recipe.objective, "teacher", None):
-        (taught_by,) = (other for other in RECIPES if f"runs/{other.stem}" == teacher)
-        take_two_steps(taught_by, teacher, corpus)
+def tiny_model(recipe: Recipe) -> dict[str, Any]:
+    """What makes the model of a description small; one of a checkpoint is as small as that."""
     config = model_config(recipe.model, 100_000)
     stacks = [stack for stack in ("encoder", "decoder") if getattr(config, f"{stack}_layers")]
-    overrides = tiny(recipe.model_dump(), stacks, corpus)
-    assert main(["pretrain", str(path), "--run", run, "--json", "--threads", "1", *overrides]) == 0
+    return {
+        **{f"model.{stack}_layers": 2 for stack in stacks},
+        **({"model.vocab_size": None} if "vocab_size" in recipe.model.changes else {}),
+        "model.dim": 16,
+        "model.num_heads": 2,
+        "model.num_kv_heads": None,
+        "model.head_dim": None,
+        "model.hidden_dim": 32,
+        "model.context_length": 16,
+    }
+
+
+def write_rows(folder: Path, objective: str) -> Path:
+    """Made rows with what the objective reads; of text, three files."""
+    lines = [[str(word) for word in line] for line in np.random.default_rng(1).choice(WORDS, (40, 5))]
+    made = [
+        {
+            "text": " ".join(line),
+            "label": WORDS[row % 3],
+            "tokens": line,
+            "tags": [f"B-{word}" for word in line],
+            "source": " ".join(line),
+            "target": line[0],
+            "question": line[0],
+            "answer": line[1],
+        }
+        for row, line in enumerate(lines)
+    ]
+    names = {
+        "classification": ("text", "label"),
+        "tagging": ("tokens", "tags"),
+        "text_to_text": ("source", "target"),
+        "chat": ("question", "answer"),
+    }
+    if objective in names:
+        path = folder / f"{objective}.jsonl"
+        path.write_text("".join(json.dumps({name: row[name] for name in names[objective]}) + "\n" for row in made), encoding="utf-8")
+        return path
+    (folder / "corpus").mkdir(exist_ok=True)
+    for number in range(3):
+        text = "\n".join(" ".join(line) for line in np.random.default_rng(number).choice(WORDS, (40, 10)))
+        (folder / "corpus" / f"{number}.txt").write_text(text, encoding="utf-8")
+    return folder / "corpus"
+
+
+def take_two_steps(path: Path, run: str) -> None:
+    """Of a recipe made tiny, in the current folder; where it begins with a model, or learns from one, after two steps of that one."""
+    recipe = read_recipe(str(path)).recipe
+    command, words = "pretrain", tiny(recipe, write_rows(Path.cwd(), recipe.objective.kind))
+    if teacher := getattr(recipe.objective, "teacher", None):
+        take_two_steps(made_by(teacher), teacher)
+    if recipe.model.start:
+        maker = made_by(recipe.model.start)
+        start = f"runs/{maker.stem}"
+        take_two_steps(maker, start)
+        command, words = "finetune", [*words, "--from", start]
+    assert main([command, str(path), "--run", run, "--json", "--threads", "1", *words]) == 0
+
+
+def made_by(model: str) -> Path:
+    """The recipe of the run that a recipe names, or of one that stands in for a published model."""
+    (found,) = (other for other in RECIPES if other.stem == LIKE.get(model, model.removeprefix("runs/")))
+    return found
 
 
 @EACH
 def test_it_takes_two_steps(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["the", "cat", "def", "return", "self", "a", "mat"]
-    (tmp_path / "corpus").mkdir()
-    for number in range(3):
-        text = "\n".join(" ".join(line) for line in np.random.default_rng(number).choice(words, (40, 10)))
-        (tmp_path / "corpus" / f"{number}.txt").write_text(text, encoding="utf-8")
-    pairs = [{"source": " ".join(words[row % 5 :]), "target": words[row % 3]} for row in range(40)]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     recipe = read_recipe(str(path)).recipe
     before = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     try:
-        take_two_steps(path, "run", tmp_path / ("corpus" if recipe.objective.reads_text else "pairs.jsonl"))
+        take_two_steps(path, "run")
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.set_num_threads(before[1])
