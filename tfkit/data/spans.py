@@ -62,7 +62,8 @@ class SpanBatch:
 class SpanRows:
     """The rows of weighted streams, of `lengths.raw` tokens each, with weights and order as PackedRows has them.
 
-    Where the spans lie is a function of (seed, epoch, row); `static`: of (seed, row), the same in every epoch. Documents of a stream are
+    Where the spans lie is a function of (seed, epoch, row); `static`: of (seed, row), the same in every epoch. A row that an epoch reads
+    twice, by its weight, has the same spans both times. Documents of a stream are
     joined, with what ends them between them, and spans go across: T5 sees the text of a row as one.
     """
 
