@@ -79,7 +79,8 @@ def test_the_document(capsys, folder, data):
     assert run("--from", folder, "--data", data, "--json", "evaluation.batch_size=2") == 0
     document = json.loads(capsys.readouterr().out)
     assert document.keys() == {
-        *("schema_version", "metrics", "examples", "tokens", "checkpoint", "data", "batch_size", "precision", "context_length"),
+        *("schema_version", "metrics", "intervals", "bootstrap", "examples", "tokens", "checkpoint", "data"),
+        *("batch_size", "precision", "context_length"),
         *("energy_kwh", "emissions_g", "carbon_status"),
     }
     assert (document["schema_version"], document["examples"], document["batch_size"]) == (1, 3, 2)
@@ -177,7 +178,7 @@ def test_nan_fails_any_gate(capsys, tmp_path, data):
     [
         ([], 2, "there are no texts to score: give them as --data F, or a recipe"),
         (["--data", "nowhere.jsonl"], 3, "nowhere.jsonl"),
-        (["training.steps=3"], 2, "training.steps: this command reads only the sections data, objective, evaluation, carbon"),
+        (["training.steps=3"], 2, "training.steps: this command reads only the sections data, objective, evaluation, generation, carbon"),
         (["evaluation.batch_sise=3"], 2, "did you mean batch_size"),
         (["evaluation.batch_size=0"], 2, "must be greater than 0"),
         (["one.yaml", "two.yaml"], 2, "takes one recipe, not one.yaml and two.yaml"),

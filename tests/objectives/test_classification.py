@@ -55,10 +55,10 @@ def test_ids_segments_mask_and_loss_are_those_of_transformers(tmp_path: Path) ->
     right = sum(one == other for one, other in zip(told, there, strict=True))
     assert sums["accuracy"] == (right, 16)
     metrics = objective.metrics(sums)
-    assert metrics == {"loss": pytest.approx(float(loss), abs=1e-5), "accuracy": right / 16, "macro_f1": macro_f1(told, there)}
+    assert metrics == {"loss": pytest.approx(float(loss), abs=1e-5), "accuracy": right / 16, "f1_macro": f1_macro(told, there)}
 
 
-def macro_f1(told: list[int], there: list[int]) -> Any:
+def f1_macro(told: list[int], there: list[int]) -> Any:
     """The mean over classes of the harmonic mean of precision and recall."""
     each = []
     for label in {*told, *there}:
@@ -68,7 +68,7 @@ def macro_f1(told: list[int], there: list[int]) -> Any:
     return pytest.approx(sum(each) / len(each))
 
 
-def test_macro_f1_is_of_all_batches_together_and_shows_what_imbalance_hides(tmp_path: Path) -> None:
+def test_f1_macro_is_of_all_batches_together_and_shows_what_imbalance_hides(tmp_path: Path) -> None:
     """A model that always says "no", of rows that mostly are: right in 13 of 16, and the other class is never found."""
     objective, ours = classification(), model(CONFIG).eval()
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_macro_f1_is_of_all_batches_together_and_shows_what_imbalance_hides(tmp_
         first = {name: first[name] + other[name] for name in first}
     metrics = objective.metrics(first)
     assert metrics["accuracy"] == 13 / 16
-    assert metrics["macro_f1"] == macro_f1([0] * 16, [1] * 3 + [0] * 13) == pytest.approx((2 * 13 / 29 + 0) / 2)
+    assert metrics["f1_macro"] == f1_macro([0] * 16, [1] * 3 + [0] * 13) == pytest.approx((2 * 13 / 29 + 0) / 2)
 
 
 def test_regression_is_the_mean_squared_error(tmp_path: Path) -> None:

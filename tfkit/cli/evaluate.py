@@ -1,6 +1,6 @@
 """tfkit evaluate: how well a checkpoint predicts texts, and whether that is good enough."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,15 +14,18 @@ from tfkit.evaluation.gate import check_gates, parse_gate
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
+    from tfkit.cli.evaluate_rows import Read
     from tfkit.cli.session import Session
     from tfkit.cli.settings import Settings
     from tfkit.data import Source, TokenStream
+    from tfkit.evaluation.scores import Scores
     from tfkit.evaluation.text import TextScore
     from tfkit.hub import Loaded
-    from tfkit.objectives.build import Stored
+    from tfkit.recipe.objectives import ObjectiveSection
     from tfkit.recipe.schema import Recipe
 
-_SECTIONS = ("data", "objective", "evaluation", "carbon")
+_SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
+_SEED = 1  # of the bootstrap
 
 
 def evaluate(
@@ -31,7 +34,7 @@ def evaluate(
     overrides: options.Overrides = None,
     data: Annotated[str | None, typer.Option(metavar="F", help="A file, folder or glob to score; else data.validation.")] = None,
     fail_if: Annotated[list[str] | None, typer.Option(metavar="GATE", help='End with 8 if true: "perplexity > 20".')] = None,
-    predictions: Annotated[Path | None, typer.Option(metavar="F", help="Write a JSON line a text: place, loss, tokens, bytes.")] = None,
+    predictions: Annotated[Path | None, typer.Option(metavar="F", help="Write a JSON line a row: place, loss, answer.")] = None,
     run: options.RunFolder = None,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -40,35 +43,39 @@ def evaluate(
 ) -> None:
     """Score a model: texts with a language model (loss, perplexity, bits per byte), rows with what another was trained for.
 
-    What is scored is --data, else the recipe's data.validation, else that of the run that made the checkpoint. --run keeps the result,
-    and the energy in emissions.csv, in a run folder.
+    What is scored is --data, else the recipe's data.validation, else that of the run that made the checkpoint. A checkpoint from elsewhere
+    needs no recipe: "objective={kind: classification}" says what it was trained for. --run keeps the result, and the energy in
+    emissions.csv, in a run folder.
     """
     from tfkit.cli.session import session
-    from tfkit.cli.settings import quoted, read_settings, split_arguments
+    from tfkit.cli.settings import read_settings, split_arguments
     from tfkit.recipe.objectives import CausalLMSection, trained_for
     from tfkit.run import strict_json
 
     words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
     if len(words) > 1:
         raise UsageError(f"evaluate takes one recipe, not {' and '.join(words)}; changes to it are written key=value")
-    if data is not None:  # before the others, so that data.validation.0.text=... can name the column
-        changes.insert(0, f"data.validation=[{{path: {quoted(data)}}}]")
     if predictions is not None and not predictions.resolve().parent.is_dir():
         raise MachineError(f"{predictions}: the folder {predictions.parent} does not exist; make it first")
 
     from tfkit.hub import find_checkpoint
 
     folder = find_checkpoint(checkpoint)
-    settings = read_settings(words[0] if words else None, folder, changes, _SECTIONS)
+    settings = read_settings(words[0] if words else None, folder, changes, _SECTIONS, data)
     objective = trained_for(settings.recipe.objective) if settings.recipe else CausalLMSection()
-    gates = [parse_gate(text, objective.metrics) for text in fail_if or ()]
+    gates = [parse_gate(text, _metrics(objective, settings.evaluation.text_metrics)) for text in fail_if or ()]
+    by_text = settings.recipe is None or isinstance(objective, CausalLMSection)
+    if predictions is not None and objective.reads_text and not by_text:
+        raise UsageError(f"--predictions: of texts and of labelled rows, and {objective.kind} has neither; leave it out")
     with session("evaluate", settings.carbon, run) as work:
         with work.signals.at_once():
             loaded = _load(folder, settings, device, threads)
-        if settings.recipe is None or isinstance(objective, CausalLMSection):
-            found = _score_texts(loaded, settings, predictions, work)
+        if settings.recipe is None or by_text:
+            found = _score_texts(loaded, settings, work)
         else:
-            found = _score_rows(loaded, settings.recipe, predictions, work)
+            found = _score_rows(loaded, settings.recipe, work)
+        if predictions is not None:
+            _write_predictions(predictions, found.predictions)
         reading = work.meter.fresh_reading()
         result = _result(loaded, found, settings, reading)
         work.finish(result)
@@ -86,37 +93,52 @@ class _Found:
     metrics: dict[str, float]
     examples: int
     tokens: int
-    data: "Sequence[Stored]"
+    data: "Sequence[Read]"
+    predictions: list[dict[str, Any]]
+    scores: "Scores | None" = None  # the same metrics of resamples, where rows can be told apart
+    decoding: dict[str, Any] | None = None
 
 
-def _score_texts(loaded: "Loaded", settings: "Settings", predictions: Path | None, work: "Session") -> _Found:
+def _metrics(objective: "ObjectiveSection", text_metrics: Collection[str]) -> list[str]:
+    """What the evaluation of an objective may tell."""
+    from tfkit.recipe.objectives import OF_TEXTS
+
+    return [name for name in objective.metrics if OF_TEXTS.get(name) in (None, *text_metrics)]
+
+
+def _score_texts(loaded: "Loaded", settings: "Settings", work: "Session") -> _Found:
+    from tfkit.evaluation.scores.sums import of_text_score
+
     config = loaded.config
     if config.head.kind != "lm" or config.encoder_layers:
         what = "is no language model" if config.head.kind != "lm" else "has an encoder"
-        raise UsageError(f"{loaded.folder}: this model {what}, so a text alone has no score; give the recipe with its objective and rows")
+        raise UsageError(
+            f"{loaded.folder}: this model {what}, so a text alone has no score; give the recipe with its objective, "
+            'or say it: "objective={kind: classification}"'
+        )
     sources = _sources(settings)
     streams = _streams(sources, loaded, work)
     scores = _score(loaded, streams, settings, work)
-    if predictions is not None:
-        _write_predictions(predictions, sources, scores)
     whole = sum(scores[1:], start=scores[0])
-    return _Found(dict(whole.metrics()), len(whole.targets), whole.target_tokens + len(whole.targets), streams[: len(scores)])
+    tokens = whole.target_tokens + len(whole.targets)
+    lines = _text_predictions(sources, scores)
+    return _Found(dict(whole.metrics()), len(whole.targets), tokens, streams[: len(scores)], lines, of_text_score(whole))
 
 
-def _score_rows(loaded: "Loaded", recipe: "Recipe", predictions: Path | None, work: "Session") -> _Found:
+def _score_rows(loaded: "Loaded", recipe: "Recipe", work: "Session") -> _Found:
+    from tfkit.cli.evaluate_likelihood import evaluate_likelihood
     from tfkit.cli.evaluate_rows import evaluate_rows
+    from tfkit.recipe.objectives import JudgingSection
 
-    if predictions is not None:
-        raise UsageError(f"--predictions: of texts only so far, and {recipe.objective.kind} scores rows; leave it out")
-    scored = evaluate_rows(recipe, loaded, work)
-    return _Found(scored.metrics, scored.examples, scored.tokens, scored.stored)
+    found = (evaluate_likelihood if isinstance(recipe.objective, JudgingSection) else evaluate_rows)(recipe, loaded, work)
+    return _Found(found.metrics, found.examples, found.tokens, found.stored, found.predictions, found.scores, found.decoding)
 
 
 def _load(folder: Path, settings: "Settings", device: str | None, threads: int | None) -> "Loaded":
     """The model in the arithmetic of the settings."""
     import torch
 
-    from tfkit.hub import load
+    from tfkit.adapters import load
     from tfkit.training.device import pick_device
 
     if threads is not None:
@@ -171,10 +193,16 @@ def _score(loaded: "Loaded", streams: list["TokenStream"], settings: "Settings",
 def _result(loaded: "Loaded", found: _Found, settings: "Settings", reading: "Reading") -> dict[str, Any]:
     """The document of docs/cli.md."""
     from tfkit.cli.session import energy_fields
+    from tfkit.evaluation.scores.bootstrap import intervals
 
+    resamples = settings.evaluation.bootstrap if found.examples > 1 else None
+    spread = intervals(found.scores, found.examples, resamples, _SEED) if found.scores is not None and resamples is not None else {}
+    decoding = {} if found.decoding is None else {"decoding": found.decoding}
     return {
         "schema_version": 1,
         "metrics": found.metrics,
+        "intervals": spread,
+        "bootstrap": resamples if spread else None,
         "examples": found.examples,
         "tokens": found.tokens,
         "checkpoint": str(loaded.folder),
@@ -182,24 +210,26 @@ def _result(loaded: "Loaded", found: _Found, settings: "Settings", reading: "Rea
         "batch_size": settings.evaluation.batch_size,
         "precision": settings.evaluation.precision,
         "context_length": loaded.config.context_length,
+        **decoding,
         **energy_fields(reading),
     }
 
 
 def _table(result: dict[str, Any], reading: "Reading") -> str:
     """The result for people."""
-    metrics = dict(result["metrics"])
+    metrics, units = dict(result["metrics"]), {}
+    scored = f"{result['examples']:,} rows"
     if "target_tokens" in metrics:  # of texts
-        rows = {
-            "loss": f"{metrics['loss']:.4f} nats a token",
-            "perplexity": f"{metrics['perplexity']:.2f}",
-            "bits per byte": f"{metrics['bits_per_byte']:.4f}",
-            "scored": f"{metrics['target_tokens']:,} tokens of {result['examples']:,} texts",
-        }
-    else:
-        rows = {name.replace("_", " "): f"{value:.4f}" for name, value in metrics.items()}
-        rows["scored"] = f"{result['examples']:,} rows"
-    rows |= {"data": ", ".join(entry["name"] for entry in result["data"]), "checkpoint": result["checkpoint"]}
+        units = {"loss": " nats a token"}
+        scored = f"{metrics.pop('target_tokens'):,} tokens of {result['examples']:,} texts"
+    digits = {"perplexity": 2, "bleu": 2, "chrf": 2}
+    rows = {}
+    for name, value in metrics.items():
+        places = digits.get(name.rpartition(".")[2], 4)
+        low, high = result["intervals"].get(name, (value, value))
+        spread = f"  (95 %: {low:.{places}f} to {high:.{places}f})" if low < high else ""
+        rows[name.replace("_", " ")] = f"{value:.{places}f}{units.get(name, '')}{spread}"
+    rows |= {"scored": scored, "data": ", ".join(entry["name"] for entry in result["data"]), "checkpoint": result["checkpoint"]}
     if result["energy_kwh"] is not None:
         energy, mass = console.format_energy(reading.energy_wh), console.format_mass(reading.emissions_g)
         rows["energy"] = f"{energy}, {mass} CO2e ({reading.place})"
@@ -207,18 +237,23 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
-def _write_predictions(path: Path, sources: list["Source"], scores: list["TextScore"]) -> None:
-    """One JSON line a text, in order: its place, its loss (nats a token; null without a target), target tokens and their bytes."""
-    from tfkit.run import strict_json
-    from tfkit.run.durable import write_atomically
-
+def _text_predictions(sources: list["Source"], scores: list["TextScore"]) -> list[dict[str, Any]]:
+    """Of each text, in order: its place, its loss (nats a token; null without a target), target tokens and their bytes."""
     lines = []
     for source, score in zip(sources, scores, strict=False):
         places = (row.place for row in source.rows() if row.text)  # a row without text is no document of the stream
         for place, loss, tokens, size in zip(places, score.losses, score.targets, score.bytes, strict=False):
             mean = float(loss / tokens) if tokens else None
-            lines.append(strict_json.dumps({"place": place, "loss": mean, "tokens": int(tokens), "bytes": int(size)}) + "\n")
+            lines.append({"place": place, "loss": mean, "tokens": int(tokens), "bytes": int(size)})
+    return lines
+
+
+def _write_predictions(path: Path, predictions: Iterable[dict[str, Any]]) -> None:
+    """A JSON line each, in order."""
+    from tfkit.run import strict_json
+    from tfkit.run.durable import write_atomically
+
     try:
-        write_atomically(path, "".join(lines))
+        write_atomically(path, "".join(strict_json.dumps(one) + "\n" for one in predictions))
     except OSError as error:
         raise MachineError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,22 +1,54 @@
 """What `tfkit evaluate` does for every objective but a causal language model's: its own rows, and what it tells of them."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tfkit import console
 from tfkit.cli.training_data import ValidationSet, report_rows, set_names, store
 from tfkit.cli.validation import score_sets
-from tfkit.data import ExampleSet
+from tfkit.data import ExampleRows, ExampleSet, Source
 from tfkit.data.sources import validation_sources
 from tfkit.errors import ModelError, UsageError
+from tfkit.evaluation.predictions import Judged, Labelled, judge_rows
+from tfkit.evaluation.scores import Scores, once
+from tfkit.evaluation.scores.answers import of_answers
+from tfkit.evaluation.scores.texts import require_libraries
+from tfkit.evaluation.written import references, rows_of, undrawn, write_texts
 from tfkit.objectives.build import Stored, objective_tokenizer, open_objective, open_rows
+from tfkit.objectives.chat import Chat
+from tfkit.objectives.objective import Objective, weighted_loss
+from tfkit.objectives.text_to_text import TextToText
 from tfkit.recipe.checks import fitting_problems
-from tfkit.recipe.objectives import trained_for
+from tfkit.recipe.objectives import ChatSection, trained_for
 from tfkit.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from tfkit.cli.session import Session
     from tfkit.hub import Loaded
+
+_DECODING = (
+    "max_new_tokens",
+    "num_beams",
+    "length_penalty",
+    "length_law",
+    "early_stopping",
+    "repetition_penalty",
+    "no_repeat_ngram",
+    "stop",
+)
+
+
+class Read(Protocol):
+    """What a receipt says of data that was read."""
+
+    @property
+    def name(self) -> str:
+        """Of its source."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its rows."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +58,10 @@ class Scored:
     metrics: dict[str, float]
     examples: int
     tokens: int
-    stored: list[Stored]
+    stored: Sequence[Read]
+    scores: Scores | None = None  # of labelled rows: the metrics of all together, for their intervals
+    predictions: list[dict[str, Any]] = field(default_factory=list)  # of labelled rows, one each
+    decoding: dict[str, Any] | None = None  # how texts were written, where some were
 
 
 def evaluate_rows(recipe: Recipe, loaded: "Loaded", work: "Session") -> Scored:
@@ -34,9 +69,11 @@ def evaluate_rows(recipe: Recipe, loaded: "Loaded", work: "Session") -> Scored:
 
     Raises UsageError if the model is not for this objective, or has no such rows; ModelError if nobody says what its classes are.
     """
-    recipe = recipe.model_copy(update={"objective": trained_for(recipe.objective)})
+    recipe = _judged_alone(recipe)
     if problems := fitting_problems(recipe, loaded.config):
         raise UsageError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
+    if recipe.objective.answers_in_text:
+        require_libraries(recipe.evaluation.text_metrics)
     sources = validation_sources(recipe.data, recipe.objective.roles)
     if not sources:
         raise UsageError("there are no rows to score: give them as --data F, or a recipe with data.validation")
@@ -46,15 +83,85 @@ def evaluate_rows(recipe: Recipe, loaded: "Loaded", work: "Session") -> Scored:
     with work.signals.at_once():
         stored = [store(source, recipe, objective, tokenizer) for source in sources]
     report_rows(stored)
-    sets = [ValidationSet(name, one) for name, one in zip(set_names(recipe, sources), stored, strict=True)]
-    rows = sum(len(open_rows(recipe, objective, [(one, 1.0)], loaded.config)) for one in stored)
-    with (
-        console.progress("scoring", rows, "rows") as bar,
-        work.signals.at_once("there is no result, since only all rows together give one"),
-    ):
+    for one in stored:
+        one.check_vocabulary(loaded.config.vocab_size)
+    names = set_names(recipe, sources)
+    if isinstance(objective, Labelled):
+        return _labelled(recipe, objective, list(zip(names, sources, stored, strict=True)), loaded, work)
+    sets = [ValidationSet(name, one) for name, one in zip(names, stored, strict=True)]
+    return _unlabelled(recipe, objective, sets, loaded, work)
+
+
+def _judged_alone(recipe: Recipe) -> Recipe:
+    """The recipe with the objective itself, each row of which is judged on its own."""
+    objective = trained_for(recipe.objective)
+    if isinstance(objective, ChatSection):
+        objective = objective.model_copy(update={"pack": False})
+    return recipe.model_copy(update={"objective": objective})
+
+
+def _unlabelled(recipe: Recipe, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", work: "Session") -> Scored:
+    """Rows that are cut from texts: what the objective measures, and no answers."""
+    rows = sum(len(open_rows(recipe, objective, [(one.stored, 1.0)], loaded.config)) for one in sets)
+    with console.progress("scoring", rows, "rows") as bar, work.signals.at_once(_WHOLE):
         metrics = score_sets(recipe, objective, sets, loaded.model, progress=bar.advance)
     assert metrics is not None  # nothing asked it to stop
+    stored = [one.stored for one in sets]
     return Scored(metrics, rows, sum(_tokens(one) for one in stored), stored)
+
+
+def _labelled(recipe: Recipe, objective: Labelled, sets: Sequence[tuple[str, Source, Stored]], loaded: "Loaded", work: "Session") -> Scored:
+    """Rows that have an answer each: the model's, and the metrics of all of them."""
+    evaluation, left = recipe.evaluation, recipe.evaluation.max_tokens
+    writes = isinstance(objective, TextToText | Chat) and bool(evaluation.text_metrics)
+    judged: dict[str, list[Judged]] = {}
+    documents: list[dict[str, Any]] = []
+    total = sum(len(stored.lengths) for _, _, stored in sets if isinstance(stored, ExampleSet))
+    with console.progress("scoring", total * (1 + writes), "rows") as bar, work.signals.at_once(_WHOLE):
+        for name, source, stored in sets:
+            if left is not None and left <= 0:
+                break
+            rows = open_rows(recipe, objective, [(stored, 1.0)], loaded.config)
+            assert isinstance(rows, ExampleRows)
+            assert isinstance(stored, ExampleSet)
+            found = judge_rows(loaded.model, objective, rows, evaluation.batch_size, max_tokens=left, progress=bar.advance)
+            if writes and isinstance(objective, TextToText | Chat):
+                found = _with_texts(recipe, objective, source, stored, found, loaded, bar.advance)
+            judged[name] = found
+            documents += [
+                {"place": stored.place(one.number), "loss": weighted_loss(objective.terms, one.sums), **one.said} for one in found
+            ]
+            left = None if left is None else left - sum(int(stored.lengths[one.number]) for one in found)
+    everything = [one for found in judged.values() for one in found]
+    scores = of_answers(objective, everything, evaluation.text_metrics if writes else ())
+    metrics = scores(once(len(everything)))
+    if len(sets) > 1:
+        for name, found in judged.items():
+            own = of_answers(objective, found, evaluation.text_metrics if writes else ())(once(len(found)))
+            metrics |= {f"{name}.{metric}": value for metric, value in own.items()}
+    used = [stored for (_, _, stored), _ in zip(sets, judged, strict=False)]
+    settings = undrawn(recipe.generation).model_dump(include=set(_DECODING)) if writes else None
+    return Scored(metrics, len(everything), sum(map(_tokens, used)), used, scores, documents, settings)
+
+
+def _with_texts(
+    recipe: Recipe,
+    objective: TextToText | Chat,
+    source: Source,
+    stored: ExampleSet,
+    judged: Sequence[Judged],
+    loaded: "Loaded",
+    progress: Any,
+) -> list[Judged]:
+    """The same rows with what the model writes for each, and what was to be written."""
+    examples = [stored[one.number] for one in judged]
+    texts = write_texts(loaded.model, objective, examples, undrawn(recipe.generation), recipe.evaluation.batch_size, progress)
+    wanted = {one.number: example for one, example in zip(judged, examples, strict=True)}
+    right = {number: references(objective, row, wanted[number]) for number, row in enumerate(rows_of(source, stored)) if number in wanted}
+    return [replace(one, said={"text": text, "references": right[one.number]}) for one, text in zip(judged, texts, strict=True)]
+
+
+_WHOLE = "there is no result, since only all rows together give one"
 
 
 def _labels(recipe: Recipe, loaded: "Loaded") -> list[str]:

@@ -12,6 +12,7 @@ from tfkit.errors import UsageError
 from tfkit.model.config import Data
 from tfkit.recipe import RecipeError, read_recipe
 from tfkit.recipe.overrides import apply_overrides
+from tfkit.recipe.read import recipe_of
 from tfkit.recipe.schema import CarbonSection, DataSection, EvaluationSection, GenerationSection, Recipe, SourceSection
 from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
 from tfkit.recipe.validate import problems_in
@@ -53,19 +54,34 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)  # YAML reads JSON's strings, except that it knows no pairs of surrogates
 
 
-def read_settings(recipe: str | None, checkpoint: Path, overrides: Sequence[str], sections: Collection[str]) -> Settings:
+def read_settings(
+    recipe: str | None, checkpoint: Path, overrides: Sequence[str], sections: Collection[str], scored: str | None = None
+) -> Settings:
     """The settings of the recipe, else of the run that the checkpoint belongs to, else the defaults; overrides win.
 
-    Raises UsageError, also for an override of another section than `sections`: the command would not read it.
+    `scored`: a file, folder or glob in place of data.validation. Where no recipe is, an override of `objective` makes one for the
+    checkpoint. Raises UsageError, also for an override of another section than `sections`: the command would not read it.
     """
-    for override in overrides:
-        section = override.partition("=")[0].partition(".")[0].strip()
-        if section not in sections:
-            raise UsageError(f"command line: {override.partition('=')[0]}: this command reads only the sections {', '.join(sections)}")
+    names = [override.partition("=")[0].strip() for override in overrides]
+    for name in names:
+        if name.partition(".")[0] not in sections:
+            raise UsageError(f"command line: {name}: this command reads only the sections {', '.join(sections)}")
+    if scored is not None:  # before the others, so that data.validation.0.text=... can name the column
+        overrides = [f"data.validation=[{{path: {quoted(scored)}}}]", *overrides]
     path = recipe or _saved_recipe(checkpoint)
+    if path is None and not any(name.partition(".")[0] == "objective" for name in names):
+        return _without_recipe(overrides)
     if path is not None:
         found = read_recipe(path, overrides).recipe
-        return Settings(found.data, found.evaluation, found.generation, found.carbon, found)
+        if scored is not None:
+            found = found.model_copy(update={"data": _read_as_trained(found.data)})
+    else:  # evaluate trains nothing, so what is trained on, and how long, may be anything
+        found = recipe_of([f"model.from={quoted(str(checkpoint))}", "data.train=[{path: nothing}]", "training.steps=1", *overrides])
+    return Settings(found.data, found.evaluation, found.generation, found.carbon, found)
+
+
+def _without_recipe(overrides: Sequence[str]) -> Settings:
+    """The defaults, and what the overrides say."""
     tree = Mapping(COMMAND_LINE)
     problems = apply_overrides(tree, overrides)
     data = plain(tree)
@@ -78,6 +94,23 @@ def read_settings(recipe: str | None, checkpoint: Path, overrides: Sequence[str]
     texts = given.data.validation
     scored = DataSection(train=texts, validation=texts, on_bad_row=given.data.on_bad_row) if texts else None
     return Settings(scored, given.evaluation, given.generation, given.carbon)
+
+
+def _read_as_trained(data: DataSection) -> DataSection:
+    """The columns of data.train's first source hold for the one that is scored in place of data.validation, unless it names its own.
+
+    So does what is said of files without a header, if it is such a file, too.
+    """
+    trained = data.train[0]
+    assert isinstance(data.validation, list)
+    [scored, *others] = data.validation
+    update: dict[str, object] = {}
+    if not scored.columns and scored.text is None:
+        update |= {"columns": trained.columns, "text": trained.text}
+    alike = scored.path and trained.path and Path(scored.path).suffix == Path(trained.path).suffix
+    if alike and scored.format is None and scored.header is None:
+        update |= {"format": trained.format, "header": trained.header}
+    return data.model_copy(update={"validation": [scored.model_copy(update=update), *others]})
 
 
 def _saved_recipe(checkpoint: Path) -> str | None:

@@ -39,9 +39,9 @@ def complete(
 ) -> list[TextCompletion]:
     """Continue each text, or answer it: what an encoder reads is a whole text, and the decoder's is one of its own.
 
-    `on_text(i, piece)` gets what is certain of completion i; the pieces joined are its text. The ids of a prompt to be continued are those
-    that the tokenizer's template puts before and into a text, as in training; what it puts after one would end the text. With `rendered`
-    the prompts are conversations from a chat template, whose special tokens are written out. For the rest see `generate`.
+    The ids of a prompt to be continued are those that the tokenizer's template puts before and into a text, as in training; what it puts
+    after one would end the text. With `rendered` the prompts are conversations from a chat template, whose special tokens are written out.
+    For the rest see `complete_ids`.
     """
     if rendered:
         prompt_ids = encode_rendered(tokenizer, prompts)
@@ -49,6 +49,35 @@ def complete(
         prompt_ids = tokenizer.encode_texts(prompts)
         if model.encoder is None:
             prompt_ids = [ids[: len(ids) - len(tokenizer.suffix)] for ids in prompt_ids]
+    return complete_ids(
+        model,
+        tokenizer,
+        prompt_ids,
+        settings,
+        eos_ids=eos_ids,
+        start_id=start_id,
+        on_text=on_text,
+        should_stop=should_stop,
+        first_row=first_row,
+    )
+
+
+def complete_ids(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt_ids: Sequence[list[int]],
+    settings: GenerationSection,
+    *,
+    eos_ids: Collection[int] = (),
+    start_id: int | None = None,
+    on_text: OnText | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    first_row: int = 0,
+) -> list[TextCompletion]:
+    """The same of prompts that are ids already.
+
+    `on_text(i, piece)` gets what is certain of completion i; the pieces joined are its text. For the rest see `generate`.
+    """
     check_vocabulary(prompt_ids, model.config.vocab_size)
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     behind = [ids if model.encoder is None else [] for ids in prompt_ids]  # what a completion's text stands behind

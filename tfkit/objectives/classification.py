@@ -102,13 +102,14 @@ class Classification:
         return sums | _f1_of_each(told, batch.labels, len(self.labels))
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss`, and `accuracy` and `macro_f1`, or the root of the mean squared error."""
+        """`loss`, and `accuracy` and `f1_macro`, or the root of the mean squared error."""
         loss = weighted_loss(self.terms, sums)
         if self.section.regression:
             return {"loss": loss, "rmse": math.sqrt(loss)}
         # Over the classes that are there or told of: rare ones count as much as frequent ones.
         each = [one.mean for name, one in sums.items() if name.startswith(_F1) and one.targets]
-        return {"loss": loss, "accuracy": sums["accuracy"].mean, "macro_f1": sum(each) / len(each)}
+        f1 = {"f1_macro": sum(each) / len(each)} if each else {}  # none in sums that tell nothing of the classes
+        return {"loss": loss, "accuracy": sums["accuracy"].mean, **f1}
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.section.regression:

@@ -20,7 +20,7 @@ from tfkit.recipe.parse import MAX_BYTES, parse
 from tfkit.recipe.presets import model_problems
 from tfkit.recipe.problems import MAX_PATH, Problem, RecipeError, cut
 from tfkit.recipe.schema import Recipe
-from tfkit.recipe.tree import Mapping, Node, Place, plain
+from tfkit.recipe.tree import COMMAND_LINE, Mapping, Node, Place, plain
 from tfkit.recipe.validate import problems_in
 
 PIPE_SECONDS = 10.0  # of silence, and a pipe is given up
@@ -49,6 +49,16 @@ def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> ResolvedRec
     if problems or recipe is None:
         raise RecipeError(problems)
     return ResolvedRecipe(recipe, _slug(path.stem), path)
+
+
+def recipe_of(overrides: Sequence[str]) -> Recipe:
+    """A recipe that is said in key=value alone. Raises UsageError as `read_recipe` does."""
+    tree = Mapping(COMMAND_LINE)
+    problems = apply_overrides(tree, overrides)
+    recipe, more = _check(tree)
+    if problems or more or recipe is None:
+        raise RecipeError([*problems, *more])
+    return recipe
 
 
 def find_recipe(name_or_path: str) -> Path:
