@@ -32,9 +32,12 @@ def train(recipe: "Recipe", name: str, kind: Kind, options: Options) -> None:
     from tfkit.cli import crash
     from tfkit.cli.results import show_training_result
     from tfkit.cli.resume import check_resumable, finished_result, write_recipe
+    from tfkit.recipe.objectives import JudgingSection, judges_only
     from tfkit.run.folder import RunFolder
     from tfkit.run.signals import StopSignals
 
+    if isinstance(recipe.objective, JudgingSection):
+        raise judges_only(recipe.objective)
     resolve_place(recipe.carbon)
     with (
         StopSignals() as signals,

@@ -21,11 +21,14 @@ from tfkit.recipe.objectives import (
     ChatSection,
     ClassificationSection,
     DistillationSection,
+    FewShotSection,
     MaskedLMSection,
+    MinimalPairsSection,
     MultipleChoiceSection,
     SpanCorruptionSection,
     TaggingSection,
     TextToTextSection,
+    judges_only,
 )
 from tfkit.recipe.schema import Recipe
 from tfkit.tokenizer import Tokenizer
@@ -58,6 +61,8 @@ def open_objective(recipe: Recipe, config: ModelConfig, tokenizer: Tokenizer, la
             base = open_objective(recipe.model_copy(update={"objective": section.of}), config, tokenizer, labels)
             assert isinstance(base, CausalLM | MaskedLM)
             return Distillation(section, base, open_teacher(section, config, tokenizer))
+        case MinimalPairsSection() | FewShotSection() as section:
+            raise judges_only(section)
 
 
 def objective_tokenizer(recipe: Recipe, tokenizer: Tokenizer) -> Tokenizer:

@@ -56,7 +56,7 @@ class MultipleChoice:
         found: list[Encoded | BadRow] = []
         for row in rows:
             context, *answers = (next(ids) for _ in range(1 + len(row.values["choices"])))
-            right = _right(row)
+            right = right_choice(row.place, row.values["choices"], row.values["label"])
             if isinstance(right, BadRow):
                 found.append(right)
                 continue
@@ -138,18 +138,17 @@ def _by_row(scores: Tensor, batch: Batch) -> Tensor:
     return torch.where(mine, scores, -torch.inf)
 
 
-def _right(row: Row) -> int | BadRow:
+def right_choice(place: str, choices: Sequence[str], written: str) -> int | BadRow:
     """The number of the right answer, from a number counted from 0, a letter, or its text."""
-    choices, written = row.values["choices"], row.values["label"]
     if len(choices) < 2:
-        return BadRow("less than two answers", f"{row.place}: {len(choices)} answers, and nothing to choose; remove the row")
+        return BadRow("less than two answers", f"{place}: {len(choices)} answers, and nothing to choose; remove the row")
     number = int(written) if written.isascii() and written.isdecimal() else _LETTERS.find(written) if len(written) == 1 else -1
     found = {number} & set(range(len(choices))) | ({choices.index(written)} if written in choices else set())
     if len(found) != 1:
         why = "could mean two of" if found else "is none of"
         return BadRow(
             f"label {written!r}",
-            f"{row.place}: the label {written!r} {why} the {len(choices)} answers; give its number, counted from 0, its letter from A, "
+            f"{place}: the label {written!r} {why} the {len(choices)} answers; give its number, counted from 0, its letter from A, "
             "or its text",
         )
     return found.pop()

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from tfkit.errors import UsageError
 from tfkit.model.config import Data
 from tfkit.recipe.roles import TEXT, Role
 
@@ -23,6 +24,17 @@ def _all_different(labels: list[str]) -> list[str]:
 Labels = Annotated[list[str], AfterValidator(_all_different)]
 
 
+_OF_CLASSES = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority")
+OF_TEXTS = {  # the metrics of texts that a model writes, and which of evaluation.text_metrics gives each
+    "exact_match": "exact_match",
+    "bleu": "bleu",
+    "chrf": "chrf",
+    "rouge1": "rouge",
+    "rouge2": "rouge",
+    "rougeL": "rouge",
+}
+
+
 class _Objective(Data):
     """What every objective says of itself."""
 
@@ -30,6 +42,7 @@ class _Objective(Data):
     stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)
     head: ClassVar[str] = "lm"  # the kind of head that it trains
     reads_text: ClassVar[bool] = True  # rows cut from a stream of text; else each row is an example of its own
+    answers_in_text: ClassVar[bool] = False  # each row has a text that is to be written
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # what its evaluation may tell
 
 
@@ -96,7 +109,7 @@ class ClassificationSection(_Objective):
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder", "both")
     head: ClassVar[str] = "classes"
     reads_text: ClassVar[bool] = False
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "rmse")
+    metrics: ClassVar[tuple[str, ...]] = ("loss", *_OF_CLASSES, "rmse", "pearson", "spearman")
 
     @model_validator(mode="after")
     def _classes_or_a_number(self) -> "ClassificationSection":
@@ -123,7 +136,7 @@ class TaggingSection(_Objective):
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder")
     head: ClassVar[str] = "tags"
     reads_text: ClassVar[bool] = False
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1")
+    metrics: ClassVar[tuple[str, ...]] = ("loss", *_OF_CLASSES, "precision", "recall", "f1")
 
 
 class MultipleChoiceSection(_Objective):
@@ -175,7 +188,8 @@ class TextToTextSection(_Objective):
     )
     stacks: ClassVar[tuple[Stacks, ...]] = ("both",)
     reads_text: ClassVar[bool] = False
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", "nll")
+    answers_in_text: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", "nll", *OF_TEXTS)
 
 
 class ChatSection(_Objective):
@@ -205,7 +219,62 @@ class ChatSection(_Objective):
         Role("system", "text", ("system",), required=False),
     )
     reads_text: ClassVar[bool] = False
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
+    answers_in_text: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", *OF_TEXTS)
+
+
+class MinimalPairsSection(_Objective):
+    """Of two sentences that differ in little, the model should find the good one more probable (BLiMP, arXiv 1912.00582). Judges only."""
+
+    kind: Literal["minimal_pairs"]
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("good", "text", ("good", "sentence_good")),
+        Role("bad", "text", ("bad", "sentence_bad")),
+        Role("group", "label", ("group", "UID"), required=False),
+    )
+    reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+
+class FewShotSection(_Objective):
+    """Which of several answers a language model finds the most probable, behind examples of the task in its prompt (GPT-3, arXiv
+    2005.14165, 2.4). No weight is changed: it judges only. The examples are rows of data.train.
+    """
+
+    kind: Literal["few_shot"]
+    shots: int = Field(0, ge=0, description="Examples before each question, drawn anew for each, never the row itself; 0: none.")
+    seed: int = Field(1, ge=0, lt=2**32, description="Of the draws.")
+    template: str = Field(
+        "{context} {answer}", description="How a row is written, {context} once and {answer} at the end: 'Q: {context} A: {answer}'."
+    )
+    separator: str = Field("\n\n", description="What stands between two rows of a prompt.")
+    choices: Labels | None = Field(
+        None, min_length=2, description="The answers of rows that have none of their own: of a classification what its labels are called."
+    )
+    normalize: Literal["none", "tokens", "bytes", "unconditional"] = Field(
+        "none",
+        description="The answer's log-probability, that over its tokens, or over its bytes; unconditional: less its log-probability "
+        "without the question, behind what the template has between {context} and {answer} (as GPT-3 for some tasks).",
+    )
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("context", "text", (*MultipleChoiceSection.roles[0].columns, "text")),
+        MultipleChoiceSection.roles[1]._replace(required=False),
+        Role("label", "label", (*MultipleChoiceSection.roles[2].columns, "category", "class", "intent")),
+    )
+    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder", "both")
+    reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("accuracy", "accuracy_none", "accuracy_tokens", "accuracy_bytes", "accuracy_unconditional"),
+        "chance",
+    )
+
+    @model_validator(mode="after")
+    def _has_both_places(self) -> "FewShotSection":
+        if self.template.count("{context}") != 1 or self.template.count("{answer}") != 1 or not self.template.endswith("{answer}"):
+            raise ValueError(f"template {self.template!r}: it must have {{context}} once, and {{answer}} once, at its end")
+        return self
 
 
 class DistillationSection(_Objective):
@@ -243,9 +312,20 @@ ObjectiveSection = (
     | TextToTextSection
     | ChatSection
     | DistillationSection
+    | MinimalPairsSection
+    | FewShotSection
 )
+JudgingSection = MinimalPairsSection | FewShotSection  # what only `tfkit evaluate` reads
 
 
 def trained_for(section: ObjectiveSection) -> ObjectiveSection:
     """The objective itself; of a distillation what the student is trained for beside its teacher."""
     return section.of if isinstance(section, DistillationSection) else section
+
+
+def judges_only(section: JudgingSection) -> UsageError:
+    """What is said of an objective that is given to a command which trains."""
+    return UsageError(
+        f"objective: {section.kind} judges a finished model, and trains none: `tfkit evaluate --from CKPT` reads it; train with another, "
+        "such as causal_lm"
+    )

@@ -1,0 +1,101 @@
+"""What `tfkit evaluate` does for objectives that judge and do not train: minimal pairs, and choices behind examples in the prompt."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tfkit import console
+from tfkit.cli.evaluate_rows import Scored
+from tfkit.cli.training_data import set_names
+from tfkit.data import Row, Source
+from tfkit.data.rows import Skipped, describe_skipped
+from tfkit.data.sources import training_sources, validation_sources
+from tfkit.errors import ModelError, UsageError
+from tfkit.evaluation.few_shot import FewShot
+from tfkit.evaluation.judging import Judge, Judged, judge_rows, of_verdicts
+from tfkit.evaluation.minimal_pairs import MinimalPairs
+from tfkit.evaluation.scores import once
+from tfkit.recipe.checks import fitting_problems
+from tfkit.recipe.objectives import FewShotSection
+from tfkit.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from tfkit.cli.session import Session
+    from tfkit.hub import Loaded
+
+_WHOLE = "there is no result, since only all rows together give one"
+
+
+@dataclass(frozen=True)
+class _Set:
+    """What a receipt says of rows that were read."""
+
+    name: str
+    fingerprint: str
+
+
+def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Scored:
+    """Judge the rows of data.validation. Raises UsageError if the model gives no likelihoods, or if there are no rows."""
+    if problems := fitting_problems(recipe, loaded.config):
+        raise UsageError(f"{loaded.folder}: {'; '.join(problems)}; only a language model tells how probable a text is")
+    assert loaded.codec is not None
+    sources = validation_sources(recipe.data, recipe.objective.roles)
+    if not sources:
+        raise UsageError("there are no rows to judge: give them as --data F, or a recipe with data.validation")
+    start_id = loaded.start_id if loaded.config.encoder_layers else None
+    if loaded.config.encoder_layers and start_id is None:
+        raise ModelError(f"{loaded.folder}: nothing says what its decoder begins with; name decoder_start_token_id in config.json")
+    settings, left = recipe.evaluation, recipe.evaluation.max_tokens
+    judged: dict[str, Judged] = {}
+    with work.signals.at_once(_WHOLE):
+        judge = _judge(recipe)
+        for name, source in zip(set_names(recipe, sources), sources, strict=True):
+            if left is not None and left <= 0:
+                break
+            skipped: dict[str, Skipped] = {}
+            with console.progress(f"judging {source.name}", None, "rows") as bar:
+                found = judge_rows(
+                    loaded.model,
+                    loaded.codec,
+                    judge,
+                    source.rows(skipped),
+                    settings.batch_size,
+                    start_id=start_id,
+                    max_tokens=left,
+                    on_bad_row=recipe.data.on_bad_row,
+                    skipped=skipped,
+                    progress=bar.advance,
+                )
+            _report(source, found, skipped, loaded.config.context_length)
+            judged[name] = found
+            left = None if left is None else left - found.tokens
+    verdicts = [one for found in judged.values() for one in found.verdicts]
+    scores = of_verdicts(verdicts)
+    metrics = scores(once(len(verdicts)))
+    if len(sources) > 1:
+        for name, found in judged.items():
+            metrics |= {f"{name}.{metric}": value for metric, value in of_verdicts(found.verdicts)(once(len(found.verdicts))).items()}
+    used = [_Set(source.name, source.fingerprint()) for source, _ in zip(sources, judged, strict=False)]
+    tokens = sum(found.tokens for found in judged.values())
+    return Scored(metrics, len(verdicts), tokens, used, scores, [one.said for one in verdicts])
+
+
+def _judge(recipe: Recipe) -> Judge:
+    section = recipe.objective
+    if not isinstance(section, FewShotSection):
+        return MinimalPairs()
+    examples: list[Row] = []
+    if section.shots:
+        data = recipe.data.model_copy(update={"validation": recipe.data.validation if isinstance(recipe.data.validation, float) else None})
+        examples = [row for source in training_sources(data, section.roles) for row in source.rows()]
+    return FewShot(section, examples)
+
+
+def _report(source: Source, found: Judged, skipped: dict[str, Skipped], length: int) -> None:
+    """Warn of rows that were left out, and of those that were not read whole."""
+    if note := describe_skipped(source.name, skipped):
+        console.warn(note)
+    if found.cut:
+        console.warn(
+            f"{source.name}: {found.cut:,} of {len(found.verdicts):,} rows are longer than the model's context of {length:,} tokens: "
+            "what is read of them has lost its beginning"
+        )

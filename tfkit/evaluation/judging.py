@@ -1,0 +1,110 @@
+"""Rows that a finished model is judged by, through the likelihood of texts: what is asked for each row, and what the answers say of it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from tfkit.data import Row
+from tfkit.data.rows import BadRow, OnBadRow, Skipped, skip
+from tfkit.evaluation.likelihood import Likelihood, Question, encode_questions, score_questions
+from tfkit.evaluation.scores import Numbers, Scores
+from tfkit.model.transformer import Transformer
+from tfkit.tokenizer import Tokenizer
+
+_ROWS = 256  # are asked about together, so that texts of like lengths find each other
+
+
+class Verdict(NamedTuple):
+    """What is known of one row: its share of each metric (0 or 1, mostly), and what a file of predictions says of it."""
+
+    marks: dict[str, float]
+    said: dict[str, Any]
+
+
+class Judge(Protocol):
+    """A way to judge rows."""
+
+    def questions(self, number: int, row: Row) -> list[Question] | BadRow:
+        """What is asked for row `number` of its set."""
+
+    def verdict(self, row: Row, answers: Sequence[Likelihood]) -> Verdict:
+        """What the answers, in the order of the questions, say."""
+
+
+@dataclass
+class Judged:
+    """The rows of a set that were judged, in order."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    tokens: int = 0  # that were read
+    cut: int = 0  # rows whose texts lost their beginning
+
+
+def judge_rows(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    judge: Judge,
+    rows: Iterable[Row],
+    batch_size: int,
+    *,
+    start_id: int | None = None,
+    max_tokens: int | None = None,
+    on_bad_row: OnBadRow = "error",
+    skipped: dict[str, Skipped] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Judged:
+    """Ask about each row, or about the first ones that have at most `max_tokens` together; the first is judged however long it is.
+
+    `start_id` is given for an encoder-decoder; `progress(n)` tells of n more rows. Raises DataError for a bad row, unless such rows are
+    skipped, and counted in `skipped` by their kind.
+    """
+    found, numbered = Judged(), enumerate(rows)
+    while block := list(islice(numbered, _ROWS)):
+        good: list[tuple[Row, list[Question]]] = []
+        for number, row in block:
+            asked = judge.questions(number, row)
+            if isinstance(asked, list):
+                good.append((row, asked))
+            elif on_bad_row == "error":
+                raise asked.refusal()
+            elif skipped is not None:
+                skip(asked, skipped)
+        questions = [one for _, asked in good for one in asked]
+        encoded = encode_questions(tokenizer, questions, start_id)
+        ends = np.cumsum([len(asked) for _, asked in good], dtype=np.int64)
+        read = found.tokens + np.cumsum([len(one.ids) + len(one.source) for one in encoded], dtype=np.int64)[ends - 1]
+        room = len(good) if max_tokens is None else int(np.searchsorted(read, max_tokens, side="right"))
+        kept = min(len(good), max(room, 0 if found.verdicts else 1))
+        if kept:
+            last = int(ends[kept - 1])
+            answers = iter(score_questions(model, questions[:last], encoded[:last], batch_size))
+            for row, asked in good[:kept]:
+                mine = list(islice(answers, len(asked)))
+                found.cut += any(one.cut for one in mine)
+                verdict = judge.verdict(row, mine)
+                found.verdicts.append(Verdict(verdict.marks, {"place": row.place, **verdict.said}))
+            found.tokens = int(read[kept - 1])
+        if progress is not None:
+            progress(len(block))
+        if kept < len(good):
+            break
+    return found
+
+
+def of_verdicts(verdicts: Sequence[Verdict]) -> Scores:
+    """The mean of each metric over the rows that have it; NaN of none."""
+    names = list(dict.fromkeys(name for one in verdicts for name in one.marks))
+    marks = np.array([[one.marks.get(name, np.nan) for name in names] for one in verdicts], np.float64).reshape(
+        -1, len(names)
+    )  # (N, names)
+    there = (~np.isnan(marks)).astype(np.float64)
+    values = np.nan_to_num(marks)
+
+    def scores(weights: Numbers) -> dict[str, float]:
+        totals, counts = weights @ values, weights @ there
+        return {name: float(total / count) if count else np.nan for name, total, count in zip(names, totals, counts, strict=True)}
+
+    return scores

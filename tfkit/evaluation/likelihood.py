@@ -1,0 +1,184 @@
+"""The probability that a model gives a continuation of a context: what minimal pairs and choices by likelihood are judged by.
+
+Text is cut as lm-evaluation-harness cuts it: spaces at the end of a context belong to the continuation; the whole is encoded, and what
+comes behind as many ids as the context has is the continuation. Where the last letters of the context and the first ones of the
+continuation make one token, the harness reads the context's ids and lets that token go; here what is read are the ids of the whole.
+
+    ids        0 1 2 3 4 5 6        a context of 4 ids, a continuation of 3
+    read       0 1 2 3 4 5
+    scored             4 5 6
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from tfkit.generation.complete import check_vocabulary
+from tfkit.generation.inference import inference
+from tfkit.model.head import vocabulary_head
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.log_probs import token_scores
+from tfkit.objectives.padding import pad, real
+from tfkit.tokenizer import Tokenizer
+
+
+class Question(NamedTuple):
+    """What is asked: log P(continuation | context)."""
+
+    context: str
+    continuation: str
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The answer to one question. `greedy`: whether each token of the continuation is the likeliest one."""
+
+    log_prob: float  # nats, the sum over the tokens
+    tokens: int  # of the continuation
+    bytes: int  # of the continuation, in UTF-8
+    greedy: bool
+    cut: bool  # whether the context lost its beginning, because both do not fit the model
+
+
+class Ids(NamedTuple):
+    """A question in ids: those from `first` on are scored. `source` is what an encoder reads."""
+
+    ids: list[int]
+    first: int
+    source: list[int]
+
+
+class _Window(NamedTuple):
+    """A piece of a question: its ids from `begin` to `end`, of which those from `first` on are scored."""
+
+    question: int
+    begin: int
+    first: int
+    end: int
+
+
+def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_id: int | None = None) -> list[Ids]:
+    """The ids of each question; `start_id` is given for an encoder-decoder: its encoder reads the context, as a whole text.
+
+    A text begins as in training: with what the tokenizer's template puts before it, or else the token that begins or ends texts. A
+    tokenizer without any of them gives a continuation without a context one token less, since nothing tells how probable the first is.
+    """
+    moved = [_spaces_moved(one) for one in questions]
+    if start_id is not None:
+        sources = tokenizer.encode_texts([context for context, _ in moved])
+        targets = tokenizer.encode_bare([continuation for _, continuation in moved])
+        return [Ids([start_id, *target.tolist()], 1, source) for source, target in zip(sources, targets, strict=True)]
+    opening = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+    before = list(tokenizer.prefix) or ([] if opening is None else [opening])
+    wholes = tokenizer.encode_bare([context + continuation for context, continuation in moved])
+    contexts = tokenizer.encode_bare([context for context, _ in moved])
+    return [_split(before, list(tokenizer.prefix), whole.tolist(), len(context)) for whole, context in zip(wholes, contexts, strict=True)]
+
+
+def score_questions(
+    model: Transformer,
+    questions: Sequence[Question],
+    encoded: Sequence[Ids],
+    batch_size: int,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> list[Likelihood]:
+    """The answers to questions in text and in ids; equal ones are asked once. `progress(n)` tells of n more that were scored.
+
+    Contexts that do not fit lose their beginning; a continuation that alone does not fit is scored in pieces, each with as much before
+    it as there is room for. The batch size, of pieces a forward, changes nothing beyond the model's rounding. Raises ModelError if an id
+    lies outside the model's vocabulary.
+    """
+    check_vocabulary([[*one.ids, *one.source] for one in encoded], model.config.vocab_size)
+    length = model.config.context_length
+    numbers: dict[tuple[tuple[int, ...], int, tuple[int, ...]], int] = {}  # of distinct questions
+    which = [numbers.setdefault((tuple(one.ids), one.first, tuple(one.source)), len(numbers)) for one in encoded]
+    distinct = [Ids(list(ids), first, list(source)) for ids, first, source in numbers]
+    windows = [window for number, one in enumerate(distinct) for window in _windows(number, one, length)]
+    windows.sort(key=lambda window: window.begin - window.end)  # the longest first: what does not fit the memory fails at once
+    sums, greedy = np.zeros(len(distinct)), np.ones(len(distinct), dtype=bool)
+    with inference(model):
+        for begin in range(0, len(windows), batch_size):
+            batch = windows[begin : begin + batch_size]
+            log_probs, right = _score(model, distinct, batch)
+            for window, found, is_likeliest in zip(batch, log_probs, right, strict=True):
+                sums[window.question] += found
+                greedy[window.question] &= is_likeliest
+    if progress is not None:
+        progress(len(questions))
+    return [
+        Likelihood(
+            float(sums[number]),
+            len(ids.ids) - ids.first,
+            len(question.continuation.encode()),
+            bool(greedy[number]),
+            len(ids.source) > length or (not ids.source and len(ids.ids) > length + 1),
+        )
+        for question, ids, number in zip(questions, encoded, which, strict=True)
+    ]
+
+
+def likelihoods(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    questions: Sequence[Question],
+    batch_size: int,
+    *,
+    start_id: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Likelihood]:
+    """log P(continuation | context) of each question: `encode_questions`, then `score_questions`."""
+    return score_questions(model, questions, encode_questions(tokenizer, questions, start_id), batch_size, progress=progress)
+
+
+def _spaces_moved(question: Question) -> Question:
+    """Spaces at the end of the context become the beginning of the continuation, whose first token they belong to."""
+    context = question.context.rstrip()
+    return Question(context, question.context[len(context) :] + question.continuation)
+
+
+def _split(before: list[int], prefix: list[int], whole: list[int], context: int) -> Ids:
+    """The ids of a whole text behind what it begins with. One of it is scored at least, though the context may have swallowed it all."""
+    context = max(0, min(context, len(whole) - 1))
+    opening = prefix if context else before
+    if opening and whole[:1] == opening[-1:]:  # a text that writes out what it begins with has it once
+        opening = []
+    return Ids(opening + whole, max(len(opening) + context, 1), [])
+
+
+def _windows(number: int, question: Ids, length: int) -> Iterator[_Window]:
+    """Pieces of at most length + 1 ids, the last of which is only scored: lm-evaluation-harness' rolling windows."""
+    first, whole = question.first, len(question.ids)
+    while first < whole:
+        end = min(first + length, whole)
+        yield _Window(number, max(0, end - length - 1), first, end)
+        first = end
+
+
+def _score(model: Transformer, questions: Sequence[Ids], windows: Sequence[_Window]) -> tuple[list[float], list[bool]]:
+    """Of each piece the sum of its log-probabilities, in float64, and whether all its tokens are the likeliest ones."""
+    device = next(model.parameters()).device
+    pieces = [np.array(questions[one.question].ids[one.begin : one.end], np.int32) for one in windows]
+    counts = [one.end - one.first for one in windows]
+    ids, mask = pad([piece[:-1] for piece in pieces], 0).to(device), real([piece[:-1] for piece in pieces])  # (B, T)
+    mask = None if mask is None else mask.to(device)
+    if model.encoder is None:
+        hidden = model(ids, padding_mask=mask).hidden  # (B, T, D); padding is on the right, where nothing looks at it
+    else:
+        sources = [np.array(questions[one.question].source[-model.config.context_length :], np.int32) for one in windows]
+        source_mask = real(sources)
+        hidden = model(
+            pad(sources, 0).to(device),
+            padding_mask=None if source_mask is None else source_mask.to(device),
+            decoder_input_ids=ids,
+            decoder_padding_mask=mask,
+        ).hidden
+    ends = [len(piece) - 1 for piece in pieces]
+    asked = torch.cat([hidden[row, end - count : end] for row, (end, count) in enumerate(zip(ends, counts, strict=True))])  # (N, D)
+    labels = torch.cat([torch.from_numpy(piece[-count:].astype(np.int64)) for piece, count in zip(pieces, counts, strict=True)])
+    scores = token_scores(vocabulary_head(model.head), asked, labels.to(device))
+    log_probs, right = scores.log_probs.double().cpu(), scores.right.cpu()
+    return [float(one.sum()) for one in log_probs.split(counts)], [bool(one.all()) for one in right.split(counts)]

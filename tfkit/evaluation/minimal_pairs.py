@@ -1,0 +1,22 @@
+"""Minimal pairs: of two sentences that differ in little, is the good one more probable? (BLiMP, Warstadt et al. 2020, arXiv 1912.00582.)"""
+
+from collections.abc import Sequence
+
+from tfkit.data import Row
+from tfkit.evaluation.judging import Verdict
+from tfkit.evaluation.likelihood import Likelihood, Question
+
+
+class MinimalPairs:
+    """log P(good) > log P(bad) of whole sentences, as BLiMP counts; of each group of rows too, as `accuracy.<group>`."""
+
+    def questions(self, number: int, row: Row) -> list[Question]:
+        """Both sentences, on their own."""
+        return [Question("", row.values["good"]), Question("", row.values["bad"])]
+
+    def verdict(self, row: Row, answers: Sequence[Likelihood]) -> Verdict:
+        """Right only if the good one is more probable, not as probable."""
+        good, bad = (one.log_prob for one in answers)
+        right, group = float(good > bad), row.values.get("group")
+        marks = {"accuracy": right} | ({} if group is None else {f"accuracy.{group}": right})
+        return Verdict(marks, {"good": good, "bad": bad, "right": good > bad} | ({} if group is None else {"group": group}))
