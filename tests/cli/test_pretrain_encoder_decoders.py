@@ -4,6 +4,7 @@ Each is stopped after its first step and resumed to the same bits; its folder op
 """
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -92,8 +93,16 @@ def test_a_start_that_is_not_pad_is_the_one_of_the_training(tmp_path: Path, monk
     loaded = load(run)
     assert loaded.codec is not None
     assert loaded.start_id == loaded.codec.bos_id != loaded.codec.pad_id
-    assert loaded.codec.encode_texts(["a"])[0][0] == loaded.start_id
+    assert loaded.codec.encode_texts(["a"])[0][0] == loaded.start_id == loaded.codec.start_id
     assert torch.isfinite(loaded.model(torch.tensor([[4, 5]]), decoder_input_ids=torch.tensor([[loaded.start_id]])).hidden).all()
+    elsewhere = tmp_path / "elsewhere"  # as a model of others, of which a manifest says nothing
+    shutil.copytree(loaded.folder, elsewhere, ignore=shutil.ignore_patterns("manifest.json"))
+    written = json.loads((elsewhere / "config.json").read_text(encoding="utf-8"))
+    (elsewhere / "config.json").write_text(json.dumps(written | {"decoder_start_token_id": 4}), encoding="utf-8")
+    again = load(elsewhere)
+    assert again.codec is not None
+    assert again.codec.start_id == again.start_id == 4
+    assert again.codec.fingerprint() == loaded.codec.fingerprint()
 
 
 @pytest.mark.parametrize(

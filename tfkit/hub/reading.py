@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -98,7 +98,7 @@ def describe(path: str | Path) -> Described:
     opened = _open(find_checkpoint(path), None, {})
     family = opened.family.name if opened.family else OWN_TYPE
     labels = read_labels(opened.hf, opened.config.head)
-    return Described(opened.folder, opened.config, load_tokenizer(opened.folder), family, opened.special_ids, labels)
+    return Described(opened.folder, opened.config, _codec(opened), family, opened.special_ids, labels)
 
 
 def load(
@@ -121,7 +121,7 @@ def load(
     lacking = missing_of_head(weights, family, config) if head is not None else frozenset()
     expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
     _check_fit(weights, expected, folder)
-    codec = load_tokenizer(folder)
+    codec = _codec(opened)
     foreign = read_weights(weights)
     tensors = from_foreign(foreign, family, config) if family else foreign
     new = _draw_head(config, seed, tensors) if lacking else {}
@@ -145,8 +145,14 @@ class _Opened:
     weights: Mapping[str, Weight]
 
 
+def _codec(opened: _Opened) -> Tokenizer | None:
+    """The tokenizer, which knows what the model's decoder begins with."""
+    codec, start = load_tokenizer(opened.folder), opened.special_ids.get("decoder_start_token_id")
+    return codec if codec is None or start is None else replace(codec, decoder_start_id=start)
+
+
 def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> _Opened:
-    _check_sizes(folder)
+    check_sizes(folder)
     hf = _read_config_json(folder)
     family, config = read_config(hf, folder)
     own_head = config.head
@@ -164,7 +170,7 @@ def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> 
     return _Opened(folder, hf, family, config, own_head, special_ids, weights)
 
 
-def _check_sizes(folder: Path) -> None:
+def check_sizes(folder: Path) -> None:
     """Raise ModelError if a file has not the size that manifest.json tells. A folder without one is not from tfkit's training.
 
     Training state is not looked at: it is not read here, and a folder that was published may be without.

@@ -40,6 +40,7 @@ class Tokenizer:
     tokenizer_json: str = field(repr=False)  # the file, as it was read or will be written
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # tokenizer_config.json, without the chat template
     chat_template: str | None = field(default=None, repr=False)
+    decoder_start_id: int | None = None  # as a model's config.json has it; null: what `start_id` says
 
     @classmethod
     def from_json(cls, text: str, settings: Mapping[str, Any], chat_template: str | None = None) -> "Tokenizer":
@@ -88,7 +89,9 @@ class Tokenizer:
 
     @property
     def start_id(self) -> int | None:
-        """What the decoder of an encoder-decoder begins with: bos, or else pad, as for T5 and Marian."""
+        """What the decoder of an encoder-decoder begins with: what its config.json says; else bos, or pad, as for T5 and Marian."""
+        if self.decoder_start_id is not None:
+            return self.decoder_start_id
         return self.pad_id if self.bos_id is None else self.bos_id
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
