@@ -1,0 +1,281 @@
+"""tfkit evaluate on labelled rows of every kind: metrics, predictions and intervals that agree with each other, and with the training."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sacrebleu
+import seqeval.metrics
+from scipy import stats
+from sklearn import metrics as sklearn_metrics
+from tiny_runs import Done, Process, pretrain, records
+
+from tfkit.evaluation.scores import texts
+from tfkit.recipe.objectives import OF_TEXTS, ChatSection, ClassificationSection, MultipleChoiceSection, TaggingSection, TextToTextSection
+
+SIZES = "dim: 16, num_heads: 2, context_length: 32, init: {std: 0.3}"
+ENCODER = f"model: {{preset: bert-tiny, {SIZES}}}\ntokenizer: {{kind: wordpiece, vocab_size: 120}}"
+GPT = f"""model: {{preset: gpt, decoder_layers: 2, {SIZES}}}
+tokenizer: {{kind: bpe_eow, vocab_size: 90, special_tokens: [_start_, _delimiter_, _classify_]}}"""
+T5 = f"""model: {{preset: t5-small, encoder_layers: 1, decoder_layers: 1, head_dim: 8, hidden_dim: 32, {SIZES}}}
+tokenizer: {{kind: unigram, vocab_size: 140}}"""
+LLAMA = """model: {preset: llama2-7b, decoder_layers: 1, dim: 16, num_heads: 2, num_kv_heads: 1, hidden_dim: 32, context_length: 160}
+tokenizer: {variant: smollm2, vocab_size: 320}"""
+KINDS = {
+    "classes": (ENCODER, "{kind: classification}", "{text: text, label: label}"),
+    "numbers": (ENCODER, "{kind: classification, regression: true}", "{text: text, pair: other, label: size}"),
+    "tags": (ENCODER, "{kind: tagging}", "{tokens: words, tags: names}"),
+    "parts": (ENCODER, "{kind: tagging}", "{tokens: words, tags: parts}"),
+    "choices": (GPT, "{kind: multiple_choice}", "{context: text, choices: [other, third], label: right}"),
+    "texts": (T5, "{kind: text_to_text, label_smoothing: 0.1}", "{source: text, target: answers}"),
+    "chat": (LLAMA, "{kind: chat, pack: true}", "{messages: talk}"),
+}
+SECTIONS = {
+    "classes": ClassificationSection,
+    "numbers": ClassificationSection,
+    "tags": TaggingSection,
+    "parts": TaggingSection,
+    "choices": MultipleChoiceSection,
+    "texts": TextToTextSection,
+    "chat": ChatSection,
+}
+REST = """
+training: {steps: 12, batch_size: 8, precision: fp32}
+optimizer: {lr: 3e-3}
+generation: {max_new_tokens: 6}
+evaluation: {bootstrap: 60}
+carbon: {enabled: false}
+"""
+WORDS = ["the", "cat", "dog", "sat", "on", "a", "mat"]
+
+
+def made_rows(count: int) -> list[dict[str, Any]]:
+    """Rows that every objective finds its columns in."""
+    random, rows = np.random.default_rng(7), []
+    for number in range(count):
+        words = [str(word) for word in random.choice(WORDS, int(random.integers(2, 9)))]
+        first, second, third = (" ".join(random.permutation(words)) for _ in range(3))
+        begun = ["B-animal" if word in ("cat", "dog") else "I-animal" if word == "mat" else "O" for word in words]
+        asked = [{"role": "user", "content": first}, {"role": "assistant", "content": words[0]}]
+        rows.append(
+            {
+                "text": first,
+                "other": second,
+                "third": third,
+                "label": "red" if "cat" in words else "green" if "dog" in words else "blue",
+                "size": round(len(words) / 3, 4),
+                "words": words,
+                "names": begun,
+                "parts": ["noun" if word in ("cat", "dog", "mat") else "other" for word in words],
+                "right": number % 2,
+                "answers": [words[0], *([f"{words[-1]} {words[0]}"] if number % 3 else [])],
+                "talk": asked + ([{"role": "user", "content": second}, {"role": "assistant", "content": third}] if number % 2 else []),
+            }
+        )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run of each kind."""
+    folder = tmp_path_factory.mktemp("answers")
+    rows = made_rows(50)
+    for name, part in (("train", rows[:26]), ("test", rows[26:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, (model, objective, columns) in KINDS.items():
+            data = ", ".join(
+                f"{part}: [{{path: {file}.jsonl, columns: {columns}}}]" for part, file in (("train", "train"), ("validation", "test"))
+            )
+            (folder / f"{name}.yaml").write_text(f"{model}\ndata: {{{data}}}\nobjective: {objective}{REST}", encoding="utf-8")
+            done = pretrain(folder / name, folder / f"{name}.yaml")
+            assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def evaluate(folder: Path, *words: str) -> Done:
+    return Process(folder, ["evaluate", *words, "--threads", "1"]).wait()
+
+
+def judged(folder: Path, *words: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The result, and the lines of the predictions."""
+    path = folder / "predictions.jsonl"
+    done = evaluate(folder, *words, "--json", "--predictions", str(path))
+    assert done.code == 0, done.err
+    return json.loads(done.out), [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def recomputed(name: str, said: list[dict[str, Any]]) -> dict[str, float]:
+    """Metrics of the lines of a predictions' file, by other hands than ours."""
+
+    def column(key: str) -> list[Any]:
+        return [one[key] for one in said]
+
+    if name == "classes":
+        there, told = column("label"), column("predicted")
+        return {
+            "loss": float(np.mean(column("loss"))),
+            "accuracy": sklearn_metrics.accuracy_score(there, told),
+            "f1_macro": sklearn_metrics.f1_score(there, told, average="macro"),
+            "matthews": sklearn_metrics.matthews_corrcoef(there, told),
+        }
+    if name == "numbers":
+        there, told = np.array(column("value")), np.array(column("predicted"))
+        return {
+            "loss": float(np.mean((there - told) ** 2)),
+            "rmse": math.sqrt(np.mean((there - told) ** 2)),
+            "pearson": stats.pearsonr(there, told)[0],
+            "spearman": stats.spearmanr(there, told)[0],
+        }
+    if name in ("tags", "parts"):
+        words = [(tag, other) for one in said for tag, other in zip(one["tags"], one["predicted"], strict=True)]
+        found = {
+            "accuracy": float(np.mean([tag == other for tag, other in words])),
+            "f1_macro": sklearn_metrics.f1_score(*zip(*words, strict=True), average="macro"),
+        }
+        names = {"f1": seqeval.metrics.f1_score(column("tags"), column("predicted"))} if name == "tags" else {}
+        return found | names
+    if name == "choices":
+        assert all(one["predicted"] == int(np.argmax(one["scores"])) for one in said)
+        return {"accuracy": float(np.mean([one["predicted"] == one["right"] for one in said]))}
+    references = column("references")
+    streams = [[one[place] if place < len(one) else None for one in references] for place in range(max(map(len, references)))]
+    return {
+        "exact_match": float(np.mean([one["text"] in one["references"] for one in said])),
+        "bleu": sacrebleu.corpus_bleu(column("text"), streams).score,
+        "chrf": sacrebleu.corpus_chrf(column("text"), streams).score,
+    }
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_answer(place: Path, tmp_path: Path, name: str) -> None:
+    result, said = judged(tmp_path, "--from", str(place / name))
+    rows = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [one["place"] for one in said] == [f"test.jsonl:{line}" for line in range(1, len(rows) + 1)]
+    metrics = result["metrics"]
+    wanted = recomputed(name, said)
+    assert {metric: metrics[metric] for metric in wanted} == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+    assert set(metrics) <= set(SECTIONS[name].metrics)  # what --fail-if may ask for
+    told = records(place / name)[-1]["evaluation"]  # by the training itself, at its end
+    assert {metric: metrics[metric] for metric in told} == pytest.approx(told, rel=1e-5)
+    assert result["intervals"].keys() == metrics.keys()
+    assert all(low <= metrics[metric] <= high for metric, (low, high) in result["intervals"].items() if metric in ("loss", "accuracy"))
+    assert result["bootstrap"] == 60
+    right = {
+        "classes": [("label", row["label"]) for row in rows],
+        "numbers": [("value", row["size"]) for row in rows],
+        "tags": [("tags", row["names"]) for row in rows],
+        "parts": [("tags", row["parts"]) for row in rows],
+        "choices": [("right", row["right"]) for row in rows],
+        "texts": [("references", row["answers"]) for row in rows],
+        "chat": [("references", [row["talk"][-1]["content"]]) for row in rows],
+    }[name]
+    assert [(key, one[key]) for one, (key, _) in zip(said, right, strict=True)] == right
+    assert ("decoding" in result) == (name in ("texts", "chat"))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_batch_does_not_matter_and_is_told(place: Path, tmp_path: Path, name: str) -> None:
+    (result, said), (other, others) = (
+        judged(tmp_path, "--from", str(place / name), f"evaluation.batch_size={size}", "evaluation.bootstrap=20") for size in (1, 7)
+    )
+    assert (result["batch_size"], other["batch_size"]) == (1, 7)
+    assert result["metrics"] == pytest.approx(other["metrics"], rel=1e-5)
+    assert {metric: pytest.approx(ends, rel=1e-4, abs=1e-6) for metric, ends in result["intervals"].items()} == other["intervals"]
+    assert [{key: nearly(value) for key, value in one.items()} for one in said] == others
+
+
+def nearly(value: Any) -> Any:
+    """Numbers up to rounding."""
+    numbers = isinstance(value, list) and value and isinstance(value[0], float)
+    return pytest.approx(value, rel=1e-4, abs=1e-5) if numbers or isinstance(value, float) else value
+
+
+def test_beams_and_greedy_texts_are_the_models_best(place: Path, tmp_path: Path) -> None:
+    """What `tfkit generate` writes at temperature 0, and with beams; never what is drawn."""
+    source = json.loads((place / "test.jsonl").read_text(encoding="utf-8").splitlines()[0])["text"]
+    for words in (["generation.num_beams=1"], ["generation.num_beams=3", "generation.length_penalty=0.5"]):
+        result, said = judged(tmp_path, "--from", str(place / "texts"), *words, "evaluation.text_metrics=[chrf]")
+        command = ["generate", "--from", str(place / "texts"), "--prompt", source, "--temperature", "0", *words]
+        assert said[0]["text"] == Process(tmp_path, command).wait().out.strip()
+        assert result["decoding"]["num_beams"] == int(words[0][-1])
+        assert {"chrf"} == result["metrics"].keys() & OF_TEXTS.keys()
+    none = json.loads(evaluate(tmp_path, "--from", str(place / "texts"), "evaluation.text_metrics=[]", "--json").out)
+    assert not none["metrics"].keys() & OF_TEXTS.keys()
+    assert "decoding" not in none
+
+
+def test_gates(place: Path, tmp_path: Path) -> None:
+    start = ["--from", str(place / "classes")]
+    assert evaluate(tmp_path, *start, "--fail-if", "f1_macro < 0", "--fail-if", "matthews > 1").code == 0
+    assert evaluate(tmp_path, *start, "--fail-if", "majority > 0").code == 8
+    texts = ["--from", str(place / "texts"), "evaluation.text_metrics=[exact_match]"]
+    done = evaluate(tmp_path, *texts, "--fail-if", "bleu < 20")
+    assert (done.code, "unknown metric 'bleu'" in done.err) == (2, True), done.err
+
+
+def test_a_gate_fails_where_a_metric_is_not_a_number(place: Path, tmp_path: Path) -> None:
+    """All sizes equal: nothing correlates with them."""
+    row = {"text": "the cat", "other": "a dog", "size": 1}
+    (tmp_path / "same.jsonl").write_text((json.dumps(row) + "\n") * 3, encoding="utf-8")
+    done = evaluate(
+        tmp_path, "--from", str(place / "numbers"), "--data", str(tmp_path / "same.jsonl"), "--fail-if", "pearson < -1", "--json"
+    )
+    assert done.code == 8, done.err
+    assert json.loads(done.out)["metrics"]["pearson"] is None
+
+
+def test_a_missing_library_is_told_before_anything_is_read(place: Path, tmp_path: Path) -> None:
+    def before() -> None:
+        texts._LIBRARIES["bleu"] = "no_such_library"
+
+    done = Process(tmp_path, ["evaluate", "--from", str(place / "texts"), "--threads", "1"], before).wait()
+    assert (done.code, "pip install 'tfkit[eval]'" in done.err, "scoring" in done.err) == (5, True, False), done.err
+
+
+def test_a_checkpoint_from_elsewhere_needs_no_recipe(place: Path, tmp_path: Path) -> None:
+    [checkpoint] = (place / "classes" / "checkpoints").glob("step-*")
+    elsewhere = tmp_path / "model"
+    elsewhere.mkdir()
+    for file in checkpoint.iterdir():
+        if file.is_file():
+            (elsewhere / file.name).write_bytes(file.read_bytes())
+    done = evaluate(
+        tmp_path, "--from", str(elsewhere), "--data", "test.jsonl", "objective={kind: classification}", "--json", "carbon.enabled=false"
+    )
+    assert done.code == 0, done.err
+    own = json.loads(evaluate(tmp_path, "--from", str(place / "classes"), "--json").out)
+    assert json.loads(done.out)["metrics"] == pytest.approx(own["metrics"], rel=1e-5)
+    columns = ["--data", "test.jsonl", "data.validation.0.columns={text: other}", "carbon.enabled=false"]
+    done = evaluate(tmp_path, "--from", str(elsewhere), *columns, "objective={kind: classification}", "--json")
+    assert json.loads(done.out)["metrics"]["loss"] != own["metrics"]["loss"]
+    done = evaluate(tmp_path, "--from", str(elsewhere), "--data", "test.jsonl", "carbon.enabled=false")
+    assert (done.code, '"objective={kind: classification}"' in done.err) == (2, True), done.err
+    done = evaluate(tmp_path, "--from", str(elsewhere), "--data", "test.jsonl", "objective={kind: tagging}", "carbon.enabled=false")
+    assert (done.code, "needs a head of kind tags, not classes" in done.err) == (2, True), done.err
+
+
+def test_other_data_are_read_by_the_columns_of_the_training(place: Path, tmp_path: Path) -> None:
+    result, said = judged(tmp_path, "--from", str(place / "tags"), "--data", "train.jsonl")
+    assert (len(said), said[0]["place"]) == (26, "train.jsonl:1")
+    other, _ = judged(
+        tmp_path,
+        "--from",
+        str(place / "numbers"),
+        "--data",
+        "test.jsonl",
+        "data.validation.0.columns={text: text, pair: third, label: size}",
+    )
+    own, _ = judged(tmp_path, "--from", str(place / "numbers"), "--data", "test.jsonl")
+    assert own["metrics"] == pytest.approx(judged(tmp_path, "--from", str(place / "numbers"))[0]["metrics"], rel=1e-5)
+    assert own["metrics"] != other["metrics"]
+    assert result["metrics"]["loss"] > 0
