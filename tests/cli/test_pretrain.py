@@ -54,14 +54,17 @@ def test_the_program_itself(base: Path, recipe: Path) -> None:
 def test_the_document(base: Path, run: Path) -> None:
     document = json.loads((base / "run.stdout").read_text(encoding="utf-8"))
     assert list(document) == [
-        *("schema_version", "run", "checkpoint", "steps", "tokens", "loss", "evaluation", "seconds", "tokens_per_second"),
-        *("energy_kwh", "emissions_g", "carbon_status"),
+        *("schema_version", "run", "checkpoint", "steps", "tokens", "loss", "evaluation", "best", "stopped_early"),
+        *("seconds", "tokens_per_second", "energy_kwh", "emissions_g", "carbon_status"),
     ]
     assert (document["schema_version"], document["steps"], document["tokens"]) == (1, 12, 12 * 4 * 16)
     assert document["run"] == str(run)
     assert document["checkpoint"] == str(run / "checkpoints" / "step-000012")
     assert document["evaluation"] == records(run)[-2]["evaluation"]
     assert document["evaluation"].keys() == {"loss", "perplexity", "bits_per_byte", "target_tokens"}
+    assert document["best"]["checkpoint"] == str(run / "checkpoints" / f"step-{document['best']['step']:06d}")
+    assert document["best"]["metric"] == "loss"
+    assert document["stopped_early"] is False
     assert document["loss"] == [record for record in records(run) if "loss" in record][-1]["loss"]
     assert document["seconds"] > 0
     assert document["tokens_per_second"] == pytest.approx(document["tokens"] / document["seconds"], rel=0.05)

@@ -103,6 +103,11 @@ def checkpoints(seen: Seen) -> list[str]:
     return sorted(path.name for path in (seen.folder / "checkpoints").glob("step-*"))
 
 
+def judge(seen: Seen) -> Any:
+    """What the best checkpoint is the best by."""
+    return json.loads((seen.folder / "checkpoints" / "best.json").read_text(encoding="utf-8"))["metric"]
+
+
 def steps(seen: Seen) -> int:
     return seen.run.plan.steps
 
@@ -417,6 +422,9 @@ TABLE = {
     "optimizer[adamw].bias_correction": Change("optimizer.bias_correction=false", weights),
     "optimizer[adamw].weight_decay": Change("optimizer.weight_decay=0.5", weights),
     "optimizer[adamw].clip_norm": Change("optimizer.clip_norm=0.01", weights, "optimizer.eps=1e-2"),
+    "optimizer[adamw].layer_decay": Change("optimizer.layer_decay=0.5", weights),
+    "optimizer[adam].layer_decay": Change("optimizer.layer_decay=0.5", weights, ADAM),
+    "optimizer[adafactor].layer_decay": Change("optimizer.layer_decay=0.5", weights, ADAFACTOR),
     "optimizer[adam].lr": Change("optimizer.lr=2e-2", weights, ADAM),
     "optimizer[adam].betas": Change("optimizer.betas=[0.5, 0.5]", weights, ADAM),
     "optimizer[adam].eps": Change("optimizer.eps=1e-2", weights, ADAM),
@@ -440,6 +448,7 @@ TABLE = {
     "schedule.kind": Change("schedule.kind=linear", lr, "training.log_every=1"),
     "schedule.warmup_steps": Change("schedule.warmup_steps=2", lr, "training.log_every=1"),
     "schedule.warmup_tokens": Change("schedule.warmup_tokens=150", lr, "training.log_every=1"),
+    "schedule.warmup_ratio": Change("schedule.warmup_ratio=0.5", lr, "training.log_every=1"),
     "schedule.flat_steps": Change("schedule.flat_steps=3", lr, "schedule.kind=inverse_sqrt | training.log_every=1"),
     "schedule.final_ratio": Change("schedule.final_ratio=0.5", lr),
     "schedule.decay_end": Change("schedule.decay_end=0.5", lr, "training.log_every=1"),
@@ -453,6 +462,10 @@ TABLE = {
     "training.micro_batch_size": Change("training.micro_batch_size=2", micro_batches),
     "training.precision": Change("training.precision=bf16", precision),
     "training.ema_decay": Change("training.ema_decay=0.9", evaluation),
+    "training.unfreeze_every": Change("training.unfreeze_every=2", weights),
+    "training.patience": Change(
+        "training.patience=1", evaluated_steps, "optimizer.lr=10 | checkpoint.every=1 | evaluation.every=1 | training.steps=12"
+    ),
     "training.seed": Change("training.seed=2", order),
     "training.compile": Change("training.compile=true", compiled),
     "training.activation_checkpointing": Change("training.activation_checkpointing=true", forwards),
@@ -463,6 +476,7 @@ TABLE = {
     "checkpoint.every": Change("checkpoint.every=2", checkpoints),
     "checkpoint.keep": Change("checkpoint.keep=1", checkpoints, "checkpoint.every=1"),
     "evaluation.every": Change("evaluation.every=1", evaluated_steps),
+    "evaluation.metric": Change("evaluation.metric=perplexity", judge),
     "evaluation.batch_size": Change("evaluation.batch_size=1", forwards),
     "evaluation.max_tokens": Change("evaluation.max_tokens=100", evaluation),
     "evaluation.precision": Change("evaluation.precision=bfloat16", scored),

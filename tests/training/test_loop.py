@@ -31,10 +31,13 @@ class Batches:
 
 @dataclass
 class Recorder:
-    """Hooks that write down what they were called for; a signal comes at `stop_at`, an evaluation ends early at `break_at`."""
+    """Hooks that write down what they were called for; a signal comes at `stop_at`, an evaluation ends early at `break_at`,
+    and that of `enough_at` is enough.
+    """
 
     stop_at: int | None = None
     break_at: int | None = None
+    enough_at: int | None = None
     events: list[str] = field(default_factory=list)
     lines: list[Log] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -73,6 +76,9 @@ class Recorder:
     def evaluated(self, step: int) -> bool:
         return step in self.scored
 
+    def enough(self) -> bool:
+        return self.enough_at in self.scored
+
     def stop_requested(self) -> int | None:
         return 2 if self.stop_at is not None and self.step >= self.stop_at else None
 
@@ -90,6 +96,16 @@ def test_what_is_due_and_in_which_order() -> None:
     expected = "save 2; log 3; save 4; evaluate 4; log 6; save 6; log 7; save 7; evaluate 7"
     assert "; ".join(hooks.events) == expected
     assert (progress.step, progress.tokens, progress.loss_steps) == (7, 7 * 96, 0)
+
+
+def test_an_evaluation_may_be_enough() -> None:
+    """The run ends with a checkpoint of its last step, and one that was ended so takes no further step when it is resumed."""
+    hooks = Recorder(enough_at=4)
+    progress = go(hooks, Plan(steps=9, log_every=3, evaluate_every=2, save_every=3))
+    assert "; ".join(hooks.events) == "evaluate 2; log 3; save 3; evaluate 4; save 4"
+    again = Recorder(enough_at=4, scored={4})
+    assert go(again, Plan(steps=9, log_every=3, evaluate_every=2, save_every=3), progress).step == 4
+    assert again.events == []
 
 
 def test_nothing_but_the_end() -> None:

@@ -11,9 +11,11 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
         console.json(result)
         return
     loss, evaluation, energy = result["loss"], result["evaluation"], result["energy_kwh"]
+    best = result.get("best")  # None: nothing was scored, or a run of an older version
     steps, tokens, seconds = f"{result['steps']:,}", console.format_count(result["tokens"]), console.format_seconds(result["seconds"])
     rows = {
         "checkpoint": result["checkpoint"],
+        "best": f"step {best['step']:,}, {best['metric']} {_number(best['value'])}" if best and best["step"] != result["steps"] else "",
         "trained": f"{steps} steps, {tokens} tokens in {seconds}",
         "loss": f"{loss:.4f}" if loss is not None else "",
         "validation": "  ".join(f"{name} {_number(value)}" for name, value in evaluation.items() if name != "target_tokens"),

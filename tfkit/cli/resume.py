@@ -12,11 +12,12 @@ from tfkit.run.durable import write_atomically
 from tfkit.run.folder import RunFolder
 
 _LENGTH = ("training.steps", "training.epochs", "training.tokens")
+_PATIENCE = "training.patience"  # when to end, not what to do until then
 _GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # raised or set after they ended a run
 _ROUNDING = ("training.compile", "training.activation_checkpointing")  # how, not what: as another machine
 # What may change between attempts: it does not touch what the steps so far would have done.
 _FREE = (
-    *(*_LENGTH, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard"),
+    *(*_LENGTH, _PATIENCE, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard"),
     *("checkpoint.", "evaluation.", "generation.", "carbon."),
 )
 _OF_THE_LENGTH = ("linear", "cosine", "wsd")  # the schedules whose every step depends on how many there are
@@ -45,6 +46,8 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
             f"{'; '.join(lengths)}. The {recipe.schedule.kind} schedule follows from the length, so the learning rate goes on along "
             "another curve than it came"
         )
+    if judged := changed.get("evaluation.metric"):
+        console.warn(f"{judged}. The best checkpoint is told by the new one from here on")
     if scored := changed.get("evaluation.max_tokens"):
         console.warn(f"{scored}. Scores from here on are of other texts than those before, and so is what was the best checkpoint")
 
@@ -61,9 +64,9 @@ def finished_result(folder: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
     """The result of a run that has reached the end of this recipe; None if there is something left to do."""
     if not folder.finished or not folder.recipe.exists():
         return None
-    begun = _fields(read_recipe(str(folder.recipe)).recipe, recipe)
-    now = _fields(recipe, recipe)
-    return folder.result if all(begun.get(name) == now.get(name) for name in _LENGTH) else None
+    begun = read_recipe(str(folder.recipe)).recipe
+    before, now = _fields(begun, begun), _fields(recipe, begun)
+    return folder.result if all(before.get(name) == now.get(name) for name in (*_LENGTH, _PATIENCE)) else None
 
 
 def write_recipe(folder: RunFolder, recipe: Recipe, config: ModelConfig) -> None:

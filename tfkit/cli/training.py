@@ -1,5 +1,6 @@
 """What every training command wires together: data, model, loop, checkpoints, and the run folder around them."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,18 @@ import torch
 from tfkit import console
 from tfkit.carbon import Reading
 from tfkit.cli.resume import warn_of_other_rounding
+from tfkit.cli.saving import write_model
 from tfkit.cli.session import energy_fields, rework_fields
 from tfkit.cli.teaching import parents, taught_bytes_per_row, taught_flops_per_token
 from tfkit.cli.training_data import RunContext, TrainingData
 from tfkit.cli.training_log import TrainingLog
 from tfkit.cli.training_parts import assemble, restore, state_tensors
-from tfkit.cli.training_plan import kept_numbers, most_rows, planned_bytes
+from tfkit.cli.training_plan import kept_numbers, most_rows, planned_bytes, trained_numbers
 from tfkit.cli.validation import score_validation
 from tfkit.errors import DataError, MachineError, Stopped, UnhealthyError
-from tfkit.hub import family_of, save_model
+from tfkit.hub import family_of
 from tfkit.model.transformer import Transformer
+from tfkit.recipe.judging import HIGHER
 from tfkit.run import strict_json
 from tfkit.run.card import model_card
 from tfkit.run.checkpoints import (
@@ -25,6 +28,7 @@ from tfkit.run.checkpoints import (
     free_space_for,
     newest_good,
     prune,
+    read_best,
     record_best,
     save_checkpoint,
 )
@@ -36,6 +40,7 @@ from tfkit.training.flops import training_flops_per_token
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loop import Log, Progress, train, try_out
 from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fit, step_bytes_per_row
+from tfkit.training.patience import since_best
 from tfkit.training.replay import describe_step
 
 
@@ -54,6 +59,9 @@ class TrainingRun:
         if state:
             _check_same_data(state["data"], data.fingerprints())
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.trained = trained_numbers(model)
+        if self.trained < self.parameters:
+            console.say(f"training {self.trained:,} of {self.parameters:,} parameters")
         if not force:
             free_space_for(context.folder.checkpoints, planned_bytes(recipe, model))
         parts = assemble(recipe, data, model, context.device, state.get("micro_batch_size") or recipe.training.micro_batch_size or 1)
@@ -71,6 +79,7 @@ class TrainingRun:
         written = sum(batch.written for batch in first) / sum(batch.tokens for batch in first)
         flops = training_flops_per_token(config, length, written) + taught_flops_per_token(data.objective, length)
         self.written = TrainingLog(context, self.plan, self.progress, flops, peak)
+        self.metric = recipe.evaluation.metric or "loss"
 
     def run(self) -> None:
         """Train to the end. Raises Stopped after saving, UnhealthyError before a bad update."""
@@ -112,6 +121,8 @@ class TrainingRun:
             "tokens": progress.tokens,
             "loss": self.written.latest.get("loss"),
             "evaluation": self.written.evaluations.get(progress.step, {}),
+            "best": self._best(),
+            "stopped_early": progress.step < self.plan.steps,
             "seconds": round(progress.seconds, 3),
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
             **energy_fields(reading),
@@ -178,21 +189,11 @@ class TrainingRun:
             }
             if self.weights.mean:
                 facts["averaged"] = {"kind": "exponential", "decay": recipe.training.ema_decay, "steps": self.weights.mean_steps}
-            save_model(
-                folder,
-                self.model.config,
-                self.weights.result,
-                self.data.tokenizer,
-                family=self.family,
-                end_ids=self.data.end_ids,
-                labels=self.data.labels,
-                problem_type="regression" if getattr(recipe.objective, "regression", False) else None,
-                facts=facts,
-            )
+            write_model(folder, recipe, self.data, self.model, self.weights, self.family, facts)
             (folder / "README.md").write_text(self._card(), encoding="utf-8")
             state = {"progress": progress.state(), "micro_batch_size": self.loader.micro_batch_size, "data": self.data.fingerprints()}
             state["mean_steps"] = self.weights.mean_steps
-            save_training_state(folder, state_tensors(self.weights, self.optimizer), state)
+            save_training_state(folder, state_tensors(self.weights, self.optimizer, factors=recipe.training.adapter is not None), state)
 
         def make_room() -> None:
             prune(root, 1, best_checkpoint(root))
@@ -218,6 +219,14 @@ class TrainingRun:
         scored = step in self.written.evaluations or not self.data.validation
         return scored and (step in self.written.sampled or not self.context.recipe.generation.prompts)
 
+    def enough(self) -> bool:
+        """Whether training.patience is at its end."""
+        patience = self.context.recipe.training.patience
+        if patience is None:
+            return False
+        values = [metrics.get(self.metric) for _, metrics in sorted(self.written.evaluations.items())]
+        return since_best(values, self.metric in HIGHER) >= patience
+
     def stop_requested(self) -> int | None:
         """The signal that asks to stop."""
         return self.context.signals.requested
@@ -233,7 +242,7 @@ class TrainingRun:
         most = most_rows(self.loader.rows.longest)
         if self.context.device.type == "cpu":
             left = available_bytes()
-            to_come = 4 * (self.parameters + kept_numbers(self.context.recipe, self.model))  # gradients, and what is kept beside weights
+            to_come = 4 * (self.trained + kept_numbers(self.context.recipe, self.model))  # gradients, and what is kept beside weights
             first = self.loader.step(0)[0]  # one row; not the longest where rows are not grouped by length
             longer = max(1.0, self.loader.rows.longest / first.tokens)
             row = int(step_bytes_per_row(self.model, self.stepper.objective, first) * longer)
@@ -266,12 +275,23 @@ class TrainingRun:
         checkpoint = root / f"step-{step:06d}"
         if checkpoint.is_dir():
             try:
-                record_best(root, step, "loss", metrics["loss"])
+                record_best(root, step, self.metric, metrics.get(self.metric, math.nan), self.metric in HIGHER)
                 write_atomically(checkpoint / "README.md", self._card())  # the card may change after the manifest
             except OSError as error:
                 console.warn(f"{checkpoint}: its scores cannot be written there ({error.strerror}); training goes on")
             prune(root, self.context.recipe.checkpoint.keep, best_checkpoint(root))  # what was the best may go now
         self.written.scores(step, metrics)
+        if self.metric not in metrics:
+            console.warn(f"step {step}: the evaluation has no {self.metric}, so this cannot be the best checkpoint")
+        if self.enough() and step < self.plan.steps:
+            patience = self.context.recipe.training.patience
+            console.say(f"step {step}: no better {self.metric} in {patience} evaluations, so the run ends here")
+
+    def _best(self) -> dict[str, Any] | None:
+        """The best checkpoint and what makes it that."""
+        root = self.context.folder.checkpoints
+        path, best = best_checkpoint(root), read_best(root)
+        return {"checkpoint": str(path), "step": best.step, "metric": best.metric, "value": best.value} if path and best else None
 
     def _write_samples(self, step: int) -> None:
         from tfkit.generation.complete import complete

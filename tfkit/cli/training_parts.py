@@ -10,7 +10,7 @@ from tfkit import console
 from tfkit.cli.starting import start_model
 from tfkit.cli.teaching import place_teacher
 from tfkit.cli.training_data import TrainingData
-from tfkit.cli.training_plan import batch_sizes, total_steps
+from tfkit.cli.training_plan import batch_sizes, choose_trained, in_steps, total_steps
 from tfkit.cli.validation import check_validation
 from tfkit.data import Loader
 from tfkit.hub import load
@@ -20,6 +20,7 @@ from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.teacher import copy_layers
 from tfkit.recipe.schema import Recipe
+from tfkit.training.depth import Unfreezing, depths
 from tfkit.training.device import pick_precision
 from tfkit.training.loop import Plan, Progress
 from tfkit.training.optimizer import Optimizer
@@ -27,7 +28,8 @@ from tfkit.training.precision import Weights
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
 
-_LATEST = "latest/"  # before the names of the latest weights; no parameter is called so
+# Before the names of the latest weights, and of their mean; no parameter is called so.
+_LATEST, _MEAN = "latest/", "mean/"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Parts:
 
 def first_model(recipe: Recipe, data: TrainingData) -> Transformer:
     """What the first step starts from: random weights, those of a checkpoint, or of a student layers of its teacher. Raises ModelError."""
+    new: tuple[str, ...] = ()
     if data.start is not None:
         model, new = start_model(recipe, data.start, data.config)
         if new:
@@ -53,6 +56,7 @@ def first_model(recipe: Recipe, data: TrainingData) -> Transformer:
         model = build(data.config, recipe.training.seed)
     if isinstance(data.objective, Distillation) and data.objective.section.copy_layers is not None:
         copy_layers(model, data.objective.teacher.model, data.objective.section.copy_layers)
+    choose_trained(recipe, model, new)
     return model
 
 
@@ -68,8 +72,8 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     plan = Plan(
         total_steps(recipe, rows, sizes),
         training.log_every,
-        recipe.evaluation.every,
-        recipe.checkpoint.every,
+        in_steps(recipe.evaluation.every, rows, sizes),
+        in_steps(recipe.checkpoint.every, rows, sizes),
         training.max_skipped_steps,
         training.loss_jump_sigmas,
     )
@@ -77,8 +81,9 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     precision = pick_precision(training.precision, device)
     place_teacher(objective, device, precision)
     weights = Weights(model.to(device), precision, training.ema_decay)
-    optimizer = Optimizer(weights.master, recipe.optimizer)
-    stepper = Stepper(model, objective, weights, optimizer, device=device, seed=training.seed)
+    optimizer = Optimizer(weights.trained, recipe.optimizer, depths(weights.master))
+    unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
+    stepper = Stepper(model, objective, weights, optimizer, device=device, seed=training.seed, unfreezing=unfreezing)
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
     return Parts(precision, loader, plan, schedule, weights, optimizer, stepper)
@@ -86,16 +91,24 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
 
 def restore(parts: Parts, checkpoint: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Progress:
     """Put the weights of a checkpoint and its training state into the parts; how far it had come. Raises ModelError."""
-    saved = load(checkpoint).model.state_dict()
-    latest = {name.removeprefix(_LATEST): tensor for name, tensor in tensors.items() if name.startswith(_LATEST)}
-    if latest:
-        parts.weights.load_mean(saved, state["mean_steps"])
-    parts.weights.load(latest or saved)
-    parts.optimizer.load_state({name: tensor for name, tensor in tensors.items() if not name.startswith(_LATEST)})
+    parts.optimizer.load_state({name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN))})
+    latest, mean = ({n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)} for part in (_LATEST, _MEAN))
+    if not latest or (state["mean_steps"] and not mean):  # it is what the model's own files hold
+        saved = load(checkpoint).model.state_dict()
+        latest, mean = latest or saved, saved
+    if state["mean_steps"]:
+        parts.weights.load_mean(mean, state["mean_steps"])
+    parts.weights.load(latest)
     return Progress.from_state(state["progress"])
 
 
-def state_tensors(weights: Weights, optimizer: Optimizer) -> dict[str, torch.Tensor]:
-    """For the training state of a checkpoint: the optimizer's state and, where model.safetensors has the mean, the latest weights."""
-    latest = {f"{_LATEST}{name}": parameter for name, parameter in weights.master.items()} if weights.mean else {}
-    return optimizer.state() | latest
+def state_tensors(weights: Weights, optimizer: Optimizer, *, factors: bool) -> dict[str, torch.Tensor]:
+    """For the training state of a checkpoint: the optimizer's state, and the latest weights where the model's files hold others.
+
+    They hold the mean, where there is one; and of `factors`, which make the updates of an adapter, they hold what a matrix of
+    Hugging Face's takes, or the merged sum: so here is their mean, too.
+    """
+    trained = weights.trained
+    latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}
+    mean = {f"{_MEAN}{name}": weights.mean[name] for name in trained} if weights.mean and factors else {}
+    return optimizer.state() | latest | mean

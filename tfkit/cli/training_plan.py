@@ -1,7 +1,11 @@
 """What a recipe leaves to be worked out before the first step: how long, in what pieces, how much disk."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 
+from tfkit.adapters import add_lora, freeze
 from tfkit.data import BatchSizes, Rows
 from tfkit.errors import MachineError
 from tfkit.model.config import ModelConfig
@@ -38,17 +42,39 @@ def total_steps(recipe: Recipe, rows: Rows, sizes: BatchSizes) -> int:
     return sizes.steps(training.epochs * len(rows))
 
 
+def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) -> None:
+    """Add the adapter of the recipe, or freeze what it says; `new` names what is trained beside an adapter. Raises UsageError."""
+    training = recipe.training
+    if training.adapter is not None:
+        add_lora(model, training.adapter, training.seed, new)
+    if training.frozen:
+        freeze(model, training.frozen)
+
+
+def in_steps(every: int | Literal["epoch"] | None, rows: Rows, sizes: BatchSizes) -> int | None:
+    """Between two evaluations or checkpoints; an epoch's, rounded up."""
+    return sizes.steps(len(rows)) if every == "epoch" else every
+
+
 def kept_numbers(recipe: Recipe, model: Transformer) -> int:
     """Numbers in fp32 that training keeps beside weights and gradients: the optimizer's state, and the mean of the weights."""
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    mean = 0 if recipe.training.ema_decay is None else sum(shape.numel() for shape in shapes.values())
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
+    mean = 0 if recipe.training.ema_decay is None else trained_numbers(model)
     return state_numbers(shapes, recipe.optimizer) + mean
+
+
+def trained_numbers(model: Transformer) -> int:
+    """Numbers in the parameters that are not frozen."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def planned_bytes(recipe: Recipe, model: Transformer) -> int:
     """Disk, in fp32, for the checkpoints that are kept, one more that is being written, and the best."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return 4 * (parameters + kept_numbers(recipe, model)) * (recipe.checkpoint.keep + 2)
+    adapter, trained = recipe.training.adapter, trained_numbers(model)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    if adapter is not None:  # the training state has the updates too, as they are trained
+        whole = trained + (whole if adapter.merge else trained)
+    return 4 * (whole + kept_numbers(recipe, model)) * (recipe.checkpoint.keep + 2)
 
 
 def require_memory(recipe: Recipe, config: ModelConfig, device: torch.device) -> None:
@@ -58,8 +84,9 @@ def require_memory(recipe: Recipe, config: ModelConfig, device: torch.device) ->
         return
     with torch.device("meta"):
         model = Transformer(config)
+    choose_trained(recipe, model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    needed = state_bytes(parameters, kept_numbers(recipe, model), pick_precision(recipe.training.precision, device))
+    needed = state_bytes(parameters, trained_numbers(model), kept_numbers(recipe, model), pick_precision(recipe.training.precision, device))
     if needed > left:
         raise MachineError(
             f"the model's {parameters:,} weights need {needed / 1e9:.3g} GB of memory with their gradients and the optimizer's state, and "

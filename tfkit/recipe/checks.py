@@ -5,10 +5,19 @@ from typing import Any
 
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
-from tfkit.recipe.objectives import ChatSection, DistillationSection, MaskedLMSection, MultipleChoiceSection, trained_for
+from tfkit.recipe.judging import metrics_of
+from tfkit.recipe.objectives import (
+    ChatSection,
+    DistillationSection,
+    FewShotSection,
+    JudgingSection,
+    MaskedLMSection,
+    MultipleChoiceSection,
+    trained_for,
+)
 from tfkit.recipe.presets import merge
 from tfkit.recipe.problems import Problem
-from tfkit.recipe.schema import ModelSection, Recipe, ScheduleSection, SourceSection, TokenizerSection
+from tfkit.recipe.schema import EvaluationSection, ModelSection, Recipe, ScheduleSection, SourceSection, TokenizerSection
 from tfkit.recipe.tree import Node, Path, place_of
 from tfkit.recipe.vocabularies import VOCABULARIES, variant_of
 
@@ -16,6 +25,7 @@ from tfkit.recipe.vocabularies import VOCABULARIES, variant_of
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     """Problems of a recipe whose fields are each valid."""
     found = [*_lengths(recipe), *_warmup(recipe), *_vocabulary(recipe), *_unread(recipe), *_start(recipe), *_distillation(recipe)]
+    found += [*_adapter(recipe), *_judging(recipe)]
     if recipe.model.start is None:  # else what the model is stands in its own files
         found += _objective(recipe)
     return [Problem(place_of(tree, path, key=False), path, message) for path, message in found]
@@ -32,6 +42,37 @@ def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     """A checkpoint brings its tokenizer."""
     if recipe.model.start is not None and recipe.tokenizer != TokenizerSection():
         yield ("tokenizer",), "the checkpoint of model.from has its own tokenizer, and that is used: remove this section"
+
+
+def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """An adapter is for the weights of a checkpoint, all of which it freezes."""
+    if recipe.training.adapter is None:
+        return
+    if recipe.model.start is None:
+        yield ("training", "adapter"), "an adapter updates the weights of a checkpoint: give model.from, or remove it"
+    if recipe.training.frozen:
+        yield ("training", "frozen"), "with an adapter all weights but its own and those of a new head are frozen already: remove it"
+    if recipe.training.unfreeze_every is not None:
+        yield ("training", "unfreeze_every"), "with an adapter all weights but its own and those of a new head stay frozen: remove it"
+
+
+def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """What tells the best checkpoint is told by the evaluations, and patience needs evaluations, each with a checkpoint beside it."""
+    metric, patience = recipe.evaluation.metric, recipe.training.patience
+    every, saved = recipe.evaluation.every, recipe.checkpoint.every
+    if metric is not None and not recipe.data.validation:
+        yield ("evaluation", "metric"), "there is nothing to evaluate: give data.validation, or remove it"
+    elif metric is not None and metric not in (known := metrics_of(recipe.objective)):
+        kind = trained_for(recipe.objective).kind
+        yield ("evaluation", "metric"), f"an evaluation of {kind} during a training tells no {metric!r}: choose one of {', '.join(known)}"
+    if patience is None:
+        return
+    if not recipe.data.validation:
+        yield ("training", "patience"), "there is nothing to evaluate: give data.validation, or remove it"
+    elif every is None:
+        yield ("training", "patience"), "counts evaluations, and there is one only, at the end: set evaluation.every"
+    elif saved != every and not (isinstance(saved, int) and isinstance(every, int) and every % saved == 0):
+        yield ("training", "patience"), "the best checkpoint would not be there: set checkpoint.every to evaluation.every"
 
 
 def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
@@ -115,9 +156,13 @@ def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     schedule = recipe.schedule
     if schedule.warmup_tokens is not None and schedule.warmup_steps:
         yield ("schedule", "warmup_tokens"), "the warm-up is in steps or in tokens: here are warmup_steps and warmup_tokens; remove one"
+    if schedule.warmup_ratio is not None and (schedule.warmup_steps or schedule.warmup_tokens is not None):
+        yield ("schedule", "warmup_ratio"), "the warm-up is said twice: keep one of warmup_steps, warmup_tokens and warmup_ratio"
     if schedule.kind != "noam":
         return
-    if schedule.warmup_tokens is not None:
+    if schedule.warmup_ratio is not None:
+        yield ("schedule", "warmup_ratio"), "the noam schedule counts steps: give warmup_steps instead (the paper's is 4000)"
+    elif schedule.warmup_tokens is not None:
         yield ("schedule", "warmup_tokens"), "the noam schedule counts steps: give warmup_steps instead (the paper's is 4000)"
     elif not schedule.warmup_steps:
         yield ("schedule",), "the noam schedule needs warmup_steps; the paper's is 4000"
@@ -164,17 +209,27 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("data", "length_groups"), f"only labelled rows are grouped, and {recipe.objective.kind} reads text: remove it"
     if recipe.generation.prompts and trained_for(recipe.objective).head in ("classes", "tags", "masked_lm"):
         yield ("generation", "prompts"), f"a model that is trained for {trained_for(recipe.objective).kind} continues no text; remove it"
+    evaluation = EvaluationSection.model_fields
+    if recipe.evaluation.text_metrics != evaluation["text_metrics"].default and not trained_for(recipe.objective).answers_in_text:
+        yield ("evaluation", "text_metrics"), f"{recipe.objective.kind} has no rows with texts to write: remove it"
     if isinstance(recipe.objective, ChatSection):
         yield from _unread_chat(recipe, recipe.objective)
     for part in ("train", "validation"):
         sources = getattr(recipe.data, part)
         for index, source in enumerate(sources if isinstance(sources, list) else ()):
-            for name, message in (*_unread_of(source), *_columns(recipe, source), *_stdlib(recipe, source)):
+            roles = (*_columns(recipe, source), *_stdlib(recipe, source)) if part == "validation" or _reads_training(recipe) else ()
+            for name, message in (*_unread_of(source), *roles):
                 yield ("data", part, index, name), message
             if part == "train" and source.name is not None:
                 yield ("data", part, index, "name"), "only validation sets have names, in their metrics; remove it"
             if part == "validation" and source.weight != SourceSection.model_fields["weight"].default:
                 yield ("data", part, index, "weight"), "only training reads some rows more often than others; remove it"
+
+
+def _reads_training(recipe: Recipe) -> bool:
+    """Whether data.train is read: a judgement by likelihood takes the examples of its prompts from it, if there are any."""
+    section = recipe.objective
+    return section.shots > 0 if isinstance(section, FewShotSection) else not isinstance(section, JudgingSection)
 
 
 def _unread_chat(recipe: Recipe, objective: ChatSection) -> Iterator[tuple[Path, str]]:

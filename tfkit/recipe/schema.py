@@ -12,6 +12,7 @@ from tfkit.recipe.vocabularies import READ_BY, VOCABULARIES, variant_of
 Count = Annotated[int, Field(gt=0)]
 START_FIELDS = ("from", "sha256")  # of the model section, beside the fields of a description
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Every = Count | Literal["epoch"] | None  # epoch: the steps of one pass over the training rows
 
 
 class ModelSection(Data):
@@ -141,9 +142,7 @@ class SourceSection(Data):
     def _exactly_one(self) -> "SourceSection":
         named = [name for name in ("stdlib", "path", "hub") if getattr(self, name)]
         if len(named) != 1:
-            raise ValueError(
-                "a source needs exactly one of stdlib, path, hub" + (f"; here are {' and '.join(named)}" if named else "")
-            )
+            raise ValueError("a source needs exactly one of stdlib, path, hub" + (f"; here are {' and '.join(named)}" if named else ""))
         return self
 
 
@@ -173,6 +172,9 @@ class AdamWSection(Data):
     bias_correction: bool = Field(True, description="Make up for moments that begin at 0; BERT's Adam does not.")
     weight_decay: float = Field(0.1, ge=0, description="Decoupled decay, on matrices only: not on norms and biases.")
     clip_norm: float | None = Field(1.0, gt=0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Each block's learning rate is this times that of what stands above it: of a block, or of the head."
+    )
 
 
 class AdamSection(Data):
@@ -184,6 +186,9 @@ class AdamSection(Data):
     eps: float = Field(1e-9, gt=0, description="Added to the root of the second moment.")
     bias_correction: bool = Field(True, description="Make up for moments that begin at 0; BERT's Adam does not.")
     clip_norm: float | None = Field(None, gt=0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Each block's learning rate is this times that of what stands above it: of a block, or of the head."
+    )
 
 
 class AdafactorSection(Data):
@@ -198,6 +203,9 @@ class AdafactorSection(Data):
     eps: float = Field(1e-30, gt=0, description="Added to the squared gradient.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled decay, on matrices only: not on norms and biases.")
     clip_norm: float | None = Field(None, gt=0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Each block's learning rate is this times that of what stands above it: of a block, or of the head."
+    )
 
 
 class MuonSection(Data):
@@ -226,6 +234,7 @@ class ScheduleSection(Data):
     )
     warmup_steps: int = Field(0, ge=0, description="Steps of linear rise from 0.")
     warmup_tokens: Count | None = Field(None, description="Training tokens of linear rise from 0, instead of warmup_steps.")
+    warmup_ratio: float | None = Field(None, gt=0, lt=1, description="Share of all steps, rounded up, that rise, instead of warmup_steps.")
     flat_steps: int = Field(
         0, ge=0, description="inverse_sqrt stays at its peak up to this step: T5's 1 / sqrt(max(step, 10000)) is lr 0.01 and 10000 here."
     )
@@ -244,6 +253,24 @@ class BatchRampSection(Data):
 
     start: Count = Field(description="Sequences of the first step; every batch is a multiple of it, up to training.batch_size.")
     tokens: Count = Field(description="Training tokens until the batch is full; rows of unequal lengths count as mean ones.")
+
+
+class LoraSection(Data):
+    """Low-rank updates of frozen matrices (Hu et al. 2021, arXiv 2106.09685): W x + alpha / rank B A x, of which A and B are trained."""
+
+    kind: Literal["lora"] = "lora"
+    rank: Count = Field(8, description="Rows of A, columns of B.")
+    alpha: float = Field(16.0, gt=0, description="The update is multiplied by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Of what the update reads, in training.")
+    targets: list[Annotated[str, Field(min_length=1)]] = Field(
+        ["q_proj", "v_proj"],
+        min_length=1,
+        description="The matrices of the stacks that get one: the end of a module's name, or a glob over names "
+        "(decoder.blocks.[0-3].*.o_proj).",
+    )
+    merge: bool = Field(
+        False, description="Checkpoints are whole models, the updates added in. false: they are adapter folders, which peft opens."
+    )
 
 
 class TrainingSection(Data):
@@ -268,6 +295,20 @@ class TrainingSection(Data):
         lt=1,
         description="Checkpoints hold, and evaluations use, a mean of the weights after every step, each step's this much lighter than the "
         "next one's. null: the latest weights.",
+    )
+    adapter: LoraSection | None = Field(
+        None, description="Train small updates of the checkpoint's weights, and the head of the task, instead of all. null: the weights."
+    )
+    frozen: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="Parameters that stay as they are: globs over their names, as `embedding.*` or `encoder.blocks.[0-3].*`."
+    )
+    unfreeze_every: Count | None = Field(
+        None,
+        description="The head is trained first, then one block more, from the top, every so many steps, and the embeddings last (ULMFiT, "
+        "arXiv 1801.06146). null: all from the first step.",
+    )
+    patience: Count | None = Field(
+        None, description="End the run after so many evaluations that do not improve evaluation.metric; null: only at its length."
     )
     seed: int = Field(1, ge=0, lt=2**32, description="Of weights, order and dropout.")
     compile: bool = Field(False, description="torch.compile the model: 20 to 50 s of waiting, then faster steps.")
@@ -308,18 +349,31 @@ class TrainingSection(Data):
 class CheckpointSection(Data):
     """When the run is saved, and how much of that is kept."""
 
-    every: Count | None = Field(None, description="Steps between checkpoints; null: only at the end.")
+    every: Every = Field(None, description="Steps between checkpoints, or epoch; null: only at the end.")
     keep: Count = Field(2, description="The newest checkpoints to keep; the best one is kept besides.")
+
+
+TextMetric = Literal["exact_match", "bleu", "chrf", "rouge"]
 
 
 class EvaluationSection(Data):
     """When and how the validation text is scored."""
 
-    every: Count | None = Field(None, description="Steps between evaluations; null: only at the end.")
+    every: Every = Field(None, description="Steps between evaluations, or epoch; null: only at the end.")
+    metric: str | None = Field(
+        None, description="What tells the best checkpoint, and whether the model still improves: a metric of the objective; null: loss."
+    )
     batch_size: Count = Field(16, description="Pieces of text a forward.")
     max_tokens: Count | None = Field(None, description="Score only the first texts, up to this many tokens; null: every byte.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Arithmetic of tfkit evaluate; training uses its working weights."
+    )
+    text_metrics: list[TextMetric] = Field(
+        ["exact_match", "bleu", "chrf", "rouge"],
+        description="How tfkit evaluate compares the texts that a model writes with those of the rows. []: none is written.",
+    )
+    bootstrap: Count | None = Field(
+        1000, description="Sets of as many rows, drawn with repetition, from which tfkit evaluate tells 95 % intervals; null: none."
     )
 
 

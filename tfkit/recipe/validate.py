@@ -66,7 +66,7 @@ def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tupl
         if shaped or len(branches) == 1:
             kept += [error for errors in shaped or branches.values() for error in errors]
         else:
-            wanted = " or ".join(_EXPECTED[detail["type"]] for errors in branches.values() for _, detail in errors)
+            wanted = " or ".join(_wanted(detail) for errors in branches.values() for _, detail in errors)
             first = next(iter(branches.values()))[0][1]
             kept.append((union, {**first, "type": "union_shape", "ctx": {"wanted": wanted}}))
     return kept
@@ -87,7 +87,12 @@ def _locate(detail: ErrorDetails, data: Any) -> tuple[Path, Path | None, str]:
 
 
 def _wrong_shape(detail: ErrorDetails, path: Path, union: Path) -> bool:
-    return path == union and detail["type"] in _EXPECTED
+    no_word = detail["type"] == "literal_error" and not isinstance(detail["input"], str)
+    return path == union and (no_word or detail["type"] in _EXPECTED)
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    return _EXPECTED.get(detail["type"]) or str(detail.get("ctx", {})["expected"]).replace("'", "")
 
 
 def _explain(detail: ErrorDetails, path: Path, schema: type[BaseModel], data: Any) -> tuple[Path, str, bool]:

@@ -102,13 +102,16 @@ class Hooks(Protocol):
     def evaluated(self, step: int) -> bool:
         """Whether this step's evaluation is already in the log."""
 
+    def enough(self) -> bool:
+        """Whether the evaluations so far end the run before its length."""
+
     def stop_requested(self) -> int | None:
         """The number of the signal that asks to stop."""
 
 
 def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hooks: Hooks, progress: Progress) -> None:
-    """Take the steps that are left. Raises Stopped after a checkpoint was saved, UnhealthyError before a bad update, and
-    MachineError if the memory does not hold a micro-batch of one row.
+    """Take the steps that are left, or fewer where the evaluations are enough. Raises Stopped after a checkpoint was saved,
+    UnhealthyError before a bad update, and MachineError if the memory does not hold a micro-batch of one row.
 
     A checkpoint comes before the evaluation of its step, so that nothing that goes wrong there can cost it; a run resumed from such a
     checkpoint makes up for the evaluation first.
@@ -117,7 +120,7 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
     seconds, tokens = 0.0, 0  # since the last line of the log
     if progress.step and plan.due(plan.evaluate_every, progress.step) and not hooks.evaluated(progress.step):
         hooks.evaluate(progress)
-    while progress.step < plan.steps:
+    while progress.step < plan.steps and not hooks.enough():
         start = time.perf_counter()
         step = progress.step + 1
         report = _take(stepper, loader, schedule.factor(step), plan, hooks, progress)
@@ -140,9 +143,9 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
             except Stopped as asked:
                 stop = asked
         number = stop.exit_code - 128 if stop else hooks.stop_requested()
+        if (number is not None or hooks.enough()) and saved_step != step:
+            hooks.save(progress)
         if number is not None:
-            if saved_step != step:
-                hooks.save(progress)
             raise Stopped(number, f"stopped after step {step} of {plan.steps}; its checkpoint is saved, and --resume goes on from there")
 
 

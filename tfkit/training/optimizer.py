@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tfkit.recipe.schema import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection
 from tfkit.training.adafactor import Adafactor
+from tfkit.training.depth import depths
 
 
 class Optimizer:
@@ -17,10 +18,11 @@ class Optimizer:
     A parameter without a gradient, such as a head that the objective does not use, is left as it is, decay included.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], section: OptimizerSection):
+    def __init__(self, parameters: Mapping[str, nn.Parameter], section: OptimizerSection, below: Mapping[str, int] | None = None):
+        """`below`: how deep each parameter lies, for layer_decay (tfkit/training/depth.py); None: what is told by the names given here."""
         self.parameters = dict(parameters)
         self.section = section
-        self.parts = _build(self.parameters, section)
+        self.parts = _build(self.parameters, section, depths(parameters) if below is None else below)
         for part in self.parts:
             for group in part.param_groups:
                 group["peak_lr"] = group["lr"]
@@ -69,11 +71,11 @@ def _is_muon_s(name: str, shape: torch.Size) -> bool:
     return len(shape) > 1 and ".blocks." in name
 
 
-def _build(parameters: Mapping[str, nn.Parameter], section: OptimizerSection) -> list[torch.optim.Optimizer]:
+def _build(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, below: Mapping[str, int]) -> list[torch.optim.Optimizer]:
     if isinstance(section, AdafactorSection):
-        return [_adafactor(parameters, section)]
+        return [_adafactor(parameters, section, below)]
     if not isinstance(section, MuonSection):
-        return [_adamw(parameters, section, section.lr)]
+        return [_adamw(parameters, section, section.lr, below)]
     inside = {name for name, parameter in parameters.items() if _is_muon_s(name, parameter.shape)}
     muon = torch.optim.Muon(
         [parameters[name] for name in parameters if name in inside],
@@ -84,19 +86,29 @@ def _build(parameters: Mapping[str, nn.Parameter], section: OptimizerSection) ->
         adjust_lr_fn="match_rms_adamw",  # an update's root mean square becomes AdamW's 0.2, so one learning rate serves both
     )
     rest = {name: p for name, p in parameters.items() if name not in inside}
-    return [muon, _adamw(rest, section, section.adamw_lr or section.lr)]
+    return [muon, _adamw(rest, section, section.adamw_lr or section.lr, below)]
 
 
-def _groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
-    """Matrices, which decay, and the rest, which does not."""
-    matrices, others = [p for p in parameters.values() if p.dim() > 1], [p for p in parameters.values() if p.dim() <= 1]
-    groups: list[dict[str, object]] = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+def _groups(
+    parameters: Mapping[str, nn.Parameter], section: OptimizerSection, lr: float, below: Mapping[str, int]
+) -> list[dict[str, object]]:
+    """Matrices, which decay, and the rest, which does not; with layer_decay those of each depth, at a rate of lr * layer_decay ^ depth."""
+    weight_decay = 0.0 if isinstance(section, AdamSection) else section.weight_decay
+    layer_decay = 1.0 if isinstance(section, MuonSection) else section.layer_decay
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault((0 if layer_decay == 1.0 else below[name], parameter.dim() <= 1), []).append(parameter)
+    return [
+        {"params": groups[depth, small], "weight_decay": 0.0 if small else weight_decay, "lr": lr * layer_decay**depth}
+        for depth, small in sorted(groups)
+    ]
 
 
-def _adamw(parameters: Mapping[str, nn.Parameter], section: AdamWSection | AdamSection | MuonSection, lr: float) -> torch.optim.AdamW:
+def _adamw(
+    parameters: Mapping[str, nn.Parameter], section: AdamWSection | AdamSection | MuonSection, lr: float, below: Mapping[str, int]
+) -> torch.optim.AdamW:
     """Adam is AdamW without decay."""
-    groups = _groups(parameters, 0.0 if isinstance(section, AdamSection) else section.weight_decay)
+    groups = _groups(parameters, section, lr, below)
     # Fused: one pass over the memory instead of about ten, 66 ms instead of 311 for 124M parameters on two cores.
     adamw = torch.optim.AdamW(groups, lr=lr, betas=section.betas, eps=section.eps, fused=True)
     if not isinstance(section, MuonSection) and not section.bias_correction:
@@ -115,9 +127,9 @@ def _without_bias_correction(adamw: torch.optim.AdamW) -> None:
             }
 
 
-def _adafactor(parameters: Mapping[str, nn.Parameter], section: AdafactorSection) -> Adafactor:
+def _adafactor(parameters: Mapping[str, nn.Parameter], section: AdafactorSection, below: Mapping[str, int]) -> Adafactor:
     return Adafactor(
-        _groups(parameters, section.weight_decay),
+        _groups(parameters, section, section.lr, below),
         lr=section.lr,
         min_scale=section.min_scale if section.scale_parameter else None,
         decay_rate=section.decay_rate,

@@ -22,7 +22,7 @@ class Schedule:
 
     def factor(self, step: int) -> float:
         """The factor for step 1, 2, ..., steps: a linear rise over the warm-up, then the schedule's own shape down to final_ratio."""
-        section, warmup = self.section, self.section.warmup_steps
+        section, warmup = self.section, self._rising_steps
         if section.kind == "noam":  # arXiv 1706.03762, section 5.3: no peak of 1, the formula itself
             return min(1 / math.sqrt(step), step / (warmup * math.sqrt(warmup))) / math.sqrt(self.dim)
         if section.warmup_tokens is not None:
@@ -50,17 +50,23 @@ class Schedule:
         return self._warmup_rows <= self.sizes.before(self.steps)
 
     @property
+    def _rising_steps(self) -> int:
+        """The steps of the warm-up, where it is told in steps or as a share of them."""
+        share = self.section.warmup_ratio
+        return self.section.warmup_steps if share is None else math.ceil(share * self.steps)
+
+    @property
     def _warmup_steps(self) -> int:
         """The last step of the warm-up."""
         if self.section.warmup_tokens is None:
-            return self.section.warmup_steps
+            return self._rising_steps
         return self.sizes.steps(self.section.warmup_tokens / self.mean_tokens)
 
     @property
     def _warmup_rows(self) -> float:
         """The rows that the warm-up reads; a whole number where it is told in steps."""
         if self.section.warmup_tokens is None:
-            return self.sizes.before(self.section.warmup_steps)
+            return self.sizes.before(self._rising_steps)
         return self.section.warmup_tokens / self.mean_tokens
 
     def _progress(self, step: int, begin: float) -> float:

@@ -1,5 +1,6 @@
 """One optimizer step over its micro-batches, by the objective's sums and counts."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from tfkit.errors import UnhealthyError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
+from tfkit.training.depth import Unfreezing
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
@@ -19,10 +21,18 @@ class Stepper:
     """Takes steps: forward and backward of each micro-batch, then clip, check, update."""
 
     def __init__(
-        self, model: Transformer, objective: Objective, weights: Weights, optimizer: Optimizer, *, device: torch.device, seed: int
+        self,
+        model: Transformer,
+        objective: Objective,
+        weights: Weights,
+        optimizer: Optimizer,
+        *,
+        device: torch.device,
+        seed: int,
+        unfreezing: Unfreezing | None = None,
     ):
         self.model, self.objective, self.weights, self.optimizer = model, objective, weights, optimizer
-        self.device, self.seed = device, seed
+        self.device, self.seed, self.unfreezing = device, seed, unfreezing
 
     def take(self, step: int, batches: Sequence[Batch], lr_factor: float, highest_loss: float = math.inf) -> StepReport:
         """Step number `step` (from 1).
@@ -35,9 +45,10 @@ class Stepper:
             raise UnhealthyError(f"step {step}: no token has a target for {empty}: there is nothing to learn from")
         self.model.train()
         sums: dict[str, Tensor] = {}
-        for index, batch in enumerate(batches):
-            for term, value in self._accumulate(step, index, batch, counts).items():
-                sums[term] = sums[term] + value if term in sums else value
+        with self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext():
+            for index, batch in enumerate(batches):
+                for term, value in self._accumulate(step, index, batch, counts).items():
+                    sums[term] = sums[term] + value if term in sums else value
         means = {term: float(value) / counts[term] for term, value in sums.items()}
         loss = sum(weight * means[term] for term, weight in self.objective.terms.items())
         grad_norm = self._clip()

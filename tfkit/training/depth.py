@@ -1,0 +1,61 @@
+"""How deep each parameter lies below the head: what discriminative learning rates and gradual unfreezing go by (ULMFiT, Howard & Ruder
+2018, arXiv 1801.06146, sections 3.2 and 3.3).
+
+depth 0      the head, and the norm at the end of a stack
+depth 1      the top block, 2 the block below it, and so on; of an encoder-decoder each stack counts from its own top
+the last     the embeddings of tokens, positions and segments, and the position bias that the blocks of a stack share
+"""
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from torch import nn
+
+_BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
+
+
+def depths(names: Iterable[str]) -> dict[str, int]:
+    """The depth of each parameter of a model, by the names of them all."""
+    names = list(names)
+    layers: dict[str, int] = {}
+    for name in names:
+        if found := _BLOCK.match(name):
+            layers[found[1]] = max(layers.get(found[1], 0), int(found[2]) + 1)
+    return {name: _depth(name, layers) for name in names}
+
+
+def _depth(name: str, layers: Mapping[str, int]) -> int:
+    if found := _BLOCK.match(name):
+        return layers[found[1]] - int(found[2])
+    is_low = name.startswith("embedding.") or ".position_bias." in name
+    return max(layers.values(), default=0) + 1 if is_low else 0
+
+
+class Unfreezing:
+    """Which parameters learn in a step: those of the least depth at first, and after every `every` steps those of the next one, too.
+
+    A function of the step alone, so that a resumed run goes on as it would have. A matrix that is both embedding and head (tied) is an
+    embedding: it comes last. Where nothing of some depth is trained, there is no wait for it.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], every: int):
+        """`parameters`: all that the model computes with, by name."""
+        below = depths(parameters)
+        stages = sorted({below[name] for name, parameter in parameters.items() if parameter.requires_grad})
+        self.every = every
+        self._stages = [
+            [parameter for name, parameter in parameters.items() if parameter.requires_grad and below[name] == depth] for depth in stages
+        ]
+
+    @contextlib.contextmanager
+    def at(self, step: int) -> Iterator[None]:
+        """Within it, in step `step` (from 1), what does not learn yet requires no gradient: none is computed, and none of it moves."""
+        waiting = [parameter for stage in self._stages[1 + (step - 1) // self.every :] for parameter in stage]
+        for parameter in waiting:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in waiting:
+                parameter.requires_grad_()
