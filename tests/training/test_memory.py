@@ -43,9 +43,9 @@ def test_the_model_is_as_it_was_after_the_estimate() -> None:
 
 def test_state() -> None:
     """fp32 weights, gradients and AdamW's two moments; with bf16 a working copy besides."""
-    assert state_bytes(1000, 2000, torch.float32) == 16_000
-    assert state_bytes(1000, 2000, torch.bfloat16) == 18_000
-    assert state_bytes(1000, 7, torch.float32) == 8_028
+    assert state_bytes(1000, 1000, 2000, torch.float32) == 16_000
+    assert state_bytes(1000, 1000, 2000, torch.bfloat16) == 18_000
+    assert state_bytes(1000, 10, 7, torch.float32) == 4_068
 
 
 def test_rows_that_fit() -> None:

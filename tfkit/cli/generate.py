@@ -112,7 +112,7 @@ def generate(
 def _load(folder: Path, device: str | None, threads: int | None) -> "Loaded":
     import torch
 
-    from tfkit.hub import load
+    from tfkit.adapters import load
     from tfkit.training.device import pick_device
 
     if threads is not None:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tfkit.adapters import describe, how_to_merge, is_adapter, load
 from tfkit.errors import ModelError, UsageError
 from tfkit.families import FAMILIES
-from tfkit.hub import Described, content_hash, describe, load, run_id_of
-from tfkit.hub.config_json import changed
+from tfkit.hub import Described, content_hash, run_id_of
+from tfkit.hub.config_json import EXPRESSED, changed
 from tfkit.hub.growing import with_more_entries
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
@@ -75,9 +76,20 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
         same = tuple(labels) == described.labels
         if (head := new_head(recipe.objective, family, config, len(labels) or 1, same_labels=same)) is not None:
             config = changed(config, {"head": head})
-    if problems := fitting_problems(recipe, config):
+    if problems := [*fitting_problems(recipe, config), *_adapter_problems(recipe, described, config)]:
         raise UsageError(f"{start.path}: " + "; ".join(problems))
     return config
+
+
+def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig) -> list[str]:
+    """An adapter holds updates of the weights of a model that lies somewhere, as it is there, and a head."""
+    if recipe.training.adapter is None or recipe.training.adapter.merge:
+        return []
+    if is_adapter(described.folder):
+        return [f"is an adapter, of which there is no adapter: merge it first ({how_to_merge(described.folder)}), or set adapter.merge"]
+    own, wanted = (one.model_dump(exclude={*EXPRESSED, "head"}) for one in (described.config, config))
+    different = [name for name in own if own[name] != wanted[name]]
+    return [f"{', '.join(different)} would differ, and an adapter changes weights and the head only"] if different else []
 
 
 def start_model(recipe: Recipe, start: Start, config: ModelConfig) -> tuple[Transformer, tuple[str, ...]]:

@@ -102,7 +102,7 @@ def restore(parts: Parts, checkpoint: Path, tensors: dict[str, torch.Tensor], st
     return Progress.from_state(state["progress"])
 
 
-def state_tensors(weights: Weights, optimizer: Optimizer, *, factors: bool) -> dict[str, torch.Tensor]:
+def state_tensors(weights: Weights, optimizer: Optimizer, *, factors: bool = False) -> dict[str, torch.Tensor]:
     """For the training state of a checkpoint: the optimizer's state, and the latest weights where the model's files hold others.
 
     They hold the mean, where there is one; and of `factors`, which make the updates of an adapter, they hold what a matrix of

@@ -4,15 +4,17 @@ import hashlib
 from pathlib import Path
 
 from tfkit.hub.config_json import LIMIT
+from tfkit.hub.find import ADAPTER
 from tfkit.run.model_files import find_file, read_object
 
 _BLOCK = 1 << 20
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 of the bytes of config.json and of the weights, in the order of their names."""
+    """SHA-256 of the bytes of config.json (and an adapter's own) and of the weights, in the order of their names."""
     digest = hashlib.sha256()
-    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+    described = [path for name in ("config.json", ADAPTER) if (path := folder / name).is_file()]
+    for path in (*described, *sorted(folder.glob("*.safetensors"))):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with open(path, "rb", buffering=0) as file:
             while block := file.read(_BLOCK):

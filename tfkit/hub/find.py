@@ -5,6 +5,7 @@ from pathlib import Path
 from tfkit.errors import ModelError
 from tfkit.network import fetch, is_offline
 
+ADAPTER = "adapter_config.json"  # of a folder with updates of another model's weights, in the form of the peft library
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -32,7 +33,7 @@ def pickle_refusal(path: Path) -> str | None:
 
 
 def _find_folder(folder: Path) -> Path:
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or (folder / ADAPTER).is_file():
         return folder
     if (folder / "checkpoints").is_dir():
         from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from tfkit.errors import ModelError
+from tfkit.families import FAMILIES
 from tfkit.families.rules import Family, Rule
 from tfkit.hub.config_json import replace_tied
 from tfkit.hub.weights import Tensors, Weight, read_weights
@@ -22,7 +23,7 @@ def settle_names(weights: Mapping[str, Weight], family: Family, config: ModelCon
     Raises ModelError if a file has two different tensors for what is one in the model.
     """
     rules = {rule.theirs: rule for rule in _expand(family.rules, config)}
-    shapes = _our_shapes(config)
+    shapes = our_shapes(config)
     settled: dict[str, Weight] = {}
     clashes = []
     for name, weight in weights.items():
@@ -52,7 +53,7 @@ def settle_names(weights: Mapping[str, Weight], family: Family, config: ModelCon
 
 def expected_shapes(family: Family | None, config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The tensors that a file of this model holds, with their shapes."""
-    shapes = _our_shapes(config)
+    shapes = our_shapes(config)
     if family is None:
         return shapes
     expected = {}
@@ -64,6 +65,17 @@ def expected_shapes(family: Family | None, config: ModelConfig) -> dict[str, tup
     return expected
 
 
+def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
+    """Where each of our parameters lies in Hugging Face's class for the model; in tfkit's own type, under our names."""
+    shapes, found = our_shapes(config), FAMILIES.get(family)
+    if found is None:
+        return tuple(Rule(name, (name,)) for name in shapes)
+    rules = (rule for rule in _expand(found.rules, config) if all(name in shapes for name in rule.ours))
+    if config.head.kind == "none":  # the bare class is what the others hold under the prefix
+        rules = (replace(rule, theirs=rule.theirs.removeprefix(found.prefix)) for rule in rules)
+    return tuple(rules)
+
+
 def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> frozenset[str]:
     """The tensors of the model's head that the settled files lack, under the names that they would have there."""
     names = {rule.theirs: rule.ours for rule in _expand(family.rules, config)} if family else {}
@@ -73,13 +85,13 @@ def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config
 
 def without_other_heads(weights: Mapping[str, Weight], config: ModelConfig) -> dict[str, Weight]:
     """Of a file under our own names: all but what belongs to a head that this model does not have."""
-    shapes = _our_shapes(config)
+    shapes = our_shapes(config)
     return {name: weight for name, weight in weights.items() if name in shapes or not name.startswith("head.")}
 
 
 def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tensors:
     """The tensors of a file that fits, under our names."""
-    shapes = _our_shapes(config)
+    shapes = our_shapes(config)
     tensors: Tensors = {}
     for rule in _expand(family.rules, config):
         if rule.theirs in foreign:
@@ -109,7 +121,7 @@ def on_meta(config: ModelConfig) -> Transformer:
         return Transformer(config)
 
 
-def _our_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def our_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Our parameters with their shapes. All blocks of a stack are alike, so one is built, not the many that a file may tell of."""
     layers = {"encoder.blocks.0.": config.encoder_layers, "decoder.blocks.0.": config.decoder_layers}
     few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}

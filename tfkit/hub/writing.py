@@ -21,7 +21,7 @@ _STATED = ("bos_token_id", "eos_token_id", _PAD)  # null where there is none
 def save_model(
     folder: Path,
     config: ModelConfig,
-    tensors: Tensors,
+    tensors: Tensors | None,
     tokenizer: Tokenizer | None,
     *,
     family: str | None = None,
@@ -33,9 +33,10 @@ def save_model(
 ) -> None:
     """Write config.json, generation_config.json, model.safetensors (or shards), the tokenizer's files and tfkit.json into a folder.
 
-    `tensors` are the parameters under our names; `family` is the one to prefer where several can express the model; `end_ids` end a text
-    if these are several, or others than the tokenizer's eos; `labels` are the names of classes or tags, and `problem_type` Hugging Face's
-    word for what they are (`regression`: a number instead); `facts` go into tfkit.json, which says what config.json cannot.
+    `tensors` are the parameters under our names (None: their files are another's matter); `family` is the one to prefer where several can
+    express the model; `end_ids` end a text if these are several, or others than the tokenizer's eos; `labels` are the names of classes or
+    tags, and `problem_type` Hugging Face's word for what they are (`regression`: a number instead); `facts` go into tfkit.json, which says
+    what config.json cannot.
     """
     from huggingface_hub import save_torch_state_dict
 
@@ -58,9 +59,10 @@ def save_model(
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
     about: dict[str, Any] = {"schema_version": 1, "model": config.model_dump(mode="json", include=EXPRESSED)}
     _write_json(folder / "tfkit.json", about | ({"labels": list(labels)} if labels else {}) | dict(facts or {}))
-    foreign = to_foreign(tensors, found, config) if found else tensors
-    whole = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in foreign.items()}
-    save_torch_state_dict(whole, folder, metadata={"format": "pt"})
+    if tensors is not None:
+        foreign = to_foreign(tensors, found, config) if found else tensors
+        whole = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in foreign.items()}
+        save_torch_state_dict(whole, folder, metadata={"format": "pt"})
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder)
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tfkit.adapters import load
 from tfkit.errors import ModelError
-from tfkit.hub import Loaded, content_hash, load, run_id_of
+from tfkit.hub import Loaded, content_hash, run_id_of
 from tfkit.hub.names import on_meta
 from tfkit.model.config import LanguageModelHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig
 from tfkit.model.transformer import Transformer

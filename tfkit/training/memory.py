@@ -25,9 +25,9 @@ def available_bytes(swap: bool = False) -> int | None:
     return max(0, min(known)) if known else None
 
 
-def state_bytes(parameters: int, kept: int, dtype: torch.dtype) -> int:
-    """Weights, gradients and the numbers that are `kept` beside them in fp32, and the working copy in `dtype`."""
-    return 4 * (2 * parameters + kept) + (0 if dtype == torch.float32 else parameters * dtype.itemsize)
+def state_bytes(parameters: int, trained: int, kept: int, dtype: torch.dtype) -> int:
+    """Weights, gradients of those that are `trained`, and the numbers `kept` beside them in fp32; and the working copy in `dtype`."""
+    return 4 * (parameters + trained + kept) + (0 if dtype == torch.float32 else parameters * dtype.itemsize)
 
 
 def step_bytes_per_row(model: Transformer, objective: Objective, batch: Batch) -> int:

@@ -5,6 +5,8 @@ the master as the backward pass makes them, one parameter at a time, so that the
 never a whole second set of them.
 
 Where it is asked for there is a third copy, in fp32 too: the exponential mean of the master over the steps, which is the result.
+
+What is frozen (requires no gradient) has a master, for the checkpoints, and nothing else: its mean is itself.
 """
 
 import contextlib
@@ -25,14 +27,21 @@ class Weights:
         self.mean: dict[str, Tensor] = {}  # empty before the first step
         self.mean_steps = 0  # that are in it
         self.working = dict(model.named_parameters())
+        self._trained = [name for name, parameter in self.working.items() if parameter.requires_grad]
         if dtype == torch.float32:
             self.master = self.working
             return
         self.master = {}
         for name, parameter in self.working.items():
-            self.master[name] = nn.Parameter(parameter.data)
+            self.master[name] = nn.Parameter(parameter.data, parameter.requires_grad)
             parameter.data = parameter.data.to(dtype)
-            parameter.register_post_accumulate_grad_hook(_hand_over(self.master[name]))
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_hand_over(self.master[name]))
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Those of the master that were not frozen when this was made."""
+        return {name: self.master[name] for name in self._trained}
 
     @property
     def result(self) -> dict[str, Tensor]:
@@ -51,14 +60,14 @@ class Weights:
         if not self.mean:
             yield
             return
-        latest = {name: parameter.data for name, parameter in self.working.items()}
+        latest = {name: self.working[name].data for name in self.trained}
         try:
-            for name, parameter in self.working.items():
-                parameter.data = self.mean[name].to(self.dtype)
+            for name in latest:
+                self.working[name].data = self.mean[name].to(self.dtype)
             yield
         finally:
-            for name, parameter in self.working.items():
-                parameter.data = latest[name]
+            for name, data in latest.items():
+                self.working[name].data = data
 
     @torch.no_grad()
     def finite(self) -> bool:
@@ -67,30 +76,34 @@ class Weights:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up saved fp32 weights."""
-        for name, parameter in self.master.items():
+        """Take up saved fp32 weights; what is frozen is there already."""
+        for name, parameter in self.trained.items():
             parameter.copy_(tensors[name])
         self._publish()
 
     def load_mean(self, tensors: dict[str, Tensor], steps: int) -> None:
         """Take up a saved mean over so many steps."""
-        self.mean = {name: tensors[name].to(parameter.device, torch.float32, copy=True) for name, parameter in self.master.items()}
+        self.mean = {name: parameter.detach() for name, parameter in self.master.items()}
+        self.mean |= {name: tensors[name].to(parameter.device, torch.float32, copy=True) for name, parameter in self.trained.items()}
         self.mean_steps = steps
 
     @torch.no_grad()
     def _publish(self) -> None:
         """Round the master to the working copy."""
         if self.master is not self.working:
-            torch._foreach_copy_(list(self.working.values()), list(self.master.values()))
+            trained = self.trained
+            torch._foreach_copy_([self.working[name] for name in trained], list(trained.values()))
 
     @torch.no_grad()
     def _average(self, decay: float) -> None:
         self.mean_steps += 1
         if not self.mean:
-            self.mean = {name: parameter.detach().clone() for name, parameter in self.master.items()}
+            self.mean = {name: parameter.detach() for name, parameter in self.master.items()}
+            self.mean |= {name: parameter.detach().clone() for name, parameter in self.trained.items()}
             return
         share = (1 - decay) / (1 - decay**self.mean_steps)  # of the latest weights, where all shares since the first step sum to 1
-        torch._foreach_lerp_(list(self.mean.values()), [parameter.data for parameter in self.master.values()], share)
+        trained = self.trained
+        torch._foreach_lerp_([self.mean[name] for name in trained], [parameter.data for parameter in trained.values()], share)
 
 
 def _hand_over(master: nn.Parameter) -> Callable[[Tensor], None]:

@@ -1,0 +1,280 @@
+"""Adapter folders against the `peft` library itself: ours open there, with the same logits, and its own open here."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import tfkit
+from tfkit.adapters import Base, add_lora, merged, save_adapter
+from tfkit.adapters.lora import LoraLinear, layers_of
+from tfkit.adapters.peft_config import find_base, read_peft_config
+from tfkit.errors import ModelError, UsageError
+from tfkit.families import PRESETS
+from tfkit.hub import content_hash, load, save_model
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer, build
+from tfkit.recipe.presets import merge
+from tfkit.recipe.schema import LoraSection
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")  # of peft
+
+SMALL = {"dim": 16, "num_heads": 4, "hidden_dim": 32, "context_length": 24, "vocab_size": 50}
+NO_DROPOUT = {"dropout": dict.fromkeys(("embedding", "attention", "residual", "hidden", "final", "head"), 0.0)}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("gpt2", {"decoder_layers": 2}),
+    "llama": ("llama3.2-1b", {"decoder_layers": 2, "num_kv_heads": 2, "context_length": 8192 * 32}),
+    "bert": ("bert-tiny", {"encoder_layers": 2, "head": {"next_sentence": False}}),
+    "t5": ("t5-small", {"encoder_layers": 2, "decoder_layers": 2, "head_dim": 4, "head": {"scale": 0.25}}),
+}
+CLASSES = {"kind": "classes", "count": 3, "pool": "first", "dense": "tanh", "bias": True}
+# What is adapted, in which model, and the head that comes with it.
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
+    "gpt2, q and v of q|k|v": ("gpt2", {"alpha": 5}, None),
+    "gpt2, k alone and what is not fused": ("gpt2", {"targets": ["k_proj", "o_proj", "up_proj", "down_proj"]}, None),
+    "gpt2, q|k|v with another rank than the rest": ("gpt2", {"targets": ["[qkv]_proj", "o_proj"], "alpha": 3}, None),
+    "gpt2, one layer": ("gpt2", {"targets": ["decoder.blocks.1.*.v_proj"]}, None),
+    "gpt2, classes": ("gpt2", {}, {"kind": "classes", "count": 3, "pool": "last", "dense": None, "bias": False}),
+    "gpt2, tags": ("gpt2", {}, {"kind": "tags", "count": 5}),
+    "llama, grouped heads": ("llama", {"targets": ["[qkvo]_proj", "gate_proj"]}, None),
+    "llama, one layer": ("llama", {"targets": ["decoder.blocks.0.*.v_proj"]}, None),
+    "bert, classes": ("bert", {"targets": ["q_proj", "v_proj", "down_proj"]}, CLASSES),
+    "bert, masked": ("bert", {}, None),
+    "t5": ("t5", {"targets": ["q_proj", "v_proj", "down_proj"]}, None),
+}
+
+
+def described(name: str) -> ModelConfig:
+    preset, changes = MODELS[name]
+    return ModelConfig.model_validate(merge(merge(merge(PRESETS[preset][1], SMALL), NO_DROPOUT), changes))
+
+
+def write_base(folder: Path, name: str) -> Transformer:
+    """A model with random weights, as a folder of Hugging Face's."""
+    config = described(name)
+    model = build(config, seed=1)
+    folder.mkdir()
+    save_model(folder, config, model.state_dict(), None, family=name)
+    return model
+
+
+def random_updates(model: Transformer) -> None:
+    """As if trained: B is zero no more, nor is the head what it was."""
+    generator = torch.Generator().manual_seed(3)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(0, 0.3, generator=generator)
+
+
+def logits(model: nn.Module, config: ModelConfig) -> Tensor:
+    """Of ours, or of transformers'."""
+    ids = torch.randint(4, config.vocab_size, (2, 9), generator=torch.Generator().manual_seed(7))
+    given = {"decoder_input_ids": ids[:, :6]} if config.encoder_layers and config.decoder_layers else {}
+    with torch.no_grad():
+        found = model.eval()(ids, **given).logits
+    assert isinstance(found, Tensor)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_peft_opens_an_adapter_with_the_same_logits_and_transformers_the_merged_model(case: str, tmp_path: Path) -> None:
+    name, values, head = CASES[case]
+    write_base(tmp_path / "base", name)
+    start = load(tmp_path / "base", head=None if head is None else _head(described(name), head))
+    model, section = start.model, LoraSection(rank=2, **values)
+    add_lora(model, section, seed=1, new=start.new_parameters)
+    random_updates(model)
+    ours = logits(model, model.config)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    base = Base(str(tmp_path / "base"), tmp_path / "base", content_hash(tmp_path / "base"))
+    save_adapter(folder, model.config, trained, None, section, base, family=start.family, facts={})
+
+    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    labels = {} if head is None else {"num_labels": head["count"]}
+    theirs = getattr(transformers, architecture).from_pretrained(tmp_path / "base", **labels)
+    if head is not None and head.get("pool") == "last":
+        theirs.config.pad_token_id = 0
+    opened = peft.PeftModel.from_pretrained(theirs, folder)
+    torch.testing.assert_close(logits(opened, model.config), ours, atol=1e-5, rtol=0)
+    assert (logits(start_again(tmp_path / "base", start, head), model.config) - ours).abs().max() > 1e-2
+
+    loaded = tfkit.load(folder)
+    torch.testing.assert_close(logits(loaded.model, model.config), ours, atol=1e-5, rtol=0)
+    assert (loaded.config, loaded.new_parameters) == (model.config, ())
+    loaded.save(tmp_path / "whole")
+    whole = getattr(transformers, architecture).from_pretrained(tmp_path / "whole")
+    whole.config.pad_token_id = 0
+    torch.testing.assert_close(logits(whole, model.config), ours, atol=1e-5, rtol=0)
+    torch.testing.assert_close(merged(model, model.state_dict()), load(tmp_path / "whole").model.state_dict(), atol=1e-5, rtol=0)
+
+
+def _head(config: ModelConfig, head: dict[str, Any]) -> Any:
+    return ModelConfig.model_validate(config.model_dump() | {"head": head}).head
+
+
+def start_again(base: Path, start: Any, head: dict[str, Any] | None) -> Transformer:
+    return load(base, head=None if head is None else start.config.head).model
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("llama", {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}),
+        (
+            "llama",
+            {"target_modules": ["v_proj", "o_proj"], "rank_pattern": {"o_proj": 5}, "alpha_pattern": {"o_proj": 3}, "use_rslora": True},
+        ),
+        ("gpt2", {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}),
+        ("bert", {"target_modules": ["query", "value"], "task_type": "SEQ_CLS"}),
+        ("bert", {"target_modules": ["query", "value"]}),
+        ("t5", {"target_modules": ["q", "v"], "task_type": "SEQ_2_SEQ_LM"}),
+    ],
+)
+def test_what_peft_itself_saved_opens_here(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    write_base(tmp_path / "base", name)
+    classes = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel", "bert": "BertForMaskedLM", "t5": "T5ForConditionalGeneration"}
+    chosen = "BertForSequenceClassification" if settings.get("task_type") == "SEQ_CLS" else classes[name]
+    extra = {"num_labels": 3} if "Sequence" in chosen else {}
+    torch.manual_seed(5)
+    theirs = getattr(transformers, chosen).from_pretrained(tmp_path / "base", **extra)
+    saved = {"modules_to_save": ["classifier", "pooler.dense"]} if extra else {}
+    model = peft.get_peft_model(theirs, peft.LoraConfig(r=3, lora_alpha=7, init_lora_weights=False, **settings, **saved))
+    if extra:
+        model.base_model.model.classifier.modules_to_save["default"].weight.data.normal_(0, 0.5)
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = tfkit.load(tmp_path / "adapter")
+    torch.testing.assert_close(logits(loaded.model, loaded.config), logits(model, loaded.config), atol=1e-5, rtol=0)
+    assert loaded.config.head.kind == ("classes" if extra else described(name).head.kind)
+
+
+def test_an_update_begins_as_nothing_and_is_what_the_formula_says() -> None:
+    linear = nn.Linear(5, 4)
+    layer = LoraLinear(linear, LoraSection(rank=2, alpha=3.0))
+    assert layer.weight is linear.weight
+    assert set(layer.state_dict()) == {"weight", "bias", "lora_a", "lora_b"}
+    x = torch.randn(3, 5)
+    layer.lora_a.data.normal_()
+    torch.testing.assert_close(layer(x), linear(x), atol=0, rtol=0)
+    layer.lora_b.data.normal_()
+    expected = x @ (linear.weight + 1.5 * layer.lora_b @ layer.lora_a).T + linear.bias
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_dropout_is_of_what_the_update_reads_alone() -> None:
+    layer = LoraLinear(nn.Linear(6, 4), LoraSection(rank=2, dropout=0.5))
+    layer.lora_a.data.normal_()
+    layer.lora_b.data.normal_()
+    x = torch.randn(3, 6)
+    torch.manual_seed(1)
+    found = layer(x)
+    torch.manual_seed(1)
+    dropped = nn.functional.dropout(x, 0.5)
+    expected = nn.functional.linear(x, layer.weight, layer.bias) + 8 * dropped @ layer.lora_a.T @ layer.lora_b.T
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_is_drawn_is_drawn_as_peft_draws_it() -> None:
+    """Uniform within 1 / sqrt(in), and the same for the same seed."""
+    drawn = [build(described("bert"), seed=1) for _ in range(3)]
+    for model, seed in zip(drawn, (1, 1, 2), strict=True):
+        add_lora(model, LoraSection(rank=16), seed)
+    first, same, other = (torch.cat([layer.lora_a.flatten() for layer in layers_of(model).values()]) for model in drawn)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert 0.24 < float(first.abs().max().detach()) <= 0.25
+    assert all(not layer.lora_b.any() for layer in layers_of(drawn[0]).values())
+
+
+def test_all_but_the_updates_and_the_head_of_the_task_is_frozen() -> None:
+    model = build(ModelConfig.model_validate(described("bert").model_dump() | {"head": CLASSES}), seed=1)
+    add_lora(model, LoraSection(), seed=1)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    heads = {"head.pooler.weight", "head.pooler.bias", "head.classes.weight", "head.classes.bias"}
+    parts = {f"encoder.blocks.{i}.self_attention.op.{p}_proj.lora_{ab}" for i in range(2) for p in "qv" for ab in "ab"}
+    assert trained == heads | parts
+
+
+def test_a_target_that_is_not_there_is_refused_with_what_there_is() -> None:
+    with pytest.raises(UsageError, match=r"'c_attn' names no matrix .* there are encoder\.blocks\.\*\.self_attention\.op\.q_proj, "):
+        add_lora(build(described("bert"), seed=1), LoraSection(targets=["c_attn"]), seed=1)
+    with pytest.raises(UsageError, match="the last 3 entries"):
+        add_lora(build(described("bert"), seed=1), LoraSection(), seed=1, new=["the last 3 entries of the vocabulary"])
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that peft saved, beside its base."""
+    place = tmp_path_factory.mktemp("peft")
+    write_base(place / "base", "llama")
+    theirs = transformers.LlamaForCausalLM.from_pretrained(place / "base")
+    peft.get_peft_model(theirs, peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(place / "adapter")
+    return place
+
+
+def _edited(adapter: Path, to: Path, **fields: Any) -> Path:
+    shutil.copytree(adapter, to, dirs_exist_ok=True)
+    path = to / "adapter" / "adapter_config.json"
+    document = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": str(to / "base")} | fields
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return to / "adapter"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "all"}, "bias"),
+        ({"base_model_name_or_path": None}, "does not name the model"),
+        ({"base_model_name_or_path": "/nowhere/at/all"}, "its base /nowhere/at/all is not there"),
+        ({"lora_alpha": "8"}, "must hold numbers"),
+        ({"alpha_pattern": {"(a+)+$": 3}}, "not the name of a module"),
+    ],
+)
+def test_what_would_be_computed_otherwise_is_refused(adapter: Path, tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        tfkit.load(_edited(adapter, tmp_path, **fields))
+
+
+def test_tensors_that_fit_no_base_are_all_told(adapter: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = _edited(adapter, tmp_path)
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    tensors[name] = torch.zeros(3, 3)
+    tensors["base_model.model.model.norm.lora_A.weight"] = torch.zeros(2, 16)
+    tensors["base_model.model.elsewhere.weight"] = torch.zeros(1)
+    save_file(tensors, path)
+    with pytest.raises(ModelError) as caught:
+        tfkit.load(folder)
+    text = str(caught.value)
+    assert "misshapen: model.layers.0.self_attn.q_proj.lora_A.weight (3, 3) instead of (3, 16)" in text
+    assert "unexpected: model.norm.lora_A.weight" in text
+    assert "unexpected: elsewhere.weight" in text
+
+
+def test_a_base_is_found_from_the_adapters_folder_too(adapter: Path, tmp_path: Path) -> None:
+    folder = _edited(adapter, tmp_path, base_model_name_or_path="../base")
+    assert find_base(folder, read_peft_config(folder)) == folder / "../base"
+    assert tfkit.load(folder).folder == folder
+
+
+def test_tensors_stay_what_they_were(adapter: Path) -> None:
+    """Merging gives new tensors: the model that trains on is not touched."""
+    model = build(described("llama"), seed=1)
+    add_lora(model, LoraSection(), seed=1)
+    random_updates(model)
+    before = copy.deepcopy(model.state_dict())
+    assert merged(model, model.state_dict()).keys() == build(described("llama"), seed=1).state_dict().keys()
+    torch.testing.assert_close(model.state_dict(), before, atol=0, rtol=0)

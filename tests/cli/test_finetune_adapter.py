@@ -1,0 +1,224 @@
+"""tfkit finetune with an adapter, and with parameters that stay as they are: exact, resumed, opened by peft; refused where it cannot be."""
+
+import hashlib
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import Done, Process, exact, hashes, pretrain, strike, write_corpus, write_recipe
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+import tfkit
+from tfkit.adapters import load
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")  # of peft
+
+BERT = [
+    "model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}",
+    "tokenizer={kind: wordpiece, vocab_size: 120}",
+    "objective={kind: masked_lm}",
+    "training.steps=3",
+    "evaluation.every=null",
+]
+TASK = """
+model: {from: START}
+data: {train: [{path: labelled.jsonl}], validation: [{path: labelled.jsonl}]}
+objective: {kind: classification}
+optimizer: {lr: 1e-1}
+training: {steps: 6, batch_size: 4, precision: fp32, log_every: 1}
+evaluation: {every: 3}
+carbon: {enabled: false}
+"""
+LORA = "training.adapter={kind: lora, rank: 2, dropout: 0.1}"
+TEXT = ["data={train: [{path: labelled.jsonl}], validation: 0.3}", "objective={kind: causal_lm}"]
+SAVED = ("adapter_model.safetensors", "adapter_config.json", "training_state/optimizer.safetensors", "config.json", "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT and a tiny GPT-2 of ours, labelled rows, and a recipe for them."""
+    folder = tmp_path_factory.mktemp("bases")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    for name, words in {"bert": BERT, "gpt": ["training.steps=3"]}.items():
+        done = pretrain(folder / name, recipe, *words)
+        assert done.code == 0, done.err
+    random = np.random.default_rng(3)
+    with (folder / "labelled.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(24):
+            text = " ".join(random.choice(["the", "cat", "dog", "sat", "ran", "fast"], int(random.integers(1, 9))))
+            file.write(json.dumps({"text": text, "label": ["good", "bad"][number % 2]}) + "\n")
+    (folder / "task.yaml").write_text(f"# For a test.{TASK}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def work(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a test's own, with the starts of all in it."""
+    shutil.copytree(place, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def tfkit_(*words: str, before: Any = None) -> Done:
+    return Process(Path.cwd(), [*words, "--threads", "1"], before).wait()
+
+
+def finetune(run: str, *words: str, before: Any = None) -> Done:
+    done = tfkit_("finetune", "task.yaml", "--run", run, *words, before=before)
+    assert "Traceback" not in done.err, done.err
+    return done
+
+
+def saved(run: str, step: int = 6) -> dict[str, str]:
+    folder = Path(run) / "checkpoints" / f"step-{step:06d}"
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in SAVED}
+
+
+def state(run: str, step: int = 6) -> dict[str, torch.Tensor]:
+    return load_file(Path(run) / "checkpoints" / f"step-{step:06d}" / "training_state" / "optimizer.safetensors")
+
+
+@pytest.mark.parametrize("words", [[], ["training.ema_decay=0.7", "training.precision=bf16"]])
+def test_an_adapter_with_a_new_head_is_trained_resumed_and_opened_by_peft(work: Path, words: list[str]) -> None:
+    start = ["--from", "bert", LORA, *words]
+    done = finetune("whole", *start)
+    assert done.code == 0, done.err
+    updates, head = 2 * 2 * 2 * (2 * 16), 16 * 16 + 16 + 2 * 16 + 2  # layers, q and v, A and B; pooler and classes
+    assert f"training {updates + head:,} of " in done.err
+    assert finetune("run", *start, before=strike(signal.SIGTERM, 3)).code == 143
+    assert finetune("run", *start, "--resume").code == 0
+    assert saved("run") == saved("whole")
+    assert exact(work / "run") == exact(work / "whole")
+    folder = work / "whole" / "checkpoints" / "step-000006"
+    assert not (folder / "model.safetensors").exists()
+
+    loaded = tfkit.load("whole")
+    assert loaded.labels == ("bad", "good")
+    ids = torch.tensor([[2, 9, 11, 40, 3], [2, 50, 7, 8, 3]])
+    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    assert Path(base).is_absolute()
+    theirs = peft.PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(base, num_labels=2), folder)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(ids).logits, theirs.eval()(ids).logits, atol=1e-4, rtol=0)
+    before = load("bert").model.state_dict()
+    after = loaded.model.state_dict()
+    changed = {name for name, tensor in before.items() if name in after and not torch.equal(tensor, after[name])}
+    assert changed == {f"encoder.blocks.{i}.self_attention.op.{part}_proj.weight" for i in range(2) for part in "qv"}
+
+
+def test_only_what_is_trained_has_state(work: Path) -> None:
+    assert finetune("run", "--from", "bert", LORA, "training.steps=1").code == 0
+    known = {name.rpartition("/")[0] for name in state("run", 1) if not name.startswith("latest/")}
+    assert known == {name.removeprefix("latest/") for name in state("run", 1) if name.startswith("latest/")}
+    assert all(".lora_" in name or name.startswith("head.") for name in known)
+    assert len(known) == 2 * 2 * 2 + 4
+
+
+def test_a_merged_run_takes_the_same_steps_and_its_checkpoint_is_a_whole_model(work: Path) -> None:
+    merged = f"{LORA[:-1]}, merge: true}}"
+    assert finetune("kept", "--from", "gpt", LORA, *TEXT).code == 0
+    assert finetune("merged", "--from", "gpt", merged, *TEXT, before=strike(signal.SIGTERM, 4)).code == 143
+    assert finetune("merged", "--from", "gpt", merged, *TEXT, "--resume").code == 0
+    assert exact(work / "kept") == exact(work / "merged")
+    ids = torch.tensor([[1, 40, 100, 7, 200]])
+    folder = work / "merged" / "checkpoints" / "step-000006"
+    assert not (folder / "adapter_config.json").exists()
+    base = json.loads((work / "kept/checkpoints/step-000006/adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    with torch.no_grad():
+        ours = tfkit.load("kept").model(ids).logits
+        torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(folder).eval()(ids).logits, ours, atol=1e-4, rtol=0)
+        fused = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), work / "kept/checkpoints/step-000006")
+        torch.testing.assert_close(fused.eval()(ids).logits, ours, atol=1e-4, rtol=0)
+        assert (tfkit.load("gpt").model(ids).logits - ours).abs().max() > 1e-3
+
+
+def test_an_adapter_is_evaluated_written_with_and_trained_further_as_any_checkpoint(work: Path) -> None:
+    assert finetune("run", "--from", "gpt", LORA, *TEXT).code == 0
+    tfkit.load("run").save("whole")
+    scores = []
+    for name in ("run", "whole"):
+        done = tfkit_("evaluate", "--from", name, "--data", "labelled.jsonl", "--json", "carbon.enabled=false")
+        assert done.code == 0, done.err
+        scores.append(json.loads(done.out)["metrics"]["loss"])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+    words = ["--prompt", "the cat", "generation.temperature=0", "generation.max_new_tokens=4", "carbon.enabled=false"]
+    texts = [tfkit_("generate", "--from", name, *words) for name in ("run", "whole")]
+    assert texts[0].code == 0, texts[0].err
+    assert texts[0].out == texts[1].out
+    done = finetune("further", "--from", "run", "optimizer={lr: 1e-30, weight_decay: 0}", "training.steps=1", *TEXT)
+    assert done.code == 0, done.err
+    torch.testing.assert_close(load("further").model.state_dict(), load("whole").model.state_dict(), atol=0, rtol=0)
+    done = finetune("second", "--from", "run", LORA, *TEXT)
+    assert (done.code, "is an adapter, of which there is no adapter: merge it first" in done.err) == (2, True), done.err
+    done = finetune("second", "--from", "run", f"{LORA[:-1]}, merge: true}}", *TEXT)
+    assert done.code == 0, done.err
+
+
+def test_a_base_that_is_gone_or_another_is_told(work: Path) -> None:
+    assert finetune("run", "--from", "bert", LORA, "training.steps=1").code == 0
+    shutil.move(work / "bert", work / "elsewhere")
+    done = tfkit_("evaluate", "--from", "run", "--json", "carbon.enabled=false")
+    assert done.code == 4, done.err
+    assert "/bert/checkpoints/step-000003 is not there: put it back, or say in adapter_config.json where it is now" in done.err
+    assert finetune("run", "--from", "bert", LORA, "training.steps=2", "--resume").code == 4
+    shutil.move(work / "elsewhere", work / "bert")
+    (work / "moved").mkdir()
+    for name in ("bert", "run"):  # together they may move
+        shutil.move(work / name, work / "moved" / name)
+    assert tfkit.load("moved/run").labels == ("bad", "good")
+    weights = work / "moved/bert/checkpoints/step-000003/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    done = tfkit_("evaluate", "--from", "moved/run", "--json", "carbon.enabled=false")
+    assert (done.code, "is not what the updates were trained on: the SHA-256" in done.err) == (4, True), done.err
+
+
+@pytest.mark.parametrize("words", [[], ["training.ema_decay=0.7", "training.precision=bf16"]])
+def test_frozen_parameters_stay_and_the_rest_is_trained(work: Path, words: list[str]) -> None:
+    frozen = ["--from", "bert", "training.frozen=['embedding.*', 'encoder.blocks.0.*']", "optimizer.lr=1e-2", *words]
+    done = finetune("whole", *frozen)
+    assert done.code == 0, done.err
+    assert "training 3," in done.err
+    assert finetune("run", *frozen, before=strike(signal.SIGTERM, 3)).code == 143
+    assert finetune("run", *frozen, "--resume").code == 0
+    assert hashes(work / "run", 6) == hashes(work / "whole", 6)
+    assert exact(work / "run") == exact(work / "whole")
+    before, after = load("bert").model.state_dict(), load("whole").model.state_dict()
+    for name, tensor in before.items():
+        if name in after:
+            stays = name.startswith(("embedding.", "encoder.blocks.0."))
+            assert torch.equal(tensor, after[name]) == stays, name
+    named = {name.removeprefix("latest/").rpartition("/")[0] for name in state("whole") if not name.startswith("latest/")}
+    assert named == {name for name in after if not name.startswith(("embedding.", "encoder.blocks.0."))}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["training.frozen=[embeddings.*]"], "'embeddings.*' names no parameter of the model; there are embedding.tokens.weight, "),
+        (["training.frozen=['*']"], "training.frozen: * is every parameter of the model, so nothing is left to train"),
+        (["training.adapter={targets: [c_attn]}"], "'c_attn' names no matrix of the model's stacks; there are encoder.blocks.*.self_att"),
+        ([LORA, "training.frozen=[embedding.*]"], "with an adapter all weights but its own and those of a new head are frozen already"),
+        ([LORA, "model.embedding.norm=false"], "embedding would differ, and an adapter changes weights and the head only"),
+        (["training.adapter={rank: 0}"], "training.adapter.rank: "),
+        (["training.adapter={kind: lora, ranks: 3}"], "training.adapter.ranks: unknown, did you mean rank"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_first_step(work: Path, words: list[str], message: str) -> None:
+    done = finetune("run", "--from", "bert", *words)
+    assert (done.code, done.out) == (2, ""), done.err
+    assert message in done.err
+    assert not list((work / "run").glob("checkpoints/step-*"))
+
+
+def test_without_a_checkpoint_there_is_nothing_to_adapt(place: Path, tmp_path: Path) -> None:
+    done = pretrain(tmp_path / "run", place / "tiny.yaml", LORA)
+    assert (done.code, "an adapter updates the weights of a checkpoint: give model.from, or remove it" in done.err) == (2, True)

@@ -1,0 +1,78 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): beside a frozen matrix W a product of two thin ones, B A, is trained.
+
+    y = W x + b + alpha / rank * B A dropout(x)        A (rank, in), B (out, rank)
+
+B begins as zero, so that the model begins as it was. Added to W it costs nothing any more.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from tfkit.adapters.choose import find_targets
+from tfkit.errors import UsageError
+from tfkit.model.config import ClassesHeadConfig, TagsHeadConfig
+from tfkit.model.transformer import Transformer
+from tfkit.recipe.schema import LoraSection
+
+A, B = "lora_a", "lora_b"  # the parameters, beside weight and bias
+
+
+class LoraLinear(nn.Linear):
+    """A linear layer with an update; it takes over the parameters of the one that it replaces, and their names."""
+
+    def __init__(self, linear: nn.Linear, section: LoraSection):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.scale, self.dropout = section.alpha / section.rank, section.dropout
+        self.lora_a = nn.Parameter(self.weight.new_empty(section.rank, self.in_features))
+        self.lora_b = nn.Parameter(self.weight.new_zeros(self.out_features, section.rank))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        read = F.dropout(input, self.dropout, self.training)
+        return super().forward(input) + self.scale * F.linear(F.linear(read, self.lora_a), self.lora_b)
+
+
+def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[str] = ()) -> None:
+    """Freeze the model, and give the targets of the recipe their updates, drawn with `seed`.
+
+    Trained in full are the parameters that are `new`, which must be of the head, and a head of classes or tags, which is the task's own.
+    Raises UsageError for a target that is not there, and for new entries of the vocabulary.
+    """
+    if foreign := [name for name in new if not name.startswith("head.")]:
+        raise UsageError(
+            f"training.adapter: {', '.join(foreign)} would be trained, and an adapter holds updates of what its base has, and a head: "
+            "train all weights, or name entries that the vocabulary has"
+        )
+    model.requires_grad_(False)
+    own = isinstance(model.config.head, ClassesHeadConfig | TagsHeadConfig)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in {*new} or (own and name.startswith("head.")))
+    generator = torch.Generator().manual_seed(seed)
+    for name, linear in find_targets(model, section.targets).items():
+        layer = LoraLinear(linear, section)
+        if not layer.lora_a.is_meta:  # uniform within 1 / sqrt(in), as peft draws it
+            nn.init.kaiming_uniform_(layer.lora_a, a=math.sqrt(5), generator=generator)
+        parent, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(parent), own_name, layer)
+
+
+def layers_of(model: nn.Module) -> dict[str, LoraLinear]:
+    """The layers with an update, by their names."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+
+
+def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """These values of the model's parameters, as those of a model without updates: W + alpha / rank * B A."""
+    updates = {f"{name}.weight": (layer.scale, f"{name}.{A}", f"{name}.{B}") for name, layer in layers_of(model).items()}
+    thin = {name for _, a, b in updates.values() for name in (a, b)}
+    whole = {name: tensor.detach() for name, tensor in tensors.items() if name not in thin}
+    for name, (scale, a, b) in updates.items():
+        whole[name] = whole[name] + scale * (tensors[b].detach() @ tensors[a].detach())
+    return whole

@@ -1,0 +1,178 @@
+"""adapter_config.json, as the `peft` library writes and reads it, and the base that it names. No tensors here."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tfkit.errors import ModelError
+from tfkit.families import FAMILIES
+from tfkit.hub.config_json import LIMIT
+from tfkit.hub.content import content_hash
+from tfkit.hub.find import ADAPTER, find_checkpoint
+from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
+from tfkit.recipe.schema import LoraSection
+from tfkit.run.model_files import find_file, read_object
+
+# What would make an update something else than alpha / rank B A x.
+_OTHERWISE = (
+    *("use_dora", "use_qalora", "lora_bias", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora"),
+    *("target_parameters", "trainable_token_indices", "monteclora_config", "velora_config"),
+)
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_TASKS = {"classes": "SEQ_CLS", "tags": "TOKEN_CLS", "none": "FEATURE_EXTRACTION"}
+
+
+@dataclass(frozen=True)
+class PeftConfig:
+    """What an adapter folder says of its updates, and of what they are updates of."""
+
+    base: str  # a folder, or a repository of the hub
+    revision: str | None = None
+    alpha: float = 8.0
+    alpha_pattern: dict[str, float] = field(default_factory=dict)  # for modules whose names end as a regular expression says
+    by_root: bool = False  # the update is divided by the root of the rank
+    task: str | None = None
+
+    def scale(self, module: str, rank: int) -> float:
+        """What the update of a module, under Hugging Face's name, is multiplied by."""
+        named = (alpha for pattern, alpha in self.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
+        return next(named, self.alpha) / (rank**0.5 if self.by_root else rank)
+
+
+def read_peft_config(folder: Path) -> PeftConfig:
+    """Raises ModelError for what is no LoRA, or one of a kind that tfkit does not compute."""
+    path = find_file(folder, ADAPTER)
+    assert path is not None
+    found = read_object(path, LIMIT)
+    if found.get("peft_type") != "LORA":
+        raise ModelError(f"{path}: peft_type is {str(found.get('peft_type'))[:80]!r}, and tfkit reads LORA only")
+    others = [name for name in _OTHERWISE if found.get(name)] + ["bias"] * (found.get("bias", "none") != "none")
+    if others:
+        raise ModelError(
+            f"{path}: {', '.join(others)}: an update of this kind is not computed here; merge it with peft, and load the result"
+        )
+    base, revision, patterns = found.get("base_model_name_or_path"), found.get("revision"), found.get("alpha_pattern") or {}
+    if not isinstance(base, str) or not base or not isinstance(revision, str | None):
+        raise ModelError(f"{path}: base_model_name_or_path does not name the model that this is an adapter of")
+    alphas = [found.get("lora_alpha", 8), *(patterns.values() if isinstance(patterns, dict) else [None])]
+    if not all(isinstance(alpha, int | float) and not isinstance(alpha, bool) for alpha in alphas):
+        raise ModelError(f"{path}: lora_alpha and alpha_pattern must hold numbers")
+    for pattern in patterns:
+        _check_pattern(pattern, path)
+    task = found.get("task_type")
+    return PeftConfig(base, revision, float(alphas[0]), patterns, bool(found.get("use_rslora")), task if isinstance(task, str) else None)
+
+
+def _check_pattern(pattern: str, path: Path) -> None:
+    """A regular expression may take for ever; of one that names modules only letters, numbers and dots are wanted."""
+    if not re.fullmatch(r"[\w.\\^$]{1,500}", pattern):
+        raise ModelError(f"{path}: alpha_pattern {pattern[:80]!r} is not the name of a module; write its name out")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ModelError(f"{path}: alpha_pattern {pattern[:80]!r} is no regular expression ({error})") from None
+
+
+def peft_settings(
+    section: LoraSection, config: ModelConfig, ranks: Mapping[str, int], modules: Sequence[str], saved: Sequence[str], *, transposed: bool
+) -> dict[str, Any]:
+    """The fields of adapter_config.json: of the updates by `ranks`, of all `modules` of the class, and of those `saved` whole.
+
+    alpha grows with the rank, so that alpha / rank is the recipe's everywhere.
+    """
+    usual = max({*ranks.values()}, key=list(ranks.values()).count)
+    others = {name: rank for name, rank in ranks.items() if rank != usual}
+    both = config.encoder_layers and config.decoder_layers
+    language = ("SEQ_2_SEQ_LM" if both else "CAUSAL_LM") if config.head.kind == "lm" else None
+    return {
+        "peft_type": "LORA",
+        "task_type": _TASKS.get(config.head.kind, language),
+        "r": usual,
+        "lora_alpha": _plain(section.alpha * usual / section.rank),
+        "rank_pattern": others,
+        "alpha_pattern": {name: _plain(section.alpha * rank / section.rank) for name, rank in others.items()},
+        "lora_dropout": section.dropout,
+        "target_modules": _short_names(list(ranks), modules),
+        "modules_to_save": list(saved) or None,
+        "fan_in_fan_out": transposed,
+        "bias": "none",
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+    }
+
+
+def _plain(number: float) -> float:
+    return int(number) if number == int(number) else number
+
+
+def _short_names(targets: Sequence[str], modules: Sequence[str]) -> list[str]:
+    """The ends of the targets' names (q, c_attn), by which peft finds them in every layer; whole names where that would find others too."""
+    ends = sorted({name.rpartition(".")[2] for name in targets})
+    found = {name for name in modules if name.rpartition(".")[2] in ends}
+    return ends if found == {*targets} else list(targets)
+
+
+def find_base(folder: Path, config: PeftConfig) -> Path:
+    """The model that the updates are of: by its path, that from the adapter's folder, or its name on the hub.
+
+    Raises ModelError if it is not there, or not the one that tfkit.json names.
+    """
+    said = _recorded(folder)
+    places = [Path(config.base), folder / config.base, *([folder / said["path"]] if isinstance(said.get("path"), str) else [])]
+    found = next((place for place in places if _is_folder(place)), None)
+    if found is not None:
+        base = find_checkpoint(found)
+    elif _HUB_NAME.fullmatch(config.base):
+        base = find_checkpoint(f"hub:{config.base}" + (f"@{config.revision}" if config.revision else ""))
+    else:
+        raise ModelError(
+            f"{folder}: its base {config.base} is not there: put it back, or say in {ADAPTER} where it is now (base_model_name_or_path)"
+        )
+    if (base / ADAPTER).is_file():
+        raise ModelError(f"{folder}: its base {base} is itself an adapter; save that as a whole model first: {how_to_merge(base)}")
+    if said.get("sha256") not in (None, (now := content_hash(base))):
+        raise ModelError(
+            f"{folder}: its base {base} is not what the updates were trained on: the SHA-256 of its weights was {said['sha256']} and is "
+            f"now {now}. Restore it, or say in {ADAPTER} where the right one is (base_model_name_or_path)"
+        )
+    return base
+
+
+def how_to_merge(folder: Path) -> str:
+    """A line that makes a whole model of an adapter."""
+    return f"python -c \"import tfkit; tfkit.load('{folder}').save('WHOLE')\""
+
+
+def base_record(folder: Path, base: Path, sha256: str) -> dict[str, str]:
+    """What tfkit.json says of the base: the way to it from the adapter's folder, so that both may move, and its hash."""
+    return {"path": os.path.relpath(base.resolve(), folder.resolve()), "sha256": sha256}
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    path = find_file(folder, "tfkit.json")
+    adapter = read_object(path, LIMIT).get("adapter", {}) if path is not None else {}
+    found = adapter.get("base", {}) if isinstance(adapter, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no path can have
+        return False
+
+
+def head_of_task(config: PeftConfig, base: ModelConfig, family: str, count: int) -> ModelConfig:
+    """The model that peft made of a base for a task: with a head for `count` classes or tags, where the base has none."""
+    kind = {"SEQ_CLS": "classes", "TOKEN_CLS": "tags"}.get(config.task or "")
+    if kind is None or (isinstance(base.head, ClassesHeadConfig | TagsHeadConfig) and base.head.kind == kind):
+        return base
+    known = [values for values in FAMILIES[family].architectures.values() if values["kind"] == kind] if family in FAMILIES else []
+    if not known:
+        raise ModelError(f"{config.base}: {config.task}: the family {family} has no head for that")
+    return ModelConfig.model_validate(base.model_dump() | {"head": {**known[0], "count": count}})

@@ -1,0 +1,166 @@
+r"""adapter_model.safetensors of the `peft` library: updates under the names of Hugging Face's class, and the modules trained whole.
+
+Where that class fuses matrices of ours, such as GPT-2's c_attn = q | k | v, ours get one update together. With updates B_q A_q and
+B_v A_v of rank r, on q and v only,
+
+    | B_q  0  |   | A_q |     | B_q A_q |
+    |  0   0  | * | A_v |  =  |    0    |       of rank 2 r: A's stand one above the other, each B in rows and columns of its own
+    |  0  B_v |               | B_v A_v |
+
+and since peft divides its alpha by the rank of all, 2 r, its alpha is 2 alpha. A and B are (rank, in) and (out, rank) also where the
+matrix itself is stored (in, out), as in GPT-2: fan_in_fan_out tells peft so.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tfkit.adapters.lora import A, B
+from tfkit.adapters.peft_config import PeftConfig
+from tfkit.errors import ModelError
+from tfkit.hub.find import pickle_refusal
+from tfkit.hub.names import our_shapes, rules_of
+from tfkit.hub.weights import Weight, read_weights
+from tfkit.model.config import ModelConfig
+from tfkit.run.model_files import find_file
+from tfkit.run.safetensors_header import read_header
+
+NAME = "adapter_model.safetensors"
+_BEFORE = "base_model.model."
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+_FLOATS = ("F32", "F16", "BF16", "F64")
+_MOST = 20  # names of one kind in a message
+
+
+@dataclass(frozen=True)
+class PeftTensors:
+    """What stands in the file, and what adapter_config.json says of it."""
+
+    tensors: dict[str, Tensor]
+    ranks: dict[str, int]  # of each module with an update
+    saved: list[str]  # the modules that are trained whole
+    modules: list[str]  # all that the class has
+    transposed: bool
+
+
+def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> PeftTensors:
+    """The updates and the whole parameters among `tensors`, which are under our names, as the class of the family has them."""
+    shapes, rules = our_shapes(config), rules_of(family, config)
+    updates = {name.removesuffix(f".{A}") for name in tensors if name.endswith(f".{A}")}
+    found: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    saved: dict[str, None] = {}
+    transposed = False
+    for rule in rules:
+        module, _, part = rule.theirs.rpartition(".")
+        owners = [name.removesuffix(".weight") for name in rule.ours]
+        if updated := [name for name in owners if name in updates and part == "weight"]:
+            rows = {name: shapes[f"{name}.weight"][0] for name in owners}
+            found[f"{_BEFORE}{module}{_A}"] = torch.cat([tensors[f"{name}.{A}"] for name in updated])
+            found[f"{_BEFORE}{module}{_B}"] = _stacked({name: tensors[f"{name}.{B}"] for name in updated}, rows)
+            ranks[module] = len(found[f"{_BEFORE}{module}{_A}"])
+            transposed = transposed or rule.transposed
+        elif len(rule.ours) == 1 and rule.ours[0] in tensors:  # of a head, where nothing is fused
+            found[f"{_BEFORE}{rule.theirs}"] = tensors[rule.ours[0]]
+            saved[module] = None
+    modules = list(dict.fromkeys(rule.theirs.rpartition(".")[0] for rule in rules))
+    return PeftTensors(found, ranks, list(saved), modules, transposed)
+
+
+def _stacked(factors: Mapping[str, Tensor], rows: Mapping[str, int]) -> Tensor:
+    """The B of a fused matrix, whose parts have so many rows: each factor in its part's rows, and in columns of its own."""
+    width = sum(factor.shape[1] for factor in factors.values())
+    whole = next(iter(factors.values())).new_zeros(sum(rows.values()), width)
+    row = column = 0
+    for name, count in rows.items():
+        if name in factors:
+            rank = factors[name].shape[1]
+            whole[row : row + count, column : column + rank] = factors[name]
+            column += rank
+        row += count
+    return whole
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """The file, in float32."""
+    whole = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+    save_file(whole, folder / NAME, metadata={"format": "pt"})
+
+
+@dataclass(frozen=True)
+class Updates:
+    """What the file of an adapter holds, under our names."""
+
+    added: dict[str, Tensor]  # to be added to the base's
+    whole: dict[str, Tensor]  # in place of the base's
+
+
+def find_tensors(folder: Path) -> dict[str, Weight]:
+    """All tensors of the file, by their names in the class, unread. Raises ModelError if there is none, or one of another name."""
+    path = find_file(folder, NAME)
+    if path is None:
+        pickles = sorted(path for path in folder.iterdir() if pickle_refusal(path))
+        raise ModelError(pickle_refusal(pickles[0]) if pickles else f"{folder / NAME}: there is no such file; copy the folder again")
+    return {name.removeprefix(_BEFORE): Weight(path, name, stored) for name, stored in read_header(path).items()}
+
+
+def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfig) -> Updates:
+    """The updates of a folder for a model of this description. Raises ModelError, listing every tensor that does not fit it."""
+    weights, shapes = find_tensors(folder), our_shapes(config)
+    rules = {rule.theirs: rule for rule in rules_of(family, config)}
+    prefix = _missing_prefix(weights, rules)
+    weights = {prefix + name: weight for name, weight in weights.items()}
+    updated = {name.removesuffix(_A) for name in weights if name.endswith(_A)} & {n.removesuffix(_B) for n in weights if n.endswith(_B)}
+    problems = [f"mistyped: {name} {weight.stored.dtype}" for name, weight in weights.items() if weight.stored.dtype not in _FLOATS]
+    for name, weight in weights.items():
+        module = name.removesuffix(_A).removesuffix(_B)
+        rule = rules.get(f"{module}.weight" if module in updated else name)
+        if rule is None or (module != name and module not in updated):
+            problems.append(f"unexpected: {name} {weight.stored.shape}")
+            continue
+        rows, rest = sum(shapes[ours][0] for ours in rule.ours), shapes[rule.ours[0]][1:]
+        whole: tuple[int, ...] = (rows, *rest)
+        if module in updated:
+            if len(rest) != 1 or rule.row:
+                problems.append(f"no matrix: {name}")
+                continue
+            rank = _rank(weights[module + _A])
+            whole = (rank, *rest) if name.endswith(_A) else (rows, rank)
+        elif rule.transposed or rule.row:
+            whole = whole[::-1] if rule.transposed else (1, *whole)
+        if weight.stored.shape != whole:
+            problems.append(f"misshapen: {name} {weight.stored.shape} instead of {whole}")
+    if problems or not updated:
+        more = [f"and {len(problems) - _MOST:,} more"] if len(problems) > _MOST else []
+        lines = "\n  ".join([*problems[:_MOST], *more]) or "no update in it"
+        raise ModelError(f"{folder / NAME}: does not fit its base:\n  {lines}")
+    tensors = {name: tensor.float() for name, tensor in read_weights(weights).items()}
+    added: dict[str, Tensor] = {}
+    for module in sorted(updated):
+        a, b = tensors.pop(module + _A), tensors.pop(module + _B)
+        ours = rules[f"{module}.weight"].ours
+        parts = b.split([shapes[name][0] for name in ours])
+        added |= {name: peft.scale(module, len(a)) * (part @ a) for name, part in zip(ours, parts, strict=True)}
+    replaced: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        rule = rules[name]
+        tensor = tensor.t() if rule.transposed else tensor[0] if rule.row else tensor
+        replaced |= dict(zip(rule.ours, tensor.split([shapes[ours][0] for ours in rule.ours]), strict=True))
+    return Updates(added, replaced)
+
+
+def _missing_prefix(weights: Mapping[str, Weight], rules: Mapping[str, object]) -> str:
+    """What to put before the names of an adapter of the bare class, for a base that has a head."""
+    first = next((name.removesuffix(_A) for name in weights if name.endswith(_A)), None)
+    if first is None or f"{first}.weight" in rules:
+        return ""
+    found = {name.removesuffix(f"{first}.weight") for name in rules if name.endswith(f".{first}.weight")}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _rank(weight: Weight) -> int:
+    return weight.stored.shape[0] if weight.stored.shape else 0

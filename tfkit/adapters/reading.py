@@ -1,0 +1,117 @@
+"""A folder with updates, and its base -> the whole model. Any other model folder is read as `tfkit.hub` reads it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+import tfkit.hub as hub
+from tfkit.adapters.peft_config import PeftConfig, find_base, head_of_task, read_peft_config
+from tfkit.adapters.peft_files import find_tensors, read_updates
+from tfkit.errors import ModelError
+from tfkit.hub import Described, Loaded, find_checkpoint
+from tfkit.hub.config_json import EXPRESSED, LIMIT, read_config, read_labels, read_problem_type, read_special_ids
+from tfkit.hub.find import ADAPTER
+from tfkit.hub.names import rules_of
+from tfkit.hub.reading import check_sizes
+from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
+from tfkit.recipe.presets import merge
+from tfkit.run.model_files import find_file, read_object
+from tfkit.tokenizer import load_tokenizer
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a model folder holds updates of another one."""
+    return (folder / ADAPTER).is_file()
+
+
+def describe(path: str | Path) -> Described:
+    """What a model folder says of itself, its weights unread; an adapter, of what it makes of its base. Raises ModelError."""
+    folder = find_checkpoint(path)
+    if not is_adapter(folder):
+        return hub.describe(folder)
+    opened = _open(folder)
+    labels = read_labels(opened.hf, opened.config.head) if opened.hf else opened.base.labels
+    codec = load_tokenizer(folder) or opened.base.codec
+    ids = read_special_ids(opened.hf, folder) or opened.base.special_ids
+    return Described(folder, opened.config, codec, opened.family, ids, labels)
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    head: HeadConfig | None = None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    seed: int = 0,
+) -> Loaded:
+    """As `tfkit.hub.load`; of an adapter, ours or one that peft saved, its base with the updates added. Raises ModelError."""
+    folder = find_checkpoint(path)
+    if not is_adapter(folder):
+        return hub.load(folder, device=device, dtype=dtype, head=head, changes=changes, seed=seed)
+    opened, described = _open(folder), describe(folder)
+    updates = read_updates(folder, opened.peft, opened.family, opened.config)
+    asked = head or opened.config.head
+    expressed = opened.config.model_dump(include=EXPRESSED)
+    base = hub.load(opened.base.folder, head=asked, changes=merge(expressed, changes), seed=seed)
+    own = asked == opened.config.head
+    parameters = dict(base.model.named_parameters())
+    with torch.no_grad():
+        for name, update in updates.added.items():
+            parameters[name].add_(update)
+        for name, tensor in updates.whole.items():
+            if name in parameters and parameters[name].shape == tensor.shape:  # else of a head that was not asked for
+                parameters[name].copy_(tensor)
+    new = tuple(name for name in base.new_parameters if name not in updates.whole or parameters[name].shape != updates.whole[name].shape)
+    if own and new:
+        raise ModelError(f"{folder}: lacks {', '.join(new)}, which its base {opened.base.folder} lacks too; save the adapter with its head")
+    labels, problem = base.labels, base.problem_type
+    if own and opened.hf:
+        labels, problem = described.labels, read_problem_type(opened.hf)
+    model = base.model.to(device=device, dtype=dtype)
+    ids = described.special_ids
+    return replace(
+        base, model=model, codec=described.codec, folder=folder, special_ids=ids, labels=labels, problem_type=problem, new_parameters=new
+    )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An adapter and its base, their weights unread."""
+
+    peft: PeftConfig
+    base: Described
+    hf: dict[str, Any]  # config.json, where there is one
+    family: str  # whose names the adapter's tensors have
+    config: ModelConfig  # of both together
+
+
+def _open(folder: Path) -> _Opened:
+    check_sizes(folder)
+    peft = read_peft_config(folder)
+    base = hub.describe(find_base(folder, peft))
+    path = find_file(folder, "config.json")
+    if path is None:  # as peft leaves it
+        return _Opened(peft, base, {}, base.family, _with_head(folder, peft, base))
+    hf = read_object(path, LIMIT)
+    family, config = read_config(hf, folder)
+    own, others = (one.model_dump(exclude=EXPRESSED | {"head"}) for one in (config, base.config))
+    if different := [name for name in own if own[name] != others[name]]:
+        raise ModelError(f"{path}: tells of another model than its base {base.folder}: {', '.join(different)} differ")
+    return _Opened(peft, base, hf, family.name if family else hub.OWN_TYPE, config)
+
+
+def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:
+    """The base's description, with the head of the adapter's task; how many classes there are is told by the tensors."""
+    config = head_of_task(peft, base.config, base.family, 1)
+    if config is base.config and not isinstance(config.head, ClassesHeadConfig | TagsHeadConfig):
+        return config
+    output = next(rule.theirs for rule in rules_of(base.family, config) if rule.ours[0] in ("head.classes.weight", "head.tags.weight"))
+    weight = find_tensors(folder).get(output)
+    if weight is None or not weight.stored.shape:
+        return config
+    return config.model_copy(update={"head": config.head.model_copy(update={"count": weight.stored.shape[0]})})

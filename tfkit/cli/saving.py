@@ -1,0 +1,31 @@
+"""The model of a run as the files of a checkpoint: whole, or as an adapter of what the run started from."""
+
+from pathlib import Path
+from typing import Any
+
+from tfkit.adapters import Base, merged, save_adapter
+from tfkit.cli.training_data import TrainingData
+from tfkit.hub import save_model
+from tfkit.model.transformer import Transformer
+from tfkit.recipe.schema import Recipe
+from tfkit.training.precision import Weights
+
+
+def write_model(
+    folder: Path, recipe: Recipe, data: TrainingData, model: Transformer, weights: Weights, family: str | None, facts: dict[str, Any]
+) -> None:
+    """The result of the training so far, and beside it tokenizer, labels and `facts`."""
+    adapter, result = recipe.training.adapter, weights.result
+    said: dict[str, Any] = {
+        "family": family,
+        "end_ids": data.end_ids,
+        "labels": data.labels,
+        "problem_type": "regression" if getattr(recipe.objective, "regression", False) else None,
+        "facts": facts,
+    }
+    if adapter is None or adapter.merge:
+        save_model(folder, model.config, merged(model, result), data.tokenizer, **said)
+        return
+    assert data.start is not None
+    base = Base(data.start.path, data.start.described.folder, data.start.sha256)
+    save_adapter(folder, model.config, {name: result[name] for name in weights.trained}, data.tokenizer, adapter, base, **said)
