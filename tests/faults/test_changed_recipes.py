@@ -205,6 +205,7 @@ FREE = {
     "evaluation.batch_size=2": None,
     "evaluation.max_tokens=100": "evaluation.max_tokens: 300 in the run, 100 now. Scores from here on are of other texts",
     "evaluation.precision=bfloat16": None,
+    "evaluation.bootstrap=50": None,
     "generation.prompts=[the]": None,
     "generation.max_new_tokens=3": None,
     "generation.temperature=0": None,
@@ -227,6 +228,7 @@ SINGLE = {"data.train"}  # one value, or within a list: data.train.0.weight
 SINGLE |= {"objective.of.kind", "objective.masked_only"}  # no other value goes with a causal student
 SINGLE |= {"model.encoder_layers", "model.head.kind"}  # no other value goes with the objective, so it is not even compared
 SINGLE |= {"model.head.next_sentence"}  # follows objective.next_sentence
+SINGLE |= {"evaluation.text_metrics"}  # of other objectives; as all of evaluation.*
 SINGLE |= {"model.position.scaling", "training.batch_ramp"}  # null, or a section, whose fields are told
 SLOW = {"training.compile=true", "carbon.enabled=true"}
 

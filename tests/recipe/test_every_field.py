@@ -108,6 +108,11 @@ def judge(seen: Seen) -> Any:
     return json.loads((seen.folder / "checkpoints" / "best.json").read_text(encoding="utf-8"))["metric"]
 
 
+def weight_files(seen: Seen) -> list[str]:
+    """What the last checkpoint holds of the model."""
+    return sorted(path.name for path in (seen.folder / "checkpoints" / checkpoints(seen)[-1]).glob("*.safetensors"))
+
+
 def steps(seen: Seen) -> int:
     return seen.run.plan.steps
 
@@ -196,9 +201,20 @@ def hub(seen: Seen) -> list[Any]:
 
 def scored(seen: Seen) -> float:
     """The loss that `tfkit evaluate` gives, by the recipe that lies in the run folder."""
-    kept = seen.folder.with_name(seen.folder.name + "-scored")
+    return float(_result(seen, "scored")["metrics"]["loss"])
+
+
+def judged(seen: Seen) -> list[Any]:
+    """Which metrics it gives, and the ends of their intervals."""
+    result = _result(seen, "judged")
+    return [sorted(result["metrics"]), result["intervals"]]
+
+
+def _result(seen: Seen, name: str) -> dict[str, Any]:
+    kept = seen.folder.with_name(f"{seen.folder.name}-{name}")
     assert main(["evaluate", "--from", str(seen.folder), "--run", str(kept), "--json"]) == 0
-    return float(json.loads((kept / "run.json").read_text(encoding="utf-8"))["result"]["metrics"]["loss"])
+    found: dict[str, Any] = json.loads((kept / "run.json").read_text(encoding="utf-8"))["result"]
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------- the table
@@ -262,6 +278,7 @@ CHAT = (
     "objective={kind: chat} | model.context_length=400 | tokenizer={variant: smollm2, vocab_size: 300} | data.validation=null | "
     "data.train.0.columns={instruction: text, output: body}"
 )
+ADAPTED = "model={from: first} | tokenizer={} | training.adapter={rank: 2, dropout: 0.1}"
 
 TABLE = {
     "model.preset": Change(
@@ -462,6 +479,12 @@ TABLE = {
     "training.micro_batch_size": Change("training.micro_batch_size=2", micro_batches),
     "training.precision": Change("training.precision=bf16", precision),
     "training.ema_decay": Change("training.ema_decay=0.9", evaluation),
+    "training.adapter.rank": Change("training.adapter.rank=3", shapes, ADAPTED),
+    "training.adapter.alpha": Change("training.adapter.alpha=30", curve, ADAPTED),
+    "training.adapter.dropout": Change("training.adapter.dropout=0.5", curve, ADAPTED),
+    "training.adapter.targets": Change("training.adapter.targets=[k_proj]", shapes, ADAPTED),
+    "training.adapter.merge": Change("training.adapter.merge=true", weight_files, ADAPTED),
+    "training.frozen": Change("training.frozen=['embedding.*']", weights),
     "training.unfreeze_every": Change("training.unfreeze_every=2", weights),
     "training.patience": Change(
         "training.patience=1", evaluated_steps, "optimizer.lr=10 | checkpoint.every=1 | evaluation.every=1 | training.steps=12"
@@ -480,6 +503,8 @@ TABLE = {
     "evaluation.batch_size": Change("evaluation.batch_size=1", forwards),
     "evaluation.max_tokens": Change("evaluation.max_tokens=100", evaluation),
     "evaluation.precision": Change("evaluation.precision=bfloat16", scored),
+    "evaluation.text_metrics": Change("evaluation.text_metrics=[chrf]", judged, f"{WRITTEN} | generation.max_new_tokens=2"),
+    "evaluation.bootstrap": Change("evaluation.bootstrap=7", judged),
     "generation.prompts": Change(WRITES, samples),
     "generation.max_new_tokens": Change("generation.max_new_tokens=3", samples, DRAWS),
     "generation.temperature": Change("generation.temperature=0", samples, DRAWS),
@@ -590,7 +615,8 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
             known[words] = seen = Seen(place / f"run-{len(known)}", given)
             with pytest.MonkeyPatch.context() as watching:
                 _watch(seen, watching)
-                assert main(["pretrain", "recipe.yaml", "--run", str(seen.folder), "--threads", "1", *given]) == 0
+                command = "finetune" if ADAPTED.partition(" ")[0] in given else "pretrain"
+                assert main([command, "recipe.yaml", "--run", str(seen.folder), "--threads", "1", *given]) == 0
         return known[words]
 
     run("training.steps=2")  # for a finished tokenizer, of other text
