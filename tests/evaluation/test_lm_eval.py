@@ -1,0 +1,126 @@
+"""lm-evaluation-harness on our models, against its own `hf` model on the same folder: a task of a local file, no network."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import pytest
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from tfkit.errors import ModelError, UsageError
+from tfkit.evaluation.lm_eval import TfkitLM
+from tfkit.hub.reading import Loaded
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import build
+from tfkit.tokenizer import train_byte_bpe
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the harness' own, and those of what it imports
+CONTEXT = 24
+WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "hat", "big", "red"]
+TASK = """
+task: animals
+dataset_path: json
+dataset_kwargs: {data_files: {test: ROWS}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{answers}}"
+doc_to_target: "{{right}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+num_fewshot: 0
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of random weights."""
+    path = tmp_path_factory.mktemp("asked")
+    tokenizer = train_byte_bpe([" ".join(WORDS)] * 3, 300, add_bos=True)
+    sizes = {"vocab_size": tokenizer.size, "context_length": CONTEXT, "decoder_layers": 2, "dim": 24, "hidden_dim": 96, "num_heads": 3}
+    shape = {"position": {"kind": "learned"}, "norm": {"kind": "layer"}, "attention": {"qkv_bias": True, "out_bias": True}}
+    rest = {"mlp": {"activation": "gelu_tanh", "bias": True}, "head": {"tied": True}, "init": {"std": 0.3}}
+    config = ModelConfig.model_validate(sizes | shape | rest)
+    Loaded(build(config, seed=5), tokenizer, config, "gpt2", path).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path) -> tuple[TfkitLM, HFLM]:
+    return TfkitLM(str(folder), batch_size=3), HFLM(str(folder), device="cpu", batch_size=2, dtype="float32")
+
+
+def sentence(draws: random.Random, most: int) -> str:
+    return " ".join(draws.choice(WORDS) for _ in range(draws.randint(1, most)))
+
+
+def requests(kind: Any, arguments: list[tuple[Any, ...]]) -> list[Instance]:
+    return [Instance(request_type=kind, doc={}, arguments=one, idx=0) for one in arguments]
+
+
+def test_loglikelihood_is_that_of_the_harness(both: tuple[TfkitLM, HFLM]) -> None:
+    draws = random.Random(1)
+    asked: list[tuple[Any, ...]] = [(sentence(draws, 30), " " + sentence(draws, 6)) for _ in range(12)]
+    asked += [("", "the cat"), ("the cat ", "sat"), ("the cat\n\n", "sat on"), ("big red", " hat"), ("big red", " hat")]
+    ours, theirs = (model.loglikelihood(requests("loglikelihood", asked)) for model in both)
+    assert [one[0] for one in ours] == pytest.approx([one[0] for one in theirs], abs=1e-4)
+    assert [one[1] for one in ours] == [one[1] for one in theirs]
+
+
+def test_a_greedy_continuation_is_one(both: tuple[TfkitLM, HFLM]) -> None:
+    (text,) = both[0].generate_until(requests("generate_until", [("the cat", {"until": [], "max_gen_toks": 4})]))
+    asked = requests("loglikelihood", [("the cat", text)])
+    assert both[0].loglikelihood(asked)[0][1] == both[1].loglikelihood(asked)[0][1]
+
+
+def test_rolling_likelihoods_are_those_of_the_harness(both: tuple[TfkitLM, HFLM]) -> None:
+    draws = random.Random(2)
+    texts: list[tuple[Any, ...]] = [(sentence(draws, most),) for most in (1, 5, 23, 60, 90)]
+    ours, theirs = (model.loglikelihood_rolling(requests("loglikelihood_rolling", texts)) for model in both)
+    assert ours == pytest.approx(theirs, abs=2e-4)
+
+
+def test_what_is_written_is_what_the_harness_writes(both: tuple[TfkitLM, HFLM]) -> None:
+    draws = random.Random(3)
+    asked: list[tuple[Any, ...]] = [
+        (sentence(draws, 30), {"until": until, "max_gen_toks": most, "do_sample": False})
+        for until, most in ((["e"], 12), ([" c", "\n"], 12), (["e"], 12), ([], 5))
+    ]
+    ours, theirs = (model.generate_until(requests("generate_until", asked)) for model in both)
+    assert ours == theirs
+    assert any(ours)
+
+
+def test_a_task_of_a_local_file_has_the_same_result(both: tuple[TfkitLM, HFLM], tmp_path: Path) -> None:
+    draws = random.Random(4)
+    rows = [
+        {"question": sentence(draws, 9), "answers": [sentence(draws, 5) for _ in range(3)], "right": draws.randrange(3)} for _ in range(20)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    (tmp_path / "animals.yaml").write_text(TASK.replace("ROWS", json.dumps(str(tmp_path / "rows.jsonl"))), encoding="utf-8")
+    tasks = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    found = [
+        lm_eval.simple_evaluate(model, tasks=["animals"], task_manager=tasks, bootstrap_iters=0, log_samples=True)  # type: ignore[attr-defined]
+        for model in both
+    ]
+    scores = [{name: value for name, value in one["results"]["animals"].items() if name.startswith("acc")} for one in found]
+    assert scores[0] == scores[1]
+    assert 0 < scores[0]["acc,none"] < 1
+    ours, theirs = ([float(reply[0][0]) for sample in one["samples"]["animals"] for reply in sample["resps"]] for one in found)
+    assert len(ours) == 60
+    assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_what_cannot_be_done_is_said(both: tuple[TfkitLM, HFLM], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="typical_p: tfkit knows until"):
+        both[0].generate_until(requests("generate_until", [("the", {"typical_p": 0.5})]))
+    with pytest.raises(UsageError, match=f"max_gen_toks is 256, and the model's context {CONTEXT} tokens"):
+        both[0].generate_until(requests("generate_until", [("the", {"until": ["a"]})]))
+    config = both[0].loaded.config.model_copy(update={"head": {"kind": "none"}})
+    encoder = ModelConfig.model_validate(config.model_dump() | {"head": {"kind": "classes", "count": 2, "pool": "last"}})
+    Loaded(build(encoder, 1), both[0].codec, encoder, "gpt2", tmp_path, labels=("a", "b")).save(tmp_path)
+    with pytest.raises(ModelError, match="the harness asks language models"):
+        TfkitLM(str(tmp_path))

@@ -1,0 +1,129 @@
+"""Our models for lm-evaluation-harness (the extra tfkit[lm-eval]): `python -m tfkit.evaluation.lm_eval` is its command, which then knows
+
+    --model tfkit --model_args checkpoint=RUN
+
+The harness' own `--model hf` on the same checkpoint gives the same numbers, for models that transformers can read.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from lm_eval.__main__ import cli_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+
+import tfkit
+from tfkit.errors import ModelError, UsageError
+from tfkit.evaluation.likelihood import Ids, Likelihood, Question, likelihoods, score_questions
+from tfkit.generation.complete import complete_ids
+from tfkit.recipe.schema import GenerationSection
+
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness' words for one thing
+_DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "num_beams")
+
+
+@register_model("tfkit")
+class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
+    """A language model of a checkpoint, run folder or Hugging Face folder."""
+
+    def __init__(
+        self, checkpoint: str, *, batch_size: int | str = 16, device: str | None = None, dtype: str = "float32", max_gen_toks: int = 256
+    ):
+        """`max_gen_toks`: the longest continuation where a task names none. Raises ModelError for what is no language model."""
+        super().__init__()
+        loaded = tfkit.load(checkpoint, device=device or "cpu", dtype=getattr(torch, dtype))
+        if loaded.config.head.kind != "lm" or loaded.codec is None:
+            raise ModelError(f"{checkpoint}: the harness asks language models with a tokenizer; this is none")
+        self.loaded, self.codec = loaded, loaded.codec
+        self.batch_size, self.max_gen_toks = int(batch_size), max_gen_toks
+        self.start_id = loaded.start_id if loaded.config.encoder_layers else None
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """log P(continuation | context), and whether greedy decoding would give the continuation."""
+        asked = [Question(*request.args) for request in requests]
+        found = likelihoods(self.loaded.model, self.codec, asked, self.batch_size, start_id=self.start_id)
+        for request, one in zip(requests, found, strict=True):
+            self.cache_hook.add_partial("loglikelihood", request.args, (one.log_prob, one.greedy))
+        return [(one.log_prob, one.greedy) for one in found]
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """The log-probability of whole texts behind the token that begins texts.
+
+        As the harness' own models do, what the tokenizer's template puts into a text is part of it: a tokenizer with such a token of its
+        own has it twice, and the second is scored.
+        """
+        if self.start_id is not None:
+            raise UsageError(f"{self.loaded.folder}: an encoder-decoder has no probability of a whole text")
+        opening = self.codec.bos_id if self.codec.bos_id is not None else self.codec.eos_id
+        before = [] if opening is None else [opening]
+        texts = [request.args[0] for request in requests]
+        encoded = [Ids(before + ids, 1, []) for ids in self.codec.encode_texts(texts)]
+        found = self._scored([Question("", text) for text in texts], encoded)
+        for request, one in zip(requests, found, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, one.log_prob)
+        return [one.log_prob for one in found]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """A continuation of each context up to one of the strings in `until`; greedy, unless the task says otherwise."""
+        found: dict[int, str] = {}
+        for settings, numbers in self._alike(requests):
+            for begin in range(0, len(numbers), self.batch_size):
+                batch = numbers[begin : begin + self.batch_size]
+                texts = self._continued([requests[number].args[0] for number in batch], settings)
+                found |= dict(zip(batch, texts, strict=True))
+        for number, request in enumerate(requests):
+            self.cache_hook.add_partial("generate_until", request.args, found[number])
+        return [found[number] for number in range(len(requests))]
+
+    def _scored(self, questions: Sequence[Question], encoded: Sequence[Ids]) -> list[Likelihood]:
+        return score_questions(self.loaded.model, questions, encoded, self.batch_size)
+
+    def _alike(self, requests: Sequence[Instance]) -> Iterator[tuple[GenerationSection, list[int]]]:
+        """The numbers of the requests that are to be continued in the same way."""
+        kinds: dict[str, tuple[GenerationSection, list[int]]] = {}
+        for number, request in enumerate(requests):
+            settings = self._settings(dict(request.args[1]))
+            kinds.setdefault(settings.model_dump_json(), (settings, []))[1].append(number)
+        yield from kinds.values()
+
+    def _settings(self, asked: dict[str, Any]) -> GenerationSection:
+        """A task's `generation_kwargs` in our words. Raises UsageError for one that we do not know."""
+        until = asked.pop("until", None) or []
+        lengths = [asked.pop(name) for name in _LENGTHS if asked.get(name) is not None]
+        temperature = float(asked.get("temperature") or 0.0)
+        drawn = asked.pop("do_sample", temperature > 0)
+        if unknown := [name for name in asked if name not in _DRAWING]:
+            raise UsageError(f"generation_kwargs: {', '.join(unknown)}: tfkit knows until, do_sample, {', '.join((*_LENGTHS, *_DRAWING))}")
+        return GenerationSection.model_validate(
+            {name: value for name, value in asked.items() if value is not None}
+            | {
+                "temperature": temperature if drawn else 0.0,
+                "stop": [until] if isinstance(until, str) else until,
+                "max_new_tokens": int(lengths[0]) if lengths else self.max_gen_toks,
+            }
+        )
+
+    def _continued(self, contexts: Sequence[str], settings: GenerationSection) -> list[str]:
+        """Contexts that leave no room for the longest continuation lose their beginning."""
+        prompts = self.codec.encode_texts(contexts)
+        room = length = self.loaded.config.context_length
+        if self.start_id is None:
+            prompts = [ids[: len(ids) - len(self.codec.suffix)] for ids in prompts]
+            room -= settings.max_new_tokens
+        if room <= 0:
+            raise UsageError(f"max_gen_toks is {settings.max_new_tokens}, and the model's context {length} tokens: lower it")
+        done = complete_ids(
+            self.loaded.model,
+            self.codec,
+            [ids[-room:] for ids in prompts],
+            settings,
+            eos_ids=self.loaded.eos_ids,
+            start_id=self.start_id,
+        )
+        return [one.text for one in done]
+
+
+if __name__ == "__main__":
+    cli_evaluate()
