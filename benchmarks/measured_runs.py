@@ -1,0 +1,188 @@
+"""Runs of tfkit as processes of their own, with what each reached and what it cost; what was finished once is not run again.
+
+What transfer.py and distillation.py share: rows of a recipe as files, majorities, means with their spread, numbers in tables.
+"""
+
+import hashlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tfkit.data.rows import Row
+from tfkit.data.sources import training_sources, validation_sources
+from tfkit.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a training, from its start to its last checkpoint; None: not measured."""
+
+    seconds: float
+    energy_kwh: float | None
+    emissions_g: float | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished run: what its model scores on the test rows, and what it cost."""
+
+    metrics: dict[str, float]
+    steps: int
+    cost: Cost
+    machine: str
+
+
+class Runs:
+    """Runs in one folder, named for what they are and for everything that they depend on, so that other settings make other runs."""
+
+    def __init__(self, root: Path, words: Sequence[str]):
+        """`words` are for every training: `--threads 2`, `carbon.country=FRA`."""
+        self.root, self.words = root, tuple(words)
+        root.mkdir(parents=True, exist_ok=True)
+
+    def train(self, name: str, words: Sequence[str], files: Sequence[Path] = ()) -> Path:
+        """The folder of a finished run; one that was interrupted goes on. `files` are what it reads: other contents make another run."""
+        folder = self._folder(name, words, files)
+        self._tfkit([*words, "--run", str(folder), "--resume", "--json", *self.words], folder)
+        return folder
+
+    def measure(self, name: str, words: Sequence[str], train: Path, test: Path, *, keep: bool = False) -> tuple[Measured, Path]:
+        """Train and score; the weights are removed then from the run's folder, unless they are to be kept."""
+        folder = self._folder(name, words, [train, test])
+        record = folder.with_name(f"{folder.name}.json")
+        if record.exists() and (not keep or (folder / "checkpoints").exists()):
+            return from_json(record.read_text(encoding="utf-8")), folder
+        self._tfkit([*words, "--run", str(folder), "--resume", "--json", *self.words], folder)
+        scores = self._tfkit(["evaluate", "--from", str(folder), "--data", str(test), "--json", "carbon.enabled=false"], folder)
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        machine = f"{run['processor']['name']}, {run['threads']} of {run['processor']['cores']} cores, {run['precision'].split('.')[-1]}"
+        found = Measured(json.loads(scores)["metrics"], run["result"]["steps"], cost_of(run), machine)
+        partial = record.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        partial.replace(record)
+        if not keep:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        return found, folder
+
+    def _folder(self, name: str, words: Sequence[str], files: Sequence[Path]) -> Path:
+        contents = [hashlib.blake2b(file.read_bytes()).hexdigest() for file in files]
+        about = json.dumps([*words, *self.words, *contents])
+        return self.root / f"{name}-{hashlib.blake2b(about.encode(), digest_size=4).hexdigest()}"
+
+    def _tfkit(self, words: Sequence[str], folder: Path) -> str:
+        """Its stdout; what it says on the way is in a file beside the run's folder."""
+        print(f"{folder.name}: {words[0]}", file=sys.stderr, flush=True)
+        log = folder.with_name(f"{folder.name}.log")
+        with log.open("a", encoding="utf-8") as errors:
+            done = subprocess.run([sys.executable, "-m", "tfkit", *words], stdout=subprocess.PIPE, stderr=errors, text=True, check=False)
+        if done.returncode:
+            last = "\n".join(log.read_text(encoding="utf-8").splitlines()[-5:])
+            sys.exit(f"tfkit {words[0]} ended with {done.returncode}; {log} ends with\n{last}")
+        return done.stdout
+
+
+def cost_of(run: dict[str, Any]) -> Cost:
+    """Of a receipt, run.json."""
+    totals = run["totals"]
+    return Cost(totals["seconds"], totals["energy_kwh"], totals["emissions_g"])
+
+
+def from_json(text: str) -> Measured:
+    values = json.loads(text)
+    return Measured(**{**values, "cost": Cost(**values["cost"])})
+
+
+def receipt_beside(checkpoint: Path) -> dict[str, Any] | None:
+    """The receipt of the run that made a checkpoint, if it still lies in that run's folder and tells what it cost."""
+    path = checkpoint.parent.parent / "run.json"
+    if checkpoint.parent.name != "checkpoints" or not path.exists():
+        return None
+    run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return run if "totals" in run else None
+
+
+# ------------------------------------------------------------------------------------------------------------------ rows
+
+
+def labelled_rows(recipe: Recipe, path: Path | None, *, test: bool) -> list[Row]:
+    """The training or the test rows: of a file, else of the recipe's own data.train or data.validation."""
+    roles = recipe.objective.roles
+    data = recipe.data
+    if path is not None:
+        source = type(data.train[0])(path=str(path))
+        data = data.model_copy(update={"train": [source], "validation": None})
+        return [row for found in training_sources(data, roles) for row in found.rows()]
+    return [row for found in (validation_sources if test else training_sources)(data, roles) for row in found.rows()]
+
+
+def write_rows(rows: Iterable[Row], path: Path) -> Path:
+    """JSON lines with the names of the parts that the objective reads; left alone where they are the same already."""
+    text = "".join(json.dumps(row.values, ensure_ascii=False) + "\n" for row in rows)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return path.resolve()
+
+
+def majority(train: Sequence[Row], test: Sequence[Row]) -> float | None:
+    """The accuracy of always telling the most frequent class of the training rows; None where rows have no class."""
+    if not all("label" in row.values for row in (*train, *test)):
+        return None
+    labels = [row.values["label"] for row in test]
+    ((often, _),) = Counter(row.values["label"] for row in train).most_common(1)
+    return labels.count(often) / len(labels)
+
+
+def all_labels(rows: Sequence[Row]) -> list[str]:
+    """The classes or tags of all rows: a small subset need not have them all, and the head is the same for each size."""
+    return sorted({label for row in rows for label in ([row.values["label"]] if "label" in row.values else row.values.get("tags", ()))})
+
+
+def task(rows: Path, labels: Sequence[str], seed: int) -> list[str]:
+    """What every run on a task is told: rows, labels, seed; one checkpoint at the end, and nothing to judge before that."""
+    return [
+        f"data.train=[{{path: {json.dumps(str(rows))}}}]",
+        "data.validation=null",
+        f"objective.labels={json.dumps(list(labels))}",
+        "training.epochs=null",
+        f"training.seed={seed}",
+        "checkpoint.every=null",
+        "evaluation.every=null",
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------------- numbers
+
+
+def spread(values: Sequence[float]) -> str:
+    """`0.823 ± 0.004`: the mean and the standard deviation of the sample; of a single value itself."""
+    mean = f"{statistics.fmean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.3f}"
+
+
+def mean_cost(costs: Sequence[Cost]) -> Cost:
+    """A kind that one of them lacks is None."""
+    energy = [cost.energy_kwh for cost in costs if cost.energy_kwh is not None]
+    emissions = [cost.emissions_g for cost in costs if cost.emissions_g is not None]
+    return Cost(
+        statistics.fmean(cost.seconds for cost in costs),
+        statistics.fmean(energy) if len(energy) == len(costs) else None,
+        statistics.fmean(emissions) if len(emissions) == len(costs) else None,
+    )
+
+
+def cells(cost: Cost) -> str:
+    """Seconds, kWh and gCO2e as cells of a table."""
+    return f"{cost.seconds:,.0f} | {number(cost.energy_kwh)} | {number(cost.emissions_g)}"
+
+
+def number(value: float | None) -> str:
+    """Two digits that count; a dash for what was not measured."""
+    return "-" if value is None else f"{value:.2g}"

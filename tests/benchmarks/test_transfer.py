@@ -1,0 +1,162 @@
+"""benchmarks/transfer.py: its table, its figure, what it concludes; and the script itself, on a tiny model."""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import measured_runs
+import pytest
+import transfer
+from measured_runs import Cost, Measured
+
+from tfkit.data.rows import Row
+
+BENCHMARKS = Path(measured_runs.__file__).parent
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def point(examples: int, values: list[float], seconds: float, energy: float | None) -> transfer.Point:
+    runs = [Measured({"accuracy": value}, 60, Cost(seconds, energy, None), "a machine") for value in values]
+    return transfer.Point(examples, values, runs)
+
+
+POINTS = {
+    "fine-tuned": [point(100, [0.7, 0.8], 10, 0.001), point(1000, [0.85, 0.85], 40, 0.004)],
+    "random weights": [point(100, [0.5, 0.52], 10, 0.001), point(1000, [0.74, 0.76], 40, 0.004)],
+}
+
+
+def test_the_table_has_means_spreads_and_costs() -> None:
+    lines = transfer.table(POINTS, "accuracy").splitlines()
+    assert lines[0].split(" | ")[2] == "accuracy"
+    assert lines[2] == "| 100 | fine-tuned | 0.750 ± 0.071 | 60 | 10 | 0.001 | - |"
+    assert lines[5] == "| 1,000 | random weights | 0.750 ± 0.014 | 60 | 40 | 0.004 | - |"
+    assert len(lines) == 6
+
+
+def test_the_conclusion_compares_at_equal_quality_and_says_so_where_there_is_none() -> None:
+    text = transfer.conclusion(POINTS, "accuracy")
+    assert "best accuracy is 0.750, with 1,000 examples" in text
+    assert "Fine-tuning reaches 0.750 with 100, in 25% of the time and with 25% of the energy." in text
+    worse = {"fine-tuned": [point(100, [0.1], 1, None)], "random weights": [point(100, [0.5], 1, None)]}
+    assert "none of these numbers" in transfer.conclusion(worse, "accuracy")
+
+
+def test_the_shared_cost_is_told_or_said_to_be_unknown() -> None:
+    told = transfer.shared_cost({"totals": {"seconds": 1234.5, "energy_kwh": 0.0123, "emissions_g": None}})
+    assert "1,234 seconds, 0.012 kWh and - gCO2e" in told
+    assert "not known" in transfer.shared_cost(None)
+
+
+def test_the_figure_is_an_svg_in_which_higher_is_better_and_each_decade_as_wide() -> None:
+    points = {kind: [*series, point(10_000, [0.9], 1, None)] for kind, series in POINTS.items()}
+    root = ElementTree.fromstring(transfer.svg(points, "accuracy", 0.5))
+    lines = [line.attrib["points"] for line in root.iter(f"{SVG}polyline")]
+    assert len(lines) == 2
+    (x0, y0), (x1, y1), (x2, y2) = (tuple(map(float, corner.split(","))) for corner in lines[0].split())
+    assert y0 > y1 > y2  # down the page is less
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
+    assert (y1 - y2) / (y0 - y1) == pytest.approx((0.9 - 0.85) / (0.85 - 0.75), abs=0.02)
+    words = [text.text for text in root.iter(f"{SVG}text")]
+    assert {"labelled examples", "accuracy", "fine-tuned", "random weights", "100", "10,000", "most frequent class"} <= {*words}
+    assert "prefers-color-scheme: dark" in transfer.svg(points, "accuracy", None)
+
+
+def test_all_of_the_figure_lies_within_it() -> None:
+    draw = random.Random(1)
+    for _ in range(50):
+        low = draw.uniform(0, 0.98)
+        series = [point(size, [draw.uniform(low, 1) for _ in range(3)], 1, None) for size in (8, 100, 9000)]
+        root = ElementTree.fromstring(transfer.svg({"fine-tuned": series, "random weights": series}, "f1", draw.choice([None, 0.1])))
+        for circle in root.iter(f"{SVG}circle"):
+            assert 0 <= float(circle.attrib["cx"]) <= transfer.WIDTH
+            assert 0 <= float(circle.attrib["cy"]) <= transfer.HEIGHT - transfer.BOTTOM
+
+
+def test_the_ends_of_an_axis_are_beyond_all_values_at_whole_steps() -> None:
+    for values in ([0.5, 0.82], [0.0, 0.0], [0.3], [0.499, 0.501], [0.0, 1.0], [3.0, 41.0]):
+        low, high, step = transfer.ticks(values)
+        assert low <= min(values) + 1e-9
+        assert high >= max(values) - 1e-9
+        assert 1 <= round((high - low) / step) <= 8
+        assert math.isclose(low / step, round(low / step), abs_tol=1e-6)
+
+
+def test_larger_subsets_hold_the_smaller_ones_and_seeds_draw_others() -> None:
+    rows = [Row(str(number), "", {"text": str(number), "label": "ab"[number % 2]}) for number in range(50)]
+    small, large = (transfer.subset(rows, size, 1) for size in (8, 20))
+    assert large[:8] == small
+    assert transfer.subset(rows, 8, 2) != small
+    assert transfer.sizes("8,30,100,all", 50) == [8, 30, 50]
+    assert measured_runs.all_labels(rows[:1] + rows[3:4]) == ["a", "b"]
+
+
+def test_the_majority_is_the_training_rows_and_is_judged_by_the_others() -> None:
+    rows = [Row("", "", {"text": "x", "label": label}) for label in "aab"]
+    assert measured_runs.majority(rows, [rows[0], rows[2], rows[2], rows[2]]) == 0.25
+    assert measured_runs.majority([Row("", "", {"tokens": ["x"], "tags": ["O"]})], rows) is None
+
+
+def test_numbers_and_spreads() -> None:
+    assert [measured_runs.number(value) for value in (None, 0.0, 0.001234, 12.0)] == ["-", "0", "0.0012", "12"]
+    assert measured_runs.spread([0.5]) == "0.500"
+    assert measured_runs.mean_cost([Cost(1, 2.0, 1.0), Cost(3, 4.0, None)]) == Cost(2, 3.0, None)
+
+
+BERT = """# A tiny BERT.
+model: {preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}
+tokenizer: {kind: wordpiece, vocab_size: 120}
+data: {train: [{path: TEXT}]}
+objective: {kind: masked_lm}
+training: {steps: 2, batch_size: 4}
+carbon: {enabled: false}
+"""
+TASK = """# A tiny task.
+model: {from: runs/bert, dropout: {attention: 0.0}}
+data: {train: [{path: labelled.jsonl}], validation: 0.3}
+objective: {kind: classification}
+optimizer: {lr: 1e-2}
+training: {epochs: 1, batch_size: 4, precision: fp32}
+evaluation: {every: 1}
+"""
+
+
+def write_task(folder: Path) -> None:
+    """Text, labelled rows, and two recipes."""
+    draw = random.Random(1)
+    rows = [{"text": " ".join(draw.choices(["the", "cat", "dog", "sat"], k=6)), "label": "good" if n % 3 else "bad"} for n in range(60)]
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "text.txt").write_text("\n".join(row["text"] for row in rows), encoding="utf-8")
+    (folder / "bert.yaml").write_text(BERT.replace("TEXT", str(folder / "text.txt")), encoding="utf-8")
+    (folder / "task.yaml").write_text(TASK, encoding="utf-8")
+
+
+def script(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1", "TFKIT_CACHE": str(folder / "cache")}
+    return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow  # some ten processes of tfkit
+def test_the_script_runs_writes_its_page_and_reuses_what_is_finished(tmp_path: Path) -> None:
+    write_task(tmp_path)
+    assert script(tmp_path, "-m", "tfkit", "pretrain", "bert.yaml", "--run", "runs/bert", "--threads", "1").returncode == 0
+    words = [str(BENCHMARKS / "transfer.py"), "task.yaml", "--sizes", "8,16", "--seeds", "1", "--least-steps", "2", "--threads", "1"]
+    words += ["--set", "carbon.enabled=false", "--out", "page.md"]
+    done = script(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert page.count("| fine-tuned |") == page.count("| random weights |") == 2
+    assert "Always telling the most frequent class: 0." in page
+    assert "The pretraining of the checkpoint cost" in page
+    ElementTree.parse(tmp_path / "page.svg")
+    configs = {path.parent.name.split("-")[0]: path.read_text(encoding="utf-8") for path in tmp_path.glob("runs/transfer/*/recipe.yaml")}
+    assert configs.keys() == {"fine", "random"}
+    assert not list(tmp_path.glob("runs/transfer/*/checkpoints"))  # scored, and removed
+    again = script(tmp_path, *words)
+    assert (again.returncode, again.stderr) == (0, "")  # no run was begun
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == page
