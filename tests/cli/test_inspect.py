@@ -44,6 +44,27 @@ def test_the_class_of_a_text_and_its_padding_are_shown(recipe: Path, capsys: pyt
     assert not (recipe.parent / "runs").exists()
 
 
+def test_a_number_is_shown_as_it_was_written(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": "the cat sat", "label": label} for label in (1.92, "-0.1", 3)]
+    (recipe.parent / "numbers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["objective={kind: classification, regression: true}", "data={train: [{path: numbers.jsonl}]}", "evaluation.every=null"]
+    assert main(["inspect", str(recipe), *words, "training.batch_size=3"]) == 0
+    shown = capsys.readouterr().out
+    assert sorted(line.partition(": ")[2] for line in shown.splitlines() if line.startswith("numbers.jsonl")) == [
+        *("4 tokens, label: -0.1", "4 tokens, label: 1.92", "4 tokens, label: 3.0")
+    ]
+
+
+def test_the_choices_of_a_row_and_the_right_one(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"context": "the cat", "choices": ["sat", "ran"], "label": 1}
+    (recipe.parent / "choices.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    words = ["objective={kind: multiple_choice}", "data={train: [{path: choices.jsonl}]}", "evaluation.every=null"]
+    words.append("tokenizer.special_tokens=[_start_, _delimiter_, _classify_]")
+    assert main(["inspect", str(recipe), *words, "training.batch_size=1"]) == 0
+    places = [line for line in capsys.readouterr().out.splitlines() if line.startswith("choices.jsonl:1, choice ")]
+    assert [place.partition("with a loss, ")[2] for place in places] == ["right: no", "right: yes"]
+
+
 def test_a_key_that_is_none_and_a_row_without_its_label(recipe: Path, tmp_path: Path) -> None:
     done = Process(tmp_path, ["inspect", str(recipe), "data.trian=1"]).wait()
     assert (done.code, done.out) == (2, "")

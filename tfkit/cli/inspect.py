@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 Part = tuple[str, str]  # a text and its style
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
 _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}
-_SHOWN = {"next_sentence": {0: "follows", 1: "does not follow"}}
+# What is said of a row as a whole, in words; of a choice its row is in its place already.
+_SHOWN: dict[str, dict[int, str]] = {"next_sentence": {0: "follows", 1: "does not follow"}, "right": {True: "yes", False: "no"}}
+_UNSAID = ("row",)
 
 
 def inspect(
@@ -100,7 +102,8 @@ def _lines(recipe: "Recipe", shown: "list[tuple[str, ShownRow]]", totals: dict[s
     """What is printed, line by line."""
     for place, row in shown:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
-        facts = "".join(f", {name.replace('_', ' ')}: {_SHOWN.get(name, {}).get(value, value)}" for name, value in row.facts.items())
+        said = {name: _SHOWN.get(name, {}).get(value, value) for name, value in row.facts.items() if name not in _UNSAID}
+        facts = "".join(f", {name.replace('_', ' ')}: {value}" for name, value in said.items())
         with_loss = f", {row.targets:,} with a loss" if row.targets or "label" not in row.facts else ""
         yield [(f"{place}: {real:,} tokens{with_loss}{facts}", "bold")]
         yield from _runs(row.tokens, width)
@@ -111,8 +114,11 @@ def _lines(recipe: "Recipe", shown: "list[tuple[str, ShownRow]]", totals: dict[s
     targets = ", ".join(f"{count:,} {term}" for term, count in totals["targets"].items())
     yield [(f"first step: {totals['rows']:,} rows, {totals['tokens']:,} tokens, targets: {targets}", "")]
     yield [(f"an epoch: {totals['rows_an_epoch']:,} rows; objective {recipe.objective.kind}", "")]
-    yield [("loss", "green"), (": predicted, token->label where the two differ   ", "")]
+    yield [("loss", "green"), (": predicted; token->label: the first is read, the second predicted", "")]
     yield [("no mark: read, not predicted   ", ""), ("pad", "dim"), (": padding   --- another document", "")]
+    objective = recipe.objective
+    if objective.kind == "distillation" and objective.of.kind == "masked_lm" and not objective.masked_only:
+        yield [("the teacher is asked at every token that is no padding, not only where a loss is marked", "")]
 
 
 def _runs(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:

@@ -25,7 +25,7 @@ _MARKS = {ord(" "): "Ġ", ord("\n"): "Ċ", ord("\t"): "ĉ", ord("\r"): "č"}  # 
 
 @dataclass(frozen=True)
 class ShownToken:
-    """One position. `label`: what is to be predicted there, where that is not the token itself; `document`: which one of its row."""
+    """One position. `label`: what is predicted at it, where its own token is read; `document`: which one of its row."""
 
     id: int
     token: str  # the entry of the vocabulary, as it stands there
@@ -98,7 +98,7 @@ class Reader:
         facts: dict[str, Any] = {}
         if batch.labels.dim() == 1 and len(batch.labels) == len(batch.input_ids):
             value = batch.labels[number]
-            facts["label"] = float(value) if value.is_floating_point() else self._label(int(value))
+            facts["label"] = round(float(value), 6) if value.is_floating_point() else self._label(int(value))
         for name, tensor in sorted(batch.more.items()):
             if isinstance(tensor, Tensor) and tensor.dim() == 1 and len(tensor) == len(batch.input_ids):
                 facts[name] = tensor[number].item()
