@@ -1,4 +1,4 @@
-"""tfkit finetune: a model from the weights of a checkpoint."""
+"""tfkit finetune: a model from the weights of a checkpoint, by a recipe or by what the data shows."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from tfkit.cli import options
 
 
 def finetune(
-    recipe: options.Recipe,
+    recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
     checkpoint: Annotated[str | None, typer.Option("--from", metavar="CKPT", help="The checkpoint to start from; else model.from.")] = None,
     data: Annotated[str | None, typer.Option(metavar="F", help="A file, folder or glob of rows to train on; else data.train.")] = None,
@@ -22,19 +22,29 @@ def finetune(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train the model of a checkpoint further, on the data and for the objective of a recipe. A head that it lacks is new, and said so."""
-    from tfkit.cli.settings import quoted
+    """Train the model of a checkpoint further, on the data and for the objective of a recipe. A head that it lacks is new, and said so.
+
+    Without a recipe the task is read from the columns of the data and the kind of the model; what was decided is printed as a recipe.
+    """
+    from tfkit.cli.settings import quoted, split_arguments
     from tfkit.cli.train import Options, train
     from tfkit.errors import UsageError
     from tfkit.recipe import read_recipe
 
-    changes = list(overrides or ())
-    if data is not None:  # before the others, so that data.train.0.columns can name columns
-        changes.insert(0, f"data.train=[{{path: {quoted(data)}}}]")
-    if checkpoint is not None:
-        changes.append(f"model.from={quoted(checkpoint)}")
-    resolved = read_recipe(recipe, changes)
-    if resolved.recipe.model.start is None:
-        raise UsageError(f"{resolved.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
-    chosen = Options(run or Path("runs") / resolved.name, resume, exact, force, device, threads, json)
-    train(resolved.recipe, resolved.name, "fine-tuning", chosen)
+    words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
+    if len(words) > 1:
+        raise UsageError(f"finetune takes one recipe, not {' and '.join(words)}; changes to it are written key=value")
+    if words:
+        if data is not None:  # before the others, so that data.train.0.columns can name columns
+            changes.insert(0, f"data.train=[{{path: {quoted(data)}}}]")
+        if checkpoint is not None:
+            changes.append(f"model.from={quoted(checkpoint)}")
+        resolved = read_recipe(words[0], changes)
+        if resolved.recipe.model.start is None:
+            raise UsageError(f"{resolved.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
+        chosen, name = resolved.recipe, resolved.name
+    else:
+        from tfkit.cli.recognition import recognized
+
+        chosen, name = recognized(checkpoint, data, changes)
+    train(chosen, name, "fine-tuning", Options(run or Path("runs") / name, resume, exact, force, device, threads, json))

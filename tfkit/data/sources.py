@@ -15,15 +15,20 @@ from tfkit.recipe.schema import DataSection, SourceSection
 
 
 def open_source(
-    section: SourceSection, part: PartName, fraction: float | None, on_bad_row: OnBadRow = "error", roles: tuple[Role, ...] = TEXT
+    section: SourceSection,
+    part: PartName,
+    fraction: float | None,
+    on_bad_row: OnBadRow = "error",
+    roles: tuple[Role, ...] = TEXT,
+    columns: Columns | None = None,
 ) -> Source:
     """Find the files or the data set of a section and look at the first row. Raises DataError.
 
     `fraction` of the rows is held out by the hash of their text (of the standard library: whole files, by the hash of their path,
     and without a fraction about 5 %). Files and hub data sets without a fraction are not divided: each part is everything. `roles` is what
-    is read of each row.
+    is read of each row; `columns`, if given, takes the place of it and of what the section says of columns.
     """
-    columns = Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
+    columns = columns or Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
     if section.stdlib is True:
         return StdlibSource.find(Part(part, HELD_OUT if fraction is None else fraction), on_bad_row)
     source: FileSource | HubSource | StreamedSource | StdlibTask

@@ -27,6 +27,11 @@ def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
     document["model"] = _model(recipe, config)
     if recipe.tokenizer.path is not None:
         document["tokenizer"] = {"path": recipe.tokenizer.path}  # the fields of training beside it would not be read
+    return dump_document(document)
+
+
+def dump_document(document: dict[str, Any]) -> str:
+    """What a recipe says, as YAML."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Representer = _Representer
     yaml.representer.sort_base_mapping_type_on_output = False

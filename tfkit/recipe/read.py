@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from tfkit.errors import UsageError
 from tfkit.recipe.bundled import bundled_recipes, find_bundled
 from tfkit.recipe.checks import cross_problems
+from tfkit.recipe.dump import dump_document
 from tfkit.recipe.overrides import apply_overrides
 from tfkit.recipe.parse import MAX_BYTES, parse
 from tfkit.recipe.presets import model_problems
@@ -38,17 +39,27 @@ class ResolvedRecipe:
 def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> ResolvedRecipe:
     """Read and check a recipe. UsageError lists everything that is wrong with it, one a line, as place: field: what and remedy."""
     path = find_recipe(name_or_path)
-    text = _text(path)
-    tree, problems = parse(text, str(path))
+    tree, problems = parse(_text(path), str(path))
+    return ResolvedRecipe(_read(tree, problems, str(path), overrides)[0], slug(path.stem), path)
+
+
+def read_document(document: dict[str, Any], name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, Any]]:
+    """A recipe that no file holds, changed and checked in the same way; and what it says, the changes included."""
+    tree, problems = parse(dump_document(document), name)
+    recipe, changed = _read(tree, problems, name, overrides)
+    return recipe, plain(changed)
+
+
+def _read(tree: Node | None, problems: list[Problem], name: str, overrides: Sequence[str]) -> tuple[Recipe, Mapping]:
     if not isinstance(tree, Mapping):
         what = "is empty" if tree is None else "is not made of sections"
-        raise RecipeError([*problems, Problem(Place(str(path), 1, 1), (), f"the recipe {what}; `tfkit recipes` lists examples")])
+        raise RecipeError([*problems, Problem(Place(name, 1, 1), (), f"the recipe {what}; `tfkit recipes` lists examples")])
     problems += apply_overrides(tree, overrides)
     recipe, more = _check(tree)
     problems += more
     if problems or recipe is None:
         raise RecipeError(problems)
-    return ResolvedRecipe(recipe, _slug(path.stem), path)
+    return recipe, tree
 
 
 def recipe_of(overrides: Sequence[str]) -> Recipe:
@@ -157,5 +168,6 @@ def _planned_vocab_size(data: dict[str, Any]) -> int:
     return size if isinstance(size, int) and size > 0 else 1
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """A name as a folder may have it."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or "recipe"

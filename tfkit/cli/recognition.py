@@ -1,0 +1,162 @@
+"""A fine-tuning without a recipe: the recipe is made of what the data and the checkpoint show, printed, and then run as any other."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tfkit import console
+from tfkit.cli.settings import quoted
+from tfkit.data.columns import Columns, Record
+from tfkit.data.first_records import first_records
+from tfkit.data.rows import Row
+from tfkit.errors import UsageError
+from tfkit.hub import describe
+from tfkit.hub.names import on_meta
+from tfkit.recipe import RecipeError
+from tfkit.recipe.dump import dump_document
+from tfkit.recipe.overrides import apply_overrides
+from tfkit.recipe.read import read_document, slug
+from tfkit.recipe.schema import Recipe, SourceSection
+from tfkit.recipe.starting_points import HELD_OUT, starting_point
+from tfkit.recipe.tasks import SECTIONS, Kind, Seen, Task, decide, few_values
+from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
+from tfkit.recipe.validate import problems_in
+from tfkit.run.checkpoints import step_folders
+from tfkit.tokenizer.conversations import resolve_format
+
+_LABELLED = ("classification", "tagging", "multiple_choice", "text_to_text", "chat", "causal_lm")  # causal_lm: a text is there
+
+
+def recognized(checkpoint: str | None, data: str | None, overrides: Sequence[str]) -> tuple[Recipe, str]:
+    """The recipe, which is printed too, and a name for its run. Raises UsageError where no task can be told, DataError and ModelError."""
+    words = [f"model.from={quoted(checkpoint)}"] if checkpoint is not None else []
+    words = [*([f"data.train=[{{path: {quoted(data)}}}]"] if data is not None else []), *overrides, *words]
+    given = _given(words)
+    sources = given.get("data", {}).get("train")
+    if not (isinstance(sources, list) and sources):
+        raise UsageError("what is to be learned? Give a RECIPE, or --data F")
+    start = given.get("model", {}).get("from")
+    if not isinstance(start, str):
+        raise UsageError("which checkpoint? Give --from CKPT")
+    section = _source(sources[0])
+    seen, model = _look(section, given["data"].get("on_bad_row", "error")), _kind(start)
+    task = decide(seen, model, given.get("objective", {}))
+    recipe, document = read_document(_document(task, model, given), "the recipe of what was seen", words)
+    console.say(_header(seen, model, task) + dump_document(document))
+    return recipe, slug(f"{_short(start)}-{_short(section.path or section.hub or str(section.stdlib))}")
+
+
+def _given(words: Sequence[str]) -> dict[str, Any]:
+    """What the command line says, as a recipe in which the rest is missing."""
+    tree = Mapping(COMMAND_LINE)
+    if problems := apply_overrides(tree, words):
+        raise RecipeError(problems)
+    said: dict[str, Any] = plain(tree)
+    return {name: section for name, section in said.items() if isinstance(section, dict)}
+
+
+def _source(values: Any) -> SourceSection:
+    try:
+        return SourceSection.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise RecipeError(problems_in(error, SourceSection, values, Mapping(COMMAND_LINE), ("data", "train", 0))) from None
+
+
+def _look(section: SourceSection, on_bad_row: Any) -> Seen:
+    """What the first rows of the source show. Raises DataError."""
+    records = first_records(section, on_bad_row)
+    columns = list(dict.fromkeys(name for record in records for name in record.values))
+    named = section.columns | ({} if section.text is None else {"text": section.text})
+    rows = {kind: _rows(kind, named, records) for kind in _LABELLED}
+    fitting = {kind: found for kind, found in rows.items() if 2 * len(found) > len(records)}
+    beside = [name for name in columns if name != "text" and few_values([record.values.get(name) for record in records])]
+    return Seen(
+        section.path or section.hub or f"stdlib: {section.stdlib}",
+        tuple(columns),
+        frozenset(fitting),
+        len(records),
+        labels=tuple(row.values["label"] for row in fitting.get("classification", ())),
+        tags=tuple(tag for row in fitting.get("tagging", ()) for tag in row.values["tags"]),
+        conversations=any("messages" in row.values for row in fitting.get("chat", ())),
+        like_labels=tuple(beside),
+    )
+
+
+def _rows(kind: str, named: dict[str, Any], records: Sequence[Record]) -> list[Row]:
+    """The records that can be read as rows of an objective; none where the user named columns for what it does not read."""
+    roles = SECTIONS[kind].roles
+    if {*named} - {role.name for role in roles}:
+        return []
+    columns = Columns(roles, named)
+    return [row for record in records if isinstance(row := columns.take(record), Row)]
+
+
+def _kind(start: str) -> Kind:
+    """What the checkpoint is, its weights unread. Raises ModelError."""
+    described = describe(start)
+    config, codec = described.config, described.codec
+    both = config.encoder_layers and config.decoder_layers
+    speaks = codec is not None
+    if codec is not None:
+        try:
+            resolve_format("auto", codec, None)
+        except UsageError:
+            speaks = False
+    return Kind(
+        start,
+        described.family,
+        "both" if both else "encoder" if config.encoder_layers else "decoder",
+        config.head.kind,
+        sum(parameter.numel() for parameter in on_meta(config).parameters()),
+        speaks,
+        codec is not None and codec.backend.token_to_id("<extra_id_0>") is not None,
+    )
+
+
+def _document(task: Task, model: Kind, given: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without what the command line says itself, and without what would contradict that."""
+    point = starting_point(task.objective["kind"], model.stacks)
+    said = {name: given.get(name, {}) for name in ("data", "optimizer", "schedule", "training", "evaluation")}
+    held_out = said["data"].get("validation", HELD_OUT)
+    optimizer = {"kind": point.optimizer["kind"], "lr": point.lr(model.parameters), **point.optimizer}
+    if said["optimizer"].get("kind", optimizer["kind"]) != optimizer["kind"]:
+        optimizer = {"kind": said["optimizer"]["kind"], "lr": optimizer["lr"]}
+    schedule = dict(point.schedule)
+    if said["schedule"].get("kind", schedule["kind"]) == "noam" or {"warmup_steps", "warmup_tokens"} & said["schedule"].keys():
+        schedule.pop("warmup_ratio", None)
+    length = {} if any(said["training"].get(name) is not None for name in ("steps", "tokens")) else {"epochs": point.epochs}
+    evaluation: dict[str, Any] = {"every": "epoch", "metric": task.metric} if held_out else {}
+    return {
+        "model": {},
+        "data": {"train": [], "validation": held_out},
+        "objective": task.objective,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "training": {**length, "batch_size": point.batch_size},
+        "checkpoint": {"every": "epoch", "keep": 1} if held_out else {},
+        "evaluation": evaluation,
+    }
+
+
+def _header(seen: Seen, model: Kind, task: Task) -> str:
+    """What was seen and decided, as the comment that a recipe begins with."""
+    kind = task.objective["kind"]
+    return (
+        f"# {kind}: {task.because}.\n"
+        f"# data   {seen.name}: {', '.join(seen.columns)}; {seen.rows:,} rows were looked at\n"
+        f"# model  {model}\n"
+        f"# as     {starting_point(kind, model.stacks).source}\n"
+        "# Saved as a file, this is a recipe: tfkit finetune FILE\n"
+    )
+
+
+def _short(place: str) -> str:
+    """The name of a checkpoint or of a source: its last part, without version and endings; of a run's checkpoint the run's."""
+    path = Path(place.removeprefix("hub:").partition("@")[0])
+    if path in step_folders(path.parent) and path.parent.name == "checkpoints":
+        path = path.resolve().parent.parent
+    name = path.resolve().name if path.name in ("", "..", ".") else path.name
+    return name if path.is_dir() else name.partition(".")[0]

@@ -1,0 +1,32 @@
+"""The first records of a source as they stand there: what is looked at before it is known which columns are read."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+from tfkit.data.columns import Columns, Record
+from tfkit.data.rows import FIRST_ROWS, BadRow, OnBadRow, Row
+from tfkit.data.sources import open_source
+from tfkit.recipe.schema import SourceSection
+
+
+@dataclass(frozen=True)
+class _Everything(Columns):
+    """All columns, whatever they are called and hold."""
+
+    def take(self, record: Record) -> Row | BadRow:
+        """A row whose values are the whole record."""
+        return Row("", record.place, record.values)
+
+    def check(self, found: Iterable[str], place: str) -> None:
+        """Anything will do."""
+
+    def wanted(self, found: Iterable[str]) -> list[str]:
+        """All of them."""
+        return list(found)
+
+
+def first_records(section: SourceSection, on_bad_row: OnBadRow = "error", most: int = FIRST_ROWS) -> list[Record]:
+    """So many records, or all there are. Raises DataError."""
+    source = open_source(section, "all", None, on_bad_row, columns=_Everything(named={"": "everything"}))
+    return [Record(row.values or {"text": row.text}, row.place) for row in islice(source.rows(), most)]

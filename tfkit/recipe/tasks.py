@@ -1,0 +1,185 @@
+"""The task that a fine-tuning without a recipe is for: told by the columns of the data and the kind of the model. Torch-free.
+
+What is told without a doubt is decided; for the rest there is a refusal, with what was seen and the two closest ways out.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from tfkit.errors import UsageError
+from tfkit.recipe.objectives import ObjectiveSection, Stacks
+
+SECTIONS: dict[str, Any] = {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(ObjectiveSection)}
+_FEW = 5  # rows, at least, of each class on the mean: a column of fewer is one of names or numbers, not of classes
+_MOST_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the first rows of the data show."""
+
+    name: str  # of the source, as the user wrote it
+    columns: tuple[str, ...]
+    kinds: frozenset[str]  # the objectives whose roles the columns can stand for
+    rows: int  # that were looked at
+    labels: tuple[str, ...] = ()  # of a classification, one a row
+    tags: tuple[str, ...] = ()  # of a tagging
+    conversations: bool = False  # what a chat reads are messages, not an instruction and its answer
+    like_labels: tuple[str, ...] = ()  # columns beside a text that hold few different short values
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the checkpoint is."""
+
+    name: str  # as the user wrote it
+    family: str
+    stacks: Stacks
+    head: str
+    parameters: int
+    speaks: bool  # has a chat template, or the special tokens of a chat format
+    has_spans: bool  # has the tokens that stand for the missing spans of T5
+
+    def __str__(self) -> str:
+        stacks = {"encoder": "an encoder", "decoder": "a decoder", "both": "an encoder and a decoder"}[self.stacks]
+        head = _HEADS.get(self.head, self.head)
+        return f"{self.name}: {stacks} ({self.family}, {self.parameters / 1e6:,.3g} million parameters) with {head}"
+
+
+_HEADS = {
+    "lm": "a head for the next token",
+    "masked_lm": "a head for masked tokens",
+    "classes": "a head for classes",
+    "tags": "a head for tags",
+    "none": "no head",
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What was decided: the objective's section, the metric of the best checkpoint (None: the loss), and why."""
+
+    objective: dict[str, Any]
+    metric: str | None
+    because: str
+
+
+def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
+    """The task; `given` is what the user says of the objective. Raises UsageError where none or several are possible."""
+    kind = given.get("kind") or _labelled(seen, model) or _of_text(seen, model)
+    if kind == "classification":
+        return _classification(seen, given)
+    if kind == "tagging":
+        names = any(tag.startswith(("B-", "I-")) for tag in seen.tags)
+        return Task(
+            {"kind": kind}, "f1" if names else "accuracy", "tokens and their tags" + (", which are parts of names" if names else "")
+        )
+    if kind == "multiple_choice":
+        return Task({"kind": kind}, "accuracy", "a context, several answers, and which of them is right")
+    if kind == "text_to_text":
+        return Task({"kind": kind}, None, "a text, and the text that answers it")
+    if kind == "chat":
+        form = {} if model.speaks else {"format": "chatml"}
+        without = "" if model.speaks else "; the tokenizer has no chat template, so it gets that of chatml and its special tokens"
+        return Task({"kind": kind} | form, None, ("conversations" if seen.conversations else "instructions and their answers") + without)
+    return Task(
+        {"kind": kind}, None, "named on the command line" if "kind" in given else "text alone, so what the model was made for goes on"
+    )
+
+
+def _labelled(seen: Seen, model: Kind) -> str | None:
+    """The one objective of labelled rows that the columns are for; None where there is text alone."""
+    certain: list[str] = [kind for kind in ("tagging", "multiple_choice") if kind in seen.kinds]
+    certain += ["chat"] if seen.conversations else []
+    found = certain[:1] or [kind for kind in ("chat", "text_to_text", "classification") if kind in seen.kinds]
+    possible = [kind for kind in found if model.stacks in SECTIONS[kind].stacks]
+    if len(possible) > 1:
+        raise _refusal(seen, model, f"this may be {' or '.join(possible)}", *(f"objective.kind={kind}" for kind in possible[:2]))
+    if found and not possible:
+        one = found[0]
+        wanted = " or ".join(
+            {"encoder": "an encoder", "decoder": "a decoder", "both": "one of both"}[name] for name in SECTIONS[one].stacks
+        )
+        raise _refusal(
+            seen, model, f"these are the columns of {one}, which is for {wanted}", f"--from {wanted}", _INSTEAD[one, model.stacks]
+        )
+    return possible[0] if possible else None
+
+
+# For the columns of an objective that a model of these stacks cannot be trained for: another way to read them.
+_CLASSES = "data.train.0.columns={text: NAME, label: NAME} for the classes of texts"
+_INSTEAD = {
+    ("chat", "encoder"): _CLASSES,
+    ("chat", "both"): "data.train.0.columns={source: NAME, target: NAME} to write one text for another",
+    ("tagging", "both"): _CLASSES,
+    ("multiple_choice", "encoder"): _CLASSES,
+    ("multiple_choice", "both"): _CLASSES,
+    ("text_to_text", "encoder"): _CLASSES,
+    ("text_to_text", "decoder"): "data.train.0.columns={instruction: NAME, output: NAME} for answers in a conversation",
+}
+_GOES_ON = {"encoder": "masked_lm", "decoder": "causal_lm", "both": "span_corruption"}
+_FIRST = {
+    "encoder": _CLASSES,
+    "decoder": "data.train.0.columns={instruction: NAME, output: NAME} for answers in a conversation",
+    "both": "data.train.0.columns={source: NAME, target: NAME} to write one text for another",
+}
+
+
+def _of_text(seen: Seen, model: Kind) -> str:
+    """What goes on with text alone: what the model was made for."""
+    kind = _GOES_ON[model.stacks]
+    if "causal_lm" not in seen.kinds:
+        rest = f"data.train.0.columns={{text: NAME}} for {kind}, on text alone"
+        raise _refusal(seen, model, "no task has these columns", _FIRST[model.stacks], rest)
+    if model.head in ("classes", "tags"):
+        what = f"the data has text alone, and the model's head tells {model.head}"
+        raise _refusal(seen, model, what, "data.train.0.columns={label: NAME}", f"objective.kind={kind}, for another head")
+    if seen.like_labels and model.stacks == "encoder":
+        label = seen.like_labels[0]
+        what = f"the column {label!r} may be the label of the text"
+        raise _refusal(seen, model, what, f"data.train.0.columns={{label: {label}}}", f"objective.kind={kind}, if it is not")
+    if model.stacks == "both" and not model.has_spans:
+        what = "the data has text alone, and the tokenizer has no <extra_id_0> for missing spans"
+        raise _refusal(seen, model, what, _FIRST["both"], "--from a T5")
+    return kind
+
+
+def _classification(seen: Seen, given: Mapping[str, Any]) -> Task:
+    """Classes, or numbers: those with fractions are numbers, whole ones that come again and again are classes."""
+    if given.get("regression"):
+        return Task({"kind": "classification"}, "rmse", "a text, and a number for it")
+    numbers = [_number(label) for label in seen.labels]
+    different = len({*seen.labels})
+    if numbers and all(number is not None for number in numbers) and not given:
+        if any(number is not None and not number.is_integer() for number in numbers):
+            return Task({"kind": "classification", "regression": True}, "rmse", "a text, and a number with fractions for it")
+        if different > 2 and different * _FEW > len(numbers):
+            raise UsageError(
+                f"{seen.name}: the label is a whole number, with {different:,} different ones in {len(numbers):,} rows: classes, or a "
+                "number to be met? Say objective.kind=classification, or objective={kind: classification, regression: true}"
+            )
+    shown = f"one of {different:,} classes" if different else "a class"
+    return Task({"kind": "classification"}, "accuracy", f"a text, and a label: {shown} in these rows")
+
+
+def _number(label: str) -> float | None:
+    try:
+        number = float(label)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def few_values(values: Sequence[object]) -> bool:
+    """Whether a column holds what may be labels: short values, at least two, that come again and again."""
+    short = all(isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= 40) for value in values)
+    return short and 2 <= len({*map(str, values)}) <= len(values) / _FEW
+
+
+def _refusal(seen: Seen, model: Kind, what: str, first: str, second: str) -> UsageError:
+    names = ", ".join(seen.columns[:_MOST_LISTED]) + (", ..." if len(seen.columns) > _MOST_LISTED else "")
+    return UsageError(
+        f"{seen.name}: {what}. Columns found: {names}. The model is {model}.\nGive a recipe, or one of these:\n  {first}\n  {second}"
+    )
