@@ -4,12 +4,12 @@ import json
 import shutil
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import hashes, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import Done, Process, hashes, pretrain, strike, write_corpus, write_recipe
 
 from tfkit.recipe import model_config, read_recipe
 
@@ -52,6 +52,7 @@ MASKS = [
     "model={preset: bert-tiny, encoder_layers: 1, dim: 16, num_heads: 2, context_length: 16}",
 ]
 STUDENT = ["checkpoint.every=2", "tokenizer={path: gpt}", "objective={kind: distillation, teacher: gpt, of: {kind: causal_lm}}"]
+ADAPTED = ["checkpoint.every=2", "model={from: gpt}", "tokenizer={}", "training.adapter={rank: 2}"]
 BEGUN = {
     "masks": MASKS,
     "tags": TAGS,
@@ -65,6 +66,7 @@ BEGUN = {
     "classes": CLASSES,
     "factored": FACTORED,
     "student": STUDENT,
+    "adapted": ADAPTED,
 }
 
 # A change of each field, and the run that it is a change of. a field in neither table fails a test.
@@ -181,6 +183,12 @@ REFUSED = {
     "training.batch_ramp.tokens=200": "factored",
     "training.micro_batch_size=1": "gpt",
     "training.ema_decay=0.9": "gpt",
+    "training.adapter.rank=3": "adapted",
+    "training.adapter.alpha=8": "adapted",
+    "training.adapter.dropout=0.1": "adapted",
+    "training.adapter.targets=[k_proj]": "adapted",
+    "training.adapter.merge=true": "adapted",
+    "training.frozen=[embedding.*]": "gpt",
     "training.unfreeze_every=5": "gpt",
     "training.seed=2": "gpt",
     "training.precision=bf16": "gpt",
@@ -229,7 +237,8 @@ SINGLE |= {"objective.of.kind", "objective.masked_only"}  # no other value goes 
 SINGLE |= {"model.encoder_layers", "model.head.kind"}  # no other value goes with the objective, so it is not even compared
 SINGLE |= {"model.head.next_sentence"}  # follows objective.next_sentence
 SINGLE |= {"evaluation.text_metrics"}  # of other objectives; as all of evaluation.*
-SINGLE |= {"model.position.scaling", "training.batch_ramp"}  # null, or a section, whose fields are told
+SINGLE |= {"training.adapter.kind"}  # has one value
+SINGLE |= {"model.position.scaling", "training.batch_ramp", "training.adapter"}  # null, or a section, whose fields are told
 SLOW = {"training.compile=true", "carbon.enabled=true"}
 
 
@@ -247,6 +256,12 @@ def fields(override: str) -> set[str]:
     return {f"{name}.{field}".rstrip(".") for field in inside}
 
 
+def attempt(run: Path, recipe: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
+    """A whole run in one process, from random weights or from a checkpoint."""
+    command = "finetune" if any(word.startswith("model={from:") for word in words) else "pretrain"
+    return Process(run.parent, [command, str(recipe), "--run", str(run), "--threads", "1", *words], before).wait()
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Runs that were stopped in step 4, under their names."""
@@ -257,7 +272,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.chdir(base)
     for name, words in BEGUN.items():
-        done = pretrain(base / name, base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 4))
+        done = attempt(base / name, base / "tiny.yaml", *words, before=strike(signal.SIGTERM, 4))
         assert done.code == 143, done.err
     yield base
     monkeypatch.undo()
@@ -268,7 +283,8 @@ def test_f39_every_field_has_a_row(stopped: Path) -> None:
     for name, words in BEGUN.items():
         recipe = read_recipe(str(stopped / "tiny.yaml"), words).recipe
         document = recipe.model_dump(mode="json")
-        document["model"] = model_config(recipe.model, 300).model_dump(mode="json")
+        described = {} if recipe.model.start is not None else model_config(recipe.model, 300).model_dump(mode="json")
+        document["model"] = described
         known |= leaves(document)
         assert name in {*REFUSED.values()}
     told = {field for override in (*REFUSED, *FREE) for field in fields(override)} | SINGLE
@@ -279,7 +295,7 @@ def test_f39_every_field_has_a_row(stopped: Path) -> None:
 def test_f39_what_would_have_taken_other_steps_is_refused(stopped: Path, change: str) -> None:
     name = REFUSED[change]
     before = {path: path.read_bytes() for path in (stopped / name).rglob("*") if path.is_file() and path.name != "run.json"}
-    done = pretrain(stopped / name, stopped / "tiny.yaml", *BEGUN[name], change, "--resume")
+    done = attempt(stopped / name, stopped / "tiny.yaml", *BEGUN[name], change, "--resume")
     assert (done.code, done.out) == (2, ""), done.err
     assert "this run was begun with another recipe, so it cannot go on:\n  " in done.err
     field = "data.train" if change.startswith("data.train") else sorted(fields(change))[0]

@@ -544,6 +544,19 @@ BUILT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 REFUSED = {"data.validation.weight": "data.validation.0.weight=2", "data.train.name": "data.train.0.name=dev"}
 
 
+# Read by `tfkit evaluate` alone: a change of it, which must be seen in what a finished model says of the rows.
+JUDGED = {
+    "objective[few_shot].shots": "objective.shots=2",
+    "objective[few_shot].seed": "objective.seed=2",
+    "objective[few_shot].template": "objective.template='{context}: {answer}'",
+    "objective[few_shot].separator": "objective.separator=' '",
+    "objective[few_shot].choices": "objective.choices=[no, yes, maybe]",
+    "objective[few_shot].normalize": "objective.normalize=unconditional",
+}
+_SHORT = "{path: labelled.jsonl, columns: {context: '{value}'}}"  # so that the examples of a prompt fit
+ASKED_BY_PROMPT = ["objective={kind: few_shot, choices: [no, yes], shots: 1}", f"data={{train: [{_SHORT}], validation: [{_SHORT}]}}"]
+
+
 # Changes nothing, but that another teacher is refused: tests/cli/test_pretrain_distillation.py.
 PINNED = {"objective[distillation].teacher_sha256"}
 
@@ -615,7 +628,7 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
             known[words] = seen = Seen(place / f"run-{len(known)}", given)
             with pytest.MonkeyPatch.context() as watching:
                 _watch(seen, watching)
-                command = "finetune" if ADAPTED.partition(" ")[0] in given else "pretrain"
+                command = "finetune" if ADAPTED.split(" | ")[0] in given else "pretrain"
                 assert main([command, "recipe.yaml", "--run", str(seen.folder), "--threads", "1", *given]) == 0
         return known[words]
 
@@ -670,7 +683,7 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
 def test_every_field_has_a_row() -> None:
     found = list(fields(Recipe))
     assert len(found) == len(set(found))
-    assert set(found) == TABLE.keys() | BUILT.keys() | REFUSED.keys() | PINNED
+    assert set(found) == TABLE.keys() | BUILT.keys() | REFUSED.keys() | JUDGED.keys() | PINNED
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -693,6 +706,19 @@ def test_a_change_of_what_is_not_trained_yet_is_seen_in_the_model(name: str) -> 
 
     before, after = BUILT[name]
     assert look(before) != look(after)
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_a_change_of_what_only_judges_is_seen(name: str, see: Callable[[str], Seen], tmp_path: Path) -> None:
+    run = see("").folder
+
+    def said(*words: str) -> str:
+        path = tmp_path / f"{len(words)}.jsonl"
+        start = ["evaluate", "--from", str(run), "--predictions", str(path), "--threads", "1"]
+        assert main([*start, *ASKED_BY_PROMPT, *words]) == 0
+        return path.read_text(encoding="utf-8")
+
+    assert said() != said(JUDGED[name])
 
 
 @pytest.mark.parametrize("name", REFUSED)
