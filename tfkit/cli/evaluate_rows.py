@@ -125,6 +125,7 @@ def _labelled(recipe: Recipe, objective: Labelled, sets: Sequence[tuple[str, Sou
             assert isinstance(rows, ExampleRows)
             assert isinstance(stored, ExampleSet)
             found = judge_rows(loaded.model, objective, rows, evaluation.batch_size, max_tokens=left, progress=bar.advance)
+            assert found is not None  # nothing asked it to stop
             if writes and isinstance(objective, TextToText | Chat):
                 found = _with_texts(recipe, objective, source, stored, found, loaded, bar.advance)
             judged[name] = found

@@ -3,14 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from tfkit.cli.training_data import TrainingData, ValidationSet
-from tfkit.data import TokenStream
+from tfkit.data import ExampleRows, TokenStream
+from tfkit.evaluation.predictions import Judged, judge_rows
 from tfkit.evaluation.rows import score_rows
+from tfkit.evaluation.scores import once
+from tfkit.evaluation.scores.answers import of_answers
 from tfkit.evaluation.text import score_streams
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.build import open_rows
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.classification import Classification
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.objective import Objective, Sum
+from tfkit.objectives.tagging import Tagging
 from tfkit.recipe.schema import Recipe
 
 
@@ -49,6 +54,8 @@ def score_sets(
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, float] | None:
     """What the objective measures on each set, together and apart; `progress(n)` tells of n more rows."""
+    if isinstance(objective, Classification | Tagging):
+        return _answers(recipe, objective, sets, model, should_stop)
     together: dict[str, Sum] = {}
     each = []
     left = recipe.evaluation.max_tokens
@@ -64,6 +71,30 @@ def score_sets(
         each.append(objective.metrics(sums))
         left = None if left is None else left - round(len(rows) * rows.mean_tokens)
     return _named(objective.metrics(together), sets, each)
+
+
+def _answers(
+    recipe: Recipe,
+    objective: Classification | Tagging,
+    sets: Sequence[ValidationSet],
+    model: Transformer,
+    should_stop: Callable[[], bool] | None,
+) -> dict[str, float] | None:
+    """F1 and correlations are of all answers together, and no sum of batches gives them: as `tfkit evaluate` tells them."""
+    found: list[list[Judged]] = []
+    left = recipe.evaluation.max_tokens
+    for held_out in sets:
+        if left is not None and left <= 0:
+            break
+        rows = open_rows(recipe, objective, [(held_out.stored, 1.0)], model.config)
+        assert isinstance(rows, ExampleRows)
+        judged = judge_rows(model, objective, rows, recipe.evaluation.batch_size, max_tokens=left, should_stop=should_stop)
+        if judged is None:
+            return None
+        found.append(judged)
+        left = None if left is None else left - int(rows.lengths[[one.number for one in judged]].sum())
+    together, *each = (of_answers(objective, answers)(once(len(answers))) for answers in ([one for part in found for one in part], *found))
+    return _named(together, sets, each)
 
 
 def _texts(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:

@@ -49,8 +49,12 @@ def judge_rows(
     *,
     max_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
-) -> list[Judged]:
-    """The rows that `score_rows` scores, in the order of the data: all, or the first whole batches that have `max_tokens`."""
+    should_stop: Callable[[], bool] | None = None,
+) -> list[Judged] | None:
+    """The rows that `score_rows` scores, in the order of the data: all, or the first whole batches that have `max_tokens`.
+
+    `progress(n)` tells of n more rows. None if `should_stop`, asked before every batch, said so.
+    """
     judge = _judge_of(objective)
     found: list[Judged] = []
     device = next(model.parameters()).device
@@ -58,6 +62,8 @@ def judge_rows(
     with inference(model):
         order = rows.order(0)  # alike in length, so that little is padded
         for start in range(0, len(order), batch_size):
+            if should_stop is not None and should_stop():
+                return None
             if max_tokens is not None and tokens >= max_tokens:
                 break
             numbers = order[start : start + batch_size]

@@ -23,7 +23,6 @@ from tfkit.recipe.objectives import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 
 _SCALE = 1_000_000  # numbers are kept as whole millionths
-_F1 = "f1 of class "
 
 
 class Classification:
@@ -92,24 +91,17 @@ class Classification:
         return {"classes": self._losses(model(**batch.inputs()).logits, batch.labels)}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The loss, how many classes are right, and the F1 measure of each class."""
+        """The loss, and how many classes are right."""
         logits = model(**batch.inputs()).logits
         sums = {"classes": Sum(float(self._losses(logits, batch.labels)), len(batch.labels))}
         if self.section.regression:
             return sums
-        told = logits.argmax(-1)
-        sums["accuracy"] = Sum(float((told == batch.labels).sum()), len(batch.labels))
-        return sums | _f1_of_each(told, batch.labels, len(self.labels))
+        return sums | {"accuracy": Sum(float((logits.argmax(-1) == batch.labels).sum()), len(batch.labels))}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss`, and `accuracy` and `f1_macro`, or the root of the mean squared error."""
+        """`loss`, and `accuracy`, or the root of the mean squared error."""
         loss = weighted_loss(self.terms, sums)
-        if self.section.regression:
-            return {"loss": loss, "rmse": math.sqrt(loss)}
-        # Over the classes that are there or told of: rare ones count as much as frequent ones.
-        each = [one.mean for name, one in sums.items() if name.startswith(_F1) and one.targets]
-        f1 = {"f1_macro": sum(each) / len(each)} if each else {}  # none in sums that tell nothing of the classes
-        return {"loss": loss, "accuracy": sums["accuracy"].mean, **f1}
+        return {"loss": loss, "rmse": math.sqrt(loss)} if self.section.regression else {"loss": loss, "accuracy": sums["accuracy"].mean}
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.section.regression:
@@ -129,12 +121,6 @@ class Classification:
         if written not in self._numbers:
             return unknown_label(row.place, written, self.labels)
         return self._numbers[written]
-
-
-def _f1_of_each(told: Tensor, labels: Tensor, count: int) -> dict[str, Sum]:
-    """F1 = 2 x right / (told + there), of each class: its two sides, to be added up. Both (B,)."""
-    right, everywhere = (torch.bincount(found, minlength=count).tolist() for found in (told[told == labels], torch.cat([told, labels])))
-    return {f"{_F1}{number}": Sum(2.0 * right[number], everywhere[number]) for number in range(count)}
 
 
 def unknown_label(place: str, written: str, labels: Sequence[str]) -> BadRow:

@@ -17,7 +17,6 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
-from tfkit.objectives.tag_spans import mark_spans, spans
 from tfkit.objectives.text_pairs import check_room
 from tfkit.recipe.objectives import TaggingSection
 from tfkit.tokenizer import Tokenizer
@@ -63,26 +62,14 @@ class Tagging:
         return {"tags": _losses(model(**batch.inputs()).logits, batch.labels)}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """The loss, how many words are tagged right, and, of tags that mark names, twice those found over those there and those told."""
+        """The loss, and how many words are tagged right."""
         logits, words = model(**batch.inputs()).logits, self.counts(batch)["tags"]
-        told = logits.argmax(-1)
-        right = int((told == batch.labels).sum())  # no tag has the number IGNORED
-        sums = {"tags": Sum(float(_losses(logits, batch.labels)), words), "accuracy": Sum(float(right), words)}
-        return sums | ({"f1": self._names_found(told, batch.labels)} if mark_spans(self.labels) else {})
+        right = int((logits.argmax(-1) == batch.labels).sum())  # no tag has the number IGNORED
+        return {"tags": Sum(float(_losses(logits, batch.labels)), words), "accuracy": Sum(float(right), words)}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """`loss`, `accuracy` over words, and `f1` over whole names, if there are any."""
-        f1 = {"f1": sums["f1"].mean} if "f1" in sums and sums["f1"].targets else {}
-        return {"loss": weighted_loss(self.terms, sums), "accuracy": sums["accuracy"].mean, **f1}
-
-    def _names_found(self, told: Tensor, labels: Tensor) -> Sum:
-        """The terms of the F1 measure: 2 x found / (told + there). Both (B, T)."""
-        found = both = 0
-        for row_told, row in zip(told.tolist(), labels.tolist(), strict=True):
-            words = [place for place, label in enumerate(row) if label != IGNORED]
-            mine, real_ones = (spans([self.labels[numbers[place]] for place in words]) for numbers in (row_told, row))
-            found, both = found + len(mine & real_ones), both + len(mine) + len(real_ones)
-        return Sum(2.0 * found, both)
+        """`loss`, and `accuracy` over words."""
+        return {"loss": weighted_loss(self.terms, sums), "accuracy": sums["accuracy"].mean}
 
     def _problem(self, row: Row) -> BadRow | None:
         """What is wrong with the words and tags of a row."""
