@@ -1,11 +1,7 @@
 """benchmarks/transfer.py: its table, its figure, what it concludes; and the script itself, on a tiny model."""
 
-import json
 import math
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,10 +9,10 @@ import measured_runs
 import pytest
 import transfer
 from measured_runs import Cost, Measured
+from tiny_tasks import script, write_task
 
 from tfkit.data.rows import Row
 
-BENCHMARKS = Path(measured_runs.__file__).parent
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -108,44 +104,11 @@ def test_numbers_and_spreads() -> None:
     assert measured_runs.mean_cost([Cost(1, 2.0, 1.0), Cost(3, 4.0, None)]) == Cost(2, 3.0, None)
 
 
-BERT = """# A tiny BERT.
-model: {preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}
-tokenizer: {kind: wordpiece, vocab_size: 120}
-data: {train: [{path: TEXT}]}
-objective: {kind: masked_lm}
-training: {steps: 2, batch_size: 4}
-carbon: {enabled: false}
-"""
-TASK = """# A tiny task.
-model: {from: runs/bert, dropout: {attention: 0.0}}
-data: {train: [{path: labelled.jsonl}], validation: 0.3}
-objective: {kind: classification}
-optimizer: {lr: 1e-2}
-training: {epochs: 1, batch_size: 4, precision: fp32}
-evaluation: {every: 1}
-"""
-
-
-def write_task(folder: Path) -> None:
-    """Text, labelled rows, and two recipes."""
-    draw = random.Random(1)
-    rows = [{"text": " ".join(draw.choices(["the", "cat", "dog", "sat"], k=6)), "label": "good" if n % 3 else "bad"} for n in range(60)]
-    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (folder / "text.txt").write_text("\n".join(row["text"] for row in rows), encoding="utf-8")
-    (folder / "bert.yaml").write_text(BERT.replace("TEXT", str(folder / "text.txt")), encoding="utf-8")
-    (folder / "task.yaml").write_text(TASK, encoding="utf-8")
-
-
-def script(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1", "TFKIT_CACHE": str(folder / "cache")}
-    return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.slow  # some ten processes of tfkit
 def test_the_script_runs_writes_its_page_and_reuses_what_is_finished(tmp_path: Path) -> None:
     write_task(tmp_path)
     assert script(tmp_path, "-m", "tfkit", "pretrain", "bert.yaml", "--run", "runs/bert", "--threads", "1").returncode == 0
-    words = [str(BENCHMARKS / "transfer.py"), "task.yaml", "--sizes", "8,16", "--seeds", "1", "--least-steps", "2", "--threads", "1"]
+    words = [transfer.__file__, "task.yaml", "--sizes", "8,16", "--seeds", "1", "--least-steps", "2", "--threads", "1"]
     words += ["--set", "carbon.enabled=false", "--out", "page.md"]
     done = script(tmp_path, *words)
     assert done.returncode == 0, done.stderr
