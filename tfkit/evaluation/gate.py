@@ -37,7 +37,7 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
             "as in 'perplexity > 20'"
         )
     metric, comparison, number = match.groups()
-    if metric.rpartition(".")[2] not in metrics:  # of one of several sets: dev.loss
+    if not {*metric.split(".")} & {*metrics}:  # of one of several sets, or of a group of rows: dev.loss, accuracy.agreement
         raise UsageError(f"--fail-if {text!r}: unknown metric {metric!r}; there are {', '.join(metrics)}")
     try:
         threshold = float(number)

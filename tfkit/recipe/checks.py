@@ -116,7 +116,8 @@ def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     if stacks not in objective.stacks:
         wanted = " and ".join(_STACKS[name] for name in objective.stacks)
         has = {"encoder": "an encoder", "decoder": "a decoder alone", "both": "an encoder and a decoder"}[stacks]
-        yield ("model",), f"the objective {objective.kind} trains {wanted}; this model has {has}"
+        does = "judges" if isinstance(objective, JudgingSection) else "trains"
+        yield ("model",), f"the objective {objective.kind} {does} {wanted}; this model has {has}"
     elif kind != (wanted := "lm" if objective.head == "choices" else objective.head):
         yield ("model", "head"), f"the objective {objective.kind} needs a head of kind {wanted}, not {kind}"
     if isinstance(objective, MaskedLMSection):

@@ -1,0 +1,130 @@
+"""tfkit evaluate by likelihood: minimal pairs and choices, of a model that has learned which words go together."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
+
+SUBJECTS = {"cat": "sits", "dog": "sits", "cats": "sit", "dogs": "sit"}
+PAIRS = [
+    {"sentence_good": f"the {noun} {verb} here", "sentence_bad": f"the {noun} {other} here", "UID": verb}
+    for noun, verb in SUBJECTS.items()
+    for other in {*SUBJECTS.values()} - {verb}
+]
+QUESTIONS = [{"context": f"the {noun}", "choices": ["sit", "sits"], "label": verb} for noun, verb in SUBJECTS.items()]
+PAIRED = "objective={kind: minimal_pairs}"
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has learned the pattern, one of random weights, and an encoder."""
+    folder = tmp_path_factory.mktemp("agreeing")
+    draws = np.random.default_rng(3)
+    texts = [f"the {noun} {SUBJECTS[noun]} here" for noun in draws.choice(list(SUBJECTS), 300)]
+    write_rows(folder / "texts.jsonl", [{"text": text} for text in texts])
+    write_rows(folder / "pairs.jsonl", PAIRS)
+    write_rows(folder / "questions.jsonl", QUESTIONS)
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        learns = ["data={train: [{path: texts.jsonl}]}", "training.steps=60", "optimizer.lr=1e-2", "evaluation={every: null}"]
+        encoder = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "objective={kind: masked_lm}"]
+        runs = {"learned": learns, "random": ["training.steps=3"], "encoder": [*encoder, "tokenizer.kind=wordpiece", "training.steps=3"]}
+        for name, words in runs.items():
+            done = pretrain(folder / name, recipe, *words)
+            assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def evaluate(folder: Path, *words: str) -> Done:
+    return Process(folder, ["evaluate", *words, "--threads", "1"]).wait()
+
+
+def test_a_model_that_learned_the_pattern_prefers_the_good_sentence(tmp_path: Path) -> None:
+    lines = tmp_path / "said.jsonl"
+    words = ["--json", "--predictions", str(lines), "--fail-if", "accuracy.sits < 1"]
+    done = evaluate(tmp_path, "--from", "learned", PAIRED, "--data", "pairs.jsonl", *words)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["metrics"] == {"accuracy": 1.0, "accuracy.sits": 1.0, "accuracy.sit": 1.0}
+    assert (found["examples"], found["data"][0]["name"]) == (4, "pairs.jsonl")
+    assert found["intervals"]["accuracy"] == [1.0, 1.0]
+    said = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    assert [one["place"] for one in said] == [f"pairs.jsonl:{n}" for n in (1, 2, 3, 4)]
+    assert all(one["good"] > one["bad"] + 1 and one["right"] is True for one in said)
+    turned = ["data.validation.0.columns={good: sentence_bad, bad: sentence_good}", "--json"]
+    done = evaluate(tmp_path, "--from", "learned", PAIRED, "--data", "pairs.jsonl", *turned)
+    assert json.loads(done.out)["metrics"]["accuracy"] == 0.0
+
+
+def test_gates_hold_for_groups(tmp_path: Path) -> None:
+    start = ["--from", "learned", PAIRED, "--data", "pairs.jsonl"]
+    assert evaluate(tmp_path, *start, "--fail-if", "accuracy.sit > 0.9").code == 8
+    done = evaluate(tmp_path, *start, "--fail-if", "accuracy.flies > 0.9")
+    assert (done.code, "no metric 'accuracy.flies' here; there are accuracy, accuracy.sits" in done.err) == (2, True), done.err
+    done = evaluate(tmp_path, *start, "--fail-if", "loss > 0.9")
+    assert (done.code, "there are accuracy" in done.err) == (2, True), done.err
+
+
+def test_choices_with_and_without_examples(tmp_path: Path) -> None:
+    done = evaluate(tmp_path, "--from", "learned", "objective={kind: few_shot}", "--data", "questions.jsonl", "--json")
+    assert done.code == 0, done.err
+    metrics = json.loads(done.out)["metrics"]
+    assert (metrics["accuracy"], metrics["chance"]) == (1.0, 0.5)
+    words = ["objective={kind: few_shot, shots: 1, separator: ' '}", "data={train: [{path: questions.jsonl}], validation: 0.5}", "--json"]
+    done = evaluate(tmp_path, "--from", "learned", *words)
+    assert done.code == 0, done.err
+    assert 0 < json.loads(done.out)["examples"] < 4
+    done = evaluate(
+        tmp_path, "--from", "learned", "objective={kind: few_shot, shots: 4}", words[1].replace("0.5", "[{path: questions.jsonl}]")
+    )
+    assert (done.code, "lower objective.shots" in done.err) == (3, True), done.err
+    done = evaluate(tmp_path, "--from", "learned", "objective={kind: few_shot, shots: 1}", "--data", "questions.jsonl")
+    assert (done.code, "texts.jsonl" in done.err and "columns" in done.err) == (3, True), done.err  # what the run was trained on
+
+
+def test_a_checkpoint_from_elsewhere_needs_no_recipe(place: Path, tmp_path: Path) -> None:
+    (checkpoint,) = (place / "learned" / "checkpoints").glob("step-*")
+    alone = shutil.copytree(checkpoint, tmp_path / "alone")
+    done = evaluate(tmp_path, "--from", str(alone), PAIRED, "--data", "pairs.jsonl", "carbon.enabled=false", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["metrics"]["accuracy"] == 1.0
+
+
+def test_several_sets_and_a_limit(tmp_path: Path) -> None:
+    sets = "data.validation=[{path: pairs.jsonl, name: one}, {path: pairs.jsonl, name: two}]"
+    done = evaluate(tmp_path, "--from", "random", PAIRED, sets, "evaluation.max_tokens=null", "--json")
+    found = json.loads(done.out)
+    assert found["metrics"]["one.accuracy"] == found["metrics"]["two.accuracy"] == found["metrics"]["accuracy"]
+    assert found["examples"] == 8
+    half = json.loads(evaluate(tmp_path, "--from", "random", PAIRED, sets, f"evaluation.max_tokens={found['tokens'] // 2}", "--json").out)
+    assert (half["examples"], len(half["data"])) == (4, 1)
+
+
+def test_it_trains_nothing_and_needs_a_language_model(place: Path, tmp_path: Path) -> None:
+    data = "data={train: [{path: pairs.jsonl}], validation: 0.5}"
+    for command in (["pretrain", "tiny.yaml"], ["finetune", "tiny.yaml", "--from", "learned"]):
+        words = [*command, PAIRED, data, *(["model={}", "tokenizer={}"] if command[0] == "finetune" else [])]
+        done = Process(tmp_path, [*words, "--run", str(tmp_path / "run")]).wait()
+        assert done.code == 2, done.err
+        assert "minimal_pairs judges a finished model, and trains none: `tfkit evaluate --from CKPT` reads it" in done.err
+        assert not (tmp_path / "run").exists()
+    (checkpoint,) = (place / "encoder" / "checkpoints").glob("step-*")
+    for encoder in ("encoder", str(shutil.copytree(checkpoint, tmp_path / "alone"))):
+        done = evaluate(tmp_path, "--from", encoder, PAIRED, "--data", "pairs.jsonl", "carbon.enabled=false")
+        assert (done.code, "minimal_pairs judges decoders; this model has an encoder" in done.err) == (2, True), done.err
+    done = evaluate(tmp_path, "--from", "learned", "objective={kind: few_shot, template: '{context}'}", "--data", "questions.jsonl")
+    assert (done.code, "{answer} once, at its end" in done.err) == (2, True), done.err
