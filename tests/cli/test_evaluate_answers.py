@@ -214,6 +214,30 @@ def test_beams_and_greedy_texts_are_the_models_best(place: Path, tmp_path: Path)
     assert "decoding" not in none
 
 
+def test_bad_rows_sets_and_a_limit(place: Path, tmp_path: Path) -> None:
+    """Rows that are left out shift no reference; each set is told of; max_tokens takes the first batches."""
+    rows = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    bad = [*rows[:3], rows[3] | {"answers": []}, {"nothing": 1}, *rows[5:9]]
+    (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bad), encoding="utf-8")
+    file = f"path: {json.dumps(str(tmp_path / 'bad.jsonl'))}, columns: {{source: text, target: answers}}"
+    sets = [f"data.validation=[{{{file}}}, {{path: train.jsonl, name: seen, columns: {{source: other, target: answers}}}}]"]
+    words = ["--from", str(place / "texts"), *sets, "data.on_bad_row=skip", "evaluation.text_metrics=[exact_match, chrf]"]
+    result, said = judged(tmp_path, *words)
+    assert [one["place"].rpartition("/")[2] for one in said[:7]] == [f"bad.jsonl:{line}" for line in (1, 2, 3, 6, 7, 8, 9)]
+    assert [one["references"] for one in said[:7]] == [row["answers"] for row in (*rows[:3], *rows[5:9])]
+    assert (result["examples"], len(said)) == (7 + 26, 7 + 26)
+    first, seen = (recomputed("texts", part) for part in (said[:7], said[7:]))
+    metrics = result["metrics"]
+    assert (metrics["1.chrf"], metrics["seen.chrf"]) == (pytest.approx(first["chrf"]), pytest.approx(seen["chrf"]))
+    assert metrics["chrf"] == pytest.approx(recomputed("texts", said)["chrf"])
+    assert evaluate(tmp_path, *words, "--fail-if", "seen.chrf >= 0").code == 8
+    limited, fewer = judged(tmp_path, *words, "evaluation.max_tokens=30", "evaluation.batch_size=2")
+    assert 0 < limited["examples"] == len(fewer) < 7
+    assert [one for one in said if one["place"] in {few["place"] for few in fewer}] == [
+        {k: nearly(v) for k, v in few.items()} for few in fewer
+    ]
+
+
 def test_gates(place: Path, tmp_path: Path) -> None:
     start = ["--from", str(place / "classes")]
     assert evaluate(tmp_path, *start, "--fail-if", "f1_macro < 0", "--fail-if", "matthews > 1").code == 0

@@ -156,7 +156,8 @@ def _with_texts(
 ) -> list[Judged]:
     """The same rows with what the model writes for each, and what was to be written."""
     examples = [stored[one.number] for one in judged]
-    texts = write_texts(loaded.model, objective, examples, undrawn(recipe.generation), recipe.evaluation.batch_size, progress)
+    settings, size = undrawn(recipe.generation), recipe.evaluation.batch_size
+    texts = write_texts(loaded.model, objective, examples, settings, size, loaded.eos_ids, progress)
     wanted = {one.number: example for one, example in zip(judged, examples, strict=True)}
     right = {number: references(objective, row, wanted[number]) for number, row in enumerate(rows_of(source, stored)) if number in wanted}
     return [replace(one, said={"text": text, "references": right[one.number]}) for one, text in zip(judged, texts, strict=True)]

@@ -3,7 +3,7 @@
 The texts are the model's best guess: greedy, or by beam search, as the recipe's `generation` says; nothing is drawn.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -28,12 +28,16 @@ def write_texts(
     examples: Sequence[Example],
     settings: GenerationSection,
     batch_size: int,
+    eos_ids: Collection[int],
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """The text for each example: what answers its source, or the last answer of its conversation. `progress(n)`: n more are written."""
+    """The text for each example: what answers its source, or the last answer of its conversation.
+
+    `eos_ids` end a text, beside what the objective says; `progress(n)` tells of n more texts.
+    """
     tokenizer = objective.tokenizer
     prompts = [_source(one) if isinstance(objective, TextToText) else _conversation_before(one) for one in examples]
-    ends = {end for end in (tokenizer.eos_id, *(objective.end_ids if isinstance(objective, Chat) else ())) if end is not None}
+    ends = {*eos_ids, *(objective.end_ids if isinstance(objective, Chat) else [objective.eos_id])}
     start_id = objective.start_id if isinstance(objective, TextToText) else None
     order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # alike in length; what does not fit fails at once
     texts = [""] * len(prompts)

@@ -12,9 +12,10 @@ def of_classes(there: Numbers, told: Numbers) -> Scores:
 
     `accuracy`, `f1_macro` over the classes that are there or told of (rare ones count as much as frequent ones), `f1_micro`, which is
     the accuracy where each row has one class, `matthews` (Gorodkin 2004, for any number of classes; 0 where only one is there or told),
-    and `majority`: the accuracy of always saying the most frequent class.
+    and `majority`: the accuracy of always saying the most frequent class of the whole set.
     """
     count = int(max(there.max(), told.max())) + 1
+    most = int(np.bincount(there).argmax())
     right = there == told
 
     def scores(weights: Numbers) -> dict[str, float]:
@@ -28,7 +29,7 @@ def of_classes(there: Numbers, told: Numbers) -> Scores:
             "f1_macro": float((2 * hits[seen] / (is_there + is_told)[seen]).mean()),
             "f1_micro": accuracy,
             "matthews": _matthews(float(hits.sum()), is_there, is_told, total),
-            "majority": float(is_there.max()) / total,
+            "majority": float(is_there[most]) / total,
         }
 
     return scores
