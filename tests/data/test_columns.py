@@ -105,7 +105,7 @@ def test_templates(template: str, text: str) -> None:
 def test_what_each_form_takes() -> None:
     assert read("text", ["one.", "two."]) == "one. two."
     assert [read("label", value) for value in ("a", 1, -3, 1.0, 2.5, True, False)] == ["a", "1", "-3", "1", "2.5", "true", "false"]
-    assert read("label", 0.1) == "0.10000000000000001"  # to the bit
+    assert [read("label", value) for value in (0.1, 1 / 3, 1e22)] == ["0.1", "0.3333333333333333", "1e+22"]  # to the bit
     assert read("texts", ["a", ""]) == ["a", ""]
     assert read("labels", [1, "b", True]) == ["1", "b", "true"]
     assert read("messages", [{"role": "user", "content": "hello"}]) == [{"role": "user", "content": "hello"}]
@@ -123,6 +123,9 @@ def test_what_each_form_takes() -> None:
         ("text", {"a": "b"}, "dict, not text"),
         ("label", None, "null, not a label"),
         ("label", ["a"], "list, not a label"),
+        ("label", "", "an empty text, not a label"),
+        ("label", " \n", "an empty text, not a label"),
+        ("labels", ["a", ""], "a list with an empty text, not a list of labels"),
         ("texts", "a", "str, not a list of texts"),
         ("texts", ["a", None], "a list with null, not a list of texts"),
         ("labels", [["a"]], "a list with list, not a list of labels"),
@@ -145,6 +148,7 @@ def test_null_of_a_role_that_a_row_may_lack_is_as_if_it_were_not_there() -> None
 
 
 def test_a_template_of_what_is_no_text_is_a_bad_row() -> None:
+    assert values({"x": 0.1, "y": ""}, text="{y}a {x}") == {"text": "a 0.1"}
     assert "column 'a {x}' holds null, not text" in message({"x": None}, text="a {x}")
     assert "column 'a {x}' holds dict, not text" in message({"x": {}}, text="a {x}")
 

@@ -134,6 +134,12 @@ def test_bad_rows_are_refused_by_place_or_counted(tmp_path: Path) -> None:
         set_of(tmp_path, ["one?", "two?"], on_bad_row="skip")
 
 
+def test_a_fraction_that_has_none_of_few_rows_is_told_from_an_empty_source(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path, ["one"]), "held_out", 0.01)
+    with pytest.raises(DataError, match=r"held out part, 1.00% of the rows: no rows here; .* or a larger fraction of it"):
+        example_set(source, Letters(), "error")
+
+
 FILES = [f"{name}.bin" for name in ("codes", "codes.starts", "size", "size.starts", "lengths", "texts", "places", "places.starts")]
 
 

@@ -133,6 +133,7 @@ def test_a_label_is_a_number_a_letter_or_a_text(tmp_path: Path, label: Any, choi
         (2, ["a", "b"], r"rows.jsonl:1: the label '2' is none of the 2 answers"),
         ("-1", ["a", "b"], r"rows.jsonl:1: the label '-1' is none of the 2 answers"),
         (0, ["a"], r"rows.jsonl:1: 1 answers, and nothing to choose"),
+        (0, ["a", " "], r"rows.jsonl:1: answer 1, counted from 0, has no text"),
     ],
 )
 def test_a_label_that_names_no_answer_or_two_is_refused(tmp_path: Path, label: Any, choices: list[str], message: str) -> None:

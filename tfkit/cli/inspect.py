@@ -118,7 +118,7 @@ def _lines(recipe: "Recipe", shown: "list[tuple[str, ShownRow]]", totals: dict[s
     yield [("no mark: read, not predicted   ", ""), ("pad", "dim"), (": padding   --- another document", "")]
     objective = recipe.objective
     if objective.kind == "distillation" and objective.of.kind == "masked_lm" and not objective.masked_only:
-        yield [("the teacher is asked at every token that is no padding, not only where a loss is marked", "")]
+        yield [("the teacher is asked at every token but padding, marked or not", "")]
 
 
 def _runs(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:

@@ -17,7 +17,7 @@ from tfkit.errors import DataError
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.pieces import BATCH, batches
 
-STREAM_VERSION = 1  # part of the fingerprint: raise it when the same text and tokenizer give another stream
+STREAM_VERSION = 2  # part of the fingerprint: raise it when the same text and tokenizer give another stream
 SENTENCES_VERSION = 1  # the same for where sentences are cut
 INDEX = "index.json"
 _FILES = ("tokens.bin", "starts.bin", "text_bytes.bin")

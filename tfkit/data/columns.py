@@ -202,7 +202,7 @@ def _fill(template: str, values: Mapping[str, Any]) -> Any:
         found = _look_up(match[1], values)
         if found is _MISSING:
             return _MISSING
-        text = _label(found) if not isinstance(found, list) else _text(found)
+        text = _written(found) if not isinstance(found, list) else _text(found)
         if isinstance(text, _Unfit):
             return found
         parts.append(text)
@@ -225,18 +225,22 @@ def _text(value: Any) -> str | _Unfit:
     return value if isinstance(value, str) else _Unfit(_kind(value), "text")
 
 
-def _label(value: Any) -> str | _Unfit:
-    """A label as it is written: 1 for 1 and 1.0, true for True."""
+def _written(value: Any) -> str | _Unfit:
+    """A text or number as it is written: 1 for 1 and 1.0, true for True."""
     match value:
         case str():
             return value
         case bool():
             return str(value).lower()
-        case int():
-            return str(value)
-        case float():
-            return f"{value:.17g}"
+        case int() | float():
+            return str(value).removesuffix(".0")
     return _Unfit(_kind(value), "a label")
+
+
+def _label(value: Any) -> str | _Unfit:
+    """A label as it is written. Nothing but spaces is none: so a table has a row that nobody labelled."""
+    found = _written(value)
+    return _Unfit("an empty text", "a label") if isinstance(found, str) and not found.strip() else found
 
 
 def _list_of(read: Any, wanted: str) -> Any:

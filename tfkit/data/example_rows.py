@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tfkit.data.draws import Latest
 from tfkit.data.examples import Example, ExampleSet
 from tfkit.data.packing import permutation
 from tfkit.errors import DataError
@@ -51,7 +52,7 @@ class ExampleRows:
             if not copies * len(one) + extra:
                 raise DataError(f"{one.name}: weight {weight} of {len(one)} rows is no row at all; set a larger weight, or give more rows")
         self._packs = None if packed_length is None else self._pack(packed_length)
-        self._orders: dict[int, NDArray[np.int64]] = {}
+        self._orders = Latest(self._draw)
 
     def __len__(self) -> int:
         if self._packs is not None:
@@ -74,13 +75,7 @@ class ExampleRows:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The rows of an epoch, numbered through, in the order in which they are read: (len(self),)."""
-        order = self._orders.pop(epoch, None)
-        if order is None:
-            order = self._draw(epoch)
-        self._orders[epoch] = order
-        while len(self._orders) > 2:  # a step may span two epochs, and a resumed one looks back
-            del self._orders[next(iter(self._orders))]
-        return order
+        return self._orders[epoch]
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> ExampleBatch:
         """The rows of these numbers."""

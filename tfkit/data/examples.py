@@ -23,7 +23,7 @@ from tfkit.data.rows import BadRow, OnBadRow, Row, Skipped, Source, describe_ski
 from tfkit.data.stream import check_ids
 from tfkit.errors import DataError
 
-EXAMPLES_VERSION = 1  # part of the fingerprint: raise it when the same rows and encoder give other examples
+EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
 _INDEX = "index.json"
 _BATCH = 512  # rows that are encoded at once
 _OWN = frozenset({"lengths", "texts", "places"})  # files beside those of the arrays
@@ -145,8 +145,9 @@ def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow,
             if progress is not None:
                 progress(sum(len(row.text.encode()) for row in rows))
         if not writers.examples:
-            why = f"every row is bad; the first is {first_bad}" if first_bad else "no rows here; give a source that holds some"
-            raise DataError(f"{source.name}: {why}")
+            if first_bad:
+                raise DataError(f"{source.name}: every row is bad; the first is {first_bad}")
+            raise DataError(f"{source.describe()}: no rows here; give a source that holds some, or a larger fraction of it")
         names = writers.finish()
     index = {
         "version": EXAMPLES_VERSION,
@@ -235,7 +236,7 @@ def _index(folder: Path) -> dict[str, Any] | None:
         index = json.loads((folder / _INDEX).read_bytes())
         whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())
         index["skipped"] = {kind: Skipped(*found) for kind, found in index["skipped"].items()}
-        return index if whole and index["version"] == EXAMPLES_VERSION and "first_truncated" in index else None
+        return index if whole and index["version"] == EXAMPLES_VERSION else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tfkit.data.draws import Latest
 from tfkit.data.stream import TokenStream
 from tfkit.errors import DataError
 
@@ -63,7 +64,7 @@ class PackedRows:
                 )
             if not copies * count + extra:
                 raise DataError(f"{stream.name}: weight {weight} of {count} rows is no row at all; set a larger weight, or give more text")
-        self._orders: dict[int, NDArray[np.int64]] = {}
+        self._orders = Latest(self._draw)
 
     def __len__(self) -> int:
         return sum(copies * count + extra for copies, count, extra in zip(self._copies, self.counts, self._extra, strict=True))
@@ -81,13 +82,7 @@ class PackedRows:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The rows of an epoch, numbered through all streams, in the order in which they are read: (len(self),)."""
-        order = self._orders.pop(epoch, None)
-        if order is None:
-            order = self._draw(epoch)
-        self._orders[epoch] = order
-        while len(self._orders) > 2:  # a step may span two epochs, and a resumed one looks back
-            del self._orders[next(iter(self._orders))]
-        return order
+        return self._orders[epoch]
 
     @property
     def mean_tokens(self) -> float:

@@ -13,16 +13,18 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.rows import BadRow
+from tfkit.data.sentence_pairs import fit
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
-from tfkit.objectives.text_pairs import bare, no_room, share_room
+from tfkit.objectives.text_pairs import no_room
 from tfkit.recipe.objectives import MultipleChoiceSection
 from tfkit.tokenizer import Tokenizer
 
@@ -52,7 +54,7 @@ class MultipleChoice:
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """input_ids of all answers one after the other, the size of each, and the number of the right one."""
         texts = [text for row in rows for text in (row.values["context"], *row.values["choices"])]
-        ids = iter(bare(self.tokenizer, texts))
+        ids = iter(self.tokenizer.encode_bare(texts))
         found: list[Encoded | BadRow] = []
         for row in rows:
             context, *answers = (next(ids) for _ in range(1 + len(row.values["choices"])))
@@ -126,9 +128,9 @@ class MultipleChoice:
             )
         return [] if found is None else [found]
 
-    def _sequence(self, context: list[int], answer: list[int]) -> list[int]:
-        kept, kept_answer = share_room(len(context), len(answer), self._room)
-        return [*self._start, *context[:kept], *self._delimiter, *answer[:kept_answer], *self._classify]
+    def _sequence(self, context: NDArray[np.uint32], answer: NDArray[np.uint32]) -> list[int]:
+        kept, kept_answer = fit(len(context), len(answer), self._room)
+        return [*self._start, *context[:kept].tolist(), *self._delimiter, *answer[:kept_answer].tolist(), *self._classify]
 
 
 def _by_row(scores: Tensor, batch: Batch) -> Tensor:
@@ -142,6 +144,8 @@ def right_choice(place: str, choices: Sequence[str], written: str) -> int | BadR
     """The number of the right answer, from a number counted from 0, a letter, or its text."""
     if len(choices) < 2:
         return BadRow("less than two answers", f"{place}: {len(choices)} answers, and nothing to choose; remove the row")
+    if (empty := next((number for number, choice in enumerate(choices) if not choice.strip()), None)) is not None:
+        return BadRow("an empty answer", f"{place}: answer {empty}, counted from 0, has no text; correct or remove the row")
     number = int(written) if written.isascii() and written.isdecimal() else _LETTERS.find(written) if len(written) == 1 else -1
     found = {number} & set(range(len(choices))) | ({choices.index(written)} if written in choices else set())
     if len(found) != 1:

@@ -7,6 +7,7 @@ between them then. One without such a token can have no pairs, and a template of
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tfkit.data.sentence_pairs import fit
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
 
@@ -46,18 +47,6 @@ def no_room(length: int) -> ModelError:
     return ModelError(f"a context of {length} tokens has no room for text beside the special tokens; raise model.context_length")
 
 
-def share_room(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many ids of two texts are kept: the longer one loses its last ids until both fit, the second one where they are equal."""
-    second = min(second, max(room // 2, room - first))
-    return min(first, room - second), second
-
-
-def bare(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of texts without what the tokenizer's template puts around them."""
-    before, behind = len(tokenizer.prefix), len(tokenizer.suffix)
-    return [ids[before : len(ids) - behind] for ids in tokenizer.encode_texts(texts)]
-
-
 def _pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], length: int) -> list[TextIds]:
     if tokenizer.joins_pairs:
         if length < len(tokenizer.encode_pairs([("", "")])[0][0]) + 2:  # the template around two texts, and one id of each
@@ -73,9 +62,9 @@ def _pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], length: int) 
     if room < 2:
         raise no_room(length)
     found = []
-    for first, second in zip(*(bare(tokenizer, texts) for texts in zip(*pairs, strict=True)), strict=True):
-        kept, kept_second = share_room(len(first), len(second), room)
-        ids = [*tokenizer.prefix, *first[:kept], between, *second[:kept_second], *tokenizer.suffix]
+    for first, second in zip(*(tokenizer.encode_bare(texts) for texts in zip(*pairs, strict=True)), strict=True):
+        kept, kept_second = fit(len(first), len(second), room)
+        ids = [*tokenizer.prefix, *first[:kept].tolist(), between, *second[:kept_second].tolist(), *tokenizer.suffix]
         found.append(TextIds(ids, [0] * len(ids), len(first) + len(second) > room))
     return found
 

@@ -45,8 +45,8 @@ class TextToText:
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """The ids of source and target. Of a target with several references the first one is taken."""
         sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.context_length)
-        targets = self._bare([row.values["target"][0] if row.values["target"] else "" for row in rows])
-        return [self._example(row, source, target) for row, source, target in zip(rows, sources, targets, strict=True)]
+        targets = self.tokenizer.encode_bare([row.values["target"][0] if row.values["target"] else "" for row in rows])
+        return [self._example(row, source, target.tolist()) for row, source, target in zip(rows, sources, targets, strict=True)]
 
     def collate(self, rows: ExampleBatch) -> Batch:
         """Sources (B, T) and labels (B, T'), each padded on the right; what is padding is told by lengths, never by ids."""
@@ -91,8 +91,3 @@ class TextToText:
         truncated = source.truncated or len(target) >= self.context_length
         unread = max(0, len(row.values["target"]) - 1)
         return Encoded({"source": source.ids, "target": ids}, len(source.ids) + len(ids), truncated, unread)
-
-    def _bare(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of texts without what the template puts around them."""
-        prefix, suffix = len(self.tokenizer.prefix), len(self.tokenizer.suffix)
-        return [ids[prefix : len(ids) - suffix] for ids in self.tokenizer.encode_texts(texts)]
