@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import tfkit
 from tfkit.adapters import load
+from tfkit.training.step import Stepper
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")  # of peft
 
@@ -222,3 +223,26 @@ def test_what_cannot_be_is_refused_before_the_first_step(work: Path, words: list
 def test_without_a_checkpoint_there_is_nothing_to_adapt(place: Path, tmp_path: Path) -> None:
     done = pretrain(tmp_path / "run", place / "tiny.yaml", LORA)
     assert (done.code, "an adapter updates the weights of a checkpoint: give model.from, or remove it" in done.err) == (2, True)
+
+
+def test_a_step_that_is_no_number_is_replayed_through_the_updates(work: Path) -> None:
+    """Two steps after a checkpoint: the replay has its factors, takes the steps again, and names the layer with an update."""
+
+    def spoil() -> None:
+        accumulate = Stepper._accumulate
+
+        def struck(self: Stepper, step: int, *arguments: Any) -> Any:
+            layer = self.model.get_submodule("encoder.blocks.1.self_attention.op.v_proj")
+            handle = layer.register_forward_hook(lambda *_: _[2] * float("nan"), prepend=True) if step == 5 else None
+            try:
+                return accumulate(self, step, *arguments)
+            finally:
+                if handle:
+                    handle.remove()
+
+        Stepper._accumulate = struck  # type: ignore[method-assign]
+
+    assert finetune("run", "--from", "bert", LORA, "checkpoint.every=3", before=spoil).code == 6
+    done = tfkit_("replay", "run", "--json", before=spoil)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["first_bad"] == {"module": "encoder.blocks.1.self_attention.op.v_proj", "in": "forward", "micro_batch": 0}

@@ -1,5 +1,7 @@
 """The card of every kind of model: the Hub's name for what it is for, and a class of transformers that opens it, by its head."""
 
+from pathlib import Path
+
 import pytest
 import transformers
 from ruamel.yaml import YAML
@@ -29,7 +31,7 @@ OLD = "T5WithLMHeadModel"  # what old files call T5ForConditionalGeneration, and
 KINDS = [(one.name, name) for one in FAMILIES.values() if one.model_type is not None for name in one.architectures if name != OLD]
 
 
-def card_of(config: ModelConfig, family: str | None) -> str:
+def card_of(config: ModelConfig, family: str | None, base: Path | None = None) -> str:
     found = family_of(config, prefer=family)
     return model_card(
         name="run",
@@ -41,6 +43,7 @@ def card_of(config: ModelConfig, family: str | None) -> str:
         evaluation={"accuracy": 0.25},
         data=["rows.jsonl"],
         reading=Reading(),
+        base=base,
     )
 
 
@@ -66,3 +69,11 @@ def test_a_model_that_only_tfkit_computes_says_so() -> None:
     card = card_of(ModelConfig.model_validate(values), None)
     assert "library_name: tfkit\n" in card
     assert "It opens with `tfkit`; `transformers` has no class for it:\n\n    tfkit generate --from ." in card
+
+
+def test_an_adapter_says_how_peft_opens_it_on_its_base() -> None:
+    card = card_of(ModelConfig.model_validate(PRESETS["gpt2"][1]), "gpt2", Path("models/gpt2"))
+    assert "library_name: peft\n" in card
+    opening = 'peft.PeftModel.from_pretrained(transformers.GPT2LMHeadModel.from_pretrained("models/gpt2"), ".")'
+    assert f"It opens with `peft` and with `tfkit`:\n\n    {opening}\n    tfkit generate --from ." in card
+    assert "| updates of | models/gpt2 |" in card

@@ -3,14 +3,17 @@
 import pytest
 from tiny_training import batches, fresh, stepper, stream
 
+from tfkit.adapters import add_lora, freeze, merged
+from tfkit.adapters.peft_files import to_peft
 from tfkit.cli.training_parts import state_tensors
-from tfkit.cli.training_plan import batch_sizes, most_rows, planned_bytes, total_steps
+from tfkit.cli.training_plan import batch_sizes, kept_numbers, most_rows, planned_bytes, total_steps, trained_numbers
 from tfkit.data import PackedRows
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema import (
     AdafactorSection,
     AdamWSection,
     DataSection,
+    LoraSection,
     ModelSection,
     MuonSection,
     OptimizerSection,
@@ -72,3 +75,34 @@ def test_the_planned_bytes_are_those_of_the_tensors_that_are_saved(optimizer: Op
     numbers += sum(tensor.numel() for name, tensor in saved.items() if not name.endswith("/step"))
     wanted = recipe(steps=9, ema_decay=decay).model_copy(update={"optimizer": optimizer})
     assert planned_bytes(wanted, taking.model) == 4 * numbers * (wanted.checkpoint.keep + 2)
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+@pytest.mark.parametrize("merge", [False, True])
+def test_of_an_adapter_only_what_is_trained_takes_room(decay: float | None, merge: bool) -> None:
+    """The file of a fused matrix holds zeros, too: q and v of q|k|v take twice the room, and that is the worst."""
+    model, section = fresh(), LoraSection(rank=2, merge=merge)
+    add_lora(model, section, seed=1)
+    taking = stepper(model, section=AdamWSection(), ema_decay=decay)
+    taking.take(1, batches(CausalLM(), 4), 1.0)
+    saved = state_tensors(taking.weights, taking.optimizer, factors=True)
+    numbers = sum(tensor.numel() for name, tensor in saved.items() if not name.endswith("/step"))
+    if merge:
+        numbers += sum(tensor.numel() for tensor in merged(model, taking.weights.result).values()) + trained_numbers(model)
+    else:
+        peft = to_peft({name: taking.weights.result[name] for name in taking.weights.trained}, "gpt2", model.config)
+        numbers += sum(tensor.numel() for tensor in peft.tensors.values())
+    wanted = recipe(steps=9, ema_decay=decay, adapter=section.model_dump())
+    assert planned_bytes(wanted, model) == 4 * numbers * (wanted.checkpoint.keep + 2)
+
+
+def test_what_is_frozen_has_no_gradient_no_state_and_no_mean() -> None:
+    model = fresh()
+    freeze(model, ["embedding.*", "decoder.blocks.0.*"])
+    for decay in (None, 0.9):
+        wanted = recipe(steps=9, ema_decay=decay)
+        trained = sum(
+            parameter.numel() for name, parameter in model.named_parameters() if name.startswith(("decoder.blocks.1", "decoder.n"))
+        )
+        assert trained_numbers(model) == trained
+        assert kept_numbers(wanted, model) == trained * (2 if decay is None else 3)

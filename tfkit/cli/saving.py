@@ -4,11 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.adapters import Base, merged, save_adapter
+from tfkit.cli.starting import Start
 from tfkit.cli.training_data import TrainingData
 from tfkit.hub import save_model
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema import Recipe
 from tfkit.training.precision import Weights
+
+
+def adapted(recipe: Recipe, start: Start | None) -> Path | None:
+    """The folder of the model that the checkpoints hold updates of; None: they are whole models."""
+    adapter = recipe.training.adapter
+    return start.described.folder if start is not None and adapter is not None and not adapter.merge else None
 
 
 def write_model(
@@ -23,9 +30,8 @@ def write_model(
         "problem_type": "regression" if getattr(recipe.objective, "regression", False) else None,
         "facts": facts,
     }
-    if adapter is None or adapter.merge:
+    if adapter is None or data.start is None or adapter.merge:
         save_model(folder, model.config, merged(model, result), data.tokenizer, **said)
         return
-    assert data.start is not None
     base = Base(data.start.path, data.start.described.folder, data.start.sha256)
     save_adapter(folder, model.config, {name: result[name] for name in weights.trained}, data.tokenizer, adapter, base, **said)

@@ -9,7 +9,7 @@ import torch
 from tfkit import console
 from tfkit.carbon import Reading
 from tfkit.cli.resume import warn_of_other_rounding
-from tfkit.cli.saving import write_model
+from tfkit.cli.saving import adapted, write_model
 from tfkit.cli.session import energy_fields, rework_fields
 from tfkit.cli.teaching import parents, taught_bytes_per_row, taught_flops_per_token
 from tfkit.cli.training_data import RunContext, TrainingData
@@ -331,6 +331,7 @@ class TrainingRun:
             data=[stored.name for stored, _ in self.data.train],
             averaged=f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else "",
             reading=self.context.meter.reading(),
+            base=adapted(self.context.recipe, self.data.start),
         )
 
 

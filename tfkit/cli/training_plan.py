@@ -72,8 +72,8 @@ def planned_bytes(recipe: Recipe, model: Transformer) -> int:
     """Disk, in fp32, for the checkpoints that are kept, one more that is being written, and the best."""
     adapter, trained = recipe.training.adapter, trained_numbers(model)
     whole = sum(parameter.numel() for parameter in model.parameters())
-    if adapter is not None:  # the training state has the updates too, as they are trained
-        whole = trained + (whole if adapter.merge else trained)
+    if adapter is not None:  # the training state has the updates as they are trained; in the adapter, fused ones are up to twice as large
+        whole = trained + (whole if adapter.merge else 2 * trained)
     return 4 * (whole + kept_numbers(recipe, model)) * (recipe.checkpoint.keep + 2)
 
 

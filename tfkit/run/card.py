@@ -1,6 +1,7 @@
 """The model card: README.md of a checkpoint, with the carbon that the Hub reads."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tfkit.carbon.card import co2_block, co2_sentence
@@ -21,18 +22,20 @@ def model_card(
     data: list[str],
     reading: Reading,
     averaged: str = "",
+    base: Path | None = None,
 ) -> str:
     """Markdown with YAML front matter. `kind` is "pre-training" or "fine-tuning"; `architecture` is transformers' class for it, if there is
-    one; `averaged` says of which weights these are the mean.
+    one; `averaged` says of which weights these are the mean; `base` is the model that these are updates of, if they are.
     """
     carbon = co2_block(reading, kind, processor()["name"])
     task, example = _use(config)
-    library = "tfkit" if architecture is None else "transformers"
+    library = "tfkit" if architecture is None else "transformers" if base is None else "peft"
     front = [f"library_name: {library}", f"pipeline_tag: {task}", "tags: [tfkit]"]
     if carbon:
         front += ["co2_eq_emissions:", *(f"  {key}: {_yaml(value)}" for key, value in carbon.items())]
     layers = " + ".join(str(count) for count in (config.encoder_layers, config.decoder_layers) if count)
     rows = {
+        "updates of": str(base or ""),
         "parameters": f"{parameters:,}",
         "layers, width, heads": f"{layers}, {config.dim}, {config.num_heads} ({config.num_kv_heads} for keys and values)",
         "vocabulary, context": f"{config.vocab_size:,}, {config.context_length:,}",
@@ -43,8 +46,8 @@ def model_card(
         **{f"validation {metric.replace('_', ' ')}": f"{value:,.4g}" for metric, value in evaluation.items() if metric != "target_tokens"},
     }
     table = "\n".join(f"| {label} | {value} |" for label, value in rows.items() if value)
-    opening = [f'transformers.{architecture}.from_pretrained(".")'] if architecture else []
-    names = "`transformers` and with `tfkit`" if architecture else "`tfkit`; `transformers` has no class for it"
+    opening = [_opening(architecture, base)] if architecture else []
+    names = f"`{library}` and with `tfkit`" if architecture else "`tfkit`; `transformers` has no class for it"
     return f"""---
 {chr(10).join(front)}
 ---
@@ -61,6 +64,13 @@ def model_card(
 
 {co2_sentence(reading)}
 """
+
+
+def _opening(architecture: str, base: Path | None) -> str:
+    """The line of Python that gives the model."""
+    if base is None:
+        return f'transformers.{architecture}.from_pretrained(".")'
+    return f'peft.PeftModel.from_pretrained(transformers.{architecture}.from_pretrained("{base}"), ".")'
 
 
 def mean_card(card: str, checkpoints: Sequence[str]) -> str:
