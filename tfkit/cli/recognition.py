@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from tfkit import console
+from tfkit.adapters import describe
 from tfkit.cli.settings import quoted
 from tfkit.data.columns import Columns, Record
 from tfkit.data.first_records import first_records
 from tfkit.data.rows import Row
 from tfkit.errors import UsageError
-from tfkit.hub import describe
 from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError
 from tfkit.recipe.dump import dump_document
@@ -128,7 +128,7 @@ def _document(task: Task, model: Kind, given: dict[str, Any]) -> dict[str, Any]:
     if said["schedule"].get("kind", schedule["kind"]) == "noam" or {"warmup_steps", "warmup_tokens"} & said["schedule"].keys():
         schedule.pop("warmup_ratio", None)
     length = {} if any(said["training"].get(name) is not None for name in ("steps", "tokens")) else {"epochs": point.epochs}
-    evaluation: dict[str, Any] = {"every": "epoch", "metric": task.metric} if held_out else {}
+    judged = {"metric": task.metric} if task.metric else {}
     return {
         "model": {},
         "data": {"train": [], "validation": held_out},
@@ -137,7 +137,7 @@ def _document(task: Task, model: Kind, given: dict[str, Any]) -> dict[str, Any]:
         "schedule": schedule,
         "training": {**length, "batch_size": point.batch_size},
         "checkpoint": {"every": "epoch", "keep": 1} if held_out else {},
-        "evaluation": evaluation,
+        "evaluation": {"every": "epoch", **judged} if held_out else {},
     }
 
 
