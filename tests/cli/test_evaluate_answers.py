@@ -233,6 +233,7 @@ def test_bad_rows_sets_and_a_limit(place: Path, tmp_path: Path) -> None:
     assert evaluate(tmp_path, *words, "--fail-if", "seen.chrf >= 0").code == 8
     limited, fewer = judged(tmp_path, *words, "evaluation.max_tokens=30", "evaluation.batch_size=2")
     assert 0 < limited["examples"] == len(fewer) < 7
+    assert 30 <= limited["tokens"] < result["tokens"]
     assert [one for one in said if one["place"] in {few["place"] for few in fewer}] == [
         {k: nearly(v) for k, v in few.items()} for few in fewer
     ]

@@ -112,13 +112,15 @@ def _unlabelled(recipe: Recipe, objective: Objective, sets: list[ValidationSet],
 
 def _labelled(recipe: Recipe, objective: Labelled, sets: Sequence[tuple[str, Source, Stored]], loaded: "Loaded", work: "Session") -> Scored:
     """Rows that have an answer each: the model's, and the metrics of all of them."""
-    evaluation, left = recipe.evaluation, recipe.evaluation.max_tokens
+    evaluation, tokens = recipe.evaluation, 0
     writes = isinstance(objective, TextToText | Chat) and bool(evaluation.text_metrics)
+    text_metrics = evaluation.text_metrics if writes else ()
     judged: dict[str, list[Judged]] = {}
     documents: list[dict[str, Any]] = []
     total = sum(len(stored.lengths) for _, _, stored in sets if isinstance(stored, ExampleSet))
     with console.progress("scoring", total * (1 + writes), "rows") as bar, work.signals.at_once(_WHOLE):
         for name, source, stored in sets:
+            left = None if evaluation.max_tokens is None else evaluation.max_tokens - tokens
             if left is not None and left <= 0:
                 break
             rows = open_rows(recipe, objective, [(stored, 1.0)], loaded.config)
@@ -132,17 +134,16 @@ def _labelled(recipe: Recipe, objective: Labelled, sets: Sequence[tuple[str, Sou
             documents += [
                 {"place": stored.place(one.number), "loss": weighted_loss(objective.terms, one.sums), **one.said} for one in found
             ]
-            left = None if left is None else left - sum(int(stored.lengths[one.number]) for one in found)
-    everything = [one for found in judged.values() for one in found]
-    scores = of_answers(objective, everything, evaluation.text_metrics if writes else ())
-    metrics = scores(once(len(everything)))
-    if len(sets) > 1:
-        for name, found in judged.items():
-            own = of_answers(objective, found, evaluation.text_metrics if writes else ())(once(len(found)))
+            tokens += sum(int(stored.lengths[one.number]) for one in found)
+        everything = [one for found in judged.values() for one in found]
+        scores = of_answers(objective, everything, text_metrics)
+        metrics = scores(once(len(everything)))
+        for name, found in judged.items() if len(sets) > 1 else ():
+            own = of_answers(objective, found, text_metrics)(once(len(found)))
             metrics |= {f"{name}.{metric}": value for metric, value in own.items()}
     used = [stored for (_, _, stored), _ in zip(sets, judged, strict=False)]
     settings = undrawn(recipe.generation).model_dump(include=set(_DECODING)) if writes else None
-    return Scored(metrics, len(everything), sum(map(_tokens, used)), used, scores, documents, settings)
+    return Scored(metrics, len(everything), tokens, used, scores, documents, settings)
 
 
 def _with_texts(
