@@ -65,6 +65,9 @@ def test_regression_is_the_mean_squared_error(tmp_path: Path) -> None:
     with torch.no_grad():
         logits = ours(**batch.inputs()).logits[:, 0]
         sums = objective.measure(ours, batch)
+    there = sorted({round(7 * label) for label in batch.labels.tolist()})
+    assert sorted(batch.labels.tolist()) == pytest.approx([i / 7 for i in there], abs=1e-6)
+    assert (len(there), max(there) < len(ROWS)) == (8, True)
     mean = float(((logits - batch.labels) ** 2).double().mean())
     assert objective.metrics(sums) == {"loss": pytest.approx(mean, rel=1e-5), "rmse": pytest.approx(mean**0.5, rel=1e-5)}
 
@@ -73,6 +76,13 @@ def test_a_label_that_is_none_of_those_known_is_named_with_its_row(tmp_path: Pat
     rows = [*ROWS, {"text": "the cat", "label": "perhaps"}]
     with pytest.raises(DataError, match=r"rows.jsonl:17: the label 'perhaps' is none of no, yes, maybe"):
         examples(tmp_path, rows, ClassificationSection.roles, classification())
+
+
+@pytest.mark.parametrize("label", ["x", "nan", "-inf", "2147.4836479999", -2148])
+def test_a_label_that_is_no_number_that_can_be_kept_is_named_with_its_row(tmp_path: Path, label: Any) -> None:
+    rows = [{"text": "the cat", "label": -2147}, {"text": "the cat", "label": label}]
+    with pytest.raises(DataError, match=rf"rows.jsonl:2: the label '{label}' is not a number up to 2,147"):
+        examples(tmp_path, rows, ClassificationSection.roles, classification((), regression=True))
 
 
 def test_long_texts_are_cut_before_what_the_template_puts_behind_them(tmp_path: Path) -> None:

@@ -116,7 +116,11 @@ def test_a_pair_that_nothing_can_join_is_refused_with_the_remedy(tmp_path: Path)
 
 
 def test_a_text_that_gives_no_token_is_named(tmp_path: Path) -> None:
-    """Without a template there is nothing to read a class off."""
+    """Without a template there is nothing to read a class off; with one only what stands around every text."""
+    framed = Classification(ClassificationSection(kind="classification"), tokenizer("wordpiece"), LABELS, 24, None)
+    for row in ({"text": " ", "label": "1"}, {"text": "", "pair": " \n", "label": "1"}):
+        with pytest.raises(DataError, match=r"rows.jsonl:1: the text gives no token; remove the row"):
+            examples(tmp_path, [row], ClassificationSection.roles, framed)
     codec = tokenizer("byte_bpe", add_bos=False)
     with pytest.raises(DataError, match=r"rows.jsonl:2: the text gives no token; remove the row"):
         examples(

@@ -22,7 +22,8 @@ from tfkit.objectives.text_pairs import encode_texts
 from tfkit.recipe.objectives import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 
-_SCALE = 1_000_000  # numbers are kept as whole millionths
+_SCALE = 1_000_000  # numbers are kept as whole millionths, in 32 bits
+_MOST = 2_147
 
 
 class Classification:
@@ -47,13 +48,14 @@ class Classification:
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """input_ids, segment_ids (of pairs), and the number of the class, or the value in millionths."""
         texts = [(row.values["text"], row.values.get("pair")) for row in rows]
+        around = {*self.tokenizer.prefix, *self.tokenizer.suffix, self.tokenizer.sep_id, self.tokenizer.eos_id}
         found: list[Encoded | BadRow] = []
         for row, text in zip(rows, encode_texts(self.tokenizer, texts, self.context_length), strict=True):
             label = self._label(row)
             if isinstance(label, BadRow):
                 found.append(label)
                 continue
-            if not text.ids:
+            if around.issuperset(text.ids):  # a class could be read off the special tokens alone, and would mean nothing
                 found.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row"))
                 continue
             arrays = {"input_ids": text.ids, "segment_ids": text.segments, "label": [label]}
@@ -115,8 +117,8 @@ class Classification:
                 value = float(written)
             except ValueError:
                 value = math.nan
-            if not abs(value) < 2**31 / _SCALE:
-                return BadRow("no number", f"{row.place}: the label {written!r} is not a number up to 2,147; correct the row")
+            if not abs(value) <= _MOST:
+                return BadRow("no number", f"{row.place}: the label {written!r} is not a number up to {_MOST:,}; correct the row")
             return round(value * _SCALE)
         if written not in self._numbers:
             return unknown_label(row.place, written, self.labels)
