@@ -155,6 +155,7 @@ def task(rows: Path, labels: Sequence[str], seed: int) -> list[str]:
         f"training.seed={seed}",
         "checkpoint.every=null",
         "evaluation.every=null",
+        "evaluation.metric=null",
     ]
 
 

@@ -1,6 +1,7 @@
 """Every recipe under recipes/: it validates, says what it is, and takes two steps with tiny sizes and made rows put in."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from tfkit.recipe.schema import Recipe
 
 ROOT = Path(__file__).parent.parent.parent / "recipes"
 RECIPES = sorted(ROOT.rglob("*.yaml"))
-COUNT = 23
-# A recipe that makes a tiny model of the kind of each published one, which a test cannot download.
-LIKE = {"hub:sentence-transformers/all-MiniLM-L6-v2": "bert-stdlib", "hub:HuggingFaceTB/SmolLM2-135M": "smollm2-stdlib"}
+COUNT = 24
+# For each published model, which a test cannot download, a recipe that makes a tiny one of its kind, with what it needs beside.
+LIKE = {
+    "hub:sentence-transformers/all-MiniLM-L6-v2": ("bert-stdlib", []),
+    "hub:HuggingFaceTB/SmolLM2-135M": ("smollm2-stdlib", ["tokenizer.variant=smollm2", "model.context_length=256"]),
+}
 WORDS = ["the", "cat", "def", "return", "self", "a", "mat"]
 
 EACH = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT).with_suffix("").as_posix())
@@ -129,24 +133,24 @@ def write_rows(folder: Path, objective: str) -> Path:
     return folder / "corpus"
 
 
-def take_two_steps(path: Path, run: str) -> None:
+def take_two_steps(path: Path, run: str, more: Sequence[str] = ()) -> None:
     """Of a recipe made tiny, in the current folder; where it begins with a model, or learns from one, after two steps of that one."""
     recipe = read_recipe(str(path)).recipe
-    command, words = "pretrain", tiny(recipe, write_rows(Path.cwd(), recipe.objective.kind))
+    words = [*tiny(recipe, write_rows(Path.cwd(), recipe.objective.kind)), *more]
     if teacher := getattr(recipe.objective, "teacher", None):
-        take_two_steps(made_by(teacher), teacher)
+        make(teacher)
     if recipe.model.start:
-        maker = made_by(recipe.model.start)
-        start = f"runs/{maker.stem}"
-        take_two_steps(maker, start)
-        command, words = "finetune", [*words, "--from", start]
+        words += ["--from", make(recipe.model.start)]
+    command = "finetune" if recipe.model.start else "pretrain"
     assert main([command, str(path), "--run", run, "--json", "--threads", "1", *words]) == 0
 
 
-def made_by(model: str) -> Path:
-    """The recipe of the run that a recipe names, or of one that stands in for a published model."""
-    (found,) = (other for other in RECIPES if other.stem == LIKE.get(model, model.removeprefix("runs/")))
-    return found
+def make(model: str) -> str:
+    """The folder of the run that a recipe names, or of one that stands in for a published model, after two steps."""
+    name, more = LIKE.get(model, (model.removeprefix("runs/"), []))
+    (path,) = (other for other in RECIPES if other.stem == name)
+    take_two_steps(path, f"runs/{name}", more)
+    return f"runs/{name}"
 
 
 @EACH
