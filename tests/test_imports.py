@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "objectives": PURE | {"adapters", "data", "tokenizer", "hub", "model"},
     "generation": PURE | {"objectives", "data", "tokenizer", "hub", "model"},
     "evaluation": PURE | {"generation", "objectives", "data", "tokenizer", "hub", "model"},
-    "training": PURE | CHECKPOINTS | {"evaluation", "generation", "objectives", "data", "tokenizer", "hub", "model"},
+    "training": PURE | CHECKPOINTS | {"evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model"},
 }
 WIRING = {"cli", "__init__", "__main__"}  # may import any room
 HEAVY = {"torch", "datasets", "tokenizers", "transformers", "codecarbon"}

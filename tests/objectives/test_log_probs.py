@@ -228,3 +228,18 @@ def test_scores_are_those_of_whole_logits(bounds: str) -> None:
     assert found.right.tolist() == (logits.argmax(-1) == labels).tolist()
     assert 19 <= int(found.right.sum()) < ROWS
     assert not found.log_probs.requires_grad
+
+
+def test_a_frozen_matrix_gets_no_gradient_and_the_rest_gets_its_own(bounds: str) -> None:
+    """Of an adapter: neither is it computed; a bias beside it may yet be trained."""
+    hidden, head, labels, above = problem(torch.float32)
+    expected = torch.autograd.grad((token_log_probs(head, hidden, labels) * above).sum(), hidden)[0]
+    frozen = Matrix(head.weight.detach(), torch.zeros(VOCABULARY, requires_grad=True))
+    (token_log_probs(frozen, hidden, labels) * above).sum().backward()
+    assert frozen.weight.grad is None
+    assert frozen.bias is not None
+    assert frozen.bias.grad is not None
+    assert hidden.grad is not None
+    torch.testing.assert_close(hidden.grad, expected, atol=0, rtol=0)
+    shares = (hidden @ head.weight.t()).softmax(-1) - F.one_hot(labels, VOCABULARY)
+    torch.testing.assert_close(frozen.bias.grad, (-above[:, None].float() * shares).sum(0), atol=1e-4, rtol=1e-4)

@@ -77,3 +77,5 @@ def test_an_adapter_says_how_peft_opens_it_on_its_base() -> None:
     opening = 'peft.PeftModel.from_pretrained(transformers.GPT2LMHeadModel.from_pretrained("models/gpt2"), ".")'
     assert f"It opens with `peft` and with `tfkit`:\n\n    {opening}\n    tfkit generate --from ." in card
     assert "| updates of | models/gpt2 |" in card
+    tagger = ModelConfig.model_validate(PRESETS["gpt2"][1] | {"head": {"kind": "tags", "count": 5}})
+    assert 'GPT2ForTokenClassification.from_pretrained("models/gpt2", num_labels=5), ".")' in card_of(tagger, "gpt2", Path("models/gpt2"))

@@ -36,7 +36,7 @@ from tfkit.run.durable import write_atomically
 from tfkit.run.replay_file import write_replay
 from tfkit.training.checkpoint import load_training_state, save_training_state
 from tfkit.training.device import eager, keep_freed_memory, make_deterministic, peak_flops
-from tfkit.training.flops import training_flops_per_token
+from tfkit.training.flops import adapted_flops_per_token, training_flops_per_token
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loop import Log, Progress, train, try_out
 from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fit, step_bytes_per_row
@@ -78,6 +78,7 @@ class TrainingRun:
         first = self.loader.step(0)
         written = sum(batch.written for batch in first) / sum(batch.tokens for batch in first)
         flops = training_flops_per_token(config, length, written) + taught_flops_per_token(data.objective, length)
+        flops += adapted_flops_per_token(dict(model.named_parameters()), config, written)
         self.written = TrainingLog(context, self.plan, self.progress, flops, peak)
         self.metric = recipe.evaluation.metric or "loss"
 

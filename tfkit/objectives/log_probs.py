@@ -82,26 +82,31 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None, None]:
         hidden, weight, bias, labels = ctx.saved_tensors
+        of_weight, of_bias = ctx.needs_input_grad[1:3]  # not of frozen ones
         scale = -grad[:, None].to(hidden.dtype)
         if ctx.errors is not None:
             errors, ctx.errors = ctx.errors, None  # else they would be held until the whole backward pass is over
-            grad_bias = None if bias is None else (errors.t() @ scale)[:, 0]
-            return scale * (errors @ weight), errors.t() @ (scale * hidden), grad_bias, None, None, None
+            grad_weight = errors.t() @ (scale * hidden) if of_weight else None
+            grad_bias = (errors.t() @ scale)[:, 0] if of_bias else None
+            return scale * (errors @ weight), grad_weight, grad_bias, None, None, None
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)  # bf16 sums over many blocks would lose what is small
-        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        # In float32: bf16 sums over many blocks would lose what is small.
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if of_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if of_bias else None
         done = 0
         for rows, ids in _blocks(hidden, labels, weight):
             here = slice(done, done + len(rows))
             errors = _log_probs_and_errors(make_logits(rows, weight, bias, ctx.cap), ids, ctx.cap, ctx.smoothing)[1]
             grad_hidden[here] = scale[here] * (errors @ weight)
-            grad_weight += errors.t() @ (scale[here] * rows)
+            if grad_weight is not None:
+                grad_weight += errors.t() @ (scale[here] * rows)
             if grad_bias is not None:
                 grad_bias += (errors.t() @ scale[here])[:, 0]
             done += len(rows)
-        return grad_hidden, grad_weight.to(weight.dtype), None if grad_bias is None else grad_bias.to(weight.dtype), None, None, None
+        grad_weight, grad_bias = (None if one is None else one.to(weight.dtype) for one in (grad_weight, grad_bias))
+        return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
 def _blocks(hidden: Tensor, labels: Tensor, weight: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -46,7 +46,7 @@ def model_card(
         **{f"validation {metric.replace('_', ' ')}": f"{value:,.4g}" for metric, value in evaluation.items() if metric != "target_tokens"},
     }
     table = "\n".join(f"| {label} | {value} |" for label, value in rows.items() if value)
-    opening = [_opening(architecture, base)] if architecture else []
+    opening = [_opening(architecture, config, base)] if architecture else []
     names = f"`{library}` and with `tfkit`" if architecture else "`tfkit`; `transformers` has no class for it"
     return f"""---
 {chr(10).join(front)}
@@ -66,11 +66,12 @@ def model_card(
 """
 
 
-def _opening(architecture: str, base: Path | None) -> str:
+def _opening(architecture: str, config: ModelConfig, base: Path | None) -> str:
     """The line of Python that gives the model."""
     if base is None:
         return f'transformers.{architecture}.from_pretrained(".")'
-    return f'peft.PeftModel.from_pretrained(transformers.{architecture}.from_pretrained("{base}"), ".")'
+    labels = f", num_labels={config.head.count}" if isinstance(config.head, ClassesHeadConfig | TagsHeadConfig) else ""
+    return f'peft.PeftModel.from_pretrained(transformers.{architecture}.from_pretrained("{base}"{labels}), ".")'
 
 
 def mean_card(card: str, checkpoints: Sequence[str]) -> str:

@@ -1,5 +1,10 @@
 """The arithmetic of a training step, counted from the description alone."""
 
+from collections.abc import Mapping
+
+from torch import nn
+
+from tfkit.adapters import THIN
 from tfkit.model.config import ModelConfig
 
 
@@ -34,3 +39,24 @@ def _flops_of_both(config: ModelConfig, source: float, target: float, width: int
     encoder = config.encoder_layers * source * (6 * block + width * 2 * source)
     decoder = config.decoder_layers * target * (6 * (block + 2 * query) + width * (target + 2 * source))
     return encoder + decoder + config.decoder_layers * source * 6 * 2 * keys + 6 * target * config.vocab_size * config.dim
+
+
+def adapted_flops_per_token(parameters: Mapping[str, nn.Parameter], config: ModelConfig, written: float = 0.0) -> float:
+    """What to add to these FLOPs a token for a model whose `parameters`, by name, are frozen or have thin ones beside them.
+
+    A frozen matrix has no gradient of its own: 2 less. That of what it reads is counted always, though it is not needed below the lowest
+    parameter that is trained. The two matrices of an update are multiplied, and trained, as any other: 6.
+    """
+    both = config.encoder_layers > 0 and config.decoder_layers > 0
+    output = "head.output.weight" if "head.output.weight" in parameters else "embedding.tokens.weight"
+    total = 0.0
+    for name, parameter in parameters.items():
+        if not (name == output or (".blocks." in name and parameter.dim() > 1)):
+            continue
+        of_source = name.startswith("encoder.") or ".cross_attention.op.k_" in name or ".cross_attention.op.v_" in name
+        share = (1 - written if of_source else written) if both else 1.0
+        if name.endswith(THIN):
+            total += 6 * parameter.numel() * share
+        elif not parameter.requires_grad:
+            total -= 2 * parameter.numel() * share
+    return total
