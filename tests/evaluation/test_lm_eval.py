@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,18 @@ def test_a_task_of_a_local_file_has_the_same_result(both: tuple[TfkitLM, HFLM], 
     ours, theirs = ([float(reply[0][0]) for sample in one["samples"]["animals"] for reply in sample["resps"]] for one in found)
     assert len(ours) == 60
     assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_harness_knows_ours_beside_its_own() -> None:
+    """It registers its own where it finds none, and ours is one."""
+    code = """
+import tfkit.evaluation.lm_eval as ours
+from lm_eval.api.registry import get_model
+print(get_model("dummy").__name__, get_model("tfkit") is ours.TfkitLM)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "DummyLM True\n", done.stderr
 
 
 def test_what_cannot_be_done_is_said(both: tuple[TfkitLM, HFLM], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ The harness' own `--model hf` on the same checkpoint gives the same numbers, for
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import lm_eval.models  # noqa: F401  # the harness' own: it registers them only where there are no others
 import torch
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
@@ -21,6 +22,7 @@ from tfkit.generation.complete import complete_ids
 from tfkit.recipe.schema import GenerationSection
 
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness' words for one thing
+_BATCH = 16
 _DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "num_beams")
 
 
@@ -29,15 +31,17 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
     """A language model of a checkpoint, run folder or Hugging Face folder."""
 
     def __init__(
-        self, checkpoint: str, *, batch_size: int | str = 16, device: str | None = None, dtype: str = "float32", max_gen_toks: int = 256
+        self, checkpoint: str, *, batch_size: int | str = _BATCH, device: str | None = None, dtype: str = "float32", max_gen_toks: int = 256
     ):
         """`max_gen_toks`: the longest continuation where a task names none. Raises ModelError for what is no language model."""
         super().__init__()
-        loaded = tfkit.load(checkpoint, device=device or "cpu", dtype=getattr(torch, dtype))
+        if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):  # the harness asks for one unseen
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        loaded = tfkit.load(checkpoint, device=device, dtype=getattr(torch, dtype))
         if loaded.config.head.kind != "lm" or loaded.codec is None:
             raise ModelError(f"{checkpoint}: the harness asks language models with a tokenizer; this is none")
         self.loaded, self.codec = loaded, loaded.codec
-        self.batch_size, self.max_gen_toks = int(batch_size), max_gen_toks
+        self.batch_size, self.max_gen_toks = _BATCH if batch_size == "auto" else int(batch_size), max_gen_toks
         self.start_id = loaded.start_id if loaded.config.encoder_layers else None
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:

@@ -1,0 +1,32 @@
+"""docs/evaluation.md: its commands are ones that a recipe reads, and its fields are all that there are."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from tfkit.recipe.objectives import FewShotSection
+from tfkit.recipe.read import recipe_of
+
+PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8").replace("\\\n", " ")
+COMMANDS = [shlex.split(line) for line in re.findall(r"^    (tfkit evaluate .*)$", PAGE, re.MULTILINE)]
+
+
+def test_the_page_has_its_commands() -> None:
+    assert len(COMMANDS) == 3
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[4])
+def test_a_command_of_the_page_is_one(command: list[str]) -> None:
+    changes = [word for word in command[4:] if "=" in word and not word.startswith("data.")]
+    given = [] if any(word.startswith("data=") for word in changes) else ["data.train=[{path: nothing}]"]
+    assert recipe_of(["model.from=runs/my", "training.steps=1", *given, *changes]).objective.kind in ("minimal_pairs", "few_shot")
+
+
+def test_every_field_and_normalization_is_told() -> None:
+    told = set(re.findall(r"^\| `([a-z_]+)` \|", PAGE, re.MULTILINE))
+    assert FewShotSection.model_fields.keys() - {"kind"} <= told | {"seed"}  # which shots tells of
+    assert set(get_args(FewShotSection.model_fields["normalize"].annotation)) <= told
+    assert "`seed`" in PAGE
