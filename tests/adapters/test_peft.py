@@ -1,5 +1,6 @@
 """Adapter folders against the `peft` library itself: ours open there, with the same logits, and its own open here."""
 
+import contextlib
 import copy
 import json
 import shutil
@@ -10,6 +11,7 @@ import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tfkit
@@ -246,8 +248,6 @@ def test_what_would_be_computed_otherwise_is_refused(adapter: Path, tmp_path: Pa
 
 
 def test_tensors_that_fit_no_base_are_all_told(adapter: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     folder = _edited(adapter, tmp_path)
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)
@@ -278,3 +278,86 @@ def test_tensors_stay_what_they_were(adapter: Path) -> None:
     before = copy.deepcopy(model.state_dict())
     assert merged(model, model.state_dict()).keys() == build(described("llama"), seed=1).state_dict().keys()
     torch.testing.assert_close(model.state_dict(), before, atol=0, rtol=0)
+
+
+def test_a_base_of_the_hub_is_told_by_name_and_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_base(tmp_path / "base", "gpt2")
+    sha256 = content_hash(tmp_path / "base")
+    add_lora(model, LoraSection(), seed=1)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    folder = tmp_path / "elsewhere" / "adapter"
+    folder.mkdir(parents=True)
+    base = Base("hub:org/name@v1", tmp_path / "base", sha256)
+    save_adapter(folder, model.config, trained, None, LoraSection(), base, family="gpt2", facts={})
+    document = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (document["base_model_name_or_path"], document["revision"]) == ("org/name", "v1")
+    shutil.move(tmp_path / "base", tmp_path / "cache")  # so that the way that tfkit.json knows leads nowhere
+    asked: list[str] = []
+
+    def downloaded(name: str | Path) -> Path:
+        asked.append(str(name))
+        return tmp_path / "cache"
+
+    monkeypatch.setattr("tfkit.adapters.peft_config.find_checkpoint", downloaded)
+    assert find_base(folder, read_peft_config(folder)) == tmp_path / "cache"
+    assert asked == ["hub:org/name@v1"]
+
+
+def test_an_adapter_of_the_bare_class_fits_a_base_with_a_head(tmp_path: Path) -> None:
+    """Its names lack the prefix that those of the base have; and ours of a model without a head open in the bare class."""
+    write_base(tmp_path / "base", "bert")
+    theirs = transformers.BertModel.from_pretrained(tmp_path / "base", add_pooling_layer=False)
+    model = peft.get_peft_model(theirs, peft.LoraConfig(r=3, target_modules=["query", "dense"], init_lora_weights=False))
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = tfkit.load(tmp_path / "adapter")
+    ids = torch.randint(4, 50, (2, 9))
+    with torch.no_grad():
+        expected = model.eval()(ids).last_hidden_state
+        torch.testing.assert_close(loaded.model(ids).hidden, expected, atol=1e-5, rtol=0)
+
+    start = load(tmp_path / "base", head=_head(described("bert"), {"kind": "none"}))
+    add_lora(start.model, LoraSection(rank=2), seed=1)
+    random_updates(start.model)
+    trained = {name: parameter for name, parameter in start.model.named_parameters() if parameter.requires_grad}
+    (tmp_path / "ours").mkdir()
+    base = Base("base", tmp_path / "base", content_hash(tmp_path / "base"))
+    save_adapter(tmp_path / "ours", start.model.config, trained, None, LoraSection(rank=2), base, family="bert", facts={})
+    bare = transformers.BertModel.from_pretrained(tmp_path / "base", add_pooling_layer=False)
+    opened = peft.PeftModel.from_pretrained(bare, tmp_path / "ours").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(opened(ids).last_hidden_state, start.model.eval()(ids).hidden, atol=1e-5, rtol=0)
+        torch.testing.assert_close(tfkit.load(tmp_path / "ours").model(ids).hidden, start.model(ids).hidden, atol=1e-5, rtol=0)
+
+
+def test_a_model_that_no_class_computes_has_its_own_names(tmp_path: Path) -> None:
+    config = ModelConfig.model_validate(described("gpt2").model_dump() | {"position": {"kind": "rotary"}})
+    model = build(config, seed=1)
+    (tmp_path / "base").mkdir()
+    save_model(tmp_path / "base", config, model.state_dict(), None)
+    add_lora(model, LoraSection(), seed=1)
+    random_updates(model)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    (tmp_path / "adapter").mkdir()
+    base = Base("base", tmp_path / "base", content_hash(tmp_path / "base"))
+    save_adapter(tmp_path / "adapter", config, trained, None, LoraSection(), base, facts={})
+    loaded = tfkit.load(tmp_path / "adapter")
+    assert loaded.family == "tfkit"
+    torch.testing.assert_close(logits(loaded.model, config), logits(model, config), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", "", [], {}, [1], {"a": 1}, True, -1, 0, "\0"], ids=repr)
+@pytest.mark.parametrize("field", ["base_model_name_or_path", "lora_alpha", "alpha_pattern", "revision", "task_type", "r", "bias"])
+def test_whatever_adapter_config_says_there_is_a_model_or_an_error_that_can_be_mended(
+    adapter: Path, tmp_path: Path, field: str, value: Any
+) -> None:
+    with contextlib.suppress(ModelError):
+        tfkit.load(_edited(adapter, tmp_path, **{field: value}))
+
+
+@pytest.mark.parametrize(("a", "b"), [((0, 16), (16, 0)), ((), ()), ((16,), (16,)), ((2, 16), (16, 3)), ((2, 16, 1), (16, 2, 1))])
+def test_factors_that_make_no_update_are_told(adapter: Path, tmp_path: Path, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    folder = _edited(adapter, tmp_path)
+    names = [f"base_model.model.model.layers.0.self_attn.q_proj.lora_{part}.weight" for part in "AB"]
+    save_file(dict(zip(names, (torch.zeros(a), torch.zeros(b)), strict=True)), folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="misshapen: "):
+        tfkit.load(folder)

@@ -68,7 +68,7 @@ def work(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tfkit_(*words: str, before: Any = None) -> Done:
-    return Process(Path.cwd(), [*words, "--threads", "1"], before).wait()
+    return Process(Path.cwd(), [*words, *(["--threads", "1"] if words[0] != "average" else [])], before).wait()
 
 
 def finetune(run: str, *words: str, before: Any = None) -> Done:
@@ -246,3 +246,9 @@ def test_a_step_that_is_no_number_is_replayed_through_the_updates(work: Path) ->
     done = tfkit_("replay", "run", "--json", before=spoil)
     assert done.code == 0, done.err
     assert json.loads(done.out)["first_bad"] == {"module": "encoder.blocks.1.self_attention.op.v_proj", "in": "forward", "micro_batch": 0}
+
+
+def test_the_mean_of_adapters_is_refused(work: Path) -> None:
+    assert finetune("run", "--from", "bert", LORA, "checkpoint.every=3").code == 0
+    done = tfkit_("average", "run", "--out", "mean", "--last", "2")
+    assert (done.code, "the mean of their factors is not that of the weights" in done.err) == (4, True), done.err

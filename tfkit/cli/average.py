@@ -80,6 +80,11 @@ def _facts_of_one_run(chosen: Sequence[Path]) -> dict[str, Any]:
         for path in chosen:
             if problems := verify(path, advance=bar.advance):
                 raise ModelError(f"{problems[0]}; `tfkit verify` tells of all. Average other checkpoints, or restore the files")
+    if adapter := next((path for path in chosen if (path / "adapter_config.json").is_file()), None):
+        raise ModelError(
+            f"{adapter}: holds updates, and the mean of their factors is not that of the weights: average checkpoints of a run with "
+            "training.adapter.merge=true"
+        )
     entries = [read_manifest(path) for path in chosen]
     facts = [read_object(path / "tfkit.json", LIMIT) for path in chosen]
     for path, entry, fact in zip(chosen, entries, facts, strict=True):
