@@ -12,11 +12,13 @@ from tfkit.recipe.tree import plain
 
 @pytest.mark.parametrize("name", [recipe.name for recipe in bundled_recipes()])
 def test_the_resolved_recipe_reads_back_equal(name: str, tmp_path: Path) -> None:
-    recipe = read_recipe(name, ["optimizer.lr=1e-4", "optimizer.betas=[0.1, 0.25]", "training.seed=4294967295"]).recipe
-    config = model_config(recipe.model, recipe.tokenizer.vocab_size)
+    recipe = read_recipe(name, ["optimizer.lr=1e-4", "generation.stop=[a, 'b: c']", "training.seed=4294967295"]).recipe
     path = tmp_path / "recipe.yaml"
     path.write_text(dump_recipe(recipe, None), encoding="utf-8")
     assert read_recipe(str(path)).recipe == recipe
+    if recipe.model.start is not None:  # what the model is stands in its own files
+        return
+    config = model_config(recipe.model, recipe.tokenizer.vocab_size)
     text = dump_recipe(recipe, config)
     path.write_text(text, encoding="utf-8")
     again = read_recipe(str(path)).recipe
