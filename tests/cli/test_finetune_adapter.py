@@ -252,3 +252,11 @@ def test_the_mean_of_adapters_is_refused(work: Path) -> None:
     assert finetune("run", "--from", "bert", LORA, "checkpoint.every=3").code == 0
     done = tfkit_("average", "run", "--out", "mean", "--last", "2")
     assert (done.code, "the mean of their factors is not that of the weights" in done.err) == (4, True), done.err
+
+
+def test_what_is_trained_must_have_a_part_in_the_loss(place: Path, tmp_path: Path) -> None:
+    """The score of a choice alone, which text has no use for."""
+    words = ["model.head.choices=true", "training.frozen=['embedding.*', 'decoder.*']"]
+    done = pretrain(tmp_path / "run", place / "tiny.yaml", *words)
+    assert (done.code, "nothing of what is trained has a part in the loss; freeze less" in done.err) == (2, True), done.err
+    assert not list((tmp_path / "run").glob("checkpoints/step-*"))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tfkit.errors import UnhealthyError
+from tfkit.errors import UnhealthyError, UsageError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.training.depth import Unfreezing
@@ -81,7 +81,10 @@ class Stepper:
         """Add a micro-batch's share to the gradient; the sum of each term's losses."""
         torch.manual_seed(self.micro_batch_seed(step, index))
         losses = self.objective.loss(self.model, batch.to(self.device))
-        torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.objective.terms.items()]).sum().backward()
+        loss = torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.objective.terms.items()]).sum()
+        if not loss.requires_grad:
+            raise UsageError("training.frozen: nothing of what is trained has a part in the loss; freeze less")
+        loss.backward()
         return {term: value.detach() for term, value in losses.items()}
 
     def _clip(self) -> float:
