@@ -7,6 +7,7 @@ the stream cannot write a character, what we say is ASCII; a result is data and 
 import contextlib
 import json as json_module
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,6 +55,11 @@ def result_parts(parts: Sequence[tuple[str, str]]) -> None:
     ascii_wanted = not _unicode(sys.stdout)
     texts = ((ascii_only(text) if ascii_wanted else text, style) for text, style in parts)
     _write_result("".join(f"{_STYLES[style]}{text}{_RESET}" if styled and style else text for text, style in texts) + "\n")
+
+
+def result_columns() -> int | None:
+    """How wide the terminal is that shows the result; None: it goes elsewhere, where a line is a line."""
+    return shutil.get_terminal_size().columns if _is_terminal(sys.stdout) else None
 
 
 def columns_of(text: str) -> int:

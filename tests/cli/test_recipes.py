@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 
@@ -14,6 +15,18 @@ def test_the_list_has_a_summary_for_each(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["recipes", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["recipes"]
     assert [recipe["summary"] for recipe in listed] == [recipe.summary for recipe in bundled_recipes()]
+
+
+def test_a_terminal_gets_no_line_that_it_would_break(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if line[0] != " "] == [recipe.name for recipe in bundled_recipes()]
+    shown = " ".join(" ".join(lines).split())
+    assert all(recipe.summary in shown for recipe in bundled_recipes())
 
 
 @pytest.mark.parametrize("name", ["gpt2-stdlib", "pretrain/gpt2-stdlib"])

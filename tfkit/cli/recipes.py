@@ -1,5 +1,7 @@
 """tfkit recipes: the bundled recipes, or the text of one."""
 
+import sys
+import textwrap
 from typing import Annotated
 
 import typer
@@ -25,8 +27,12 @@ def recipes(
         console.json({"schema_version": 1, "recipes": listed})
         return
     width = max((len(recipe.name) for recipe in every), default=0)
+    room = (console.result_columns() or sys.maxsize) - width - 2
     for recipe in every:
-        console.result(f"{recipe.name:{width}}  {recipe.summary}".rstrip())
+        first, *rest = textwrap.wrap(recipe.summary, max(room, 20), break_on_hyphens=False) or [""]
+        console.result(f"{recipe.name:{width}}  {first}".rstrip())
+        for line in rest:
+            console.result(" " * (width + 2) + line)
 
 
 def _print_one(name: str, json: bool) -> None:
