@@ -9,7 +9,7 @@ from tfkit.data import Row
 from tfkit.data.rows import BadRow
 from tfkit.errors import DataError
 from tfkit.evaluation.few_shot import FewShot
-from tfkit.evaluation.judging import Judged, Verdict, judge_rows, of_verdicts
+from tfkit.evaluation.judging import Judgement, Verdict, judge_by_likelihood, of_verdicts
 from tfkit.evaluation.likelihood import Likelihood, Question
 from tfkit.evaluation.minimal_pairs import MinimalPairs
 from tfkit.evaluation.scores import once
@@ -76,8 +76,8 @@ def test_each_normalization_prefers_its_own_answer() -> None:
     alone = [answer(-1), answer(-4), answer(-4), answer(-20)]
     told = {"none": "a", "tokens": "b", "bytes": "c", "unconditional": "d"}
     for normalize, best in told.items():
-        verdict = few_shot(normalize=normalize).verdict(three, [*answers, *alone])
-        assert (verdict.said["predicted"], verdict.said["label"]) == (best, "c")
+        verdict = few_shot(normalize=normalize).verdict(three, [Question("so far", "a")], [*answers, *alone])
+        assert (verdict.said["predicted"], verdict.said["label"], verdict.said["prompt"]) == (best, "c", "so far")
         assert verdict.marks == {
             "accuracy": float(best == "c"),
             **{f"accuracy_{name}": float(letter == "c") for name, letter in told.items()},
@@ -111,7 +111,7 @@ def test_equally_probable_sentences_are_not_right() -> None:
     pair = Row("", "pairs.jsonl:1", {"good": "he sees", "bad": "he see", "group": "agreement"})
     judge = MinimalPairs()
     assert judge.questions(0, pair) == [Question("", "he sees"), Question("", "he see")]
-    rights = [judge.verdict(pair, [answer(good), answer(bad)]).marks for good, bad in ((-1, -2), (-2, -2), (-3, -2))]
+    rights = [judge.verdict(pair, [], [answer(good), answer(bad)]).marks for good, bad in ((-1, -2), (-2, -2), (-3, -2))]
     assert rights == [{"accuracy": right, "accuracy.agreement": right} for right in (1.0, 0.0, 0.0)]
 
 
@@ -139,8 +139,8 @@ def judged():
     }
     model = build(ModelConfig.model_validate(sizes | shape), seed=2)
 
-    def judge(rows: list[Row], **options: object) -> Judged:
-        return judge_rows(model, tokenizer, few_shot(shots=2), rows, 3, **options)
+    def judge(rows: list[Row], **options: object) -> Judgement:
+        return judge_by_likelihood(model, tokenizer, few_shot(shots=2), rows, 3, **options)
 
     return judge
 

@@ -9,9 +9,9 @@ from tfkit.cli.training_data import set_names
 from tfkit.data import Row, Source
 from tfkit.data.rows import Skipped, describe_skipped
 from tfkit.data.sources import training_sources, validation_sources
-from tfkit.errors import ModelError, UsageError
+from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.evaluation.few_shot import FewShot
-from tfkit.evaluation.judging import Judge, Judged, judge_rows, of_verdicts
+from tfkit.evaluation.judging import Judge, Judgement, judge_by_likelihood, of_verdicts
 from tfkit.evaluation.minimal_pairs import MinimalPairs
 from tfkit.evaluation.scores import once
 from tfkit.recipe.checks import fitting_problems
@@ -45,7 +45,7 @@ def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Sc
     if loaded.config.encoder_layers and start_id is None:
         raise ModelError(f"{loaded.folder}: nothing says what its decoder begins with; name decoder_start_token_id in config.json")
     settings, left = recipe.evaluation, recipe.evaluation.max_tokens
-    judged: dict[str, Judged] = {}
+    judged: dict[str, Judgement] = {}
     with work.signals.at_once(_WHOLE):
         judge = _judge(recipe)
         for name, source in zip(set_names(recipe, sources), sources, strict=True):
@@ -53,7 +53,7 @@ def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Sc
                 break
             skipped: dict[str, Skipped] = {}
             with console.progress(f"judging {source.name}", None, "rows") as bar:
-                found = judge_rows(
+                found = judge_by_likelihood(
                     loaded.model,
                     loaded.codec,
                     judge,
@@ -85,12 +85,16 @@ def _judge(recipe: Recipe) -> Judge:
         return MinimalPairs()
     examples: list[Row] = []
     if section.shots:
-        data = recipe.data.model_copy(update={"validation": recipe.data.validation if isinstance(recipe.data.validation, float) else None})
-        examples = [row for source in training_sources(data, section.roles) for row in source.rows()]
+        try:
+            examples = [row for source in training_sources(recipe.data, section.roles) for row in source.rows()]
+        except DataError as error:
+            raise DataError(
+                f"{error}; the examples of objective.shots are rows of data.train: name such rows there, or ask without"
+            ) from error
     return FewShot(section, examples)
 
 
-def _report(source: Source, found: Judged, skipped: dict[str, Skipped], length: int) -> None:
+def _report(source: Source, found: Judgement, skipped: dict[str, Skipped], length: int) -> None:
     """Warn of rows that were left out, and of those that were not read whole."""
     if note := describe_skipped(source.name, skipped):
         console.warn(note)

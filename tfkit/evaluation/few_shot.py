@@ -52,7 +52,7 @@ class FewShot:
         # P(completion | answer_context), where answer_context is [...] used to prompt that the completion should be an answer".
         return [Question(context, choice) for context in (prompt, self._alone) for choice in choices]
 
-    def verdict(self, row: Row, answers: Sequence[Likelihood]) -> Verdict:
+    def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
         """Which answer each normalization prefers, and whether that is the right one; the first of equals."""
         choices, right = self._choices(row), self._right(row)
         assert isinstance(right, int)
@@ -67,7 +67,8 @@ class FewShot:
         told = {name: int(np.argmax(values)) for name, values in scores.items()}
         best = told[self.section.normalize]
         marks = {"accuracy": float(best == right)} | {f"accuracy_{name}": float(one == right) for name, one in told.items()}
-        said = {"label": choices[right], "predicted": choices[best], "choices": choices, "scores": scores[self.section.normalize]}
+        said = {"prompt": asked[0].context, "choices": choices, "scores": scores[self.section.normalize]}
+        said |= {"label": choices[right], "predicted": choices[best]}
         return Verdict(marks | {"chance": 1 / len(choices)}, said)
 
     def _drawn(self, number: int, row: Row) -> list[str]:

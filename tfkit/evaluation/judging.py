@@ -30,12 +30,12 @@ class Judge(Protocol):
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
         """What is asked for row `number` of its set."""
 
-    def verdict(self, row: Row, answers: Sequence[Likelihood]) -> Verdict:
-        """What the answers, in the order of the questions, say."""
+    def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
+        """What the answers to the questions say."""
 
 
 @dataclass
-class Judged:
+class Judgement:
     """The rows of a set that were judged, in order."""
 
     verdicts: list[Verdict] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Judged:
     cut: int = 0  # rows whose texts lost their beginning
 
 
-def judge_rows(
+def judge_by_likelihood(
     model: Transformer,
     tokenizer: Tokenizer,
     judge: Judge,
@@ -55,13 +55,13 @@ def judge_rows(
     on_bad_row: OnBadRow = "error",
     skipped: dict[str, Skipped] | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Judged:
+) -> Judgement:
     """Ask about each row, or about the first ones that have at most `max_tokens` together; the first is judged however long it is.
 
     `start_id` is given for an encoder-decoder; `progress(n)` tells of n more rows. Raises DataError for a bad row, unless such rows are
     skipped, and counted in `skipped` by their kind.
     """
-    found, numbered = Judged(), enumerate(rows)
+    found, numbered = Judgement(), enumerate(rows)
     while block := list(islice(numbered, _ROWS)):
         good: list[tuple[Row, list[Question]]] = []
         for number, row in block:
@@ -84,7 +84,7 @@ def judge_rows(
             for row, asked in good[:kept]:
                 mine = list(islice(answers, len(asked)))
                 found.cut += any(one.cut for one in mine)
-                verdict = judge.verdict(row, mine)
+                verdict = judge.verdict(row, asked, mine)
                 found.verdicts.append(Verdict(verdict.marks, {"place": row.place, **verdict.said}))
             found.tokens = int(read[kept - 1])
         if progress is not None:

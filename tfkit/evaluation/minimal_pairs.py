@@ -14,7 +14,7 @@ class MinimalPairs:
         """Both sentences, on their own."""
         return [Question("", row.values["good"]), Question("", row.values["bad"])]
 
-    def verdict(self, row: Row, answers: Sequence[Likelihood]) -> Verdict:
+    def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
         """Right only if the good one is more probable, not as probable."""
         good, bad = (one.log_prob for one in answers)
         right, group = float(good > bad), row.values.get("group")
