@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tfkit.cli.training_data import TrainingData, ValidationSet
 from tfkit.data import ExampleRows, TokenStream
+from tfkit.errors import UsageError
 from tfkit.evaluation.predictions import Judged, judge_rows
 from tfkit.evaluation.rows import score_rows
 from tfkit.evaluation.scores import once
@@ -15,8 +16,11 @@ from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.classification import Classification
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.objective import Objective, Sum
+from tfkit.objectives.tag_spans import mark_spans
 from tfkit.objectives.tagging import Tagging
 from tfkit.recipe.schema import Recipe
+
+_OF_NAMES = ("precision", "recall", "f1")
 
 
 def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
@@ -33,8 +37,15 @@ def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, sho
 
 
 def check_validation(recipe: Recipe, data: TrainingData) -> None:
-    """Raise DataError if a set cannot be cut into rows: too little text, no second document. Later it would end the run half-way."""
-    if not isinstance(objective := _judged_by(data), CausalLM):
+    """Raise DataError if a set cannot be cut into rows: too little text, no second document. Later it would end the run half-way.
+
+    Raises UsageError if these rows do not tell the metric of the best checkpoint.
+    """
+    metric, objective = recipe.evaluation.metric, _judged_by(data)
+    if metric in _OF_NAMES and isinstance(objective, Tagging) and not mark_spans(objective.labels):
+        shown = ", ".join(objective.labels[:5]) + (", ..." if len(objective.labels) > 5 else "")
+        raise UsageError(f"evaluation.metric: {metric} is of names, and the tags {shown} mark none; choose accuracy, f1_macro or loss")
+    if not isinstance(objective, CausalLM):
         for held_out in data.validation:
             open_rows(recipe, objective, [(held_out.stored, 1.0)], data.config)
 

@@ -43,11 +43,11 @@ class Kind:
     has_spans: bool  # has the tokens that stand for the missing spans of T5
 
     def __str__(self) -> str:
-        stacks = {"encoder": "an encoder", "decoder": "a decoder", "both": "an encoder and a decoder"}[self.stacks]
         head = _HEADS.get(self.head, self.head)
-        return f"{self.name}: {stacks} ({self.family}, {self.parameters / 1e6:,.3g} million parameters) with {head}"
+        return f"{self.name}: {_STACKS[self.stacks]} ({self.family}, {self.parameters / 1e6:,.3g} million parameters) with {head}"
 
 
+_STACKS = {"encoder": "an encoder", "decoder": "a decoder", "both": "a model of an encoder and a decoder"}
 _HEADS = {
     "lm": "a head for the next token",
     "masked_lm": "a head for masked tokens",
@@ -99,12 +99,9 @@ def _labelled(seen: Seen, model: Kind) -> str | None:
         raise _refusal(seen, model, f"this may be {' or '.join(possible)}", *(f"objective.kind={kind}" for kind in possible[:2]))
     if found and not possible:
         one = found[0]
-        wanted = " or ".join(
-            {"encoder": "an encoder", "decoder": "a decoder", "both": "one of both"}[name] for name in SECTIONS[one].stacks
-        )
-        raise _refusal(
-            seen, model, f"these are the columns of {one}, which is for {wanted}", f"--from {wanted}", _INSTEAD[one, model.stacks]
-        )
+        wanted = " or ".join(_STACKS[name] for name in SECTIONS[one].stacks)
+        what = f"these are the columns of {one}, which is for {wanted}"
+        raise _refusal(seen, model, what, f"--from {wanted}", _INSTEAD[one, model.stacks])
     return possible[0] if possible else None
 
 

@@ -1,0 +1,144 @@
+"""The best checkpoint by a metric, and a run that ends where the metric improves no more: the first part, bit for bit, of the whole one."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_runs import Done, Process, exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
+
+from tfkit.hub import load
+
+TASK = """
+model: {from: bert}
+data: {train: [{path: labelled.jsonl}], validation: 0.3}
+objective: {kind: classification}
+optimizer: {lr: 4e-2, layer_decay: 0.7}
+schedule: {kind: constant}
+training: {steps: 16, batch_size: 4, precision: fp32, log_every: 1, unfreeze_every: 2}
+checkpoint: {every: 1, keep: 1}
+evaluation: {every: 1}
+carbon: {enabled: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT, labelled rows and a recipe."""
+    folder = tmp_path_factory.mktemp("patience")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    words = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"]
+    assert pretrain(folder / "bert", recipe, *words, "objective={kind: masked_lm}", "evaluation.every=null", "training.steps=2").code == 0
+    random = np.random.default_rng(4)
+    with (folder / "labelled.jsonl").open("w", encoding="utf-8") as file:
+        for _ in range(150):
+            label = ["good", "bad"][int(random.integers(2))]
+            text = " ".join(random.choice(["the", "cat", "dog", "mat", "a", {"good": "sat", "bad": "ran"}[label]], 8))
+            file.write(json.dumps({"text": text, "label": label}) + "\n")
+    (folder / "task.yaml").write_text(f"# For a test.{TASK}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(place)
+    return place
+
+
+def finetune(run: str, *words: str, before: Any = None) -> Done:
+    return Process(Path.cwd(), ["finetune", "task.yaml", "--run", run, "--threads", "1", *words], before).wait()
+
+
+def result(run: str) -> dict[str, Any]:
+    receipt = json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))
+    assert receipt["status"] == "finished"
+    found: dict[str, Any] = receipt["result"]
+    return found
+
+
+def ends_at(values: list[float], patience: int) -> tuple[int, int]:
+    """The step that a run ends at whose every step is scored, and its best one, the lowest: what is documented, said plainly."""
+    best, best_step = 1e9, 0
+    for step, value in enumerate(values, 1):
+        if value < best:
+            best, best_step = value, step
+        elif step - best_step == patience:
+            return step, best_step
+    return len(values), best_step
+
+
+def test_it_ends_where_the_rule_says_and_is_the_beginning_of_the_whole_run(place: Path) -> None:
+    assert finetune("whole").code == 0
+    values = [record["evaluation"]["loss"] for record in records(Path("whole")) if "evaluation" in record]
+    end, best = ends_at(values, 3)
+    assert 1 < best < end < 16, values
+    done = finetune("ended", "training.patience=3")
+    assert done.code == 0, done.err
+    assert f"step {end}: no better loss in 3 evaluations, so the run ends here" in done.err
+    found = result("ended")
+    assert (found["steps"], found["stopped_early"], result("whole")["stopped_early"]) == (end, True, False)
+    assert found["best"] == {
+        "checkpoint": str(place / "ended" / "checkpoints" / f"step-{best:06d}"),
+        "step": best,
+        "metric": "loss",
+        "value": min(values[:end]),
+    }
+    assert load("ended").folder.name == f"step-{best:06d}"
+    assert kept(Path("ended")) == [f"step-{best:06d}", f"step-{end:06d}"]
+    assert exact(Path("ended")) == [record for record in exact(Path("whole")) if record["step"] <= end]
+
+    strikes = finetune("struck", "training.patience=3", before=strike(signal.SIGTERM, end - 1))
+    assert strikes.code == 143
+    done = finetune("struck", "training.patience=3", "--resume")
+    assert done.code == 0, done.err
+    assert hashes(Path("struck"), end) == hashes(Path("ended"), end)
+    assert exact(Path("struck")) == exact(Path("ended"))
+    assert result("struck")["best"]["step"] == best
+
+    again = finetune("ended", "training.patience=3", "--resume")
+    assert (again.code, "this run is finished; here is its result again" in again.err) == (0, True)
+    done = finetune("ended", "training.patience=null", "--resume")  # it goes on after all
+    assert done.code == 0, done.err
+    assert hashes(Path("ended"), 16) == hashes(Path("whole"), 16)
+    assert exact(Path("ended")) == exact(Path("whole"))
+
+
+def test_the_other_direction(place: Path) -> None:
+    """By the share of hidden words that are right, of which more is better."""
+    words = ["objective={kind: masked_lm}", "evaluation.metric=accuracy", "optimizer.lr=1e-2", "training.seed=2"]
+    assert finetune("by-accuracy", *words).code == 0
+    values = [record["evaluation"]["accuracy"] for record in records(Path("by-accuracy")) if "evaluation" in record]
+    end, best = ends_at([-value for value in values], 2)
+    assert 1 < best < end < 16, values
+    assert result("by-accuracy")["best"]["value"] == max(values)
+    assert finetune("ended-by-accuracy", *words, "training.patience=2").code == 0
+    assert (result("ended-by-accuracy")["steps"], result("ended-by-accuracy")["best"]["step"]) == (end, best)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["training.patience=2", "evaluation.every=null"], "training.patience: counts evaluations, and there is one only, at the end"),
+        (["training.patience=2", "checkpoint.every=2"], "training.patience: the best checkpoint would not be there"),
+        (["training.patience=2", "checkpoint.every=epoch"], "training.patience: the best checkpoint would not be there"),
+        (
+            ["evaluation.metric=f1"],
+            "evaluation.metric: an evaluation of classification during a training tells no 'f1': choose one of loss, acc",
+        ),
+        (["evaluation.metric=rmse"], "tells no 'rmse'"),
+        (["evaluation.every=2.5"], "evaluation.every: must be a whole number or epoch, not 2.5"),
+        (["evaluation.every=0"], "evaluation.every: must be greater than 0, not 0"),
+        (["evaluation.every=day"], "evaluation.every: 'day' is none of epoch"),
+        (["schedule={warmup_ratio: 0.1, warmup_steps: 3}"], "schedule.warmup_ratio: the warm-up is said twice"),
+        (["training.adapter={rank: 2}"], "training.unfreeze_every: with an adapter all weights but its own"),
+        (
+            ["data.validation=null", "evaluation.every=null", "evaluation.metric=accuracy", "training.patience=1"],
+            "training.patience: there is nothing to evaluate",
+        ),
+    ],
+)
+def test_what_nothing_would_read_is_refused(words: list[str], message: str) -> None:
+    done = finetune("refused", *words)
+    assert (done.code, message in done.err) == (2, True), done.err

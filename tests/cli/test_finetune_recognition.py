@@ -1,0 +1,196 @@
+"""Fine-tuning without a recipe: what is told by the columns and the checkpoint, printed as a recipe that gives the same weights again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_runs import WORDS, Done, Process, hashes, kept, pretrain, records, write_corpus, write_recipe
+
+from tfkit.hub import load
+from tfkit.recipe import read_recipe
+from tfkit.recipe.judging import metrics_of
+
+STARTS = {
+    "bert": [
+        *("model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"),
+        *("objective={kind: masked_lm}", "evaluation.every=null"),
+    ],
+    "gpt": ["model.context_length=200"],
+    "t5": [
+        "model={preset: t5-small, encoder_layers: 1, decoder_layers: 1, dim: 16, num_heads: 2, head_dim: 8, hidden_dim: 32}",
+        "model.context_length=24",
+        *("tokenizer={kind: unigram, vocab_size: 200}", "objective={kind: span_corruption}"),
+    ],
+}
+
+
+def text(random: np.random.Generator) -> str:
+    return " ".join(random.choice(WORDS[:15], int(random.integers(2, 9))))
+
+
+def rows(**columns: Any) -> list[dict[str, Any]]:
+    """Rows whose columns are made by functions of their number and of a text."""
+    random = np.random.default_rng(5)
+    texts = [text(random) for _ in range(60)]
+    return [{name: make(number, words) for name, make in columns.items()} for number, words in enumerate(texts)]
+
+
+def a_text(number: int, words: str) -> str:
+    return words
+
+
+DATA = {
+    "classes": rows(text=a_text, label=lambda n, t: ["good", "bad", "so-so"][n % 3]),
+    "stars": rows(text=a_text, label=lambda n, t: n % 4 + 1),
+    "pairs": rows(premise=a_text, hypothesis=lambda n, t: t[: n + 2], label=lambda n, t: "yes" if n % 2 else "no"),
+    "likeness": rows(sentence1=a_text, sentence2=lambda n, t: t[::-1], score=lambda n, t: n % 5 + 0.25 * (n % 3)),
+    "ages": rows(text=a_text, label=lambda n, t: n),
+    "names": rows(tokens=lambda n, t: t.split(), ner_tags=lambda n, t: ["B-cat" if word == "cat" else "O" for word in t.split()]),
+    "parts": rows(tokens=lambda n, t: t.split(), upos=lambda n, t: ["DET" if len(word) < 4 else "NOUN" for word in t.split()]),
+    "choices": rows(question=a_text, choices=lambda n, t: [t, "the cat"], label=lambda n, t: n % 2),
+    "talks": rows(messages=lambda n, t: [{"role": "user", "content": "the"}, {"role": "assistant", "content": t}]),
+    "orders": rows(instruction=a_text, output=lambda n, t: t[::-1]),
+    "translations": rows(en=a_text, fr=lambda n, t: t.upper()),
+    "plain": rows(text=a_text),
+    "sorted": rows(text=a_text, mood=lambda n, t: n % 2),
+    "both": rows(question=a_text, answer=a_text, category=lambda n, t: ["one", "two"][n % 2]),
+    "strange": rows(colour=a_text, size=lambda n, t: n),
+}
+TOLD = [
+    ("bert", "classes", {"kind": "classification", "regression": False}, "accuracy", "one of 3 classes"),
+    ("bert", "stars", {"kind": "classification", "regression": False}, "accuracy", "one of 4 classes"),
+    ("bert", "likeness", {"kind": "classification", "regression": True}, "rmse", "a number with fractions"),
+    ("gpt", "pairs", {"kind": "classification", "regression": False}, "accuracy", "GPT (Radford"),
+    ("t5", "classes", {"kind": "classification", "regression": False}, "accuracy", "Adafactor at a constant 1e-3"),
+    ("bert", "names", {"kind": "tagging"}, "f1", "parts of names"),
+    ("bert", "parts", {"kind": "tagging"}, "accuracy", "tokens and their tags."),
+    ("gpt", "choices", {"kind": "multiple_choice"}, "accuracy", "several answers"),
+    ("gpt", "talks", {"kind": "chat", "format": "chatml"}, None, "conversations; the tokenizer has no chat template"),
+    ("gpt", "orders", {"kind": "chat", "format": "chatml"}, None, "instructions and their answers"),
+    ("t5", "translations", {"kind": "text_to_text"}, None, "the text that answers it"),
+    ("gpt", "plain", {"kind": "causal_lm"}, None, "text alone"),
+    ("bert", "plain", {"kind": "masked_lm"}, None, "text alone"),
+    ("t5", "plain", {"kind": "span_corruption"}, None, "text alone"),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT, a tiny GPT-2 and a tiny T5 of ours, and rows for every task."""
+    folder = tmp_path_factory.mktemp("starts")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    for name, words in STARTS.items():
+        done = pretrain(folder / name, recipe, *words, "training.steps=2")
+        assert done.code == 0, done.err
+    for name, found in DATA.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def finetune(*words: str) -> Done:
+    return Process(Path.cwd(), ["finetune", "--threads", "1", *words]).wait()
+
+
+def learn(place: Path, start: str, data: str, *words: str) -> Done:
+    """Without a recipe: a third of the rows held out, for there are few."""
+    given = ["--from", str(place / start), "--data", str(place / f"{data}.jsonl"), "training.batch_size=8"]
+    return finetune(*given, "carbon.enabled=false", "training.precision=fp32", "data.validation=0.3", *words)
+
+
+def printed(done: Done) -> str:
+    """The recipe on stderr: from its comment to the empty line."""
+    return done.err[done.err.index("# ") :].partition("\n\n")[0] + "\n"
+
+
+@pytest.mark.parametrize(("start", "data", "objective", "metric", "said"), TOLD)
+def test_a_task_is_told_and_its_recipe_runs_again(
+    place: Path, start: str, data: str, objective: dict[str, Any], metric: str | None, said: str
+) -> None:
+    done = learn(place, start, data)
+    assert done.code == 0, done.err
+    recipe = printed(done)
+    assert recipe.startswith(f"# {objective['kind']}: ")
+    assert said in recipe
+    Path("printed.yaml").write_text(recipe, encoding="utf-8")
+    run = Path("runs") / f"{start}-{data}"  # the default
+    told, resolved = (read_recipe(str(path)).recipe for path in ("printed.yaml", run / "recipe.yaml"))
+    assert told.objective == resolved.objective.model_copy(update={"labels": None} if hasattr(told.objective, "labels") else {})
+    assert objective.items() <= told.objective.model_dump().items()
+    assert told.evaluation.metric == metric
+    [*_, last] = kept(run)
+    assert finetune("printed.yaml", "--run", "again").code == 0
+    assert hashes(Path("again"), int(last[5:])) == hashes(run, int(last[5:]))
+    scores = [record["evaluation"] for record in records(run) if "evaluation" in record]
+    assert told.objective.reads_text or len(scores) == told.training.epochs  # one after each; texts are a row or two together
+    of_names = {"precision", "recall", "f1"} if data == "parts" else set()  # where tags mark none
+    assert {*metrics_of(told.objective)} - of_names <= scores[-1].keys()
+    best = json.loads((run / "run.json").read_text(encoding="utf-8"))["result"]["best"]
+    assert best["metric"] == metric or (metric is None and best["metric"] == "loss")
+    values = [score[best["metric"]] for score in scores]
+    assert best["value"] == (min(values) if best["metric"] in ("loss", "rmse") else max(values))
+    assert load(run).folder.samefile(best["checkpoint"])
+
+
+def test_what_the_command_line_says_is_kept(place: Path) -> None:
+    words = ["training.steps=3", "optimizer={kind: adafactor, lr: 1e-2}", "schedule.warmup_steps=1", "data.validation=null"]
+    done = learn(place, "gpt", "both", *words, "data.train.0.columns={text: question, label: answer}", "objective.regression=false")
+    assert done.code == 0, done.err
+    recipe = read_recipe("runs/gpt-both/recipe.yaml").recipe
+    assert (recipe.training.steps, recipe.training.epochs, recipe.optimizer.kind) == (3, None, "adafactor")
+    assert (recipe.schedule.warmup_steps, recipe.schedule.warmup_ratio) == (1, None)
+    assert (recipe.data.validation, recipe.evaluation.metric, recipe.evaluation.every) == (None, None, None)
+    done = learn(place, "bert", "sorted", "objective.kind=masked_lm", "training.steps=1")
+    assert done.code == 0, done.err
+    assert printed(done).startswith("# masked_lm: named on the command line.")
+
+
+@pytest.mark.parametrize(
+    ("start", "data", "words", "parts"),
+    [
+        ("gpt", "both", [], ["this may be chat or classification", "question, answer, category", "objective.kind=classification"]),
+        ("bert", "orders", [], ["these are the columns of chat", "an encoder (bert, ", "--from a decoder", "{text: NAME, label: NAME}"]),
+        ("gpt", "translations", [], ["columns of text_to_text", "--from a model of an encoder and", "{instruction: NAME, output: NAME}"]),
+        ("t5", "parts", [], ["columns of tagging", "tokens, upos", "--from an encoder or a decoder"]),
+        ("bert", "choices", [], ["columns of multiple_choice", "--from a decoder"]),
+        ("bert", "sorted", [], ["'mood' may be the label", "{label: mood}", "objective.kind=masked_lm"]),
+        ("bert", "strange", [], ["no task has these columns. Columns found: colour, size", "a head for masked tokens", "{text: NAME}"]),
+        ("bert", "ages", [], ["60 different ones in 60 rows", "regression: true"]),
+        ("bert", "classes", ["evaluation.metric=bleu"], ["evaluation.metric: an evaluation of classification during a training tells no"]),
+        ("bert", "parts", ["evaluation.metric=f1"], ["evaluation.metric: f1 is of names, and the tags DET, NOUN mark none"]),
+        ("bert", "classes", ["training.stepss=3"], ["training.stepss: unknown, did you mean steps"]),
+        ("bert", "nowhere", [], ["nowhere.jsonl: no such file or folder"]),
+    ],
+)
+def test_what_cannot_be_told_is_refused(place: Path, start: str, data: str, words: list[str], parts: list[str]) -> None:
+    done = learn(place, start, data, *words)
+    assert (done.code, done.out) == (3 if data == "nowhere" else 2, ""), done.err
+    for part in parts:
+        assert part in done.err
+    assert not [*Path("runs").glob("*/checkpoints/step-*")]
+    assert "Traceback" not in done.err
+
+
+def test_a_head_that_tells_classes_asks_for_labels(place: Path) -> None:
+    assert learn(place, "bert", "classes", "--run", "first").code == 0
+    given = ["--from", "first", "--data", str(place / "plain.jsonl")]
+    done = finetune(*given)
+    assert done.code == 2
+    assert "the model's head tells classes" in done.err
+    done = finetune(*given, "carbon.enabled=false", "objective.kind=masked_lm", "training.steps=1", "data.validation=null")
+    assert done.code == 0, done.err
+    assert load("runs/first-plain").config.head.kind == "masked_lm"
+
+
+def test_without_data_or_checkpoint(place: Path) -> None:
+    done = finetune("--from", str(place / "bert"))
+    assert (done.code, "Give a RECIPE, or --data F" in done.err) == (2, True)
+    done = finetune("--data", str(place / "classes.jsonl"))
+    assert (done.code, "which checkpoint? Give --from CKPT" in done.err) == (2, True)
