@@ -106,6 +106,18 @@ def test_a_checkpoint_from_elsewhere_needs_no_recipe(place: Path, tmp_path: Path
     assert json.loads(done.out)["metrics"]["accuracy"] == 1.0
 
 
+def test_bad_rows_are_left_out_or_end_it(tmp_path: Path) -> None:
+    bad = [{"context": "the cat", "choices": ["sits", "sit"], "label": "7"}]
+    start = ["--from", "learned", "objective={kind: few_shot}", "--data"]
+    done = evaluate(tmp_path, *start, write_rows(tmp_path / "some.jsonl", [*bad, *QUESTIONS]))
+    assert (done.code, "some.jsonl:1: the label '7' is none of the 2 answers" in done.err) == (3, True), done.err
+    done = evaluate(tmp_path, *start, str(tmp_path / "some.jsonl"), "data.on_bad_row=skip", "--json")
+    assert (done.code, json.loads(done.out)["examples"]) == (0, 4)
+    assert "1 bad row skipped: 1 label '7'" in done.err
+    done = evaluate(tmp_path, *start, write_rows(tmp_path / "all.jsonl", bad), "data.on_bad_row=skip")
+    assert (done.code, "all.jsonl: no row could be judged" in done.err) == (3, True), done.err
+
+
 def test_several_sets_and_a_limit(tmp_path: Path) -> None:
     sets = "data.validation=[{path: pairs.jsonl, name: one}, {path: pairs.jsonl, name: two}]"
     done = evaluate(tmp_path, "--from", "random", PAIRED, sets, "evaluation.max_tokens=null", "--json")

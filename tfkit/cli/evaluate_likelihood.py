@@ -69,6 +69,8 @@ def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Sc
             judged[name] = found
             left = None if left is None else left - found.tokens
     verdicts = [one for found in judged.values() for one in found.verdicts]
+    if not verdicts:
+        raise DataError(f"{', '.join(source.name for source in sources)}: no row could be judged: all of them are bad; correct them")
     scores = of_verdicts(verdicts)
     metrics = scores(once(len(verdicts)))
     if len(sources) > 1:

@@ -97,9 +97,8 @@ def judge_by_likelihood(
 def of_verdicts(verdicts: Sequence[Verdict]) -> Scores:
     """The mean of each metric over the rows that have it; NaN of none."""
     names = list(dict.fromkeys(name for one in verdicts for name in one.marks))
-    marks = np.array([[one.marks.get(name, np.nan) for name in names] for one in verdicts], np.float64).reshape(
-        -1, len(names)
-    )  # (N, names)
+    table = [[one.marks.get(name, np.nan) for name in names] for one in verdicts]
+    marks = np.array(table, np.float64).reshape(len(verdicts), len(names))  # (N, names), of no rows too
     there = (~np.isnan(marks)).astype(np.float64)
     values = np.nan_to_num(marks)
 
