@@ -143,6 +143,8 @@ def test_long_texts_are_cut_and_keep_their_end(tmp_path: Path) -> None:
             assert ids[-1] == eos
     whole = examples(tmp_path, rows, ROLES, objective(length=40))
     assert whole.truncated == 0
+    for length, cut in ((len(whole[2]["target"]), 0), (len(whole[2]["target"]) - 1, 1)):  # one id too many is told, too
+        assert examples(tmp_path, rows[2:], ROLES, objective(length=length)).truncated == cut
     for i in range(3):
         for name in ("source", "target"):
             assert stored[i][name].tolist()[:-1] == whole[i][name].tolist()[: len(stored[i][name]) - 1]
