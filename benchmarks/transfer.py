@@ -34,6 +34,7 @@ from measured_runs import (
 )
 
 from tfkit.data.rows import Row
+from tfkit.recipe.schema import Recipe
 
 KINDS = ("fine-tuned", "random weights")
 
@@ -81,7 +82,7 @@ def main() -> None:
                 tuned = kind == KINDS[0]
                 words = ["finetune", options.recipe, "--from", start] if tuned else ["pretrain", options.recipe, f"model={description}"]
                 words += common if tuned else [*common, f"tokenizer.path={json.dumps(start)}", *options.scratch_set]
-                words.append(f"training.steps={steps if tuned else round(steps * options.scratch_length)}")
+                words += length(recipe, steps if tuned else round(steps * options.scratch_length))
                 measured, _ = runs.measure(f"{kind.replace(' ', '-')}-{size}-seed{seed}", words, rows, held_out)
                 found[kind].append(measured)
         for kind, each in found.items():
@@ -124,7 +125,13 @@ def subset(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
     return random.Random(seed).sample(list(rows), len(rows))[:size]
 
 
-def same_description(recipe: Any, start: str, labels: int) -> dict[str, Any]:
+def length(recipe: Recipe, steps: int) -> list[str]:
+    """So many steps, of which at most a tenth are of warm-up: the recipe's own may be for longer runs."""
+    warmup = min(recipe.schedule.warmup_steps, math.ceil(steps / 10))
+    return [f"training.steps={steps}", f"schedule.warmup_steps={warmup}"]
+
+
+def same_description(recipe: Recipe, start: str, labels: int) -> dict[str, Any]:
     """Of the checkpoint's model with the recipe's changes and the head that fine-tuning gives it: the model that begins with random
     weights."""
     from tfkit.families import FAMILIES

@@ -21,6 +21,7 @@ model: {from: runs/bert, dropout: {attention: 0.0}}
 data: {train: [{path: labelled.jsonl}], validation: 0.3}
 objective: {kind: classification}
 optimizer: {lr: 1e-2}
+schedule: {kind: linear, warmup_steps: 5}
 training: {epochs: 1, batch_size: 4, precision: fp32}
 evaluation: {every: 1}
 """
