@@ -170,7 +170,7 @@ HeadConfig = Annotated[
 
 
 class DropoutConfig(Data):
-    """Probabilities during training. Attention dropout rules out the fused kernel: on a CPU 1.5 to 7 times its time, more for longer rows."""
+    """Probabilities during training. Attention dropout rules out the fused kernel: on a CPU 1.5 to 7 times its time, by length."""
 
     embedding: Probability = Field(0.0, description="On the sum of the embeddings.")
     attention: Probability = Field(0.0, description="On the attention weights.")
