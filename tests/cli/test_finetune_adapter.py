@@ -97,6 +97,8 @@ def test_an_adapter_with_a_new_head_is_trained_resumed_and_opened_by_peft(work: 
     assert finetune("run", *start, "--resume").code == 0
     assert saved("run") == saved("whole")
     assert exact(work / "run") == exact(work / "whole")
+    again = finetune("whole", *start, "--resume")
+    assert (again.code, again.out, "this run is finished" in again.err) == (0, done.out, True), again.err
     folder = work / "whole" / "checkpoints" / "step-000006"
     assert not (folder / "model.safetensors").exists()
 

@@ -83,3 +83,12 @@ def test_of_frozen_parameters_the_others_have_the_gradients_that_they_had(dtype:
     assert found.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert 0 < len(found) < len(expected)
     torch.testing.assert_close(found, {name: expected[name] for name in found}, atol=0, rtol=0)
+
+
+def test_blocks_that_are_computed_again_give_the_same_gradients() -> None:
+    """Though nothing that goes into the first block has one."""
+    expected = gradients(stepper(adapted()), 4)
+    model = adapted()
+    for stack in model.stacks:
+        stack.activation_checkpointing = True
+    torch.testing.assert_close(gradients(stepper(model), 4), expected, atol=0, rtol=0)
