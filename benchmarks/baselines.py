@@ -120,7 +120,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from tfkit.data.sources import open_source
-    from tfkit.recipe.schema import SourceSection
+    from tfkit.recipe.data_sections import SourceSection
 
     held_out = list(open_source(SourceSection(stdlib=True), "held_out", None).rows())
     files = [row.text.encode() for row in held_out]

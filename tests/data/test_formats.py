@@ -15,8 +15,8 @@ import pytest
 from tfkit.data import open_source
 from tfkit.data.rows import Row
 from tfkit.errors import DataError
+from tfkit.recipe.data_sections import SourceSection
 from tfkit.recipe.roles import TEXT, Role
-from tfkit.recipe.schema import SourceSection
 
 TAGS = (Role("tokens", "texts", ("tokens",)), Role("tags", "labels", ("tags", "upos")))
 PAIR = (Role("source", "text", ("source", "en")), Role("target", "text", ("target", "de")))

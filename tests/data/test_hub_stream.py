@@ -15,7 +15,7 @@ from tfkit.data.hub_stream import StreamedSource
 from tfkit.data.rows import Part, Row, Skipped
 from tfkit.data.sources import open_source
 from tfkit.errors import DataError
-from tfkit.recipe.schema import SourceSection
+from tfkit.recipe.data_sections import SourceSection
 
 ROWS = [{"text": f"text number {i}", "n": i, "when": [i]} for i in range(100)]
 

@@ -13,9 +13,9 @@ from tfkit.data.rows import BadRow, Row
 from tfkit.data.sources import open_source
 from tfkit.errors import DataError, UsageError
 from tfkit.recipe import read_recipe
+from tfkit.recipe.data_sections import SourceSection
 from tfkit.recipe.objectives import ClassificationSection, MultipleChoiceSection, TaggingSection
 from tfkit.recipe.roles import Role
-from tfkit.recipe.schema import SourceSection
 
 RECIPE = """
 model: {preset: gpt2}

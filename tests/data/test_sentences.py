@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tfkit.data import TokenStream, open_source, token_stream
 from tfkit.data.sentences import split_sentences
-from tfkit.recipe.schema import SourceSection, TokenizerSection
+from tfkit.recipe.data_sections import SourceSection, TokenizerSection
 from tfkit.tokenizer import Tokenizer, train_tokenizer
 
 CUTS = [

@@ -13,8 +13,8 @@ from tfkit.data import open_source
 from tfkit.data.rows import Part, hash_share
 from tfkit.data.stdlib import LEFT_OUT, StdlibSource
 from tfkit.errors import DataError
+from tfkit.recipe.data_sections import SourceSection
 from tfkit.recipe.roles import Role
-from tfkit.recipe.schema import SourceSection
 
 
 def texts(path: Path | str, column: str = "text", part: str = "all", fraction: float | None = None) -> list[str]:

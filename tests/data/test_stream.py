@@ -12,7 +12,7 @@ from tokenizers import processors as post
 
 from tfkit.data import TokenStream, build, cache_folder, open_source, token_stream
 from tfkit.errors import DataError, ModelError
-from tfkit.recipe.schema import SourceSection, TokenizerSection
+from tfkit.recipe.data_sections import SourceSection, TokenizerSection
 from tfkit.tokenizer import END_OF_TEXT, Tokenizer, train_byte_bpe, train_tokenizer
 
 CORPUS = ["some text, some words\n" * 20]
@@ -194,7 +194,7 @@ def test_progress_may_stop_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyP
 BUILDER = """
 import sys, time
 from tfkit.data import build, open_source, token_stream
-from tfkit.recipe.schema import SourceSection, TokenizerSection
+from tfkit.recipe.data_sections import SourceSection, TokenizerSection
 from tfkit.tokenizer import train_byte_bpe
 build.BATCH = 1000
 tokenizer = train_byte_bpe(["some text, some words\\n" * 20], 300, add_bos=True)

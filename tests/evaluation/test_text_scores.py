@@ -11,8 +11,8 @@ from tfkit.errors import DataError, ModelError
 from tfkit.evaluation.text import count_targets, score_texts
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
+from tfkit.recipe.data_sections import SourceSection
 from tfkit.recipe.objectives import CausalLMSection
-from tfkit.recipe.schema import SourceSection
 from tfkit.tokenizer import Tokenizer, train_byte_bpe
 
 CONTEXT = 12

@@ -29,7 +29,7 @@ import tfkit.tokenizer.train
 from tfkit.data import cache_folder, open_source, token_stream
 from tfkit.data.rows import OnBadRow
 from tfkit.errors import DataError
-from tfkit.recipe.schema import SourceSection
+from tfkit.recipe.data_sections import SourceSection
 from tfkit.tokenizer import Tokenizer, train_byte_bpe
 
 RECIPE = """

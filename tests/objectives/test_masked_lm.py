@@ -18,8 +18,9 @@ from tfkit.errors import ModelError
 from tfkit.hub import save_model
 from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.objective import IGNORED, Batch
+from tfkit.recipe.data_sections import SourceSection
 from tfkit.recipe.objectives import MaskedLMSection
-from tfkit.recipe.schema import AdamWSection, SourceSection
+from tfkit.recipe.schema import AdamWSection
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper

@@ -13,8 +13,9 @@ from tfkit.data.sources import open_source
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.objective import Batch
+from tfkit.recipe.data_sections import SourceSection, TokenizerSection
 from tfkit.recipe.roles import Role
-from tfkit.recipe.schema import AdamWSection, SourceSection, TokenizerSection
+from tfkit.recipe.schema import AdamWSection
 from tfkit.tokenizer import Tokenizer, train_tokenizer
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights

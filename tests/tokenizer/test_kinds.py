@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tfkit.recipe.schema import TokenizerSection
+from tfkit.recipe.data_sections import TokenizerSection
 from tfkit.recipe.vocabularies import VOCABULARIES
 from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
@@ -266,7 +266,7 @@ def test_nothing_is_merged_across_words(name: str) -> None:
 
 REPEAT = """
 import json, sys
-from tfkit.recipe.schema import TokenizerSection
+from tfkit.recipe.data_sections import TokenizerSection
 from tfkit.tokenizer import train_tokenizer
 sections, texts = json.load(sys.stdin)
 print(json.dumps([train_tokenizer(TokenizerSection(vocab_size=900, **words), texts).tokenizer_json for words in sections]))

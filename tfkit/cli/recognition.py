@@ -16,10 +16,11 @@ from tfkit.data.rows import Row
 from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError
+from tfkit.recipe.data_sections import SourceSection
 from tfkit.recipe.dump import dump_document
 from tfkit.recipe.overrides import apply_overrides
 from tfkit.recipe.read import read_document, slug
-from tfkit.recipe.schema import Recipe, SourceSection
+from tfkit.recipe.schema import Recipe
 from tfkit.recipe.starting_points import HELD_OUT, starting_point
 from tfkit.recipe.tasks import SECTIONS, Kind, Seen, Task, decide, few_values
 from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain

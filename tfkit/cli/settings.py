@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from tfkit.errors import UsageError
 from tfkit.model.config import Data
 from tfkit.recipe import RecipeError, read_recipe
+from tfkit.recipe.data_sections import DataSection, SourceSection
 from tfkit.recipe.overrides import apply_overrides
 from tfkit.recipe.read import recipe_of
-from tfkit.recipe.schema import CarbonSection, DataSection, EvaluationSection, GenerationSection, Recipe, SourceSection
+from tfkit.recipe.schema import CarbonSection, EvaluationSection, GenerationSection, Recipe
 from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
 from tfkit.recipe.validate import problems_in
 

@@ -7,7 +7,7 @@ from itertools import islice
 from tfkit.data.columns import Columns, Record
 from tfkit.data.rows import FIRST_ROWS, BadRow, OnBadRow, Row
 from tfkit.data.sources import open_source
-from tfkit.recipe.schema import SourceSection
+from tfkit.recipe.data_sections import SourceSection
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from tfkit.data.hub_stream import StreamedSource
 from tfkit.data.rows import OnBadRow, Part, PartName, Source
 from tfkit.data.stdlib import HELD_OUT, StdlibSource
 from tfkit.data.stdlib_tasks import StdlibTask
+from tfkit.recipe.data_sections import DataSection, SourceSection
 from tfkit.recipe.roles import TEXT, Role
-from tfkit.recipe.schema import DataSection, SourceSection
 
 
 def open_source(

@@ -8,7 +8,7 @@ from pathlib import Path
 from tfkit.data.cache import build_once, cache_folder
 from tfkit.data.rows import Row, Source
 from tfkit.errors import DataError, ModelError
-from tfkit.recipe.schema import TokenizerSection
+from tfkit.recipe.data_sections import TokenizerSection
 from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
 TRAINER_VERSION = 1  # part of the fingerprint: raise it when the same text gives another tokenizer

@@ -5,6 +5,7 @@ from typing import Any
 
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
+from tfkit.recipe.data_sections import SourceSection, TokenizerSection
 from tfkit.recipe.judging import metrics_of
 from tfkit.recipe.objectives import (
     ChatSection,
@@ -17,7 +18,7 @@ from tfkit.recipe.objectives import (
 )
 from tfkit.recipe.presets import merge
 from tfkit.recipe.problems import Problem
-from tfkit.recipe.schema import EvaluationSection, ModelSection, Recipe, ScheduleSection, SourceSection, TokenizerSection
+from tfkit.recipe.schema import EvaluationSection, ModelSection, Recipe, ScheduleSection
 from tfkit.recipe.tree import Node, Path, place_of
 from tfkit.recipe.vocabularies import VOCABULARIES, variant_of
 
