@@ -9,16 +9,15 @@ from tfkit.cli.training_parts import state_tensors
 from tfkit.cli.training_plan import batch_sizes, kept_numbers, most_rows, planned_bytes, total_steps, trained_numbers
 from tfkit.data import PackedRows
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.recipe.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema import (
     AdafactorSection,
     AdamWSection,
-    DataSection,
     LoraSection,
     ModelSection,
     MuonSection,
     OptimizerSection,
     Recipe,
-    SourceSection,
     TrainingSection,
 )
 from tfkit.training.memory import largest_divisor
