@@ -188,7 +188,7 @@ def write_page(options: argparse.Namespace, models: Mapping[str, Model], floor: 
     text = f"""# Distillation
 
 A student of `{options.student}` trained with its teacher, the same student trained on the text alone, and the teacher, each then
-fine-tuned by `{options.task}`. {options.seeds} seeds, of the students and of the fine-tuning; accuracy on {test:,} held-out rows,
+fine-tuned by `{options.task}`. Seeds, of the students and of the fine-tuning: {options.seeds}. Accuracy on {test:,} held-out rows,
 mean and standard deviation; always telling the most frequent class: {floor:.3f}. Speed is of reading the held-out rows, in turns
 with the teacher. Costs are of pretraining; a student's is without its teacher's. Machine: {machine}.
 

@@ -22,7 +22,7 @@ from tfkit.recipe.schema import Recipe
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a training, from its start to its last checkpoint; None: not measured."""
+    """Of a training: seconds of its steps, energy of the whole process; None: not measured."""
 
     seconds: float
     energy_kwh: float | None

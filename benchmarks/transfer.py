@@ -162,14 +162,14 @@ def write_page(options: argparse.Namespace, name: str, metric: str, points: Poin
     text = f"""# Transfer
 
 The recipe `{name}` on more and more labelled examples, fine-tuned from a pretrained checkpoint and from random weights of the same
-description with the same tokenizer. {options.seeds} seeds of each, which draw the examples too; {metric} on {test:,} test rows, mean and
-standard deviation; costs are means of a run.{baseline} Machine: {first.machine}.
+description with the same tokenizer. Seeds of each, which draw the examples too: {options.seeds}. {metric.capitalize()} on
+{test:,} test rows, mean and standard deviation; seconds of the steps and energy of the whole training, means of a run.{baseline} Machine: {first.machine}.
 
 ![{metric} against the number of labelled examples]({figure.name})
 
 {table(points, metric)}
 
-{conclusion(points, metric)}
+{conclusion(points, metric, floor)}
 
 {shared_cost(receipt_beside(find_checkpoint(start)))}
 
@@ -179,7 +179,7 @@ Made by
 """
     options.out.write_text(text, encoding="utf-8")
     print(table(points, metric))
-    print(f"\n{conclusion(points, metric)}\n\n{options.out}, {figure}")
+    print(f"\n{conclusion(points, metric, floor)}\n\n{options.out}, {figure}")
 
 
 def table(points: Points, metric: str) -> str:
@@ -192,10 +192,12 @@ def table(points: Points, metric: str) -> str:
     return "\n".join(lines)
 
 
-def conclusion(points: Points, metric: str) -> str:
+def conclusion(points: Points, metric: str, floor: float | None) -> str:
     """How few examples of fine-tuning are as good as the best of random weights, and what they cost beside it; or that none are."""
     tuned, scratch = (points[kind] for kind in KINDS)
     best = max(scratch, key=lambda point: point.mean)
+    if floor is not None and best.mean <= floor:
+        return f"From random weights nothing is learned from these numbers of examples: {best.mean:.3f} is the most frequent class."
     enough = next((point for point in tuned if point.mean >= best.mean), None)
     reached = f"From random weights the best {metric} is {best.mean:.3f}, with {best.examples:,} examples"
     if enough is None:

@@ -12,6 +12,7 @@ from measured_runs import Cost, Measured
 from tiny_tasks import script, write_task
 
 from tfkit.data.rows import Row
+from tfkit.recipe import read_recipe
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -36,11 +37,12 @@ def test_the_table_has_means_spreads_and_costs() -> None:
 
 
 def test_the_conclusion_compares_at_equal_quality_and_says_so_where_there_is_none() -> None:
-    text = transfer.conclusion(POINTS, "accuracy")
+    text = transfer.conclusion(POINTS, "accuracy", 0.5)
     assert "best accuracy is 0.750, with 1,000 examples" in text
     assert "Fine-tuning reaches 0.750 with 100, in 25% of the time and with 25% of the energy." in text
     worse = {"fine-tuned": [point(100, [0.1], 1, None)], "random weights": [point(100, [0.5], 1, None)]}
-    assert "none of these numbers" in transfer.conclusion(worse, "accuracy")
+    assert "none of these numbers" in transfer.conclusion(worse, "accuracy", None)
+    assert "nothing is learned" in transfer.conclusion(worse, "accuracy", 0.5)
 
 
 def test_the_shared_cost_is_told_or_said_to_be_unknown() -> None:
@@ -117,8 +119,16 @@ def test_the_script_runs_writes_its_page_and_reuses_what_is_finished(tmp_path: P
     assert "Always telling the most frequent class: 0." in page
     assert "The pretraining of the checkpoint cost" in page
     ElementTree.parse(tmp_path / "page.svg")
-    configs = {path.parent.name.split("-")[0]: path.read_text(encoding="utf-8") for path in tmp_path.glob("runs/transfer/*/recipe.yaml")}
-    assert configs.keys() == {"fine", "random"}
+    for size in (8, 16):
+        (tuned,), (scratch,) = (
+            tmp_path.glob(f"runs/transfer/{kind}-{size}-seed1-*/recipe.yaml") for kind in ("fine-tuned", "random-weights")
+        )
+        recipes = [read_recipe(str(path)).recipe for path in (tuned, scratch)]
+        assert recipes[0].model.start
+        assert recipes[1].model.start is None
+        assert recipes[0].model.changes == recipes[1].model.changes  # head and all
+        assert recipes[0].training == recipes[1].training
+        assert recipes[0].data == recipes[1].data
     assert not list(tmp_path.glob("runs/transfer/*/checkpoints"))  # scored, and removed
     again = script(tmp_path, *words)
     assert (again.returncode, again.stderr) == (0, "")  # no run was begun
