@@ -163,7 +163,8 @@ def write_page(options: argparse.Namespace, name: str, metric: str, points: Poin
 
 The recipe `{name}` on more and more labelled examples, fine-tuned from a pretrained checkpoint and from random weights of the same
 description with the same tokenizer. Seeds of each, which draw the examples too: {options.seeds}. {metric.capitalize()} on
-{test:,} test rows, mean and standard deviation; seconds of the steps and energy of the whole training, means of a run.{baseline} Machine: {first.machine}.
+{test:,} test rows, mean and standard deviation; seconds of the steps and energy of the whole training, means of a run.{baseline}
+Machine: {first.machine}.
 
 ![{metric} against the number of labelled examples]({figure.name})
 
