@@ -56,8 +56,7 @@ def test_the_draws_are_a_function_of_seed_and_row() -> None:
     first, again, other = (few_shot(shots=3, seed=seed) for seed in (1, 1, 2))
     prompts = [[judge.prompt(n, one) for n, one in enumerate(ROWS)] for judge in (first, again, other)]
     assert prompts[0] == prompts[1] != prompts[2]
-    starts = {prompt.split("\n\n")[0] for prompt in prompts[0]}
-    assert len(starts) > 1  # another draw for each row
+    assert len({first.prompt(number, row(99)) for number in range(9)}) > 4  # another draw for each row
 
 
 def test_all_copies_of_a_row_are_kept_out_of_its_prompt() -> None:
@@ -149,9 +148,10 @@ def test_the_limit_takes_the_first_whole_rows(judged) -> None:
     every = judged(ROWS)
     one = judged(ROWS, max_tokens=1)
     assert (len(every.verdicts), len(one.verdicts)) == (6, 1)
-    two = judged(ROWS, max_tokens=one.tokens * 2 + 8)
+    two = judged(ROWS, max_tokens=judged(ROWS[:2]).tokens)
     assert [found.said for found in two.verdicts] == [found.said for found in every.verdicts[:2]]
     assert one.tokens < two.tokens < every.tokens
+    assert len(judged(ROWS, max_tokens=two.tokens - 1).verdicts) == 1
     assert every.cut == 6  # three rows of a prompt are more than 20 tokens
 
 

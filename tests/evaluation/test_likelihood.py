@@ -138,8 +138,13 @@ def test_greedy_says_whether_decoding_would_write_it() -> None:
         for _ in range(5):
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     other = [*ids[:-1], (ids[-1] + 1) % tokenizer.size]
-    found = score_questions(model, [Question("", "")] * 2, [Ids(ids, 2, []), Ids(other, 2, [])], 2)
-    assert [one.greedy for one in found] == [True, False]
+    long = [bos, *range(30, 30 + CONTEXT)]  # two pieces, of which only the last one, of one id, is greedy
+    with torch.no_grad():
+        long.append(int(model(torch.tensor([long[1:]])).logits[0, -1].argmax()))
+    found = score_questions(
+        model, [Question("", "")] * 4, [Ids(ids, 2, []), Ids(other, 2, []), Ids(long, 1, []), Ids(long, CONTEXT + 1, [])], 2
+    )
+    assert [one.greedy for one in found] == [True, False, False, True]
 
 
 def test_an_encoder_reads_the_context() -> None:
