@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from tiny_runs import WORDS, Done, Process, hashes, kept, pretrain, records, write_corpus, write_recipe
 
+from tfkit.cli.recognition import _data_name, _model_name
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
+from tfkit.recipe.data_sections import SourceSection
 from tfkit.recipe.judging import metrics_of
 
 STARTS = {
@@ -180,13 +182,26 @@ def test_what_cannot_be_told_is_refused(place: Path, start: str, data: str, word
 
 def test_a_head_that_tells_classes_asks_for_labels(place: Path) -> None:
     assert learn(place, "bert", "classes", "--run", "first").code == 0
-    given = ["--from", "first", "--data", str(place / "plain.jsonl")]
+    given = ["--from", str(load("first").folder), "--data", str(place / "plain.jsonl")]
     done = finetune(*given)
     assert done.code == 2
     assert "the model's head tells classes" in done.err
     done = finetune(*given, "carbon.enabled=false", "objective.kind=masked_lm", "training.steps=1", "data.validation=null")
     assert done.code == 0, done.err
     assert load("runs/first-plain").config.head.kind == "masked_lm"
+
+
+@pytest.mark.parametrize(
+    ("start", "section", "name"),
+    [
+        ("hub:HuggingFaceTB/SmolLM2-1.7B@main", {"path": "some/train.csv.gz"}, "SmolLM2-1.7B train"),
+        ("models/bert/", {"hub": "org/some.data"}, "bert some.data"),
+        ("bert", {"stdlib": "packages"}, "bert packages"),
+        ("bert", {"path": "*.jsonl"}, "bert *"),
+    ],
+)
+def test_the_name_of_a_run(start: str, section: dict[str, Any], name: str) -> None:
+    assert f"{_model_name(start)} {_data_name(SourceSection.model_validate(section))}" == name
 
 
 def test_without_data_or_checkpoint(place: Path) -> None:

@@ -47,7 +47,7 @@ def recognized(checkpoint: str | None, data: str | None, overrides: Sequence[str
     task = decide(seen, model, given.get("objective", {}))
     recipe, document = read_document(_document(task, model, given), "the recipe of what was seen", words)
     console.say(_header(seen, model, task) + dump_document(document))
-    return recipe, slug(f"{_short(start)}-{_short(section.path or section.hub or str(section.stdlib))}")
+    return recipe, slug(f"{_model_name(start)}-{_data_name(section)}")
 
 
 def _given(words: Sequence[str]) -> dict[str, Any]:
@@ -154,10 +154,17 @@ def _header(seen: Seen, model: Kind, task: Task) -> str:
     )
 
 
-def _short(place: str) -> str:
-    """The name of a checkpoint or of a source: its last part, without version and endings; of a run's checkpoint the run's."""
-    path = Path(place.removeprefix("hub:").partition("@")[0])
-    if path in step_folders(path.parent) and path.parent.name == "checkpoints":
+def _model_name(start: str) -> str:
+    """The last part of a checkpoint's name, without a revision; of a checkpoint of a run the run's."""
+    path = Path(start.removeprefix("hub:").partition("@")[0])
+    if path.parent.name == "checkpoints" and path in step_folders(path.parent):
         path = path.resolve().parent.parent
-    name = path.resolve().name if path.name in ("", "..", ".") else path.name
-    return name if path.is_dir() else name.partition(".")[0]
+    return path.name or path.resolve().name
+
+
+def _data_name(section: SourceSection) -> str:
+    """The last part of a source's name, of a file without its endings."""
+    if section.path is None:
+        return Path(section.hub).name if section.hub is not None else str(section.stdlib)
+    path = Path(section.path)
+    return path.resolve().name if path.is_dir() else Path(path.name.removesuffix(".gz").removesuffix(".zip")).stem
