@@ -82,6 +82,14 @@ def test_examples_are_what_the_encoder_gives(tmp_path: Path) -> None:
         stored.check_vocabulary(1000)
 
 
+def test_the_largest_id_is_that_of_every_array_of_ids(tmp_path: Path) -> None:
+    """Sources and targets: what is written must be in the vocabulary, too."""
+    assert set_of(tmp_path, ["a" * 150], Letters(length=200)).max_id == ord("a")
+    both = Letters(length=201)
+    both.ids = ("codes", "size")  # type: ignore[assignment]
+    assert set_of(tmp_path, ["a" * 150], both).max_id == 150
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.text(alphabet=st.characters(exclude_characters="?", exclude_categories=("Cs",)), max_size=30), min_size=1, max_size=20))
 def test_every_example_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
