@@ -67,6 +67,17 @@ def run(place: Path, *words: str) -> tuple[Path, dict[str, float], Done]:
     return place / "run" / "checkpoints" / "step-000030", scores, done
 
 
+def test_max_tokens_holds_for_all_validation_sets_together(place: Path) -> None:
+    """Of 40 rows the first batch alone fits; the second set is scored where something is left."""
+    sets = "data.validation=[{path: dev.jsonl, name: first}, {path: train.jsonl, name: second}]"
+    for most, told in ((1, {"first"}), (100_000, {"first", "second"})):
+        words = [*GPT2, "objective={kind: classification}", sets, "training.steps=1", f"evaluation.max_tokens={most}"]
+        done = pretrain(place / f"run{most}", place / "tiny.yaml", *words)
+        assert done.code == 0, done.err
+        (scores,) = (record["evaluation"] for record in records(place / f"run{most}") if "evaluation" in record)
+        assert {name.partition(".")[0] for name in scores if "." in name} == told
+
+
 STACKS = [(GPT2, "decoder-only"), (LLAMA, "decoder-only"), (T5, "encoder and decoder"), (BERT, "encoder-only")]
 
 
