@@ -60,7 +60,8 @@ class Runs:
         if record.exists() and (not keep or (folder / "checkpoints").exists()):
             return from_json(record.read_text(encoding="utf-8")), folder
         self._tfkit([*words, "--run", str(folder), "--resume", "--json", *self.words], folder)
-        scores = self._tfkit(["evaluate", "--from", str(folder), "--data", str(test), "--json", "carbon.enabled=false"], folder)
+        words = ["evaluate", "--from", str(folder), "--data", str(test), "--json", "carbon.enabled=false", "evaluation.bootstrap=null"]
+        scores = self._tfkit(words, folder)  # the spread is over seeds
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         machine = f"{run['processor']['name']}, {run['threads']} of {run['processor']['cores']} cores, {run['precision'].split('.')[-1]}"
         found = Measured(json.loads(scores)["metrics"], run["result"]["steps"], cost_of(run), machine)
