@@ -312,6 +312,8 @@ def survives(path: Path, overrides: list[str]) -> None:
     again = read_recipe(str(path)).recipe
     assert again == recipe
     assert dump_recipe(again, None) == text
+    if recipe.model.start is not None:  # what the model is stands in its checkpoint
+        return
     config = model_config(recipe.model, max(recipe.tokenizer.vocab_size, 257))
     path.write_text(dump_recipe(recipe, config), encoding="utf-8")
     whole = read_recipe(str(path)).recipe
