@@ -38,7 +38,7 @@ def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> No
         sizes, stamp = ledgers.sizes(), _stamp(path)
         rows = emission_rows(ledgers.attempts())
         ours = {row["run_id"] for row in rows}
-        with _opened(path) as old:
+        with _opened(path, columns) as old:
             data = old.read()
             present = [row for row in _parse(path, data, columns) if row["run_id"] not in ours]
             others = present + [row for row in rescued if row not in present]
@@ -89,18 +89,18 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
     }
 
 
-def _opened(path: Path) -> BinaryIO:
-    """The file as it is now; what is appended to it after it was replaced can still be read from here."""
+def _opened(path: Path, columns: tuple[str, ...]) -> BinaryIO:
+    """The file as it is now; what is appended to it after it was replaced can still be read from here. One that is not there yet has a
+    header alone: whether it is there is asked once, since another writer may make it at any moment.
+    """
     try:
         return path.open("rb")
     except FileNotFoundError:
-        return io.BytesIO()
+        return io.BytesIO((",".join(columns) + "\n").encode())
 
 
 def _parse(path: Path, data: bytes, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """The rows of the file. An empty or foreign file, and torn rows, are put aside before they are left out."""
-    if not data and not path.exists():
-        return []
     try:
         header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
     except (UnicodeDecodeError, csv.Error, ValueError):
