@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tfkit.data import ExampleRows
-from tfkit.generation.inference import inference
+from tfkit.evaluation.rows import judged_batches
+from tfkit.generation.inference import Interrupted
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
@@ -57,22 +58,12 @@ def judge_rows(
     """
     judge = _judge_of(objective)
     found: list[Judged] = []
-    device = next(model.parameters()).device
-    tokens = 0
-    with inference(model):
-        order = rows.order(0)  # alike in length, so that little is padded
-        for start in range(0, len(order), batch_size):
-            if should_stop is not None and should_stop():
-                return None
-            if max_tokens is not None and tokens >= max_tokens:
-                break
-            numbers = order[start : start + batch_size]
-            batch = objective.collate(rows.gather(np.zeros(len(numbers), np.int64), numbers))
-            tokens += batch.tokens
-            answers = judge(model, batch.to(device))
+    try:
+        for numbers, batch in judged_batches(model, objective, rows, batch_size, max_tokens, progress, should_stop):
+            answers = judge(model, batch)
             found += [Judged(int(number), *answer) for number, answer in zip(numbers, answers, strict=True)]
-            if progress is not None:
-                progress(len(numbers))
+    except Interrupted:
+        return None
     return sorted(found, key=lambda one: one.number)
 
 

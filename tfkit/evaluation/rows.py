@@ -1,13 +1,14 @@
 """How well a model does its objective on held-out rows: each row once, in a fixed order, with the same draws every time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tfkit.data import Rows
-from tfkit.generation.inference import inference
+from tfkit.generation.inference import Interrupted, inference
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.objective import Objective, Sum
+from tfkit.objectives.objective import Batch, Objective, Sum
 
 
 def score_rows(
@@ -25,20 +26,40 @@ def score_rows(
     `progress(n)` tells of n more rows. None if `should_stop`, asked before every batch, said so: half a score is no score.
     """
     sums: dict[str, Sum] = {}
+    try:
+        for _, batch in judged_batches(model, objective, rows, batch_size, max_tokens, progress, should_stop):
+            for name, found in objective.measure(model, batch).items():
+                sums[name] = sums[name] + found if name in sums else found
+    except Interrupted:
+        return None
+    return sums
+
+
+def judged_batches(
+    model: Transformer,
+    objective: Objective,
+    rows: Rows,
+    batch_size: int,
+    max_tokens: int | None,
+    progress: Callable[[int], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+    """The numbers of the rows of each batch, and the batch on the model's device, while the model is only asked; as `score_rows` says.
+
+    Raises Interrupted if `should_stop` said so.
+    """
     device = next(model.parameters()).device
     tokens = 0
     with inference(model):
-        order = rows.order(0)
+        order = rows.order(0)  # alike in length, so that little is padded
         for start in range(0, len(order), batch_size):
             if should_stop is not None and should_stop():
-                return None
+                raise Interrupted
             if max_tokens is not None and tokens >= max_tokens:
                 break
             numbers = order[start : start + batch_size]
             batch = objective.collate(rows.gather(np.zeros(len(numbers), np.int64), numbers))
             tokens += batch.tokens
-            for name, found in objective.measure(model, batch.to(device)).items():
-                sums[name] = sums[name] + found if name in sums else found
+            yield numbers, batch.to(device)
             if progress is not None:
                 progress(len(numbers))
-    return sums
