@@ -303,6 +303,13 @@ def test_a_base_of_the_hub_is_told_by_name_and_revision(tmp_path: Path, monkeypa
     assert asked == ["hub:org/name@v1"]
 
 
+def test_a_base_without_an_owner_is_one_of_the_oldest_models(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tfkit.adapters.peft_config.find_checkpoint", lambda name: Path(str(name)))
+    for name in ("gpt2", "bert-base-uncased", "t5-small"):
+        folder = _edited(adapter, tmp_path, base_model_name_or_path=name)
+        assert str(find_base(folder, read_peft_config(folder))) == f"hub:{name}"
+
+
 def test_an_adapter_of_the_bare_class_fits_a_base_with_a_head(tmp_path: Path) -> None:
     """Its names lack the prefix that those of the base have; and ours of a model without a head open in the bare class."""
     write_base(tmp_path / "base", "bert")

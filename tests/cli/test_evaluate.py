@@ -107,6 +107,15 @@ def test_predictions_add_up_to_the_result(capsys, folder, data, tmp_path):
     assert sum(row["loss"] * row["tokens"] for row in rows) / found["target_tokens"] == pytest.approx(found["loss"])
 
 
+def test_several_sets_have_their_own_scores(capsys, folder, data):
+    sets = f"data.validation=[{{path: {data}, name: dev-2}}, {{path: {data}}}]"
+    found = metrics(capsys, "--from", folder, sets)
+    one = metrics(capsys, "--from", folder, "--data", data)
+    assert found["dev-2.loss"] == found["2.loss"] == pytest.approx(one["loss"])
+    assert found["target_tokens"] == 2 * found["dev-2.target_tokens"]
+    assert run("--from", folder, sets, "--fail-if", "dev-2.loss > 0") == 8
+
+
 def test_settings_that_change_the_result(capsys, folder, data):
     whole = metrics(capsys, "--from", folder, "--data", data)
     assert metrics(capsys, "--from", folder, "--data", data, "evaluation.batch_size=1")["loss"] == pytest.approx(whole["loss"], rel=1e-6)

@@ -215,7 +215,7 @@ def test_beams_and_greedy_texts_are_the_models_best(place: Path, tmp_path: Path)
 
 
 def test_bad_rows_sets_and_a_limit(place: Path, tmp_path: Path) -> None:
-    """Rows that are left out shift no reference; each set is told of; max_tokens takes the first batches."""
+    """Rows that are left out shift no reference; each set is told of; max_tokens takes the first rows."""
     rows = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
     bad = [*rows[:3], rows[3] | {"answers": []}, {"nothing": 1}, *rows[5:9]]
     (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bad), encoding="utf-8")
@@ -233,7 +233,11 @@ def test_bad_rows_sets_and_a_limit(place: Path, tmp_path: Path) -> None:
     assert evaluate(tmp_path, *words, "--fail-if", "seen.chrf >= 0").code == 8
     limited, fewer = judged(tmp_path, *words, "evaluation.max_tokens=30", "evaluation.batch_size=2")
     assert 0 < limited["examples"] == len(fewer) < 7
-    assert 30 <= limited["tokens"] < result["tokens"]
+    for file in ("bad.jsonl", "train.jsonl"):  # of each set its first rows
+        few, all_of_them = ([one["place"] for one in part if file in one["place"]] for part in (fewer, said))
+        assert few == all_of_them[: len(few)]
+    same, _ = judged(tmp_path, *words, "evaluation.max_tokens=30", "evaluation.batch_size=5")
+    assert same["metrics"] == pytest.approx(limited["metrics"], rel=1e-5)
     assert [one for one in said if one["place"] in {few["place"] for few in fewer}] == [
         {k: nearly(v) for k, v in few.items()} for few in fewer
     ]

@@ -12,6 +12,7 @@ import torch
 from tiny_runs import Done, Process, exact, hashes, kept, pretrain, strike, write_corpus, write_recipe
 from transformers import AutoModelForSequenceClassification
 
+from tfkit.adapters import load as load_any
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 
@@ -109,6 +110,50 @@ def test_a_task_that_a_checkpoint_knows_keeps_its_head_and_the_order_of_its_clas
     assert done.code == 0, done.err
     assert "new, and so random" not in done.err
     assert load("second").labels == ("good", "bad")
+
+
+@pytest.mark.parametrize("adapter", [[], ["training.adapter={kind: lora, rank: 2}"]])
+@pytest.mark.parametrize("labels", [["sports", "politics"], ["good", "bad", "so-so"]])
+def test_other_classes_are_learned_anew(place: Path, work: Path, labels: list[str], adapter: list[str]) -> None:
+    """As many others, or more: what has a row for each class is new, the rest of the head stays."""
+    assert finetune("first", "--from", str(place / "bert"), *adapter).code == 0
+    rows = [json.loads(line) for line in Path("labelled.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [{**row, "label": labels[number % len(labels)]} for number, row in enumerate(rows)]
+    Path("labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    done = finetune("second", "--from", "first", "optimizer.lr=1e-30", "optimizer.weight_decay=0", "training.seed=5")
+    assert done.code == 0, done.err
+    assert "new, and so random: head.classes.weight, head.classes.bias\n" in done.err
+    before, after = (load_any(name).model.state_dict() for name in ("first", "second"))
+    assert load_any("second").labels == tuple(sorted(labels))
+    torch.testing.assert_close(after["head.pooler.weight"], before["head.pooler.weight"], atol=1e-6, rtol=0)
+    assert len(after["head.classes.weight"]) == len(labels)
+    assert float((after["head.classes.weight"][:2] - before["head.classes.weight"]).abs().max()) > 1e-3
+    done = Process(work, ["finetune", "second/recipe.yaml", "--run", "again", "--threads", "1"]).wait()
+    assert done.code == 0, done.err
+    assert hashes(work / "again", 6) == hashes(work / "second", 6)
+
+
+def test_the_classes_of_a_checkpoint_in_another_order_are_refused(place: Path, work: Path) -> None:
+    assert finetune("first", "--from", str(place / "bert")).code == 0
+    done = finetune("second", "--from", "first", "objective.labels=[good, bad]")
+    assert (done.code, "name them as it does, bad, good" in done.err) == (2, True), done.err
+    words = ["evaluate", "--from", "first", "--data", "labelled.jsonl", "objective.labels=[good, bad]"]
+    done = Process(work, words).wait()
+    assert (done.code, "name them as it does, bad, good" in done.err) == (2, True), done.err
+
+
+def test_a_class_that_only_the_held_out_part_has_is_known(place: Path, work: Path) -> None:
+    rows = [json.loads(line) for line in Path("labelled.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [{"text": row["text"], "label": f"class {number}"} for number, row in enumerate(rows)]  # each a class of its own
+    Path("labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    done = finetune("run", "--from", str(place / "bert"), "data.validation=0.3")
+    assert done.code == 0, done.err
+    assert len(load("run").labels) == len(rows)
+
+
+def test_no_entry_of_a_vocabulary_is_taken_away(place: Path, work: Path) -> None:
+    done = finetune("run", "--from", str(place / "bert"), "model.vocab_size=50")
+    assert (done.code, "none can be taken away: model.vocab_size is 50" in done.err) == (2, True), done.err
 
 
 def test_a_language_model_goes_on_with_other_text(place: Path, work: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_runs import Process, pretrain, records, write_corpus, write_recipe
+from tiny_runs import Process, hashes, pretrain, records, write_corpus, write_recipe
 from transformers import AutoTokenizer, OpenAIGPTDoubleHeadsModel
 
 from tfkit.hub import load
@@ -48,6 +48,9 @@ def test_three_entries_are_added_and_the_others_stay(place: Path) -> None:
     done = Process(place, [*words, "optimizer.lr=1e-30", "optimizer.weight_decay=0"]).wait()
     assert done.code == 0, done.err
     assert "new, and so random: head.choice.weight, head.choice.bias, the last 3 entries of the vocabulary" in done.err
+    again = Process(place, ["finetune", "run/recipe.yaml", "--run", "again", "--threads", "1"]).wait()
+    assert again.code == 0, again.err
+    assert hashes(place / "again", 4) == hashes(place / "run", 4)
     before, after = load(place / "gpt"), load(place / "run")
     assert before.codec is not None
     assert after.codec is not None

@@ -58,6 +58,7 @@ DATA = {
     "plain": rows(text=a_text),
     "sorted": rows(text=a_text, mood=lambda n, t: n % 2),
     "both": rows(question=a_text, answer=a_text, category=lambda n, t: ["one", "two"][n % 2]),
+    "questions": rows(question=a_text, sentence=a_text, label=lambda n, t: ["yes", "no"][n % 2]),
     "strange": rows(colour=a_text, size=lambda n, t: n),
 }
 TOLD = [
@@ -76,6 +77,13 @@ TOLD = [
     ("bert", "plain", {"kind": "masked_lm"}, None, "text alone"),
     ("t5", "plain", {"kind": "span_corruption"}, None, "text alone"),
 ]
+
+READ = {
+    "classes": "text from 'text', label from 'label'",
+    "pairs": "text from 'premise', pair from 'hypothesis', label from 'label'",
+    "orders": "instruction from 'instruction', output from 'output'",
+    "plain": "text from 'text'",
+}
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +129,7 @@ def test_a_task_is_told_and_its_recipe_runs_again(
     recipe = printed(done)
     assert recipe.startswith(f"# {objective['kind']}: ")
     assert said in recipe
+    assert ("# reads  " + READ[data] + "\n" in recipe) if data in READ else "# reads  " in recipe
     Path("printed.yaml").write_text(recipe, encoding="utf-8")
     run = Path("runs") / f"{start}-{data}"  # the default
     told, resolved = (read_recipe(str(path)).recipe for path in ("printed.yaml", run / "recipe.yaml"))
@@ -164,6 +173,12 @@ def test_what_the_command_line_says_is_kept(place: Path) -> None:
         ("bert", "choices", [], ["columns of multiple_choice", "--from a decoder"]),
         ("bert", "sorted", [], ["'mood' may be the label", "{label: mood}", "objective.kind=masked_lm"]),
         ("bert", "strange", [], ["no task has these columns. Columns found: colour, size", "a head for masked tokens", "{text: NAME}"]),
+        (
+            "bert",
+            "questions",
+            [],
+            ["'question' and 'sentence' may each be the text", "{text: question, pair: sentence} for the", "{text: question} for"],
+        ),
         ("bert", "ages", [], ["60 different ones in 60 rows", "regression: true"]),
         ("bert", "classes", ["evaluation.metric=bleu"], ["evaluation.metric: an evaluation of classification during a training tells no"]),
         ("bert", "parts", ["evaluation.metric=f1"], ["evaluation.metric: f1 is of names, and the tags DET, NOUN mark none"]),

@@ -33,6 +33,13 @@ def test_comparisons(text, value, fails):
         check_gates([gate], {"perplexity": value})
 
 
+@pytest.mark.parametrize("metric", ["loss", "2.loss", "dev-2.loss", "loss.syntax/semantics", "a set.loss"])
+def test_sets_and_groups_have_any_names(metric):
+    for text in (f"{metric} > 3", f"  {metric}>3"):
+        gate = parse_gate(text, METRICS)
+        assert (gate.metric, gate.comparison, gate.threshold) == (metric, ">", 3)
+
+
 @pytest.mark.parametrize(
     "text", ["perplexity", "perplexity >", "> 3", "perplexity > 3 4", "perplexity => 3", "perplexity = 3", "", "3 < loss"]
 )

@@ -106,6 +106,18 @@ def test_a_row_that_cannot_be_asked_is_bad(values: dict[str, object], message: s
     assert message in found.message
 
 
+def test_an_empty_sentence_is_bad_and_bad_examples_can_be_left_out() -> None:
+    found = MinimalPairs().questions(0, row(0, good="the cat", bad=" "))
+    assert isinstance(found, BadRow)
+    assert "the bad sentence is empty" in found.message
+    bad = row(9, label="x")
+    with pytest.raises(DataError, match="leave bad rows out"):
+        few_shot([*ROWS, bad], shots=2)
+    section = FewShotSection(kind="few_shot", shots=2)
+    kept = FewShot(section, [bad, *ROWS], "skip")
+    assert kept.prompt(0, row(50)) == FewShot(section, ROWS).prompt(0, row(50))
+
+
 def test_equally_probable_sentences_are_not_right() -> None:
     pair = Row("", "pairs.jsonl:1", {"good": "he sees", "bad": "he see", "group": "agreement"})
     judge = MinimalPairs()

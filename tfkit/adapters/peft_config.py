@@ -21,7 +21,7 @@ _OTHERWISE = (
     *("use_dora", "use_qalora", "lora_bias", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora"),
     *("target_parameters", "trainable_token_indices", "monteclora_config", "velora_config"),
 )
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|(gpt2|openai-gpt|bert|distilbert|t5)(-[\w.-]+)?")  # the oldest models have no owner
 _TASKS = {"classes": "SEQ_CLS", "tags": "TOKEN_CLS", "none": "FEATURE_EXTRACTION"}
 
 

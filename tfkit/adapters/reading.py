@@ -15,7 +15,7 @@ from tfkit.errors import ModelError
 from tfkit.hub import Described, Loaded, find_checkpoint
 from tfkit.hub.config_json import EXPRESSED, LIMIT, read_config, read_labels, read_problem_type, read_special_ids
 from tfkit.hub.find import ADAPTER
-from tfkit.hub.names import rules_of
+from tfkit.hub.names import label_tensors, rules_of
 from tfkit.hub.reading import check_sizes
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.recipe.presets import merge
@@ -46,27 +46,33 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     head: HeadConfig | None = None,
+    other_labels: bool = False,
     changes: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
 ) -> Loaded:
     """As `tfkit.hub.load`; of an adapter, ours or one that peft saved, its base with the updates added. Raises ModelError."""
     folder = find_checkpoint(path)
     if not is_adapter(folder):
-        return hub.load(folder, device=device, dtype=dtype, head=head, changes=changes, seed=seed)
+        return hub.load(folder, device=device, dtype=dtype, head=head, other_labels=other_labels, changes=changes, seed=seed)
     opened, described = _open(folder), describe(folder)
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     asked = head or opened.config.head
     expressed = opened.config.model_dump(include=EXPRESSED)
-    base = hub.load(opened.base.folder, head=asked, changes=merge(expressed, changes), seed=seed)
-    own = asked == opened.config.head
+    base = hub.load(opened.base.folder, head=asked, other_labels=other_labels, changes=merge(expressed, changes), seed=seed)
+    own = asked == opened.config.head and not other_labels
+    drawn = label_tensors(None, base.config) if other_labels else frozenset()  # under our names, as the updates are
     parameters = dict(base.model.named_parameters())
     with torch.no_grad():
         for name, update in updates.added.items():
             parameters[name].add_(update)
-        for name, tensor in updates.whole.items():
-            if name in parameters and parameters[name].shape == tensor.shape:  # else of a head that was not asked for
-                parameters[name].copy_(tensor)
-    new = tuple(name for name in base.new_parameters if name not in updates.whole or parameters[name].shape != updates.whole[name].shape)
+        whole = {  # the rest is of a head that was not asked for
+            name: tensor
+            for name, tensor in updates.whole.items()
+            if name in parameters and name not in drawn and parameters[name].shape == tensor.shape
+        }
+        for name, tensor in whole.items():
+            parameters[name].copy_(tensor)
+    new = tuple(name for name in base.new_parameters if name not in whole)
     if own and new:
         raise ModelError(f"{folder}: lacks {', '.join(new)}, which its base {opened.base.folder} lacks too; save the adapter with its head")
     labels, problem = base.labels, base.problem_type

@@ -107,6 +107,8 @@ def _metrics(objective: "ObjectiveSection", text_metrics: Collection[str]) -> li
 
 
 def _score_texts(loaded: "Loaded", settings: "Settings", work: "Session") -> _Found:
+    from tfkit.cli.training_data import set_names
+    from tfkit.cli.validation import of_sets
     from tfkit.evaluation.scores.sums import of_text_score
 
     config = loaded.config
@@ -122,7 +124,9 @@ def _score_texts(loaded: "Loaded", settings: "Settings", work: "Session") -> _Fo
     whole = sum(scores[1:], start=scores[0])
     tokens = whole.target_tokens + len(whole.targets)
     lines = _text_predictions(sources, scores)
-    return _Found(dict(whole.metrics()), len(whole.targets), tokens, streams[: len(scores)], lines, of_text_score(whole))
+    names = set_names(settings.data, sources) if settings.data is not None else []
+    metrics = of_sets(whole.metrics(), names, [score.metrics() for score in scores])
+    return _Found(metrics, len(whole.targets), tokens, streams[: len(scores)], lines, of_text_score(whole))
 
 
 def _score_rows(loaded: "Loaded", recipe: "Recipe", work: "Session") -> _Found:

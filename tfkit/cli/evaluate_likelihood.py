@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from tfkit import console
 from tfkit.cli.evaluate_rows import Scored
 from tfkit.cli.training_data import set_names
+from tfkit.cli.validation import of_sets
 from tfkit.data import Row, Source
 from tfkit.data.rows import Skipped, describe_skipped
 from tfkit.data.sources import training_sources, validation_sources
@@ -46,9 +47,10 @@ def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Sc
         raise ModelError(f"{loaded.folder}: nothing says what its decoder begins with; name decoder_start_token_id in config.json")
     settings, left = recipe.evaluation, recipe.evaluation.max_tokens
     judged: dict[str, Judgement] = {}
+    names = set_names(recipe.data, sources)
     with work.signals.at_once(_WHOLE):
         judge = _judge(recipe)
-        for name, source in zip(set_names(recipe, sources), sources, strict=True):
+        for name, source in zip(names, sources, strict=True):
             if left is not None and left <= 0:
                 break
             skipped: dict[str, Skipped] = {}
@@ -72,10 +74,8 @@ def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Sc
     if not verdicts:
         raise DataError(f"{', '.join(source.name for source in sources)}: no row could be judged: all of them are bad; correct them")
     scores = of_verdicts(verdicts)
-    metrics = scores(once(len(verdicts)))
-    if len(sources) > 1:
-        for name, found in judged.items():
-            metrics |= {f"{name}.{metric}": value for metric, value in of_verdicts(found.verdicts)(once(len(found.verdicts))).items()}
+    each = [of_verdicts(found.verdicts)(once(len(found.verdicts))) for found in judged.values()]
+    metrics = of_sets(scores(once(len(verdicts))), names, each)
     used = [_Set(source.name, source.fingerprint()) for source, _ in zip(sources, judged, strict=False)]
     tokens = sum(found.tokens for found in judged.values())
     return Scored(metrics, len(verdicts), tokens, used, scores, [one.said for one in verdicts])
@@ -93,7 +93,7 @@ def _judge(recipe: Recipe) -> Judge:
             raise DataError(
                 f"{error}; the examples of objective.shots are rows of data.train: name such rows there, or ask without"
             ) from error
-    return FewShot(section, examples)
+    return FewShot(section, examples, recipe.data.on_bad_row)
 
 
 def _report(source: Source, found: Judgement, skipped: dict[str, Skipped], length: int) -> None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tfkit import console
+from tfkit.cli.starting import check_order
 from tfkit.cli.training_data import ValidationSet, report_rows, set_names, store
-from tfkit.cli.validation import score_sets
+from tfkit.cli.validation import of_sets, score_sets
 from tfkit.data import ExampleRows, ExampleSet, Source
 from tfkit.data.sources import validation_sources
 from tfkit.errors import ModelError, UsageError
@@ -85,7 +86,7 @@ def evaluate_rows(recipe: Recipe, loaded: "Loaded", work: "Session") -> Scored:
     report_rows(stored)
     for one in stored:
         one.check_vocabulary(loaded.config.vocab_size)
-    names = set_names(recipe, sources)
+    names = set_names(recipe.data, sources)
     if isinstance(objective, Labelled):
         return _labelled(recipe, objective, list(zip(names, sources, stored, strict=True)), loaded, work)
     sets = [ValidationSet(name, one) for name, one in zip(names, stored, strict=True)]
@@ -112,7 +113,7 @@ def _unlabelled(recipe: Recipe, objective: Objective, sets: list[ValidationSet],
 
 def _labelled(recipe: Recipe, objective: Labelled, sets: Sequence[tuple[str, Source, Stored]], loaded: "Loaded", work: "Session") -> Scored:
     """Rows that have an answer each: the model's, and the metrics of all of them."""
-    evaluation, tokens = recipe.evaluation, 0
+    evaluation, tokens, names = recipe.evaluation, 0, [name for name, _, _ in sets]
     writes = isinstance(objective, TextToText | Chat) and bool(evaluation.text_metrics)
     text_metrics = evaluation.text_metrics if writes else ()
     judged: dict[str, list[Judged]] = {}
@@ -138,9 +139,7 @@ def _labelled(recipe: Recipe, objective: Labelled, sets: Sequence[tuple[str, Sou
         everything = [one for found in judged.values() for one in found]
         scores = of_answers(objective, everything, text_metrics)
         metrics = scores(once(len(everything)))
-        for name, found in judged.items() if len(sets) > 1 else ():
-            own = of_answers(objective, found, text_metrics)(once(len(found)))
-            metrics |= {f"{name}.{metric}": value for metric, value in own.items()}
+        metrics = of_sets(metrics, names, [of_answers(objective, one, text_metrics)(once(len(one))) for one in judged.values()])
     used = [stored for (_, _, stored), _ in zip(sets, judged, strict=False)]
     settings = undrawn(recipe.generation).model_dump(include=set(_DECODING)) if writes else None
     return Scored(metrics, len(everything), tokens, used, scores, documents, settings)
@@ -176,6 +175,7 @@ def _labels(recipe: Recipe, loaded: "Loaded") -> list[str]:
         count = getattr(loaded.config.head, "count", 0)
         if len(named) != count:
             raise UsageError(f"objective.labels names {len(named)} classes, and {loaded.folder} has {count}")
+        check_order(str(loaded.folder), loaded.labels, named)
         return named
     if not loaded.labels:
         raise ModelError(f"{loaded.folder}: config.json names no labels (id2label), so nobody knows what its classes are; name them there")

@@ -18,6 +18,7 @@ from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError
 from tfkit.recipe.data_sections import SourceSection
 from tfkit.recipe.dump import dump_document
+from tfkit.recipe.objectives import ClassificationSection
 from tfkit.recipe.overrides import apply_overrides
 from tfkit.recipe.read import read_document, slug
 from tfkit.recipe.schema import Recipe
@@ -28,6 +29,7 @@ from tfkit.recipe.validate import problems_in
 from tfkit.run.checkpoints import step_folders
 from tfkit.tokenizer.conversations import resolve_format
 
+_TEXT = next(role for role in ClassificationSection.roles if role.name == "text")
 _LABELLED = ("classification", "tagging", "multiple_choice", "text_to_text", "chat", "causal_lm")  # causal_lm: a text is there
 
 
@@ -73,6 +75,9 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
     named = section.columns | ({} if section.text is None else {"text": section.text})
     rows = {kind: _rows(kind, named, records) for kind in _LABELLED}
     fitting = {kind: found for kind, found in rows.items() if 2 * len(found) > len(records)}
+    reads = {kind: Columns(SECTIONS[kind].roles, named).read_of(records[0].values) for kind in fitting}
+    of_classes = reads.get("classification", {})
+    unclear = "text" not in named and "pair" not in of_classes
     beside = [name for name in columns if name != "text" and few_values([record.values.get(name) for record in records])]
     return Seen(
         section.path or section.hub or f"stdlib: {section.stdlib}",
@@ -83,6 +88,8 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
         tags=tuple(tag for row in fitting.get("tagging", ()) for tag in row.values["tags"]),
         conversations=any("messages" in row.values for row in fitting.get("chat", ())),
         like_labels=tuple(beside),
+        reads=reads,
+        like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
     )
 
 
@@ -145,10 +152,12 @@ def _document(task: Task, model: Kind, given: dict[str, Any]) -> dict[str, Any]:
 def _header(seen: Seen, model: Kind, task: Task) -> str:
     """What was seen and decided, as the comment that a recipe begins with."""
     kind = task.objective["kind"]
+    reads = ", ".join(f"{role} from {column!r}" for role, column in (seen.reads.get(kind) or seen.reads.get("causal_lm", {})).items())
     return (
         f"# {kind}: {task.because}.\n"
         f"# data   {seen.name}: {', '.join(seen.columns)}; {seen.rows:,} rows were looked at\n"
-        f"# model  {model}\n"
+        + (f"# reads  {reads}\n" if reads else "")
+        + f"# model  {model}\n"
         f"# as     {starting_point(kind, model.stacks).source}\n"
         "# Saved as a file, this is a recipe: tfkit finetune FILE\n"
     )

@@ -7,9 +7,9 @@ from tfkit.adapters import describe, how_to_merge, is_adapter, load
 from tfkit.errors import ModelError, UsageError
 from tfkit.families import FAMILIES
 from tfkit.hub import Described, content_hash, run_id_of
-from tfkit.hub.config_json import EXPRESSED, changed
+from tfkit.hub.config_json import EXPRESSED, are_unnamed, changed
 from tfkit.hub.growing import with_more_entries
-from tfkit.model.config import ModelConfig
+from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer
 from tfkit.recipe import read_recipe
 from tfkit.recipe.checks import fitting_problems
@@ -56,11 +56,39 @@ def open_start(section: ModelSection) -> Start:
 
 
 def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
-    """The classes in the checkpoint's own order, if it knows all of them already; else those of the data."""
+    """The classes in the checkpoint's own order, if it knows all of them already; else those of the data.
+
+    Raises UsageError where the recipe names the checkpoint's classes in another order.
+    """
     own, head = list(start.described.labels), start.described.config.head.kind
     named = getattr(recipe.objective, "labels", None)
+    if named and head == recipe.objective.head:
+        check_order(start.path, own, named)
     known = not named and head == recipe.objective.head and {*labels} <= {*own}
     return own if known and labels else labels
+
+
+def check_order(checkpoint: str, own: Sequence[str], named: Sequence[str]) -> None:
+    """Raise UsageError if a recipe names the classes of a checkpoint in another order: its head would tell one for another."""
+    if [*named] != [*own] and {*named} == {*own}:
+        raise UsageError(
+            f"objective.labels: {checkpoint} tells these classes in another order, and its head would take one for another; "
+            f"name them as it does, {', '.join(own)}, or leave objective.labels out"
+        )
+
+
+def tells_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> bool:
+    """Whether a head of the checkpoint's kind tells classes that the checkpoint does not know, so that it has to learn them anew.
+
+    A checkpoint whose classes have no names but LABEL_0 and so on knows as many others: those that the recipe names, or numbers.
+    """
+    own, known = start.described.config.head, start.described.labels
+    if head.kind != own.kind or not isinstance(own, ClassesHeadConfig | TagsHeadConfig):
+        return False
+    assert isinstance(head, ClassesHeadConfig | TagsHeadConfig)
+    if head.count != own.count:
+        return True
+    return bool(labels) and tuple(labels) != known and not are_unnamed(known)
 
 
 def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer: Tokenizer) -> ModelConfig:
@@ -76,7 +104,10 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
         same = tuple(labels) == described.labels
         if (head := new_head(recipe.objective, family, config, len(labels) or 1, same_labels=same)) is not None:
             config = changed(config, {"head": head})
-    if problems := [*fitting_problems(recipe, config), *_adapter_problems(recipe, described, config)]:
+    problems = [*fitting_problems(recipe, config), *_adapter_problems(recipe, described, config)]
+    if config.vocab_size < (own := described.config.vocab_size):
+        problems.append(f"has {own:,} entries in its vocabulary, and none can be taken away: model.vocab_size is {config.vocab_size:,}")
+    if problems:
         raise UsageError(f"{start.path}: " + "; ".join(problems))
     return config
 
@@ -92,12 +123,13 @@ def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig)
     return [f"{', '.join(different)} would differ, and an adapter changes weights and the head only"] if different else []
 
 
-def start_model(recipe: Recipe, start: Start, config: ModelConfig) -> tuple[Transformer, tuple[str, ...]]:
+def start_model(recipe: Recipe, start: Start, config: ModelConfig, labels: Sequence[str]) -> tuple[Transformer, tuple[str, ...]]:
     """The checkpoint's weights in the model of `config`, and the names of those that are new, drawn with the recipe's seed."""
     own = start.described.config
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
-    changes = {name: value for name, value in recipe.model.changes.items() if name != "head"}
-    loaded = load(start.described.folder, head=head, changes=changes, seed=recipe.training.seed)
+    others = tells_other_labels(start, config.head, labels)
+    changes = {name: value for name, value in recipe.model.changes.items() if name not in ("head", "vocab_size")}  # that grows below
+    loaded = load(start.described.folder, head=head, other_labels=others, changes=changes, seed=recipe.training.seed)
     if (more := config.vocab_size - loaded.config.vocab_size) <= 0:
         return loaded.model, loaded.new_parameters
     grown = with_more_entries(loaded.model, config.vocab_size, recipe.training.seed)

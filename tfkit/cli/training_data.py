@@ -22,6 +22,7 @@ from tfkit.objectives.build import Stored, encoder_of, objective_tokenizer, open
 from tfkit.objectives.chat import Chat, target_share
 from tfkit.objectives.objective import Objective
 from tfkit.recipe import model_config
+from tfkit.recipe.data_sections import DataSection
 from tfkit.recipe.heads import task_head
 from tfkit.recipe.schema import Recipe
 from tfkit.run.folder import RunFolder
@@ -86,7 +87,8 @@ def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> Training
         require_memory_for_teacher(recipe)
         start = open_start(recipe.model) if recipe.model.start is not None else None
         tokenizer = objective_tokenizer(recipe, start.tokenizer if start else _tokenizer(recipe, sources))
-        labels = _labels(recipe, sources)
+        # A part that is held out by chance may have a class that the rest lacks; validation data of its own may not.
+        labels = _labels(recipe, [*sources, *held_out] if isinstance(recipe.data.validation, float) else sources)
         if start is not None:
             labels = kept_labels(start, recipe, labels)
             config = tuned_config(start, recipe, labels, tokenizer)
@@ -106,7 +108,7 @@ def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> Training
         share = target_share([one for one in stored if isinstance(one, ExampleSet)])
         console.say(f"{share:.1%} of the training tokens are targets: what the assistant says, and the ends of its turns")
     weights = [section.weight for section in recipe.data.train]
-    names = set_names(recipe, held_out)
+    names = set_names(recipe.data, held_out)
     named = [ValidationSet(name, one) for name, one in zip(names, validation, strict=True)]
     return TrainingData(tokenizer, labels, config, objective, list(zip(stored, weights, strict=True)), named, start)
 
@@ -133,7 +135,7 @@ def report_rows(stored: Sequence[Stored]) -> None:
 
 
 def _labels(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
-    """The classes or tags: those that the recipe names, else those of the training rows."""
+    """The classes or tags: those that the recipe names, else those of the rows."""
     objective = recipe.objective
     if objective.head not in ("classes", "tags") or getattr(objective, "regression", False):
         return []
@@ -141,9 +143,9 @@ def _labels(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
     return named or find_labels(sources)
 
 
-def set_names(recipe: Recipe, held_out: Sequence[Source]) -> list[str]:
+def set_names(data: DataSection, held_out: Sequence[Source]) -> list[str]:
     """Of the validation sets: the recipe's, else numbers from 1."""
-    sections = recipe.data.validation if isinstance(recipe.data.validation, list) else []
+    sections = data.validation if isinstance(data.validation, list) else []
     given = [section.name for section in sections] or [None] * len(held_out)
     return [name or str(number) for number, name in enumerate(given, 1)]
 

@@ -49,7 +49,7 @@ def first_model(recipe: Recipe, data: TrainingData) -> Transformer:
     """What the first step starts from: random weights, those of a checkpoint, or of a student layers of its teacher. Raises ModelError."""
     new: tuple[str, ...] = ()
     if data.start is not None:
-        model, new = start_model(recipe, data.start, data.config)
+        model, new = start_model(recipe, data.start, data.config, data.labels)
         if new:
             console.say(f"new, and so random: {', '.join(new)}")
     else:

@@ -81,7 +81,7 @@ def score_sets(
         together = {name: together[name] + found if name in together else found for name, found in sums.items()}
         each.append(objective.metrics(sums))
         left = None if left is None else left - round(len(rows) * rows.mean_tokens)
-    return _named(objective.metrics(together), sets, each)
+    return of_sets(objective.metrics(together), [one.name for one in sets], each)
 
 
 def _answers(
@@ -105,7 +105,7 @@ def _answers(
         found.append(judged)
         left = None if left is None else left - int(rows.lengths[[one.number for one in judged]].sum())
     together, *each = (of_answers(objective, answers)(once(len(answers))) for answers in ([one for part in found for one in part], *found))
-    return _named(together, sets, each)
+    return of_sets(together, [one.name for one in sets], each)
 
 
 def _texts(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
@@ -115,12 +115,12 @@ def _texts(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: 
     scores = score_streams(model, streams, length, settings.batch_size, max_tokens=settings.max_tokens, should_stop=should_stop)
     if scores is None:
         return None
-    return _named(sum(scores[1:], start=scores[0]).metrics(), data.validation, [score.metrics() for score in scores])
+    names = [one.name for one in data.validation]
+    return of_sets(sum(scores[1:], start=scores[0]).metrics(), names, [score.metrics() for score in scores])
 
 
-def _named(together: Mapping[str, float], sets: Sequence[ValidationSet], each: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """All metrics; those of each set only where there are several."""
-    if len(sets) < 2:
+def of_sets(together: Mapping[str, float], names: Sequence[str], each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """All metrics; and those of each set, as `<name>.loss`, where there are several. `each` may lack the last ones."""
+    if len(names) < 2:
         return dict(together)
-    of_sets = {f"{one.name}.{name}": value for one, metrics in zip(sets, each, strict=False) for name, value in metrics.items()}
-    return dict(together) | of_sets
+    return dict(together) | {f"{of}.{name}": value for of, metrics in zip(names, each, strict=False) for name, value in metrics.items()}

@@ -64,6 +64,11 @@ class Columns:
             values[role.name] = value
         return Row(self._text(values), record.place, values)
 
+    def read_of(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """Of each role of a record the column that it is taken from."""
+        found = {role.name: self._find(role, values) for role in self.roles}
+        return {name: column for name, (value, column) in found.items() if value is not _MISSING}
+
     def check(self, found: Iterable[str], place: str) -> None:
         """Raise DataError if none of these columns can stand for a role that every row must have."""
         names = dict.fromkeys([*found, *self.beside])

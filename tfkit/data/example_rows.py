@@ -63,7 +63,7 @@ class ExampleRows:
     def mean_tokens(self) -> float:
         """Tokens a row, over an epoch."""
         if self._packs is not None:
-            return float(self._row_lengths().mean())
+            return float(self.row_lengths().mean())
         weights = [copies + extra / len(one) for one, copies, extra in zip(self.sets, self._copies, self._extra, strict=True)]
         totals = [weight * float(np.asarray(one.lengths, np.int64).sum()) for one, weight in zip(self.sets, weights, strict=True)]
         return sum(totals) / len(self)
@@ -71,7 +71,7 @@ class ExampleRows:
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        return int(self._row_lengths().max())
+        return int(self.row_lengths().max())
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The rows of an epoch, numbered through, in the order in which they are read: (len(self),)."""
@@ -95,7 +95,8 @@ class ExampleRows:
         owner = int(np.searchsorted(self._first, number, side="right")) - 1
         return self.sets[owner], number - int(self._first[owner])
 
-    def _row_lengths(self) -> NDArray[np.int64]:
+    def row_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row, in the order of their numbers."""
         if self._packs is None:
             return self.lengths
         return np.array([self.lengths[pack].sum() for pack in self._packs])

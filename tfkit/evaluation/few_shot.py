@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfkit.data import Row
-from tfkit.data.rows import BadRow
+from tfkit.data.rows import BadRow, OnBadRow
 from tfkit.errors import DataError
 from tfkit.evaluation.judging import Verdict
 from tfkit.evaluation.likelihood import Likelihood, Question
@@ -24,8 +24,8 @@ from tfkit.recipe.objectives import FewShotSection
 class FewShot:
     """The answer that is the most probable, by each normalization."""
 
-    def __init__(self, section: FewShotSection, examples: Sequence[Row] = ()):
-        """`examples`: the rows that prompts are made of; not needed without shots. Raises DataError for one that is bad, or for too few."""
+    def __init__(self, section: FewShotSection, examples: Sequence[Row] = (), on_bad_row: OnBadRow = "error"):
+        """`examples`: the rows that prompts are made of; not needed without shots. Raises DataError for a bad one that is not skipped."""
         self.section = section
         before, _, self._between = section.template.removesuffix("{answer}").partition("{context}")
         self._before = before
@@ -34,7 +34,9 @@ class FewShot:
         for row in examples if section.shots else ():
             right = self._right(row)
             if isinstance(right, BadRow):
-                raise DataError(right.message)
+                if on_bad_row == "skip":
+                    continue
+                raise right.refusal()
             self._seen.append((row.text, self._asked(row) + self._choices(row)[right]))
         self._copies = Counter(text for text, _ in self._seen)
 

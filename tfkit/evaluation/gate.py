@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from tfkit.errors import QualityGateError, UsageError
 
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
-_FORM = re.compile(rf"\s*([A-Za-z_][\w.]*)\s*({'|'.join(_COMPARISONS)})\s*(\S+)\s*")
+_FORM = re.compile(
+    rf"\s*((?=[^<>=!]*[A-Za-z])[^<>=!\s](?:[^<>=!]*[^<>=!\s])?)\s*({'|'.join(_COMPARISONS)})\s*(\S+)\s*"
+)  # sets and groups have any names: dev-2.loss
 
 
 @dataclass(frozen=True)

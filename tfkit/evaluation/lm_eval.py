@@ -41,7 +41,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         if loaded.config.head.kind != "lm" or loaded.codec is None:
             raise ModelError(f"{checkpoint}: the harness asks language models with a tokenizer; this is none")
         self.loaded, self.codec = loaded, loaded.codec
-        self.batch_size, self.max_gen_toks = _BATCH if batch_size == "auto" else int(batch_size), max_gen_toks
+        self.batch_size, self.max_gen_toks = _BATCH if str(batch_size).startswith("auto") else int(batch_size), max_gen_toks
         self.start_id = loaded.start_id if loaded.config.encoder_layers else None
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:

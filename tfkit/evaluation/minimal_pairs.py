@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from tfkit.data import Row
+from tfkit.data.rows import BadRow
 from tfkit.evaluation.judging import Verdict
 from tfkit.evaluation.likelihood import Likelihood, Question
 
@@ -10,8 +11,11 @@ from tfkit.evaluation.likelihood import Likelihood, Question
 class MinimalPairs:
     """log P(good) > log P(bad) of whole sentences, as BLiMP counts; of each group of rows too, as `accuracy.<group>`."""
 
-    def questions(self, number: int, row: Row) -> list[Question]:
+    def questions(self, number: int, row: Row) -> list[Question] | BadRow:
         """Both sentences, on their own."""
+        if empty := [side for side in ("good", "bad") if not row.values[side].strip()]:
+            what = f"the {' and the '.join(empty)} sentence"
+            return BadRow("an empty sentence", f"{row.place}: {what} is empty, and nothing is more probable; remove the row")
         return [Question("", row.values["good"]), Question("", row.values["bad"])]
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:

@@ -52,7 +52,7 @@ def judge_rows(
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> list[Judged] | None:
-    """The rows that `score_rows` scores, in the order of the data: all, or the first whole batches that have `max_tokens`.
+    """The rows that `score_rows` scores, in the order of the data: all, or the first that have at most `max_tokens` together.
 
     `progress(n)` tells of n more rows. None if `should_stop`, asked before every batch, said so.
     """

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data import Rows
+from tfkit.data import ExampleRows, Rows
 from tfkit.generation.inference import Interrupted, inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective, Sum
@@ -21,7 +21,7 @@ def score_rows(
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Mapping[str, Sum] | None:
-    """What the objective measures, added up over all rows, or over the first whole batches that have `max_tokens`; sums in float64.
+    """What the objective measures, added up over all rows, or over the first that have at most `max_tokens` together; sums in float64.
 
     `progress(n)` tells of n more rows. None if `should_stop`, asked before every batch, said so: half a score is no score.
     """
@@ -46,20 +46,27 @@ def judged_batches(
 ) -> Iterator[tuple[NDArray[np.int64], Batch]]:
     """The numbers of the rows of each batch, and the batch on the model's device, while the model is only asked; as `score_rows` says.
 
+    Which rows are judged depends on their order in the data alone: on no seed, and not on the batch size.
+
     Raises Interrupted if `should_stop` said so.
     """
     device = next(model.parameters()).device
-    tokens = 0
     with inference(model):
         order = rows.order(0)  # alike in length, so that little is padded
+        if max_tokens is not None:
+            order = order[order < _first(rows, max_tokens)]
         for start in range(0, len(order), batch_size):
             if should_stop is not None and should_stop():
                 raise Interrupted
-            if max_tokens is not None and tokens >= max_tokens:
-                break
             numbers = order[start : start + batch_size]
             batch = objective.collate(rows.gather(np.zeros(len(numbers), np.int64), numbers))
-            tokens += batch.tokens
             yield numbers, batch.to(device)
             if progress is not None:
                 progress(len(numbers))
+
+
+def _first(rows: Rows, max_tokens: int) -> int:
+    """How many rows of the data's beginning have so many tokens together; at least one, however long it is."""
+    if isinstance(rows, ExampleRows):
+        return max(1, int(np.searchsorted(np.cumsum(rows.row_lengths()), max_tokens, side="right")))
+    return max(1, int(max_tokens / rows.mean_tokens))

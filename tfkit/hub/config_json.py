@@ -128,6 +128,11 @@ def read_labels(hf: Mapping[str, Any], head: HeadConfig) -> tuple[str, ...]:
     return _unnamed(count)
 
 
+def are_unnamed(labels: Sequence[str]) -> bool:
+    """Whether these are no names of classes, but what Hugging Face calls classes without one."""
+    return tuple(labels) == _unnamed(len(labels))
+
+
 def read_problem_type(hf: Mapping[str, Any]) -> str | None:
     """What Hugging Face's class takes labels for, where the file says it: numbers, one class of several, or any number of them."""
     found = hf.get("problem_type")

@@ -11,7 +11,7 @@ from tfkit.families import FAMILIES
 from tfkit.families.rules import Family, Rule
 from tfkit.hub.config_json import replace_tied
 from tfkit.hub.weights import Tensors, Weight, read_weights
-from tfkit.model.config import ModelConfig, NoHeadConfig
+from tfkit.model.config import ClassesHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer
 
 _OUTPUT = "head.output.weight"
@@ -81,6 +81,16 @@ def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config
     names = {rule.theirs: rule.ours for rule in _expand(family.rules, config)} if family else {}
     lacking = expected_shapes(family, config).keys() - weights.keys()
     return frozenset(name for name in lacking if all(ours.startswith("head.") for ours in names.get(name, (name,))))
+
+
+def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:
+    """The tensors of the head that have a row for each class or tag, under the names that they have in a file."""
+    head = config.head
+    if not isinstance(head, ClassesHeadConfig | TagsHeadConfig):
+        return frozenset()
+    more = config.model_copy(update={"head": head.model_copy(update={"count": head.count + 1})})
+    others = expected_shapes(family, more)
+    return frozenset(name for name, shape in expected_shapes(family, config).items() if others[name] != shape)
 
 
 def without_other_heads(weights: Mapping[str, Weight], config: ModelConfig) -> dict[str, Weight]:

@@ -13,7 +13,7 @@ from tfkit.errors import ModelError
 from tfkit.families.rules import Family
 from tfkit.hub.config_json import LIMIT, OWN_TYPE, changed, read_config, read_labels, read_problem_type, read_special_ids
 from tfkit.hub.find import find_checkpoint
-from tfkit.hub.names import expected_shapes, from_foreign, missing_of_head, on_meta, settle_names, without_other_heads
+from tfkit.hub.names import expected_shapes, from_foreign, label_tensors, missing_of_head, on_meta, settle_names, without_other_heads
 from tfkit.hub.weights import Tensors, Weight, find_weights, read_weights
 from tfkit.hub.writing import save_model
 from tfkit.model.config import HeadConfig, ModelConfig
@@ -107,18 +107,23 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     head: HeadConfig | None = None,
+    other_labels: bool = False,
     changes: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
 ) -> Loaded:
     """Read a checkpoint, a run folder (its best checkpoint, else its newest) or any Hugging Face model folder with safetensors.
 
     The model has the head that config.json names, or `head`: what the files lack of that one is drawn with `seed`, and
-    `new_parameters` names it. `changes` are fields of its description, such as dropout, that are other than there. Raises ModelError
-    when it is missing, damaged, unsupported or does not fit its own configuration.
+    `new_parameters` names it; with `other_labels` also what has a row for each class, since the classes are others. `changes` are
+    fields of its description, such as dropout, that are other than there. Raises ModelError when it is missing, damaged, unsupported
+    or does not fit its own configuration.
     """
     opened = _open(find_checkpoint(path), head, changes)
     folder, hf, family, config, weights = opened.folder, opened.hf, opened.family, opened.config, opened.weights
-    lacking = missing_of_head(weights, family, config) if head is not None else frozenset()
+    if other_labels:
+        rows = label_tensors(family, config)
+        weights = {name: weight for name, weight in weights.items() if name not in rows}
+    lacking = missing_of_head(weights, family, config) if head is not None or other_labels else frozenset()
     expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
     _check_fit(weights, expected, folder)
     codec = _codec(opened)
@@ -126,7 +131,7 @@ def load(
     tensors = from_foreign(foreign, family, config) if family else foreign
     new = _draw_head(config, seed, tensors) if lacking else {}
     model = _fill(config, {name: tensor.to(dtype) for name, tensor in (tensors | new).items()})
-    said = hf if config.head == opened.own_head else {}  # of the labels of another head it says nothing
+    said = hf if config.head == opened.own_head and not other_labels else {}  # of the labels of another head it says nothing
     labels, problem = read_labels(said, config.head), read_problem_type(said)
     name = family.name if family else OWN_TYPE
     return Loaded(model.to(device), codec, config, name, folder, opened.special_ids, labels, problem, tuple(new))

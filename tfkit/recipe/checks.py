@@ -93,7 +93,9 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     stated = recipe.model.changes.get("vocab_size")
     # A full description may be a run's own, of a text that gave fewer entries than were asked for; too many show once they are there.
-    trained = recipe.tokenizer.path is None and not recipe.model.changes.keys() >= ModelConfig.model_fields.keys()
+    trained = (
+        recipe.model.start is None and recipe.tokenizer.path is None and not recipe.model.changes.keys() >= ModelConfig.model_fields.keys()
+    )
     if isinstance(stated, int) and trained and recipe.tokenizer.vocab_size > stated:
         message = f"{recipe.tokenizer.vocab_size} entries are more than model.vocab_size, which is {stated}: leave that out, or raise it"
         yield ("tokenizer", "vocab_size"), message

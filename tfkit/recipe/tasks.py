@@ -5,7 +5,7 @@ What is told without a doubt is decided; for the rest there is a refusal, with w
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from tfkit.errors import UsageError
@@ -28,6 +28,8 @@ class Seen:
     tags: tuple[str, ...] = ()  # of a tagging
     conversations: bool = False  # what a chat reads are messages, not an instruction and its answer
     like_labels: tuple[str, ...] = ()  # columns beside a text that hold few different short values
+    reads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # for each of `kinds` the column of each part of a row
+    like_texts: tuple[str, ...] = ()  # columns that a classification knows for its one text, where there is no second one
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
     """The task; `given` is what the user says of the objective. Raises UsageError where none or several are possible."""
     kind = given.get("kind") or _labelled(seen, model) or _of_text(seen, model)
     if kind == "classification":
-        return _classification(seen, given)
+        return _classification(seen, model, given)
     if kind == "tagging":
         names = any(tag.startswith(("B-", "I-")) for tag in seen.tags)
         return Task(
@@ -143,8 +145,13 @@ def _of_text(seen: Seen, model: Kind) -> str:
     return kind
 
 
-def _classification(seen: Seen, given: Mapping[str, Any]) -> Task:
+def _classification(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
     """Classes, or numbers: those with fractions are numbers, whole ones that come again and again are classes."""
+    if len(seen.like_texts) > 1:
+        first, second = seen.like_texts[:2]
+        what = f"{first!r} and {second!r} may each be the text of a classification, or both together"
+        of_both, of_one = (f"data.train.0.columns={{{names}}}" for names in (f"text: {first}, pair: {second}", f"text: {first}"))
+        raise _refusal(seen, model, what, f"{of_both} for the classes of pairs", f"{of_one} for those of one text")
     if given.get("regression"):
         return Task({"kind": "classification"}, "rmse", "a text, and a number for it")
     numbers = [_number(label) for label in seen.labels]

@@ -1,0 +1,88 @@
+"""From random weights to a task on the command line: a BERT, a T5 and a GPT-2 of ours, pretrained, fine-tuned and judged on rows that
+they never saw."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_runs import WORDS, Done, Process, pretrain, write_corpus, write_recipe
+
+PRETRAINED = {
+    "bert": [
+        *("model={preset: bert-tiny, dim: 32, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"),
+        *("objective={kind: masked_lm}", "evaluation.every=null"),
+    ],
+    "gpt2": ["model.dim=32"],
+    "t5": [
+        "model={preset: t5-small, encoder_layers: 1, decoder_layers: 1, dim: 32, num_heads: 2, head_dim: 16, hidden_dim: 64}",
+        "model.context_length=24",
+        *("tokenizer={kind: unigram, vocab_size: 200}", "objective={kind: span_corruption}"),
+    ],
+}
+TASKS = {  # what is learned, and the metric that tells
+    "bert": ("objective={kind: classification}", "accuracy"),
+    "gpt2": ("objective={kind: classification}", "accuracy"),
+    "t5": ("objective={kind: text_to_text}", "exact_match"),
+}
+
+
+def write_rows(path: Path, seed: int, rows: int) -> None:
+    """Texts of a few words, and whether one of them is `cat`: as a class, and as a text."""
+    random = np.random.default_rng(seed)
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(rows):
+            words = [str(word) for word in random.choice([word for word in WORDS[:15] if word != "cat"], int(random.integers(2, 7)))]
+            if number % 2:
+                words[int(random.integers(len(words)))] = "cat"
+            answer = "big" if number % 2 else "small"
+            file.write(json.dumps({"text": " ".join(words), "label": answer, "target": answer}) + "\n")
+
+
+def run(folder: Path, *words: str) -> Done:
+    return Process(folder, [*words, "--threads", "1", "--json", "carbon.enabled=false"]).wait()
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_what_was_pretrained_here_learns_a_task(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = pretrain(tmp_path / "base", write_recipe(tmp_path, write_corpus(tmp_path / "corpus")), *PRETRAINED[name])
+    assert done.code == 0, done.err
+    write_rows(tmp_path / "train.jsonl", 1, 400)
+    write_rows(tmp_path / "test.jsonl", 2, 60)
+    objective, metric = TASKS[name]
+    settings = [
+        "optimizer.lr=1e-2",
+        "optimizer.kind=adamw",
+        "training={steps: 100, batch_size: 16, precision: fp32}",
+        "evaluation.every=50",
+    ]
+    done = run(tmp_path, "finetune", "--from", "base", "--data", "train.jsonl", "--run", "tuned", objective, *settings)
+    assert done.code == 0, done.err
+    judged = run(tmp_path, "evaluate", "--from", "tuned", "--data", "test.jsonl", "--fail-if", f"{metric} < 0.95")
+    assert judged.code == 0, judged.out + judged.err
+    untaught = run(tmp_path, "evaluate", "--from", "tuned", "--data", "test.jsonl", "--fail-if", f"{metric} > 0.4")
+    assert untaught.code == 8
+    assert json.loads(untaught.out)["metrics"] == json.loads(judged.out)["metrics"]
+
+
+def test_the_program_itself_from_a_shell(tmp_path: Path) -> None:
+    """The three commands as a shell starts them, and not as a fork of the tests."""
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    write_rows(tmp_path / "rows.jsonl", 1, 40)
+    more = ["--threads", "1", "--json", "carbon.enabled=false"]
+    commands = [
+        ["pretrain", str(recipe), "--run", "base", *PRETRAINED["bert"], "training.steps=2"],
+        ["finetune", "--from", "base", "--data", "rows.jsonl", "--run", "tuned", "data.validation=0.3", "training={steps: 2}"],
+        ["evaluate", "--from", "tuned", "--data", "rows.jsonl"],
+    ]
+    found = []
+    for words in commands:
+        done = subprocess.run([sys.executable, "-m", "tfkit", *words, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout))
+    assert [one["steps"] for one in found[:2]] == [2, 2]
+    assert 0 <= found[2]["metrics"]["accuracy"] <= 1
+    assert found[2]["checkpoint"].startswith("tuned/")
