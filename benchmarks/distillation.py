@@ -69,7 +69,8 @@ def main() -> None:
         sys.exit("no test rows: give --test F, or a task with data.validation")
     if (floor := majority(train, test)) is None:
         sys.exit(f"{options.task}: its rows have no class, and {TEACHER} and students are compared by accuracy")
-    runs = Runs(options.run_root, [*(["--threads", str(options.threads)] if options.threads else []), *options.set])
+    runs = Runs(options.run_root)
+    every = [*(["--threads", str(options.threads)] if options.threads else []), *options.set]
     rows, held_out = write_rows(train, options.run_root / "train.jsonl"), write_rows(test, options.run_root / "test.jsonl")
     teacher = str(find_checkpoint(options.teacher).resolve())
     tuned: dict[str, list[tuple[Measured, Path]]] = {name: [] for name in (TEACHER, TAUGHT, ALONE)}
@@ -79,17 +80,16 @@ def main() -> None:
         objectives = {TAUGHT: section.model_copy(update={"teacher": teacher}), ALONE: section.of}
         for name, objective in objectives.items():
             words = ["pretrain", options.student, f"objective={objective.model_dump_json()}", f"tokenizer={{path: {json.dumps(teacher)}}}"]
-            folder = runs.train(f"{name.replace(' ', '-')}-seed{seed}", [*words, f"training.seed={seed}"])
+            folder = runs.train(f"{name.replace(' ', '-')}-seed{seed}", [*words, *every, f"training.seed={seed}"], teacher)
+            check_size(folder, Path(teacher))
             starts[name] = str(folder.resolve())
             costs[name].append(cost_of(json.loads((folder / "run.json").read_text(encoding="utf-8"))))
         for name, start in starts.items():
             steps = steps_of(tuning, len(train))
-            words = ["finetune", options.task, "--from", start, *task(rows, all_labels(train), seed), f"training.steps={steps}"]
-            tuned[name].append(runs.measure(f"tuned-{name.replace(' ', '-')}-seed{seed}", words, rows, held_out, keep=True))
+            words = ["finetune", options.task, "--from", start, *every, *task(rows, all_labels(train), seed), f"training.steps={steps}"]
+            tuned[name].append(runs.measure(f"tuned-{name.replace(' ', '-')}-seed{seed}", words, start, rows, held_out, keep=True))
     receipt = receipt_beside(Path(teacher))
     sizes = {name: outside_embeddings(found[0][1]) for name, found in tuned.items()}
-    if sizes[TAUGHT] > LARGEST_SHARE * sizes[TEACHER]:
-        sys.exit(f"the student has {sizes[TAUGHT] / sizes[TEACHER]:.0%} of the teacher's parameters: more than {LARGEST_SHARE:.0%}")
     models = {
         name: Model(
             [measured.metrics["accuracy"] for measured, _ in found],
@@ -127,6 +127,13 @@ def steps_of(recipe: Recipe, rows: int) -> int:
     if training.tokens is not None:
         sys.exit("the task's length is in tokens: give --set training.tokens=null training.epochs=3")
     return training.steps or math.ceil((training.epochs or 0) * rows / training.batch_size)
+
+
+def check_size(student: Path, teacher: Path) -> None:
+    """End the script where a student is no smaller than it is to be, before more is computed."""
+    share = outside_embeddings(student) / outside_embeddings(teacher)
+    if share > LARGEST_SHARE:
+        sys.exit(f"the student has {share:.0%} of the teacher's parameters outside the embeddings: more than {LARGEST_SHARE:.0%}")
 
 
 def outside_embeddings(run: Path) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 from tfkit.data.rows import Row
 from tfkit.data.sources import training_sources, validation_sources
+from tfkit.hub import content_hash, find_checkpoint
 from tfkit.recipe.schema import Recipe
 
 
@@ -42,25 +43,28 @@ class Measured:
 class Runs:
     """Runs in one folder, named for what they are and for everything that they depend on, so that other settings make other runs."""
 
-    def __init__(self, root: Path, words: Sequence[str]):
-        """`words` are for every training: `--threads 2`, `carbon.country=FRA`."""
-        self.root, self.words = root, tuple(words)
+    def __init__(self, root: Path):
+        self.root = root
         root.mkdir(parents=True, exist_ok=True)
 
-    def train(self, name: str, words: Sequence[str], files: Sequence[Path] = ()) -> Path:
-        """The folder of a finished run; one that was interrupted goes on. `files` are what it reads: other contents make another run."""
-        folder = self._folder(name, words, files)
-        self._tfkit([*words, "--run", str(folder), "--resume", "--json", *self.words], folder)
+    def train(self, name: str, words: Sequence[str], start: str) -> Path:
+        """The folder of a finished run; one that was interrupted goes on. What it reads of `start`, a checkpoint, is part of its name."""
+        folder = self._folder(name, words, [], start)
+        self._tfkit([*words, "--run", str(folder), "--resume", "--json"], folder)
         return folder
 
-    def measure(self, name: str, words: Sequence[str], train: Path, test: Path, *, keep: bool = False) -> tuple[Measured, Path]:
-        """Train and score; the weights are removed then from the run's folder, unless they are to be kept."""
-        folder = self._folder(name, words, [train, test])
+    def measure(self, name: str, words: Sequence[str], start: str, train: Path, test: Path, *, keep: bool = False) -> tuple[Measured, Path]:
+        """Train and score; the weights are removed then from the run's folder, unless they are to be kept.
+
+        Other contents of the files, or other weights in the checkpoint `start`, make another run.
+        """
+        folder = self._folder(name, words, [train, test], start)
         record = folder.with_name(f"{folder.name}.json")
         if record.exists() and (not keep or (folder / "checkpoints").exists()):
             return from_json(record.read_text(encoding="utf-8")), folder
-        self._tfkit([*words, "--run", str(folder), "--resume", "--json", *self.words], folder)
-        words = ["evaluate", "--from", str(folder), "--data", str(test), "--json", "carbon.enabled=false", "evaluation.bootstrap=null"]
+        self._tfkit([*words, "--run", str(folder), "--resume", "--json"], folder)
+        words = ["evaluate", "--from", str(folder), "--data", str(test), "--json", "carbon.enabled=false"]
+        words += ["evaluation.bootstrap=null", "evaluation.max_tokens=null"]
         scores = self._tfkit(words, folder)  # the spread is over seeds
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         machine = f"{run['processor']['name']}, {run['threads']} of {run['processor']['cores']} cores, {run['precision'].split('.')[-1]}"
@@ -72,9 +76,9 @@ class Runs:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return found, folder
 
-    def _folder(self, name: str, words: Sequence[str], files: Sequence[Path]) -> Path:
+    def _folder(self, name: str, words: Sequence[str], files: Sequence[Path], start: str) -> Path:
         contents = [hashlib.blake2b(file.read_bytes()).hexdigest() for file in files]
-        about = json.dumps([*words, *self.words, *contents])
+        about = json.dumps([*words, *contents, content_hash(find_checkpoint(start))])
         return self.root / f"{name}-{hashlib.blake2b(about.encode(), digest_size=4).hexdigest()}"
 
     def _tfkit(self, words: Sequence[str], folder: Path) -> str:

@@ -58,6 +58,7 @@ Points = Mapping[str, Sequence[Point]]  # by kind, in the order of the examples
 
 def main() -> None:
     options = parse()
+    from tfkit.objectives.tag_spans import mark_spans
     from tfkit.recipe import read_recipe
 
     resolved = read_recipe(options.recipe, options.set)
@@ -66,10 +67,12 @@ def main() -> None:
     if not test:
         sys.exit("no test rows: give --test F, or a recipe with data.validation")
     start = options.start or recipe.model.start or sys.exit("which checkpoint? Give --from CKPT")
-    metric = options.metric or {"classification": "accuracy", "tagging": "f1"}.get(recipe.objective.kind) or sys.exit("give --metric")
-    runs = Runs(options.run_root, [*(["--threads", str(options.threads)] if options.threads else []), *options.set])
-    held_out = write_rows(test, options.run_root / "test.jsonl")
     labels = all_labels(train)
+    of_names = recipe.objective.kind == "tagging" and mark_spans(labels)
+    metric = options.metric or ("f1" if of_names else "accuracy" if labels else sys.exit("give --metric"))
+    runs = Runs(options.run_root)
+    every = [*(["--threads", str(options.threads)] if options.threads else []), *options.set]
+    held_out = write_rows(test, options.run_root / "test.jsonl")
     description = json.dumps(same_description(recipe, start, len(labels)))
     points: dict[str, list[Point]] = {kind: [] for kind in KINDS}
     for size in sizes(options.sizes, len(train)):
@@ -81,9 +84,10 @@ def main() -> None:
             for kind in KINDS:
                 tuned = kind == KINDS[0]
                 words = ["finetune", options.recipe, "--from", start] if tuned else ["pretrain", options.recipe, f"model={description}"]
+                words += every  # what is said of one kind alone comes later, and wins
                 words += common if tuned else [*common, f"tokenizer.path={json.dumps(start)}", *options.scratch_set]
                 words += length(recipe, steps if tuned else round(steps * options.scratch_length))
-                measured, _ = runs.measure(f"{kind.replace(' ', '-')}-{size}-seed{seed}", words, rows, held_out)
+                measured, _ = runs.measure(f"{kind.replace(' ', '-')}-{size}-seed{seed}", words, start, rows, held_out)
                 found[kind].append(measured)
         for kind, each in found.items():
             points[kind].append(Point(size, [one.metrics[metric] for one in each], each))
@@ -159,7 +163,7 @@ def write_page(options: argparse.Namespace, name: str, metric: str, points: Poin
     first = points[KINDS[0]][0].runs[0]
     baseline = "" if floor is None else f" Always telling the most frequent class: {floor:.3f}."
     command = " ".join(["python benchmarks/transfer.py", *sys.argv[1:]])
-    text = f"""# Transfer
+    text = f"""# Transfer: {name}
 
 The recipe `{name}` on more and more labelled examples, fine-tuned from a pretrained checkpoint and from random weights of the same
 description with the same tokenizer. Seeds of each, which draw the examples too: {options.seeds}. {metric.capitalize()} on
@@ -172,7 +176,7 @@ Machine: {first.machine}.
 
 {conclusion(points, metric, floor)}
 
-{shared_cost(receipt_beside(find_checkpoint(start)))}
+{shared_cost(receipt_beside(find_checkpoint(start)), points)}
 
 Made by
 
@@ -193,31 +197,47 @@ def table(points: Points, metric: str) -> str:
     return "\n".join(lines)
 
 
-def conclusion(points: Points, metric: str, floor: float | None) -> str:
-    """How few examples of fine-tuning are as good as the best of random weights, and what they cost beside it; or that none are."""
+def equal_quality(points: Points) -> tuple[Point, Point] | None:
+    """The fewest examples with which fine-tuning is as good as the best of random weights, and that best; None if none are enough."""
     tuned, scratch = (points[kind] for kind in KINDS)
     best = max(scratch, key=lambda point: point.mean)
+    enough = next((point for point in tuned if point.mean >= best.mean), None)
+    return None if enough is None else (enough, best)
+
+
+def conclusion(points: Points, metric: str, floor: float | None) -> str:
+    """How few examples of fine-tuning are as good as the best of random weights, and what they cost beside it; or that none are."""
+    best = max(points[KINDS[1]], key=lambda point: point.mean)
     if floor is not None and best.mean <= floor:
         return f"From random weights nothing is learned from these numbers of examples: {best.mean:.3f} is the most frequent class."
-    enough = next((point for point in tuned if point.mean >= best.mean), None)
     reached = f"From random weights the best {metric} is {best.mean:.3f}, with {best.examples:,} examples"
-    if enough is None:
+    if (pair := equal_quality(points)) is None:
         return f"{reached}; fine-tuning reaches it with none of these numbers of examples."
-    ours, theirs = (mean_cost([run.cost for run in point.runs]) for point in (enough, best))
+    enough, (ours, theirs) = pair[0], (mean_cost([run.cost for run in point.runs]) for point in pair)
     text = f"{reached}. Fine-tuning reaches {enough.mean:.3f} with {enough.examples:,}, in {ours.seconds / theirs.seconds:.0%} of the time"
     if ours.energy_kwh is None or not theirs.energy_kwh:
         return f"{text}."
     return f"{text} and with {ours.energy_kwh / theirs.energy_kwh:.0%} of the energy."
 
 
-def shared_cost(receipt: Mapping[str, Any] | None) -> str:
-    """What pretraining cost, once for all that is fine-tuned from it."""
+def shared_cost(receipt: Mapping[str, Any] | None, points: Points) -> str:
+    """What pretraining cost, once for all that is fine-tuned from it, and after how many such tasks it has paid for itself."""
     if receipt is None:
         return "What the pretraining of the checkpoint cost is not known: it does not lie in the folder of its run."
     cost = cost_of(dict(receipt))
-    return (
+    text = (
         f"The pretraining of the checkpoint cost {cost.seconds:,.0f} seconds, {number(cost.energy_kwh)} kWh and "
         f"{number(cost.emissions_g)} gCO2e, once for everything that is fine-tuned from it; it is in no row of the table."
+    )
+    energies = [mean_cost([run.cost for run in point.runs]).energy_kwh for point in equal_quality(points) or ()]
+    if cost.energy_kwh is None or None in energies or not energies:
+        return text
+    ours, theirs = (energy or 0.0 for energy in energies)
+    saved = theirs - ours
+    if saved <= 0:
+        return f"{text} At equal quality a task saves no energy here; what it saves is labelled examples."
+    return (
+        f"{text} At equal quality a task saves {number(saved)} kWh: the energy is earned back after {cost.energy_kwh / saved:,.0f} of them."
     )
 
 

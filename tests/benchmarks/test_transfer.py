@@ -46,9 +46,14 @@ def test_the_conclusion_compares_at_equal_quality_and_says_so_where_there_is_non
 
 
 def test_the_shared_cost_is_told_or_said_to_be_unknown() -> None:
-    told = transfer.shared_cost({"totals": {"seconds": 1234.5, "energy_kwh": 0.0123, "emissions_g": None}})
+    told = transfer.shared_cost({"totals": {"seconds": 1234.5, "energy_kwh": 0.012, "emissions_g": None}}, POINTS)
     assert "1,234 seconds, 0.012 kWh and - gCO2e" in told
-    assert "not known" in transfer.shared_cost(None)
+    assert "a task saves 0.003 kWh: the energy is earned back after 4 of them" in told
+    dear = {"fine-tuned": [point(100, [0.9], 1, 0.005)], "random weights": [point(100, [0.8], 1, 0.004)]}
+    assert "saves no energy here" in transfer.shared_cost({"totals": {"seconds": 1, "energy_kwh": 0.012, "emissions_g": 1}}, dear)
+    unmeasured = {"fine-tuned": [point(100, [0.9], 1, None)], "random weights": [point(100, [0.8], 1, None)]}
+    assert transfer.shared_cost({"totals": {"seconds": 1, "energy_kwh": 1, "emissions_g": 1}}, unmeasured).endswith("no row of the table.")
+    assert "not known" in transfer.shared_cost(None, POINTS)
 
 
 def test_the_figure_is_an_svg_in_which_higher_is_better_and_each_decade_as_wide() -> None:
