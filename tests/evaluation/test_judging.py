@@ -95,7 +95,7 @@ def test_the_labels_of_a_classification_are_choices() -> None:
     ("values", "message"),
     [
         ({"choices": None}, "no answers to choose from"),
-        ({"choices": ["a", ""]}, "an answer is empty"),
+        ({"choices": ["a", ""]}, "answer 1, counted from 0, has no text"),
         ({"label": "7"}, "the label '7' is none of the 2 answers"),
     ],
 )

@@ -12,6 +12,7 @@ from tfkit.data import ExampleRows, ExampleSet, Source
 from tfkit.data.sources import validation_sources
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.predictions import Judged, Labelled, judge_rows
+from tfkit.evaluation.rows import first_rows
 from tfkit.evaluation.scores import Scores, once
 from tfkit.evaluation.scores.answers import of_answers
 from tfkit.evaluation.scores.texts import require_libraries
@@ -103,12 +104,22 @@ def _judged_alone(recipe: Recipe) -> Recipe:
 
 def _unlabelled(recipe: Recipe, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", work: "Session") -> Scored:
     """Rows that are cut from texts: what the objective measures, and no answers."""
-    rows = sum(len(open_rows(recipe, objective, [(one.stored, 1.0)], loaded.config)) for one in sets)
+    left = recipe.evaluation.max_tokens
+    scored: list[Stored] = []
+    rows = tokens = 0
+    for one in sets:
+        if left is not None and left <= 0:
+            break
+        cut = open_rows(recipe, objective, [(one.stored, 1.0)], loaded.config)
+        first = len(cut) if left is None else min(len(cut), first_rows(cut, left))
+        whole = first == len(cut)
+        scored.append(one.stored)
+        rows, tokens = rows + first, tokens + (_tokens(one.stored) if whole else round(first * cut.mean_tokens))
+        left = None if left is None else left - round(len(cut) * cut.mean_tokens)
     with console.progress("scoring", rows, "rows") as bar, work.signals.at_once(_WHOLE):
         metrics = score_sets(recipe, objective, sets, loaded.model, progress=bar.advance)
     assert metrics is not None  # nothing asked it to stop
-    stored = [one.stored for one in sets]
-    return Scored(metrics, rows, sum(_tokens(one) for one in stored), stored)
+    return Scored(metrics, rows, tokens, scored)
 
 
 def _labelled(recipe: Recipe, objective: Labelled, sets: Sequence[tuple[str, Source, Stored]], loaded: "Loaded", work: "Session") -> Scored:

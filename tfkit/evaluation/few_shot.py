@@ -103,6 +103,4 @@ class FewShot:
                 f"{row.place}: no answers to choose from; name their columns with columns: {{choices: [NAME, NAME]}}, or say "
                 "them in objective.choices",
             )
-        if not all(choices):
-            return BadRow("an empty answer", f"{row.place}: an answer is empty, and has no probability; remove the row")
         return right_choice(row.place, choices, row.values["label"])

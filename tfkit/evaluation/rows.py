@@ -54,7 +54,7 @@ def judged_batches(
     with inference(model):
         order = rows.order(0)  # alike in length, so that little is padded
         if max_tokens is not None:
-            order = order[order < _first(rows, max_tokens)]
+            order = order[order < first_rows(rows, max_tokens)]
         for start in range(0, len(order), batch_size):
             if should_stop is not None and should_stop():
                 raise Interrupted
@@ -65,7 +65,7 @@ def judged_batches(
                 progress(len(numbers))
 
 
-def _first(rows: Rows, max_tokens: int) -> int:
+def first_rows(rows: Rows, max_tokens: int) -> int:
     """How many rows of the data's beginning have so many tokens together; at least one, however long it is."""
     if isinstance(rows, ExampleRows):
         return max(1, int(np.searchsorted(np.cumsum(rows.row_lengths()), max_tokens, side="right")))
