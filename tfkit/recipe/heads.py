@@ -26,12 +26,7 @@ def new_head(
         return None
     if own.kind == kind:
         return {**own.model_dump(), "count": labels}
-    known = [values for values in (family.architectures.values() if family else ()) if values["kind"] == kind]
-    values: dict[str, Any] = {**known[0]} if known else {"kind": kind}
-    if kind in ("classes", "tags"):
-        values["count"] = labels
-    if kind == "classes" and not known:
-        values |= {"pool": "last" if config.decoder_layers else "first", "bias": True}
+    values = _of_family(family, kind, labels, decoder=bool(config.decoder_layers))
     if kind in ("lm", "masked_lm"):
         values |= {"tied": True}
     if isinstance(objective, MaskedLMSection):
@@ -54,10 +49,15 @@ def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
     if kind == "choices":  # of a language model, whose own head it stands beside
         return {**(PRESETS[preset][1]["head"] if preset in PRESETS else {"kind": "lm", "tied": True}), "choices": True}
     family = PRESETS[preset][0] if preset in PRESETS else None
+    return _of_family(family, kind, labels, decoder=bool(recipe.model.changes.get("decoder_layers")))
+
+
+def _of_family(family: Family | None, kind: str, labels: int, *, decoder: bool) -> dict[str, Any]:
+    """The head of a kind as the family puts it on a model; of classes that no family says more of, at the end of a decoder's text."""
     known = [values for values in (family.architectures.values() if family else ()) if values["kind"] == kind]
-    if known:
-        return {**known[0], "count": labels}
-    if kind == "tags":
-        return {"kind": "tags", "count": labels}
-    decoder = bool(recipe.model.changes.get("decoder_layers"))
-    return {"kind": "classes", "count": labels, "pool": "last" if decoder else "first", "bias": True}
+    values: dict[str, Any] = {**known[0]} if known else {"kind": kind}
+    if kind in ("classes", "tags"):
+        values["count"] = labels
+    if kind == "classes" and not known:
+        values |= {"pool": "last" if decoder else "first", "bias": True}
+    return values
