@@ -15,19 +15,20 @@ PACKAGE = Path(__file__).parent.parent / "tfkit"
 MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 # What each room may import of ours, itself and the bare `tfkit` (its version) aside.
-PURE = {"errors", "network", "model.config", "families", "recipe", "carbon.reading", "carbon.card"}
+PURE = {"errors", "network", "model.config", "families", "recipe", "carbon.reading", "carbon.card", "units"}
 # Of the room `run`: how a checkpoint lies on disk, without torch.
 CHECKPOINTS = {"run.checkpoints", "run.manifest", "run.model_files", "run.safetensors_header", "run.strict_json"}
 MAY_IMPORT = {
     "errors": set(),
     "network": set(),
+    "units": set(),
     "model.config": set(),
     "model": {"model.config"},
     "families": {"errors", "model.config"},
     "recipe": {"errors", "model.config", "families"},
     "console": PURE,
     "run": PURE,
-    "carbon": {"errors", "recipe"},
+    "carbon": {"errors", "recipe", "units"},
     "tokenizer": PURE | CHECKPOINTS,
     "data": PURE | {"tokenizer"},
     "hub": PURE | CHECKPOINTS | {"tokenizer", "model"},

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tfkit.carbon.reading import Reading
-from tfkit.carbon.units import format_grams, format_watt_hours
+from tfkit.units import format_energy, format_mass
 
 SMALLEST_GRAMS = 1e-4  # below, the number needs an exponent, and the Hub reads 1.2e-05 as 1.2
 
@@ -32,7 +32,7 @@ def co2_sentence(reading: Reading) -> str:
         return "Energy and emissions could not be measured."
     least = "at least " if reading.status == "degraded" else ""
     basis = ", ".join(part for part in (reading.place, reading.provenance) if part)
-    amounts = f"{format_watt_hours(reading.energy_wh)} of electricity and emitted {format_grams(reading.emissions_g)} of CO2e"
+    amounts = f"{format_energy(reading.energy_wh)} of electricity and emitted {format_mass(reading.emissions_g)} of CO2e"
     return f"Training took {least}{amounts}" + (f" ({basis})." if basis else ".")
 
 

@@ -11,6 +11,7 @@ from tfkit import console
 from tfkit.cli import options
 from tfkit.errors import MachineError, ModelError, UsageError
 from tfkit.evaluation.gate import check_gates, parse_gate
+from tfkit.units import format_energy, format_mass
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
@@ -235,7 +236,7 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
         rows[name.replace("_", " ")] = f"{value:.{places}f}{units.get(name, '')}{spread}"
     rows |= {"scored": scored, "data": ", ".join(entry["name"] for entry in result["data"]), "checkpoint": result["checkpoint"]}
     if result["energy_kwh"] is not None:
-        energy, mass = console.format_energy(reading.energy_wh), console.format_mass(reading.emissions_g)
+        energy, mass = format_energy(reading.energy_wh), format_mass(reading.emissions_g)
         rows["energy"] = f"{energy}, {mass} CO2e ({reading.place})"
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())

@@ -12,6 +12,7 @@ from tfkit import console
 from tfkit.cli import options
 from tfkit.cli.prompts import Prompt, read_prompts, write_line
 from tfkit.errors import ModelError
+from tfkit.units import format_energy, format_mass
 
 if TYPE_CHECKING:
     from tfkit.cli.chat import ContinueTexts
@@ -105,7 +106,7 @@ def generate(
         reading = work.meter.reading()
         work.finish({"prompts": len(prompts), "tokens": tokens})
         if reading.status == "ok":
-            energy, mass = console.format_energy(reading.energy_wh), console.format_mass(reading.emissions_g)
+            energy, mass = format_energy(reading.energy_wh), format_mass(reading.emissions_g)
             console.say(f"{tokens:,} tokens, {energy}, {mass} CO2e ({reading.place})")
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tfkit import console
+from tfkit.units import format_count, format_energy, format_mass, format_seconds
 
 
 def show_training_result(result: dict[str, Any], as_json: bool) -> None:
@@ -12,14 +13,14 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
         return
     loss, evaluation, energy = result["loss"], result["evaluation"], result["energy_kwh"]
     best = result.get("best")  # None: nothing was scored, or a run of an older version
-    steps, tokens, seconds = f"{result['steps']:,}", console.format_count(result["tokens"]), console.format_seconds(result["seconds"])
+    steps, tokens, seconds = f"{result['steps']:,}", format_count(result["tokens"]), format_seconds(result["seconds"])
     rows = {
         "checkpoint": result["checkpoint"],
         "best": f"step {best['step']:,}, {best['metric']} {_number(best['value'])}" if best and best["step"] != result["steps"] else "",
         "trained": f"{steps} steps, {tokens} tokens in {seconds}",
         "loss": f"{loss:.4f}" if loss is not None else "",
         "validation": "  ".join(f"{name} {_number(value)}" for name, value in evaluation.items() if name != "target_tokens"),
-        "energy": f"{console.format_energy(1000 * energy)}, {console.format_mass(result['emissions_g'])} CO2e" if energy else "",
+        "energy": f"{format_energy(1000 * energy)}, {format_mass(result['emissions_g'])} CO2e" if energy else "",
     }
     width = max(map(len, rows))
     console.result("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items() if value))
