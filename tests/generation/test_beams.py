@@ -92,6 +92,25 @@ def test_a_batch_of_searches_gives_what_each_gives_alone(family: str) -> None:
         assert generate(model, prompts, settings, eos_ids=eos_ids) == alone
 
 
+@pytest.mark.parametrize("family", WRITERS)
+@pytest.mark.parametrize("beams", [2, 4])
+def test_searches_that_end_in_the_first_step_leave_the_others_alone(family: str, beams: int) -> None:
+    """As many are left as beams go into: the rows are as many as before, and of other prompts."""
+    model = tiny_model(family)
+    prompts = [[1 + number] * (39 if number else 9) for number in range(beams)]  # all but the first have room for one token
+    if model.encoder is not None:  # these have room, and end by what they write
+        prompts = [[1 + number] * (20 - number) for number in range(beams)]
+    settings = GenerationSection(num_beams=beams, max_new_tokens=12, early_stopping="full")
+    endings = [None, *[0.0] * (beams - 1)] if model.encoder is not None else [None] * beams
+
+    def ended(row: int, ids: list[int]) -> bool:
+        return endings[row] is not None
+
+    alone = [generate(model, [prompt], settings, ended=lambda _, ids, row=row: ended(row, ids))[0] for row, prompt in enumerate(prompts)]
+    assert [len(one.ids) for one in alone] == [12, *[1] * (beams - 1)]
+    assert generate(model, prompts, settings, ended=ended) == alone
+
+
 def test_the_score_of_a_text_counts_all_its_tokens_but_the_prompts() -> None:
     for law, divisors in (("power", (1.0, 2**0.6)), ("gnmt", (1.0, (7 / 6) ** 0.6))):
         settings = GenerationSection(num_beams=2, length_law=law, length_penalty=0.6)

@@ -122,7 +122,7 @@ def search(
         if not unfinished or (should_stop is not None and should_stop()):
             return
         rows = [i * places + beam.parent for i, one in unfinished for beam in one.running]
-        if len(rows) == len(running) * places:
+        if len(unfinished) == len(running) and places == settings.num_beams:
             batch.exchange(rows)
         else:  # the first step, in which a prompt had one row, or one in which a search has ended
             batch.keep(rows)
