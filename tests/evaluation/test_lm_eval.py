@@ -96,6 +96,14 @@ def test_what_is_written_is_what_the_harness_writes(both: tuple[TfkitLM, HFLM]) 
     assert any(ours)
 
 
+def test_each_sample_of_a_prompt_is_drawn_anew_whatever_the_batches(folder: Path) -> None:
+    """As self-consistency asks: the harness repeats the request."""
+    asked = [("the cat", {"do_sample": True, "temperature": 1.0, "max_gen_toks": 6})] * 9
+    drawn = [TfkitLM(str(folder), batch_size=size).generate_until(requests("generate_until", asked)) for size in (1, 4, 9)]
+    assert len(set(drawn[0])) == 9
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
 def test_a_task_of_a_local_file_has_the_same_result(both: tuple[TfkitLM, HFLM], tmp_path: Path) -> None:
     draws = random.Random(4)
     rows = [

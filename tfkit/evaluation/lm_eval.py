@@ -75,7 +75,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         for settings, numbers in self._alike(requests):
             for begin in range(0, len(numbers), self.batch_size):
                 batch = numbers[begin : begin + self.batch_size]
-                texts = self._continued([requests[number].args[0] for number in batch], settings)
+                texts = self._continued([requests[number].args[0] for number in batch], settings, begin)
                 found |= dict(zip(batch, texts, strict=True))
         for number, request in enumerate(requests):
             self.cache_hook.add_partial("generate_until", request.args, found[number])
@@ -109,8 +109,11 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
             }
         )
 
-    def _continued(self, contexts: Sequence[str], settings: GenerationSection) -> list[str]:
-        """Contexts that leave no room for the longest continuation lose their beginning."""
+    def _continued(self, contexts: Sequence[str], settings: GenerationSection, first: int) -> list[str]:
+        """Contexts that leave no room for the longest continuation lose their beginning.
+
+        `first`: how many were continued in this way before: each has draws of its own, whatever the batches, also the copies of one.
+        """
         prompts = self.codec.encode_texts(contexts)
         room = length = self.loaded.config.context_length
         if self.start_id is None:
@@ -125,6 +128,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
             settings,
             eos_ids=self.loaded.eos_ids,
             start_id=self.start_id,
+            first_row=first,
         )
         return [one.text for one in done]
 
