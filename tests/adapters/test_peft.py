@@ -239,6 +239,8 @@ def _edited(adapter: Path, to: Path, **fields: Any) -> Path:
         ({"base_model_name_or_path": None}, "does not name the model"),
         ({"base_model_name_or_path": "/nowhere/at/all"}, "its base /nowhere/at/all is not there"),
         ({"lora_alpha": "8"}, "must hold numbers"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights 'pissa_niter_4': an update of this kind is not computed here"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights 'olora'"),
         ({"alpha_pattern": {"(a+)+$": 3}}, "not the name of a module"),
     ],
 )

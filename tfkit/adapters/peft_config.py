@@ -19,8 +19,10 @@ from tfkit.run.model_files import find_file, read_object
 # What would make an update something else than alpha / rank B A x.
 _OTHERWISE = (
     *("use_dora", "use_qalora", "lora_bias", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora"),
-    *("target_parameters", "trainable_token_indices", "monteclora_config", "velora_config"),
+    *("target_parameters", "trainable_token_indices", "monteclora_config", "velora_config", "kasa_config"),
 )
+# Ways to draw the factors that leave the base as it is; the others (pissa, olora, corda, loftq ...) take a part out of it.
+_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|(gpt2|openai-gpt|bert|distilbert|t5)(-[\w.-]+)?")  # the oldest models have no owner
 _TASKS = {"classes": "SEQ_CLS", "tags": "TOKEN_CLS", "none": "FEATURE_EXTRACTION"}
 
@@ -50,6 +52,7 @@ def read_peft_config(folder: Path) -> PeftConfig:
     if found.get("peft_type") != "LORA":
         raise ModelError(f"{path}: peft_type is {str(found.get('peft_type'))[:80]!r}, and tfkit reads LORA only")
     others = [name for name in _OTHERWISE if found.get(name)] + ["bias"] * (found.get("bias", "none") != "none")
+    others += [f"init_lora_weights {found['init_lora_weights']!r}"] * (found.get("init_lora_weights") not in _STARTS)
     if others:
         raise ModelError(
             f"{path}: {', '.join(others)}: an update of this kind is not computed here; merge it with peft, and load the result"
