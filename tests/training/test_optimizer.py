@@ -51,6 +51,20 @@ def test_muon_turns_block_matrices_by_an_orthogonal_update() -> None:
         assert found.quantile(0.1) > 0.6, name  # and lift all but the smallest
 
 
+def test_muon_with_nothing_inside_the_blocks_or_nothing_else() -> None:
+    """As with an adapter, whose factors all lie inside, or with frozen blocks."""
+    parameters, _ = with_gradients(MUON)
+    inside = {name: p for name, p in parameters.items() if ".blocks." in name and p.dim() == 2}
+    outside = {name: p for name, p in parameters.items() if name not in inside}
+    before = values(parameters)
+    for some in (inside, outside):
+        optimizer = Optimizer(some, MUON)
+        optimizer.step(1.0)
+        assert len(optimizer.parts) == 1
+        assert {key.rpartition("/")[0] for key in optimizer.state()} == some.keys()
+        assert all(not torch.equal(before[name], parameter) for name, parameter in some.items())
+
+
 def test_muon_leaves_the_rest_to_adamw() -> None:
     parameters, optimizer = with_gradients(MUON)
     optimizer.step(1.0)

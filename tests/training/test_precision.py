@@ -38,6 +38,24 @@ def test_the_master_keeps_steps_that_the_working_copy_rounds_away() -> None:
     assert model.weight.dtype == torch.bfloat16
 
 
+def test_what_is_frozen_has_no_master_where_no_checkpoint_holds_it() -> None:
+    """As of an adapter; what is trained has one, and the steps are those of the run that keeps all."""
+    seen = []
+    for whole in (True, False):
+        model = nn.Sequential(Scale(), Scale())
+        model[0].weight.requires_grad_(False)
+        model[0].weight.data.fill_(1.01)
+        weights = Weights(model, torch.bfloat16, 0.9, whole=whole)
+        assert {name: p.dtype == torch.float32 for name, p in weights.master.items()} == {"0.weight": whole, "1.weight": True}
+        assert (weights.master["0.weight"] is weights.working["0.weight"]) == (not whole)
+        (model[0].weight * model[1].weight).sum().backward()
+        torch.optim.SGD(weights.trained.values(), lr=0.3).step()
+        weights.stepped()
+        assert weights.finite()
+        seen.append([float(weights.result["1.weight"].detach()), float(model[0].weight), float(model[1].weight.detach())])
+    assert seen[0] == seen[1]
+
+
 def test_gradients_are_added_up_in_fp32() -> None:
     model = Scale()
     weights = Weights(model, torch.bfloat16)

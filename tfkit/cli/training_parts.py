@@ -80,7 +80,8 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
     precision = pick_precision(training.precision, device)
     place_teacher(objective, device, precision)
-    weights = Weights(model.to(device), precision, training.ema_decay)
+    adapter = training.adapter
+    weights = Weights(model.to(device), precision, training.ema_decay, whole=adapter is None or adapter.merge)
     optimizer = Optimizer(weights.trained, recipe.optimizer, depths(weights.master))
     unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
     stepper = Stepper(model, objective, weights, optimizer, device=device, seed=training.seed, unfreezing=unfreezing)

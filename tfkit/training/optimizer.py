@@ -76,17 +76,24 @@ def _build(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, be
         return [_adafactor(parameters, section, below)]
     if not isinstance(section, MuonSection):
         return [_adamw(parameters, section, section.lr, below)]
-    inside = {name for name, parameter in parameters.items() if _is_muon_s(name, parameter.shape)}
-    muon = torch.optim.Muon(
-        [parameters[name] for name in parameters if name in inside],
+    inside = {name: parameter for name, parameter in parameters.items() if _is_muon_s(name, parameter.shape)}
+    rest = {name: parameter for name, parameter in parameters.items() if name not in inside}
+    # Either may have nothing to do where much is frozen.
+    return [
+        *([_muon(inside, section)] if inside else []),
+        *([_adamw(rest, section, section.adamw_lr or section.lr, below)] if rest else []),
+    ]
+
+
+def _muon(parameters: Mapping[str, nn.Parameter], section: MuonSection) -> torch.optim.Muon:
+    return torch.optim.Muon(
+        parameters.values(),
         lr=section.lr,
         momentum=section.momentum,
         nesterov=True,
         weight_decay=section.weight_decay,
         adjust_lr_fn="match_rms_adamw",  # an update's root mean square becomes AdamW's 0.2, so one learning rate serves both
     )
-    rest = {name: p for name, p in parameters.items() if name not in inside}
-    return [muon, _adamw(rest, section, section.adamw_lr or section.lr, below)]
 
 
 def _groups(

@@ -6,7 +6,7 @@ never a whole second set of them.
 
 Where it is asked for there is a third copy, in fp32 too: the exponential mean of the master over the steps, which is the result.
 
-What is frozen (requires no gradient) has a master, for the checkpoints, and nothing else: its mean is itself.
+What is frozen (requires no gradient) has a master, for checkpoints that hold whole models, and nothing else: its mean is itself.
 """
 
 import contextlib
@@ -22,7 +22,8 @@ class Weights:
     weights of the start are not in it. Steps that were skipped do not count.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, ema_decay: float | None = None):
+    def __init__(self, model: nn.Module, dtype: torch.dtype, ema_decay: float | None = None, *, whole: bool = True):
+        """`whole`: the result holds what is frozen, too, unrounded; an adapter's checkpoints do without, and so does the memory."""
         self.dtype, self.ema_decay = dtype, ema_decay
         self.mean: dict[str, Tensor] = {}  # empty before the first step
         self.mean_steps = 0  # that are in it
@@ -33,6 +34,10 @@ class Weights:
             return
         self.master = {}
         for name, parameter in self.working.items():
+            if not (parameter.requires_grad or whole):
+                parameter.data = parameter.data.to(dtype)
+                self.master[name] = parameter
+                continue
             self.master[name] = nn.Parameter(parameter.data, parameter.requires_grad)
             parameter.data = parameter.data.to(dtype)
             if parameter.requires_grad:
