@@ -36,6 +36,8 @@ def labels_of(folder: Path, roles: tuple[Role, ...], *files: Sequence[dict[str, 
 def test_labels_are_numbers_by_their_value_and_then_words(tmp_path: Path) -> None:
     rows = [{"text": "x", "label": label} for label in ("10", 9, "b", "a", -1, True, 1.0, "B")]
     assert labels_of(tmp_path, ClassificationSection.roles, rows[:4], rows[4:]) == ["-1", "1", "9", "10", "B", "a", "b", "true"]
+    odd = [{"text": "x", "label": label} for label in ("1", "--5", "-", "001", "01", "0", "9" * 2000)]
+    assert labels_of(tmp_path, ClassificationSection.roles, odd) == ["0", "001", "01", "1", "-", "--5", "9" * 2000]
 
 
 def test_tags_are_found_in_every_row_of_every_source(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """The classes, or tags, that the rows of a source have."""
 
+import re
 from collections.abc import Sequence
 
 from tfkit.data.rows import Source
 from tfkit.errors import DataError
+
+_NUMBER = re.compile(r"-?[0-9]{1,1000}")  # Python refuses far longer ones
 
 
 def find_labels(sources: Sequence[Source]) -> list[str]:
@@ -21,5 +24,5 @@ def find_labels(sources: Sequence[Source]) -> list[str]:
     return sorted(found, key=_by_value)
 
 
-def _by_value(label: str) -> tuple[bool, float, str]:
-    return (False, int(label), "") if label.isascii() and label.lstrip("-").isdecimal() else (True, 0, label)
+def _by_value(label: str) -> tuple[bool, int, str]:
+    return (False, int(label), label) if _NUMBER.fullmatch(label) else (True, 0, label)  # 1 and 01 have one value

@@ -1,6 +1,13 @@
 """What tells the better of two checkpoints: the metrics that the evaluations of a training tell, and which way each of them is better."""
 
-from tfkit.recipe.objectives import ClassificationSection, MaskedLMSection, ObjectiveSection, TextToTextSection, trained_for
+from tfkit.recipe.objectives import (
+    ClassificationSection,
+    MaskedLMSection,
+    MultipleChoiceSection,
+    ObjectiveSection,
+    TextToTextSection,
+    trained_for,
+)
 
 LOWER = frozenset({"loss", "perplexity", "bits_per_byte", "rmse", "nll", "mlm_loss", "next_sentence_loss", "choices", "lm"})
 HIGHER = frozenset(
@@ -21,6 +28,8 @@ def metrics_of(objective: ObjectiveSection) -> list[str]:
             return [name for name in known if name == "loss" or (name in _OF_NUMBERS) == objective.regression]
         case MaskedLMSection() if not objective.next_sentence:
             return [name for name in known if name not in ("mlm_loss", "next_sentence_loss", "next_sentence_accuracy")]
+        case MultipleChoiceSection() if not objective.lm_weight:
+            return [name for name in known if name != "lm"]
         case TextToTextSection() if not objective.label_smoothing:
             return [name for name in known if name != "nll"]
     return known

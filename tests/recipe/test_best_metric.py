@@ -1,0 +1,21 @@
+"""Which metrics can tell the best checkpoint: those that an evaluation of the training really tells."""
+
+import pytest
+
+from tfkit.recipe.judging import metrics_of
+from tfkit.recipe.objectives import ClassificationSection, MultipleChoiceSection, ObjectiveSection, TextToTextSection
+
+
+@pytest.mark.parametrize(
+    ("objective", "told", "untold"),
+    [
+        (MultipleChoiceSection(kind="multiple_choice"), "lm", "rmse"),
+        (MultipleChoiceSection(kind="multiple_choice", lm_weight=0), "choices", "lm"),
+        (TextToTextSection(kind="text_to_text", label_smoothing=0.1), "nll", "bleu"),
+        (TextToTextSection(kind="text_to_text", label_smoothing=0), "loss", "nll"),
+        (ClassificationSection(kind="classification", regression=True), "rmse", "accuracy"),
+    ],
+)
+def test_what_is_not_told_decides_nothing(objective: ObjectiveSection, told: str, untold: str) -> None:
+    assert told in metrics_of(objective)
+    assert untold not in metrics_of(objective)
