@@ -138,7 +138,7 @@ def check_size(student: Path, teacher: Path) -> None:
 
 def outside_embeddings(run: Path) -> int:
     """Parameters that are no embedding of tokens, positions or segments, and no task's head."""
-    from tfkit.hub import load
+    from tfkit.adapters import load
 
     return sum(value.numel() for name, value in load(run).model.named_parameters() if not name.startswith(("embedding.", "head.")))
 
@@ -147,7 +147,7 @@ def speed_beside(teacher: Path, student: Path, rows: Path, rounds: int, threads:
     """How many times as fast the student reads the rows: the median of the ratios of turns, so that what else runs here cancels out."""
     import torch
 
-    from tfkit.hub import load
+    from tfkit.adapters import load
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)

@@ -138,8 +138,8 @@ def length(recipe: Recipe, steps: int) -> list[str]:
 def same_description(recipe: Recipe, start: str, labels: int) -> dict[str, Any]:
     """Of the checkpoint's model with the recipe's changes and the head that fine-tuning gives it: the model that begins with random
     weights."""
+    from tfkit.adapters import describe
     from tfkit.families import FAMILIES
-    from tfkit.hub import describe
     from tfkit.recipe.heads import new_head
     from tfkit.recipe.presets import merge
 

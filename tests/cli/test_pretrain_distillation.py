@@ -218,6 +218,25 @@ def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place
     assert "weights of the teacher bert need" in done.err
 
 
+def test_an_adapter_teaches_as_the_model_that_it_makes(place: Path, tmp_path: Path) -> None:
+    """Its folder has no whole weights; what they need is told by its base."""
+    tune = tmp_path / "tune.yaml"
+    tune.write_text(f"# For a test.\nmodel: {{from: START}}\nobjective: {{kind: causal_lm}}\n{COMMON}", encoding="utf-8")
+    words = ["--from", "gpt", "--run", str(tmp_path / "tuned"), "--threads", "1", "training.adapter={rank: 2}", "training.steps=2"]
+    done = Process(tmp_path, ["finetune", str(tune), *words]).wait()
+    assert done.code == 0, done.err
+    done = taught(tmp_path / "run", "small", f"objective.teacher={tmp_path / 'tuned'}", "training.steps=2")
+    assert done.code == 0, done.err
+    facts = json.loads((tmp_path / "run" / "checkpoints" / "step-000002" / "tfkit.json").read_text(encoding="utf-8"))
+    assert facts["lineage"]["parents"][0]["path"] == str(tmp_path / "tuned")
+
+    def little() -> None:
+        tfkit.cli.teaching.available_bytes = lambda swap=False: 1000
+
+    done = taught(tmp_path / "large", "small", f"objective.teacher={tmp_path / 'tuned'}", before=little)
+    assert (done.code, "weights of the teacher" in done.err) == (5, True), done.err
+
+
 def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(place: Path, tmp_path: Path, unbroken: Callable[[str], Path]) -> None:
     objective = "objective: {kind: distillation, teacher: gpt, of: {kind: causal_lm}, text_weight: 1}"
     (tmp_path / "tuned.yaml").write_text(f"# A recipe for tests.\n{objective}{COMMON}", encoding="utf-8")

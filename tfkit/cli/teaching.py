@@ -1,11 +1,14 @@
 """What the teacher of a distillation asks of a run: memory, a place beside the student, its name in every checkpoint."""
 
 import math
+from pathlib import Path
 
 import torch
 
+from tfkit.adapters import describe, is_adapter
 from tfkit.errors import MachineError, ModelError
 from tfkit.hub import find_checkpoint
+from tfkit.hub.names import on_meta
 from tfkit.hub.weights import find_weights
 from tfkit.model.config import ModelConfig
 from tfkit.objectives.distillation import Distillation
@@ -35,16 +38,22 @@ def require_memory_for_teacher(recipe: Recipe) -> None:
         return
     path = recipe.objective.teacher
     try:
-        weights = find_weights(find_checkpoint(path))
+        parameters = _count(find_checkpoint(path))
     except ModelError as error:
         raise ModelError(f"objective.teacher: {error}") from None
-    parameters = sum(math.prod(weight.stored.shape) for weight in weights.values())
     left = available_bytes(swap=True)
     if left is not None and 4 * parameters > left:
         raise MachineError(
             f"the {parameters:,} weights of the teacher {path} need {4 * parameters / 1e9:.3g} GB of memory, and {left / 1e9:.3g} GB are "
             "free: choose a smaller teacher, end other programs, or use a larger machine"
         )
+
+
+def _count(folder: Path) -> int:
+    """The parameters of a model folder; of an adapter those of the whole model that it is of."""
+    if is_adapter(folder):
+        return sum(parameter.numel() for parameter in on_meta(describe(folder).config).parameters())
+    return sum(math.prod(weight.stored.shape) for weight in find_weights(folder).values())
 
 
 def place_teacher(objective: Objective, device: torch.device, precision: torch.dtype) -> None:
