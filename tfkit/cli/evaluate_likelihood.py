@@ -1,10 +1,12 @@
 """What `tfkit evaluate` does for objectives that judge and do not train: minimal pairs, and choices behind examples in the prompt."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfkit import console
 from tfkit.cli.evaluate_rows import Scored
+from tfkit.cli.session import WHOLE
 from tfkit.cli.training_data import set_names
 from tfkit.cli.validation import of_sets
 from tfkit.data import Row, Source
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from tfkit.cli.session import Session
     from tfkit.hub import Loaded
 
-_WHOLE = "there is no result, since only all rows together give one"
-
 
 @dataclass(frozen=True)
 class _Set:
@@ -35,9 +35,9 @@ class _Set:
 
 
 def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Scored:
-    """Judge the rows of data.validation. Raises UsageError if the model gives no likelihoods, or if there are no rows."""
+    """Judge the rows of data.validation. Raises ModelError if the model gives no likelihoods, UsageError if there are no rows."""
     if problems := fitting_problems(recipe, loaded.config):
-        raise UsageError(f"{loaded.folder}: {'; '.join(problems)}; only a language model tells how probable a text is")
+        raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; only a language model tells how probable a text is")
     assert loaded.codec is not None
     sources = validation_sources(recipe.data, recipe.objective.roles)
     if not sources:
@@ -48,7 +48,7 @@ def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Sc
     settings, left = recipe.evaluation, recipe.evaluation.max_tokens
     judged: dict[str, Judgement] = {}
     names = set_names(recipe.data, sources)
-    with work.signals.at_once(_WHOLE):
+    with work.signals.at_once(WHOLE):
         judge = _judge(recipe)
         for name, source in zip(names, sources, strict=True):
             if left is not None and left <= 0:
@@ -85,15 +85,15 @@ def _judge(recipe: Recipe) -> Judge:
     section = recipe.objective
     if not isinstance(section, FewShotSection):
         return MinimalPairs()
-    examples: list[Row] = []
-    if section.shots:
-        try:
-            examples = [row for source in training_sources(recipe.data, section.roles) for row in source.rows()]
-        except DataError as error:
-            raise DataError(
-                f"{error}; the examples of objective.shots are rows of data.train: name such rows there, or ask without"
-            ) from error
-    return FewShot(section, examples, recipe.data.on_bad_row)
+    return FewShot(section, _examples(recipe, section) if section.shots else (), recipe.data.on_bad_row)
+
+
+def _examples(recipe: Recipe, section: FewShotSection) -> Iterator[Row]:
+    try:
+        for source in training_sources(recipe.data, section.roles):
+            yield from source.rows()
+    except DataError as error:
+        raise DataError(f"{error}; the examples of objective.shots are rows of data.train: name such rows there, or ask without") from error
 
 
 def _report(source: Source, found: Judgement, skipped: dict[str, Skipped], length: int) -> None:

@@ -8,7 +8,8 @@ context of the row that is asked     what is scored behind this: each of its ans
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 
 import numpy as np
 
@@ -24,20 +25,20 @@ from tfkit.recipe.objectives import FewShotSection
 class FewShot:
     """The answer that is the most probable, by each normalization."""
 
-    def __init__(self, section: FewShotSection, examples: Sequence[Row] = (), on_bad_row: OnBadRow = "error"):
+    def __init__(self, section: FewShotSection, examples: Iterable[Row] = (), on_bad_row: OnBadRow = "error"):
         """`examples`: the rows that prompts are made of; not needed without shots. Raises DataError for a bad one that is not skipped."""
         self.section = section
         before, _, self._between = section.template.removesuffix("{answer}").partition("{context}")
         self._before = before
         self._alone = self._between.lstrip() or self._between  # spaces alone belong to the answer behind them
-        self._seen: list[tuple[str, str]] = []  # the text of each example, and how it is written
+        self._seen: list[tuple[bytes, str]] = []  # the hash of each example's text, and how it is written
         for row in examples if section.shots else ():
             right = self._right(row)
             if isinstance(right, BadRow):
                 if on_bad_row == "skip":
                     continue
                 raise right.refusal()
-            self._seen.append((row.text, self._asked(row) + self._choices(row)[right]))
+            self._seen.append((_hash(row), self._asked(row) + self._choices(row)[right]))
         self._copies = Counter(text for text, _ in self._seen)
 
     def prompt(self, number: int, row: Row) -> str:
@@ -78,7 +79,8 @@ class FewShot:
         section = self.section
         if not section.shots:
             return []
-        own = self._copies[row.text]
+        itself = _hash(row)
+        own = self._copies[itself]
         if len(self._seen) - own < section.shots:
             has = f"{len(self._seen)} rows" + (f", {own} of them the row itself" if own else "")
             raise DataError(
@@ -86,7 +88,7 @@ class FewShot:
             )
         random = np.random.Generator(np.random.PCG64([section.seed, number]))
         order = random.choice(len(self._seen), section.shots + own, replace=False)
-        return [written for text, written in (self._seen[i] for i in order) if text != row.text][: section.shots]
+        return [written for text, written in (self._seen[i] for i in order) if text != itself][: section.shots]
 
     def _asked(self, row: Row) -> str:
         """A row as the template writes it, up to its answer."""
@@ -104,3 +106,7 @@ class FewShot:
                 "them in objective.choices",
             )
         return right_choice(row.place, choices, row.values["label"])
+
+
+def _hash(row: Row) -> bytes:
+    return blake2b(row.text.encode(errors="surrogatepass"), digest_size=8).digest()
