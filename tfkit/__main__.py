@@ -9,7 +9,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import app, crash
-from tfkit.errors import MachineError, Stopped, TfkitError, is_out_of_memory
+from tfkit.errors import MachineError, Stopped, TfkitError, is_out_of_memory, refusal
 
 # Typer's own click, or the one that it depends on: what either raises for a wrong command line.
 _ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "out of memory: give the machine more, or ask for less: a smaller training.micro_batch_size, evaluation.batch_size, "
                 "model.context_length or model; fewer or shorter prompts; training.activation_checkpointing=true"
             )
+            return MachineError.exit_code
+        if (refused := refusal(error)) is not None:
+            console.error(refused)
             return MachineError.exit_code
         crash.report(error)
         return 1

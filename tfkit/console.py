@@ -94,7 +94,7 @@ def result_failed(error: OSError) -> NoReturn:
     _drop(sys.stdout)
     if isinstance(error, BrokenPipeError):
         raise ReaderGone from error
-    raise MachineError(f"the result cannot be written to stdout: {error.strerror}") from error
+    raise MachineError(f"the result cannot be written to stdout: {error.strerror}; free the disk, or send it elsewhere") from error
 
 
 # -- stderr: everything else

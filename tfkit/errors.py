@@ -1,5 +1,7 @@
 """What a user can do wrong, each with the exit code of docs/cli.md. Anything else that is raised is a bug (code 1)."""
 
+import errno
+
 
 class TfkitError(ValueError):
     """An error that a user can mend: the message says what is wrong, where, and what to do. No traceback is shown."""
@@ -49,6 +51,22 @@ class Stopped(Exception):
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+# What the operating system says of a place or of the machine, and never of a mistake in a program.
+_REFUSALS = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ELOOP", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "EMFILE", "ENFILE")
+    if hasattr(errno, name)
+}
+
+
+def refusal(error: BaseException) -> str | None:
+    """For people, what the operating system refused; None if `error` may be a bug."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS:
+        return None
+    place = f"{error.filename}: " if error.filename is not None else ""
+    return f"{place}{error.strerror}: check the path, its permissions and its disk"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from tfkit.__main__ import main
 from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
-from tfkit.run.checkpoints import save_checkpoint
+from tfkit.run.checkpoints import record_best, save_checkpoint
 from tfkit.tokenizer import train_byte_bpe
 
 TEXTS = ["the cat sat on the mat", "das Mädchen aß 🙂", "a cat and a hat and a mat " * 20]
@@ -193,6 +194,11 @@ def test_nan_fails_any_gate(capsys, tmp_path, data):
         (["one.yaml", "two.yaml"], 2, "takes one recipe, not one.yaml and two.yaml"),
         (["nowhere.yaml"], 2, "nowhere.yaml: no such file"),
         (["--predictions", "no/such/folder/p.jsonl"], 5, "does not exist; make it first"),
+        (["--predictions", "."], 5, ".: is a folder; --predictions takes the name of a file"),
+        (["--predictions", "p" * 300], 5, "cannot be written (File name too long); give another place for --predictions"),
+        (["data={train: [{path: a}], validation: [{path: a, name: dev}, {path: b, name: dev}]}"], 2, "unknown"),
+        (["data.validation=[{path: a, name: dev}, {path: b, name: dev}]"], 2, "two sets have the name 'dev'"),
+        (['data.validation=[{path: a, name: "2"}, {path: b}]'], 2, "two sets have the name '2'"),
         (["carbon.country=XXX"], 2, "XXX"),
         (["--device", "abacus"], 2, "abacus"),
     ],
@@ -214,12 +220,101 @@ def test_errors_of_the_checkpoint(capsys, tmp_path, data):
 
 
 def test_with_run_the_result_and_the_energy_stay(capsys, folder, data, tmp_path):
-    assert main(["evaluate", "--from", str(folder), "--data", str(data), "--run", str(tmp_path / "kept"), "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    """Each evaluation tells of its own energy; the totals are of all in the folder."""
+    documents = []
+    for _ in range(2):
+        words = ["--from", str(folder), "--data", str(data), "--run", str(tmp_path / "kept"), "--threads", "1", "--json"]
+        assert main(["evaluate", *words]) == 0
+        documents.append(json.loads(capsys.readouterr().out))
     receipt = json.loads((tmp_path / "kept" / "run.json").read_text())
-    assert receipt["status"] == "finished"
-    assert receipt["result"]["metrics"] == document["metrics"]
+    assert (receipt["status"], receipt["threads"], len(receipt["attempts"])) == ("finished", 1, 2)
+    assert receipt["result"]["metrics"] == documents[1]["metrics"]
+    assert receipt["data"] == documents[1]["data"]
     assert "country_iso_code" in (tmp_path / "kept" / "emissions.csv").read_text()
+    energy = [document["energy_kwh"] for document in documents]
+    assert 0 < sum(energy) <= receipt["totals"]["energy_kwh"] * (1 + 1e-9)
+    assert energy[1] < receipt["totals"]["energy_kwh"] * 0.8, "not the first one's, too"
+    assert receipt["totals"]["seconds"] > 0
+
+
+def test_a_gate_is_judged_where_nobody_reads_the_result(folder, data, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "tfkit",
+        "evaluate",
+        "--from",
+        folder,
+        "--data",
+        data,
+        NO_CARBON,
+        "--predictions",
+        tmp_path / "p.jsonl",
+    ]
+    for gate, code in (("loss > 0", 8), ("loss < 0", 0)):
+        with subprocess.Popen([*command, "--fail-if", gate], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+            program.stdout.close()
+            err = program.stderr.read()
+            assert (program.wait(), "quality gate failed" in err) == (code, code == 8), err
+        assert len((tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_predictions_go_where_a_shell_wants_them(folder, data, tmp_path):
+    """Into a pipe, and through a link; neither becomes a file."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    command = [sys.executable, "-m", "tfkit", "evaluate", "--from", folder, "--data", data, NO_CARBON, "--predictions"]
+    with subprocess.Popen([*command, tmp_path / "pipe"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
+        lines = (tmp_path / "pipe").read_text(encoding="utf-8").splitlines()
+        assert (program.wait(), len(lines)) == (0, 3)
+    assert (tmp_path / "pipe").is_fifo()
+    assert run("--from", folder, "--data", data, "--predictions", tmp_path / "link") == 0
+    assert (tmp_path / "link").is_symlink()
+    assert len((tmp_path / "there").read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_an_override_of_the_sets_wins_over_data(capsys, folder, data, tmp_path):
+    """The last word counts, whatever it is; and a set that is named in it is read as it says itself."""
+    recipe = tmp_path / "r.yaml"
+    text = RECIPE.replace("PATH", json.dumps(str(data))).replace("VALIDATION", "0.1")
+    recipe.write_text(f"# For a test.{text}", encoding="utf-8")
+    words = [recipe, "--from", folder, "--data", "nowhere.jsonl"]
+    held_out = metrics(capsys, *words, "data.validation=0.6")
+    assert held_out == metrics(capsys, recipe, "--from", folder, "data.validation=0.6")
+    for nothing in ("null", "[]"):
+        assert run(*words, f"data.validation={nothing}") == 2
+        assert "there are no texts to score" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_checkpoint_that_is_not_whole_is_passed_over_aloud(capsys, folder, data, tmp_path):
+    for step in (2, 4):
+        save_checkpoint(tmp_path / "run" / "checkpoints", step, lambda place: shutil.copytree(folder, place, dirs_exist_ok=True))
+    weights = tmp_path / "run" / "checkpoints" / "step-000004" / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 1)
+    assert run("--from", tmp_path / "run", "--data", data) == 0
+    out, err = capsys.readouterr()
+    assert "its newest checkpoint, step-000004, is not whole; step-000002 is taken" in err
+    assert "step-000002" in out
+    record_best(tmp_path / "run" / "checkpoints", 4, "loss", 1.0)
+    assert run("--from", tmp_path / "run", "--data", data) == 0
+    assert "its best checkpoint, of step 4, is not whole here; step-000002 is taken" in capsys.readouterr().err
+
+
+def test_a_model_of_another_kind_is_refused(capsys, tmp_path, data):
+    trained = train_byte_bpe(TEXTS, 300, add_bos=False)
+    shape = {
+        "position": {"kind": "learned"},
+        "norm": {"kind": "layer"},
+        "mlp": {"activation": "gelu"},
+        "head": {"kind": "masked_lm", "tied": True},
+    }
+    config = {"vocab_size": trained.size, "context_length": 16, "encoder_layers": 1, "dim": 8, "num_heads": 2}
+    model = build(ModelConfig.model_validate(config | shape), seed=1)
+    (tmp_path / "encoder").mkdir()
+    save_model(tmp_path / "encoder", model.config, model.state_dict(), trained)
+    assert run("--from", tmp_path / "encoder", "--data", data) == 4
+    assert "is no language model, so a text alone has no score" in capsys.readouterr().err
 
 
 def test_the_program(folder, data):

@@ -1,6 +1,7 @@
 """tfkit evaluate with an objective of rows: what a run's own validation said, gates, and what does not fit."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,10 @@ def test_what_does_not_fit_is_refused(place: Path, tmp_path: Path) -> None:
     start = ["--from", str(place / "classes")]
     done = evaluate(tmp_path, *start, "objective={kind: masked_lm}")
     assert (done.code, "needs a head of kind masked_lm, not classes" in done.err) == (2, True), done.err
+    (checkpoint,) = (place / "classes" / "checkpoints").glob("step-*")
+    alone = str(shutil.copytree(checkpoint, tmp_path / "alone"))  # no recipe is beside it, so it is the model that does not fit
+    done = evaluate(tmp_path, "--from", alone, "objective={kind: masked_lm}", "--data", str(place / "rows.jsonl"), "carbon.enabled=false")
+    assert (done.code, "needs a head of kind masked_lm, not classes" in done.err) == (4, True), done.err
     (tmp_path / "other.jsonl").write_text('{"text": "the cat", "label": "neither"}\n', encoding="utf-8")
     done = evaluate(tmp_path, *start, "--data", str(tmp_path / "other.jsonl"))
     assert (done.code, "other.jsonl:1: the label 'neither' is none of bad, good" in done.err) == (3, True), done.err

@@ -1,5 +1,6 @@
 """What a command raises becomes the exit code of the contract. The command is a real one, whose inside is made to raise."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -60,6 +61,14 @@ def test_a_reader_that_has_had_enough_is_no_error_but_a_broken_pipe_inside_is(
     assert ends_with(console.ReaderGone(), monkeypatch) == 0
     assert capsys.readouterr().err == ""
     assert ends_with(BrokenPipeError("a socket"), monkeypatch) == 1
+
+
+def test_what_the_operating_system_refuses_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends_with(PermissionError(errno.EACCES, "Permission denied", "/there"), monkeypatch) == 5
+    assert capsys.readouterr().err == "/there: Permission denied: check the path, its permissions and its disk\n"
+    assert main(["verify", "a" * 300]) == 5
+    assert "File name too long: check the path" in capsys.readouterr().err
+    assert ends_with(FileNotFoundError(errno.ENOENT, "No such file", "/there"), monkeypatch) == 1, "who looked for it?"
 
 
 def test_a_bug_without_a_run_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +142,7 @@ def test_a_full_disk_is_the_machine(arguments: list[str]) -> None:
         process = program(arguments, stdout=full, stderr=subprocess.PIPE)
         _, err = process.communicate()
     assert process.returncode == 5
-    assert err == b"the result cannot be written to stdout: No space left on device\n"
+    assert err == b"the result cannot be written to stdout: No space left on device; free the disk, or send it elsewhere\n"
 
 
 def test_ctrl_c_while_it_waits(tmp_path: Path) -> None:

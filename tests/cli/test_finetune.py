@@ -156,6 +156,19 @@ def test_no_entry_of_a_vocabulary_is_taken_away(place: Path, work: Path) -> None
     assert (done.code, "none can be taken away: model.vocab_size is 50" in done.err) == (2, True), done.err
 
 
+@pytest.mark.parametrize("start", ["bert", "gpt"])
+def test_a_checkpoint_with_learned_positions_is_tuned_at_a_shorter_length(place: Path, work: Path, start: str) -> None:
+    words = ["--from", str(place / start), "optimizer.lr=1e-30", "optimizer.weight_decay=0", "training.steps=1", "evaluation.every=null"]
+    done = finetune("short", *words, "model.context_length=9")
+    assert done.code == 0, done.err
+    before, after = load(place / start).model, load("short").model
+    assert after.config.context_length == 9
+    torch.testing.assert_close(after.embedding.positions.weight, before.embedding.positions.weight[:9], atol=0, rtol=0)
+    torch.testing.assert_close(after.embedding.tokens.weight, before.embedding.tokens.weight, atol=0, rtol=0)
+    done = finetune("long", *words, "model.context_length=17")
+    assert (done.code, "16 learned positions, and no more can be added: model.context_length is 17" in done.err) == (2, True), done.err
+
+
 def test_a_language_model_goes_on_with_other_text(place: Path, work: Path) -> None:
     words = ["data={train: [{path: labelled.jsonl}], validation: 0.3}", "objective={kind: causal_lm}"]
     done = finetune("run", "--from", str(place / "gpt"), *words)
@@ -166,7 +179,7 @@ def test_a_language_model_goes_on_with_other_text(place: Path, work: Path) -> No
 @pytest.mark.parametrize(
     ("start", "words", "code", "message"),
     [
-        ("gpt", ["objective={kind: masked_lm}"], 2, "the objective masked_lm trains encoders; this model has a decoder alone"),
+        ("gpt", ["objective={kind: masked_lm}"], 4, "the objective masked_lm trains encoders; this model has a decoder alone"),
         ("bert", ["model.dropout.residual=2"], 2, "model.dropout.residual: "),
         ("bert", ["model.dim=32"], 4, "the weights do not fit config.json"),
         ("bert", ["model.preset=bert-tiny"], 2, "from and preset exclude each other"),
@@ -196,6 +209,30 @@ def test_another_checkpoint_under_the_same_path_is_refused(place: Path, work: Pa
     done = Process(work, ["finetune", "run/recipe.yaml", "--run", "other", "--threads", "1"]).wait()
     assert done.code == 4
     assert "is not what this recipe was run with" in done.err
+
+
+def test_a_resolved_recipe_from_another_checkpoint(place: Path, work: Path) -> None:
+    """The task and dropout are the recipe's; what it says of its own checkpoint does not hold for one of another size."""
+    words = ["training.steps=1", "objective.labels=[good, bad]"]
+    assert finetune("first", "--from", str(place / "bert"), *words).code == 0
+    recipe = write_recipe(work, place / "corpus")
+    assert pretrain(work / "wide", recipe, *BERT, "model.dim=32", "model.hidden_dim=64").code == 0
+
+    def again(run: str, *words: str) -> Done:
+        return Process(work, ["finetune", "first/recipe.yaml", "--run", run, "--threads", "1", *words]).wait()
+
+    done = again("second", "--from", "wide", "model.dropout.final=0.3")
+    assert done.code == 0, done.err
+    assert f"first/recipe.yaml: was run from {place / 'bert'}; of what it says of the model only dropout holds for wide" in done.err
+    saved, loaded = read_recipe("second/recipe.yaml").recipe, load("second")
+    assert (saved.model.start, loaded.config.dim, loaded.labels) == ("wide", 32, ("good", "bad"))
+    assert (loaded.config.dropout.residual, loaded.config.dropout.final) == (0.2, 0.3)
+    assert saved.model.sha256 != read_recipe("first/recipe.yaml").recipe.model.sha256
+    assert again("second", "--from", "wide", "model.dropout.final=0.3", "--resume").code == 0
+    shutil.copytree(load(place / "bert").folder, "moved")
+    done = again("third", "--from", "moved")
+    assert (done.code, "only dropout holds" in done.err) == (0, False), "the same weights in another place"
+    assert hashes(work / "third", 1) == hashes(work / "first", 1)
 
 
 def test_pretraining_takes_no_checkpoint_and_finetuning_needs_one(place: Path, work: Path) -> None:

@@ -210,7 +210,6 @@ def test_frozen_parameters_stay_and_the_rest_is_trained(work: Path, words: list[
         (["training.frozen=['*']"], "training.frozen: * is every parameter of the model, so nothing is left to train"),
         (["training.adapter={targets: [c_attn]}"], "'c_attn' names no matrix of the model's stacks; there are encoder.blocks.*.self_att"),
         ([LORA, "training.frozen=[embedding.*]"], "with an adapter all weights but its own and those of a new head are frozen already"),
-        ([LORA, "model.embedding.norm=false"], "embedding would differ, and an adapter changes weights and the head only"),
         (["training.adapter={rank: 0}"], "training.adapter.rank: "),
         (["training.adapter={kind: lora, ranks: 3}"], "training.adapter.ranks: unknown, did you mean rank"),
     ],
@@ -220,6 +219,19 @@ def test_what_cannot_be_is_refused_before_the_first_step(work: Path, words: list
     assert (done.code, done.out) == (2, ""), done.err
     assert message in done.err
     assert not list((work / "run").glob("checkpoints/step-*"))
+
+
+def test_an_adapter_is_of_the_base_as_it_is(work: Path) -> None:
+    done = finetune("run", "--from", "bert", LORA, "model.embedding.norm=false")
+    assert (done.code, done.out) == (2, ""), done.err
+    assert "embedding would differ, and an adapter changes weights and the head only" in done.err
+
+
+def test_muon_steps_the_factors_alone(work: Path) -> None:
+    """Of a language model nothing else is trained, so that AdamW has nothing to do."""
+    done = finetune("run", "--from", "gpt", LORA, *TEXT, "optimizer={kind: muon, lr: 1e-2}", "training.steps=2", "evaluation.every=null")
+    assert done.code == 0, done.err
+    assert {name.rpartition("/")[2] for name in state("run", 2) if not name.startswith("latest/")} == {"momentum_buffer"}
 
 
 def test_without_a_checkpoint_there_is_nothing_to_adapt(place: Path, tmp_path: Path) -> None:

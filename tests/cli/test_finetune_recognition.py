@@ -219,6 +219,21 @@ def test_the_name_of_a_run(start: str, section: dict[str, Any], name: str) -> No
     assert f"{_model_name(start)} {_data_name(SourceSection.model_validate(section))}" == name
 
 
+def test_the_folder_comes_first_and_a_run_goes_on_by_its_own_recipe(place: Path, work: Path) -> None:
+    """A place that cannot be written is told before anything is read; a finished run repeats its result without its data."""
+    (work / "file").write_text("not a folder", encoding="utf-8")
+    done = learn(place, "nowhere", "nothing", "--run", "file")
+    assert (done.code, "file: cannot be a run folder" in done.err) == (5, True), done.err
+    Path("classes.jsonl").write_bytes((place / "classes.jsonl").read_bytes())
+    words = ["--from", str(place / "bert"), "--data", "classes.jsonl", "carbon.enabled=false", "training.steps=2", "--run", "run"]
+    assert finetune(*words).code == 0
+    Path("classes.jsonl").unlink()
+    done = finetune(*words, "--resume")
+    assert (done.code, "this run is finished" in done.err, "# classification" in done.err) == (0, True, False), done.err
+    done = finetune(*words, "training.batch_size=3", "--resume")
+    assert (done.code, "training.batch_size: " in done.err) == (2, True), done.err
+
+
 def test_without_data_or_checkpoint(place: Path) -> None:
     done = finetune("--from", str(place / "bert"))
     assert (done.code, "Give a RECIPE, or --data F" in done.err) == (2, True)

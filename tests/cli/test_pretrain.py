@@ -236,6 +236,21 @@ def test_errors(tmp_path: Path, recipe: Path, words: list[str], code: int, messa
     assert no_numbers(done)
 
 
+def test_what_fails_before_the_first_step_is_an_attempt_too(base: Path, recipe: Path) -> None:
+    done = pretrain(base / "early", recipe, "data.train=[{path: nowhere.txt}]")
+    assert done.code == 3
+    receipt = json.loads((base / "early" / "run.json").read_text(encoding="utf-8"))
+    (attempt,) = receipt["attempts"]
+    assert (receipt["status"], attempt["status"], attempt["from_step"], attempt["to_step"]) == ("failed", "failed", 0, None)
+    assert "nowhere.txt" in attempt["error"]
+    assert receipt["versions"]["torch"]
+    assert receipt["totals"]["carbon_status"] == "off"
+    assert "tokens" not in receipt["totals"]
+    assert pretrain(base / "early", recipe, "training.steps=2", "evaluation.every=null").code == 0, "there was no checkpoint to lose"
+    receipt = json.loads((base / "early" / "run.json").read_text(encoding="utf-8"))
+    assert [attempt["status"] for attempt in receipt["attempts"]] == ["failed", "finished"]
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_the_weights(base: Path, recipe: Path) -> None:
     """A huge learning rate: the weights of the first step overflow float32 in the second, whose loss is NaN."""
     words = ["optimizer.lr=1e30", "schedule.warmup_steps=0", "checkpoint.every=1", "evaluation.every=null"]
@@ -246,6 +261,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_the_weights(bas
     receipt = json.loads((base / "unhealthy" / "run.json").read_text(encoding="utf-8"))
     assert receipt["status"] == "failed"
     assert "the loss is" in receipt["attempts"][0]["error"]
+    assert receipt["totals"]["tokens"] > 0
+    assert receipt["totals"]["seconds"] > 0
     assert kept(base / "unhealthy") == ["step-000001"]  # the last good one
     assert verify(base / "unhealthy" / "checkpoints" / "step-000001") == []
 

@@ -313,6 +313,19 @@ def test_other_data_cannot_go_on(tmp_path: Path) -> None:
     assert done.code == 0, done.err
 
 
+def test_an_attempt_that_took_no_step_does_not_hide_how_the_others_were_rounded(tmp_path: Path) -> None:
+    write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    run = stopped_run(tmp_path, tmp_path)
+    words = ["pretrain", str(tmp_path / "tiny.yaml"), "--run", str(run), "checkpoint.every=2", "--resume", "--threads", "2"]
+    (tmp_path / "corpus").rename(tmp_path / "away")
+    assert Process(tmp_path, words).wait().code == 3
+    assert attempts(run) == [("stopped", 0, 4), ("failed", 0, None)]
+    (tmp_path / "away").rename(tmp_path / "corpus")
+    done = Process(tmp_path, words).wait()
+    assert (done.code, "threads: 1 in the run, 2 now" in done.err) == (0, True), done.err
+    assert attempts(run)[2:] == [("finished", 4, STEPS)]
+
+
 def test_a_damaged_checkpoint(base: Path, unbroken: Callable[[str], Path], tmp_path: Path) -> None:
     """An older one is taken, with the same end; --exact refuses that."""
     words = [*COMMON, *VARIANTS["adamw-fp32"]]

@@ -144,6 +144,17 @@ def test_the_words_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert which == f"  {file}: damaged: its SHA-256 is not the manifest's"
 
 
+def test_damage_is_told_by_the_code_where_nobody_reads(run: Path) -> None:
+    flip(run / "checkpoints" / "step-000002" / "config.json")
+    command = [sys.executable, "-m", "tfkit", "verify", str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        assert "1 of 2 checkpoints did not pass" in program.stderr.read()
+        assert program.wait() == 4
+
+
 @pytest.mark.parametrize("path", ["nowhere", "file", "hub:org/name", "run"])
 def test_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str) -> None:
     (tmp_path / "file").touch()

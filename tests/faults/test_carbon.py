@@ -577,6 +577,8 @@ def test_f02_f40_the_ledger_of_a_run_that_is_killed_twice_adds_up(base: Path, un
     totals = receipt(run)["totals"]
     assert totals["energy_kwh"] * 1000 == pytest.approx(sum(attempt.sums["energy_wh"] for attempt in attempts))
     assert totals["carbon_status"] == "ok"
+    card = (run / f"checkpoints/step-{STEPS:06d}/README.md").read_text(encoding="utf-8")
+    assert f"emissions: {float(format(totals['emissions_g'], '.4g'))}\n" in card, "of the whole run, and not of its last save"
     lost = sum(after_saving for _, after_saving in moments)
     assert lost - 2 * TICK < totals["rework_seconds"] < lost + 2 * (TICK + 1.0)
     assert totals["rework_kwh"] * 1000 == pytest.approx(totals["rework_seconds"] * WH_PER_SECOND, abs=0.2 * WH_PER_SECOND)

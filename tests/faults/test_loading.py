@@ -128,6 +128,7 @@ def test_f10_what_is_saved_after_the_fall_back_is_not_pruned_for_the_damaged_one
     base.assert_same(run)
 
 
+@pytest.mark.filterwarnings("always")
 @pytest.mark.parametrize("command", ["evaluate", "generate"])
 def test_f09_f11_a_run_folder_with_an_incomplete_newest_or_best(base: Base, tmp_path: Path, command: str) -> None:
     """They take the best complete checkpoint, else the newest complete one."""
@@ -149,6 +150,7 @@ def test_f09_f11_a_run_folder_with_an_incomplete_newest_or_best(base: Base, tmp_
     done = tfkit(tmp_path, *words)
     assert done.code == 0, done.err
     assert done.out == expected.out
+    assert f"its best checkpoint, of step {best}, is not whole here; {other} is taken" in done.err
     (run / "checkpoints" / other / "manifest.json").unlink()
     done = tfkit(tmp_path, *words)
     assert (done.code, done.out) == (4, "")

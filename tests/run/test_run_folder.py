@@ -211,8 +211,10 @@ def test_a_users_own_files_are_not_overwritten(tmp_path: Path) -> None:
 def attempt_that_raises(path: Path, resumed_from: Path | None, error: Exception) -> None:
     with open_run(path, resume=True) as run:
         number = run.attempt
-        run.begin_attempt(resumed_from, 5 if resumed_from else 0)
+        run.begin_attempt()
         assert run.attempt == number
+        if resumed_from is not None:
+            run.goes_on(resumed_from, 5)
         assert receipt(path)["status"] == "running"
         raise error
 
@@ -226,7 +228,9 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         attempt_that_raises(tmp_path, tmp_path / "checkpoints" / "step-000005", KeyError("bug"))
     with open_run(tmp_path, resume=True) as run:
-        run.begin_attempt(run.checkpoints / "step-000005", 5)
+        run.begin_attempt(threads=2)
+        assert receipt(tmp_path)["threads"] == 2
+        run.goes_on(run.checkpoints / "step-000005", 5)
         run.record(threads=3, totals={"tokens": 7}, result={"loss": float("nan")})
         run.end_attempt("finished", step=9)
         assert run.finished
@@ -252,6 +256,10 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
         assert run.finished
         assert run.result == {"loss": None}
     assert receipt(tmp_path)["status"] == "finished", "opening begins no attempt"
+    with pytest.raises(Stopped):
+        attempt_that_raises(tmp_path, None, Stopped(15, "stopped by SIGTERM"))
+    assert "result" not in receipt(tmp_path), "that was of the attempt before"
+    assert receipt(tmp_path)["totals"] == {"tokens": 7}
 
 
 def test_durations_survive_a_clock_set_back(tmp_path: Path) -> None:

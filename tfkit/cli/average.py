@@ -119,6 +119,6 @@ def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict
     document = facts | {"averaged": averaged, "lineage": lineage}
     (folder / "tfkit.json").write_text(strict_json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if (newest / "README.md").is_file():
-        card = mean_card((newest / "README.md").read_text(encoding="utf-8"), [path.name for path in chosen])
+        card = mean_card((newest / "README.md").read_text(encoding="utf-8", errors="replace"), [path.name for path in chosen])
         (folder / "README.md").write_text(card, encoding="utf-8")
     save_weights(folder, tensors)

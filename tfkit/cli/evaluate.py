@@ -1,7 +1,9 @@
 """tfkit evaluate: how well a checkpoint predicts texts, and whether that is good enough."""
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+import errno
+import os
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,15 +17,11 @@ from tfkit.units import format_energy, format_mass
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
-    from tfkit.cli.evaluate_rows import Read
+    from tfkit.cli.evaluate_rows import Scored
     from tfkit.cli.session import Session
     from tfkit.cli.settings import Settings
-    from tfkit.data import Source, TokenStream
-    from tfkit.evaluation.scores import Scores
-    from tfkit.evaluation.text import TextScore
     from tfkit.hub import Loaded
     from tfkit.recipe.objectives import ObjectiveSection
-    from tfkit.recipe.schema import Recipe
 
 _SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
 _SEED = 1  # of the bootstrap
@@ -48,7 +46,7 @@ def evaluate(
     needs no recipe: "objective={kind: classification}" says what it was trained for. --run keeps the result, and the energy in
     emissions.csv, in a run folder.
     """
-    from tfkit.cli.session import session
+    from tfkit.cli.session import WHOLE, session
     from tfkit.cli.settings import read_settings, split_arguments
     from tfkit.recipe.objectives import CausalLMSection, trained_for
     from tfkit.run import strict_json
@@ -56,8 +54,8 @@ def evaluate(
     words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
     if len(words) > 1:
         raise UsageError(f"evaluate takes one recipe, not {' and '.join(words)}; changes to it are written key=value")
-    if predictions is not None and not predictions.resolve().parent.is_dir():
-        raise MachineError(f"{predictions}: the folder {predictions.parent} does not exist; make it first")
+    if predictions is not None:
+        _require_writable(predictions)
 
     from tfkit.hub import find_checkpoint
 
@@ -65,39 +63,24 @@ def evaluate(
     settings = read_settings(words[0] if words else None, folder, changes, _SECTIONS, data)
     objective = trained_for(settings.recipe.objective) if settings.recipe else CausalLMSection()
     gates = [parse_gate(text, _metrics(objective, settings.evaluation.text_metrics)) for text in fail_if or ()]
-    by_text = settings.recipe is None or isinstance(objective, CausalLMSection)
-    if predictions is not None and objective.reads_text and not by_text:
+    if predictions is not None and objective.reads_text and not isinstance(objective, CausalLMSection):
         raise UsageError(f"--predictions: of texts and of labelled rows, and {objective.kind} has neither; leave it out")
-    with session("evaluate", settings.carbon, run) as work:
+    with session("evaluate", settings.carbon, run, threads) as work:
         with work.signals.at_once():
             loaded = _load(folder, settings, device, threads)
-        if settings.recipe is None or by_text:
-            found = _score_texts(loaded, settings, work)
-        else:
-            found = _score_rows(loaded, settings.recipe, work)
+        found = _score(loaded, settings, work, each=predictions is not None)
+        with work.signals.at_once(WHOLE):
+            reading = work.own(work.meter.stop())  # which waits for a first measurement
+            result = _result(loaded, found, settings, reading)
+        work.finish(result, data=result["data"])
+        with suppress(console.ReaderGone):  # the gates judge all the same, and a file may be wanted
+            if json:
+                console.json(strict_json.loads(strict_json.dumps(result)))
+            else:
+                console.result(_table(result, reading))
         if predictions is not None:
             _write_predictions(predictions, found.predictions)
-        reading = work.meter.fresh_reading()
-        result = _result(loaded, found, settings, reading)
-        work.finish(result)
-        if json:
-            console.json(strict_json.loads(strict_json.dumps(result)))
-        else:
-            console.result(_table(result, reading))
     check_gates(gates, result["metrics"])
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What was measured, and of what."""
-
-    metrics: dict[str, float]
-    examples: int
-    tokens: int
-    data: "Sequence[Read]"
-    predictions: list[dict[str, Any]]
-    scores: "Scores | None" = None  # the same metrics of resamples, where rows can be told apart
-    decoding: dict[str, Any] | None = None
 
 
 def _metrics(objective: "ObjectiveSection", text_metrics: Collection[str]) -> list[str]:
@@ -107,36 +90,17 @@ def _metrics(objective: "ObjectiveSection", text_metrics: Collection[str]) -> li
     return [name for name in objective.metrics if OF_TEXTS.get(name) in (None, *text_metrics)]
 
 
-def _score_texts(loaded: "Loaded", settings: "Settings", work: "Session") -> _Found:
-    from tfkit.cli.training_data import set_names
-    from tfkit.cli.validation import of_sets
-    from tfkit.evaluation.scores.sums import of_text_score
-
-    config = loaded.config
-    if config.head.kind != "lm" or config.encoder_layers:
-        what = "is no language model" if config.head.kind != "lm" else "has an encoder"
-        raise UsageError(
-            f"{loaded.folder}: this model {what}, so a text alone has no score; give the recipe with its objective, "
-            'or say it: "objective={kind: classification}"'
-        )
-    sources = _sources(settings)
-    streams = _streams(sources, loaded, work)
-    scores = _score(loaded, streams, settings, work)
-    whole = sum(scores[1:], start=scores[0])
-    tokens = whole.target_tokens + len(whole.targets)
-    lines = _text_predictions(sources, scores)
-    names = set_names(settings.data, sources) if settings.data is not None else []
-    metrics = of_sets(whole.metrics(), names, [score.metrics() for score in scores])
-    return _Found(metrics, len(whole.targets), tokens, streams[: len(scores)], lines, of_text_score(whole))
-
-
-def _score_rows(loaded: "Loaded", recipe: "Recipe", work: "Session") -> _Found:
+def _score(loaded: "Loaded", settings: "Settings", work: "Session", *, each: bool) -> "Scored":
+    """What there is to tell; `each`: of every row, too."""
     from tfkit.cli.evaluate_likelihood import evaluate_likelihood
     from tfkit.cli.evaluate_rows import evaluate_rows
-    from tfkit.recipe.objectives import JudgingSection
+    from tfkit.cli.evaluate_texts import evaluate_texts
+    from tfkit.recipe.objectives import CausalLMSection, JudgingSection, trained_for
 
-    found = (evaluate_likelihood if isinstance(recipe.objective, JudgingSection) else evaluate_rows)(recipe, loaded, work)
-    return _Found(found.metrics, found.examples, found.tokens, found.stored, found.predictions, found.scores, found.decoding)
+    recipe = settings.recipe
+    if recipe is None or isinstance(trained_for(recipe.objective), CausalLMSection):
+        return evaluate_texts(settings, loaded, work, each=each)
+    return (evaluate_likelihood if isinstance(recipe.objective, JudgingSection) else evaluate_rows)(recipe, loaded, work)
 
 
 def _load(folder: Path, settings: "Settings", device: str | None, threads: int | None) -> "Loaded":
@@ -154,48 +118,7 @@ def _load(folder: Path, settings: "Settings", device: str | None, threads: int |
     return loaded
 
 
-def _sources(settings: "Settings") -> list["Source"]:
-    from tfkit.data.sources import validation_sources
-
-    sources = validation_sources(settings.data) if settings.data is not None else []
-    if not sources:
-        raise UsageError("there are no texts to score: give them as --data F, or a recipe with data.validation")
-    return sources
-
-
-def _streams(sources: list["Source"], loaded: "Loaded", work: "Session") -> list["TokenStream"]:
-    from tfkit.data import token_stream
-
-    assert loaded.codec is not None
-    streams = []
-    for source in sources:
-        with console.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar, work.signals.at_once():
-            streams.append(token_stream(source, loaded.codec, bar.advance))
-        if note := streams[-1].describe_skipped():
-            console.warn(note)
-    return streams
-
-
-def _score(loaded: "Loaded", streams: list["TokenStream"], settings: "Settings", work: "Session") -> list["TextScore"]:
-    from tfkit.evaluation.text import count_targets, score_streams
-
-    limit = settings.evaluation.max_tokens
-    total = sum(int(count_targets(stream).sum()) for stream in streams)
-    bar = console.progress("scoring", total if limit is None else min(total, limit), "tokens")
-    with bar as shown, work.signals.at_once("there is no result, since only all texts together give one"):
-        scores = score_streams(
-            loaded.model,
-            streams,
-            loaded.config.context_length,
-            settings.evaluation.batch_size,
-            max_tokens=limit,
-            progress=shown.advance,
-        )
-    assert scores is not None  # nothing asked it to stop
-    return scores
-
-
-def _result(loaded: "Loaded", found: _Found, settings: "Settings", reading: "Reading") -> dict[str, Any]:
+def _result(loaded: "Loaded", found: "Scored", settings: "Settings", reading: "Reading") -> dict[str, Any]:
     """The document of docs/cli.md."""
     from tfkit.cli.session import energy_fields
     from tfkit.evaluation.scores.bootstrap import intervals
@@ -211,7 +134,7 @@ def _result(loaded: "Loaded", found: _Found, settings: "Settings", reading: "Rea
         "examples": found.examples,
         "tokens": found.tokens,
         "checkpoint": str(loaded.folder),
-        "data": [{"name": one.name, "fingerprint": one.fingerprint} for one in found.data],
+        "data": [{"name": one.name, "fingerprint": one.fingerprint} for one in found.stored],
         "batch_size": settings.evaluation.batch_size,
         "precision": settings.evaluation.precision,
         "context_length": loaded.config.context_length,
@@ -242,15 +165,23 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
-def _text_predictions(sources: list["Source"], scores: list["TextScore"]) -> list[dict[str, Any]]:
-    """Of each text, in order: its place, its loss (nats a token; null without a target), target tokens and their bytes."""
-    lines = []
-    for source, score in zip(sources, scores, strict=False):
-        places = (row.place for row in source.rows() if row.text)  # a row without text is no document of the stream
-        for place, loss, tokens, size in zip(places, score.losses, score.targets, score.bytes, strict=False):
-            mean = float(loss / tokens) if tokens else None
-            lines.append({"place": place, "loss": mean, "tokens": int(tokens), "bytes": int(size)})
-    return lines
+def _require_writable(path: Path) -> None:
+    """Raise MachineError for what cannot be written: found before anything is computed."""
+    try:
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            raise MachineError(f"{path}: the folder {path.parent} does not exist; make it first")
+        if path.is_dir():
+            raise MachineError(f"{path}: is a folder; --predictions takes the name of a file")
+        if not path.is_symlink() and not os.access(folder if _takes_a_new_file(path) else path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be written ({error.strerror}); give another place for --predictions") from error
+
+
+def _takes_a_new_file(path: Path) -> bool:
+    """Whether a new file may take the name; not that of a device, of a pipe or of a link."""
+    return not path.is_symlink() and (path.is_file() or not path.exists())
 
 
 def _write_predictions(path: Path, predictions: Iterable[dict[str, Any]]) -> None:
@@ -258,7 +189,13 @@ def _write_predictions(path: Path, predictions: Iterable[dict[str, Any]]) -> Non
     from tfkit.run import strict_json
     from tfkit.run.durable import write_atomically
 
+    text = "".join(strict_json.dumps(one) + "\n" for one in predictions)
     try:
-        write_atomically(path, "".join(strict_json.dumps(one) + "\n" for one in predictions))
+        if _takes_a_new_file(path):
+            write_atomically(path, text)
+        else:
+            path.write_text(text, encoding="utf-8", newline="\n")
+    except BrokenPipeError:
+        return  # its reader has had enough
     except OSError as error:
-        raise MachineError(f"{path}: cannot be written: {error.strerror}") from error
+        raise MachineError(f"{path}: cannot be written ({error.strerror}); give another place for --predictions") from error

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tfkit import console
+from tfkit.cli.session import WHOLE
 from tfkit.cli.starting import check_order
 from tfkit.cli.training_data import ValidationSet, report_rows, set_names, store
 from tfkit.cli.validation import of_sets, score_sets
@@ -73,7 +74,7 @@ def evaluate_rows(recipe: Recipe, loaded: "Loaded", work: "Session") -> Scored:
     """
     recipe = _judged_alone(recipe)
     if problems := fitting_problems(recipe, loaded.config):
-        raise UsageError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
+        raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
     if recipe.objective.answers_in_text:
         require_libraries(recipe.evaluation.text_metrics)
     sources = validation_sources(recipe.data, recipe.objective.roles)
@@ -116,7 +117,7 @@ def _unlabelled(recipe: Recipe, objective: Objective, sets: list[ValidationSet],
         scored.append(one.stored)
         rows, tokens = rows + first, tokens + (_tokens(one.stored) if whole else round(first * cut.mean_tokens))
         left = None if left is None else left - round(len(cut) * cut.mean_tokens)
-    with console.progress("scoring", rows, "rows") as bar, work.signals.at_once(_WHOLE):
+    with console.progress("scoring", rows, "rows") as bar, work.signals.at_once(WHOLE):
         metrics = score_sets(recipe, objective, sets, loaded.model, progress=bar.advance)
     assert metrics is not None  # nothing asked it to stop
     return Scored(metrics, rows, tokens, scored)
@@ -130,7 +131,7 @@ def _labelled(recipe: Recipe, objective: Labelled, sets: Sequence[tuple[str, Sou
     judged: dict[str, list[Judged]] = {}
     documents: list[dict[str, Any]] = []
     total = sum(len(stored.lengths) for _, _, stored in sets if isinstance(stored, ExampleSet))
-    with console.progress("scoring", total * (1 + writes), "rows") as bar, work.signals.at_once(_WHOLE):
+    with console.progress("scoring", total * (1 + writes), "rows") as bar, work.signals.at_once(WHOLE):
         for name, source, stored in sets:
             left = None if evaluation.max_tokens is None else evaluation.max_tokens - tokens
             if left is not None and left <= 0:
@@ -174,9 +175,6 @@ def _with_texts(
     return [replace(one, said={"text": text, "references": right[one.number]}) for one, text in zip(judged, texts, strict=True)]
 
 
-_WHOLE = "there is no result, since only all rows together give one"
-
-
 def _labels(recipe: Recipe, loaded: "Loaded") -> list[str]:
     """The classes of the checkpoint, in its own order; by the recipe's names, if it gives as many."""
     if recipe.objective.head not in ("classes", "tags") or getattr(recipe.objective, "regression", False):
@@ -185,7 +183,9 @@ def _labels(recipe: Recipe, loaded: "Loaded") -> list[str]:
     if named:
         count = getattr(loaded.config.head, "count", 0)
         if len(named) != count:
-            raise UsageError(f"objective.labels names {len(named)} classes, and {loaded.folder} has {count}")
+            raise UsageError(
+                f"objective.labels names {len(named)} classes, and {loaded.folder} has {count}: name all, in its order, or leave it out"
+            )
         check_order(str(loaded.folder), loaded.labels, named)
         return named
     if not loaded.labels:

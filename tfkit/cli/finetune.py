@@ -1,11 +1,17 @@
 """tfkit finetune: a model from the weights of a checkpoint, by a recipe or by what the data shows."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tfkit.cli import options
+
+if TYPE_CHECKING:
+    from tfkit.recipe import ResolvedRecipe
+    from tfkit.recipe.schema import Recipe
+    from tfkit.run.folder import RunFolder
 
 
 def finetune(
@@ -42,9 +48,30 @@ def finetune(
         resolved = read_recipe(words[0], changes)
         if resolved.recipe.model.start is None:
             raise UsageError(f"{resolved.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
-        chosen, name = resolved.recipe, resolved.name
+        planned: Recipe | Callable[[RunFolder], Recipe] = resolved.recipe
+        if checkpoint is not None and resolved.recipe.model.sha256 is not None:
+            planned = lambda _: _from_this_one(checkpoint, resolved, changes)  # noqa: E731
+        name = resolved.name
     else:
-        from tfkit.cli.recognition import recognized
+        from tfkit.cli.recognition import Recognition
 
-        chosen, name = recognized(checkpoint, data, changes)
-    train(chosen, name, "fine-tuning", Options(run or Path("runs") / name, resume, exact, force, device, threads, json))
+        seen = Recognition.of(checkpoint, data, changes)
+        planned, name = seen.recipe, seen.run_name
+    train(planned, name, "fine-tuning", Options(run or Path("runs") / name, resume, exact, force, device, threads, json))
+
+
+def _from_this_one(checkpoint: str, resolved: "ResolvedRecipe", changes: list[str]) -> "Recipe":
+    """The resolved recipe of a run, from another checkpoint than its own: what it says of that one does not hold, but for dropout."""
+    from tfkit import console
+    from tfkit.hub import content_hash, find_checkpoint
+    from tfkit.recipe import read_recipe
+    from tfkit.recipe.dump import recipe_document
+    from tfkit.recipe.read import read_document
+
+    if content_hash(find_checkpoint(checkpoint)) == resolved.recipe.model.sha256:
+        return resolved.recipe
+    own = read_recipe(str(resolved.path)).recipe
+    document = recipe_document(own, None)
+    document["model"] = {"from": checkpoint} | {name: value for name, value in own.model.changes.items() if name == "dropout"}
+    console.say(f"{resolved.path}: was run from {own.model.start}; of what it says of the model only dropout holds for {checkpoint}")
+    return read_document(document, str(resolved.path), changes)[0]

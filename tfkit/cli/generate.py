@@ -78,7 +78,7 @@ def generate(
 
     folder = find_checkpoint(checkpoint)
     settings = read_settings(None, folder, overrides, _SECTIONS)
-    with session("generate", settings.carbon, run) as work:
+    with session("generate", settings.carbon, run, threads) as work:
         with work.signals.at_once():
             loaded = _load(folder, device, threads)
             assert loaded.codec is not None
@@ -103,7 +103,7 @@ def generate(
             tokens = _write_text(continue_texts, prompt if continues else "", texts[0], work)
         else:
             tokens = _write_lines(continue_texts, prompts, texts, work)
-        reading = work.meter.reading()
+        reading = work.own(work.meter.fresh_reading())
         work.finish({"prompts": len(prompts), "tokens": tokens})
         if reading.status == "ok":
             energy, mass = format_energy(reading.energy_wh), format_mass(reading.emissions_g)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tfkit.data.first_records import first_records
 from tfkit.data.rows import Row
 from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
-from tfkit.recipe import RecipeError
+from tfkit.recipe import RecipeError, read_recipe
 from tfkit.recipe.data_sections import SourceSection
 from tfkit.recipe.dump import dump_document
 from tfkit.recipe.objectives import ClassificationSection
@@ -27,29 +28,53 @@ from tfkit.recipe.tasks import SECTIONS, Kind, Seen, Task, decide, few_values
 from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
 from tfkit.recipe.validate import problems_in
 from tfkit.run.checkpoints import step_folders
+from tfkit.run.folder import RunFolder
 from tfkit.tokenizer.conversations import resolve_format
 
 _TEXT = next(role for role in ClassificationSection.roles if role.name == "text")
 _LABELLED = ("classification", "tagging", "multiple_choice", "text_to_text", "chat", "causal_lm")  # causal_lm: a text is there
 
 
-def recognized(checkpoint: str | None, data: str | None, overrides: Sequence[str]) -> tuple[Recipe, str]:
-    """The recipe, which is printed too, and a name for its run. Raises UsageError where no task can be told, DataError and ModelError."""
-    words = [f"model.from={quoted(checkpoint)}"] if checkpoint is not None else []
-    words = [*([f"data.train=[{{path: {quoted(data)}}}]"] if data is not None else []), *overrides, *words]
-    given = _given(words)
-    sources = given.get("data", {}).get("train")
-    if not (isinstance(sources, list) and sources):
-        raise UsageError("what is to be learned? Give a RECIPE, or --data F")
-    start = given.get("model", {}).get("from")
-    if not isinstance(start, str):
-        raise UsageError("which checkpoint? Give --from CKPT")
-    section = _source(sources[0])
-    seen, model = _look(section, given["data"].get("on_bad_row", "error")), _kind(start)
-    task = decide(seen, model, given.get("objective", {}))
-    recipe, document = read_document(_document(task, model, given), "the recipe of what was seen", words)
-    console.say(_header(seen, model, task) + dump_document(document))
-    return recipe, slug(f"{_model_name(start)}-{_data_name(section)}")
+@dataclass(frozen=True)
+class Recognition:
+    """A command line without a recipe: what is to be looked at, once the run folder is there and locked."""
+
+    words: tuple[str, ...]  # all that it says, as key=value
+    given: dict[str, Any]  # the same as a recipe in which the rest is missing
+    source: SourceSection
+    start: str
+
+    @classmethod
+    def of(cls, checkpoint: str | None, data: str | None, overrides: Sequence[str]) -> "Recognition":
+        """Nothing is read yet. Raises UsageError where something is missing."""
+        words = [f"model.from={quoted(checkpoint)}"] if checkpoint is not None else []
+        words = [*([f"data.train=[{{path: {quoted(data)}}}]"] if data is not None else []), *overrides, *words]
+        given = _given(words)
+        sources = given.get("data", {}).get("train")
+        if not (isinstance(sources, list) and sources):
+            raise UsageError("what is to be learned? Give a RECIPE, or --data F")
+        start = given.get("model", {}).get("from")
+        if not isinstance(start, str):
+            raise UsageError("which checkpoint? Give --from CKPT")
+        return cls(tuple(words), given, _source(sources[0]), start)
+
+    @property
+    def run_name(self) -> str:
+        """Of the checkpoint and the data."""
+        return slug(f"{_model_name(self.start)}-{_data_name(self.source)}")
+
+    def recipe(self, folder: RunFolder) -> Recipe:
+        """That of the run in the folder, if it goes on; else made of what is seen, and printed.
+
+        Raises UsageError where no task can be told, DataError and ModelError.
+        """
+        if folder.recipe.exists() and any(folder.checkpoints.glob("step-*")):
+            return read_recipe(str(folder.recipe), self.words).recipe
+        seen, model = _look(self.source, self.given["data"].get("on_bad_row", "error")), _kind(self.start)
+        task = decide(seen, model, self.given.get("objective", {}))
+        recipe, document = read_document(_document(task, model, self.given), "the recipe of what was seen", self.words)
+        console.say(_header(seen, model, task) + dump_document(document))
+        return recipe
 
 
 def _given(words: Sequence[str]) -> dict[str, Any]:

@@ -4,16 +4,18 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tfkit import console
-from tfkit.carbon import Meter, Reading, read_rework, resolve_place
+from tfkit.carbon import Meter, Reading, read_rework, read_totals, resolve_place
 from tfkit.cli import crash
 from tfkit.recipe.schema import CarbonSection
 from tfkit.run.folder import RunFolder
 from tfkit.run.signals import StopSignals
+
+WHOLE = "there is no result, since only all rows together give one"
 
 
 @dataclass(frozen=True)
@@ -23,29 +25,39 @@ class Session:
     signals: StopSignals
     meter: Meter
     folder: RunFolder | None
+    before: Reading  # what earlier commands in the same run folder took
 
     def should_stop(self) -> bool:
         """Whether a signal asked the command to end."""
         return self.signals.requested is not None
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """Keep the result in the run folder, if there is one."""
+    def own(self, reading: Reading) -> Reading:
+        """Of a reading of the meter what this command took."""
+        names = ("energy_wh", "emissions_g", "seconds")
+        return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in names})
+
+    def finish(self, result: dict[str, Any], **facts: Any) -> None:
+        """Keep the result, and facts about what it is of, in the run folder, if there is one."""
         if self.folder is not None:
-            self.folder.record(result=result)
+            self.folder.record(result=result, **facts)
             self.folder.end_attempt("finished")
 
 
 @contextmanager
-def session(command: str, carbon: CarbonSection, run: Path | None) -> Iterator[Session]:
-    """Meter the block, under the name of the command. Raises UsageError for a country that is none, MachineError for a bad run folder."""
+def session(command: str, carbon: CarbonSection, run: Path | None, threads: int | None = None) -> Iterator[Session]:
+    """Meter the block, under the name of the command; `threads`: as the command line has them, for the receipt.
+
+    Raises UsageError for a country that is none, MachineError for a bad run folder.
+    """
     resolve_place(carbon)
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
-        folder = None
+        folder, before = None, Reading()
         if run is not None:
             folder = stack.enter_context(RunFolder.open(run, resume=False, command=sys.argv, warn=console.warn))
             crash.set_folder(folder.path)
-            folder.begin_attempt()
+            folder.begin_attempt(threads)
+            before = read_totals(folder.path, folder.run_id)
         meter = Meter.start(
             carbon,
             folder=folder.path if folder else None,
@@ -55,11 +67,13 @@ def session(command: str, carbon: CarbonSection, run: Path | None) -> Iterator[S
             phase=command,
         )
         try:
-            yield Session(signals, meter, folder)
+            yield Session(signals, meter, folder, before)
         finally:
-            meter.stop()
+            reading = meter.stop()
             if warning := meter.warning():
                 console.warn(warning)
+            if folder is not None:
+                record_totals(folder, reading, {"seconds": round(reading.seconds, 3)})
 
 
 def energy_fields(reading: Reading) -> dict[str, Any]:
@@ -72,7 +86,12 @@ def energy_fields(reading: Reading) -> dict[str, Any]:
     }
 
 
-def rework_fields(folder: RunFolder) -> dict[str, float | None]:
+def record_totals(folder: RunFolder, reading: Reading, counted: dict[str, Any]) -> None:
+    """What all attempts of a run took together, however the last one ended: energy, rework, and what the caller has counted."""
+    folder.record(totals=folder.totals | counted | energy_fields(reading) | _rework_fields(folder))
+
+
+def _rework_fields(folder: RunFolder) -> dict[str, float | None]:
     """What went into steps that were lost and done again, which is in the totals too; None without a ledger."""
     lost = read_rework(folder.path, folder.run_id)
     return {

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tfkit.errors import UsageError
 from tfkit.model.config import Data
 from tfkit.recipe import RecipeError, read_recipe
-from tfkit.recipe.data_sections import DataSection, SourceSection
+from tfkit.recipe.data_sections import DataSection, ValidationSets
 from tfkit.recipe.overrides import apply_overrides
 from tfkit.recipe.read import recipe_of
 from tfkit.recipe.schema import CarbonSection, EvaluationSection, GenerationSection, Recipe
@@ -33,7 +33,7 @@ class Settings:
 class _Texts(Data):
     """The data section where there is no recipe: only what to score."""
 
-    validation: list[SourceSection] | None = None
+    validation: ValidationSets | None = None
     on_bad_row: Literal["error", "skip"] = "error"
 
 
@@ -75,7 +75,7 @@ def read_settings(
     if path is not None:
         found = read_recipe(path, overrides).recipe
         if scored is not None:
-            found = found.model_copy(update={"data": _read_as_trained(found.data)})
+            found = found.model_copy(update={"data": _read_as_trained(found.data, scored)})
     else:  # evaluate trains nothing, so what is trained on, and how long, may be anything
         found = recipe_of([f"model.from={quoted(str(checkpoint))}", "data.train=[{path: nothing}]", "training.steps=1", *overrides])
     return Settings(found.data, found.evaluation, found.generation, found.carbon, found)
@@ -97,14 +97,15 @@ def _without_recipe(overrides: Sequence[str]) -> Settings:
     return Settings(scored, given.evaluation, given.generation, given.carbon)
 
 
-def _read_as_trained(data: DataSection) -> DataSection:
+def _read_as_trained(data: DataSection, path: str) -> DataSection:
     """The columns of data.train's first source hold for the one that is scored in place of data.validation, unless it names its own.
 
     So does what is said of files without a header, if it is such a file, too.
     """
-    trained = data.train[0]
-    assert isinstance(data.validation, list)
-    [scored, *others] = data.validation
+    trained, sets = data.train[0], data.validation
+    if not isinstance(sets, list) or not sets or sets[0].path != path:
+        return data  # an override has put others in its place
+    [scored, *others] = sets
     update: dict[str, object] = {}
     if not scored.columns and scored.text is None:
         update |= {"columns": trained.columns, "text": trained.text}

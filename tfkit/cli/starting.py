@@ -8,7 +8,7 @@ from tfkit.errors import ModelError, UsageError
 from tfkit.families import FAMILIES
 from tfkit.hub import Described, content_hash, run_id_of
 from tfkit.hub.config_json import EXPRESSED, are_unnamed, changed
-from tfkit.hub.growing import with_more_entries
+from tfkit.hub.growing import with_fewer_positions, with_more_entries
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer
 from tfkit.recipe import read_recipe
@@ -94,7 +94,7 @@ def tells_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) ->
 def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer: Tokenizer) -> ModelConfig:
     """The checkpoint's description with the recipe's changes, the head of the objective, and room for what that adds to the tokenizer.
 
-    Raises UsageError where they do not fit.
+    Raises ModelError if such a model is not for the objective, UsageError for changes that it does not take.
     """
     config, described = changed(start.described.config, recipe.model.changes), start.described
     if tokenizer.size > start.tokenizer.size:
@@ -104,9 +104,13 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
         same = tuple(labels) == described.labels
         if (head := new_head(recipe.objective, family, config, len(labels) or 1, same_labels=same)) is not None:
             config = changed(config, {"head": head})
-    problems = [*fitting_problems(recipe, config), *_adapter_problems(recipe, described, config)]
+    if unfit := fitting_problems(recipe, config):
+        raise ModelError(f"{start.path}: " + "; ".join(unfit))
+    problems = _adapter_problems(recipe, described, config)
     if config.vocab_size < (own := described.config.vocab_size):
         problems.append(f"has {own:,} entries in its vocabulary, and none can be taken away: model.vocab_size is {config.vocab_size:,}")
+    if config.position.kind == "learned" and config.context_length > (own := described.config.context_length):
+        problems.append(f"has {own:,} learned positions, and no more can be added: model.context_length is {config.context_length:,}")
     if problems:
         raise UsageError(f"{start.path}: " + "; ".join(problems))
     return config
@@ -128,11 +132,14 @@ def start_model(recipe: Recipe, start: Start, config: ModelConfig, labels: Seque
     own = start.described.config
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
     others = tells_other_labels(start, config.head, labels)
-    changes = {name: value for name, value in recipe.model.changes.items() if name not in ("head", "vocab_size")}  # that grows below
+    cut = own.position.kind == config.position.kind == "learned" and config.context_length < own.context_length
+    later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the tables of the last two change below
+    changes = {name: value for name, value in recipe.model.changes.items() if name not in later}
     loaded = load(start.described.folder, head=head, other_labels=others, changes=changes, seed=recipe.training.seed)
+    model = with_fewer_positions(loaded.model, config.context_length) if cut else loaded.model
     if (more := config.vocab_size - loaded.config.vocab_size) <= 0:
-        return loaded.model, loaded.new_parameters
-    grown = with_more_entries(loaded.model, config.vocab_size, recipe.training.seed)
+        return model, loaded.new_parameters
+    grown = with_more_entries(model, config.vocab_size, recipe.training.seed)
     return grown, (*loaded.new_parameters, f"the last {more} entries of the vocabulary")
 
 

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Literal
 from tfkit import console
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tfkit.recipe.schema import Recipe
+    from tfkit.run.folder import RunFolder
 
 Kind = Literal["pre-training", "fine-tuning"]
 
@@ -26,29 +29,39 @@ class Options:
     json: bool = False
 
 
-def train(recipe: "Recipe", name: str, kind: Kind, options: Options) -> None:
-    """One attempt of a run, from the folder to the result; `name` is the run's, for the meter."""
-    from tfkit.carbon import Meter, resolve_place
+def train(planned: "Recipe | Callable[[RunFolder], Recipe]", name: str, kind: Kind, options: Options) -> None:
+    """One attempt of a run, from the folder to the result; `name` is the run's, for the meter.
+
+    `planned`: the recipe, or what makes it from data that are not touched before the run folder is there and locked.
+    """
+    from tfkit.carbon import Meter
     from tfkit.cli import crash
     from tfkit.cli.results import show_training_result
     from tfkit.cli.resume import check_resumable, finished_result, write_recipe
-    from tfkit.recipe.objectives import JudgingSection, judges_only
+    from tfkit.cli.session import record_totals
     from tfkit.run.folder import RunFolder
     from tfkit.run.signals import StopSignals
 
-    if isinstance(recipe.objective, JudgingSection):
-        raise judges_only(recipe.objective)
-    resolve_place(recipe.carbon)
+    if not callable(planned):
+        _require_trainable(planned)
     with (
         StopSignals() as signals,
         RunFolder.open(options.run, resume=options.resume, command=["tfkit", *sys.argv[1:]], warn=console.warn) as folder,
     ):
         crash.set_folder(folder.path)
+        if callable(planned):
+            with signals.at_once():
+                recipe = planned(folder)
+            _require_trainable(recipe)
+        else:
+            recipe = planned
         check_resumable(folder, recipe)
         if (result := finished_result(folder, recipe)) is not None:
             console.say(f"{folder.path}: this run is finished; here is its result again")
             show_training_result(result, options.json)
             return
+        folder.begin_attempt(options.threads)
+        training = None
         meter = Meter.start(recipe.carbon, folder=folder.path, run_id=folder.run_id, attempt=folder.attempt, project=name)
         try:
             import torch
@@ -77,4 +90,15 @@ def train(recipe: "Recipe", name: str, kind: Kind, options: Options) -> None:
             reading = meter.stop()
             if warning := meter.warning():
                 console.warn(warning)
+            record_totals(folder, reading, training.counted if training is not None else {})
         show_training_result(training.finish(reading), options.json)
+
+
+def _require_trainable(recipe: "Recipe") -> None:
+    """Raise UsageError for an objective that only judges, and for a place that is none."""
+    from tfkit.carbon import resolve_place
+    from tfkit.recipe.objectives import JudgingSection, judges_only
+
+    if isinstance(recipe.objective, JudgingSection):
+        raise judges_only(recipe.objective)
+    resolve_place(recipe.carbon)

@@ -10,7 +10,7 @@ from tfkit import console
 from tfkit.carbon import Reading
 from tfkit.cli.resume import warn_of_other_rounding
 from tfkit.cli.saving import adapted, write_model
-from tfkit.cli.session import energy_fields, rework_fields
+from tfkit.cli.session import energy_fields
 from tfkit.cli.teaching import parents, taught_bytes_per_row, taught_flops_per_token
 from tfkit.cli.training_data import RunContext, TrainingData
 from tfkit.cli.training_log import TrainingLog
@@ -95,7 +95,7 @@ class TrainingRun:
         }
         if self.resumed_from:
             warn_of_other_rounding(context.folder, arithmetic)
-        context.folder.begin_attempt(self.resumed_from, self.progress.step)
+            context.folder.goes_on(self.resumed_from, self.progress.step)
         context.folder.record(**arithmetic, data=self.data.fingerprints(), parents=self._parents())
         if self.resumed_from:
             console.say(f"resuming from {self.resumed_from.name}")
@@ -109,6 +109,11 @@ class TrainingRun:
             except Stopped:
                 context.folder.end_attempt("stopped", step=self.progress.step)
                 raise
+
+    @property
+    def counted(self) -> dict[str, float]:
+        """Seconds and tokens of all steps, of earlier attempts, too."""
+        return {"seconds": round(self.progress.seconds, 3), "tokens": self.progress.tokens}
 
     def finish(self, reading: Reading) -> dict[str, Any]:
         """Close the log and write the receipt of a finished run; the result of docs/cli.md."""
@@ -129,8 +134,8 @@ class TrainingRun:
             **energy_fields(reading),
         }
         result = strict_json.loads(strict_json.dumps(result))  # as --resume will read it back; a perplexity may be infinite
-        totals = {name: result[name] for name in ("seconds", "tokens", "energy_kwh", "emissions_g", "carbon_status")}
-        folder.record(result=result, totals=totals | rework_fields(folder))
+        self._write_card(Path(result["checkpoint"]))
+        folder.record(result=result)
         folder.end_attempt("finished", step=progress.step)
         return result
 
@@ -200,7 +205,10 @@ class TrainingRun:
             prune(root, 1, best_checkpoint(root))
 
         if not self.weights.finite():
-            raise UnhealthyError(f"step {progress.step}: a weight is no longer finite, so this is not saved; the last checkpoint stays")
+            raise UnhealthyError(
+                f"step {progress.step}: a weight is no longer finite, so this is not saved; the last checkpoint stays. "
+                "Another run may get past it with a lower optimizer.lr"
+            )
         self.written.sync()
         save_checkpoint(root, progress.step, write, make_room)
         prune(root, recipe.checkpoint.keep, best_checkpoint(root))
@@ -277,9 +285,9 @@ class TrainingRun:
         if checkpoint.is_dir():
             try:
                 record_best(root, step, self.metric, metrics.get(self.metric, math.nan), self.metric in HIGHER)
-                write_atomically(checkpoint / "README.md", self._card())  # the card may change after the manifest
             except OSError as error:
                 console.warn(f"{checkpoint}: its scores cannot be written there ({error.strerror}); training goes on")
+            self._write_card(checkpoint)
             prune(root, self.context.recipe.checkpoint.keep, best_checkpoint(root))  # what was the best may go now
         self.written.scores(step, metrics)
         if self.metric not in metrics:
@@ -317,6 +325,13 @@ class TrainingRun:
         pairs = zip(settings.prompts, completions, strict=True)
         said = [{"prompt": prompt, "completion": found.text} for prompt, found in pairs]
         self.written.samples(step, said, continues=not rendered and self.model.encoder is None)
+
+    def _write_card(self, checkpoint: Path) -> None:
+        """Anew, with the scores and the energy that are known by now: the card may change after the manifest."""
+        try:
+            write_atomically(checkpoint / "README.md", self._card())
+        except OSError as error:
+            console.warn(f"{checkpoint}: its card cannot be written again ({error.strerror})")
 
     def _card(self) -> str:
         config = self.model.config

@@ -21,7 +21,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.objectives.build import Stored, encoder_of, objective_tokenizer, open_objective, reads_sentences
 from tfkit.objectives.chat import Chat, target_share
 from tfkit.objectives.objective import Objective
-from tfkit.recipe import model_config
+from tfkit.recipe import data_sections, model_config
 from tfkit.recipe.data_sections import DataSection
 from tfkit.recipe.heads import task_head
 from tfkit.recipe.schema import Recipe
@@ -144,10 +144,9 @@ def _labels(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
 
 
 def set_names(data: DataSection, held_out: Sequence[Source]) -> list[str]:
-    """Of the validation sets: the recipe's, else numbers from 1."""
+    """Of the validation sets: the recipe's; what is held out of the training sources has numbers."""
     sections = data.validation if isinstance(data.validation, list) else []
-    given = [section.name for section in sections] or [None] * len(held_out)
-    return [name or str(number) for number, name in enumerate(given, 1)]
+    return data_sections.set_names(sections) or [str(number) for number in range(1, len(held_out) + 1)]
 
 
 def _tokenizer(recipe: Recipe, sources: Sequence[Source]) -> Tokenizer:
@@ -158,7 +157,7 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source]) -> Tokenizer:
             folder = find_checkpoint(section.path)
         loaded = load_tokenizer(folder)
         if loaded is None:
-            raise ModelError(f"tokenizer.path: {folder} has no tokenizer.json")
+            raise ModelError(f"tokenizer.path: {folder} has no tokenizer.json; name a folder that has one")
         return loaded
     with console.progress("training the tokenizer", sum(source.size_bytes for source in sources), "bytes") as bar:
         tokenizer = trained_tokenizer(sources, section, bar.advance)

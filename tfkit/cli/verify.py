@@ -1,6 +1,7 @@
 """tfkit verify: every file of a checkpoint, or of all checkpoints of a run, against its checksum. Nothing is changed."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -24,12 +25,13 @@ def verify(
     with console.progress("verifying", sum(map(recorded_bytes, folders)), "bytes") as bar:
         verdicts = [_judge(folder, bar.advance) for folder in folders]
     bad = [verdict for verdict in verdicts if verdict.problems]
-    if json:
-        found = [asdict(verdict) for verdict in verdicts]
-        console.json({"schema_version": 1, "path": str(checkpoint), "good": not bad, "checkpoints": found, "notes": notes})
-    else:
-        for line in (*(line for verdict in verdicts for line in verdict.lines()), *notes):
-            console.result(line)
+    with suppress(console.ReaderGone):  # the exit code tells it, too
+        if json:
+            found = [asdict(verdict) for verdict in verdicts]
+            console.json({"schema_version": 1, "path": str(checkpoint), "good": not bad, "checkpoints": found, "notes": notes})
+        else:
+            for line in (*(line for verdict in verdicts for line in verdict.lines()), *notes):
+                console.result(line)
     if bad:
         first = bad[0].problems[0] + (" (and more)" if len(bad) > 1 or len(bad[0].problems) > 1 else "")
         raise ModelError(f"{len(bad)} of {len(verdicts)} checkpoints did not pass: {first}. Restore the files, or use another checkpoint")

@@ -1,5 +1,6 @@
 """Which model folder a path means: a checkpoint, a run folder, a Hugging Face model folder, or a repository of the hub."""
 
+import warnings
 from pathlib import Path
 
 from tfkit.errors import ModelError
@@ -36,17 +37,23 @@ def _find_folder(folder: Path) -> Path:
     if (folder / "config.json").is_file() or (folder / ADAPTER).is_file():
         return folder
     if (folder / "checkpoints").is_dir():
-        from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint
+        from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint, read_best, step_folders, step_of
 
-        found = best_checkpoint(folder / "checkpoints") or newest_checkpoint(folder / "checkpoints")
-        if found:
-            return found
-        raise ModelError(f"{folder}: this run has no complete checkpoint yet")
+        root = folder / "checkpoints"
+        best, found = read_best(root), best_checkpoint(root) or newest_checkpoint(root)
+        if found is None:
+            raise ModelError(f"{folder}: this run has no complete checkpoint yet; wait for its first, or name another with --from")
+        newest = step_folders(root)[-1]
+        if best is not None and step_of(found) != best.step:
+            warnings.warn(f"{folder}: its best checkpoint, of step {best.step}, is not whole here; {found.name} is taken", stacklevel=1)
+        elif best is None and found != newest:
+            warnings.warn(f"{folder}: its newest checkpoint, {newest.name}, is not whole; {found.name} is taken", stacklevel=1)
+        return found
     if not folder.exists():
         raise ModelError(f"{folder}: there is no such folder; --from takes a checkpoint, a run folder, or a Hugging Face model folder")
     if folder.is_file():
         raise ModelError(pickle_refusal(folder) or f"{folder}: a file; --from takes the folder in which it lies, with its config.json")
-    raise ModelError(f"{folder}: no config.json here, so this is neither a model folder nor a run folder")
+    raise ModelError(f"{folder}: no config.json here, so this is neither a model folder nor a run folder; name one with --from")
 
 
 def _download(name: str) -> Path:

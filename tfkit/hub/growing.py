@@ -1,4 +1,4 @@
-"""Further entries in the vocabulary of a finished model: GPT learns three when it is fine-tuned (Radford et al. 2018, section 3.2)."""
+"""Tables of a finished model that become longer or shorter: more entries in the vocabulary, fewer positions."""
 
 import torch
 
@@ -6,10 +6,14 @@ from tfkit.hub.names import on_meta
 from tfkit.model.transformer import Transformer, build
 
 _ROWS = ("embedding.tokens.weight", "head.output.weight", "head.bias")  # what has one row for each entry
+_POSITIONS = "embedding.positions.weight"
 
 
 def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transformer:
-    """The same model with new entries behind its own, whose vectors are drawn with `seed` as in pretraining."""
+    """The same model with new entries behind its own, whose vectors are drawn with `seed` as in pretraining.
+
+    GPT learns three when it is fine-tuned (Radford et al. 2018, section 3.2).
+    """
     config, tensors = model.config, model.state_dict()
     few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}  # only the rows are wanted
     new = build(config.model_copy(update={"vocab_size": vocab_size - config.vocab_size, **few}), seed).state_dict()
@@ -17,3 +21,12 @@ def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transfo
     larger = on_meta(config.model_copy(update={"vocab_size": vocab_size}))
     larger.load_state_dict(tensors, assign=True)
     return larger.requires_grad_().train(model.training)
+
+
+def with_fewer_positions(model: Transformer, context_length: int) -> Transformer:
+    """The same model without the last of its learned positions: it computes the same for texts of at most `context_length` tokens."""
+    shorter = on_meta(model.config.model_copy(update={"context_length": context_length}))
+    tensors = model.state_dict()
+    tensors[_POSITIONS] = tensors[_POSITIONS][:context_length].clone()
+    shorter.load_state_dict(tensors, assign=True)
+    return shorter.requires_grad_().train(model.training)

@@ -196,7 +196,7 @@ def check_sizes(folder: Path) -> None:
 def _read_config_json(folder: Path) -> dict[str, Any]:
     path = find_file(folder, "config.json")
     if path is None:
-        raise ModelError(f"{folder / 'config.json'}: there is no such file")
+        raise ModelError(f"{folder / 'config.json'}: there is no such file; copy the folder again, or name another with --from")
     return read_object(path, LIMIT)
 
 
@@ -216,7 +216,7 @@ def _check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Pa
     if config.context_length > _LONGEST_CONTEXT:
         claims.append(f"context_length {config.context_length:,}, where {_LONGEST_CONTEXT:,} is the most")
     if claims:
-        raise ModelError(f"{folder}: the weights do not fit config.json: it tells of {'; '.join(claims)}")
+        raise ModelError(f"{folder}: the weights do not fit config.json: it tells of {'; '.join(claims)}; copy both again, from one place")
 
 
 def _check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
@@ -231,7 +231,7 @@ def _check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, 
     ]
     problems = [line for kind in kinds for line in _shortened(kind)]
     if problems:
-        raise ModelError(f"{folder}: the weights do not fit config.json:\n  " + "\n  ".join(problems))
+        raise ModelError(f"{folder}: the weights do not fit config.json:\n  " + "\n  ".join(problems) + "\nCopy both again, from one place")
 
 
 def _shortened(lines: list[str]) -> list[str]:

@@ -49,7 +49,7 @@ def read_weights(weights: Mapping[str, Weight]) -> Tensors:
             with safe_open(path, framework="pt") as file:
                 tensors |= {name: file.get_tensor(weight.name) for name, weight in weights.items() if weight.path == path}
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: is not a readable safetensors file: {error}") from None
+            raise ModelError(f"{path}: is not a readable safetensors file: {error}; copy it again") from None
     return tensors
 
 
@@ -67,7 +67,9 @@ def _find_shards(folder: Path, index: Path) -> dict[str, Weight]:
             weights[name] = Weight(path, name, stored)
     missing = [name for name in weight_map if name not in weights]
     if missing:
-        raise ModelError(f"{folder / weight_map[missing[0]]}: has no tensor {missing[0]!r}, but {_INDEX} places it there")
+        raise ModelError(
+            f"{folder / weight_map[missing[0]]}: has no tensor {missing[0]!r}, but {_INDEX} places it there; copy the folder again"
+        )
     return weights
 
 

@@ -1,8 +1,9 @@
 """The sections of a recipe for its data: where text comes from, what of it is held out, and the tokenizer. Torch-free."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticKnownError
 
 from tfkit.model.config import Data
@@ -113,11 +114,26 @@ class SourceSection(Data):
         return self
 
 
+def set_names(sources: Sequence[SourceSection]) -> list[str]:
+    """Of validation sets, in their metrics: their own names, else their numbers from 1."""
+    return [source.name or str(number) for number, source in enumerate(sources, 1)]
+
+
+def _named_apart(sources: list[SourceSection]) -> list[SourceSection]:
+    names = set_names(sources)
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two sets have the name {twice!r}, so their metrics could not be told apart: name them otherwise")
+    return sources
+
+
+ValidationSets = Annotated[list[SourceSection], AfterValidator(_named_apart)]
+
+
 class DataSection(Data):
     """The text to train on, and the text to judge by."""
 
     train: list[SourceSection] = Field(min_length=1, description="The sources of the training text.")
-    validation: list[SourceSection] | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+    validation: ValidationSets | Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="Sources (stdlib knows its own held-out files), or the fraction of train that is held out, row by row."
     )
     on_bad_row: Literal["error", "skip"] = Field(

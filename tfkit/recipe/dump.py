@@ -23,11 +23,16 @@ _Representer.add_representer(str, _Representer.represent_str)
 
 def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
     """Text that read_recipe reads back to an equal recipe; with a config, the model section states every field of it."""
+    return dump_document(recipe_document(recipe, config))
+
+
+def recipe_document(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any]:
+    """What `dump_recipe` writes, before it is text."""
     document = recipe.model_dump(mode="json")
     document["model"] = _model(recipe, config)
     if recipe.tokenizer.path is not None:
         document["tokenizer"] = {"path": recipe.tokenizer.path}  # the fields of training beside it would not be read
-    return dump_document(document)
+    return document
 
 
 def dump_document(document: dict[str, Any]) -> str:

@@ -98,7 +98,7 @@ def _text(path: Path) -> str:
     try:
         content = _read_pipe(path) if path.is_fifo() else _read_file(path)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
     start = Place(str(path), 1, 1)
     if len(content) > MAX_BYTES:
         raise RecipeError([Problem(start, (), f"larger than {MAX_BYTES:,} bytes, which no recipe needs; is it the right file?")])

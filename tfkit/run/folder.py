@@ -29,6 +29,11 @@ def _rounding_of(machine: dict[str, Any]) -> dict[str, Any]:
     return {"processor": machine.get("processor", {}).get("name"), "torch": machine.get("versions", {}).get("torch")}
 
 
+def _arithmetic_of(document: dict[str, Any]) -> dict[str, Any]:
+    names = ("threads", "device", "precision", "compile", "activation_checkpointing")
+    return {name: document.get(name) for name in names} | _rounding_of(document)
+
+
 def _ignore(message: str) -> None:
     """Take a warning that the caller does not want."""
 
@@ -44,6 +49,8 @@ class RunFolder:
         self._receipt = receipt
         self._warn = warn
         self._warned = False
+        self.arithmetic = _arithmetic_of(receipt.document)
+        """What decided the rounding of the attempt before: what was recorded of it, and the machine's part."""
 
     @classmethod
     def open(
@@ -106,24 +113,34 @@ class RunFolder:
         return self._receipt.document.get("result")
 
     @property
-    def arithmetic(self) -> dict[str, Any]:
-        """What decided the rounding of the attempt before: what was recorded of it, and the machine's part."""
-        document = self._receipt.document
-        recorded = {name: document.get(name) for name in ("threads", "device", "precision", "compile", "activation_checkpointing")}
-        return recorded | _rounding_of(document)
+    def totals(self) -> dict[str, Any]:
+        """What was recorded as `totals`."""
+        totals: dict[str, Any] = self._receipt.document.get("totals") or {}
+        return totals
 
     @property
     def machine(self) -> dict[str, Any]:
         """The part of this machine in `arithmetic`."""
         return _rounding_of(describe_machine())
 
-    def begin_attempt(self, resumed_from: Path | None = None, step: int = 0) -> None:
-        """Write the attempt, and what it runs on, to run.json. Raises MachineError if that fails: nothing is lost yet."""
+    def begin_attempt(self, threads: int | None = None) -> None:
+        """Write the attempt, and what it runs on, to run.json; `threads`: how many it was told to use.
+
+        Where there are checkpoints, run.json goes on to say what they were made on, until `goes_on`: this attempt may come to nothing.
+        Raises MachineError if the writing fails: nothing is lost yet.
+        """
+        told = {} if threads is None else {"threads": threads}
         try:
-            self._receipt.record({**describe_machine(), "commit": working_commit()})
-            self._receipt.begin_attempt(resumed_from.name if resumed_from else None, step)
+            if not any(self.checkpoints.glob("step-*")):
+                self._receipt.record({**describe_machine(), **told, "commit": working_commit()})
+            self._receipt.begin_attempt()
         except OSError as error:
             raise _cannot_write(self.path, error) from error
+
+    def goes_on(self, resumed_from: Path, step: int) -> None:
+        """Note the checkpoint that the attempt goes on from, and what it runs on. A full disk only warns."""
+        self._write(lambda: self._receipt.record({**describe_machine(), "commit": working_commit()}))
+        self._write(lambda: self._receipt.goes_on(resumed_from.name, step))
 
     def record(self, **fields: Any) -> None:
         """Set fields of run.json, such as threads, data, totals, result; each replaces what stood there. A full disk only warns."""
@@ -204,7 +221,9 @@ def _clear_leftovers(path: Path) -> None:
 
 def _refuse_checkpoints(path: Path, resume: bool) -> None:
     if not resume and any((path / "checkpoints").glob("step-*")):
-        raise UsageError(f"{path}: holds checkpoints of an earlier run. Go on with it by --resume, or give another folder with --run")
+        raise UsageError(
+            f"{path}: holds checkpoints of an earlier run. A training goes on with --resume, or give another folder with --run"
+        )
 
 
 def _cannot_write(path: Path, error: Exception) -> MachineError:

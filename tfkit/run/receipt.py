@@ -2,7 +2,7 @@
 
     schema_version  run_id  name  command  status
     attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]
-    versions  platform  processor  threads  commit          of the latest attempt
+    versions  platform  processor  threads  commit          of the latest attempt that took steps, or of one that is to be the first
     data  totals {seconds, tokens, energy_kwh, emissions_g, ...}  result {...}  and what else is recorded
 
 `status`, of the run and of an attempt: running, stopped (by a signal or budget, can be resumed), finished, failed, killed (found still
@@ -54,7 +54,8 @@ class Receipt:
             return cls(path, _new_document())
         if document["schema_version"] != SCHEMA_VERSION:
             raise UsageError(
-                f"{path}: schema_version {document['schema_version']!r}, written by another tfkit; this one reads {SCHEMA_VERSION}"
+                f"{path}: schema_version {document['schema_version']!r}, written by another tfkit; this one reads {SCHEMA_VERSION}: "
+                "use that one, or give another folder with --run"
             )
         for part in (document, *document["attempts"]):
             if part["status"] == "running":
@@ -66,9 +67,10 @@ class Receipt:
         """Whether this process has begun an attempt and not ended it."""
         return self._began is not None
 
-    def begin_attempt(self, resumed_from: str | None, step: int) -> None:
-        """Add an attempt that starts after `step`."""
+    def begin_attempt(self) -> None:
+        """Add an attempt, which starts anew until `goes_on` says otherwise."""
         assert not self.running
+        self.document.pop("result", None)  # of an attempt before, which this one goes beyond
         self._began = time.monotonic()
         attempts = self.document["attempts"]
         attempts.append(
@@ -80,13 +82,19 @@ class Receipt:
                 "seconds": None,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
-                "resumed_from": resumed_from,
-                "from_step": step,
+                "resumed_from": None,
+                "from_step": 0,
                 "to_step": None,
                 "error": None,
             }
         )
         self.document["status"] = "running"
+        self.write()
+
+    def goes_on(self, resumed_from: str, step: int) -> None:
+        """The attempt that is running starts after `step`, from the checkpoint of that name."""
+        assert self.running
+        self.document["attempts"][-1].update(resumed_from=resumed_from, from_step=step)
         self.write()
 
     def end_attempt(self, status: End, step: int | None, error: str | None) -> None:

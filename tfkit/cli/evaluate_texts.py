@@ -1,0 +1,91 @@
+"""What `tfkit evaluate` does for a causal language model: how well it predicts whole texts."""
+
+from typing import TYPE_CHECKING, Any
+
+from tfkit import console
+from tfkit.cli.evaluate_rows import Scored
+from tfkit.cli.session import WHOLE
+from tfkit.cli.training_data import set_names
+from tfkit.cli.validation import of_sets
+from tfkit.data import Source, TokenStream, token_stream
+from tfkit.data.sources import validation_sources
+from tfkit.errors import ModelError, UsageError
+from tfkit.evaluation.scores.sums import of_text_score
+from tfkit.evaluation.text import TextScore, count_targets, score_streams
+
+if TYPE_CHECKING:
+    from tfkit.cli.session import Session
+    from tfkit.cli.settings import Settings
+    from tfkit.hub import Loaded
+
+
+def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, each: bool) -> Scored:
+    """Score the texts of data.validation; `each`: with a prediction for every text.
+
+    Raises ModelError if the model is no language model, UsageError if there are no texts.
+    """
+    config = loaded.config
+    if config.head.kind != "lm" or config.encoder_layers:
+        what = "is no language model" if config.head.kind != "lm" else "has an encoder"
+        raise ModelError(
+            f"{loaded.folder}: this model {what}, so a text alone has no score; give the recipe with its objective, "
+            'or say it: "objective={kind: classification}"'
+        )
+    sources = _sources(settings)
+    streams = _streams(sources, loaded, work)
+    scores = _score(loaded, streams, settings, work)
+    whole = sum(scores[1:], start=scores[0])
+    tokens = whole.target_tokens + len(whole.targets)
+    names = set_names(settings.data, sources) if settings.data is not None else []
+    metrics = of_sets(whole.metrics(), names, [score.metrics() for score in scores])
+    lines: list[dict[str, Any]] = []
+    if each:
+        with work.signals.at_once(WHOLE):
+            lines = _text_predictions(sources, scores)
+    return Scored(metrics, len(whole.targets), tokens, streams[: len(scores)], of_text_score(whole), lines)
+
+
+def _sources(settings: "Settings") -> list[Source]:
+    sources = validation_sources(settings.data) if settings.data is not None else []
+    if not sources:
+        raise UsageError("there are no texts to score: give them as --data F, or a recipe with data.validation")
+    return sources
+
+
+def _streams(sources: list[Source], loaded: "Loaded", work: "Session") -> list[TokenStream]:
+    assert loaded.codec is not None
+    streams = []
+    for source in sources:
+        with console.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar, work.signals.at_once():
+            streams.append(token_stream(source, loaded.codec, bar.advance))
+        if note := streams[-1].describe_skipped():
+            console.warn(note)
+    return streams
+
+
+def _score(loaded: "Loaded", streams: list[TokenStream], settings: "Settings", work: "Session") -> list[TextScore]:
+    limit = settings.evaluation.max_tokens
+    total = sum(int(count_targets(stream).sum()) for stream in streams)
+    bar = console.progress("scoring", total if limit is None else min(total, limit), "tokens")
+    with bar as shown, work.signals.at_once(WHOLE):
+        scores = score_streams(
+            loaded.model,
+            streams,
+            loaded.config.context_length,
+            settings.evaluation.batch_size,
+            max_tokens=limit,
+            progress=shown.advance,
+        )
+    assert scores is not None  # nothing asked it to stop
+    return scores
+
+
+def _text_predictions(sources: list[Source], scores: list[TextScore]) -> list[dict[str, Any]]:
+    """Of each text, in order: its place, its loss (nats a token; null without a target), target tokens and their bytes."""
+    lines = []
+    for source, score in zip(sources, scores, strict=False):
+        places = (row.place for row in source.rows() if row.text)  # a row without text is no document of the stream
+        for place, loss, tokens, size in zip(places, score.losses, score.targets, score.bytes, strict=False):
+            mean = float(loss / tokens) if tokens else None
+            lines.append({"place": place, "loss": mean, "tokens": int(tokens), "bytes": int(size)})
+    return lines
