@@ -236,9 +236,7 @@ def shared_cost(receipt: Mapping[str, Any] | None, points: Points) -> str:
     saved = theirs - ours
     if saved <= 0:
         return f"{text} At equal quality a task saves no energy here; what it saves is labelled examples."
-    return (
-        f"{text} At equal quality a task saves {number(saved)} kWh: the energy is earned back after {cost.energy_kwh / saved:,.0f} of them."
-    )
+    return f"{text} At equal quality a task saves {number(saved)} kWh: the energy is earned back after {math.ceil(cost.energy_kwh / saved):,} of them."
 
 
 # ---------------------------------------------------------------------------------------------------------------- figure

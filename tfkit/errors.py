@@ -53,6 +53,11 @@ class Stopped(Exception):
         self.exit_code = 128 + signal_number
 
 
+def how_to_install(extra: str) -> str:
+    """The remedy where the libraries of an extra are missing."""
+    return f"needs the extra {extra}: in the folder of tfkit, pip install -e '.[{extra}]'"
+
+
 # What the operating system says of a place or of the machine, and never of a mistake in a program.
 _REFUSALS = {
     getattr(errno, name)

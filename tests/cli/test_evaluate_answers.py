@@ -268,7 +268,7 @@ def test_a_missing_library_is_told_before_anything_is_read(place: Path, tmp_path
         texts._LIBRARIES["bleu"] = "no_such_library"
 
     done = Process(tmp_path, ["evaluate", "--from", str(place / "texts"), "--threads", "1"], before).wait()
-    assert (done.code, "pip install 'tfkit[eval]'" in done.err, "scoring" in done.err) == (5, True, False), done.err
+    assert (done.code, "pip install -e '.[eval]'" in done.err, "scoring" in done.err) == (5, True, False), done.err
 
 
 def test_a_checkpoint_from_elsewhere_needs_no_recipe(place: Path, tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 import re
 import shlex
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
-from tfkit.recipe.objectives import FewShotSection
+from tfkit.recipe.judging import HIGHER, LOWER
+from tfkit.recipe.objectives import FewShotSection, ObjectiveSection
 from tfkit.recipe.read import recipe_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8").replace("\\\n", " ")
@@ -23,6 +24,17 @@ def test_a_command_of_the_page_is_one(command: list[str]) -> None:
     changes = [word for word in command[4:] if "=" in word and not word.startswith("data.")]
     given = [] if any(word.startswith("data=") for word in changes) else ["data.train=[{path: nothing}]"]
     assert recipe_of(["model.from=runs/my", "training.steps=1", *given, *changes]).objective.kind in ("minimal_pairs", "few_shot")
+
+
+@pytest.mark.parametrize("section", get_args(ObjectiveSection), ids=lambda section: section.__name__)
+def test_every_metric_is_told_and_those_that_judge_no_training_in_brackets(section: Any) -> None:
+    (kind,) = get_args(section.model_fields["kind"].annotation)
+    (row,) = [line for line in PAGE.splitlines() if re.match(r"\| [^|]*`" + kind + r"`[^|]* \| .*`(loss|accuracy)`", line)]
+    told = row.split("|")[2]
+    assert set(section.metrics) <= set(re.findall(r"`([a-zA-Z0-9_]+)`", told))
+    in_brackets = set(re.findall(r"`([a-zA-Z0-9_]+)`", " ".join(re.findall(r"\(([^)]*)\)", told))))
+    judging = set() if kind in ("minimal_pairs", "few_shot") else (LOWER | HIGHER)
+    assert in_brackets & set(section.metrics) == set(section.metrics) - judging
 
 
 def test_every_field_and_normalization_is_told() -> None:

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 COMMANDS = {
     "pretrain": "Train a model from random weights.",
     "finetune": "Train a checkpoint further, for a task of yours.",
-    "evaluate": "Score a model on text.",
+    "evaluate": "Score a model on texts, labelled rows or pairs.",
     "generate": "Let a model continue text.",
     "average": "The mean of a run's last checkpoints, as a model folder.",
     "replay": "Take the step that ended a run again, and name the module that goes wrong.",

@@ -1,4 +1,4 @@
-"""tfkit evaluate: how well a checkpoint predicts texts, and whether that is good enough."""
+"""tfkit evaluate: how good a checkpoint is at texts, labelled rows or choices, and whether that is good enough."""
 
 import errno
 import os
@@ -43,7 +43,8 @@ def evaluate(
     """Score a model: texts with a language model (loss, perplexity, bits per byte), rows with what another was trained for.
 
     What is scored is --data, else the recipe's data.validation, else that of the run that made the checkpoint. A checkpoint from elsewhere
-    needs no recipe: "objective={kind: classification}" says what it was trained for. --run keeps the result, and the energy in
+    needs no recipe: "objective={kind: classification}" says what it was trained for; minimal_pairs and few_shot ask any language
+    model (docs/evaluation.md). --run keeps the result, and the energy in
     emissions.csv, in a run folder.
     """
     from tfkit.cli.session import WHOLE, session
@@ -120,7 +121,7 @@ def _load(folder: Path, settings: "Settings", device: str | None, threads: int |
 
 def _result(loaded: "Loaded", found: "Scored", settings: "Settings", reading: "Reading") -> dict[str, Any]:
     """The document of docs/cli.md."""
-    from tfkit.cli.session import energy_fields
+    from tfkit.cli.session import energy_fields, place_fields
     from tfkit.evaluation.scores.bootstrap import intervals
 
     resamples = settings.evaluation.bootstrap if found.examples > 1 else None
@@ -140,6 +141,7 @@ def _result(loaded: "Loaded", found: "Scored", settings: "Settings", reading: "R
         "context_length": loaded.config.context_length,
         **decoding,
         **energy_fields(reading),
+        **place_fields(reading),
     }
 
 

@@ -14,13 +14,14 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
     loss, evaluation, energy = result["loss"], result["evaluation"], result["energy_kwh"]
     best = result.get("best")  # None: nothing was scored, or a run of an older version
     steps, tokens, seconds = f"{result['steps']:,}", format_count(result["tokens"]), format_seconds(result["seconds"])
+    place = f" ({result['place']})" if result.get("place") else ""  # a run of an older version has none
     rows = {
         "checkpoint": result["checkpoint"],
         "best": f"step {best['step']:,}, {best['metric']} {_number(best['value'])}" if best and best["step"] != result["steps"] else "",
         "trained": f"{steps} steps, {tokens} tokens in {seconds}",
         "loss": f"{loss:.4f}" if loss is not None else "",
         "validation": "  ".join(f"{name} {_number(value)}" for name, value in evaluation.items() if name != "target_tokens"),
-        "energy": f"{format_energy(1000 * energy)}, {format_mass(result['emissions_g'])} CO2e" if energy else "",
+        "energy": f"{format_energy(1000 * energy)}, {format_mass(result['emissions_g'])} CO2e{place}" if energy else "",
     }
     width = max(map(len, rows))
     console.result("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items() if value))

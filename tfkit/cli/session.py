@@ -86,9 +86,14 @@ def energy_fields(reading: Reading) -> dict[str, Any]:
     }
 
 
+def place_fields(reading: Reading) -> dict[str, Any]:
+    """`place`: where the energy was used, as far as that is known, and the grams a kWh; None where nothing was metered."""
+    return {"place": reading.place or None}
+
+
 def record_totals(folder: RunFolder, reading: Reading, counted: dict[str, Any]) -> None:
     """What all attempts of a run took together, however the last one ended: energy, rework, and what the caller has counted."""
-    folder.record(totals=folder.totals | counted | energy_fields(reading) | _rework_fields(folder))
+    folder.record(totals=folder.totals | counted | energy_fields(reading) | place_fields(reading) | _rework_fields(folder))
 
 
 def _rework_fields(folder: RunFolder) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfkit.errors import UsageError
+from tfkit.errors import MachineError, how_to_install
 
 WAITING = 1000  # lines of the log that wait at most; beyond, new ones are dropped
 CLOSE_SECONDS = 3.0
@@ -17,14 +17,14 @@ CLOSE_SECONDS = 3.0
 class TensorBoard:
     """Points for TensorBoard, through a queue and a daemon thread. What could not be written is counted, and told once, by `close`.
 
-    `first_step`: what an earlier attempt wrote from there on is hidden. UsageError where the extra is not installed.
+    `first_step`: what an earlier attempt wrote from there on is hidden. MachineError where the extra is not installed.
     """
 
     def __init__(self, folder: Path, first_step: int, warn: Callable[[str], None]):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise UsageError("training.tensorboard needs the extra: pip install 'tfkit[tensorboard]'") from None
+            raise MachineError(f"training.tensorboard: {how_to_install('tensorboard')}") from None
         self._folder, self._warn = folder, warn
         self._lines: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(WAITING)
         self._given = self._written = 0  # points

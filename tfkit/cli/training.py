@@ -10,7 +10,7 @@ from tfkit import console
 from tfkit.carbon import Reading
 from tfkit.cli.resume import warn_of_other_rounding
 from tfkit.cli.saving import adapted, write_model
-from tfkit.cli.session import energy_fields
+from tfkit.cli.session import energy_fields, place_fields
 from tfkit.cli.teaching import parents, taught_bytes_per_row, taught_flops_per_token
 from tfkit.cli.training_data import RunContext, TrainingData
 from tfkit.cli.training_log import TrainingLog
@@ -132,6 +132,7 @@ class TrainingRun:
             "seconds": round(progress.seconds, 3),
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
             **energy_fields(reading),
+            **place_fields(reading),
         }
         result = strict_json.loads(strict_json.dumps(result))  # as --resume will read it back; a perplexity may be infinite
         self._write_card(Path(result["checkpoint"]))

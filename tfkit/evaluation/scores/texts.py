@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfkit.errors import MachineError
+from tfkit.errors import MachineError, how_to_install
 from tfkit.evaluation.scores import Numbers, Scores, together
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -82,5 +82,5 @@ def _library(metric: str) -> Any:
         return importlib.import_module(_LIBRARIES[metric])
     except ImportError:
         raise MachineError(
-            f"evaluation.text_metrics: {metric} needs the extra: pip install 'tfkit[eval]'; or name only exact_match, which needs none"
+            f"evaluation.text_metrics: {metric} {how_to_install('eval')}; or name only exact_match, which needs none"
         ) from None
