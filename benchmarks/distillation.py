@@ -197,7 +197,8 @@ def write_page(options: argparse.Namespace, models: Mapping[str, Model], floor: 
 A student of `{options.student}` trained with its teacher, the same student trained on the text alone, and the teacher, each then
 fine-tuned by `{options.task}`. Seeds, of the students and of the fine-tuning: {options.seeds}. Accuracy on {test:,} held-out rows,
 mean and standard deviation; always telling the most frequent class: {floor:.3f}. Parameters are those outside the embeddings
-and the task's head; speed is of reading the first 32 of these rows in float32, in turns with the teacher. Costs are of pretraining; a student's is without its teacher's. Machine: {machine}.
+and the task's head; speed is of reading the first 32 of these rows in float32, in turns with the teacher. Costs are of pretraining;
+a student's is without its teacher's. Machine: {machine}.
 
 {table(models, floor)}
 

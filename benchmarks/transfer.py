@@ -236,7 +236,8 @@ def shared_cost(receipt: Mapping[str, Any] | None, points: Points) -> str:
     saved = theirs - ours
     if saved <= 0:
         return f"{text} At equal quality a task saves no energy here; what it saves is labelled examples."
-    return f"{text} At equal quality a task saves {number(saved)} kWh: the energy is earned back after {math.ceil(cost.energy_kwh / saved):,} of them."
+    tasks = math.ceil(cost.energy_kwh / saved)
+    return f"{text} At equal quality a task saves {number(saved)} kWh: the energy is earned back after {tasks:,} of them."
 
 
 # ---------------------------------------------------------------------------------------------------------------- figure

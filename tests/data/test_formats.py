@@ -255,6 +255,17 @@ def test_several_files_stand_beside_as_many(tmp_path: Path) -> None:
         rows(tmp_path / "*.en", PAIR, beside={"de": str(tmp_path / "*.de")}, **section)
 
 
+def test_one_path_may_be_absolute_and_the_other_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.en", "a\nb\n")
+    write(tmp_path / "a.de", "c\nd\n")
+    found = set()
+    for path, beside in (("a.en", "a.de"), ("a.en", tmp_path / "a.de"), (tmp_path / "a.en", "a.de")):
+        section = SourceSection(path=str(path), format="lines", beside={"de": str(beside)}, columns={"source": "text"})
+        found.add(open_source(section, "all", None, roles=PAIR).fingerprint())
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize(("lines", "beside"), [(3, 5), (5, 3), (1200, 1199)])
 def test_files_side_by_side_have_as_many_lines(tmp_path: Path, lines: int, beside: int) -> None:
     write(tmp_path / "a.en", "x\n" * lines)
@@ -429,3 +440,35 @@ def test_what_unpacks_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest
 
 def test_a_long_line_of_a_small_archive_is_no_bomb(tmp_path: Path) -> None:
     assert len(texts(zipped(tmp_path / "a.zip", {"a.txt": "x" * 10_000_000}))[0]) == 10_000_000
+
+
+def tsv(folder: Path, text: str, name: str = "rows.tsv", **section: Any) -> list[Any]:
+    (folder / name).write_text(text, encoding="utf-8", newline="")
+    source = open_source(SourceSection(path=str(folder / name), text="sentence", **section), "all", None, "skip")
+    skipped: dict[str, Any] = {}
+    return [row.text for row in source.rows(skipped)] + [one.rows for one in skipped.values()]
+
+
+def test_a_quote_of_a_tsv_is_a_character_unless_its_field_goes_over_lines(tmp_path: Path) -> None:
+    """As GLUE's files are: without quoting. A quotation over two rows is two rows."""
+    head = "sentence\tlabel\n"
+    assert tsv(tmp_path, f'{head}"I saw him.\t1\nHe went home."\t0\n') == ['"I saw him.', 'He went home."']
+    assert tsv(tmp_path, f'{head}"It is a black eye," he said\t1\nno "end\t0\n') == ['"It is a black eye," he said', 'no "end']
+    assert tsv(tmp_path, f'{head}"quoted ""twice"""\t1\nplain\t0\n') == ['quoted "twice"', "plain"]
+    assert tsv(tmp_path, f'{head}"over\ntwo lines"\t1\nplain\t0\n') == ["over\ntwo lines", "plain"]
+    assert tsv(tmp_path, f'{head}"never closed\nfirst\t1\nsecond\t0\n') == ["first", "second", 1]
+    assert tsv(tmp_path, 'a "b\t1\n"c\t0\n', header=["sentence", "label"]) == ['a "b', '"c']
+
+
+def test_a_blank_first_line_is_no_header(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("\ntext,label\nthe cat,1\n", encoding="utf-8")
+    source = open_source(SourceSection(path=str(tmp_path / "rows.csv")), "all", None)
+    assert [row.text for row in source.rows()] == ["the cat"]
+
+
+def test_a_column_that_is_there_twice_is_refused_if_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label,text\nthe cat,1,the dog\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows.csv:1: two columns are called 'text', and it is read: rename one"):
+        open_source(SourceSection(path=str(tmp_path / "rows.csv")), "all", None)
+    (tmp_path / "rows.csv").write_text("text,note,note\nthe cat,1,2\n", encoding="utf-8")
+    assert [row.text for row in open_source(SourceSection(path=str(tmp_path / "rows.csv")), "all", None).rows()] == ["the cat"]

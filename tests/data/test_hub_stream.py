@@ -11,11 +11,14 @@ import pytest
 
 from tfkit.data import hub_stream
 from tfkit.data.columns import Columns
+from tfkit.data.first_records import first_records
 from tfkit.data.hub_stream import StreamedSource
 from tfkit.data.rows import Part, Row, Skipped
 from tfkit.data.sources import open_source
 from tfkit.errors import DataError
+from tfkit.objectives.chat import conversation
 from tfkit.recipe.data_sections import SourceSection
+from tfkit.recipe.objectives import ChatSection, ClassificationSection, TaggingSection
 
 ROWS = [{"text": f"text number {i}", "n": i, "when": [i]} for i in range(100)]
 
@@ -182,3 +185,37 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 
     peak(10)  # imports what it needs
     assert peak(4_000) < peak(1_000) + 500_000
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_classes_have_their_names_and_rows_that_nobody_labelled_none(tmp_path: Path, is_streamed: bool) -> None:
+    """A data set stores them as numbers, -1 where there is no label; what is written down are the names."""
+    kinds = datasets.ClassLabel(names=["neg", "pos"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": kinds, "tags": datasets.Sequence(kinds)})
+    rows = {"text": ["a", "b", "c"], "label": [1, -1, 0], "tags": [[0, 1], [1], [-1]]}
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features=features)}).save_to_disk(str(tmp_path / "set"))
+    section = SourceSection(hub=str(tmp_path / "set"), streamed=is_streamed)
+    source = open_source(section, "all", None, "skip", ClassificationSection.roles)
+    skipped: dict[str, Skipped] = {}
+    assert [(row.text, row.values["label"]) for row in source.rows(skipped)] == [("a", "pos"), ("c", "neg")]
+    assert [(kind, one.rows) for kind, one in skipped.items()] == [("null, not a label", 1)]
+    words = Columns(TaggingSection.roles, {"tokens": "tags"})
+    tagged = open_source(section, "all", None, "skip", columns=words)
+    assert [row.values["tags"] for row in tagged.rows({})] == [["neg", "pos"], ["pos"]]
+
+
+def test_what_is_looked_at_first_is_not_what_a_run_with_fewer_columns_kept(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(30)]
+    folder = write(tmp_path / "set", rows)
+    section = SourceSection(hub=str(folder), streamed=True, rows=30)
+    assert len(list(open_source(section, "all", None).rows())) == 30
+    assert [record.values for record in first_records(section, most=7)] == rows[:7]
+
+
+def test_dates_beside_the_text_of_a_message(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "a", "at": datetime.datetime(2024, 1, 2)}, {"role": "assistant", "content": "b", "at": None}]
+    datasets.DatasetDict({"train": datasets.Dataset.from_list([{"conversation": said}])}).save_to_disk(str(tmp_path / "set"))
+    source = open_source(SourceSection(hub=str(tmp_path / "set")), "all", None, roles=ChatSection.roles)
+    (row,) = source.rows()
+    assert [message["content"] for message in conversation(row.values)] == ["a", "b"]
+    assert source.fingerprint() == open_source(SourceSection(hub=str(tmp_path / "set")), "all", None, roles=ChatSection.roles).fingerprint()

@@ -85,3 +85,23 @@ def test_what_contradicts_the_objective_is_refused(tmp_path: Path, words: list[s
     with pytest.raises(UsageError) as error:
         read_recipe(str(tmp_path / "r.yaml"), words)
     assert message in str(error.value)
+
+
+def test_what_says_that_nobody_labelled_a_row_is_no_class(tmp_path: Path) -> None:
+    """A dash in SNLI's column, NaN as pandas writes a cell that is empty; a dash elsewhere is a label as any other."""
+    columns = Columns(ClassificationSection.roles)
+    for record, said in (({"text": "x", "gold_label": "-"}, "a dash alone"), ({"text": "x", "label": float("nan")}, "holds nan")):
+        bad = columns.take(Record(record, "rows.jsonl:1"))
+        assert isinstance(bad, BadRow)
+        assert said in bad.message
+    assert isinstance(columns.take(Record({"text": "x", "label": "-"}, "rows.jsonl:1")), Row)
+
+
+@pytest.mark.parametrize(
+    ("names", "of"), [(["question", "sentence", "label"], ("question", "sentence")), (["text", "premise"], ("text", "premise"))]
+)
+def test_two_columns_that_may_each_be_the_text_are_refused(names: list[str], of: tuple[str, str]) -> None:
+    with pytest.raises(DataError, match=r"may each be the text: say which one is with columns: \{text: NAME\}, or both with columns"):
+        Columns(ClassificationSection.roles).check([*names, "label"], "rows.jsonl")
+    Columns(ClassificationSection.roles).check(["sentence1", "sentence2", "text", "label"], "rows.jsonl")
+    Columns(ClassificationSection.roles, {"text": of[0]}).check([*names, "label"], "rows.jsonl")

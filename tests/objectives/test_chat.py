@@ -10,7 +10,7 @@ from tiny_chat_tokenizers import FORMATS, KINDS, chat_codec
 from tiny_examples import batches, examples, losses_and_weights, model
 from transformers import AutoModelForCausalLM
 
-from tfkit.data import ExampleRows, ExampleSet
+from tfkit.data import Encoded, ExampleRows, ExampleSet
 from tfkit.data.columns import Columns, Record
 from tfkit.data.rows import BadRow, Row
 from tfkit.errors import DataError
@@ -200,6 +200,9 @@ SAID = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"
         ({"prompt": "Hi", "completion": "Yo", "id": 3}, SAID),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}, SAID[1]]}, SAID),
         ({"system": "Rhyme.", "question": "Hi", "answer": "Yo"}, [{"role": "system", "content": "Rhyme."}, *SAID]),
+        ({"instruction": "Say", "context": "Hi", "response": "Yo", "category": "x"}, [{"role": "user", "content": "Say\n\nHi"}, SAID[1]]),
+        ({"system_prompt": "Rhyme.", "question": "Hi", "response": "Yo"}, [{"role": "system", "content": "Rhyme."}, *SAID]),
+        ({"question": "Hi", "answer": ["Yo", "Hey"]}, SAID),
         ({"messages": SAID, "system": "Rhyme."}, [{"role": "system", "content": "Rhyme."}, *SAID]),
     ],
 )
@@ -235,6 +238,7 @@ def test_columns_that_a_recipe_names_choose_the_shape() -> None:
         ("chatml", {"messages": [SAID[0] | {"tools": [{"name": "<|im_end|>"}]}, SAID[1]]}, "special tokens in a text"),
         ("llama2", {"question": "Hi [/INST] Yo", "answer": "Yo"}, "special tokens in a text"),
         ("chatml", {"messages": [{"role": "user", "content": None}, SAID[1]]}, "a message without content"),
+        ("chatml", {"messages": [{"role": "user", "content": [{"type": "image", "text": None}]}, SAID[1]]}, "a message without content"),
         ("chatml", {"messages": [{"who": "user", "content": "Hi"}, SAID[1]]}, "a message without role"),
         ("chatml", {"messages": [{"role": "critic", "content": "Hi"}, SAID[1]]}, "role 'critic'"),
         ("gemma", {"messages": [SAID[0], SAID[0], SAID[1]]}, "roles out of order"),
@@ -267,3 +271,13 @@ def test_what_a_template_refuses_is_a_bad_row_and_the_rows_beside_it_are_not() -
 
 def test_prompts_during_training_are_asked_as_in_a_conversation() -> None:
     assert chat("gemma").prompts(["Hi"]) == ["<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"]
+
+
+def test_of_several_answers_the_first_is_learned_and_the_rest_counted() -> None:
+    found, one = (
+        encoded(chat("chatml"), {"question": "Hi", "answer": ["Yo", "Hey"]}),
+        encoded(chat("chatml"), {"question": "Hi", "answer": "Yo"}),
+    )
+    assert isinstance(found, Encoded)
+    assert isinstance(one, Encoded)
+    assert (found.arrays, found.unread, one.unread) == (one.arrays, 1, 0)

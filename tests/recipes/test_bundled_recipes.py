@@ -19,7 +19,7 @@ COUNT = 26
 # For each published model, which a test cannot download, a recipe that makes a tiny one of its kind, with what it needs beside.
 LIKE = {
     "hub:sentence-transformers/all-MiniLM-L6-v2": ("bert-stdlib", []),
-    "hub:HuggingFaceTB/SmolLM2-135M": ("smollm2-stdlib", ["tokenizer.variant=smollm2", "model.context_length=256"]),
+    "hub:HuggingFaceTB/SmolLM2-135M-Instruct": ("smollm2-stdlib", ["tokenizer.variant=smollm2", "model.context_length=256"]),
 }
 WORDS = ["the", "cat", "def", "return", "self", "a", "mat"]
 

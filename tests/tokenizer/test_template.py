@@ -11,6 +11,7 @@ from tiny_chats import TEMPLATES, chat_tokenizer
 from tfkit.errors import MachineError, ModelError
 from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer
 from tfkit.tokenizer import template as template_module
+from tfkit.tokenizer.conversations import TRAINING_DATE
 from tfkit.tokenizer.template import ChatTemplate, encode_rendered, open_template
 
 USER, ANSWER, SYSTEM = ({"role": role} for role in ("user", "assistant", "system"))
@@ -70,6 +71,12 @@ def test_text_and_ids_are_those_of_transformers(theirs, name):
                 assert encode_rendered(tokenizer, [text]) == [ids]
                 compared += 1
     assert compared >= 8
+
+
+def test_a_training_has_the_same_day_for_ever() -> None:
+    tokenizer = Tokenizer.from_json(*chat_tokenizer(), "{{ strftime_now('%d %b %Y') }}")
+    with open_template(tokenizer, Path("model"), TRAINING_DATE) as template:
+        assert template.render([]) == "26 Jul 2024"
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -159,7 +166,7 @@ def test_an_endless_template_ends_when_nobody_waits_for_it():
     with ours("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}") as template:
         template._start()
         worker = template._worker
-        worker.stdin.write(json.dumps({"template": template._text, "variables": {}}).encode() + b"\n")
+        worker.stdin.write(json.dumps({"template": template._text, "variables": {}, "date": None}).encode() + b"\n")
         worker.stdin.flush()
         assert worker.wait(60) == -signal.SIGXCPU
 

@@ -24,7 +24,7 @@ from tfkit.recipe.overrides import apply_overrides
 from tfkit.recipe.read import read_document, slug
 from tfkit.recipe.schema import Recipe
 from tfkit.recipe.starting_points import HELD_OUT, starting_point
-from tfkit.recipe.tasks import SECTIONS, Kind, Seen, Task, decide, few_values
+from tfkit.recipe.tasks import SECTIONS, Kind, Seen, Task, decide, few_values, long_texts
 from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
 from tfkit.recipe.validate import problems_in
 from tfkit.run.checkpoints import step_folders
@@ -103,7 +103,9 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
     reads = {kind: Columns(SECTIONS[kind].roles, named).read_of(records[0].values) for kind in fitting}
     of_classes = reads.get("classification", {})
     unclear = "text" not in named and "pair" not in of_classes
-    beside = [name for name in columns if name != "text" and few_values([record.values.get(name) for record in records])]
+    held = {name: [record.values.get(name) for record in records] for name in columns}
+    beside = [name for name in columns if name != "text" and few_values(held[name])]
+    texts = [name for name in columns if not named and long_texts(held[name])]
     return Seen(
         section.path or section.hub or f"stdlib: {section.stdlib}",
         tuple(columns),
@@ -115,6 +117,7 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
         like_labels=tuple(beside),
         reads=reads,
         like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
+        texts=tuple(texts),
     )
 
 

@@ -4,10 +4,11 @@ A name is a column, a path into one (`instances.0.input`), or a template of seve
 names is the list of what they stand for (`[sol1, sol2]`).
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from tfkit.data.rows import BadRow, Row
 from tfkit.errors import DataError
@@ -26,6 +27,7 @@ class Record(NamedTuple):
 
 
 Records = Iterator[Record | BadRow]
+_GOLD = "gold_label"  # of SNLI and its kin, where "-" says that those who labelled the row did not agree
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Columns:
     roles: tuple[Role, ...] = TEXT
     named: Mapping[str, str | list[str]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
+    beyond_roles: ClassVar[tuple[str, ...]] = ()  # what else tells which columns are read
 
     def take(self, record: Record) -> Row | BadRow:
         """The row of a record; a bad one where a column is missing, or does not hold what its role is."""
@@ -48,7 +51,7 @@ class Columns:
                 if role.required:
                     return self.missing(role, record.values, record.place)
                 continue
-            value = _READERS[role.form](found)
+            value = _Unfit("a dash alone", "a label") if column == _GOLD and found == "-" else _READERS[role.form](found)
             if isinstance(value, _Unfit):
                 if found is None and not role.required:
                     continue
@@ -83,6 +86,19 @@ class Columns:
         for role in roles:
             if role.required and not there(role):
                 raise DataError(self.missing(role, names, place).message)
+        if any(role.name == "pair" for role in roles) and not {"text", "pair"} & {*self.named}:
+            self._check_one_text(names, place)
+
+    def _check_one_text(self, names: Mapping[str, Any], place: str) -> None:
+        """Raise DataError where several columns may each be the one text of a row, and no pair is there: the others would go unread."""
+        text, pair = (next(role for role in self.roles if role.name == name) for name in ("text", "pair"))
+        found = [name for name in text.columns if name in names]
+        if len(found) > 1 and not any(name in names for name in pair.columns):
+            first, second = found[:2]
+            raise DataError(
+                f"{place}: the columns {first!r} and {second!r} may each be the text: say which one is with columns: {{text: NAME}}, or "
+                f"both with columns: {{text: {first}, pair: {second}}}"
+            )
 
     def wanted(self, found: Iterable[str]) -> list[str]:
         """Those of the columns that are read."""
@@ -237,6 +253,8 @@ def _written(value: Any) -> str | _Unfit:
             return value
         case bool():
             return str(value).lower()
+        case float() if not math.isfinite(value):
+            return _Unfit(str(value), "a label")  # as pandas writes a cell that nobody filled
         case int() | float():
             return str(value).removesuffix(".0")
     return _Unfit(_kind(value), "a label")

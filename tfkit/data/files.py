@@ -60,7 +60,7 @@ class FileSource:
         )
         if self.layout != Layout():
             digest.update(f"{self.layout.format}\0{self.layout.header}\0{list(self.layout.beside)}\0".encode())
-        paths = (*self.paths, *(path for beside in self.layout.beside.values() for path in beside))
+        paths = [path.absolute() for path in (*self.paths, *(path for beside in self.layout.beside.values() for path in beside))]
         base = _common_folder(paths)
         for path in paths:
             with reading(path), path.open("rb") as file:
@@ -179,7 +179,8 @@ def _readable(path: Path) -> Path:
         return path
 
 
-def _common_folder(paths: tuple[Path, ...]) -> Path:
+def _common_folder(paths: Sequence[Path]) -> Path:
+    """Of absolute paths: on one drive, the root is in all of them."""
     folder = paths[0].parent
     while not all(path.is_relative_to(folder) for path in paths):
         folder = folder.parent

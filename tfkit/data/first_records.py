@@ -14,6 +14,8 @@ from tfkit.recipe.data_sections import SourceSection
 class _Everything(Columns):
     """All columns, whatever they are called and hold."""
 
+    beyond_roles = ("everything",)
+
     def take(self, record: Record) -> Row | BadRow:
         """A row whose values are the whole record."""
         return Row("", record.place, record.values)
@@ -28,5 +30,7 @@ class _Everything(Columns):
 
 def first_records(section: SourceSection, on_bad_row: OnBadRow = "error", most: int = FIRST_ROWS) -> list[Record]:
     """So many records, or all there are. Raises DataError."""
+    if section.streamed:  # no more comes over the network than is looked at
+        section = section.model_copy(update={"rows": min(section.rows or most, most)})
     source = open_source(section, "all", None, on_bad_row, columns=_Everything(named={"": "everything"}))
     return [Record(row.values or {"text": row.text}, row.place) for row in islice(source.rows(), most)]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class HubSource:
             f"hub\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16
         )
         for row in good_rows(self._all_rows(), self.on_bad_row):
-            content = json.dumps(row.values, sort_keys=True).encode()
+            content = json.dumps(row.values, sort_keys=True, default=str).encode()  # a message may hold dates beside its text
             digest.update(len(content).to_bytes(8, "little"))
             digest.update(content)
         return digest.hexdigest()
@@ -69,10 +69,33 @@ class HubSource:
         names = self.dataset.column_names
         self.columns.check(names, where)
         wanted = self.dataset.select_columns(self.columns.wanted(names))
+        classes = class_names(wanted.features)
         for start in range(0, len(wanted), _BATCH):
             batch = wanted[start : start + _BATCH]
             for number, values in enumerate(zip(*batch.values(), strict=True), start):
-                yield self.columns.take(Record(dict(zip(batch, values, strict=True)), f"{where}, row {number}"))
+                record = by_name(dict(zip(batch, values, strict=True)), classes)
+                yield self.columns.take(Record(record, f"{where}, row {number}"))
+
+
+def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Of each column of classes, or of lists of them, that a data set stores as numbers: their names in order."""
+    found = {}
+    for column, feature in (features or {}).items():
+        inner = getattr(feature, "feature", feature)  # of a list
+        if type(inner).__name__ == "ClassLabel" and getattr(inner, "names", None):
+            found[column] = list(inner.names)
+    return found
+
+
+def by_name(values: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The values of a record with the names of its classes; None for a number that is no class, as -1 of rows that nobody labelled."""
+
+    def named(value: Any, names: Sequence[str]) -> Any:
+        if isinstance(value, list):
+            return [named(part, names) for part in value]
+        return (names[value] if 0 <= value < len(names) else None) if isinstance(value, int) else value
+
+    return {column: named(value, classes[column]) if column in classes else value for column, value in values.items()}
 
 
 def load_dataset(name: str, config: str | None, split: str, revision: str | None, streamed: bool = False) -> Any:

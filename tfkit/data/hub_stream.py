@@ -16,11 +16,11 @@ from typing import IO, Any
 
 from tfkit.data.cache import build_once, cache_folder
 from tfkit.data.columns import Columns, Record
-from tfkit.data.hub import load_dataset
+from tfkit.data.hub import by_name, class_names, load_dataset
 from tfkit.data.rows import BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
 
-RECORDS_VERSION = 1  # part of the folder's name: raise it when the same data set gives other records
+RECORDS_VERSION = 2  # part of the folder's name: raise it when the same data set gives other records
 _INDEX = "index.json"
 _SHARD = 50_000  # records a file
 
@@ -137,7 +137,9 @@ class StreamedSource:
             self.columns.check(stream.column_names, self._where)
             stream = stream.select_columns(self.columns.wanted(stream.column_names))
         try:
+            classes = class_names(stream.features)
             for values in islice(stream, self.most):
+                values = by_name(values, classes)
                 wanted = {name: values[name] for name in self.columns.wanted(values)} or values  # to be named as what was found
                 yield json.dumps(wanted, default=self._plain).encode() + b"\n"
         except DataError:
@@ -162,7 +164,7 @@ def _folder_of(name: str, config: str | None, split: str, revision: str | None, 
     path = Path(name).expanduser()
     lying = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
     read = [(role.name, columns.named.get(role.name, role.columns)) for role in columns.roles]
-    about = repr((RECORDS_VERSION, str(path), lying, config, split, revision, most, read))
+    about = repr((RECORDS_VERSION, str(path), lying, config, split, revision, most, read, *columns.beyond_roles))
     return cache_folder() / "streamed" / hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
 

@@ -1,8 +1,10 @@
 """Tables as rows: comma- or tab-separated text under a header line, and Parquet."""
 
 import csv
+from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from itertools import islice
+from typing import Any, Self
 
 from tfkit.data.columns import Columns, Record, Records
 from tfkit.data.content import Content, decode, first_line, pieces, seekable
@@ -16,14 +18,70 @@ def read_csv(content: Content, columns: Columns, header: tuple[str, ...] = ()) -
 
 
 def read_tsv(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """As csv, separated by tabs."""
+    """Records separated by tabs. A quote that is not closed on its line is a character as any other, as in most files of this kind (GLUE),
+    unless the line has too few fields: then it is quoted as in csv, and the field may hold line ends."""
     return _read_separated(content, columns, "\t", header)
+
+
+class _TsvReader:
+    """As csv.reader, by the rule of read_tsv."""
+
+    MOST_LINES = 200  # of one record: a quote that is never closed must not swallow the file
+
+    def __init__(self, lines: Iterator[str], width: int):
+        self.line_num = 0
+        self.width = width  # fields of a record; 0: those of the first line
+        self._lines = lines
+        self._ahead: deque[str] = deque()  # lines that were looked at and belong to later records
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> list[str]:
+        text = self._line()
+        if '"' not in text:
+            fields = _one_record([text], csv.QUOTE_NONE)
+        else:
+            try:
+                fields = _one_record([text], csv.QUOTE_MINIMAL)
+            except csv.Error:
+                fields = _one_record([text], csv.QUOTE_NONE)
+                if len(fields) < self.width:
+                    fields = self._over_lines(text)
+        self.width = self.width or len(fields)
+        return fields
+
+    def _line(self) -> str:
+        text = self._ahead.popleft() if self._ahead else next(self._lines)
+        self.line_num += 1
+        return text
+
+    def _over_lines(self, first: str) -> list[str]:
+        """The record that begins with a line, and ends with one of the next. Raises csv.Error, with only the first line gone."""
+        taken = [first]
+        for more in islice(iter(self._line, None), self.MOST_LINES):
+            taken.append(more)
+            if '"' in more:
+                try:
+                    return _one_record(taken, csv.QUOTE_MINIMAL)
+                except csv.Error:
+                    continue
+        self._ahead.extendleft(reversed(taken[1:]))
+        self.line_num -= len(taken) - 1
+        raise csv.Error("a quote is not closed")
+
+
+def _one_record(lines: list[str], quoting: Any) -> list[str]:
+    """The fields of lines that are one record. Raises csv.Error if they are not."""
+    [fields] = list(csv.reader(lines, delimiter="\t", quoting=quoting, strict=True)) or [[]]
+    return fields
 
 
 def _read_separated(content: Content, columns: Columns, delimiter: str, given: tuple[str, ...]) -> Records:
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 kB
     bad_lines: list[BadRow] = []  # of the record that is being read
-    reader = csv.reader(_decoded(content, bad_lines), delimiter=delimiter, strict=True)
+    lines = _decoded(content, bad_lines)
+    reader = _TsvReader(lines, len(given)) if delimiter == "\t" else csv.reader(lines, delimiter=delimiter, strict=True)
     header = list(given)
     if given:
         columns.check(header, content.name)
@@ -45,8 +103,11 @@ def _read_separated(content: Content, columns: Columns, delimiter: str, given: t
             bad_lines.clear()
         elif fields and not header:
             header = fields
+            read = () if columns.beyond_roles else columns.wanted(header)
+            if twice := next((name for name in read if header.count(name) > 1), None):
+                raise DataError(f"{place}: two columns are called {twice!r}, and it is read: rename one")
             columns.check(header, place)
-        elif fields == list(given) and place.endswith(":1"):
+        elif given and fields == list(given) and place.endswith(":1"):
             raise DataError(f"{place}: the file has this header itself; remove header")
         elif fields:
             yield _separated_record(fields, header, place)

@@ -55,6 +55,8 @@ def references(objective: TextToText | Chat, row: Row, example: Example) -> list
     """What may be written for a row: all its targets, or the answer of the assistant that `write_texts` is asked for."""
     if isinstance(objective, TextToText):
         return [target for target in row.values["target"] if target.strip()]
+    if "output" in row.values:
+        return [answer for answer in row.values["output"] if answer.strip()]
     answers = [message["content"] for message in conversation(row.values) if message["role"] == "assistant"]
     return [answers[len(_answers(example)) - 1]]  # later ones were cut off
 

@@ -25,7 +25,16 @@ from tfkit.objectives.sequence_to_sequence import measured, word_metrics
 from tfkit.recipe.objectives import ChatSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.chat_formats import UnfitError
-from tfkit.tokenizer.conversations import ANSWER, ChatIds, Conversations, Render, Spans, chat_tokenizer, resolve_format
+from tfkit.tokenizer.conversations import (
+    ANSWER,
+    TRAINING_DATE,
+    ChatIds,
+    Conversations,
+    Render,
+    Spans,
+    chat_tokenizer,
+    resolve_format,
+)
 
 # The names that data sets have for the roles beside "system", "user" and "assistant".
 _SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatbot": "assistant"}
@@ -67,7 +76,9 @@ class Chat:
 
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""
-        about = ("chat", self.section.system, self.tokenizer.chat_template, self.tokenizer.fingerprint(), self.context_length)
+        template = self.tokenizer.chat_template
+        date = (TRAINING_DATE,) if template is not None and "strftime_now" in template else ()
+        about = ("chat", self.section.system, template, self.tokenizer.fingerprint(), self.context_length, *date)
         return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -128,7 +139,8 @@ class Chat:
                 f"{row.place}: {len(found.ids):,} tokens, and none of an answer is among the first {length:,}; set a larger "
                 "model.context_length, or remove the row",
             )
-        return Encoded({"input_ids": ids.tolist(), "labels": labels.tolist()}, len(ids), len(found.ids) > length)
+        unread = max(0, len(row.values.get("output", ())) - 1)
+        return Encoded({"input_ids": ids.tolist(), "labels": labels.tolist()}, len(ids), len(found.ids) > length, unread)
 
 
 def conversation(values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -137,7 +149,7 @@ def conversation(values: Mapping[str, Any]) -> list[dict[str, Any]]:
         messages = [_message(number, message) for number, message in enumerate(values["messages"], 1)]
     else:
         asked = [part for part in (values["instruction"], values.get("input", "")) if part.strip()]
-        messages = [{"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": values["output"]}]
+        messages = [{"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": values["output"][0]}]
     if values.get("system", "").strip():
         if messages[0]["role"] == "system":
             raise UnfitError("two system messages", "there is a system message among the messages, and another in a column of its own")
@@ -153,14 +165,19 @@ def conversation(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
     """A message of a data set under the names that templates know, with whatever else it holds."""
     role, content = (message.get(name, message.get(other)) for name, other in (("role", "from"), ("content", "value")))
-    if isinstance(content, list) and all(isinstance(part, dict) and part.keys() == {"type", "text"} for part in content):
-        content = "".join(map(str, (part["text"] for part in content)))  # as chat APIs have it
+    if isinstance(content, list) and all(map(_is_text, content)):
+        content = "".join(part["text"] for part in content)  # as chat APIs have it
     if not isinstance(role, str) or not isinstance(content, str):
         lacking = "content" if isinstance(role, str) else "role"
         raise UnfitError(f"a message without {lacking}", f"message {number} has no text under {lacking!r}, or under what ShareGPT calls it")
     rest = {name: value for name, value in message.items() if name not in ("from", "value")}
     plain: dict[str, Any] = json.loads(json.dumps(rest, default=str))  # a template is given JSON, and parquet holds more than that
     return {**plain, "role": _SPEAKERS.get(role, role), "content": content}
+
+
+def _is_text(part: Any) -> bool:
+    """Whether a part of a message is a text: not an image, nor what says nothing."""
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def target_share(stored: Sequence[ExampleSet]) -> float:

@@ -214,9 +214,9 @@ class ChatSection(_Objective):
     roles: ClassVar[tuple[Role, ...]] = (
         Role("messages", "messages", ("messages", "conversations", "conversation"), shape="conversation"),
         Role("instruction", "text", ("instruction", "question", "prompt", "query"), shape="exchange"),
-        Role("input", "text", ("input",), required=False, shape="exchange"),
-        Role("output", "text", ("output", "answer", "completion", "response"), shape="exchange"),
-        Role("system", "text", ("system",), required=False),
+        Role("input", "text", ("input", "context"), required=False, shape="exchange"),
+        Role("output", "references", ("output", "answer", "completion", "response"), shape="exchange"),
+        Role("system", "text", ("system", "system_prompt"), required=False),
     )
     reads_text: ClassVar[bool] = False
     answers_in_text: ClassVar[bool] = True

@@ -13,6 +13,7 @@ from tfkit.recipe.objectives import ObjectiveSection, Stacks
 
 SECTIONS: dict[str, Any] = {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(ObjectiveSection)}
 _FEW = 5  # rows, at least, of each class on the mean: a column of fewer is one of names or numbers, not of classes
+_LONG, _WORDS = 60, 6  # characters and spaces, at least, of half of the texts of a column that is more than names
 _MOST_LISTED = 20
 
 
@@ -30,6 +31,7 @@ class Seen:
     like_labels: tuple[str, ...] = ()  # columns beside a text that hold few different short values
     reads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # for each of `kinds` the column of each part of a row
     like_texts: tuple[str, ...] = ()  # columns that a classification knows for its one text, where there is no second one
+    texts: tuple[str, ...] = ()  # columns of texts of some length, each row another; none where the user has named columns
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Task:
 def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
     """The task; `given` is what the user says of the objective. Raises UsageError where none or several are possible."""
     kind = given.get("kind") or _labelled(seen, model) or _of_text(seen, model)
+    _check_all_is_read(seen, model, kind)
     if kind == "classification":
         return _classification(seen, model, given)
     if kind == "tagging":
@@ -89,6 +92,30 @@ def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
     return Task(
         {"kind": kind}, None, "named on the command line" if "kind" in given else "text alone, so what the model was made for goes on"
     )
+
+
+# What else a row may have that its objective reads, where a column of text would go unread: the part, and the part that it stands beside.
+_ROOM = {"classification": ("pair", "text"), "chat": ("input", "instruction"), "multiple_choice": ("", "context")}
+
+
+def _check_all_is_read(seen: Seen, model: Kind, kind: str) -> None:
+    """Raise UsageError where a column of text would not be read: half of a task, as the passage that a question is about."""
+    part, beside = _ROOM.get(kind, ("", ""))
+    reads = seen.reads.get(kind, {})
+    if beside not in reads or part in reads:
+        return
+    unread = [name for name in seen.texts if name not in reads.values()]
+    if unread:
+        first, second = unread[0], reads[beside]
+        both = f"{{{beside}: {second}, {part}: {first}}}" if part else f"{{{beside}: '{{{first}}} {{{second}}}'}}"
+        what = f"the column {first!r} holds text, and would not be read beside {second!r}"
+        raise _refusal(
+            seen,
+            model,
+            what,
+            f"data.train.0.columns={both} to read both",
+            f"data.train.0.columns={{{beside}: {second}}} to read that alone",
+        )
 
 
 def _labelled(seen: Seen, model: Kind) -> str | None:
@@ -180,6 +207,14 @@ def few_values(values: Sequence[object]) -> bool:
     """Whether a column holds what may be labels: short values, at least two, that come again and again."""
     short = all(isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= 40) for value in values)
     return short and 2 <= len({*map(str, values)}) <= len(values) / _FEW
+
+
+def long_texts(values: Sequence[object]) -> bool:
+    """Whether a column holds texts of some length, hardly any of them twice: no name, no address, no explanation of a class."""
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    if 2 * len(texts) <= len(values) or 2 * len({*texts}) <= len(texts):
+        return False
+    return sorted(map(len, texts))[len(texts) // 2] >= _LONG and sorted(text.count(" ") for text in texts)[len(texts) // 2] >= _WORDS
 
 
 def _refusal(seen: Seen, model: Kind, what: str, first: str, second: str) -> UsageError:

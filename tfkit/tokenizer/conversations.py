@@ -26,6 +26,7 @@ from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 Spans = list[tuple[int, int]]  # the characters of each answer, the token that ends it included
 Render = Callable[[Sequence[Mapping[str, Any]], str], tuple[str, Spans]]  # messages and place -> text; UnfitError if they do not fit
 ANSWER = ({"role": "assistant", "content": "Hello"},)  # some answer
+TRAINING_DATE = "2024-07-26"  # what a template is told that asks for the day, as Llama 3's own: rows are the same on every day
 _TRIAL = ({"role": "user", "content": "Hello"}, *ANSWER)  # what every format can say
 
 
@@ -61,7 +62,7 @@ class Conversations:
         if self.format is not None:
             yield self._write
         else:
-            with open_template(self.tokenizer, self.folder) as template:
+            with open_template(self.tokenizer, self.folder, TRAINING_DATE) as template:
                 yield partial(_render, template)
 
     def literal(self, text: str) -> str | None:

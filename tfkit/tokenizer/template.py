@@ -38,13 +38,14 @@ _LONGEST_ERROR = 300
 class ChatTemplate:
     """A template with the process that renders it; use it as a context manager, which ends the process.
 
-    `file` is where the template stands, for errors; `special_tokens` are the texts that a template knows as bos_token, eos_token and so on.
+    `file` is where the template stands, for errors; `special_tokens` are the texts that a template knows as bos_token, eos_token and so on;
+    `date` (ISO 8601) is the day that it is told when it asks, None: today.
     """
 
-    def __init__(self, text: str, file: Path, special_tokens: Mapping[str, str]):
+    def __init__(self, text: str, file: Path, special_tokens: Mapping[str, str], date: str | None = None):
         if len(text) > _LONGEST:
             raise ModelError(f"{file}: the chat template has {len(text):,} characters, and no real one has over {_LONGEST:,}; {_REMEDY}")
-        self._text, self._file, self._special_tokens = text, file, dict(special_tokens)
+        self._text, self._file, self._special_tokens, self._date = text, file, dict(special_tokens), date
         self._worker: subprocess.Popen[bytes] | None = None
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False, place: str = "") -> str:
@@ -64,7 +65,9 @@ class ChatTemplate:
         }
         if self._worker is None:
             self._start()
-        reply, late = self._exchange(json.dumps({"template": self._text, "variables": variables}).encode() + b"\n", SECONDS)
+        reply, late = self._exchange(
+            json.dumps({"template": self._text, "variables": variables, "date": self._date}).encode() + b"\n", SECONDS
+        )
         if reply is None:
             self.close()
             reply = {"error": f"it takes longer than {SECONDS:g} s" if late else "it brings down the process that renders it"}
@@ -135,8 +138,8 @@ class ChatTemplate:
         return _document(reply), late.is_set()
 
 
-def open_template(tokenizer: Tokenizer, folder: Path) -> ChatTemplate:
-    """The chat template of the tokenizer that was loaded from `folder`. Raises ModelError if it has none."""
+def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -> ChatTemplate:
+    """The chat template of the tokenizer that was loaded from `folder`, on a day. Raises ModelError if it has none."""
     if tokenizer.chat_template is None:
         raise ModelError(
             f"{folder}: this checkpoint has no chat template ({TEMPLATE}, or chat_template in {CONFIG}): it was not trained for "
@@ -144,7 +147,7 @@ def open_template(tokenizer: Tokenizer, folder: Path) -> ChatTemplate:
         )
     special_tokens = {role: token_text(tokenizer.settings.get(role)) for role in ROLES}
     file = folder / TEMPLATE if (folder / TEMPLATE).is_file() else folder / CONFIG
-    return ChatTemplate(tokenizer.chat_template, file, {role: text for role, text in special_tokens.items() if text is not None})
+    return ChatTemplate(tokenizer.chat_template, file, {role: text for role, text in special_tokens.items() if text is not None}, date)
 
 
 def encode_rendered(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

@@ -78,8 +78,11 @@ def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
+_today: datetime | None = None  # None: whatever day it is
+
+
 def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
+    return (_today or datetime.now()).strftime(form)
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
@@ -107,6 +110,8 @@ def _render(template: jinja2.Template, variables: dict[str, Any]) -> str:
 
 def _answer(compile_template: Callable[[str], jinja2.Template], request: dict[str, Any]) -> dict[str, Any]:
     """The text, or what went wrong with the template's line."""
+    global _today
+    _today = datetime.fromisoformat(request["date"]) if request["date"] is not None else None
     try:
         return {"text": _render(compile_template(request["template"]), request["variables"])}
     except MemoryError:
@@ -159,7 +164,10 @@ def _allow_seconds() -> None:
 def _warm_up(environment: ImmutableSandboxedEnvironment) -> None:
     """Import what jinja2 and Python import when they first need it, and read the time zone, while files can still be opened."""
     time.localtime()
-    _answer(environment.from_string, {"template": "{{ [strftime_now('%d %b %Y')]|pprint }}{{ lipsum(1) }}{{ ''.a.b }}", "variables": {}})
+    _answer(
+        environment.from_string,
+        {"template": "{{ [strftime_now('%d %b %Y')]|pprint }}{{ lipsum(1) }}{{ ''.a.b }}", "variables": {}, "date": None},
+    )
 
 
 def main() -> None:
