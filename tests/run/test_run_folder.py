@@ -256,9 +256,13 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
         assert run.finished
         assert run.result == {"loss": None}
     assert receipt(tmp_path)["status"] == "finished", "opening begins no attempt"
-    with pytest.raises(Stopped):
-        attempt_that_raises(tmp_path, None, Stopped(15, "stopped by SIGTERM"))
-    assert "result" not in receipt(tmp_path), "that was of the attempt before"
+    (tmp_path / "checkpoints" / "step-000009").mkdir(parents=True)
+    for resumed_from, kept in ((None, True), (tmp_path / "checkpoints" / "step-000009", False)):
+        with pytest.raises(Stopped):
+            attempt_that_raises(tmp_path, resumed_from, Stopped(15, "stopped by SIGTERM"))
+        assert ("result" in receipt(tmp_path)) is kept, "lost once an attempt goes on from there"
+        with open_run(tmp_path, resume=True) as run:
+            assert run.finished is kept
     assert receipt(tmp_path)["totals"] == {"tokens": 7}
 
 

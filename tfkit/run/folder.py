@@ -104,8 +104,8 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the last attempt reached the end."""
-        return bool(self._receipt.document["status"] == "finished")
+        """Whether an attempt reached the end, and none has gone on from there."""
+        return self.result is not None
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -132,6 +132,7 @@ class RunFolder:
         told = {} if threads is None else {"threads": threads}
         try:
             if not any(self.checkpoints.glob("step-*")):
+                self._receipt.forget_result()
                 self._receipt.record({**describe_machine(), **told, "commit": working_commit()})
             self._receipt.begin_attempt()
         except OSError as error:

@@ -70,7 +70,6 @@ class Receipt:
     def begin_attempt(self) -> None:
         """Add an attempt, which starts anew until `goes_on` says otherwise."""
         assert not self.running
-        self.document.pop("result", None)  # of an attempt before, which this one goes beyond
         self._began = time.monotonic()
         attempts = self.document["attempts"]
         attempts.append(
@@ -94,8 +93,13 @@ class Receipt:
     def goes_on(self, resumed_from: str, step: int) -> None:
         """The attempt that is running starts after `step`, from the checkpoint of that name."""
         assert self.running
+        self.forget_result()
         self.document["attempts"][-1].update(resumed_from=resumed_from, from_step=step)
         self.write()
+
+    def forget_result(self) -> None:
+        """What an attempt before had reached, which this one goes beyond."""
+        self.document.pop("result", None)
 
     def end_attempt(self, status: End, step: int | None, error: str | None) -> None:
         """Close the attempt that this process began; a second call changes nothing."""
