@@ -82,14 +82,14 @@ def test_the_document(capsys, folder, data):
     assert document.keys() == {
         *("schema_version", "metrics", "intervals", "bootstrap", "examples", "tokens", "checkpoint", "data"),
         *("batch_size", "precision", "context_length"),
-        *("energy_kwh", "emissions_g", "carbon_status"),
+        *("energy_kwh", "emissions_g", "carbon_status", "place"),
     }
     assert (document["schema_version"], document["examples"], document["batch_size"]) == (1, 3, 2)
     assert document["checkpoint"] == str(folder)
     assert document["data"][0]["name"].endswith("texts.jsonl")
     assert document["tokens"] == document["metrics"]["target_tokens"] + 3
     assert document["metrics"]["perplexity"] == pytest.approx(math.exp(document["metrics"]["loss"]))
-    assert document["energy_kwh"] is None  # not measured, which is not 0
+    assert document["energy_kwh"] is document["place"] is None  # not measured, which is not 0
 
 
 def test_the_table_and_nothing_else_on_stdout(capsys, folder, data):

@@ -55,7 +55,7 @@ def test_the_document(base: Path, run: Path) -> None:
     document = json.loads((base / "run.stdout").read_text(encoding="utf-8"))
     assert list(document) == [
         *("schema_version", "run", "checkpoint", "steps", "tokens", "loss", "evaluation", "best", "stopped_early"),
-        *("seconds", "tokens_per_second", "energy_kwh", "emissions_g", "carbon_status"),
+        *("seconds", "tokens_per_second", "energy_kwh", "emissions_g", "carbon_status", "place"),
     ]
     assert (document["schema_version"], document["steps"], document["tokens"]) == (1, 12, 12 * 4 * 16)
     assert document["run"] == str(run)
@@ -68,7 +68,7 @@ def test_the_document(base: Path, run: Path) -> None:
     assert document["loss"] == [record for record in records(run) if "loss" in record][-1]["loss"]
     assert document["seconds"] > 0
     assert document["tokens_per_second"] == pytest.approx(document["tokens"] / document["seconds"], rel=0.05)
-    assert document["energy_kwh"] is document["emissions_g"] is None  # not measured, which is not 0
+    assert document["energy_kwh"] is document["emissions_g"] is document["place"] is None  # not measured, which is not 0
 
 
 def test_the_run_folder(run: Path) -> None:
@@ -80,7 +80,7 @@ def test_the_run_folder(run: Path) -> None:
     assert receipt["precision"] == "torch.float32"
     assert receipt["result"]["steps"] == 12
     rework = {"rework_kwh", "rework_g", "rework_seconds"}
-    assert receipt["totals"].keys() == {"seconds", "tokens", "energy_kwh", "emissions_g", "carbon_status"} | rework
+    assert receipt["totals"].keys() == {"seconds", "tokens", "energy_kwh", "emissions_g", "carbon_status", "place"} | rework
     assert [attempt["to_step"] for attempt in receipt["attempts"]] == [12]
     assert {"versions", "processor", "platform", "commit", "data", "command"} <= receipt.keys()
     assert receipt["data"]["train"]

@@ -168,7 +168,7 @@ def test_texts_equal_sacrebleu_and_rouge_score(name: str) -> None:
 
 def test_a_library_that_is_missing_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(text_scores._LIBRARIES, "rouge", "no_such_library_anywhere")
-    with pytest.raises(MachineError, match=r"rouge needs the extra: pip install 'tfkit\[eval\]'"):
+    with pytest.raises(MachineError, match=r"rouge needs the extra eval: in the folder of tfkit, pip install -e '\.\[eval\]'"):
         text_scores.require_libraries(["exact_match", "rouge"])
     text_scores.require_libraries(["exact_match", "bleu", "chrf"])
 

@@ -189,7 +189,8 @@ def test_anything_else_that_is_missing_stays_an_error(tmp_path: Path) -> None:
     rewrite(tmp_path, drop="encoder.layer.1.intermediate")
     with pytest.raises(ModelError) as caught:
         load(tmp_path, head=THREE)
-    problems = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    *problems, remedy = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert remedy == "Copy both again, from one place"
     assert problems == [f"missing: bert.encoder.layer.1.intermediate.dense.{part}" for part in ("weight (52, 24)", "bias (52,)")]
 
 
