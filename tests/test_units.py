@@ -57,6 +57,11 @@ def test_energies(value: float, text: str) -> None:
     assert units.format_energy(value) == text
 
 
+@pytest.mark.parametrize(("value", "text"), [(0, "0 B"), (999, "999 B"), (12_345, "12.3 kB"), (3.4e9, "3.4 GB"), (5.6e12, "5.6 TB")])
+def test_bytes(value: float, text: str) -> None:
+    assert units.format_bytes(value) == text
+
+
 @given(st.floats(1e-9, 1e15))
 def test_units_never_mislead(value: float) -> None:
     """What is read back from the text is the value, to the digits shown."""

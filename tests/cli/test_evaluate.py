@@ -235,6 +235,11 @@ def test_with_run_the_result_and_the_energy_stay(capsys, folder, data, tmp_path)
     assert 0 < sum(energy) <= receipt["totals"]["energy_kwh"] * (1 + 1e-9)
     assert energy[1] < receipt["totals"]["energy_kwh"] * 0.8, "not the first one's, too"
     assert receipt["totals"]["seconds"] > 0
+    assert main(["evaluate", *words, NO_CARBON]) == 0
+    assert json.loads(capsys.readouterr().out)["energy_kwh"] is None
+    after = json.loads((tmp_path / "kept" / "run.json").read_text())["totals"]
+    assert (after["energy_kwh"], after["seconds"]) == (receipt["totals"]["energy_kwh"], receipt["totals"]["seconds"])
+    assert after["carbon_status"] == "degraded"
 
 
 def test_a_gate_is_judged_where_nobody_reads_the_result(folder, data, tmp_path):
@@ -259,7 +264,7 @@ def test_a_gate_is_judged_where_nobody_reads_the_result(folder, data, tmp_path):
         assert len((tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()) == 3
 
 
-def test_predictions_go_where_a_shell_wants_them(folder, data, tmp_path):
+def test_predictions_go_where_a_shell_wants_them(capsys, folder, data, tmp_path):
     """Into a pipe, and through a link; neither becomes a file."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "there")
@@ -271,6 +276,24 @@ def test_predictions_go_where_a_shell_wants_them(folder, data, tmp_path):
     assert run("--from", folder, "--data", data, "--predictions", tmp_path / "link") == 0
     assert (tmp_path / "link").is_symlink()
     assert len((tmp_path / "there").read_text(encoding="utf-8").splitlines()) == 3
+    capsys.readouterr()
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere" / "there")
+    assert run("--from", folder, "--data", data, "--predictions", tmp_path / "lost") == 5
+    out, err = capsys.readouterr()
+    assert ("loss" in out, "there is no such folder" in err) == (False, True), "before anything is scored"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_pipe_that_nobody_reads_can_be_left(folder, data, tmp_path, number):
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-m", "tfkit", "evaluate", "--from", folder, "--data", data, NO_CARBON, "--predictions", tmp_path / "pipe"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        while "checkpoint" not in program.stdout.readline():  # the result's last line
+            assert program.poll() is None
+        time.sleep(0.5)
+        program.send_signal(number)
+        _, err = program.communicate(timeout=60)
+    assert (program.returncode, "the predictions are not all written" in err) == (128 + number, True), err
 
 
 def test_an_override_of_the_sets_wins_over_data(capsys, folder, data, tmp_path):

@@ -1,6 +1,7 @@
 """tfkit finetune: a checkpoint trained further, with the head of the task; exact, and refused where it does not fit."""
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -233,6 +234,22 @@ def test_a_resolved_recipe_from_another_checkpoint(place: Path, work: Path) -> N
     done = again("third", "--from", "moved")
     assert (done.code, "only dropout holds" in done.err) == (0, False), "the same weights in another place"
     assert hashes(work / "third", 1) == hashes(work / "first", 1)
+    os.mkfifo("pipe")  # as of <(cat first/recipe.yaml): read once
+    program = Process(work, ["finetune", "pipe", "--from", "wide", "--run", "fourth", "--threads", "1"])
+    Path("pipe").write_bytes(Path("first/recipe.yaml").read_bytes())
+    done = program.wait()
+    assert (done.code, "only dropout holds" in done.err) == (0, True), done.err
+
+
+def test_a_run_without_a_checkpoint_begins_anew_from_any_model(place: Path, work: Path) -> None:
+    assert finetune("run", "--from", str(place / "bert"), before=strike(signal.SIGKILL, 2)).code == -9
+    assert Path("run/recipe.yaml").exists()
+    loaded = load(place / "bert")
+    with torch.no_grad():
+        next(loaded.model.parameters()).add_(1)
+    loaded.save("other")
+    done = finetune("run", "--from", "other")
+    assert done.code == 0, done.err
 
 
 def test_pretraining_takes_no_checkpoint_and_finetuning_needs_one(place: Path, work: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_runs import WORDS, Done, Process, hashes, kept, pretrain, records, write_corpus, write_recipe
 
-from tfkit.cli.recognition import _data_name, _model_name
+from tfkit.cli.recognition import _data_name, _look, _model_name
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.recipe.data_sections import SourceSection
@@ -58,9 +58,18 @@ DATA = {
     "plain": rows(text=a_text),
     "sorted": rows(text=a_text, mood=lambda n, t: n % 2),
     "both": rows(question=a_text, answer=a_text, category=lambda n, t: ["one", "two"][n % 2]),
-    "passages": rows(question=a_text, passage=lambda n, t: f"{n} " + t * 9, label=lambda n, t: ["yes", "no"][n % 2]),
-    "articles": rows(question=a_text, article=lambda n, t: f"{n} " + t * 9, options=lambda n, t: [t, "the cat"], answer=lambda n, t: n % 2),
-    "lectures": rows(instruction=a_text, lecture=lambda n, t: f"{n} " + t * 9, output=a_text),
+    "passages": rows(question=a_text, passage=lambda n, t: f"{n} " + t[::-1] * 9, label=lambda n, t: ["yes", "no"][n % 2]),
+    "articles": rows(
+        question=a_text, article=lambda n, t: f"{n} " + t[::-1] * 9, options=lambda n, t: [t, "the cat"], answer=lambda n, t: n % 2
+    ),
+    "lectures": rows(instruction=a_text, lecture=lambda n, t: f"{n} " + t[::-1] * 9, output=a_text),
+    "magpie": rows(
+        instruction=a_text,
+        response=lambda n, t: t[::-1],
+        prompt=a_text,
+        conversations=lambda n, t: [{"from": "human", "value": "the"}, {"from": "gpt", "value": t}],
+        knowledge=lambda n, t: f"{n} " + t[::-1] * 9,
+    ),
     "questions": rows(question=a_text, sentence=a_text, label=lambda n, t: ["yes", "no"][n % 2]),
     "strange": rows(colour=a_text, size=lambda n, t: n),
 }
@@ -74,6 +83,7 @@ TOLD = [
     ("bert", "parts", {"kind": "tagging"}, "accuracy", "tokens and their tags."),
     ("gpt", "choices", {"kind": "multiple_choice"}, "accuracy", "several answers"),
     ("gpt", "talks", {"kind": "chat", "format": "chatml"}, None, "conversations; the tokenizer has no chat template"),
+    ("gpt", "magpie", {"kind": "chat", "format": "chatml"}, None, "conversations; the tokenizer has no chat template"),
     ("gpt", "orders", {"kind": "chat", "format": "chatml"}, None, "instructions and their answers"),
     ("t5", "translations", {"kind": "text_to_text"}, None, "the text that answers it"),
     ("gpt", "plain", {"kind": "causal_lm"}, None, "text alone"),
@@ -84,6 +94,7 @@ TOLD = [
 READ = {
     "classes": "text from 'text', label from 'label'",
     "pairs": "text from 'premise', pair from 'hypothesis', label from 'label'",
+    "magpie": "messages from 'conversations'",
     "orders": "instruction from 'instruction', output from 'output'",
     "plain": "text from 'text'",
 }
@@ -186,7 +197,10 @@ def test_what_the_command_line_says_is_kept(place: Path) -> None:
             "bert",
             "passages",
             [],
-            ["'passage' holds text, and would not be read beside 'question'", "{text: question, pair: passage} to read both"],
+            [
+                "'passage' holds text, and would not be read beside 'question'",
+                "{text: question} to read that alone\n  data.train.0.columns={text: question, pair: passage} to read both",
+            ],
         ),
         ("gpt", "articles", [], ["'article' holds text", "{context: '{article} {question}'} to read both"]),
         ("gpt", "lectures", [], ["'lecture' holds text", "{instruction: instruction, input: lecture} to read both"]),
@@ -204,6 +218,63 @@ def test_what_cannot_be_told_is_refused(place: Path, start: str, data: str, word
         assert part in done.err
     assert not [*Path("runs").glob("*/checkpoints/step-*")]
     assert "Traceback" not in done.err
+
+
+LONG = "a text of many words that is long enough to be one of its own, number {}"
+TASKS = {  # the kind, the columns by the number of the row, what is read, and what is not and would be missed
+    "alpaca": (
+        "chat",
+        {
+            "instruction": "say it in other words, number {}",
+            "output": "said {}",
+            "text": "Below. " * 9 + "say it in other words, number {}",
+        },
+        {"instruction": "instruction", "output": "output"},
+        (),
+    ),
+    "hellaswag": (
+        "multiple_choice",
+        {"ctx_a": LONG, "ctx": LONG + ", and then", "endings": ["a {}", "b {}"], "label": 1},
+        {"context": "ctx", "choices": "endings", "label": "label"},
+        (),
+    ),
+    "squad": (  # the answer stands in the passage
+        "chat",
+        {"question": "which number has it among all?", "passage": LONG, "answer": "number {}"},
+        {"instruction": "question", "output": "answer"},
+        ("passage",),
+    ),
+    "short": (
+        "classification",
+        {"text": "number {}", "passage": LONG, "label": "yes"},
+        {"text": "text", "label": "label"},
+        ("passage",),
+    ),
+    "hotpot": (
+        "chat",
+        {"question": LONG, "answer": "it is {}", "context": {"title": ["a"], "sentences": [[LONG]]}},
+        {"instruction": "question", "output": "answer"},
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_would_be_missed_is_no_text_that_says_again_what_is_read(name: str, work: Path) -> None:
+    kind, columns, reads, unread = TASKS[name]
+    lines = [json.dumps(columns).replace("{}", str(number)) for number in range(40)]
+    (work / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    seen = _look(SourceSection(path="rows.jsonl"), "error")
+    assert kind in seen.kinds
+    assert (dict(seen.reads[kind]), seen.unread[kind]) == (reads, unread)
+
+
+@pytest.mark.parametrize(("again", "unread"), [(14, ()), (13, ("original_question",))])
+def test_a_question_that_is_asked_anew_in_other_rows_is_not_missed(work: Path, again: int, unread: tuple[str, ...]) -> None:
+    """As in MetaMathQA, where it is the question itself in two rows of five."""
+    found = [{"query": LONG.format(n), "response": "so", "original_question": LONG.format(n if n < again else n + 100)} for n in range(40)]
+    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    assert _look(SourceSection(path="rows.jsonl"), "error").unread["chat"] == unread
 
 
 def test_a_head_that_tells_classes_asks_for_labels(place: Path) -> None:
@@ -238,6 +309,10 @@ def test_the_folder_comes_first_and_a_run_goes_on_by_its_own_recipe(place: Path,
     Path("classes.jsonl").write_bytes((place / "classes.jsonl").read_bytes())
     words = ["--from", str(place / "bert"), "--data", "classes.jsonl", "carbon.enabled=false", "training.steps=2", "--run", "run"]
     assert finetune(*words).code == 0
+    done = finetune(*[word for word in words if "steps" not in word], "training.epochs=5", "--resume")
+    assert (done.code, "training.steps: 2 in the run, None now" in done.err) == (0, True), done.err
+    assert finetune(*words, "training.steps=20", "--resume", "--json").code == 0
+    words[words.index("training.steps=2")] = "training.steps=20"
     Path("classes.jsonl").unlink()
     done = finetune(*words, "--resume")
     assert (done.code, "this run is finished" in done.err, "# classification" in done.err) == (0, True, False), done.err

@@ -300,6 +300,61 @@ def test_a_finished_run_grows_longer(base: Path, tmp_path: Path) -> None:
     assert again.out == done.out
 
 
+def test_a_longer_run_that_fails_before_its_first_step_is_not_taken_for_reached(tmp_path: Path) -> None:
+    """The recipe in the folder stays the one of the result until a step is about to be taken."""
+    write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    words = ["schedule={kind: constant, warmup_steps: 2}"]
+    run = tmp_path / "run"
+    assert pretrain(run, tmp_path / "tiny.yaml", *words, "training.steps=4").code == 0
+    text = (tmp_path / "corpus" / "3.txt").read_text(encoding="utf-8")
+    (tmp_path / "corpus" / "3.txt").write_text(text.replace("cat", "cow"), encoding="utf-8")
+    assert pretrain(run, tmp_path / "tiny.yaml", *words, "training.steps=8", "--resume").code == 3
+    done = pretrain(run, tmp_path / "tiny.yaml", *words, "training.steps=4", "--resume", "--json")
+    assert (done.code, json.loads(done.out)["steps"]) == (0, 4), done.err
+    (tmp_path / "corpus" / "3.txt").write_text(text, encoding="utf-8")
+    done = pretrain(run, tmp_path / "tiny.yaml", *words, "training.steps=8", "--resume", "--json")
+    assert (done.code, json.loads(done.out)["steps"]) == (0, 8), done.err
+
+
+def test_a_result_is_repeated_with_resume_where_its_model_still_is(base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert pretrain(run, base / "tiny.yaml", "training.steps=4").code == 0
+    shutil.rmtree(run / "checkpoints")
+    done = pretrain(run, base / "tiny.yaml", "training.steps=4", "model.dim=32", "--json")
+    assert (done.code, "finished" in done.err) == (0, False), done.err
+    assert (run / "checkpoints" / "step-000004").is_dir()
+    shutil.rmtree(run / "checkpoints")
+    done = pretrain(run, base / "tiny.yaml", "training.steps=4", "--resume", "--json")
+    assert (done.code, "finished" in done.err) == (0, False), done.err
+    assert Path(json.loads(done.out)["checkpoint"]).is_dir()
+
+
+def test_the_result_of_an_evaluation_is_none_of_a_training(base: Path, unbroken: Callable[[str], Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = pretrain(run, base / "tiny.yaml", before=strike(signal.SIGKILL, 2))
+    assert (done.code, (run / "recipe.yaml").exists(), (run / "checkpoints").exists()) == (-9, True, False)
+    words = ["evaluate", "--from", str(unbroken("adamw-fp32")), "--run", str(run), "carbon.enabled=false"]
+    assert Process(tmp_path, words).wait().code == 0
+    done = pretrain(run, base / "tiny.yaml", "--resume", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["steps"] == STEPS
+
+
+def test_what_was_measured_stays_where_a_later_attempt_is_not_metered(base: Path, tmp_path: Path) -> None:
+    words = ["schedule={kind: constant, warmup_steps: 2}"]
+    run = tmp_path / "run"
+    done = pretrain(run, base / "tiny.yaml", *words, "training.steps=4", "carbon.enabled=true", "--json")
+    energy = json.loads(done.out)["energy_kwh"]
+    assert energy > 0
+    done = pretrain(run, base / "tiny.yaml", *words, "training.steps=8", "--resume", "--json")
+    result, totals = json.loads(done.out), json.loads((run / "run.json").read_text(encoding="utf-8"))["totals"]
+    for found in (result, totals):
+        assert (found["energy_kwh"], found["carbon_status"]) == (pytest.approx(energy), "degraded")
+    assert "co2_eq_emissions" in (run / "checkpoints" / "step-000008" / "README.md").read_text(encoding="utf-8")
+    done = pretrain(run, base / "tiny.yaml", *words, "training.steps=9", "carbon.enabled=true", "--resume", "--json")
+    assert (json.loads(done.out)["energy_kwh"] > energy, json.loads(done.out)["carbon_status"]) == (True, "degraded")
+
+
 def test_other_data_cannot_go_on(tmp_path: Path) -> None:
     write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
     run = stopped_run(tmp_path, tmp_path)

@@ -46,6 +46,9 @@ def test_state() -> None:
     assert state_bytes(1000, 1000, 2000, torch.float32) == 16_000
     assert state_bytes(1000, 1000, 2000, torch.bfloat16) == 18_000
     assert state_bytes(1000, 10, 7, torch.float32) == 4_068
+    assert state_bytes(1000, 10, 7, torch.float32, whole=False) == 4_068
+    assert state_bytes(1000, 10, 20, torch.bfloat16, whole=False) == 4_000, "read in fp32, then 2,160"
+    assert state_bytes(1000, 900, 1800, torch.bfloat16, whole=False) == 16_400
 
 
 def test_rows_that_fit() -> None:

@@ -222,9 +222,15 @@ def read_totals(run_folder: Path, run_id: str | None = None) -> Reading:
     if not attempts:
         return Reading()
     energy, grams, seconds = (sum(attempt.sums[name] for attempt in attempts) for name in ("energy_wh", "emissions_g", "seconds"))
-    degraded = any(attempt.outcome != "ok" for attempt in attempts)
+    degraded = has_gaps(attempts, attempts[-1].header["attempt"])
     place = str(attempts[-1].header.get("place", {}).get("text", ""))
     return Reading(energy, grams, 0.0, seconds, "degraded" if degraded else "ok", place, provenance(attempts[-1].components))
+
+
+def has_gaps(attempts: list[Attempt], last: int) -> bool:
+    """Whether the energy of a run's attempts, from the first to the last, is a lower bound: one has no ledger, or an incomplete one."""
+    numbers = {attempt.header["attempt"] for attempt in attempts}
+    return any(attempt.outcome != "ok" for attempt in attempts) or not numbers >= {*range(1, last + 1)}
 
 
 def rework(attempts: list[Attempt]) -> dict[str, float]:

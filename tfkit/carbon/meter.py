@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tfkit.carbon.emissions_file import write_emissions
+from tfkit.carbon.ledger import read_totals
 from tfkit.carbon.place import Place, codecarbon_settings, resolve_place
 from tfkit.carbon.reading import Reading, Status
 
@@ -56,16 +57,21 @@ class Meter:
         """Start the sidecar and return, some milliseconds later; CodeCarbon comes up beside the caller's own start.
 
         `folder` is the run folder, or None to write no files. `attempt` counts the run's starts from 1. `probe` names what reads the
-        power, as module:class; tests give a scripted one. A disabled section gives a meter that is off.
+        power, as module:class; tests give a scripted one. A disabled section gives a meter that is off; in a run that was metered before,
+        what that took stays its total, which is a lower bound from then on.
         """
         meter = cls()
         try:
+            if folder is not None:
+                before = read_totals(folder, run_id)
+                meter._reading = replace(before, status="degraded") if before.energy_wh else Reading()
             if section.enabled:
                 meter._launch(section, folder, {"run_id": run_id, "attempt": attempt, "project": project, "phase": phase, "probe": probe})
             elif folder is not None:
                 write_emissions(folder)
         except Exception as error:
-            meter._degrade(f"the carbon meter could not start: {error}", "degraded" if section.enabled else "off")
+            measured = section.enabled or meter._reading.energy_wh > 0
+            meter._degrade(f"the carbon meter could not start: {error}", "degraded" if measured else "off")
         return meter
 
     def phase(self, name: str, step: int | None = None) -> None:
@@ -132,7 +138,7 @@ class Meter:
     def _launch(self, section: "CarbonSection", folder: Path | None, spec: dict[str, Any]) -> None:
         place, complaint = _place(section)
         text = place.describe()
-        self._reading = Reading(status="starting", place=text)
+        self._reading = replace(self._reading, status="starting", place=text)
         if complaint:
             self._degrade(complaint, "starting")
         self._silence += 3 * section.every_seconds

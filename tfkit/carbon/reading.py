@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 Status = Literal["ok", "starting", "degraded", "off"]
-"""ok: the last reading was good. starting: none yet. degraded: CodeCarbon failed, the energy is a lower bound. off: not metered."""
+"""ok: the last reading was good. starting: none yet. off: not metered. degraded: CodeCarbon failed, or an attempt was not metered, so the
+energy is a lower bound."""
 
 
 SILENT_SECONDS = 10.0  # even an idle machine has a milliwatt-hour by then

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from tfkit.carbon.emissions_file import write_emissions
 from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
-from tfkit.carbon.ledger import SCHEMA_VERSION, Attempt, Ledger, LedgerReader, estimate_line, provenance, tick_line
+from tfkit.carbon.ledger import SCHEMA_VERSION, Attempt, Ledger, LedgerReader, estimate_line, has_gaps, provenance, tick_line
 from tfkit.carbon.probe import Probe
 from tfkit.carbon.reading import Totals
 
@@ -146,7 +146,7 @@ class Sidecar:
     def _count_earlier(self, attempts: list[Attempt]) -> None:
         earlier = [attempt for attempt in attempts if attempt.header["run_id"] == self._spec["run_id"]]
         self._earlier = {name: sum(attempt.sums[name] for attempt in earlier) for name in self._earlier}
-        self._earlier_degraded = any(attempt.outcome != "ok" for attempt in earlier)
+        self._earlier_degraded = has_gaps(earlier, self._spec["attempt"] - 1)
 
     def _header(self) -> dict[str, Any]:
         spec = self._spec

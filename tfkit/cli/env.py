@@ -10,7 +10,7 @@ from typing import Any
 
 from tfkit import __version__, console
 from tfkit.cli import options
-from tfkit.units import format_count
+from tfkit.units import format_bytes
 
 LIBRARIES = (
     "torch",
@@ -84,7 +84,7 @@ def lines(document: dict[str, Any]) -> list[str]:
     """The document for people: a name and a value a line."""
     bf16 = {True: "bf16", False: "no bf16", None: "bf16 unknown"}[document["processor"]["bf16"]]
     cache = document["cache"]
-    size = cache["error"] if cache["bytes"] is None else f"{cache['folder']} ({format_count(cache['bytes'])}B)"
+    size = cache["error"] if cache["bytes"] is None else f"{cache['folder']} ({format_bytes(cache['bytes'])})"
     rows = {
         "tfkit": document["tfkit"],
         "python": f"{document['python']} on {document['platform']}",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tfkit.cli.settings import Settings
     from tfkit.hub import Loaded
     from tfkit.recipe.objectives import ObjectiveSection
+    from tfkit.run.signals import StopSignals
 
 _SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
 _SEED = 1  # of the bootstrap
@@ -80,7 +81,7 @@ def evaluate(
             else:
                 console.result(_table(result, reading))
         if predictions is not None:
-            _write_predictions(predictions, found.predictions)
+            _write_predictions(predictions, found.predictions, work.signals)
     check_gates(gates, result["metrics"])
 
 
@@ -175,7 +176,10 @@ def _require_writable(path: Path) -> None:
             raise MachineError(f"{path}: the folder {path.parent} does not exist; make it first")
         if path.is_dir():
             raise MachineError(f"{path}: is a folder; --predictions takes the name of a file")
-        if not path.is_symlink() and not os.access(folder if _takes_a_new_file(path) else path, os.W_OK):
+        written = path if path.exists() and not _takes_a_new_file(path) else path.resolve().parent
+        if not written.exists():
+            raise FileNotFoundError(errno.ENOENT, f"it leads to {path.resolve()}, and there is no such folder")
+        if not os.access(written, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise MachineError(f"{path}: cannot be written ({error.strerror}); give another place for --predictions") from error
@@ -186,8 +190,8 @@ def _takes_a_new_file(path: Path) -> bool:
     return not path.is_symlink() and (path.is_file() or not path.exists())
 
 
-def _write_predictions(path: Path, predictions: Iterable[dict[str, Any]]) -> None:
-    """A JSON line each, in order."""
+def _write_predictions(path: Path, predictions: Iterable[dict[str, Any]], signals: "StopSignals") -> None:
+    """A JSON line each, in order. A pipe may have no reader yet, or a slow one: a signal ends that."""
     from tfkit.run import strict_json
     from tfkit.run.durable import write_atomically
 
@@ -196,7 +200,8 @@ def _write_predictions(path: Path, predictions: Iterable[dict[str, Any]]) -> Non
         if _takes_a_new_file(path):
             write_atomically(path, text)
         else:
-            path.write_text(text, encoding="utf-8", newline="\n")
+            with signals.at_once("the result is told, the predictions are not all written"):
+                path.write_text(text, encoding="utf-8", newline="\n")
     except BrokenPipeError:
         return  # its reader has had enough
     except OSError as error:

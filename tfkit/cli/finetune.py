@@ -64,13 +64,12 @@ def _from_this_one(checkpoint: str, resolved: "ResolvedRecipe", changes: list[st
     """The resolved recipe of a run, from another checkpoint than its own: what it says of that one does not hold, but for dropout."""
     from tfkit import console
     from tfkit.hub import content_hash, find_checkpoint
-    from tfkit.recipe import read_recipe
     from tfkit.recipe.dump import recipe_document
     from tfkit.recipe.read import read_document
 
     if content_hash(find_checkpoint(checkpoint)) == resolved.recipe.model.sha256:
         return resolved.recipe
-    own = read_recipe(str(resolved.path)).recipe
+    own = resolved.without_changes()
     document = recipe_document(own, None)
     document["model"] = {"from": checkpoint} | {name: value for name, value in own.model.changes.items() if name == "dropout"}
     console.say(f"{resolved.path}: was run from {own.model.start}; of what it says of the model only dropout holds for {checkpoint}")

@@ -22,9 +22,9 @@ from tfkit.recipe.dump import dump_document
 from tfkit.recipe.objectives import ClassificationSection
 from tfkit.recipe.overrides import apply_overrides
 from tfkit.recipe.read import read_document, slug
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema import LENGTHS, Recipe
 from tfkit.recipe.starting_points import HELD_OUT, starting_point
-from tfkit.recipe.tasks import SECTIONS, Kind, Seen, Task, decide, few_values, long_texts
+from tfkit.recipe.tasks import SECTIONS, Kind, Seen, Task, decide, few_values, unread_texts
 from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
 from tfkit.recipe.validate import problems_in
 from tfkit.run.checkpoints import step_folders
@@ -68,13 +68,18 @@ class Recognition:
 
         Raises UsageError where no task can be told, DataError and ModelError.
         """
-        if folder.recipe.exists() and any(folder.checkpoints.glob("step-*")):
-            return read_recipe(str(folder.recipe), self.words).recipe
+        if folder.recipe.exists() and folder.has_checkpoints:
+            return read_recipe(str(folder.recipe), [*self._no_other_length(), *self.words]).recipe
         seen, model = _look(self.source, self.given["data"].get("on_bad_row", "error")), _kind(self.start)
         task = decide(seen, model, self.given.get("objective", {}))
         recipe, document = read_document(_document(task, model, self.given), "the recipe of what was seen", self.words)
         console.say(_header(seen, model, task) + dump_document(document))
         return recipe
+
+    def _no_other_length(self) -> list[str]:
+        """What takes the run's own length away where the command line gives another, in another unit."""
+        said = {name for name, value in self.given.get("training", {}).items() if value is not None}
+        return [f"training.{name}=null" for name in LENGTHS if name not in said] if said & {*LENGTHS} else []
 
 
 def _given(words: Sequence[str]) -> dict[str, Any]:
@@ -105,7 +110,6 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
     unclear = "text" not in named and "pair" not in of_classes
     held = {name: [record.values.get(name) for record in records] for name in columns}
     beside = [name for name in columns if name != "text" and few_values(held[name])]
-    texts = [name for name in columns if not named and long_texts(held[name])]
     return Seen(
         section.path or section.hub or f"stdlib: {section.stdlib}",
         tuple(columns),
@@ -117,7 +121,7 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
         like_labels=tuple(beside),
         reads=reads,
         like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
-        texts=tuple(texts),
+        unread={} if named else {kind: unread_texts(kind, reads[kind], held) for kind in fitting},
     )
 
 
@@ -163,7 +167,7 @@ def _document(task: Task, model: Kind, given: dict[str, Any]) -> dict[str, Any]:
     schedule = dict(point.schedule)
     if said["schedule"].get("kind", schedule["kind"]) == "noam" or {"warmup_steps", "warmup_tokens"} & said["schedule"].keys():
         schedule.pop("warmup_ratio", None)
-    length = {} if any(said["training"].get(name) is not None for name in ("steps", "tokens")) else {"epochs": point.epochs}
+    length = {} if any(said["training"].get(name) is not None for name in LENGTHS if name != "epochs") else {"epochs": point.epochs}
     judged = {"metric": task.metric} if task.metric else {}
     return {
         "model": {},

@@ -1,5 +1,6 @@
 """The recipe in the run folder: whether a run may go on with another, and what a finished one gave. Torch-free: a refusal is quick."""
 
+from pathlib import Path
 from typing import Any
 
 from tfkit import console
@@ -7,11 +8,11 @@ from tfkit.errors import MachineError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import dump_recipe, model_config, read_recipe
 from tfkit.recipe.presets import merge
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema import LENGTHS, Recipe
 from tfkit.run.durable import write_atomically
 from tfkit.run.folder import RunFolder
 
-_LENGTH = ("training.steps", "training.epochs", "training.tokens")
+_LENGTH = tuple(f"training.{name}" for name in LENGTHS)
 _PATIENCE = "training.patience"  # when to end, not what to do until then
 _GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # raised or set after they ended a run
 _ROUNDING = ("training.compile", "training.activation_checkpointing")  # how, not what: as another machine
@@ -29,7 +30,7 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
     Warns of what may change and yet leaves no run that could have been one piece: a learning rate that bends, scores of other texts.
     Without a checkpoint there is nothing to go on from: the run begins anew, with any recipe.
     """
-    if not folder.recipe.exists() or not any(folder.checkpoints.glob("step-*")):
+    if not folder.recipe.exists() or not folder.has_checkpoints:
         return
     begun = read_recipe(str(folder.recipe)).recipe
     before, now = _fields(begun, begun), _fields(recipe, begun)
@@ -61,12 +62,13 @@ def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any]) -> Non
 
 
 def finished_result(folder: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
-    """The result of a run that has reached the end of this recipe; None if there is something left to do."""
-    if not folder.finished or not folder.recipe.exists():
+    """The result of a training that has reached the end of this recipe, and still has its model; None if there is something left to do."""
+    result = folder.result or {}
+    if "steps" not in result or not (folder.checkpoints / Path(result["checkpoint"]).name).is_dir() or not folder.recipe.exists():
         return None
     begun = read_recipe(str(folder.recipe)).recipe
     before, now = _fields(begun, begun), _fields(recipe, begun)
-    return folder.result if all(before.get(name) == now.get(name) for name in (*_LENGTH, _PATIENCE)) else None
+    return result if all(before.get(name) == now.get(name) for name in (*_LENGTH, _PATIENCE)) else None
 
 
 def write_recipe(folder: RunFolder, recipe: Recipe, config: ModelConfig) -> None:

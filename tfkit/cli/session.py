@@ -26,6 +26,7 @@ class Session:
     meter: Meter
     folder: RunFolder | None
     before: Reading  # what earlier commands in the same run folder took
+    metered: bool
 
     def should_stop(self) -> bool:
         """Whether a signal asked the command to end."""
@@ -33,6 +34,8 @@ class Session:
 
     def own(self, reading: Reading) -> Reading:
         """Of a reading of the meter what this command took."""
+        if not self.metered:
+            return Reading()
         names = ("energy_wh", "emissions_g", "seconds")
         return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in names})
 
@@ -67,7 +70,7 @@ def session(command: str, carbon: CarbonSection, run: Path | None, threads: int 
             phase=command,
         )
         try:
-            yield Session(signals, meter, folder, before)
+            yield Session(signals, meter, folder, before, carbon.enabled)
         finally:
             reading = meter.stop()
             if warning := meter.warning():

@@ -147,7 +147,7 @@ def pinned(recipe: Recipe, start: Start | None, folder: RunFolder) -> Recipe:
     """The recipe with the hash of its checkpoint. Raises ModelError if the run in the folder was begun with another one."""
     if start is None:
         return recipe
-    begun = read_recipe(str(folder.recipe)).recipe.model.sha256 if folder.recipe.exists() else None
+    begun = read_recipe(str(folder.recipe)).recipe.model.sha256 if folder.has_checkpoints and folder.recipe.exists() else None
     if begun not in (None, start.sha256):
         raise ModelError(
             f"model.from: {start.path} is not what this run was started with: the SHA-256 of its weights was {begun} and is now "

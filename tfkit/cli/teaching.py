@@ -73,7 +73,7 @@ def pin_teacher(recipe: Recipe, objective: Objective, folder: RunFolder) -> Reci
     teacher = teacher_of(objective)
     if teacher is None:
         return recipe
-    if any(folder.checkpoints.glob("step-*")) and folder.recipe.exists():
+    if folder.has_checkpoints and folder.recipe.exists():
         begun = getattr(read_recipe(str(folder.recipe)).recipe.objective, "teacher_sha256", None)
         if begun != teacher.sha256:
             raise ModelError(

@@ -56,7 +56,7 @@ def train(planned: "Recipe | Callable[[RunFolder], Recipe]", name: str, kind: Ki
         else:
             recipe = planned
         check_resumable(folder, recipe)
-        if (result := finished_result(folder, recipe)) is not None:
+        if options.resume and (result := finished_result(folder, recipe)) is not None:
             console.say(f"{folder.path}: this run is finished; here is its result again")
             show_training_result(result, options.json)
             return
@@ -80,11 +80,13 @@ def train(planned: "Recipe | Callable[[RunFolder], Recipe]", name: str, kind: Ki
             context = RunContext(recipe, folder, signals, meter, pick_device(options.device))
             data = prepare_data(recipe, signals, meter)
             require_memory(recipe, data.config, context.device)
-            write_recipe(folder, pin_teacher(pinned(recipe, data.start, folder), data.objective, folder), data.config)
+            resolved = pin_teacher(pinned(recipe, data.start, folder), data.objective, folder)
             model = first_model(recipe, data)
             preset = recipe.model.preset
             family = data.start.described.family if data.start else PRESETS[preset][0].name if preset else None
             training = TrainingRun(context, data, model, kind=kind, family=family, exact=options.exact, force=options.force)
+            training.begin()
+            write_recipe(folder, resolved, data.config)  # now: another length than that of the result would say that it was reached
             training.run()
         finally:
             reading = meter.stop()

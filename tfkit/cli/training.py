@@ -82,8 +82,8 @@ class TrainingRun:
         self.written = TrainingLog(context, self.plan, self.progress, flops, peak)
         self.metric = recipe.evaluation.metric or "loss"
 
-    def run(self) -> None:
-        """Train to the end. Raises Stopped after saving, UnhealthyError before a bad update."""
+    def begin(self) -> None:
+        """Write down what the attempt goes on from, and on what it runs: from here on the result of an attempt before is no more."""
         context = self.context
         training = context.recipe.training
         arithmetic = {
@@ -97,6 +97,10 @@ class TrainingRun:
             warn_of_other_rounding(context.folder, arithmetic)
             context.folder.goes_on(self.resumed_from, self.progress.step)
         context.folder.record(**arithmetic, data=self.data.fingerprints(), parents=self._parents())
+
+    def run(self) -> None:
+        """Train to the end. Raises Stopped after saving, UnhealthyError before a bad update."""
+        context = self.context
         if self.resumed_from:
             console.say(f"resuming from {self.resumed_from.name}")
         if not self.schedule.reaches_its_peak:

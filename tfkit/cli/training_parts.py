@@ -10,7 +10,7 @@ from tfkit import console
 from tfkit.cli.starting import start_model
 from tfkit.cli.teaching import place_teacher
 from tfkit.cli.training_data import TrainingData
-from tfkit.cli.training_plan import batch_sizes, choose_trained, in_steps, total_steps
+from tfkit.cli.training_plan import batch_sizes, choose_trained, holds_whole_model, in_steps, total_steps
 from tfkit.cli.validation import check_validation
 from tfkit.data import Loader
 from tfkit.hub import load
@@ -80,8 +80,7 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
     precision = pick_precision(training.precision, device)
     place_teacher(objective, device, precision)
-    adapter = training.adapter
-    weights = Weights(model.to(device), precision, training.ema_decay, whole=adapter is None or adapter.merge)
+    weights = Weights(model.to(device), precision, training.ema_decay, whole=holds_whole_model(recipe))
     optimizer = Optimizer(weights.trained, recipe.optimizer, depths(weights.master))
     unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
     stepper = Stepper(model, objective, weights, optimizer, device=device, seed=training.seed, unfreezing=unfreezing)

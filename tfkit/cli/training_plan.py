@@ -63,6 +63,12 @@ def kept_numbers(recipe: Recipe, model: Transformer) -> int:
     return state_numbers(shapes, recipe.optimizer) + mean
 
 
+def holds_whole_model(recipe: Recipe) -> bool:
+    """Whether a checkpoint holds what is frozen, too, unrounded; an adapter's does without."""
+    adapter = recipe.training.adapter
+    return adapter is None or adapter.merge
+
+
 def trained_numbers(model: Transformer) -> int:
     """Numbers in the parameters that are not frozen."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -86,7 +92,8 @@ def require_memory(recipe: Recipe, config: ModelConfig, device: torch.device) ->
         model = Transformer(config)
     choose_trained(recipe, model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    needed = state_bytes(parameters, trained_numbers(model), kept_numbers(recipe, model), pick_precision(recipe.training.precision, device))
+    precision, whole = pick_precision(recipe.training.precision, device), holds_whole_model(recipe)
+    needed = state_bytes(parameters, trained_numbers(model), kept_numbers(recipe, model), precision, whole=whole)
     if needed > left:
         raise MachineError(
             f"the model's {parameters:,} weights need {needed / 1e9:.3g} GB of memory with their gradients and the optimizer's state, and "

@@ -34,13 +34,18 @@ class ResolvedRecipe:
     recipe: Recipe
     name: str  # a slug of the file's name: the run's default name
     path: Path
+    text: str  # what a pipe gives once
+
+    def without_changes(self) -> Recipe:
+        """As it is written. Raises UsageError where it is good with the changes of the command line alone."""
+        return _read(*parse(self.text, str(self.path)), str(self.path), ())[0]
 
 
 def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> ResolvedRecipe:
     """Read and check a recipe. UsageError lists everything that is wrong with it, one a line, as place: field: what and remedy."""
     path = find_recipe(name_or_path)
-    tree, problems = parse(_text(path), str(path))
-    return ResolvedRecipe(_read(tree, problems, str(path), overrides)[0], slug(path.stem), path)
+    text = _text(path)
+    return ResolvedRecipe(_read(*parse(text, str(path)), str(path), overrides)[0], slug(path.stem), path, text)
 
 
 def read_document(document: dict[str, Any], name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, Any]]:

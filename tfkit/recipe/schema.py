@@ -153,6 +153,9 @@ class LoraSection(Data):
     )
 
 
+LENGTHS = ("steps", "epochs", "tokens")  # one of which a training has
+
+
 class TrainingSection(Data):
     """How long, how much at a time, in which arithmetic."""
 
@@ -206,7 +209,7 @@ class TrainingSection(Data):
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingSection":
-        given = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
+        given = [name for name in LENGTHS if getattr(self, name) is not None]
         if len(given) != 1:
             here = f"; here are {' and '.join(given)}: remove one, or set it to null" if given else ""
             raise ValueError(f"the length is exactly one of steps, epochs, tokens{here}")

@@ -103,6 +103,11 @@ class RunFolder:
         return len(self._receipt.document["attempts"]) + (not self._receipt.running)
 
     @property
+    def has_checkpoints(self) -> bool:
+        """Whether there is something to go on from; without, a run begins anew, with any recipe."""
+        return any(self.checkpoints.glob("step-*"))
+
+    @property
     def finished(self) -> bool:
         """Whether an attempt reached the end, and none has gone on from there."""
         return self.result is not None
@@ -131,7 +136,7 @@ class RunFolder:
         """
         told = {} if threads is None else {"threads": threads}
         try:
-            if not any(self.checkpoints.glob("step-*")):
+            if not self.has_checkpoints:
                 self._receipt.forget_result()
                 self._receipt.record({**describe_machine(), **told, "commit": working_commit()})
             self._receipt.begin_attempt()

@@ -25,9 +25,15 @@ def available_bytes(swap: bool = False) -> int | None:
     return max(0, min(known)) if known else None
 
 
-def state_bytes(parameters: int, trained: int, kept: int, dtype: torch.dtype) -> int:
-    """Weights, gradients of those that are `trained`, and the numbers `kept` beside them in fp32; and the working copy in `dtype`."""
-    return 4 * (parameters + trained + kept) + (0 if dtype == torch.float32 else parameters * dtype.itemsize)
+def state_bytes(parameters: int, trained: int, kept: int, dtype: torch.dtype, *, whole: bool = True) -> int:
+    """Weights, gradients of those that are `trained`, and the numbers `kept` beside them in fp32; and the working copy in `dtype`.
+
+    Not `whole`: what is frozen has its working copy alone, as in `Weights`, but is read in fp32 before.
+    """
+    working = 0 if dtype == torch.float32 else parameters * dtype.itemsize
+    if whole or not working:
+        return 4 * (parameters + trained + kept) + working
+    return max(4 * parameters, 4 * (2 * trained + kept) + working)
 
 
 def step_bytes_per_row(model: Transformer, objective: Objective, batch: Batch) -> int:
