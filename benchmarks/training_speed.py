@@ -23,19 +23,19 @@ CASES = {
     "gpt2": {"vocab": 50257, "layers": 12, "dim": 768, "heads": 12, "length": 512, "rows": 2},
     "small": {"vocab": 8192, "layers": 6, "dim": 384, "heads": 6, "length": 256, "rows": 16},
 }
-RUNNERS = ("Trainer, defaults", "Trainer, bf16", "tfkit")
+RUNNERS = ("Trainer, defaults", "Trainer, bf16", "Trainer, bf16, no dropout", "tfkit")  # whose GPT-2 has no dropout, either
 
 
-def train_with_transformers(case: dict[str, int], steps: int, bf16: bool) -> None:
+def train_with_transformers(case: dict[str, int], steps: int, *, bf16: bool, dropout: bool) -> None:
     """Run in a child: train on random ids, print the seconds of each step after the warm-up."""
     import torch
     import transformers
     from datasets import Dataset
 
     torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=case["vocab"], n_positions=case["length"], n_embd=case["dim"], n_layer=case["layers"], n_head=case["heads"]
-    )
+    shape = {"vocab_size": case["vocab"], "n_positions": case["length"], "n_embd": case["dim"], "n_layer": case["layers"]}
+    none = {} if dropout else {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
+    config = transformers.GPT2Config(**shape, n_head=case["heads"], **none)
     ids = torch.randint(case["vocab"], (case["rows"] * (WARM_UP + steps), case["length"])).tolist()
     marks: list[float] = []
 
@@ -101,7 +101,8 @@ def main() -> None:
     parser.add_argument("--child", choices=RUNNERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        train_with_transformers(CASES[arguments.cases[0]], arguments.steps, "bf16" in arguments.child)
+        how = arguments.child
+        train_with_transformers(CASES[arguments.cases[0]], arguments.steps, bf16="bf16" in how, dropout="no dropout" not in how)
         return
     for name in arguments.cases:
         seconds: dict[str, list[float]] = {runner: [] for runner in RUNNERS}
@@ -113,12 +114,12 @@ def main() -> None:
                 peaks[runner] = max(peaks[runner], peak)
         tokens = CASES[name]["rows"] * CASES[name]["length"]
         base, base_peak = statistics.median(seconds[RUNNERS[0]]), peaks[RUNNERS[0]]
-        print(f"{name:8} {'runner':20} {'tokens/s':>9} {'ratio':>6} {'best':>6} {'peak MiB':>9} {'ratio':>6}")
+        print(f"{name:8} {'runner':26} {'tokens/s':>9} {'ratio':>6} {'best':>6} {'peak MiB':>9} {'ratio':>6}")
         for runner in RUNNERS:
             median, best = statistics.median(seconds[runner]), min(seconds[runner])
             ratio, best_ratio = base / median, min(seconds[RUNNERS[0]]) / best
             shown = f"{tokens / median:9.0f} {ratio:6.2f} {best_ratio:6.2f} {peaks[runner]:9.0f} {peaks[runner] / base_peak:6.2f}"
-            print(f"{name:8} {runner:20} {shown}")
+            print(f"{name:8} {runner:26} {shown}")
 
 
 if __name__ == "__main__":
