@@ -331,6 +331,29 @@ def test_the_fingerprint_covers_all_that_is_said_of_the_files(tmp_path: Path) ->
     assert len(set(found)) == len(found)
 
 
+def test_the_version_of_a_reader_is_in_the_fingerprints_of_what_it_reads_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"a.tsv": "text\nx\n", "b.csv": "text\nx\n", "c.jsonl": '{"text": "x"}\n'}
+    for name, content in files.items():
+        write(tmp_path / name, content)
+        zipped(tmp_path / f"{name}.zip", {name: content})
+
+    def prints() -> dict[str, str]:
+        sections = {path.name: SourceSection(path=str(path)) for path in tmp_path.iterdir()}
+        sections["b.csv as tsv"] = SourceSection(path=str(tmp_path / "b.csv"), format="tsv")
+        return {name: open_source(section, "all", None).fingerprint() for name, section in sections.items()}
+
+    before = prints()
+    monkeypatch.setattr("tfkit.data.formats.READER_VERSIONS", {"tsv": 99})
+    after = prints()
+    assert {name for name in before if before[name] != after[name]} == {"a.tsv", "a.tsv.zip", "b.csv as tsv"}
+    on_bad_row = {one: open_source(SourceSection(path=str(tmp_path / "c.jsonl")), "all", None, one) for one in ("error", "skip")}
+    first = {name: source.fingerprint() for name, source in on_bad_row.items()}
+    monkeypatch.setattr("tfkit.data.rows.BAD_ROWS_VERSION", 99)
+    assert [name for name, source in on_bad_row.items() if source.fingerprint() != first[name]] == ["skip"]
+    monkeypatch.setattr("tfkit.data.formats.READER_VERSIONS", {})
+    assert {name for name, found in prints().items() if found != before[name]} == {"a.tsv", "a.tsv.zip", "b.csv as tsv"}
+
+
 # -------------------------------------------------------------------------------------------------------------------------- zip
 
 
@@ -440,35 +463,3 @@ def test_what_unpacks_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest
 
 def test_a_long_line_of_a_small_archive_is_no_bomb(tmp_path: Path) -> None:
     assert len(texts(zipped(tmp_path / "a.zip", {"a.txt": "x" * 10_000_000}))[0]) == 10_000_000
-
-
-def tsv(folder: Path, text: str, name: str = "rows.tsv", **section: Any) -> list[Any]:
-    (folder / name).write_text(text, encoding="utf-8", newline="")
-    source = open_source(SourceSection(path=str(folder / name), text="sentence", **section), "all", None, "skip")
-    skipped: dict[str, Any] = {}
-    return [row.text for row in source.rows(skipped)] + [one.rows for one in skipped.values()]
-
-
-def test_a_quote_of_a_tsv_is_a_character_unless_its_field_goes_over_lines(tmp_path: Path) -> None:
-    """As GLUE's files are: without quoting. A quotation over two rows is two rows."""
-    head = "sentence\tlabel\n"
-    assert tsv(tmp_path, f'{head}"I saw him.\t1\nHe went home."\t0\n') == ['"I saw him.', 'He went home."']
-    assert tsv(tmp_path, f'{head}"It is a black eye," he said\t1\nno "end\t0\n') == ['"It is a black eye," he said', 'no "end']
-    assert tsv(tmp_path, f'{head}"quoted ""twice"""\t1\nplain\t0\n') == ['quoted "twice"', "plain"]
-    assert tsv(tmp_path, f'{head}"over\ntwo lines"\t1\nplain\t0\n') == ["over\ntwo lines", "plain"]
-    assert tsv(tmp_path, f'{head}"never closed\nfirst\t1\nsecond\t0\n') == ["first", "second", 1]
-    assert tsv(tmp_path, 'a "b\t1\n"c\t0\n', header=["sentence", "label"]) == ['a "b', '"c']
-
-
-def test_a_blank_first_line_is_no_header(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("\ntext,label\nthe cat,1\n", encoding="utf-8")
-    source = open_source(SourceSection(path=str(tmp_path / "rows.csv")), "all", None)
-    assert [row.text for row in source.rows()] == ["the cat"]
-
-
-def test_a_column_that_is_there_twice_is_refused_if_it_is_read(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("text,label,text\nthe cat,1,the dog\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"rows.csv:1: two columns are called 'text', and it is read: rename one"):
-        open_source(SourceSection(path=str(tmp_path / "rows.csv")), "all", None)
-    (tmp_path / "rows.csv").write_text("text,note,note\nthe cat,1,2\n", encoding="utf-8")
-    assert [row.text for row in open_source(SourceSection(path=str(tmp_path / "rows.csv")), "all", None).rows()] == ["the cat"]

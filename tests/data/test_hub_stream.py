@@ -12,13 +12,16 @@ import pytest
 from tfkit.data import hub_stream
 from tfkit.data.columns import Columns
 from tfkit.data.first_records import first_records
+from tfkit.data.forms import ClassName
 from tfkit.data.hub_stream import StreamedSource
 from tfkit.data.rows import Part, Row, Skipped
 from tfkit.data.sources import open_source
 from tfkit.errors import DataError
 from tfkit.objectives.chat import conversation
+from tfkit.objectives.classification import _number
+from tfkit.objectives.multiple_choice import right_choice
 from tfkit.recipe.data_sections import SourceSection
-from tfkit.recipe.objectives import ChatSection, ClassificationSection, TaggingSection
+from tfkit.recipe.objectives import ChatSection, ClassificationSection, FewShotSection, MultipleChoiceSection, TaggingSection
 
 ROWS = [{"text": f"text number {i}", "n": i, "when": [i]} for i in range(100)]
 
@@ -204,6 +207,45 @@ def test_classes_have_their_names_and_rows_that_nobody_labelled_none(tmp_path: P
     assert [row.values["tags"] for row in tagged.rows({})] == [["neg", "pos"], ["pos"]]
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_the_number_of_a_class_is_what_tells_an_answer_and_a_value(tmp_path: Path, is_streamed: bool) -> None:
+    """COPA's classes are called after its columns, MedMCQA's by small letters; few_shot's answers are those of the user, in their order."""
+    kinds = datasets.ClassLabel(names=["choice1", "choice2"])
+    features = {name: datasets.Value("string") for name in ("premise", "choice1", "choice2")}
+    rows = {"premise": ["why"] * 3, "choice1": ["so", "a", "c"], "choice2": ["or", "b", "d"], "label": [1, 0, -1]}
+    made = datasets.Dataset.from_dict(rows, features=datasets.Features(features | {"label": kinds}))
+    datasets.DatasetDict({"train": made}).save_to_disk(str(tmp_path / "set"))
+    columns = {"choices": ["choice1", "choice2"]}
+    section = SourceSection(hub=str(tmp_path / "set"), streamed=is_streamed, columns=columns)
+    for kind in (MultipleChoiceSection, FewShotSection):
+        found = list(open_source(section, "all", None, "skip", kind.roles).rows({}))
+        assert [right_choice(row.place, row.values["choices"], row.values["label"]) for row in found] == [1, 0]
+    section = section.model_copy(update={"columns": {"text": "premise"}})
+    found = list(open_source(section, "all", None, "skip", ClassificationSection.roles).rows({}))
+    assert [row.values["label"] for row in found] == ["choice2", "choice1"]
+    assert [_number(row.values["label"]) for row in found] == [1, 0]
+    assert (_number(ClassName("4 star", 3)), _number(ClassName("4", 3)), _number("4.5")) == (3, 4, 4.5)
+
+
+def test_the_names_of_classes_are_in_the_fingerprint_of_a_stream(tmp_path: Path) -> None:
+    prints = set()
+    for names in (["neg", "pos"], ["pos", "neg"]):
+        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+        made = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
+        datasets.DatasetDict({"train": made}).save_to_disk(str(tmp_path / names[0]))
+        section = SourceSection(hub=str(tmp_path / names[0]), streamed=True)
+        prints.add(open_source(section, "all", None, roles=ClassificationSection.roles).fingerprint())
+    assert len(prints) == 2
+
+
+def test_two_texts_of_a_stream_without_a_schema_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", [{"question": "a", "sentence": "b", "label": "x"}])
+    for is_streamed in (True, False):
+        section = SourceSection(hub=str(folder), streamed=is_streamed)
+        with pytest.raises(DataError, match=r"split train.*'sentence' and 'question' may each be the text: say which one is"):
+            open_source(section, "all", None, roles=ClassificationSection.roles)
+
+
 def test_what_is_looked_at_first_is_not_what_a_run_with_fewer_columns_kept(tmp_path: Path) -> None:
     rows = [{"text": f"text {i}", "label": i % 2} for i in range(30)]
     folder = write(tmp_path / "set", rows)
@@ -217,5 +259,5 @@ def test_dates_beside_the_text_of_a_message(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": datasets.Dataset.from_list([{"conversation": said}])}).save_to_disk(str(tmp_path / "set"))
     source = open_source(SourceSection(hub=str(tmp_path / "set")), "all", None, roles=ChatSection.roles)
     (row,) = source.rows()
-    assert [message["content"] for message in conversation(row.values)] == ["a", "b"]
+    assert [message["content"] for message in conversation(row)] == ["a", "b"]
     assert source.fingerprint() == open_source(SourceSection(hub=str(tmp_path / "set")), "all", None, roles=ChatSection.roles).fingerprint()

@@ -105,3 +105,29 @@ def test_two_columns_that_may_each_be_the_text_are_refused(names: list[str], of:
         Columns(ClassificationSection.roles).check([*names, "label"], "rows.jsonl")
     Columns(ClassificationSection.roles).check(["sentence1", "sentence2", "text", "label"], "rows.jsonl")
     Columns(ClassificationSection.roles, {"text": of[0]}).check([*names, "label"], "rows.jsonl")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.tsv"])
+def test_two_columns_that_may_each_be_the_text_are_refused_in_every_format(tmp_path: Path, name: str) -> None:
+    rows = [{"question": "a", "sentence": "b", "label": label} for label in "xy"]
+    between = "," if name.endswith("csv") else "\t"
+    table = "".join(between.join(row) + "\n" for row in (rows[0].keys(), *(row.values() for row in rows)))
+    texts = {"rows.jsonl": "".join(json.dumps(row) + "\n" for row in rows), "rows.json": json.dumps(rows)}
+    (tmp_path / name).write_text(texts.get(name, table), encoding="utf-8")
+
+    def opened(**columns: str) -> list[str]:
+        source = open_source(SourceSection(path=str(tmp_path / name), columns=columns), "all", None, "skip", ClassificationSection.roles)
+        return [row.text for row in source.rows()]
+
+    wanted = r"the columns 'sentence' and 'question' may each be the text: .* both with columns: \{text: sentence, pair: question\}"
+    with pytest.raises(DataError, match=rf"{name}.*: {wanted}"):
+        opened()
+    assert opened(text="question") == ["a", "a"]
+    assert opened(text="sentence", pair="question") == ["b\na", "b\na"]
+
+
+def test_a_row_that_has_two_texts_among_others_that_do_not_is_found(tmp_path: Path) -> None:
+    rows = [{"sentence": "a", "label": "x"}, {"sentence": "b", "label": "y"}, {"sentence": "c", "question": "d", "label": "x"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows.jsonl:3: the columns 'sentence' and 'question' may each"):
+        open_source(SourceSection(path=str(tmp_path / "rows.jsonl")), "all", None, roles=ClassificationSection.roles)

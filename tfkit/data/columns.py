@@ -4,12 +4,12 @@ A name is a column, a path into one (`instances.0.input`), or a template of seve
 names is the list of what they stand for (`[sol1, sol2]`).
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from tfkit.data.forms import READERS, Unfit, by_number, half_character, read_text, read_written, texts_of
 from tfkit.data.rows import BadRow, Row
 from tfkit.errors import DataError
 from tfkit.recipe.roles import TEXT, Role
@@ -42,34 +42,31 @@ class Columns:
     def take(self, record: Record) -> Row | BadRow:
         """The row of a record; a bad one where a column is missing, or does not hold what its role is."""
         values: dict[str, Any] = {}
-        roles = self._of_shape(lambda role: self._find(role, record.values)[0] is not _MISSING)
+        roles = self._taken(record.values)
         if roles is None:
             return self._shapeless(record.values, record.place)
         for role in roles:
-            found, column = self._find(role, record.values)
-            if found is _MISSING:
+            value, column = self._read(role, record.values)
+            if value is _MISSING:
                 if role.required:
                     return self.missing(role, record.values, record.place)
                 continue
-            value = _Unfit("a dash alone", "a label") if column == _GOLD and found == "-" else _READERS[role.form](found)
-            if isinstance(value, _Unfit):
-                if found is None and not role.required:
-                    continue
+            if isinstance(value, Unfit):
                 return BadRow(
                     f"{value.found}, not {value.wanted}",
                     f"{record.place}: column {column!r} holds {value.found}, not {value.wanted}; "
                     f"name another column with {self._remedy(role)}, remove the row",
                 )
-            if half := _half_character(value):
+            if half := half_character(value):
                 return BadRow(
                     "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {half}; repair the row"
                 )
             values[role.name] = value
-        return Row(self._text(values), record.place, values)
+        return Row(self._text(values), record.place, values, frozenset(self.named))
 
     def read_of(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """Of each role of a record the column that it is taken from."""
-        found = {role.name: self._find(role, values) for role in self.roles}
+        """Of each role that a record has in its shape the column that it is taken from."""
+        found = {role.name: self._read(role, values) for role in self._taken(values) or ()}
         return {name: column for name, (value, column) in found.items() if value is not _MISSING}
 
     def check(self, found: Iterable[str], place: str) -> None:
@@ -86,12 +83,16 @@ class Columns:
         for role in roles:
             if role.required and not there(role):
                 raise DataError(self.missing(role, names, place).message)
-        if any(role.name == "pair" for role in roles) and not {"text", "pair"} & {*self.named}:
-            self._check_one_text(names, place)
+        self.check_one_text(names, place)
 
-    def _check_one_text(self, names: Mapping[str, Any], place: str) -> None:
-        """Raise DataError where several columns may each be the one text of a row, and no pair is there: the others would go unread."""
-        text, pair = (next(role for role in self.roles if role.name == name) for name in ("text", "pair"))
+    def check_one_text(self, names: Mapping[str, Any], place: str) -> None:
+        """Raise DataError where several columns may each be the one text of a row, and no pair is there: the others would go unread.
+
+        For the records of sources whose columns are not known before, too.
+        """
+        text, pair = (next((role for role in self.roles if role.name == name), None) for name in ("text", "pair"))
+        if text is None or pair is None or {"text", "pair"} & self.named.keys():
+            return
         found = [name for name in text.columns if name in names]
         if len(found) > 1 and not any(name in names for name in pair.columns):
             first, second = found[:2]
@@ -133,6 +134,10 @@ class Columns:
         named = [shape for shape, roles in by_shape.items() if any(role.name in self.named for role in roles)]
         return [tuple(by_shape[shape]) for shape in named or by_shape]
 
+    def _taken(self, values: Mapping[str, Any]) -> tuple[Role, ...] | None:
+        """The roles of a record; None if it has no shape."""
+        return self._of_shape(lambda role: self._find(role, values)[0] is not _MISSING)
+
     def _of_shape(self, there: Callable[[Role], bool]) -> tuple[Role, ...] | None:
         """The roles of a row: of the first shape whose columns it has, and those of all rows. None if it has no shape."""
         shapes = self._shapes()
@@ -153,7 +158,7 @@ class Columns:
     def _text(self, values: Mapping[str, Any]) -> str:
         """All texts of a row, a line each, words of a sentence joined by spaces. Labels are none: rows with equal texts are equal."""
         found = [(role.form, values[role.name]) for role in self.roles if role.name in values and role.form not in ("label", "labels")]
-        return "\n".join((" " if form == "texts" else "\n").join(_texts(value)) for form, value in found)
+        return "\n".join((" " if form == "texts" else "\n").join(texts_of(value)) for form, value in found)
 
     def _spelled(self, role: Role) -> tuple[str, ...]:
         named = self.named.get(role.name)
@@ -176,6 +181,22 @@ class Columns:
             if found is not _MISSING:
                 return found, name
         return _MISSING, ""
+
+    def _read(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
+        """What a role is in a record, Unfit or missing if it is not, and the name of the column.
+
+        A role that a row may lack is missing where its column holds null; where the column is one that nobody named, also where it holds
+        parts that are no text, as the `context` of HotpotQA: another thing of this name.
+        """
+        found, column = self._find(role, values)
+        if found is _MISSING:
+            return found, column
+        found = by_number(found) if role.by_number else found
+        value = Unfit("a dash alone", "a label") if column == _GOLD and found == "-" else READERS[role.form](found)
+        is_another = role.name not in self.named and isinstance(found, Mapping | list)
+        if isinstance(value, Unfit) and not role.required and (found is None or is_another):
+            return _MISSING, column
+        return value, column
 
     def _remedy(self, role: Role) -> str:
         return "text: NAME" if role.name == "text" else f"columns: {{{role.name}: NAME}}"
@@ -223,95 +244,8 @@ def _fill(template: str, values: Mapping[str, Any]) -> Any:
         found = _look_up(match[1], values)
         if found is _MISSING:
             return _MISSING
-        text = _written(found) if not isinstance(found, list) else _text(found)
-        if isinstance(text, _Unfit):
+        text = read_text(found) if isinstance(found, list) else read_written(found)
+        if isinstance(text, Unfit):
             return found
         parts.append(text)
     return "".join([*parts, template[end:]])
-
-
-class _Unfit(NamedTuple):
-    found: str
-    wanted: str
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
-
-
-def _text(value: Any) -> str | _Unfit:
-    """A text; the sentences of a list are joined by spaces."""
-    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
-        return " ".join(value)
-    return value if isinstance(value, str) else _Unfit(_kind(value), "text")
-
-
-def _written(value: Any) -> str | _Unfit:
-    """A text or number as it is written: 1 for 1 and 1.0, true for True."""
-    match value:
-        case str():
-            return value
-        case bool():
-            return str(value).lower()
-        case float() if not math.isfinite(value):
-            return _Unfit(str(value), "a label")  # as pandas writes a cell that nobody filled
-        case int() | float():
-            return str(value).removesuffix(".0")
-    return _Unfit(_kind(value), "a label")
-
-
-def _label(value: Any) -> str | _Unfit:
-    """A label as it is written. Nothing but spaces is none: so a table has a row that nobody labelled."""
-    found = _written(value)
-    return _Unfit("an empty text", "a label") if isinstance(found, str) and not found.strip() else found
-
-
-def _list_of(read: Any, wanted: str) -> Any:
-    def read_list(value: Any) -> list[str] | _Unfit:
-        if not isinstance(value, list):
-            return _Unfit(_kind(value), f"a list of {wanted}")
-        parts = [read(part) for part in value]
-        bad = next((part for part in parts if isinstance(part, _Unfit)), None)
-        return parts if bad is None else _Unfit(f"a list with {bad.found}", f"a list of {wanted}")
-
-    return read_list
-
-
-def _messages(value: Any) -> list[dict[str, Any]] | _Unfit:
-    """The messages of a conversation, as mappings."""
-    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
-        return [dict(part) for part in value]
-    return _Unfit(_kind(value), "a list of messages")
-
-
-_READERS: dict[str, Any] = {
-    "text": _text,
-    "label": _label,
-    "texts": _list_of(lambda part: part if isinstance(part, str) else _Unfit(_kind(part), "text"), "texts"),
-    "labels": _list_of(_label, "labels"),
-    "messages": _messages,
-    "references": lambda value: [value] if isinstance(value, str) else _READERS["texts"](value),
-}
-
-
-def _texts(value: Any) -> Iterable[str]:
-    """Every text in a value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _texts(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts(part)
-
-
-def _half_character(value: Any) -> str:
-    """Where a text cannot be written as UTF-8; empty if it can."""
-    for text in _texts(value):
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                return f"character {error.start}"
-    return ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from tfkit.data.archives import count_members
 from tfkit.data.columns import Columns
 from tfkit.data.content import BOM, content_of, opened, reading
-from tfkit.data.formats import Layout, Rows, read_rows
+from tfkit.data.formats import Layout, Rows, read_rows, reader_versions
 from tfkit.data.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.data.suffixes import KINDS, is_hidden, is_searched, is_zip, suffix_of
 from tfkit.errors import DataError
@@ -52,8 +52,8 @@ class FileSource:
         return "; ".join(about)
 
     def fingerprint(self) -> str:
-        """A hash of names, bytes as they lie on disk, the columns, the part, what the recipe says of the files, and what becomes of bad
-        rows. The folder may move.
+        """A hash of names, bytes as they lie on disk, the columns, the part, what the recipe says of the files, what becomes of bad rows,
+        and the versions of readers. The folder may move.
         """
         digest = hashlib.blake2b(
             f"files\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16
@@ -62,6 +62,8 @@ class FileSource:
             digest.update(f"{self.layout.format}\0{self.layout.header}\0{list(self.layout.beside)}\0".encode())
         paths = [path.absolute() for path in (*self.paths, *(path for beside in self.layout.beside.values() for path in beside))]
         base = _common_folder(paths)
+        if versions := {name: version for path in self.paths for name, version in reader_versions(path, self.layout).items()}:
+            digest.update(f"readers\0{versions}\0".encode())
         for path in paths:
             with reading(path), path.open("rb") as file:
                 digest.update(os.fsencode(f"{path.relative_to(base).as_posix()}\0{path.stat().st_size}\0"))

@@ -39,7 +39,12 @@ def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: i
     records: Records = (record for content in contents for record in _records(content, columns, layout))
     if layout.beside:
         records = _side_by_side(records, path, {column: paths[number] for column, paths in layout.beside.items()})
-    return (record if isinstance(record, BadRow) else columns.take(record) for record in records)
+    return (record if isinstance(record, BadRow) else _row(record, columns) for record in records)
+
+
+def _row(record: Record, columns: Columns) -> Row | BadRow:
+    columns.check_one_text(record.values, record.place)  # a record of JSON has columns that no header told before
+    return columns.take(record)
 
 
 def read_text(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
@@ -68,10 +73,22 @@ FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
     "conllu": read_conllu,
 }
 HEADERS = ("csv", "tsv", "conll")  # the formats that read a header which is given
+READER_VERSIONS = {"tsv": 2}  # part of the fingerprint of files of a format: raise it, or begin one, when the same bytes give other rows
+
+
+def reader_versions(path: Path, layout: Layout) -> dict[str, int]:
+    """The versions of the readers of a file, or of the files in an archive; of a format that has one version alone none."""
+    contents = members(path) if is_zip(path) else [content_of(path)]
+    names = {_format_of(content, layout) for content in contents}
+    return {name: version for name, version in READER_VERSIONS.items() if name in names}
+
+
+def _format_of(content: Content, layout: Layout) -> str:
+    return layout.format or FORMAT_OF.get(content.suffix, "text")
 
 
 def _records(content: Content, columns: Columns, layout: Layout) -> Records:
-    name = layout.format or FORMAT_OF.get(content.suffix, "text")
+    name = _format_of(content, layout)
     if layout.header and name not in HEADERS:
         raise DataError(f"{content.name}: header names the columns of {', '.join(HEADERS)} files, and this is {name}; remove header")
     return FORMATS[name](content, columns, layout.header)

@@ -10,6 +10,7 @@ from typing import Any
 
 from tfkit.data.columns import Columns, Record
 from tfkit.data.formats import Rows
+from tfkit.data.forms import ClassName
 from tfkit.data.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
 from tfkit.network import fetch, is_offline
@@ -88,12 +89,12 @@ def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:
 
 
 def by_name(values: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The values of a record with the names of its classes; None for a number that is no class, as -1 of rows that nobody labelled."""
+    """The values of a record with its classes, each a ClassName; None for a number that is no class, as -1 of rows that nobody labelled."""
 
     def named(value: Any, names: Sequence[str]) -> Any:
         if isinstance(value, list):
             return [named(part, names) for part in value]
-        return (names[value] if 0 <= value < len(names) else None) if isinstance(value, int) else value
+        return (ClassName(names[value], value) if 0 <= value < len(names) else None) if isinstance(value, int) else value
 
     return {column: named(value, classes[column]) if column in classes else value for column, value in values.items()}
 

@@ -1,13 +1,14 @@
 """A hub data set that is read as it comes, once: its records are written through to our own cache, and are then as finite as any source.
 
-Folder of the cache: records-00000.jsonl and so on, one record a line with the columns that are read; index.json, written last. A second
+Folder of the cache: records-00000.jsonl and so on, one record a line with the columns that are read; index.json, written last, with the
+names of the classes that the records hold as numbers. A second
 run reads it without the network, whatever the hub has by then: name a revision for a fixed content, or delete the folder to read anew.
 """
 
 import datetime
 import hashlib
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count, islice
@@ -20,7 +21,7 @@ from tfkit.data.hub import by_name, class_names, load_dataset
 from tfkit.data.rows import BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.errors import DataError
 
-RECORDS_VERSION = 2  # part of the folder's name: raise it when the same data set gives other records
+RECORDS_VERSION = 3  # part of the folder's name: raise it when the same data set gives other records
 _INDEX = "index.json"
 _SHARD = 50_000  # records a file
 
@@ -84,21 +85,26 @@ class StreamedSource:
         """Look at the first row, where it is now: nothing is put into the cache yet."""
         if _index(self.folder) is not None:
             return check_rows(self._all_rows(), self.on_bad_row, self._where)
-        arriving = self._arriving()
+        stream = self._stream()
+        classes = class_names(stream.features)
+        arriving = self._arriving(stream)
         try:
-            check_rows(map(self._row, count(), arriving), self.on_bad_row, self._where)
+            check_rows((self._row(number, line, classes) for number, line in enumerate(arriving)), self.on_bad_row, self._where)
         finally:
             arriving.close()
         return None
 
     def _all_rows(self) -> Iterator[Row | BadRow]:
         numbers = count()
-        for name in self._records()["files"]:
+        records = self._records()
+        for name in records["files"]:
             with (self.folder / name).open("rb") as file:
-                yield from (self._row(next(numbers), line) for line in file)
+                yield from (self._row(next(numbers), line, records["classes"]) for line in file)
 
-    def _row(self, number: int, line: bytes) -> Row | BadRow:
-        return self.columns.take(Record(json.loads(line), f"{self._where}, row {number}"))
+    def _row(self, number: int, line: bytes, classes: Mapping[str, Sequence[str]]) -> Row | BadRow:
+        record = Record(by_name(json.loads(line), classes), f"{self._where}, row {number}")
+        self.columns.check_one_text(record.values, record.place)  # a stream without a schema has columns that nobody told before
+        return self.columns.take(record)
 
     def _records(self) -> dict[str, Any]:
         """The index of the folder, which is filled now if it is not whole. Raises DataError."""
@@ -109,11 +115,13 @@ class StreamedSource:
 
     def _fill(self, folder: Path) -> None:
         """Write what arrives, a record at a time, into an empty folder."""
-        content = hashlib.blake2b(digest_size=16)
+        stream = self._stream()
+        classes = class_names(stream.features)
+        content = hashlib.blake2b(json.dumps(classes).encode() if classes else b"", digest_size=16)
         records = 0
         with ExitStack() as files:
             shard: IO[bytes] | None = None
-            for line in self._arriving():
+            for line in self._arriving(stream):
                 if records % _SHARD == 0:
                     files.close()
                     shard = files.enter_context((folder / f"records-{records // _SHARD:05}.jsonl").open("wb"))
@@ -126,20 +134,23 @@ class StreamedSource:
             "source": self._where,
             "records": records,
             "content": content.hexdigest(),
+            "classes": classes,
             "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
         }
         (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
-    def _arriving(self) -> Generator[bytes, None, None]:
-        """Each record as a line of JSON, with the columns that are read, from where it lies. Whatever goes wrong is a DataError."""
+    def _stream(self) -> Any:
+        """The records from where they lie, a datasets.IterableDataset with the columns that are read. Raises DataError."""
         stream = load_dataset(self.name, self.config, self.split, self.revision, streamed=True)
-        if stream.column_names is not None:  # those of files without a schema are known with their records
-            self.columns.check(stream.column_names, self._where)
-            stream = stream.select_columns(self.columns.wanted(stream.column_names))
+        if stream.column_names is None:  # those of files without a schema are known with their records
+            return stream
+        self.columns.check(stream.column_names, self._where)
+        return stream.select_columns(self.columns.wanted(stream.column_names))
+
+    def _arriving(self, stream: Any) -> Generator[bytes, None, None]:
+        """Each record as a line of JSON, with the columns that are read. Whatever goes wrong is a DataError."""
         try:
-            classes = class_names(stream.features)
             for values in islice(stream, self.most):
-                values = by_name(values, classes)
                 wanted = {name: values[name] for name in self.columns.wanted(values)} or values  # to be named as what was found
                 yield json.dumps(wanted, default=self._plain).encode() + b"\n"
         except DataError:

@@ -15,8 +15,8 @@ def find_labels(sources: Sequence[Source]) -> list[str]:
     for source in sources:
         for row in source.rows():
             if "label" in row.values:
-                found.add(row.values["label"])
-            found.update(row.values.get("tags", ()))
+                found.add(str(row.values["label"]))  # a ClassName is more than its text, which is what is written down
+            found.update(map(str, row.values.get("tags", ())))
     if len(found) < 2:
         names = ", ".join(source.name for source in sources)
         only = f"only the label {found.pop()!r}" if found else "no label"

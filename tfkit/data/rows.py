@@ -10,16 +10,21 @@ from tfkit.errors import DataError
 
 PartName = Literal["train", "held_out", "all"]
 OnBadRow = Literal["error", "skip"]
+BAD_ROWS_VERSION = 2  # part of the fingerprint where bad rows are skipped: raise it when others are bad than before
 FIRST_ROWS = 1000  # are looked at before anything is built of a source
 _LOOKED_AT = 4_000_000  # characters: those take a tenth of a second
 
 
 class Row(NamedTuple):
-    """One row: all its text, where it stands (`corpus.jsonl:17`, or the path of a whole file), and what it holds for each role."""
+    """One row: all its text, where it stands (`corpus.jsonl:17`, or the path of a whole file), and what it holds for each role.
+
+    `named`: the roles whose columns the recipe names; those of others were recognised.
+    """
 
     text: str
     place: str
     values: Mapping[str, Any] = MappingProxyType({})  # none where the text is all
+    named: frozenset[str] = frozenset()
 
 
 class BadRow(NamedTuple):
@@ -93,7 +98,7 @@ def check_rows(rows: Iterable[Row | BadRow], on_bad_row: OnBadRow, name: str, mo
 
 def fingerprint_of(on_bad_row: OnBadRow) -> str:
     """What the treatment of bad rows adds to a source's fingerprint: nothing where they are errors, and the source has none."""
-    return "" if on_bad_row == "error" else f"\0{on_bad_row}"
+    return "" if on_bad_row == "error" else f"\0{on_bad_row}\0{BAD_ROWS_VERSION}"
 
 
 class Source(Protocol):

@@ -1,10 +1,11 @@
 """Tables as rows: comma- or tab-separated text under a header line, and Parquet."""
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
-from typing import Any, Self
+from itertools import count, islice
+from typing import Any, NamedTuple, Self
 
 from tfkit.data.columns import Columns, Record, Records
 from tfkit.data.content import Content, decode, first_line, pieces, seekable
@@ -18,70 +19,116 @@ def read_csv(content: Content, columns: Columns, header: tuple[str, ...] = ()) -
 
 
 def read_tsv(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Records separated by tabs. A quote that is not closed on its line is a character as any other, as in most files of this kind (GLUE),
-    unless the line has too few fields: then it is quoted as in csv, and the field may hold line ends."""
+    """Records separated by tabs: quoted as in csv where that gives the fields of the header, else plain, as files of this kind often are
+    (GLUE), where a quote is a character as any other. A quoted field may hold tabs and line ends."""
     return _read_separated(content, columns, "\t", header)
 
 
+class _Line(NamedTuple):
+    """A line with its end; `bad`: what is wrong with its bytes."""
+
+    text: str
+    bad: BadRow | None
+
+
 class _TsvReader:
-    """As csv.reader, by the rule of read_tsv."""
+    """As csv.reader, by the rule of read_tsv.
 
-    MOST_LINES = 200  # of one record: a quote that is never closed must not swallow the file
+    A quote that is open at the end of a line may be that of a field over several lines, or a plain character of a row that is whole. The
+    lines up to the one where it is closed, at the end of a field, are one record if they have the fields of the header together, unless
+    they look like rows themselves: most of them have these fields, too, one in the middle included. If none in the middle has, the file
+    decides: they are rows if a quote stands in it as no writer of quoted fields leaves one.
+    """
 
-    def __init__(self, lines: Iterator[str], width: int):
+    MOST_LINES = 10_000  # of one record: a quote that is never closed must not read the whole file into memory
+    LOOKED_AT = 200  # lines that come, where the file decides
+
+    def __init__(self, lines: Iterator[_Line], width: int, bad_lines: list[BadRow]):
+        """`width`: the fields of a record; 0: those of the first line. What is wrong with a line of a record goes into `bad_lines`."""
         self.line_num = 0
-        self.width = width  # fields of a record; 0: those of the first line
+        self.width = width
         self._lines = lines
-        self._ahead: deque[str] = deque()  # lines that were looked at and belong to later records
+        self._ahead: deque[_Line] = deque()  # lines that were looked at and not yet taken
+        self._bad_lines = bad_lines
+        self._has_plain_quotes = False
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> list[str]:
-        text = self._line()
-        if '"' not in text:
-            fields = _one_record([text], csv.QUOTE_NONE)
-        else:
-            try:
-                fields = _one_record([text], csv.QUOTE_MINIMAL)
-            except csv.Error:
-                fields = _one_record([text], csv.QUOTE_NONE)
-                if len(fields) < self.width:
-                    fields = self._over_lines(text)
+        text = self._take()
+        fields = self._quoted(text) if '"' in text else _plain(text)
         self.width = self.width or len(fields)
         return fields
 
-    def _line(self) -> str:
-        text = self._ahead.popleft() if self._ahead else next(self._lines)
+    def _quoted(self, first: str) -> list[str]:
+        """The fields of the record that begins with this line, which has a quote."""
+        self._has_plain_quotes = self._has_plain_quotes or _is_plain_quote(first)
+        plain, lines = _plain(first), [first]
+        try:
+            fields = next(csv.reader(self._from(first, lines), delimiter="\t", strict=True))
+        except csv.Error:  # a quote within a field, or one that is never closed
+            return plain
+        if len(lines) == 1:
+            return plain if len(plain) == self.width != len(fields) else fields
+        if len(fields) != self.width or self._are_rows(lines):
+            return plain
+        for _ in lines[1:]:
+            self._take()
+        return fields
+
+    def _are_rows(self, lines: list[str]) -> bool:
+        """Whether lines that can be read as one record are better read as one each."""
+        fit = [len(_plain(line)) == self.width for line in lines]
+        if 2 * sum(fit) <= len(fit):
+            return False
+        if not any(fit[1:-1]) and not self._has_plain_quotes:
+            self._has_plain_quotes = any(map(_is_plain_quote, islice(self._coming(), self.LOOKED_AT)))
+        return any(fit[1:-1]) or self._has_plain_quotes
+
+    def _take(self) -> str:
+        text, bad = self._ahead.popleft() if self._ahead else next(self._lines)
         self.line_num += 1
+        if bad:
+            self._bad_lines.append(bad)
         return text
 
-    def _over_lines(self, first: str) -> list[str]:
-        """The record that begins with a line, and ends with one of the next. Raises csv.Error, with only the first line gone."""
-        taken = [first]
-        for more in islice(iter(self._line, None), self.MOST_LINES):
-            taken.append(more)
-            if '"' in more:
-                try:
-                    return _one_record(taken, csv.QUOTE_MINIMAL)
-                except csv.Error:
-                    continue
-        self._ahead.extendleft(reversed(taken[1:]))
-        self.line_num -= len(taken) - 1
-        raise csv.Error("a quote is not closed")
+    def _from(self, first: str, given: list[str]) -> Iterator[str]:
+        """A line and those that come; of the latter each that is given goes into `given`, too."""
+        yield first
+        for line in islice(self._coming(), self.MOST_LINES):
+            given.append(line)
+            yield line
+
+    def _coming(self) -> Iterator[str]:
+        """The lines that come; none of them is taken."""
+        for number in count():
+            if number == len(self._ahead):
+                self._ahead.extend(islice(self._lines, 1))
+            if number == len(self._ahead):
+                return
+            yield self._ahead[number].text
 
 
-def _one_record(lines: list[str], quoting: Any) -> list[str]:
-    """The fields of lines that are one record. Raises csv.Error if they are not."""
-    [fields] = list(csv.reader(lines, delimiter="\t", quoting=quoting, strict=True)) or [[]]
-    return fields
+def _plain(line: str) -> list[str]:
+    """The fields of a line in which quotes are characters; none of an empty one."""
+    bare = line.removesuffix("\n").removesuffix("\r")
+    return bare.split("\t") if bare else []
+
+
+def _is_plain_quote(line: str) -> bool:
+    """Whether a quote, not doubled, stands between two characters of a field: a quoted field has it doubled, and others have none."""
+    return _WITHIN.search(line.replace('""', "")) is not None
+
+
+_WITHIN = re.compile(r'[^\t]"[^\t\r\n]')
 
 
 def _read_separated(content: Content, columns: Columns, delimiter: str, given: tuple[str, ...]) -> Records:
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 kB
     bad_lines: list[BadRow] = []  # of the record that is being read
-    lines = _decoded(content, bad_lines)
-    reader = _TsvReader(lines, len(given)) if delimiter == "\t" else csv.reader(lines, delimiter=delimiter, strict=True)
+    lines = _decoded(content)
+    reader = _TsvReader(lines, len(given), bad_lines) if delimiter == "\t" else csv.reader(_noted(lines, bad_lines), strict=True)
     header = list(given)
     if given:
         columns.check(header, content.name)
@@ -121,15 +168,19 @@ def _separated_record(fields: list[str], header: list[str], place: str) -> Recor
     return Record(dict(zip(header, fields, strict=True)), place)
 
 
-def _decoded(content: Content, bad_lines: list[BadRow]) -> Iterator[str]:
-    """The lines for the csv reader, which must see every quote; those that are not UTF-8 are also put into `bad_lines`."""
+def _decoded(content: Content) -> Iterator[_Line]:
+    """The lines, also those that are not UTF-8: a reader must see every quote."""
     for line in pieces(content):
         text = decode(line)
-        if isinstance(text, BadRow):
-            bad_lines.append(text)
-            yield line.content.decode(errors="surrogateescape")
-        else:
-            yield text
+        yield _Line(line.content.decode(errors="surrogateescape"), text) if isinstance(text, BadRow) else _Line(text, None)
+
+
+def _noted(lines: Iterator[_Line], bad_lines: list[BadRow]) -> Iterator[str]:
+    """The lines for csv.reader; what is wrong with one goes into `bad_lines`."""
+    for text, bad in lines:
+        if bad:
+            bad_lines.append(bad)
+        yield text
 
 
 def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:

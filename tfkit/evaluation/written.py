@@ -57,7 +57,7 @@ def references(objective: TextToText | Chat, row: Row, example: Example) -> list
         return [target for target in row.values["target"] if target.strip()]
     if "output" in row.values:
         return [answer for answer in row.values["output"] if answer.strip()]
-    answers = [message["content"] for message in conversation(row.values) if message["role"] == "assistant"]
+    answers = [message["content"] for message in conversation(row) if message["role"] == "assistant"]
     return [answers[len(_answers(example)) - 1]]  # later ones were cut off
 
 

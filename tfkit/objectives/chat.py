@@ -117,7 +117,7 @@ class Chat:
     def _text(self, row: Row, render: Render) -> tuple[str, Spans] | BadRow:
         """The text of a row's conversation."""
         try:
-            messages = conversation(row.values)
+            messages = conversation(row)
             for number, message in enumerate(messages, 1):
                 if (found := self.conversations.literal(json.dumps(message, ensure_ascii=False))) is not None:
                     raise UnfitError("special tokens in a text", f"message {number} has {found!r}, which would be read as a special token")
@@ -139,27 +139,39 @@ class Chat:
                 f"{row.place}: {len(found.ids):,} tokens, and none of an answer is among the first {length:,}; set a larger "
                 "model.context_length, or remove the row",
             )
-        unread = max(0, len(row.values.get("output", ())) - 1)
+        unread = max(0, len(_answers(row)) - 1)
         return Encoded({"input_ids": ids.tolist(), "labels": labels.tolist()}, len(ids), len(found.ids) > length, unread)
 
 
-def conversation(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The messages of a row of either shape, each with role and content. Raises UnfitError."""
+def conversation(row: Row) -> list[dict[str, Any]]:
+    """The messages of a row of either shape, each with role and content. Raises UnfitError.
+
+    A system message of the conversation's own goes before a column that was only recognised as one.
+    """
+    values = row.values
     if "messages" in values:
         messages = [_message(number, message) for number, message in enumerate(values["messages"], 1)]
     else:
         asked = [part for part in (values["instruction"], values.get("input", "")) if part.strip()]
-        messages = [{"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": values["output"][0]}]
-    if values.get("system", "").strip():
-        if messages[0]["role"] == "system":
-            raise UnfitError("two system messages", "there is a system message among the messages, and another in a column of its own")
-        messages.insert(0, {"role": "system", "content": values["system"]})
+        messages = [{"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": next(iter(_answers(row)), "")}]
+    system = values.get("system", "")
+    if messages[0]["role"] != "system":
+        messages[:0] = [{"role": "system", "content": system}] if system.strip() else []
+    elif "system" in row.named and system.strip() not in ("", messages[0]["content"].strip()):
+        raise UnfitError(
+            "two system messages", "there is a system message among the messages, and another one in the column that columns.system names"
+        )
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
     if not answers:
         raise UnfitError("no answer", "the assistant says nothing in this conversation, so there is nothing to learn")
     if not all(answer.strip() for answer in answers):
         raise UnfitError("an empty answer", "an answer of the assistant is empty")
     return messages
+
+
+def _answers(row: Row) -> list[str]:
+    """The answers of an exchange that are not blank, the one that is learned first; of a conversation none."""
+    return [answer for answer in row.values.get("output", ()) if answer.strip()]
 
 
 def _message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:

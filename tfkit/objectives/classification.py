@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data.forms import ClassName
 from tfkit.data.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
@@ -113,16 +114,21 @@ class Classification:
     def _label(self, row: Row) -> int | BadRow:
         written = row.values["label"]
         if self.section.regression:
-            try:
-                value = float(written)
-            except ValueError:
-                value = math.nan
+            value = _number(written)
             if not abs(value) <= _MOST:
                 return BadRow("no number", f"{row.place}: the label {written!r} is not a number up to {_MOST:,}; correct the row")
             return round(value * _SCALE)
         if written not in self._numbers:
             return unknown_label(row.place, written, self.labels)
         return self._numbers[written]
+
+
+def _number(written: str) -> float:
+    """The number of a label; NaN if it is none. Of a class that a data set stores as a number its name goes first, as a number of stars."""
+    try:
+        return float(written)
+    except ValueError:
+        return float(written.number) if isinstance(written, ClassName) else math.nan
 
 
 def unknown_label(place: str, written: str, labels: Sequence[str]) -> BadRow:

@@ -154,7 +154,7 @@ class MultipleChoiceSection(_Objective):
     roles: ClassVar[tuple[Role, ...]] = (
         Role("context", "text", ("context", "goal", "premise", "ctx", "question", "prompt", "story", "sentence")),
         Role("choices", "texts", ("choices", "endings", "options", "answers")),
-        Role("label", "label", ("label", "labels", "answer", "answerKey", "gold")),
+        Role("label", "label", ("label", "labels", "answer", "answerKey", "gold"), by_number=True),
     )
     head: ClassVar[str] = "choices"  # of a language model that also scores whole sequences
     reads_text: ClassVar[bool] = False
@@ -261,7 +261,7 @@ class FewShotSection(_Objective):
     roles: ClassVar[tuple[Role, ...]] = (
         Role("context", "text", (*MultipleChoiceSection.roles[0].columns, "text")),
         MultipleChoiceSection.roles[1]._replace(required=False),
-        Role("label", "label", (*MultipleChoiceSection.roles[2].columns, "category", "class", "intent")),
+        Role("label", "label", (*MultipleChoiceSection.roles[2].columns, "category", "class", "intent"), by_number=True),
     )
     stacks: ClassVar[tuple[Stacks, ...]] = ("decoder", "both")
     reads_text: ClassVar[bool] = False

@@ -10,7 +10,8 @@ class Role(NamedTuple):
     text or a list of texts that are equally good.
 
     `columns` are the names that are recognised, the first one that a row has; a recipe may name another. Rows may have one of several
-    shapes: of the roles that belong to one, a row needs those of the first shape that it has, or that a recipe names.
+    shapes: of the roles that belong to one, a row needs those of the first shape that it has, or that a recipe names. `by_number`: of a
+    class that a data set stores as a number the number is read, and not its name.
     """
 
     name: str
@@ -18,6 +19,7 @@ class Role(NamedTuple):
     columns: tuple[str, ...]
     required: bool = True
     shape: str | None = None  # None: every row has it
+    by_number: bool = False
 
 
 TEXT = (Role("text", "text", ("text",)),)

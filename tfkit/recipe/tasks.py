@@ -14,6 +14,7 @@ from tfkit.recipe.objectives import ObjectiveSection, Stacks
 SECTIONS: dict[str, Any] = {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(ObjectiveSection)}
 _FEW = 5  # rows, at least, of each class on the mean: a column of fewer is one of names or numbers, not of classes
 _LONG, _WORDS = 60, 6  # characters and spaces, at least, of half of the texts of a column that is more than names
+_APART = 20  # characters of a text that does not stand within another by chance
 _MOST_LISTED = 20
 
 
@@ -31,7 +32,7 @@ class Seen:
     like_labels: tuple[str, ...] = ()  # columns beside a text that hold few different short values
     reads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # for each of `kinds` the column of each part of a row
     like_texts: tuple[str, ...] = ()  # columns that a classification knows for its one text, where there is no second one
-    texts: tuple[str, ...] = ()  # columns of texts of some length, each row another; none where the user has named columns
+    unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # as `unread_texts` finds them, for each of `kinds`
 
 
 @dataclass(frozen=True)
@@ -100,21 +101,17 @@ _ROOM = {"classification": ("pair", "text"), "chat": ("input", "instruction"), "
 
 def _check_all_is_read(seen: Seen, model: Kind, kind: str) -> None:
     """Raise UsageError where a column of text would not be read: half of a task, as the passage that a question is about."""
-    part, beside = _ROOM.get(kind, ("", ""))
-    reads = seen.reads.get(kind, {})
-    if beside not in reads or part in reads:
-        return
-    unread = [name for name in seen.texts if name not in reads.values()]
-    if unread:
-        first, second = unread[0], reads[beside]
+    if unread := seen.unread.get(kind):
+        part, beside = _ROOM[kind]
+        first, second = unread[0], seen.reads[kind][beside]
         both = f"{{{beside}: {second}, {part}: {first}}}" if part else f"{{{beside}: '{{{first}}} {{{second}}}'}}"
         what = f"the column {first!r} holds text, and would not be read beside {second!r}"
         raise _refusal(
             seen,
             model,
             what,
-            f"data.train.0.columns={both} to read both",
             f"data.train.0.columns={{{beside}: {second}}} to read that alone",
+            f"data.train.0.columns={both} to read both",
         )
 
 
@@ -215,6 +212,30 @@ def long_texts(values: Sequence[object]) -> bool:
     if 2 * len(texts) <= len(values) or 2 * len({*texts}) <= len(texts):
         return False
     return sorted(map(len, texts))[len(texts) // 2] >= _LONG and sorted(text.count(" ") for text in texts)[len(texts) // 2] >= _WORDS
+
+
+def unread_texts(kind: str, reads: Mapping[str, str], held: Mapping[str, Sequence[object]]) -> tuple[str, ...]:
+    """The columns of texts of some length that an objective would leave unread, where its rows may have one more.
+
+    `reads`: the column of each part of a row; `held`: what each column holds, row by row. Left out are those that say again what is read:
+    that stand within it, or around the text that they would stand beside, in a third of the rows.
+    """
+    part, beside = _ROOM.get(kind, ("", ""))
+    if beside not in reads or part in reads:
+        return ()
+    read, asked = [held[name] for name in reads.values()], held[reads[beside]]
+    found = [name for name in held if name not in reads.values() and long_texts(held[name])]
+    return tuple(name for name in found if not _says_again(held[name], asked, read))
+
+
+def _says_again(values: Sequence[object], asked: Sequence[object], read: Sequence[Sequence[object]]) -> bool:
+    texts = again = 0
+    for value, within, *rest in zip(values, asked, *read, strict=True):
+        if isinstance(value, str) and (text := value.strip()):
+            texts += 1
+            is_around = isinstance(within, str) and len(within.strip()) >= _APART and within.strip() in text
+            again += is_around or any(isinstance(other, str) and text in other for other in rest)
+    return 3 * again >= texts
 
 
 def _refusal(seen: Seen, model: Kind, what: str, first: str, second: str) -> UsageError:
