@@ -238,7 +238,7 @@ def test_with_run_the_result_and_the_energy_stay(capsys, folder, data, tmp_path)
     assert main(["evaluate", *words, NO_CARBON]) == 0
     assert json.loads(capsys.readouterr().out)["energy_kwh"] is None
     after = json.loads((tmp_path / "kept" / "run.json").read_text())["totals"]
-    assert (after["energy_kwh"], after["seconds"]) == (receipt["totals"]["energy_kwh"], receipt["totals"]["seconds"])
+    assert (after["energy_kwh"], after["seconds"]) == (pytest.approx(receipt["totals"]["energy_kwh"]), receipt["totals"]["seconds"])
     assert after["carbon_status"] == "degraded"
 
 
