@@ -221,7 +221,7 @@ def attempt_that_raises(path: Path, resumed_from: Path | None, error: Exception)
 
 def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
-        assert (run.attempt, run.finished, run.result) == (1, False, None)
+        assert (run.attempt, run.result) == (1, None)
         assert receipt(tmp_path)["status"] == "new"
     with pytest.raises(Stopped):
         attempt_that_raises(tmp_path, None, Stopped(15, "stopped by SIGTERM"))
@@ -233,7 +233,7 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
         run.goes_on(run.checkpoints / "step-000005", 5)
         run.record(threads=3, totals={"tokens": 7}, result={"loss": float("nan")})
         run.end_attempt("finished", step=9)
-        assert run.finished
+        assert run.result is not None
         assert run.attempt == 4, "the next"
     document = receipt(tmp_path)
     first, second, third = document["attempts"]
@@ -253,7 +253,6 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
     assert document["versions"]["python"] == platform.python_version()
     assert document["processor"]["cores"] == os.cpu_count()
     with open_run(tmp_path, resume=True) as run:
-        assert run.finished
         assert run.result == {"loss": None}
     assert receipt(tmp_path)["status"] == "finished", "opening begins no attempt"
     (tmp_path / "checkpoints" / "step-000009").mkdir(parents=True)
@@ -262,7 +261,7 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
             attempt_that_raises(tmp_path, resumed_from, Stopped(15, "stopped by SIGTERM"))
         assert ("result" in receipt(tmp_path)) is kept, "lost once an attempt goes on from there"
         with open_run(tmp_path, resume=True) as run:
-            assert run.finished is kept
+            assert (run.result is not None) is kept
     assert receipt(tmp_path)["totals"] == {"tokens": 7}
 
 

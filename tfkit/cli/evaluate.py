@@ -45,8 +45,7 @@ def evaluate(
 
     What is scored is --data, else the recipe's data.validation, else that of the run that made the checkpoint. A checkpoint from elsewhere
     needs no recipe: "objective={kind: classification}" says what it was trained for; minimal_pairs and few_shot ask any language
-    model (docs/evaluation.md). --run keeps the result, and the energy in
-    emissions.csv, in a run folder.
+    model (docs/evaluation.md). --run keeps the result, and the energy in emissions.csv, in a run folder.
     """
     from tfkit.cli.session import WHOLE, session
     from tfkit.cli.settings import read_settings, split_arguments

@@ -206,7 +206,7 @@ def few_values(values: Sequence[object]) -> bool:
     return short and 2 <= len({*map(str, values)}) <= len(values) / _FEW
 
 
-def long_texts(values: Sequence[object]) -> bool:
+def _long_texts(values: Sequence[object]) -> bool:
     """Whether a column holds texts of some length, hardly any of them twice: no name, no address, no explanation of a class."""
     texts = [value for value in values if isinstance(value, str) and value.strip()]
     if 2 * len(texts) <= len(values) or 2 * len({*texts}) <= len(texts):
@@ -224,7 +224,7 @@ def unread_texts(kind: str, reads: Mapping[str, str], held: Mapping[str, Sequenc
     if beside not in reads or part in reads:
         return ()
     read, asked = [held[name] for name in reads.values()], held[reads[beside]]
-    found = [name for name in held if name not in reads.values() and long_texts(held[name])]
+    found = [name for name in held if name not in reads.values() and _long_texts(held[name])]
     return tuple(name for name in found if not _says_again(held[name], asked, read))
 
 

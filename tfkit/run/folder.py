@@ -108,13 +108,8 @@ class RunFolder:
         return any(self.checkpoints.glob("step-*"))
 
     @property
-    def finished(self) -> bool:
-        """Whether an attempt reached the end, and none has gone on from there."""
-        return self.result is not None
-
-    @property
     def result(self) -> dict[str, Any] | None:
-        """What was recorded as `result`, for a finished run to repeat."""
+        """What was recorded as `result`, for a finished run to repeat. None: no attempt reached the end, or one has gone on from there."""
         return self._receipt.document.get("result")
 
     @property
