@@ -1,0 +1,61 @@
+"""benchmarks/run_hashes.py: its recipes leave nothing to a default and use everything that there is, and it names a run that differs."""
+
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_hashes import CASES, recipe
+from tiny_tasks import ROOT, script
+
+from tfkit.families import FAMILIES, PRESETS
+from tfkit.recipe.fields import records, tags
+from tfkit.recipe.objectives import JudgingSection
+from tfkit.recipe.schema import Recipe, ScheduleSection
+from tfkit.recipe.vocabularies import VOCABULARIES
+
+NESTED = ("model", "tokenizer", "data")  # a preset with changes; what a kind reads; sources
+ONLY_WITH_ANSWERS = {"text_metrics"}
+
+
+def kinds(annotation: Any) -> set[str]:
+    return {tag for record in records(annotation) for tag in tags(record)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_value_is_written_out(name: str) -> None:
+    whole = recipe(name)
+    for section, field in Recipe.model_fields.items():
+        if section not in NESTED:
+            values = whole[section]
+            record = next(one for one in records(field.annotation) if not tags(one) or values["kind"] in tags(one))
+            assert {*record.model_fields} - {*values} <= ONLY_WITH_ANSWERS, section
+
+
+def test_the_cases_use_everything() -> None:
+    whole = [recipe(name) for name in CASES]
+
+    def used(section: str, field: str = "kind") -> set[Any]:
+        return {values[section].get(field) for values in whole if section in values} - {None}
+
+    sections = Recipe.model_fields
+    assert used("objective") == kinds(sections["objective"].annotation) - kinds(JudgingSection)
+    assert used("optimizer") == kinds(sections["optimizer"].annotation)
+    assert used("schedule") == {*typing.get_args(ScheduleSection.model_fields["kind"].annotation)}
+    assert used("tokenizer") == {*VOCABULARIES}
+    assert {PRESETS[preset][0].name for preset in used("model", "preset")} == {*FAMILIES}
+
+
+def test_a_run_that_differs_in_one_thing_is_named_with_it_alone(tmp_path: Path) -> None:
+    def make(out: str, *words: str) -> tuple[int, str]:
+        done = script(tmp_path, str(ROOT / "benchmarks" / "run_hashes.py"), out, "--only", "gpt2", *words)
+        return done.returncode, done.stdout.splitlines()[-1]
+
+    assert make("one.json") == (0, "1 runs")
+    made = json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))
+    assert all(made["gpt2"][field] for field in ("files", "metrics", "evaluate"))
+    made["lora"] = {"exit": 1}
+    made["gpt2"]["metrics"][0]["loss"] += 1e-9
+    (tmp_path / "changed.json").write_text(json.dumps(made), encoding="utf-8")
+    assert make("two.json", "--against", "changed.json") == (1, "gpt2: metrics")
