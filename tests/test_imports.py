@@ -17,7 +17,7 @@ MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): pat
 # What each room may import of ours, itself and the bare `tfkit` (its version) aside.
 PURE = {"errors", "network", "model.config", "families", "recipe", "carbon.reading", "carbon.card", "units"}
 # Of the room `run`: how a checkpoint lies on disk, without torch.
-CHECKPOINTS = {"run.checkpoints", "run.manifest", "run.model_files", "run.safetensors_header", "run.strict_json"}
+CHECKPOINTS = {"run.checkpoints", "run.manifest", "run.model_files", "run.safetensors_header", "run.strict_json", "run.verified"}
 MAY_IMPORT = {
     "errors": set(),
     "network": set(),

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import tfkit
 from tfkit.adapters import load
+from tfkit.run.manifest import write_manifest
 from tfkit.training.step import Stepper
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")  # of peft
@@ -180,6 +181,9 @@ def test_a_base_that_is_gone_or_another_is_told(work: Path) -> None:
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
+    done = tfkit_("evaluate", "--from", "moved/run", "--json", "carbon.enabled=false")
+    assert (done.code, "model.safetensors: damaged: its SHA-256" in done.err) == (4, True), done.err
+    write_manifest(weights.parent)  # another model, and whole
     done = tfkit_("evaluate", "--from", "moved/run", "--json", "carbon.enabled=false")
     assert (done.code, "is not what the updates were trained on: the SHA-256" in done.err) == (4, True), done.err
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from saved_runs import Base, resumed_from
-from tiny_runs import Done, Process, kept, strike
+from tiny_runs import Done, Process, kept, strike, write_recipe
 
 FILES = [
     "model.safetensors",
@@ -164,3 +164,28 @@ def test_f09_a_checkpoint_that_is_named_and_cut_off_is_refused(base: Base, tmp_p
     done = tfkit(tmp_path, "generate", "--from", str(folder), "--prompt", "the", "--threads", "1")
     assert (done.code, done.out) == (4, ""), done.err
     assert name in done.err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "generate", "finetune", "distil", "inspect"])
+def test_f10_one_bit_of_a_named_checkpoint_is_flipped(base: Base, tmp_path: Path, command: str) -> None:
+    """Every command that reads a model compares it with its manifest; --no-verify reads it as it is."""
+    folder = base.copy_killed(tmp_path / "run") / "step-000004"
+    flip(folder / "model.safetensors")
+    corpus, few = str(base.folder / "corpus"), ["training={steps: 2, batch_size: 2, precision: fp32}", "carbon.enabled=false"]
+    tuned = write_recipe(tmp_path, base.folder / "corpus")
+    texts = tuned.read_text(encoding="utf-8").replace("tokenizer: {vocab_size: 300}\n", "")
+    tuned.write_text(texts.replace(texts[texts.index("model:") : texts.index("data:")], f"model: {{from: {folder}}}\n"), encoding="utf-8")
+    taught = [f"tokenizer={{path: {folder}}}", f"objective={{kind: distillation, teacher: {folder}, of: {{kind: causal_lm}}}}"]
+    words = {
+        "evaluate": ["evaluate", "--from", str(folder), "--data", corpus, "carbon.enabled=false", "--threads", "1"],
+        "generate": ["generate", "--from", str(folder), "--prompt", "the", "carbon.enabled=false", "--threads", "1"],
+        "finetune": ["finetune", str(tuned), "--run", str(tmp_path / "tuned"), "--threads", "1", *few],
+        "distil": ["pretrain", str(base.recipe), "--run", str(tmp_path / "taught"), "--threads", "1", *few, *taught],
+        "inspect": ["inspect", str(base.recipe), *few, *taught],
+    }[command]
+    done = tfkit(tmp_path, *words)
+    assert (done.code, done.out) == (4, ""), done.err
+    assert f"{folder / 'model.safetensors'}: damaged: its SHA-256 is not that of manifest.json" in done.err
+    shutil.rmtree(tmp_path / "tuned", ignore_errors=True)
+    done = tfkit(tmp_path, *words, "--no-verify")
+    assert done.code == 0, done.err

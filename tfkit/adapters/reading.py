@@ -1,6 +1,7 @@
 """A folder with updates, and its base -> the whole model. Any other model folder is read as `tfkit.hub` reads it."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +17,10 @@ from tfkit.hub import Described, Loaded, find_checkpoint
 from tfkit.hub.config_json import EXPRESSED, LIMIT, read_config, read_labels, read_problem_type, read_special_ids
 from tfkit.hub.find import ADAPTER
 from tfkit.hub.names import label_tensors, rules_of
-from tfkit.hub.reading import check_sizes
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.recipe.presets import merge
 from tfkit.run.model_files import find_file, read_object
+from tfkit.run.verified import unverified, verified
 from tfkit.tokenizer import load_tokenizer
 
 
@@ -33,11 +34,12 @@ def describe(path: str | Path) -> Described:
     folder = find_checkpoint(path)
     if not is_adapter(folder):
         return hub.describe(folder)
-    opened = _open(folder)
-    labels = read_labels(opened.hf, opened.config.head) if opened.hf else opened.base.labels
-    codec = load_tokenizer(folder) or opened.base.codec
-    ids = read_special_ids(opened.hf, folder) or opened.base.special_ids
-    return Described(folder, opened.config, codec, opened.family, ids, labels)
+    with verified(folder, weights=False):
+        opened = _open(folder)
+        labels = read_labels(opened.hf, opened.config.head) if opened.hf else opened.base.labels
+        codec = load_tokenizer(folder) or opened.base.codec
+        ids = read_special_ids(opened.hf, folder) or opened.base.special_ids
+        return Described(folder, opened.config, codec, opened.family, ids, labels)
 
 
 def load(
@@ -49,11 +51,30 @@ def load(
     other_labels: bool = False,
     changes: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
+    verify: bool = True,
 ) -> Loaded:
-    """As `tfkit.hub.load`; of an adapter, ours or one that peft saved, its base with the updates added. Raises ModelError."""
+    """As `tfkit.hub.load`; of an adapter, ours or one that peft saved, its base with the updates added. Raises ModelError.
+
+    `verify`: compare the files with the manifests of their folders, where there are any.
+    """
     folder = find_checkpoint(path)
-    if not is_adapter(folder):
-        return hub.load(folder, device=device, dtype=dtype, head=head, other_labels=other_labels, changes=changes, seed=seed)
+    with nullcontext() if verify else unverified():
+        if not is_adapter(folder):
+            return hub.load(folder, device=device, dtype=dtype, head=head, other_labels=other_labels, changes=changes, seed=seed)
+        with verified(folder, weights=True):
+            return _load(folder, device, dtype, head, other_labels, changes, seed)
+
+
+def _load(
+    folder: Path,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    head: HeadConfig | None,
+    other_labels: bool,
+    changes: Mapping[str, Any],
+    seed: int,
+) -> Loaded:
+    """An adapter's base with the updates added."""
     opened, described = _open(folder), describe(folder)
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     asked = head or opened.config.head
@@ -97,7 +118,6 @@ class _Opened:
 
 
 def _open(folder: Path) -> _Opened:
-    check_sizes(folder)
     peft = read_peft_config(folder)
     base = hub.describe(find_base(folder, peft))
     path = find_file(folder, "config.json")

@@ -36,6 +36,7 @@ def evaluate(
     fail_if: Annotated[list[str] | None, typer.Option(metavar="GATE", help='End with 8 if true: "perplexity > 20".')] = None,
     predictions: Annotated[Path | None, typer.Option(metavar="F", help="Write a JSON line a row: place, loss, answer.")] = None,
     run: options.RunFolder = None,
+    no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
     json: options.Json = False,

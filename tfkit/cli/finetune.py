@@ -23,6 +23,7 @@ def finetune(
     resume: options.Resume = False,
     exact: options.Exact = False,
     force: options.Force = False,
+    no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
     json: options.Json = False,

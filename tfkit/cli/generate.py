@@ -37,6 +37,7 @@ def generate(
     seed: Annotated[int | None, typer.Option(metavar="S", help="Of the draws.")] = None,
     chat: options.Chat = False,
     run: options.RunFolder = None,
+    no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
     json_: options.Json = False,

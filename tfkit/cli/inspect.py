@@ -28,6 +28,7 @@ def inspect(
     recipe: options.Recipe,
     overrides: options.Overrides = None,
     rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Rows to show.")] = 3,
+    no_verify: options.NoVerify = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -6,6 +6,13 @@ from typing import Annotated
 import typer
 
 from tfkit import console
+from tfkit.run.verified import unverified
+
+
+def _skip_verification(context: typer.Context, no_verify: bool) -> bool:
+    if no_verify:
+        context.with_resource(unverified())  # until the command ends
+    return no_verify
 
 
 def _set_quiet(quiet: bool) -> bool:
@@ -28,6 +35,9 @@ Checkpoint = Annotated[
 RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint of the run folder.")]
 Exact = Annotated[bool, typer.Option("--exact", help="With --resume: refuse to fall back to an older checkpoint.")]
+NoVerify = Annotated[
+    bool, typer.Option("--no-verify", callback=_skip_verification, help="Read models without comparing their files with their checksums.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Start although the planned checkpoints do not fit the disk.")]
 Device = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; the best one there is if left out.")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def replay(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that ended with exit code 6.", show_default=False)],
     step: Annotated[int | None, typer.Option("--step", metavar="N", help="The step; the latest one that was written down.")] = None,
+    no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
     json: options.Json = False,

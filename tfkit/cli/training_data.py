@@ -27,7 +27,9 @@ from tfkit.recipe.heads import task_head
 from tfkit.recipe.schema import Recipe
 from tfkit.run.folder import RunFolder
 from tfkit.run.signals import StopSignals
+from tfkit.run.verified import check_files
 from tfkit.tokenizer import Tokenizer, load_tokenizer
+from tfkit.tokenizer.files import TOKENIZER_FILES
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source]) -> Tokenizer:
         folder = Path(section.path)
         if section.path.startswith("hub:") or (folder / "checkpoints").is_dir():  # of a model of the hub, or of a run
             folder = find_checkpoint(section.path)
+        check_files(folder, TOKENIZER_FILES)
         loaded = load_tokenizer(folder)
         if loaded is None:
             raise ModelError(f"tokenizer.path: {folder} has no tokenizer.json; name a folder that has one")

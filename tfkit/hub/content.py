@@ -1,20 +1,40 @@
 """Which model a folder holds, whatever it is called: for lineage, and to tell whether it is still the same one."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from tfkit.hub.config_json import LIMIT
 from tfkit.hub.find import ADAPTER
+from tfkit.run.manifest import Identity, identity_of, is_settled
 from tfkit.run.model_files import find_file, read_object
+from tfkit.run.verified import verified
 
 _BLOCK = 1 << 20
+_known: dict[tuple[tuple[str, Identity], ...], str] = {}  # what this process has computed, by the names and identities of the files
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 of the bytes of config.json (and an adapter's own) and of the weights, in the order of their names."""
-    digest = hashlib.sha256()
+    """SHA-256 of the bytes of config.json (and an adapter's own) and of the weights, in the order of their names.
+
+    Raises ModelError for files that are not as the folder's manifest has them.
+    """
     described = [path for name in ("config.json", ADAPTER) if (path := folder / name).is_file()]
-    for path in (*described, *sorted(folder.glob("*.safetensors"))):
+    paths = (*described, *sorted(folder.glob("*.safetensors")))
+    with verified(folder, weights=True):
+        key = tuple((path.name, identity_of(path)) for path in paths)
+        if key in _known:
+            return _known[key]
+        settled = all(is_settled(identity) for _, identity in key)
+        found = _content_hash(paths)
+    if settled:
+        _known[key] = found
+    return found
+
+
+def _content_hash(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with open(path, "rb", buffering=0) as file:
             while block := file.read(_BLOCK):

@@ -19,15 +19,13 @@ from tfkit.hub.writing import save_model
 from tfkit.model.config import HeadConfig, ModelConfig
 from tfkit.model.init import initialize
 from tfkit.model.transformer import Transformer
-from tfkit.run.manifest import NAME as MANIFEST
-from tfkit.run.manifest import read_manifest
 from tfkit.run.model_files import find_file, read_object
+from tfkit.run.verified import verified
 from tfkit.tokenizer import Backend, Tokenizer, load_tokenizer
 
 _FLOATS = ("F32", "F16", "BF16", "F64")
 _LONGEST_CONTEXT = 1 << 31  # tokens
 _MOST_LINES = 20  # of one kind of difference
-_TRAINING_STATE = "training_state/"
 
 
 @dataclass(frozen=True)
@@ -95,10 +93,12 @@ class Described:
 
 def describe(path: str | Path) -> Described:
     """Read all of a model folder but its weights, of which only names and shapes are looked at. Raises ModelError."""
-    opened = _open(find_checkpoint(path), None, {})
-    family = opened.family.name if opened.family else OWN_TYPE
-    labels = read_labels(opened.hf, opened.config.head)
-    return Described(opened.folder, opened.config, _codec(opened), family, opened.special_ids, labels)
+    folder = find_checkpoint(path)
+    with verified(folder, weights=False):
+        opened = _open(folder, None, {})
+        family = opened.family.name if opened.family else OWN_TYPE
+        labels = read_labels(opened.hf, opened.config.head)
+        return Described(folder, opened.config, _codec(opened), family, opened.special_ids, labels)
 
 
 def load(
@@ -116,10 +116,24 @@ def load(
     The model has the head that config.json names, or `head`: what the files lack of that one is drawn with `seed`, and
     `new_parameters` names it; with `other_labels` also what has a row for each class, since the classes are others. `changes` are
     fields of its description, such as dropout, that are other than there. Raises ModelError when it is missing, damaged, unsupported
-    or does not fit its own configuration.
+    or does not fit its own configuration. Files are compared with the manifest of the folder, where there is one, while they are read.
     """
-    opened = _open(find_checkpoint(path), head, changes)
-    folder, hf, family, config, weights = opened.folder, opened.hf, opened.family, opened.config, opened.weights
+    folder = find_checkpoint(path)
+    with verified(folder, weights=True):
+        return _load(folder, device, dtype, head, other_labels, changes, seed)
+
+
+def _load(
+    folder: Path,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    head: HeadConfig | None,
+    other_labels: bool,
+    changes: Mapping[str, Any],
+    seed: int,
+) -> Loaded:
+    opened = _open(folder, head, changes)
+    hf, family, config, weights = opened.hf, opened.family, opened.config, opened.weights
     if other_labels:
         rows = label_tensors(family, config)
         weights = {name: weight for name, weight in weights.items() if name not in rows}
@@ -157,7 +171,6 @@ def _codec(opened: _Opened) -> Tokenizer | None:
 
 
 def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> _Opened:
-    check_sizes(folder)
     hf = _read_config_json(folder)
     family, config = read_config(hf, folder)
     own_head = config.head
@@ -173,24 +186,6 @@ def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> 
     elif head is not None:
         weights = without_other_heads(weights, config)
     return _Opened(folder, hf, family, config, own_head, special_ids, weights)
-
-
-def check_sizes(folder: Path) -> None:
-    """Raise ModelError if a file has not the size that manifest.json tells. A folder without one is not from tfkit's training.
-
-    Training state is not looked at: it is not read here, and a folder that was published may be without.
-    """
-    if find_file(folder, MANIFEST) is None:
-        return
-    for name, entry in read_manifest(folder).items():
-        if name.startswith(_TRAINING_STATE):
-            continue
-        path = find_file(folder, name)
-        if path is None:
-            raise ModelError(f"{folder / name}: missing, but {MANIFEST} names it; copy the checkpoint again")
-        size = path.stat().st_size
-        if size != entry["size"]:
-            raise ModelError(f"{path}: {size:,} bytes, where the checkpoint had {entry['size']:,}; copy it again")
 
 
 def _read_config_json(folder: Path) -> dict[str, Any]:

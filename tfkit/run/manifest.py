@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
@@ -25,6 +26,12 @@ _LIMIT = 16 * MIB
 _NOT_COVERED = frozenset({NAME, "README.md"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 20
+_SETTLED = 2_000_000_000  # ns, more than the resolution of any file system's times
+
+Identity = tuple[int, ...]
+"""A file and its content, as far as the file system tells without reading: device, inode, size, times of change."""
+
+_known: dict[Identity, str] = {}  # the hashes of files that this process has read
 
 
 class Entry(TypedDict):
@@ -40,7 +47,7 @@ def write_manifest(folder: Path) -> None:
     for path in regular_files(folder):
         name = path.relative_to(folder).as_posix()
         if name not in _NOT_COVERED:
-            entries[name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+            entries[name] = {"size": path.stat().st_size, "sha256": sha256_of(path)[0]}
     write_once(folder / NAME, strict_json.dumps({"schema_version": SCHEMA_VERSION, "files": entries}, indent=1) + "\n")
 
 
@@ -119,6 +126,42 @@ def regular_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def identity_of(path: Path) -> Identity:
+    """The identity of the file that a path leads to now. Raises OSError."""
+    return _identity(path.stat())
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def is_settled(identity: Identity) -> bool:
+    """Whether the file changed so long ago that any later change gives it another identity."""
+    return time.time_ns() - identity[-1] > _SETTLED
+
+
+def known_sha256(path: Path) -> tuple[str, Identity] | None:
+    """The hash of a file that this process has read before and that has not changed since; None: it must be read. Raises OSError."""
+    identity = identity_of(path)
+    return (_known[identity], identity) if identity in _known else None
+
+
+def sha256_of(path: Path, advance: Callable[[int], object] = _ignore) -> tuple[str, Identity]:
+    """The hash of a file, read now, and the identity that it had before. Raises OSError."""
+    digest, block = hashlib.sha256(), bytearray(_BLOCK)
+    view = memoryview(block)
+    with open(path, "rb", buffering=0) as file:
+        identity = _identity(os.fstat(file.fileno()))
+        settled = is_settled(identity)
+        while count := file.readinto(block):
+            digest.update(view[:count])
+            advance(count)
+    sha256 = digest.hexdigest()
+    if settled:
+        _known[identity] = sha256
+    return sha256, identity
+
+
 def _problem(folder: Path, path: Path, entry: Entry, hashes: bool, advance: Callable[[int], object]) -> str | None:
     if any(part.is_symlink() for part in (path, *path.parents[: len(path.relative_to(folder).parts) - 1])):
         return f"{path}: a link, where the checkpoint had a file"
@@ -128,22 +171,13 @@ def _problem(folder: Path, path: Path, entry: Entry, hashes: bool, advance: Call
             return f"{path}: not a file"
         if status.st_size != entry["size"]:
             return f"{path}: {status.st_size:,} bytes, where the checkpoint had {entry['size']:,}"
-        if hashes and _sha256(path, advance) != entry["sha256"]:
+        if hashes and sha256_of(path, advance)[0] != entry["sha256"]:
             return f"{path}: damaged: its SHA-256 is not the manifest's"
     except FileNotFoundError:
         return f"{path}: missing"
     except OSError as error:
         return f"{path}: unreadable ({error.strerror})"
     return None
-
-
-def _sha256(path: Path, advance: Callable[[int], object] = _ignore) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            advance(len(block))
-    return digest.hexdigest()
 
 
 def _stays_inside(name: str) -> bool:

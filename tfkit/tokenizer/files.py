@@ -11,6 +11,7 @@ from tfkit.tokenizer.hf_class import class_settings
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 
 TOKENIZER, CONFIG, SPECIAL, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
+TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE)
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # the largest known tokenizer.json has 33 MiB
 _MOST_EXPANSION = 1000  # of one character; real tokenizers make 1 to 3

@@ -1,0 +1,180 @@
+"""Files of a model folder are compared with its manifest while they are read: damage is refused, what is no damage is not."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tfkit
+from tfkit.adapters import Base, add_lora, describe, save_adapter
+from tfkit.errors import ModelError
+from tfkit.families import PRESETS
+from tfkit.hub import content_hash, save_model
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer, build
+from tfkit.recipe.schema import LoraSection
+from tfkit.run import manifest
+from tfkit.run.manifest import write_manifest
+from tfkit.run.verified import verified
+
+TINY = {"vocab_size": 300, "context_length": 24, "decoder_layers": 2, "dim": 24, "num_heads": 3, "hidden_dim": 40}
+WEIGHTS = "model.safetensors"
+
+
+def write(folder: Path) -> Transformer:
+    config = ModelConfig.model_validate(PRESETS["gpt2"][1] | TINY)
+    model = build(config, seed=1)
+    folder.mkdir(parents=True)
+    save_model(folder, config, model.state_dict(), None, family="gpt2", facts={"objective": "causal_lm"})
+    (folder / "README.md").write_text("a card", encoding="utf-8")
+    write_manifest(folder)
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def flip(file: Path) -> None:
+    """Change one bit in the middle, in place."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 2
+    with file.open("r+b") as opened:
+        opened.write(data)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json", "generation_config.json", "tfkit.json"])
+def test_one_flipped_bit_is_refused_with_the_file_and_the_remedy(folder: Path, name: str) -> None:
+    flip(folder / name)
+    with pytest.raises(ModelError, match="Restore the file, or name another checkpoint; `tfkit verify ") as caught:
+        tfkit.load(folder)
+    assert str(caught.value).startswith(f"{folder / name}: damaged")
+    if name != WEIGHTS:
+        with pytest.raises(ModelError, match="damaged"):
+            describe(folder)
+    else:
+        describe(folder)  # which reads no weights
+
+
+def test_damage_is_the_reason_also_where_it_shows_as_something_else(folder: Path) -> None:
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data.replace(b'"transformer.h.0.ln_1.bias"', b'"transformer.h.0.ln_1.dias"', 1))
+    with pytest.raises(ModelError, match="damaged: its SHA-256"):
+        tfkit.load(folder)
+    with pytest.raises(ModelError, match=r"unexpected: .*dias"):
+        tfkit.load(folder, verify=False)
+
+
+def test_without_verification_the_flipped_bit_is_read(folder: Path) -> None:
+    good = tfkit.load(folder).model.state_dict()
+    flip(folder / WEIGHTS)
+    found = tfkit.load(folder, verify=False).model.state_dict()
+    assert [name for name in good if not torch.equal(good[name], found[name])]
+    with pytest.raises(ModelError, match="damaged"):
+        tfkit.load(folder)
+
+
+def test_leftovers_further_files_another_card_and_no_manifest_are_no_damage(folder: Path) -> None:
+    (folder / "README.md").write_text("another card", encoding="utf-8")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    (folder / f".{WEIGHTS}.tmp-1").write_text("half", encoding="utf-8")
+    tfkit.load(folder)
+    (folder / "manifest.json").unlink()
+    flip(folder / WEIGHTS)
+    tfkit.load(folder)
+
+
+@pytest.mark.parametrize(
+    "damaged", ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+)
+def test_every_shard_and_the_index_are_compared(folder: Path, damaged: str) -> None:
+    from huggingface_hub import save_torch_state_dict
+
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    save_torch_state_dict(tensors, folder, max_shard_size=50_000, metadata={"format": "pt"})
+    assert len(list(folder.glob("*.safetensors"))) == 2
+    write_manifest(folder)
+    tfkit.load(folder)
+    flip(folder / damaged)
+    with pytest.raises(ModelError, match=f"{damaged}: damaged"):
+        tfkit.load(folder)
+
+
+def test_a_download_with_a_manifest_is_compared_through_the_links_of_the_cache(folder: Path, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "0123", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in folder.iterdir():
+        shutil.copyfile(path, blobs / path.name)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    tfkit.load(snapshot)
+    flip(blobs / WEIGHTS)
+    with pytest.raises(ModelError, match=f"{WEIGHTS}: damaged"):
+        tfkit.load(snapshot)
+
+
+@pytest.mark.parametrize("damaged", ["base/model.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"])
+def test_an_adapter_and_its_base_are_compared(tmp_path: Path, damaged: str) -> None:
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    model = write(base)
+    section = LoraSection()
+    add_lora(model, section, 1, ())
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    folder.mkdir()
+    save_adapter(folder, model.config, trained, None, section, Base(str(base), base, content_hash(base)), family="gpt2", facts={})
+    write_manifest(folder)
+    tfkit.load(folder)
+    flip(tmp_path / damaged)
+    with pytest.raises(ModelError, match=f"{damaged}: damaged"):
+        tfkit.load(folder)
+
+
+def test_what_was_hashed_is_what_is_used(folder: Path) -> None:
+    """A file that is replaced or written while it is read is no longer the one that was hashed."""
+
+    def replace_while_reading() -> None:
+        with verified(folder, weights=True):
+            shutil.copyfile(folder / WEIGHTS, folder / "copy")
+            os.replace(folder / "copy", folder / "config.json")
+
+    with pytest.raises(ModelError, match=r"config\.json: was changed while it was read"):
+        replace_while_reading()
+
+
+def test_one_start_hashes_each_file_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "_SETTLED", -(10**12))  # as if the files had been there for long
+    read, settled = [], manifest.is_settled
+    monkeypatch.setattr(manifest, "is_settled", lambda identity: read.append(identity) or settled(identity))  # type: ignore[func-returns-value]
+    described = describe(folder)
+    content_hash(described.folder)
+    tfkit.load(folder)
+    hashed = [identity for identity in read if identity == manifest.identity_of(folder / WEIGHTS)]
+    assert len(hashed) == 1
+    flip(folder / WEIGHTS)
+    with pytest.raises(ModelError, match="damaged"):
+        tfkit.load(folder)
+
+
+def test_a_file_that_only_just_came_is_hashed_again(folder: Path) -> None:
+    """Two changes within one tick of the file system's clock leave the same times."""
+    tfkit.load(folder)
+    assert manifest.known_sha256(folder / WEIGHTS) is None
+
+
+def test_an_error_of_the_block_ends_the_hashing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "_SETTLED", -(10**12))
+    large = 1 << 34  # of zeros, which take no place: many seconds of hashing
+    os.truncate(folder / WEIGHTS, large)
+    document = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    document["files"][WEIGHTS]["size"] = large
+    (folder / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(ZeroDivisionError), verified(folder, weights=True):
+        raise ZeroDivisionError
+    assert manifest.known_sha256(folder / WEIGHTS) is None
