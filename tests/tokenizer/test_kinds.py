@@ -219,6 +219,14 @@ def test_the_bytes_of_the_first_token(name: str, text: str, first: str, expected
 
 
 @every
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "\x85", " " * 1000])
+def test_a_text_without_a_token_has_no_bytes_that_are_scored(name: str, text: str) -> None:
+    tokenizer = TRAINED[name]
+    if not tokenizer.prefix and len(tokenizer.backend.encode(text, add_special_tokens=False)) == 0:
+        assert tokenizer.opening_bytes(text, tokenizer.encode_texts([text])[0]) == len(text.encode())
+
+
+@every
 @given(any_text)
 @settings(deadline=None, max_examples=50)
 def test_a_first_token_never_has_more_bytes_than_the_text(name: str, text: str) -> None:

@@ -167,19 +167,21 @@ class Tokenizer:
         return len(self.decode([int(token_id)]).encode())
 
     def opening_bytes(self, text: str, ids: Sequence[int] | NDArray[np.uint32]) -> int:
-        """UTF-8 bytes of the text for which the first of its ids stands, 0 if it has none.
+        """UTF-8 bytes of the text for which the first of its ids stands: all of them where the text gives no id, or the template's alone.
 
         Unlike `token_bytes` this is true of tokenizers that lose text, too: in BERT's, the letters of an unknown word count.
         """
         if len(ids) == 0:
-            return 0
+            return len(text.encode())
         token = self.backend.id_to_token(int(ids[0]))
         if self.byte_level or (token and _BYTE_FALLBACK.fullmatch(token)):
-            return self.token_bytes(int(ids[0]))
+            return min(self.token_bytes(int(ids[0])), len(text.encode()))
         length = _HEAD
         while True:
             with broken_tokenizer():
                 head = self.backend.encode(text[:length], add_special_tokens=False)
+            if len(head) == 0 and length >= len(text):
+                return len(text.encode())
             if len(head) > 1 or length >= len(text):
                 # The ▁ that a SentencePiece puts before a text has the place of its first character: then the next token begins there, too.
                 end = min([head.offsets[0][1], *(start for start, _ in head.offsets[1:2])])
