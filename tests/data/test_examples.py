@@ -156,7 +156,7 @@ FILES = [f"{name}.bin" for name in ("codes", "codes.starts", "size", "size.start
 def test_a_damaged_folder_is_built_again(tmp_path: Path, name: str, damage: str) -> None:
     first = set_of(tmp_path, TEXTS)
     folder = cache_folder() / "examples" / first.fingerprint
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, "index.json"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FILES, "hashes.json", "index.json"])
     file = folder / name
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-2])
@@ -166,6 +166,16 @@ def test_a_damaged_folder_is_built_again(tmp_path: Path, name: str, damage: str)
     assert not again.cached
     assert plain(again) == EXPECTED
     assert set_of(tmp_path, TEXTS).cached
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_example_set_with_another_byte_is_built_again_with_a_warning(tmp_path: Path, name: str) -> None:
+    file = cache_folder() / "examples" / set_of(tmp_path, TEXTS).fingerprint / name
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 64
+    file.write_bytes(content)
+    with pytest.warns(RuntimeWarning, match=f"{name}: damaged, so this part of the cache is built again"):
+        assert plain(set_of(tmp_path, TEXTS)) == EXPECTED
 
 
 def test_an_encoder_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_the_first_rows_come_through_the_cache_and_then_from_it(tmp_path: Path, 
     assert texts(first) == [row["text"] for row in ROWS[:30]]
     assert [first[i].place for i in (0, 29)] == [f"{folder}, split train, row {i}" for i in (0, 29)]
     names = sorted(path.name for path in source.folder.iterdir())
-    assert names == ["index.json", *(f"records-{i:05}.jsonl" for i in range(4))]
+    assert names == ["hashes.json", "index.json", *(f"records-{i:05}.jsonl" for i in range(4))]
     assert {*json.loads((source.folder / "records-00000.jsonl").read_text(encoding="utf-8").splitlines()[0])} == {"text"}
     no_library(monkeypatch)
     again = streamed(folder, rows=30)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 from tokenizers import processors as post
 
-from tfkit.data import TokenStream, build, cache_folder, open_source, token_stream
+from tfkit.data import PackedRows, TokenStream, build, cache_folder, hashes, open_source, token_stream
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.data_sections import SourceSection, TokenizerSection
 from tfkit.tokenizer import END_OF_TEXT, Tokenizer, train_byte_bpe, train_tokenizer
@@ -158,6 +158,53 @@ def test_a_damaged_stream_is_built_again(tmp_path: Path, name: str, damage: str)
     assert not again.cached
     assert again.tokens.tolist() == expected
     assert stream_of(tmp_path, ["some text", "more"]).cached
+
+
+def damage(file: Path, place: int) -> None:
+    """Another byte, the same size."""
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "starts.bin", "text_bytes.bin", "texts.bin", "index.json"])
+def test_a_stream_with_another_byte_is_built_again_with_a_warning(tmp_path: Path, name: str) -> None:
+    first = stream_of(tmp_path, ["some text", "more"])
+    expected = first.tokens.tolist()
+    file = cache_folder() / "streams" / first.fingerprint / name
+    damage(file, file.read_bytes().index(b"rows.jsonl") if name == "index.json" else 1)
+    with pytest.warns(RuntimeWarning, match=f"{name}: damaged, so this part of the cache is built again"):
+        again = stream_of(tmp_path, ["some text", "more"])
+    assert (again.cached, again.fingerprint, again.tokens.tolist()) == (False, first.fingerprint, expected)
+    assert stream_of(tmp_path, ["some text", "more"]).cached
+
+
+def test_a_cache_of_version_0_1_0_has_no_hashes_and_is_built_again(tmp_path: Path) -> None:
+    first = stream_of(tmp_path, ["some text", "more"])
+    (cache_folder() / "streams" / first.fingerprint / "hashes.json").unlink()
+    again = stream_of(tmp_path, ["some text", "more"])
+    assert (again.cached, again.fingerprint) == (False, first.fingerprint)
+
+
+def test_the_blocks_of_a_large_file_are_compared_when_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashes, "BLOCK", 64)
+    monkeypatch.setattr(hashes, "WHOLE", 0)
+    texts = ["some text", "more words " * 50]
+    whole = np.array(stream_of(tmp_path, texts).tokens)
+    stream = stream_of(tmp_path, texts)
+    assert stream.cached
+    assert isinstance(stream.tokens, hashes.HashedArray)
+    damage(cache_folder() / "streams" / stream.fingerprint / "tokens.bin", 200)  # in the fourth block: ids 96 to 127
+    assert stream.tokens[3:96].tolist() == whole[3:96].tolist()
+    assert stream.tokens[len(whole) - 1] == whole[-1]
+    assert stream.tokens[np.array([[1, 5], [95, 128]])].tolist() == whole[[[1, 5], [95, 128]]].tolist()
+    assert stream.tokens[96:96].tolist() == []
+    with pytest.raises(DataError, match=r"tokens.bin: damaged between byte 192 and byte 256: .* start or resume the run again"):
+        stream.tokens[90:97]
+    with pytest.raises(DataError, match="damaged"):
+        PackedRows([(stream, 1.0)], 8, seed=1).gather(np.arange(1), np.array([12]))
+    again = stream_of(tmp_path, texts)
+    assert (again.cached, np.asarray(again.tokens).tolist()) == (False, whole.tolist())
 
 
 def test_rows_without_text_are_an_error(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tfkit.data.hashes import HASHES, find_damage, write_hashes
 from tfkit.errors import MachineError
 
 
@@ -54,21 +55,30 @@ def cache_size() -> int:
 
 
 def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[Path], None]) -> bool:
-    """Make sure that `folder` is there and whole; True if this call built it.
+    """Make sure that `folder` is there and whole, its files those that were written (hashes.py); True if this call built it.
 
     `build` fills an empty temporary folder, which is then written through to the disk and renamed. What it raises passes on, and
-    nothing remains. Of two builders at once both return, with the result of one. A folder that is not whole is replaced; those who
-    have its files mapped keep them. Raises MachineError on a full or read-only disk.
+    nothing remains. Of two builders at once both return, with the result of one. A folder that is not whole is replaced, with a
+    RuntimeWarning if a file in it was damaged; those who have its files mapped keep them. Raises MachineError on a full or read-only disk.
     """
+
+    def is_good(path: Path) -> bool:
+        return is_whole(path) and find_damage(path) is None
+
     if is_whole(folder):
-        return False
+        damaged = find_damage(folder)
+        if damaged is None:
+            return False
+        if damaged != HASHES:  # which caches of version 0.1.0 lack
+            warnings.warn(f"{folder / damaged}: damaged, so this part of the cache is built again", RuntimeWarning, stacklevel=2)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder.parent)
         with _temporary_sibling(folder) as temporary:
             build(temporary)
+            write_hashes(temporary)
             _sync_tree(temporary)
-            return _put_in_place(temporary, folder, is_whole)
+            return _put_in_place(temporary, folder, is_good)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
             raise MachineError(

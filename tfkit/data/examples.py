@@ -1,8 +1,8 @@
 """Labelled rows as the model will see them: each row an example of its own, encoded once by an objective, and cached.
 
-An example is a few arrays of whole numbers (ids, labels, segments ...), the same ones for every row. Folder of the cache: for each array
-`<name>.bin` (int32) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each row's text), places.bin;
-index.json, written last. All little-endian.
+An example is a few arrays (ids, labels, segments ...), the same ones for every row. Folder of the cache: for each array `<name>.bin`
+(int32, or the type that the encoder gives it) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each
+row's text), places.bin; index.json, written last; hashes.json. All little-endian.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.data.cache import build_once, cache_folder
+from tfkit.data.hashes import HashedArray, HashedFiles
 from tfkit.data.overlap import text_hash
 from tfkit.data.rows import BadRow, OnBadRow, Row, Skipped, Source, describe_skipped, skip
 from tfkit.data.stream import check_ids
@@ -30,12 +31,13 @@ _OWN = frozenset({"lengths", "texts", "places"})  # files beside those of the ar
 
 
 class Encoded(NamedTuple):
-    """A row as arrays; `length` counts the tokens that the model sees of it, `truncated` says that some were cut off.
+    """A row as arrays: whole numbers, kept in 32 bits, or an array of a type of its own, the same for every row. `length` counts the
+    tokens that the model sees of it, `truncated` says that some were cut off.
 
     `unread`: of several targets that are equally good, those beside the one that is taken.
     """
 
-    arrays: Mapping[str, Sequence[int]]
+    arrays: Mapping[str, Sequence[int] | NDArray[Any]]
     length: int
     truncated: bool = False
     unread: int = 0
@@ -56,7 +58,7 @@ class Encoder(Protocol):
         """The arrays that hold token ids."""
 
 
-Example = dict[str, NDArray[np.int32]]
+Example = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class ExampleSet:
     """All examples of a source, memory-mapped."""
 
     name: str  # of the source
-    arrays: Mapping[str, tuple[NDArray[np.int32], NDArray[np.int64]]]  # the numbers of all examples, and where each begins (+ the end)
+    arrays: Mapping[
+        str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]
+    ]  # the numbers of all examples, and where each begins (+ the end)
     lengths: NDArray[np.int32]  # (examples,) tokens
     texts: NDArray[np.uint64]  # (examples,) a hash of each row's text
     places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # of the rows, as UTF-8, and where each begins (+ the end)
@@ -153,6 +157,7 @@ def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow,
         "version": EXAMPLES_VERSION,
         "source": source.name,
         "arrays": names,
+        "dtypes": writers.dtypes,
         "examples": writers.examples,
         "truncated": truncated,
         "first_truncated": first_truncated,
@@ -171,6 +176,7 @@ class _Writers:
         self.folder, self.files = folder, files
         self.open: dict[str, IO[bytes]] = {}
         self.ends: dict[str, int] = {}
+        self.dtypes: dict[str, str] = {}  # of the arrays
         self.examples = 0
 
     def append(self, row: Row, found: Encoded) -> None:
@@ -178,7 +184,9 @@ class _Writers:
         assert not self.examples or self._names() == sorted(found.arrays), "every example has the same arrays"
         assert _OWN.isdisjoint(found.arrays), "these files are the folder's own"
         for name, numbers in sorted(found.arrays.items()):
-            self._add(name, np.asarray(numbers, "<i4").tobytes(), len(numbers))
+            kept = numbers.astype(numbers.dtype.newbyteorder("<")) if isinstance(numbers, np.ndarray) else np.array(numbers, "<i4")
+            assert self.dtypes.setdefault(name, kept.dtype.str) == kept.dtype.str, "every example has arrays of the same types"
+            self._add(name, kept.tobytes(), len(kept))
         place = row.place.encode(errors="replace")
         self._add("places", place, len(place))
         self._file("lengths").write(np.array([found.length], "<i4").tobytes())
@@ -209,17 +217,17 @@ class _Writers:
 def _load(folder: Path, fingerprint: str, cached: bool) -> ExampleSet:
     index = _index(folder)
     assert index is not None, f"{folder} was whole a moment ago"
+    files = HashedFiles(folder)
 
-    def array(name: str, dtype: str) -> NDArray[Any]:
-        path = folder / f"{name}.bin"
-        return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+    def compared(name: str, dtype: str) -> NDArray[Any]:
+        return files.compared(f"{name}.bin", dtype)
 
     return ExampleSet(
         name=index["source"],
-        arrays={name: (array(name, "<i4"), array(f"{name}.starts", "<i8")) for name in index["arrays"]},
-        lengths=array("lengths", "<i4"),
-        texts=array("texts", "<u8"),
-        places=(array("places", "u1"), array("places.starts", "<i8")),
+        arrays={name: (files.array(f"{name}.bin", index["dtypes"][name]), compared(f"{name}.starts", "<i8")) for name in index["arrays"]},
+        lengths=compared("lengths", "<i4"),
+        texts=compared("texts", "<u8"),
+        places=(compared("places", "u1"), compared("places.starts", "<i8")),
         max_id=index["max_id"],
         fingerprint=fingerprint,
         cached=cached,

@@ -97,9 +97,14 @@ class StreamedSource:
     def _all_rows(self) -> Iterator[Row | BadRow]:
         numbers = count()
         records = self._records()
+        content = _content_hash(records["classes"])
         for name in records["files"]:
             with (self.folder / name).open("rb") as file:
-                yield from (self._row(next(numbers), line, records["classes"]) for line in file)
+                for line in file:
+                    content.update(line)
+                    yield self._row(next(numbers), line, records["classes"])
+        if content.hexdigest() != records["content"]:
+            raise DataError(f"{self.folder}: damaged: not the records that came; delete this folder, and start again to read them anew")
 
     def _row(self, number: int, line: bytes, classes: Mapping[str, Sequence[str]]) -> Row | BadRow:
         record = Record(by_name(json.loads(line), classes), f"{self._where}, row {number}")
@@ -117,7 +122,7 @@ class StreamedSource:
         """Write what arrives, a record at a time, into an empty folder."""
         stream = self._stream()
         classes = class_names(stream.features)
-        content = hashlib.blake2b(json.dumps(classes).encode() if classes else b"", digest_size=16)
+        content = _content_hash(classes)
         records = 0
         with ExitStack() as files:
             shard: IO[bytes] | None = None
@@ -177,6 +182,11 @@ def _folder_of(name: str, config: str | None, split: str, revision: str | None, 
     read = [(role.name, columns.named.get(role.name, role.columns)) for role in columns.roles]
     about = repr((RECORDS_VERSION, str(path), lying, config, split, revision, most, read, *columns.beyond_roles))
     return cache_folder() / "streamed" / hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+
+
+def _content_hash(classes: Mapping[str, Sequence[str]]) -> "hashlib.blake2b":
+    """The hash of all records, before the first of them."""
+    return hashlib.blake2b(json.dumps(classes).encode() if classes else b"", digest_size=16)
 
 
 def _index(folder: Path) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@
     a b c eos           d e eos        ...  z eos           no bos, or another: eos is appended to each
 
 Folder of the cache: tokens.bin (uint16 or uint32), starts.bin, text_bytes.bin (int64), texts.bin (a hash of each text, uint64),
-where asked for sentences.bin (int64), and index.json; all little-endian.
+where asked for sentences.bin (int64), and index.json; all little-endian. hashes.json has a hash of each block of them.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tfkit.data.build import INDEX, SENTENCES_VERSION, STREAM_VERSION, TEXTS, write_stream
 from tfkit.data.cache import build_once, cache_folder
+from tfkit.data.hashes import HashedArray, HashedFiles
 from tfkit.data.rows import Skipped, Source, describe_skipped
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
@@ -30,7 +31,7 @@ class TokenStream:
     """All documents of a source as ids, one after the other. A row of text without any text is no document."""
 
     name: str  # of the source
-    tokens: NDArray[Any]  # (tokens,) uint16 or uint32, memory-mapped
+    tokens: NDArray[Any] | HashedArray  # (tokens,) uint16 or uint32, memory-mapped
     starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where the next one would
     text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes of the ids that are targets when the document is scored on its own
     separator: int  # ids appended to each document: 1 where eos is, 0 where the next document's first id ends it
@@ -47,7 +48,8 @@ class TokenStream:
 
     def document(self, i: int) -> NDArray[Any]:
         """The ids of document i as the tokenizer's template makes them, without the appended eos."""
-        return self.tokens[self.starts[i] : self.starts[i + 1] - self.separator]
+        ids: NDArray[Any] = self.tokens[self.starts[i] : self.starts[i + 1] - self.separator]
+        return ids
 
     def describe_skipped(self) -> str:
         """The bad rows that were left out, in words; empty if there were none."""
@@ -97,22 +99,19 @@ def token_stream(
 def _load(folder: Path, fingerprint: str, cached: bool) -> TokenStream:
     index = _whole_index(folder)
     assert index is not None, f"{folder} was whole a moment ago"
-
-    def array(name: str, dtype: str) -> NDArray[Any]:
-        return np.memmap(folder / name, dtype=dtype, mode="r")
-
+    files = HashedFiles(folder)
     return TokenStream(
         name=index["source"],
-        tokens=array("tokens.bin", index["dtype"]),
-        starts=array("starts.bin", "<i8"),
-        text_bytes=array("text_bytes.bin", "<i8"),
+        tokens=files.array("tokens.bin", index["dtype"]),
+        starts=files.compared("starts.bin", "<i8"),
+        text_bytes=files.compared("text_bytes.bin", "<i8"),
         separator=index["separator"],
         max_id=index["max_id"],
         fingerprint=fingerprint,
         cached=cached,
-        texts=array(TEXTS, "<u8"),
+        texts=files.compared(TEXTS, "<u8"),
         skipped=index["skipped"],
-        sentences=array("sentences.bin", "<i8") if index["files"].get("sentences.bin") else None,
+        sentences=files.compared("sentences.bin", "<i8") if index["files"].get("sentences.bin") else None,
     )
 
 

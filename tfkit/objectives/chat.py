@@ -194,5 +194,5 @@ def _is_text(part: Any) -> bool:
 
 def target_share(stored: Sequence[ExampleSet]) -> float:
     """The share of the tokens that are targets."""
-    labels = [one.arrays["labels"][0] for one in stored]
+    labels = [np.asarray(one.arrays["labels"][0]) for one in stored]
     return sum(int((part != IGNORED).sum()) for part in labels) / sum(map(len, labels))

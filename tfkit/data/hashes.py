@@ -1,0 +1,128 @@
+"""Hashes of the blocks of cached files, by which damage is found that leaves a file its size: hashes.json in each folder of the cache.
+
+A file of up to 64 MiB is compared as a whole whenever its folder is opened, and the folder is built again if it differs. Of a larger one
+each block is compared when it is first read: a run that meets damage there ends, and never trains on it.
+"""
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from tfkit.errors import DataError
+
+HASHES = "hashes.json"
+BLOCK = 1 << 20  # bytes; a multiple of every item's size, so that no item lies in two blocks
+WHOLE = 1 << 26  # bytes of a file that are compared at once: a tenth of a second
+
+
+class FileHashes(NamedTuple):
+    """What is known of a file: its size in bytes, and a hash of each block."""
+
+    size: int
+    blocks: list[str]
+
+
+def write_hashes(folder: Path) -> None:
+    """Hash every file of a folder."""
+    files = {path.name: _hashes_of(path) for path in sorted(folder.iterdir())}
+    (folder / HASHES).write_text(json.dumps({"block_bytes": BLOCK, "files": files}) + "\n")
+
+
+def find_damage(folder: Path) -> str | None:
+    """The name of a file that is not as it was written, hashes.json where there is none, or None. Blocks of large files are not read."""
+    try:
+        known = read_hashes(folder)
+        for name, expected in known.items():
+            if (folder / name).stat().st_size != expected.size or (expected.size <= WHOLE and _hashes_of(folder / name) != expected):
+                return name
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return HASHES
+    return None
+
+
+def read_hashes(folder: Path) -> dict[str, FileHashes]:
+    """Of each file of a folder. Raises OSError, ValueError, KeyError, TypeError or AttributeError if they are missing or damaged."""
+    document = json.loads((folder / HASHES).read_bytes())
+    if document["block_bytes"] != BLOCK:
+        raise ValueError("blocks of another size")
+    return {name: FileHashes(*found) for name, found in document["files"].items()}
+
+
+class HashedArray:
+    """The numbers of a memory-mapped file; each block is compared with its hash when it is first read. Raises DataError on damage."""
+
+    def __init__(self, path: Path, dtype: DTypeLike, blocks: list[str]):
+        self._path, self._blocks = path, blocks
+        self._numbers = np.memmap(path, dtype=dtype, mode="r")
+        self._unread = np.ones(len(blocks), np.bool_)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the numbers."""
+        return self._numbers.dtype
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, key: Any) -> Any:
+        """As of an array; `key` is a place, a slice without a step, or an array of places, none of them negative."""
+        if isinstance(key, slice):
+            begin, end, _ = key.indices(len(self))
+            first, last = self._block(begin), self._block(max(begin, end - 1))
+            self._check(np.flatnonzero(self._unread[first : last + 1]) + first if begin < end else np.empty(0, np.int64))
+        else:
+            blocks = self._block(np.asarray(key))
+            self._check(blocks[self._unread[blocks]])
+        return self._numbers[key]
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        self._check(np.flatnonzero(self._unread))
+        return np.array(self._numbers, dtype) if copy else np.asarray(self._numbers, dtype)
+
+    def _block(self, places: Any) -> Any:
+        return places * self._numbers.itemsize // BLOCK
+
+    def _check(self, blocks: ArrayLike) -> None:
+        for block in np.unique(blocks).tolist():
+            found = self._numbers.view(np.uint8)[block * BLOCK : (block + 1) * BLOCK].data
+            if _hash(found) != self._blocks[block]:
+                with contextlib.suppress(OSError):
+                    (self._path.parent / HASHES).unlink()  # so that the next start builds the folder again
+                raise DataError(
+                    f"{self._path}: damaged between byte {block * BLOCK:,} and byte {block * BLOCK + len(found):,}: not what was written "
+                    "into the cache; start or resume the run again, which builds this part of the cache anew, and check the disk"
+                )
+            self._unread[block] = False
+
+
+class HashedFiles:
+    """The files of a folder of the cache that build_once has just found whole, as arrays."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._hashes = folder, read_hashes(folder)
+
+    def array(self, name: str, dtype: DTypeLike) -> NDArray[Any] | HashedArray:
+        """The numbers of a file, memory-mapped; the blocks of a large one are compared as they are read."""
+        size, blocks = self._hashes[name]
+        if size > WHOLE:
+            return HashedArray(self._folder / name, dtype, blocks)
+        return np.memmap(self._folder / name, dtype=dtype, mode="r") if size else np.empty(0, dtype)
+
+    def compared(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
+        """As `array`, all of it compared now: for files that are small beside the others. Raises DataError on damage."""
+        return np.asarray(self.array(name, dtype))
+
+
+def _hashes_of(path: Path) -> FileHashes:
+    with path.open("rb") as file:
+        blocks = [_hash(block) for block in iter(lambda: file.read(BLOCK), b"")]
+    return FileHashes(path.stat().st_size, blocks)
+
+
+def _hash(block: bytes | memoryview) -> str:
+    return hashlib.blake2b(block, digest_size=8).hexdigest()
