@@ -1,5 +1,6 @@
 """Sequence classification against transformers' own loss and batches, and the property that micro-batches do not matter."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,33 @@ def test_a_label_that_is_none_of_those_known_is_named_with_its_row(tmp_path: Pat
         examples(tmp_path, rows, ClassificationSection.roles, classification())
 
 
-@pytest.mark.parametrize("label", ["x", "nan", "-inf", "2147.4836479999", -2148])
-def test_a_label_that_is_no_number_that_can_be_kept_is_named_with_its_row(tmp_path: Path, label: Any) -> None:
+NUMBERS = {
+    "1e-8": 1e-8,
+    "0.30000001": 0.30000001,
+    " 1.5 ": 1.5,
+    "1e-3": 1e-3,
+    "-2": -2.0,
+    "+.5": 0.5,
+    "3.": 3.0,
+    "16777217": 16777217.0,
+    "-3.4e38": -3.4e38,
+}
+
+
+def test_the_numbers_of_a_regression_are_those_that_are_given_in_float32(tmp_path: Path) -> None:
+    rows = [{"text": "the cat", "label": label} for label in NUMBERS]
+    objective = classification((), regression=True)
+    stored = examples(tmp_path, rows, ClassificationSection.roles, objective)
+    assert [stored[i]["label"].tobytes() for i in range(len(stored))] == [np.float32(value).tobytes() for value in NUMBERS.values()]
+    (batch,) = batches(stored, objective, len(NUMBERS), batch_size=len(NUMBERS))
+    assert sorted(batch.labels.tolist()) == sorted(float(np.float32(value)) for value in NUMBERS.values())
+    assert batch.labels.dtype == torch.float32
+
+
+@pytest.mark.parametrize("label", ["x", "nan", "-inf", "infinity", "1_5", "0x10", "3.5e38", "1e999", "1,5", "1 5", "١٥", "."])
+def test_a_label_that_is_no_number_is_named_with_its_row(tmp_path: Path, label: str) -> None:
     rows = [{"text": "the cat", "label": -2147}, {"text": "the cat", "label": label}]
-    with pytest.raises(DataError, match=rf"rows.jsonl:2: the label '{label}' is not a number up to 2,147"):
+    with pytest.raises(DataError, match=rf"rows.jsonl:2: the label '{re.escape(label)}' is not a number up to 3.4e\+38; correct the row"):
         examples(tmp_path, rows, ClassificationSection.roles, classification((), regression=True))
 
 

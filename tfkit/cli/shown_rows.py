@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from tfkit.objectives.objective import IGNORED, Batch
@@ -98,7 +99,7 @@ class Reader:
         facts: dict[str, Any] = {}
         if batch.labels.dim() == 1 and len(batch.labels) == len(batch.input_ids):
             value = batch.labels[number]
-            facts["label"] = round(float(value), 6) if value.is_floating_point() else self._label(int(value))
+            facts["label"] = float(str(np.float32(value.item()))) if value.is_floating_point() else self._label(int(value))
         for name, tensor in sorted(batch.more.items()):
             if isinstance(tensor, Tensor) and tensor.dim() == 1 and len(tensor) == len(batch.input_ids):
                 facts[name] = tensor[number].item()

@@ -84,10 +84,10 @@ def _judge_of(objective: Labelled) -> Callable[[Transformer, Batch], Iterator[_R
 
 
 def _number(model: Transformer, batch: Batch) -> Iterator[_Row]:
-    """The value, and the one that it is to be."""
+    """The value, and the one that it is to be, with the digits of float32."""
     told = model(**batch.inputs()).logits.float()[:, 0]  # (B,)
     for value, right in zip(told.tolist(), batch.labels.tolist(), strict=True):
-        yield {"classes": Sum((value - right) ** 2, 1)}, {"value": round(right, 6), "predicted": value}  # kept in millionths
+        yield {"classes": Sum((value - right) ** 2, 1)}, {"value": float(str(np.float32(right))), "predicted": value}
 
 
 def _class(objective: Classification, model: Transformer, batch: Batch) -> Iterator[_Row]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,11 +21,11 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.text_pairs import encode_texts
+from tfkit.recipe.numbers import read_number
 from tfkit.recipe.objectives import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 
-_SCALE = 1_000_000  # numbers are kept as whole millionths, in 32 bits
-_MOST = 2_147
+_MOST = float(np.finfo(np.float32).max)
 
 
 class Classification:
@@ -44,10 +45,11 @@ class Classification:
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""
         about = f"classification\0{self.section.model_dump_json()}\0{self.labels}\0{self.tokenizer.fingerprint()}\0{self.context_length}"
+        about += "\0float32" if self.section.regression else ""
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """input_ids, segment_ids (of pairs), and the number of the class, or the value in millionths."""
+        """input_ids, segment_ids (of pairs), and the number of the class, or the value (float32)."""
         texts = [(row.values["text"], row.values.get("pair")) for row in rows]
         around = {*self.tokenizer.prefix, *self.tokenizer.suffix, self.tokenizer.sep_id, self.tokenizer.eos_id}
         found: list[Encoded | BadRow] = []
@@ -59,8 +61,8 @@ class Classification:
             if around.issuperset(text.ids):  # a class could be read off the special tokens alone, and would mean nothing
                 found.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row"))
                 continue
-            arrays = {"input_ids": text.ids, "segment_ids": text.segments, "label": [label]}
-            found.append(Encoded(arrays, len(text.ids), text.truncated))
+            kept = np.array([label], np.float32 if self.section.regression else np.int32)
+            found.append(Encoded({"input_ids": text.ids, "segment_ids": text.segments, "label": kept}, len(text.ids), text.truncated))
         return found
 
     def collate(self, rows: ExampleBatch) -> Batch:
@@ -69,9 +71,8 @@ class Classification:
         ids = [example["input_ids"] for example in examples]
         padding = self.tokenizer.pad_id or 0
         input_ids, mask = pad(ids, padding), real(ids)
-        labels = torch.tensor([int(example["label"][0]) for example in examples])
-        if self.section.regression:
-            labels = labels.double().div(_SCALE).float()
+        kept = np.concatenate([example["label"] for example in examples])
+        labels = torch.from_numpy(kept if self.section.regression else kept.astype(np.int64))
         segments = pad([example["segment_ids"] for example in examples], 0)
         decoder_input_ids = None
         if self.start_id is not None:
@@ -111,24 +112,22 @@ class Classification:
             return F.mse_loss(logits.float()[:, 0], labels, reduction="sum")
         return F.cross_entropy(logits.float(), labels, reduction="sum")
 
-    def _label(self, row: Row) -> int | BadRow:
+    def _label(self, row: Row) -> float | BadRow:
         written = row.values["label"]
         if self.section.regression:
             value = _number(written)
-            if not abs(value) <= _MOST:
-                return BadRow("no number", f"{row.place}: the label {written!r} is not a number up to {_MOST:,}; correct the row")
-            return round(value * _SCALE)
+            if value is None or not abs(value) <= _MOST:
+                return BadRow("no number", f"{row.place}: the label {written!r} is not a number up to {_MOST:.2g}; correct the row")
+            return value
         if written not in self._numbers:
             return unknown_label(row.place, written, self.labels)
         return self._numbers[written]
 
 
-def _number(written: str) -> float:
-    """The number of a label; NaN if it is none. Of a class that a data set stores as a number its name goes first, as a number of stars."""
-    try:
-        return float(written)
-    except ValueError:
-        return float(written.number) if isinstance(written, ClassName) else math.nan
+def _number(written: str) -> float | None:
+    """The number of a label, if it is one. Of a class that a data set stores as a number its name goes first, as a number of stars."""
+    value = read_number(written)
+    return float(written.number) if value is None and isinstance(written, ClassName) else value
 
 
 def unknown_label(place: str, written: str, labels: Sequence[str]) -> BadRow:

@@ -3,12 +3,12 @@
 What is told without a doubt is decided; for the rest there is a refusal, with what was seen and the two closest ways out.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from tfkit.errors import UsageError
+from tfkit.recipe.numbers import read_number
 from tfkit.recipe.objectives import ObjectiveSection, Stacks
 
 SECTIONS: dict[str, Any] = {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(ObjectiveSection)}
@@ -178,7 +178,7 @@ def _classification(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
         raise _refusal(seen, model, what, f"{of_both} for the classes of pairs", f"{of_one} for those of one text")
     if given.get("regression"):
         return Task({"kind": "classification"}, "rmse", "a text, and a number for it")
-    numbers = [_number(label) for label in seen.labels]
+    numbers = [read_number(label) for label in seen.labels]
     different = len({*seen.labels})
     if numbers and all(number is not None for number in numbers) and not given:
         if any(number is not None and not number.is_integer() for number in numbers):
@@ -190,14 +190,6 @@ def _classification(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
             )
     shown = f"one of {different:,} classes" if different else "a class"
     return Task({"kind": "classification"}, "accuracy", f"a text, and a label: {shown} in these rows")
-
-
-def _number(label: str) -> float | None:
-    try:
-        number = float(label)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def few_values(values: Sequence[object]) -> bool:

@@ -1,0 +1,16 @@
+"""Numbers as people write them in data."""
+
+import re
+
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.IGNORECASE)
+
+
+def read_number(text: str) -> float | None:
+    """The number that a text writes in decimal digits, with or without an exponent; None of what is none, or too large for a float.
+
+    Python's float() also reads 1_5, infinity, nan and the digits of other scripts.
+    """
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = float(text)
+    return number if abs(number) < float("inf") else None
