@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from tfkit.generation.text import TextStream
+from tfkit.generation.text import TextStream, context_of
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
@@ -38,7 +38,7 @@ def byte_fallback() -> Tokenizer:
 
 
 def stream_of(tokenizer: Tokenizer, prompt: str = "", stop=()) -> TextStream:
-    return TextStream(tokenizer.decode, tokenizer.encode(prompt).ids if prompt else [], stop)
+    return TextStream(tokenizer.decode, context_of(tokenizer.decode, tokenizer.encode(prompt).ids) if prompt else [], stop)
 
 
 def run(stream: TextStream, ids) -> list[str]:

@@ -6,7 +6,7 @@ from functools import partial
 
 from tfkit.errors import ModelError
 from tfkit.generation.decoding import Finish, generate
-from tfkit.generation.text import TextStream, text_behind
+from tfkit.generation.text import TextStream, context_of, text_behind
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema import GenerationSection
 from tfkit.tokenizer import Tokenizer
@@ -80,8 +80,8 @@ def complete_ids(
     """
     check_vocabulary(prompt_ids, model.config.vocab_size)
     decode = partial(tokenizer.decode, skip_special_tokens=True)
-    behind = [ids if model.encoder is None else [] for ids in prompt_ids]  # what a completion's text stands behind
-    streams = [TextStream(decode, ids, settings.stop) for ids in behind]
+    contexts = [context_of(decode, ids) if model.encoder is None else [] for ids in prompt_ids]
+    streams = [TextStream(decode, context, settings.stop, tokenizer.byte_ids) for context in contexts]
 
     def give(row: int, piece: str) -> None:
         if on_text is not None and piece:
@@ -92,7 +92,7 @@ def complete_ids(
         return streams[row].stopped
 
     def ended(row: int, ids: list[int]) -> bool:
-        text = text_behind(decode, behind[row], ids)
+        text = text_behind(decode, contexts[row], ids)
         return any(string in text for string in settings.stop if string)
 
     completions = generate(

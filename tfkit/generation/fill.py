@@ -10,7 +10,7 @@ from torch import Tensor
 from tfkit.errors import DataError, ModelError
 from tfkit.generation.complete import check_vocabulary
 from tfkit.generation.inference import inference
-from tfkit.generation.text import text_behind
+from tfkit.generation.text import context_of, text_behind
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Transformer
 from tfkit.tokenizer import Tokenizer
@@ -111,5 +111,5 @@ def _written(tokenizer: Tokenizer, parts: Sequence[str], ids: list[int], mask_id
 
 def _piece(tokenizer: Tokenizer, before: Sequence[int], token: int, text: str) -> str:
     """A token as it is written behind a text: ##s as s, and a word without a space before it where the text ends in one."""
-    piece = text_behind(tokenizer.decode, before, [token])
+    piece = text_behind(tokenizer.decode, context_of(tokenizer.decode, before), [token])
     return piece.lstrip(" ") if not text or text[-1].isspace() else piece

@@ -1,59 +1,67 @@
 """From ids to text while they are being made: never half a character, never text beyond a stop string."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+
+Decode = Callable[[list[int]], str]
 
 _REPLACEMENT = "\ufffd"  # what decoders give for bytes that are not, or not yet, a character
-_WINDOW = 32  # ids that are decoded again with each new one; enough for any decoder's view to the left
-_CONTEXT = 8
+_WINDOW = 32  # ids that are decoded again with each new one
+_CONTEXT = 8  # ids that are decoded before a text; more where these give no text, or begin inside a character
 
 
 class TextStream:
     """The text of one continuation, id by id.
 
-    The ids are decoded behind the end of the prompt and not on their own, since some decoders (SentencePiece's) drop the space that
-    begins a text. Text is held back while its last bytes are no whole character, and while it may be the beginning of a stop string.
+    The ids are decoded behind `context`, the end of the prompt (`context_of`), and not on their own, since some decoders (SentencePiece's)
+    drop the space that begins a text. Text is held back while its last bytes are no whole character, and while it may be the beginning of
+    a stop string. `byte_ids`: the tokens of single bytes. A decoder turns a whole row of them into replacement characters if one byte is
+    wrong, so their text is certain only when the row has ended; but a stop string in it ends the text at once.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], prompt_ids: Sequence[int] = (), stop: Sequence[str] = ()):
+    def __init__(self, decode: Decode, context: Sequence[int] = (), stop: Sequence[str] = (), byte_ids: Collection[int] = ()):
         self.text = ""  # all that was given out
         self.stopped = False  # a stop string came; nothing follows
         self._decode = decode
         self._stop = [string for string in stop if string]
-        self._window = _end_of(prompt_ids)
-        self._read = len(decode(self._window)) if self._window else 0  # characters of the window's text that were taken
+        self._byte_ids = byte_ids
         self._held = ""  # whole characters that may begin a stop string
+        self._read = 0  # characters of the window's text that were taken
+        self._begin_window(context)
 
     def push(self, token: int) -> str:
         """The text that this id makes certain; often empty."""
-        if self.stopped:
+        if self.stopped or not self._decode([token, token]):  # a special token, which decoding leaves out
             return ""
         self._window.append(token)
-        text = self._decode(self._window)
+        text = self._window_text()
         whole = text.rstrip(_REPLACEMENT)
         new = whole[self._read :]
+        if token in self._byte_ids and not any(string in self._held + new for string in self._stop):
+            return ""
         self._read = max(self._read, len(whole))
-        if len(whole) == len(text):
-            self._shorten()
+        if len(whole) == len(text) and len(self._window) > _WINDOW:
+            self._begin_window(context_of(self._decode, self._window))
         return self._give(new)
 
     def close(self) -> str:
         """The text that was held back, with replacement characters for bytes that never became whole."""
         if self.stopped:
             return ""
-        rest = self._give(self._decode(self._window)[self._read :]) if self._window else ""
+        rest = self._give(self._window_text()[self._read :])
         if not self.stopped:
             rest += self._held
             self.text += self._held
         self._held = ""
         return rest
 
-    def _shorten(self) -> None:
-        """Forget old ids, unless the window would then begin in the middle of a character."""
-        if len(self._window) > _WINDOW:
-            window = self._window[-_CONTEXT:]
-            text = self._decode(window)
-            if not text.startswith(_REPLACEMENT):
-                self._window, self._read = window, len(text)
+    def _begin_window(self, context: Sequence[int]) -> None:
+        self._window = list(context)
+        self._before = _text_of(self._decode, context)
+        self._read = len(self._before)
+        self._behind = len(self._window)
+
+    def _window_text(self) -> str:
+        return _decode_behind(self._decode, self._window[: self._behind], self._before, self._window[self._behind :])
 
     def _give(self, new: str) -> str:
         pending = self._held + new
@@ -71,11 +79,31 @@ class TextStream:
         return max((n for string in self._stop for n in range(1, len(string)) if text.endswith(string[:n])), default=0)
 
 
-def text_behind(decode: Callable[[list[int]], str], prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
-    """The text of a whole continuation at once, as far as its last character is whole."""
-    before = _end_of(prompt_ids)
-    return decode([*before, *ids]).rstrip(_REPLACEMENT)[len(decode(before)) if before else 0 :]
+def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
+    """The end of these ids behind which others are decoded as behind all of them: it gives some text, and begins with a whole character."""
+    length = _CONTEXT
+    while length < len(ids):
+        context = list(ids[-length:])
+        text = decode(context)
+        if text and not text.startswith(_REPLACEMENT):
+            return context
+        length *= 2
+    return list(ids)
 
 
-def _end_of(ids: Sequence[int]) -> list[int]:
-    return list(ids[-_CONTEXT:])
+def text_behind(decode: Decode, context: Sequence[int], ids: Sequence[int]) -> str:
+    """The text of a whole continuation at once behind a `context_of` its prompt, as far as its last character is whole."""
+    before = _text_of(decode, context)
+    return _decode_behind(decode, context, before, ids).rstrip(_REPLACEMENT)[len(before) :]
+
+
+def _decode_behind(decode: Decode, context: Sequence[int], before: str, ids: Sequence[int]) -> str:
+    """The text of both together, of which that of the context is `before`."""
+    text = _text_of(decode, [*context, *ids])
+    if text.startswith(before):
+        return text
+    return before + decode(list(ids))  # ids that begin with a wrong byte, which would change the characters before it, too
+
+
+def _text_of(decode: Decode, ids: Sequence[int]) -> str:
+    return decode(list(ids)) if ids else ""

@@ -245,8 +245,20 @@ class Tokenizer:
     @cached_property
     def byte_level(self) -> bool:
         """Whether the entries of its vocabulary are bytes, written in GPT-2's alphabet."""
+        return "ByteLevel" in self._decoder_types
+
+    @cached_property
+    def byte_ids(self) -> frozenset[int]:
+        """The ids of single bytes, such as <0x0A>, which stand for characters that the vocabulary lacks; empty for a byte-level one."""
+        if "ByteFallback" not in self._decoder_types:
+            return frozenset()
+        found = (self.backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+        return frozenset(token for token in found if token is not None)
+
+    @cached_property
+    def _decoder_types(self) -> list[str]:
         decoder = json.loads(self.tokenizer_json).get("decoder") or {}
-        return "ByteLevel" in [decoder.get("type"), *(step.get("type") for step in decoder.get("decoders", ()))]
+        return [decoder.get("type"), *(step.get("type") for step in decoder.get("decoders", ()))]
 
     @cached_property
     def _border(self) -> re.Pattern[str] | None:
