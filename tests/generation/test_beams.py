@@ -224,3 +224,10 @@ def test_an_interruption_gives_the_best_so_far(family: str) -> None:
     made = generate(model, PROMPTS, settings, should_stop=lambda: len(steps) == 5)
     assert [(len(completion.ids), completion.finish) for completion in made] == [(5, "interrupted")] * len(PROMPTS)
     assert all(tuple(completion.ids) for completion in made)
+
+
+def test_a_search_ends_where_every_token_is_excluded() -> None:
+    """A vocabulary of five, no token twice, and no end."""
+    model = tiny_model("gpt2", vocab_size=5)
+    [made] = generate(model, [[1, 2]], GenerationSection(num_beams=2, no_repeat_ngram=1, max_new_tokens=9))
+    assert (sorted(made.ids), made.finish) == ([0, 3, 4], "stop")

@@ -93,6 +93,36 @@ def test_the_order_is_transformers():
     assert not torch.equal(kept(expected), kept(expected[:2] + expected[3:] + expected[2:3]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e30])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"temperature": temperature} for temperature in (1e-7, 1e-12, 1e-38, 1e-45, 5e-324)),
+        {"temperature": 1e-38, "top_k": 3, "top_p": 0.5, "min_p": 0.1},
+        {"top_p": 1e-30},
+        {"top_k": 1},
+        {"min_p": 1.0},
+    ],
+    ids=str,
+)
+def test_in_the_limit_of_every_setting_the_likeliest_token_is_drawn(changes, scale, dtype):
+    """Also where others are excluded, and where logits are large."""
+    logits = (scale * torch.arange(53.0)[torch.randperm(53, generator=torch.Generator().manual_seed(1))][None].repeat(3, 1)).to(dtype)
+    logits[1, ::3] = float("-inf")
+    logits[2, logits[2].argsort()[1:]] = float("-inf")
+    found = probabilities(logits, GenerationSection(**changes))
+    assert torch.isfinite(found).all()
+    for uniform in (0.0, 0.5, 1 - 2**-53):
+        assert draw(found, torch.full((3,), uniform, dtype=torch.float64)).tolist() == logits.argmax(dim=-1).tolist()
+
+
+@pytest.mark.parametrize("penalty", [0.01, 100.0])
+def test_the_hardest_penalties_leave_numbers(penalty):
+    scores = penalize_repetition(1e4 * random_logits(), random_texts().tolist(), penalty)
+    assert torch.isfinite(probabilities(scores, GenerationSection(temperature=1e-38))).all()
+
+
 def test_draws_follow_the_probabilities():
     distribution = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
     uniforms = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000

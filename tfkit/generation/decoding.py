@@ -189,4 +189,4 @@ def _search(
         for token in one.best:
             _accept(row, token, (), on_token)
         if one.done and not row.done:
-            row.end(one.whole[0].ending)
+            row.end(one.whole[0].ending if one.whole else "stop")  # none: every next token is excluded

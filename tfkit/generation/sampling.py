@@ -12,6 +12,7 @@ from torch import Tensor
 from tfkit.recipe.schema import GenerationSection
 
 _EXCLUDED = float("-inf")
+_COLD = 1e-6  # a temperature below which only what is likeliest, or as likely to a few parts in a million, is ever drawn
 
 
 def penalize_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -76,7 +77,10 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 def probabilities(logits: Tensor, settings: GenerationSection) -> Tensor:
     """What a token is drawn from, float32 (..., V). The temperature must not be 0, which is greedy decoding."""
-    logits = logits.float() / settings.temperature
+    logits = logits.float()
+    if settings.temperature < _COLD:
+        logits = logits - logits.amax(dim=-1, keepdim=True)  # else the division might overflow, and infinity has no softmax
+    logits = logits / max(settings.temperature, torch.finfo(logits.dtype).tiny)
     if settings.top_k is not None:
         logits = keep_top_k(logits, settings.top_k)
     if settings.top_p < 1:
