@@ -1,10 +1,12 @@
 """Which device, which arithmetic, and what is said when it is not there."""
 
+import os
+
 import pytest
 import torch
 
 from tfkit.errors import MachineError, UsageError
-from tfkit.training.device import has_bf16, memory_bytes, peak_flops, pick_device, pick_precision
+from tfkit.training.device import has_bf16, make_deterministic, memory_bytes, peak_flops, peak_of_gpu, pick_device, pick_precision
 
 CPU = torch.device("cpu")
 
@@ -37,3 +39,38 @@ def test_precision() -> None:
 def test_the_machine_in_numbers() -> None:
     assert 1e8 < peak_flops(CPU, torch.float32) < 1e15
     assert 10e6 < memory_bytes(CPU) < 1e13
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA T400", None),
+    ],
+)
+def test_the_peak_of_a_gpu_is_that_of_its_own_data_sheet(name: str, peak: float | None) -> None:
+    assert peak_of_gpu(name) == peak
+
+
+@pytest.mark.parametrize("workspace", [None, ":0:0", ":16:8"])
+def test_on_cuda_an_operation_that_is_not_deterministic_is_an_error(workspace: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With warnings alone CUDA's attention would stay random, and no run could be resumed exactly."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if workspace is not None:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
+    try:
+        make_deterministic(torch.device("cuda"))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

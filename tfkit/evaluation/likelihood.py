@@ -180,5 +180,5 @@ def _score(model: Transformer, questions: Sequence[Ids], windows: Sequence[_Wind
     asked = torch.cat([hidden[row, end - count : end] for row, (end, count) in enumerate(zip(ends, counts, strict=True))])  # (N, D)
     labels = torch.cat([torch.from_numpy(piece[-count:].astype(np.int64)) for piece, count in zip(pieces, counts, strict=True)])
     scores = token_scores(vocabulary_head(model.head), asked, labels.to(device))
-    log_probs, right = scores.log_probs.double().cpu(), scores.right.cpu()
+    log_probs, right = scores.log_probs.cpu().double(), scores.right.cpu()
     return [float(one.sum()) for one in log_probs.split(counts)], [bool(one.all()) for one in right.split(counts)]

@@ -104,7 +104,7 @@ def _tags(objective: Tagging, model: Transformer, batch: Batch) -> Iterator[_Row
     """The tag of each word that the model has read."""
     logits = model(**batch.inputs()).logits.float()  # (B, T, tags)
     losses = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="none").view_as(batch.labels)
-    sums = losses.double().sum(1).tolist()
+    sums = losses.cpu().double().sum(1).tolist()
     for loss, labels, told in zip(sums, batch.labels.tolist(), logits.argmax(-1).tolist(), strict=True):
         words = [place for place, label in enumerate(labels) if label != IGNORED]
         right, mine = ([objective.labels[numbers[place]] for place in words] for numbers in (labels, told))
@@ -135,7 +135,7 @@ def _words(smoothing: float, model: Transformer, batch: Batch) -> Iterator[_Row]
     hidden, targets = model(**batch.inputs()).hidden, batch.labels != IGNORED  # (B, T, D), (B, T)
     scores = token_scores(vocabulary_head(model.head), hidden[targets], batch.labels[targets])
     rows = targets.nonzero()[:, 0]  # (N,)
-    losses = -((1 - smoothing) * scores.log_probs.double() + smoothing * scores.mean_log_probs.double())
+    losses = -((1 - smoothing) * scores.log_probs.cpu().double() + smoothing * scores.mean_log_probs.cpu().double())
     parts = {"lm": losses, "nll": -scores.log_probs, "right": scores.right}
     sums = {name: _of_rows(values, rows, len(targets)) for name, values in parts.items()}
     for number in range(len(targets)):
@@ -143,6 +143,7 @@ def _words(smoothing: float, model: Transformer, batch: Batch) -> Iterator[_Row]
 
 
 def _of_rows(values: Tensor, rows: Tensor, count: int) -> list[Sum]:
-    """Values (N,) added up by their rows (N,)."""
-    totals = torch.zeros(count, dtype=torch.float64, device=values.device).index_add_(0, rows, values.double())
+    """Values (N,) added up by their rows (N,), on the CPU: an Apple GPU has no float64."""
+    values, rows = values.cpu(), rows.cpu()
+    totals = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, values.double())
     return [Sum(total, targets) for total, targets in zip(totals.tolist(), rows.bincount(minlength=count).tolist(), strict=True)]

@@ -179,10 +179,10 @@ def _score(model: Transformer, pieces: list[Numbers]) -> tuple[Numbers, int]:
     ids, real = ids.to(device), real.to(device)
     inputs, labels, scored = ids[:, :-1], ids[:, 1:], real[:, 1:]  # (B, T) each; the last real id of a piece is only a label
     hidden = model(inputs, padding_mask=None if bool(scored.all()) else scored).hidden  # (B, T, D)
-    log_probs = token_log_probs(head, hidden[scored], labels[scored]).double()  # (N,)
-    rows = scored.nonzero()[:, 0]  # (N,)
-    sums = torch.zeros(len(pieces), dtype=torch.float64, device=device).index_add_(0, rows, -log_probs)
-    return sums.cpu().numpy(), len(rows)
+    log_probs = token_log_probs(head, hidden[scored], labels[scored]).cpu().double()  # (N,); an Apple GPU has no float64
+    rows = scored.nonzero()[:, 0].cpu()  # (N,)
+    sums = torch.zeros(len(pieces), dtype=torch.float64).index_add_(0, rows, -log_probs)
+    return sums.numpy(), len(rows)
 
 
 def _pad(pieces: list[Numbers]) -> tuple[Tensor, Tensor]:

@@ -156,7 +156,7 @@ def _choose(logits: Tensor, rows: Sequence[_Row], settings: GenerationSection) -
     if settings.temperature == 0:
         return logits.argmax(dim=-1).tolist()
     uniforms = torch.tensor([row.random.random() for row in rows], dtype=torch.float64)
-    return draw(probabilities(logits, settings), uniforms.to(logits.device)).tolist()
+    return draw(probabilities(logits, settings), uniforms).tolist()
 
 
 def _accept(row: _Row, token: int, eos_ids: Collection[int], on_token: OnToken | None) -> None:

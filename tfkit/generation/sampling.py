@@ -64,7 +64,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     Nucleus sampling (Holtzman et al. 2019, arXiv 1904.09751); transformers' TopPLogitsWarper.
     """
     ascending, order = logits.sort(dim=-1)
-    tail = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p  # (..., V)
+    # Summed on the CPU: on a GPU the order of a running sum, and with it its last bits, may change from call to call.
+    tail = (ascending.softmax(dim=-1).cpu().cumsum(dim=-1) <= 1 - p).to(logits.device)  # (..., V)
     tail[..., -1] = False
     return logits.masked_fill(tail.scatter(-1, order, tail), _EXCLUDED)
 
@@ -91,11 +92,11 @@ def probabilities(logits: Tensor, settings: GenerationSection) -> Tensor:
 
 
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """The tokens (B,) at which the cumulated probabilities (B, V) pass the uniform numbers (B,) of [0, 1).
+    """The tokens (B,) at which the cumulated probabilities (B, V) pass the uniform numbers (B,) of [0, 1), both on the CPU.
 
     One number a token makes a row's draws independent of the rows beside it and of the device.
     """
-    cumulated = probabilities.double().cumsum(dim=-1)  # (B, V)
+    cumulated = probabilities.cpu().double().cumsum(dim=-1)  # (B, V); not every device has float64, or an order of its own for sums
     total = cumulated[:, -1:]
     tokens = torch.searchsorted(cumulated, uniforms.to(cumulated)[:, None] * total, right=True)  # (B, 1)
     # A uniform number just below 1 may round up to the total; the last token with any probability is then meant.

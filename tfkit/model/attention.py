@@ -111,6 +111,8 @@ def attend(
     if bias is not None:
         visible = _visible(mask, causal, queries, keys)
         mask = bias.to(queries.dtype) if visible is None else torch.where(visible, bias.to(queries.dtype), float("-inf"))
+    if mask is not None and queries.device.type != "cpu":  # CUDA's kernels that know masks do not know groups: else all scores are held
+        keys, values = _for_each_head(queries, keys, values)
     return F.scaled_dot_product_attention(
         queries,
         keys,
@@ -130,12 +132,17 @@ def _visible(mask: Tensor | None, causal: bool, queries: Tensor, keys: Tensor) -
     return mask
 
 
+def _for_each_head(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (B, K, S, E) of each query head's group: (B, H, S, E)."""
+    groups = queries.shape[1] // keys.shape[1]
+    return (keys, values) if groups == 1 else (keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1))
+
+
 def _attend_capped(
     queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None, dropout: float, scale: float | None, cap: float
 ) -> Tensor:
     """Scale, cap, mask, softmax in float32, dropout: in this order (Gemma 2, arXiv 2408.00118)."""
-    groups = queries.shape[1] // keys.shape[1]
-    keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
+    keys, values = _for_each_head(queries, keys, values)
     scores = queries @ keys.transpose(-1, -2) * (queries.shape[-1] ** -0.5 if scale is None else scale)  # (B, H, T, S)
     scores = cap * torch.tanh(scores / cap)
     if visible is not None:

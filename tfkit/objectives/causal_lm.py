@@ -65,7 +65,7 @@ class CausalLM:
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         """The loss."""
-        return {"lm": Sum(float(self.loss(model, batch)["lm"].double()), self.counts(batch)["lm"])}
+        return {"lm": Sum(float(self.loss(model, batch)["lm"]), self.counts(batch)["lm"])}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
         """`loss` (nats a target) and `perplexity`."""

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tfkit.objectives import log_probs
-from tfkit.objectives.log_probs import Head, make_logits
+from tfkit.objectives.log_probs import Head, make_logits, piece_rows
 
-_PIECE = 2**19  # logits of each in one softmax: 2 MiB in float32
+_PIECE = 2**19  # logits of each in one softmax on a CPU: 2 MiB in float32
 
 
 def token_divergences(head: Head, hidden: Tensor, teacher: Head, teacher_hidden: Tensor, temperature: float = 1.0) -> Tensor:
@@ -100,7 +100,7 @@ def _compare(
     logits = make_logits(hidden, weight, bias, cap)
     taught = make_logits(teacher_hidden, teacher.weight, teacher.bias, teacher.softcap)
     found = []
-    rows = max(1, _PIECE // logits.shape[1])
+    rows = piece_rows(logits, _PIECE)
     for piece, wanted in zip(logits.split(rows), taught.split(rows), strict=True):
         student, target = _soften(piece, temperature), _soften(wanted, temperature)
         shares = target.exp()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOGITS_BYTES = 128 * 2**20  # keep, or make at once, at most this many bytes of logits
-_PIECE = 2**20  # logits in one softmax: 4 MiB in float32
+_PIECE = 2**20  # logits in one softmax on a CPU: 4 MiB in float32
 
 
 class Head(Protocol):
@@ -124,8 +124,13 @@ def make_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, cap: float 
 
 
 def _pieces(logits: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    rows = max(1, _PIECE // logits.shape[1])
+    rows = piece_rows(logits, _PIECE)
     return list(zip(logits.split(rows), labels[:, None].split(rows), strict=True))
+
+
+def piece_rows(logits: Tensor, most: int) -> int:
+    """Rows of (n, V) in one softmax: on a CPU so many that its caches hold `most` logits; on a GPU, where each start costs, all of them."""
+    return max(1, most // logits.shape[1] if logits.device.type == "cpu" else len(logits))
 
 
 def _log_probs(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -69,7 +69,7 @@ class MaskedLM:
         output, hidden_tokens = model(**batch.inputs()), batch.labels != IGNORED
         scores = token_scores(vocabulary_head(model.head), output.hidden[hidden_tokens], batch.labels[hidden_tokens])
         count = len(scores.right)
-        sums = {"mlm": Sum(-float(scores.log_probs.double().sum()), count), "accuracy": Sum(float(scores.right.sum()), count)}
+        sums = {"mlm": Sum(-float(scores.log_probs.cpu().double().sum()), count), "accuracy": Sum(float(scores.right.sum()), count)}
         if self.section.next_sentence:
             logits, follows = output.extra_logits.float(), batch.more["next_sentence"]
             sums["next_sentence"] = Sum(float(F.cross_entropy(logits, follows, reduction="sum")), len(follows))

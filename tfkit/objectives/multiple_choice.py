@@ -110,7 +110,7 @@ class MultipleChoice:
         table, counts = _by_row(scores, batch), self.counts(batch)
         sums = {"choices": Sum(float((table.logsumexp(dim=1) - scores[right]).sum()), counts["choices"])}
         if "lm" in self.terms:
-            sums["lm"] = Sum(float(-label_log_probs(model, output.hidden, batch.labels).sum().double()), counts["lm"])
+            sums["lm"] = Sum(float(-label_log_probs(model, output.hidden, batch.labels).sum()), counts["lm"])
         return sums | {"accuracy": Sum(float(right[table.argmax(dim=1)].sum()), counts["choices"])}
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:

@@ -30,8 +30,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._own()}
-        return replace(self, **moved, more={name: tensor.to(device, non_blocking=True) for name, tensor in self.more.items()})
+        ahead = device.type == "cuda"  # what CUDA still computes is not waited for; elsewhere a copy under way may be read too early
+        moved = {name: tensor.to(device, non_blocking=ahead) for name, tensor in self._own()}
+        return replace(self, **moved, more={name: tensor.to(device, non_blocking=ahead) for name, tensor in self.more.items()})
 
     def inputs(self) -> dict[str, Tensor]:
         """What the Transformer is called with, by name."""

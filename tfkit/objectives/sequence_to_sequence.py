@@ -21,7 +21,7 @@ def measured(model: Transformer, batch: Batch, smoothing: float = 0.0) -> dict[s
     hidden, labels = model(**batch.inputs()).hidden.flatten(0, 1), batch.labels.flatten()  # (B * T', D), (B * T',)
     targets = labels != IGNORED
     scores = token_scores(vocabulary_head(model.head), hidden[targets], labels[targets])
-    likely, of_all = float(scores.log_probs.double().sum()), float(scores.mean_log_probs.double().sum())
+    likely, of_all = (float(one.cpu().double().sum()) for one in (scores.log_probs, scores.mean_log_probs))
     count = int(targets.sum())
     return {
         "lm": Sum(-((1 - smoothing) * likely + smoothing * of_all), count),

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import resource
 import sys
 import time
@@ -13,8 +14,26 @@ import torch
 from tfkit.errors import MachineError, UsageError
 from tfkit.model.transformer import Transformer
 
-# Dense bf16 peak of what NVIDIA's data sheets say, FLOP/s, by a part of the device's name. GPU paths are untested until a GPU has run them.
-_GPU_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "V100": 125e12}
+# Dense bf16 peak in FLOP/s by NVIDIA's data sheets, by words of the device's name; of several that match, the first holds.
+_GPU_PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "A40": 150e12,
+    "A30": 165e12,
+    "A10": 125e12,
+    "A10G": 70e12,
+    "A6000": 155e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX 3090": 71e12,
+    "RTX 4090": 165e12,
+}
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -38,7 +57,8 @@ def pick_device(name: str | None) -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Whether bf16 products run in hardware: elsewhere they are emulated, and slower than fp32."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
@@ -53,9 +73,13 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def make_deterministic(device: torch.device) -> None:
-    """The same bits from the same seed, on one machine with the same number of threads."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    """The same bits from the same seed, on one machine with the same number of threads.
+
+    On CUDA an operation without a deterministic algorithm is an error: if it were a warning, the kernels of attention would stay random.
+    """
+    if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True, warn_only=device.type not in ("cpu", "cuda"))
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # we read no memory that we have not written
     torch.backends.cudnn.benchmark = False
 
@@ -89,8 +113,7 @@ def eager(model: Transformer) -> Iterator[None]:
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """FLOP/s that the device can do at best: a data sheet's for known GPUs, else measured with matrix products in 0.1 s."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        return next((peak for part, peak in _GPU_PEAKS.items() if part in name), None) if dtype == torch.bfloat16 else None
+        return peak_of_gpu(torch.cuda.get_device_name(device)) if dtype == torch.bfloat16 else None
     a = torch.ones(1024, 1024, dtype=dtype, device=device)
     best = float("inf")
     end = time.perf_counter() + 0.1
@@ -101,6 +124,12 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
             product[0, 0].item()
         best = min(best, time.perf_counter() - start)
     return 2 * 1024**3 / best
+
+
+def peak_of_gpu(name: str) -> float | None:
+    """A data sheet's dense bf16 peak by the name that the driver gives, such as "NVIDIA H100 80GB HBM3"; None: not known."""
+    found = (peak for part, peak in _GPU_PEAKS.items() if re.search(rf"\b{part}\b", name))
+    return None if "Laptop" in name else next(found, None)  # the same name, and another chip
 
 
 def memory_bytes(device: torch.device) -> int:
