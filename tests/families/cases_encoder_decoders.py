@@ -45,6 +45,7 @@ CASES = {
     "t5 1.1": Case(T5ForConditionalGeneration, T5Config(**_T5, **_GATED), untied=True),
     "t5 1.1 tied, as transformers 5 makes it": Case(T5ForConditionalGeneration, T5Config(**_T5, **_GATED)),
     "t5 with as many layers in both stacks": Case(T5ForConditionalGeneration, T5Config(**_T5 | {"num_decoder_layers": None})),
+    "t5 with ten buckets": Case(T5ForConditionalGeneration, T5Config(**_T5 | {"relative_attention_num_buckets": 10})),
     "t5 with a gated silu": Case(T5ForConditionalGeneration, T5Config(**_T5, feed_forward_proj="gated-silu")),
     "transformer of 2017": Case(MarianMTModel, MarianConfig(**_MARIAN)),
     "transformer of 2017 with gelu and unscaled embeddings": Case(

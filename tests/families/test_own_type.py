@@ -66,6 +66,27 @@ UNEXPRESSED: dict[str, tuple[str, dict[str, Any]]] = {
     "sinusoids in GPT": ("gpt", {"hidden_dim": 96, "position": {"kind": "sinusoidal"}}),
     "GPT-2 as an encoder and a decoder": ("gpt2", {"encoder_layers": 1}),
     "GPT-2 with BERT's head": ("gpt2", {"head": {"kind": "masked_lm", "tied": True}}),
+    "Llama as an encoder with tags": ("llama-7b", {"encoder_layers": 2, "decoder_layers": 0, "head": {"kind": "tags", "count": 4}}),
+    "an encoder with sinusoids and classes": (
+        "bert-tiny",
+        {
+            "encoder_layers": 2,
+            "decoder_layers": 0,
+            "position": {"kind": "sinusoidal"},
+            "head": {"kind": "classes", "count": 3, "pool": "first"},
+        },
+    ),
+    "an encoder with windows and tags": (
+        "distilbert-base",
+        {"encoder_layers": 2, "decoder_layers": 0, "attention": {"windows": [4, None]}, "head": {"kind": "tags", "count": 4}},
+    ),
+    "the decoder of 2017 alone": ("transformer-2017-base", {"encoder_layers": 0}),
+    "T5 as a decoder alone": ("t5-v1.1-small", {"encoder_layers": 0}),
+    "Llama with heads that do not divide the width": (
+        "llama-7b",
+        {"num_heads": 5, "num_kv_heads": 5, "head_dim": 6, "attention": {"qkv_bias": True, "out_bias": True}},
+    ),
+    "Gemma 2 with heads that do not divide the width": ("gemma2-2b", {"num_heads": 5, "num_kv_heads": 5, "head_dim": 6}),
     "GPT-2 without biases": ("gpt2", {"attention": {}, "mlp": {"activation": "gelu_tanh"}}),
 }
 
@@ -75,17 +96,23 @@ UNEXPRESSED: dict[str, tuple[str, dict[str, Any]]] = {
 def test_what_no_family_expresses_goes_under_our_own_type(tmp_path: Path, preset: str, changes: dict[str, Any]) -> None:
     model = build(tiny_config(preset, **changes), seed=1).eval()
     (tmp_path / "a").mkdir()
-    save_model(tmp_path / "a", model.config, model.state_dict(), None, family=PRESETS[preset][0].name)
+    labels = [f"class {number}" for number in range(getattr(model.config.head, "count", 0))]
+    save_model(tmp_path / "a", model.config, model.state_dict(), None, family=PRESETS[preset][0].name, labels=labels)
     assert json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8"))["model_type"] == OWN_TYPE
     loaded = load(tmp_path / "a")
     assert loaded.family == OWN_TYPE
     assert loaded.config == model.config
-    inputs = {"decoder_input_ids": IDS} if model.config.encoder_layers else {}
+    inputs = {"decoder_input_ids": IDS} if model.config.encoder_layers and model.config.decoder_layers else {}
     assert torch.equal(loaded.model(IDS, **inputs).logits, model(IDS, **inputs).logits)
     loaded.save(tmp_path / "b")
     assert all(path.read_bytes() == (tmp_path / "b" / path.name).read_bytes() for path in (tmp_path / "a").iterdir())
     with pytest.raises(ValueError, match=f"model type `?{OWN_TYPE}"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "a")
+
+
+def test_a_number_that_a_family_cannot_state_is_not_expressed_by_it() -> None:
+    """Gemma 2 states the scale of its scores as the inverse of its square, which overflows here."""
+    assert family_of(tiny_config("gemma2-2b", num_kv_heads=3, attention={"scale": 1e-200}), prefer="gemma2") is None
 
 
 def test_dropout_and_initialization_come_back_from_our_own_file(tmp_path: Path) -> None:

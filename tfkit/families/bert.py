@@ -86,8 +86,6 @@ RULES = (
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    if hf.get("position_embedding_type", "absolute") != "absolute" or hf.get("is_decoder") or hf.get("add_cross_attention"):
-        raise UnsupportedError("this BERT variant has relative positions, or is a decoder, which BERT has and is not")
     head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
     if head["kind"] == "none":
         head["pooler"] = hf.get("add_pooling_layer", True)
@@ -154,4 +152,5 @@ FAMILY = Family(
         (r"LayerNorm\.beta$", "LayerNorm.bias"),
         (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias"),  # one tensor under two names
     ),
+    fixed={"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,), "is_causal": (True, False)},
 )

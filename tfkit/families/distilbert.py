@@ -132,4 +132,6 @@ FAMILY = Family(
     from_hf=_from_hf,
     to_hf=_to_hf,
     renamed=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
+    aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
+    fixed={"is_causal": (True, False)},
 )

@@ -66,8 +66,6 @@ _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     hf = _CLASS_DEFAULTS | hf | {"mlp_bias": False}
-    if hf.get("use_bidirectional_attention"):
-        raise UnsupportedError("use_bidirectional_attention: tfkit's Gemma 2 sees what is before each token only")
     values = llama.from_hf(hf, ARCHITECTURES, "hidden_activation", softcap=hf["final_logit_softcapping"])
     values["embedding"] = {"scale": True}
     values["norm"] |= {"placement": "sandwich", "unit_offset": True}
@@ -83,24 +81,33 @@ def _scale(hf: dict[str, Any]) -> float | None:
     return None if scalar == hf["head_dim"] else scalar**-0.5
 
 
+def _scalar(scale: float) -> int:
+    """The query_pre_attn_scalar that gives this scale. Raises UnsupportedError if no number does."""
+    try:
+        return round(scale**-2)
+    except OverflowError:
+        raise UnsupportedError(f"Gemma 2 has no query_pre_attn_scalar for the scale {scale}") from None
+
+
 def _windows(hf: dict[str, Any]) -> list[Any]:
     """The shortest list that, repeated, gives every layer its window. Old files say nothing of the layers: local and global in turns."""
     kinds, turns = hf.get("layer_types"), [_LOCAL, _GLOBAL]
     if kinds is None:
         kinds = turns
-    elif not isinstance(kinds, list) or len(kinds) != hf["num_hidden_layers"] or any(kind not in turns for kind in kinds):
+    elif not isinstance(kinds, list) or not kinds or len(kinds) != hf["num_hidden_layers"] or any(kind not in turns for kind in kinds):
         raise UnsupportedError(f"layer_types does not name {_LOCAL} or {_GLOBAL} for each of the num_hidden_layers")
     period = next(n for n in range(1, len(kinds) + 1) if all(kind == kinds[i % n] for i, kind in enumerate(kinds)))
     return [hf["sliding_window"] if kind == _LOCAL else None for kind in kinds[:period]]
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    llama.check_heads(config)
     fields = {name: value for name, value in llama.to_hf(config).items() if name not in ("hidden_act", "mlp_bias")}
     windows = [config.window(layer) for layer in range(config.decoder_layers)]
     scale, head = config.attention.scale, config.head
     return fields | {
         "hidden_activation": llama.LLAMA_ACTIVATIONS[config.mlp.activation],
-        "query_pre_attn_scalar": config.head_dim if scale is None else round(scale**-2),
+        "query_pre_attn_scalar": config.head_dim if scale is None else _scalar(scale),
         "attn_logit_softcapping": config.attention.softcap,
         "final_logit_softcapping": head.softcap if head.kind == "lm" else None,
         # transformers wants a window even where no layer has one
@@ -119,4 +126,6 @@ FAMILY = Family(
     ignored=llama.FAMILY.ignored,
     from_hf=_from_hf,
     to_hf=_to_hf,
+    fixed={**llama.FAMILY.fixed, "use_bidirectional_attention": (False,)},
+    own_keys=frozenset({"query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"}),
 )

@@ -70,6 +70,13 @@ RULES = (
     *HEAD_RULES,
 )
 
+# What transformers calls these numbers in other families, and reads here too.
+ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
 _ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}  # what this family calls gelu is the tanh form
 _FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"swish": "silu"}
 
@@ -143,4 +150,5 @@ FAMILY = Family(
     ignored=(r".*\.attn\.bias", r".*\.position_ids"),  # the mask and the numbers of positions, in old files
     from_hf=_from_hf,
     to_hf=_to_hf,
+    aliases=ALIASES,
 )

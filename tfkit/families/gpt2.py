@@ -7,8 +7,8 @@ by sqrt(2 * layers). Layers, widths and counts as released (systems: 124,439,808
 
 from typing import Any
 
-from tfkit.families.gpt import BLOCK_RULES, HEAD_RULES, SUMMARY, check_summary
-from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, UnsupportedError, activation_from_hf, head_from_hf
+from tfkit.families.gpt import ALIASES, BLOCK_RULES, HEAD_RULES, SUMMARY, check_summary
+from tfkit.families.rules import ACTIVATIONS, Architectures, Family, Rule, activation_from_hf, head_from_hf
 from tfkit.model.config import ModelConfig
 
 # Dropout: the report is silent, and Hugging Face's config says 0.1. It is off here: one pass over the data does not overfit.
@@ -57,8 +57,6 @@ _HEAD_DROPOUT = {"lm": "summary_first_dropout", "tags": "classifier_dropout"}  #
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    if not hf.get("scale_attn_weights", True) or hf.get("scale_attn_by_inverse_layer_idx") or hf.get("add_cross_attention"):
-        raise UnsupportedError("this GPT-2 variant scales its attention otherwise or has cross-attention, which GPT-2 has not")
     head = head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True))
     check_summary(hf, head)
     return {
@@ -117,4 +115,6 @@ FAMILY = Family(
     ignored=(r".*\.attn\.bias", r".*\.attn\.masked_bias"),  # the mask that the released files carry
     from_hf=_from_hf,
     to_hf=_to_hf,
+    aliases=ALIASES,
+    fixed={"scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
 )

@@ -89,14 +89,17 @@ LLAMA_ACTIVATIONS = ACTIVATIONS | {"gelu_tanh": "gelu_pytorch_tanh"}  # the newe
 
 def _position(hf: dict[str, Any]) -> dict[str, Any]:
     """From both spellings: rope_theta + rope_scaling (old; older still with type for rope_type), rope_parameters (new)."""
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {"rope_type": "default"}
+    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {"rope_type": "default"}  # in transformers' order
     kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
     if kind not in ("default", "llama3"):
         raise UnsupportedError(f"rotary positions of type {kind!r} are not supported; only default and llama3 are")
+    if (part := rope.get("partial_rotary_factor")) not in (None, 1):
+        raise UnsupportedError(f"partial_rotary_factor {part!r} of the rotary positions is not supported, only 1 is")
     theta = rope.get("rope_theta", hf.get("rope_theta"))
     position = {"kind": "rotary", "theta": 1e4 if theta is None else theta}
     if kind == "llama3":
         original = rope.get("original_max_position_embeddings", hf["max_position_embeddings"])
+        original = hf.get("original_max_position_embeddings", original)  # in transformers it has precedence
         factors = {name: rope[name] for name in ("factor", "low_freq_factor", "high_freq_factor")}
         position["scaling"] = factors | {"original_context_length": original}
     return position
@@ -159,6 +162,17 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def check_heads(config: ModelConfig) -> None:
+    """Raise UnsupportedError for a width that transformers' Llama and Gemma 2 refuse, though they let a file state head_dim."""
+    if config.dim % config.num_heads:
+        raise UnsupportedError(f"hidden_size {config.dim} is not a multiple of num_attention_heads {config.num_heads}")
+
+
+def _to_hf(config: ModelConfig) -> dict[str, Any]:
+    check_heads(config)
+    return to_hf(config)
+
+
 FAMILY = Family(
     name="llama",
     model_type="llama",
@@ -168,5 +182,6 @@ FAMILY = Family(
     prefix="model.",
     ignored=(r".*\.rotary_emb\.inv_freq",),
     from_hf=from_hf,
-    to_hf=to_hf,
+    to_hf=_to_hf,
+    fixed={"token_classification_bias": (True,)},
 )

@@ -66,4 +66,5 @@ FAMILY = Family(
     ignored=llama.FAMILY.ignored,
     from_hf=_from_hf,
     to_hf=_to_hf,
+    fixed=llama.FAMILY.fixed,
 )

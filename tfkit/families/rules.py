@@ -1,7 +1,7 @@
 """How a family's Hugging Face layout is told: one list of rules, read forwards to load and backwards to save."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tfkit.model.config import ModelConfig
@@ -48,11 +48,81 @@ class Family:
     from_hf: Callable[[dict[str, Any]], dict[str, Any]]
     to_hf: Callable[[ModelConfig], dict[str, Any]]
     renamed: tuple[tuple[str, str], ...] = ()  # old spellings in foreign names: a regular expression and what stands there now
+    aliases: Mapping[str, str] = field(default_factory=dict)  # a second name of a key of config.json, which has precedence -> the first
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a key of config.json -> the values that tfkit computes with
+    own_keys: frozenset[str] = frozenset()  # keys of FOREIGN_KEYS that `from_hf` reads
+
+    @property
+    def stacks(self) -> tuple[bool, bool]:
+        """Whether its models have an encoder, and whether they have a decoder."""
+        values = next(iter(self.presets.values()))
+        return bool(values.get("encoder_layers")), bool(values.get("decoder_layers"))
 
     def architecture(self, config: ModelConfig) -> str | None:
-        """Hugging Face's class for the model with its head; None if there is none."""
+        """Hugging Face's class for the model with its stacks and head; None if there is none."""
+        if self.stacks != (config.encoder_layers > 0, config.decoder_layers > 0):
+            return None
         head = config.head.model_dump()
         return next((name for name, values in self.architectures.items() if head.items() >= values.items()), None)
+
+
+# Keys of config.json that change what a model computes, in every class of transformers or in that of another architecture whose files may
+# name this model_type, and the values with which they do not (null besides, unless noted).
+FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
+    "quantization_config": (),
+    "per_layer_config": (),
+    "is_causal": (True,),  # null means false
+    "qk_norm": (False,),
+    "use_qk_norm": (False,),
+    "qk_layernorm": (False,),
+    "clip_qkv": (),
+    "query_pre_attn_scalar": (),
+    "attn_logit_softcapping": (),
+    "final_logit_softcapping": (),
+    "attention_multiplier": (),
+    "embedding_multiplier": (1,),
+    "residual_multiplier": (1,),
+    "logits_scaling": (1,),
+    "logit_scale": (1,),
+    "scale_emb": (1,),
+    "scale_depth": (),
+    "no_rope_layers": ([],),
+    "no_rope_layer_interval": (),
+    "rope_interleaved": (False,),
+    "partial_rotary_factor": (1,),
+    "rotary_pct": (1,),
+    "alibi": (False,),
+    "parallel_attn": (False,),
+    "use_parallel_residual": (False,),
+    "attention_chunk_size": (),
+    "num_local_experts": (0, 1),
+    "num_experts": (0, 1),
+    "n_routed_experts": (0, 1),
+}
+
+
+def heeded_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The config.json under the names that the family's `from_hf` reads.
+
+    Raises UnsupportedError for a key that asks for another computation, or for two names of one number with different values.
+    """
+    found = dict(hf)
+    for alias, name in family.aliases.items():
+        if alias in found and found.setdefault(name, found[alias]) != found[alias]:
+            raise UnsupportedError(f"{alias} {found[alias]!r} and {name} {found[name]!r} differ, and are two names of one number")
+    for name, values in {**FOREIGN_KEYS, **family.fixed}.items():
+        if name not in found or name in family.own_keys:
+            continue
+        value = found[name]
+        if value not in values and (value is not None or name == "is_causal") and not (name == "no_rope_layers" and _all_one(value)):
+            wanted = f", only {' or '.join(map(repr, values))} is" if values else "; remove it if the model does without"
+            raise UnsupportedError(f"{name} {str(value)[:80]} is not supported for model_type {family.model_type}{wanted}")
+    return found
+
+
+def _all_one(value: Any) -> bool:
+    """Whether a list marks each layer as one with rotary positions."""
+    return isinstance(value, list) and all(one == 1 for one in value)
 
 
 # Hugging Face's name of each of our activations; old and new files have others besides.

@@ -124,6 +124,10 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     if str(mlp) not in _MLPS:
         raise UnsupportedError(f"feed_forward_proj {mlp!r} is not one of {', '.join(_MLPS)}")
     activation, gated = _MLPS[mlp]
+    # Saved files state both halves of it once more, and transformers goes by these.
+    halves = {"dense_act_fn": "gelu_new" if mlp == "gated-gelu" else mlp.removeprefix("gated-"), "is_gated_act": gated}
+    if others := [name for name, value in halves.items() if hf.get(name, value) != value]:
+        raise UnsupportedError(f"{others[0]} {hf[others[0]]!r} contradicts feed_forward_proj {mlp!r}")
     # Before transformers 5 an output matrix of its own meant one that is not scaled; the file decides which one there is.
     tied = hf.get("tie_word_embeddings", True)
     scaled = hf.get("scale_decoder_outputs", tied)
@@ -191,4 +195,5 @@ FAMILY = Family(
     from_hf=_from_hf,
     to_hf=_to_hf,
     renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # the prefix is of the class with classes
+    aliases={"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv"},
 )

@@ -70,8 +70,6 @@ _ALIKE = (
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
-    if not hf.get("share_encoder_decoder_embeddings", True):
-        raise UnsupportedError("share_encoder_decoder_embeddings is false, and tfkit has one embedding for both stacks")
     for one, other in _ALIKE:
         if hf.get(other) not in (None, hf[one]):
             raise UnsupportedError(f"{one} {hf[one]!r} and {other} {hf[other]!r} differ, and tfkit has one for both stacks")
@@ -138,4 +136,6 @@ FAMILY = Family(
     from_hf=_from_hf,
     to_hf=_to_hf,
     renamed=((r"^(model\.)?(encoder|decoder)\.embed_tokens\.", "model.shared."),),
+    aliases={"num_attention_heads": "encoder_attention_heads", "hidden_size": "d_model", "num_hidden_layers": "encoder_layers"},
+    fixed={"share_encoder_decoder_embeddings": (True,)},
 )

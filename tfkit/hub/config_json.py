@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from tfkit.errors import ModelError, UsageError
 from tfkit.families import FAMILIES, MODEL_TYPES
-from tfkit.families.rules import Family, UnsupportedError
+from tfkit.families.rules import Family, UnsupportedError, heeded_keys
 from tfkit.model.config import (
     ClassesHeadConfig,
     HeadConfig,
@@ -36,11 +36,15 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
         raise ModelError(f"{path}: model_type {_shown(kind)} is not one that tfkit can load ({', '.join(MODEL_TYPES)})")
     family = MODEL_TYPES.get(kind)
     try:
-        config = _validated(family.from_hf(dict(hf)) if family else hf["config"], path)
+        config = _validated(family.from_hf(heeded_keys(hf, family)) if family else hf["config"], path)
     except KeyError as missing:
         raise ModelError(f"{path}: the field {missing} is missing") from None
     except UnsupportedError as error:
         raise ModelError(f"{path}: {error}") from None
+    if family and (config.encoder_layers > 0, config.decoder_layers > 0) != family.stacks:
+        raise ModelError(
+            f"{path}: {config.encoder_layers} encoder and {config.decoder_layers} decoder layers are no {kind}: one stack is missing"
+        )
     ours = find_file(folder, "tfkit.json")
     if family and ours is not None:
         said = read_object(ours, LIMIT).get("model", {})

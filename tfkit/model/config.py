@@ -263,8 +263,6 @@ class ModelConfig(Data):
         if self.position.kind != "relative":
             return self
         buckets, distance = self.position.buckets, self.position.max_distance
-        if buckets % 4:
-            raise ValueError(f"position.buckets {buckets} is not a multiple of 4: two directions, each with near and far ones")
         if distance <= buckets // 2:
             raise ValueError(f"position.max_distance {distance} is not above {buckets // 2}: nearer ones have a bucket each")
         if self.attention.softcap is not None or self.attention.windows != [None]:

@@ -1,0 +1,213 @@
+"""Each key of transformers' configuration classes: computed as transformers does, refused where it asks for something else, or irrelevant.
+
+A key that nobody has classified fails, so that a new version of transformers is looked at.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_references import CASES, TOLERANCE, difference, logits_of, real, run, save_reference
+from transformers import PreTrainedConfig
+
+from tfkit.errors import ModelError
+from tfkit.families.rules import FOREIGN_KEYS
+from tfkit.hub import load
+
+BASES = {"llama": "llama", "mistral": "mistral", "gemma2": "gemma2", "gpt2": "gpt2", "openai-gpt": "gpt", "t5": "t5 1.1"}
+BASES |= {"bert": "bert", "distilbert": "distilbert", "marian": "transformer of 2017"}
+
+# What no forward without dropout and without labels reads: names, training, how the output is packed, ids of generation.
+IRRELEVANT = {
+    *(
+        "transformers_version",
+        "model_type",
+        "dtype",
+        "torch_dtype",
+        "output_hidden_states",
+        "output_attentions",
+        "return_dict",
+        "chunk_size_feed_forward",
+    ),
+    *("problem_type", "id2label", "label2id", "num_labels", "use_cache", "initializer_range", "initializer_factor", "init_std"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_eos_token_id", "tie_last_hidden_states"),
+    *("attention_dropout", "dropout", "dropout_rate", "classifier_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout", "activation_dropout", "qa_dropout", "seq_classif_dropout"),
+    *("encoder_layerdrop", "decoder_layerdrop", "is_encoder_decoder", "pretraining_tp", "sinusoidal_pos_embds", "reorder_and_upcast_attn"),
+    "architectures",  # another class has another head: the parity cases
+}
+# Of GPT's class with two heads; its cases are in test_gpt.py.
+SUMMARY = {"summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"}
+# Another value does not fit the shapes of the file.
+SIZES = {
+    *("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "n_embd", "n_inner"),
+    *("n_positions", "max_position_embeddings", "num_hidden_layers", "n_layer", "d_model", "d_kv", "d_ff", "num_layers", "dim", "n_layers"),
+    *("num_decoder_layers", "num_heads", "relative_attention_num_buckets", "type_vocab_size", "hidden_dim", "encoder_layers"),
+    *("decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim", "decoder_vocab_size", "attention_bias", "mlp_bias"),
+}
+ROTARY = {"rope_type": "default", "rope_theta": 50.0}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 50.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+COMPUTED: dict[str, dict[str, list[Any]]] = {
+    "llama": {
+        "hidden_act": ["gelu", "relu", "gelu_new"],
+        "rms_norm_eps": [0.5],
+        "rope_parameters": [ROTARY, LLAMA3, LLAMA3 | {"original_max_position_embeddings": 16}],
+        "rope_theta": [],  # read where rope_parameters is missing: test_foreign_files.py
+        "rope_scaling": [ROTARY, LLAMA3],  # beside rope_parameters, and before it
+        "tie_word_embeddings": [],  # the file decides
+    },
+    "gpt2": {"n_head": [4], "activation_function": ["gelu", "relu", "silu"], "layer_norm_epsilon": [0.5], "tie_word_embeddings": []},
+    "openai-gpt": {"n_head": [4], "afn": ["relu", "silu"], "layer_norm_epsilon": [0.5], "tie_word_embeddings": []},
+    "t5": {
+        "relative_attention_max_distance": [200],
+        "layer_norm_epsilon": [0.5],
+        "scale_decoder_outputs": [True],
+        "tie_word_embeddings": [],
+        "feed_forward_proj": [],  # with both halves of it: below
+    },
+    "bert": {"num_attention_heads": [4], "hidden_act": ["relu", "gelu_new", "silu"], "layer_norm_eps": [0.5], "tie_word_embeddings": []},
+    "distilbert": {"n_heads": [4], "activation": ["relu", "silu"], "tie_word_embeddings": []},
+    "marian": {"activation_function": ["gelu", "silu"], "scale_embedding": [False], "tie_word_embeddings": []},
+}
+COMPUTED["mistral"] = COMPUTED["llama"] | {"sliding_window": [3, None]}
+COMPUTED["gemma2"] = {name: values for name, values in COMPUTED["mistral"].items() if name != "hidden_act"} | {
+    "hidden_activation": ["gelu", "silu"],
+    "sliding_window": [3],
+    "query_pre_attn_scalar": [100],
+    "layer_types": [["full_attention", "sliding_attention", "full_attention"]],
+    "attn_logit_softcapping": [1.0, None],
+    "final_logit_softcapping": [1.0, None],
+}
+# With these transformers computes something else, or its class of another architecture does.
+REFUSED: dict[str, dict[str, list[Any]]] = {
+    "llama": {"is_causal": [False, None], "hidden_act": ["quick_gelu"], "original_max_position_embeddings": []},
+    "mistral": {"is_causal": [False]},
+    "gemma2": {"is_causal": [False], "use_bidirectional_attention": [True]},
+    "gpt2": {
+        "is_causal": [False, 0],
+        "scale_attn_weights": [False],
+        "scale_attn_by_inverse_layer_idx": [True],
+        "add_cross_attention": [True],
+    },
+    "openai-gpt": {},
+    "t5": {"is_causal": [False], "dense_act_fn": ["relu"], "is_gated_act": [False], "is_decoder": []},
+    "bert": {"is_decoder": [True], "add_cross_attention": [True], "position_embedding_type": ["relative_key"]},
+    "distilbert": {},
+    "marian": {
+        "is_causal": [False],
+        "share_encoder_decoder_embeddings": [False],
+        "is_decoder": [],
+        "encoder_attention_heads": [4],
+        "decoder_attention_heads": [4],
+    },
+}
+OTHERS: dict[str, Any] = {  # a value of each of FOREIGN_KEYS that would matter
+    "quantization_config": {"quant_method": "fp8"},
+    "per_layer_config": {"0": {"rms_norm_eps": 0.5}},
+    "is_causal": False,
+    **dict.fromkeys(
+        ("qk_norm", "use_qk_norm", "qk_layernorm", "rope_interleaved", "alibi", "parallel_attn", "use_parallel_residual"), True
+    ),
+    **dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "scale_emb", "scale_depth"), 2.0),
+    **dict.fromkeys(
+        ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping", "attention_multiplier", "clip_qkv"), 3.0
+    ),
+    **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts", "attention_chunk_size", "no_rope_layer_interval"), 4),
+    "no_rope_layers": [1, 0],
+    "partial_rotary_factor": 0.5,
+    "rotary_pct": 0.25,
+}
+
+
+def edit(folder: Path, changes: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+@torch.no_grad()
+def both(folder: Path, case: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Our logits of a folder, and transformers'."""
+    theirs = CASES[case].model.from_pretrained(folder).eval()(**CASES[case].inputs)
+    return real(case, run(load(folder).model, case).logits), real(case, logits_of(theirs))
+
+
+@pytest.mark.parametrize("model_type", BASES)
+def test_every_key_is_classified(model_type: str) -> None:
+    config = CASES[BASES[model_type]].config
+    keys = {field.name for field in dataclasses.fields(config)} | config.attribute_map.keys() | config.to_dict().keys()
+    known = COMPUTED[model_type].keys() | REFUSED[model_type].keys() | FOREIGN_KEYS.keys() | IRRELEVANT | SIZES | SUMMARY
+    assert {key for key in keys if not key.startswith("_")} - known == set()
+    assert PreTrainedConfig().to_dict().keys() - {"_name_or_path"} <= IRRELEVANT
+
+
+@pytest.mark.parametrize("model_type", BASES)
+def test_computed_keys_change_the_logits_as_in_transformers(tmp_path: Path, model_type: str) -> None:
+    case = BASES[model_type]
+    save_reference(tmp_path, case)
+    text = (tmp_path / "config.json").read_text(encoding="utf-8")
+    before, _ = both(tmp_path, case)
+    for key, values in COMPUTED[model_type].items():
+        for value in values:
+            (tmp_path / "config.json").write_text(text, encoding="utf-8")
+            edit(tmp_path, {key: value})
+            ours, theirs = both(tmp_path, case)
+            assert difference(ours, theirs) < TOLERANCE, (key, value)
+            assert difference(ours, before) > 10 * TOLERANCE, (key, value)
+
+
+@pytest.mark.parametrize("model_type", BASES)
+def test_what_would_compute_something_else_is_refused(tmp_path: Path, model_type: str) -> None:
+    case = BASES[model_type]
+    save_reference(tmp_path, case)
+    text = (tmp_path / "config.json").read_text(encoding="utf-8")
+    bidirectional = {"is_causal"} if model_type in ("bert", "distilbert") else set()  # whatever it says, they are
+    others = {key: value for key, value in OTHERS.items() if key not in COMPUTED[model_type].keys() | bidirectional}
+    refused = REFUSED[model_type] | {key: [value] for key, value in others.items()}
+    refused |= {alias: [77] for alias in CASES[case].config.attribute_map}
+    refused |= {key: [4] for key in (SIZES & json.loads(text).keys()) - COMPUTED[model_type].keys()}
+    for key, value in ((key, value) for key, values in refused.items() for value in values):
+        (tmp_path / "config.json").write_text(text, encoding="utf-8")
+        edit(tmp_path, {key: value})
+        if key in ("max_position_embeddings", "n_positions") and model_type not in ("gpt2", "openai-gpt", "bert", "distilbert"):
+            continue  # a limit, and nothing has that many rows
+        with pytest.raises(ModelError, match=r"config\.json") as caught:
+            load(tmp_path)
+        if key not in SIZES:
+            assert str(key) in str(caught.value), (key, value)
+
+
+def test_the_neutral_values_of_foreign_keys_are_accepted(tmp_path: Path) -> None:
+    save_reference(tmp_path, "llama")
+    assert OTHERS.keys() == FOREIGN_KEYS.keys()
+    for values in ({key: values[0] for key, values in FOREIGN_KEYS.items() if values}, {"no_rope_layers": [1, 1]}):
+        edit(tmp_path, values)
+        load(tmp_path)
+    edit(tmp_path, {key: None for key in FOREIGN_KEYS if key != "is_causal"})
+    load(tmp_path)
+
+
+def test_original_max_position_embeddings_beside_the_scaling_has_precedence(tmp_path: Path) -> None:
+    save_reference(tmp_path, "llama 3.1")
+    before, _ = both(tmp_path, "llama 3.1")
+    edit(tmp_path, {"original_max_position_embeddings": 40})
+    ours, theirs = both(tmp_path, "llama 3.1")
+    assert difference(ours, theirs) < TOLERANCE < difference(ours, before)
+
+
+@pytest.mark.parametrize(("mlp", "halves"), [("gated-silu", ("silu", True)), ("gated-relu", ("relu", True))])
+def test_the_mlp_of_t5_with_both_halves_of_its_name(tmp_path: Path, mlp: str, halves: tuple[str, bool]) -> None:
+    save_reference(tmp_path, "t5 1.1")
+    edit(tmp_path, {"feed_forward_proj": mlp, "dense_act_fn": halves[0], "is_gated_act": halves[1]})
+    ours, theirs = both(tmp_path, "t5 1.1")
+    assert difference(ours, theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize(("model_type", "alias"), [("marian", "num_hidden_layers"), ("t5", "num_layers"), ("llama", "num_hidden_layers")])
+def test_a_stack_without_layers_is_refused(tmp_path: Path, model_type: str, alias: str) -> None:
+    save_reference(tmp_path, BASES[model_type])
+    edit(tmp_path, {alias: 0, "encoder_layers": 0} if model_type == "marian" else {alias: 0})
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load(tmp_path)
