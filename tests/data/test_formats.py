@@ -12,7 +12,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tfkit.data import open_source
+from tfkit.data import open_source, parquet
+from tfkit.data.columns import Columns, Record
+from tfkit.data.content import content_of
+from tfkit.data.parquet import read_parquet
 from tfkit.data.rows import Row
 from tfkit.errors import DataError
 from tfkit.recipe.data_sections import SourceSection
@@ -463,3 +466,23 @@ def test_what_unpacks_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest
 
 def test_a_long_line_of_a_small_archive_is_no_bomb(tmp_path: Path) -> None:
     assert len(texts(zipped(tmp_path / "a.zip", {"a.txt": "x" * 10_000_000}))[0]) == 10_000_000
+
+
+def test_parquet_whose_dictionaries_are_counted_gives_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of files whose dictionaries could fill the memory: nested, with nulls, in several row groups, some without a dictionary."""
+    texts = [None if i % 5 == 4 else f"text {i % 7}" for i in range(300)]
+    table = pyarrow.table(
+        {
+            "text": [text or "" for text in texts],
+            "messages": [[{"role": "user", "content": text}] * (i % 3) if i % 11 else None for i, text in enumerate(texts)],
+            "kind": pyarrow.array(texts).dictionary_encode(),
+            "numbers": [[i, None] for i in range(300)],
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=100, use_dictionary=["messages.list.element.content", "text"])
+    every = Columns(tuple(Role(name, "text", (name,), required=False) for name in table.column_names))
+    content = content_of(tmp_path / "a.parquet")
+    expected = list(read_parquet(content, every))
+    assert [record.values for record in expected if isinstance(record, Record)] == table.to_pylist()
+    monkeypatch.setattr(parquet, "_MOST_DECODED", 0)
+    assert list(read_parquet(content, every)) == expected

@@ -78,6 +78,15 @@ def packed(content: bytes, name: str) -> bytes:
     return gzip.compress(content, mtime=0) if packing else content
 
 
+def repeating(path: Path, nested: bool) -> None:
+    """A Parquet file of less than a kilobyte whose 256 texts, or the list of so many in its one row, take 3 GB."""
+    texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 256, pyarrow.int32()), pyarrow.array(["a" * 12_000_000]))
+    column = pyarrow.ListArray.from_arrays(pyarrow.array([0, 256], pyarrow.int32()), texts) if nested else texts
+    table = pyarrow.table({"text": column})
+    pyarrow.parquet.write_table(table, path, compression="zstd", dictionary_pagesize_limit=1 << 30, store_schema=False)
+    assert path.stat().st_size < 1000
+
+
 GOOD = {"text": TEXT}
 # ------------------------------------------------------------------------------------------------------------- odd, but good
 
@@ -515,3 +524,16 @@ def refusal(path: Path, policy: OnBadRow, tokenizer: Tokenizer, column: str) -> 
     except DataError as error:
         return str(error)
     return None
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_f36_a_parquet_file_that_repeats_a_text_ends_the_run_in_little_memory(tmp_path: Path, nested: bool) -> None:
+    def limit_memory() -> None:
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + (1 << 30), resource.RLIM_INFINITY))
+
+    repeating(tmp_path / "repeating.parquet", nested)
+    done = train_on(tmp_path / "repeating.parquet", tmp_path, before=limit_memory)
+    assert done.code == 3, done.err
+    assert "repeating.parquet: unpacks to more than 250 times its 0." in done.err
+    assert "write it as JSON lines" in done.err

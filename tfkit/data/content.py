@@ -46,8 +46,8 @@ class Piece(NamedTuple):
 class Budget:
     """How many bytes may still come out of an archive of a size: hardly any limit for text, an end for what only fills memory or time."""
 
-    def __init__(self, name: str, size: int):
-        self.name, self.size = name, size
+    def __init__(self, name: str, size: int, remedy: str = "if it is what you want, unpack it and name what it holds"):
+        self.name, self.size, self.remedy = name, size, remedy
         self.left = max(_ALWAYS_ALLOWED, _MOST_TIMES * size)
 
     def spend(self, count: int) -> None:
@@ -55,8 +55,7 @@ class Budget:
         self.left -= count
         if self.left < 0:
             raise DataError(
-                f"{self.name}: unpacks to more than {_MOST_TIMES} times its {megabytes(self.size)}, as no text does; "
-                "if it is what you want, unpack it and name what it holds"
+                f"{self.name}: unpacks to more than {_MOST_TIMES} times its {megabytes(self.size)}, as no text does; {self.remedy}"
             )
 
 

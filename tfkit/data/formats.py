@@ -12,9 +12,10 @@ from tfkit.data.columns import Columns, Record, Records
 from tfkit.data.conll import read_conll, read_conllu
 from tfkit.data.content import Content, content_of, decode, pieces, whole
 from tfkit.data.json_files import read_json, read_jsonl
+from tfkit.data.parquet import read_parquet
 from tfkit.data.rows import BadRow, Row
 from tfkit.data.suffixes import FORMAT_OF, is_zip
-from tfkit.data.tables import read_csv, read_parquet, read_tsv
+from tfkit.data.tables import read_csv, read_tsv
 from tfkit.errors import DataError
 
 Rows = Iterator[Row | BadRow]

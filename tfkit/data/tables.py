@@ -1,14 +1,14 @@
-"""Tables as rows: comma- or tab-separated text under a header line, and Parquet."""
+"""Tables as rows: comma- or tab-separated text under a header line."""
 
 import csv
 import re
 from collections import deque
 from collections.abc import Iterator
 from itertools import count, islice
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from tfkit.data.columns import Columns, Record, Records
-from tfkit.data.content import Content, decode, first_line, pieces, seekable
+from tfkit.data.content import Content, decode, pieces
 from tfkit.data.rows import BadRow
 from tfkit.errors import DataError
 
@@ -181,34 +181,3 @@ def _noted(lines: Iterator[_Line], bad_lines: list[BadRow]) -> Iterator[str]:
         if bad:
             bad_lines.append(bad)
         yield text
-
-
-def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """The wanted columns of a Parquet file, a batch of records at a time. Places count rows from 1."""
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
-
-    name = content.name
-    with seekable(content) as file:
-        try:
-            table = pyarrow.parquet.ParquetFile(file)
-            columns.check(table.schema_arrow.names, name)
-            number = 0
-            for batch in table.iter_batches(batch_size=256, columns=columns.wanted(table.schema_arrow.names)):
-                for scalars in zip(*batch.columns, strict=True):
-                    number += 1
-                    yield _parquet_record(dict(zip(batch.schema.names, scalars, strict=True)), f"{name}:{number}")
-        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:  # names in the schema are text too
-            raise DataError(f"{name}: damaged or no Parquet file ({first_line(error)}); fetch or write it again") from error
-
-
-def _parquet_record(scalars: dict[str, Any], place: str) -> Record | BadRow:
-    values: dict[str, Any] = {}
-    for column, scalar in scalars.items():
-        try:
-            values[column] = scalar.as_py()
-        except UnicodeDecodeError as error:
-            return BadRow("not UTF-8", f"{place}: byte {error.start} of column {column!r} is not UTF-8; write the file again")
-        except (ValueError, OverflowError) as error:  # a date that Python has no value for
-            return BadRow("not text", f"{place}: column {column!r} holds {scalar.type}, not text ({first_line(error)}); remove the row")
-    return Record(values, place)
