@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import json
 import shutil
 import sys
@@ -10,11 +11,12 @@ import pyarrow.parquet
 import pytest
 
 from tfkit.data import open_source
-from tfkit.data.rows import Part, hash_share
+from tfkit.data.columns import Columns
+from tfkit.data.rows import Part, Row, hash_share
 from tfkit.data.stdlib import LEFT_OUT, StdlibSource
 from tfkit.errors import DataError
 from tfkit.recipe.data_sections import SourceSection
-from tfkit.recipe.roles import Role
+from tfkit.recipe.roles import TEXT, Role
 
 
 def texts(path: Path | str, column: str = "text", part: str = "all", fraction: float | None = None) -> list[str]:
@@ -150,6 +152,50 @@ def test_the_parts_of_a_fraction_share_the_rows(tmp_path: Path) -> None:
     assert not set(train) & set(held_out), "equal rows must fall on one side"
     assert 140 < len(held_out) < 260
     assert texts(file, part="all", fraction=0.2) == texts(file, part="held_out") == rows
+
+
+def test_rows_that_differ_in_white_space_at_the_ends_are_on_one_side(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    rows = [
+        {"ask": f"{a}question {i}", "say": f"answer{b}"} for i in range(100) for a, b in (("", ""), (" ", ""), ("", "\n\n"), ("\t", " "))
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    roles = (Role("source", "text", ("ask",)), Role("target", "text", ("say",)))
+    parts = (open_source(SourceSection(path=str(file)), part, 0.3, roles=roles).rows() for part in ("train", "held_out"))
+    train, held_out = ({" ".join(row.text.split()) for row in rows} for rows in parts)
+    assert len(train) + len(held_out) == 100
+    assert len(held_out) > 15
+
+
+def test_rows_without_white_space_at_the_ends_are_divided_as_ever(tmp_path: Path) -> None:
+    """By the hash of their text; a whole file by the hash of its text with the line end that ends it. So are their fingerprints."""
+
+    def sides(path: Path, texts: list[str]) -> list[str]:
+        held_out = {row.text for row in open_source(SourceSection(path=str(path)), "held_out", 0.5).rows()}
+        assert held_out == {text for text in texts if hash_share(text.encode()) < 0.5}
+        return [open_source(SourceSection(path=str(path)), part, 0.5).fingerprint() for part in ("train", "held_out")]
+
+    lines = [f"line {i}\n  more" for i in range(50)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    before = sides(tmp_path / "a.jsonl", lines)
+    columns = Columns(TEXT).fingerprint()
+    digest = hashlib.blake2b(f"files\0{columns}\0Part(name='train', fraction=0.5)".encode(), digest_size=16)
+    digest.update(f"a.jsonl\0{(tmp_path / 'a.jsonl').stat().st_size}\0".encode() + (tmp_path / "a.jsonl").read_bytes())
+    assert before[0] == digest.hexdigest(), "the fingerprint of version 0.1.0"
+    (tmp_path / "files").mkdir()
+    for i in range(50):
+        (tmp_path / "files" / f"{i}.txt").write_text(f"text {i}\n\n more\n")
+    sides(tmp_path / "files", [f"text {i}\n\n more\n" for i in range(50)])
+
+
+def test_the_fingerprint_says_that_a_row_is_on_another_side_than_in_version_0_1_0(tmp_path: Path) -> None:
+    texts = [f"text {i} " for i in range(200)]
+    moved = next(text for text in texts if hash_share(text.encode()) < 0.5 <= hash_share(text.strip().encode()))
+    rows = [Row(text, "", key=text.strip()) for text in (moved, "other")]
+    part = Part("train", 0.5)
+    assert part.fingerprint(rows) == f"{part}\0keys"
+    assert part.fingerprint(rows[1:]) == str(part)
+    assert (Part("all", 0.5).fingerprint(rows), Part("train", None).fingerprint(rows)) == (str(Part("all", 0.5)), str(Part("train", None)))
 
 
 def test_the_hash_that_divides_is_the_same_on_every_machine() -> None:

@@ -24,6 +24,7 @@ class Record(NamedTuple):
 
     values: Mapping[str, Any]
     place: str
+    is_file: bool = False  # whether it is a whole text file
 
 
 Records = Iterator[Record | BadRow]
@@ -62,7 +63,8 @@ class Columns:
                     "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {half}; repair the row"
                 )
             values[role.name] = value
-        return Row(self._text(values), record.place, values, frozenset(self.named))
+        key = self._text(values, bare=True) + ("\n" if record.is_file else "")
+        return Row(self._text(values), record.place, values, frozenset(self.named), key)
 
     def read_of(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Of each role that a record has in its shape the column that it is taken from."""
@@ -155,10 +157,14 @@ class Columns:
             f"no columns for {wanted}", f"{place}: no columns for {wanted}; columns found: {_listed(found)}; name them with {remedies}"
         )
 
-    def _text(self, values: Mapping[str, Any]) -> str:
-        """All texts of a row, a line each, words of a sentence joined by spaces. Labels are none: rows with equal texts are equal."""
+    def _text(self, values: Mapping[str, Any], bare: bool = False) -> str:
+        """All texts of a row, a line each, words of a sentence joined by spaces; `bare`: each without white space at its ends.
+
+        Labels are none: rows with equal texts are equal.
+        """
         found = [(role.form, values[role.name]) for role in self.roles if role.name in values and role.form not in ("label", "labels")]
-        return "\n".join((" " if form == "texts" else "\n").join(texts_of(value)) for form, value in found)
+        texts = ((form, map(str.strip, texts_of(value)) if bare else texts_of(value)) for form, value in found)
+        return "\n".join((" " if form == "texts" else "\n").join(parts) for form, parts in texts)
 
     def _spelled(self, role: Role) -> tuple[str, ...]:
         named = self.named.get(role.name)

@@ -56,7 +56,8 @@ class FileSource:
         and the versions of readers. The folder may move.
         """
         digest = hashlib.blake2b(
-            f"files\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16
+            f"files\0{self.columns.fingerprint()}\0{self.part.fingerprint(self._all_rows())}{fingerprint_of(self.on_bad_row)}".encode(),
+            digest_size=16,
         )
         if self.layout != Layout():
             digest.update(f"{self.layout.format}\0{self.layout.header}\0{list(self.layout.beside)}\0".encode())
@@ -73,9 +74,7 @@ class FileSource:
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Every row of the part, file after file."""
-        for row in good_rows(self._all_rows(), self.on_bad_row, skipped):
-            if self.part.keeps(row.text.encode()):
-                yield row
+        return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
         """Find errors in the first rows now."""

@@ -52,7 +52,7 @@ def read_text(content: Content, columns: Columns, header: tuple[str, ...] = ()) 
     """A whole text file is one record, with the column `text`; an empty one is none. A byte order mark goes, line ends stay."""
     text = decode(whole(content))
     if text:
-        yield text if isinstance(text, BadRow) else Record({"text": text}, content.name)
+        yield text if isinstance(text, BadRow) else Record({"text": text}, content.name, is_file=True)
 
 
 def read_lines(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
@@ -116,7 +116,7 @@ def _joined(record: Record | BadRow, column: str, line: Record | BadRow) -> Reco
         return record if isinstance(record, BadRow) else line
     if column in record.values:
         raise DataError(f"{record.place}: has a column {column!r} itself; name the one that stands beside it otherwise")
-    return Record({**record.values, column: line.values["text"]}, record.place)
+    return record._replace(values={**record.values, column: line.values["text"]})
 
 
 def _uneven(path: Path, rows: int, side: Path, lines: int) -> DataError:

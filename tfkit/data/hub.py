@@ -49,7 +49,8 @@ class HubSource:
     def fingerprint(self) -> str:
         """A hash of the rows' text, of the part and of what becomes of bad rows: the same wherever the data set lies."""
         digest = hashlib.blake2b(
-            f"hub\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16
+            f"hub\0{self.columns.fingerprint()}\0{self.part.fingerprint(self._all_rows())}{fingerprint_of(self.on_bad_row)}".encode(),
+            digest_size=16,
         )
         for row in good_rows(self._all_rows(), self.on_bad_row):
             content = json.dumps(row.values, sort_keys=True, default=str).encode()  # a message may hold dates beside its text
@@ -59,7 +60,7 @@ class HubSource:
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Every row of the part. Places count rows from 0, as the data set viewer does."""
-        return (row for row in good_rows(self._all_rows(), self.on_bad_row, skipped) if self.part.keeps(row.text.encode()))
+        return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
         """Look at the columns and the first rows."""

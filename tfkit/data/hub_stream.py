@@ -74,12 +74,13 @@ class StreamedSource:
 
     def fingerprint(self) -> str:
         """A hash of the records, of the columns, of the part and of what becomes of bad rows."""
-        about = f"{self._records()['content']}\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}"
+        part = self.part.fingerprint(self._all_rows())
+        about = f"{self._records()['content']}\0{self.columns.fingerprint()}\0{part}{fingerprint_of(self.on_bad_row)}"
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Every row of the part. Places count rows from 0, as the data set viewer does."""
-        return (row for row in good_rows(self._all_rows(), self.on_bad_row, skipped) if self.part.keeps(row.text.encode()))
+        return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
         """Look at the first row, where it is now: nothing is put into the cache yet."""

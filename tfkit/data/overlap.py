@@ -17,12 +17,12 @@ class Hashed(Protocol):
 
 
 def text_hash(text: str) -> bytes:
-    """Eight bytes that two different texts share once in 2^64 times."""
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+    """Eight bytes that two different texts share once in 2^64 times; white space at the ends makes no difference."""
+    return hashlib.blake2b(text.strip().encode(), digest_size=8).digest()
 
 
 def overlap(kept: Sequence[Hashed], held_out: Hashed) -> int:
-    """How many rows of `held_out` are, to the letter, among those that are trained on."""
+    """How many rows of `held_out` are among those that are trained on, but for white space at the ends."""
     if not kept:
         return 0
     known = np.unique(np.concatenate([np.asarray(one.texts) for one in kept]))
