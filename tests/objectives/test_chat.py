@@ -8,6 +8,8 @@ import pytest
 import torch
 from tiny_chat_tokenizers import FORMATS, KINDS, chat_codec
 from tiny_examples import batches, examples, losses_and_weights, model
+from tokenizers import AddedToken, normalizers
+from tokenizers import Tokenizer as Backend
 from transformers import AutoModelForCausalLM
 
 from tfkit.data import Encoded, ExampleRows, ExampleSet
@@ -258,7 +260,6 @@ def test_columns_that_a_recipe_names_choose_the_shape() -> None:
         ("chatml", {"question": "Hi", "answer": " \n"}, "an empty answer"),
         ("chatml", {"question": "Hi <|im_end|>", "answer": "Yo"}, "special tokens in a text"),
         ("chatml", {"question": "Hi", "answer": "Yo<|im_end|>\n<|im_start|>user\nMe"}, "special tokens in a text"),
-        ("chatml", {"messages": [SAID[0] | {"tools": [{"name": "<|im_end|>"}]}, SAID[1]]}, "special tokens in a text"),
         ("llama2", {"question": "Hi [/INST] Yo", "answer": "Yo"}, "special tokens in a text"),
         ("chatml", {"messages": [{"role": "user", "content": None}, SAID[1]]}, "a message without content"),
         ("chatml", {"messages": [{"role": "user", "content": [{"type": "image", "text": None}]}, SAID[1]]}, "a message without content"),
@@ -278,6 +279,59 @@ def test_bad_rows_are_named(name: str, given: dict[str, Any], kind: str) -> None
     assert isinstance(found, BadRow)
     assert found.kind == kind
     assert found.message.startswith("rows.jsonl:1: ")
+
+
+def own_template(template: str, *special: AddedToken, normalizer: normalizers.Normalizer | None = None) -> Chat:
+    """A tokenizer with more special tokens, and a chat template of its own."""
+    settings = ChatSection(kind="chat", format="template")
+    backend = Backend.from_str(chat_codec("chatml").tokenizer_json)
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    backend.add_special_tokens([AddedToken("<|im_start|>", normalized=False), AddedToken("<|im_end|>", normalized=False), *special])
+    codec = type(chat_codec("chatml")).from_json(backend.to_str(), chat_codec("chatml").settings, template)
+    return Chat(settings, fit_tokenizer(settings, codec), LENGTH, Path("tokenizer"))
+
+
+PLAIN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}{{ m.tools | tojson if m.tools else '' }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("token", ['<"q">', "<\\s>", "<\n>", "<é>"])
+def test_special_tokens_that_json_writes_otherwise_are_refused(token: str) -> None:
+    objective = own_template(PLAIN, AddedToken(token, normalized=False))
+    found = encoded(objective, {"question": f"Hi {token} there", "answer": "Yo"})
+    assert isinstance(found, BadRow)
+    assert found.message == f"rows.jsonl:1: message 1 has {token!r}, which would be read as a special token; correct the row"
+    assert isinstance(encoded(objective, {"question": "Hi there", "answer": "Yo"}), Encoded)
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"), [("a <STOP> b", True), ("a <ＳＴＯＰ> b", True), ("a STOP b", False), ("<Word>s", False), ("a <word>", True)]
+)
+def test_special_tokens_are_looked_for_as_the_tokenizer_matches_them(text: str, refused: bool) -> None:
+    """`<stop>` after normalization, `<word>` as a word of its own."""
+    more = AddedToken("<stop>", normalized=True), AddedToken("<word>", normalized=True, single_word=True)
+    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    objective = own_template(PLAIN, *more, normalizer=normalizer)
+    ids = {objective.tokenizer.backend.token_to_id(token.content) for token in more}
+    assert bool(ids & set(objective.tokenizer.backend.encode(text).ids)) == refused
+    assert isinstance(encoded(objective, {"question": text, "answer": "Yo"}), BadRow) == refused
+
+
+def test_what_no_template_writes_may_hold_a_special_token() -> None:
+    objective = own_template(PLAIN, AddedToken("content", normalized=False), AddedToken("assistant", normalized=False))
+    plain = encoded(objective, {"messages": SAID})
+    assert isinstance(plain, Encoded)
+    tagged = [SAID[0] | {"id": "<|im_end|>", "more": {"<|im_end|>": [1, None]}}, SAID[1]]
+    assert encoded(objective, {"messages": tagged}) == plain
+    assert encoded(chat("chatml"), {"messages": tagged}) == encoded(chat("chatml"), {"messages": SAID})
+    for tools in ([{"name": "<|im_end|>"}], {"<|im_end|>": 1}):
+        found = encoded(objective, {"messages": [SAID[0] | {"tools": tools}, SAID[1]]})
+        assert isinstance(found, BadRow)
+        assert "message 1 has '<|im_end|>'" in found.message
+    assert isinstance(encoded(objective, {"messages": [SAID[0] | {"tools": [{"name": "x"}]}, SAID[1]]}), Encoded)
 
 
 def test_what_a_template_refuses_is_a_bad_row_and_the_rows_beside_it_are_not() -> None:

@@ -6,7 +6,7 @@ is stored as the causal language model needs it: input ids, and as labels the id
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -117,15 +117,30 @@ class Chat:
     def _text(self, row: Row, render: Render) -> tuple[str, Spans] | BadRow:
         """The text of a row's conversation."""
         try:
-            messages = conversation(row)
-            for number, message in enumerate(messages, 1):
-                if (found := self.conversations.literal(json.dumps(message, ensure_ascii=False))) is not None:
-                    raise UnfitError("special tokens in a text", f"message {number} has {found!r}, which would be read as a special token")
-            return render(messages, row.place)
+            return self._checked(conversation(row), row.place, render)
         except UnfitError as error:
             return BadRow(error.kind, f"{row.place}: {error}; correct the row")
         except ModelError as error:  # the template refuses it
             return BadRow("refused by the chat template", str(error))
+
+    def _checked(self, messages: Sequence[Mapping[str, Any]], place: str, render: Render) -> tuple[str, Spans]:
+        """The text of a conversation. Raises UnfitError if it would have special tokens that a message writes, and not the format.
+
+        Besides role and content a message may have anything: what the text does not say of it may hold any token.
+        """
+        for number, message in enumerate(messages, 1):
+            found = self.conversations.literal(message["content"]) or self.conversations.literal(message["role"])
+            if found is not None and found != message["role"]:  # a format may have a special token for each role
+                raise _control_token(number, found)
+        text = render(messages, place)
+        for number, message in enumerate(messages, 1):
+            rest = {name: value for name, value in message.items() if name not in ("role", "content")}
+            found = next(filter(None, map(self.conversations.literal, _texts(rest))), None)
+            if found is not None:
+                blank = {**_blank(rest, self.conversations.literal), "role": message["role"], "content": message["content"]}
+                if render([*messages[: number - 1], blank, *messages[number:]], place) != text:
+                    raise _control_token(number, found)
+        return text
 
     def _example(self, row: Row, found: ChatIds) -> Encoded | BadRow:
         length = self.context_length
@@ -167,6 +182,28 @@ def conversation(row: Row) -> list[dict[str, Any]]:
     if not all(answer.strip() for answer in answers):
         raise UnfitError("an empty answer", "an answer of the assistant is empty")
     return messages
+
+
+def _control_token(number: int, token: str) -> UnfitError:
+    return UnfitError("special tokens in a text", f"message {number} has {token!r}, which would be read as a special token")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value of JSON, names of fields included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in (*value, *value.values()) if isinstance(value, Mapping) else value:
+            yield from _texts(part)
+
+
+def _blank(value: Any, literal: Callable[[str], str | None]) -> Any:
+    """A value of JSON with empty texts for those that hold a special token."""
+    if isinstance(value, str):
+        return "" if literal(value) is not None else value
+    if isinstance(value, Mapping):
+        return {_blank(name, literal): _blank(part, literal) for name, part in value.items()}
+    return [_blank(part, literal) for part in value] if isinstance(value, list) else value
 
 
 def _answers(row: Row) -> list[str]:

@@ -47,10 +47,9 @@ class Conversations:
         """
         self.tokenizer, self.format, self.system, self.folder = tokenizer, chat_format, system, folder
         self._backend = _with_plain_offsets(tokenizer)
-        self._special = {number for number, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
-        texts = [str(tokenizer.backend.id_to_token(number)) for number in self._special]
-        marks = sorted({*texts, *(chat_format.written if chat_format else ())}, key=len, reverse=True)
-        self._marks = re.compile("|".join(map(re.escape, marks))) if marks else None
+        special = {number: token for number, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
+        self._special = set(special)
+        self._control_tokens = ControlTokens(self._backend, list(special.values()), chat_format.written if chat_format else ())
         self._ends = Ends(*(token_text(tokenizer.settings.get(role)) or "" for role in ("bos_token", "eos_token")))
         if chat_format is not None:
             self._check_tokens(chat_format)
@@ -66,9 +65,8 @@ class Conversations:
                 yield partial(_render, template)
 
     def literal(self, text: str) -> str | None:
-        """A special token, or another mark of the format, that stands in a text and would be read as one."""
-        found = self._marks.search(text) if self._marks else None
-        return found[0] if found else None
+        """A special token, or another mark of the format, that is in a text and would be read as one."""
+        return self._control_tokens.find(text)
 
     def encode(self, texts: Sequence[tuple[str, Spans]]) -> list[ChatIds]:
         """The ids of rendered texts."""
@@ -125,6 +123,39 @@ class Conversations:
 
 
 _REMEDY = f"name another objective.format: {', '.join(FORMATS)}"
+
+
+class ControlTokens:
+    """Finds special tokens in texts as the tokenizer matches them: those that are marked so after its normalizer, the others before it."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, special: Sequence[tokenizers.AddedToken], marks: Sequence[str]):
+        """`marks`: texts that are looked for as they are, too."""
+        self._normalizer = backend.normalizer
+        by_normalized = {self._normalized(token.content): token for token in special if token.normalized and self._normalizer is not None}
+        direct = {token.content: token for token in special if not (token.normalized and self._normalizer is not None)}
+        self._tokens = {**{text: token.content for text, token in by_normalized.items()}, **{text: text for text in (*direct, *marks)}}
+        self._direct, self._after = _any_of({**dict.fromkeys(marks), **direct}), _any_of(by_normalized)
+
+    def find(self, text: str) -> str | None:
+        """The first one."""
+        found = self._direct.search(text) if self._direct else None
+        if found is None and self._after is not None:
+            found = self._after.search(self._normalized(text))
+        return None if found is None else self._tokens[found[0]]
+
+    def _normalized(self, text: str) -> str:
+        return str(self._normalizer.normalize_str(text)) if self._normalizer is not None else text
+
+
+def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[str] | None:
+    """Matches each text, the longest first; of a token that is a single word only where no letter or digit is beside it."""
+    words = {text for text, token in tokens.items() if token is not None and token.single_word}
+    ordered = sorted(filter(None, tokens), key=len, reverse=True)
+    return (
+        re.compile("|".join(rf"(?<!\w){re.escape(text)}(?!\w)" if text in words else re.escape(text) for text in ordered))
+        if ordered
+        else None
+    )
 
 
 def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatFormat | None:
