@@ -177,6 +177,21 @@ def test_a_language_model_goes_on_with_other_text(place: Path, work: Path) -> No
     assert load("run").config.head == load(place / "gpt").config.head
 
 
+def test_what_the_start_states_of_writing_is_kept(place: Path, work: Path) -> None:
+    [checkpoint] = (place / "gpt" / "checkpoints").glob("step-*")
+    shutil.copytree(checkpoint, work / "start")
+    (work / "start" / "manifest.json").unlink()
+    path = work / "start" / "generation_config.json"
+    stated = json.loads(path.read_text(encoding="utf-8")) | {"bad_words_ids": [[5]], "temperature": 0.6, "a key of tomorrow": 1}
+    path.write_text(json.dumps(stated), encoding="utf-8")
+    words = ["objective={kind: causal_lm}", "training.steps=2", "model={from: start}", "evaluation.every=null"]
+    for number, adapter in enumerate([[], ["training.adapter={rank: 2}"]]):
+        done = finetune(f"tuned{number}", *words, *adapter)
+        assert done.code == 0, done.err
+        [saved] = (work / f"tuned{number}" / "checkpoints").glob("step-*")
+        assert json.loads((saved / "generation_config.json").read_text(encoding="utf-8")) == stated
+
+
 @pytest.mark.parametrize(
     ("start", "words", "code", "message"),
     [

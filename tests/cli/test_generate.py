@@ -139,6 +139,30 @@ def test_settings_of_the_run_unless_given(capsys, tmp_path):
         assert lines(capsys.readouterr().out) == expected(checkpoint, ["the cat"], **settings)
 
 
+def test_settings_of_generation_config(capsys, tmp_path):
+    folder = write_checkpoint(tmp_path / "model")
+    path = folder / "generation_config.json"
+    stated = json.loads(path.read_text(encoding="utf-8")) | {"do_sample": True, "temperature": 0.5, "top_k": 4, "max_new_tokens": 6}
+    path.write_text(json.dumps(stated | {"diversity_penalty": 0.5}), encoding="utf-8")
+    for arguments, settings in [
+        ([], {"temperature": 0.5, "top_k": 4, "max_new_tokens": 6}),
+        (["--temperature", 0, "generation.max_new_tokens=9"], {"temperature": 0, "max_new_tokens": 9}),
+    ]:
+        assert run("--from", folder, "--prompt", "the cat", "--json", *arguments) == 0
+        out, err = capsys.readouterr()
+        assert lines(out) == expected(folder, ["the cat"], **settings)
+        assert err.count("settings of the checkpoint's generation_config.json: ") == 1
+        assert err.count("generation_config.json: not supported and ignored: diversity_penalty\n") == 1
+    [free] = expected(folder, ["the cat"], temperature=0, max_new_tokens=6)
+    [made] = load(folder).codec.encode_bare([free["completion"]])
+    path.write_text(json.dumps(stated | {"bad_words_ids": [[token] for token in made.tolist()]}), encoding="utf-8")
+    assert run("--from", folder, "--prompt", "the cat", "--json", "--temperature", 0) == 0
+    assert lines(capsys.readouterr().out) != [free]
+    path.write_text(json.dumps(stated | {"bad_words_ids": [[99999]]}), encoding="utf-8")
+    assert run("--from", folder, "--prompt", "the cat") == 4
+    assert "generation_config.json: bad_words_ids has 99999" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "content", "code", "message"),
     [

@@ -14,7 +14,7 @@ from tfkit.adapters.peft_config import PeftConfig, find_base, head_of_task, read
 from tfkit.adapters.peft_files import find_tensors, read_updates
 from tfkit.errors import ModelError
 from tfkit.hub import Described, Loaded, find_checkpoint
-from tfkit.hub.config_json import EXPRESSED, LIMIT, read_config, read_labels, read_problem_type, read_special_ids
+from tfkit.hub.config_json import EXPRESSED, LIMIT, read_config, read_generation, read_labels, read_problem_type, read_special_ids
 from tfkit.hub.find import ADAPTER
 from tfkit.hub.names import label_tensors, rules_of
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
@@ -39,7 +39,8 @@ def describe(path: str | Path) -> Described:
         labels = read_labels(opened.hf, opened.config.head) if opened.hf else opened.base.labels
         codec = load_tokenizer(folder) or opened.base.codec
         ids = read_special_ids(opened.hf, folder) or opened.base.special_ids
-        return Described(folder, opened.config, codec, opened.family, ids, labels)
+        generation = read_generation(opened.hf, folder) or opened.base.generation
+        return Described(folder, opened.config, codec, opened.family, ids, labels, generation)
 
 
 def load(
@@ -100,9 +101,16 @@ def _load(
     if own and opened.hf:
         labels, problem = described.labels, read_problem_type(opened.hf)
     model = base.model.to(device=device, dtype=dtype)
-    ids = described.special_ids
     return replace(
-        base, model=model, codec=described.codec, folder=folder, special_ids=ids, labels=labels, problem_type=problem, new_parameters=new
+        base,
+        model=model,
+        codec=described.codec,
+        folder=folder,
+        special_ids=described.special_ids,
+        labels=labels,
+        problem_type=problem,
+        new_parameters=new,
+        generation=described.generation,
     )
 
 

@@ -1,5 +1,6 @@
 """tfkit generate: continue prompts. One prompt gives text; prompts from a file or stdin give JSON lines, in order."""
 
+import json
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +18,8 @@ from tfkit.units import format_energy, format_mass
 if TYPE_CHECKING:
     from tfkit.cli.chat import ContinueTexts
     from tfkit.cli.session import Session
+    from tfkit.cli.settings import Settings
+    from tfkit.generation.config_file import CheckpointSettings
     from tfkit.hub import Loaded
 
 _SECTIONS = ("generation", "carbon")
@@ -46,8 +49,8 @@ def generate(
     """Continue text.
 
     --prompt gives the text with its continuation (with --json a JSON line); --input and - give a JSON line a prompt, in order. An
-    encoder-decoder gives its own text alone. Settings that are not given are those of the run that made the checkpoint. --run keeps the
-    energy, in emissions.csv, in a run folder.
+    encoder-decoder gives its own text alone. Settings that are not given are those of the run that made the checkpoint, else those of its
+    generation_config.json. --run keeps the energy, in emissions.csv, in a run folder.
 
     A masked language model gives each prompt with its [MASK]s filled by the likeliest tokens; nothing is drawn, and JSON lines tell of
     the other candidates.
@@ -84,12 +87,14 @@ def generate(
             loaded = _load(folder, device, threads)
             assert loaded.codec is not None
             fills = fills_masks(loaded, chat, overrides)
+            decided = _decide(loaded, settings, fills)
             texts = render_prompts(loaded, prompts) if chat else [given.text for given in prompts]
         continue_texts = partial(
             complete,
             loaded.model,
             loaded.codec,
-            settings=settings.generation,
+            settings=decided.settings,
+            constraints=decided.constraints,
             eos_ids=answer_ends(loaded) if chat else loaded.eos_ids,
             start_id=loaded.start_id,
             should_stop=work.should_stop,
@@ -123,6 +128,26 @@ def _load(folder: Path, device: str | None, threads: int | None) -> "Loaded":
     if loaded.codec is None:
         raise ModelError(f"{folder}: no tokenizer.json here, and text cannot be read without; put the model's own tokenizer beside it")
     return loaded
+
+
+def _decide(loaded: "Loaded", settings: "Settings", fills: bool) -> "CheckpointSettings":
+    """What the checkpoint says of writing, under what the run that made it and the command line say; each reported once."""
+    from tfkit.generation.config_file import checkpoint_settings
+
+    decided = checkpoint_settings(
+        loaded.generation,
+        settings.generation,
+        None if settings.recipe is not None else settings.generation.model_fields_set,
+        encodes=loaded.model.encoder is not None,
+        vocab_size=loaded.config.vocab_size,
+        folder=loaded.folder,
+    )
+    if decided.taken and not fills:
+        taken = ", ".join(f"{name}={json.dumps(value)}" for name, value in decided.taken.items())
+        console.say(f"settings of the checkpoint's generation_config.json: {taken}; options and generation.key=value override them")
+    if decided.unsupported and not fills:
+        console.warn(f"generation_config.json: not supported and ignored: {', '.join(decided.unsupported)}")
+    return decided
 
 
 def _write_text(continue_texts: "ContinueTexts", shown: str, text: str, work: "Session") -> int:

@@ -29,6 +29,7 @@ def write_model(
         "labels": data.labels,
         "problem_type": "regression" if getattr(recipe.objective, "regression", False) else None,
         "facts": facts,
+        "generation": data.start.described.generation if data.start is not None else None,
     }
     if adapter is None or data.start is None or adapter.merge:
         save_model(folder, model.config, merged(model, result), data.tokenizer, **said)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tfkit.generation.batch import Batch
+from tfkit.generation.constraints import Constraints, Progress
 from tfkit.generation.sampling import without_repetition
 from tfkit.recipe.schema import GenerationSection
 
@@ -111,13 +112,18 @@ class BeamSearch:
 
 
 def search(
-    batch: Batch, logits: Tensor, searches: Sequence[BeamSearch], settings: GenerationSection, should_stop: Callable[[], bool] | None
+    batch: Batch,
+    logits: Tensor,
+    searches: Sequence[BeamSearch],
+    settings: GenerationSection,
+    constraints: Constraints,
+    should_stop: Callable[[], bool] | None,
 ) -> None:
     """Run all searches to their ends. `batch` has a row for each of them, and `logits` (B, V) are those after its prompts."""
     running = list(searches)
     while True:
         places = len(logits) // len(running)  # rows of each
-        _extend(running, logits, settings)
+        _extend(running, logits, settings, constraints)
         unfinished = [(i, one) for i, one in enumerate(running) if not one.done]
         if not unfinished or (should_stop is not None and should_stop()):
             return
@@ -131,11 +137,13 @@ def search(
         logits = batch.next_logits()
 
 
-def _extend(searches: Sequence[BeamSearch], logits: Tensor, settings: GenerationSection) -> None:
+def _extend(searches: Sequence[BeamSearch], logits: Tensor, settings: GenerationSection, constraints: Constraints) -> None:
     """Continue all beams, from logits (B, V) with as many rows for each search."""
     vocabulary = logits.shape[-1]
     scores = logits.float().log_softmax(dim=-1)
     scores = without_repetition(scores, (text for one in searches for text in one.texts), settings)
+    progress = (Progress(one.text, beam.ids, one.limit) for one in searches for beam in one.running)
+    scores = constraints.apply(scores, progress, searches[0].eos_ids)
     before = torch.tensor([beam.log_probability for one in searches for beam in one.running], device=scores.device)
     scores = (scores + before[:, None]).unflatten(0, (len(searches), -1)).flatten(1)  # (searches, rows a search * V)
     count = max(2, 1 + len(searches[0].eos_ids)) * settings.num_beams  # so that enough are left if all beams end at every eos

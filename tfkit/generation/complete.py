@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tfkit.errors import ModelError
+from tfkit.generation.constraints import Constraints
 from tfkit.generation.decoding import Finish, generate
 from tfkit.generation.text import TextStream, context_of, text_behind
 from tfkit.model.transformer import Transformer
@@ -36,6 +37,7 @@ def complete(
     should_stop: Callable[[], bool] | None = None,
     first_row: int = 0,
     rendered: bool = False,
+    constraints: Constraints = Constraints(),
 ) -> list[TextCompletion]:
     """Continue each text, or answer it: what an encoder reads is a whole text, and the decoder's is one of its own.
 
@@ -59,6 +61,7 @@ def complete(
         on_text=on_text,
         should_stop=should_stop,
         first_row=first_row,
+        constraints=constraints,
     )
 
 
@@ -73,6 +76,7 @@ def complete_ids(
     on_text: OnText | None = None,
     should_stop: Callable[[], bool] | None = None,
     first_row: int = 0,
+    constraints: Constraints = Constraints(),
 ) -> list[TextCompletion]:
     """The same of prompts that are ids already.
 
@@ -105,6 +109,7 @@ def complete_ids(
         ended=ended if settings.stop else None,
         should_stop=should_stop,
         first_row=first_row,
+        constraints=constraints,
     )
     for row, stream in enumerate(streams):
         give(row, stream.close())

@@ -14,6 +14,7 @@ from torch import Tensor
 from tfkit.errors import DataError, ModelError
 from tfkit.generation.batch import Batch
 from tfkit.generation.beams import BeamSearch, search
+from tfkit.generation.constraints import Constraints, Progress
 from tfkit.generation.inference import Interrupted, inference, interruptible
 from tfkit.generation.sampling import draw, probabilities, without_repetition
 from tfkit.model.head import VocabularyHead
@@ -59,6 +60,7 @@ def generate(
     ended: Callable[[int, list[int]], bool] | None = None,
     should_stop: Callable[[], bool] | None = None,
     first_row: int = 0,
+    constraints: Constraints = Constraints(),
 ) -> list[Completion]:
     """Continue each prompt, in order; a batch gives what each prompt gives alone (in float32, ties aside).
 
@@ -68,8 +70,8 @@ def generate(
     `settings.max_new_tokens` or when prompt and continuation fill the model's context. Beam search, which knows its text only at the end,
     calls `on_token` then, and asks `ended(row, ids)` on the way whether a text ends here. `should_stop` is asked before every step, and
     all the while the prompts are read; once it is true, the unfinished rows end as "interrupted". The draws of row i come from
-    (settings.seed, first_row + i). Stop strings are text and so the matter of complete.py. Raises DataError for an empty prompt, or one
-    that leaves no room, ModelError for a model that cannot write.
+    (settings.seed, first_row + i). `constraints`: the checkpoint's. Stop strings are text and so the matter of complete.py. Raises
+    DataError for an empty prompt, or one that leaves no room, ModelError for a model that cannot write.
     """
     if not prompts:
         return []
@@ -78,16 +80,16 @@ def generate(
     for i, prompt in enumerate(prompts):
         _check_length(len(prompt), first_row + i, model)
         text = list(prompt) if begin is None else begin
-        limit = min(settings.max_new_tokens, _context(model) - len(text))
+        limit = constraints.limit(len(text), min(settings.max_new_tokens, _context(model) - len(text)))
         rows.append(_Row(i, text, limit, np.random.default_rng((settings.seed, first_row + i))))
     with inference(model), suppress(Interrupted):
         batch = Batch(model, [row.text for row in rows], max(row.limit for row in rows), prompts if model.encoder is not None else None)
         with interruptible(model, should_stop):  # only here: between single tokens it is asked often enough
             logits = batch.next_logits()
         if settings.num_beams == 1:
-            _decode(batch, logits, rows, settings, eos_ids, on_token, should_stop)
+            _decode(batch, logits, rows, settings, constraints, eos_ids, on_token, should_stop)
         else:
-            _search(batch, logits, rows, settings, eos_ids, on_token, ended, should_stop)
+            _search(batch, logits, rows, settings, constraints, eos_ids, on_token, ended, should_stop)
     return [Completion(row.ids, row.finish) for row in rows]
 
 
@@ -127,6 +129,7 @@ def _decode(
     logits: Tensor,
     rows: list[_Row],
     settings: GenerationSection,
+    constraints: Constraints,
     eos_ids: Collection[int],
     on_token: OnToken | None,
     should_stop: Callable[[], bool] | None,
@@ -137,7 +140,7 @@ def _decode(
     than the cache.
     """
     while True:
-        tokens = _choose(logits, rows, settings)
+        tokens = _choose(logits, rows, settings, constraints, eos_ids)
         for row, token in zip(rows, tokens, strict=True):
             _accept(row, token, eos_ids, on_token)
         batch.take(tokens, [row.done for row in rows])
@@ -150,9 +153,12 @@ def _decode(
         logits = batch.next_logits()
 
 
-def _choose(logits: Tensor, rows: Sequence[_Row], settings: GenerationSection) -> list[int]:
+def _choose(
+    logits: Tensor, rows: Sequence[_Row], settings: GenerationSection, constraints: Constraints, eos_ids: Collection[int]
+) -> list[int]:
     """The next token of each row, from logits (B, V)."""
     logits = without_repetition(logits, (row.text + row.ids for row in rows), settings)
+    logits = constraints.apply(logits, (Progress(row.text, row.ids, row.limit) for row in rows), eos_ids)
     if settings.temperature == 0:
         return logits.argmax(dim=-1).tolist()
     uniforms = torch.tensor([row.random.random() for row in rows], dtype=torch.float64)
@@ -177,6 +183,7 @@ def _search(
     logits: Tensor,
     rows: Sequence[_Row],
     settings: GenerationSection,
+    constraints: Constraints,
     eos_ids: Collection[int],
     on_token: OnToken | None,
     ended: Callable[[int, list[int]], bool] | None,
@@ -184,7 +191,7 @@ def _search(
 ) -> None:
     """Beam search, from the logits (B, V) after the prompts to the end of the last row."""
     searches = [BeamSearch(row.text, row.limit, settings, eos_ids, None if ended is None else partial(ended, row.index)) for row in rows]
-    search(batch, logits, searches, settings, should_stop)
+    search(batch, logits, searches, settings, constraints, should_stop)
     for row, one in zip(rows, searches, strict=True):
         for token in one.best:
             _accept(row, token, (), on_token)

@@ -23,6 +23,12 @@ from tfkit.run.model_files import MIB, find_file, read_object
 OWN_TYPE = "tfkit"  # model_type of what no Hugging Face class can express: it fails to load elsewhere rather than load wrong
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id", "decoder_start_token_id")
 _EOS = "eos_token_id"
+_OF_WRITING = (  # what transformers takes from config.json where there is no generation_config.json
+    *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature"),
+    *("top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
+    *("bad_words_ids", "num_return_sequences", "forced_bos_token_id", "exponential_decay_length_penalty", "suppress_tokens"),
+    *("begin_suppress_tokens", "forced_eos_token_id"),
+)
 EXPRESSED = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
 _MOST_PROBLEMS = 20
 LIMIT = 4 * MIB  # bytes of config.json or tfkit.json: a thousand times what they take
@@ -63,21 +69,24 @@ def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for name, value in ids.items():
         if not _are_ids(name, value):
             raise ModelError(f"{folder / 'config.json'}: {name} is {_shown(value)}, which is not the number of a token")
-    further = _generation_ids(folder)
+    stated = read_generation(hf, folder)
+    further = {name: stated[name] for name in SPECIAL_IDS if _are_ids(name, stated.get(name))}
     ends = [end for found in (ids, further) for end in _listed(found.get(_EOS, []))]
     if ends:
         ids[_EOS] = ends[0] if len({*ends}) == 1 else list(dict.fromkeys(ends))
     return further | ids
 
 
-def _generation_ids(folder: Path) -> dict[str, Any]:
-    """Those of generation_config.json. The file is optional: one that cannot be read, or an id that is none, says nothing."""
+def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """All of generation_config.json, or without one what an older config.json says of writing.
+
+    The file is optional: one that cannot be read says nothing.
+    """
     try:
         path = find_file(folder, "generation_config.json")
-        found = {} if path is None else read_object(path, LIMIT)
+        return {name: hf[name] for name in _OF_WRITING if name in hf} if path is None else read_object(path, LIMIT)
     except (ModelError, OSError):
         return {}
-    return {name: found[name] for name in SPECIAL_IDS if _are_ids(name, found.get(name))}
 
 
 def _are_ids(name: str, value: Any) -> bool:

@@ -11,7 +11,7 @@ import torch
 
 from tfkit.errors import ModelError
 from tfkit.families.rules import Family
-from tfkit.hub.config_json import LIMIT, OWN_TYPE, changed, read_config, read_labels, read_problem_type, read_special_ids
+from tfkit.hub.config_json import LIMIT, OWN_TYPE, changed, read_config, read_generation, read_labels, read_problem_type, read_special_ids
 from tfkit.hub.find import find_checkpoint
 from tfkit.hub.names import expected_shapes, from_foreign, label_tensors, missing_of_head, on_meta, settle_names, without_other_heads
 from tfkit.hub.weights import Tensors, Weight, find_weights, read_weights
@@ -43,6 +43,7 @@ class Loaded:
     labels: tuple[str, ...] = ()  # the names of classes or tags, by number
     problem_type: str | None = None  # Hugging Face's word for what they are, where the folder says it
     new_parameters: tuple[str, ...] = ()  # of a head that was asked for and that the files lack: random
+    generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or what config.json says in its place
 
     @property
     def tokenizer(self) -> Backend | None:
@@ -76,6 +77,7 @@ class Loaded:
             special_ids=self.special_ids,
             labels=self.labels,
             problem_type=self.problem_type,
+            generation=self.generation,
         )
 
 
@@ -89,6 +91,7 @@ class Described:
     family: str
     special_ids: dict[str, Any]
     labels: tuple[str, ...]
+    generation: dict[str, Any] = field(default_factory=dict)
 
 
 def describe(path: str | Path) -> Described:
@@ -98,7 +101,8 @@ def describe(path: str | Path) -> Described:
         opened = _open(folder, None, {})
         family = opened.family.name if opened.family else OWN_TYPE
         labels = read_labels(opened.hf, opened.config.head)
-        return Described(folder, opened.config, _codec(opened), family, opened.special_ids, labels)
+        generation = read_generation(opened.hf, folder)
+        return Described(folder, opened.config, _codec(opened), family, opened.special_ids, labels, generation)
 
 
 def load(
@@ -148,7 +152,8 @@ def _load(
     said = hf if config.head == opened.own_head and not other_labels else {}  # of the labels of another head it says nothing
     labels, problem = read_labels(said, config.head), read_problem_type(said)
     name = family.name if family else OWN_TYPE
-    return Loaded(model.to(device), codec, config, name, folder, opened.special_ids, labels, problem, tuple(new))
+    generation = read_generation(hf, folder)
+    return Loaded(model.to(device), codec, config, name, folder, opened.special_ids, labels, problem, tuple(new), generation)
 
 
 @dataclass(frozen=True)

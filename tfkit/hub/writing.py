@@ -15,6 +15,8 @@ from tfkit.tokenizer import Tokenizer, save_tokenizer
 
 _START = "decoder_start_token_id"
 _PAD = "pad_token_id"
+_EOS = "eos_token_id"
+_FORCED = "forced_eos_token_id"
 _STATED = ("bos_token_id", "eos_token_id", _PAD)  # null where there is none
 
 
@@ -30,13 +32,14 @@ def save_model(
     labels: Sequence[str] = (),
     problem_type: str | None = None,
     facts: Mapping[str, Any] | None = None,
+    generation: Mapping[str, Any] | None = None,
 ) -> None:
     """Write config.json, generation_config.json, model.safetensors (or shards), the tokenizer's files and tfkit.json into a folder.
 
     `tensors` are the parameters under our names (None: their files are another's matter); `family` is the one to prefer where several can
     express the model; `end_ids` end a text if these are several, or others than the tokenizer's eos; `labels` are the names of classes or
     tags, and `problem_type` Hugging Face's word for what they are (`regression`: a number instead); `facts` go into tfkit.json, which says
-    what config.json cannot.
+    what config.json cannot; `generation`: the generation_config.json of the model that this one was made from, whose keys are all kept.
     """
     from huggingface_hub import save_torch_state_dict
 
@@ -56,7 +59,7 @@ def save_model(
         folder / "config.json",
         {**body, **dict.fromkeys(_STATED), **ids, **({"problem_type": problem_type} if problem_type else {}), "torch_dtype": "float32"},
     )
-    _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
+    _write_json(folder / "generation_config.json", _generation(generation or {}, ids))
     about: dict[str, Any] = {"schema_version": 1, "model": config.model_dump(mode="json", include=EXPRESSED)}
     _write_json(folder / "tfkit.json", about | ({"labels": list(labels)} if labels else {}) | dict(facts or {}))
     if tensors is not None:
@@ -65,6 +68,20 @@ def save_model(
         save_torch_state_dict(whole, folder, metadata={"format": "pt"})
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder)
+
+
+def _generation(stated: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
+    """generation_config.json: all that the model's own stated, with these ids, and every id that ended a text."""
+    ends = [end for found in (ids, stated) for end in _listed(found.get(_EOS))]
+    merged = {_EOS: list(dict.fromkeys(ends))} if len({*ends}) > 1 else {}
+    if not stated:
+        return {"_from_model_config": True, **ids}
+    # Where the file does not force an end, config.json may, and transformers heeds the file alone.
+    return {**stated, **{name: value for name, value in ids.items() if name != _FORCED or name in stated}, **merged}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:

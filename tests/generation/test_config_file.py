@@ -1,0 +1,176 @@
+"""generation_config.json of foreign checkpoints: beside transformers' own generate, under the command line, and kept on saving."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2Config, LlamaConfig, MarianConfig, T5Config
+
+from tfkit.errors import ModelError
+from tfkit.generation.config_file import checkpoint_settings
+from tfkit.generation.decoding import generate
+from tfkit.hub import describe, load, save_model
+from tfkit.recipe.schema import GenerationSection
+
+VOCABULARY, PAD, EOS = 41, 0, 3
+SIZES = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": 1}
+MARIAN = {"d_model": 24, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 3, "decoder_attention_heads": 3}
+CONFIGS: dict[str, Any] = {
+    "gpt2": GPT2Config(**SIZES, n_embd=24, n_layer=2, n_head=3, n_positions=64),
+    "llama": LlamaConfig(**SIZES, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=3),
+    "t5": T5Config(**SIZES, d_model=24, d_kv=8, d_ff=40, num_layers=2, num_heads=3, decoder_start_token_id=PAD),
+    "marian": MarianConfig(
+        **SIZES | MARIAN, encoder_ffn_dim=40, decoder_ffn_dim=40, decoder_start_token_id=PAD, forced_eos_token_id=EOS,
+        max_position_embeddings=64, scale_embedding=True,
+    ),
+}  # fmt: skip
+PROMPTS = [[5, 9, 2], [40], [7, 7, 30, 1, 2, 11, 19]]
+FILES: dict[str, dict[str, Any]] = {
+    "bad words": {"bad_words_ids": [[PAD], [5], [7, 30], [9, 9, 9], [EOS]], "max_new_tokens": 12},
+    "suppressed": {"suppress_tokens": [4, 6, 8, 10], "begin_suppress_tokens": [EOS, 12, 40], "max_new_tokens": 12},
+    "forced": {"forced_bos_token_id": 8, "forced_eos_token_id": EOS, "begin_suppress_tokens": [9], "max_length": 9},
+    "several forced": {"forced_eos_token_id": [EOS, 6], "eos_token_id": [EOS, 6, 7], "max_new_tokens": 6},
+    "short": {"max_length": 12, "min_length": 9, "eos_token_id": [EOS, 5, 7, 9, 11, 13, 17, 19, 20, 21]},
+    "new tokens": {"max_new_tokens": 11, "min_new_tokens": 6, "eos_token_id": [EOS, 5, 7, 9, 11, 13, 17, 19, 20, 21]},
+    "against repetition": {"repetition_penalty": 1.7, "no_repeat_ngram_size": 2, "max_new_tokens": 14},
+    "beams": {"num_beams": 3, "length_penalty": 0.6, "early_stopping": True, "max_length": 14, "bad_words_ids": [[PAD]]},
+    "all": {
+        "num_beams": 4, "early_stopping": "never", "max_length": 13, "min_length": 10, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2,
+        "bad_words_ids": [[PAD], [4, 5]], "suppress_tokens": [10, 11], "begin_suppress_tokens": [12], "forced_eos_token_id": EOS,
+    },
+}  # fmt: skip
+
+
+def write(folder: Path, kind: str, **stated: Any) -> Path:
+    config = CONFIGS[kind]
+    torch.manual_seed(5)
+    model = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_config(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1 and "embed_positions" not in name:
+                parameter.copy_(0.35 * torch.randn(parameter.shape))
+        for name, parameter in model.named_parameters():
+            if "encoder_attn.out_proj.weight" in name or "EncDecAttention.o.weight" in name:
+                parameter.mul_(0.2)
+    model.save_pretrained(folder)
+    ids = {"pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": 1}
+    if config.is_encoder_decoder:
+        ids["decoder_start_token_id"] = PAD
+    (folder / "generation_config.json").write_text(json.dumps(ids | stated), encoding="utf-8")
+    return folder
+
+
+def ours(folder: Path) -> list[list[int]]:
+    loaded = load(folder)
+    encodes, settings = loaded.model.encoder is not None, GenerationSection(temperature=0)
+    decided = checkpoint_settings(loaded.generation, settings, (), encodes=encodes, vocab_size=VOCABULARY, folder=folder)
+    made = generate(
+        loaded.model, PROMPTS, decided.settings, eos_ids=loaded.eos_ids, start_id=loaded.start_id, constraints=decided.constraints
+    )
+    return [completion.ids for completion in made]
+
+
+def theirs(folder: Path, kind: str) -> list[list[int]]:
+    both = CONFIGS[kind].is_encoder_decoder
+    model = (AutoModelForSeq2SeqLM if both else AutoModelForCausalLM).from_pretrained(folder, attn_implementation="eager").eval()
+    ends = model.generation_config.eos_token_id
+    found = []
+    for prompt in PROMPTS:
+        out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)))[0, 1 if both else len(prompt) :].tolist()
+        stop = next((i for i, token in enumerate(out) if token in (ends if isinstance(ends, list) else [ends])), len(out))
+        found.append(out[:stop])
+    return found
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_each_file_gives_what_it_gives_in_transformers(tmp_path: Path, kind: str) -> None:
+    write(tmp_path, kind, max_new_tokens=12)
+    plain, bites = ours(tmp_path), 0
+    for name, stated in FILES.items():
+        path = tmp_path / "generation_config.json"
+        path.write_text(json.dumps({"pad_token_id": PAD, "eos_token_id": EOS, "decoder_start_token_id": PAD} | stated), encoding="utf-8")
+        made = ours(tmp_path)
+        assert made == theirs(tmp_path, kind), name
+        bites += made != plain
+    assert bites >= len(FILES) - 2
+
+
+def test_an_older_folder_states_it_in_config_json(tmp_path: Path) -> None:
+    """As Marian's first folders do; without the key the pad token that begins a text may also be written."""
+    write(tmp_path, "marian")
+    (tmp_path / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    config |= {"bad_words_ids": [[PAD]], "num_beams": 2, "max_length": 12, "forced_eos_token_id": EOS}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert ours(tmp_path) == theirs(tmp_path, "marian")
+
+
+def decide(stated: dict[str, Any], *given: str, encodes: bool = False, **settings: Any) -> Any:
+    section = GenerationSection(**settings)
+    return checkpoint_settings(stated, section, given, encodes=encodes, vocab_size=VOCABULARY, folder=Path("folder"))
+
+
+def test_the_command_line_wins() -> None:
+    stated = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "max_new_tokens": 50, "num_beams": None}
+    assert decide(stated).taken == {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 50}
+    decided = decide(stated, "temperature", "max_new_tokens", temperature=0, max_new_tokens=5)
+    assert decided.taken == {"top_p": 0.9}
+    assert (decided.settings.temperature, decided.settings.max_new_tokens) == (0, 5)
+    assert decide({"do_sample": False}).settings.temperature == 0
+    assert decide({"do_sample": False}, "top_p", top_p=0.5).settings.temperature == 1
+    assert decide({"temperature": 0.6, "top_p": 0.9}).taken == {}  # which transformers ignores without do_sample, too
+    assert decide({"num_beams": 4}, "temperature", temperature=0.5).settings.num_beams == 1
+    limited = decide({"max_length": 30}, "max_new_tokens", max_new_tokens=100)
+    assert limited.constraints.limit(25, limited.settings.max_new_tokens) == 100
+    assert decide({"max_length": 30}).constraints.limit(25, 30) == 5
+
+
+def test_a_recipe_wins_but_what_constrains_every_text_stays() -> None:
+    stated = {"num_beams": 4, "min_length": 3, "bad_words_ids": [[PAD]], "max_length": 9}
+    decided = checkpoint_settings(stated, GenerationSection(), None, encodes=True, vocab_size=VOCABULARY, folder=Path("folder"))
+    assert (decided.settings, decided.taken) == (GenerationSection(), {})
+    assert (decided.constraints.bad_words, decided.constraints.min_length, decided.constraints.max_length) == (((PAD,),), 0, None)
+
+
+def test_what_is_not_supported_is_named_where_it_matters() -> None:
+    neutral = {"diversity_penalty": 0.0, "num_beam_groups": 1, "typical_p": 0.5, "guidance_scale": None, "encoder_no_repeat_ngram_size": 0}
+    assert decide(neutral).unsupported == []
+    assert decide(neutral | {"do_sample": True, "diversity_penalty": 0.5}).unsupported == ["diversity_penalty", "typical_p"]
+    assert decide({"do_sample": True, "num_beams": 2}).unsupported == ["do_sample with num_beams"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"bad_words_ids": [[VOCABULARY]]}, "bad_words_ids has 41, which is no token of the 41"),
+        ({"bad_words_ids": [[]]}, "bad_words_ids has an empty list"),
+        ({"bad_words_ids": 3}, "bad_words_ids is 3, not a list"),
+        ({"suppress_tokens": [-1]}, "suppress_tokens has -1"),
+        ({"forced_bos_token_id": "a"}, "forced_bos_token_id has 'a'"),
+        ({"min_length": -3}, "min_length is -3"),
+        ({"num_beams": "many"}, "num_beams: Input should be a valid integer"),
+        ({"early_stopping": []}, "early_stopping: Input should be 'full', 'likely' or 'never'"),
+        ({"max_length": "9"}, "max_new_tokens: Input should be a valid integer"),
+        ({"do_sample": True, "temperature": -1}, "temperature: Input should be greater than or equal to 0"),
+    ],
+)
+def test_values_that_cannot_be(stated: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=r"folder/generation_config\.json: ") as caught:
+        decide(stated)
+    assert message in str(caught.value)
+
+
+def test_every_key_is_kept_on_saving(tmp_path: Path) -> None:
+    stated = {"bad_words_ids": [[PAD]], "diversity_penalty": 0.5, "temperature": 0.6, "eos_token_id": [EOS, 9], "a key of tomorrow": [1]}
+    folder = write(tmp_path / "theirs", "gpt2", **stated)
+    loaded = load(folder)
+    loaded.save(tmp_path / "ours")
+    again = json.loads((tmp_path / "ours" / "generation_config.json").read_text(encoding="utf-8"))
+    assert again.items() >= stated.items()
+    tensors, ids = loaded.model.state_dict(), {"eos_token_id": EOS}
+    (tmp_path / "tuned").mkdir()
+    save_model(tmp_path / "tuned", loaded.config, tensors, None, special_ids=ids, generation=describe(folder).generation)
+    again = json.loads((tmp_path / "tuned" / "generation_config.json").read_text(encoding="utf-8"))
+    assert again.items() >= stated.items()
