@@ -10,6 +10,7 @@ VENV ?= .venv
 WORKERS ?= 2
 KILLS ?= 200
 DRAWS ?= 2000
+WALKS ?= 5000
 TORCH ?=
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 PROMPT ?= def read_lines(path):
@@ -32,8 +33,8 @@ demo: $(VENV)/.installed ## train a small model on Python's standard library, sc
 test: $(VENV)/.installed-dev ## the tests, without the slow ones
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-faults: $(VENV)/.installed-dev ## every row of the fault matrix on the real program, slow ones too; writes docs/faults.md
-	$(BIN)/python -m pytest -n $(WORKERS) tests/faults --write-table --kills $(KILLS) --draws $(DRAWS)
+faults: $(VENV)/.installed-dev ## every row of the fault matrix on the real program, slow ones too, and random walks; writes docs/faults.md
+	$(BIN)/python -m pytest -n $(WORKERS) tests/faults tests/walks --write-table --kills $(KILLS) --draws $(DRAWS) --walks $(WALKS)
 
 slow: $(VENV)/.installed-dev ## the tests that take more than ten seconds each
 	$(BIN)/python -m pytest -m slow

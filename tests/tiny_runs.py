@@ -48,11 +48,12 @@ carbon: {enabled: false}
 
 @dataclass(frozen=True)
 class Done:
-    """A process that has ended: its exit code (minus the signal that killed it), and what it wrote."""
+    """A process that has ended: its exit code (minus the signal that killed it), what it wrote, and the most memory that it held."""
 
     code: int
     out: str
     err: str
+    peak_bytes: int
 
 
 def write_corpus(folder: Path, files: int = 8) -> Path:
@@ -83,9 +84,9 @@ class Process:
             self._run(arguments, before)
 
     def wait(self) -> Done:
-        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        out, err = (path.read_text(encoding="utf-8") for path in self.files)
-        return Done(code, out, err)
+        _, status, usage = os.wait4(self.pid, 0)
+        out, err = (path.read_text(encoding="utf-8", errors="replace") for path in self.files)
+        return Done(os.waitstatus_to_exitcode(status), out, err, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 
     def kill(self, number: int) -> None:
         os.kill(self.pid, number)

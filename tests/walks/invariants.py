@@ -1,0 +1,274 @@
+"""What must be true of every run that ended well, whatever its recipe. Each invariant says what is wrong, or raises; nothing is right."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fake_codecarbon
+import torch
+from tiny_runs import exact
+
+from tfkit.adapters import load
+from tfkit.hub import find_checkpoint
+from tfkit.hub.reading import Loaded
+from tfkit.recipe.tasks import SECTIONS
+from walks.running import Failure, Outcome, message_of, run_command
+from walks.scenario import Command, Walk
+from walks.workflow import COMMON, QUIET
+
+Invariant = Callable[["Run"], Iterator[str]]
+TOLERANCE = 1e-4
+_DROPOUT = json.dumps(dict.fromkeys(("embedding", "attention", "residual", "hidden", "final", "head"), 0.0))
+
+
+class Run:
+    """A run of a walk that has finished: the command that began it, its recipe as the walk has it, and its folder."""
+
+    def __init__(self, folder: Path, command: Command, recipe: dict[str, Any]):
+        self.folder, self.command, self.recipe = folder, command, recipe
+        self.name = str(command.run)
+        self.checkpoint = find_checkpoint(folder / self.name)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the checkpoint is a model, and no adapter."""
+        return (self.checkpoint / "model.safetensors").exists()
+
+    @property
+    def decodes(self) -> bool:
+        """Whether `tfkit generate` continues a text with it."""
+        return load(self.checkpoint).config.head.kind == "lm"
+
+    def again(self, name: str, *words: str, stop: str | None = None, **options: Any) -> Path:
+        """The same run in a folder of its own, with other words besides; its last checkpoint. `stop`: killed in the second step first."""
+        plain = [word for word in self.command.words if word not in ("--resume", "--json")]
+        plain[plain.index("--run") + 1] = name
+        commands = [Command([*plain, *words])]
+        if stop:
+            commands = [Command([*plain, *words], stop, 2), Command([*plain, *words, "--resume"])]
+        for command in commands:
+            done = run_command(command, self.folder, **options)
+        if done.code:
+            raise RuntimeError(f"{command}: {done.code}: {message_of(done, self.folder)}")
+        return last_checkpoint(self.folder / name)
+
+    def result(self, *words: str) -> str:
+        """What a command prints that must end with 0."""
+        done = run_command(Command([*words, *COMMON, *QUIET]), self.folder)
+        if done.code:
+            raise RuntimeError(f"{' '.join(words)}: {done.code}: {message_of(done, self.folder)}")
+        return done.out
+
+
+def check(walk: Walk, folder: Path, outcome: Outcome) -> list[Failure]:
+    """What is wrong with the finished runs of a walk."""
+    found = []
+    for run in finished_runs(walk, folder, outcome):
+        for invariant in INVARIANTS:
+            name = invariant.__name__.replace("_", " ")
+            try:
+                found += [
+                    Failure(f"{run.command.name}: not true that {name}: {what.partition(':')[0]}", f"{run.name}: {what}")
+                    for what in invariant(run)
+                ]
+            except Exception as error:
+                said = str(error).partition("\n")[0][:300]
+                found.append(Failure(f"{run.command.name}: not true that {name}: {type(error).__name__}", f"{run.name}: {said}"))
+    return found
+
+
+def finished_runs(walk: Walk, folder: Path, outcome: Outcome) -> Iterator[Run]:
+    """The runs of a walk whose last command ended with 0."""
+    ended = {command.run: (command, done) for command, done in outcome.done if command.run and command.name in ("pretrain", "finetune")}
+    for command, done in ended.values():
+        if done is not None and done.code == 0:
+            recipe = next((walk.recipes[word] for word in command.words if word in walk.recipes), {})
+            yield Run(folder, command, recipe)
+
+
+def last_checkpoint(run: Path) -> Path:
+    """The newest checkpoint of a run."""
+    return max((run / "checkpoints").glob("step-*"))
+
+
+# -- the checkpoint
+
+
+def it_opens_in_transformers(run: Run) -> Iterator[str]:
+    """AutoModel's class of config.json gives the logits that tfkit gives."""
+    if not run.is_whole:
+        return
+    config = json.loads((run.checkpoint / "config.json").read_text(encoding="utf-8"))
+    name = config.get("architectures", [""])[0]
+    if config["model_type"] == "tfkit" or name == "T5ForSequenceClassification":  # which reads the place of </s>, and needs one
+        return
+    import transformers
+
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        theirs = getattr(transformers, name).from_pretrained(run.checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
+    ours = load(run.checkpoint)
+    inputs = _inputs(ours, config.get("pad_token_id"))
+    with torch.no_grad():
+        wanted = theirs(**inputs)
+        expected = next(wanted[key] for key in ("prediction_logits", "logits", "last_hidden_state") if key in wanted)
+        output = ours.model.eval()(**inputs)
+        found = output.hidden if ours.config.head.kind == "none" else output.logits
+    if found.shape[-1] != expected.shape[-1] or not torch.allclose(found.squeeze(), expected.squeeze(), atol=TOLERANCE, rtol=TOLERANCE):
+        yield f"other logits in {name}: by up to {(found.squeeze() - expected.squeeze()).abs().max():.2e}"
+
+
+def _inputs(ours: Loaded, pad: int | None) -> dict[str, torch.Tensor]:
+    """Token ids that are no padding; of an encoder-decoder the decoder's, too."""
+    ids = torch.tensor([[id for id in range(5, 40) if id != pad][: min(12, ours.config.context_length)]]) % ours.config.vocab_size
+    both = ours.config.encoder_layers and ours.config.decoder_layers
+    return {"input_ids": ids} | ({"decoder_input_ids": ids[:, :7]} if both else {})
+
+
+def saving_it_again_gives_the_same_bytes(run: Run) -> Iterator[str]:
+    """Load, save: the same files."""
+    if not run.is_whole:
+        return
+    loaded = load(run.checkpoint)
+    loaded.save(run.folder / f"{run.name}-saved")
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        before, after = run.checkpoint / name, run.folder / f"{run.name}-saved" / name
+        if before.exists() != after.exists():
+            yield f"{name} is there once only"
+        elif before.exists() and before.read_bytes() != after.read_bytes():
+            yield f"{name} differs"
+
+
+# -- the run
+
+
+def an_evaluation_afterwards_tells_the_same(run: Run) -> Iterator[str]:
+    """The last evaluation during the training, and `tfkit evaluate` of its checkpoint."""
+    evaluated = _last_evaluation(run.folder / run.name)
+    if evaluated is None or not _holds_out(run):
+        return
+    step, during = evaluated
+    folder = run.folder / run.name / "checkpoints" / f"step-{step:06d}"
+    if not folder.exists() or during.get("loss") is None:
+        return
+    unwritten = ["evaluation.text_metrics=[]"] if SECTIONS[run.recipe["objective"]["kind"]].answers_in_text else []
+    after = json.loads(run.result("evaluate", "--from", str(folder.relative_to(run.folder)), "--json", *unwritten))["metrics"]
+    for name in during.keys() & after.keys():
+        if isinstance(during[name], float) and not math.isclose(during[name], after[name], rel_tol=1e-4, abs_tol=1e-5):
+            yield f"{name} differs: {during[name]} in training, {after[name]} afterwards"
+
+
+def _holds_out(run: Run) -> bool:
+    return run.recipe.get("data", {}).get("validation") is not None and run.recipe.get("training", {}).get("precision") == "fp32"
+
+
+def _last_evaluation(run: Path) -> tuple[int, dict[str, Any]] | None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return next(((line["step"], line["evaluation"]) for line in reversed(lines) if line.get("evaluation")), None)
+
+
+def another_micro_batch_or_more_threads_give_the_same_loss(run: Run) -> Iterator[str]:
+    """The first step's loss and gradient, without dropout and in float32."""
+    if run.command.name == "finetune" and not run.recipe:
+        return
+    words = [f"model.dropout={_DROPOUT}", "training.precision=fp32", "training.log_every=1", "training.activation_checkpointing=false"]
+    size = run.recipe["training"].get("batch_ramp", None) or {}
+    sizes = {
+        "one": ["training.micro_batch_size=1"],
+        "all": [f"training.micro_batch_size={size.get('start') or run.recipe['training']['batch_size']}"],
+    }
+    losses = {}
+    for name, more in (sizes | {"threads": [*sizes["all"], "--threads", "2"]}).items():
+        folder = run.again(f"{run.name}-{name}", *words, *more).parent.parent
+        first = next(iter(exact(folder)))
+        losses[name] = (first["loss"], first.get("grad_norm"))
+    for name, found in losses.items():
+        for ours, other in zip(losses["one"], found, strict=True):
+            if ours is not None and not math.isclose(ours, other, rel_tol=1e-5, abs_tol=1e-6):
+                yield f"{name} differs from one row at a time: {other} and {ours}"
+
+
+def killed_and_resumed_it_is_the_same(run: Run) -> Iterator[str]:
+    """A run that was killed in its second step, one that was never stopped, and the walk's own."""
+    if run.command.name == "finetune" and not run.recipe:
+        return
+    folders = {"whole": run.again(f"{run.name}-whole"), "killed": run.again(f"{run.name}-killed", "checkpoint.every=1", stop="SIGKILL")}
+    folders["of the walk"] = last_checkpoint(run.folder / run.name)
+    files = {name: _hashes(folder) for name, folder in folders.items()}
+    for name, found in files.items():
+        if found != files["whole"]:
+            differs = sorted(key for key in {*found, *files["whole"]} if found.get(key) != files["whole"].get(key))
+            yield f"{name} has other files: {', '.join(differs)}"
+    lines = {
+        name: [{**line, "evaluation": line.get("evaluation")} for line in exact(folder.parent.parent)] for name, folder in folders.items()
+    }
+    for name, found_lines in lines.items():
+        if found_lines != lines["whole"]:
+            yield f"{name} has other metrics: {found_lines} for {lines['whole']}"
+
+
+def _hashes(checkpoint: Path) -> dict[str, str]:
+    """The SHA-256 of what a run computes."""
+    names = [*checkpoint.rglob("*.safetensors"), checkpoint / "config.json", checkpoint / "tokenizer.json"]
+    files = {"step": checkpoint.name} | {str(path.relative_to(checkpoint)): path for path in names if path.exists()}
+    return {name: path if isinstance(path, str) else hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
+def its_emissions_sum_to_its_totals(run: Run) -> Iterator[str]:
+    """emissions.csv of a run with a made-up power, stopped and resumed, against run.json."""
+    if run.command.name == "finetune" and not run.recipe:
+        return
+    fake_codecarbon.write(run.folder / "fake")
+    carbon = "carbon={enabled: true, intensity_g_per_kwh: 100, every_seconds: 0.5}"
+    folder = run.again(f"{run.name}-metered", carbon, stop="SIGTERM", before=lambda: _put_first(run.folder / "fake")).parent.parent
+    totals = json.loads((folder / "run.json").read_text(encoding="utf-8"))["totals"]
+    with (folder / "emissions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or totals.get("carbon_status") == "off":
+        yield "nothing was measured"
+    for total, column, scale in (("energy_kwh", "energy_consumed", 1.0), ("emissions_g", "emissions", 1000.0)):
+        summed = sum(float(row[column]) for row in rows) * scale
+        if not math.isclose(totals[total], summed, rel_tol=1e-6, abs_tol=1e-12):
+            yield f"{total} differs: {totals[total]} in run.json, {summed} in emissions.csv"
+
+
+def _put_first(folder: Path) -> None:
+    sys.path.insert(0, str(folder))
+    for name in [name for name in sys.modules if name.split(".")[0] == "codecarbon"]:
+        del sys.modules[name]
+
+
+# -- what it writes
+
+
+def a_batch_writes_what_each_prompt_alone_gives(run: Run) -> Iterator[str]:
+    """Greedy, in float32."""
+    if not run.decodes:
+        return
+    prompts = ["the cat", "a", "Big dog sat on the mat", "red"]
+    (run.folder / "batch.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), encoding="utf-8")
+    words = ["generate", "--from", run.name, "--temperature", "0", "--num-beams", "1", "--max-new-tokens", "5", "--json"]
+    together = [json.loads(line) for line in run.result(*words, "--input", "batch.jsonl").splitlines()]
+    for prompt, found in zip(prompts, together, strict=True):
+        alone = json.loads(run.result(*words, "--prompt", prompt))
+        if alone["completion"] != found["completion"]:
+            yield f"a completion differs: {prompt!r} gives {alone['completion']!r} alone, {found['completion']!r} among others"
+
+
+INVARIANTS: list[Invariant] = [
+    it_opens_in_transformers,
+    saving_it_again_gives_the_same_bytes,
+    an_evaluation_afterwards_tells_the_same,
+    another_micro_batch_or_more_threads_give_the_same_loss,
+    killed_and_resumed_it_is_the_same,
+    its_emissions_sum_to_its_totals,
+    a_batch_writes_what_each_prompt_alone_gives,
+]

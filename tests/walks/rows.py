@@ -1,0 +1,125 @@
+"""Rows that have what an objective reads, by the forms of its roles: a new objective gets its rows without being listed here."""
+
+import random
+from typing import Any
+
+from tfkit.recipe.roles import TEXT, Role
+from walks.values import INVISIBLE, ODD_TEXTS
+
+Row = dict[str, Any]
+WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "and", "ran", "fast", "slow", "Big", "small", "red", "blue", "house."]
+CLASSES = {"words": ["cat", "dog", "Straße"], "numbers": ["0", "1", "2"], "yes and no": ["no", "yes"], "odd": ["B-a", "I-a", "O", "null"]}
+BLANK = ["", " ", "\n", "\t \n"]
+ODD_COLUMNS = ["Spalte 1", "x-y", "文", "a.b", "text_", "class name", "1"]
+
+
+def sentence(dice: random.Random, blank: float = 0.05) -> str:
+    """Some words, with something odd among them now and then; seldom nothing but blanks, or one character that is not seen."""
+    if dice.random() < blank:
+        return dice.choice([*BLANK, *INVISIBLE])
+    words = [dice.choice(WORDS) for _ in range(dice.choice([1, 2, 4, 6, 9, 30 if blank else 3]))]
+    if dice.random() < 0.15:
+        words.insert(dice.randint(0, len(words)), dice.choice([*ODD_TEXTS, *INVISIBLE]))
+    return " ".join(words) + dice.choice(["", "", "\n"])
+
+
+class RowMaker:
+    """Rows for the roles of an objective. `numbers`: labels are numbers with fractions; else of `classes`. `bad`: some rows cannot be
+    read, or have nothing for a tokenizer to see.
+    """
+
+    def __init__(self, dice: random.Random, roles: tuple[Role, ...], *, numbers: bool = False, bad: bool = False):
+        self.dice, self.numbers, self.bad = dice, numbers, bad
+        shapes = sorted({role.shape for role in roles if role.shape})
+        shape = dice.choice(shapes) if shapes else None
+        self.roles = [role for role in roles if role.shape in (None, shape) and (role.required or dice.random() < 0.5)]
+        self.classes = dice.choice(list(CLASSES.values()))
+        self.options = dice.randint(2, 4)  # entries of a list of texts that a label picks one of
+        self.picks = {role.form for role in self.roles} >= {"texts", "label"}
+        self.spoken = dice.random() < 0.5  # messages of role and content, else of from and value
+        self.listed = dice.random() < 0.2  # references are lists
+        self.system = dice.choice([0.0, 0.0, 0.3])
+        self.names: dict[str, str] = {}
+        for role in self.roles:  # known names of columns, or odd ones that the source's `columns` name
+            odd = [name for name in ODD_COLUMNS if name not in self.names.values()]
+            self.names[role.name] = dice.choice(odd) if dice.random() < 0.25 else role.columns[0]
+
+    def row(self) -> Row:
+        """One row, by role."""
+        length = self.options if self.picks else self.dice.choice([1, 2, 4, 9])
+        return {role.name: self._value(role, length) for role in self.roles}
+
+    def rows(self, count: int) -> list[Row]:
+        """`count` rows, each class in them."""
+        found = [self.row() for _ in range(count)]
+        for role in self.roles:
+            if role.form == "label" and not self.picks and not self.numbers:
+                for number, name in enumerate(self.classes * 2):
+                    found[number % count][role.name] = name
+        return found
+
+    @property
+    def _blank(self) -> float:
+        """How often a text is blank: labelled rows are bad without any."""
+        return 0.1 if self.bad or tuple(self.roles) == TEXT else 0.0
+
+    def _value(self, role: Role, length: int) -> Any:
+        match role.form:
+            case "text":
+                return sentence(self.dice, blank=self._blank)
+            case "texts":
+                odd = [*ODD_TEXTS, *INVISIBLE] if self.bad else ODD_TEXTS
+                return [self.dice.choice(WORDS if self.dice.random() < 0.9 else odd) for _ in range(length)]
+            case "labels":
+                return [self.dice.choice(self.classes) for _ in range(length)]
+            case "label" if self.picks:
+                return self.dice.randrange(length)
+            case "label":
+                return round(self.dice.uniform(-2, 5), 3) if self.numbers else self.dice.choice(self.classes)
+            case "references":
+                found = [sentence(self.dice, blank=self._blank) for _ in range(2)]
+                return found if self.listed else found[0]
+            case "messages":
+                return self._messages()
+        raise AssertionError(f"no rows are made for a role of the form {role.form}: teach it to this class")
+
+    def _messages(self) -> list[dict[str, str]]:
+        who, what = ("role", "content") if self.spoken else ("from", "value")
+        names = ("user", "assistant") if self.spoken else ("human", "gpt")
+        turns = [{who: names[n % 2], what: sentence(self.dice, blank=self._blank)} for n in range(2 * self.dice.randint(1, 3))]
+        return ([{who: "system", what: "Be brief."}] if self.dice.random() < self.system else []) + turns
+
+
+def in_columns(rows: list[Row], maker: RowMaker, suffix: str) -> tuple[list[Row], dict[str, Any]]:
+    """The rows under the names of columns, and the source's `columns`: those names that are not recognised.
+
+    In a table the entries of a list stand in columns of their own.
+    """
+    columns: dict[str, Any] = {role.name: maker.names[role.name] for role in maker.roles if maker.names[role.name] != role.columns[0]}
+    found = []
+    for row in rows:
+        made: Row = {}
+        for role, value in row.items():
+            name = maker.names[role]
+            if isinstance(value, list) and suffix in (".csv", ".tsv"):
+                columns[role] = [f"{name} {n}" for n in range(len(value))]
+                made |= dict(zip(columns[role], value, strict=True))
+            else:
+                made[name] = value
+        found.append(made)
+    return found, columns
+
+
+def suffixes_for(maker: RowMaker) -> list[str]:
+    """The formats whose files can hold the rows."""
+    forms = {role.form for role in maker.roles}
+    found = [".jsonl", ".json", ".parquet"]
+    if forms <= {"text", "label", "references"} and not (maker.listed and "references" in forms):
+        found += [".csv", ".tsv"]
+    if maker.picks and "labels" not in forms:
+        found += [".csv", ".tsv"]
+    if forms == {"texts", "labels"}:
+        found += [".conll", ".conllu", ".conll", ".conllu"]
+    if tuple(maker.roles) == TEXT:
+        found += [".txt", "/", ".lst"]
+    return found

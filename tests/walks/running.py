@@ -1,0 +1,198 @@
+"""Runs a walk, each command a fork of this process with a limit of time and memory, and judges how each ended."""
+
+import faulthandler
+import json
+import os
+import re
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tiny_runs import Done, Process, strike
+
+from tfkit import console
+from walks.data_files import write
+from walks.scenario import Command, Walk
+
+CPU_SECONDS, SECONDS = 30, 240  # for one command, most of which take a fifth of a second; the other is for one that waits for ever
+MOST_BYTES = 1_500_000_000  # resident; the libraries alone are a third of that
+ERROR = "error.txt"  # the last error's message, in the folder of the walk
+MOST_NEW_BYTES = 4_000_000_000  # of address space
+
+# The exit codes that each command may end with in a walk: all are documented, and no other can be explained by what a walk does.
+CODES = {
+    "check": {0, 2},
+    "inspect": {0, 2, 3},
+    "pretrain": {0, 2, 3, 6},
+    "finetune": {0, 2, 3, 4, 6},
+    "evaluate": {0, 2, 3},
+    "generate": {0, 2, 3},
+    "average": {0},
+    "verify": {0},
+}
+_BARE = re.compile(
+    r"^(KeyError|IndexError|ValueError|TypeError|RuntimeError|AttributeError|Traceback)|Error\(s\) in loading state_dict|"
+    r"NoneType|object has no attribute|PyObject|panicked at|Expected all tensors|size mismatch for"
+)
+_PLACE = re.compile(r"[\w-]+[./][\w./-]+|--\w+|\w+:\d+|[a-z_]+=|objective|row \d+|the (model|checkpoint|tokenizer|prompt)")
+_REMEDY = re.compile(
+    r"[;:,] [^;]*\b(give|set|add|remove|use|raise|choose|name|say|check|repair|lower|leave|make|write|train|start|keep|state|delete|"
+    r"mend|turn|shorten|correct|take|put|try|change|ask|resume|evaluate|lists)\b|did you mean|needs? |is no |--resume"
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What must not happen: a signature, equal for the same mistake, and what was seen."""
+
+    signature: str
+    detail: str
+
+
+@dataclass
+class Outcome:
+    """How far a walk came: each command with how it ended (None: not run, since what it needs is missing), and what failed."""
+
+    done: list[tuple[Command, Done | None]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def code(self, command: str) -> int | None:
+        """The exit code of the last one of this name that ran."""
+        return next((done.code for said, done in reversed(self.done) if said.name == command and done), None)
+
+
+def run_walk(walk: Walk, folder: Path, before: Callable[[], object] | None = None) -> Outcome:
+    """Run every command of the walk in `folder`; one that needs a run that failed is left out. `before` is called in each process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, file in walk.files.items():
+        write(folder, name, file)
+    for name, recipe in walk.recipes.items():
+        (folder / name).write_text(json.dumps(recipe, ensure_ascii=False, indent=1), encoding="utf-8")
+    outcome = Outcome()
+    missing: set[str] = set()
+    for command in walk.commands:
+        if missing & _named_by(command, walk):
+            outcome.done.append((command, None))
+            missing |= {command.run} if command.run else set()
+            continue
+        done = run_command(command, folder, before)
+        outcome.done.append((command, done))
+        outcome.failures += judge(command, done, folder)
+        if command.run and done.code not in (0, *_stopped(command)):
+            missing.add(command.run)
+        if command.name == "average" and done.code:
+            missing.add(command.words[command.words.index("--out") + 1])
+    return outcome
+
+
+def _named_by(command: Command, walk: Walk) -> set[str]:
+    """What a command names: its words, and what a recipe among them takes from another run."""
+    recipes = [walk.recipes[word] for word in command.words if word in walk.recipes]
+    teachers = {recipe["objective"]["teacher"] for recipe in recipes if "teacher" in recipe.get("objective", {})}
+    return {*command.words} | teachers
+
+
+def run_command(command: Command, folder: Path, before: Callable[[], object] | None = None) -> Done:
+    """One command, in a process of its own in `folder`."""
+
+    def start() -> None:
+        os.chdir(folder)
+        os.environ["TFKIT_CACHE"] = str(folder / "cache")
+        Path(ERROR).unlink(missing_ok=True)
+        console.error = _noted(console.error)
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else 0
+        if size:
+            resource.setrlimit(resource.RLIMIT_AS, (size + MOST_NEW_BYTES, size + MOST_NEW_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
+        faulthandler.register(signal.SIGXCPU, file=2, all_threads=False, chain=True)
+        faulthandler.dump_traceback_later(SECONDS, exit=True, file=2)
+        if command.signal:
+            strike(getattr(signal, command.signal), command.micro_batch)()
+        if before is not None:
+            before()
+
+    return Process(folder, command.words, start).wait()
+
+
+def _noted(error: Callable[[str], None]) -> Callable[[str], None]:
+    """Console.error, which leaves its text in a file besides, apart from progress and warnings."""
+
+    def noted(text: str) -> None:
+        Path(ERROR).write_text(text, encoding="utf-8", errors="replace")
+        error(text)
+
+    return noted
+
+
+def judge(command: Command, done: Done, folder: Path) -> list[Failure]:
+    """What is wrong with how a command ended."""
+    allowed = CODES[command.name] | _stopped(command)
+    if done.code == -signal.SIGXCPU or ("Timeout (" in done.err and done.code == 1):
+        return [Failure(f"{command.name}: hangs in {_frame(done.err)}", done.err[-3000:])]
+    if done.code == 1:
+        trace = _trace(command, done, folder)
+        return [Failure(f"{command.name}: {_plain(done.err)} in {_frame(trace)}", trace[-3000:])]
+    if done.code not in allowed:
+        return [Failure(f"{command.name}: ends with {done.code}: {_plain(done.err)}", done.err[-3000:])]
+    found = []
+    if done.peak_bytes > MOST_BYTES:
+        found.append(Failure(f"{command.name}: holds too much memory", f"{done.peak_bytes / 1e9:.1f} GB"))
+    if done.code == 0 and "--json" in command.words:
+        found += _judge_json(command, done)
+    if done.code not in (0, *_stopped(command)):
+        found += _judge_message(command, done, message_of(done, folder))
+    return found
+
+
+def _stopped(command: Command) -> set[int]:
+    """The codes of a process that got the command's signal."""
+    if command.signal is None:
+        return set()
+    number = getattr(signal, command.signal)
+    return {-number} if number == signal.SIGKILL else {128 + number}
+
+
+def _judge_json(command: Command, done: Done) -> list[Failure]:
+    try:
+        for line in done.out.splitlines() if command.name == "generate" else [done.out]:
+            json.loads(line, parse_constant=lambda name: 1 / 0)
+    except (ValueError, ZeroDivisionError) as error:
+        return [Failure(f"{command.name}: --json gives no JSON", f"{error}: {done.out[:500]}")]
+    return []
+
+
+def _judge_message(command: Command, done: Done, text: str) -> list[Failure]:
+    """A message of an error says more than the library's exception: it names a place and a remedy."""
+    lacks = [
+        *(["a message"] if not text else []),
+        *(["words of its own"] if _BARE.search(text) else []),
+        *(["a place"] if text and not _PLACE.search(text) else []),
+        *(["a remedy"] if text and not _REMEDY.search(text) else []),
+    ]
+    return [Failure(f"{command.name}: a message lacks {', '.join(lacks)}: {_plain(text)}", done.err[-2000:])] if lacks else []
+
+
+def message_of(done: Done, folder: Path) -> str:
+    """The error of the last command; what click says of a wrong command line goes past tfkit's console."""
+    noted = folder / ERROR
+    return noted.read_text(encoding="utf-8") if noted.exists() else done.err
+
+
+def _trace(command: Command, done: Done, folder: Path) -> str:
+    logs = [folder / command.run / "crash.log"] if command.run else []
+    return "\n".join([*(log.read_text(encoding="utf-8") for log in logs if log.exists()), done.err])
+
+
+def _frame(trace: str) -> str:
+    """The innermost line of tfkit in a traceback, or of faulthandler's, whose innermost is first."""
+    found = re.findall(r'File "[^"]*/(tfkit/[\w/]+\.py)", line \d+,? in (\w+)', trace)
+    return ":".join(found[0] if "most recent call first" in trace else found[-1]) if found else "nowhere"
+
+
+def _plain(text: str) -> str:
+    """The last line of a message without numbers, names and paths that differ from walk to walk."""
+    last = (text.strip().splitlines() or [""])[-1]
+    return re.sub(r"\(the traceback is in .*|'[^']*'|\"[^\"]*\"|\S*/\S+|[\d.,e-]*\d", "*", last)[:200]

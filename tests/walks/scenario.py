@@ -1,0 +1,76 @@
+"""A walk as data: the files that it reads, its recipes, and its commands. All is drawn before anything runs, so that it can shrink."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+Recipe = dict[str, Any]
+
+
+@dataclass
+class DataFile:
+    """Rows by column. The suffixes of the file's name say how they are written; `header`: whether a table names its columns."""
+
+    rows: list[dict[str, Any]]
+    header: bool = True
+
+
+@dataclass
+class Command:
+    """The words behind `tfkit`, and a signal that the process gets as its n-th micro-batch begins.
+
+    A command that trains and is stopped is followed by one that resumes it.
+    """
+
+    words: list[str]
+    signal: str | None = None
+    micro_batch: int = 0
+
+    @property
+    def name(self) -> str:
+        """The command of tfkit."""
+        return self.words[0]
+
+    @property
+    def run(self) -> str | None:
+        """The run folder that it makes."""
+        return self.words[self.words.index("--run") + 1] if "--run" in self.words else None
+
+    def __str__(self) -> str:
+        struck = f"   # {self.signal} at micro-batch {self.micro_batch}" if self.signal else ""
+        return "tfkit " + " ".join(word if word.replace("-", "").replace(".", "").isalnum() else repr(word) for word in self.words) + struck
+
+
+@dataclass
+class Walk:
+    """Files, recipes and commands; paths are relative to the folder that it runs in."""
+
+    files: dict[str, DataFile] = field(default_factory=dict)
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+    commands: list[Command] = field(default_factory=list)
+
+    def to_document(self) -> dict[str, Any]:
+        """As plain mappings and lists."""
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> "Walk":
+        """From plain mappings and lists."""
+        return cls(
+            {name: DataFile(**file) for name, file in document.get("files", {}).items()},
+            dict(document.get("recipes", {})),
+            [Command(**command) for command in document["commands"]],
+        )
+
+    def copy(self) -> "Walk":
+        """A deep copy."""
+        return Walk.from_document(json.loads(json.dumps(self.to_document())))
+
+
+def read_case(path: Path) -> dict[str, Any]:
+    """A case of tests/walks/cases as plain mappings and lists."""
+    document: dict[str, Any] = json.loads(json.dumps(YAML(typ="safe").load(path.read_text(encoding="utf-8"))))
+    return document

@@ -1,0 +1,103 @@
+"""Makes a walk that fails small: parts are left out or cut in half, one at a time, as long as it fails in the same way."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from walks.scenario import Walk
+
+TRIES = 150
+
+
+def shrink(walk: Walk, fails: Callable[[Walk], bool], tries: int = TRIES) -> Walk:
+    """The smallest walk that is found in so many tries for which `fails` holds; it holds for `walk`."""
+    seen: set[str] = set()
+
+    def is_smaller(found: Walk) -> bool:
+        text = _text(found)
+        if text in seen or len(seen) >= tries:
+            return False
+        seen.add(text)
+        return fails(found)
+
+    while smaller := next(filter(is_smaller, _smaller(walk)), None):
+        walk = smaller
+    return walk
+
+
+def _text(walk: Walk) -> str:
+    return json.dumps(walk.to_document(), sort_keys=True)
+
+
+def _smaller(walk: Walk) -> Iterator[Walk]:
+    """The walk with one thing less, the largest things first."""
+    for number in reversed(range(len(walk.commands))):
+        yield _edited(walk, lambda made, n=number: made.commands.pop(n))
+    for number, command in enumerate(walk.commands):
+        if command.signal:
+            yield _edited(walk, lambda made, n=number: vars(made.commands[n]).update(signal=None, micro_batch=0))
+    for name in walk.recipes:
+        yield _edited(walk, lambda made, n=name: made.recipes.pop(n))
+    for name in walk.files:
+        yield _edited(walk, lambda made, n=name: made.files.pop(n))
+    for name, recipe in walk.recipes.items():
+        for path in _paths(recipe):
+            yield _edited(walk, lambda made, n=name, p=path: _remove(made.recipes[n], p))
+    for number, command in enumerate(walk.commands):
+        for start, length in _options(command.words):
+            yield _edited(walk, lambda made, n=number, s=start, e=start + length: made.commands[n].words.__delitem__(slice(s, e)))
+    for name, file in walk.files.items():
+        for start, end in _cuts(len(file.rows)):
+            yield _edited(walk, lambda made, n=name, s=start, e=end: made.files[n].rows.__delitem__(slice(s, e)))
+    for name, file in walk.files.items():
+        for number, row in enumerate(file.rows[:8]):
+            for column, value in row.items():
+                for half in _halves(value):
+                    yield _edited(walk, lambda made, n=name, r=number, c=column, h=half: made.files[n].rows[r].update({c: h}))
+
+
+def _edited(walk: Walk, edit: Callable[[Walk], Any]) -> Walk:
+    made = walk.copy()
+    edit(made)
+    return made
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where something may be removed: outer parts before inner ones; never the kind of a section, nor the one entry of a list."""
+    keys = [key for key in value if key != "kind"] if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    removable = not isinstance(value, list) or len(value) > 1
+    for key in keys:
+        if removable:
+            yield (*path, key)
+    for key in keys:
+        yield from _paths(value[key], (*path, key))
+
+
+def _remove(value: Any, path: tuple[Any, ...]) -> None:
+    for key in path[:-1]:
+        value = value[key]
+    del value[path[-1]]
+
+
+def _options(words: list[str]) -> Iterator[tuple[int, int]]:
+    """An option with its value, and changes of a recipe: where each starts, and how many words it has."""
+    for start, word in enumerate(words[1:], 1):
+        following = words[start + 1] if start + 1 < len(words) else "--"
+        if word.startswith("--"):
+            yield start, 1 if following.startswith("--") or "=" in following else 2
+        elif "=" in word:
+            yield start, 1
+
+
+def _cuts(count: int) -> Iterator[tuple[int, int]]:
+    """Halves, quarters, and single rows of a few."""
+    if count > 8:
+        yield from ((0, count // 2), (count // 2, count), (0, count // 4))
+    elif count > 1:
+        yield from ((number, number + 1) for number in range(count))
+
+
+def _halves(value: Any) -> Iterator[Any]:
+    if isinstance(value, str | list) and len(value) > 1:
+        yield value[: len(value) // 2]
+        yield value[len(value) // 2 :]

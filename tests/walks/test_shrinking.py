@@ -1,0 +1,45 @@
+"""A fault that is put into tfkit is found by a walk, and the walk shrinks to a few lines."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tfkit.recipe.read
+from tfkit.recipe.schema import Recipe
+from walks.judged import judge_walk, shrink_failure
+from walks.scenario import Command, Walk
+from walks.shrinking import shrink
+from walks.workflow import draw_walk
+
+
+def fault() -> None:
+    """Every command that reads a recipe with this optimizer raises what is no error of tfkit's."""
+    check = tfkit.recipe.read.cross_problems
+
+    def faulty(recipe: Recipe, tree: Any) -> Any:
+        if recipe.optimizer.clip_norm == 0.125:
+            raise RuntimeError("put here")
+        return check(recipe, tree)
+
+    tfkit.recipe.read.cross_problems = faulty
+
+
+def test_a_fault_shrinks_to_a_few_lines(tmp_path: Path) -> None:
+    walk = draw_walk(0)
+    walk.commands = walk.commands[:2]
+    walk.recipes["first.yaml"]["optimizer"] |= {"clip_norm": 0.125}
+    failures = judge_walk(walk, tmp_path / "walk", before=fault).failures
+    assert failures[0].signature == "check: tfkit: a bug: RuntimeError: put here in tfkit/recipe/read.py:_check"
+    small = shrink_failure(walk, failures[0], tmp_path, before=fault)
+    assert small.commands == [Command(["check", "first.yaml"])]
+    assert not small.files
+    assert small.recipes["first.yaml"]["optimizer"] == {"kind": walk.recipes["first.yaml"]["optimizer"]["kind"], "clip_norm": 0.125}
+    assert len(json.dumps(small.recipes)) < 300
+
+
+def test_only_what_matters_stays() -> None:
+    walk = Walk(
+        {}, {"a.yaml": {"x": {"kind": "k", "y": 1, "z": [1, 2]}, "w": 3}}, [Command(["check", "a.yaml", "--json"]), Command(["env"])]
+    )
+    small = shrink(walk, lambda found: found.recipes.get("a.yaml", {}).get("x", {}).get("y") == 1)
+    assert small == Walk({}, {"a.yaml": {"x": {"kind": "k", "y": 1}}}, [])

@@ -1,0 +1,161 @@
+"""The commands of a walk: one run, what is done with its checkpoint, and a second run that starts from there."""
+
+import json
+import random
+from typing import Any
+
+from tfkit.families import PRESETS
+from tfkit.recipe.tasks import SECTIONS
+from walks.recipes import RecipeDrawer, objectives_for, stacks_of
+from walks.rows import WORDS, sentence
+from walks.scenario import Command, DataFile, Recipe, Walk
+from walks.values import ODD_TEXTS
+
+COMMON = ["--threads", "1"]
+QUIET = ["carbon.enabled=false"]
+WRITES = ("lm", "masked_lm", "choices")  # heads whose models `tfkit generate` is for
+
+
+def draw_walk(seed: int) -> Walk:
+    """The walk of a seed."""
+    return _Drawer(random.Random(seed)).walk()
+
+
+class _Drawer:
+    def __init__(self, dice: random.Random):
+        self.dice, self.made = dice, Walk()
+        self.recipes = RecipeDrawer(dice, self.made.files)
+
+    def walk(self) -> Walk:
+        recipe = self.recipes.pretraining()
+        self.made.recipes["first.yaml"] = recipe
+        kind = recipe["objective"]["kind"]
+        stacks = stacks_of(PRESETS[recipe["model"]["preset"]][1])
+        self.add("check", "first.yaml")
+        if self.dice.random() < 0.3:
+            self.add("inspect", "first.yaml", "--rows", "2", *self.maybe("--json"))
+        self.train(["pretrain", "first.yaml"], "first", recipe)
+        self.use("first", kind, recipe, "train")
+        judging = [name for name in ("minimal_pairs", "few_shot") if stacks in SECTIONS[name].stacks and SECTIONS[kind].head == "lm"]
+        if judging and self.dice.random() < 0.3:
+            self.judge("first", self.dice.choice(judging))
+        if kind in ("causal_lm", "masked_lm") and self.dice.random() < 0.2:
+            self.distill(recipe)
+        elif self.dice.random() < 0.75:
+            self.finetune(recipe, kind, stacks)
+        return self.made
+
+    def add(self, *words: str) -> None:
+        self.made.commands.append(Command(list(words)))
+
+    def maybe(self, *words: str) -> tuple[str, ...]:
+        return words if self.dice.random() < 0.5 else ()
+
+    # -- training
+
+    def train(self, words: list[str], run: str, recipe: Recipe) -> None:
+        """A run, in one piece or stopped, perhaps more than once, and resumed."""
+        words = [*words, "--run", run, *COMMON]
+        for _ in range(self.dice.choice([0, 0, 0, 1, 1, 2])):
+            steps = recipe["training"].get("steps", 3)
+            signal = self.dice.choice(["SIGTERM", "SIGINT", "SIGKILL", "SIGHUP"])
+            resumed = [*words, "--resume"] if self.made.commands[-1].run == run else words
+            self.made.commands.append(Command(resumed, signal, self.dice.randint(1, steps)))
+        resumed = [*words, "--resume"] if self.made.commands[-1].run == run else words
+        self.add(*resumed, *self.maybe("--json"))
+
+    def finetune(self, recipe: Recipe, kind: str, stacks: str) -> None:
+        """A second run on other data, mostly for another task, with a recipe or without."""
+        possible = objectives_for(stacks)
+        if recipe["tokenizer"]["kind"] != "wordpiece":
+            possible = [name for name in possible if name != "masked_lm"]
+        if recipe["tokenizer"]["kind"] != "unigram":
+            possible = [name for name in possible if name != "span_corruption"]
+        other = self.dice.choice(possible)
+        if self.dice.random() < 0.6:
+            second = self.recipes.finetuning(other, "more")
+            self.made.recipes["second.yaml"] = second
+            self.train(["finetune", "second.yaml", "--from", "first"], "second", second)
+        else:
+            second = {"objective": {"kind": other}, "training": {}, "data": {"validation": 0.1}}
+            maker = self.recipes.makers["more"] = self.recipes.maker(other)
+            source = self.recipes.source(maker, "more", 40)
+            said = [f"objective.kind={other}"] if self.dice.random() < 0.6 else []
+            if "columns" in source:
+                said.append(f"data.train.0.columns={json.dumps(source['columns'])}")
+            words = [*said, *QUIET, "training.epochs=1", "training.precision=fp32"]
+            self.train(["finetune", "--from", "first", "--data", source["path"], *words], "second", second)
+        self.use("second", other, second, "more")
+
+    def distill(self, recipe: Recipe) -> None:
+        """A student that learns from the first run."""
+        of = {name: value for name, value in recipe["objective"].items() if name != "next_sentence"}
+        objective: Recipe = {"kind": "distillation", "teacher": "first", "of": of, "temperature": self.dice.choice([1.0, 2.0])}
+        objective |= {"text_weight": self.dice.choice([0.0, 1.0])} | ({"cosine_weight": 1.0} if self.dice.random() < 0.3 else {})
+        second = {**recipe, "tokenizer": {"path": "first"}, "objective": objective, "training": {**recipe["training"]}}
+        second["evaluation"] = {name: value for name, value in recipe.get("evaluation", {}).items() if name != "metric"}
+        self.made.recipes["second.yaml"] = second
+        self.train(["pretrain", "second.yaml"], "second", second)
+        self.use("second", of["kind"], second, "train")
+
+    # -- what is done with a run
+
+    def use(self, run: str, kind: str, recipe: Recipe, rows: str) -> None:
+        """Evaluate, generate, verify, average, in this order, each now and then."""
+        if self.dice.random() < 0.5:
+            self.add("evaluate", "--from", run, *COMMON, *QUIET, *self.maybe("--json"))
+        if self.dice.random() < 0.3:
+            source = self.recipes.source(self.recipes.makers[rows], f"{run}-other", 6)
+            columns = json.dumps({"path": source["path"]} | ({"columns": source["columns"]} if "columns" in source else {}))
+            said = [f"data.validation=[{columns}]"] if "columns" in source or "header" in source else ["--data", source["path"]]
+            if "header" not in source:
+                self.add("evaluate", "--from", run, *said, "--predictions", f"{run}.jsonl", *COMMON, *QUIET, *self.maybe("--json"))
+        if SECTIONS[kind].head in WRITES:
+            for _ in range(self.dice.choice([0, 1, 1, 2])):
+                self.generate(run, kind)
+        if self.dice.random() < 0.2:
+            self.add("verify", run, *self.maybe("--json"))
+        every, steps = recipe.get("checkpoint", {}).get("every"), recipe["training"].get("steps", 1)
+        if isinstance(every, int) and every < steps and recipe["checkpoint"].get("keep", 2) > 1 and not recipe["training"].get("patience"):
+            self.add("average", run, "--last", "2", "--out", f"{run}-mean")
+
+    def generate(self, run: str, kind: str) -> None:
+        words = ["generate", "--from", run, "--max-new-tokens", str(self.dice.choice([1, 3, 9]))]
+        options = {
+            "--temperature": ["0", "0.7", "5"],
+            "--top-k": ["1", "3", "9999"],
+            "--top-p": ["0.1", "0.9"],
+            "--num-beams": ["2", "3"],
+            "--stop": ["the", " ", "\n"],
+            "--seed": ["0", "7"],
+        }
+        for name, values in options.items():
+            words += [name, self.dice.choice(values)] if self.dice.random() < 0.25 else []
+        settings = {"min_p": "0.1", "repetition_penalty": "1.3", "no_repeat_ngram": "2", "length_penalty": "0.5", "early_stopping": "full"}
+        changes = [f"generation.{name}={value}" for name, value in settings.items() if self.dice.random() < 0.15]
+        if kind == "chat" and self.dice.random() < 0.6:
+            words.append("--chat")
+        if self.dice.random() < 0.5:
+            words += ["--prompt", self.prompt(kind), *self.maybe("--json")]
+        else:
+            name = f"{run}-prompts.jsonl"
+            self.made.files.setdefault(name, DataFile([{"prompt": self.prompt(kind), "id": number} for number in range(4)]))
+            words += ["--input", name]
+        self.add(*words, *COMMON, *QUIET, *changes)
+
+    def prompt(self, kind: str) -> str:
+        if kind == "masked_lm":
+            words = [self.dice.choice(WORDS) for _ in range(3)]
+            words.insert(self.dice.randint(0, 3), "[MASK]")
+            return " ".join(words)
+        short = " ".join(self.dice.choice(WORDS) for _ in range(2)) if self.dice.random() < 0.8 else sentence(self.dice, blank=0.3)
+        return short + (self.dice.choice(["தமிழ்", *ODD_TEXTS]) if self.dice.random() < 0.2 else "")
+
+    def judge(self, run: str, kind: str) -> None:
+        """Ask another objective, one that judges by likelihood."""
+        source = self.recipes.source(self.recipes.maker(kind), kind, 8)
+        said: dict[str, Any] = {"kind": kind}
+        if kind == "few_shot":
+            said |= {"normalize": self.dice.choice(["none", "tokens", "bytes", "unconditional"])}
+        columns = [f"data.validation=[{json.dumps(source)}]"] if "columns" in source else ["--data", source["path"]]
+        self.add("evaluate", f"objective={json.dumps(said)}", "--from", run, *columns, *COMMON, *QUIET)
