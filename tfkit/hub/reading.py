@@ -172,6 +172,12 @@ class _Opened:
 def _codec(opened: _Opened) -> Tokenizer | None:
     """The tokenizer, which knows what the model's decoder begins with."""
     codec, start = load_tokenizer(opened.folder), opened.special_ids.get("decoder_start_token_id")
+    for role in ("bos", "eos", "pad") if codec is not None else ():
+        if (number := getattr(codec, f"{role}_id")) is not None and number >= opened.config.vocab_size:
+            raise ModelError(
+                f"{opened.folder / 'tokenizer_config.json'}: the {role}_token has the id {number}, and the model's vocabulary ends at "
+                f"{opened.config.vocab_size - 1}; name one that the model was trained with"
+            )
     return codec if codec is None or start is None else replace(codec, decoder_start_id=start)
 
 

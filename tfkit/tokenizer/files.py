@@ -7,22 +7,28 @@ from typing import Any
 from tfkit.errors import ModelError
 from tfkit.run.model_files import MIB, find_file, parse_json, read_object, read_text
 from tfkit.tokenizer.broken import broken_tokenizer, expansion
+from tfkit.tokenizer.configured import TokenError, find_conflict, with_configured_tokens
 from tfkit.tokenizer.hf_class import class_settings
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 
 TOKENIZER, CONFIG, SPECIAL, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
 TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE)
+ADDED = "added_tokens.json"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # the largest known tokenizer.json has 33 MiB
 _MOST_EXPANSION = 1000  # of one character; real tokenizers make 1 to 3
 UNLIMITED = 10**30  # transformers' own value for "no longest text"
 
 # auto_map names remote code; the others are told anew, or stand in a file of their own.
-_NOT_KEPT = ("auto_map", "chat_template", "tokenizer_class", "tokenizer_file", "name_or_path", "is_local", "local_files_only", "backend")
+_NOT_KEPT = (
+    *("auto_map", "chat_template", "tokenizer_class", "tokenizer_file", "name_or_path", "is_local", "local_files_only", "backend"),
+    "added_tokens_decoder",
+)
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer | None:
-    """The tokenizer of a folder, None if it has no tokenizer.json. Raises ModelError on damage, naming the file.
+    """The tokenizer of a folder, None if it has no tokenizer.json. Raises ModelError on damage, naming the file, and where the settings
+    would make it another tokenizer in transformers than tokenizer.json does (configured.py).
 
     The template in tokenizer.json alone decides whether a text begins with bos: `add_bos_token` of the config is not read.
     """
@@ -32,12 +38,20 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
         return None
     settings = _read_settings(folder)
     template = _read_template(folder, settings)
-    for key in _NOT_KEPT:
-        settings.pop(key, None)
     text = read_text(path, _TOKENIZER_LIMIT)
-    if expansion(parse_json(text, path)) > _MOST_EXPANSION:
+    document = parse_json(text, path)
+    if expansion(document) > _MOST_EXPANSION:
         raise ModelError(f"{path}: makes over {_MOST_EXPANSION:,} characters of one, which could fill the memory; refused as unsafe")
+    named = _read_object(folder, ADDED)
     with broken_tokenizer(str(path)):
+        if conflict := find_conflict(document, settings):
+            raise ModelError(f"{folder / CONFIG}: {conflict}")
+        try:
+            text = with_configured_tokens(text, settings, _read_object(folder, SPECIAL), named)
+        except TokenError as error:
+            raise ModelError(f"{folder}: {error}") from None
+        for key in _NOT_KEPT:
+            settings.pop(key, None)
         return Tokenizer.from_json(text, settings, template)
 
 
