@@ -340,6 +340,16 @@ def test_the_tokenizer_is_the_librarys_and_goes_along(tmp_path: Path) -> None:
             assert path.read_bytes() == again.read_bytes(), path.name
 
 
+def test_a_tokenizer_with_more_entries_than_the_model_is_refused(tmp_path: Path) -> None:
+    tokenizer = train_byte_bpe(["def f(x):\n    return x\n"] * 20, 270, True)
+    config = tiny_config("gpt2").model_copy(update={"vocab_size": tokenizer.size - 1})
+    save_model(tmp_path, config, build(config, seed=1).state_dict(), tokenizer, special_ids={"eos_token_id": 0})
+    with pytest.raises(
+        ModelError, match=rf"tokenizer\.json: {tokenizer.size} entries, and vocab_size in config\.json is {tokenizer.size - 1}"
+    ):
+        load(tmp_path)
+
+
 def test_a_folder_without_a_tokenizer_loads(tmp_path: Path) -> None:
     write(tmp_path)
     loaded = load(tmp_path)

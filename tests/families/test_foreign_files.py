@@ -11,7 +11,7 @@ from tiny_references import IDS, TOLERANCE, difference, reference, save_referenc
 from transformers import AutoModelForCausalLM
 
 from tfkit.errors import ModelError
-from tfkit.hub import load, save_model
+from tfkit.hub import describe, load, save_model
 
 
 def edit_config(folder: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
@@ -192,3 +192,32 @@ def test_the_ids_that_generation_goes_by_may_stand_in_either_file(
     loaded.save(tmp_path / "ours")
     again = load(tmp_path / "ours")
     assert (again.eos_ids, again.start_id) == (eos_ids, start_id)
+
+
+BEYOND: list[tuple[str, str, Any, int]] = [  # file, key, value, the id in it that is no entry of 97
+    *(("config.json", "decoder_start_token_id", value, value) for value in (97, 300, 10**9, -1)),
+    ("config.json", "pad_token_id", -1, -1),
+    ("config.json", "eos_token_id", [1, 98], 98),
+    ("generation_config.json", "decoder_start_token_id", 97, 97),
+    ("generation_config.json", "forced_bos_token_id", 200, 200),
+    ("generation_config.json", "bad_words_ids", [[3, 4], [5, 120]], 120),
+    ("generation_config.json", "suppress_tokens", [1, -1], -1),
+]
+
+
+@pytest.mark.parametrize(("file", "key", "value", "wrong"), BEYOND)
+def test_an_id_outside_the_vocabulary_is_refused(tmp_path: Path, file: str, key: str, value: Any, wrong: int) -> None:
+    save_reference(tmp_path, "t5 1.0")
+    path = tmp_path / file
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {key: value}), encoding="utf-8")
+    for read in (load, describe):
+        with pytest.raises(ModelError) as caught:
+            read(tmp_path)
+        assert str(caught.value).startswith(f"{path}: {key} is {wrong}, and the vocabulary has the ids 0 to 96")
+
+
+def test_the_ids_that_gpt2s_class_writes_unasked_say_nothing(tmp_path: Path) -> None:
+    """A vocabulary of 97 entries, and 50256 as the id that ends a text, since nobody stated one."""
+    save_reference(tmp_path, "gpt2")
+    edit_config(tmp_path, bos_token_id=50256, eos_token_id=50256)
+    assert load(tmp_path).eos_ids == []

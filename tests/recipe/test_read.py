@@ -229,3 +229,36 @@ def test_finding_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     }.items():
         with pytest.raises(UsageError, match=expected):
             find_recipe(name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "objective", "problem"),
+    [
+        (
+            "bpe_eow",
+            "{kind: classification}",
+            "bpe_eow has neither bos nor pad for a decoder to begin with: use unigram or bpe_byte_fallback",
+        ),
+        (
+            "bpe_eow",
+            "{kind: text_to_text}",
+            "bpe_eow has neither bos nor pad for a decoder to begin with: use unigram or bpe_byte_fallback",
+        ),
+        ("wordpiece", "{kind: text_to_text}", "wordpiece has no token that ends a target: use unigram or bpe_byte_fallback"),
+        ("byte_bpe", "{kind: span_corruption}", "byte_bpe has no sentinels (<extra_id_0>, ...) for the spans: use unigram"),
+        ("unigram", "{kind: span_corruption}", None),
+        ("wordpiece", "{kind: classification}", None),
+        ("byte_bpe", "{kind: text_to_text}", None),
+    ],
+)
+@pytest.mark.parametrize("preset", ["t5-small", "transformer-2017-base"])
+def test_an_encoder_decoder_needs_a_tokenizer_with_its_special_tokens(
+    tmp_path: Path, preset: str, kind: str, objective: str, problem: str | None
+) -> None:
+    lines = [f"model: {{preset: {preset}}}", f"tokenizer: {{kind: {kind}}}", f"objective: {objective}"]
+    recipe = write(tmp_path, "\n".join([*lines, "data: {train: [{path: a.jsonl}]}", "training: {steps: 3}", ""]))
+    if problem is None:
+        read_recipe(recipe)
+    else:
+        with pytest.raises(UsageError, match=rf"r\.yaml:2:19: tokenizer\.kind: {re.escape(problem)}"):
+            read_recipe(recipe)

@@ -14,8 +14,9 @@ from tfkit.adapters.peft_config import PeftConfig, find_base, head_of_task, read
 from tfkit.adapters.peft_files import find_tensors, read_updates
 from tfkit.errors import ModelError
 from tfkit.hub import Described, Loaded, find_checkpoint
-from tfkit.hub.config_json import EXPRESSED, LIMIT, read_config, read_generation, read_labels, read_problem_type, read_special_ids
+from tfkit.hub.config_json import EXPRESSED, LIMIT, read_config, read_generation, read_labels, read_problem_type
 from tfkit.hub.find import ADAPTER
+from tfkit.hub.ids import check_tokenizer, read_ids
 from tfkit.hub.names import label_tensors, rules_of
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.recipe.presets import merge
@@ -37,8 +38,10 @@ def describe(path: str | Path) -> Described:
     with verified(folder, weights=False):
         opened = _open(folder)
         labels = read_labels(opened.hf, opened.config.head) if opened.hf else opened.base.labels
-        codec = load_tokenizer(folder) or opened.base.codec
-        ids = read_special_ids(opened.hf, folder) or opened.base.special_ids
+        if (codec := load_tokenizer(folder)) is not None:
+            check_tokenizer(codec, opened.config.vocab_size, folder)
+        codec = codec or opened.base.codec
+        ids = read_ids(opened.hf, folder, opened.config.vocab_size) or opened.base.special_ids
         generation = read_generation(opened.hf, folder) or opened.base.generation
         return Described(folder, opened.config, codec, opened.family, ids, labels, generation)
 

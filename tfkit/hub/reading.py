@@ -11,8 +11,9 @@ import torch
 
 from tfkit.errors import ModelError
 from tfkit.families.rules import Family
-from tfkit.hub.config_json import LIMIT, OWN_TYPE, changed, read_config, read_generation, read_labels, read_problem_type, read_special_ids
+from tfkit.hub.config_json import LIMIT, OWN_TYPE, changed, read_config, read_generation, read_labels, read_problem_type
 from tfkit.hub.find import find_checkpoint
+from tfkit.hub.ids import check_tokenizer, read_ids
 from tfkit.hub.names import expected_shapes, from_foreign, label_tensors, missing_of_head, on_meta, settle_names, without_other_heads
 from tfkit.hub.weights import Tensors, Weight, find_weights, read_weights
 from tfkit.hub.writing import save_model
@@ -172,24 +173,20 @@ class _Opened:
 def _codec(opened: _Opened) -> Tokenizer | None:
     """The tokenizer, which knows what the model's decoder begins with."""
     codec, start = load_tokenizer(opened.folder), opened.special_ids.get("decoder_start_token_id")
-    for role in ("bos", "eos", "pad") if codec is not None else ():
-        if (number := getattr(codec, f"{role}_id")) is not None and number >= opened.config.vocab_size:
-            raise ModelError(
-                f"{opened.folder / 'tokenizer_config.json'}: the {role}_token has the id {number}, and the model's vocabulary ends at "
-                f"{opened.config.vocab_size - 1}; name one that the model was trained with"
-            )
+    if codec is not None:
+        check_tokenizer(codec, opened.config.vocab_size, opened.folder)
     return codec if codec is None or start is None else replace(codec, decoder_start_id=start)
 
 
 def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> _Opened:
     hf = _read_config_json(folder)
     family, config = read_config(hf, folder)
-    own_head = config.head
+    own_head, own_vocabulary = config.head, config.vocab_size
     if changes:
         config = changed(config, changes)
     if head is not None:
         config = config.model_copy(update={"head": head})
-    special_ids = read_special_ids(hf, folder)
+    special_ids = read_ids(hf, folder, own_vocabulary)
     weights: Mapping[str, Weight] = find_weights(folder)
     _check_claims(config, weights, folder)
     if family is not None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfkit.data import Encoder, ExampleRows, ExampleSet, FramedRows, PackedRows, Rows, SentencePairRows, SpanRows, TokenStream
+from tfkit.errors import ModelError
 from tfkit.model.config import ModelConfig
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.chat import Chat, fit_tokenizer
@@ -46,6 +47,8 @@ def open_objective(recipe: Recipe, config: ModelConfig, tokenizer: Tokenizer, la
         case MaskedLMSection() as section:
             return MaskedLM(section, tokenizer, recipe.training.seed)
         case ClassificationSection() as section:
+            if both and start_id is None:
+                raise ModelError("an encoder-decoder needs a token for its decoder to begin with, bos or pad, and the tokenizer has none")
             return Classification(section, tokenizer, labels, config.context_length, start_id)
         case TaggingSection() as section:
             return Tagging(section, tokenizer, labels, config.context_length)

@@ -14,13 +14,14 @@ from tfkit.recipe.objectives import (
     JudgingSection,
     MaskedLMSection,
     MultipleChoiceSection,
+    ObjectiveSection,
     trained_for,
 )
 from tfkit.recipe.presets import merge
 from tfkit.recipe.problems import Problem
 from tfkit.recipe.schema import EvaluationSection, ModelSection, Recipe, ScheduleSection
 from tfkit.recipe.tree import Node, Path, place_of
-from tfkit.recipe.vocabularies import VOCABULARIES, variant_of
+from tfkit.recipe.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
@@ -123,6 +124,8 @@ def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("model",), f"the objective {objective.kind} {does} {wanted}; this model has {has}"
     elif kind != (wanted := "lm" if objective.head == "choices" else objective.head):
         yield ("model", "head"), f"the objective {objective.kind} needs a head of kind {wanted}, not {kind}"
+    elif stacks == "both":
+        yield from _encoder_decoder(recipe, objective)
     if isinstance(objective, MaskedLMSection):
         yield from _masked_lm(recipe, objective, model)
     if isinstance(objective, MultipleChoiceSection):
@@ -142,6 +145,24 @@ def _masked_lm(recipe: Recipe, objective: MaskedLMSection, model: dict[str, Any]
     embedding = model.get("embedding")
     if objective.next_sentence and not (isinstance(embedding, dict) and embedding.get("segments")):
         yield ("model",), "the two texts of next_sentence are told apart by segments: set model.embedding.segments to 2"
+
+
+def _encoder_decoder(recipe: Recipe, objective: ObjectiveSection) -> Iterator[tuple[Path, str]]:
+    """A decoder beside an encoder begins with a special token of its own; targets end with one, and spans are numbered by others."""
+    section = recipe.tokenizer
+    if section.path is not None:
+        return
+    own = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
+    there = {*own.first, *own.last, *section.special_tokens}
+    if not own.roles.keys() & {"bos_token", "pad_token"}:
+        yield (
+            ("tokenizer", "kind"),
+            f"{section.kind} has neither bos nor pad for a decoder to begin with: use unigram or bpe_byte_fallback",
+        )
+    elif objective.head == "lm" and "eos_token" not in own.roles:
+        yield ("tokenizer", "kind"), f"{section.kind} has no token that ends a target: use unigram or bpe_byte_fallback"
+    elif objective.kind == "span_corruption" and SENTINELS[-1] not in there:
+        yield ("tokenizer", "kind"), f"{section.kind} has no sentinels ({SENTINELS[-1]}, ...) for the spans: use unigram"
 
 
 def _special_tokens(recipe: Recipe, objective: MultipleChoiceSection) -> Iterator[tuple[Path, str]]:

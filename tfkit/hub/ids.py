@@ -1,0 +1,61 @@
+"""Every id that the files of a model folder state is in the vocabulary: one outside of it would fail where it is looked up."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfkit.errors import ModelError
+from tfkit.hub.config_json import LIMIT, read_special_ids
+from tfkit.run.model_files import find_file, read_object
+from tfkit.tokenizer import Tokenizer
+
+_NAMES = (
+    *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "cls_token_id", "sep_token_id", "mask_token_id"),
+    *("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"),
+    *("bad_words_ids", "force_words_ids", "suppress_tokens", "begin_suppress_tokens"),
+)
+_FILES = ("config.json", "generation_config.json")
+# The class of GPT-2 writes the id of the released vocabulary into every file whose author stated none.
+_UNSTATED = {"gpt2": {"bos_token_id": 50256, "eos_token_id": 50256}}
+
+
+def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, Any]:
+    """The bos, eos, pad and start ids that the folder states, as `read_special_ids`.
+
+    Raises ModelError for an id in config.json or generation_config.json, of these or of others, that is no entry of the vocabulary.
+    generation_config.json is optional, and one that cannot be read says nothing.
+    """
+    unstated = {key: value for key, value in _UNSTATED.get(str(hf.get("model_type")), {}).items() if value >= vocab_size}
+    for name in _FILES:
+        try:
+            path = find_file(folder, name)
+            stated = {} if path is None else read_object(path, LIMIT)
+        except (ModelError, OSError):
+            continue
+        for key, number in _ids(stated):
+            if not 0 <= number < vocab_size and unstated.get(key) != number:
+                raise ModelError(
+                    f"{path}: {key} is {number}, and the vocabulary has the ids 0 to {vocab_size - 1}; "
+                    "correct it, or remove the key if the model has no such token"
+                )
+    return {key: value for key, value in read_special_ids(hf, folder).items() if key not in unstated or unstated[key] != value}
+
+
+def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None:
+    """Raise ModelError for a tokenizer with an entry for which the model has no vector."""
+    if tokenizer.size > vocab_size:
+        raise ModelError(
+            f"{folder / 'tokenizer.json'}: {tokenizer.size:,} entries, and vocab_size in config.json is {vocab_size:,}; put the model's "
+            "own tokenizer there, or remove the entries that were added without the model"
+        )
+
+
+def _ids(stated: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    for name in _NAMES:
+        waiting = [stated.get(name)]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, list):
+                waiting += value
+            elif type(value) is int:
+                yield name, value
