@@ -103,7 +103,7 @@ def test_f06_generate_leaves_whole_lines_in_order(base: Path, number: int) -> No
     lines = done.out.splitlines()
     assert lines == whole[: len(lines)]
     assert len(lines) == 16
-    assert "16 of 40 prompts were continued" in done.err
+    assert "16 prompts were continued" in done.err
 
 
 def test_f06_generate_keeps_what_was_finished_in_a_batch(base: Path) -> None:
@@ -232,6 +232,110 @@ def test_f07_a_full_disk_is_no_reader_that_left(base: Path, command: Callable[..
     assert done.code == 5
     assert "the result cannot be written to stdout: No space left on device" in done.err
     assert "Traceback" not in done.err
+
+
+# -- stdin
+
+
+class Pipe:
+    """generate - with a pipe that stays open on stdin, and its lines as they come."""
+
+    def __init__(self, base: Path, *words: str):
+        (reading, self.into), (out, writing) = os.pipe(), os.pipe()
+
+        def before() -> None:
+            os.dup2(reading, 0)
+            os.dup2(writing, 1)
+            for descriptor in (reading, self.into, out, writing):
+                os.close(descriptor)
+            sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+
+        self.process = start(base, "generate", "-", "--max-new-tokens", "4", *words, before=before)
+        os.close(reading)
+        os.close(writing)
+        self.out = open(out, encoding="utf-8")  # noqa: SIM115
+
+    def give(self, text: str) -> None:
+        os.write(self.into, text.encode())
+
+    def line(self) -> Any:
+        return json.loads(self.out.readline())
+
+    def end(self) -> tuple[list[Any], Done]:
+        os.close(self.into)
+        with self.out:
+            rest = [json.loads(line) for line in self.out]
+        return rest, self.process.wait()
+
+
+@pytest.mark.parametrize("words", [[], ["--num-beams", "2"], ["--chat", "--temperature", "0"]], ids=str)
+def test_f07_a_line_is_answered_while_the_pipe_is_open(base: Path, words: list[str]) -> None:
+    """Whatever comes at once; half a line waits for its end; and the answers are those of all lines given at once."""
+    prompts = ["the cat", "a dog", "a", "the mat", "on"]
+    pipe = Pipe(base, *words)
+    pipe.give("the cat\n")
+    found = [pipe.line()]
+    pipe.give("a dog\na\n\nthe ")
+    found += [pipe.line(), pipe.line()]
+    pipe.give("mat\non")
+    rest, done = pipe.end()
+    assert (done.code, done.err) == (0, "")
+    assert [row["prompt"] for row in found + rest] == prompts
+    at_once = Pipe(base, *words)
+    at_once.give("".join(f"{prompt}\n" for prompt in prompts))
+    assert at_once.end()[0] == found + rest
+
+
+def test_f06_a_signal_while_a_prompt_is_waited_for(base: Path) -> None:
+    pipe = Pipe(base)
+    pipe.give('{"prompt": "the cat"}\n')
+    assert pipe.line()["prompt"] == "the cat"
+    time.sleep(0.2)
+    pipe.process.kill(signal.SIGTERM)
+    rest, done = pipe.end()
+    assert_stopped(done, signal.SIGTERM)
+    assert rest == []
+    assert "1 prompts were continued" in done.err
+
+
+@pytest.mark.parametrize(
+    ("lines", "words", "code", "message"),
+    [
+        (['{"prompt": "a"}', '{"prompt": "b"}', '{"text": "c"}', '{"prompt": "d"}'], [], 3, "stdin:3: no text under"),
+        (['{"prompt": "a"}', '{"prompt": "b"}', json.dumps({"prompt": "a " * 4000}), '{"prompt": "d"}'], [], 3, "prompt 3 has "),
+        (
+            ['{"prompt": "a"}', '{"prompt": "b"}', '{"messages": []}'],
+            ["--chat"],
+            3,
+            'stdin:3: "messages" holds no list of messages',
+        ),
+    ],
+    ids=["a row", "a length", "a conversation"],
+)
+def test_f07_an_error_in_a_line_comes_after_the_lines_before_it(
+    base: Path, lines: list[str], words: list[str], code: int, message: str
+) -> None:
+    pipe = Pipe(base, *words)
+    pipe.give("".join(f"{line}\n" for line in lines))
+    found, done = pipe.end()
+    assert [row["prompt"] for row in found] == ["a", "b"]
+    assert message in done.err
+    assert done.code == code
+    assert "Traceback" not in done.err
+
+
+def test_f07_the_first_answers_to_an_endless_pipe(base: Path) -> None:
+    words = f"{sys.executable} -m tfkit generate --from model --max-new-tokens 4 carbon.enabled=false -"
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -v 8000000; yes the cat | {words} | head -3; echo ${{PIPESTATUS[1]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=base,
+    )
+    *lines, code = done.stdout.splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == ["the cat"] * 3
+    assert (code, done.stderr) == ("0", "")
 
 
 # -- memory

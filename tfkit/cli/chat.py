@@ -2,13 +2,13 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tfkit import console
 from tfkit.cli.prompts import Prompt, write_line
-from tfkit.tokenizer.template import open_template
+from tfkit.tokenizer.template import ChatTemplate, open_template
 
 if TYPE_CHECKING:
     from tfkit.cli.session import Session
@@ -18,11 +18,9 @@ if TYPE_CHECKING:
 ContinueTexts = Callable[..., list["TextCompletion"]]  # complete() with the model, the tokenizer and the settings filled in
 
 
-def render_prompts(loaded: "Loaded", prompts: Sequence[Prompt]) -> list[str]:
-    """The text of each conversation, up to where its answer begins. Raises ModelError if the template fails, or there is none."""
-    assert loaded.codec is not None
-    with open_template(loaded.codec, loaded.folder) as template:
-        return [template.render(prompt.conversation, add_generation_prompt=True, place=prompt.place) for prompt in prompts]
+def render(template: ChatTemplate, prompt: Prompt) -> str:
+    """The text of a conversation, up to where its answer begins. Raises ModelError if the template fails."""
+    return template.render(prompt.conversation, add_generation_prompt=True, place=prompt.place)
 
 
 def answer_ends(loaded: "Loaded") -> list[int]:

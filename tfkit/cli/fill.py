@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfkit import console
 from tfkit.cli.prompts import Prompt
 from tfkit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from tfkit.cli.session import Session
     from tfkit.hub import Loaded
 
-_BATCH = 16  # prompts that are filled at once
 _PURPOSES = {
     "none": "has no head: it gives hidden states, which stand for texts and their tokens",
     "classes": "gives the class of a text, or a number for it",
@@ -38,22 +36,28 @@ def fills_masks(loaded: "Loaded", chat: bool, overrides: Sequence[str]) -> bool:
     return kind == "masked_lm"
 
 
-def fill_masks(loaded: "Loaded", prompts: Sequence[Prompt], work: "Session", as_text: bool) -> int:
-    """Each prompt with its masks filled, as text or as the JSON line of docs/cli.md with the candidates. Gives the tokens filled in."""
+def fill_text(loaded: "Loaded", text: str) -> int:
+    """Write a text with its masks filled. Returns the tokens filled in."""
     from tfkit.generation.fill import fill
 
     assert loaded.codec is not None
-    tokens = 0
-    for first in range(0, len(prompts), _BATCH):
-        work.signals.raise_if_requested(f"{first:,} of {len(prompts):,} prompts were filled")
-        batch = prompts[first : first + _BATCH]
-        fillings = fill(loaded.model, loaded.codec, [prompt.text for prompt in batch], first_row=first)
-        for prompt, filling in zip(batch, fillings, strict=True):
-            tokens += len(filling.candidates)
-            if as_text:
-                console.result(filling.text)
-                continue
-            candidates = [[asdict(candidate) for candidate in row] for row in filling.candidates]
-            line = {"completion": filling.text, "tokens": len(filling.candidates), "finish": "stop", "candidates": candidates}
-            console.json(prompt.given | line)
-    return tokens
+    [filling] = fill(loaded.model, loaded.codec, [text])
+    console.result(filling.text)
+    return len(filling.candidates)
+
+
+def fill_lines(loaded: "Loaded", prompts: Sequence[Prompt], first: int) -> list[dict[str, Any]]:
+    """What the JSON line of docs/cli.md says of each prompt, with the candidates; `first`: the number of the first prompt."""
+    from tfkit.generation.fill import fill
+
+    assert loaded.codec is not None
+    fillings = fill(loaded.model, loaded.codec, [prompt.text for prompt in prompts], first_row=first)
+    return [
+        {
+            "completion": filling.text,
+            "tokens": len(filling.candidates),
+            "finish": "stop",
+            "candidates": [[asdict(candidate) for candidate in row] for row in filling.candidates],
+        }
+        for filling in fillings
+    ]

@@ -3,15 +3,16 @@
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.prompts import Prompt, read_prompts, write_line
+from tfkit.cli.prompts import Prompt, line_of, read_prompts
 from tfkit.errors import ModelError
 from tfkit.units import format_energy, format_mass
 
@@ -48,9 +49,9 @@ def generate(
 ) -> None:
     """Continue text.
 
-    --prompt gives the text with its continuation (with --json a JSON line); --input and - give a JSON line a prompt, in order. An
-    encoder-decoder gives its own text alone. Settings that are not given are those of the run that made the checkpoint, else those of its
-    generation_config.json. --run keeps the energy, in emissions.csv, in a run folder.
+    --prompt gives the text with its continuation (with --json a JSON line); --input and - give a JSON line a prompt, in order, each batch
+    as it comes. An encoder-decoder gives its own text alone. Settings that are not given are those of the run that made the checkpoint,
+    else those of its generation_config.json. --run keeps the energy, in emissions.csv, in a run folder.
 
     A masked language model gives each prompt with its [MASK]s filled by the likeliest tokens; nothing is drawn, and JSON lines tell of
     the other candidates.
@@ -73,22 +74,25 @@ def generate(
     overrides += [f"generation.{name}={value}" for name, value in numbers.items() if value is not None]
     if stop:
         overrides.append(f"generation.stop=[{', '.join(map(quoted, stop))}]")
-    prompts = read_prompts(prompt, input_, words, chat)
+    with ExitStack() as stack:
+        batches = read_prompts(prompt, input_, words, chat, _BATCH, stack)
 
-    from tfkit.cli.chat import answer_ends, converse, render_prompts
-    from tfkit.cli.fill import fill_masks, fills_masks
-    from tfkit.generation.complete import complete
-    from tfkit.hub import find_checkpoint
+        from tfkit.cli.answering import answer_lines
+        from tfkit.cli.chat import answer_ends, converse, render
+        from tfkit.cli.fill import fill_lines, fill_text, fills_masks
+        from tfkit.generation.complete import complete
+        from tfkit.hub import find_checkpoint
+        from tfkit.tokenizer.template import open_template
 
-    folder = find_checkpoint(checkpoint)
-    settings = read_settings(None, folder, overrides, _SECTIONS)
-    with session("generate", settings.carbon, run, threads) as work:
+        folder = find_checkpoint(checkpoint)
+        settings = read_settings(None, folder, overrides, _SECTIONS)
+        work = stack.enter_context(session("generate", settings.carbon, run, threads))
         with work.signals.at_once():
             loaded = _load(folder, device, threads)
             assert loaded.codec is not None
             fills = fills_masks(loaded, chat, overrides)
             decided = _decide(loaded, settings, fills)
-            texts = render_prompts(loaded, prompts) if chat else [given.text for given in prompts]
+            template = stack.enter_context(open_template(loaded.codec, loaded.folder)) if chat and batches is not None else None
         continue_texts = partial(
             complete,
             loaded.model,
@@ -100,17 +104,32 @@ def generate(
             should_stop=work.should_stop,
             rendered=chat,
         )
-        if fills:
-            tokens = fill_masks(loaded, prompts, work, as_text=prompt is not None and not json_)
-        elif not prompts:
-            tokens = converse(continue_texts, loaded, work, json_)
+
+        def texts_of(prompts: Sequence[Prompt]) -> list[str]:
+            if template is None:
+                return [given.text for given in prompts]
+            with work.signals.at_once():
+                return [render(template, given) for given in prompts]
+
+        def continue_lines(prompts: Sequence[Prompt], first: int) -> list[dict[str, Any] | None]:
+            completions = continue_texts(texts_of(prompts), first_row=first)
+            return [None if completion.finish == "interrupted" else line_of(completion) for completion in completions]
+
+        count = 1
+        if batches is None:
+            count, tokens = 0, converse(continue_texts, loaded, work, json_)
+        elif prompt is not None and not json_ and fills:
+            tokens = fill_text(loaded, prompt)
         elif prompt is not None and not json_:
+            [text] = texts_of(next(batches))
             continues = not chat and loaded.model.encoder is None
-            tokens = _write_text(continue_texts, prompt if continues else "", texts[0], work)
+            tokens = _write_text(continue_texts, prompt if continues else "", text, work)
+        elif fills:
+            count, tokens = answer_lines(batches, partial(fill_lines, loaded), work, "filled")
         else:
-            tokens = _write_lines(continue_texts, prompts, texts, work)
+            count, tokens = answer_lines(batches, continue_lines, work, "continued")
         reading = work.own(work.meter.fresh_reading())
-        work.finish({"prompts": len(prompts), "tokens": tokens})
+        work.finish({"prompts": count, "tokens": tokens})
         if reading.status == "ok":
             energy, mass = format_energy(reading.energy_wh), format_mass(reading.emissions_g)
             console.say(f"{tokens:,} tokens, {energy}, {mass} CO2e ({reading.place})")
@@ -167,19 +186,3 @@ def _write_text(continue_texts: "ContinueTexts", shown: str, text: str, work: "S
         console.result(shown + completion.text)
     work.signals.raise_if_requested("the continuation is not whole")
     return completion.tokens
-
-
-def _write_lines(continue_texts: "ContinueTexts", prompts: Sequence[Prompt], texts: Sequence[str], work: "Session") -> int:
-    """A JSON line for each prompt, in order, as soon as its batch is done. Gives the tokens made."""
-    tokens = 0
-    with console.progress("generating", len(prompts), "prompts") as bar:
-        for first in range(0, len(prompts), _BATCH):
-            batch = slice(first, first + _BATCH)
-            completions = continue_texts(texts[batch], first_row=first)
-            for i, (prompt, completion) in enumerate(zip(prompts[batch], completions, strict=True)):
-                if completion.finish == "interrupted":
-                    work.signals.raise_if_requested(f"{first + i:,} of {len(prompts):,} prompts were continued")
-                write_line(prompt, completion)
-                tokens += completion.tokens
-            bar.advance(len(completions))
-    return tokens

@@ -1,17 +1,24 @@
 """What generate continues, read from the command line, a file or stdin; and the line that it writes for each."""
 
+import io
 import json
+import os
+import select
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tfkit import console
 from tfkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from tfkit.generation.complete import TextCompletion
+
+_BLOCK = 1 << 16  # bytes that are read at once
+_LONGEST_LINE = 16 << 20  # bytes: more than any prompt
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,13 @@ class Prompt:
         return self.messages or [{"role": "user", "content": self.text}]
 
 
-def read_prompts(prompt: str | None, path: str | None, words: Sequence[str], chat: bool) -> list[Prompt]:
-    """All prompts, read before anything is computed, so that an error in the last one is found at once.
+def read_prompts(
+    prompt: str | None, path: str | None, words: Sequence[str], chat: bool, size: int, stack: ExitStack
+) -> Iterator[list[Prompt]] | None:
+    """The prompts in batches of at most `size`, read as they are asked for; a file is opened now, and `stack` closes it.
 
-    Empty only with --chat on a terminal, where a conversation begins. Raises UsageError, DataError.
+    Of a pipe a batch is what is there: a line is not kept waiting for the next. None only with --chat on a terminal, where a conversation
+    begins. Raises UsageError, DataError; an error in a line is raised after the batch of the lines before it.
     """
     unknown = [word for word in words if word != "-"]
     if unknown:
@@ -44,42 +54,95 @@ def read_prompts(prompt: str | None, path: str | None, words: Sequence[str], cha
     given = [("--prompt", prompt is not None), ("--input", path is not None), ("-", bool(words))]
     named = [name for name, is_given in given if is_given]
     if chat and not named and sys.stdin is not None and sys.stdin.isatty():
-        return []
+        return None
     if len(named) != 1:
         raise UsageError(
             "generate takes exactly one of --prompt TEXT, --input F, and - for stdin"
             + (f", not {' and '.join(named)}" if named else "; on a terminal, --chat alone is a conversation" if chat else "")
         )
     if prompt is not None:
-        return [Prompt("--prompt", _whole(prompt, "--prompt"))]
-    place = "stdin" if path in (None, "-") else str(path)
-    if place == "stdin" and sys.stdin is None:
+        return iter([[Prompt("--prompt", _whole(prompt, "--prompt"))]])
+    if path not in (None, "-"):
+        try:
+            file = stack.enter_context(io.FileIO(str(path)))
+        except OSError as error:
+            raise _unreadable(str(path), error) from error
+        return _batches(file, str(path), chat, size)
+    if sys.stdin is None:
         raise DataError("stdin: closed, so no prompt comes from it; give --prompt TEXT or --input F")
-    try:
-        content = sys.stdin.buffer.read() if path in (None, "-") else Path(str(path)).read_bytes()
-    except OSError as error:
-        raise DataError(f"{place}: cannot be read: {error.strerror}; --input takes a file of prompts") from error
-    prompts = list(_read_lines(content, place, chat))
-    if not prompts:
-        raise DataError(f'{place}: there is no prompt; give lines such as {{"prompt": "Once upon"}}, or a prompt a line')
-    return prompts
+    return _batches(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin", chat, size)
 
 
 def write_line(prompt: Prompt, completion: "TextCompletion") -> None:
     """The JSON line of docs/cli.md."""
-    console.json(prompt.given | {"completion": completion.text, "tokens": completion.tokens, "finish": completion.finish})
+    console.json(prompt.given | line_of(completion))
 
 
-def _read_lines(content: bytes, place: str, chat: bool) -> Iterator[Prompt]:
+def line_of(completion: "TextCompletion") -> dict[str, Any]:
+    """What the JSON line says beside the prompt."""
+    return {"completion": completion.text, "tokens": completion.tokens, "finish": completion.finish}
+
+
+def _batches(file: BinaryIO, place: str, chat: bool, size: int) -> Iterator[list[Prompt]]:
     """The prompts of lines, empty ones left out. If the first is a JSON object, all must be; else each line is a prompt as it stands."""
-    lines = [(number, line) for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1) if line.strip()]
-    rows = bool(lines) and isinstance(_value(lines[0][1]), dict)
-    for number, line in lines:
-        try:
-            text = line.decode().removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{place}:{number}:{error.start + 1}: not UTF-8; save the prompts as UTF-8") from None
-        yield _read_row(_value(line), f"{place}:{number}", chat) if rows else Prompt(f"{place}:{number}", text)
+    rows = None
+    for lines in _lines(file, place, size):
+        batch: list[Prompt] = []
+        for number, line in lines:
+            if rows is None:
+                rows = isinstance(_value(line), dict)
+            try:
+                batch.append(_read_line(line, f"{place}:{number}", rows, chat))
+            except DataError:
+                if batch:
+                    yield batch
+                raise
+        yield batch
+    if rows is None:
+        raise DataError(f'{place}: there is no prompt; give lines such as {{"prompt": "Once upon"}}, or a prompt a line')
+
+
+def _lines(file: BinaryIO, place: str, size: int) -> Iterator[list[tuple[int, bytes]]]:
+    """The lines that are not empty, with their numbers, up to `size` at once: as many as can be read without waiting, at least one."""
+    whole: deque[tuple[int, bytes]] = deque()
+    number, rest, ended = 0, b"", False
+    while whole or not ended:
+        while len(whole) < size and not ended and (not whole or _is_ready(file)):
+            try:
+                block = file.read(_BLOCK)
+            except OSError as error:
+                raise _unreadable(place, error) from error
+            ended = not block
+            *lines, rest = (rest + block).split(b"\n") if not ended else (rest, b"")
+            if len(rest) > _LONGEST_LINE:
+                raise DataError(f"{place}:{number + len(lines) + 1}: a line of more than {_LONGEST_LINE:,} bytes; write a prompt a line")
+            for line in lines:
+                number += 1
+                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if line.strip():
+                    whole.append((number, line))
+        if whole:
+            yield [whole.popleft() for _ in range(min(size, len(whole)))]
+
+
+def _is_ready(file: BinaryIO) -> bool:
+    """Whether reading would not wait."""
+    try:
+        return bool(select.select([file], [], [], 0)[0])
+    except (OSError, ValueError):  # bytes in memory; or Windows, where a pipe cannot be asked
+        return not hasattr(file, "fileno") or os.name != "nt"
+
+
+def _unreadable(place: str, error: OSError) -> DataError:
+    return DataError(f"{place}: cannot be read: {error.strerror}; --input takes a file of prompts")
+
+
+def _read_line(line: bytes, place: str, rows: bool, chat: bool) -> Prompt:
+    try:
+        text = line.decode().removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}:{error.start + 1}: not UTF-8; save the prompts as UTF-8") from None
+    return _read_row(_value(line), place, chat) if rows else Prompt(place, text)
 
 
 def _read_row(row: Any, place: str, chat: bool) -> Prompt:
