@@ -1,82 +1,24 @@
-"""The program: runs a command and turns what it raises into the exit codes of the command line's contract."""
+"""The program. It obeys stop signals from its first moment: the command line and its libraries are imported after that (cli/program.py)."""
 
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-import typer
-
-from tfkit import console
-from tfkit.cli import app, crash
-from tfkit.errors import MachineError, Stopped, TfkitError, is_out_of_memory, refusal
-
-# Typer's own click, or the one that it depends on: what either raises for a wrong command line.
-_ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+from tfkit.errors import Stopped
+from tfkit.run.signals import StopSignals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default the process's own, and return the exit code."""
-    console.set_quiet(False)
-    crash.set_folder(None)
-    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        with _warnings_in_words():
-            _run(words)
-        return 0
-    except (TfkitError, Stopped) as error:
+        with StopSignals(("SIGTERM", "SIGHUP")) as signals, signals.at_once():  # Ctrl-C raises KeyboardInterrupt, as everywhere
+            from tfkit.cli.program import run
+
+            return run(sys.argv[1:] if arguments is None else list(arguments), signals)
+    except Stopped as error:
+        from tfkit import console
+
         console.error(str(error))
         return error.exit_code
-    except console.ReaderGone:
-        return 0
-    except (KeyboardInterrupt, typer.Abort):
-        console.error("interrupted")
-        return 130
-    except typer.Exit as error:
-        return error.exit_code
-    except _ClickException as error:
-        error.show()  # type: ignore[attr-defined]
-        return 2
-    except Exception as error:
-        if is_out_of_memory(error):
-            console.error(
-                "out of memory: give the machine more, or ask for less: a smaller training.micro_batch_size, evaluation.batch_size, "
-                "model.context_length or model; fewer or shorter prompts; training.activation_checkpointing=true"
-            )
-            return MachineError.exit_code
-        if (refused := refusal(error)) is not None:
-            console.error(refused)
-            return MachineError.exit_code
-        crash.report(error)
-        return 1
-
-
-@contextmanager
-def _warnings_in_words() -> Iterator[None]:
-    """Python's warnings, ours and the libraries', as one line for people, and each text once."""
-    said: set[str] = set()
-
-    def show(message: Warning | str, *_: object, **__: object) -> None:
-        text = " ".join(str(message).split())
-        if text not in said:
-            said.add(text)
-            console.warn(text)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show  # where in the code it arose is nothing to a user
-        yield
-
-
-def _run(arguments: list[str]) -> None:
-    command = typer.main.get_command(app)
-    try:
-        # Not command.main(): it turns errors, a broken pipe among them, into messages and codes of its own.
-        with command.make_context("tfkit", list(arguments)) as context:
-            command.invoke(context)
-    except OSError as error:
-        if {"-h", "--help"} & set(arguments):  # which click prints, past console
-            console.result_failed(error)
-        raise
 
 
 if __name__ == "__main__":

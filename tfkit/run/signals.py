@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -17,10 +17,11 @@ class StopSignals:
     """While entered, a first stop signal sets `requested`; a second changes nothing, so that no save is torn; a third kills.
 
     A signal that is ignored on entry stays ignored (nohup, a shell's background job). Outside the main thread, where Python allows no
-    handlers, it does nothing.
+    handlers, it does nothing. Inside others it takes their place, and raises Stopped on entry if they have got a signal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str] = _NAMES) -> None:
+        self._names = names
         self._requested: int | None = None
         self._count = 0
         self._at_once = False
@@ -53,8 +54,10 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name) for name in _NAMES if hasattr(signal, name)):
+            for number in (getattr(signal, name) for name in self._names if hasattr(signal, name)):
                 previous = signal.getsignal(number)
+                if isinstance(outer := getattr(previous, "__self__", None), StopSignals):
+                    outer.raise_if_requested()  # some library has swallowed its exception
                 if previous is signal.SIG_IGN:
                     continue
                 self._previous[number] = previous

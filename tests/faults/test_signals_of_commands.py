@@ -1,0 +1,120 @@
+"""SIGTERM and SIGHUP in every command: from the first moment of a start, and in the middle of what takes long. One line, nothing left."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
+
+import tfkit.hub.averaging
+import tfkit.recipe
+import tfkit.run.manifest
+import tfkit.run.whole_folder
+from tfkit.cli import COMMANDS
+
+STOPS = {signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("commands")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    done = pretrain(folder / "run", recipe, "checkpoint={every: 4, keep: 3}", "evaluation.every=null")
+    assert done.code == 0, done.err
+    return folder
+
+
+def assert_stopped(done: Done, number: int) -> None:
+    assert (done.code, done.out) == (STOPS[number], "")
+    assert done.err.startswith(f"stopped by {signal.Signals(number).name}: ")
+    assert len(done.err.splitlines()) == 1
+
+
+def at_call(owner: Any, name: str, count: int, number: int) -> Callable[[], None]:
+    """The process gets a signal at the `count`-th call of a function."""
+
+    def before() -> None:
+        function, calls = getattr(owner, name), [0]
+
+        def struck(*arguments: Any, **options: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == count:
+                os.kill(os.getpid(), number)
+            return function(*arguments, **options)
+
+        setattr(owner, name, struck)
+
+    return before
+
+
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: int) -> None:
+    done = Process(tmp_path, [command, "--help"], at_call(importlib, "import_module", 1, number)).wait()
+    assert_stopped(done, number)
+
+
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize(
+    ("words", "owner", "name", "count"),
+    [
+        (["average", "run", "--last", "3", "--out", "mean"], tfkit.run.manifest, "verify", 2),
+        (["average", "run", "--last", "3", "--out", "mean"], tfkit.hub.averaging, "_mean", 5),
+        (["average", "run", "--last", "3", "--out", "mean"], tfkit.run.whole_folder, "sync_file", 3),
+        (["verify", "run"], tfkit.run.manifest, "verify", 2),
+        (["check", "tiny.yaml"], tfkit.recipe, "read_recipe", 1),
+    ],
+    ids=["average checks", "average computes", "average writes", "verify", "check"],
+)
+def test_f03_f08_in_the_middle_of_a_command(base: Path, words: list[str], owner: Any, name: str, count: int, number: int) -> None:
+    there = sorted(base.rglob("*"))
+    here = {"run": str(base / "run"), "mean": str(base / "mean"), "tiny.yaml": str(base / "tiny.yaml")}
+    done = Process(base, [here.get(word, word) for word in words], at_call(owner, name, count, number)).wait()
+    assert_stopped(done, number)
+    assert [path for path in sorted(base.rglob("*")) if path.parent != base or path.is_dir()] == [
+        path for path in there if path.parent != base or path.is_dir()
+    ]
+
+
+@pytest.mark.parametrize("module", ["typer", "torch"])
+@pytest.mark.parametrize("number", STOPS)
+def test_f03_f08_while_the_program_imports(base: Path, module: str, number: int) -> None:
+    """A program of its own: the signal comes as the first thing of this name is imported."""
+    script = (
+        "import os, sys\n"
+        "class Strike:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        f"            os.kill(os.getpid(), {int(number)})\n"
+        "sys.meta_path.insert(0, Strike())\n"
+        "from tfkit.__main__ import main\n"
+        f"sys.exit(main(['generate', '--from', {str(base / 'run')!r}, '--prompt', 'a', 'carbon.enabled=false']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert_stopped(Done(done.returncode, done.stdout, done.stderr), number)
+
+
+def test_f03_a_signal_that_was_swallowed_stops_the_next_stretch(tmp_path: Path) -> None:
+    """As by a library that tries an import and catches whatever it raises."""
+
+    def before() -> None:
+        read = tfkit.recipe.read_recipe
+
+        def swallowing(*arguments: Any) -> Any:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except Exception:
+                return read(*arguments)
+
+        tfkit.recipe.read_recipe = swallowing
+
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    done = pretrain(tmp_path / "run", recipe, before=before)
+    assert_stopped(done, signal.SIGTERM)
+    assert not (tmp_path / "run" / "checkpoints").exists()

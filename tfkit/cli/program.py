@@ -1,0 +1,88 @@
+"""Runs a command and turns what it raises into the exit codes of the command line's contract."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from tfkit import console
+from tfkit.cli import app, crash
+from tfkit.errors import MachineError, Stopped, TfkitError, is_out_of_memory, refusal
+from tfkit.run.signals import StopSignals
+
+# Typer's own click, or the one that it depends on: what either raises for a wrong command line.
+_ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def run(words: list[str], signals: StopSignals) -> int:
+    """Run a command line and return the exit code. Raises Stopped, and whatever a library made of it where it struck."""
+    console.set_quiet(False)
+    crash.set_folder(None)
+    try:
+        with _warnings_in_words():
+            _invoke(words)
+        return 0
+    except KeyboardInterrupt:
+        console.error("interrupted")
+        return 130
+    except Exception as error:
+        if isinstance(error, Stopped) or signals.requested is not None:
+            raise
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong, if anything did, and return the exit code."""
+    if isinstance(error, TfkitError):
+        console.error(str(error))
+        return error.exit_code
+    if isinstance(error, console.ReaderGone):
+        return 0
+    if isinstance(error, typer.Abort):
+        console.error("interrupted")
+        return 130
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, _ClickException):
+        error.show()  # type: ignore[attr-defined]
+        return 2
+    if is_out_of_memory(error):
+        console.error(
+            "out of memory: give the machine more, or ask for less: a smaller training.micro_batch_size, evaluation.batch_size, "
+            "model.context_length or model; fewer or shorter prompts; training.activation_checkpointing=true"
+        )
+        return MachineError.exit_code
+    if (refused := refusal(error)) is not None:
+        console.error(refused)
+        return MachineError.exit_code
+    crash.report(error)
+    return 1
+
+
+@contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Python's warnings, ours and the libraries', as one line for people, and each text once."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        text = " ".join(str(message).split())
+        if text not in said:
+            said.add(text)
+            console.warn(text)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # where in the code it arose is nothing to a user
+        yield
+
+
+def _invoke(arguments: list[str]) -> None:
+    command = typer.main.get_command(app)
+    try:
+        # Not command.main(): it turns errors, a broken pipe among them, into messages and codes of its own.
+        with command.make_context("tfkit", list(arguments)) as context:
+            command.invoke(context)
+    except OSError as error:
+        if {"-h", "--help"} & set(arguments):  # which click prints, past console
+            console.result_failed(error)
+        raise
