@@ -37,3 +37,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--draws", type=int, default=60, help="how many recipes, and mutations of each kind of file, to draw (F33, F49)")
     parser.addoption("--walks", type=int, default=60, help="how many random walks to take (tests/walks)")
     parser.addoption("--walk-seed", type=int, help="take the walk of this seed alone, with its invariants")
+    parser.addoption("--device", default="cpu", help="where the tests marked gpu compute: cpu, cuda, cuda:1, mps, or auto for the best one")

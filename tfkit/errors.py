@@ -74,9 +74,17 @@ def refusal(error: BaseException) -> str | None:
     return f"{place}{error.strerror}: check the path, its permissions and its disk"
 
 
+_OUT_OF_MEMORY = (
+    "can't allocate memory",  # of the CPU's allocator
+    "Cannot allocate memory",  # of the system
+    "MPS backend out of memory",  # an Apple GPU's
+    "CUDA error: out of memory",  # beside PyTorch's allocator
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that the memory of the machine or the GPU is used up. By name and words: torch is not imported here."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError | OSError) and ("can't allocate memory" in text or "Cannot allocate memory" in text)
+    return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _OUT_OF_MEMORY)

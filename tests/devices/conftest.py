@@ -1,6 +1,23 @@
-"""The objectives' made rows and the tiny models that write are in the folders of their own tests."""
+"""The device that is tested, computing deterministically as in a run; and where the helpers of these tests are."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+import torch
+
+from tfkit.training.device import make_deterministic, pick_device
+
+# The made rows of the objectives and the tiny models that write are in the folders of their own tests.
 sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("objectives", "generation")]
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """What --device names."""
+    found = pick_device(request.config.getoption("--device"))
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    make_deterministic(found)
+    yield found
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])

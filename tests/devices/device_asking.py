@@ -27,10 +27,15 @@ WRITTEN: dict[str, dict[str, Any]] = {
 LABELLED = ("bert-classes", "bert-regression", "bert-tagging", "gpt-multiple_choice", "t5-text_to_text", "llama-chat")
 
 
-def write(model: Transformer, how: str) -> list[list[int]]:
-    """Prompts of unequal lengths, which take padding; the texts outgrow windows."""
+def write(model: Transformer, how: str, *, alone: bool = False) -> list[list[int]]:
+    """Prompts of unequal lengths, which take padding in one batch; the texts outgrow windows."""
     settings = GenerationSection(max_new_tokens=9, **WRITTEN[how])
-    return [one.ids for one in generate(model, PROMPTS, settings, eos_ids=(1,), start_id=START)]
+    batches = [[prompt] for prompt in PROMPTS] if alone else [PROMPTS]
+    return [
+        one.ids
+        for first, batch in enumerate(batches)
+        for one in generate(model, batch, settings, eos_ids=(1,), start_id=START, first_row=first)
+    ]
 
 
 def writer(family: str) -> Transformer:

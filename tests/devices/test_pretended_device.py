@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from tfkit.adapters.lora import add_lora
 from tfkit.recipe.schema import LoraSection
 
-BF16 = {"gemma2-causal_lm", "t5-text_to_text", "bert-next_sentence", "llama-chat", "gpt-multiple_choice", "distilbert-distilled_masked_lm"}
+BF16 = {"gemma2-causal_lm", "t5-text_to_text", "bert-next_sentence", "gpt-multiple_choice"}
 EACH = pytest.mark.parametrize(
     ("case", "dtype"), [(case, torch.float32) for case in CASES] + [(case, torch.bfloat16) for case in sorted(BF16)]
 )

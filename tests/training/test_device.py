@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from tfkit.errors import MachineError, UsageError
+from tfkit.errors import MachineError, UsageError, is_out_of_memory
 from tfkit.training.device import has_bf16, make_deterministic, memory_bytes, peak_flops, peak_of_gpu, pick_device, pick_precision
 
 CPU = torch.device("cpu")
@@ -74,3 +74,18 @@ def test_on_cuda_an_operation_that_is_not_deterministic_is_an_error(workspace: s
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 17.90 GB, max allowed: 18.13 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (ValueError("MPS backend out of memory"), False),
+    ],
+)
+def test_what_a_device_says_when_its_memory_ends(error: Exception, is_memory: bool) -> None:
+    assert is_out_of_memory(error) is is_memory

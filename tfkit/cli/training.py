@@ -266,7 +266,7 @@ class TrainingRun:
 
     def _try_out(self) -> None:
         """What has to be compiled is compiled, and on a GPU the largest micro-batch tried, where a signal can end it at once."""
-        if not (self.context.recipe.training.compile or self.context.device.type == "cuda"):
+        if not self.context.recipe.training.compile and self.context.device.type == "cpu":
             return
         saved = f"; the run goes on from {self.resumed_from.name} with --resume" if self.resumed_from else ""
         with self.context.signals.at_once(f"no step was taken yet{saved}"):

@@ -1,0 +1,228 @@
+"""The real engine on a device, beside plain loops and the CPU: on the CPU by `make test`, on a GPU by `make gpu` (--device)."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from device_asking import LABELLED, WRITTEN, answers, filled, judged, text_losses, write, writer
+from device_cases import CASES, Task, family_model
+from device_runs import run, write_recipe
+from tiny_runs import exact, hashes, records, write_corpus
+from tiny_writers import WRITERS
+
+from tfkit.adapters.lora import add_lora
+from tfkit.model.transformer import Transformer
+from tfkit.recipe.schema import AdafactorSection, AdamSection, AdamWSection, LoraSection, MuonSection, OptimizerSection
+from tfkit.training.device import has_bf16
+from tfkit.training.optimizer import Optimizer
+from tfkit.training.precision import Weights
+from tfkit.training.step import Stepper
+
+pytestmark = pytest.mark.gpu
+CPU = torch.device("cpu")
+STEPS, ADAMW = 3, AdamWSection(lr=3e-3, eps=1e-3)  # with a tiny eps, a gradient that is all rounding moves a weight by a whole step
+Told = list[tuple[float, float]]  # of each step the loss and the gradient's norm
+WITHIN = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.02, 0.1)}  # of losses, of norms
+
+
+def plain_steps(model: Transformer, task: Task) -> Told:
+    """In float32, a whole batch at a time, with PyTorch's plainest optimizer, on the CPU."""
+    decaying = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups = [{"params": decaying, "weight_decay": ADAMW.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=ADAMW.lr, betas=ADAMW.betas, eps=ADAMW.eps, foreach=False, fused=False)
+    objective, told = task.objective, []
+    for step in range(STEPS):
+        (batch,) = task.batches(step)
+        counts, losses = objective.counts(batch), objective.loss(model.train(), batch)
+        loss = sum(weight * losses[term] / counts[term] for term, weight in objective.terms.items())
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), ADAMW.clip_norm or math.inf)
+        optimizer.step()
+        told.append((float(loss.detach()), float(norm)))
+    return told
+
+
+def steps(
+    model: Transformer, task: Task, device: torch.device, dtype: torch.dtype, section: OptimizerSection = ADAMW, compiled: bool = False
+) -> Told:
+    """The same by the engine: in micro-batches, with what it keeps in which precision, and its kernels."""
+    if teacher := getattr(task.objective, "teacher", None):
+        teacher.model.to(device, dtype)
+    weights = Weights(model.to(device), dtype)
+    stepper = Stepper(model, task.objective, weights, Optimizer(weights.trained, section), device=device, seed=1)
+    if compiled:
+        for stack in model.stacks:
+            stack.compile()
+    reports = [stepper.take(step + 1, task.batches(step, 4), 1.0) for step in range(STEPS)]
+    return [(report.loss, report.grad_norm) for report in reports]
+
+
+def assert_near(found: Told, expected: Told, dtype: torch.dtype) -> None:
+    for (loss, norm), (plain_loss, plain_norm) in zip(found, expected, strict=True):
+        assert loss == pytest.approx(plain_loss, rel=WITHIN[dtype][0])
+        assert norm == pytest.approx(plain_norm, rel=WITHIN[dtype][1])
+
+
+# ------------------------------------------------------------------------------------------------------------------ training
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_steps_are_those_of_a_plain_loop_on_the_cpu(case: str, device: torch.device, tmp_path: Path) -> None:
+    family, make = CASES[case]
+    task = make(tmp_path)
+    expected = plain_steps(family_model(family, task), task)
+    assert expected[0][0] != pytest.approx(expected[-1][0], rel=1e-3), "the weights did move"
+    for dtype in WITHIN:
+        assert_near(steps(family_model(family, task), task, device, dtype), expected, dtype)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        AdafactorSection(kind="adafactor", lr=1e-2),
+        MuonSection(kind="muon", lr=1e-2),
+        AdamSection(kind="adam", lr=1e-3, bias_correction=False),
+    ],
+    ids=lambda section: section.kind,
+)
+def test_each_optimizer_steps_as_on_the_cpu(section: OptimizerSection, device: torch.device, tmp_path: Path) -> None:
+    family, make = CASES["llama-causal_lm"]
+    task = make(tmp_path)
+    expected = steps(family_model(family, task), task, CPU, torch.float32, section)
+    found = steps(family_model(family, task), task, device, torch.float32, section)
+    for (loss, _), (plain_loss, _) in zip(found, expected, strict=True):  # Muon computes in bf16
+        assert loss == pytest.approx(plain_loss, rel=1e-2 if section.kind == "muon" else 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("how", ["activation checkpointing", "updates", pytest.param("compiled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", ["llama-causal_lm", "gemma2-causal_lm", "t5-text_to_text"])
+def test_another_way_to_compute_is_the_same_step(case: str, how: str, device: torch.device, tmp_path: Path) -> None:
+    family, make = CASES[case]
+    task = make(tmp_path)
+
+    def model() -> Transformer:
+        made = family_model(family, task)
+        if how == "updates":
+            add_lora(made, LoraSection(rank=2), seed=1)
+        return made
+
+    changed = model()
+    if how == "activation checkpointing":
+        for stack in changed.stacks:
+            stack.activation_checkpointing = True
+    expected = steps(model(), task, CPU, torch.float32)
+    assert_near(steps(changed, task, device, torch.float32, compiled=how == "compiled"), expected, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("device") / "corpus")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(precision: str, corpus: Path, device: torch.device, tmp_path: Path) -> None:
+    """Dropout, drawn texts and scores are the same, too."""
+    recipe = str(write_recipe(tmp_path, corpus))
+    words = ["pretrain", recipe, f"training.precision={precision}"]
+    whole = run(device, tmp_path, *words, "--run", str(tmp_path / "whole"))
+    assert whole.code == 0, whole.err
+    stopped = run(device, tmp_path, *words, "--run", str(tmp_path / "stopped"), fault=("stop", 4))
+    assert stopped.code == 143, stopped.err
+    resumed = run(device, tmp_path, *words, "--run", str(tmp_path / "stopped"), "--resume")
+    assert resumed.code == 0, resumed.err
+    assert exact(tmp_path / "stopped") == exact(tmp_path / "whole")
+    assert hashes(tmp_path / "stopped", 8) == hashes(tmp_path / "whole", 8)
+    assert json.loads((tmp_path / "whole" / "run.json").read_text(encoding="utf-8"))["device"] == str(device)
+
+
+LARGER = ["model.dim=256", "model.num_heads=8", "model.decoder_layers=4", "model.context_length=512", "training.batch_size=64"]
+
+
+def test_where_memory_ends_micro_batches_are_halved(corpus: Path, device: torch.device, tmp_path: Path) -> None:
+    recipe = str(write_recipe(tmp_path, corpus))
+    larger = LARGER if device.type == "cuda" else ["training.batch_size=8"]
+    words = [
+        "pretrain",
+        recipe,
+        *larger,
+        "training.precision=fp32",
+        "training.steps=3",
+        "evaluation.every=null",
+        "model.dropout.residual=0.0",
+    ]
+    roomy = run(device, tmp_path, *words, "--run", str(tmp_path / "roomy"))
+    assert roomy.code == 0, roomy.err
+    if device.type not in ("cpu", "cuda"):
+        pytest.skip("no limit can be set to the memory of this device")
+    tight = run(device, tmp_path, *words, "--run", str(tmp_path / "tight"), fault=("little memory", 2))
+    assert tight.code == 0, tight.err
+    assert "out of memory in micro-batches of" in tight.err
+    losses = [[record["loss"] for record in records(tmp_path / name) if "loss" in record] for name in ("roomy", "tight")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.slow  # CodeCarbon's start; on the CPU it is the subject of tests/carbon
+def test_the_energy_of_the_device_is_in_the_ledger(corpus: Path, device: torch.device, tmp_path: Path) -> None:
+    recipe = str(write_recipe(tmp_path, corpus))
+    words = ["carbon={country: FRA, every_seconds: 0.5}", "evaluation.every=null", "training.steps=600", "training.log_every=300"]
+    done = run(device, tmp_path, "pretrain", recipe, *words, "--run", str(tmp_path / "run"))
+    assert done.code == 0, done.err
+    with (tmp_path / "run" / "emissions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    receipt = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert receipt["totals"]["energy_kwh"] > 0
+    parts = {part: sum(float(row[f"{part}_energy"]) for row in rows) for part in ("cpu", "gpu", "ram")}
+    assert sum(parts.values()) == pytest.approx(receipt["totals"]["energy_kwh"], rel=1e-6)
+    assert parts["cpu"] > 0
+    assert parts["ram"] > 0
+    if device.type == "cuda":
+        assert parts["gpu"] > 0
+        assert {row["gpu_count"] for row in rows} != {"0"}
+
+
+# ------------------------------------------------------------------------------------------------------- writing and judging
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+@pytest.mark.parametrize("family", ["gpt2", "mistral", "gemma2", "t5"])
+def test_a_batch_of_texts_on_the_device_is_each_text_alone_on_the_cpu(family: str, how: str, device: torch.device) -> None:
+    assert write(writer(family).to(device), how) == write(writer(family), how, alone=True)
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_log_probabilities_are_those_of_the_cpu(family: str, device: torch.device) -> None:
+    expected: list[Any] = [ask(writer(family)) for ask in _asked(family)]
+    model = writer(family).to(device)
+    for ask, known in zip(_asked(family), expected, strict=True):
+        assert ask(model) == pytest.approx(known, rel=1e-4)
+
+
+def _asked(family: str) -> tuple[Any, ...]:
+    return (answers,) if writer(family).encoder is not None else (answers, text_losses)
+
+
+@pytest.mark.parametrize("case", LABELLED)
+def test_judgements_are_those_of_the_cpu(case: str, device: torch.device, tmp_path: Path) -> None:
+    family, make = CASES[case]
+    task = make(tmp_path)
+    assert judged(family_model(family, task).to(device), task) == pytest.approx(
+        judged(family_model(family, task), task), rel=1e-3, abs=1e-4
+    )
+
+
+def test_masks_are_filled_as_on_the_cpu(device: torch.device, tmp_path: Path) -> None:
+    assert filled(tmp_path, device) == filled(tmp_path)
+
+
+def test_bf16_is_asked_of_the_device(device: torch.device) -> None:
+    """The answer itself is the machine's; the products must work in either case."""
+    assert has_bf16(device) in (True, False)
+    there = torch.ones(8, 8, dtype=torch.bfloat16, device=device)
+    assert float((there @ there).sum()) == 512
