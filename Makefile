@@ -8,6 +8,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+DEVICE ?= auto
 KILLS ?= 200
 DRAWS ?= 2000
 WALKS ?= 5000
@@ -20,7 +21,7 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 CODE = tfkit tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults slow check lint format bench clean
+.PHONY: help demo test faults slow gpu check lint format bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
@@ -38,6 +39,9 @@ faults: $(VENV)/.installed-dev ## every row of the fault matrix on the real prog
 
 slow: $(VENV)/.installed-dev ## the tests that take more than ten seconds each
 	$(BIN)/python -m pytest -m slow
+
+gpu: $(VENV)/.installed-dev ## tests and training speed on the GPU, in under ten minutes; writes gpu-report.md (DEVICE=cpu: the same without one)
+	$(BIN)/python benchmarks/gpu_report.py --device $(DEVICE)
 
 check: $(VENV)/.installed-dev ## format, lint and types
 	$(BIN)/ruff format --check $(CODE)
