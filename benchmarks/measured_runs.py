@@ -96,7 +96,8 @@ class Runs:
 def cost_of(run: dict[str, Any]) -> Cost:
     """Of a receipt, run.json."""
     totals = run["totals"]
-    return Cost(totals["seconds"], totals["energy_kwh"], totals["emissions_g"])
+    seconds = totals.get("train_seconds", totals["seconds"])  # version 0.1.0 had those of the steps under `seconds`
+    return Cost(seconds, totals["energy_kwh"], totals["emissions_g"])
 
 
 def from_json(text: str) -> Measured:

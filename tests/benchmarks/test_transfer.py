@@ -46,7 +46,7 @@ def test_the_conclusion_compares_at_equal_quality_and_says_so_where_there_is_non
 
 
 def test_the_shared_cost_is_told_or_said_to_be_unknown() -> None:
-    told = transfer.shared_cost({"totals": {"seconds": 1234.5, "energy_kwh": 0.012, "emissions_g": None}}, POINTS)
+    told = transfer.shared_cost({"totals": {"seconds": 2000.0, "train_seconds": 1234.5, "energy_kwh": 0.012, "emissions_g": None}}, POINTS)
     assert "1,234 seconds, 0.012 kWh and - gCO2e" in told
     assert "a task saves 0.003 kWh: the energy is earned back after 4 of them" in told
     dear = {"fine-tuned": [point(100, [0.9], 1, 0.005)], "random weights": [point(100, [0.8], 1, 0.004)]}

@@ -1,12 +1,13 @@
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkit.carbon.emissions_file import emission_rows
-from tfkit.carbon.ledger import Ledger, LedgerReader, estimate_line, read_rework, read_totals, tick_line
-from tfkit.carbon.reading import Totals
+from tfkit.carbon.emissions_file import emission_rows, write_emissions
+from tfkit.carbon.ledger import Ledger, LedgerReader, estimate_line, read_rework, read_seconds, read_totals, tick_line
+from tfkit.carbon.reading import SUMMED, Totals
 
 HEADER = {
     "kind": "header",
@@ -125,6 +126,33 @@ def test_damaged_lines_are_counted_and_left_out(tmp_path, line):
         file.write(line + b"\n")
     (attempt,) = LedgerReader(tmp_path / "carbon").attempts()
     assert (attempt.sums["energy_wh"], attempt.lines_dropped) == (1, 1)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**400), 10**400) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_line_of_another_kind_is_never_a_bug(tmp_path_factory, data):
+    """Valid JSON, but not what the sidecar writes: left out, and every reader of the file gives finite numbers."""
+    folder = tmp_path_factory.mktemp("run")
+    machine = {"kind": "machine", "components": {"cpu": "model"}, "record": {"cpu_model": "x"}}
+    lines = [HEADER, machine, tick("setup", 2, 1), tick("train", 9, 11), estimated(2, 3)]
+    line = data.draw(st.sampled_from(lines))
+    changed = data.draw(JSON) if data.draw(st.booleans()) else line | {data.draw(st.sampled_from(sorted(line))): data.draw(JSON)}
+    lines[lines.index(line)] = changed
+    (folder / "carbon").mkdir()
+    (folder / "carbon" / "0-1.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [HEADER, *lines]))
+    reading = read_totals(folder)
+    assert all(math.isfinite(getattr(reading, name)) for name in SUMMED)
+    rework, seconds = read_rework(folder, "run") or {}, read_seconds(folder, "run")
+    assert all(map(math.isfinite, [*rework.values(), *seconds.values()]))
+    write_emissions(folder)
+    assert (folder / "emissions.csv").exists()
 
 
 def estimated(seconds, energy_wh):

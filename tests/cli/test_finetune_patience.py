@@ -1,6 +1,7 @@
 """The best checkpoint by a metric, and a run that ends where the metric improves no more: the first part, bit for bit, of the whole one."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from tiny_runs import Done, Process, exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
 from tfkit.hub import load
+from tfkit.run.manifest import write_manifest
 
 TASK = """
 model: {from: bert}
@@ -103,6 +105,67 @@ def test_it_ends_where_the_rule_says_and_is_the_beginning_of_the_whole_run(place
     assert done.code == 0, done.err
     assert hashes(Path("ended"), 16) == hashes(Path("whole"), 16)
     assert exact(Path("ended")) == exact(Path("whole"))
+
+
+@pytest.mark.parametrize("lost", ["nothing", "metrics.jsonl", "half of metrics.jsonl", "best.json", "both"])
+def test_a_lost_log_changes_nothing_but_the_log(place: Path, lost: str) -> None:
+    """What decides when a run ends, and which checkpoint stays, is in the checkpoint; what the log lacks is reported."""
+    reference = Path("never-stopped")
+    if not reference.exists():
+        assert finetune(reference.name, "training.patience=3").code == 0
+    end, best = result(reference.name)["steps"], result(reference.name)["best"]["step"]
+    run = Path(f"lost {lost}".replace(" ", "-"))
+    assert finetune(run.name, "training.patience=3", before=strike(signal.SIGTERM, end - 1)).code == 143
+    log = run / "metrics.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    if lost in ("metrics.jsonl", "both"):
+        log.unlink()
+    if lost in ("best.json", "both"):
+        (run / "checkpoints" / "best.json").unlink()
+    if "half" in lost:
+        log.write_bytes(b"".join(lines[: len(lines) // 2]) + lines[-1][:9])
+    done = finetune(run.name, "--resume")
+    assert done.code == 0, done.err
+    assert hashes(run, end) == hashes(reference, end)
+    assert (result(run.name)["steps"], result(run.name)["best"]["step"]) == (end, best)
+    assert kept(run) == kept(reference)
+    assert (": lacks " in done.err) == ("metrics" in lost or lost == "both"), done.err
+    if lost == "metrics.jsonl":
+        assert (
+            f"metrics.jsonl: lacks {end - 1} of {end - 1} records of steps and {end - 2} of {end - 2} evaluations up to step {end - 1}"
+            in done.err
+        )
+    assert ("no whole checkpoint was recorded as the best" in done.err) == (lost in ("best.json", "both")), done.err
+
+
+def test_a_checkpoint_of_an_older_version_goes_on_from_the_log(place: Path) -> None:
+    """Its training state says nothing of evaluations."""
+    assert finetune("older", "training.patience=3", before=strike(signal.SIGTERM, 5)).code == 143
+    (checkpoint,) = (path for path in (Path("older") / "checkpoints").glob("step-000005"))
+    state = json.loads((checkpoint / "training_state" / "state.json").read_text(encoding="utf-8"))
+    assert state.pop("log")["lines"] == 5
+    (checkpoint / "training_state" / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    write_manifest(checkpoint)
+    done = finetune("older", "--resume")
+    assert (done.code, ": lacks " in done.err) == (0, False), done.err
+    if not Path("never-stopped").exists():
+        assert finetune("never-stopped", "training.patience=3").code == 0
+    end = result("never-stopped")["steps"]
+    assert hashes(Path("older"), end) == hashes(Path("never-stopped"), end)
+
+
+@pytest.mark.parametrize("state", [{}, {"progress": 3}, {"log": []}, {"log": {"lines": 1, "loss": "x", "evaluations": []}}, {"data": []}])
+def test_a_training_state_that_no_version_wrote_is_refused(place: Path, tmp_path: Path, state: dict[str, Any]) -> None:
+    if not Path("odd").exists():
+        assert finetune("odd", before=strike(signal.SIGTERM, 2)).code == 143
+    run = tmp_path / "odd"
+    shutil.copytree("odd", run)
+    checkpoint = run / "checkpoints" / "step-000002"
+    path = checkpoint / "training_state" / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | state if state else {}), encoding="utf-8")
+    write_manifest(checkpoint)
+    done = finetune(str(run), "--resume")
+    assert (done.code, "its training state is not one that this version reads" in done.err) == (4, True), done.err
 
 
 def test_the_other_direction(place: Path) -> None:

@@ -1,12 +1,14 @@
 """Fine-tuning without a recipe: what is told by the columns and the checkpoint, printed as a recipe that gives the same weights again."""
 
 import json
+import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import WORDS, Done, Process, hashes, kept, pretrain, records, write_corpus, write_recipe
+from tiny_runs import WORDS, Done, Process, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
 from tfkit.cli.recognition import _data_name, _look, _model_name
 from tfkit.hub import load
@@ -325,3 +327,36 @@ def test_without_data_or_checkpoint(place: Path) -> None:
     assert (done.code, "Give a RECIPE, or --data F" in done.err) == (2, True)
     done = finetune("--data", str(place / "classes.jsonl"))
     assert (done.code, "which checkpoint? Give --from CKPT" in done.err) == (2, True)
+
+
+def test_a_stopped_run_goes_on_with_what_it_was_given(place: Path, work: Path) -> None:
+    """By its last line, by the run folder alone, and never with other data or another checkpoint."""
+    Path("my rows.jsonl").write_bytes((place / "classes.jsonl").read_bytes())
+    words = ["--from", str(place / "bert"), "--data", "my rows.jsonl", "carbon.enabled=false", "training.steps=6", "--threads", "1"]
+    done = Process(work, ["finetune", *words, "--run", "whole"]).wait()
+    assert done.code == 0, done.err
+    for name, again in {"last-line": None, "folder-alone": ["finetune", "--run", "folder-alone", "--resume", "--threads", "1"]}.items():
+        done = Process(work, ["finetune", *words, "--run", name], strike(signal.SIGTERM, 2)).wait()
+        assert done.code == 143, done.err
+        line = done.err.splitlines()[-1]
+        assert "--data 'my rows.jsonl' --run" in line
+        done = Process(work, again or shlex.split(line)[1:]).wait()
+        assert (done.code, "changes" in done.err, "# classification" in done.err) == (0, False, False), done.err
+        assert hashes(Path(name), 6) == hashes(Path("whole"), 6)
+    Path("others.jsonl").write_bytes((place / "classes.jsonl").read_bytes())
+    done = Process(work, ["finetune", "--data", "others.jsonl", "--run", "whole", "--resume"]).wait()
+    assert (done.code, "data.train: " in done.err) == (2, True), done.err
+
+
+def test_a_run_by_a_recipe_goes_on_without_naming_its_columns_again(place: Path, work: Path) -> None:
+    rows = [json.loads(line) for line in (place / "classes.jsonl").read_text(encoding="utf-8").splitlines()]
+    renamed = "".join(json.dumps({f"my {name}": value for name, value in row.items()}) + "\n" for row in rows)
+    Path("rows.jsonl").write_text(renamed, encoding="utf-8")
+    recipe = "model: {from: nowhere}\ndata: {train: [{path: x}]}\nobjective: {kind: classification}\ntraining: {steps: 4, batch_size: 4}\n"
+    Path("task.yaml").write_text(f"# For a test.\n{recipe}", encoding="utf-8")
+    start = ["finetune", "task.yaml", "--from", str(place / "bert"), "--data", "rows.jsonl", "--run", "run", "--threads", "1"]
+    columns = f"data.train.0.columns={json.dumps({'text': 'my text', 'label': 'my label'})}"
+    done = Process(work, [*start, columns, "carbon.enabled=false", "training.steps=6"], strike(signal.SIGTERM, 2)).wait()
+    assert done.code == 143, done.err
+    done = Process(work, [*start, "--resume", "--json"]).wait()
+    assert (done.code, json.loads(done.out or "{}").get("steps")) == (0, 6), done.err

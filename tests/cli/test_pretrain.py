@@ -54,8 +54,8 @@ def test_the_program_itself(base: Path, recipe: Path) -> None:
 def test_the_document(base: Path, run: Path) -> None:
     document = json.loads((base / "run.stdout").read_text(encoding="utf-8"))
     assert list(document) == [
-        *("schema_version", "run", "checkpoint", "steps", "tokens", "loss", "evaluation", "best", "stopped_early"),
-        *("seconds", "tokens_per_second", "energy_kwh", "emissions_g", "carbon_status", "place"),
+        *("schema_version", "run", "checkpoint", "status", "steps", "tokens", "loss", "evaluation", "best", "stopped_early"),
+        *("seconds", "train_seconds", "tokens_per_second", "energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status", "place"),
     ]
     assert (document["schema_version"], document["steps"], document["tokens"]) == (1, 12, 12 * 4 * 16)
     assert document["run"] == str(run)
@@ -66,9 +66,11 @@ def test_the_document(base: Path, run: Path) -> None:
     assert document["best"]["metric"] == "loss"
     assert document["stopped_early"] is False
     assert document["loss"] == [record for record in records(run) if "loss" in record][-1]["loss"]
-    assert document["seconds"] > 0
-    assert document["tokens_per_second"] == pytest.approx(document["tokens"] / document["seconds"], rel=0.05)
-    assert document["energy_kwh"] is document["emissions_g"] is document["place"] is None  # not measured, which is not 0
+    assert document["status"] == "finished"
+    assert document["seconds"] > document["train_seconds"] > 0
+    assert document["tokens_per_second"] == pytest.approx(document["tokens"] / document["train_seconds"], rel=0.05)
+    for name in ("energy_kwh", "energy_kwh_parts", "emissions_g", "place"):
+        assert document[name] is None  # not measured, which is not 0
 
 
 def test_the_run_folder(run: Path) -> None:
@@ -80,7 +82,9 @@ def test_the_run_folder(run: Path) -> None:
     assert receipt["precision"] == "torch.float32"
     assert receipt["result"]["steps"] == 12
     rework = {"rework_kwh", "rework_g", "rework_seconds"}
-    assert receipt["totals"].keys() == {"seconds", "tokens", "energy_kwh", "emissions_g", "carbon_status", "place"} | rework
+    times, energy = {"seconds", "train_seconds", "tokens"}, {"energy_kwh", "energy_kwh_parts", "emissions_g"}
+    assert receipt["totals"].keys() == {*times, *energy, "carbon_status", "place"} | rework
+    assert receipt["totals"]["seconds"] == receipt["result"]["seconds"] <= receipt["attempts"][0]["seconds"]
     assert [attempt["to_step"] for attempt in receipt["attempts"]] == [12]
     assert {"versions", "processor", "platform", "commit", "data", "command"} <= receipt.keys()
     assert receipt["data"]["train"]
@@ -262,7 +266,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_the_weights(bas
     assert receipt["status"] == "failed"
     assert "the loss is" in receipt["attempts"][0]["error"]
     assert receipt["totals"]["tokens"] > 0
-    assert receipt["totals"]["seconds"] > 0
+    assert receipt["totals"]["seconds"] > receipt["totals"]["train_seconds"] > 0
     assert kept(base / "unhealthy") == ["step-000001"]  # the last good one
     assert verify(base / "unhealthy" / "checkpoints" / "step-000001") == []
 

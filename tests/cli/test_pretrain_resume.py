@@ -1,8 +1,10 @@
 """Resuming is exact: stopped or killed at any moment, a run ends with the bits of the run that was never stopped."""
 
+import csv
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import time
@@ -10,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_runs import Process, exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
+from tiny_runs import Done, Process, exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
 import tfkit.cli.training
 import tfkit.cli.training_data
@@ -344,12 +346,21 @@ def test_what_was_measured_stays_where_a_later_attempt_is_not_metered(base: Path
     words = ["schedule={kind: constant, warmup_steps: 2}"]
     run = tmp_path / "run"
     done = pretrain(run, base / "tiny.yaml", *words, "training.steps=4", "carbon.enabled=true", "--json")
-    energy = json.loads(done.out)["energy_kwh"]
+    energy, parts, seconds = (json.loads(done.out)[name] for name in ("energy_kwh", "energy_kwh_parts", "seconds"))
+    assert energy == pytest.approx(sum(parts.values()))
     assert energy > 0
+    assert parts.keys() == {"cpu", "gpu", "ram"}
+    with (run / "emissions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert seconds == pytest.approx(sum(float(row["duration"]) for row in rows), abs=1e-3)
+    for part, value in parts.items():
+        assert value == pytest.approx(sum(float(row[f"{part}_energy"]) for row in rows))
     done = pretrain(run, base / "tiny.yaml", *words, "training.steps=8", "--resume", "--json")
     result, totals = json.loads(done.out), json.loads((run / "run.json").read_text(encoding="utf-8"))["totals"]
     for found in (result, totals):
         assert (found["energy_kwh"], found["carbon_status"]) == (pytest.approx(energy), "degraded")
+        assert found["energy_kwh_parts"] == pytest.approx(parts)
+        assert found["seconds"] > seconds + 0.01, "wall time counts without a meter, too"
     assert "co2_eq_emissions" in (run / "checkpoints" / "step-000008" / "README.md").read_text(encoding="utf-8")
     done = pretrain(run, base / "tiny.yaml", *words, "training.steps=9", "carbon.enabled=true", "--resume", "--json")
     assert (json.loads(done.out)["energy_kwh"] > energy, json.loads(done.out)["carbon_status"]) == (True, "degraded")
@@ -401,6 +412,37 @@ def test_a_damaged_checkpoint(base: Path, unbroken: Callable[[str], Path], tmp_p
     assert_same(run, unbroken("adamw-fp32"))
 
 
+@pytest.mark.parametrize("damage", ["bit", "weights", "manifest"])
+def test_a_finished_run_whose_last_checkpoint_is_damaged_has_no_result(
+    base: Path, unbroken: Callable[[str], Path], tmp_path: Path, damage: str
+) -> None:
+    """It goes on from an older one, to the same end; --exact refuses that, and so does a folder without another."""
+    words = [*COMMON, *VARIANTS["adamw-fp32"]]
+    run = tmp_path / "run"
+    shutil.copytree(unbroken("adamw-fp32"), run)
+    last = run / "checkpoints" / f"step-{STEPS:06d}"
+    if damage == "bit":
+        content = bytearray((last / "model.safetensors").read_bytes())
+        content[-9] ^= 1
+        (last / "model.safetensors").write_bytes(content)
+    else:
+        (last / {"weights": "model.safetensors", "manifest": "manifest.json"}[damage]).unlink()
+    alone = tmp_path / "alone"
+    shutil.copytree(run, alone)
+    for path in (alone / "checkpoints").glob("step-*"):
+        if path.name != last.name:
+            shutil.rmtree(path)
+    for refused in (
+        pretrain(run, base / "tiny.yaml", *words, "--resume", "--exact"),
+        pretrain(alone, base / "tiny.yaml", *words, "--resume"),
+    ):
+        assert (refused.code, refused.out) == (4, ""), refused.err
+        assert "damaged" in refused.err
+    done = pretrain(run, base / "tiny.yaml", *words, "--resume")
+    assert (done.code, "passed over a damaged checkpoint" in done.err) == (0, True), done.err
+    assert_same(run, unbroken("adamw-fp32"))
+
+
 def test_resume_on_an_empty_folder_starts(base: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     assert pretrain(tmp_path / "run", base / "tiny.yaml", "--resume", "training.steps=2").code == 0
@@ -412,3 +454,112 @@ def test_the_run_may_move(base: Path, unbroken: Callable[[str], Path], tmp_path:
     shutil.move(tmp_path / "here", tmp_path / "there")
     assert pretrain(tmp_path / "there", base / "tiny.yaml", *words, "--resume").code == 0
     assert_same(tmp_path / "there", unbroken("adamw-fp32"))
+
+
+# --------------------------------------------------------------------------------- what was given then, and what is given now
+
+
+def last_line(done: Done) -> list[str]:
+    """The words of the command that a stopped run ends with."""
+    words = shlex.split(done.err.splitlines()[-1])
+    assert words[0] == "tfkit"
+    return words[1:]
+
+
+def test_the_overrides_of_the_first_call_hold_when_it_is_resumed_without(base: Path, tmp_path: Path) -> None:
+    words = ["training.steps=15", "training.micro_batch_size=2", "model.dropout={residual: 0.1}"]
+    run = stopped_run(base, tmp_path, *words)
+    done = pretrain(run, base / "tiny.yaml", "--resume", "--json")
+    assert (done.code, "changes" in done.err, "warning" in done.err) == (0, False, False), done.err
+    assert json.loads(done.out)["steps"] == 15
+    assert pretrain(tmp_path / "straight", base / "tiny.yaml", "checkpoint.every=2", *words).code == 0
+    assert hashes(run, 15) == hashes(tmp_path / "straight", 15)
+    assert pretrain(run, base / "tiny.yaml", "--resume", "--json").out == done.out
+
+
+def test_a_new_override_takes_effect_is_printed_and_holds_from_then_on(base: Path, tmp_path: Path) -> None:
+    run = stopped_run(base, tmp_path, "training.steps=15")
+    done = pretrain(run, base / "tiny.yaml", "--resume", "training.steps=14", "checkpoint.keep=5", before=strike(signal.SIGTERM, 2))
+    assert done.code == 143, done.err
+    assert (
+        "goes on with changes to its recipe:\n  checkpoint.keep: 2 in the run, 5 now\n  training.steps: 15 in the run, 14 now\n" in done.err
+    )
+    done = pretrain(run, base / "tiny.yaml", "--resume", before=strike(signal.SIGTERM, 1))
+    assert (done.code, "of 14; its checkpoint" in done.err, "changes" in done.err) == (143, True, False), done.err
+    done = pretrain(run, base / "tiny.yaml", "--resume", "training.steps=15", "--json")
+    assert (done.code, json.loads(done.out)["steps"]) == (0, 15), done.err
+    assert "training.steps: 14 in the run, 15 now" in done.err
+
+
+def test_an_edited_recipe_takes_effect_even_over_the_first_calls_override(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    run = stopped_run(tmp_path, tmp_path, "training.steps=15")
+    text = recipe.read_text(encoding="utf-8")
+    recipe.write_text(text.replace("steps: 12, ", "steps: 14, ").replace("every: 4", "every: 7"), encoding="utf-8")
+    done = pretrain(run, recipe, "--resume", before=strike(signal.SIGTERM, 1))
+    assert (done.code, "of 14; its checkpoint" in done.err) == (143, True), done.err
+    assert "evaluation.every: 4 in the run, 7 now\n  training.steps: 15 in the run, 14 now" in done.err
+    recipe.write_text(text.replace("steps: 12, ", "epochs: 2, "), encoding="utf-8")
+    done = pretrain(run, recipe, "--resume", before=strike(signal.SIGTERM, 1))
+    assert (done.code, "training.epochs: None in the run, 2" in done.err, "training.steps: 14 in the run, None now" in done.err) == (
+        143,
+        True,
+        True,
+    )
+    recipe.write_text(text.replace("warmup_steps: 2", "warmup_steps: 3"), encoding="utf-8")
+    done = pretrain(run, recipe, "--resume")
+    assert (done.code, "schedule.warmup_steps: 2 in the run, 3 now" in done.err) == (2, True), done.err
+
+
+def test_a_length_below_what_is_done_is_refused(base: Path, tmp_path: Path) -> None:
+    run = stopped_run(base, tmp_path)
+    for words in (["training.steps=3"], ["training.tokens=100"]):
+        done = pretrain(run, base / "tiny.yaml", "--resume", *words)
+        assert (done.code, "this run has taken 4 steps, and its length would now be" in done.err) == (2, True), done.err
+    done = pretrain(run, base / "tiny.yaml", "--resume")
+    assert done.code == 0, done.err
+    done = pretrain(run, base / "tiny.yaml", "--resume", "training.steps=6")
+    assert (done.code, "this run has taken 12 steps, and its length would now be 6" in done.err) == (2, True), done.err
+    assert "this run is finished" in pretrain(run, base / "tiny.yaml", "--resume").err
+
+
+def test_a_run_that_did_not_keep_what_was_given_is_compared_with_the_whole_recipe(base: Path, tmp_path: Path) -> None:
+    """As of version 0.1.0."""
+    run = stopped_run(base, tmp_path, "training.steps=15")
+    document = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert document.pop("given")["overrides"] == ["checkpoint.every=2", "training.steps=15"]
+    (run / "run.json").write_text(json.dumps(document), encoding="utf-8")
+    done = pretrain(run, base / "tiny.yaml", "--resume", "model.dim=32")
+    assert (done.code, "model.dim: 16 in the run, 32 now" in done.err) == (2, True), done.err
+    done = pretrain(run, base / "tiny.yaml", "--resume", "--json")
+    assert (done.code, "training.steps: 15 in the run, 12 now" in done.err) == (0, True), done.err
+
+
+def test_the_last_line_of_a_stopped_run_goes_on_with_it(base: Path, tmp_path: Path) -> None:
+    prompts = "generation={prompts: ['it''s the cat', \"$HOME\"], max_new_tokens: 2}"
+    run = stopped_run(base, tmp_path, "training.steps=15", prompts, "--json")
+    command = last_line(pretrain(run, base / "tiny.yaml", "--resume", prompts, "--json", before=strike(signal.SIGTERM, 2)))
+    assert command == ["pretrain", str(base / "tiny.yaml"), prompts, "--run", str(run), "--resume", "--json", "--threads", "1"]
+    done = Process(tmp_path, command).wait()
+    assert (done.code, json.loads(done.out)["steps"]) == (0, 15), done.err
+
+
+def test_a_recipe_from_a_pipe_and_one_that_needs_its_overrides(base: Path, tmp_path: Path) -> None:
+    recipe = (base / "tiny.yaml").read_text(encoding="utf-8").replace("steps: 12, ", "")
+    (tmp_path / "open.yaml").write_text(recipe, encoding="utf-8")
+    done = pretrain(tmp_path / "run", tmp_path / "open.yaml", "training.steps=6", before=strike(signal.SIGTERM, 2))
+    assert done.code == 143, done.err
+    done = pretrain(tmp_path / "run", tmp_path / "open.yaml", "--resume")
+    assert done.code == 0, done.err
+    os.mkfifo(tmp_path / "pipe")
+    program = Process(
+        tmp_path,
+        ["pretrain", str(tmp_path / "pipe"), "training.steps=6", "--run", str(tmp_path / "piped"), "--threads", "1"],
+        strike(signal.SIGTERM, 2),
+    )
+    (tmp_path / "pipe").write_text(recipe, encoding="utf-8")
+    command = last_line(program.wait())
+    assert command[1] == str(tmp_path / "piped" / "recipe.yaml")
+    done = Process(tmp_path, command).wait()
+    assert done.code == 0, done.err
+    assert hashes(tmp_path / "piped", 6) == hashes(tmp_path / "run", 6)

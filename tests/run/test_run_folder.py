@@ -18,9 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tfkit.cli.given import Given
+from tfkit.cli.results import is_training_result, show_training_result
 from tfkit.errors import MachineError, Stopped, UsageError
 from tfkit.run import machine
+from tfkit.run import receipt as receipts
 from tfkit.run.checkpoints import save_checkpoint
 from tfkit.run.folder import RunFolder
 
@@ -283,6 +288,63 @@ with RunFolder.open(Path(sys.argv[1]), resume=False, command=[], name="demo") as
     (attempt,) = receipt(tmp_path)["attempts"]
     assert attempt["ended_utc"] < attempt["started_utc"]
     assert 0.05 <= attempt["seconds"] < 10
+
+
+def test_the_time_of_a_killed_attempt_is_known_up_to_the_latest_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "SECONDS_BETWEEN_WRITES", 0.1)
+    run = open_run(tmp_path)
+    run.begin_attempt()
+    run.keep_time()  # too early
+    assert receipt(tmp_path)["attempts"][0]["seconds"] < 0.1
+    time.sleep(0.12)
+    run.keep_time()
+    run.close()  # as the kernel does it for a killed process
+    with open_run(tmp_path, resume=True) as run:
+        (killed,) = receipt(tmp_path)["attempts"]
+        assert (killed["status"], killed["ended_utc"], 0.12 <= killed["seconds"] < 5) == ("killed", None, True)
+        run.begin_attempt()
+        time.sleep(0.05)
+        assert killed["seconds"] + 0.05 <= run.seconds({}) < 10
+        assert 7.05 <= run.seconds({1: 7.0}) < 17, "the ledger knows better"
+        assert run.seconds({1: 7.0, 2: 3.0, 9: 100.0}) == 10.0
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["steps", "name", "status", "x"]), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_receipt_with_a_value_of_another_kind_is_never_a_bug(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    folder = tmp_path_factory.mktemp("receipt")
+    result = {"checkpoint": "c", "steps": 3, "tokens": 9, "loss": 0.5, "evaluation": {"loss": 1.0}, "seconds": 2.0, "energy_kwh": 0.1}
+    result |= {"emissions_g": 1.0, "best": {"step": 3, "metric": "loss", "value": 1.0}, "place": "FRA", "train_seconds": 1.0}
+    attempt = {"number": 1, "status": "running", "seconds": None, "from_step": 0}
+    document: dict[str, Any] = {"schema_version": 1, "run_id": "r", "name": "n", "command": [], "status": "running", "attempts": [attempt]}
+    document |= {"result": result, "totals": {"seconds": 2.0}, "given": {"recipe": "x", "text": "a: 1", "overrides": ["a=2"]}}
+    document |= {"versions": {"torch": "2"}, "processor": {"name": "p"}, "threads": 1}
+    here: Any = document
+    while True:
+        key = data.draw(st.sampled_from(sorted(here) if isinstance(here, dict) else range(len(here))))
+        if not isinstance(here[key], dict | list) or not here[key] or data.draw(st.booleans()):
+            break
+        here = here[key]
+    here[key] = data.draw(JSON)
+    (folder / "run.json").write_text(json.dumps(document))
+    if type(document["schema_version"]) is not int or document["schema_version"] != 1:
+        document["schema_version"] = 1  # another version is refused, which has a test of its own
+        (folder / "run.json").write_text(json.dumps(document))
+    with open_run(folder, resume=True) as run:
+        assert isinstance(run.arithmetic, dict)
+        assert isinstance(run.seconds({}), int | float)
+        Given.from_document(run.given)
+        run.record(totals=run.totals | {"tokens": 1})
+        if is_training_result(run.result):
+            show_training_result(run.result, as_json=False)
+        run.begin_attempt()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"run_id": 1, "status": "x", "attempts": [], "schema_version": 1}'])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfkit.run import strict_json
-from tfkit.run.metrics import MetricsLog
+from tfkit.run.metrics import MetricsLog, read_metrics
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -70,7 +70,7 @@ def test_a_full_disk_costs_one_warning_and_no_line(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
-from tfkit.run.metrics import MetricsLog
+from tfkit.run.metrics import MetricsLog, read_metrics
 said = []
 log = MetricsLog(Path(sys.argv[1]), said.append)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
@@ -122,3 +122,54 @@ def test_strict_json_goes_there_and_back(document: dict[str, object]) -> None:
     assert "\n" not in text
     assert strict_json.loads(text) == document
     assert strict_json.loads(text.encode()) == document
+
+
+FOREIGN = [
+    *(
+        "[1, 2]",
+        "7",
+        '"step"',
+        "null",
+        "{}",
+        '{"loss": 1.0}',
+        '{"step": "3", "loss": 1.0}',
+        '{"step": true}',
+        '{"step": 2.0}',
+        '{"step": 1',
+    ),
+    *('{"step": 2, "loss": "low"}', '{"step": 2, "loss": [1]}', '{"step": 2, "evaluation": [1]}', '{"step": 2, "evaluation": 0.3}'),
+    *(
+        '{"step": 2, "evaluation": {"loss": "x"}}',
+        '{"step": 2, "samples": {}}',
+        '{"step": 2, "nonfinite": [1]}',
+        '{"step": 2, "loss": true}',
+    ),
+    *(
+        '{"step": 2, "loss": null, "nonfinite": {"loss": [1]}}',
+        '{"step": 2, "nonfinite": {"loss": "9"}}',
+        "[" * 100_000,
+        '{"step": 2, "step": 2}',
+    ),
+]
+
+
+@pytest.mark.parametrize("line", FOREIGN, ids=lambda line: line[:40])
+def test_a_line_that_is_no_record_is_reported_and_left_out(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    good = '{"step": 1, "loss": 2.5}\n', '{"step": 2, "evaluation": {"loss": 1.5}}\n'
+    path.write_text(f"{good[0]}{line}\n{good[1]}")
+    assert [record["step"] for record in read_metrics(path)] == [1, 2]
+    said: list[str] = []
+    MetricsLog(path, said.append).cut_back(5)
+    assert path.read_text() == "".join(good)
+    assert said == [f"{path}:2: not a record of a training; 1 line of this kind left out"]
+
+
+def test_numbers_that_are_not_finite_are_read_back(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl", pytest.fail)
+    log.append({"step": 1, "loss": float("inf"), "lr": 0.5})
+    log.append({"step": 1, "evaluation": {"loss": 2.0, "perplexity": float("inf"), "a.loss": float("-inf")}})
+    assert read_metrics(log.path) == [
+        {"step": 1, "loss": float("inf"), "lr": 0.5},
+        {"step": 1, "evaluation": {"loss": 2.0, "perplexity": float("inf"), "a.loss": float("-inf")}},
+    ]

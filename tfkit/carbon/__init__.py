@@ -8,9 +8,9 @@ sidecar.py                  the process: a tick every few seconds, a last one wh
   emissions_file.py         emissions.csv, derived from the ledgers, in CodeCarbon's own columns
 """
 
-from tfkit.carbon.ledger import read_rework, read_totals
+from tfkit.carbon.ledger import read_rework, read_seconds, read_totals
 from tfkit.carbon.meter import Meter
 from tfkit.carbon.place import Place, resolve_place
 from tfkit.carbon.reading import Reading
 
-__all__ = ["Meter", "Place", "Reading", "read_rework", "read_totals", "resolve_place"]
+__all__ = ["Meter", "Place", "Reading", "read_rework", "read_seconds", "read_totals", "resolve_place"]

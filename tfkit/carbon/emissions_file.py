@@ -59,7 +59,7 @@ def emission_rows(attempts: list[Attempt]) -> list[dict[str, Any]]:
 
 def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
     header, sums, use = attempt.header, phase.sums, phase.utilization
-    seconds, kilograms, place = sums["seconds"], sums["emissions_g"] / 1000, header.get("place", {})
+    seconds, kilograms, place = sums["seconds"], sums["emissions_g"] / 1000, attempt.place
     hours = seconds / 3600
     return {
         "on_cloud": "N",

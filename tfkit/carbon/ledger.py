@@ -12,9 +12,11 @@ The ticks hold what was measured. The estimate is made once, is added to the att
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -117,6 +119,8 @@ class Attempt:
         """Count one line; one that is torn or unknown is dropped, and counted as such."""
         try:
             line = json.loads(text)
+            if not isinstance(line, dict):
+                raise TypeError("not an object")
             kind = line["kind"]
             if kind == "tick":
                 self._add_tick(line)
@@ -125,14 +129,16 @@ class Attempt:
             elif kind == "machine":
                 self.machine = {"components": dict(line["components"]), "record": dict(line["record"])}
             elif kind == "header":
-                self.header = {**line, "run_id": str(line["run_id"]), "attempt": int(line["attempt"]), "node": int(line["node"])}
-        except (ValueError, KeyError, TypeError):
+                numbers = {"attempt": int(line["attempt"]), "node": int(line["node"])}
+                self.header = {**line, "run_id": str(line["run_id"]), "place": dict(line.get("place", {})), **numbers}
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             self.lines_dropped += 1
 
     def _add_tick(self, line: dict[str, Any]) -> None:
-        sums = {name: float(line[name]) for name in SUMS}
-        utilization = {name: float(line[name]) for name in UTILIZATIONS}
-        ended_at, name, status, measured = float(line["at"]), str(line["phase"]), str(line["status"]), float(line["measured_seconds"])
+        sums = {name: _finite(line[name]) for name in SUMS}
+        utilization = {name: _finite(line[name]) for name in UTILIZATIONS}
+        ended_at, name, status, measured = _finite(line["at"]), str(line["phase"]), str(line["status"]), _finite(line["measured_seconds"])
+        datetime.fromtimestamp(ended_at)  # raises for what is no time
         step = int(line["step"]) if "step" in line else None
         phase = self.phases.setdefault(name, Phase())
         for key, value in sums.items():
@@ -144,7 +150,7 @@ class Attempt:
             self.marks.append(Mark(step, sums, sums["seconds"] - measured))
 
     def _add_estimate(self, line: dict[str, Any]) -> None:
-        estimate = {name: float(line[name]) for name in SUMS}
+        estimate = {name: _finite(line[name]) for name in SUMS}
         if any(self.estimate.values()):  # written twice, to a disk that took it and said that it had not
             return
         uncovered = {name: max(0.0, phase.unmeasured_seconds) for name, phase in self.phases.items()}
@@ -178,6 +184,20 @@ class Attempt:
         """What each part's energy is: counter, model, constant or user."""
         components: dict[str, str] = self.machine.get("components", {})
         return components
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where the energy was used."""
+        place: dict[str, Any] = self.header.get("place", {})
+        return place
+
+
+def _finite(value: Any) -> float:
+    """A number as a float. Raises ValueError, TypeError or OverflowError for anything else."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    return number
 
 
 class LedgerReader:
@@ -221,10 +241,21 @@ def read_totals(run_folder: Path, run_id: str | None = None) -> Reading:
     attempts = [attempt for attempt in LedgerReader(run_folder / "carbon").attempts() if run_id in (None, attempt.header["run_id"])]
     if not attempts:
         return Reading()
-    energy, grams, seconds = (sum(attempt.sums[name] for attempt in attempts) for name in ("energy_wh", "emissions_g", "seconds"))
+    sums = {name: sum(attempt.sums[name] for attempt in attempts) for name in SUMS}
     degraded = has_gaps(attempts, attempts[-1].header["attempt"])
-    place = str(attempts[-1].header.get("place", {}).get("text", ""))
-    return Reading(energy, grams, 0.0, seconds, "degraded" if degraded else "ok", place, provenance(attempts[-1].components))
+    place = str(attempts[-1].place.get("text", ""))
+    return Reading(status="degraded" if degraded else "ok", place=place, provenance=provenance(attempts[-1].components), **sums)
+
+
+def read_seconds(run_folder: Path, run_id: str) -> dict[int, float]:
+    """Wall seconds of the attempts of a run that have a ledger, by their numbers: the durations of emissions.csv."""
+    seconds: dict[int, float] = {}
+    with contextlib.suppress(OSError):
+        for attempt in LedgerReader(run_folder / "carbon").attempts():
+            if attempt.header["run_id"] == run_id:
+                number = attempt.header["attempt"]
+                seconds[number] = seconds.get(number, 0.0) + attempt.sums["seconds"]
+    return seconds
 
 
 def has_gaps(attempts: list[Attempt], last: int) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tfkit.carbon.emissions_file import write_emissions
 from tfkit.carbon.ledger import read_totals
 from tfkit.carbon.place import Place, codecarbon_settings, resolve_place
-from tfkit.carbon.reading import Reading, Status
+from tfkit.carbon.reading import SUMMED, Reading, Status
 
 if TYPE_CHECKING:
     from tfkit.recipe.schema import CarbonSection
@@ -189,7 +189,7 @@ class Meter:
             self._heard_at = time.monotonic()
             if "failed" in message:
                 return self._degrade(f"the carbon meter failed: {message['failed']}")
-            names = ("energy_wh", "emissions_g", "power_w", "seconds", "status", "provenance")
+            names = (*SUMMED, "power_w", "status", "provenance")
             self._reading = replace(self._reading, **{name: message[name] for name in names})
             self._answered = max(self._answered, message["token"])
             if message.get("warning"):

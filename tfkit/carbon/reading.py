@@ -9,6 +9,9 @@ Status = Literal["ok", "starting", "degraded", "off"]
 energy is a lower bound."""
 
 
+SUMMED = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g", "seconds")
+"""The fields of a Reading that add up over attempts."""
+
 SILENT_SECONDS = 10.0  # even an idle machine has a milliwatt-hour by then
 
 
@@ -23,6 +26,9 @@ class Reading:
     status: Status = "off"
     place: str = ""  # "FRA, 56 g/kWh (...)"
     provenance: str = ""  # "CPU model, RAM constant"
+    cpu_wh: float = 0.0  # the parts of energy_wh
+    gpu_wh: float = 0.0
+    ram_wh: float = 0.0
 
     @property
     def outcome(self) -> str:

@@ -22,9 +22,9 @@ from typing import Any, NoReturn
 
 from tfkit.carbon.emissions_file import write_emissions
 from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
-from tfkit.carbon.ledger import SCHEMA_VERSION, Attempt, Ledger, LedgerReader, estimate_line, has_gaps, provenance, tick_line
+from tfkit.carbon.ledger import ENERGIES, SCHEMA_VERSION, Attempt, Ledger, LedgerReader, estimate_line, has_gaps, provenance, tick_line
 from tfkit.carbon.probe import Probe
-from tfkit.carbon.reading import Totals
+from tfkit.carbon.reading import SUMMED, Totals
 
 LOOK_SECONDS = 0.5  # between looks at whether CodeCarbon has started and the trainer still lives
 EXIT_SECONDS = 0.5  # of a stop's time-out, for writing and leaving
@@ -41,7 +41,7 @@ class Sidecar:
         self._phase = str(spec["phase"])
         self._began = float(spec["began"])
         self._totals, self._measured, self._power_w, self._seconds = Totals(), (0.0, 0.0), 0.0, 0.0
-        self._earlier = dict.fromkeys(("energy_wh", "emissions_g", "seconds"), 0.0)
+        self._earlier = dict.fromkeys(SUMMED, 0.0)
         self._earlier_degraded = False
         self._estimate: dict[str, Any] | None = None
         self._warnings: list[str] = []
@@ -136,7 +136,7 @@ class Sidecar:
         machine, warnings = self._gauge.machine, self._warnings
         self._warnings = []
         estimate = self._estimate or {}
-        sums = {name: self._earlier[name] + line[name] + estimate.get(name, 0.0) for name in ("energy_wh", "emissions_g")}
+        sums = {name: self._earlier[name] + line[name] + estimate.get(name, 0.0) for name in ENERGIES}
         sums["seconds"] = self._earlier["seconds"] + line["seconds"]
         status = "degraded" if line["status"] == "ok" and self._earlier_degraded else line["status"]
         reading = sums | {"power_w": line["power_w"], "status": status, "token": token}

@@ -9,7 +9,8 @@ import typer
 from tfkit.cli import options
 
 if TYPE_CHECKING:
-    from tfkit.recipe import ResolvedRecipe
+    from tfkit.cli.recognition import Recognition
+    from tfkit.recipe import RecipeText
     from tfkit.recipe.schema import Recipe
     from tfkit.run.folder import RunFolder
 
@@ -33,45 +34,71 @@ def finetune(
 
     Without a recipe the task is read from the columns of the data and the kind of the model; what was decided is printed as a recipe.
     """
+    from tfkit.cli.given import Given
     from tfkit.cli.settings import quoted, split_arguments
     from tfkit.cli.train import Options, train
     from tfkit.errors import UsageError
-    from tfkit.recipe import read_recipe
+    from tfkit.recipe import open_recipe
 
     words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
     if len(words) > 1:
         raise UsageError(f"finetune takes one recipe, not {' and '.join(words)}; changes to it are written key=value")
-    if words:
-        if data is not None:  # before the others, so that data.train.0.columns can name columns
-            changes.insert(0, f"data.train=[{{path: {quoted(data)}}}]")
-        if checkpoint is not None:
-            changes.append(f"model.from={quoted(checkpoint)}")
-        resolved = read_recipe(words[0], changes)
-        if resolved.recipe.model.start is None:
-            raise UsageError(f"{resolved.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
-        planned: Recipe | Callable[[RunFolder], Recipe] = resolved.recipe
-        if checkpoint is not None and resolved.recipe.model.sha256 is not None:
-            planned = lambda _: _from_this_one(checkpoint, resolved, changes)  # noqa: E731
-        name = resolved.name
+    again = list(changes)  # what a resume is given, beside the recipe
+    for name, value in (("--from", checkpoint), ("--data", data)):
+        again += [name, value] if value is not None else []
+    if data is not None:  # before the others, so that data.train.0.columns can name columns
+        changes.insert(0, f"data.train=[{{path: {quoted(data)}}}]")
+    if checkpoint is not None:
+        changes.append(f"model.from={quoted(checkpoint)}")
+    source = open_recipe(words[0]) if words else None
+
+    def begin() -> "Callable[[RunFolder], Recipe]":
+        return _recognition(changes).recipe if source is None else _by_recipe(source, checkpoint, changes)
+
+    if source is not None:
+        name = source.name
+    elif run is not None and Options(run, resume).goes_on:
+        name = run.resolve().name
     else:
-        from tfkit.cli.recognition import Recognition
+        name = _recognition(changes).run_name
+    chosen = Options(run or Path("runs") / name, resume, exact, force, device, threads, json)
+    start = None if chosen.goes_on else begin()  # what is wrong with a recipe is reported before there is a folder
+    command = chosen.resume_command("finetune", source, words, again)
+    train(start or (lambda folder: begin()(folder)), Given(source, tuple(changes)), name, "fine-tuning", chosen, command)
 
-        seen = Recognition.of(checkpoint, data, changes)
-        planned, name = seen.recipe, seen.run_name
-    train(planned, name, "fine-tuning", Options(run or Path("runs") / name, resume, exact, force, device, threads, json))
+
+def _recognition(changes: list[str]) -> "Recognition":
+    """The command line without a recipe."""
+    from tfkit.cli.recognition import Recognition  # which imports torch
+
+    return Recognition.of(changes)
 
 
-def _from_this_one(checkpoint: str, resolved: "ResolvedRecipe", changes: list[str]) -> "Recipe":
+def _by_recipe(source: "RecipeText", checkpoint: str | None, changes: list[str]) -> "Callable[[RunFolder], Recipe]":
+    """What makes the recipe of a run that begins, once its folder is locked. Raises UsageError for what is wrong with the recipe."""
+    from tfkit.cli.train import require_trainable
+    from tfkit.errors import UsageError
+
+    recipe = source.read(changes)
+    if recipe.model.start is None:
+        raise UsageError(f"{source.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
+    require_trainable(recipe)
+    if checkpoint is not None and recipe.model.sha256 is not None:
+        return lambda _: _from_this_one(checkpoint, source, recipe, changes)
+    return lambda _: recipe
+
+
+def _from_this_one(checkpoint: str, source: "RecipeText", recipe: "Recipe", changes: list[str]) -> "Recipe":
     """The resolved recipe of a run, from another checkpoint than its own: what it says of that one does not hold, but for dropout."""
     from tfkit import console
     from tfkit.hub import content_hash, find_checkpoint
     from tfkit.recipe.dump import recipe_document
     from tfkit.recipe.read import read_document
 
-    if content_hash(find_checkpoint(checkpoint)) == resolved.recipe.model.sha256:
-        return resolved.recipe
-    own = resolved.without_changes()
+    if content_hash(find_checkpoint(checkpoint)) == recipe.model.sha256:
+        return recipe
+    own = source.read()
     document = recipe_document(own, None)
     document["model"] = {"from": checkpoint} | {name: value for name, value in own.model.changes.items() if name == "dropout"}
-    console.say(f"{resolved.path}: was run from {own.model.start}; of what it says of the model only dropout holds for {checkpoint}")
-    return read_document(document, str(resolved.path), changes)[0]
+    console.say(f"{source.path}: was run from {own.model.start}; of what it says of the model only dropout holds for {checkpoint}")
+    return read_document(document, str(source.path), changes)[0]

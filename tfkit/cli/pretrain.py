@@ -1,8 +1,12 @@
 """tfkit pretrain: a model from random weights."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tfkit.cli import options
+
+if TYPE_CHECKING:
+    from tfkit.recipe.schema import Recipe
 
 
 def pretrain(
@@ -19,12 +23,24 @@ def pretrain(
     quiet: options.Quiet = False,
 ) -> None:
     """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume goes on from it."""
-    from tfkit.cli.train import Options, train
+    from tfkit.cli.given import Given
+    from tfkit.cli.train import Options, require_trainable, train
     from tfkit.errors import UsageError
-    from tfkit.recipe import read_recipe
+    from tfkit.recipe import open_recipe
 
-    resolved = read_recipe(recipe, overrides or ())
-    if resolved.recipe.model.start is not None:
-        raise UsageError(f"{resolved.path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint")
-    chosen = Options(run or Path("runs") / resolved.name, resume, exact, force, device, threads, json)
-    train(resolved.recipe, resolved.name, "pre-training", chosen)
+    source = open_recipe(recipe)
+    words = tuple(overrides or ())
+    chosen = Options(run or Path("runs") / source.name, resume, exact, force, device, threads, json)
+
+    def start() -> "Recipe":
+        planned = source.read(words)
+        if planned.model.start is not None:
+            raise UsageError(
+                f"{source.path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint"
+            )
+        require_trainable(planned)
+        return planned
+
+    planned = None if chosen.goes_on else start()  # its errors come before there is a folder
+    command = chosen.resume_command("pretrain", source, [recipe], words)
+    train(lambda _: planned or start(), Given(source, words), source.name, "pre-training", chosen, command)

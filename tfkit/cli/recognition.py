@@ -10,13 +10,12 @@ from pydantic import ValidationError
 
 from tfkit import console
 from tfkit.adapters import describe
-from tfkit.cli.settings import quoted
 from tfkit.data.columns import Columns, Record
 from tfkit.data.first_records import first_records
 from tfkit.data.rows import Row
 from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
-from tfkit.recipe import RecipeError, read_recipe
+from tfkit.recipe import RecipeError
 from tfkit.recipe.data_sections import SourceSection
 from tfkit.recipe.dump import dump_document
 from tfkit.recipe.objectives import ClassificationSection
@@ -45,10 +44,8 @@ class Recognition:
     start: str
 
     @classmethod
-    def of(cls, checkpoint: str | None, data: str | None, overrides: Sequence[str]) -> "Recognition":
-        """Nothing is read yet. Raises UsageError where something is missing."""
-        words = [f"model.from={quoted(checkpoint)}"] if checkpoint is not None else []
-        words = [*([f"data.train=[{{path: {quoted(data)}}}]"] if data is not None else []), *overrides, *words]
+    def of(cls, words: Sequence[str]) -> "Recognition":
+        """Nothing is read yet; `words`: --from and --data too, as key=value. Raises UsageError where something is missing."""
         given = _given(words)
         sources = given.get("data", {}).get("train")
         if not (isinstance(sources, list) and sources):
@@ -63,23 +60,13 @@ class Recognition:
         """Of the checkpoint and the data."""
         return slug(f"{_model_name(self.start)}-{_data_name(self.source)}")
 
-    def recipe(self, folder: RunFolder) -> Recipe:
-        """That of the run in the folder, if it goes on; else made of what is seen, and printed.
-
-        Raises UsageError where no task can be told, DataError and ModelError.
-        """
-        if folder.recipe.exists() and folder.has_checkpoints:
-            return read_recipe(str(folder.recipe), [*self._no_other_length(), *self.words]).recipe
+    def recipe(self, _: RunFolder) -> Recipe:
+        """Make the recipe of what is seen, and print it. Raises UsageError where no task can be told, DataError and ModelError."""
         seen, model = _look(self.source, self.given["data"].get("on_bad_row", "error")), _kind(self.start)
         task = decide(seen, model, self.given.get("objective", {}))
         recipe, document = read_document(_document(task, model, self.given), "the recipe of what was seen", self.words)
         console.say(_header(seen, model, task) + dump_document(document))
         return recipe
-
-    def _no_other_length(self) -> list[str]:
-        """What takes the run's own length away where the command line gives another, in another unit."""
-        said = {name for name, value in self.given.get("training", {}).items() if value is not None}
-        return [f"training.{name}=null" for name in LENGTHS if name not in said] if said & {*LENGTHS} else []
 
 
 def _given(words: Sequence[str]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The result of a training on stdout."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from tfkit import console
+from tfkit.run.strict_json import is_number
 from tfkit.units import format_count, format_energy, format_mass, format_seconds
 
 
@@ -11,9 +12,11 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         console.json(result)
         return
-    loss, evaluation, energy = result["loss"], result["evaluation"], result["energy_kwh"]
+    loss, evaluation, energy, mass = (result[name] for name in ("loss", "evaluation", "energy_kwh", "emissions_g"))
     best = result.get("best")  # None: nothing was scored, or a run of an older version
-    steps, tokens, seconds = f"{result['steps']:,}", format_count(result["tokens"]), format_seconds(result["seconds"])
+    steps, tokens = f"{result['steps']:,}", format_count(result["tokens"])
+    # In a result of version 0.1.0 `seconds` are those of the loop.
+    seconds = format_seconds(result.get("train_seconds") or result["seconds"])
     place = f" ({result['place']})" if result.get("place") else ""  # a run of an older version has none
     rows = {
         "checkpoint": result["checkpoint"],
@@ -21,10 +24,25 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
         "trained": f"{steps} steps, {tokens} tokens in {seconds}",
         "loss": f"{loss:.4f}" if loss is not None else "",
         "validation": "  ".join(f"{name} {_number(value)}" for name, value in evaluation.items() if name != "target_tokens"),
-        "energy": f"{format_energy(1000 * energy)}, {format_mass(result['emissions_g'])} CO2e{place}" if energy else "",
+        "energy": f"{format_energy(1000 * energy)}, {format_mass(mass)} CO2e{place}" if energy and mass is not None else "",
     }
     width = max(map(len, rows))
     console.result("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items() if value))
+
+
+def is_training_result(result: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a document from run.json is the result of a training, of this version or an older one: an evaluation's is not."""
+    if not isinstance(result, dict) or not isinstance(result.get("checkpoint"), str) or not isinstance(result.get("evaluation"), dict):
+        return False
+    best = result.get("best") or {"step": 0, "metric": "", "value": None}
+    counts = all(type(result.get(name)) is int for name in ("steps", "tokens"))
+    names = ("loss", "seconds", "energy_kwh", "emissions_g")
+    numbers = [*(result.get(name) for name in (*names, "train_seconds")), *result["evaluation"].values()]
+    return (
+        (counts and result.keys() >= {*names} and result["seconds"] is not None and all(map(is_number, numbers)))
+        and isinstance(best, dict)
+        and (type(best.get("step")) is int and isinstance(best.get("metric"), str) and is_number(best.get("value")))
+    )
 
 
 def _number(value: float | None) -> str:

@@ -1,56 +1,107 @@
-"""The recipe in the run folder: whether a run may go on with another, and what a finished one gave. Torch-free: a refusal is quick."""
+"""The recipe with which a begun run goes on, and the result of a finished one. Torch-free: a refusal is quick."""
 
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tfkit import console
+from tfkit.cli.given import LENGTH, Given, no_other_length
+from tfkit.cli.results import is_training_result
 from tfkit.errors import MachineError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import dump_recipe, model_config, read_recipe
 from tfkit.recipe.presets import merge
-from tfkit.recipe.schema import LENGTHS, Recipe
+from tfkit.recipe.schema import Recipe
+from tfkit.recipe.tree import flatten
 from tfkit.run.durable import write_atomically
 from tfkit.run.folder import RunFolder
+from tfkit.run.manifest import verify
 
-_LENGTH = tuple(f"training.{name}" for name in LENGTHS)
 _PATIENCE = "training.patience"  # when to end, not what to do until then
 _GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # raised or set after they ended a run
 _ROUNDING = ("training.compile", "training.activation_checkpointing")  # how, not what: as another machine
 # What may change between attempts: it does not touch what the steps so far would have done.
 _FREE = (
-    *(*_LENGTH, _PATIENCE, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard"),
+    *(*LENGTH, _PATIENCE, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard"),
     *("checkpoint.", "evaluation.", "generation.", "carbon."),
 )
 _OF_THE_LENGTH = ("linear", "cosine", "wsd")  # the schedules whose every step depends on how many there are
 
 
-def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
-    """Raise UsageError, with the differences, if the run was begun with a recipe that would have taken other steps.
+@dataclass(frozen=True)
+class Resumed:
+    """How a begun run goes on."""
 
-    Warns of what may change and yet leaves no run that could have been one piece: a learning rate that bends, scores of other texts.
-    Without a checkpoint there is nothing to go on from: the run begins anew, with any recipe.
+    recipe: Recipe
+    given: Given  # this command and those before it
+    changes: dict[str, str]  # the fields that differ from the run's, each with a line that says how
+
+    @property
+    def same_end(self) -> bool:
+        """Whether the run is to end where it was to end before."""
+        return not self.changes.keys() & {*LENGTH, _PATIENCE}
+
+
+def resumed(folder: RunFolder, now: Given) -> Resumed:
+    """The run's own resolved recipe, with the changes of what is given now from what was given before.
+
+    Raises UsageError, with the list, for changes with which the run would have taken other steps. A run of a version that did not keep
+    what was given is compared with the whole recipe that is given now.
     """
-    if not folder.recipe.exists() or not folder.has_checkpoints:
-        return
     begun = read_recipe(str(folder.recipe)).recipe
-    before, now = _fields(begun, begun), _fields(recipe, begun)
-    changed = _differences(before, now)
-    if refused := [line for name, line in changed.items() if not name.startswith(_FREE)]:
+    before = Given.from_document(folder.given)
+    given, base, wanted = now, begun, None
+    if now.recipe is None:
+        given = before.followed_by(now) if before else now
+        new = given.overrides[len(before.overrides) :] if before else (*no_other_length(now.overrides), *now.overrides)
+        wanted = read_recipe(str(folder.recipe), new).recipe
+        given = replace(given, recipe=before.recipe if before else None)
+    elif before is not None and before.recipe is not None:
+        given = before.followed_by(now)
+        wanted = now.recipe.read(given.overrides)
+        with suppress(UsageError):  # a recipe of an older version that is none today: then everything is compared
+            base = before.recipe.read(before.overrides)
+    else:
+        wanted = now.recipe.read(now.overrides)
+    own, then, new_fields = _fields(begun, begun), _fields(base, begun), _fields(wanted, begun)
+    touched = {name for name in then.keys() | new_fields.keys() if then.get(name) != new_fields.get(name)}
+    changes = _differences(own, own | {name: new_fields.get(name) for name in touched})
+    if refused := [line for name, line in changes.items() if not name.startswith(_FREE)]:
         lines = "\n  ".join(refused)
         raise UsageError(
             f"{folder.path}: this run was begun with another recipe, so it cannot go on:\n  {lines}\n"
             "Take these changes back, or start another run with --run"
         )
-    lengths = [line for name, line in changed.items() if name in _LENGTH]
+    return Resumed(_changed(begun, wanted, changes), given, changes)
+
+
+def report_changes(folder: RunFolder, resumed: Resumed) -> None:
+    """Print what changes, and warn of what leaves no run that could have been one piece: a learning rate that bends, other scores."""
+    changes, recipe = resumed.changes, resumed.recipe
+    if changes:
+        lines = "\n  ".join(changes.values())
+        console.say(f"{folder.path}: this run goes on with changes to its recipe:\n  {lines}")
+    lengths = [line for name, line in changes.items() if name in LENGTH]
     if lengths and recipe.schedule.kind in _OF_THE_LENGTH:
         console.warn(
             f"{'; '.join(lengths)}. The {recipe.schedule.kind} schedule follows from the length, so the learning rate goes on along "
             "another curve than it came"
         )
-    if judged := changed.get("evaluation.metric"):
+    if judged := changes.get("evaluation.metric"):
         console.warn(f"{judged}. The best checkpoint is told by the new one from here on")
-    if scored := changed.get("evaluation.max_tokens"):
+    if scored := changes.get("evaluation.max_tokens"):
         console.warn(f"{scored}. Scores from here on are of other texts than those before, and so is what was the best checkpoint")
+
+
+def require_length(folder: Path, steps: int | None, done: int) -> None:
+    """Raise UsageError if a run is to end before the step that it has reached; None: its steps are not known before its data."""
+    if steps is not None and steps < done:
+        raise UsageError(
+            f"{folder}: this run has taken {done:,} steps, and its length would now be {steps:,}. Give a length of at least {done:,} "
+            "steps, leave it out to go on with the run's own, or start another run with --run"
+        )
 
 
 def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any]) -> None:
@@ -61,14 +112,12 @@ def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any]) -> Non
         console.warn(f"{'; '.join(changed.values())}. So the result is that of the run that was never stopped only up to rounding")
 
 
-def finished_result(folder: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
-    """The result of a training that has reached the end of this recipe, and still has its model; None if there is something left to do."""
-    result = folder.result or {}
-    if "steps" not in result or not (folder.checkpoints / Path(result["checkpoint"]).name).is_dir() or not folder.recipe.exists():
+def finished_result(folder: RunFolder) -> dict[str, Any] | None:
+    """The result of a training that has reached its end and still has its model, whole; None if there is something left to do."""
+    result = folder.result
+    if not is_training_result(result):
         return None
-    begun = read_recipe(str(folder.recipe)).recipe
-    before, now = _fields(begun, begun), _fields(recipe, begun)
-    return result if all(before.get(name) == now.get(name) for name in (*_LENGTH, _PATIENCE)) else None
+    return result if not verify(folder.checkpoints / Path(result["checkpoint"]).name) else None
 
 
 def write_recipe(folder: RunFolder, recipe: Recipe, config: ModelConfig) -> None:
@@ -85,6 +134,21 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     return {name: f"{name}: {before.get(name)} in the run, {now.get(name)} now" for name in names}
 
 
+def _changed(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:
+    """The run's recipe with the changed fields of the wanted one.
+
+    A hash is pinned only where it is given: whether it is the same checkpoint or teacher is seen when that is opened.
+    """
+    sections: dict[str, Any] = {"model": begun.model.model_copy(update={"sha256": wanted.model.sha256})}
+    if hasattr(begun.objective, "teacher_sha256"):
+        sections["objective"] = begun.objective.model_copy(update={"teacher_sha256": getattr(wanted.objective, "teacher_sha256", None)})
+    for name in changes:
+        section, field = name.split(".")[:2]
+        old = sections.get(section, getattr(begun, section))
+        sections[section] = old.model_copy(update={field: getattr(getattr(wanted, section), field)})
+    return begun.model_copy(update=sections)
+
+
 def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
     """Every field under its dotted name; the model as its full description, with the vocabulary and the head that the run gave it."""
     document = recipe.model_dump(mode="json")
@@ -97,11 +161,4 @@ def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
         document["model"] = model_config(recipe.model, known.get("vocab_size", 1), head).model_dump(mode="json")
     if document["objective"].get("teacher_sha256", "") is None:  # a run writes it down; whether it is the same teacher is seen later
         document["objective"]["teacher_sha256"] = getattr(saved.objective, "teacher_sha256", None)
-    return _flatten(document, "")
-
-
-def _flatten(document: dict[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in document.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+    return flatten(document)

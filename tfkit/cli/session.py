@@ -1,6 +1,7 @@
 """What a command that computes without training holds while it does: the meter, the stop signals and, with --run, a run folder."""
 
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tfkit import console
-from tfkit.carbon import Meter, Reading, read_rework, read_totals, resolve_place
+from tfkit.carbon import Meter, Reading, read_rework, read_seconds, read_totals, resolve_place
+from tfkit.carbon.reading import SUMMED
 from tfkit.cli import crash
 from tfkit.recipe.schema import CarbonSection
 from tfkit.run.folder import RunFolder
@@ -27,17 +29,19 @@ class Session:
     folder: RunFolder | None
     before: Reading  # what earlier commands in the same run folder took
     metered: bool
+    began: float  # by the monotonic clock
 
     def should_stop(self) -> bool:
         """Whether a signal asked the command to end."""
         return self.signals.requested is not None
 
     def own(self, reading: Reading) -> Reading:
-        """Of a reading of the meter what this command took."""
+        """Of a reading of the meter what this command took; without a meter its seconds alone."""
+        seconds = time.monotonic() - self.began
         if not self.metered:
-            return Reading()
-        names = ("energy_wh", "emissions_g", "seconds")
-        return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in names})
+            return Reading(seconds=seconds)
+        own = {name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in SUMMED}
+        return replace(reading, **own | {"seconds": own["seconds"] or seconds})
 
     def finish(self, result: dict[str, Any], **facts: Any) -> None:
         """Keep the result, and facts about what it is of, in the run folder, if there is one."""
@@ -53,6 +57,7 @@ def session(command: str, carbon: CarbonSection, run: Path | None, threads: int 
     Raises UsageError for a country that is none, MachineError for a bad run folder.
     """
     resolve_place(carbon)
+    began = time.monotonic()
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         folder, before = None, Reading()
@@ -70,20 +75,22 @@ def session(command: str, carbon: CarbonSection, run: Path | None, threads: int 
             phase=command,
         )
         try:
-            yield Session(signals, meter, folder, before, carbon.enabled)
+            yield Session(signals, meter, folder, before, carbon.enabled, began)
         finally:
             reading = meter.stop()
             if warning := meter.warning():
                 console.warn(warning)
             if folder is not None:
-                record_totals(folder, reading, {"seconds": round(reading.seconds, 3)})
+                record_totals(folder, reading, {})
 
 
 def energy_fields(reading: Reading) -> dict[str, Any]:
-    """`energy_kwh` and `emissions_g`, None where nothing was measured, which is not 0; and `carbon_status`: ok, degraded, failed, off."""
+    """Energy and emissions, None where nothing was measured, which is not 0; and `carbon_status`: ok, degraded, failed, off."""
     measured = reading.outcome in ("ok", "degraded")
+    parts = {"cpu": reading.cpu_wh / 1000, "gpu": reading.gpu_wh / 1000, "ram": reading.ram_wh / 1000}
     return {
         "energy_kwh": reading.energy_wh / 1000 if measured else None,
+        "energy_kwh_parts": parts if measured else None,
         "emissions_g": reading.emissions_g if measured else None,
         "carbon_status": reading.outcome,
     }
@@ -95,8 +102,9 @@ def place_fields(reading: Reading) -> dict[str, Any]:
 
 
 def record_totals(folder: RunFolder, reading: Reading, counted: dict[str, Any]) -> None:
-    """What all attempts of a run took together, however the last one ended: energy, rework, and what the caller has counted."""
-    folder.record(totals=folder.totals | counted | energy_fields(reading) | place_fields(reading) | _rework_fields(folder))
+    """What all attempts of a run took together, however the last one ended: time, energy, rework, and what the caller has counted."""
+    seconds = {"seconds": round(folder.seconds(read_seconds(folder.path, folder.run_id)), 3)}
+    folder.record(totals=folder.totals | seconds | counted | energy_fields(reading) | place_fields(reading) | _rework_fields(folder))
 
 
 def _rework_fields(folder: RunFolder) -> dict[str, float | None]:

@@ -1,15 +1,18 @@
 """What pretrain and finetune share: the run folder, the meter, data and model, the loop, the result."""
 
+import shlex
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tfkit import console
+from tfkit.errors import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from tfkit.cli.given import Given
+    from tfkit.recipe import RecipeText
     from tfkit.recipe.schema import Recipe
     from tfkit.run.folder import RunFolder
 
@@ -28,38 +31,65 @@ class Options:
     threads: int | None = None
     json: bool = False
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a run to resume, with a recipe of its own."""
+        from tfkit.run.folder import is_begun
 
-def train(planned: "Recipe | Callable[[RunFolder], Recipe]", name: str, kind: Kind, options: Options) -> None:
+        return self.resume and is_begun(self.run)
+
+    def resume_command(self, command: str, source: "RecipeText | None", recipe: Sequence[str], words: Sequence[str]) -> str:
+        """The command line, quoted for a shell, that goes on with the run: the same recipe and words, or the run's own for a pipe."""
+        if source is not None and not source.path.is_file():
+            recipe = [str(self.run / "recipe.yaml")]
+        flags = [f"--{name}" for name in ("exact", "force", "json") if getattr(self, name)]
+        values = [
+            part for name in ("device", "threads") if (value := getattr(self, name)) is not None for part in (f"--{name}", str(value))
+        ]
+        return shlex.join(["tfkit", command, *recipe, *words, "--run", str(self.run), "--resume", *flags, *values])
+
+
+def train(start: "Callable[[RunFolder], Recipe]", given: "Given", name: str, kind: Kind, options: Options, resume_command: str) -> None:
     """One attempt of a run, from the folder to the result; `name` is the run's, for the meter.
 
-    `planned`: the recipe, or what makes it from data that are not touched before the run folder is there and locked.
+    `start` makes the recipe of a run that begins; of data they are not touched before the run folder is there and locked. A run that goes
+    on has its own recipe, to which `given` may bring changes. When a signal ends the attempt, the last line is `resume_command`.
     """
+    try:
+        _train(start, given, name, kind, options)
+    except Stopped as stopped:
+        raise Stopped(stopped.exit_code - 128, f"{stopped}\n{resume_command}") from None
+
+
+def _train(start: "Callable[[RunFolder], Recipe]", given: "Given", name: str, kind: Kind, options: Options) -> None:
     from tfkit.carbon import Meter
     from tfkit.cli import crash
     from tfkit.cli.results import show_training_result
-    from tfkit.cli.resume import check_resumable, finished_result, write_recipe
+    from tfkit.cli.resume import finished_result, report_changes, require_length, resumed, write_recipe
     from tfkit.cli.session import record_totals
+    from tfkit.run.checkpoints import newest_step
     from tfkit.run.folder import RunFolder
     from tfkit.run.signals import StopSignals
 
-    if not callable(planned):
-        _require_trainable(planned)
     with (
         StopSignals() as signals,
         RunFolder.open(options.run, resume=options.resume, command=["tfkit", *sys.argv[1:]], warn=console.warn) as folder,
     ):
         crash.set_folder(folder.path)
-        if callable(planned):
-            with signals.at_once():
-                recipe = planned(folder)
-            _require_trainable(recipe)
+        if folder.begun:
+            going_on = resumed(folder, given)
+            recipe, given = going_on.recipe, going_on.given
+            require_trainable(recipe)
+            if going_on.same_end and (result := finished_result(folder)) is not None:
+                console.say(f"{folder.path}: this run is finished; here is its result again")
+                show_training_result(result, options.json)
+                return
+            require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))
+            report_changes(folder, going_on)
         else:
-            recipe = planned
-        check_resumable(folder, recipe)
-        if options.resume and (result := finished_result(folder, recipe)) is not None:
-            console.say(f"{folder.path}: this run is finished; here is its result again")
-            show_training_result(result, options.json)
-            return
+            with signals.at_once():
+                recipe = start(folder)
+            require_trainable(recipe)
         folder.begin_attempt(options.threads)
         training = None
         meter = Meter.start(recipe.carbon, folder=folder.path, run_id=folder.run_id, attempt=folder.attempt, project=name)
@@ -87,6 +117,7 @@ def train(planned: "Recipe | Callable[[RunFolder], Recipe]", name: str, kind: Ki
             training = TrainingRun(context, data, model, kind=kind, family=family, exact=options.exact, force=options.force)
             training.begin()
             write_recipe(folder, resolved, data.config)  # now: another length than that of the result would say that it was reached
+            folder.record(given=given.document())
             training.run()
         finally:
             reading = meter.stop()
@@ -96,7 +127,7 @@ def train(planned: "Recipe | Callable[[RunFolder], Recipe]", name: str, kind: Ki
         show_training_result(training.finish(reading), options.json)
 
 
-def _require_trainable(recipe: "Recipe") -> None:
+def require_trainable(recipe: "Recipe") -> None:
     """Raise UsageError for an objective that only judges, and for a place that is none."""
     from tfkit.carbon import resolve_place
     from tfkit.recipe.objectives import JudgingSection, judges_only

@@ -8,16 +8,16 @@ import torch
 
 from tfkit import console
 from tfkit.carbon import Reading
-from tfkit.cli.resume import warn_of_other_rounding
+from tfkit.cli.resume import require_length, warn_of_other_rounding
 from tfkit.cli.saving import adapted, write_model
 from tfkit.cli.session import energy_fields, place_fields
 from tfkit.cli.teaching import parents, taught_bytes_per_row, taught_flops_per_token
 from tfkit.cli.training_data import RunContext, TrainingData
-from tfkit.cli.training_log import TrainingLog
+from tfkit.cli.training_log import SavedLog, TrainingLog
 from tfkit.cli.training_parts import assemble, restore, state_tensors
 from tfkit.cli.training_plan import kept_numbers, most_rows, planned_bytes, trained_numbers
 from tfkit.cli.validation import score_validation
-from tfkit.errors import DataError, MachineError, Stopped, UnhealthyError
+from tfkit.errors import DataError, MachineError, ModelError, Stopped, UnhealthyError
 from tfkit.hub import family_of
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.judging import HIGHER
@@ -25,12 +25,14 @@ from tfkit.run import strict_json
 from tfkit.run.card import model_card
 from tfkit.run.checkpoints import (
     best_checkpoint,
+    checkpoints,
     free_space_for,
     newest_good,
     prune,
     read_best,
     record_best,
     save_checkpoint,
+    step_of,
 )
 from tfkit.run.durable import write_atomically
 from tfkit.run.replay_file import write_replay
@@ -56,7 +58,9 @@ class TrainingRun:
         keep_freed_memory()
         self.resumed_from = newest_good(context.folder.checkpoints, console.warn, exact)
         tensors, state = load_training_state(self.resumed_from) if self.resumed_from else ({}, {})
-        if state:
+        saved_log = None
+        if self.resumed_from:
+            saved_log = _saved_log(self.resumed_from, state)
             _check_same_data(state["data"], data.fingerprints())
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.trained = trained_numbers(model)
@@ -69,6 +73,7 @@ class TrainingRun:
         self.schedule = parts.schedule
         self.weights, self.optimizer = parts.weights, parts.optimizer
         self.progress = restore(parts, self.resumed_from, tensors, state) if self.resumed_from else Progress()
+        require_length(context.folder.path, self.plan.steps, self.progress.step)
         if not self.resumed_from and recipe.training.micro_batch_size is None:
             self.loader.micro_batch_size = self._pick_micro_batch()
         if recipe.training.compile:
@@ -79,7 +84,7 @@ class TrainingRun:
         written = sum(batch.written for batch in first) / sum(batch.tokens for batch in first)
         flops = training_flops_per_token(config, length, written) + taught_flops_per_token(data.objective, length)
         flops += adapted_flops_per_token(dict(model.named_parameters()), config, written)
-        self.written = TrainingLog(context, self.plan, self.progress, flops, peak)
+        self.written = TrainingLog(context, self.plan, self.progress, flops, peak, saved_log)
         self.metric = recipe.evaluation.metric or "loss"
 
     def begin(self) -> None:
@@ -96,6 +101,7 @@ class TrainingRun:
         if self.resumed_from:
             warn_of_other_rounding(context.folder, arithmetic)
             context.folder.goes_on(self.resumed_from, self.progress.step)
+            self._restore_best()
         context.folder.record(**arithmetic, data=self.data.fingerprints(), parents=self._parents())
 
     def run(self) -> None:
@@ -117,23 +123,25 @@ class TrainingRun:
     @property
     def counted(self) -> dict[str, float]:
         """Seconds and tokens of all steps, of earlier attempts, too."""
-        return {"seconds": round(self.progress.seconds, 3), "tokens": self.progress.tokens}
+        return {"train_seconds": round(self.progress.seconds, 3), "tokens": self.progress.tokens}
 
     def finish(self, reading: Reading) -> dict[str, Any]:
-        """Close the log and write the receipt of a finished run; the result of docs/cli.md."""
+        """Close the log and write the receipt of a finished run, whose totals are recorded; the result of docs/cli.md."""
         self.written.close()
         progress, folder = self.progress, self.context.folder
         result: dict[str, Any] = {
             "schema_version": 1,
             "run": str(folder.path),
             "checkpoint": str(folder.checkpoints / f"step-{progress.step:06d}"),
+            "status": "finished",
             "steps": progress.step,
             "tokens": progress.tokens,
             "loss": self.written.latest.get("loss"),
             "evaluation": self.written.evaluations.get(progress.step, {}),
             "best": self._best(),
             "stopped_early": progress.step < self.plan.steps,
-            "seconds": round(progress.seconds, 3),
+            "seconds": folder.totals["seconds"],
+            "train_seconds": round(progress.seconds, 3),
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
             **energy_fields(reading),
             **place_fields(reading),
@@ -180,6 +188,7 @@ class TrainingRun:
     def log(self, line: Log) -> None:
         """Write a line of the log."""
         self.written.line(line)
+        self.context.folder.keep_time()
         if warning := self.context.meter.warning():
             console.warn(warning)
 
@@ -203,7 +212,7 @@ class TrainingRun:
             write_model(folder, recipe, self.data, self.model, self.weights, self.family, facts)
             (folder / "README.md").write_text(self._card(), encoding="utf-8")
             state = {"progress": progress.state(), "micro_batch_size": self.loader.micro_batch_size, "data": self.data.fingerprints()}
-            state["mean_steps"] = self.weights.mean_steps
+            state |= {"mean_steps": self.weights.mean_steps, "log": self.written.state()}
             save_training_state(folder, state_tensors(self.weights, self.optimizer, factors=recipe.training.adapter is not None), state)
 
         def make_room() -> None:
@@ -217,6 +226,7 @@ class TrainingRun:
         self.written.sync()
         save_checkpoint(root, progress.step, write, make_room)
         prune(root, recipe.checkpoint.keep, best_checkpoint(root))
+        context.folder.keep_time()
         context.meter.phase("train", progress.step)
 
     def evaluate(self, progress: Progress) -> None:
@@ -301,6 +311,19 @@ class TrainingRun:
             patience = self.context.recipe.training.patience
             console.say(f"step {step}: no better {self.metric} in {patience} evaluations, so the run ends here")
 
+    def _restore_best(self) -> None:
+        """Record the best checkpoint again where the record or that checkpoint is lost: it must not be deleted as an old one."""
+        root = self.context.folder.checkpoints
+        if best_checkpoint(root) is not None:
+            return
+        whole = {step_of(path) for path in checkpoints(root)}
+        for step, metrics in sorted(self.written.evaluations.items()):
+            value = metrics.get(self.metric)
+            if step in whole and value is not None:
+                record_best(root, step, self.metric, value, self.metric in HIGHER)
+        if best := read_best(root) if best_checkpoint(root) else None:
+            console.warn(f"{root}: no whole checkpoint was recorded as the best; by the evaluations so far it is that of step {best.step}")
+
     def _best(self) -> dict[str, Any] | None:
         """The best checkpoint and what makes it that."""
         root = self.context.folder.checkpoints
@@ -354,6 +377,18 @@ class TrainingRun:
             reading=self.context.meter.reading(),
             base=adapted(self.context.recipe, self.data.start),
         )
+
+
+def _saved_log(checkpoint: Path, state: dict[str, Any]) -> SavedLog | None:
+    """What the training state keeps of the log; None in one of an older version. Raises ModelError for a state that no version wrote."""
+    try:
+        Progress.from_state(state["progress"])
+        int(state["mean_steps"]), int(state["micro_batch_size"]), [[*state["data"][part]] for part in ("train", "validation")]
+        return SavedLog.from_state(state["log"]) if "log" in state else None
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise ModelError(
+            f"{checkpoint}: its training state is not one that this version reads ({error!r}); --from starts a new run from its weights"
+        ) from error
 
 
 def _check_same_data(saved: dict[str, list[str]], now: dict[str, list[str]]) -> None:

@@ -1,5 +1,7 @@
 """What a training says while it runs: metrics.jsonl, TensorBoard, and the live line; and what it said before it was resumed."""
 
+import math
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,20 +14,77 @@ from tfkit.training.device import memory_bytes
 from tfkit.training.loop import Log, Plan, Progress
 
 
-class TrainingLog:
-    """The log of one attempt, cut back to the step that it resumes after. As a context manager it holds the live line."""
+@dataclass(frozen=True)
+class SavedLog:
+    """What a checkpoint keeps of the log: all of it that decides how the run goes on, so that metrics.jsonl may be lost."""
 
-    def __init__(self, context: RunContext, plan: Plan, progress: Progress, flops_per_token: float, peak: float | None):
+    lines: int  # records of steps
+    loss: float | None  # of the last of them; None: not finite, or none yet
+    evaluations: dict[int, dict[str, float | None]]  # by step; None: not finite
+
+    def state(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"lines": self.lines, "loss": self.loss, "evaluations": [[step, values] for step, values in self.evaluations.items()]}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Self:
+        """What `state` gave. Raises TypeError, ValueError, KeyError or AttributeError for anything else."""
+        evaluations = {int(step): {str(name): finite(value) for name, value in values.items()} for step, values in state["evaluations"]}
+        return cls(int(state["lines"]), finite(state["loss"]), evaluations)
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None for one that is not finite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+class TrainingLog:
+    """The log of one attempt, cut back to the step that it resumes after. As a context manager it holds the live line.
+
+    `saved`: what the checkpoint keeps of it; None without a checkpoint, and in one of an older version, of which metrics.jsonl is believed.
+    """
+
+    def __init__(
+        self, context: RunContext, plan: Plan, progress: Progress, flops_per_token: float, peak: float | None, saved: SavedLog | None
+    ):
         self.context, self.plan, self.progress = context, plan, progress
         self._flops_per_token, self._peak_flops = flops_per_token, peak
         self._metrics = MetricsLog(context.folder.metrics, console.warn)
         self._metrics.cut_back(progress.step)
         records = read_metrics(context.folder.metrics)
-        self.latest: dict[str, Any] = next((record for record in reversed(records) if "loss" in record), {})
-        self.evaluations = {record["step"]: record["evaluation"] for record in records if "evaluation" in record}
+        steps = [record for record in records if "loss" in record]
+        self.latest: dict[str, Any] = steps[-1] if steps else {}
+        self.evaluations: dict[int, dict[str, Any]] = {record["step"]: record["evaluation"] for record in records if "evaluation" in record}
         self.sampled = {record["step"] for record in records if "samples" in record}
+        self._lines = len(steps)
+        if saved is not None:
+            self._restore(saved)
         wanted = context.recipe.training.tensorboard
         self._tensorboard = TensorBoard(context.folder.tensorboard, progress.step + 1, console.warn) if wanted else None
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        evaluations = {step: {name: finite(value) for name, value in values.items()} for step, values in self.evaluations.items()}
+        return SavedLog(self._lines, finite(self.latest.get("loss")), evaluations).state()
+
+    def _restore(self, saved: SavedLog) -> None:
+        """Go on from what the checkpoint keeps, and report what metrics.jsonl lacks of it."""
+        lost = saved.lines - self._lines
+        if lost > 0:
+            self.latest = {"loss": saved.loss}
+        unscored = [step for step in saved.evaluations if step not in self.evaluations]
+        if lost > 0 or unscored:
+            missing = [f"{lost:,} of {saved.lines:,} records of steps"] if lost > 0 else []
+            missing += [f"{len(unscored):,} of {len(saved.evaluations):,} evaluations"] if unscored else []
+            console.warn(
+                f"{self.context.folder.metrics}: lacks {' and '.join(missing)} up to step {self.progress.step}. The run goes on from what "
+                "its checkpoint keeps of them; the lines stay missing"
+            )
+        self._lines = saved.lines
+        for step, values in saved.evaluations.items():
+            found = self.evaluations.get(step, {})
+            if {name: finite(value) for name, value in found.items()} != values:  # else the same, with infinities
+                self.evaluations[step] = dict(values)
 
     def __enter__(self) -> Self:
         self._line = console.live()
@@ -76,6 +135,7 @@ class TrainingLog:
             "energy_wh": None if energy["energy_kwh"] is None else reading.energy_wh,
             "emissions_g": energy["emissions_g"],
         } | ({"skipped": line.skipped} if line.skipped else {})
+        self._lines += 1
         self._metrics.append(self.latest)
         if self._tensorboard is not None:
             self._tensorboard.add(line.step, {name: value for name, value in self.latest.items() if name != "step"})

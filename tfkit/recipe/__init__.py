@@ -5,18 +5,20 @@ from tfkit.recipe.dump import dump_recipe
 from tfkit.recipe.json_schema import json_schema
 from tfkit.recipe.presets import model_config
 from tfkit.recipe.problems import RecipeError
-from tfkit.recipe.read import ResolvedRecipe, find_recipe, read_recipe
+from tfkit.recipe.read import RecipeText, ResolvedRecipe, find_recipe, open_recipe, read_recipe
 from tfkit.recipe.schema import Recipe
 
 __all__ = [
     "BundledRecipe",
     "Recipe",
     "RecipeError",
+    "RecipeText",
     "ResolvedRecipe",
     "bundled_recipes",
     "dump_recipe",
     "find_recipe",
     "json_schema",
     "model_config",
+    "open_recipe",
     "read_recipe",
 ]

@@ -21,10 +21,34 @@ from tfkit.recipe.parse import MAX_BYTES, parse
 from tfkit.recipe.presets import model_problems
 from tfkit.recipe.problems import MAX_PATH, Problem, RecipeError, cut
 from tfkit.recipe.schema import Recipe
-from tfkit.recipe.tree import COMMAND_LINE, Mapping, Node, Place, plain
+from tfkit.recipe.tree import COMMAND_LINE, Mapping, Node, Place, flatten, plain
 from tfkit.recipe.validate import problems_in
 
 PIPE_SECONDS = 10.0  # of silence, and a pipe is given up
+
+
+@dataclass(frozen=True)
+class RecipeText:
+    """A recipe as it is written: not checked yet, and kept, since a pipe gives it once."""
+
+    path: Path
+    text: str
+
+    @property
+    def name(self) -> str:
+        """A slug of the file's name: the run's default name."""
+        return slug(self.path.stem)
+
+    def read(self, overrides: Sequence[str] = ()) -> Recipe:
+        """Check the recipe with these overrides. UsageError lists all that is wrong, one a line, as place: field: what and remedy."""
+        return _read(*parse(self.text, str(self.path)), str(self.path), overrides)[0]
+
+    def fields(self) -> dict[str, Any]:
+        """Return what is written under dotted names, lists as a whole. Raises UsageError where the text is no YAML."""
+        tree, problems = parse(self.text, str(self.path))
+        if problems:
+            raise RecipeError(problems)
+        return flatten(plain(tree)) if isinstance(tree, Mapping) else {}
 
 
 @dataclass(frozen=True)
@@ -32,20 +56,29 @@ class ResolvedRecipe:
     """A recipe that passed every check, and where it came from."""
 
     recipe: Recipe
-    name: str  # a slug of the file's name: the run's default name
-    path: Path
-    text: str  # what a pipe gives once
+    source: RecipeText
 
-    def without_changes(self) -> Recipe:
-        """As it is written. Raises UsageError where it is good with the changes of the command line alone."""
-        return _read(*parse(self.text, str(self.path)), str(self.path), ())[0]
+    @property
+    def name(self) -> str:
+        """The run's default name."""
+        return self.source.name
+
+    @property
+    def path(self) -> Path:
+        """The recipe's file."""
+        return self.source.path
+
+
+def open_recipe(name_or_path: str) -> RecipeText:
+    """Read a recipe's text, and check nothing yet. Raises UsageError where there is none."""
+    path = find_recipe(name_or_path)
+    return RecipeText(path, _text(path))
 
 
 def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> ResolvedRecipe:
     """Read and check a recipe. UsageError lists everything that is wrong with it, one a line, as place: field: what and remedy."""
-    path = find_recipe(name_or_path)
-    text = _text(path)
-    return ResolvedRecipe(_read(*parse(text, str(path)), str(path), overrides)[0], slug(path.stem), path, text)
+    source = open_recipe(name_or_path)
+    return ResolvedRecipe(source.read(overrides), source)
 
 
 def read_document(document: dict[str, Any], name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, Any]]:

@@ -67,6 +67,14 @@ def plain(node: Node) -> Any:
             return node.value
 
 
+def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested sections under dotted names; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for name, value in document.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
 def child(node: Node, step: str | int) -> Node | None:
     """The value under a key or an index; None if there is none."""
     if isinstance(node, Mapping) and isinstance(step, str):

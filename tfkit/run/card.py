@@ -18,7 +18,7 @@ def model_card(
     architecture: str | None,
     parameters: int,
     progress: dict[str, Any],
-    evaluation: dict[str, float],
+    evaluation: dict[str, float | None],
     data: list[str],
     reading: Reading,
     averaged: str = "",
@@ -43,7 +43,7 @@ def model_card(
         "steps, tokens": f"{progress['steps']:,}, {progress['tokens']:,}",
         "weights": averaged,
         "training loss": f"{progress['loss']:.4f}" if progress["loss"] is not None else "",
-        **{f"validation {metric.replace('_', ' ')}": f"{value:,.4g}" for metric, value in evaluation.items() if metric != "target_tokens"},
+        **{f"validation {metric.replace('_', ' ')}": _number(value) for metric, value in evaluation.items() if metric != "target_tokens"},
     }
     table = "\n".join(f"| {label} | {value} |" for label, value in rows.items() if value)
     opening = [_opening(architecture, config, base)] if architecture else []
@@ -64,6 +64,11 @@ def model_card(
 
 {co2_sentence(reading)}
 """
+
+
+def _number(value: float | None) -> str:
+    """None: it is not finite, and was read back from JSON."""
+    return "not finite" if value is None else f"{value:,.4g}"
 
 
 def _opening(architecture: str, config: ModelConfig, base: Path | None) -> str:

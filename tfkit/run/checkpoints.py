@@ -77,6 +77,12 @@ def newest_checkpoint(root: Path) -> Path | None:
     return next((path for path in reversed(step_folders(root)) if is_complete(path)), None)
 
 
+def newest_step(root: Path) -> int:
+    """The step of the newest complete checkpoint; 0 without one."""
+    newest = newest_checkpoint(root)
+    return step_of(newest) if newest else 0
+
+
 def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) -> Path | None:
     """The newest checkpoint whose hashes are right, to resume from; None if there is none at all. Only for the owner of the run's lock.
 
@@ -190,11 +196,10 @@ def read_best(root: Path) -> Best | None:
     """What best.json says; None if it is missing or unreadable."""
     try:
         best = Best(**strict_json.loads((root / _BEST).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        valid = type(best.step) is int and isinstance(best.metric, str) and type(best.value) in (int, float) and math.isfinite(best.value)
+    except (OSError, ValueError, TypeError, OverflowError):
         return None
-    if type(best.step) is not int or not isinstance(best.metric, str) or not isinstance(best.value, float | int):
-        return None
-    return best
+    return best if valid else None
 
 
 def best_checkpoint(root: Path) -> Path | None:

@@ -6,7 +6,7 @@ runs/<name>/  recipe.yaml  run.json  metrics.jsonl  emissions.csv  carbon/  tens
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ _WRITTEN = (*_FILES, *_FOLDERS, "replay", "crash.log", "lock")
 
 def _rounding_of(machine: dict[str, Any]) -> dict[str, Any]:
     """Of a machine as describe_machine gives it, and run.json has it: what its floating point depends on."""
-    return {"processor": machine.get("processor", {}).get("name"), "torch": machine.get("versions", {}).get("torch")}
+    return {"processor": (machine.get("processor") or {}).get("name"), "torch": (machine.get("versions") or {}).get("torch")}
 
 
 def _arithmetic_of(document: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +108,16 @@ class RunFolder:
         return any(self.checkpoints.glob("step-*"))
 
     @property
+    def begun(self) -> bool:
+        """Whether there is a run with a recipe of its own to go on with."""
+        return is_begun(self.path)
+
+    @property
+    def given(self) -> Any:
+        """What was recorded as `given`; None: a version that did not record it."""
+        return self._receipt.document.get("given")
+
+    @property
     def result(self) -> dict[str, Any] | None:
         """What was recorded as `result`, for a finished run to repeat. None: no attempt reached the end, or one has gone on from there."""
         return self._receipt.document.get("result")
@@ -147,6 +157,14 @@ class RunFolder:
         """Set fields of run.json, such as threads, data, totals, result; each replaces what stood there. A full disk only warns."""
         self._write(lambda: self._receipt.record(fields))
 
+    def seconds(self, metered: Mapping[int, float]) -> float:
+        """Wall time of all attempts; `metered`: of those that have a ledger, by number, which then counts."""
+        return self._receipt.seconds(metered)
+
+    def keep_time(self) -> None:
+        """Note that the attempt is still running, every few seconds: a kill loses no more of its time. A full disk only warns."""
+        self._write(self._receipt.keep_time)
+
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None) -> None:
         """Write how the attempt ended: the last step, and an error's message. A second call changes nothing. A full disk only warns."""
         self._write(lambda: self._receipt.end_attempt(status, step, error))
@@ -171,6 +189,14 @@ class RunFolder:
             if not self._warned:
                 self._warned = True
                 self._warn(f"{self.receipt_file}: cannot be written ({error.strerror}); the run goes on")
+
+
+def is_begun(path: Path) -> bool:
+    """Whether a folder holds a run that can go on: checkpoints, and the recipe that they are of."""
+    try:
+        return (path / "recipe.yaml").is_file() and any((path / "checkpoints").glob("step-*"))
+    except OSError:  # opening the folder says what is wrong with it
+        return False
 
 
 def _refuse_turning_back(path: Path) -> None:

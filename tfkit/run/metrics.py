@@ -39,11 +39,20 @@ class MetricsLog:
             self._waiting.clear()
 
     def cut_back(self, step: int) -> None:
-        """Keep the records up to and including `step`; torn or unreadable lines go too. Raises MachineError, for it is a start's work."""
+        """Keep the records up to and including `step`. Raises MachineError, for it is a start's work.
+
+        Lines that are no records are left out, and `warn` called; but a last line that a kill tore is left out without a word.
+        """
         self.close()
         try:
             old = self.path.read_bytes()
-            kept = b"".join(line for line in old.splitlines(keepends=True) if _is_kept(line, step))
+            lines = old.splitlines(keepends=True)
+            records = [parse_record(line) for line in lines]
+            if foreign := [
+                number for number, (line, found) in enumerate(zip(lines, records, strict=True), 1) if not found and _ended(line)
+            ]:
+                self._warn(f"{self.path}:{foreign[0]}: not a record of a training; {_count(foreign)} of this kind left out")
+            kept = b"".join(line for line, found in zip(lines, records, strict=True) if found and found["step"] <= step)
             if kept != old:
                 write_atomically(self.path, kept.decode())
         except FileNotFoundError:
@@ -76,14 +85,36 @@ class MetricsLog:
             self._warn(f"{self.path}: cannot write metrics ({error.strerror}); training goes on, and later lines are tried again")
 
 
-def _is_kept(line: bytes, step: int) -> bool:
-    if not line.endswith(b"\n"):
-        return False
+def parse_record(line: bytes) -> dict[str, Any] | None:
+    """The record of a line that ends, with the numbers that are not finite; None for anything that no training wrote."""
     try:
-        record = strict_json.loads(line)
+        record = strict_json.loads(line) if _ended(line) else None
     except ValueError:
-        return False
-    return isinstance(record, dict) and isinstance(record.get("step"), int) and record["step"] <= step
+        return None
+    if not isinstance(record, dict) or type(record.get("step")) is not int or not strict_json.is_number(record.get("loss")):
+        return None
+    evaluation = record.get("evaluation", {})
+    if (
+        not isinstance(evaluation, dict)
+        or not all(map(strict_json.is_number, evaluation.values()))
+        or not isinstance(record.get("samples", []), list)
+    ):
+        return None
+    nonfinite = record.pop("nonfinite", {})
+    if not isinstance(nonfinite, dict) or not all(text in ("nan", "inf", "-inf") for text in nonfinite.values()):
+        return None
+    for name, text in nonfinite.items():
+        section, _, metric = name.partition(".")
+        (evaluation if section == "evaluation" else record)[metric or section] = float(text)
+    return record
+
+
+def _ended(line: bytes) -> bool:
+    return line.endswith(b"\n")
+
+
+def _count(numbers: list[int]) -> str:
+    return "1 line" if len(numbers) == 1 else f"{len(numbers):,} lines"
 
 
 def _open_after_last_line(path: Path) -> int:
@@ -111,9 +142,9 @@ def _write_whole(descriptor: int, data: bytes) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, none where there is no file; a torn last line is left out."""
+    """The records of a metrics.jsonl, none where there is no file; what is no record, a torn last line too, is left out."""
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]
+        lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return []
-    return [strict_json.loads(line) for line in lines]
+    return [record for line in lines if (record := parse_record(line)) is not None]

@@ -3,18 +3,20 @@
     schema_version  run_id  name  command  status
     attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]
     versions  platform  processor  threads  commit          of the latest attempt that took steps, or of one that is to be the first
-    data  totals {seconds, tokens, energy_kwh, emissions_g, ...}  result {...}  and what else is recorded
+    data  given {recipe, text, overrides}  result {...}  and what else is recorded
+    totals {seconds, train_seconds, tokens, energy_kwh, energy_kwh_parts {cpu, gpu, ram}, emissions_g, carbon_status, place, rework_...}
 
 `status`, of the run and of an attempt: running, stopped (by a signal or budget, can be resumed), finished, failed, killed (found still
 "running" by the next start: its end was not seen, so ended_utc is null). A run that has not begun is "new". Times are UTC; `seconds` is by
-a clock that nobody sets back.
+a clock that nobody sets back, up to the latest writing of the file: of a killed attempt what was known then.
 """
 
+import math
 import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +26,7 @@ from tfkit.run import strict_json
 from tfkit.run.durable import write_atomically
 
 SCHEMA_VERSION = 1
+SECONDS_BETWEEN_WRITES = 5.0  # of a running attempt, at least
 End = Literal["stopped", "finished", "failed"]
 _OWN_FIELDS = frozenset({"schema_version", "run_id", "status", "attempts"})
 
@@ -35,6 +38,7 @@ class Receipt:
         self.path = path
         self.document = document
         self._began: float | None = None
+        self._written = -math.inf
 
     @classmethod
     def open(cls, path: Path, warn: Callable[[str], None]) -> "Receipt":
@@ -78,7 +82,7 @@ class Receipt:
                 "status": "running",
                 "started_utc": _now(),
                 "ended_utc": None,
-                "seconds": None,
+                "seconds": 0.0,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "resumed_from": None,
@@ -97,6 +101,21 @@ class Receipt:
         self.document["attempts"][-1].update(resumed_from=resumed_from, from_step=step)
         self.write()
 
+    def seconds(self, metered: Mapping[int, float]) -> float:
+        """Wall time of all attempts: of those in `metered`, by number, what stands there, and of the others what this file knows."""
+        self._keep_time()
+        known = {number: attempt.get("seconds") for number, attempt in enumerate(self.document["attempts"], 1)}
+        return sum(metered.get(number, seconds or 0.0) for number, seconds in known.items())
+
+    def keep_time(self) -> None:
+        """Write the file if the latest writing is some seconds ago, so that a kill loses no more time than that."""
+        if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
+            self.write()
+
+    def _keep_time(self) -> None:
+        if self._began is not None:
+            self.document["attempts"][-1]["seconds"] = round(time.monotonic() - self._began, 3)
+
     def forget_result(self) -> None:
         """What an attempt before had reached, which this one goes beyond."""
         self.document.pop("result", None)
@@ -105,9 +124,9 @@ class Receipt:
         """Close the attempt that this process began; a second call changes nothing."""
         if self._began is None:
             return
-        seconds = round(time.monotonic() - self._began, 3)
+        self._keep_time()
         self._began = None
-        self.document["attempts"][-1].update(status=status, ended_utc=_now(), seconds=seconds, to_step=step, error=error)
+        self.document["attempts"][-1].update(status=status, ended_utc=_now(), to_step=step, error=error)
         self.document["status"] = status
         self.write()
 
@@ -119,6 +138,8 @@ class Receipt:
 
     def write(self) -> None:
         """Bring the document to the disk."""
+        self._keep_time()
+        self._written = time.monotonic()
         write_atomically(self.path, strict_json.dumps(self.document, indent=1) + "\n")
 
 
@@ -132,8 +153,13 @@ def _is_receipt(document: Any) -> bool:
     attempts = document["attempts"]
     return (
         isinstance(document["run_id"], str)
+        and isinstance(document["status"], str)
         and isinstance(attempts, list)
-        and all(isinstance(each, dict) and "status" in each for each in attempts)
+        and all(
+            isinstance(each, dict) and isinstance(each.get("status"), str) and strict_json.is_number(each.get("seconds"))
+            for each in attempts
+        )
+        and all(isinstance(document.get(name) or {}, dict) for name in ("totals", "result", "given", "processor", "versions"))
     )
 
 

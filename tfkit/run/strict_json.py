@@ -29,6 +29,11 @@ def loads(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def is_number(value: object) -> bool:
+    """Whether a value that was read is a number, or the null of one that is not finite or missing."""
+    return value is None or type(value) in (int, float)
+
+
 def _finite(value: Any, name: str, nonfinite: dict[str, str]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         nonfinite[name] = str(float(value))

@@ -1,0 +1,77 @@
+"""The recipe of a run as the command line gave it: the text of RECIPE, and key=value.
+
+run.json keeps it, since only a comparison with it shows what a resume changes: an edit of the file or another key=value does, a key=value
+that is left out the second time does not. Torch-free.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from tfkit.recipe import RecipeText
+from tfkit.recipe.overrides import apply_overrides
+from tfkit.recipe.schema import LENGTHS
+from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
+
+LENGTH = tuple(f"training.{name}" for name in LENGTHS)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A recipe and the changes to it; without a recipe, all that is known is in the changes."""
+
+    recipe: RecipeText | None
+    overrides: tuple[str, ...]
+
+    @classmethod
+    def from_document(cls, document: Any) -> Self | None:
+        """What `document` wrote to run.json; None for anything else, such as the run of an older version."""
+        if not isinstance(document, dict) or document.keys() != {"recipe", "text", "overrides"}:
+            return None
+        recipe, text, overrides = document["recipe"], document["text"], document["overrides"]
+        if not isinstance(overrides, list) or not all(isinstance(word, str) for word in overrides):
+            return None
+        if isinstance(recipe, str) and isinstance(text, str):
+            return cls(RecipeText(Path(recipe), text), tuple(overrides))
+        return cls(None, tuple(overrides)) if recipe is None and text is None else None
+
+    def document(self) -> dict[str, Any]:
+        """For run.json."""
+        path, text = (str(self.recipe.path), self.recipe.text) if self.recipe else (None, None)
+        return {"recipe": path, "text": text, "overrides": list(self.overrides)}
+
+    def followed_by(self, now: "Given") -> "Given":
+        """What is given when a resume says `now` after this: the earlier overrides hold until the edited file or `now` says otherwise."""
+        new = [word for word in now.overrides if word == now._last(_key(word)) != self._last(_key(word))]
+        edits: list[str] = []
+        if self.recipe and now.recipe:
+            before = self.recipe.fields()
+            changed = {name: value for name, value in now.recipe.fields().items() if name not in before or before[name] != value}
+            hidden = [name for name in changed if _touches(name, self.overrides) and not _touches(name, now.overrides)]
+            edits = [f"{name}={json.dumps(changed[name], ensure_ascii=False)}" for name in hidden]
+        words = [*edits, *new]
+        return Given(now.recipe, (*self.overrides, *no_other_length(words), *words))
+
+    def _last(self, key: str) -> str | None:
+        return next((word for word in reversed(self.overrides) if _key(word) == key), None)
+
+
+def no_other_length(words: Sequence[str]) -> list[str]:
+    """The overrides that take a run's own length away where these give another, in another unit."""
+    tree = Mapping(COMMAND_LINE)
+    apply_overrides(tree, words)  # what is wrong with them is reported where the recipe is read
+    training = plain(tree).get("training")
+    said = {name for name, value in training.items() if value is not None} & {*LENGTHS} if isinstance(training, dict) else set()
+    return [f"training.{name}=null" for name in LENGTHS if name not in said] if said else []
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].strip()
+
+
+def _touches(name: str, overrides: Iterable[str]) -> bool:
+    """Whether one of the overrides sets a field, a part of it, or its section; the units of the length are one field."""
+    names = LENGTH if name in LENGTH else (name,)
+    return any(one == key or one.startswith(f"{key}.") or key.startswith(f"{one}.") for key in map(_key, overrides) for one in names)
