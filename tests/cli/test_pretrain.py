@@ -191,6 +191,17 @@ def test_the_same_seed_gives_the_same_run_and_another_another(base: Path, recipe
     assert exact(base / "one")[0]["loss"] != exact(base / "other")[0]["loss"]
 
 
+def test_the_size_of_the_run_is_said_before_its_first_step(base: Path, recipe: Path) -> None:
+    """Also where the recipe names the micro-batch; the memory is about what the process takes in the end."""
+    done = pretrain(base / "sized", recipe, "training.micro_batch_size=2")
+    assert done.code == 0, done.err
+    (line,) = [line for line in done.err.splitlines() if line.startswith("12 steps of 4 rows")]
+    assert line.startswith("12 steps of 4 rows, about 64 tokens each; micro-batches of 2 rows, at most 32 tokens")
+    if sys.platform == "linux":
+        said = float(line.partition("; about ")[2].partition(" GB")[0]) * 1e9
+        assert said == pytest.approx(records(base / "sized")[-1].get("memory") or records(base / "sized")[0]["memory"], rel=0.3)
+
+
 def test_micro_batches_change_nothing_but_the_rounding(base: Path, recipe: Path) -> None:
     curves = []
     for size in (1, 2, 4):

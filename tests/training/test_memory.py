@@ -14,7 +14,15 @@ from tiny_training import GPT2, batches, config, stepper
 from tfkit.model.transformer import build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.training import memory
-from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fit, state_bytes, step_bytes_per_row
+from tfkit.training.memory import (
+    available_bytes,
+    largest_divisor,
+    likely_peak,
+    resident_bytes,
+    rows_that_fit,
+    state_bytes,
+    step_bytes_per_row,
+)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
@@ -49,6 +57,14 @@ def test_state() -> None:
     assert state_bytes(1000, 10, 7, torch.float32, whole=False) == 4_068
     assert state_bytes(1000, 10, 20, torch.bfloat16, whole=False) == 4_000, "read in fp32, then 2,160"
     assert state_bytes(1000, 900, 1800, torch.bfloat16, whole=False) == 16_400
+
+
+def test_the_likely_peak() -> None:
+    """What is held and what is to come, the activations with the middle of their margin, and at most two blocks of logits."""
+    assert likely_peak(1000, 200, 160, 10) == 1000 + 200 + 125 + 20
+    assert likely_peak(0, 0, 0, 10**12) == 2 * memory.LOGITS_BYTES
+    held = resident_bytes()
+    assert held is None or 10**7 < held < 10**11
 
 
 def test_rows_that_fit() -> None:

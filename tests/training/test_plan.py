@@ -61,6 +61,11 @@ def test_a_micro_batch_is_a_divisor_of_at_most_16384_tokens(batch_size: int, con
     assert largest_divisor(batch_size, most_rows(context_length)) == expected
 
 
+@pytest.mark.parametrize(("row_bytes", "expected"), [(0, 64), (2**26, 64), (2**28, 16), (2**40, 1)])
+def test_a_micro_batch_has_at_most_4_gib_of_activations(row_bytes: int, expected: int) -> None:
+    assert largest_divisor(128, most_rows(256, row_bytes)) == expected
+
+
 @pytest.mark.parametrize(
     "optimizer", [AdamWSection(), AdafactorSection(kind="adafactor"), MuonSection(kind="muon")], ids=lambda one: one.kind
 )

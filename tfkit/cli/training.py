@@ -1,6 +1,7 @@
 """What every training command wires together: data, model, loop, checkpoints, and the run folder around them."""
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tfkit.cli.training_log import SavedLog, TrainingLog
 from tfkit.cli.training_parts import assemble, restore, state_tensors
 from tfkit.cli.training_plan import kept_numbers, most_rows, planned_bytes, trained_numbers
 from tfkit.cli.validation import score_validation
+from tfkit.data import Loader
 from tfkit.errors import DataError, MachineError, ModelError, Stopped, UnhealthyError
 from tfkit.hub import family_of
 from tfkit.model.transformer import Transformer
@@ -41,7 +43,7 @@ from tfkit.training.device import eager, keep_freed_memory, make_deterministic, 
 from tfkit.training.flops import adapted_flops_per_token, training_flops_per_token
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loop import Log, Progress, train, try_out
-from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fit, step_bytes_per_row
+from tfkit.training.memory import available_bytes, largest_divisor, likely_peak, resident_bytes, rows_that_fit, step_bytes_per_row
 from tfkit.training.patience import since_best
 from tfkit.training.replay import describe_step
 
@@ -111,6 +113,7 @@ class TrainingRun:
             console.say(f"resuming from {self.resumed_from.name}")
         if not self.schedule.reaches_its_peak:
             console.warn(f"the warm-up is longer than the run of {self.plan.steps} steps: the learning rate never comes to its peak")
+        console.say(self._describe_size())
         self._try_out()
         context.meter.phase("train", self.progress.step)
         with self.written:
@@ -263,16 +266,41 @@ class TrainingRun:
 
     def _pick_micro_batch(self) -> int:
         """The largest divisor of the batch size that is worth it and, on a CPU, fits the memory that is left."""
-        most = most_rows(self.loader.rows.longest)
-        if self.context.device.type == "cpu":
-            left = available_bytes()
-            to_come = 4 * (self.trained + kept_numbers(self.context.recipe, self.model))  # gradients, and what is kept beside weights
-            first = self.loader.step(0)[0]  # one row; not the longest where rows are not grouped by length
-            longer = max(1.0, self.loader.rows.longest / first.tokens)
-            row = int(step_bytes_per_row(self.model, self.stepper.objective, first) * longer)
-            row += taught_bytes_per_row(self.stepper.objective, self.loader.rows.longest)
-            most = min(most, rows_that_fit(row, None if left is None else left - to_come))
-        return largest_divisor(self.loader.sizes.unit, most)
+        longest = self.loader.rows.longest
+        if self.context.device.type != "cpu":
+            return largest_divisor(self.loader.sizes.unit, most_rows(longest))
+        left = available_bytes()
+        fitting = rows_that_fit(self._row_bytes, None if left is None else left - self._bytes_to_come)
+        return largest_divisor(self.loader.sizes.unit, min(most_rows(longest, self._row_bytes), fitting))
+
+    @cached_property
+    def _row_bytes(self) -> int:
+        """The activations of the longest row, on a CPU."""
+        rows = self.loader.rows
+        first = Loader(rows, self.loader.collate, self.loader.sizes, 1).step(0)[0]  # not the longest where rows are not grouped by length
+        longer = max(1.0, rows.longest / first.tokens)
+        row = int(step_bytes_per_row(self.model, self.stepper.objective, first) * longer)
+        return row + taught_bytes_per_row(self.stepper.objective, rows.longest)
+
+    @property
+    def _bytes_to_come(self) -> int:
+        """Gradients, and what is kept beside weights: not there before the first step, but for the state that a resumed run has read."""
+        return 4 * (self.trained + (0 if self.resumed_from else kept_numbers(self.context.recipe, self.model)))
+
+    def _describe_size(self) -> str:
+        """The size of the steps, and on a CPU that of the memory: what may be too much, before it is waited for."""
+        rows, sizes, micro_batch = self.loader.rows, self.loader.sizes, self.loader.micro_batch_size
+        size = f"{self.plan.steps:,} steps of {sizes.full:,} rows, about {round(sizes.full * rows.mean_tokens):,} tokens each"
+        size += f"; micro-batches of {micro_batch:,} rows, at most {micro_batch * rows.longest:,} tokens"
+        held = resident_bytes() if self.context.device.type == "cpu" else None
+        if held is None:
+            return size
+        head = self.model.config.head.kind in ("lm", "masked_lm")
+        itemsize = self.precision.itemsize
+        logits = micro_batch * rows.longest * self.model.config.vocab_size * itemsize if head else 0
+        peak = likely_peak(held, self._bytes_to_come, micro_batch * self._row_bytes, logits)
+        left = available_bytes()
+        return size + f"; about {peak / 1e9:.2g} GB of memory" + ("" if left is None else f", of {(left + held) / 1e9:.3g} GB")
 
     def _try_out(self) -> None:
         """What has to be compiled is compiled, and on a GPU the largest micro-batch tried, where a signal can end it at once."""

@@ -16,11 +16,29 @@ from tfkit.training.memory import available_bytes, state_bytes
 from tfkit.training.optimizer import state_numbers
 
 AUTO_MICRO_BATCH_TOKENS = 16_384
+# Of the activations of a forward on a CPU, margin included. SmolLM2-135M takes 1.2 MB a token: 3,600 tokens are as fast as 12,000.
+AUTO_MICRO_BATCH_BYTES = 4 * 2**30
+SHORTEST_TEXT = 128
+LONGEST_TEXT = 1024  # tokens of a row of text without a recipe: of longer rows a few are a step of minutes on a CPU
 
 
-def most_rows(longest: int) -> int:
-    """Rows, the longest of which has so many tokens, in a forward of at most 16,384: more is no faster, and takes memory."""
-    return max(1, AUTO_MICRO_BATCH_TOKENS // longest)
+def most_rows(longest: int, row_bytes: int = 0) -> int:
+    """Rows in a forward of at most 16,384 tokens and 4 GiB of activations: more is no faster, and takes memory; at least 1.
+
+    `longest`: tokens of the longest row; `row_bytes`: its activations on a CPU.
+    """
+    return max(1, min(AUTO_MICRO_BATCH_TOKENS // longest, AUTO_MICRO_BATCH_BYTES // max(1, row_bytes)))
+
+
+def text_length(context_length: int, token_bytes: int, parameters: int) -> int:
+    """Tokens of a row of text where no recipe says so: the model's context, but at most 1,024, and halved until the free memory holds one.
+
+    `token_bytes`: activations of a token. Beside them are weights, gradients and moments in fp32, and a working copy.
+    """
+    length, left = min(context_length, LONGEST_TEXT), available_bytes()
+    while left is not None and length > SHORTEST_TEXT and length * token_bytes > left - 18 * parameters:
+        length //= 2
+    return length
 
 
 def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:

@@ -167,7 +167,8 @@ class TrainingSection(Data):
         None, description="Smaller batches at first; the schedule's decay then goes by tokens, not by steps. null: full batches throughout."
     )
     micro_batch_size: Count | None = Field(
-        None, description="Sequences a forward; null: the largest divisor of batch_size with at most 16,384 tokens."
+        None,
+        description="Sequences a forward; null: the largest divisor of batch_size within 16,384 tokens and, on a CPU, 4 GiB of memory.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="bf16: bf16 weights beside an fp32 master. auto: bf16 where the hardware has it, else fp32."

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import LOGITS_BYTES
 from tfkit.objectives.objective import Batch, Objective
@@ -16,6 +17,7 @@ _ROOT = Path("/")
 _PAGE = resource.getpagesize()
 _PROBE_TOKENS = 16
 _MARGIN = 1.6  # for what comes and goes within an operation: measured 1.2 to 1.5 of what autograd keeps
+_LIKELY = 1.25 / _MARGIN  # of an estimate with its margin: the middle of what was measured
 
 
 def available_bytes(swap: bool = False) -> int | None:
@@ -23,6 +25,22 @@ def available_bytes(swap: bool = False) -> int | None:
     places = [_machine(swap), _control_group(), _address_space()]
     known = [place for place in places if place is not None]
     return max(0, min(known)) if known else None
+
+
+def resident_bytes() -> int | None:
+    """The memory that this process holds at the moment. None where /proc is missing."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int((_ROOT / "proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+    return None
+
+
+def likely_peak(held: int, to_come: int, micro_batch: int, logits: int) -> int:
+    """The most memory that a training is likely to hold at once.
+
+    `held`: what the process holds before the first step; `to_come`: gradients and the optimizer's state; `micro_batch`: what its
+    activations take by `step_bytes_per_row`, margin included; `logits`: what all of them would take, of which two blocks are held.
+    """
+    return held + to_come + int(micro_batch * _LIKELY) + 2 * min(logits, LOGITS_BYTES)
 
 
 def state_bytes(parameters: int, trained: int, kept: int, dtype: torch.dtype, *, whole: bool = True) -> int:
@@ -34,6 +52,12 @@ def state_bytes(parameters: int, trained: int, kept: int, dtype: torch.dtype, *,
     if whole or not working:
         return 4 * (parameters + trained + kept) + working
     return max(4 * parameters, 4 * (2 * trained + kept) + working)
+
+
+def activation_bytes_per_token(config: ModelConfig) -> int:
+    """About what a token takes of a micro-batch in fp32, by the model's description alone, margin included."""
+    layers = config.encoder_layers + config.decoder_layers
+    return int(4 * layers * (10 * config.dim + 3 * config.hidden_dim) * _MARGIN)
 
 
 def step_bytes_per_row(model: Transformer, objective: Objective, batch: Batch) -> int:
