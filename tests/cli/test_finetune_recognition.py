@@ -3,6 +3,7 @@
 import json
 import shlex
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 from tiny_runs import WORDS, Done, Process, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
-from tfkit.cli.recognition import _data_name, _look, _model_name
+from tfkit.cli.recognition import _data_name, _decide_size, _look, _model_name
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.recipe.data_sections import SourceSection
 from tfkit.recipe.judging import metrics_of
+from tfkit.recipe.tasks import Kind, Seen
 
 STARTS = {
     "bert": [
@@ -140,7 +142,7 @@ def printed(done: Done) -> str:
 def test_a_task_is_told_and_its_recipe_runs_again(
     place: Path, start: str, data: str, objective: dict[str, Any], metric: str | None, said: str
 ) -> None:
-    done = learn(place, start, data)
+    done = learn(place, start, data, "training.epochs=3")
     assert done.code == 0, done.err
     recipe = printed(done)
     assert recipe.startswith(f"# {objective['kind']}: ")
@@ -164,6 +166,33 @@ def test_a_task_is_told_and_its_recipe_runs_again(
     values = [score[best["metric"]] for score in scores]
     assert best["value"] == (min(values) if best["metric"] in ("loss", "rmse") else max(values))
     assert load(run).folder.samefile(best["checkpoint"])
+
+
+def test_a_model_with_a_chat_template_gets_the_rate_of_a_tuned_one(place: Path) -> None:
+    """60 conversations make batches of 8; an adapter keeps the rate of an untuned model."""
+    few = ["training.steps=1", "carbon.enabled=false", "data.validation=null", "training.precision=fp32"]
+    data = ["--data", str(place / "talks.jsonl"), *few]
+    done = finetune("--from", str(place / "gpt"), *data, "--run", "first")
+    assert (done.code, "lr: 0.00025" in printed(done)) == (0, True), done.err  # a base model, by the square root of the batch
+    for words, rate in (([], 5e-5), (["training.adapter={rank: 2}"], 2.5e-4)):
+        run = f"second-{rate}"
+        done = finetune("--from", "first", *data, *words, "--run", run)
+        assert (done.code, "# size   about 60 rows to train on" in done.err) == (0, True), done.err
+        recipe = read_recipe(f"{run}/recipe.yaml").recipe
+        assert (recipe.optimizer.lr, recipe.training.batch_size) == (rate, 8)
+
+
+def test_a_long_context_is_cut_for_text(place: Path) -> None:
+    """8,192 tokens a row, 32 rows a step: no line in minutes. The command line's own length stays, and each long step has a line."""
+    seen = Seen("text", ("text",), frozenset(["causal_lm"]), 1, count=1, characters=1_000_000)
+    model = Kind("m", "llama", "decoder", "lm", 135_000_000, False, False, context_length=8192, token_bytes=2_000_000)
+    size = _decide_size(seen, model, "causal_lm", {"data": {}})
+    assert (size.context_length, size.batch_size, size.log_every) == (1024, 8, 1)
+    assert "about 220 rows of 1,024 tokens" in size.because
+    size = _decide_size(seen, model, "causal_lm", {"data": {}, "model": {"context_length": 512}, "training": {"batch_size": 2}})
+    assert (size.context_length, size.batch_size, size.log_every) == (None, 2, None)
+    assert _decide_size(seen, replace(model, context_length=512), "causal_lm", {"data": {}}).context_length is None
+    assert _decide_size(seen, replace(model, token_bytes=10**15), "causal_lm", {"data": {}}).context_length == 128
 
 
 def test_what_the_command_line_says_is_kept(place: Path) -> None:

@@ -1,6 +1,7 @@
 """A fine-tuning without a recipe: the recipe is made of what the data and the checkpoint show, printed, and then run as any other."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from pydantic import ValidationError
 
 from tfkit import console
 from tfkit.adapters import describe
+from tfkit.cli.training_plan import text_length
 from tfkit.data.columns import Columns, Record
-from tfkit.data.first_records import first_records
-from tfkit.data.rows import Row
+from tfkit.data.first_records import count_rows, first_records
+from tfkit.data.rows import FIRST_ROWS, Row
 from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError
@@ -22,15 +24,18 @@ from tfkit.recipe.objectives import ClassificationSection
 from tfkit.recipe.overrides import apply_overrides
 from tfkit.recipe.read import read_document, slug
 from tfkit.recipe.schema import LENGTHS, Recipe
-from tfkit.recipe.starting_points import HELD_OUT, starting_point
+from tfkit.recipe.starting_points import ENOUGH_CHARACTERS, ENOUGH_ROWS, HELD_OUT, StartingPoint, starting_point
 from tfkit.recipe.tasks import SECTIONS, Kind, Seen, Task, decide, few_values, unread_texts
 from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
 from tfkit.recipe.validate import problems_in
 from tfkit.run.checkpoints import step_folders
 from tfkit.run.folder import RunFolder
 from tfkit.tokenizer.conversations import resolve_format
+from tfkit.training.memory import activation_bytes_per_token
 
 _TEXT = next(role for role in ClassificationSection.roles if role.name == "text")
+_CHARACTERS_A_TOKEN = 4  # about, of English
+_LONG_STEP = 2e12  # FLOPs of a step that takes some ten seconds on a CPU: then each has a line in the log
 _LABELLED = ("classification", "tagging", "multiple_choice", "text_to_text", "chat", "causal_lm")  # causal_lm: a text is there
 
 
@@ -64,8 +69,9 @@ class Recognition:
         """Make the recipe of what is seen, and print it. Raises UsageError where no task can be told, DataError and ModelError."""
         seen, model = _look(self.source, self.given["data"].get("on_bad_row", "error")), _kind(self.start)
         task = decide(seen, model, self.given.get("objective", {}))
-        recipe, document = read_document(_document(task, model, self.given), "the recipe of what was seen", self.words)
-        console.say(_header(seen, model, task) + dump_document(document))
+        size = _decide_size(seen, model, task.objective["kind"], self.given)
+        recipe, document = read_document(_document(task, size, self.given), "the recipe of what was seen", self.words)
+        console.say(_header(seen, model, task, size) + dump_document(document))
         return recipe
 
 
@@ -95,6 +101,7 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
     reads = {kind: Columns(SECTIONS[kind].roles, named).read_of(records[0].values) for kind in fitting}
     of_classes = reads.get("classification", {})
     unclear = "text" not in named and "pair" not in of_classes
+    count, characters = _size(section, on_bad_row, records)
     held = {name: [record.values.get(name) for record in records] for name in columns}
     beside = [name for name in columns if name != "text" and few_values(held[name])]
     return Seen(
@@ -102,6 +109,8 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
         tuple(columns),
         frozenset(fitting),
         len(records),
+        count=count,
+        characters=characters,
         labels=tuple(row.values["label"] for row in fitting.get("classification", ())),
         tags=tuple(tag for row in fitting.get("tagging", ()) for tag in row.values["tags"]),
         conversations=any("messages" in row.values for row in fitting.get("chat", ())),
@@ -110,6 +119,15 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
         like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
         unread={} if named else {kind: unread_texts(kind, reads[kind], held) for kind in fitting},
     )
+
+
+def _size(section: SourceSection, on_bad_row: Any, records: Sequence[Record]) -> tuple[int, int]:
+    """The rows of the source, up to as many as a decision may depend on, and their characters. Raises DataError."""
+    if len(records) < FIRST_ROWS:
+        return len(records), sum(len(str(value)) for record in records for value in record.values.values())
+    if section.streamed:  # no more comes over the network than is looked at
+        return section.rows or ENOUGH_ROWS, ENOUGH_CHARACTERS
+    return count_rows(section, on_bad_row, ENOUGH_ROWS, ENOUGH_CHARACTERS)
 
 
 def _rows(kind: str, named: dict[str, Any], records: Sequence[Record]) -> list[Row]:
@@ -140,35 +158,83 @@ def _kind(start: str) -> Kind:
         sum(parameter.numel() for parameter in on_meta(config).parameters()),
         speaks,
         codec is not None and codec.backend.token_to_id("<extra_id_0>") is not None,
+        codec is not None and codec.chat_template is not None,
+        config.context_length,
+        activation_bytes_per_token(config),
     )
 
 
-def _document(task: Task, model: Kind, given: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Size:
+    """The length of a row of text, where it is not the model's own; rows a step, epochs, the rate and the lines of the log; and why."""
+
+    point: StartingPoint
+    context_length: int | None
+    batch_size: int
+    epochs: int
+    lr: float
+    log_every: int | None
+    because: str
+
+
+def _decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any]) -> Size:
+    """By the rows that there are, the size of the model, and the memory that is free."""
+    training, held_out = given.get("training", {}), given["data"].get("validation", HELD_OUT)
+    point = starting_point(kind, model.stacks, tuned=model.tuned and training.get("adapter") is None)
+    trained = seen.count * (1 - held_out if isinstance(held_out, float) else 1)
+    rows = math.ceil(trained)
+    row_tokens, shorter, unit = seen.characters / _CHARACTERS_A_TOKEN / max(1, seen.count), None, "rows to train on"
+    if SECTIONS[kind].reads_text:
+        length = given.get("model", {}).get("context_length")
+        if not isinstance(length, int):
+            length = text_length(model.context_length, model.token_bytes, model.parameters)
+            shorter = length if length < model.context_length else None
+        row_tokens, rows, unit = length, math.ceil(trained * row_tokens / length), f"rows of {length:,} tokens"
+    batch = training.get("batch_size")
+    if not isinstance(batch, int):
+        batch = point.batch_for(rows, round(row_tokens) if SECTIONS[kind].reads_text else None)
+    because = f"{'at least' if seen.count >= ENOUGH_ROWS or seen.characters >= ENOUGH_CHARACTERS else 'about'} {rows:,} {unit}"
+    if shorter:
+        because += f", which the memory and the time of a step allow; model.context_length={model.context_length} keeps the model's own"
+    long_steps = 6 * model.parameters * batch * row_tokens > _LONG_STEP
+    return Size(
+        point,
+        shorter,
+        batch,
+        point.epochs_for(rows, batch),
+        point.lr(model.parameters, batch),
+        1 if long_steps else None,
+        because,
+    )
+
+
+def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
     """The recipe without what the command line says itself, and without what would contradict that."""
-    point = starting_point(task.objective["kind"], model.stacks)
+    point = size.point
     said = {name: given.get(name, {}) for name in ("data", "optimizer", "schedule", "training", "evaluation")}
     held_out = said["data"].get("validation", HELD_OUT)
-    optimizer = {"kind": point.optimizer["kind"], "lr": point.lr(model.parameters), **point.optimizer}
+    optimizer = {"kind": point.optimizer["kind"], "lr": size.lr, **point.optimizer}
     if said["optimizer"].get("kind", optimizer["kind"]) != optimizer["kind"]:
         optimizer = {"kind": said["optimizer"]["kind"], "lr": optimizer["lr"]}
     schedule = dict(point.schedule)
     if said["schedule"].get("kind", schedule["kind"]) == "noam" or {"warmup_steps", "warmup_tokens"} & said["schedule"].keys():
         schedule.pop("warmup_ratio", None)
-    length = {} if any(said["training"].get(name) is not None for name in LENGTHS if name != "epochs") else {"epochs": point.epochs}
+    length = {} if any(said["training"].get(name) is not None for name in LENGTHS if name != "epochs") else {"epochs": size.epochs}
+    log = {"log_every": size.log_every} if size.log_every else {}
     judged = {"metric": task.metric} if task.metric else {}
     return {
-        "model": {},
+        "model": {"context_length": size.context_length} if size.context_length else {},
         "data": {"train": [], "validation": held_out},
         "objective": task.objective,
         "optimizer": optimizer,
         "schedule": schedule,
-        "training": {**length, "batch_size": point.batch_size},
+        "training": {**length, "batch_size": size.batch_size, **log},
         "checkpoint": {"every": "epoch", "keep": 1} if held_out else {},
         "evaluation": {"every": "epoch", **judged} if held_out else {},
     }
 
 
-def _header(seen: Seen, model: Kind, task: Task) -> str:
+def _header(seen: Seen, model: Kind, task: Task, size: Size) -> str:
     """What was seen and decided, as the comment that a recipe begins with."""
     kind = task.objective["kind"]
     reads = ", ".join(f"{role} from {column!r}" for role, column in (seen.reads.get(kind) or seen.reads.get("causal_lm", {})).items())
@@ -177,7 +243,8 @@ def _header(seen: Seen, model: Kind, task: Task) -> str:
         f"# data   {seen.name}: {', '.join(seen.columns)}; {seen.rows:,} rows were looked at\n"
         + (f"# reads  {reads}\n" if reads else "")
         + f"# model  {model}\n"
-        f"# as     {starting_point(kind, model.stacks).source}\n"
+        f"# as     {size.point.source}\n"
+        f"# size   {size.because}\n"
         "# Saved as a file, this is a recipe: tfkit finetune FILE\n"
     )
 

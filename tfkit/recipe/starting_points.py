@@ -1,15 +1,24 @@
-"""Where a fine-tuning begins that nobody has tuned yet: for each kind of task what the paper of its kind did, in one table. Torch-free.
+"""Where a fine-tuning begins that nobody has tuned yet: what the paper of each kind of task did, or what was measured, in one table.
+Torch-free.
 
 The largest rate is for the smallest models. What the papers leave open is ours: a tenth of the rows held out, an evaluation and a
-checkpoint after each epoch, the best of them kept; and for T5 the batch and the epochs (the paper trains 2^18 steps of 128 sequences).
+checkpoint after each epoch, the best of them kept; for T5 the batch and the epochs (the paper trains 2^18 steps of 128 sequences); and
+smaller batches and more epochs where there are few rows.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 HELD_OUT = 0.1
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _ANY = 10**18
+
+
+# Fewer steps than these hardly move a model; a batch below the smallest is mostly noise, and slow.
+_STEPS_AN_EPOCH, _STEPS, _SMALLEST_BATCH, _MOST_EPOCHS = 25, 50, 8, 10
+_TEXT_TOKENS = 8192  # in a step on text
+ENOUGH_ROWS, ENOUGH_CHARACTERS = 4000, 20_000_000  # more than these change no decision
 
 
 @dataclass(frozen=True)
@@ -21,17 +30,34 @@ class StartingPoint:
     rates: tuple[tuple[int, float], ...]
     schedule: dict[str, Any]
     epochs: int
-    batch_size: int
+    batch_size: int  # where there are rows enough
+    scaled: bool = False  # whether the rates, which are for that batch, fall with the square root of a smaller one (arXiv 2205.10287)
 
-    def lr(self, parameters: int) -> float:
+    def lr(self, parameters: int, batch_size: int) -> float:
         """The peak learning rate for a model of this size."""
-        return next(rate for most, rate in self.rates if parameters <= most)
+        rate = next(rate for most, rate in self.rates if parameters <= most)
+        if not self.scaled or batch_size >= self.batch_size:
+            return rate
+        return float(f"{rate * math.sqrt(batch_size / self.batch_size):.2g}")
+
+    def batch_for(self, rows: int, row_tokens: int | None = None) -> int:
+        """Rows a step: halved until an epoch of `rows` has 25 steps, but at least 8. `row_tokens`: the length of a row of text."""
+        size = self.batch_size
+        if row_tokens is not None:
+            size = min(size, max(1, _TEXT_TOKENS // row_tokens))
+        while size > _SMALLEST_BATCH and rows < _STEPS_AN_EPOCH * size:
+            size //= 2
+        return size
+
+    def epochs_for(self, rows: int, batch_size: int) -> int:
+        """Epochs: more where there would be fewer than 50 steps, but at most 10."""
+        return max(self.epochs, min(_MOST_EPOCHS, math.ceil(_STEPS * batch_size / max(1, rows))))
 
 
 BERT = StartingPoint(
-    "BERT (arXiv 1810.04805, A.3: 2e-5, 3e-5 or 5e-5, 2 to 4 epochs, batch 32; 1e-4 for its small ones: arXiv 1908.08962)",
+    "BERT (arXiv 1810.04805, A.3: 2e-5, 3e-5 or 5e-5, 2 to 4 epochs, batch 32); up to 60 million parameters 3e-4, measured with MiniLM",
     _LATER_ADAM | {"eps": 1e-6},
-    ((20_000_000, 1e-4), (60_000_000, 5e-5), (200_000_000, 3e-5), (_ANY, 2e-5)),
+    ((60_000_000, 3e-4), (200_000_000, 3e-5), (_ANY, 2e-5)),
     {"kind": "linear", "warmup_ratio": 0.1},  # run_classifier.py's warmup_proportion
     3,
     32,
@@ -59,11 +85,20 @@ SMOLLM2 = StartingPoint(
     {"kind": "cosine", "warmup_ratio": 0.1},
     2,
     128,
+    scaled=True,
+)
+TUNED = StartingPoint(
+    "measured with SmolLM2-135M-Instruct, for models that have a chat template: 5e-5; beyond 10^9 parameters Stanford Alpaca's 2e-5",
+    {"kind": "adamw"},
+    ((1_000_000_000, 5e-5), (_ANY, 2e-5)),
+    {"kind": "cosine", "warmup_ratio": 0.1},
+    2,
+    32,
 )
 
 
-def starting_point(kind: str, stacks: str) -> StartingPoint:
-    """For an objective and a model of an encoder, a decoder or both."""
+def starting_point(kind: str, stacks: str, tuned: bool = False) -> StartingPoint:
+    """For an objective and a model of an encoder, a decoder or both; `tuned`: it has a chat template, and all of it is trained."""
     if kind == "chat":
-        return SMOLLM2
+        return TUNED if tuned else SMOLLM2
     return {"encoder": BERT, "decoder": GPT, "both": T5}[stacks]

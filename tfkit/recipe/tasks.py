@@ -26,6 +26,8 @@ class Seen:
     columns: tuple[str, ...]
     kinds: frozenset[str]  # the objectives whose roles the columns can stand for
     rows: int  # that were looked at
+    count: int = 0  # rows that there are, up to ENOUGH_ROWS, and
+    characters: int = 0  # in these
     labels: tuple[str, ...] = ()  # of a classification, one a row
     tags: tuple[str, ...] = ()  # of a tagging
     conversations: bool = False  # what a chat reads are messages, not an instruction and its answer
@@ -46,6 +48,9 @@ class Kind:
     parameters: int
     speaks: bool  # has a chat template, or the special tokens of a chat format
     has_spans: bool  # has the tokens that stand for the missing spans of T5
+    tuned: bool = False  # has a chat template
+    context_length: int = 0
+    token_bytes: int = 0  # activations of a token, about
 
     def __str__(self) -> str:
         head = _HEADS.get(self.head, self.head)
