@@ -25,8 +25,8 @@ MOST_NEW_BYTES = 4_000_000_000  # of address space
 # The exit codes that each command may end with in a walk: all are documented, and no other can be explained by what a walk does.
 CODES = {
     "check": {0, 2},
-    "inspect": {0, 2, 3},
-    "pretrain": {0, 2, 3, 6},
+    "inspect": {0, 2, 3, 4},
+    "pretrain": {0, 2, 3, 4, 6},
     "finetune": {0, 2, 3, 4, 6},
     "evaluate": {0, 2, 3},
     "generate": {0, 2, 3},
@@ -37,7 +37,9 @@ _BARE = re.compile(
     r"^(KeyError|IndexError|ValueError|TypeError|RuntimeError|AttributeError|Traceback)|Error\(s\) in loading state_dict|"
     r"NoneType|object has no attribute|PyObject|panicked at|Expected all tensors|size mismatch for"
 )
-_PLACE = re.compile(r"[\w-]+[./][\w./-]+|--\w+|\w+:\d+|[a-z_]+=|objective|row \d+|the (model|checkpoint|tokenizer|prompt)")
+# Nothing is damaged in a walk: what tfkit wrote it can read.
+_DAMAGE = re.compile(r"[Cc]opy .*again|damaged|do not fit config|is not the one|sha256")
+_PLACE = re.compile(r"[\w-]+[./][\w./-]+|--\w+|\w+:\d+|[a-z_]+=|objective|(row|prompt) \d+|the (model|checkpoint|tokenizer|prompt)")
 _REMEDY = re.compile(
     r"[;:,] [^;]*\b(give|set|add|remove|use|raise|choose|name|say|check|repair|lower|leave|make|write|train|start|keep|state|delete|"
     r"mend|turn|shorten|correct|take|put|try|change|ask|resume|evaluate|lists)\b|did you mean|needs? |is no |--resume"
@@ -168,6 +170,7 @@ def _judge_message(command: Command, done: Done, text: str) -> list[Failure]:
     """A message of an error says more than the library's exception: it names a place and a remedy."""
     lacks = [
         *(["a message"] if not text else []),
+        *(["a reason, since nothing was damaged"] if _DAMAGE.search(text) else []),
         *(["words of its own"] if _BARE.search(text) else []),
         *(["a place"] if text and not _PLACE.search(text) else []),
         *(["a remedy"] if text and not _REMEDY.search(text) else []),
