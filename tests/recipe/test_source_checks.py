@@ -1,6 +1,7 @@
 """Sources of a recipe that contradict themselves or the objective: said by `tfkit check`, without a look at any data."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tfkit.errors import UsageError
 from tfkit.recipe import dump_recipe, read_recipe
 
 DECODER, ENCODER, BOTH = "{preset: gpt2}", "{preset: bert-base}", "{preset: t5-small}"
+KINDS = {DECODER: "byte_bpe", ENCODER: "wordpiece", BOTH: "unigram"}
 MODELS = {
     "causal_lm": DECODER,
     "masked_lm": ENCODER,
@@ -23,7 +25,7 @@ def recipe(folder: Path, objective: str, source: str, more: str = "") -> str:
     path = folder / "r.yaml"
     path.write_text(
         f"model: {MODELS[objective]}\ndata:\n  train: [{source}]\n  {more}\nobjective: {{kind: {objective}}}\n"
-        f"tokenizer: {{kind: {'byte_bpe' if MODELS[objective] == DECODER else 'wordpiece'}}}\ntraining: {{steps: 3}}\n",
+        f"tokenizer: {{kind: {KINDS[MODELS[objective]]}}}\ntraining: {{steps: 3}}\n",
         encoding="utf-8",
     )
     return str(path)
@@ -116,3 +118,27 @@ def test_limits_that_nothing_would_read(tmp_path: Path, objective: str, more: st
     source = "{stdlib: packages}"
     assert said in problem(tmp_path, objective, source, more)
     assert read_recipe(recipe(tmp_path, objective, source, "max_lost: 0.1\n  on_bad_row: skip")).recipe.data.max_lost == 0.1
+
+
+@pytest.mark.parametrize(
+    ("objective", "kind", "said"),
+    [
+        ("text_to_text", "bpe_eow", "bpe_eow has neither bos nor pad for a decoder to begin with: use unigram or bpe_byte_fallback"),
+        ("text_to_text", "wordpiece", "wordpiece has no token that ends a target: use unigram or bpe_byte_fallback"),
+        ("span_corruption", "byte_bpe", "byte_bpe has no sentinels (<extra_id_0>, ...) for the spans: use unigram"),
+    ],
+)
+def test_a_tokenizer_without_the_tokens_of_a_target(tmp_path: Path, objective: str, kind: str, said: str) -> None:
+    path = tmp_path / "r.yaml"
+    words = [f"objective={{kind: {objective}}}", f"tokenizer.kind={kind}"]
+    path.write_text(f"model: {BOTH}\ndata: {{train: [{{path: rows.jsonl}}]}}\ntraining: {{steps: 3}}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=re.escape(f"tokenizer.kind: {said}")):
+        read_recipe(str(path), words)
+    assert read_recipe(str(path), [words[0], "tokenizer.kind=unigram"])
+
+
+def test_a_model_of_other_stacks_is_told_what_to_change(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"model: {ENCODER}\ndata: {{train: [{{path: rows.jsonl}}]}}\ntraining: {{steps: 3}}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="trains decoders; this model has an encoder: choose another model, or another objective"):
+        read_recipe(str(path))

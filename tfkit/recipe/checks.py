@@ -121,7 +121,10 @@ def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         wanted = " and ".join(_STACKS[name] for name in objective.stacks)
         has = {"encoder": "an encoder", "decoder": "a decoder alone", "both": "an encoder and a decoder"}[stacks]
         does = "judges" if isinstance(objective, JudgingSection) else "trains"
-        yield ("model",), f"the objective {objective.kind} {does} {wanted}; this model has {has}"
+        yield (
+            ("model",),
+            f"the objective {objective.kind} {does} {wanted}; this model has {has}: choose another model, or another objective",
+        )
     elif kind != (wanted := "lm" if objective.head == "choices" else objective.head):
         yield ("model", "head"), f"the objective {objective.kind} needs a head of kind {wanted}, not {kind}"
     elif stacks == "both":
