@@ -228,7 +228,7 @@ def test_what_cannot_be_is_refused_before_the_first_step(work: Path, words: list
 def test_an_adapter_is_of_the_base_as_it_is(work: Path) -> None:
     done = finetune("run", "--from", "bert", LORA, "model.embedding.norm=false")
     assert (done.code, done.out) == (2, ""), done.err
-    assert "embedding would differ, and an adapter changes weights and the head only" in done.err
+    assert "embedding would differ, and an adapter changes weights and the head only: set training.adapter.merge, or" in done.err
 
 
 def test_muon_steps_the_factors_alone(work: Path) -> None:

@@ -124,7 +124,12 @@ def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig)
         return [f"is an adapter, of which there is no adapter: merge it first ({how_to_merge(described.folder)}), or set adapter.merge"]
     own, wanted = (one.model_dump(exclude={*EXPRESSED, "head"}) for one in (described.config, config))
     different = [name for name in own if own[name] != wanted[name]]
-    return [f"{', '.join(different)} would differ, and an adapter changes weights and the head only"] if different else []
+    if not different:
+        return []
+    names = ", ".join(different)
+    return [
+        f"{names} would differ, and an adapter changes weights and the head only: set training.adapter.merge, or train without an adapter"
+    ]
 
 
 def start_model(recipe: Recipe, start: Start, config: ModelConfig, labels: Sequence[str]) -> tuple[Transformer, tuple[str, ...]]:
