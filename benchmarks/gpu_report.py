@@ -229,6 +229,7 @@ def measure_all(device: str, write: Callable[[list[str]], None], end: float) -> 
     troubles: list[str] = []
     for name in SHAPES:
         plain: dict[bool, float] = {}
+        shown = f"{name}, made tiny" if device == "cpu" else name
         for runner, (ours, compiled, _) in RUNNERS.items():
             print(f"{name}: {runner}", file=sys.stderr, flush=True)
             command = [sys.executable, str(Path(__file__).resolve()), "--device", device, "--child", name, runner]
@@ -239,8 +240,8 @@ def measure_all(device: str, write: Callable[[list[str]], None], end: float) -> 
                 found = json.loads(done.stdout.splitlines()[-1])
             except (subprocess.SubprocessError, json.JSONDecodeError, IndexError) as error:
                 said = _text(getattr(error, "stderr", "")) or traceback.format_exc()
-                table.append(f"| {name} | {runner} | failed | | | | | |")
-                troubles += ["", f"### {name}: {runner}: {type(error).__name__}", *_block(said)]
+                table.append(f"| {shown} | {runner} | failed | | | | | |")
+                troubles += ["", f"### {shown}: {runner}: {type(error).__name__}", *_block(said)]
                 write([*table, *troubles])
                 continue
             if not ours:
@@ -248,7 +249,7 @@ def measure_all(device: str, write: Callable[[list[str]], None], end: float) -> 
             ratio = f"{found['tokens_per_second'] / plain[compiled]:.2f}" if compiled in plain else "-"
             mfu = "-" if found["mfu"] is None else f"{found['mfu']:.1%}"
             numbers = f"{found['tokens_per_second']:,.0f} | {ratio} | {mfu} | {found['memory_mib']:,.0f} | {found['rows']}"
-            table.append(f"| {name} | {runner} | {numbers} | {found['precision']} |")
+            table.append(f"| {shown} | {runner} | {numbers} | {found['precision']} |")
             write([*table, *troubles])
 
 
