@@ -402,3 +402,34 @@ def test_names_of_labels_of_a_model_that_only_tfkit_computes(tmp_path: Path) -> 
     save_model(tmp_path, config, build(config, seed=1).state_dict(), None, labels=["X", "Straße"])
     loaded = load(tmp_path)
     assert (loaded.family, loaded.labels) == ("tfkit", ("X", "Straße"))
+
+
+HEADS: list[dict[str, Any]] = [
+    {"kind": "lm", "tied": False},
+    {"kind": "lm", "tied": True, "choices": True},
+    {"kind": "masked_lm", "tied": True},
+    {"kind": "classes", "count": 3, "pool": "last", "bias": True},
+    {"kind": "classes", "count": 1, "pool": "first", "dense": "tanh", "bias": True},
+    {"kind": "tags", "count": 3},
+]
+
+
+@pytest.mark.parametrize("preset", ["bert-tiny", "gpt3-125m", "llama-7b", "t5-small"])
+def test_any_head_is_put_on_a_model_with_any_other(tmp_path: Path, preset: str) -> None:
+    """Also one for which the family has no name; a tensor of the old head is never taken for one of the new."""
+    values = PRESETS[preset][1]
+    stacks = {name: 1 for name in ("encoder_layers", "decoder_layers") if values.get(name)}
+    sizes = stacks | {"vocab_size": 61, "context_length": 24, "dim": 24, "num_heads": 3, "head_dim": 8, "hidden_dim": 96}
+    for number, own in enumerate(HEADS):
+        config = ModelConfig.model_validate(values | sizes | {"head": own})
+        (folder := tmp_path / str(number)).mkdir()
+        model = build(config, seed=1)
+        save_model(folder, config, model.state_dict(), None, family=PRESETS[preset][0].name)
+        for other in HEADS:
+            asked = ModelConfig.model_validate(config.model_dump() | {"head": other}).head
+            if own == other or (own["kind"] == other["kind"] == "classes"):  # other classes are asked for by other_labels, too
+                continue
+            loaded = load(folder, head=asked, seed=2)
+            assert loaded.config.head.model_dump(exclude={"tied"}) == asked.model_dump(exclude={"tied"})  # the file says what is tied
+            if own["kind"] != other["kind"] and other["kind"] in ("classes", "tags"):
+                assert {name for name in loaded.model.state_dict() if name.startswith("head.")} == {*loaded.new_parameters}

@@ -83,6 +83,21 @@ def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config
     return frozenset(name for name in lacking if all(ours.startswith("head.") for ours in names.get(name, (name,))))
 
 
+def lacks_of_head(tensors: Tensors, config: ModelConfig) -> bool:
+    """Whether a parameter of the model's head is not among these, whose names are ours; a family may have no name for it."""
+    return any(name.startswith("head.") and name not in tensors for name in our_shapes(config))
+
+
+def without_namesakes(weights: Mapping[str, Weight], family: Family, config: ModelConfig, own: ModelConfig) -> dict[str, Weight]:
+    """The weights without those of the file's own head whose name stands for another parameter in the head that is asked for.
+
+    BERT's `classifier` is of classes, or of tags. `own` is the description with the file's head.
+    """
+    wanted, there = ({rule.theirs: rule.ours for rule in _expand(family.rules, one)} for one in (config, own))
+    others = {name for name, ours in there.items() if wanted.get(name, ours) != ours}
+    return {name: weight for name, weight in weights.items() if not {name, family.prefix + name} & others}
+
+
 def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:
     """The tensors of the head that have a row for each class or tag, under the names that they have in a file."""
     head = config.head

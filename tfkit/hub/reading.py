@@ -14,7 +14,17 @@ from tfkit.families.rules import Family
 from tfkit.hub.config_json import LIMIT, OWN_TYPE, changed, read_config, read_generation, read_labels, read_problem_type
 from tfkit.hub.find import find_checkpoint
 from tfkit.hub.ids import check_tokenizer, read_ids
-from tfkit.hub.names import expected_shapes, from_foreign, label_tensors, missing_of_head, on_meta, settle_names, without_other_heads
+from tfkit.hub.names import (
+    expected_shapes,
+    from_foreign,
+    label_tensors,
+    lacks_of_head,
+    missing_of_head,
+    on_meta,
+    settle_names,
+    without_namesakes,
+    without_other_heads,
+)
 from tfkit.hub.weights import Tensors, Weight, find_weights, read_weights
 from tfkit.hub.writing import save_model
 from tfkit.model.config import HeadConfig, ModelConfig
@@ -142,13 +152,14 @@ def _load(
     if other_labels:
         rows = label_tensors(family, config)
         weights = {name: weight for name, weight in weights.items() if name not in rows}
-    lacking = missing_of_head(weights, family, config) if head is not None or other_labels else frozenset()
+    asked = head is not None or other_labels
+    lacking = missing_of_head(weights, family, config) if asked else frozenset()
     expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
     _check_fit(weights, expected, folder)
     codec = _codec(opened)
     foreign = read_weights(weights)
     tensors = from_foreign(foreign, family, config) if family else foreign
-    new = _draw_head(config, seed, tensors) if lacking else {}
+    new = _draw_head(config, seed, tensors) if asked and lacks_of_head(tensors, config) else {}
     model = _fill(config, {name: tensor.to(dtype) for name, tensor in (tensors | new).items()})
     said = hf if config.head == opened.own_head and not other_labels else {}  # of the labels of another head it says nothing
     labels, problem = read_labels(said, config.head), read_problem_type(said)
@@ -190,6 +201,8 @@ def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> 
     weights: Mapping[str, Weight] = find_weights(folder)
     _check_claims(config, weights, folder)
     if family is not None:
+        if config.head.kind != own_head.kind:
+            weights = without_namesakes(weights, family, config, config.model_copy(update={"head": own_head}))
         weights, config = settle_names(weights, family, config)
     elif head is not None:
         weights = without_other_heads(weights, config)
