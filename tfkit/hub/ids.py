@@ -38,7 +38,8 @@ def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, 
                     f"{path}: {key} is {number}, and the vocabulary has the ids 0 to {vocab_size - 1}; "
                     "correct it, or remove the key if the model has no such token"
                 )
-    return {key: value for key, value in read_special_ids(hf, folder).items() if key not in unstated or unstated[key] != value}
+    stated = {key: value for key, value in hf.items() if key not in unstated or unstated[key] != value}
+    return {key: value for key, value in read_special_ids(stated, folder).items() if key not in unstated or unstated[key] != value}
 
 
 def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None:
