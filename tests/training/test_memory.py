@@ -60,8 +60,8 @@ def test_state() -> None:
 
 
 def test_the_likely_peak() -> None:
-    """What is held and what is to come, the activations with the middle of their margin, and at most two blocks of logits."""
-    assert likely_peak(1000, 200, 160, 10) == 1000 + 200 + 125 + 20
+    """What is held and what is to come, the activations without their margin, and at most two blocks of logits."""
+    assert likely_peak(1000, 200, 160, 10) == 1000 + 200 + 100 + 20
     assert likely_peak(0, 0, 0, 10**12) == 2 * memory.LOGITS_BYTES
     held = resident_bytes()
     assert held is None or 10**7 < held < 10**11

@@ -17,7 +17,7 @@ _ROOT = Path("/")
 _PAGE = resource.getpagesize()
 _PROBE_TOKENS = 16
 _MARGIN = 1.6  # for what comes and goes within an operation: measured 1.2 to 1.5 of what autograd keeps
-_LIKELY = 1.25 / _MARGIN  # of an estimate with its margin: the middle of what was measured
+_LIKELY = 1 / _MARGIN  # of an estimate with its margin: the few tokens of the probe overstate what a long row keeps by a seventh
 
 
 def available_bytes(swap: bool = False) -> int | None:
@@ -38,7 +38,7 @@ def likely_peak(held: int, to_come: int, micro_batch: int, logits: int) -> int:
     """The most memory that a training is likely to hold at once.
 
     `held`: what the process holds before the first step; `to_come`: gradients and the optimizer's state; `micro_batch`: what its
-    activations take by `step_bytes_per_row`, margin included; `logits`: what all of them would take, of which two blocks are held.
+    activations take by `step_bytes_per_row`, whose margin is taken off; `logits`: what all of them would take; two blocks are held.
     """
     return held + to_come + int(micro_batch * _LIKELY) + 2 * min(logits, LOGITS_BYTES)
 
