@@ -141,7 +141,6 @@ def _result(loaded: "Loaded", found: "Scored", settings: "Settings", reading: "R
         "precision": settings.evaluation.precision,
         "context_length": loaded.config.context_length,
         **decoding,
-        "seconds": round(reading.seconds, 3),
         **energy_fields(reading),
         **place_fields(reading),
     }

@@ -1,7 +1,6 @@
 """What a command that computes without training holds while it does: the meter, the stop signals and, with --run, a run folder."""
 
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,19 +28,16 @@ class Session:
     folder: RunFolder | None
     before: Reading  # what earlier commands in the same run folder took
     metered: bool
-    began: float  # by the monotonic clock
 
     def should_stop(self) -> bool:
         """Whether a signal asked the command to end."""
         return self.signals.requested is not None
 
     def own(self, reading: Reading) -> Reading:
-        """Of a reading of the meter what this command took; without a meter its seconds alone."""
-        seconds = time.monotonic() - self.began
+        """Of a reading of the meter what this command took."""
         if not self.metered:
-            return Reading(seconds=seconds)
-        own = {name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in SUMMED}
-        return replace(reading, **own | {"seconds": own["seconds"] or seconds})
+            return Reading()
+        return replace(reading, **{name: max(0.0, getattr(reading, name) - getattr(self.before, name)) for name in SUMMED})
 
     def finish(self, result: dict[str, Any], **facts: Any) -> None:
         """Keep the result, and facts about what it is of, in the run folder, if there is one."""
@@ -57,7 +53,6 @@ def session(command: str, carbon: CarbonSection, run: Path | None, threads: int 
     Raises UsageError for a country that is none, MachineError for a bad run folder.
     """
     resolve_place(carbon)
-    began = time.monotonic()
     with ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
         folder, before = None, Reading()
@@ -75,7 +70,7 @@ def session(command: str, carbon: CarbonSection, run: Path | None, threads: int 
             phase=command,
         )
         try:
-            yield Session(signals, meter, folder, before, carbon.enabled, began)
+            yield Session(signals, meter, folder, before, carbon.enabled)
         finally:
             reading = meter.stop()
             if warning := meter.warning():
