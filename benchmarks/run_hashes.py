@@ -258,7 +258,7 @@ def write_data(folder: Path) -> None:
 
     for number in range(8):
         sentences = [f"{text(4, 12).capitalize()}." for _ in range(20)]
-        (folder / "texts" / f"{number}.txt").write_text(" ".join(sentences), encoding="utf-8")
+        (folder / "texts" / f"{number}.txt").write_text(" ".join(sentences) + "\n", encoding="utf-8")
     (folder / "lines.txt").write_text("".join(f"{text(3, 20)}\n" for _ in range(40)), encoding="utf-8")
 
     def write(name: str, row: Any) -> None:
