@@ -49,7 +49,7 @@ def evaluate(
     model (docs/evaluation.md). --run keeps the result, and the energy in emissions.csv, in a run folder.
     """
     from tfkit.cli.session import WHOLE, session
-    from tfkit.cli.settings import read_settings, split_arguments
+    from tfkit.cli.settings import read_settings, settings_inputs, split_arguments
     from tfkit.recipe.objectives import CausalLMSection, trained_for
     from tfkit.run import strict_json
 
@@ -63,6 +63,11 @@ def evaluate(
 
     folder = find_checkpoint(checkpoint)
     settings = read_settings(words[0] if words else None, folder, changes, _SECTIONS, data)
+    inputs = settings_inputs(settings, folder, checkpoint)
+    if predictions is not None:
+        inputs.refuse_file(predictions, "--predictions")
+    if run is not None:
+        inputs.refuse_folder(run, "--run")
     objective = trained_for(settings.recipe.objective) if settings.recipe else CausalLMSection()
     gates = [parse_gate(text, _metrics(objective, settings.evaluation.text_metrics)) for text in fail_if or ()]
     if predictions is not None and objective.reads_text and not isinstance(objective, CausalLMSection):

@@ -53,7 +53,11 @@ def finetune(
     source = open_recipe(words[0]) if words else None
 
     def begin() -> "Callable[[RunFolder], Recipe]":
-        return _recognition(changes).recipe if source is None else _by_recipe(source, checkpoint, changes)
+        if source is not None:
+            return _by_recipe(source, checkpoint, changes, chosen.run)
+        seen = _recognition(changes)
+        seen.inputs.refuse_folder(chosen.run, "--run")
+        return seen.recipe
 
     if source is not None:
         name = source.name
@@ -74,8 +78,9 @@ def _recognition(changes: list[str]) -> "Recognition":
     return Recognition.of(changes)
 
 
-def _by_recipe(source: "RecipeText", checkpoint: str | None, changes: list[str]) -> "Callable[[RunFolder], Recipe]":
+def _by_recipe(source: "RecipeText", checkpoint: str | None, changes: list[str], run: Path) -> "Callable[[RunFolder], Recipe]":
     """What makes the recipe of a run that begins, once its folder is locked. Raises UsageError for what is wrong with the recipe."""
+    from tfkit.cli.inputs import recipe_inputs
     from tfkit.cli.train import require_trainable
     from tfkit.errors import UsageError
 
@@ -83,6 +88,7 @@ def _by_recipe(source: "RecipeText", checkpoint: str | None, changes: list[str])
     if recipe.model.start is None:
         raise UsageError(f"{source.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
     require_trainable(recipe)
+    recipe_inputs(recipe, source.path).refuse_folder(run, "--run")
     if checkpoint is not None and recipe.model.sha256 is not None:
         return lambda _: _from_this_one(checkpoint, source, recipe, changes)
     return lambda _: recipe

@@ -59,6 +59,7 @@ def generate(
     With --chat each prompt is answered, as the checkpoint's own chat template has it; a JSON line may hold {"messages": [{"role": "user",
     "content": "Hello"}]}. On a terminal --chat alone is a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
+    from tfkit.cli.inputs import inputs_of
     from tfkit.cli.session import session
     from tfkit.cli.settings import quoted, read_settings, split_arguments
 
@@ -86,6 +87,8 @@ def generate(
 
         folder = find_checkpoint(checkpoint)
         settings = read_settings(None, folder, overrides, _SECTIONS)
+        if run is not None:
+            inputs_of([Path(input_)] if input_ else [], [], [folder, checkpoint]).refuse_folder(run, "--run")
         work = stack.enter_context(session("generate", settings.carbon, run, threads))
         with work.signals.at_once():
             loaded = _load(folder, device, threads)

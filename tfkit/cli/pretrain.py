@@ -24,6 +24,7 @@ def pretrain(
 ) -> None:
     """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume goes on from it."""
     from tfkit.cli.given import Given
+    from tfkit.cli.inputs import recipe_inputs
     from tfkit.cli.train import Options, require_trainable, train
     from tfkit.errors import UsageError
     from tfkit.recipe import open_recipe
@@ -39,6 +40,7 @@ def pretrain(
                 f"{source.path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint"
             )
         require_trainable(planned)
+        recipe_inputs(planned, source.path).refuse_folder(chosen.run, "--run")
         return planned
 
     planned = None if chosen.goes_on else start()  # its errors come before there is a folder

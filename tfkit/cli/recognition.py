@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tfkit import console
 from tfkit.adapters import describe
+from tfkit.cli.inputs import Inputs, inputs_of
 from tfkit.cli.training_plan import text_length
 from tfkit.data.columns import Columns, Record
 from tfkit.data.first_records import count_rows, first_records
@@ -64,6 +65,12 @@ class Recognition:
     def run_name(self) -> str:
         """Of the checkpoint and the data."""
         return slug(f"{_model_name(self.start)}-{_data_name(self.source)}")
+
+    @property
+    def inputs(self) -> Inputs:
+        """What is read, as far as the command line says it."""
+        held_out = self.given["data"].get("validation")
+        return inputs_of([], [self.source, *map(_source, held_out if isinstance(held_out, list) else [])], [self.start])
 
     def recipe(self, _: RunFolder) -> Recipe:
         """Make the recipe of what is seen, and print it. Raises UsageError where no task can be told, DataError and ModelError."""

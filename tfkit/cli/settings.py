@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from tfkit.cli.inputs import Inputs, inputs_of, sections_of
 from tfkit.errors import UsageError
 from tfkit.model.config import Data
 from tfkit.recipe import RecipeError, read_recipe
@@ -28,6 +29,7 @@ class Settings:
     generation: GenerationSection
     carbon: CarbonSection
     recipe: Recipe | None = None  # the whole, where there is one
+    path: Path | None = None  # the file that it was read from
 
 
 class _Texts(Data):
@@ -42,6 +44,12 @@ class _Sections(Data):
     evaluation: EvaluationSection = EvaluationSection()
     generation: GenerationSection = GenerationSection()
     carbon: CarbonSection = CarbonSection()
+
+
+def settings_inputs(settings: Settings, *models: str | Path) -> Inputs:
+    """What a command with these settings reads, and these models."""
+    files = [settings.path] if settings.path is not None else []
+    return inputs_of(files, sections_of(settings.data) if settings.data is not None else [], models)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -72,13 +80,15 @@ def read_settings(
     path = recipe or _saved_recipe(checkpoint)
     if path is None and not any(name.partition(".")[0] == "objective" for name in names):
         return _without_recipe(overrides)
+    file: Path | None = None
     if path is not None:
-        found = read_recipe(path, overrides).recipe
+        resolved = read_recipe(path, overrides)
+        found, file = resolved.recipe, resolved.path
         if scored is not None:
             found = found.model_copy(update={"data": _read_as_trained(found.data, scored)})
     else:  # evaluate trains nothing, so what is trained on, and how long, may be anything
         found = recipe_of([f"model.from={quoted(str(checkpoint))}", "data.train=[{path: nothing}]", "training.steps=1", *overrides])
-    return Settings(found.data, found.evaluation, found.generation, found.carbon, found)
+    return Settings(found.data, found.evaluation, found.generation, found.carbon, found, file)
 
 
 def _without_recipe(overrides: Sequence[str]) -> Settings:

@@ -114,6 +114,22 @@ def find_files(pattern: str) -> list[Path]:
         return sorted((_readable(file) for file in _find(path, pattern)), key=lambda file: file.as_posix())
 
 
+def is_read_by(path: Path, pattern: str) -> bool:
+    """Whether a path, which need not be there, is among the files that a file, folder or glob names. Links are followed in both."""
+    try:
+        source, path = Path(pattern).expanduser(), path.resolve()
+        if source.is_dir():
+            root = source.resolve()
+            return path == root or (path.is_relative_to(root) and _may_be_data(path.relative_to(root)))
+        if source.exists():
+            return path == source.resolve()
+        parts = source.absolute().parts
+        first = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+        return _matches(path.parts, (*Path(*parts[:first]).resolve().parts, *parts[first:]))
+    except (OSError, RuntimeError, ValueError):  # no such home folder, a loop of links, a name that no file can have
+        return False
+
+
 def _find(path: Path, pattern: str) -> list[Path]:
     if path.is_file():
         return [path]
@@ -164,9 +180,14 @@ def _size(path: Path) -> int:
 
 def _is_wanted(path: Path, folder: Path) -> bool:
     name = path.relative_to(folder)
-    if not (is_searched(name) or (is_zip(name) and not is_hidden(name))):
+    if not _may_be_data(name):
         return False
     return suffix_of(name) != ".json" or _is_array(path)
+
+
+def _may_be_data(name: Path) -> bool:
+    """Whether a file of a searched folder has a name that is read; the path is relative to the folder."""
+    return is_searched(name) or (is_zip(name) and not is_hidden(name))
 
 
 def _is_array(path: Path) -> bool:

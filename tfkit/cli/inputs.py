@@ -1,0 +1,93 @@
+"""What a command reads: no output of its own may take the place of it, or come to lie in it. Torch-free."""
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfkit.data.files import find_files, is_read_by
+from tfkit.errors import DataError, UsageError
+from tfkit.recipe.data_sections import DataSection, SourceSection
+from tfkit.recipe.objectives import DistillationSection
+from tfkit.recipe.schema import Recipe
+
+# Of the files of a run those that a folder, or a glob, of rows could find.
+_OF_A_RUN = (
+    *("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv", "carbon/1.jsonl", "crash.log"),
+    *("checkpoints/step-000001/README.md", "checkpoints/step-000001/config.json"),
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files, the sources of rows and the models that a command reads."""
+
+    files: tuple[Path, ...] = ()
+    sources: tuple[str, ...] = ()  # files, folders and globs
+    models: tuple[Path, ...] = ()  # folders
+
+    def refuse_file(self, path: Path, option: str) -> None:
+        """Raise UsageError if a file that is to be written is one of them, by another name or a link, too, or would be read as one."""
+        for file in self.files:
+            if _are_same(path, file):
+                raise _refusal(path, option, f"is {file} itself, which this command reads, and would be replaced")
+        for source in self.sources:
+            if is_read_by(path, source):
+                raise _refusal(path, option, f"is among the data that this command reads from {source}, or would be from now on")
+            if path.exists() and any(_are_same(path, file) for file in _found(source)):
+                raise _refusal(path, option, f"is a file that this command reads from {source}, and would be replaced")
+        for folder in self.models:
+            files = (Path(place, name) for place, _, names in os.walk(folder) for name in names) if path.exists() else ()
+            if found := next((file for file in files if _are_same(path, file)), None):
+                raise _refusal(path, option, f"is {found} itself, which this command reads, and would be replaced")
+
+    def refuse_folder(self, path: Path, option: str) -> None:
+        """Raise UsageError if a folder that is to be written is one of them, or inside one, or if its files would be read as data."""
+        for file in self.files:
+            if _are_same(path, file):
+                raise _refusal(path, option, f"is {file} itself, which this command reads")
+        for source in self.sources:
+            if any(is_read_by(path / name, source) for name in ("", *_OF_A_RUN)):
+                raise _refusal(path, option, f"lies in the data that this command reads from {source}, and its files would be among them")
+        for folder in self.models:
+            if path.resolve().is_relative_to(folder.resolve()):
+                raise _refusal(path, option, f"lies in {folder}, which this command reads, and where nothing else belongs")
+
+
+def recipe_inputs(recipe: Recipe, *files: Path) -> Inputs:
+    """What a recipe reads, and these files."""
+    objective = recipe.objective
+    models = [recipe.model.start, recipe.tokenizer.path, objective.teacher if isinstance(objective, DistillationSection) else None]
+    return inputs_of(files, sections_of(recipe.data), models)
+
+
+def sections_of(data: DataSection) -> list[SourceSection]:
+    """All sources, of training and of validation."""
+    return [*data.train, *(data.validation if isinstance(data.validation, list) else [])]
+
+
+def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: Iterable[str | Path | None]) -> Inputs:
+    """Of a run folder that is named as a model all checkpoints are inputs. What is on the hub is not on this machine."""
+    sections = list(sections)
+    sources = [path for section in sections for path in (section.path, *section.beside.values()) if path is not None]
+    folders = [Path(name) for name in (*models, *(section.hub for section in sections)) if name and not str(name).startswith("hub:")]
+    folders = [folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder for folder in folders]
+    return Inputs(tuple(files), tuple(sources), tuple(folder for folder in folders if folder.is_dir()))
+
+
+def _are_same(path: Path, other: Path) -> bool:
+    """Whether both lead to one file, also as two names (hard links) of it."""
+    with suppress(OSError):
+        return path.resolve() == other.resolve() or path.samefile(other)
+    return False
+
+
+def _found(source: str) -> list[Path]:
+    with suppress(DataError):  # which is raised where the source is read
+        return find_files(source)
+    return []
+
+
+def _refusal(path: Path, option: str, reason: str) -> UsageError:
+    return UsageError(f"{option} {path}: {reason}. Give another place with {option}")
