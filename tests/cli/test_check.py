@@ -1,8 +1,8 @@
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -79,10 +79,11 @@ def test_readable_anywhere(environment: dict[str, str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "seconds"), [(["--help"], 0.15), (["check", "gpt2-stdlib"], 0.5)])
 def test_it_starts_quickly(arguments: list[str], seconds: float) -> None:
-    """The best of five, with room for a slow machine: three times the contract."""
+    """In processor time, which other processes do not take; the best of five, with room for a slow machine: three times the contract."""
     took = []
     for _ in range(5):
-        begin = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "tfkit", *arguments], capture_output=True, check=True, cwd=ROOT)
-        took.append(time.perf_counter() - begin)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(took) < 3 * seconds
