@@ -143,3 +143,13 @@ def test_f48_few_file_descriptors(base: Path, tmp_path: Path) -> None:
     ]
     done = subprocess.run(["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh", *words], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["model.dim=1048576"], ["model={preset: gpt3-175b}"], ["model.hidden_dim=8388608", "model.decoder_layers=1024"]]
+)
+def test_f48_a_model_that_no_memory_holds_is_refused_before_the_data_are_read(tmp_path: Path, words: list[str]) -> None:
+    recipe = write_recipe(tmp_path, tmp_path / "nowhere")
+    done = pretrain(tmp_path / "run", recipe, *words)
+    assert (done.code, done.out) == (5, ""), done.err
+    assert "choose a smaller model" in done.err

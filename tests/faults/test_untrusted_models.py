@@ -193,14 +193,14 @@ def test_f14_another_familys_weights(models: Path, tmp_path: Path) -> None:
     assert_refused(folder, "missing: transformer.wpe.weight", "unexpected: model.norm.weight")
 
 
-def test_f14_ten_thousand_layers_of_which_the_header_names_one_tensor_each(models: Path, tmp_path: Path) -> None:
+def test_f14_a_thousand_layers_of_which_the_header_names_one_tensor_each(models: Path, tmp_path: Path) -> None:
     """No block is built for them, and the differences are not listed one by one."""
     folder = copy(models, tmp_path)
-    edit_json(folder / "config.json", lambda config: config.update(n_layer=10_000))
+    edit_json(folder / "config.json", lambda config: config.update(n_layer=1_000))
     bias = torch.zeros(0)
-    edit_weights(folder, lambda tensors: tensors.update({f"transformer.h.{i}.ln_1.bias": bias for i in range(2, 10_000)}))
+    edit_weights(folder, lambda tensors: tensors.update({f"transformer.h.{i}.ln_1.bias": bias for i in range(2, 1_000)}))
     error = assert_refused(
-        folder, "missing: transformer.h.2.ln_1.weight (16,)", "and 109,958 more", "misshapen: transformer.h.2.ln_1.bias (0,)"
+        folder, "missing: transformer.h.2.ln_1.weight (16,)", "and 10,958 more", "misshapen: transformer.h.2.ln_1.bias (0,)"
     )
     assert len(error.splitlines()) < 50
 
@@ -296,10 +296,11 @@ def test_f10_absurd_sizes_in_config_json(folder: Path, value: object) -> None:
         assert_refused(folder, str(folder))
 
 
-@pytest.mark.parametrize("count", [10**5, 10**6, 10**9])
+@pytest.mark.parametrize("count", [10**3, 10**6, 10**9])
 def test_f10_a_million_layers_are_not_built(folder: Path, count: int) -> None:
     edit_json(folder / "config.json", lambda config: config.update(n_layer=count, num_hidden_layers=count))
-    assert_refused(folder, f"it tells of {count:,} layers, the files hold")
+    said = f"it tells of {count:,} layers, the files hold" if count <= 1024 else "_layers: Input should be less than or equal to 1024"
+    assert_refused(folder, said)
 
 
 @pytest.mark.parametrize(

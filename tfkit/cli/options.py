@@ -42,7 +42,11 @@ Force = Annotated[bool, typer.Option("--force", help="Start although the planned
 Device = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; the best one there is if left out.")
 ]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of the processor; its cores if left out.")]
+_MOST_THREADS = 1024  # which are started at once; the largest machines have as many cores
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, max=_MOST_THREADS, metavar="N", help="Threads of the processor; its cores if left out."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Chat = Annotated[
     bool,

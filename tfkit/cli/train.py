@@ -101,13 +101,14 @@ def _train(start: "Callable[[RunFolder], Recipe]", given: "Given", name: str, ki
             from tfkit.cli.training import TrainingRun
             from tfkit.cli.training_data import RunContext, prepare_data
             from tfkit.cli.training_parts import first_model
-            from tfkit.cli.training_plan import require_memory
+            from tfkit.cli.training_plan import require_memory, require_memory_for_blocks
             from tfkit.families import PRESETS
             from tfkit.training.device import pick_device
 
             if options.threads is not None:
                 torch.set_num_threads(options.threads)
             context = RunContext(recipe, folder, signals, meter, pick_device(options.device))
+            require_memory_for_blocks(recipe, context.device)
             data = prepare_data(recipe, signals, meter)
             require_memory(recipe, data.config, context.device)
             resolved = pin_teacher(pinned(recipe, data.start, folder), data.objective, folder)

@@ -8,8 +8,10 @@ import torch
 from tfkit.adapters import add_lora, freeze
 from tfkit.data import BatchSizes, Rows
 from tfkit.errors import MachineError
+from tfkit.hub.names import our_shapes
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
+from tfkit.recipe import model_config
 from tfkit.recipe.schema import Recipe
 from tfkit.training.device import pick_precision
 from tfkit.training.memory import available_bytes, state_bytes
@@ -101,6 +103,20 @@ def planned_bytes(recipe: Recipe, model: Transformer) -> int:
     return 4 * (whole + kept_numbers(recipe, model)) * (recipe.checkpoint.keep + 2)
 
 
+def require_memory_for_blocks(recipe: Recipe, device: torch.device) -> None:
+    """Raise MachineError if the blocks of a model from random weights do not fit the memory of this machine; the vocabulary is unknown yet.
+
+    It comes before the data are read, and builds one block of each stack, without memory.
+    """
+    left = available_bytes(swap=True) if device.type == "cpu" else None
+    if left is None or recipe.model.start is not None:
+        return
+    shapes = {name: torch.Size(shape) for name, shape in our_shapes(model_config(recipe.model, 1)).items()}
+    parameters = sum(shape.numel() for shape in shapes.values())
+    trained, kept = (0, 0) if recipe.training.frozen else (parameters, state_numbers(shapes, recipe.optimizer))
+    _require(parameters, state_bytes(parameters, trained, kept, torch.float32), left)
+
+
 def require_memory(recipe: Recipe, config: ModelConfig, device: torch.device) -> None:
     """Raise MachineError, with the numbers, if weights, gradients and optimizer state alone do not fit the memory of this machine."""
     left = available_bytes(swap=True) if device.type == "cpu" else None
@@ -112,6 +128,10 @@ def require_memory(recipe: Recipe, config: ModelConfig, device: torch.device) ->
     parameters = sum(parameter.numel() for parameter in model.parameters())
     precision, whole = pick_precision(recipe.training.precision, device), holds_whole_model(recipe)
     needed = state_bytes(parameters, trained_numbers(model), kept_numbers(recipe, model), precision, whole=whole)
+    _require(parameters, needed, left)
+
+
+def _require(parameters: int, needed: int, left: int) -> None:
     if needed > left:
         raise MachineError(
             f"the model's {parameters:,} weights need {needed / 1e9:.3g} GB of memory with their gradients and the optimizer's state, and "

@@ -35,7 +35,6 @@ from tfkit.run.verified import verified
 from tfkit.tokenizer import Backend, Tokenizer, load_tokenizer
 
 _FLOATS = ("F32", "F16", "BF16", "F64")
-_LONGEST_CONTEXT = 1 << 31  # tokens
 _MOST_LINES = 20  # of one kind of difference
 
 
@@ -229,8 +228,6 @@ def _check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Pa
         for name, count in rows.items()
         if count * config.dim > elements
     ]
-    if config.context_length > _LONGEST_CONTEXT:
-        claims.append(f"context_length {config.context_length:,}, where {_LONGEST_CONTEXT:,} is the most")
     if claims:
         raise ModelError(f"{folder}: the weights do not fit config.json: it tells of {'; '.join(claims)}; copy both again, from one place")
 

@@ -7,6 +7,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+# The largest sizes: far above any published model's, so that the product of any three fits 63 bits.
+MAX_LAYERS = 1_024  # of a stack; the deepest that was published has 1,000 (DeepNet, arXiv 2203.00555)
+Layers = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
+Width = Annotated[int, Field(gt=0, le=1 << 20)]  # of the residual stream, or a head; PaLM has 18,432
+HiddenWidth = Annotated[int, Field(gt=0, le=1 << 23)]  # inside the MLP, which is 4 dim unless it is stated; T5 has 65,536
+Heads = Annotated[int, Field(gt=0, le=1 << 14)]
+Rows = Annotated[int, Field(gt=0, le=1 << 24)]  # of the vocabulary, or of classes
+Distance = Annotated[int, Field(gt=0, le=1 << 31)]  # in tokens
+Context = Annotated[int, Field(gt=0, le=1 << 28)]  # in tokens; the longest published have 10 million
+Factor = Annotated[float, Field(gt=0, le=1e6)]  # float32 holds its square and cube
+Epsilon = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -19,7 +30,7 @@ class Data(BaseModel):
 class _Norm(Data):
     """What keeps the residual stream's scale in bounds."""
 
-    eps: float = Field(1e-5, gt=0, description="Added to the variance, or to the mean square, inside the root.")
+    eps: Epsilon = Field(1e-5, description="Added to the variance, or to the mean square, inside the root.")
     placement: Literal["pre", "post", "sandwich"] = Field(
         "pre",
         description="pre: x + f(norm x), and a last norm. post: norm(x + f(x)). sandwich: x + norm(f(norm x)), and a last norm.",
@@ -60,10 +71,10 @@ class Sinusoidal(Data):
 class WavelengthScaling(Data):
     """Longer wavelengths for a longer context (Llama 3.1, arXiv 2407.21783)."""
 
-    factor: float = Field(gt=0, description="How much longer than original_context_length the context is to be.")
-    low_freq_factor: float = Field(1.0, gt=0, description="Wavelengths over original / this are multiplied by factor.")
-    high_freq_factor: float = Field(4.0, gt=0, description="Wavelengths under original / this stay; between the two it is blended.")
-    original_context_length: int = Field(gt=0, description="The context of pretraining, in tokens.")
+    factor: Factor = Field(description="How much longer than original_context_length the context is to be.")
+    low_freq_factor: Factor = Field(1.0, description="Wavelengths over original / this are multiplied by factor.")
+    high_freq_factor: Factor = Field(4.0, description="Wavelengths under original / this stay; between the two it is blended.")
+    original_context_length: Context = Field(description="The context of pretraining, in tokens.")
 
     @model_validator(mode="after")
     def _check_factors(self) -> "WavelengthScaling":
@@ -76,7 +87,7 @@ class Rotary(Data):
     """Rotation of queries and keys by their position (RoFormer, arXiv 2104.09864)."""
 
     kind: Literal["rotary"]
-    theta: float = Field(10_000.0, gt=0, description="Base of the wavelengths.")
+    theta: float = Field(10_000.0, gt=0, le=1e12, description="Base of the wavelengths.")
     scaling: WavelengthScaling | None = Field(None, description="Llama 3.1's scaling of the wavelengths; null: none.")
 
 
@@ -84,8 +95,8 @@ class Relative(Data):
     """A learned number for each head and range of distances, added to the scores of every layer of a stack (T5, arXiv 1910.10683)."""
 
     kind: Literal["relative"]
-    buckets: int = Field(32, ge=4, description="Ranges of distance: one each up to half of them, then ever wider ones.")
-    max_distance: int = Field(128, gt=1, description="From here on all distances share the last bucket.")
+    buckets: int = Field(32, ge=4, le=1 << 16, description="Ranges of distance: one each up to half of them, then ever wider ones.")
+    max_distance: Distance = Field(128, gt=1, description="From here on all distances share the last bucket.")
 
 
 Position = Annotated[Learned | Sinusoidal | Rotary | Relative, Field(discriminator="kind")]
@@ -96,7 +107,7 @@ class EmbeddingConfig(Data):
 
     scale: bool = Field(False, description="Times the root of dim (arXiv 1706.03762, Gemma).")
     norm: bool = Field(False, description="A norm over the sum of all embeddings (BERT).")
-    segments: int | None = Field(None, gt=0, description="Vectors that tell the texts of a pair apart (BERT has 2); null: none.")
+    segments: Width | None = Field(None, description="Vectors that tell the texts of a pair apart (BERT has 2); null: none.")
 
 
 class AttentionConfig(Data):
@@ -104,10 +115,13 @@ class AttentionConfig(Data):
 
     qkv_bias: bool = Field(False, description="A bias on the query, key and value projections.")
     out_bias: bool = Field(False, description="A bias on the output projection.")
-    scale: float | None = Field(None, gt=0, description="Multiplies the scores; null: 1 / sqrt(head_dim). T5 has 1.")
-    softcap: float | None = Field(None, gt=0, description="Scores become cap * tanh(score / cap) (Gemma 2); null: no cap.")
-    windows: list[Annotated[int, Field(gt=0)] | None] = Field(
-        [None], min_length=1, description="Tokens that a layer sees, itself included; null: all. One a layer, repeated: [4096, null]."
+    scale: Factor | None = Field(None, description="Multiplies the scores; null: 1 / sqrt(head_dim). T5 has 1.")
+    softcap: Factor | None = Field(None, description="Scores become cap * tanh(score / cap) (Gemma 2); null: no cap.")
+    windows: list[Distance | None] = Field(
+        [None],
+        min_length=1,
+        max_length=MAX_LAYERS,
+        description="Tokens that a layer sees, itself included; null: all. One a layer, repeated: [4096, null].",
     )
 
 
@@ -125,8 +139,8 @@ class LanguageModelHeadConfig(Data):
     kind: Literal["lm"] = "lm"
     tied: bool = Field(description="Whether the output matrix is the token embedding.")
     bias: bool = Field(False, description="A bias for each entry (Marian).")
-    scale: float | None = Field(None, gt=0, description="Multiplies the hidden states (T5 1.0: 1 / sqrt(dim)); null: 1.")
-    softcap: float | None = Field(None, gt=0, description="Logits become cap * tanh(logit / cap) (Gemma 2); null: no cap.")
+    scale: Factor | None = Field(None, description="Multiplies the hidden states (T5 1.0: 1 / sqrt(dim)); null: 1.")
+    softcap: Factor | None = Field(None, description="Logits become cap * tanh(logit / cap) (Gemma 2); null: no cap.")
     choices: bool = Field(False, description="Beside it a score for a whole sequence, to choose among several (GPT).")
 
 
@@ -142,7 +156,7 @@ class ClassesHeadConfig(Data):
     """A logit for each class of a whole text, or the text's value if there is one class."""
 
     kind: Literal["classes"]
-    count: int = Field(gt=0, description="Classes; 1: a number (regression, a reward).")
+    count: Rows = Field(description="Classes; 1: a number (regression, a reward).")
     pool: Literal["first", "last"] = Field(description="Read at the first token, or at the last one that is no padding.")
     dense: Literal["tanh", "relu"] | None = Field(
         None, description="A dense layer before it, with this activation (BERT tanh, DistilBERT relu)."
@@ -154,7 +168,7 @@ class TagsHeadConfig(Data):
     """A logit for each tag, at every token."""
 
     kind: Literal["tags"]
-    count: int = Field(gt=0, description="Tags.")
+    count: Rows = Field(description="Tags.")
 
 
 class NoHeadConfig(Data):
@@ -187,7 +201,7 @@ class InitConfig(Data):
         "normal",
         description="normal: all matrices with std. fan_in: uniform of variance 1 / width in (2017). by_width: by each matrix's widths.",
     )
-    std: float = Field(0.02, gt=0, description="Standard deviation of the normal from which matrices are drawn.")
+    std: float = Field(0.02, gt=0, le=1e30, description="Standard deviation of the normal from which matrices are drawn.")
     residual_scaling: bool = Field(
         False, description="Divide the std of the matrices that write to the residual stream by sqrt(2 * layers) (GPT-2)."
     )
@@ -196,15 +210,15 @@ class InitConfig(Data):
 class ModelConfig(Data):
     """The whole description of a model: enough to build it, and nothing else."""
 
-    vocab_size: int = Field(gt=0, description="Rows of the embedding; left out, the tokenizer's size.")
-    context_length: int = Field(gt=0, description="The longest sequence, in tokens.")
-    encoder_layers: int = Field(0, ge=0, description="Blocks in the encoder stack, whose tokens see each other; 0: there is none.")
-    decoder_layers: int = Field(0, ge=0, description="Blocks in the decoder stack, whose tokens see what is before them; 0: there is none.")
-    dim: int = Field(gt=0, description="Width of the residual stream.")
-    hidden_dim: int = Field(gt=0, description="Width inside the MLP; null: 4 dim, or, gated, 8/3 dim rounded up to a multiple of 256.")
-    num_heads: int = Field(gt=0, description="Query heads.")
-    num_kv_heads: int = Field(gt=0, description="Key and value heads, each shared by num_heads / num_kv_heads queries; null: num_heads.")
-    head_dim: int = Field(gt=0, description="Width of a head; null: dim / num_heads.")
+    vocab_size: Rows = Field(description="Rows of the embedding; left out, the tokenizer's size.")
+    context_length: Context = Field(description="The longest sequence, in tokens.")
+    encoder_layers: Layers = Field(0, description="Blocks in the encoder stack, whose tokens see each other; 0: there is none.")
+    decoder_layers: Layers = Field(0, description="Blocks in the decoder stack, whose tokens see what is before them; 0: there is none.")
+    dim: Width = Field(description="Width of the residual stream.")
+    hidden_dim: HiddenWidth = Field(description="Width inside the MLP; null: 4 dim, or, gated, 8/3 dim rounded up to a multiple of 256.")
+    num_heads: Heads = Field(description="Query heads.")
+    num_kv_heads: Heads = Field(description="Key and value heads, each shared by num_heads / num_kv_heads queries; null: num_heads.")
+    head_dim: Width = Field(description="Width of a head; null: dim / num_heads.")
     embedding: EmbeddingConfig = EmbeddingConfig()
     position: Position = Field(description="How the model knows the order of its tokens.")
     norm: NormConfig

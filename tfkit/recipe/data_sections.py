@@ -7,9 +7,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticKnownError
 
 from tfkit.model.config import Data
+from tfkit.recipe.bounds import Count, SampleBytes, SourceWeight, VocabSize
 from tfkit.recipe.vocabularies import READ_BY, VOCABULARIES, variant_of
-
-Count = Annotated[int, Field(gt=0)]
 
 
 class TokenizerSection(Data):
@@ -25,11 +24,11 @@ class TokenizerSection(Data):
         description="Whose splitting and special tokens. byte_bpe: gpt2, llama3, smollm2; bpe_byte_fallback: llama, gemma, "
         "translation (the joint BPE of the 2017 Transformer); null: the first of these.",
     )
-    vocab_size: Count = Field(8192, description="Entries in all, special tokens and bytes included.")
+    vocab_size: VocabSize = Field(8192, description="Entries in all, special tokens and bytes included.")
     special_tokens: list[Annotated[str, Field(min_length=1)]] = Field(
         [], description="Further special tokens; their ids follow those of the kind's own."
     )
-    sample_bytes: Count = Field(200_000_000, description="Train on at most this much text, taken evenly over the corpus.")
+    sample_bytes: SampleBytes = Field(200_000_000, description="Train on at most this much text, taken evenly over the corpus.")
     add_bos: bool = Field(True, description="Put the token that begins a text before every text, so that its first token is predicted too.")
     lowercase: bool = Field(True, description="wordpiece: in small letters, as BERT uncased.")
     strip_accents: bool | None = Field(None, description="wordpiece: letters without accents; null: as lowercase.")
@@ -104,7 +103,7 @@ class SourceSection(Data):
         "What is not named is recognised.",
     )
     name: str | None = Field(None, description="Of a validation set, in its metrics; null: a number, if there are several.")
-    weight: float = Field(1.0, gt=0, description="How often an epoch reads each row: 2 is twice, 0.5 a random half.")
+    weight: SourceWeight = Field(1.0, description="How often an epoch reads each row: 2 is twice, 0.5 a random half.")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "SourceSection":

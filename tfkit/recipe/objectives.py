@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from tfkit.errors import UsageError
-from tfkit.model.config import Data
+from tfkit.model.config import MAX_LAYERS, Data
+from tfkit.recipe.bounds import Positive, Shots, Weight
 from tfkit.recipe.roles import TEXT, Role
 
 Stacks = Literal["encoder", "decoder", "both"]
@@ -146,7 +147,7 @@ class MultipleChoiceSection(_Objective):
     """
 
     kind: Literal["multiple_choice"]
-    lm_weight: float = Field(0.5, ge=0, description="Weight of the language model's loss on contexts and answers; 0: none.")
+    lm_weight: Weight = Field(0.5, description="Weight of the language model's loss on contexts and answers; 0: none.")
     start: str | None = Field("_start_", description="The special token before the context; null: none.")
     delimiter: str = Field("_delimiter_", description="The special token between the context and an answer.")
     classify: str = Field("_classify_", description="The special token behind an answer, where its score is read.")
@@ -166,7 +167,7 @@ class SpanCorruptionSection(_Objective):
 
     kind: Literal["span_corruption"]
     rate: float = Field(0.15, gt=0, le=0.9, description="Share of the tokens that is taken out.")
-    mean_span: float = Field(3.0, ge=1, description="Tokens that are taken out together, on average.")
+    mean_span: float = Field(3.0, ge=1, le=1_000_000, description="Tokens that are taken out together, on average.")
     masking: Literal["dynamic", "static"] = Field("dynamic", description="dynamic: other spans in each epoch. static: the same in all.")
 
     stacks: ClassVar[tuple[Stacks, ...]] = ("both",)
@@ -243,7 +244,7 @@ class FewShotSection(_Objective):
     """
 
     kind: Literal["few_shot"]
-    shots: int = Field(0, ge=0, description="Examples before each question, drawn anew for each, never the row itself; 0: none.")
+    shots: Shots = Field(0, description="Examples before each question, drawn anew for each, never the row itself; 0: none.")
     seed: int = Field(1, ge=0, lt=2**32, description="Of the draws.")
     template: str = Field(
         "{context} {answer}", description="How a row is written, {context} once and {answer} at the end: 'Q: {context} A: {answer}'."
@@ -290,12 +291,12 @@ class DistillationSection(_Objective):
     of: Annotated[CausalLMSection | MaskedLMSection, Field(discriminator="kind")] = Field(
         description="What the student is trained for, with the fields of that objective: {kind: causal_lm}, {kind: masked_lm, rate: 0.15}."
     )
-    temperature: float = Field(1.0, gt=0, description="Divides the logits of both, so that unlikely tokens count for more.")
-    teacher_weight: float = Field(1.0, ge=0, description="Weight of the divergence from the teacher's distribution; 0: none.")
-    text_weight: float = Field(0.0, ge=0, description="Weight of the loss on the text itself, that of the objective `of`; 0: none.")
-    cosine_weight: float = Field(0.0, ge=0, description="Weight of 1 - cosine between the last hidden states of both; 0: none.")
+    temperature: Positive = Field(1.0, description="Divides the logits of both, so that unlikely tokens count for more.")
+    teacher_weight: Weight = Field(1.0, description="Weight of the divergence from the teacher's distribution; 0: none.")
+    text_weight: Weight = Field(0.0, description="Weight of the loss on the text itself, that of the objective `of`; 0: none.")
+    cosine_weight: Weight = Field(0.0, description="Weight of 1 - cosine between the last hidden states of both; 0: none.")
     masked_only: bool = Field(False, description="Of masked_lm: ask the teacher at masked tokens alone, not at all.")
-    copy_layers: list[Annotated[int, Field(ge=0)]] | None = Field(
+    copy_layers: list[Annotated[int, Field(ge=0, lt=MAX_LAYERS)]] | None = Field(
         None,
         min_length=1,
         description="The teacher's layer that each of the student's begins as, from 0; the rest is copied too. null: random weights.",

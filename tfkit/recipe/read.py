@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tfkit.errors import UsageError
+from tfkit.recipe.bounds import MAX_VOCAB_SIZE
 from tfkit.recipe.bundled import bundled_recipes, find_bundled
 from tfkit.recipe.checks import cross_problems
 from tfkit.recipe.dump import dump_document
@@ -203,7 +204,7 @@ def _planned_vocab_size(data: dict[str, Any]) -> int:
     """The size of a tokenizer that is yet to be trained; for a finished one, any: its own will be known when it is read."""
     tokenizer = data.get("tokenizer")
     size = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
-    return size if isinstance(size, int) and size > 0 else 1
+    return size if isinstance(size, int) and 0 < size <= MAX_VOCAB_SIZE else 1  # else it is refused itself
 
 
 def slug(name: str) -> str:

@@ -138,13 +138,13 @@ def _unknown_at(path: Path, schema: type[BaseModel], data: Any) -> str:
 def _bound(kind: str, context: dict[str, Any], value: Any) -> str | None:
     match kind:
         case "greater_than":
-            return f"must be greater than {context['gt']:g}, not {_shown(value)}"
+            return f"must be greater than {_number(context['gt'])}, not {_shown(value)}"
         case "greater_than_equal":
-            return f"must be at least {context['ge']:g}, not {_shown(value)}"
+            return f"must be at least {_number(context['ge'])}, not {_shown(value)}"
         case "less_than":
-            return f"must be less than {context['lt']:g}, not {_shown(value)}"
+            return f"must be less than {_number(context['lt'])}, not {_shown(value)}"
         case "less_than_equal":
-            return f"must be at most {context['le']:g}, not {_shown(value)}"
+            return f"must be at most {_number(context['le'])}, not {_shown(value)}"
         case "finite_number":
             return f"must be a finite number, not {_shown(value)}"
         case "too_short":
@@ -152,6 +152,10 @@ def _bound(kind: str, context: dict[str, Any], value: Any) -> str | None:
         case "too_long":
             return f"has {context['actual_length']} entries; at most {context['max_length']} fit"
     return None
+
+
+def _number(bound: float) -> str:
+    return f"{int(bound):,}" if bound == int(bound) and abs(bound) < 1e15 else f"{bound:g}"
 
 
 def _shown(value: Any) -> str:
