@@ -54,7 +54,10 @@ def test_every_import_is_declared_and_every_dependency_imported() -> None:
 def test_every_import_of_the_tests_and_benchmarks_is_declared() -> None:
     declared = modules(PROJECT["dependencies"]) | modules(PROJECT["optional-dependencies"]["dev"])
     imported = imported_libraries(ROOT / "tests") | imported_libraries(ROOT / "benchmarks")
-    beside = {path.stem for folder in ("benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")} | {"attacks", "walks"}  # packages of tests/
+    beside = {path.stem for folder in ("benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")} | {
+        "attacks",
+        "walks",
+    }  # packages of tests/
     assert imported - declared - beside == set()
 
 

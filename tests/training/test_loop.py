@@ -14,7 +14,7 @@ from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema import AdamWSection, ScheduleSection
 from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
-from tfkit.training.loop import Log, Plan, Progress, train
+from tfkit.training.loop import Log, Plan, Progress, train, try_out
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
 
@@ -58,6 +58,9 @@ class Recorder:
 
     def out_of_memory(self, error: str) -> None:
         self.events.append(f"out of memory: {error}")
+
+    def nondeterministic(self, reason: str) -> None:
+        self.events.append(f"nondeterministic: {reason}")
 
     def log(self, line: Log) -> None:
         self.events.append(f"log {line.step}")
@@ -224,3 +227,24 @@ def test_a_jump_is_told_by_mean_and_deviation() -> None:
     for _ in range(600):
         history.add(2.0)
     assert history.highest(3.0) == pytest.approx(2.0, abs=0.01)  # what is long past fades
+
+
+def test_an_operation_without_a_deterministic_algorithm_is_allowed_when_it_is_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """put_ has none on any device."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    loss = CausalLM.loss
+
+    def with_put(self: CausalLM, *arguments: Any) -> Any:
+        torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(CausalLM, "loss", with_put)
+    recorder = Recorder()
+    try:
+        torch.use_deterministic_algorithms(True)
+        with pytest.warns(UserWarning, match="put_"):
+            try_out(stepper(fresh()), Batches(), recorder, Progress())
+        [event] = recorder.events
+        assert event.startswith("nondeterministic: put_ ")
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

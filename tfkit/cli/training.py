@@ -188,6 +188,10 @@ class TrainingRun:
             f"out of memory in micro-batches of {rows} rows: they have {self.loader.micro_batch_size} from now on, in the same steps"
         )
 
+    def nondeterministic(self, reason: str) -> None:
+        """Warn that resuming is not exact here."""
+        console.warn(f"{reason}; it runs all the same, and a resumed run may differ from one that was never stopped in its last bits")
+
     def log(self, line: Log) -> None:
         """Write a line of the log."""
         self.written.line(line)

@@ -84,6 +84,16 @@ def make_deterministic(device: torch.device) -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def is_nondeterministic(error: RuntimeError) -> bool:
+    """Whether PyTorch refused an operation that has no deterministic algorithm on this device."""
+    return "does not have a deterministic implementation" in str(error)
+
+
+def allow_nondeterministic() -> None:
+    """Let such operations run, with a warning of PyTorch's."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed (Linux, glibc): else the large tensors of every step are mapped and zeroed anew by the kernel.
 

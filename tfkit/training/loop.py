@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from tfkit.errors import Stopped, UnhealthyError, is_out_of_memory
 from tfkit.objectives.objective import Batch
+from tfkit.training.device import allow_nondeterministic, is_nondeterministic
 from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
@@ -90,6 +91,9 @@ class Hooks(Protocol):
     def out_of_memory(self, error: str) -> None:
         """Let the loader make smaller micro-batches. Raises MachineError if it cannot."""
 
+    def nondeterministic(self, reason: str) -> None:
+        """An operation has no deterministic algorithm on this device, so a resumed run may differ in its last bits."""
+
     def log(self, line: Log) -> None:
         """A line of the log is due."""
 
@@ -162,12 +166,24 @@ def take_steps(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan,
 
 
 def try_out(stepper: Stepper, loader: Loader, hooks: Hooks, progress: Progress) -> None:
-    """Forward and backward of the next micro-batch, for nothing, in smaller ones until the memory holds it."""
+    """Run forward and backward of the next micro-batch without a step, in smaller ones until the memory holds it.
+
+    Where the device has no deterministic algorithm for an operation, random ones are allowed from here on, and the hooks report it.
+    """
 
     def attempt() -> None:
         stepper.try_out(progress.step + 1, loader.step(progress.step)[0])
 
-    _fit(attempt, stepper, hooks)
+    try:
+        _fit(attempt, stepper, hooks)
+    except RuntimeError as error:
+        if not is_nondeterministic(error):
+            raise
+        reason = str(error).splitlines()[0]
+        stepper.drop_gradients()
+        allow_nondeterministic()
+        hooks.nondeterministic(reason)
+        _fit(attempt, stepper, hooks)
 
 
 def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Hooks, progress: Progress) -> StepReport:
