@@ -79,6 +79,10 @@ class RecipeDrawer:
         section = SECTIONS[kind]
         numbers = "regression" in section.model_fields and self.dice.random() < 0.35
         objective: Recipe = {"kind": kind} | ({"regression": True} if numbers else {})
+        if (
+            kind == "chat" and self.dice.random() < 0.8
+        ):  # tokenizers that are trained here have no template, and few have the tokens of chatml
+            objective["format"] = self.dice.choice(["llama2", "mistral"] if name == "train" else ["chatml", "llama2", "llama3", "gemma"])
         steps = self.dice.randint(2, 8)
         optimizer, schedule = self.dice.choice(list(OPTIMIZERS)), self.dice.choice(SCHEDULES)
         return {
@@ -93,7 +97,7 @@ class RecipeDrawer:
     def _model(self, preset: str, objective: str) -> Recipe:
         values = PRESETS[preset][1]
         model: Recipe = {"preset": preset, "dim": 16, "num_heads": 2, "num_kv_heads": None, "head_dim": None, "hidden_dim": 24}
-        model |= {"context_length": self.dice.choice([16, 24, 33] if SECTIONS[objective].reads_text else [64, 100])}
+        model |= {"context_length": self.dice.choice([16, 24, 33] if SECTIONS[objective].reads_text else [64, 128])}
         model |= {name: self.dice.randint(1, 3) for name in ("encoder_layers", "decoder_layers") if values.get(name)}
         windows = values.get("attention", {}).get("windows", [None])
         if windows != [None]:

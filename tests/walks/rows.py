@@ -13,11 +13,11 @@ BLANK = ["", " ", "\n", "\t \n"]
 ODD_COLUMNS = ["Spalte 1", "x-y", "文", "a.b", "text_", "class name", "1"]
 
 
-def sentence(dice: random.Random, blank: float = 0.05) -> str:
-    """Some words, with something odd among them now and then; seldom nothing but blanks, or one character that is not seen."""
+def sentence(dice: random.Random, blank: float = 0.05, most: int = 30) -> str:
+    """Some words, at most so many, with something odd among them now and then; seldom nothing but blanks, or one character that is not seen."""
     if dice.random() < blank:
         return dice.choice([*BLANK, *INVISIBLE])
-    words = [dice.choice(WORDS) for _ in range(dice.choice([1, 2, 4, 6, 9, 30 if blank else 3]))]
+    words = [dice.choice(WORDS) for _ in range(min(most, dice.choice([1, 2, 4, 6, 9, 30 if blank else 3])))]
     if dice.random() < 0.15:
         words.insert(dice.randint(0, len(words)), dice.choice([*ODD_TEXTS, *INVISIBLE]))
     return " ".join(words) + dice.choice(["", "", "\n"])
@@ -86,7 +86,7 @@ class RowMaker:
     def _messages(self) -> list[dict[str, str]]:
         who, what = ("role", "content") if self.spoken else ("from", "value")
         names = ("user", "assistant") if self.spoken else ("human", "gpt")
-        turns = [{who: names[n % 2], what: sentence(self.dice, blank=self._blank)} for n in range(2 * self.dice.randint(1, 3))]
+        turns = [{who: names[n % 2], what: sentence(self.dice, blank=self._blank, most=3)} for n in range(2 * self.dice.randint(1, 3))]
         return ([{who: "system", what: "Be brief."}] if self.dice.random() < self.system else []) + turns
 
 

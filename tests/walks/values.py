@@ -27,7 +27,7 @@ CHOICES: dict[str, list[Any]] = {
     "training.patience": [1, 2],
     "training.loss_jump_sigmas": [3.0, 6.0],
     "training.ema_decay": [0.5, 0.99],
-    "training.frozen": [["embedding.*"], ["*.blocks.0.*"], ["*norm*"], ["*"]],
+    "training.frozen": [["embedding.*"], ["*.blocks.0.*"], ["*norm*"]],
     "checkpoint.every": [1, 2, 3, "epoch"],
     "evaluation.every": [1, 2, 3, "epoch"],
     "evaluation.max_tokens": [20, 200],

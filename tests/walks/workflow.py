@@ -81,8 +81,8 @@ class _Drawer:
             maker = self.recipes.makers["more"] = self.recipes.maker(other)
             source = self.recipes.source(maker, "more", 40)
             said = [f"objective.kind={other}"] if self.dice.random() < 0.6 else []
-            if "columns" in source:
-                said.append(f"data.train.0.columns={json.dumps(source['columns'])}")
+            said += [f"data.train.0.{name}={json.dumps(source[name])}" for name in ("columns", "header") if name in source]
+            said += ["data.on_bad_row=skip"] if maker.bad else []
             words = [*said, *QUIET, "training.epochs=1", "training.precision=fp32"]
             self.train(["finetune", "--from", "first", "--data", source["path"], *words], "second", second)
         self.use("second", other, second, "more")
@@ -105,11 +105,12 @@ class _Drawer:
         if self.dice.random() < 0.5:
             self.add("evaluate", "--from", run, *COMMON, *QUIET, *self.maybe("--json"))
         if self.dice.random() < 0.3:
-            source = self.recipes.source(self.recipes.makers[rows], f"{run}-other", 6)
-            columns = json.dumps({"path": source["path"]} | ({"columns": source["columns"]} if "columns" in source else {}))
-            said = [f"data.validation=[{columns}]"] if "columns" in source or "header" in source else ["--data", source["path"]]
-            if "header" not in source:
-                self.add("evaluate", "--from", run, *said, "--predictions", f"{run}.jsonl", *COMMON, *QUIET, *self.maybe("--json"))
+            maker = self.recipes.makers[rows]
+            source = self.recipes.source(maker, f"{run}-other", 6)
+            odd = maker.names != {role.name: role.columns[0] for role in maker.roles}  # named by the run's recipe, and so sought here
+            said = [f"data.validation=[{json.dumps(source)}]"] if odd or len(source) > 1 else ["--data", source["path"]]
+            said += [] if SECTIONS[kind].reads_text and kind != "causal_lm" else ["--predictions", f"{run}.jsonl"]
+            self.add("evaluate", "--from", run, *said, *COMMON, *QUIET, *self.maybe("--json"))
         if SECTIONS[kind].head in WRITES:
             for _ in range(self.dice.choice([0, 1, 1, 2])):
                 self.generate(run, kind)
@@ -120,7 +121,8 @@ class _Drawer:
             self.add("average", run, "--last", "2", "--out", f"{run}-mean")
 
     def generate(self, run: str, kind: str) -> None:
-        words = ["generate", "--from", run, "--max-new-tokens", str(self.dice.choice([1, 3, 9]))]
+        fills = kind == "masked_lm" and self.dice.random() < 0.9  # which draws nothing, and refuses what says how
+        words = ["generate", "--from", run, *([] if fills else ["--max-new-tokens", str(self.dice.choice([1, 3, 9]))])]
         options = {
             "--temperature": ["0", "0.7", "5"],
             "--top-k": ["1", "3", "9999"],
@@ -130,9 +132,9 @@ class _Drawer:
             "--seed": ["0", "7"],
         }
         for name, values in options.items():
-            words += [name, self.dice.choice(values)] if self.dice.random() < 0.25 else []
+            words += [name, self.dice.choice(values)] if self.dice.random() < 0.25 and not fills else []
         settings = {"min_p": "0.1", "repetition_penalty": "1.3", "no_repeat_ngram": "2", "length_penalty": "0.5", "early_stopping": "full"}
-        changes = [f"generation.{name}={value}" for name, value in settings.items() if self.dice.random() < 0.15]
+        changes = [f"generation.{name}={value}" for name, value in settings.items() if self.dice.random() < 0.15 and not fills]
         if kind == "chat" and self.dice.random() < 0.6:
             words.append("--chat")
         if self.dice.random() < 0.5:
@@ -153,9 +155,12 @@ class _Drawer:
 
     def judge(self, run: str, kind: str) -> None:
         """Ask another objective, one that judges by likelihood."""
-        source = self.recipes.source(self.recipes.maker(kind), kind, 8)
+        maker = self.recipes.maker(kind)
+        source = self.recipes.source(maker, kind, 8)
         said: dict[str, Any] = {"kind": kind}
         if kind == "few_shot":
+            said |= {} if maker.picks else {"choices": maker.classes}
             said |= {"normalize": self.dice.choice(["none", "tokens", "bytes", "unconditional"])}
-        columns = [f"data.validation=[{json.dumps(source)}]"] if "columns" in source else ["--data", source["path"]]
+        columns = [f"data.validation=[{json.dumps(source)}]"] if len(source) > 1 else ["--data", source["path"]]
+        columns += ["data.on_bad_row=skip"] if maker.bad else []
         self.add("evaluate", f"objective={json.dumps(said)}", "--from", run, *columns, *COMMON, *QUIET)
