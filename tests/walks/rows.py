@@ -14,7 +14,7 @@ ODD_COLUMNS = ["Spalte 1", "x-y", "文", "a.b", "text_", "class name", "1"]
 
 
 def sentence(dice: random.Random, blank: float = 0.05, most: int = 30) -> str:
-    """Some words, at most so many, with something odd among them now and then; seldom nothing but blanks, or one character that is not seen."""
+    """Some words, at most so many, with something odd among them now and then; or nothing but blanks, or what is not seen."""
     if dice.random() < blank:
         return dice.choice([*BLANK, *INVISIBLE])
     words = [dice.choice(WORDS) for _ in range(min(most, dice.choice([1, 2, 4, 6, 9, 30 if blank else 3])))]

@@ -83,7 +83,8 @@ def _load(
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     asked = head or opened.config.head
     expressed = opened.config.model_dump(include=EXPRESSED)
-    base = hub.load(opened.base.folder, head=asked, other_labels=other_labels, changes=merge(expressed, changes), seed=seed)
+    redrawn = other_labels or _has_other_count(asked, opened.base.config.head)  # the adapter holds its own rows for them
+    base = hub.load(opened.base.folder, head=asked, other_labels=redrawn, changes=merge(expressed, changes), seed=seed)
     own = asked == opened.config.head and not other_labels
     drawn = label_tensors(None, base.config) if other_labels else frozenset()  # under our names, as the updates are
     parameters = dict(base.model.named_parameters())
@@ -126,6 +127,13 @@ class _Opened:
     hf: dict[str, Any]  # config.json, where there is one
     family: str  # whose names the adapter's tensors have
     config: ModelConfig  # of both together
+
+
+def _has_other_count(head: HeadConfig, base: HeadConfig) -> bool:
+    """Whether both heads are for classes, or both for tags, but not for as many."""
+    if not isinstance(base, ClassesHeadConfig | TagsHeadConfig) or not isinstance(head, ClassesHeadConfig | TagsHeadConfig):
+        return False
+    return head.kind == base.kind and head.count != base.count
 
 
 def _open(folder: Path) -> _Opened:
