@@ -37,7 +37,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         learns = ["data={train: [{path: texts.jsonl}]}", "training.steps=60", "optimizer.lr=1e-2", "evaluation={every: null}"]
         encoder = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "objective={kind: masked_lm}"]
-        runs = {"learned": learns, "random": ["training.steps=3"], "encoder": [*encoder, "tokenizer.kind=wordpiece", "training.steps=3"]}
+        chosen = ["training.steps=3", "data.validation=0.3", "evaluation.metric=perplexity"]
+        runs = {
+            "learned": learns,
+            "random": ["training.steps=3"],
+            "chosen": chosen,
+            "encoder": [*encoder, "tokenizer.kind=wordpiece", "training.steps=3"],
+        }
         for name, words in runs.items():
             done = pretrain(folder / name, recipe, *words)
             assert done.code == 0, done.err
@@ -142,3 +148,9 @@ def test_it_trains_nothing_and_needs_a_language_model(place: Path, tmp_path: Pat
         assert (done.code, "minimal_pairs judges decoders; this model has an encoder" in done.err) == (code, True), done.err
     done = evaluate(tmp_path, "--from", "learned", "objective={kind: few_shot, template: '{context}'}", "--data", "questions.jsonl")
     assert (done.code, "{answer} once, at its end" in done.err) == (2, True), done.err
+
+
+def test_the_settings_of_the_runs_own_objective_are_not_those_of_another(tmp_path: Path) -> None:
+    """evaluation.metric chose among the run's checkpoints; minimal pairs have no perplexity."""
+    assert (done := evaluate(tmp_path, "--from", "chosen", PAIRED, "--data", "pairs.jsonl", "--json")).code == 0, done.err
+    assert 0 <= json.loads(done.out)["metrics"]["accuracy"] <= 1

@@ -78,8 +78,11 @@ def read_settings(
     if scored is not None:  # before the others, so that data.validation.0.text=... can name the column
         overrides = [f"data.validation=[{{path: {quoted(scored)}}}]", *overrides]
     path = recipe or _saved_recipe(checkpoint)
-    if path is None and not any(name.partition(".")[0] == "objective" for name in names):
+    other_objective = any(name.partition(".")[0] == "objective" for name in names)
+    if path is None and not other_objective:
         return _without_recipe(overrides)
+    if recipe is None and other_objective:
+        overrides = [*_defaults_of_other_objectives(), *overrides]
     file: Path | None = None
     if path is not None:
         resolved = read_recipe(path, overrides)
@@ -89,6 +92,14 @@ def read_settings(
     else:  # evaluate trains nothing, so what is trained on, and how long, may be anything
         found = recipe_of([f"model.from={quoted(str(checkpoint))}", "data.train=[{path: nothing}]", "training.steps=1", *overrides])
     return Settings(found.data, found.evaluation, found.generation, found.carbon, found, file)
+
+
+def _defaults_of_other_objectives() -> list[str]:
+    """Overrides that undo what the run's own recipe says for its objective alone, where another one judges its checkpoint."""
+    fields = {"evaluation": (EvaluationSection, ("metric", "text_metrics")), "data": (DataSection, ("max_lost", "length_groups"))}
+    return [
+        f"{section}.{name}={json.dumps(record.model_fields[name].default)}" for section, (record, names) in fields.items() for name in names
+    ]
 
 
 def _without_recipe(overrides: Sequence[str]) -> Settings:
