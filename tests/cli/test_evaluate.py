@@ -82,7 +82,7 @@ def test_the_document(capsys, folder, data):
     assert document.keys() == {
         *("schema_version", "metrics", "intervals", "bootstrap", "examples", "tokens", "checkpoint", "data"),
         *("batch_size", "precision", "context_length"),
-        *("energy_kwh", "emissions_g", "carbon_status", "place"),
+        *("energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status", "place"),
     }
     assert (document["schema_version"], document["examples"], document["batch_size"]) == (1, 3, 2)
     assert document["checkpoint"] == str(folder)

@@ -78,7 +78,7 @@ def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: 
 
 def _are_same(path: Path, other: Path) -> bool:
     """Whether both lead to one file, also as two names (hard links) of it."""
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):  # RuntimeError: links that lead in a circle
         return path.resolve() == other.resolve() or path.samefile(other)
     return False
 
