@@ -51,7 +51,7 @@ class Inputs:
             if any(is_read_by(path / name, source) for name in ("", *_OF_A_RUN)):
                 raise _refusal(path, option, f"lies in the data that this command reads from {source}, and its files would be among them")
         for folder in self.models:
-            if path.resolve().is_relative_to(folder.resolve()):
+            if _lies_in(path, folder):
                 raise _refusal(path, option, f"lies in {folder}, which this command reads, and where nothing else belongs")
 
 
@@ -80,6 +80,13 @@ def _are_same(path: Path, other: Path) -> bool:
     """Whether both lead to one file, also as two names (hard links) of it."""
     with suppress(OSError, RuntimeError):  # RuntimeError: links that lead in a circle
         return path.resolve() == other.resolve() or path.samefile(other)
+    return False
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path, by its real name, is the folder or inside it."""
+    with suppress(OSError, RuntimeError):
+        return path.resolve().is_relative_to(folder.resolve())
     return False
 
 
