@@ -13,6 +13,7 @@ from tfkit.cli.training_data import TrainingData
 from tfkit.cli.training_plan import batch_sizes, choose_trained, holds_whole_model, in_steps, total_steps
 from tfkit.cli.validation import check_validation
 from tfkit.data import Loader
+from tfkit.errors import DataError, UsageError
 from tfkit.hub import load
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.build import open_rows
@@ -65,6 +66,7 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     for stored in (*(stored for stored, _ in data.train), *(held_out.stored for held_out in data.validation)):
         stored.check_vocabulary(model.config.vocab_size)
     check_validation(recipe, data)
+    _check_prompts(recipe, data, model)
     training, objective = recipe.training, data.objective
     rows = open_rows(recipe, objective, data.train, model.config)
     sizes = batch_sizes(recipe, rows)
@@ -87,6 +89,21 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
     return Parts(precision, loader, plan, schedule, weights, optimizer, stepper)
+
+
+def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
+    """Raise UsageError before the first step where the evaluations could not continue a prompt of the recipe."""
+    if not recipe.generation.prompts:
+        return
+    from tfkit.generation.complete import encode_prompts
+    from tfkit.generation.decoding import check_length
+
+    texts, rendered = data.prompts(recipe.generation.prompts)
+    for number, ids in enumerate(encode_prompts(model, data.tokenizer, texts, rendered=rendered)):
+        try:
+            check_length(len(ids), number, model)
+        except DataError as error:
+            raise UsageError(f"generation.prompts: {error}") from None
 
 
 def restore(parts: Parts, checkpoint: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Progress:

@@ -41,20 +41,12 @@ def complete(
 ) -> list[TextCompletion]:
     """Continue each text, or answer it: what an encoder reads is a whole text, and the decoder's is one of its own.
 
-    The ids of a prompt to be continued are those that the tokenizer's template puts before and into a text, as in training; what it puts
-    after one would end the text. With `rendered` the prompts are conversations from a chat template, whose special tokens are written out.
-    For the rest see `complete_ids`.
+    For the ids of the prompts see `encode_prompts`, for the rest `complete_ids`.
     """
-    if rendered:
-        prompt_ids = encode_rendered(tokenizer, prompts)
-    else:
-        prompt_ids = tokenizer.encode_texts(prompts)
-        if model.encoder is None:
-            prompt_ids = [ids[: len(ids) - len(tokenizer.suffix)] for ids in prompt_ids]
     return complete_ids(
         model,
         tokenizer,
-        prompt_ids,
+        encode_prompts(model, tokenizer, prompts, rendered=rendered),
         settings,
         eos_ids=eos_ids,
         start_id=start_id,
@@ -63,6 +55,18 @@ def complete(
         first_row=first_row,
         constraints=constraints,
     )
+
+
+def encode_prompts(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[str], *, rendered: bool = False) -> list[list[int]]:
+    """The ids that the model reads of each prompt.
+
+    Of a prompt to be continued they are those that the tokenizer's template puts before and into a text, as in training; what it puts
+    after one would end the text. With `rendered` the prompts are conversations from a chat template, whose special tokens are written out.
+    """
+    if rendered:
+        return encode_rendered(tokenizer, prompts)
+    found = tokenizer.encode_texts(prompts)
+    return found if model.encoder is not None else [ids[: len(ids) - len(tokenizer.suffix)] for ids in found]
 
 
 def complete_ids(

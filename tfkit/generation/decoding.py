@@ -78,7 +78,7 @@ def generate(
     begin = _beginning(model, start_id)
     rows = []
     for i, prompt in enumerate(prompts):
-        _check_length(len(prompt), first_row + i, model)
+        check_length(len(prompt), first_row + i, model)
         text = list(prompt) if begin is None else begin
         limit = constraints.limit(len(text), min(settings.max_new_tokens, _context(model) - len(text)))
         rows.append(_Row(i, text, limit, np.random.default_rng((settings.seed, first_row + i))))
@@ -113,7 +113,8 @@ def _context(model: Transformer) -> int:
     return model.config.context_length if model.config.position.kind != "relative" else sys.maxsize
 
 
-def _check_length(length: int, number: int, model: Transformer) -> None:
+def check_length(length: int, number: int, model: Transformer) -> None:
+    """Raise DataError if a prompt of `length` tokens is empty, or leaves no room; `number`, from 0, is which one it is."""
     longest = _context(model) - (model.encoder is None)
     if length == 0:
         raise DataError(f"prompt {number + 1} has no tokens, so there is nothing to continue: give it some text")
