@@ -153,7 +153,7 @@ def saving_it_again_gives_the_same_bytes(run: Run) -> Iterator[str]:
 def an_evaluation_afterwards_tells_the_same(run: Run) -> Iterator[str]:
     """The last evaluation during the training, and `tfkit evaluate` of its checkpoint."""
     evaluated = _last_evaluation(run.folder / run.name)
-    if evaluated is None or not _holds_out(run):
+    if evaluated is None or not _in_float32(run):
         return
     step, during = evaluated
     folder = run.folder / run.name / "checkpoints" / f"step-{step:06d}"
@@ -166,8 +166,10 @@ def an_evaluation_afterwards_tells_the_same(run: Run) -> Iterator[str]:
             yield f"{name} differs: {during[name]} in training, {after[name]} afterwards"
 
 
-def _holds_out(run: Run) -> bool:
-    return run.recipe.get("data", {}).get("validation") is not None and run.recipe.get("training", {}).get("precision") == "fp32"
+def _in_float32(run: Run) -> bool:
+    """Whether rows are held out, and judged in float32 both times."""
+    both = run.recipe.get("training", {}).get("precision"), run.recipe.get("evaluation", {}).get("precision", "float32")
+    return run.recipe.get("data", {}).get("validation") is not None and both == ("fp32", "float32")
 
 
 def _last_evaluation(run: Path) -> tuple[int, dict[str, Any]] | None:

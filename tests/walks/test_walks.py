@@ -15,7 +15,7 @@ from walks.workflow import draw_walk
 PER_TEST = 5  # so that the workers of xdist share them
 INVARIANTS_EVERY = 10
 SHORT = 60  # so many walks or fewer: invariants are checked on these alone
-FEW = (10, 30)
+FEW = (3, 25, 49)
 CASES = sorted(Path(__file__).with_name("cases").glob("*.yaml"))
 
 
