@@ -160,7 +160,7 @@ def test_settings_of_generation_config(capsys, tmp_path):
     assert lines(capsys.readouterr().out) != [free]
     path.write_text(json.dumps(stated | {"bad_words_ids": [[99999]]}), encoding="utf-8")
     assert run("--from", folder, "--prompt", "the cat") == 4
-    assert "generation_config.json: bad_words_ids has 99999" in capsys.readouterr().err
+    assert "generation_config.json: bad_words_ids is 99999" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from transformers import AutoModelForMaskedLM
 import tfkit.cli.teaching
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
+from tfkit.run.manifest import write_manifest
 from tfkit.training.step import Stepper
 
 STEPS = 8
@@ -165,6 +166,8 @@ def test_a_run_does_not_go_on_with_another_teacher(place: Path, tmp_path: Path) 
     content[-1] ^= 1
     shutil.rmtree(tmp_path / "bert" / "checkpoints" / "step-000006")
     weights.write_bytes(content)
+    (weights.parent / "manifest.json").unlink()
+    write_manifest(weights.parent)
     shutil.move(place / "bert", place / "kept")
     try:
         shutil.move(tmp_path / "bert", place / "bert")

@@ -399,7 +399,6 @@ def test_marian_has_one_embedding_for_all_or_three(tmp_path: Path) -> None:
         ("t5 1.0", {"d_model": "20"}),
         ("t5 1.0", {"d_model": 0}),
         ("t5 1.0", {"relative_attention_max_distance": 4}),
-        ("t5 1.0", {"relative_attention_num_buckets": 10}),
         ("transformer of 2017", {"activation_function": "quick_gelu"}),
         ("transformer of 2017", {"share_encoder_decoder_embeddings": False}),
         ("transformer of 2017", {"decoder_attention_heads": 2}),

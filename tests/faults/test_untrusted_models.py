@@ -368,7 +368,7 @@ HOSTILE_TOKENIZERS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "ids beyond the model's vocabulary": (
         {"post_processor": None, "model": {"type": "BPE", "vocab": {"t": 4_000_000_000, "h": 1, "e": 2}, "merges": []}},
-        "the tokenizer gives the id 4,000,000,000",
+        "tokenizer.json: 4,000,000,001 entries, and vocab_size in config.json is 269",
     ),
 }
 
