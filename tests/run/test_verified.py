@@ -25,14 +25,24 @@ TINY = {"vocab_size": 300, "context_length": 24, "decoder_layers": 2, "dim": 24,
 WEIGHTS = "model.safetensors"
 
 
-def write(folder: Path) -> Transformer:
+def write(folder: Path, seed: int = 1) -> Transformer:
     config = ModelConfig.model_validate(PRESETS["gpt2"][1] | TINY)
-    model = build(config, seed=1)
+    model = build(config, seed=seed)
     folder.mkdir(parents=True)
     save_model(folder, config, model.state_dict(), None, family="gpt2", facts={"objective": "causal_lm"})
     (folder / "README.md").write_text("a card", encoding="utf-8")
     write_manifest(folder)
     return model
+
+
+def shard(folder: Path) -> None:
+    """Put the weights into two files with an index, as the manifest then has it."""
+    from huggingface_hub import save_torch_state_dict
+
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    save_torch_state_dict(tensors, folder, max_shard_size=50_000, metadata={"format": "pt"})
+    write_manifest(folder)
 
 
 @pytest.fixture
@@ -94,17 +104,36 @@ def test_leftovers_further_files_another_card_and_no_manifest_are_no_damage(fold
     "damaged", ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
 )
 def test_every_shard_and_the_index_are_compared(folder: Path, damaged: str) -> None:
-    from huggingface_hub import save_torch_state_dict
-
-    tensors = load_file(folder / WEIGHTS)
-    (folder / WEIGHTS).unlink()
-    save_torch_state_dict(tensors, folder, max_shard_size=50_000, metadata={"format": "pt"})
+    shard(folder)
     assert len(list(folder.glob("*.safetensors"))) == 2
-    write_manifest(folder)
     tfkit.load(folder)
     flip(folder / damaged)
     with pytest.raises(ModelError, match=f"{damaged}: damaged"):
         tfkit.load(folder)
+
+
+def test_files_that_the_manifest_does_not_name_are_ignored(folder: Path, tmp_path: Path) -> None:
+    """Also those that would be read before, or beside, the ones that it names."""
+    shard(folder)
+    named, content, model = describe(folder), content_hash(folder), tfkit.load(folder).model
+    (folder / "generation_config.json").unlink()
+    write_manifest(folder)
+    other = tmp_path / "other"
+    write(other, seed=2)
+    shutil.copyfile(other / WEIGHTS, folder / WEIGHTS)
+    (folder / "generation_config.json").write_text('{"num_beams": 7}', encoding="utf-8")
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    loaded = tfkit.load(folder)
+    assert all(torch.equal(tensor, loaded.model.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert loaded.tokenizer is None
+    assert content_hash(folder) == content
+    assert "num_beams" not in describe(folder).generation
+    assert describe(folder).config == named.config
+    (folder / "adapter_config.json").unlink()
+    (folder / "tokenizer.json").unlink()
+    whole = tfkit.load(folder, verify=False).model.state_dict()  # the folder as it lies, whose whole file comes before shards
+    assert not torch.equal(whole["embedding.tokens.weight"], model.state_dict()["embedding.tokens.weight"])
 
 
 def test_a_download_with_a_manifest_is_compared_through_the_links_of_the_cache(folder: Path, tmp_path: Path) -> None:

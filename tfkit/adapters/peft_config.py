@@ -14,7 +14,8 @@ from tfkit.hub.content import content_hash
 from tfkit.hub.find import ADAPTER, find_checkpoint
 from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.recipe.schema import LoraSection
-from tfkit.run.model_files import find_file, read_object
+from tfkit.run.model_files import read_object
+from tfkit.run.verified import find_named
 
 # What would make an update something else than alpha / rank B A x.
 _OTHERWISE = (
@@ -46,7 +47,7 @@ class PeftConfig:
 
 def read_peft_config(folder: Path) -> PeftConfig:
     """Raises ModelError for what is no LoRA, or one of a kind that tfkit does not compute."""
-    path = find_file(folder, ADAPTER)
+    path = find_named(folder, ADAPTER)
     assert path is not None
     found = read_object(path, LIMIT)
     if found.get("peft_type") != "LORA":
@@ -136,7 +137,7 @@ def find_base(folder: Path, config: PeftConfig) -> Path:
         raise ModelError(
             f"{folder}: its base {config.base} is not there: put it back, or say in {ADAPTER} where it is now (base_model_name_or_path)"
         )
-    if (base / ADAPTER).is_file():
+    if find_named(base, ADAPTER) is not None:
         raise ModelError(f"{folder}: its base {base} is itself an adapter; save that as a whole model first: {how_to_merge(base)}")
     if said.get("sha256") not in (None, (now := content_hash(base))):
         raise ModelError(
@@ -157,7 +158,7 @@ def base_record(folder: Path, base: Path, sha256: str) -> dict[str, str]:
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    path = find_file(folder, "tfkit.json")
+    path = find_named(folder, "tfkit.json")
     adapter = read_object(path, LIMIT).get("adapter", {}) if path is not None else {}
     found = adapter.get("base", {}) if isinstance(adapter, dict) else {}
     return found if isinstance(found, dict) else {}

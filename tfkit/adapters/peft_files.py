@@ -26,8 +26,8 @@ from tfkit.hub.find import pickle_refusal
 from tfkit.hub.names import our_shapes, rules_of
 from tfkit.hub.weights import Weight, read_weights
 from tfkit.model.config import ModelConfig
-from tfkit.run.model_files import find_file
 from tfkit.run.safetensors_header import read_header
+from tfkit.run.verified import find_named
 
 NAME = "adapter_model.safetensors"
 _BEFORE = "base_model.model."
@@ -101,7 +101,7 @@ class Updates:
 
 def find_tensors(folder: Path) -> dict[str, Weight]:
     """All tensors of the file, by their names in the class, unread. Raises ModelError if there is none, or one of another name."""
-    path = find_file(folder, NAME)
+    path = find_named(folder, NAME)
     if path is None:
         pickles = sorted(path for path in folder.iterdir() if pickle_refusal(path))
         raise ModelError(pickle_refusal(pickles[0]) if pickles else f"{folder / NAME}: there is no such file; copy the folder again")

@@ -20,14 +20,14 @@ from tfkit.hub.ids import check_tokenizer, read_ids
 from tfkit.hub.names import label_tensors, rules_of
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.recipe.presets import merge
-from tfkit.run.model_files import find_file, read_object
-from tfkit.run.verified import unverified, verified
+from tfkit.run.model_files import read_object
+from tfkit.run.verified import find_named, unverified, verified
 from tfkit.tokenizer import load_tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a model folder holds updates of another one."""
-    return (folder / ADAPTER).is_file()
+    """Whether a model folder holds updates of another one. Raises ModelError as `find_named`."""
+    return find_named(folder, ADAPTER) is not None
 
 
 def describe(path: str | Path) -> Described:
@@ -139,7 +139,7 @@ def _has_other_count(head: HeadConfig, base: HeadConfig) -> bool:
 def _open(folder: Path) -> _Opened:
     peft = read_peft_config(folder)
     base = hub.describe(find_base(folder, peft))
-    path = find_file(folder, "config.json")
+    path = find_named(folder, "config.json")
     if path is None:  # as peft leaves it
         return _Opened(peft, base, {}, base.family, _with_head(folder, peft, base))
     hf = read_object(path, LIMIT)

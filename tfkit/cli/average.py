@@ -75,6 +75,7 @@ def _last(run: Path, last: int) -> list[Path]:
 
 def _facts_of_one_run(chosen: Sequence[Path]) -> dict[str, Any]:
     """What tfkit.json says of the newest, once every file of all is checked. Raises ModelError if they are damaged, or of several runs."""
+    from tfkit.adapters import is_adapter
     from tfkit.hub.config_json import LIMIT
     from tfkit.run.manifest import read_manifest, recorded_bytes, verify
     from tfkit.run.model_files import read_object
@@ -83,7 +84,7 @@ def _facts_of_one_run(chosen: Sequence[Path]) -> dict[str, Any]:
         for path in chosen:
             if problems := verify(path, advance=bar.advance):
                 raise ModelError(f"{problems[0]}; `tfkit verify` tells of all. Average other checkpoints, or restore the files")
-    if adapter := next((path for path in chosen if (path / "adapter_config.json").is_file()), None):
+    if adapter := next(filter(is_adapter, chosen), None):
         raise ModelError(
             f"{adapter}: holds updates, and the mean of their factors is not that of the weights: average checkpoints of a run with "
             "training.adapter.merge=true"

@@ -18,7 +18,8 @@ from tfkit.model.config import (
     TagsHeadConfig,
 )
 from tfkit.recipe.presets import merge
-from tfkit.run.model_files import MIB, find_file, read_object
+from tfkit.run.model_files import MIB, read_object
+from tfkit.run.verified import find_named
 
 OWN_TYPE = "tfkit"  # model_type of what no Hugging Face class can express: it fails to load elsewhere rather than load wrong
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id", "decoder_start_token_id")
@@ -51,7 +52,7 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
         raise ModelError(
             f"{path}: {config.encoder_layers} encoder and {config.decoder_layers} decoder layers are no {kind}: one stack is missing"
         )
-    ours = find_file(folder, "tfkit.json")
+    ours = find_named(folder, "tfkit.json")
     if family and ours is not None:
         said = read_object(ours, LIMIT).get("model", {})
         if not isinstance(said, dict) or not said.keys() <= EXPRESSED:
@@ -83,7 +84,7 @@ def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     The file is optional: one that cannot be read says nothing.
     """
     try:
-        path = find_file(folder, "generation_config.json")
+        path = find_named(folder, "generation_config.json")
         return {name: hf[name] for name in _OF_WRITING if name in hf} if path is None else read_object(path, LIMIT)
     except (ModelError, OSError):
         return {}

@@ -7,8 +7,8 @@ from pathlib import Path
 from tfkit.hub.config_json import LIMIT
 from tfkit.hub.find import ADAPTER
 from tfkit.run.manifest import Identity, identity_of, is_settled
-from tfkit.run.model_files import find_file, read_object
-from tfkit.run.verified import verified
+from tfkit.run.model_files import read_object
+from tfkit.run.verified import find_named, verified
 
 _BLOCK = 1 << 20
 _known: dict[tuple[tuple[str, Identity], ...], str] = {}  # what this process has computed, by the names and identities of the files
@@ -19,8 +19,8 @@ def content_hash(folder: Path) -> str:
 
     Raises ModelError for files that are not as the folder's manifest has them.
     """
-    described = [path for name in ("config.json", ADAPTER) if (path := folder / name).is_file()]
-    paths = (*described, *sorted(folder.glob("*.safetensors")))
+    names = ["config.json", ADAPTER, *sorted(path.name for path in folder.glob("*.safetensors"))]
+    paths = [path for name in names if (path := find_named(folder, name)) is not None]
     with verified(folder, weights=True):
         key = tuple((path.name, identity_of(path)) for path in paths)
         if key in _known:
@@ -44,6 +44,6 @@ def _content_hash(paths: Iterable[Path]) -> str:
 
 def run_id_of(folder: Path) -> str | None:
     """The run that made it, as tfkit.json says, where there is one."""
-    path = find_file(folder, "tfkit.json")
+    path = find_named(folder, "tfkit.json")
     found = read_object(path, LIMIT).get("run_id") if path is not None else None
     return found if isinstance(found, str) else None

@@ -6,7 +6,8 @@ from typing import Any
 
 from tfkit.errors import ModelError
 from tfkit.hub.config_json import LIMIT, read_special_ids
-from tfkit.run.model_files import find_file, read_object
+from tfkit.run.model_files import read_object
+from tfkit.run.verified import find_named
 from tfkit.tokenizer import Tokenizer
 
 _NAMES = (
@@ -28,7 +29,7 @@ def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, 
     unstated = {key: value for key, value in _UNSTATED.get(str(hf.get("model_type")), {}).items() if value >= vocab_size}
     for name in _FILES:
         try:
-            path = find_file(folder, name)
+            path = find_named(folder, name)
             stated = {} if path is None else read_object(path, LIMIT)
         except (ModelError, OSError):
             continue

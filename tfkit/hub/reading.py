@@ -30,8 +30,8 @@ from tfkit.hub.writing import save_model
 from tfkit.model.config import HeadConfig, ModelConfig
 from tfkit.model.init import initialize
 from tfkit.model.transformer import Transformer
-from tfkit.run.model_files import find_file, read_object
-from tfkit.run.verified import verified
+from tfkit.run.model_files import read_object
+from tfkit.run.verified import find_named, verified
 from tfkit.tokenizer import Backend, Tokenizer, load_tokenizer
 
 _FLOATS = ("F32", "F16", "BF16", "F64")
@@ -209,7 +209,7 @@ def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> 
 
 
 def _read_config_json(folder: Path) -> dict[str, Any]:
-    path = find_file(folder, "config.json")
+    path = find_named(folder, "config.json")
     if path is None:
         raise ModelError(f"{folder / 'config.json'}: there is no such file; copy the folder again, or name another with --from")
     return read_object(path, LIMIT)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tfkit.errors import ModelError
 from tfkit.hub.find import pickle_refusal
-from tfkit.run.model_files import MIB, find_file, read_object
+from tfkit.run.model_files import MIB, read_object
 from tfkit.run.safetensors_header import MAX_TENSORS, Stored, read_header
+from tfkit.run.verified import find_named
 
 Tensors = dict[str, Tensor]
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -32,7 +33,7 @@ def find_weights(folder: Path) -> dict[str, Weight]:
 
     Raises ModelError for a file that is missing, lies elsewhere or is no safetensors, and for an index that does not agree with its shards.
     """
-    whole, index = find_file(folder, _WHOLE), find_file(folder, _INDEX)
+    whole, index = find_named(folder, _WHOLE), find_named(folder, _INDEX)
     if whole is not None:  # as transformers chooses where both are there
         return {name: Weight(whole, name, stored) for name, stored in read_header(whole).items()}
     if index is not None:
@@ -55,7 +56,7 @@ def read_weights(weights: Mapping[str, Weight]) -> Tensors:
 
 def _find_shards(folder: Path, index: Path) -> dict[str, Weight]:
     weight_map = _read_weight_map(index)
-    shards = {shard: find_file(folder, shard) for shard in sorted(set(weight_map.values()))}
+    shards = {shard: find_named(folder, shard) for shard in sorted(set(weight_map.values()))}
     weights: dict[str, Weight] = {}
     for shard, path in shards.items():
         if path is None:

@@ -1,5 +1,7 @@
 """The files of a model folder are compared with its manifest while they are read. A folder without a manifest loads unverified.
 
+A file that the manifest does not name is ignored: whoever put it there, it is no part of the checkpoint that was saved.
+
 Weights are hashed on a thread beside the one that copies them out of the same pages: the disk is read once, and there is no second copy.
 """
 
@@ -57,6 +59,14 @@ def verified(folder: Path, *, weights: bool) -> Iterator[None]:
     for path, identity in hashed.items():
         if identity_of(path) != identity:
             raise ModelError(f"{path}: was changed while it was read; load it again when nothing writes it any more")
+
+
+def find_named(folder: Path, name: str) -> Path | None:
+    """The path of the file `name`; None if there is none, or if the folder has a manifest that does not name it. Raises ModelError."""
+    path = find_file(folder, name)
+    if path is None or not _verifying.get() or find_file(folder, NAME) is None:
+        return path
+    return path if name in read_manifest(folder) else None
 
 
 def check_files(folder: Path, names: Iterable[str]) -> None:

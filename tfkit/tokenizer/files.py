@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.errors import ModelError
-from tfkit.run.model_files import MIB, find_file, parse_json, read_object, read_text
+from tfkit.run.model_files import MIB, parse_json, read_object, read_text
+from tfkit.run.verified import find_named
 from tfkit.tokenizer.broken import broken_tokenizer, expansion
 from tfkit.tokenizer.configured import TokenError, find_conflict, with_configured_tokens
 from tfkit.tokenizer.hf_class import class_settings
@@ -33,7 +34,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
     The template in tokenizer.json alone decides whether a text begins with bos: `add_bos_token` of the config is not read.
     """
     folder = Path(folder)
-    path = find_file(folder, TOKENIZER)
+    path = find_named(folder, TOKENIZER)
     if path is None:
         return None
     settings = _read_settings(folder)
@@ -86,7 +87,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 def _read_template(folder: Path, settings: dict[str, Any]) -> str | None:
     """chat_template.jinja, else the config's template; of several named ones the default."""
-    path = find_file(folder, TEMPLATE)
+    path = find_named(folder, TEMPLATE)
     if path is not None:
         return read_text(path, _TEMPLATE_LIMIT)
     template = settings.get("chat_template")
@@ -96,7 +97,7 @@ def _read_template(folder: Path, settings: dict[str, Any]) -> str | None:
 
 
 def _read_object(folder: Path, name: str) -> dict[str, Any]:
-    path = find_file(folder, name)
+    path = find_named(folder, name)
     return {} if path is None else read_object(path, _SETTINGS_LIMIT)
 
 

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tfkit.errors import MachineError, ModelError
+from tfkit.run.verified import find_named
 from tfkit.tokenizer.files import CONFIG, ROLES, TEMPLATE
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 
@@ -146,7 +147,7 @@ def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -
             "conversations; take one that was, or leave --chat out"
         )
     special_tokens = {role: token_text(tokenizer.settings.get(role)) for role in ROLES}
-    file = folder / TEMPLATE if (folder / TEMPLATE).is_file() else folder / CONFIG
+    file = find_named(folder, TEMPLATE) or folder / CONFIG
     return ChatTemplate(tokenizer.chat_template, file, {role: text for role, text in special_tokens.items() if text is not None}, date)
 
 
