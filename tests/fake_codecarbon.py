@@ -5,6 +5,9 @@ What tfkit does with it is real: its own process, the thread in there, ledger, e
 
 from pathlib import Path
 
+from tfkit.carbon import Meter
+
+PATIENCE_SECONDS = 120.0  # for what takes a second, on a machine that is busy with other things
 POWER_W = 36.0
 G_PER_KWH = 100.0
 
@@ -69,3 +72,8 @@ def write(folder: Path, good: int = 2, **faults: str) -> Path:
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(text, encoding="utf-8")
     return folder
+
+
+def wait_for_the_end() -> None:
+    """To be called in the process of a run: at its end it waits until the sidecar has started, if need be, and has answered."""
+    Meter.stop.__defaults__ = (PATIENCE_SECONDS,)

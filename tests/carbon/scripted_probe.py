@@ -1,11 +1,14 @@
 """Probes with a made-up power of 36 W (0.01 Wh a second) at 100 g/kWh, well-behaved and not. The sidecar imports them by name."""
 
 import os
+import sys
 import time
 
 from tfkit.carbon.probe import Machine
 from tfkit.carbon.reading import Totals
 
+HANG_SECONDS = 600.0  # far beyond any time that a busy machine may need
+EXIT_SECONDS = 30.0  # of a time-out of Meter.stop, for what the sidecar does last: half a second where nothing else runs
 POWER_W = 36.0
 G_PER_KWH = 100.0
 
@@ -46,7 +49,8 @@ class ExitingStart(Steady):
 
 class HangingStart(Steady):
     def start(self):
-        time.sleep(60)
+        sys.modules["__main__"].EXIT_SECONDS = EXIT_SECONDS  # the sidecar's
+        time.sleep(HANG_SECONDS)
 
 
 class DyingProcess(Steady):
@@ -59,13 +63,13 @@ class DyingProcess(Steady):
 class HangingRead(Steady):
     def spoil(self, seconds):
         if self.reads > 2:
-            time.sleep(60)
+            time.sleep(HANG_SECONDS)
         return totals(seconds)
 
 
 class HangingStop(Steady):
     def stop(self):
-        time.sleep(60)
+        time.sleep(HANG_SECONDS)
 
 
 class Spoiled(Steady):

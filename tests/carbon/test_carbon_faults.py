@@ -8,6 +8,8 @@ import signal
 import time
 
 import pytest
+from fake_codecarbon import PATIENCE_SECONDS
+from scripted_probe import EXIT_SECONDS, HANG_SECONDS
 
 from tfkit.carbon import Meter
 from tfkit.recipe.schema import CarbonSection
@@ -20,7 +22,7 @@ def start(folder, probe=None):
     return Meter.start(SECTION, folder=folder, run_id="run", attempt=1, project="p", **kind)
 
 
-def wait_for(condition, timeout=20.0):
+def wait_for(condition, timeout=PATIENCE_SECONDS):
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -30,6 +32,11 @@ def wait_for(condition, timeout=20.0):
 def ticks(folder):
     lines = [json.loads(line) for line in next((folder / "carbon").iterdir()).read_text().splitlines()]
     return [line for line in lines if line["kind"] == "tick"]
+
+
+def written(folder):
+    """Whether the ledger has begun."""
+    return any("tick" in path.read_text() for path in (folder / "carbon").glob("*.jsonl"))
 
 
 def row_sums(folder):
@@ -60,11 +67,12 @@ def test_what_does_not_start_leaves_time_without_energy(tmp_path, probe, reason)
 
 def test_what_hangs_in_its_start_is_left_alone(tmp_path):
     meter = start(tmp_path, "HangingStart")
+    wait_for(lambda: written(tmp_path))
     time.sleep(0.5)
     assert meter.reading().status == "starting"
     began = time.monotonic()
-    final = meter.stop(timeout=1.5)
-    assert time.monotonic() - began < 2.0
+    final = meter.stop(timeout=1.0 + EXIT_SECONDS)
+    assert time.monotonic() - began < HANG_SECONDS / 2
     assert final.status == "degraded"
     assert "had not started when the run ended" in meter.warning()
     assert row_sums(tmp_path)[0] > 0.4
@@ -83,7 +91,6 @@ def test_what_hangs_in_its_start_is_left_alone(tmp_path):
 )
 def test_a_bad_reading_is_left_out_and_the_last_good_one_stays(tmp_path, probe, reason):
     meter = start(tmp_path, probe)
-    wait_for(lambda: meter.reading().status == "ok")
     wait_for(lambda: meter.reading().status == "degraded")
     last_good = meter.reading().energy_wh
     assert last_good > 0
@@ -101,8 +108,8 @@ def test_what_hangs_in_a_reading_holds_up_nobody(tmp_path):
     for _ in range(3):
         meter.phase("train")
         meter.fresh_reading(timeout=0.3)
-    final = meter.stop(timeout=3.0)
-    assert time.monotonic() - began < 5.0
+    final = meter.stop()
+    assert time.monotonic() - began < HANG_SECONDS / 2
     assert final.status == "degraded"
     assert "did not answer in time" in meter.warning()
 
@@ -112,7 +119,7 @@ def test_what_hangs_in_its_stop_is_ended(tmp_path):
     wait_for(lambda: meter.reading().status == "ok")
     began = time.monotonic()
     assert meter.stop().status == "ok"
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < HANG_SECONDS / 2
     assert meter._process.poll() is not None
 
 
@@ -128,6 +135,7 @@ def test_a_killed_sidecar_is_one_warning(tmp_path):
     meter = start(tmp_path, "Steady")
     wait_for(lambda: meter.reading().status == "ok")
     wait_for(lambda: meter.fresh_reading().energy_wh > 0.002)
+    wait_for(lambda: row_sums(tmp_path)[1] > 0)
     os.kill(meter._process.pid, signal.SIGKILL)
     wait_for(lambda: meter.reading().status == "degraded")
     energy = meter.reading().energy_wh
@@ -154,7 +162,7 @@ def test_a_stopped_sidecar_is_killed_after_the_time_out(tmp_path):
     began = time.monotonic()
     assert meter.fresh_reading(timeout=0.3).status == "ok"
     assert meter.stop(timeout=0.7).status == "degraded"
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < HANG_SECONDS / 2  # it is stopped for ever
     assert meter._process.poll() is not None
     assert "did not stop within 0.7 s" in meter.warning()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fake_codecarbon import PATIENCE_SECONDS
 from scripted_probe import G_PER_KWH, POWER_W
 
 from tfkit.carbon import Meter
@@ -18,7 +19,7 @@ from tfkit.recipe.schema import CarbonSection
 
 TICK = 0.5
 WH_PER_SECOND = POWER_W / 3600
-START_SECONDS = 1.5  # of slack for starting Python on a crowded machine
+LATE_SECONDS = 0.5  # of slack for what the sidecar does next, on a crowded machine
 SECTION = CarbonSection(intensity_g_per_kwh=G_PER_KWH, every_seconds=TICK)
 
 
@@ -27,7 +28,7 @@ def start(folder, probe="Steady", attempt=1, **changes):
     return Meter.start(section, folder=folder, run_id="run", attempt=attempt, project="p", probe=f"scripted_probe:{probe}")
 
 
-def wait_for(condition, timeout=15.0):
+def wait_for(condition, timeout=PATIENCE_SECONDS):
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -39,9 +40,12 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
+def energies(folder):
+    return [attempt.sums["energy_wh"] for attempt in LedgerReader(folder / "carbon").attempts()]
+
+
 def sums(folder):
-    attempts = LedgerReader(folder / "carbon").attempts()
-    return [attempt.sums["energy_wh"] for attempt in attempts], sum(float(row["energy_consumed"]) for row in rows(folder)) * 1000
+    return energies(folder), sum(float(row["energy_consumed"]) for row in rows(folder)) * 1000
 
 
 def ended(pid):
@@ -52,6 +56,7 @@ def ended(pid):
 
 
 def test_energy_is_power_times_time(tmp_path):
+    before = time.monotonic()
     meter = start(tmp_path)
     began = time.monotonic()
     wait_for(lambda: meter.reading().status == "ok")
@@ -59,13 +64,13 @@ def test_energy_is_power_times_time(tmp_path):
     time.sleep(1.2)
     fresh = meter.fresh_reading()
     assert fresh.power_w == pytest.approx(POWER_W, rel=0.05)
+    least = time.monotonic() - began
     final = meter.stop()
-    lasted = time.monotonic() - began
-    assert (lasted - START_SECONDS) * WH_PER_SECOND < final.energy_wh < (lasted + 0.1) * WH_PER_SECOND
-    assert final.energy_wh == pytest.approx(final.seconds * WH_PER_SECOND, abs=0.1 * WH_PER_SECOND), "the start is in it"
+    most = time.monotonic() - before
+    assert least < final.seconds < most
+    assert least * WH_PER_SECOND < final.energy_wh < (most + LATE_SECONDS) * WH_PER_SECOND, "the start is in it"
     assert final.energy_wh >= fresh.energy_wh > 1.1 * WH_PER_SECOND
     assert final.emissions_g == pytest.approx(final.energy_wh * G_PER_KWH / 1000)
-    assert 1.2 < final.seconds <= lasted + 0.1
     assert (final.status, final.place, meter.warning()) == ("ok", "100 g/kWh (carbon.intensity_g_per_kwh)", None)
     ((in_ledger,), in_file) = sums(tmp_path)
     assert in_ledger == pytest.approx(final.energy_wh)
@@ -83,15 +88,19 @@ def test_stopping_twice_is_stopping_once(tmp_path):
 def test_each_phase_gets_its_own_energy(tmp_path):
     meter = start(tmp_path)
     wait_for(lambda: meter.reading().status == "ok")
-    for name, seconds in (("train", 0.6), ("evaluate", 0.3), ("train", 0.4)):
-        meter.phase(name)
+    before, after = [], []
+    for name, seconds in (("train", 0.6), ("evaluate", 0.6), ("train", 0.4), (None, 0.0)):
+        before.append(time.monotonic())
+        final = meter.phase(name) if name else meter.stop()
+        after.append(time.monotonic())
         time.sleep(seconds)
-    final = meter.stop()
+    train, evaluate, again = [(before[n + 1] - after[n], after[n + 1] - before[n]) for n in range(3)]
     (attempt,) = LedgerReader(tmp_path / "carbon").attempts()
     assert list(attempt.phases) == ["setup", "train", "evaluate"]
-    assert attempt.phases["train"].sums["energy_wh"] == pytest.approx(1.0 * WH_PER_SECOND, abs=0.3 * WH_PER_SECOND)
-    assert attempt.phases["evaluate"].sums["seconds"] == pytest.approx(0.3, abs=0.1)
-    assert attempt.phases["evaluate"].sums["energy_wh"] == pytest.approx(0.3 * WH_PER_SECOND, abs=0.2 * WH_PER_SECOND)
+    for name, (least, most) in (("train", (train[0] + again[0], train[1] + again[1])), ("evaluate", evaluate)):
+        sums_of_phase = attempt.phases[name].sums
+        assert least - 0.002 < sums_of_phase["seconds"] < most + 0.002, "the ledger has milliseconds"
+        assert (least - LATE_SECONDS) * WH_PER_SECOND < sums_of_phase["energy_wh"] < (most + LATE_SECONDS) * WH_PER_SECOND
     assert sum(float(row["energy_consumed"]) for row in rows(tmp_path)) * 1000 == pytest.approx(final.energy_wh)
 
 
@@ -125,14 +134,14 @@ if __name__ == "__main__":
     if fork and os.fork() == 0:
         meter.phase("worker")
         meter.stop()
-        time.sleep(20)
+        time.sleep(300)
         os._exit(0)
     meter.phase("train")
     while meter.reading().status != "ok":
         time.sleep(0.01)
     print(meter._process.pid, meter.reading().energy_wh, flush=True)
     time.sleep(seconds)
-    print(meter.stop().energy_wh, flush=True)
+    print(meter.stop(timeout=120).energy_wh, flush=True)
 """
 
 
@@ -156,7 +165,7 @@ def test_killed_twice_and_finished_adds_up(run):
     least = most = 0.0
     for attempt in (1, 2):
         began = time.monotonic()
-        process, sidecar, _ = trainer(run, attempt, 60)
+        process, sidecar, _ = trainer(run, attempt, 600)
         counted = time.monotonic()
         time.sleep(1.3)
         process.kill()
@@ -164,36 +173,37 @@ def test_killed_twice_and_finished_adds_up(run):
             least += (time.monotonic() - counted - TICK) * WH_PER_SECOND
         wait_for(lambda pid=sidecar: ended(pid))
         most += (time.monotonic() - began) * WH_PER_SECOND
-        energies, in_file = sums(run)
+        in_ledger, in_file = sums(run)
         assert least < in_file < most
-        assert sum(energies) == pytest.approx(in_file)
+        assert sum(in_ledger) == pytest.approx(in_file)
     process, _, earlier = trainer(run, 3, 0.5)
     with process:
         final = float(process.stdout.read())
-    energies, in_file = sums(run)
-    assert len(energies) == 3
-    assert earlier >= energies[0] + energies[1]
-    assert sum(energies) == pytest.approx(in_file) == pytest.approx(final)
+    in_ledger, in_file = sums(run)
+    assert len(in_ledger) == 3
+    assert earlier >= in_ledger[0] + in_ledger[1]
+    assert sum(in_ledger) == pytest.approx(in_file) == pytest.approx(final)
     assert all(float(row["country_iso_code"] == "WLD") and row["experiment_id"] == "run" for row in rows(run))
 
 
 def test_meter_and_trainer_killed_at_once_lose_one_tick(run):
-    process, sidecar, energy_wh = trainer(run, 1, 60)
-    time.sleep(1.3)
+    process, sidecar, energy_wh = trainer(run, 1, 600)
+    wait_for(lambda: sum(energies(run)) > energy_wh + 0.8 * WH_PER_SECOND)
+    (seen,) = energies(run)
     os.kill(sidecar, signal.SIGKILL)
     process.kill()
     process.communicate()
     (in_ledger,), in_file = sums(run)
-    assert in_ledger >= energy_wh + (1.3 - TICK - 0.3) * WH_PER_SECOND
-    assert in_file == pytest.approx(in_ledger, abs=TICK * WH_PER_SECOND)
+    assert in_ledger >= seen
+    assert in_file == pytest.approx(in_ledger, abs=(TICK + LATE_SECONDS) * WH_PER_SECOND)
 
 
 def test_a_forked_worker_neither_uses_nor_keeps_the_meter(run):
-    process, sidecar, _ = trainer(run, 1, 60, "fork")
+    process, sidecar, _ = trainer(run, 1, 600, "fork")
     time.sleep(0.3)
     process.kill()
     process.wait()
-    wait_for(lambda: ended(sidecar), 6.0)
+    wait_for(lambda: ended(sidecar))
     os.killpg(process.pid, signal.SIGKILL)
     process.stdout.close()
     assert [attempt.phases.keys() for attempt in LedgerReader(run / "carbon").attempts()] == [{"setup": 1, "train": 1}.keys()]
@@ -236,8 +246,9 @@ def test_another_runs_ledgers_do_not_count_here(tmp_path):
     wait_for(lambda: other.reading().status == "ok")
     time.sleep(1.0)
     other.stop()
-    meter = start(tmp_path, attempt=2)
-    assert meter.stop().energy_wh < 1.0 * WH_PER_SECOND
+    began = time.monotonic()
+    own = start(tmp_path, attempt=2).stop()
+    assert own.energy_wh < (time.monotonic() - began + LATE_SECONDS) * WH_PER_SECOND, "without the second of the other"
     assert {row["experiment_id"] for row in rows(tmp_path)} == {"other", "run"}
 
 

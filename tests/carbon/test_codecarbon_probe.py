@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from fake_codecarbon import PATIENCE_SECONDS
 
 from tfkit.carbon import Meter
 from tfkit.recipe.schema import CarbonSection
@@ -15,7 +16,7 @@ from tfkit.recipe.schema import CarbonSection
 COUNTRY = CarbonSection(country="FRA", every_seconds=0.5, pue=1.5)
 
 
-def wait_for(condition, timeout=60.0):
+def wait_for(condition, timeout=PATIENCE_SECONDS):
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -58,9 +59,11 @@ def hostile(monkeypatch, tmp_path):
 def test_a_real_run_in_a_hostile_environment(hostile, capfd):
     meter = Meter.start(COUNTRY, folder=hostile, run_id="run", attempt=1, project="p")
     wait_for(lambda: meter.reading().status != "starting")
+    began = time.monotonic()
     meter.phase("train")
     time.sleep(1.5)
     final = meter.stop()
+    lasted = time.monotonic() - began
     assert (meter.warning(), final.status) == (None, "ok")
     assert final.place.startswith("FRA, 56.04 g/kWh")
     assert final.provenance in (
@@ -73,7 +76,7 @@ def test_a_real_run_in_a_hostile_environment(hostile, capfd):
     train = rows(hostile)[-1]
     assert (train["country_iso_code"], train["country_name"], train["pue"]) == ("FRA", "France", "1.5")
     assert float(train["ram_power"]) == pytest.approx(7 * 1.5, rel=0.05)
-    assert float(train["duration"]) == pytest.approx(1.5, abs=0.3)
+    assert 1.5 <= float(train["duration"]) <= lasted
     assert float(train["cpu_count"]) >= 1
     assert sorted(path.name for path in hostile.parent.iterdir()) == [".codecarbon.config", "run"]
     assert capfd.readouterr() == ("", "")
