@@ -111,6 +111,15 @@ def test_too_little_text_is_refused_with_numbers() -> None:
         PackedRows([(stream_of([17]), 0.1)], 8, 1)
 
 
+def test_a_weight_that_makes_more_rows_than_an_order_can_hold_is_refused() -> None:
+    """Before the order is drawn, which would take 24 GB."""
+    with pytest.raises(DataError) as caught:
+        PackedRows([(stream_of([8 * 100_000 + 1]), 10_000.0)], 8, 1)
+    said = "corpus: weight 10000 of 100,000 rows is 1,000,000,000 rows an epoch, more than 100,000,000: "
+    assert str(caught.value) == said + "set its data.train weight to 1,000 or less, or train for more epochs"
+    assert len(PackedRows([(stream_of([17]), 10_000.0)], 8, 1)) == 20_000
+
+
 def test_only_two_orders_are_kept() -> None:
     rows = PackedRows([(stream_of([100]), 1.0)], 2, 1)
     for epoch in (0, 1, 0, 2, 3, 2):

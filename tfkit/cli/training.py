@@ -281,7 +281,7 @@ class TrainingRun:
     def _row_bytes(self) -> int:
         """The activations of the longest row, on a CPU."""
         rows = self.loader.rows
-        first = Loader(rows, self.loader.collate, self.loader.sizes, 1).step(0)[0]  # not the longest where rows are not grouped by length
+        first = Loader(rows, self.loader.collate, 1, 1).step(0)[0]  # not the longest where rows are not grouped by length
         longer = max(1.0, rows.longest / first.tokens)
         row = int(step_bytes_per_row(self.model, self.stepper.objective, first) * longer)
         return row + taught_bytes_per_row(self.stepper.objective, rows.longest)

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from tfkit.data.draws import Latest
 from tfkit.data.examples import Example, ExampleSet
-from tfkit.data.packing import permutation
-from tfkit.errors import DataError
+from tfkit.data.packing import copies_of, permutation
 
 _POOL = 50  # batches that are sorted by length together: enough that neighbours are alike, few enough that they stay drawn
 
@@ -46,11 +45,8 @@ class ExampleRows:
         self.sets = [one for one, _ in sets]
         self._first = np.concatenate([[0], np.cumsum([len(one) for one in self.sets])])  # of each set, all examples numbered through
         self.lengths = np.concatenate([np.asarray(one.lengths, np.int64) for one in self.sets])
-        self._copies = [int(weight) for _, weight in sets]
-        self._extra = [round((weight % 1) * len(one)) for one, weight in sets]
-        for one, (_, weight), copies, extra in zip(self.sets, sets, self._copies, self._extra, strict=True):
-            if not copies * len(one) + extra:
-                raise DataError(f"{one.name}: weight {weight} of {len(one)} rows is no row at all; set a larger weight, or give more rows")
+        readings = [copies_of(one.name, weight, len(one)) for one, weight in sets]
+        self._copies, self._extra = [copies for copies, _ in readings], [extra for _, extra in readings]
         self._packs = None if packed_length is None else self._pack(packed_length)
         self._orders = Latest(self._draw)
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.data.draws import Latest
-from tfkit.data.packing import permutation
+from tfkit.data.packing import copies_of, permutation
 from tfkit.data.stream import TokenStream
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
@@ -72,13 +72,11 @@ class FramedRows:
         self.length, self.seed, self.frame = length, seed, frame
         self.streams = [stream for stream, _ in streams]
         self.counts = [max(1, -(-(len(stream.tokens) - 1) // (length - 2))) for stream in self.streams]  # the last id is a [SEP]
-        self._copies = [int(weight) for _, weight in streams]
-        self._extra = [round((weight % 1) * count) for (_, weight), count in zip(streams, self.counts, strict=True)]
-        for (stream, weight), count, copies, extra in zip(streams, self.counts, self._copies, self._extra, strict=True):
+        for stream in self.streams:
             if len(stream.tokens) == 2 * len(stream):
                 raise DataError(f"{stream.name}: no text has a token beside [CLS] and [SEP]; give texts that hold words")
-            if not copies * count + extra:
-                raise DataError(f"{stream.name}: weight {weight} of {count} rows is no row at all; set a larger weight, or give more text")
+        readings = [copies_of(stream.name, weight, count) for (stream, weight), count in zip(streams, self.counts, strict=True)]
+        self._copies, self._extra = [copies for copies, _ in readings], [extra for _, extra in readings]
         numbered = [(copies + 1) * count for copies, count in zip(self._copies, self.counts, strict=True)]
         self._first = np.concatenate([[0], np.cumsum(numbered)])  # number of each stream's first row, all copies numbered through
         self._orders = Latest(self._draw)

@@ -19,6 +19,8 @@ from tfkit.data.draws import Latest
 from tfkit.data.stream import TokenStream
 from tfkit.errors import DataError
 
+MOST_ROWS = 100_000_000  # that a weight makes of fewer: an epoch's order takes 24 bytes a row while it is drawn
+
 
 class PackedRow(NamedTuple):
     """One row: `length` inputs and, shifted by one, their targets."""
@@ -53,17 +55,15 @@ class PackedRows:
         self.length, self.seed, self.shared = length, seed, shared
         self.streams = [stream for stream, _ in streams]
         self.counts = [max(0, len(stream.tokens) - shared) // length for stream in self.streams]
-        self._copies = [int(weight) for _, weight in streams]
-        self._extra = [round((weight % 1) * count) for (_, weight), count in zip(streams, self.counts, strict=True)]
         self._first = np.concatenate([[0], np.cumsum(self.counts)])  # of each stream, where all rows are numbered through
-        for (stream, weight), count, copies, extra in zip(streams, self.counts, self._copies, self._extra, strict=True):
+        for stream, count in zip(self.streams, self.counts, strict=True):
             if not count:
                 raise DataError(
                     f"{stream.name}: {len(stream.tokens):,} tokens do not fill one row of {length}{f' + {shared}' if shared else ''}; "
                     "give more text, or set a smaller model.context_length"
                 )
-            if not copies * count + extra:
-                raise DataError(f"{stream.name}: weight {weight} of {count} rows is no row at all; set a larger weight, or give more text")
+        readings = [copies_of(stream.name, weight, count) for (stream, weight), count in zip(streams, self.counts, strict=True)]
+        self._copies, self._extra = [copies for copies, _ in readings], [extra for _, extra in readings]
         self._orders = Latest(self._draw)
 
     def __len__(self) -> int:
@@ -115,6 +115,19 @@ class PackedRows:
             chosen.append(first + permutation(bits, count)[:extra])
         rows = np.concatenate(chosen)
         return rows[permutation(bits, len(rows))]
+
+
+def copies_of(name: str, weight: float, rows: int) -> tuple[int, int]:
+    """How often an epoch reads each of a source's rows, and how many it reads once more. Raises DataError for none, and for too many."""
+    copies, extra = int(weight), round((weight % 1) * rows)
+    if not copies * rows + extra:
+        raise DataError(f"{name}: weight {weight} of {rows} rows is no row at all; set a larger weight, or give more rows")
+    if weight > 1 and weight * rows > MOST_ROWS:
+        raise DataError(
+            f"{name}: weight {weight:g} of {rows:,} rows is {weight * rows:,.0f} rows an epoch, more than {MOST_ROWS:,}: "
+            f"set its data.train weight to {max(1, MOST_ROWS // rows):,} or less, or train for more epochs"
+        )
+    return copies, extra
 
 
 def permutation(bits: np.random.PCG64, count: int) -> NDArray[np.int64]:

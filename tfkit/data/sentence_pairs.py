@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tfkit.data.draws import Draws, Latest
 from tfkit.data.framed import Frame, FramedBatch, count_ids, pad_rows
-from tfkit.data.packing import permutation
+from tfkit.data.packing import copies_of, permutation
 from tfkit.data.stream import TokenStream
 from tfkit.errors import DataError
 
@@ -120,13 +120,14 @@ class SentencePairRows:
         draws = Draws(bits)
         found = []
         for documents, weight in zip(self._documents, self.weights, strict=True):
-            passes = [documents.pair(self.length - _SPECIAL, self.short, draws) for _ in range(int(weight))]
+            first = documents.pair(self.length - _SPECIAL, self.short, draws)
+            copies_of(documents.stream.name, weight, len(first.starts))
+            passes = [first] * (weight >= 1)
+            passes += [documents.pair(self.length - _SPECIAL, self.short, draws) for _ in range(int(weight) - 1)]
             if weight % 1:
-                more = documents.pair(self.length - _SPECIAL, self.short, draws)
+                more = documents.pair(self.length - _SPECIAL, self.short, draws) if passes else first
                 passes.append(more.take(permutation(bits, len(more.starts))[: round((weight % 1) * len(more.starts))]))
             pairs = Pairs(*(np.concatenate(parts) for parts in zip(*passes, strict=True)))
-            if not len(pairs.starts):
-                raise DataError(f"{documents.stream.name}: weight {weight} is no row at all; set a larger weight, or give more text")
             found.append(pairs)
         return found
 
