@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_runs import Done, pretrain, records
+from tiny_runs import Done, Process, pretrain, records
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -145,6 +145,20 @@ def test_tags(place: Path, words: list[str]) -> None:
     assert scores["accuracy"] > 0.9  # most words are OTHER: 0.6
     assert "pipeline_tag: token-classification\n" in (folder / "README.md").read_text(encoding="utf-8")
     assert tfkit.load(place / "run").labels == ("NOUN", "OTHER", "VERB")
+
+
+def test_a_limit_that_ends_inside_the_first_set_leaves_the_same_to_the_next_one_as_evaluate(place: Path) -> None:
+    """What is left of evaluation.max_tokens is less than the next row, of which one is judged nevertheless."""
+    columns = "columns: {context: text, choices: [first, second], label: right}"
+    sets = f"data.validation=[{{path: dev.jsonl, name: a, {columns}}}, {{path: train.jsonl, name: b, {columns}}}]"
+    words = ["model.preset=gpt", "model.decoder_layers=1", PLAIN, "objective={kind: multiple_choice}", "training.steps=1"]
+    words += ["tokenizer={kind: bpe_eow, vocab_size: 120, special_tokens: [_start_, _delimiter_, _classify_]}", "evaluation.max_tokens=300"]
+    done = pretrain(place / "run", place / "tiny.yaml", *words, sets, f"data.train=[{{path: train.jsonl, {columns}}}]")
+    assert done.code == 0, done.err
+    (scores,) = (record["evaluation"] for record in records(place / "run") if "evaluation" in record)
+    done = Process(place, ["evaluate", "--from", str(place / "run"), "--json", "--threads", "1"]).wait()
+    assert json.loads(done.out)["metrics"] == pytest.approx(scores, rel=1e-5)
+    assert "b.loss" in scores
 
 
 def test_choices(place: Path) -> None:

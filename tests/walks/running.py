@@ -30,7 +30,7 @@ CODES = {
     "finetune": {0, 2, 3, 4, 6},
     "evaluate": {0, 2, 3},
     "generate": {0, 2, 3},
-    "average": {0},
+    "average": {0, 4},  # 4: the factors of an adapter have no mean
     "verify": {0},
 }
 _BARE = re.compile(

@@ -13,7 +13,7 @@ from tfkit.data import ExampleRows, ExampleSet, Source
 from tfkit.data.sources import validation_sources
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.predictions import Judged, Labelled, judge_rows
-from tfkit.evaluation.rows import first_rows
+from tfkit.evaluation.rows import first_rows, tokens_of_first
 from tfkit.evaluation.scores import Scores, once
 from tfkit.evaluation.scores.answers import of_answers
 from tfkit.evaluation.scores.texts import require_libraries
@@ -112,11 +112,10 @@ def _unlabelled(recipe: Recipe, objective: Objective, sets: list[ValidationSet],
         if left is not None and left <= 0:
             break
         cut = open_rows(recipe, objective, [(one.stored, 1.0)], loaded.config)
-        first = len(cut) if left is None else min(len(cut), first_rows(cut, left))
-        whole = first == len(cut)
+        first = first_rows(cut, left)
         scored.append(one.stored)
-        rows, tokens = rows + first, tokens + (_tokens(one.stored) if whole else round(first * cut.mean_tokens))
-        left = None if left is None else left - round(len(cut) * cut.mean_tokens)
+        rows, tokens = rows + first, tokens + (_tokens(one.stored) if first == len(cut) else tokens_of_first(cut, first))
+        left = None if left is None else left - tokens_of_first(cut, first)
     with console.progress("scoring", rows, "rows") as bar, work.signals.at_once(WHOLE):
         metrics = score_sets(recipe, objective, sets, loaded.model, progress=bar.advance)
     assert metrics is not None  # nothing asked it to stop

@@ -6,7 +6,7 @@ from tfkit.cli.training_data import TrainingData, ValidationSet
 from tfkit.data import ExampleRows, TokenStream
 from tfkit.errors import UsageError
 from tfkit.evaluation.predictions import Judged, judge_rows
-from tfkit.evaluation.rows import score_rows
+from tfkit.evaluation.rows import first_rows, score_rows, tokens_of_first
 from tfkit.evaluation.scores import once
 from tfkit.evaluation.scores.answers import of_answers
 from tfkit.evaluation.text import score_streams
@@ -80,7 +80,7 @@ def score_sets(
             return None
         together = {name: together[name] + found if name in together else found for name, found in sums.items()}
         each.append(objective.metrics(sums))
-        left = None if left is None else left - round(len(rows) * rows.mean_tokens)
+        left = None if left is None else left - tokens_of_first(rows, first_rows(rows, left))
     return of_sets(objective.metrics(together), [one.name for one in sets], each)
 
 

@@ -53,8 +53,7 @@ def judged_batches(
     device = next(model.parameters()).device
     with inference(model):
         order = rows.order(0)  # alike in length, so that little is padded
-        if max_tokens is not None:
-            order = order[order < first_rows(rows, max_tokens)]
+        order = order[order < first_rows(rows, max_tokens)]
         for start in range(0, len(order), batch_size):
             if should_stop is not None and should_stop():
                 raise Interrupted
@@ -65,8 +64,15 @@ def judged_batches(
                 progress(len(numbers))
 
 
-def first_rows(rows: Rows, max_tokens: int) -> int:
-    """How many rows of the data's beginning have so many tokens together; at least one, however long it is."""
+def first_rows(rows: Rows, max_tokens: int | None) -> int:
+    """The number of rows at the data's beginning that have at most so many tokens together; at least one. None: all rows."""
+    if max_tokens is None:
+        return len(rows)
     if isinstance(rows, ExampleRows):
         return max(1, int(np.searchsorted(np.cumsum(rows.row_lengths()), max_tokens, side="right")))
-    return max(1, int(max_tokens / rows.mean_tokens))
+    return min(len(rows), max(1, int(max_tokens / rows.mean_tokens)))
+
+
+def tokens_of_first(rows: Rows, count: int) -> int:
+    """The tokens of the first `count` rows; of rows that are cut from texts by their mean."""
+    return int(rows.row_lengths()[:count].sum()) if isinstance(rows, ExampleRows) else round(count * rows.mean_tokens)
