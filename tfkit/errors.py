@@ -27,6 +27,10 @@ class ModelError(TfkitError):
     exit_code = 4
 
 
+class OtherVersionError(ModelError):
+    """A file in a form that a later version of tfkit wrote: it may be whole, and this version cannot tell."""
+
+
 class MachineError(TfkitError):
     """The environment: device, memory, disk, permission, a missing extra, a folder in use."""
 

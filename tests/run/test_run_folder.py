@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from tfkit.cli.given import Given
 from tfkit.cli.results import is_training_result, show_training_result
-from tfkit.errors import MachineError, Stopped, UsageError
+from tfkit.errors import MachineError, OtherVersionError, Stopped, UsageError
 from tfkit.run import machine
 from tfkit.run import receipt as receipts
 from tfkit.run.checkpoints import save_checkpoint
@@ -361,7 +361,7 @@ def test_a_damaged_receipt_is_set_aside(tmp_path: Path, text: str) -> None:
 def test_a_receipt_of_another_version_is_refused(tmp_path: Path) -> None:
     open_run(tmp_path).close()
     (tmp_path / "run.json").write_text(json.dumps(receipt(tmp_path) | {"schema_version": 2}))
-    with pytest.raises(UsageError, match="schema_version 2"):
+    with pytest.raises(OtherVersionError, match="schema_version 2"):
         open_run(tmp_path)
 
 

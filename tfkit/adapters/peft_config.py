@@ -9,7 +9,7 @@ from typing import Any
 
 from tfkit.errors import ModelError
 from tfkit.families import FAMILIES
-from tfkit.hub.config_json import LIMIT
+from tfkit.hub.config_json import LIMIT, read_facts
 from tfkit.hub.content import content_hash
 from tfkit.hub.find import ADAPTER, find_checkpoint
 from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
@@ -158,8 +158,7 @@ def base_record(folder: Path, base: Path, sha256: str) -> dict[str, str]:
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    path = find_named(folder, "tfkit.json")
-    adapter = read_object(path, LIMIT).get("adapter", {}) if path is not None else {}
+    adapter = read_facts(folder).get("adapter", {})
     found = adapter.get("base", {}) if isinstance(adapter, dict) else {}
     return found if isinstance(found, dict) else {}
 

@@ -129,6 +129,8 @@ class Attempt:
             elif kind == "machine":
                 self.machine = {"components": dict(line["components"]), "record": dict(line["record"])}
             elif kind == "header":
+                if line.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+                    raise ValueError("of another version, whose numbers may mean something else")
                 numbers = {"attempt": int(line["attempt"]), "node": int(line["node"])}
                 self.header = {**line, "run_id": str(line["run_id"]), "place": dict(line.get("place", {})), **numbers}
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):

@@ -76,9 +76,8 @@ def _last(run: Path, last: int) -> list[Path]:
 def _facts_of_one_run(chosen: Sequence[Path]) -> dict[str, Any]:
     """What tfkit.json says of the newest, once every file of all is checked. Raises ModelError if they are damaged, or of several runs."""
     from tfkit.adapters import is_adapter
-    from tfkit.hub.config_json import LIMIT
+    from tfkit.hub.config_json import read_facts
     from tfkit.run.manifest import read_manifest, recorded_bytes, verify
-    from tfkit.run.model_files import read_object
 
     with console.progress("checking", sum(map(recorded_bytes, chosen)), "bytes") as bar:
         for path in chosen:
@@ -90,7 +89,7 @@ def _facts_of_one_run(chosen: Sequence[Path]) -> dict[str, Any]:
             "training.adapter.merge=true"
         )
     entries = [read_manifest(path) for path in chosen]
-    facts = [read_object(path / "tfkit.json", LIMIT) for path in chosen]
+    facts = [read_facts(path) for path in chosen]
     for path, entry, fact in zip(chosen, entries, facts, strict=True):
         other = [name for name in _SAME if entry.get(name) != entries[-1].get(name)]
         if fact.get("run_id") != facts[-1].get("run_id"):

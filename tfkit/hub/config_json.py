@@ -18,7 +18,7 @@ from tfkit.model.config import (
     TagsHeadConfig,
 )
 from tfkit.recipe.presets import merge
-from tfkit.run.model_files import MIB, read_object
+from tfkit.run.model_files import MIB, check_version, read_object
 from tfkit.run.verified import find_named
 
 OWN_TYPE = "tfkit"  # model_type of what no Hugging Face class can express: it fails to load elsewhere rather than load wrong
@@ -32,6 +32,8 @@ _OF_WRITING = (  # what transformers takes from config.json where there is no ge
 )
 EXPRESSED = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
 _MOST_PROBLEMS = 20
+FACTS = "tfkit.json"  # what config.json cannot say
+FACTS_VERSION = 1
 LIMIT = 4 * MIB  # bytes of config.json or tfkit.json: a thousand times what they take
 
 
@@ -52,13 +54,23 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
         raise ModelError(
             f"{path}: {config.encoder_layers} encoder and {config.decoder_layers} decoder layers are no {kind}: one stack is missing"
         )
-    ours = find_named(folder, "tfkit.json")
-    if family and ours is not None:
-        said = read_object(ours, LIMIT).get("model", {})
+    facts = read_facts(folder)
+    if family:
+        ours, said = folder / FACTS, facts.get("model", {})
         if not isinstance(said, dict) or not said.keys() <= EXPRESSED:
             raise ModelError(f"{ours}: model must hold {' and '.join(sorted(EXPRESSED))}, and nothing that config.json says")
         config = _validated(config.model_dump() | said, ours)
     return family, config
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What the tfkit.json of a folder says; empty where there is none. Raises ModelError."""
+    path = find_named(folder, FACTS)
+    if path is None:
+        return {}
+    facts = read_object(path, LIMIT)
+    check_version(facts, path, FACTS_VERSION)
+    return facts
 
 
 def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:

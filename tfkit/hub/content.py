@@ -4,10 +4,9 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from tfkit.hub.config_json import LIMIT
+from tfkit.hub.config_json import read_facts
 from tfkit.hub.find import ADAPTER
 from tfkit.run.manifest import Identity, identity_of, is_settled
-from tfkit.run.model_files import read_object
 from tfkit.run.verified import find_named, verified
 
 _BLOCK = 1 << 20
@@ -44,6 +43,5 @@ def _content_hash(paths: Iterable[Path]) -> str:
 
 def run_id_of(folder: Path) -> str | None:
     """The run that made it, as tfkit.json says, where there is one."""
-    path = find_named(folder, "tfkit.json")
-    found = read_object(path, LIMIT).get("run_id") if path is not None else None
+    found = read_facts(folder).get("run_id")
     return found if isinstance(found, str) else None

@@ -38,8 +38,11 @@ def _find_folder(folder: Path) -> Path:
         return folder
     if (folder / "checkpoints").is_dir():
         from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint, read_best, step_folders, step_of
+        from tfkit.run.manifest import refuse_later_version
 
         root = folder / "checkpoints"
+        for path in step_folders(root):
+            refuse_later_version(path)
         best, found = read_best(root), best_checkpoint(root) or newest_checkpoint(root)
         if found is None:
             raise ModelError(f"{folder}: this run has no complete checkpoint yet; wait for its first, or name another with --from")

@@ -27,7 +27,7 @@ from tfkit.run.durable import (
     with_retries,
     write_atomically,
 )
-from tfkit.run.manifest import is_complete, recorded_bytes, verify
+from tfkit.run.manifest import is_complete, recorded_bytes, refuse_later_version, verify
 from tfkit.run.whole_folder import write_folder
 
 _STEP = re.compile(r"step-(\d{6,})")
@@ -87,11 +87,13 @@ def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) ->
     """The newest checkpoint whose hashes are right, to resume from; None if there is none at all. Only for the owner of the run's lock.
 
     Each newer one is set aside, and `warn` told why: under its own name it would count as the newest, for evaluate and for `prune`.
-    Raises ModelError if all are damaged, with nothing moved; with `exact`, if the newest is. Raises MachineError if the disk refuses.
+    Raises ModelError if all are damaged, or one is of a later version of tfkit, with nothing moved; with `exact`, if the newest is.
+    Raises MachineError if the disk refuses.
     """
     clear_leftovers(root)
     damaged: dict[Path, str] = {}
     for path in reversed(step_folders(root)):
+        refuse_later_version(path)
         problems = verify(path)
         if not problems:
             for newer, problem in damaged.items():

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
-from tfkit.errors import ModelError
+from tfkit.errors import ModelError, OtherVersionError
 from tfkit.run import strict_json
 from tfkit.run.durable import write_once
-from tfkit.run.model_files import MIB, find_file, read_text
+from tfkit.run.model_files import MIB, check_version, find_file, read_text
 
 NAME = "manifest.json"
 SCHEMA_VERSION = 1
@@ -62,10 +62,10 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
         raise
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: unreadable ({error})") from error
+    if isinstance(document, dict):
+        check_version(document, path, SCHEMA_VERSION)
     if not isinstance(document, dict) or document.keys() != {"schema_version", "files"} or not isinstance(document["files"], dict):
         raise ModelError(f"{path}: not a manifest: expected exactly schema_version and files")
-    if document["schema_version"] != SCHEMA_VERSION:
-        raise ModelError(f"{path}: schema_version {document['schema_version']!r}; this tfkit reads {SCHEMA_VERSION}")
     for name, entry in document["files"].items():
         if not _stays_inside(name):
             raise ModelError(f"{path}: the entry {name!r} leaves the checkpoint's folder; refused as unsafe")
@@ -73,6 +73,16 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
             raise ModelError(f"{path}: the entry of {name!r} is not a size and a SHA-256")
     files: dict[str, Entry] = document["files"]
     return files
+
+
+def refuse_later_version(folder: Path) -> None:
+    """Raise OtherVersionError for the manifest of a later version of tfkit: the checkpoint is not damaged, and no older one is taken."""
+    try:
+        read_manifest(folder)
+    except OtherVersionError:
+        raise
+    except ModelError:
+        return
 
 
 def recorded_bytes(folder: Path) -> int:

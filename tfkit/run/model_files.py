@@ -3,10 +3,11 @@
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfkit.errors import ModelError
+from tfkit.errors import ModelError, OtherVersionError
 from tfkit.run import strict_json
 
 MIB = 1 << 20
@@ -70,3 +71,17 @@ def parse_json(text: str, path: Path) -> Any:
         raise ModelError(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg}); copy the file again") from None
     except ValueError as error:
         raise ModelError(f"{path}: not strict JSON ({error}); copy the file again") from None
+
+
+def check_version(document: Mapping[str, Any], path: Path, version: int) -> None:
+    """Raise OtherVersionError if a later version of tfkit wrote the document of `path`, ModelError if its schema_version is no number.
+
+    Call it before anything else of the document is looked at, since its form may be another. Without the field it passes.
+    """
+    found = document.get("schema_version", version)
+    if type(found) is not int or found < 1:
+        raise ModelError(f"{path}: schema_version {found!r:.80} is not the number of a version; copy the file again")
+    if found > version:
+        raise OtherVersionError(
+            f"{path}: schema_version {found}, written by a later version of tfkit; this one reads up to {version}. Use that version"
+        )

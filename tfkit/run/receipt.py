@@ -21,9 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from tfkit.errors import UsageError
+from tfkit.errors import OtherVersionError
 from tfkit.run import strict_json
 from tfkit.run.durable import write_atomically
+from tfkit.run.model_files import check_version
 
 SCHEMA_VERSION = 1
 SECONDS_BETWEEN_WRITES = 5.0  # of a running attempt, at least
@@ -42,13 +43,20 @@ class Receipt:
 
     @classmethod
     def open(cls, path: Path, warn: Callable[[str], None]) -> "Receipt":
-        """Read `path`, marking attempts that a kill left "running"; or begin a new run. A damaged file is set aside, with a warning."""
+        """Read `path`, marking attempts that a kill left "running"; or begin a new run. A damaged file is set aside, with a warning.
+
+        Raises OtherVersionError for the file of a later version of tfkit.
+        """
         try:
             document = strict_json.loads(path.read_bytes())
+            if isinstance(document, dict):
+                check_version(document, path, SCHEMA_VERSION)
             if not _is_receipt(document):
                 raise ValueError("not a run's receipt")
         except FileNotFoundError:
             return cls(path, _new_document())
+        except OtherVersionError:
+            raise
         except ValueError as error:
             aside = path.with_name(path.name + ".damaged")
             os.replace(path, aside)
@@ -56,11 +64,6 @@ class Receipt:
                 f"{path}: unreadable ({error}); kept as {aside.name}. The run gets a new id, and its earlier attempts are no longer counted"
             )
             return cls(path, _new_document())
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise UsageError(
-                f"{path}: schema_version {document['schema_version']!r}, written by another tfkit; this one reads {SCHEMA_VERSION}: "
-                "use that one, or give another folder with --run"
-            )
         for part in (document, *document["attempts"]):
             if part["status"] == "running":
                 part["status"] = "killed"

@@ -12,13 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from tfkit.errors import ModelError
 from tfkit.run import strict_json
-from tfkit.run.model_files import MIB, find_file, read_object
+from tfkit.run.model_files import MIB, check_version, find_file, read_object
 from tfkit.run.safetensors_header import read_header
 
 FOLDER = "training_state"
 _TENSORS = "optimizer.safetensors"
 _STATE = "state.json"
 _STATE_LIMIT = 64 * MIB
+_VERSION = "schema_version"
+SCHEMA_VERSION = 1  # of both files
 
 
 def save_training_state(folder: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
@@ -28,8 +30,9 @@ def save_training_state(folder: Path, tensors: dict[str, torch.Tensor], state: d
     """
     place = folder / FOLDER
     place.mkdir()
-    text = strict_json.dumps(state, indent=1)
-    if strict_json.loads(text) != state:
+    document = {_VERSION: SCHEMA_VERSION, **state}
+    text = strict_json.dumps(document, indent=1)
+    if strict_json.loads(text) != document:
         raise ValueError(
             "the training state does not survive JSON: it holds a number that is not finite, a tuple, or keys that are not strings"
         )
@@ -40,9 +43,12 @@ def save_training_state(folder: Path, tensors: dict[str, torch.Tensor], state: d
 def load_training_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors (on the CPU) and the state that `save_training_state` was given. Raises ModelError naming the bad file."""
     tensors, state = (_found(folder, name) for name in (_TENSORS, _STATE))
+    document = read_object(state, _STATE_LIMIT)
+    check_version(document, state, SCHEMA_VERSION)
+    document.pop(_VERSION, None)
     read_header(tensors)
     try:
-        return load_file(tensors), read_object(state, _STATE_LIMIT)
+        return load_file(tensors), document
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{tensors}: not a readable safetensors file ({error}); resume from another checkpoint") from error
 
