@@ -3,6 +3,8 @@
 What tfkit does with it is real: its own process, the thread in there, ledger, emissions.csv, warnings.
 """
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tfkit.carbon import Meter
@@ -77,3 +79,14 @@ def write(folder: Path, good: int = 2, **faults: str) -> Path:
 def wait_for_the_end() -> None:
     """To be called in the process of a run: at its end it waits until the sidecar has started, if need be, and has answered."""
     Meter.stop.__defaults__ = (PATIENCE_SECONDS,)
+
+
+def put_first(folder: Path) -> Callable[[], None]:
+    """What to do in a process so that its meter finds the package of this folder."""
+
+    def before() -> None:
+        sys.path.insert(0, str(folder))
+        for name in [name for name in sys.modules if name.split(".")[0] == "codecarbon"]:
+            del sys.modules[name]
+
+    return before

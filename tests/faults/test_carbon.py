@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,12 +46,10 @@ def unmetered(base: Path) -> Path:
 
 def codecarbon(folder: Path, *, wait: bool = True, **faults: Any) -> Callable[[], None]:
     """What to do in the process: put a fake CodeCarbon first; `wait` until it has started, or failed, before training begins."""
-    fake_codecarbon.write(folder / "fake", **faults)
+    put_first = fake_codecarbon.put_first(fake_codecarbon.write(folder / "fake", **faults))
 
     def before() -> None:
-        sys.path.insert(0, str(folder / "fake"))
-        for name in [name for name in sys.modules if name.split(".")[0] == "codecarbon"]:
-            del sys.modules[name]
+        put_first()
         phase = Meter.phase
 
         def after_its_start(meter: Meter, name: str, step: int | None = None) -> None:
