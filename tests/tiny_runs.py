@@ -4,6 +4,7 @@ A process is a fork of this one, in which everything is imported already: 0.3 s 
 ends without a word to pytest.
 """
 
+import faulthandler
 import gc
 import hashlib
 import importlib
@@ -41,6 +42,7 @@ with warnings.catch_warnings():
         importlib.import_module(_name)
 gc.freeze()  # the children's collector leaves what is here alone, and so the pages stay shared
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "and", "ran", "fast", "slow", "big", "small", "red", "Straße", "🙂"]
+HANG_SECONDS = 600  # no command of a test takes a tenth of it, however busy the machine is
 EXACT = ("step", "tokens", "loss", "lr", "grad_norm", "evaluation", "samples")
 
 RECIPE = """
@@ -57,12 +59,17 @@ carbon: {enabled: false}
 
 @dataclass(frozen=True)
 class Done:
-    """A process that has ended: its exit code (minus the signal that killed it), what it wrote, and the most memory that it held."""
+    """A process that has ended: its exit code (minus the signal that killed it), and what it wrote.
+
+    With the most memory that it held, and the time of processors that it and the processes it waited for took: unlike wall time
+    that is about the same on a machine that is busy with other things.
+    """
 
     code: int
     out: str
     err: str
-    peak_bytes: int
+    peak_bytes: int = 0
+    processor_seconds: float = 0.0
 
 
 def write_corpus(folder: Path, files: int = 8) -> Path:
@@ -95,7 +102,8 @@ class Process:
     def wait(self) -> Done:
         _, status, usage = os.wait4(self.pid, 0)
         out, err = (path.read_text(encoding="utf-8", errors="replace") for path in self.files)
-        return Done(os.waitstatus_to_exitcode(status), out, err, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return Done(os.waitstatus_to_exitcode(status), out, err, peak, usage.ru_utime + usage.ru_stime)
 
     def kill(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -106,6 +114,7 @@ class Process:
             for descriptor, path in enumerate(self.files, 1):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
             sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) for descriptor in (1, 2))
+            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=2)
             os.fsync = lambda descriptor: None  # type: ignore[assignment]  # half the time, and only a power cut would tell
             if before is not None:
                 before()

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_codecarbon import PATIENCE_SECONDS
 
 from tfkit.__main__ import main
+from tfkit.carbon import Meter
 from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
@@ -219,8 +221,9 @@ def test_errors_of_the_checkpoint(capsys, tmp_path, data):
     assert "no tokenizer.json here" in capsys.readouterr().err
 
 
-def test_with_run_the_result_and_the_energy_stay(capsys, folder, data, tmp_path):
+def test_with_run_the_result_and_the_energy_stay(capsys, folder, data, tmp_path, monkeypatch):
     """Each evaluation tells of its own energy; the totals are of all in the folder."""
+    monkeypatch.setattr(Meter.stop, "__defaults__", (PATIENCE_SECONDS,))
     documents = []
     for _ in range(2):
         words = ["--from", str(folder), "--data", str(data), "--run", str(tmp_path / "kept"), "--threads", "1", "--json"]
@@ -232,8 +235,8 @@ def test_with_run_the_result_and_the_energy_stay(capsys, folder, data, tmp_path)
     assert receipt["data"] == documents[1]["data"]
     assert "country_iso_code" in (tmp_path / "kept" / "emissions.csv").read_text()
     energy = [document["energy_kwh"] for document in documents]
-    assert 0 < sum(energy) <= receipt["totals"]["energy_kwh"] * (1 + 1e-9)
-    assert energy[1] < receipt["totals"]["energy_kwh"] * 0.8, "not the first one's, too"
+    assert min(energy) > 0
+    assert sum(energy) <= receipt["totals"]["energy_kwh"] * (1 + 1e-9), "the second has not the first one's, too"
     assert receipt["totals"]["seconds"] > 0
     assert main(["evaluate", *words, NO_CARBON]) == 0
     unmetered = json.loads(capsys.readouterr().out)

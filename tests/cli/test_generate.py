@@ -420,7 +420,7 @@ def test_ctrl_c_ends_an_answer_and_then_the_conversation(tmp_path):
     terminal.wait_for("everything.\n")
     time.sleep(1)
     terminal.type("\x03")
-    terminal.wait_for("\n> ", 10)
+    terminal.wait_for("\n> ")
     terminal.type("\x03")
-    assert "stopped by SIGINT: the conversation is over" in terminal.wait_for("over", 10)
+    assert "stopped by SIGINT: the conversation is over" in terminal.wait_for("over")
     assert terminal.close() == 130

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_codecarbon import wait_for_the_end
 from tiny_runs import Done, Process, exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
 import tfkit.cli.training
@@ -345,7 +346,7 @@ def test_the_result_of_an_evaluation_is_none_of_a_training(base: Path, unbroken:
 def test_what_was_measured_stays_where_a_later_attempt_is_not_metered(base: Path, tmp_path: Path) -> None:
     words = ["schedule={kind: constant, warmup_steps: 2}"]
     run = tmp_path / "run"
-    done = pretrain(run, base / "tiny.yaml", *words, "training.steps=4", "carbon.enabled=true", "--json")
+    done = pretrain(run, base / "tiny.yaml", *words, "training.steps=4", "carbon.enabled=true", "--json", before=wait_for_the_end)
     energy, parts, seconds = (json.loads(done.out)[name] for name in ("energy_kwh", "energy_kwh_parts", "seconds"))
     assert energy == pytest.approx(sum(parts.values()))
     assert energy > 0
@@ -362,7 +363,9 @@ def test_what_was_measured_stays_where_a_later_attempt_is_not_metered(base: Path
         assert found["energy_kwh_parts"] == pytest.approx(parts)
         assert found["seconds"] > seconds + 0.01, "wall time counts without a meter, too"
     assert "co2_eq_emissions" in (run / "checkpoints" / "step-000008" / "README.md").read_text(encoding="utf-8")
-    done = pretrain(run, base / "tiny.yaml", *words, "training.steps=9", "carbon.enabled=true", "--resume", "--json")
+    done = pretrain(
+        run, base / "tiny.yaml", *words, "training.steps=9", "carbon.enabled=true", "--resume", "--json", before=wait_for_the_end
+    )
     assert (json.loads(done.out)["energy_kwh"] > energy, json.loads(done.out)["carbon_status"]) == (True, "degraded")
 
 

@@ -219,7 +219,7 @@ def program(folder: Path, word: str) -> "subprocess.Popen[str]":
 def test_two_builders_at_once_have_one_result(tmp_path: Path) -> None:
     write(tmp_path, TEXTS)
     builders = [program(tmp_path, "meet") for _ in range(2)]
-    told = [builder.communicate(timeout=100)[0] for builder in builders]
+    told = [builder.communicate(timeout=300)[0] for builder in builders]
     assert [builder.returncode for builder in builders] == [0, 0]
     assert sorted(line.split(maxsplit=1)[0] for line in told) == ["False", "True"]
     assert {line.split(maxsplit=1)[1].strip() for line in told} == {str(EXPECTED)}
@@ -230,7 +230,7 @@ def test_two_builders_at_once_have_one_result(tmp_path: Path) -> None:
 def test_what_a_killed_builder_left_is_cleared_away(tmp_path: Path) -> None:
     write(tmp_path, TEXTS)
     builder = program(tmp_path, "die")
-    builder.communicate(timeout=100)
+    builder.communicate(timeout=300)
     assert builder.returncode == -9
     assert [path.name[:10] for path in cache_folder().glob("examples/*")] == [".building-"]
     assert plain(set_of(tmp_path, TEXTS)) == EXPECTED

@@ -2,9 +2,12 @@
 
 import csv
 import json
+import math
 import os
 import random
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import Any
 import fake_codecarbon
 import psutil
 import pytest
-from fake_codecarbon import G_PER_KWH, POWER_W
+from fake_codecarbon import G_PER_KWH, PATIENCE_SECONDS, POWER_W, wait_for_the_end
 from tiny_runs import Done, Process, exact, hashes, kept, pretrain, strike, write_corpus, write_recipe
 
 from tfkit.carbon import Meter
@@ -24,6 +27,8 @@ from tfkit.recipe.schema import CarbonSection
 
 STEPS = 12
 TICK = 0.5
+LATE_SECONDS = 0.5  # of slack for what the sidecar does next, on a crowded machine
+HANG = f"time.sleep({10 * PATIENCE_SECONDS})"
 WH_PER_SECOND = POWER_W / 3600
 METERED = [f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_seconds: {TICK}}}"]
 COMMON = ["checkpoint={every: 4, keep: 3}", "model.dropout={embedding: 0.1, attention: 0.1, residual: 0.1}"]
@@ -53,7 +58,7 @@ def codecarbon(folder: Path, *, wait: bool = True, **faults: Any) -> Callable[[]
         phase = Meter.phase
 
         def after_its_start(meter: Meter, name: str, step: int | None = None) -> None:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE_SECONDS
             while wait and name == "train" and meter.reading().status == "starting" and time.monotonic() < deadline:
                 time.sleep(0.005)
             phase(meter, name, step)
@@ -87,7 +92,7 @@ def slowly(seconds: float) -> Callable[[], None]:
 
 
 def metered(run: Path, base: Path, before: Callable[[], None], *words: str) -> Done:
-    return pretrain(run, base / "tiny.yaml", *COMMON, *METERED, "--json", *words, before=before)
+    return pretrain(run, base / "tiny.yaml", *COMMON, *METERED, "--json", *words, before=both(wait_for_the_end, before))
 
 
 def assert_same(run: Path, unmetered: Path) -> None:
@@ -135,7 +140,7 @@ def ended(pid: int) -> bool:
         return True
 
 
-def wait_for(condition: Callable[[], bool], timeout: float = 30.0) -> None:
+def wait_for(condition: Callable[[], bool], timeout: float = PATIENCE_SECONDS) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -218,7 +223,7 @@ def test_f24_a_stop_that_raises_comes_after_the_last_reading(base: Path, unmeter
 # --------------------------------------------------------------------------------------------------------- it hangs (F25)
 
 
-def test_f25_a_minutes_hang_anywhere_costs_three_seconds_at_most(base: Path, unmetered: Path, tmp_path: Path) -> None:
+def test_f25_a_hang_anywhere_costs_three_seconds_at_most(base: Path, unmetered: Path, tmp_path: Path) -> None:
     """All at once: the five runs share the three seconds."""
     places = ("import", "constructor", "start", "sample", "stop")
 
@@ -227,7 +232,7 @@ def test_f25_a_minutes_hang_anywhere_costs_three_seconds_at_most(base: Path, unm
         folder.mkdir()
 
         def before() -> None:
-            codecarbon(folder, wait=place in ("sample", "stop"), **{place: "time.sleep(60)"})()
+            codecarbon(folder, wait=place in ("sample", "stop"), **{place: HANG})()
             _measure_waits(folder / "waits.json")
 
         words = ["pretrain", str(base / "tiny.yaml"), "--run", str(folder / "run"), "--threads", "1", "--json", *COMMON, *METERED]
@@ -239,7 +244,8 @@ def test_f25_a_minutes_hang_anywhere_costs_three_seconds_at_most(base: Path, unm
         assert done.code == 0, done.err
         assert_same(run, unmetered)
         waits = json.loads((tmp_path / place / "waits.json").read_text())
-        assert waits["seconds"] < 3.5, (place, waits)  # of which the time-outs are 3
+        assert waits["granted"] <= 3.0, (place, waits)
+        assert waits["seconds"] < PATIENCE_SECONDS / 2, (place, waits)  # on a machine that is free, little more than these 3
         assert ended(waits["pid"]), place
         expected = {"sample": "degraded", "stop": "ok"}.get(place, "failed")
         assert json.loads(done.out)["carbon_status"] == expected
@@ -247,8 +253,16 @@ def test_f25_a_minutes_hang_anywhere_costs_three_seconds_at_most(base: Path, unm
 
 
 def _measure_waits(path: Path) -> None:
-    """Write how long the calls of the meter took, all together, and which process its sidecar was."""
-    total = [0.0]
+    """Write how long the calls of the meter took together, how long at most they were to wait, and which process its sidecar was."""
+    total, granted = [0.0], [0.0]
+    wait_for_condition = threading.Condition.wait_for
+
+    def granting(condition: threading.Condition, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        if threading.current_thread() is threading.main_thread():
+            granted[0] += math.inf if timeout is None else timeout
+        return wait_for_condition(condition, predicate, timeout)
+
+    threading.Condition.wait_for = granting  # type: ignore[assignment,method-assign]
 
     def timed(method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*positional: Any, **named: Any) -> Any:
@@ -265,7 +279,7 @@ def _measure_waits(path: Path) -> None:
     def stop_and_write(meter: Meter) -> Any:
         reading = stop(meter)
         assert meter._process is not None
-        path.write_text(json.dumps({"seconds": total[0], "pid": meter._process.pid}))
+        path.write_text(json.dumps({"seconds": total[0], "granted": granted[0], "pid": meter._process.pid}))
         return reading
 
     for name in ("phase", "reading", "warning"):
@@ -276,12 +290,12 @@ def _measure_waits(path: Path) -> None:
 def test_f25_what_hangs_does_not_outlive_a_killed_run(base: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["pretrain", str(base / "tiny.yaml"), "--run", str(run), "--threads", "1", *COMMON, *METERED]
-    process = Process(tmp_path, words, both(codecarbon(tmp_path, sample="time.sleep(60)"), slowly(60)))
+    process = Process(tmp_path, words, both(codecarbon(tmp_path, sample=HANG), slowly(10 * PATIENCE_SECONDS)))
     wait_for(lambda: any(tick["phase"] == "tokenize" for tick in _written(run)))
     (sidecar,) = psutil.Process(process.pid).children()
     process.kill(signal.SIGKILL)
     assert process.wait().code == -signal.SIGKILL
-    wait_for(lambda: ended(sidecar.pid), 10.0)
+    wait_for(lambda: ended(sidecar.pid))
     assert_adds_up(run)
 
 
@@ -354,7 +368,7 @@ def test_f26_a_sidecar_that_is_killed_is_one_warning(base: Path, unmetered: Path
             if calls[0] == 5:
                 (sidecar,) = psutil.Process().children()
                 sidecar.kill()
-                sidecar.wait(10)
+                sidecar.wait(PATIENCE_SECONDS)
             return loss(self, model, batch)
 
         CausalLM.loss = kill  # type: ignore[method-assign]
@@ -452,7 +466,7 @@ def test_f27_eight_writers_lose_no_row_and_tear_none(base: Path, unmetered: Path
     done = process.wait()
     assert (done.code, warnings_in(done)) == (0, [])
     assert_same(run, unmetered)
-    finals = [other.stop(20.0) for other in others]
+    finals = [other.stop(PATIENCE_SECONDS) for other in others]
     assert [other.warning() for other in others] == [None] * 7
     assert all(final.energy_wh > 0 for final in finals)
     assert len(ledgers(run)) == 8
@@ -537,7 +551,7 @@ def test_f46_durations_do_not_follow_the_clock(base: Path, unmetered: Path, tmp_
     (attempt,) = receipt(run)["attempts"]
     assert 1.2 < attempt["seconds"] < lasted
     assert 1.2 < json.loads(done.out)["seconds"] < lasted
-    assert json.loads(done.out)["energy_kwh"] * 1000 == pytest.approx(seconds[-1] * WH_PER_SECOND, abs=0.2 * WH_PER_SECOND)
+    assert json.loads(done.out)["energy_kwh"] * 1000 == pytest.approx(seconds[-1] * WH_PER_SECOND, abs=LATE_SECONDS * WH_PER_SECOND)
     assert all(float(row["duration"]) >= 0 for row in rows(run))
     assert_adds_up(run)
 
@@ -560,25 +574,28 @@ def test_f02_f40_the_ledger_of_a_run_that_is_killed_twice_adds_up(base: Path, un
         process.kill(signal.SIGKILL)
         assert process.wait().code == -signal.SIGKILL
         saved_at = (run / f"checkpoints/step-{4 * attempt:06d}").stat().st_mtime
-        moments.append((killed - float((tmp_path / "began").read_text()), time.time() - (time.monotonic() - killed) - saved_at))
+        lost = time.time() - (time.monotonic() - killed) - saved_at
         wait_for(lambda pid=sidecar.pid: ended(pid))
+        moments.append((killed - float((tmp_path / "began").read_text()), lost, time.monotonic() - killed))
     done = metered(run, base, codecarbon(tmp_path), "--resume")
     assert (done.code, warnings_in(done)) == (0, [])
     assert_same(run, unmetered)
     attempts = ledgers(run)
     assert len(attempts) == 3
-    for attempt, (lived, _) in zip(attempts[:2], moments, strict=True):
-        assert attempt.sums["energy_wh"] == pytest.approx(attempt.sums["seconds"] * WH_PER_SECOND, abs=0.2 * WH_PER_SECOND)
-        assert lived - TICK < attempt.sums["seconds"] < lived + TICK + 1.0  # it reads once more when it sees that the run is gone
+    for attempt, (lived, _, noticed) in zip(attempts[:2], moments, strict=True):
+        assert attempt.sums["energy_wh"] == pytest.approx(attempt.sums["seconds"] * WH_PER_SECOND, abs=LATE_SECONDS * WH_PER_SECOND)
+        lasted = attempt.sums["seconds"]  # it reads once more when it sees that the run is gone
+        assert lived - TICK < lasted < lived + noticed + LATE_SECONDS
     assert_adds_up(run)
     totals = receipt(run)["totals"]
     assert totals["energy_kwh"] * 1000 == pytest.approx(sum(attempt.sums["energy_wh"] for attempt in attempts))
     assert totals["carbon_status"] == "ok"
     card = (run / f"checkpoints/step-{STEPS:06d}/README.md").read_text(encoding="utf-8")
     assert f"emissions: {float(format(totals['emissions_g'], '.4g'))}\n" in card, "of the whole run, and not of its last save"
-    lost = sum(after_saving for _, after_saving in moments)
-    assert lost - 2 * TICK < totals["rework_seconds"] < lost + 2 * (TICK + 1.0)
-    assert totals["rework_kwh"] * 1000 == pytest.approx(totals["rework_seconds"] * WH_PER_SECOND, abs=0.2 * WH_PER_SECOND)
+    lost, noticed = (sum(moment[place] for moment in moments) for place in (1, 2))
+    assert lost - 2 * TICK < totals["rework_seconds"] < lost + noticed + LATE_SECONDS
+    late = 2 * LATE_SECONDS * WH_PER_SECOND
+    assert totals["rework_kwh"] * 1000 == pytest.approx(totals["rework_seconds"] * WH_PER_SECOND, abs=late)
     assert 0 < totals["rework_kwh"] < totals["energy_kwh"]
 
 

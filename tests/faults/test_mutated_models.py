@@ -28,7 +28,7 @@ from tfkit.run.manifest import write_manifest
 from tfkit.tokenizer import Tokenizer, train_byte_bpe
 
 TOGETHER = 30  # mutations in one process
-SECONDS = 20  # for one of them
+SECONDS = 200  # for one of them, which takes a tenth of a second: a hang
 MEMORY = 512 << 20
 OFTEN = ("config.json", "tokenizer.json", "tokenizer.json", "tokenizer.json", "tokenizer_config.json")  # with the most that can be wrong
 

@@ -272,8 +272,14 @@ def test_f05_a_third_signal_in_a_save_kills(base: Base, tmp_path: Path, call: in
     base.assert_ends_the_same(run)
 
 
-def slow_disk() -> None:
-    os.fsync = lambda descriptor: time.sleep(0.01)
+def slow_disk(strike: Callable[[], object] = lambda: None) -> None:
+    """A file takes 10 ms to be on the disk; meanwhile `strike` is called."""
+
+    def fsync(descriptor: int) -> None:
+        strike()
+        time.sleep(0.01)
+
+    os.fsync = fsync
 
 
 def test_f45_a_slow_disk_and_a_save_at_every_step(base: Base, tmp_path: Path) -> None:
@@ -292,13 +298,14 @@ def test_f45_a_slow_disk_and_a_save_at_every_step(base: Base, tmp_path: Path) ->
 def test_f45_a_signal_while_a_slow_disk_is_written(base: Base, tmp_path: Path, step: int) -> None:
     run = tmp_path / "run"
     words = ["pretrain", str(base.recipe), "--run", str(run), "--threads", "1", *WORDS]
-    process = Process(tmp_path, words, slow_disk)
-    end = time.monotonic() + 60
-    while not list((run / "checkpoints").glob(f".step-{step:06d}.tmp-*")):
-        assert time.monotonic() < end
-        time.sleep(0.001)
-    process.kill(signal.SIGTERM)
-    done = process.wait()
+    struck: list[bool] = []
+
+    def strike() -> None:
+        if not struck and list((run / "checkpoints").glob(f".step-{step:06d}.tmp-*")):
+            struck.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    done = Process(tmp_path, words, lambda: slow_disk(strike)).wait()
     assert done.code == 143, done.err
     assert f"stopped after step {step} of 6; its checkpoint is saved" in done.err
     assert kept(run)[-1] == f"step-{step:06d}"

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import tfkit.cli.generate
 import tfkit.generation.complete  # noqa: F401
 from tfkit.tokenizer.template import _WORKER as WORKER
 
-SECONDS = 2 + 8  # what is promised, and what a machine that others use may need to start things
+SECONDS = 10  # of processors, of tfkit and the process that renders: 2 are promised to a template, and each needs some to start
 CANARY = "canary"
 _OPEN = f"open('{CANARY}', 'w').write('x')"
 _OS = f".popen('touch {CANARY}').read()"
@@ -112,22 +111,20 @@ def answer(folder: Path, where: Path, template: str) -> Done:
     return Process(folder.parent, [*words, "carbon.enabled=false"], lambda: os.chdir(where)).wait()
 
 
-def assert_refused(done: Done, seconds: float, where: Path) -> None:
+def assert_refused(done: Done, where: Path) -> None:
     assert done.code == 4, done
     assert done.out == ""
     assert "chat_template.jinja" in done.err  # the place, and what follows is reason and remedy
     assert "; " in done.err
     assert "Traceback" not in done.err
     assert len(done.err) < 1000
-    assert seconds < SECONDS
+    assert done.processor_seconds < SECONDS
     assert list(where.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ESCAPES | ENDLESS | GREEDY | WRONG)
 def test_f35_a_hostile_template(folder: Path, tmp_path: Path, name: str) -> None:
-    begin = time.monotonic()
-    done = answer(folder, tmp_path, (ESCAPES | ENDLESS | GREEDY | WRONG)[name])
-    assert_refused(done, time.monotonic() - begin, tmp_path)
+    assert_refused(answer(folder, tmp_path, (ESCAPES | ENDLESS | GREEDY | WRONG)[name]), tmp_path)
 
 
 def test_f35_the_honest_one_is_rendered(folder: Path, tmp_path: Path) -> None:

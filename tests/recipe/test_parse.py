@@ -103,9 +103,9 @@ def test_what_is_not_a_recipe_is_refused_at_its_place(text: str, expected: str) 
 def test_an_alias_bomb_is_refused_at_once() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert "aliases counted as often as they stand" in message("\n".join(lines))
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 2
 
 
 def test_an_alias_is_a_value_of_its_own() -> None:

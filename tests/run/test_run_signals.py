@@ -39,7 +39,7 @@ from tfkit.run.signals import StopSignals
 try:
     with StopSignals() as signals, signals.at_once():
         print("running", flush=True)
-        time.sleep(60)
+        time.sleep(600)
 except Stopped as stopped:
     print(stopped, flush=True)
     sys.exit(stopped.exit_code)
@@ -61,7 +61,7 @@ def child(code: str, **options: object) -> Iterator[subprocess.Popen[str]]:
 def test_a_signal_ends_the_run_after_saving(name: str, code: int) -> None:
     with child(SAVING) as process:
         process.send_signal(getattr(signal, name))
-        out, err = process.communicate("\n", timeout=10)
+        out, err = process.communicate("\n", timeout=120)
     assert process.returncode == code
     assert out == f"saving\nsaved\nstopped by {name}: saved at step 3\n"
     assert err == ""
@@ -74,7 +74,7 @@ def test_a_second_signal_does_not_interrupt_the_save(second: str) -> None:
         assert process.stdout.readline() == "saving\n"
         process.send_signal(getattr(signal, second))
         time.sleep(0.1)
-        out, err = process.communicate("\n", timeout=10)
+        out, err = process.communicate("\n", timeout=120)
     assert process.returncode == 143, "the first signal gives the code"
     assert out.startswith("saved\n")
     assert err == ""
@@ -85,20 +85,21 @@ def test_a_third_signal_kills(third: str) -> None:
     with child(SAVING) as process:
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "saving\n"
-        for name in ("SIGINT", third):
-            process.send_signal(getattr(signal, name))
+        process.send_signal(signal.SIGINT)
+        for _ in range(600):
             time.sleep(0.1)  # two of a kind that come together are one
-        out, _ = process.communicate(timeout=10)
+            if process.poll() is not None:
+                break
+            process.send_signal(getattr(signal, third))
+        out, _ = process.communicate(timeout=120)
     assert process.returncode == -getattr(signal, third)
     assert out == ""
 
 
 def test_at_once_does_not_wait() -> None:
     with child(PREPARING) as process:
-        began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=10)
-    assert time.monotonic() - began < 5
+        out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (143, "stopped by SIGTERM: nothing had to be saved\n", "")
 
 
@@ -107,7 +108,7 @@ def test_a_signal_that_was_ignored_stays_ignored() -> None:
         process.send_signal(signal.SIGHUP)
         time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        process.communicate("\n", timeout=10)
+        process.communicate("\n", timeout=120)
     assert process.returncode == 143
 
 

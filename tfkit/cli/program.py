@@ -50,7 +50,7 @@ def _report(error: Exception) -> int:
     if is_out_of_memory(error):
         console.error(
             "out of memory: give the machine more, or ask for less: a smaller training.micro_batch_size, evaluation.batch_size, "
-            "model.context_length or model; fewer or shorter prompts; training.activation_checkpointing=true"
+            "model.context_length or model; fewer or shorter prompts, fewer new tokens or beams; training.activation_checkpointing=true"
         )
         return MachineError.exit_code
     if (refused := refusal(error)) is not None:

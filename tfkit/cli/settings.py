@@ -96,10 +96,10 @@ def read_settings(
 
 def _defaults_of_other_objectives() -> list[str]:
     """Overrides that undo what the run's own recipe says for its objective alone, where another one judges its checkpoint."""
-    fields = {"evaluation": (EvaluationSection, ("metric", "text_metrics")), "data": (DataSection, ("max_lost", "length_groups"))}
-    return [
-        f"{section}.{name}={json.dumps(record.model_fields[name].default)}" for section, (record, names) in fields.items() for name in names
-    ]
+    evaluation, data = EvaluationSection.model_fields, DataSection.model_fields
+    fields = {f"evaluation.{name}": evaluation[name] for name in ("metric", "text_metrics")}
+    fields |= {f"data.{name}": data[name] for name in ("max_lost", "length_groups")}
+    return [f"{name}={json.dumps(field.default)}" for name, field in fields.items()]
 
 
 def _without_recipe(overrides: Sequence[str]) -> Settings:

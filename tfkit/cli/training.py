@@ -1,6 +1,7 @@
 """What every training command wires together: data, model, loop, checkpoints, and the run folder around them."""
 
 import math
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -311,7 +312,9 @@ class TrainingRun:
         if not self.context.recipe.training.compile and self.context.device.type == "cpu":
             return
         saved = f"; the run goes on from {self.resumed_from.name} with --resume" if self.resumed_from else ""
-        with self.context.signals.at_once(f"no step was taken yet{saved}"):
+        with self.context.signals.at_once(f"no step was taken yet{saved}"), warnings.catch_warnings():
+            # The compiler traces under anomaly detection, which warns with a traceback where a signal ends it.
+            warnings.filterwarnings("ignore", r"Error detected in \w+Backward")
             if self.context.recipe.training.compile:
                 console.say("compiling the model")
             try_out(self.stepper, self.loader, self, self.progress)

@@ -12,8 +12,8 @@ Count = Annotated[int, Field(gt=0, le=10**12)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**12)]
 # Tokens: a thousand times what the largest models were trained on. In float64 every number up to here is exact.
 Tokens = Annotated[int, Field(gt=0, le=9 * 10**15)]
-# Rows that are gathered at once: GPT-3's largest batch has 1,600.
-BatchSize = Annotated[int, Field(gt=0, le=1 << 20)]
+# Rows that are gathered at once, which takes up to 50 us each: LAMB's largest batch (arXiv 1904.00962) has 65,536, GPT-3's 1,600.
+BatchSize = Annotated[int, Field(gt=0, le=1 << 17)]
 # The tokenizer's trainer allocates for all of them at once, and aborts the process where it cannot: Gemma's 256,000 are the most in use.
 MAX_VOCAB_SIZE = 1 << 20
 VocabSize = Annotated[int, Field(gt=0, le=MAX_VOCAB_SIZE)]
