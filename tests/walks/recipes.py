@@ -191,7 +191,7 @@ class RecipeDrawer:
                     changed = with_value(recipe, path, value_of(self.dice, path, schema, definitions))
                     if is_valid(changed) or (keeps_refused and self.dice.random() < 0.2):
                         recipe = changed
-        if recipe["data"].get("validation") and self.dice.random() < 0.3:
+        if not keeps_refused and recipe["data"].get("validation") and self.dice.random() < 0.3:
             metrics = metrics_of(RecipeSchema.model_validate(recipe | {"model": {"preset": "gpt2"}}).objective)
             changed = with_value(recipe, "evaluation.metric", self.dice.choice(metrics))
             recipe = changed if is_valid(changed) else recipe
