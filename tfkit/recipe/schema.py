@@ -232,7 +232,9 @@ class TrainingSection(Data):
             here = f"; here are {' and '.join(given)}: remove one, or set it to null" if given else ""
             raise ValueError(f"the length is exactly one of steps, epochs, tokens{here}")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}: choose a divisor, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -241,9 +243,13 @@ class TrainingSection(Data):
             return self
         start = self.batch_ramp.start
         if start >= self.batch_size or self.batch_size % start:
-            raise ValueError(f"batch_size {self.batch_size} is no multiple of batch_ramp.start {start}, twice it or more")
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of batch_ramp.start {start}, twice it or more: change one of them"
+            )
         if self.micro_batch_size and start % self.micro_batch_size:
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_ramp.start {start}")
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide batch_ramp.start {start}: choose a divisor, or leave it out"
+            )
         return self
 
 
