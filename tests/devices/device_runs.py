@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fake_codecarbon import wait_for_the_end
 from tiny_runs import Done, Process, strike
 
 from tfkit.objectives.objective import Batch
@@ -42,7 +43,7 @@ def run(device: torch.device, folder: Path, *words: str, fault: tuple[str, int] 
         lines.append(f"device_runs.FAULTS[{fault[0]!r}](torch.device({str(device)!r}), {fault[1]})()")
     program = "\n".join([*lines, f"sys.exit(main({arguments!r}))"])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=300, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=900, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -71,4 +72,9 @@ def _little_memory(device: torch.device, rows: int) -> Any:
     return limit
 
 
-FAULTS = {"stop": _stop, "little memory": _little_memory}
+def _busy(device: torch.device, number: int) -> Any:
+    """A machine on which the meter starts late, so that the run waits for it at its end."""
+    return wait_for_the_end
+
+
+FAULTS = {"stop": _stop, "little memory": _little_memory, "busy": _busy}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_examples import ENCODER, batches, examples, losses_and_weights, model, texts, tokenizer
+from tiny_examples import ENCODER, SUM_ROUNDING, batches, examples, losses_and_weights, model, texts, tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tfkit.data import ExampleRows
@@ -133,6 +133,6 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> 
     losses, weights = losses_and_weights(CONFIG, stored, objective, 8)
     for size in (1, 2, 4):
         found_losses, found_weights = losses_and_weights(CONFIG, stored, objective, size)
-        assert found_losses == pytest.approx(losses, abs=1e-6)
+        assert found_losses == pytest.approx(losses, rel=SUM_ROUNDING)
         for name, tensor in weights.items():
             torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)

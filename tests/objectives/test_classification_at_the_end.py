@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_examples import examples, losses_and_weights, model, texts, tokenizer
+from tiny_examples import SUM_ROUNDING, examples, losses_and_weights, model, texts, tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import tfkit
@@ -91,7 +91,7 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path, nam
     whole, weights = losses_and_weights(taught, stored, objective, 8)
     for size in (1, 4):
         found, found_weights = losses_and_weights(taught, stored, objective, size)
-        assert found == pytest.approx(whole, abs=1e-6)
+        assert found == pytest.approx(whole, rel=SUM_ROUNDING)
         for parameter, tensor in weights.items():
             torch.testing.assert_close(found_weights[parameter], tensor, atol=1e-6, rtol=0, msg=parameter)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_examples import ENCODER, model, texts, tokenizer
+from tiny_examples import ENCODER, SUM_ROUNDING, model, texts, tokenizer
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
@@ -194,7 +194,7 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch(of: str) -> None:
     losses, weights = losses_and_weights(values, objective, 8)
     for size in (1, 2, 4):
         found_losses, found_weights = losses_and_weights(values, objective, size)
-        assert found_losses == pytest.approx(losses, abs=2e-6)
+        assert found_losses == pytest.approx(losses, rel=SUM_ROUNDING)
         for name, tensor in weights.items():
             torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
 

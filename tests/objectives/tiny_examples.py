@@ -21,6 +21,8 @@ from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
 
+# Relative: of up to 32 cross-entropies that are added up in float32, as those of a step are, in one sum or in several (32 x 2^-24).
+SUM_ROUNDING = 2e-6
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "and", "ran", "fast", "slow", "big", "small", "red"]
 
 
