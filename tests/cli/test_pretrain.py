@@ -5,15 +5,18 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Done, exact, hashes, kept, pretrain, records, write_corpus, write_recipe
+from tiny_runs import Done, exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
 import tfkit
+from tfkit.objectives.causal_lm import CausalLM
 from tfkit.run.manifest import verify
 
 LINE = {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu", "memory", "energy_wh", "emissions_g"}
@@ -320,3 +323,21 @@ def test_bf16_runs_where_there_is_no_hardware_for_it_too(base: Path, recipe: Pat
     loaded = tfkit.load(base / "bf16").model
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}  # the master
     assert any(not torch.equal(p, p.bfloat16().float()) for p in loaded.parameters())
+
+
+def test_the_memory_of_a_row_is_estimated_by_one_row(base: Path, tmp_path: Path) -> None:
+    """Not by a batch that is cut into as many micro-batches as it has rows, which takes minutes where it has 100,000."""
+
+    def before() -> None:
+        collate = CausalLM.collate
+
+        def counted(self: CausalLM, rows: Any) -> Any:
+            with (tmp_path / "collated").open("ab") as file:
+                file.write(b".")
+            return collate(self, rows)
+
+        CausalLM.collate = counted  # type: ignore[method-assign]
+        strike(signal.SIGKILL, 1)()
+
+    assert pretrain(tmp_path / "run", base / "tiny.yaml", "training.batch_size=4096", before=before).code == -signal.SIGKILL
+    assert (tmp_path / "collated").stat().st_size < 100
