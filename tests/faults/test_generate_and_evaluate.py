@@ -28,7 +28,6 @@ from tfkit.model.transformer import Transformer
 from tfkit.tokenizer.template import ChatTemplate
 
 PROMPTS = [f"{number}: the cat" for number in range(40)]  # two batches and a half
-SECONDS = 5 + 5  # what is promised, and what a busy machine may need
 STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
