@@ -155,6 +155,15 @@ def test_a_line_of_another_kind_is_never_a_bug(tmp_path_factory, data):
     assert (folder / "emissions.csv").exists()
 
 
+@pytest.mark.parametrize("attempt", [10**12, 10**400], ids=["13 digits", "401 digits"])
+def test_a_damaged_number_of_an_attempt_costs_no_memory(tmp_path, attempt):
+    """The attempts before it have no ledger, so the energy is a lower bound; they are not listed one by one."""
+    (tmp_path / "carbon").mkdir()
+    lines = [HEADER | {"attempt": attempt}, tick("train", 9, 11)]
+    (tmp_path / "carbon" / "0-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_totals(tmp_path).status == "degraded"
+
+
 def estimated(seconds, energy_wh):
     return estimate_line(seconds, Totals(1.0, energy_wh / seconds, energy_wh / seconds, 0, 0, energy_wh / seconds / 10))
 
