@@ -14,11 +14,12 @@ from pathlib import Path
 from tiny_runs import Done, Process, strike
 
 from tfkit import console
+from tfkit.training.memory import resident_bytes
 from walks.data_files import write
 from walks.scenario import Command, Walk
 
 CPU_SECONDS, SECONDS = 30, 240  # for one command, most of which take a fifth of a second; the other is for one that waits for ever
-MOST_BYTES = 1_500_000_000  # resident; the libraries alone are a third of that
+MOST_BYTES = 1_000_000_000  # resident, beyond what this process holds, which a fork begins with
 ERROR = "error.txt"  # the last error's message, in the folder of the walk
 MOST_NEW_BYTES = 4_000_000_000  # of address space
 
@@ -140,8 +141,8 @@ def judge(command: Command, done: Done, folder: Path) -> list[Failure]:
     if done.code not in allowed:
         return [Failure(f"{command.name}: ends with {done.code}: {_plain(done.err)}", done.err[-3000:])]
     found = []
-    if done.peak_bytes > MOST_BYTES:
-        found.append(Failure(f"{command.name}: holds too much memory", f"{done.peak_bytes / 1e9:.1f} GB"))
+    if done.peak_bytes > (before := resident_bytes() or done.peak_bytes) + MOST_BYTES:
+        found.append(Failure(f"{command.name}: holds too much memory", f"{(done.peak_bytes - before) / 1e9:.1f} GB"))
     if done.code == 0 and "--json" in command.words:
         found += _judge_json(command, done)
     if done.code not in (0, *_stopped(command)):
