@@ -18,7 +18,7 @@ from tfkit.training.memory import available_bytes, state_bytes
 from tfkit.training.optimizer import state_numbers
 
 AUTO_MICRO_BATCH_TOKENS = 16_384
-# Of the activations of a forward on a CPU, margin included. SmolLM2-135M takes 1.2 MB a token: 3,600 tokens are as fast as 12,000.
+# Of the activations of a forward on a CPU, margin included. SmolLM2-135M takes 1.2 MB a token: 3,600 tokens.
 AUTO_MICRO_BATCH_BYTES = 4 * 2**30
 SHORTEST_TEXT = 128
 LONGEST_TEXT = 1024  # tokens of a row of text without a recipe: of longer rows a few are a step of minutes on a CPU
