@@ -13,6 +13,7 @@ from scipy import stats
 from seqeval.metrics.sequence_labeling import get_entities
 from sklearn import metrics as sklearn_metrics
 
+from tfkit.data.rows import Row
 from tfkit.errors import MachineError
 from tfkit.evaluation.scores import Numbers, once
 from tfkit.evaluation.scores import texts as text_scores
@@ -21,7 +22,9 @@ from tfkit.evaluation.scores.classes import of_classes, of_words
 from tfkit.evaluation.scores.names import of_names
 from tfkit.evaluation.scores.numbers import of_numbers
 from tfkit.evaluation.scores.texts import of_texts
+from tfkit.evaluation.written import references
 from tfkit.objectives.tag_spans import mark_spans, spans
+from tfkit.objectives.text_to_text import TextToText
 
 
 def weightings(rows: int, seed: int = 0) -> Iterator[Numbers]:
@@ -194,3 +197,11 @@ def test_resamples_without_a_value_count_for_nothing() -> None:
     found = intervals(of_numbers(there, told), 3, 200, seed=1)
     assert found["pearson"] == pytest.approx([0.5, 1.0], abs=0.51)
     assert np.isnan(intervals(of_numbers(there, np.ones(3)), 3, 20, seed=1)["pearson"]).all()
+
+
+def test_a_row_whose_targets_are_all_blank_has_one_of_them_as_its_reference() -> None:
+    objective = object.__new__(TextToText)
+    rows = [Row("", "rows:1", {"target": [" ", "a"]}), Row("", "rows:2", {"target": ["\u2003", " "]})]
+    found = [references(objective, row, {}) for row in rows]
+    assert found == [["a"], ["\u2003"]]
+    assert of_texts(["a", "b"], found, ["bleu", "chrf", "rouge", "exact_match"])(np.ones(2))["exact_match"] == 0.5

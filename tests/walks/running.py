@@ -43,7 +43,7 @@ _DAMAGE = re.compile(r"[Cc]opy .*again|damaged|do not fit config|is not the one|
 _PLACE = re.compile(r"[\w-]+[./][\w./-]+|--\w+|\w+:\d+|[a-z_]+=|objective|(row|prompt) \d+|the (model|checkpoint|tokenizer|prompt)")
 _REMEDY = re.compile(
     r"[;:,] [^;]*\b(give|set|add|remove|use|raise|choose|name|say|check|repair|lower|leave|make|write|train|start|keep|state|delete|"
-    r"mend|turn|shorten|correct|take|put|try|change|ask|resume|evaluate|lists)\b|did you mean|needs? |is no |--resume"
+    r"mend|average|turn|shorten|correct|take|put|try|change|ask|resume|evaluate|lists)\b|did you mean|needs? |is no |--resume"
 )
 
 

@@ -54,11 +54,16 @@ def write_texts(
 def references(objective: TextToText | Chat, row: Row, example: Example) -> list[str]:
     """What may be written for a row: all its targets, or the answer of the assistant that `write_texts` is asked for."""
     if isinstance(objective, TextToText):
-        return [target for target in row.values["target"] if target.strip()]
+        return _not_blank(row.values["target"])
     if "output" in row.values:
-        return [answer for answer in row.values["output"] if answer.strip()]
+        return _not_blank(row.values["output"])
     answers = [message["content"] for message in conversation(row) if message["role"] == "assistant"]
     return [answers[len(_answers(example)) - 1]]  # later ones were cut off
+
+
+def _not_blank(texts: list[str]) -> list[str]:
+    """The texts that hold more than white space; where none does, the first, since each row has a reference."""
+    return [text for text in texts if text.strip()] or texts[:1]
 
 
 def rows_of(source: Source, stored: ExampleSet) -> Iterator[Row]:
