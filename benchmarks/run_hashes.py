@@ -318,7 +318,7 @@ def make_runs(names: list[str], folder: Path) -> dict[str, Section]:
     import torch._dynamo  # noqa: F401  torch's optimizers import it in their first step
 
     import tfkit.cli.evaluate
-    import tfkit.cli.training  # noqa: F401
+    import tfkit.engine.run  # noqa: F401
 
     os.environ["TFKIT_CACHE"] = str(folder / "cache")
     write_data(folder / "data")

@@ -27,6 +27,7 @@ import numpy as np
 import torch._dynamo  # noqa: F401
 
 import tfkit.cli
+import tfkit.engine
 import tfkit.generation.complete
 from tfkit.__main__ import main
 from tfkit.training.step import Stepper
@@ -37,7 +38,7 @@ with warnings.catch_warnings():
     for _name in (
         "rouge_score.rouge_scorer",
         "sacrebleu",
-        *(f"tfkit.cli.{found.name}" for found in pkgutil.iter_modules(tfkit.cli.__path__)),
+        *(found.name for package in (tfkit.cli, tfkit.engine) for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")),
     ):
         importlib.import_module(_name)
 gc.freeze()  # the children's collector leaves what is here alone, and so the pages stay shared

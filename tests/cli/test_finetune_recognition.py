@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_runs import WORDS, Done, Process, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
-from tfkit.cli.recognition import _data_name, _decide_size, _look, _model_name
+from tfkit.engine.recognition import _data_name, _decide_size, _look, _model_name
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.recipe.data_sections import SourceSection

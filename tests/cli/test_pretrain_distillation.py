@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_runs import Process, exact, hashes, pretrain, records, strike, write_corpus
 from transformers import AutoModelForMaskedLM
 
-import tfkit.cli.teaching
+import tfkit.engine.companions
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.run.manifest import write_manifest
@@ -214,7 +214,7 @@ def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place
     assert "objective.teacher: nowhere: there is no such folder" in done.err
 
     def little() -> None:
-        tfkit.cli.teaching.available_bytes = lambda swap=False: 1000
+        tfkit.engine.companions.available_bytes = lambda swap=False: 1000
 
     done = taught(tmp_path / "large", "distilbert", before=little)
     assert done.code == 5
@@ -234,7 +234,7 @@ def test_an_adapter_teaches_as_the_model_that_it_makes(place: Path, tmp_path: Pa
     assert facts["lineage"]["parents"][0]["path"] == str(tmp_path / "tuned")
 
     def little() -> None:
-        tfkit.cli.teaching.available_bytes = lambda swap=False: 1000
+        tfkit.engine.companions.available_bytes = lambda swap=False: 1000
 
     done = taught(tmp_path / "large", "small", f"objective.teacher={tmp_path / 'tuned'}", before=little)
     assert (done.code, "weights of the teacher" in done.err) == (5, True), done.err

@@ -19,7 +19,7 @@ from tiny_runs import Done, Process
 import tfkit.cli.chat
 import tfkit.cli.evaluate
 import tfkit.cli.generate
-import tfkit.cli.settings
+import tfkit.engine.settings
 import tfkit.evaluation.text
 import tfkit.generation.decoding
 from tfkit.hub import load, save_model

@@ -102,7 +102,7 @@ BIG = ["model={preset: gpt2, decoder_layers: 6, dim: 512, num_heads: 8, context_
 LIMITED = """
 import resource, sys
 from pathlib import Path
-import tfkit.cli.training
+import tfkit.engine.run
 from tfkit.__main__ import main
 room = int(sys.argv.pop(1))
 limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + room

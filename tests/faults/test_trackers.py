@@ -13,7 +13,7 @@ import torch.utils.tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import HANG_SECONDS, Done, exact, hashes, pretrain, records, strike, write_corpus, write_recipe
 
-import tfkit.cli.tensorboard
+import tfkit.engine.trackers.tensorboard
 
 STEPS = 12
 TRACKED = ["training.tensorboard=true", "checkpoint={every: 4, keep: 3}", "training.log_every=1"]
@@ -114,7 +114,7 @@ def test_f29_a_full_queue_drops_and_counts(base: Path, untracked: Path, tmp_path
     run = tmp_path / "run"
 
     def before() -> None:
-        tfkit.cli.tensorboard.WAITING = 2
+        tfkit.engine.trackers.tensorboard.WAITING = 2
         add = torch.utils.tensorboard.SummaryWriter.add_scalar
 
         def slow(*arguments: Any) -> None:

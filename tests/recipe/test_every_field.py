@@ -21,8 +21,8 @@ from tokenizers import Tokenizer
 
 import tfkit.cli.pretrain
 from tfkit.__main__ import main
-from tfkit.cli import training
-from tfkit.cli.training import TrainingRun
+from tfkit.engine import run as training
+from tfkit.engine.run import TrainingRun
 from tfkit.model.config import ModelConfig
 from tfkit.model.stack import Block
 from tfkit.model.transformer import build

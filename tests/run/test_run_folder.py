@@ -21,8 +21,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkit.cli.given import Given
 from tfkit.cli.results import is_training_result, show_training_result
+from tfkit.engine.given import Given
 from tfkit.errors import MachineError, OtherVersionError, Stopped, UsageError
 from tfkit.run import machine
 from tfkit.run import receipt as receipts

@@ -8,7 +8,7 @@ import peak_of_a_taught_step
 import pytest
 from peak_of_a_step import batch
 
-from tfkit.cli.teaching import taught_bytes_per_row, taught_flops_per_token
+from tfkit.engine.companions import taught_bytes_per_row, taught_flops_per_token
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.distillation import Distillation
 from tfkit.training.flops import training_flops_per_token

@@ -5,9 +5,9 @@ from tiny_training import batches, fresh, stepper, stream
 
 from tfkit.adapters import add_lora, freeze, merged
 from tfkit.adapters.peft_files import to_peft
-from tfkit.cli.training_parts import state_tensors
-from tfkit.cli.training_plan import batch_sizes, kept_numbers, most_rows, planned_bytes, total_steps, trained_numbers
 from tfkit.data import PackedRows
+from tfkit.engine.components import state_tensors
+from tfkit.engine.estimate import batch_sizes, kept_numbers, most_rows, planned_bytes, total_steps, trained_numbers
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema import (

@@ -8,7 +8,7 @@ from tfkit.cli.prompts import Prompt
 from tfkit.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from tfkit.cli.session import Session
+    from tfkit.engine.session import Session
 
 Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]  # None: interrupted by a signal
 

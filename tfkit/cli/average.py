@@ -27,7 +27,7 @@ def average(
     """Average the weights of a run's last checkpoints, as the 2017 Transformer was evaluated. --from and transformers open the result."""
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out}: is there already, and nothing is replaced: give another --out")
-    from tfkit.cli.inputs import Inputs
+    from tfkit.engine.inputs import Inputs
 
     Inputs(models=(run / "checkpoints",)).refuse_folder(out, "--out")
     chosen = _last(run, last)

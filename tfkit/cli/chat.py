@@ -11,7 +11,7 @@ from tfkit.cli.prompts import Prompt, write_line
 from tfkit.tokenizer.template import ChatTemplate, open_template
 
 if TYPE_CHECKING:
-    from tfkit.cli.session import Session
+    from tfkit.engine.session import Session
     from tfkit.generation.complete import TextCompletion
     from tfkit.hub import Loaded
 

@@ -17,9 +17,9 @@ from tfkit.units import format_energy, format_mass
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
-    from tfkit.cli.evaluate_rows import Scored
-    from tfkit.cli.session import Session
-    from tfkit.cli.settings import Settings
+    from tfkit.engine.scoring.by_row import Scored
+    from tfkit.engine.session import Session
+    from tfkit.engine.settings import Settings
     from tfkit.hub import Loaded
     from tfkit.recipe.objectives import ObjectiveSection
     from tfkit.run.signals import StopSignals
@@ -48,8 +48,8 @@ def evaluate(
     needs no recipe: "objective={kind: classification}" says what it was trained for; minimal_pairs and few_shot ask any language
     model (docs/evaluation.md). --run keeps the result, and the energy in emissions.csv, in a run folder.
     """
-    from tfkit.cli.session import WHOLE, session
-    from tfkit.cli.settings import read_settings, settings_inputs, split_arguments
+    from tfkit.engine.session import WHOLE, session
+    from tfkit.engine.settings import read_settings, settings_inputs, split_arguments
     from tfkit.recipe.objectives import CausalLMSection, trained_for
     from tfkit.run import strict_json
 
@@ -99,9 +99,9 @@ def _metrics(objective: "ObjectiveSection", text_metrics: Collection[str]) -> li
 
 def _score(loaded: "Loaded", settings: "Settings", work: "Session", *, each: bool) -> "Scored":
     """What there is to tell; `each`: of every row, too."""
-    from tfkit.cli.evaluate_likelihood import evaluate_likelihood
-    from tfkit.cli.evaluate_rows import evaluate_rows
-    from tfkit.cli.evaluate_texts import evaluate_texts
+    from tfkit.engine.scoring.by_likelihood import evaluate_likelihood
+    from tfkit.engine.scoring.by_row import evaluate_rows
+    from tfkit.engine.scoring.by_text import evaluate_texts
     from tfkit.recipe.objectives import CausalLMSection, JudgingSection, trained_for
 
     recipe = settings.recipe
@@ -127,7 +127,7 @@ def _load(folder: Path, settings: "Settings", device: str | None, threads: int |
 
 def _result(loaded: "Loaded", found: "Scored", settings: "Settings", reading: "Reading") -> dict[str, Any]:
     """The document of docs/cli.md."""
-    from tfkit.cli.session import energy_fields, place_fields
+    from tfkit.engine.session import energy_fields, place_fields
     from tfkit.evaluation.scores.bootstrap import intervals
 
     resamples = settings.evaluation.bootstrap if found.examples > 1 else None

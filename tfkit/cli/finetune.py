@@ -9,7 +9,7 @@ import typer
 from tfkit.cli import options
 
 if TYPE_CHECKING:
-    from tfkit.cli.recognition import Recognition
+    from tfkit.engine.recognition import Recognition
     from tfkit.recipe import RecipeText
     from tfkit.recipe.schema import Recipe
     from tfkit.run.folder import RunFolder
@@ -34,9 +34,9 @@ def finetune(
 
     Without a recipe the task is read from the columns of the data and the kind of the model; what was decided is printed as a recipe.
     """
-    from tfkit.cli.given import Given
-    from tfkit.cli.settings import quoted, split_arguments
     from tfkit.cli.train import Options, train
+    from tfkit.engine.given import Given
+    from tfkit.engine.settings import quoted, split_arguments
     from tfkit.errors import UsageError
     from tfkit.recipe import open_recipe
 
@@ -73,15 +73,15 @@ def finetune(
 
 def _recognition(changes: list[str]) -> "Recognition":
     """The command line without a recipe."""
-    from tfkit.cli.recognition import Recognition  # which imports torch
+    from tfkit.engine.recognition import Recognition  # which imports torch
 
     return Recognition.of(changes)
 
 
 def _by_recipe(source: "RecipeText", checkpoint: str | None, changes: list[str], run: Path) -> "Callable[[RunFolder], Recipe]":
     """What makes the recipe of a run that begins, once its folder is locked. Raises UsageError for what is wrong with the recipe."""
-    from tfkit.cli.inputs import recipe_inputs
     from tfkit.cli.train import require_trainable
+    from tfkit.engine.inputs import recipe_inputs
     from tfkit.errors import UsageError
 
     recipe = source.read(changes)

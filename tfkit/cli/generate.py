@@ -18,8 +18,8 @@ from tfkit.units import format_energy, format_mass
 
 if TYPE_CHECKING:
     from tfkit.cli.chat import ContinueTexts
-    from tfkit.cli.session import Session
-    from tfkit.cli.settings import Settings
+    from tfkit.engine.session import Session
+    from tfkit.engine.settings import Settings
     from tfkit.generation.config_file import CheckpointSettings
     from tfkit.hub import Loaded
 
@@ -59,9 +59,9 @@ def generate(
     With --chat each prompt is answered, as the checkpoint's own chat template has it; a JSON line may hold {"messages": [{"role": "user",
     "content": "Hello"}]}. On a terminal --chat alone is a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
-    from tfkit.cli.inputs import inputs_of
-    from tfkit.cli.session import session
-    from tfkit.cli.settings import quoted, read_settings, split_arguments
+    from tfkit.engine.inputs import inputs_of
+    from tfkit.engine.session import session
+    from tfkit.engine.settings import quoted, read_settings, split_arguments
 
     words, overrides = split_arguments(arguments or ())
     numbers = {

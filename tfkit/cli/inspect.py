@@ -12,8 +12,8 @@ from tfkit import console
 from tfkit.cli import options
 
 if TYPE_CHECKING:
-    from tfkit.cli.shown_rows import ShownRow, ShownToken
-    from tfkit.cli.training_data import TrainingData
+    from tfkit.engine.shown_rows import ShownRow, ShownToken
+    from tfkit.engine.training_data import TrainingData
     from tfkit.recipe.schema import Recipe
 
 Part = tuple[str, str]  # a text and its style
@@ -36,13 +36,13 @@ def inspect(
 
     Nothing is trained. Text is tokenized as in training, and stays in the cache for it.
     """
-    from tfkit.cli.session import session
+    from tfkit.engine.session import session
     from tfkit.recipe import read_recipe
     from tfkit.recipe.schema import CarbonSection
 
     resolved = read_recipe(recipe, overrides or ())
     with session("inspect", CarbonSection(enabled=False), None) as work:
-        from tfkit.cli.training_data import prepare_data
+        from tfkit.engine.training_data import prepare_data
 
         data = prepare_data(resolved.recipe, work.signals, work.meter)
         with work.signals.at_once():
@@ -57,9 +57,9 @@ def inspect(
 
 def _first_rows(recipe: "Recipe", data: "TrainingData", count: int) -> "tuple[list[tuple[str, ShownRow]], dict[str, Any]]":
     """Rows of the first step with their places, padded together, and what the whole step holds."""
-    from tfkit.cli.shown_rows import Reader
-    from tfkit.cli.training_plan import batch_sizes
     from tfkit.data import ExampleRows, Loader
+    from tfkit.engine.estimate import batch_sizes
+    from tfkit.engine.shown_rows import Reader
     from tfkit.objectives.build import open_rows
 
     rows = open_rows(recipe, data.objective, data.train, data.config)

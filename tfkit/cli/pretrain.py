@@ -23,9 +23,9 @@ def pretrain(
     quiet: options.Quiet = False,
 ) -> None:
     """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume goes on from it."""
-    from tfkit.cli.given import Given
-    from tfkit.cli.inputs import recipe_inputs
     from tfkit.cli.train import Options, require_trainable, train
+    from tfkit.engine.given import Given
+    from tfkit.engine.inputs import recipe_inputs
     from tfkit.errors import UsageError
     from tfkit.recipe import open_recipe
 

@@ -10,8 +10,8 @@ from tfkit.cli import options
 from tfkit.errors import MachineError, ModelError
 
 if TYPE_CHECKING:
-    from tfkit.cli.training_data import TrainingData
-    from tfkit.cli.training_parts import Parts
+    from tfkit.engine.components import Parts
+    from tfkit.engine.training_data import TrainingData
     from tfkit.recipe.schema import Recipe
     from tfkit.training.loop import Progress
 
@@ -29,7 +29,7 @@ def replay(
 
     The run folder is only read. Ends with 5 if this machine does not compute the same as the run did.
     """
-    from tfkit.cli.session import session
+    from tfkit.engine.session import session
     from tfkit.recipe import read_recipe
     from tfkit.run.replay_file import read_replay
     from tfkit.training.replay import batch_sha256, find_first_bad, weights_sha256
@@ -41,7 +41,7 @@ def replay(
     with session("replay", recipe.carbon, None) as work:
         import torch
 
-        from tfkit.cli.training_data import prepare_data
+        from tfkit.engine.training_data import prepare_data
 
         torch.set_num_threads(threads or document["threads"])
         data = prepare_data(recipe, work.signals, work.meter)
@@ -66,7 +66,7 @@ def _state_before(
     run: Path, recipe: "Recipe", data: "TrainingData", document: dict[str, Any], device: str | None
 ) -> "tuple[Parts, Progress]":
     """The parts as they were before the step: from the newest good checkpoint, through the steps since then."""
-    from tfkit.cli.training_parts import assemble, first_model, restore
+    from tfkit.engine.components import assemble, first_model, restore
     from tfkit.run.checkpoints import checkpoints, step_of
     from tfkit.run.manifest import verify
     from tfkit.training.checkpoint import load_training_state

@@ -11,7 +11,7 @@ from tfkit import console
 from tfkit.errors import Stopped
 
 if TYPE_CHECKING:
-    from tfkit.cli.given import Given
+    from tfkit.engine.given import Given
     from tfkit.recipe import RecipeText
     from tfkit.recipe.schema import Recipe
     from tfkit.run.folder import RunFolder
@@ -65,8 +65,8 @@ def _train(start: "Callable[[RunFolder], Recipe]", given: "Given", name: str, ki
     from tfkit.carbon import Meter
     from tfkit.cli import crash
     from tfkit.cli.results import show_training_result
-    from tfkit.cli.resume import finished_result, report_changes, require_length, resumed, write_recipe
-    from tfkit.cli.session import record_totals
+    from tfkit.engine.resuming import finished_result, report_changes, require_length, resumed, write_recipe
+    from tfkit.engine.session import record_totals
     from tfkit.run.checkpoints import newest_step
     from tfkit.run.folder import RunFolder
     from tfkit.run.signals import StopSignals
@@ -96,12 +96,12 @@ def _train(start: "Callable[[RunFolder], Recipe]", given: "Given", name: str, ki
         try:
             import torch
 
-            from tfkit.cli.starting import pinned
-            from tfkit.cli.teaching import pin_teacher
-            from tfkit.cli.training import TrainingRun
-            from tfkit.cli.training_data import RunContext, prepare_data
-            from tfkit.cli.training_parts import first_model
-            from tfkit.cli.training_plan import require_memory, require_memory_for_blocks
+            from tfkit.engine.base_model import pinned
+            from tfkit.engine.companions import pin_teacher
+            from tfkit.engine.components import first_model
+            from tfkit.engine.estimate import require_memory, require_memory_for_blocks
+            from tfkit.engine.run import TrainingRun
+            from tfkit.engine.training_data import RunContext, prepare_data
             from tfkit.families import PRESETS
             from tfkit.training.device import pick_device
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from tfkit import console
-from tfkit.cli.starting import start_model
-from tfkit.cli.teaching import place_teacher
-from tfkit.cli.training_data import TrainingData
-from tfkit.cli.training_plan import batch_sizes, choose_trained, holds_whole_model, in_steps, total_steps
-from tfkit.cli.validation import check_validation
 from tfkit.data import Loader
+from tfkit.engine.base_model import start_model
+from tfkit.engine.companions import place_teacher
+from tfkit.engine.estimate import batch_sizes, choose_trained, holds_whole_model, in_steps, total_steps
+from tfkit.engine.training_data import TrainingData
+from tfkit.engine.validation import check_validation
 from tfkit.errors import DataError, UsageError
 from tfkit.hub import load
 from tfkit.model.transformer import Transformer, build

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfkit import console
-from tfkit.cli.evaluate_rows import Scored
-from tfkit.cli.session import WHOLE
-from tfkit.cli.training_data import set_names
-from tfkit.cli.validation import of_sets
 from tfkit.data import Row, Source
 from tfkit.data.rows import Skipped, describe_skipped
 from tfkit.data.sources import training_sources, validation_sources
+from tfkit.engine.scoring.by_row import Scored
+from tfkit.engine.session import WHOLE
+from tfkit.engine.training_data import set_names
+from tfkit.engine.validation import of_sets
 from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.evaluation.few_shot import FewShot
 from tfkit.evaluation.judging import Judge, Judgement, judge_by_likelihood, of_verdicts
@@ -22,7 +22,7 @@ from tfkit.recipe.objectives import FewShotSection
 from tfkit.recipe.schema import Recipe
 
 if TYPE_CHECKING:
-    from tfkit.cli.session import Session
+    from tfkit.engine.session import Session
     from tfkit.hub import Loaded
 
 

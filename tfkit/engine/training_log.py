@@ -6,9 +6,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from tfkit import console
-from tfkit.cli.session import energy_fields
-from tfkit.cli.tensorboard import TensorBoard
-from tfkit.cli.training_data import RunContext
+from tfkit.engine.session import energy_fields
+from tfkit.engine.trackers.tensorboard import TensorBoard
+from tfkit.engine.training_data import RunContext
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.training.device import memory_bytes
 from tfkit.training.loop import Log, Plan, Progress

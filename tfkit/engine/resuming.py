@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tfkit import console
-from tfkit.cli.given import LENGTH, Given, no_other_length
 from tfkit.cli.results import is_training_result
+from tfkit.engine.given import LENGTH, Given, no_other_length
 from tfkit.errors import MachineError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import dump_recipe, model_config, read_recipe

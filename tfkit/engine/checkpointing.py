@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.adapters import Base, merged, save_adapter
-from tfkit.cli.starting import Start
-from tfkit.cli.training_data import TrainingData
+from tfkit.engine.base_model import Start
+from tfkit.engine.training_data import TrainingData
 from tfkit.hub import save_model
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema import Recipe

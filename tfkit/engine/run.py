@@ -10,16 +10,16 @@ import torch
 
 from tfkit import console
 from tfkit.carbon import Reading
-from tfkit.cli.resume import require_length, warn_of_other_rounding
-from tfkit.cli.saving import adapted, write_model
-from tfkit.cli.session import energy_fields, place_fields
-from tfkit.cli.teaching import parents, taught_bytes_per_row, taught_flops_per_token
-from tfkit.cli.training_data import RunContext, TrainingData
-from tfkit.cli.training_log import SavedLog, TrainingLog
-from tfkit.cli.training_parts import assemble, restore, state_tensors
-from tfkit.cli.training_plan import kept_numbers, most_rows, planned_bytes, trained_numbers
-from tfkit.cli.validation import score_validation
 from tfkit.data import Loader
+from tfkit.engine.checkpointing import adapted, write_model
+from tfkit.engine.companions import parents, taught_bytes_per_row, taught_flops_per_token
+from tfkit.engine.components import assemble, restore, state_tensors
+from tfkit.engine.estimate import kept_numbers, most_rows, planned_bytes, trained_numbers
+from tfkit.engine.resuming import require_length, warn_of_other_rounding
+from tfkit.engine.session import energy_fields, place_fields
+from tfkit.engine.training_data import RunContext, TrainingData
+from tfkit.engine.training_log import SavedLog, TrainingLog
+from tfkit.engine.validation import score_validation
 from tfkit.errors import DataError, MachineError, ModelError, Stopped, UnhealthyError
 from tfkit.hub import family_of
 from tfkit.model.transformer import Transformer

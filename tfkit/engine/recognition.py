@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from tfkit import console
 from tfkit.adapters import describe
-from tfkit.cli.inputs import Inputs, inputs_of
-from tfkit.cli.training_plan import text_length
 from tfkit.data.columns import Columns, Record
 from tfkit.data.first_records import count_rows, first_records
 from tfkit.data.rows import FIRST_ROWS, Row
+from tfkit.engine.estimate import text_length
+from tfkit.engine.inputs import Inputs, inputs_of
 from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError

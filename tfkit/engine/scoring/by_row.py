@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tfkit import console
-from tfkit.cli.session import WHOLE
-from tfkit.cli.starting import check_order
-from tfkit.cli.training_data import ValidationSet, report_rows, set_names, store
-from tfkit.cli.validation import of_sets, score_sets
 from tfkit.data import ExampleRows, ExampleSet, Source
 from tfkit.data.sources import validation_sources
+from tfkit.engine.base_model import check_order
+from tfkit.engine.session import WHOLE
+from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store
+from tfkit.engine.validation import of_sets, score_sets
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.predictions import Judged, Labelled, judge_rows
 from tfkit.evaluation.rows import first_rows, tokens_of_first
@@ -27,7 +27,7 @@ from tfkit.recipe.objectives import ChatSection, trained_for
 from tfkit.recipe.schema import Recipe
 
 if TYPE_CHECKING:
-    from tfkit.cli.session import Session
+    from tfkit.engine.session import Session
     from tfkit.hub import Loaded
 
 _DECODING = (

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from tfkit.cli.inputs import Inputs, inputs_of, sections_of
+from tfkit.engine.inputs import Inputs, inputs_of, sections_of
 from tfkit.errors import UsageError
 from tfkit.model.config import Data
 from tfkit.recipe import RecipeError, read_recipe

@@ -8,13 +8,13 @@ import torch
 
 from tfkit import console
 from tfkit.carbon import Meter
-from tfkit.cli.preflight import check_openings, check_stored
-from tfkit.cli.starting import Start, kept_labels, open_start, tuned_config
-from tfkit.cli.teaching import require_memory_for_teacher
 from tfkit.data import ExampleSet, Source, example_set, token_stream, trained_tokenizer
 from tfkit.data.labels import find_labels
 from tfkit.data.overlap import overlap
 from tfkit.data.sources import training_sources, validation_sources
+from tfkit.engine.base_model import Start, kept_labels, open_start, tuned_config
+from tfkit.engine.companions import require_memory_for_teacher
+from tfkit.engine.preflight import check_openings, check_stored
 from tfkit.errors import ModelError
 from tfkit.hub import find_checkpoint
 from tfkit.model.config import ModelConfig

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tfkit.cli.training_data import TrainingData, ValidationSet
 from tfkit.data import ExampleRows, TokenStream
+from tfkit.engine.training_data import TrainingData, ValidationSet
 from tfkit.errors import UsageError
 from tfkit.evaluation.predictions import Judged, judge_rows
 from tfkit.evaluation.rows import first_rows, score_rows, tokens_of_first

@@ -1,0 +1,1 @@
+"""Evaluation of a checkpoint: by text, by row, by likelihood."""

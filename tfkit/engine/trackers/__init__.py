@@ -1,0 +1,1 @@
+"""Where a run's metrics go beside metrics.jsonl. None can stop a run, or slow it."""
