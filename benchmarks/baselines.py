@@ -119,8 +119,8 @@ def main() -> None:
     parser.add_argument("--files", action="store_true", help="list the held-out files and their bytes, and stop")
     arguments = parser.parse_args()
 
-    from tfkit.data.sources import open_source
-    from tfkit.recipe.data_sections import SourceSection
+    from tfkit.data.sources.open_sources import open_source
+    from tfkit.recipe.schema.data_sections import SourceSection
 
     held_out = list(open_source(SourceSection(stdlib=True), "held_out", None).rows())
     files = [row.text.encode() for row in held_out]

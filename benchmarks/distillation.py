@@ -35,7 +35,7 @@ from measured_runs import (
     write_rows,
 )
 
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema.sections import Recipe
 
 TEACHER, TAUGHT, ALONE = "teacher", "student with its teacher", "student alone"
 LARGEST_SHARE = 0.6  # of the teacher's parameters outside the embeddings that a student may have

@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tfkit.data.rows import Row
-from tfkit.data.sources import training_sources, validation_sources
+from tfkit.data.columns.rows import Row
+from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.hub import content_hash, find_checkpoint
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema.sections import Recipe
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from measured_runs import labelled_rows
 
 from tfkit.evaluation.scores import once
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema.sections import Recipe
 
 Metrics = Mapping[str, float]
 Values = Sequence[Mapping[str, Any]]  # of each row what it holds for each role
@@ -68,7 +68,7 @@ def classes(train: Values, test: Values) -> dict[str, Metrics]:
 
 def tags(train: Values, test: Values) -> dict[str, Metrics]:
     """Each word's most frequent tag in the training rows, and the most frequent of all for words that are not in them."""
-    from tfkit.evaluation.scores.names import of_names
+    from tfkit.evaluation.scores.entities import of_names
     from tfkit.objectives.tag_spans import mark_spans
 
     of_word: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -121,10 +121,10 @@ def function_name(code: str) -> str | None:
 
 def unigram_pairs(recipe: Recipe, pairs: Path, start: str) -> Metrics:
     """Of two sentences the one whose tokens are more frequent: each by its share of the training text, with one added to every count."""
-    from tfkit.data.sources import open_source, training_sources
+    from tfkit.data.sources.open_sources import open_source, training_sources
     from tfkit.hub import load
-    from tfkit.recipe.data_sections import SourceSection
-    from tfkit.recipe.objectives import MinimalPairsSection
+    from tfkit.recipe.schema.data_sections import SourceSection
+    from tfkit.recipe.schema.objective_sections import MinimalPairsSection
 
     codec = load(start).codec or sys.exit(f"{start} has no tokenizer")
     counts = np.ones(codec.size)

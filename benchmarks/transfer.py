@@ -33,8 +33,8 @@ from measured_runs import (
     write_rows,
 )
 
-from tfkit.data.rows import Row
-from tfkit.recipe.schema import Recipe
+from tfkit.data.columns.rows import Row
+from tfkit.recipe.schema.sections import Recipe
 
 KINDS = ("fine-tuned", "random weights")
 
@@ -140,8 +140,8 @@ def same_description(recipe: Recipe, start: str, labels: int) -> dict[str, Any]:
     weights."""
     from tfkit.adapters import describe
     from tfkit.families import FAMILIES
-    from tfkit.recipe.heads import new_head
     from tfkit.recipe.presets import merge
+    from tfkit.recipe.schema.heads import new_head
 
     described = describe(start)
     values = merge(described.config.model_dump(mode="json"), recipe.model.changes)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import bundled_recipes, json_schema
-from tfkit.recipe.fields import records
-from tfkit.recipe.parse import parse
-from tfkit.recipe.schema import Recipe
-from tfkit.recipe.tree import plain
+from tfkit.recipe.reading.fields import records
+from tfkit.recipe.reading.parse import parse
+from tfkit.recipe.reading.tree import plain
+from tfkit.recipe.schema.sections import Recipe
 
 Strategy = st.SearchStrategy[Any]
 

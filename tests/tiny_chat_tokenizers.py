@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tfkit.recipe.data_sections import TokenizerSection
+from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import Tokenizer, train_tokenizer
 
 KINDS: dict[str, dict[str, Any]] = {

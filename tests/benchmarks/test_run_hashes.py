@@ -10,10 +10,10 @@ from run_hashes import CASES, recipe
 from tiny_tasks import ROOT, script
 
 from tfkit.families import FAMILIES, PRESETS
-from tfkit.recipe.fields import records, tags
-from tfkit.recipe.objectives import JudgingSection
-from tfkit.recipe.schema import Recipe, ScheduleSection
-from tfkit.recipe.vocabularies import VOCABULARIES
+from tfkit.recipe.reading.fields import records, tags
+from tfkit.recipe.schema.objective_sections import JudgingSection
+from tfkit.recipe.schema.sections import Recipe, ScheduleSection
+from tfkit.recipe.schema.vocabularies import VOCABULARIES
 
 NESTED = ("model", "tokenizer", "data")  # a preset with changes; what a kind reads; sources
 ONLY_WITH_ANSWERS = {"text_metrics"}

@@ -11,7 +11,7 @@ import transfer
 from measured_runs import Cost, Measured
 from tiny_tasks import script, write_task
 
-from tfkit.data.rows import Row
+from tfkit.data.columns.rows import Row
 from tfkit.recipe import read_recipe
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from tfkit.carbon.card import co2_block, co2_sentence
+from tfkit.carbon.card_fields import co2_block, co2_sentence
 from tfkit.carbon.reading import Reading
 
 

@@ -14,7 +14,14 @@ from sklearn import metrics as sklearn_metrics
 from tiny_runs import Done, Process, pretrain, records
 
 from tfkit.evaluation.scores import texts
-from tfkit.recipe.objectives import OF_TEXTS, ChatSection, ClassificationSection, MultipleChoiceSection, TaggingSection, TextToTextSection
+from tfkit.recipe.schema.objective_sections import (
+    OF_TEXTS,
+    ChatSection,
+    ClassificationSection,
+    MultipleChoiceSection,
+    TaggingSection,
+    TextToTextSection,
+)
 
 SIZES = "dim: 16, num_heads: 2, context_length: 32, init: {std: 0.3}"
 ENCODER = f"model: {{preset: bert-tiny, {SIZES}}}\ntokenizer: {{kind: wordpiece, vocab_size: 120}}"

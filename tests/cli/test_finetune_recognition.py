@@ -14,8 +14,8 @@ from tiny_runs import WORDS, Done, Process, hashes, kept, pretrain, records, str
 from tfkit.engine.recognition import _data_name, _decide_size, _look, _model_name
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
-from tfkit.recipe.data_sections import SourceSection
-from tfkit.recipe.judging import metrics_of
+from tfkit.recipe.schema.best_metric import metrics_of
+from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.tasks import Kind, Seen
 
 STARTS = {

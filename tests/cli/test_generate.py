@@ -22,8 +22,8 @@ from tfkit.generation.complete import complete
 from tfkit.hub import load, save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
-from tfkit.recipe.data_sections import TokenizerSection
-from tfkit.recipe.schema import GenerationSection
+from tfkit.recipe.schema.data_sections import TokenizerSection
+from tfkit.recipe.schema.sections import GenerationSection
 from tfkit.run.checkpoints import save_checkpoint
 from tfkit.tokenizer import train_tokenizer
 from tfkit.tokenizer.template import open_template

@@ -17,7 +17,7 @@ from tiny_runs import Done, Process, exact, hashes, kept, pretrain, records, str
 
 import tfkit.engine.run
 import tfkit.engine.training_data
-import tfkit.evaluation.text
+import tfkit.evaluation.text_scores
 import tfkit.generation.complete
 
 STEPS, MICRO_BATCHES = 12, 2
@@ -182,7 +182,7 @@ def strike_in(module: object, function: str, call: int, number: int) -> Callable
 @pytest.mark.parametrize(
     ("module", "function"),
     [
-        (tfkit.evaluation.text, "score_texts"),
+        (tfkit.evaluation.text_scores, "score_texts"),
         (tfkit.generation.complete, "complete"),
         (tfkit.engine.run, "save_checkpoint"),
         (tfkit.engine.run, "save_training_state"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import Process, exact, pretrain
 
-import tfkit.data.stdlib
+import tfkit.data.sources.stdlib
 
 ENCODER = "model: {preset: bert-base, encoder_layers: 1, dim: 16, hidden_dim: 16, num_heads: 2, context_length: 32}"
 BOTH = "model: {preset: t5-small, encoder_layers: 1, decoder_layers: 1, dim: 16, hidden_dim: 16, num_heads: 2, context_length: 64}"
@@ -19,7 +19,7 @@ RUNS = {  # the task: the model, the tokenizer's kind, the objective, and what t
 
 def few_files() -> None:
     """The rest only takes time."""
-    tfkit.data.stdlib._is_source = lambda path, root: path.parent.name == "email" or path.match("asyncio/[a-l]*.py")
+    tfkit.data.sources.stdlib._is_source = lambda path, root: path.parent.name == "email" or path.match("asyncio/[a-l]*.py")
 
 
 def write_recipe(folder: Path, task: str) -> Path:

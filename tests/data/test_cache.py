@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tfkit.data import cache_folder, cache_size
-from tfkit.data.cache import build_once
+from tfkit.data.store.folder_cache import build_once
 from tfkit.errors import MachineError
 
 
@@ -160,7 +160,7 @@ def test_of_two_builders_at_once_both_succeed_with_one_result(tmp_path: Path) ->
 SLEEPER = """
 import sys, time
 from pathlib import Path
-from tfkit.data.cache import build_once
+from tfkit.data.store.folder_cache import build_once
 def build(folder):
     (folder / "data").write_text("half")
     print("building", flush=True)

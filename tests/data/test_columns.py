@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkit.data.columns import Columns, Record
-from tfkit.data.rows import BadRow, Row
+from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.columns.rows import BadRow, Row
 from tfkit.errors import DataError
-from tfkit.recipe.roles import TEXT, Form, Role
+from tfkit.recipe.schema.roles import TEXT, Form, Role
 
 PAIR = (Role("text", "text", ("text", "sentence")), Role("pair", "text", ("pair",), required=False), Role("label", "label", ("label",)))
 

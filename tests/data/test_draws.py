@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfkit.data.draws import Draws, Latest
+from tfkit.data.order.draws import Draws, Latest
 
 
 def test_the_draws_have_their_probabilities() -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkit.data.example_rows import ExampleBatch, ExampleRows
-from tfkit.data.examples import ExampleSet
-from tfkit.data.loader import Loader
+from tfkit.data.order.example_rows import ExampleBatch, ExampleRows
+from tfkit.data.order.loader import Loader
+from tfkit.data.store.example_sets import ExampleSet
 from tfkit.errors import DataError
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=120)

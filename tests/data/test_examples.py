@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkit.data import Encoded, Encoder, ExampleSet, Row, cache_folder, example_set, examples, open_source
-from tfkit.data.rows import BadRow, OnBadRow
+from tfkit.data import Encoded, Encoder, ExampleSet, Row, cache_folder, example_set, open_source
+from tfkit.data.columns.rows import BadRow, OnBadRow
+from tfkit.data.store import example_sets as examples
 from tfkit.errors import DataError, ModelError
-from tfkit.recipe.data_sections import SourceSection
+from tfkit.recipe.schema.data_sections import SourceSection
 
 
 class Letters:
@@ -194,7 +195,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_examples import Letters, plain
 from tfkit.data import example_set, open_source
-from tfkit.recipe.data_sections import SourceSection
+from tfkit.recipe.schema.data_sections import SourceSection
 
 folder, word = Path(sys.argv[2]), sys.argv[3]
 

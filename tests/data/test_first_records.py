@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tfkit.data.first_records import count_rows, first_records
-from tfkit.recipe.data_sections import SourceSection
+from tfkit.data.sources.first_records import count_rows, first_records
+from tfkit.recipe.schema.data_sections import SourceSection
 
 
 def test_rows_are_counted_until_there_are_enough(tmp_path: Path) -> None:

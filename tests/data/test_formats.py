@@ -12,14 +12,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tfkit.data import open_source, parquet
-from tfkit.data.columns import Columns, Record
-from tfkit.data.content import content_of
-from tfkit.data.parquet import read_parquet
-from tfkit.data.rows import Row
+from tfkit.data import open_source
+from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.columns.rows import Row
+from tfkit.data.formats import parquet
+from tfkit.data.formats.file_content import content_of
+from tfkit.data.formats.parquet import read_parquet
 from tfkit.errors import DataError
-from tfkit.recipe.data_sections import SourceSection
-from tfkit.recipe.roles import TEXT, Role
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.roles import TEXT, Role
 
 TAGS = (Role("tokens", "texts", ("tokens",)), Role("tags", "labels", ("tags", "upos")))
 PAIR = (Role("source", "text", ("source", "en")), Role("target", "text", ("target", "de")))
@@ -69,7 +70,7 @@ def test_json_is_the_same_however_it_is_cut(tmp_path: Path, monkeypatch: pytest.
     """A chunk may end in a number, an escape, a character of several bytes, or between items."""
     items = [{"text": f'é\u2028🙂 {i} "\\', "n": -1.25e-07 * i, "deep": [[{}], True, None]} for i in range(20)]
     file = write(tmp_path / "a.json", json.dumps({"n": 12.5, "rows": items, "m": -1e-3}, ensure_ascii=chunk % 2 == 0, indent=chunk % 3))
-    monkeypatch.setattr("tfkit.data.json_files._CHUNK", chunk)
+    monkeypatch.setattr("tfkit.data.formats.json_files._CHUNK", chunk)
     assert texts(file) == [item["text"] for item in items]
 
 
@@ -346,14 +347,14 @@ def test_the_version_of_a_reader_is_in_the_fingerprints_of_what_it_reads_alone(t
         return {name: open_source(section, "all", None).fingerprint() for name, section in sections.items()}
 
     before = prints()
-    monkeypatch.setattr("tfkit.data.formats.READER_VERSIONS", {"tsv": 99})
+    monkeypatch.setattr("tfkit.data.formats.readers.READER_VERSIONS", {"tsv": 99})
     after = prints()
     assert {name for name in before if before[name] != after[name]} == {"a.tsv", "a.tsv.zip", "b.csv as tsv"}
     on_bad_row = {one: open_source(SourceSection(path=str(tmp_path / "c.jsonl")), "all", None, one) for one in ("error", "skip")}
     first = {name: source.fingerprint() for name, source in on_bad_row.items()}
-    monkeypatch.setattr("tfkit.data.rows.BAD_ROWS_VERSION", 99)
+    monkeypatch.setattr("tfkit.data.columns.rows.BAD_ROWS_VERSION", 99)
     assert [name for name, source in on_bad_row.items() if source.fingerprint() != first[name]] == ["skip"]
-    monkeypatch.setattr("tfkit.data.formats.READER_VERSIONS", {})
+    monkeypatch.setattr("tfkit.data.formats.readers.READER_VERSIONS", {})
     assert {name for name, found in prints().items() if found != before[name]} == {"a.tsv", "a.tsv.zip", "b.csv as tsv"}
 
 
@@ -448,7 +449,7 @@ def test_what_should_not_be_unpacked_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.zip", "b.zip"])
 def test_what_unpacks_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A line that never ends: by gzip, in a zip, and by gzip in a zip, where no header tells its size."""
-    monkeypatch.setattr("tfkit.data.content._ALWAYS_ALLOWED", 1 << 20)
+    monkeypatch.setattr("tfkit.data.formats.file_content._ALWAYS_ALLOWED", 1 << 20)
     content = b'{"text": "' + bytes(50_000_000)
     match name:
         case "a.jsonl.gz":

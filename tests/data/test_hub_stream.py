@@ -9,19 +9,19 @@ from typing import Any
 import datasets
 import pytest
 
-from tfkit.data import hub_stream
-from tfkit.data.columns import Columns
-from tfkit.data.first_records import first_records
-from tfkit.data.forms import ClassName
-from tfkit.data.hub_stream import StreamedSource
-from tfkit.data.rows import Part, Row, Skipped
-from tfkit.data.sources import open_source
+from tfkit.data.columns.forms import ClassName
+from tfkit.data.columns.record_columns import Columns
+from tfkit.data.columns.rows import Part, Row, Skipped
+from tfkit.data.sources import hub_stream
+from tfkit.data.sources.first_records import first_records
+from tfkit.data.sources.hub_stream import StreamedSource
+from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError
 from tfkit.objectives.chat import conversation
 from tfkit.objectives.classification import _number
 from tfkit.objectives.multiple_choice import right_choice
-from tfkit.recipe.data_sections import SourceSection
-from tfkit.recipe.objectives import ChatSection, ClassificationSection, FewShotSection, MultipleChoiceSection, TaggingSection
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.objective_sections import ChatSection, ClassificationSection, FewShotSection, MultipleChoiceSection, TaggingSection
 
 ROWS = [{"text": f"text number {i}", "n": i, "when": [i]} for i in range(100)]
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from tfkit.data.columns import Columns, Record
-from tfkit.data.labels import find_labels
-from tfkit.data.rows import BadRow, Row
-from tfkit.data.sources import open_source
+from tfkit.data.columns.labels import find_labels
+from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.columns.rows import BadRow, Row
+from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError, UsageError
 from tfkit.recipe import read_recipe
-from tfkit.recipe.data_sections import SourceSection
-from tfkit.recipe.objectives import ClassificationSection, MultipleChoiceSection, TaggingSection
-from tfkit.recipe.roles import Role
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.objective_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
+from tfkit.recipe.schema.roles import Role
 
 RECIPE = """
 model: {preset: gpt2}

@@ -7,9 +7,9 @@ import pytest
 from tiny_runs import WORDS, pretrain
 
 from tfkit.data import cache_folder, open_source, token_stream
-from tfkit.data.overlap import overlap
-from tfkit.data.stream import TokenStream
-from tfkit.recipe.data_sections import SourceSection
+from tfkit.data.store.overlap import overlap
+from tfkit.data.store.token_stream import TokenStream
+from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.tokenizer import train_byte_bpe
 
 RECIPE = """

@@ -8,8 +8,8 @@ import pytest
 from tiny_streams import CLS, FRAME, SEP, drawn, numbered, stream
 
 from tfkit.data import SentencePairRows
-from tfkit.data.draws import Draws
-from tfkit.data.sentence_pairs import _PAIRS, fit
+from tfkit.data.order.draws import Draws
+from tfkit.data.order.sentence_pairs import _PAIRS, fit
 from tfkit.errors import DataError
 
 Text = list[int]

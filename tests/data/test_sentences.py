@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkit.data import TokenStream, open_source, token_stream
-from tfkit.data.sentences import split_sentences
-from tfkit.recipe.data_sections import SourceSection, TokenizerSection
+from tfkit.data.order.sentences import split_sentences
+from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 from tfkit.tokenizer import Tokenizer, train_tokenizer
 
 CUTS = [

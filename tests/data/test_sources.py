@@ -11,12 +11,12 @@ import pyarrow.parquet
 import pytest
 
 from tfkit.data import open_source
-from tfkit.data.columns import Columns
-from tfkit.data.rows import Part, Row, hash_share
-from tfkit.data.stdlib import LEFT_OUT, StdlibSource
+from tfkit.data.columns.record_columns import Columns
+from tfkit.data.columns.rows import Part, Row, hash_share
+from tfkit.data.sources.stdlib import LEFT_OUT, StdlibSource
 from tfkit.errors import DataError
-from tfkit.recipe.data_sections import SourceSection
-from tfkit.recipe.roles import TEXT, Role
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.roles import TEXT, Role
 
 
 def texts(path: Path | str, column: str = "text", part: str = "all", fraction: float | None = None) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tfkit.data import SpanRows, TokenStream
-from tfkit.data.spans import SpanLengths, longest_row, span_lengths
+from tfkit.data.order.spans import SpanLengths, longest_row, span_lengths
 from tfkit.errors import DataError
 
 

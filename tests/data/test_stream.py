@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 from tokenizers import processors as post
 
-from tfkit.data import PackedRows, TokenStream, build, cache_folder, hashes, open_source, token_stream
+from tfkit.data import PackedRows, TokenStream, cache_folder, open_source, token_stream
+from tfkit.data.store import hashes
+from tfkit.data.store import token_writer as build
 from tfkit.errors import DataError, ModelError
-from tfkit.recipe.data_sections import SourceSection, TokenizerSection
+from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 from tfkit.tokenizer import END_OF_TEXT, Tokenizer, train_byte_bpe, train_tokenizer
 
 CORPUS = ["some text, some words\n" * 20]
@@ -240,8 +242,9 @@ def test_progress_may_stop_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 BUILDER = """
 import sys, time
-from tfkit.data import build, open_source, token_stream
-from tfkit.recipe.data_sections import SourceSection, TokenizerSection
+from tfkit.data import open_source, token_stream
+from tfkit.data.store import token_writer as build
+from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 from tfkit.tokenizer import train_byte_bpe
 build.BATCH = 1000
 tokenizer = train_byte_bpe(["some text, some words\\n" * 20], 300, add_bos=True)

@@ -7,7 +7,7 @@ import pytest
 
 from tfkit.data import open_source
 from tfkit.errors import DataError
-from tfkit.recipe.data_sections import SourceSection
+from tfkit.recipe.schema.data_sections import SourceSection
 
 
 def tsv(folder: Path, text: str, name: str = "rows.tsv", **section: Any) -> list[Any]:

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from tfkit.data import cache_folder, open_source, sample_texts, trained_tokenizer
-from tfkit.data.rows import Source
+from tfkit.data.columns.rows import Source
 from tfkit.errors import DataError
-from tfkit.recipe.data_sections import SourceSection, TokenizerSection
+from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 
 SECTION = TokenizerSection(vocab_size=300)
 

@@ -12,11 +12,11 @@ from tiny_writers import PROMPTS, START, tiny_model
 from tfkit.data import ExampleRows, TokenStream
 from tfkit.evaluation.likelihood import Ids, Question, score_questions
 from tfkit.evaluation.predictions import judge_rows
-from tfkit.evaluation.text import score_texts
+from tfkit.evaluation.text_scores import score_texts
 from tfkit.generation.decoding import generate
 from tfkit.generation.fill import fill
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema import GenerationSection
+from tfkit.recipe.schema.sections import GenerationSection
 
 WRITTEN: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0},

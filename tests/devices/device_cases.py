@@ -12,7 +12,7 @@ from tiny_encoder_decoders import ENCODER_DECODERS
 from tiny_examples import examples, texts, tokenizer
 
 from tfkit.data import ExampleRows, FramedRows, Loader, PackedRows, Rows, SentencePairRows, SpanRows, TokenStream, token_stream
-from tfkit.data.sources import open_source
+from tfkit.data.sources.open_sources import open_source
 from tfkit.families import FAMILIES, PRESETS
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
@@ -27,8 +27,9 @@ from tfkit.objectives.span_corruption import open_span_corruption
 from tfkit.objectives.tagging import Tagging
 from tfkit.objectives.teacher import Teacher
 from tfkit.objectives.text_to_text import TextToText
-from tfkit.recipe.data_sections import SourceSection
-from tfkit.recipe.objectives import (
+from tfkit.recipe.presets import merge
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.objective_sections import (
     ChatSection,
     ClassificationSection,
     DistillationSection,
@@ -38,7 +39,6 @@ from tfkit.recipe.objectives import (
     TaggingSection,
     TextToTextSection,
 )
-from tfkit.recipe.presets import merge
 from tfkit.tokenizer import Tokenizer
 
 LENGTH, BATCH = 24, 8

@@ -16,7 +16,7 @@ from tiny_writers import WRITERS
 
 from tfkit.adapters.lora import add_lora
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema import AdafactorSection, AdamSection, AdamWSection, LoraSection, MuonSection, OptimizerSection
+from tfkit.recipe.schema.sections import AdafactorSection, AdamSection, AdamWSection, LoraSection, MuonSection, OptimizerSection
 from tfkit.training.device import has_bf16
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights

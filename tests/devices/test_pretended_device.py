@@ -13,7 +13,7 @@ from tiny_writers import WRITERS
 from torch.overrides import TorchFunctionMode
 
 from tfkit.adapters.lora import add_lora
-from tfkit.recipe.schema import LoraSection
+from tfkit.recipe.schema.sections import LoraSection
 
 BF16 = {"gemma2-causal_lm", "t5-text_to_text", "bert-next_sentence", "gpt-multiple_choice"}
 EACH = pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 import pytest
 
-from tfkit.recipe.judging import HIGHER, LOWER
-from tfkit.recipe.objectives import FewShotSection, ObjectiveSection
-from tfkit.recipe.read import recipe_of
+from tfkit.recipe.reading.read import recipe_of
+from tfkit.recipe.schema.best_metric import HIGHER, LOWER
+from tfkit.recipe.schema.objective_sections import FewShotSection, ObjectiveSection
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8").replace("\\\n", " ")
 COMMANDS = [shlex.split(line) for line in re.findall(r"^    (tfkit evaluate .*)$", PAGE, re.MULTILINE)]

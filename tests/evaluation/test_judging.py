@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tfkit.data import Row
-from tfkit.data.rows import BadRow
+from tfkit.data.columns.rows import BadRow
 from tfkit.errors import DataError
 from tfkit.evaluation.few_shot import FewShot
 from tfkit.evaluation.judging import Judgement, Verdict, judge_by_likelihood, of_verdicts
@@ -15,7 +15,7 @@ from tfkit.evaluation.minimal_pairs import MinimalPairs
 from tfkit.evaluation.scores import once
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
-from tfkit.recipe.objectives import FewShotSection
+from tfkit.recipe.schema.objective_sections import FewShotSection
 from tfkit.tokenizer import train_byte_bpe
 
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tfkit.errors import ModelError
 from tfkit.evaluation.likelihood import Ids, Question, encode_questions, likelihoods, score_questions
-from tfkit.hub.reading import Loaded
+from tfkit.hub.model_reading import Loaded
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.tokenizer import Tokenizer, train_byte_bpe

@@ -15,7 +15,7 @@ from lm_eval.tasks import TaskManager
 
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.lm_eval import TfkitLM
-from tfkit.hub.reading import Loaded
+from tfkit.hub.model_reading import Loaded
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
 from tfkit.tokenizer import train_byte_bpe

@@ -13,14 +13,14 @@ from scipy import stats
 from seqeval.metrics.sequence_labeling import get_entities
 from sklearn import metrics as sklearn_metrics
 
-from tfkit.data.rows import Row
+from tfkit.data.columns.rows import Row
 from tfkit.errors import MachineError
 from tfkit.evaluation.scores import Numbers, once
 from tfkit.evaluation.scores import texts as text_scores
 from tfkit.evaluation.scores.bootstrap import intervals
 from tfkit.evaluation.scores.classes import of_classes, of_words
-from tfkit.evaluation.scores.names import of_names
-from tfkit.evaluation.scores.numbers import of_numbers
+from tfkit.evaluation.scores.entities import of_names
+from tfkit.evaluation.scores.regression import of_numbers
 from tfkit.evaluation.scores.texts import of_texts
 from tfkit.evaluation.written import references
 from tfkit.objectives.tag_spans import mark_spans, spans

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tfkit.data import open_source, token_stream
-from tfkit.data.stream import TokenStream
+from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
-from tfkit.evaluation.text import count_targets, score_texts
+from tfkit.evaluation.text_scores import count_targets, score_texts
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
-from tfkit.recipe.data_sections import SourceSection
-from tfkit.recipe.objectives import CausalLMSection
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.objective_sections import CausalLMSection
 from tfkit.tokenizer import Tokenizer, train_byte_bpe
 
 CONTEXT = 12

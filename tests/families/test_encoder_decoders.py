@@ -24,8 +24,8 @@ from transformers.models.marian.modeling_marian import MarianSinusoidalPositiona
 from tfkit.errors import ModelError
 from tfkit.families import PRESETS
 from tfkit.hub import load, save_model
-from tfkit.model.cache import KeyValueCache
 from tfkit.model.config import ModelConfig, Relative
+from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.position import RelativeBias, sinusoids
 from tfkit.model.transformer import Transformer, build
 

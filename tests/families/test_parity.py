@@ -9,7 +9,7 @@ from tiny_references import CASES, IDS, SMALL, TOLERANCE, difference, logits_of,
 from transformers import AutoConfig
 
 from tfkit.hub import load
-from tfkit.model.cache import KeyValueCache
+from tfkit.model.key_value_cache import KeyValueCache
 
 DECODERS = [name for name, case in CASES.items() if case.decodes]
 FURTHER = {"mc_logits", "seq_relationship_logits", "pooler_output"}  # beside the logits, or the hidden states

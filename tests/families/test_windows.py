@@ -17,14 +17,14 @@ from tfkit.generation.decoding import generate
 from tfkit.hub import load
 from tfkit.hub.config_json import family_of, to_config_json
 from tfkit.model.attention import attend
-from tfkit.model.cache import KeyValueCache
 from tfkit.model.config import ModelConfig, Rotary
 from tfkit.model.embedding import Embedding
 from tfkit.model.head import vocabulary_head
+from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.position import Rotation, rotate, rotation_at
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives import log_probs
-from tfkit.recipe.schema import GenerationSection
+from tfkit.recipe.schema.sections import GenerationSection
 
 WINDOWED = ["mistral", "mistral with a window of one", "gemma2", "gemma2 with other layers"]
 LONG = torch.tensor([[(11 * t + 5 * b + 3) % 89 + 3 for t in range(60)] for b in range(2)])  # twelve windows

@@ -22,14 +22,14 @@ import pyarrow.parquet
 import pytest
 from tiny_runs import WORDS, Done, pretrain, write_recipe
 
-import tfkit.data.stream
+import tfkit.data.store.token_stream
 import tfkit.tokenizer.interruptible
 import tfkit.tokenizer.tokenizer
 import tfkit.tokenizer.train
 from tfkit.data import cache_folder, open_source, token_stream
-from tfkit.data.rows import OnBadRow
+from tfkit.data.columns.rows import OnBadRow
 from tfkit.errors import DataError
-from tfkit.recipe.data_sections import SourceSection
+from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.tokenizer import Tokenizer, train_byte_bpe
 
 RECIPE = """
@@ -424,13 +424,13 @@ def test_f36_a_line_of_100_mb_is_read_in_bounded_memory(tmp_path: Path, kind: st
     peak = tmp_path / "peak"
 
     def measured() -> None:
-        load = tfkit.data.stream._load
+        load = tfkit.data.store.token_stream._load
 
         def noted(*arguments: Any, **options: Any) -> Any:
             peak.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss), encoding="utf-8")
             return load(*arguments, **options)
 
-        tfkit.data.stream._load = noted
+        tfkit.data.store.token_stream._load = noted
 
     done = train_on(tmp_path / "a.jsonl", tmp_path, "tokenizer.sample_bytes=10000000", before=measured)
     assert done.code == 0, done.err

@@ -20,7 +20,7 @@ import tfkit.cli.chat
 import tfkit.cli.evaluate
 import tfkit.cli.generate
 import tfkit.engine.settings
-import tfkit.evaluation.text
+import tfkit.evaluation.text_scores
 import tfkit.generation.decoding
 from tfkit.hub import load, save_model
 from tfkit.model.mlp import Mlp
@@ -147,7 +147,7 @@ def test_f06_within_a_long_forward(base: Path, command: str, number: int) -> Non
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_f06_evaluate_gives_no_result(base: Path, tmp_path: Path, number: int) -> None:
     words = ["--predictions", str(tmp_path / "predictions.jsonl"), "--run", str(tmp_path / "run")]
-    done = evaluate(base, *words, before=at_call(tfkit.evaluation.text, "_score", 3, kill(number)))
+    done = evaluate(base, *words, before=at_call(tfkit.evaluation.text_scores, "_score", 3, kill(number)))
     assert_stopped(done, number)
     assert done.out == ""
     assert "there is no result" in done.err

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from random_recipes import FROM_SCHEMA, OVERRIDES, RECIPES, as_yaml, mutated_bytes, mutated_tree, tidy
 from tiny_runs import Done, Process, pretrain, write_corpus
 
-import tfkit.recipe.read
+import tfkit.recipe.reading.read
 from tfkit.__main__ import main
 from tfkit.recipe import dump_recipe, model_config, read_recipe
-from tfkit.recipe.parse import MAX_BYTES
+from tfkit.recipe.reading.parse import MAX_BYTES
 
 ATTACKS = Path(__file__).parents[1] / "attacks" / "recipes"
 ROOT = Path(__file__).parents[2]
@@ -213,7 +213,7 @@ def test_f32_what_is_no_file(place: str, said: str, tmp_path: Path, monkeypatch:
     Path("loop").symlink_to("loop")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket")
-        done = check(tmp_path, place, before=lambda: setattr(tfkit.recipe.read, "PIPE_SECONDS", 0.1))
+        done = check(tmp_path, place, before=lambda: setattr(tfkit.recipe.reading.read, "PIPE_SECONDS", 0.1))
     assert done.processor_seconds < 5
     assert (done.code, done.out) == (2, "")
     assert said in done.err

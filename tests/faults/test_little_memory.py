@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_runs import exact, kept, pretrain, records, write_corpus, write_recipe
 
-import tfkit.evaluation.text
+import tfkit.evaluation.text_scores
 from tfkit.objectives.objective import Batch
 from tfkit.training.step import Stepper
 
@@ -84,7 +84,7 @@ def test_f23_an_evaluation_that_does_not_fit_costs_no_step(base: Path, tmp_path:
         def full(*arguments: object, **options: object) -> None:
             raise GPU()
 
-        tfkit.evaluation.text.score_texts = full  # type: ignore[assignment]
+        tfkit.evaluation.text_scores.score_texts = full  # type: ignore[assignment]
 
     run = tmp_path / "run"
     done = pretrain(run, base / "tiny.yaml", "checkpoint.every=4", before=before)

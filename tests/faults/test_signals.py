@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tiny_runs import exact, hashes, kept, pretrain, strike, write_corpus, write_recipe
 
-import tfkit.evaluation.text
+import tfkit.evaluation.text_scores
 import tfkit.generation.complete
 
 STEPS = 12
@@ -74,7 +74,7 @@ def strike_in(module: object, function: str, counted: Path) -> Callable[[], None
 
 @pytest.mark.parametrize(
     ("module", "function"),
-    [(tfkit.evaluation.text, "_score"), (tfkit.generation.complete, "generate")],
+    [(tfkit.evaluation.text_scores, "_score"), (tfkit.generation.complete, "generate")],
     ids=["evaluating", "writing"],
 )
 def test_f04_a_signal_in_a_long_evaluation(base: Path, tmp_path: Path, module: object, function: str) -> None:

@@ -14,7 +14,7 @@ from tfkit.generation.beams import BeamSearch
 from tfkit.generation.decoding import generate as generate_from
 from tfkit.hub import save_model
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema import GenerationSection
+from tfkit.recipe.schema.sections import GenerationSection
 
 generate = partial(generate_from, start_id=START)
 THEIR_EARLY_STOPPING = {"full": True, "likely": False, "never": "never"}

@@ -9,7 +9,7 @@ from tfkit.errors import DataError, ModelError
 from tfkit.generation.decoding import generate as generate_from
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
-from tfkit.recipe.schema import GenerationSection
+from tfkit.recipe.schema.sections import GenerationSection
 
 generate = partial(generate_from, start_id=START)
 

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 
-from tfkit.generation.text import TextStream, context_of, text_behind
-from tfkit.recipe.data_sections import TokenizerSection
+from tfkit.generation.partial_text import TextStream, context_of, text_behind
+from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import Tokenizer, train_tokenizer
 
 KINDS = ["byte_bpe", "bpe_byte_fallback", "unigram", "wordpiece", "bpe_eow"]

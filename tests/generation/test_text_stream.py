@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from tfkit.generation.text import TextStream, context_of
+from tfkit.generation.partial_text import TextStream, context_of
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 

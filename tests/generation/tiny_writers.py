@@ -6,7 +6,7 @@ import torch
 
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
-from tfkit.recipe.schema import GenerationSection
+from tfkit.recipe.schema.sections import GenerationSection
 
 _LLAMA: dict[str, Any] = {
     "position": {"kind": "rotary"},

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiny_models import CONTEXT, MODELS, VOCABULARY, random_ids, tiny_config, tiny_model
 from torch import Tensor
 
-from tfkit.model.cache import KeyValueCache
+from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import attention_mask
 from tfkit.model.position import Where
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkit.data.packing import PackedBatch
+from tfkit.data.order.packing import PackedBatch
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM

@@ -13,13 +13,13 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoModelForCausalLM
 
 from tfkit.data import Encoded, ExampleRows, ExampleSet
-from tfkit.data.columns import Columns, Record
-from tfkit.data.rows import BadRow, Row
+from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.columns.rows import BadRow, Row
 from tfkit.errors import DataError
 from tfkit.hub import save_model
 from tfkit.objectives.chat import Chat, conversation, fit_tokenizer, target_share
 from tfkit.objectives.objective import IGNORED
-from tfkit.recipe.objectives import ChatSection
+from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.tokenizer.chat_formats import UnfitError
 
 WORDS = ["the cat", "a dog", "sat on a mat", "ran", "red hat", "12", "é🙂 tree"]

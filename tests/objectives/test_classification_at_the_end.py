@@ -18,9 +18,9 @@ from tfkit.model.config import ModelConfig
 from tfkit.objectives.classification import Classification
 from tfkit.objectives.objective import Batch
 from tfkit.recipe import model_config
-from tfkit.recipe.heads import task_head
-from tfkit.recipe.objectives import ClassificationSection
-from tfkit.recipe.schema import ModelSection, Recipe
+from tfkit.recipe.schema.heads import task_head
+from tfkit.recipe.schema.objective_sections import ClassificationSection
+from tfkit.recipe.schema.sections import ModelSection, Recipe
 from tfkit.tokenizer import Tokenizer
 
 LABELS = ("3", "1", "2")

@@ -23,8 +23,8 @@ from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.objective import IGNORED, Batch, weighted_loss
 from tfkit.objectives.teacher import Teacher, copy_layers, open_teacher
-from tfkit.recipe.objectives import DistillationSection
-from tfkit.recipe.schema import AdamWSection
+from tfkit.recipe.schema.objective_sections import DistillationSection
+from tfkit.recipe.schema.sections import AdamWSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights

@@ -13,14 +13,14 @@ from tiny_examples import ENCODER, SUM_ROUNDING, WORDS, model, texts, tokenizer
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from tfkit.data import FramedRows, Loader, Rows, SentencePairRows, TokenStream, token_stream
-from tfkit.data.sources import open_source
+from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import ModelError
 from tfkit.hub import save_model
 from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.objective import IGNORED, Batch
-from tfkit.recipe.data_sections import SourceSection
-from tfkit.recipe.objectives import MaskedLMSection
-from tfkit.recipe.schema import AdamWSection
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.objective_sections import MaskedLMSection
+from tfkit.recipe.schema.sections import AdamWSection
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper

@@ -9,7 +9,7 @@ from tiny_examples import tokenizer
 
 from tfkit.errors import ModelError
 from tfkit.objectives.masking import Masking
-from tfkit.recipe.objectives import MaskedLMSection
+from tfkit.recipe.schema.objective_sections import MaskedLMSection
 from tfkit.tokenizer import Tokenizer
 
 TOKENIZER = tokenizer()

@@ -10,14 +10,14 @@ from tiny_examples import SUM_ROUNDING, model, texts, tokenizer
 from transformers import MarianMTModel, T5ForConditionalGeneration
 
 from tfkit.data import Loader, SpanBatch, SpanRows, TokenStream
-from tfkit.data.spans import SpanLengths
+from tfkit.data.order.spans import SpanLengths
 from tfkit.errors import ModelError
 from tfkit.hub import save_model
 from tfkit.model.config import ModelConfig
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.span_corruption import SpanCorruption, open_span_corruption
-from tfkit.recipe.objectives import SpanCorruptionSection
-from tfkit.recipe.schema import AdamWSection
+from tfkit.recipe.schema.objective_sections import SpanCorruptionSection
+from tfkit.recipe.schema.sections import AdamWSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights

@@ -14,8 +14,8 @@ from tfkit.data import ExampleRows
 from tfkit.errors import DataError, ModelError
 from tfkit.hub import save_model
 from tfkit.objectives.text_to_text import TextToText
-from tfkit.recipe.objectives import TextToTextSection
-from tfkit.recipe.roles import Role
+from tfkit.recipe.schema.objective_sections import TextToTextSection
+from tfkit.recipe.schema.roles import Role
 from tfkit.tokenizer import Tokenizer
 
 TOKENIZERS = {"t5": tokenizer("unigram"), "2017": tokenizer("bpe_byte_fallback", variant="translation")}

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from tfkit.data import ExampleRows, ExampleSet, Loader, example_set
-from tfkit.data.sources import open_source
+from tfkit.data.sources.open_sources import open_source
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.objective import Batch
-from tfkit.recipe.data_sections import SourceSection, TokenizerSection
-from tfkit.recipe.roles import Role
-from tfkit.recipe.schema import AdamWSection
+from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
+from tfkit.recipe.schema.roles import Role
+from tfkit.recipe.schema.sections import AdamWSection
 from tfkit.tokenizer import Tokenizer, train_tokenizer
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights

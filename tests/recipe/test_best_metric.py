@@ -2,8 +2,8 @@
 
 import pytest
 
-from tfkit.recipe.judging import metrics_of
-from tfkit.recipe.objectives import ClassificationSection, MultipleChoiceSection, ObjectiveSection, TextToTextSection
+from tfkit.recipe.schema.best_metric import metrics_of
+from tfkit.recipe.schema.objective_sections import ClassificationSection, MultipleChoiceSection, ObjectiveSection, TextToTextSection
 
 
 @pytest.mark.parametrize(

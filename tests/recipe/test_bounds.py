@@ -12,8 +12,8 @@ from tfkit.__main__ import main
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import RecipeError, bundled_recipes, json_schema, read_recipe
-from tfkit.recipe.fields import records
-from tfkit.recipe.schema import ModelSection, Recipe
+from tfkit.recipe.reading.fields import records
+from tfkit.recipe.schema.sections import ModelSection, Recipe
 
 GOOD = "model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3}\n"
 ABSURD = {"int": "999999999999999999", "float": "1e308"}

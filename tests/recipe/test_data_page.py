@@ -7,10 +7,10 @@ from typing import get_args
 import pytest
 from ruamel.yaml import YAML
 
-from tfkit.data.formats import FORMATS
-from tfkit.data.suffixes import FORMAT_OF
-from tfkit.recipe.data_sections import SourceSection
-from tfkit.recipe.objectives import ObjectiveSection
+from tfkit.data.formats.readers import FORMATS
+from tfkit.data.formats.suffixes import FORMAT_OF
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.objective_sections import ObjectiveSection
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 OBJECTIVES = {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(ObjectiveSection)}

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfkit.recipe import bundled_recipes, dump_recipe, model_config, read_recipe
-from tfkit.recipe.parse import parse
-from tfkit.recipe.schema import Recipe
-from tfkit.recipe.tree import plain
+from tfkit.recipe.reading.parse import parse
+from tfkit.recipe.reading.tree import plain
+from tfkit.recipe.schema.sections import Recipe
 
 
 @pytest.mark.parametrize("name", [recipe.name for recipe in bundled_recipes()])

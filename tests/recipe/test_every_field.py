@@ -26,8 +26,8 @@ from tfkit.engine.run import TrainingRun
 from tfkit.model.config import ModelConfig
 from tfkit.model.stack import Block
 from tfkit.model.transformer import build
-from tfkit.recipe.fields import records, tags
-from tfkit.recipe.schema import ModelSection, Recipe
+from tfkit.recipe.reading.fields import records, tags
+from tfkit.recipe.schema.sections import ModelSection, Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.compile's own, at its import
 
@@ -618,7 +618,7 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
     patch.chdir(place)
     patch.setattr("os.fsync", lambda descriptor: None)
     patch.setattr(training, "peak_flops", lambda device, dtype: 1e12)
-    patch.setattr("tfkit.data.stdlib._is_source", lambda path, root: path.parent.name in ("json", "email"))
+    patch.setattr("tfkit.data.sources.stdlib._is_source", lambda path, root: path.parent.name in ("json", "email"))
     patch.setattr(torch._dynamo.config, "disable", True)  # a compiled module then calls its plain self
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
 

@@ -4,7 +4,7 @@ from typing import Any
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import json_schema
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema.sections import Recipe
 
 
 def references(value: Any) -> list[str]:

@@ -3,9 +3,9 @@ import time
 
 import pytest
 
-from tfkit.recipe.parse import MAX_DEPTH, parse, read_scalar
-from tfkit.recipe.problems import RecipeError
-from tfkit.recipe.tree import plain
+from tfkit.recipe.reading.parse import MAX_DEPTH, parse, read_scalar
+from tfkit.recipe.reading.problems import RecipeError
+from tfkit.recipe.reading.tree import plain
 
 
 def data(text: str) -> object:

@@ -7,8 +7,8 @@ from tfkit.families import PRESETS
 from tfkit.model.config import LanguageModelHeadConfig, Learned, Rotary
 from tfkit.recipe import RecipeError, model_config, read_recipe
 from tfkit.recipe.presets import merge, model_problems
-from tfkit.recipe.schema import ModelSection
-from tfkit.recipe.tree import Mapping, Place
+from tfkit.recipe.reading.tree import Mapping, Place
+from tfkit.recipe.schema.sections import ModelSection
 
 REST = "\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 1}\n"
 

@@ -11,7 +11,7 @@ import torch
 
 from tfkit.__main__ import main
 from tfkit.recipe import bundled_recipes, dump_recipe, model_config, read_recipe
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema.sections import Recipe
 
 ROOT = Path(__file__).parent.parent.parent / "recipes"
 RECIPES = sorted(ROOT.rglob("*.yaml"))

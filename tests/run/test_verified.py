@@ -16,7 +16,7 @@ from tfkit.families import PRESETS
 from tfkit.hub import content_hash, save_model
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
-from tfkit.recipe.schema import LoraSection
+from tfkit.recipe.schema.sections import LoraSection
 from tfkit.run import manifest
 from tfkit.run.manifest import write_manifest
 from tfkit.run.verified import verified

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tfkit.recipe.data_sections import TokenizerSection
-from tfkit.recipe.vocabularies import VOCABULARIES
+from tfkit.recipe.schema.data_sections import TokenizerSection
+from tfkit.recipe.schema.vocabularies import VOCABULARIES
 from tfkit.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
 CODE = "def add(a, b):\n    return a + b  # it's 12 or 345, isn't it?\n\n\nclass Old:\n    pass\n"
@@ -274,7 +274,7 @@ def test_nothing_is_merged_across_words(name: str) -> None:
 
 REPEAT = """
 import json, sys
-from tfkit.recipe.data_sections import TokenizerSection
+from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import train_tokenizer
 sections, texts = json.load(sys.stdin)
 print(json.dumps([train_tokenizer(TokenizerSection(vocab_size=900, **words), texts).tokenizer_json for words in sections]))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkit.recipe.data_sections import TokenizerSection
+from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.tokenizer import Tokenizer, train_byte_bpe, train_tokenizer
 from tfkit.tokenizer.pieces import LETTER_BORDER, SPACE_BORDER, batches, pieces, safe_border
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import Process, pretrain, records, write_corpus, write_recipe
 
-from tfkit.recipe.vocabularies import VOCABULARIES
+from tfkit.recipe.schema.vocabularies import VOCABULARIES
 from tfkit.tokenizer import load_tokenizer
 
 KINDS = [(kind, variant) for kind, variants in VOCABULARIES.items() for variant in variants]

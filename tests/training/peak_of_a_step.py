@@ -10,7 +10,7 @@ import torch
 from tiny_training import GPT2, LLAMA, config, stepper, stream
 
 from tfkit.data import Loader, PackedRows
-from tfkit.data.spans import SpanLengths
+from tfkit.data.order.spans import SpanLengths
 from tfkit.families import PRESETS
 from tfkit.model.transformer import build
 from tfkit.objectives.causal_lm import CausalLM

@@ -13,7 +13,7 @@ from tfkit.model.transformer import build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.teacher import Teacher
-from tfkit.recipe.objectives import DistillationSection
+from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.training.step import Stepper
 
 

@@ -9,8 +9,8 @@ from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.teacher import Teacher
-from tfkit.recipe.objectives import DistillationSection
-from tfkit.recipe.schema import AdamWSection
+from tfkit.recipe.schema.objective_sections import DistillationSection
+from tfkit.recipe.schema.sections import AdamWSection
 
 ENTRIES = 53
 

@@ -9,7 +9,7 @@ from tfkit.adapters import add_lora, freeze, merged
 from tfkit.adapters.lora import layers_of
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
-from tfkit.recipe.schema import LoraSection
+from tfkit.recipe.schema.sections import LoraSection
 from tfkit.training.step import Stepper
 
 

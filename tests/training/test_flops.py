@@ -13,7 +13,7 @@ from tfkit.adapters import add_lora, freeze
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
-from tfkit.recipe.schema import LoraSection
+from tfkit.recipe.schema.sections import LoraSection
 from tfkit.training.flops import adapted_flops_per_token, matmul_parameters, training_flops_per_token
 
 

@@ -9,8 +9,8 @@ from tfkit.data import PackedRows
 from tfkit.engine.components import state_tensors
 from tfkit.engine.estimate import batch_sizes, kept_numbers, most_rows, planned_bytes, total_steps, trained_numbers
 from tfkit.objectives.causal_lm import CausalLM
-from tfkit.recipe.data_sections import DataSection, SourceSection
-from tfkit.recipe.schema import (
+from tfkit.recipe.schema.data_sections import DataSection, SourceSection
+from tfkit.recipe.schema.sections import (
     AdafactorSection,
     AdamWSection,
     LoraSection,

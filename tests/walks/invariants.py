@@ -18,7 +18,7 @@ from tiny_runs import exact
 
 from tfkit.adapters import load
 from tfkit.hub import find_checkpoint
-from tfkit.hub.reading import Loaded
+from tfkit.hub.model_reading import Loaded
 from tfkit.recipe.tasks import SECTIONS
 from walks.running import Failure, Outcome, message_of, run_command
 from walks.scenario import Command, Walk

@@ -8,16 +8,23 @@ from pydantic import ValidationError
 
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
-from tfkit.recipe.checks import cross_problems
-from tfkit.recipe.data_sections import DataSection, TokenizerSection
-from tfkit.recipe.judging import metrics_of
-from tfkit.recipe.objectives import JudgingSection
 from tfkit.recipe.presets import model_problems
-from tfkit.recipe.schema import CheckpointSection, EvaluationSection, GenerationSection, OptimizerSection, ScheduleSection, TrainingSection
-from tfkit.recipe.schema import Recipe as RecipeSchema
+from tfkit.recipe.reading.checks import cross_problems
+from tfkit.recipe.reading.tree import Mapping, Place
+from tfkit.recipe.schema.best_metric import metrics_of
+from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
+from tfkit.recipe.schema.objective_sections import JudgingSection
+from tfkit.recipe.schema.sections import (
+    CheckpointSection,
+    EvaluationSection,
+    GenerationSection,
+    OptimizerSection,
+    ScheduleSection,
+    TrainingSection,
+)
+from tfkit.recipe.schema.sections import Recipe as RecipeSchema
+from tfkit.recipe.schema.vocabularies import VOCABULARIES
 from tfkit.recipe.tasks import SECTIONS
-from tfkit.recipe.tree import Mapping, Place
-from tfkit.recipe.vocabularies import VOCABULARIES
 from walks.rows import BLANK, RowMaker, in_columns, suffixes_for
 from walks.scenario import DataFile, Recipe
 from walks.values import CHOICES, fields, value_of

@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from tfkit.recipe.roles import TEXT, Role
+from tfkit.recipe.schema.roles import TEXT, Role
 from walks.values import INVISIBLE, ODD_TEXTS
 
 Row = dict[str, Any]

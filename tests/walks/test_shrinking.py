@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import tfkit.recipe.read
-from tfkit.recipe.schema import Recipe
+import tfkit.recipe.reading.read
+from tfkit.recipe.schema.sections import Recipe
 from walks.judged import judge_walk, shrink_failure
 from walks.scenario import Command, Walk
 from walks.shrinking import shrink
@@ -14,14 +14,14 @@ from walks.workflow import draw_walk
 
 def fault() -> None:
     """Every command that reads a recipe with this optimizer raises what is no error of tfkit's."""
-    check = tfkit.recipe.read.cross_problems
+    check = tfkit.recipe.reading.read.cross_problems
 
     def faulty(recipe: Recipe, tree: Any) -> Any:
         if recipe.optimizer.clip_norm == 0.125:
             raise RuntimeError("put here")
         return check(recipe, tree)
 
-    tfkit.recipe.read.cross_problems = faulty
+    tfkit.recipe.reading.read.cross_problems = faulty
 
 
 def test_a_fault_shrinks_to_a_few_lines(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_fault_shrinks_to_a_few_lines(tmp_path: Path) -> None:
     walk.commands = walk.commands[:2]
     walk.recipes["first.yaml"]["optimizer"] |= {"clip_norm": 0.125}
     failures = judge_walk(walk, tmp_path / "walk", before=fault).failures
-    assert failures[0].signature == "check: tfkit: a bug: RuntimeError: put here in tfkit/recipe/read.py:_check"
+    assert failures[0].signature == "check: tfkit: a bug: RuntimeError: put here in tfkit/recipe/reading/read.py:_check"
     small = shrink_failure(walk, failures[0], tmp_path, before=fault)
     assert small.commands == [Command(["check", "first.yaml"])]
     assert not small.files

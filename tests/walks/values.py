@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tfkit.recipe.fields import records
+from tfkit.recipe.reading.fields import records
 
 ODD_TEXTS = ["Straße", "🙂", "東京都", "été", "तमिल", "تجربة", "தமிழ்", "<|endoftext|>", "</s>", "[MASK]", "<extra_id_0>", "a" * 40, "'\"\\"]
 # What some tokenizers make no token of: a row of labelled words that has one is bad.

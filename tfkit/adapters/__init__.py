@@ -1,9 +1,9 @@
 """Low-rank updates of a model's weights, trained instead of them: in the model, and on disk in the form of the `peft` library."""
 
+from tfkit.adapters.adapter_reading import describe, is_adapter, load
+from tfkit.adapters.adapter_writing import Base, save_adapter
 from tfkit.adapters.choose import freeze
 from tfkit.adapters.lora import THIN, add_lora, merged
 from tfkit.adapters.peft_config import how_to_merge
-from tfkit.adapters.reading import describe, is_adapter, load
-from tfkit.adapters.writing import Base, save_adapter
 
 __all__ = ["THIN", "Base", "add_lora", "describe", "freeze", "how_to_merge", "is_adapter", "load", "merged", "save_adapter"]

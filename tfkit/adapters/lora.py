@@ -17,7 +17,7 @@ from tfkit.adapters.choose import find_targets
 from tfkit.errors import UsageError
 from tfkit.model.config import ClassesHeadConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema import LoraSection
+from tfkit.recipe.schema.sections import LoraSection
 
 A, B = THIN = ("lora_a", "lora_b")  # the parameters, beside weight and bias
 

@@ -10,10 +10,10 @@ from typing import Any
 from tfkit.errors import ModelError
 from tfkit.families import FAMILIES
 from tfkit.hub.config_json import LIMIT, read_facts
-from tfkit.hub.content import content_hash
+from tfkit.hub.content_hash import content_hash
 from tfkit.hub.find import ADAPTER, find_checkpoint
 from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
-from tfkit.recipe.schema import LoraSection
+from tfkit.recipe.schema.sections import LoraSection
 from tfkit.run.model_files import read_object
 from tfkit.run.verified import find_named
 

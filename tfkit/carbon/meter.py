@@ -22,7 +22,7 @@ from tfkit.carbon.place import Place, codecarbon_settings, resolve_place
 from tfkit.carbon.reading import SUMMED, Reading, Status
 
 if TYPE_CHECKING:
-    from tfkit.recipe.schema import CarbonSection
+    from tfkit.recipe.schema.sections import CarbonSection
 
 CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
 SILENCE_SECONDS = 90.0  # beyond this and three ticks without a word, the readings are not current

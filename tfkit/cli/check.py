@@ -40,7 +40,7 @@ def check(
 
 
 def _document(recipe: str, error: "RecipeError | None") -> dict[str, object]:
-    from tfkit.recipe.tree import dotted
+    from tfkit.recipe.reading.tree import dotted
 
     problems = error.problems if error else []
     return {

@@ -121,7 +121,7 @@ def _devices() -> list[str]:
 
 
 def _cache() -> dict[str, Any]:
-    from tfkit.data.cache import cache_folder, cache_size
+    from tfkit.data.store.folder_cache import cache_folder, cache_size
     from tfkit.errors import TfkitError
 
     try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tfkit.engine.session import Session
     from tfkit.engine.settings import Settings
     from tfkit.hub import Loaded
-    from tfkit.recipe.objectives import ObjectiveSection
+    from tfkit.recipe.schema.objective_sections import ObjectiveSection
     from tfkit.run.signals import StopSignals
 
 _SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
@@ -50,7 +50,7 @@ def evaluate(
     """
     from tfkit.engine.session import WHOLE, session
     from tfkit.engine.settings import read_settings, settings_inputs, split_arguments
-    from tfkit.recipe.objectives import CausalLMSection, trained_for
+    from tfkit.recipe.schema.objective_sections import CausalLMSection, trained_for
     from tfkit.run import strict_json
 
     words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
@@ -92,7 +92,7 @@ def evaluate(
 
 def _metrics(objective: "ObjectiveSection", text_metrics: Collection[str]) -> list[str]:
     """What the evaluation of an objective may tell."""
-    from tfkit.recipe.objectives import OF_TEXTS
+    from tfkit.recipe.schema.objective_sections import OF_TEXTS
 
     return [name for name in objective.metrics if OF_TEXTS.get(name) in (None, *text_metrics)]
 
@@ -102,7 +102,7 @@ def _score(loaded: "Loaded", settings: "Settings", work: "Session", *, each: boo
     from tfkit.engine.scoring.by_likelihood import evaluate_likelihood
     from tfkit.engine.scoring.by_row import evaluate_rows
     from tfkit.engine.scoring.by_text import evaluate_texts
-    from tfkit.recipe.objectives import CausalLMSection, JudgingSection, trained_for
+    from tfkit.recipe.schema.objective_sections import CausalLMSection, JudgingSection, trained_for
 
     recipe = settings.recipe
     if recipe is None or isinstance(trained_for(recipe.objective), CausalLMSection):

@@ -11,7 +11,7 @@ from tfkit.cli import options
 if TYPE_CHECKING:
     from tfkit.engine.recognition import Recognition
     from tfkit.recipe import RecipeText
-    from tfkit.recipe.schema import Recipe
+    from tfkit.recipe.schema.sections import Recipe
     from tfkit.run.folder import RunFolder
 
 
@@ -99,7 +99,7 @@ def _from_this_one(checkpoint: str, source: "RecipeText", recipe: "Recipe", chan
     from tfkit import console
     from tfkit.hub import content_hash, find_checkpoint
     from tfkit.recipe.dump import recipe_document
-    from tfkit.recipe.read import read_document
+    from tfkit.recipe.reading.read import read_document
 
     if content_hash(find_checkpoint(checkpoint)) == recipe.model.sha256:
         return recipe

@@ -14,7 +14,7 @@ from tfkit.cli import options
 if TYPE_CHECKING:
     from tfkit.engine.shown_rows import ShownRow, ShownToken
     from tfkit.engine.training_data import TrainingData
-    from tfkit.recipe.schema import Recipe
+    from tfkit.recipe.schema.sections import Recipe
 
 Part = tuple[str, str]  # a text and its style
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
@@ -38,7 +38,7 @@ def inspect(
     """
     from tfkit.engine.session import session
     from tfkit.recipe import read_recipe
-    from tfkit.recipe.schema import CarbonSection
+    from tfkit.recipe.schema.sections import CarbonSection
 
     resolved = read_recipe(recipe, overrides or ())
     with session("inspect", CarbonSection(enabled=False), None) as work:
@@ -60,7 +60,7 @@ def _first_rows(recipe: "Recipe", data: "TrainingData", count: int) -> "tuple[li
     from tfkit.data import ExampleRows, Loader
     from tfkit.engine.estimate import batch_sizes
     from tfkit.engine.shown_rows import Reader
-    from tfkit.objectives.build import open_rows
+    from tfkit.objectives.registry import open_rows
 
     rows = open_rows(recipe, data.objective, data.train, data.config)
     size = batch_sizes(recipe, rows).size(0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from tfkit.cli import options
 
 if TYPE_CHECKING:
-    from tfkit.recipe.schema import Recipe
+    from tfkit.recipe.schema.sections import Recipe
 
 
 def pretrain(

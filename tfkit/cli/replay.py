@@ -12,7 +12,7 @@ from tfkit.errors import MachineError, ModelError
 if TYPE_CHECKING:
     from tfkit.engine.components import Parts
     from tfkit.engine.training_data import TrainingData
-    from tfkit.recipe.schema import Recipe
+    from tfkit.recipe.schema.sections import Recipe
     from tfkit.training.loop import Progress
 
 

@@ -13,7 +13,7 @@ from tfkit.errors import Stopped
 if TYPE_CHECKING:
     from tfkit.engine.given import Given
     from tfkit.recipe import RecipeText
-    from tfkit.recipe.schema import Recipe
+    from tfkit.recipe.schema.sections import Recipe
     from tfkit.run.folder import RunFolder
 
 Kind = Literal["pre-training", "fine-tuning"]
@@ -131,7 +131,7 @@ def _train(start: "Callable[[RunFolder], Recipe]", given: "Given", name: str, ki
 def require_trainable(recipe: "Recipe") -> None:
     """Raise UsageError for an objective that only judges, and for a place that is none."""
     from tfkit.carbon import resolve_place
-    from tfkit.recipe.objectives import JudgingSection, judges_only
+    from tfkit.recipe.schema.objective_sections import JudgingSection, judges_only
 
     if isinstance(recipe.objective, JudgingSection):
         raise judges_only(recipe.objective)

@@ -3,19 +3,19 @@
 `datasets` and `pyarrow` are imported only when a source needs them.
 """
 
-from tfkit.data.batch_sizes import BatchSizes
-from tfkit.data.cache import cache_folder, cache_size
-from tfkit.data.example_rows import ExampleBatch, ExampleRows
-from tfkit.data.examples import Encoded, Encoder, Example, ExampleSet, example_set
-from tfkit.data.framed import Frame, FramedBatch, FramedRows
-from tfkit.data.loader import Loader, Rows
-from tfkit.data.packing import PackedBatch, PackedRow, PackedRows
-from tfkit.data.rows import Row, Source
-from tfkit.data.sentence_pairs import SentencePairRows
-from tfkit.data.sources import open_source
-from tfkit.data.spans import SpanBatch, SpanRows
-from tfkit.data.stream import TokenStream, token_stream
-from tfkit.data.vocabulary import sample_texts, trained_tokenizer
+from tfkit.data.columns.rows import Row, Source
+from tfkit.data.order.batch_sizes import BatchSizes
+from tfkit.data.order.example_rows import ExampleBatch, ExampleRows
+from tfkit.data.order.framed import Frame, FramedBatch, FramedRows
+from tfkit.data.order.loader import Loader, Rows
+from tfkit.data.order.packing import PackedBatch, PackedRow, PackedRows
+from tfkit.data.order.sentence_pairs import SentencePairRows
+from tfkit.data.order.spans import SpanBatch, SpanRows
+from tfkit.data.sources.open_sources import open_source
+from tfkit.data.store.example_sets import Encoded, Encoder, Example, ExampleSet, example_set
+from tfkit.data.store.folder_cache import cache_folder, cache_size
+from tfkit.data.store.token_stream import TokenStream, token_stream
+from tfkit.data.store.vocabulary import sample_texts, trained_tokenizer
 
 __all__ = [
     "BatchSizes",

@@ -12,9 +12,9 @@ from tfkit.hub.growing import with_fewer_positions, with_more_entries
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer
 from tfkit.recipe import read_recipe
-from tfkit.recipe.checks import fitting_problems
-from tfkit.recipe.heads import new_head
-from tfkit.recipe.schema import ModelSection, Recipe
+from tfkit.recipe.reading.checks import fitting_problems
+from tfkit.recipe.schema.heads import new_head
+from tfkit.recipe.schema.sections import ModelSection, Recipe
 from tfkit.run.folder import RunFolder
 from tfkit.tokenizer import Tokenizer
 

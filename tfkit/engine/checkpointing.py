@@ -8,7 +8,7 @@ from tfkit.engine.base_model import Start
 from tfkit.engine.training_data import TrainingData
 from tfkit.hub import save_model
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.precision import Weights
 
 

@@ -15,8 +15,8 @@ from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.teacher import Teacher
 from tfkit.recipe import read_recipe
-from tfkit.recipe.objectives import DistillationSection
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema.objective_sections import DistillationSection
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
 from tfkit.training.flops import training_flops_per_token
 from tfkit.training.memory import available_bytes

@@ -16,11 +16,11 @@ from tfkit.engine.validation import check_validation
 from tfkit.errors import DataError, UsageError
 from tfkit.hub import load
 from tfkit.model.transformer import Transformer, build
-from tfkit.objectives.build import open_rows
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.objective import Batch
+from tfkit.objectives.registry import open_rows
 from tfkit.objectives.teacher import copy_layers
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.depth import Unfreezing, depths
 from tfkit.training.device import pick_precision
 from tfkit.training.loop import Plan, Progress

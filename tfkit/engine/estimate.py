@@ -12,7 +12,7 @@ from tfkit.hub.names import our_shapes
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.recipe import model_config
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
 from tfkit.training.memory import available_bytes, state_bytes
 from tfkit.training.optimizer import state_numbers

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from tfkit.recipe import RecipeText
-from tfkit.recipe.overrides import apply_overrides
-from tfkit.recipe.schema import LENGTHS
-from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
+from tfkit.recipe.reading.overrides import apply_overrides
+from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, plain
+from tfkit.recipe.schema.sections import LENGTHS
 
 LENGTH = tuple(f"training.{name}" for name in LENGTHS)
 

@@ -6,11 +6,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfkit.data.files import find_files, is_read_by
+from tfkit.data.sources.local_files import find_files, is_read_by
 from tfkit.errors import DataError, UsageError
-from tfkit.recipe.data_sections import DataSection, SourceSection
-from tfkit.recipe.objectives import DistillationSection
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema.data_sections import DataSection, SourceSection
+from tfkit.recipe.schema.objective_sections import DistillationSection
+from tfkit.recipe.schema.sections import Recipe
 
 # Of the files of a run those that a folder, or a glob, of rows could find.
 _OF_A_RUN = (

@@ -6,10 +6,10 @@ from itertools import islice
 from tfkit import console
 from tfkit.data import ExampleSet, Source, TokenStream
 from tfkit.errors import DataError
-from tfkit.objectives.build import Stored
-from tfkit.recipe.objectives import trained_for
-from tfkit.recipe.roles import Role
-from tfkit.recipe.schema import Recipe
+from tfkit.objectives.registry import Stored
+from tfkit.recipe.schema.objective_sections import trained_for
+from tfkit.recipe.schema.roles import Role
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.tokenizer import Tokenizer
 
 _ROWS = 1_000  # of each source that are looked at

@@ -11,24 +11,24 @@ from pydantic import ValidationError
 
 from tfkit import console
 from tfkit.adapters import describe
-from tfkit.data.columns import Columns, Record
-from tfkit.data.first_records import count_rows, first_records
-from tfkit.data.rows import FIRST_ROWS, Row
+from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.columns.rows import FIRST_ROWS, Row
+from tfkit.data.sources.first_records import count_rows, first_records
 from tfkit.engine.estimate import text_length
 from tfkit.engine.inputs import Inputs, inputs_of
 from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError
-from tfkit.recipe.data_sections import SourceSection
 from tfkit.recipe.dump import dump_document
-from tfkit.recipe.objectives import ClassificationSection
-from tfkit.recipe.overrides import apply_overrides
-from tfkit.recipe.read import read_document, slug
-from tfkit.recipe.schema import LENGTHS, Recipe
+from tfkit.recipe.reading.overrides import apply_overrides
+from tfkit.recipe.reading.read import read_document, slug
+from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, plain
+from tfkit.recipe.reading.validate import problems_in
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.objective_sections import ClassificationSection
+from tfkit.recipe.schema.sections import LENGTHS, Recipe
 from tfkit.recipe.starting_points import ENOUGH_CHARACTERS, ENOUGH_ROWS, HELD_OUT, StartingPoint, starting_point
 from tfkit.recipe.tasks import SECTIONS, Kind, Seen, Task, decide, few_values, unread_texts
-from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
-from tfkit.recipe.validate import problems_in
 from tfkit.run.checkpoints import step_folders
 from tfkit.run.folder import RunFolder
 from tfkit.tokenizer.conversations import resolve_format

@@ -13,8 +13,8 @@ from tfkit.errors import MachineError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import dump_recipe, model_config, read_recipe
 from tfkit.recipe.presets import merge
-from tfkit.recipe.schema import Recipe
-from tfkit.recipe.tree import flatten
+from tfkit.recipe.reading.tree import flatten
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.durable import write_atomically
 from tfkit.run.folder import RunFolder
 from tfkit.run.manifest import verify

@@ -23,7 +23,7 @@ from tfkit.engine.validation import score_validation
 from tfkit.errors import DataError, MachineError, ModelError, Stopped, UnhealthyError
 from tfkit.hub import family_of
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.judging import HIGHER
+from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.run import strict_json
 from tfkit.run.card import model_card
 from tfkit.run.checkpoints import (

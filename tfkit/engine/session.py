@@ -12,7 +12,7 @@ from tfkit import console
 from tfkit.carbon import Meter, Reading, read_rework, read_seconds, read_totals, resolve_place
 from tfkit.carbon.reading import SUMMED
 from tfkit.cli import crash
-from tfkit.recipe.schema import CarbonSection
+from tfkit.recipe.schema.sections import CarbonSection
 from tfkit.run.folder import RunFolder
 from tfkit.run.signals import StopSignals
 

@@ -12,12 +12,12 @@ from tfkit.engine.inputs import Inputs, inputs_of, sections_of
 from tfkit.errors import UsageError
 from tfkit.model.config import Data
 from tfkit.recipe import RecipeError, read_recipe
-from tfkit.recipe.data_sections import DataSection, ValidationSets
-from tfkit.recipe.overrides import apply_overrides
-from tfkit.recipe.read import recipe_of
-from tfkit.recipe.schema import CarbonSection, EvaluationSection, GenerationSection, Recipe
-from tfkit.recipe.tree import COMMAND_LINE, Mapping, plain
-from tfkit.recipe.validate import problems_in
+from tfkit.recipe.reading.overrides import apply_overrides
+from tfkit.recipe.reading.read import recipe_of
+from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, plain
+from tfkit.recipe.reading.validate import problems_in
+from tfkit.recipe.schema.data_sections import DataSection, ValidationSets
+from tfkit.recipe.schema.sections import CarbonSection, EvaluationSection, GenerationSection, Recipe
 
 
 @dataclass(frozen=True)

@@ -9,27 +9,28 @@ import torch
 from tfkit import console
 from tfkit.carbon import Meter
 from tfkit.data import ExampleSet, Source, example_set, token_stream, trained_tokenizer
-from tfkit.data.labels import find_labels
-from tfkit.data.overlap import overlap
-from tfkit.data.sources import training_sources, validation_sources
+from tfkit.data.columns.labels import find_labels
+from tfkit.data.sources.open_sources import training_sources, validation_sources
+from tfkit.data.store.overlap import overlap
 from tfkit.engine.base_model import Start, kept_labels, open_start, tuned_config
 from tfkit.engine.companions import require_memory_for_teacher
 from tfkit.engine.preflight import check_openings, check_stored
 from tfkit.errors import ModelError
 from tfkit.hub import find_checkpoint
 from tfkit.model.config import ModelConfig
-from tfkit.objectives.build import Stored, encoder_of, objective_tokenizer, open_objective, reads_sentences
 from tfkit.objectives.chat import Chat, target_share
 from tfkit.objectives.objective import Objective
-from tfkit.recipe import data_sections, model_config
-from tfkit.recipe.data_sections import DataSection
-from tfkit.recipe.heads import task_head
-from tfkit.recipe.schema import Recipe
+from tfkit.objectives.registry import Stored, encoder_of, objective_tokenizer, open_objective, reads_sentences
+from tfkit.recipe import model_config
+from tfkit.recipe.schema import data_sections
+from tfkit.recipe.schema.data_sections import DataSection
+from tfkit.recipe.schema.heads import task_head
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
 from tfkit.run.signals import StopSignals
 from tfkit.run.verified import check_files
 from tfkit.tokenizer import Tokenizer, load_tokenizer
-from tfkit.tokenizer.files import TOKENIZER_FILES
+from tfkit.tokenizer.tokenizer_files import TOKENIZER_FILES
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,19 @@ from tfkit.data import ExampleRows, TokenStream
 from tfkit.engine.training_data import TrainingData, ValidationSet
 from tfkit.errors import UsageError
 from tfkit.evaluation.predictions import Judged, judge_rows
-from tfkit.evaluation.rows import first_rows, score_rows, tokens_of_first
+from tfkit.evaluation.row_scores import first_rows, score_rows, tokens_of_first
 from tfkit.evaluation.scores import once
 from tfkit.evaluation.scores.answers import of_answers
-from tfkit.evaluation.text import score_streams
+from tfkit.evaluation.text_scores import score_streams
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.build import open_rows
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.classification import Classification
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.objective import Objective, Sum
+from tfkit.objectives.registry import open_rows
 from tfkit.objectives.tag_spans import mark_spans
 from tfkit.objectives.tagging import Tagging
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema.sections import Recipe
 
 _OF_NAMES = ("precision", "recall", "f1")
 

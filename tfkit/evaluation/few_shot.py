@@ -14,12 +14,12 @@ from hashlib import blake2b
 import numpy as np
 
 from tfkit.data import Row
-from tfkit.data.rows import BadRow, OnBadRow
+from tfkit.data.columns.rows import BadRow, OnBadRow
 from tfkit.errors import DataError
 from tfkit.evaluation.judging import Verdict
 from tfkit.evaluation.likelihood import Likelihood, Question
 from tfkit.objectives.multiple_choice import right_choice
-from tfkit.recipe.objectives import FewShotSection
+from tfkit.recipe.schema.objective_sections import FewShotSection
 
 
 class FewShot:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from tfkit.data import Row
-from tfkit.data.rows import BadRow, OnBadRow, Skipped, skip
+from tfkit.data.columns.rows import BadRow, OnBadRow, Skipped, skip
 from tfkit.evaluation.likelihood import Likelihood, Question, encode_questions, score_questions
 from tfkit.evaluation.scores import Numbers, Scores
 from tfkit.model.transformer import Transformer

@@ -19,7 +19,7 @@ import tfkit
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.likelihood import Ids, Likelihood, Question, likelihoods, score_questions
 from tfkit.generation.complete import complete_ids
-from tfkit.recipe.schema import GenerationSection
+from tfkit.recipe.schema.sections import GenerationSection
 
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness' words for one thing
 _BATCH = 16

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tfkit.data import Row
-from tfkit.data.rows import BadRow
+from tfkit.data.columns.rows import BadRow
 from tfkit.evaluation.judging import Verdict
 from tfkit.evaluation.likelihood import Likelihood, Question
 

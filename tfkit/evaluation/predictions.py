@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tfkit.data import ExampleRows
-from tfkit.evaluation.rows import judged_batches
+from tfkit.evaluation.row_scores import judged_batches
 from tfkit.generation.inference import Interrupted
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Transformer

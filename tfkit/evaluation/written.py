@@ -8,13 +8,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import numpy as np
 
 from tfkit.data import ExampleSet, Row, Source
-from tfkit.data.examples import Example
+from tfkit.data.store.example_sets import Example
 from tfkit.generation.complete import complete_ids
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.chat import Chat, conversation
 from tfkit.objectives.objective import IGNORED
 from tfkit.objectives.text_to_text import TextToText
-from tfkit.recipe.schema import GenerationSection
+from tfkit.recipe.schema.sections import GenerationSection
 
 
 def undrawn(settings: GenerationSection) -> GenerationSection:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tfkit.errors import ModelError
-from tfkit.model.cache import KeyValueCache
 from tfkit.model.head import vocabulary_head
+from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.transformer import Transformer
 
 

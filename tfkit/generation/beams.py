@@ -19,7 +19,7 @@ from torch import Tensor
 from tfkit.generation.batch import Batch
 from tfkit.generation.constraints import Constraints, Progress
 from tfkit.generation.sampling import without_repetition
-from tfkit.recipe.schema import GenerationSection
+from tfkit.recipe.schema.sections import GenerationSection
 
 Ending = Literal["stop", "length"]
 _IMPOSSIBLE = float("-inf")

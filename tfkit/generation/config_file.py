@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tfkit.errors import ModelError
 from tfkit.generation.constraints import Constraints
-from tfkit.recipe.schema import GenerationSection
+from tfkit.recipe.schema.sections import GenerationSection
 
 _DRAWS = ("temperature", "top_k", "top_p", "min_p")
 _RENAMED = {"no_repeat_ngram_size": "no_repeat_ngram", "stop_strings": "stop"}

@@ -19,7 +19,7 @@ from tfkit.generation.inference import Interrupted, inference, interruptible
 from tfkit.generation.sampling import draw, probabilities, without_repetition
 from tfkit.model.head import VocabularyHead
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema import GenerationSection
+from tfkit.recipe.schema.sections import GenerationSection
 
 Finish = Literal["stop", "length", "interrupted"]
 OnToken = Callable[[int, int], bool | None]

@@ -10,7 +10,7 @@ from torch import Tensor
 from tfkit.errors import DataError, ModelError
 from tfkit.generation.complete import check_vocabulary
 from tfkit.generation.inference import inference
-from tfkit.generation.text import context_of, text_behind
+from tfkit.generation.partial_text import context_of, text_behind
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Transformer
 from tfkit.tokenizer import Tokenizer

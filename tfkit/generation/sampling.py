@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from tfkit.recipe.schema import GenerationSection
+from tfkit.recipe.schema.sections import GenerationSection
 
 _EXCLUDED = float("-inf")
 _COLD = 1e-6  # a temperature below which only what is likeliest, or as likely to a few parts in a million, is ever drawn

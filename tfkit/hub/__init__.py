@@ -5,10 +5,10 @@ and JSON only: a pickle can run code, so it is refused.
 """
 
 from tfkit.hub.config_json import OWN_TYPE, family_of
-from tfkit.hub.content import content_hash, run_id_of
+from tfkit.hub.content_hash import content_hash, run_id_of
 from tfkit.hub.find import find_checkpoint
-from tfkit.hub.reading import Described, Loaded, describe, load
-from tfkit.hub.writing import save_model
+from tfkit.hub.model_reading import Described, Loaded, describe, load
+from tfkit.hub.model_writing import save_model
 
 __all__ = [
     "OWN_TYPE",

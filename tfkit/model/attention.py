@@ -7,8 +7,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from tfkit.model.cache import KeyValueCache
 from tfkit.model.config import ModelConfig
+from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.position import Rotation, rotate
 
 # On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. Of up to so many keys, forward and backward

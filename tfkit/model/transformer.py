@@ -9,11 +9,11 @@ import torch.nn as nn
 from torch import Tensor
 
 from tfkit.model.attention import View
-from tfkit.model.cache import KeyValueCache
 from tfkit.model.config import ModelConfig
 from tfkit.model.embedding import Embedding
 from tfkit.model.head import Head, build_head
 from tfkit.model.init import initialize
+from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import attention_mask, memory_mask
 from tfkit.model.position import Where, count_positions, rotation_at
 from tfkit.model.stack import Stack

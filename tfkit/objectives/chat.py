@@ -15,14 +15,14 @@ import numpy as np
 from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, ExampleSet, Row
-from tfkit.data.rows import BadRow
+from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real
 from tfkit.objectives.sequence_to_sequence import measured, word_metrics
-from tfkit.recipe.objectives import ChatSection
+from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.chat_formats import UnfitError
 from tfkit.tokenizer.conversations import (

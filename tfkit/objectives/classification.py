@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, Row
-from tfkit.data.forms import ClassName
-from tfkit.data.rows import BadRow
+from tfkit.data.columns.forms import ClassName
+from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.text_pairs import encode_texts
 from tfkit.recipe.numbers import read_number
-from tfkit.recipe.objectives import ClassificationSection
+from tfkit.recipe.schema.objective_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 
 _MOST = float(np.finfo(np.float32).max)

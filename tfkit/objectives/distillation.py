@@ -18,7 +18,7 @@ from tfkit.model.transformer import Output, Transformer
 from tfkit.objectives.distribution import token_divergences
 from tfkit.objectives.objective import IGNORED, Batch, Objective, Sum
 from tfkit.objectives.teacher import Teacher
-from tfkit.recipe.objectives import DistillationSection
+from tfkit.recipe.schema.objective_sections import DistillationSection
 
 
 class Taught(Objective, Protocol):

@@ -18,7 +18,7 @@ from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.log_probs import token_scores
 from tfkit.objectives.masking import Masking
 from tfkit.objectives.objective import IGNORED, Batch, Sum, perplexity, weighted_loss
-from tfkit.recipe.objectives import MaskedLMSection
+from tfkit.recipe.schema.objective_sections import MaskedLMSection
 from tfkit.tokenizer import Tokenizer
 
 

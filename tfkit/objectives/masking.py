@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.errors import ModelError
-from tfkit.recipe.objectives import MaskedLMSection
+from tfkit.recipe.schema.objective_sections import MaskedLMSection
 from tfkit.tokenizer import Tokenizer
 
 _MASKS = 2  # tells these draws from others that begin with the same seed, epoch and number

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, Row
-from tfkit.data.rows import BadRow
-from tfkit.data.sentence_pairs import fit
+from tfkit.data.columns.rows import BadRow
+from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.text_pairs import no_room
-from tfkit.recipe.objectives import MultipleChoiceSection
+from tfkit.recipe.schema.objective_sections import MultipleChoiceSection
 from tfkit.tokenizer import Tokenizer
 
 _LETTERS = "ABCDEFGHIJ"

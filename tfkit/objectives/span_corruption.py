@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from tfkit.data import SpanBatch
-from tfkit.data.spans import SpanLengths, longest_row
+from tfkit.data.order.spans import SpanLengths, longest_row
 from tfkit.errors import ModelError
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.sequence_to_sequence import measured, shifted_right, word_metrics
-from tfkit.recipe.objectives import SpanCorruptionSection
+from tfkit.recipe.schema.objective_sections import SpanCorruptionSection
 from tfkit.tokenizer import Tokenizer
 
 

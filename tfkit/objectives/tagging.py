@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, Row
-from tfkit.data.rows import BadRow
+from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.text_pairs import check_room
-from tfkit.recipe.objectives import TaggingSection
+from tfkit.recipe.schema.objective_sections import TaggingSection
 from tfkit.tokenizer import Tokenizer
 
 

@@ -13,7 +13,7 @@ from tfkit.hub import Loaded, content_hash, run_id_of
 from tfkit.hub.names import on_meta
 from tfkit.model.config import LanguageModelHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.objectives import DistillationSection
+from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.tokenizer import Tokenizer
 
 _MEANING: dict[str, Any] = {

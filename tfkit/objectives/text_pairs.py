@@ -7,7 +7,7 @@ between them then. One without such a token can have no pairs, and a template of
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tfkit.data.sentence_pairs import fit
+from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
 

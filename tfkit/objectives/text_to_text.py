@@ -10,7 +10,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, Row
-from tfkit.data.rows import BadRow
+from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
@@ -18,7 +18,7 @@ from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.sequence_to_sequence import measured, shifted_right, word_metrics
 from tfkit.objectives.text_pairs import TextIds, encode_texts
-from tfkit.recipe.objectives import TextToTextSection
+from tfkit.recipe.schema.objective_sections import TextToTextSection
 from tfkit.tokenizer import Tokenizer
 
 

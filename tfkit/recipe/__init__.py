@@ -4,9 +4,9 @@ from tfkit.recipe.bundled import BundledRecipe, bundled_recipes
 from tfkit.recipe.dump import dump_recipe
 from tfkit.recipe.json_schema import json_schema
 from tfkit.recipe.presets import model_config
-from tfkit.recipe.problems import RecipeError
-from tfkit.recipe.read import RecipeText, ResolvedRecipe, find_recipe, open_recipe, read_recipe
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.reading.problems import RecipeError
+from tfkit.recipe.reading.read import RecipeText, ResolvedRecipe, find_recipe, open_recipe, read_recipe
+from tfkit.recipe.schema.sections import Recipe
 
 __all__ = [
     "BundledRecipe",

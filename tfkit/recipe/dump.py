@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import SafeRepresenter
 
 from tfkit.model.config import ModelConfig
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema.sections import Recipe
 
 
 class _Representer(SafeRepresenter):

@@ -4,7 +4,7 @@ from typing import Any
 
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.schema.sections import Recipe
 
 _NULLABLE = ("vocab_size", "hidden_dim", "num_kv_heads", "head_dim")
 

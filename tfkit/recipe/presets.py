@@ -8,11 +8,11 @@ from pydantic import ValidationError
 from tfkit.errors import UsageError
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
-from tfkit.recipe.fields import sections_with
-from tfkit.recipe.problems import Problem, RecipeError
-from tfkit.recipe.schema import START_FIELDS, ModelSection, Recipe
-from tfkit.recipe.tree import Mapping, Node, Place, place_of
-from tfkit.recipe.validate import one_of, problems_in, unknown
+from tfkit.recipe.reading.fields import sections_with
+from tfkit.recipe.reading.problems import Problem, RecipeError
+from tfkit.recipe.reading.tree import Mapping, Node, Place, place_of
+from tfkit.recipe.reading.validate import one_of, problems_in, unknown
+from tfkit.recipe.schema.sections import START_FIELDS, ModelSection, Recipe
 
 # Null, they follow from dim and num_heads.
 _DERIVED = ("hidden_dim", "num_kv_heads", "head_dim")

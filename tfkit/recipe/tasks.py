@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from tfkit.errors import UsageError
 from tfkit.recipe.numbers import read_number
-from tfkit.recipe.objectives import ObjectiveSection, Stacks
+from tfkit.recipe.schema.objective_sections import ObjectiveSection, Stacks
 
 SECTIONS: dict[str, Any] = {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(ObjectiveSection)}
 _FEW = 5  # rows, at least, of each class on the mean: a column of fewer is one of names or numbers, not of classes

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfkit.carbon.card import co2_block, co2_sentence
+from tfkit.carbon.card_fields import co2_block, co2_sentence
 from tfkit.carbon.reading import Reading
 from tfkit.model.config import ClassesHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
 from tfkit.run.machine import processor

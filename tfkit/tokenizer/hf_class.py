@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer as Backend
 
-from tfkit.recipe.vocabularies import VOCABULARIES
+from tfkit.recipe.schema.vocabularies import VOCABULARIES
 from tfkit.tokenizer import pipelines
 
 GENERIC = "PreTrainedTokenizerFast"

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 
-from tfkit.recipe.data_sections import TokenizerSection
-from tfkit.recipe.vocabularies import VOCABULARIES, Vocabulary, variant_of
+from tfkit.recipe.schema.data_sections import TokenizerSection
+from tfkit.recipe.schema.vocabularies import VOCABULARIES, Vocabulary, variant_of
 from tfkit.tokenizer import pipelines
 from tfkit.tokenizer.bpe import learn
 from tfkit.tokenizer.pipelines import PREFIX, SPACE, SUFFIX

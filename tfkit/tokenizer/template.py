@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from tfkit.errors import MachineError, ModelError
 from tfkit.run.verified import find_named
-from tfkit.tokenizer.files import CONFIG, ROLES, TEMPLATE
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
+from tfkit.tokenizer.tokenizer_files import CONFIG, ROLES, TEMPLATE
 
 SECONDS = 2.0  # for one conversation
 _START_SECONDS = 30.0  # for Python and jinja2, on a slow disk; usually 0.1

@@ -6,8 +6,8 @@ With a batch that grows, the decay goes by the rows that were read, as GPT-3's w
 import math
 from dataclasses import dataclass, field
 
-from tfkit.data.batch_sizes import BatchSizes
-from tfkit.recipe.schema import ScheduleSection
+from tfkit.data.order.batch_sizes import BatchSizes
+from tfkit.recipe.schema.sections import ScheduleSection
 
 
 @dataclass(frozen=True)

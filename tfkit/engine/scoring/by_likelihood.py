@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from tfkit import console
 from tfkit.data import Row, Source
-from tfkit.data.rows import Skipped, describe_skipped
-from tfkit.data.sources import training_sources, validation_sources
+from tfkit.data.columns.rows import Skipped, describe_skipped
+from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.engine.scoring.by_row import Scored
 from tfkit.engine.session import WHOLE
 from tfkit.engine.training_data import set_names
@@ -17,9 +17,9 @@ from tfkit.evaluation.few_shot import FewShot
 from tfkit.evaluation.judging import Judge, Judgement, judge_by_likelihood, of_verdicts
 from tfkit.evaluation.minimal_pairs import MinimalPairs
 from tfkit.evaluation.scores import once
-from tfkit.recipe.checks import fitting_problems
-from tfkit.recipe.objectives import FewShotSection
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.reading.checks import fitting_problems
+from tfkit.recipe.schema.objective_sections import FewShotSection
+from tfkit.recipe.schema.sections import Recipe
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session

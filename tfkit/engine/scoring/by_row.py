@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tfkit import console
 from tfkit.data import ExampleRows, ExampleSet, Source
-from tfkit.data.sources import validation_sources
+from tfkit.data.sources.open_sources import validation_sources
 from tfkit.engine.base_model import check_order
 from tfkit.engine.session import WHOLE
 from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store
 from tfkit.engine.validation import of_sets, score_sets
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.predictions import Judged, Labelled, judge_rows
-from tfkit.evaluation.rows import first_rows, tokens_of_first
+from tfkit.evaluation.row_scores import first_rows, tokens_of_first
 from tfkit.evaluation.scores import Scores, once
 from tfkit.evaluation.scores.answers import of_answers
 from tfkit.evaluation.scores.texts import require_libraries
 from tfkit.evaluation.written import references, rows_of, undrawn, write_texts
-from tfkit.objectives.build import Stored, objective_tokenizer, open_objective, open_rows
 from tfkit.objectives.chat import Chat
 from tfkit.objectives.objective import Objective, weighted_loss
+from tfkit.objectives.registry import Stored, objective_tokenizer, open_objective, open_rows
 from tfkit.objectives.text_to_text import TextToText
-from tfkit.recipe.checks import fitting_problems
-from tfkit.recipe.objectives import ChatSection, trained_for
-from tfkit.recipe.schema import Recipe
+from tfkit.recipe.reading.checks import fitting_problems
+from tfkit.recipe.schema.objective_sections import ChatSection, trained_for
+from tfkit.recipe.schema.sections import Recipe
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit import console
 from tfkit.data import Source, TokenStream, token_stream
-from tfkit.data.sources import validation_sources
+from tfkit.data.sources.open_sources import validation_sources
 from tfkit.engine.scoring.by_row import Scored
 from tfkit.engine.session import WHOLE
 from tfkit.engine.training_data import set_names
 from tfkit.engine.validation import of_sets
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.scores.sums import of_text_score
-from tfkit.evaluation.text import TextScore, count_targets, score_streams
+from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session

@@ -8,8 +8,8 @@ import numpy as np
 from tfkit.evaluation.predictions import Judged, Labelled
 from tfkit.evaluation.scores import Scores, together
 from tfkit.evaluation.scores.classes import of_classes, of_words
-from tfkit.evaluation.scores.names import of_names
-from tfkit.evaluation.scores.numbers import of_numbers
+from tfkit.evaluation.scores.entities import of_names
+from tfkit.evaluation.scores.regression import of_numbers
 from tfkit.evaluation.scores.sums import of_sums
 from tfkit.evaluation.scores.texts import of_texts
 from tfkit.objectives.classification import Classification

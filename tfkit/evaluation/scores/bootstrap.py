@@ -15,7 +15,7 @@ def intervals(scores: Scores, rows: int, resamples: int, seed: int) -> dict[str,
     bits = np.random.PCG64([seed, rows])
     found: dict[str, list[float]] = {}
     for _ in range(resamples):
-        drawn = (bits.random_raw(rows) >> np.uint64(32)) * np.uint64(rows) >> np.uint64(32)  # below `rows`, from raw bits: data/draws.py
+        drawn = (bits.random_raw(rows) >> np.uint64(32)) * np.uint64(rows) >> np.uint64(32)  # below `rows`: data/order/draws.py
         for name, value in scores(np.bincount(drawn.astype(np.int64), minlength=rows).astype(np.float64)).items():
             found.setdefault(name, []).append(value)
     return {name: _middle(np.array(values)) for name, values in found.items()}

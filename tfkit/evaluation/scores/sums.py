@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tfkit.evaluation.scores import Numbers, Scores
-from tfkit.evaluation.text import TextScore, text_metrics
+from tfkit.evaluation.text_scores import TextScore, text_metrics
 from tfkit.objectives.objective import Objective, Sum
 
 

@@ -1,0 +1,55 @@
+"""A model with updates -> the folder that `peft` opens."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tfkit.adapters.peft_config import base_record, peft_settings
+from tfkit.adapters.peft_files import to_peft, write_tensors
+from tfkit.hub import OWN_TYPE, family_of, save_model
+from tfkit.hub.find import ADAPTER
+from tfkit.model.config import ModelConfig
+from tfkit.recipe.schema.sections import LoraSection
+from tfkit.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that the updates are of."""
+
+    path: str  # as the recipe has it: a folder, a run folder, or hub:org/name@revision
+    folder: Path
+    sha256: str
+
+
+def save_adapter(
+    folder: Path,
+    config: ModelConfig,
+    trained: Mapping[str, Tensor],
+    tokenizer: Tokenizer | None,
+    section: LoraSection,
+    base: Base,
+    *,
+    family: str | None = None,
+    facts: Mapping[str, Any],
+    **said: Any,
+) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, and beside them what a model folder has besides its weights.
+
+    `trained` are the updates and the parameters trained whole, under our names; `said` is what `save_model` writes down further.
+    """
+    facts = {**facts, "adapter": {"base": base_record(folder, base.folder, base.sha256)}}
+    save_model(folder, config, None, tokenizer, family=family, facts=facts, **said)
+    found = family_of(config, prefer=family)
+    peft = to_peft(trained, found.name if found else OWN_TYPE, config)
+    hub, _, revision = base.path.removeprefix("hub:").partition("@")
+    named = {"base_model_name_or_path": str(base.folder.resolve())}
+    if base.path.startswith("hub:"):
+        named = {"base_model_name_or_path": hub, **({"revision": revision} if revision else {})}
+    settings = peft_settings(section, config, peft.ranks, peft.modules, peft.saved, transposed=peft.transposed)
+    (folder / ADAPTER).write_text(json.dumps({**named, **settings}, indent=2) + "\n", encoding="utf-8")
+    write_tensors(folder, peft.tensors)

@@ -1,0 +1,1 @@
+"""From the columns of a record to the roles of a row."""

@@ -1,0 +1,117 @@
+"""What a column must hold for a role: one reader for each form of recipe.roles. It gives the value of the role, or what does not fit."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from tfkit.recipe.schema.roles import Form
+
+
+class Unfit(NamedTuple):
+    """What a column holds, and what its role wants."""
+
+    found: str
+    wanted: str
+
+
+class ClassName(str):
+    """A class that a data set stores as a number: a text, its name, that knows the number."""
+
+    number: int
+
+    def __new__(cls, name: str, number: int) -> "ClassName":
+        """The class of a number."""
+        made = super().__new__(cls, name)
+        made.number = number
+        return made
+
+
+def by_number(value: Any) -> Any:
+    """The number of a class that a data set stores as one; anything else as it is."""
+    return value.number if isinstance(value, ClassName) else value
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def read_text(value: Any) -> str | Unfit:
+    """A text; the sentences of a list are joined by spaces."""
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        return " ".join(value)
+    return value if isinstance(value, str) else Unfit(_kind(value), "text")
+
+
+def read_written(value: Any) -> str | Unfit:
+    """A text or number as it is written: 1 for 1 and 1.0, true for True."""
+    match value:
+        case str():
+            return value
+        case bool():
+            return str(value).lower()
+        case float() if not math.isfinite(value):
+            return Unfit(str(value), "a label")  # as pandas writes a cell that nobody filled
+        case int() | float():
+            return str(value).removesuffix(".0")
+    return Unfit(_kind(value), "a label")
+
+
+def _read_label(value: Any) -> str | Unfit:
+    """A label as it is written. Nothing but spaces is none: so a table has a row that nobody labelled."""
+    found = read_written(value)
+    return Unfit("an empty text", "a label") if isinstance(found, str) and not found.strip() else found
+
+
+def _list_of(read: Callable[[Any], str | Unfit], wanted: str) -> Callable[[Any], list[str] | Unfit]:
+    def read_list(value: Any) -> list[str] | Unfit:
+        if not isinstance(value, list):
+            return Unfit(_kind(value), f"a list of {wanted}")
+        parts: list[str] = []
+        for part in map(read, value):
+            if isinstance(part, Unfit):
+                return Unfit(f"a list with {part.found}", f"a list of {wanted}")
+            parts.append(part)
+        return parts
+
+    return read_list
+
+
+def _read_messages(value: Any) -> list[dict[str, Any]] | Unfit:
+    """The messages of a conversation, as mappings."""
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        return [dict(part) for part in value]
+    return Unfit(_kind(value), "a list of messages")
+
+
+_read_texts = _list_of(lambda part: part if isinstance(part, str) else Unfit(_kind(part), "text"), "texts")
+READERS: Mapping[Form, Callable[[Any], Any]] = {
+    "text": read_text,
+    "label": _read_label,
+    "texts": _read_texts,
+    "labels": _list_of(_read_label, "labels"),
+    "messages": _read_messages,
+    "references": lambda value: [value] if isinstance(value, str) else _read_texts(value),
+}
+
+
+def texts_of(value: Any) -> Iterable[str]:
+    """Every text in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from texts_of(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from texts_of(part)
+
+
+def half_character(value: Any) -> str:
+    """Where a text cannot be written as UTF-8; empty if it can."""
+    for text in texts_of(value):
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                return f"character {error.start}"
+    return ""

@@ -1,0 +1,28 @@
+"""The classes, or tags, that the rows of a source have."""
+
+import re
+from collections.abc import Sequence
+
+from tfkit.data.columns.rows import Source
+from tfkit.errors import DataError
+
+_NUMBER = re.compile(r"-?[0-9]{1,1000}")  # Python refuses far longer ones
+
+
+def find_labels(sources: Sequence[Source]) -> list[str]:
+    """Every label of the rows, sorted: numbers by their value, words by the alphabet. Raises DataError if there are less than two."""
+    found: set[str] = set()
+    for source in sources:
+        for row in source.rows():
+            if "label" in row.values:
+                found.add(str(row.values["label"]))  # a ClassName is more than its text, which is what is written down
+            found.update(map(str, row.values.get("tags", ())))
+    if len(found) < 2:
+        names = ", ".join(source.name for source in sources)
+        only = f"only the label {found.pop()!r}" if found else "no label"
+        raise DataError(f"{names}: {only} in all rows, and there is nothing to tell apart; check the column of the labels")
+    return sorted(found, key=_by_value)
+
+
+def _by_value(label: str) -> tuple[bool, int, str]:
+    return (False, int(label), label) if _NUMBER.fullmatch(label) else (True, 0, label)  # 1 and 01 have one value

@@ -1,0 +1,257 @@
+"""From the columns of a record to the roles of a row: by the names that a recipe gives, else by those that are recognised.
+
+A name is a column, a path into one (`instances.0.input`), or a template of several (`translate English to French: {en}`); a list of
+names is the list of what they stand for (`[sol1, sol2]`).
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+from tfkit.data.columns.forms import READERS, Unfit, by_number, half_character, read_text, read_written, texts_of
+from tfkit.data.columns.rows import BadRow, Row
+from tfkit.errors import DataError
+from tfkit.recipe.schema.roles import TEXT, Role
+
+_PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+_MISSING = object()
+_MOST_NAMES = 20
+
+
+class Record(NamedTuple):
+    """One record of a source as it stands there, and its place."""
+
+    values: Mapping[str, Any]
+    place: str
+    is_file: bool = False  # whether it is a whole text file
+
+
+Records = Iterator[Record | BadRow]
+_GOLD = "gold_label"  # of SNLI and its kin, where "-" says that those who labelled the row did not agree
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns stand for which roles. `named`: those that the recipe names, by role; `beside`: those that come from other files."""
+
+    roles: tuple[Role, ...] = TEXT
+    named: Mapping[str, str | list[str]] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+    beyond_roles: ClassVar[tuple[str, ...]] = ()  # what else tells which columns are read
+
+    def take(self, record: Record) -> Row | BadRow:
+        """The row of a record; a bad one where a column is missing, or does not hold what its role is."""
+        values: dict[str, Any] = {}
+        roles = self._taken(record.values)
+        if roles is None:
+            return self._shapeless(record.values, record.place)
+        for role in roles:
+            value, column = self._read(role, record.values)
+            if value is _MISSING:
+                if role.required:
+                    return self.missing(role, record.values, record.place)
+                continue
+            if isinstance(value, Unfit):
+                return BadRow(
+                    f"{value.found}, not {value.wanted}",
+                    f"{record.place}: column {column!r} holds {value.found}, not {value.wanted}; "
+                    f"name another column with {self._remedy(role)}, remove the row",
+                )
+            if half := half_character(value):
+                return BadRow(
+                    "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {half}; repair the row"
+                )
+            values[role.name] = value
+        key = self._text(values, bare=True) + ("\n" if record.is_file else "")
+        return Row(self._text(values), record.place, values, frozenset(self.named), key)
+
+    def read_of(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """Of each role that a record has in its shape the column that it is taken from."""
+        found = {role.name: self._read(role, values) for role in self._taken(values) or ()}
+        return {name: column for name, (value, column) in found.items() if value is not _MISSING}
+
+    def check(self, found: Iterable[str], place: str) -> None:
+        """Raise DataError if none of these columns can stand for a role that every row must have."""
+        names = dict.fromkeys([*found, *self.beside])
+
+        def there(role: Role) -> bool:
+            enough = all if role.name in self.named else any
+            return enough(name in names or self._root(name) in names for name in self._names(role))
+
+        roles = self._of_shape(there)
+        if roles is None:
+            raise DataError(self._shapeless(names, place).message)
+        for role in roles:
+            if role.required and not there(role):
+                raise DataError(self.missing(role, names, place).message)
+        self.check_one_text(names, place)
+
+    def check_one_text(self, names: Mapping[str, Any], place: str) -> None:
+        """Raise DataError where several columns may each be the one text of a row, and no pair is there: the others would go unread.
+
+        For the records of sources whose columns are not known before, too.
+        """
+        text, pair = (next((role for role in self.roles if role.name == name), None) for name in ("text", "pair"))
+        if text is None or pair is None or {"text", "pair"} & self.named.keys():
+            return
+        found = [name for name in text.columns if name in names]
+        if len(found) > 1 and not any(name in names for name in pair.columns):
+            first, second = found[:2]
+            raise DataError(
+                f"{place}: the columns {first!r} and {second!r} may each be the text: say which one is with columns: {{text: NAME}}, or "
+                f"both with columns: {{text: {first}, pair: {second}}}"
+            )
+
+    def wanted(self, found: Iterable[str]) -> list[str]:
+        """Those of the columns that are read."""
+        read = {name for role in self.roles for name in self._names(role)}
+        roots = {self._root(name) for name in read}
+        return [name for name in found if name in read or name in roots]
+
+    def missing(self, role: Role, found: Mapping[str, Any], place: str) -> BadRow:
+        """What is said of a record without the column of a role; of a template or list of columns, those that are missing."""
+        names = self._names(role)
+        if role.name in self.named:
+            no_such = [name for name in names if name not in found and self._root(name) not in found]
+            names = no_such or [name for name in names if _look_up(name, found) is _MISSING]
+        wanted = (" and " if role.name in self.named else " or ").join(map(repr, names))
+        template = next((f" for the {role.name} {name!r}" for name in self._spelled(role) if "{" in name), "")
+        return BadRow(
+            f"no column {wanted}",
+            f"{place}: no column {wanted}{template}; columns found: {_listed(found)}; "
+            f"name the one that holds the {role.name} with {self._remedy(role)}",
+        )
+
+    def fingerprint(self) -> str:
+        """Equal where the same records give the same rows."""
+        return "\0".join(f"{role.name}={self.named.get(role.name) or role.columns}" for role in self.roles)
+
+    def _shapes(self) -> list[tuple[Role, ...]]:
+        """The roles of each shape that rows may have; if a recipe names columns of one, of that alone. None where all rows are alike."""
+        by_shape: dict[str, list[Role]] = {}
+        for role in self.roles:
+            if role.shape is not None:
+                by_shape.setdefault(role.shape, []).append(role)
+        named = [shape for shape, roles in by_shape.items() if any(role.name in self.named for role in roles)]
+        return [tuple(by_shape[shape]) for shape in named or by_shape]
+
+    def _taken(self, values: Mapping[str, Any]) -> tuple[Role, ...] | None:
+        """The roles of a record; None if it has no shape."""
+        return self._of_shape(lambda role: self._find(role, values)[0] is not _MISSING)
+
+    def _of_shape(self, there: Callable[[Role], bool]) -> tuple[Role, ...] | None:
+        """The roles of a row: of the first shape whose columns it has, and those of all rows. None if it has no shape."""
+        shapes = self._shapes()
+        if not shapes:
+            return self.roles
+        found = next((roles for roles in shapes if all(there(role) for role in roles if role.required)), None)
+        return None if found is None else tuple(role for role in self.roles if role.shape is None or role in found)
+
+    def _shapeless(self, found: Mapping[str, Any], place: str) -> BadRow:
+        """What is said of a record that has the columns of no shape."""
+        shapes = [[role for role in roles if role.required] for roles in self._shapes()]
+        wanted = ", nor for ".join(" and ".join(role.name for role in roles) for roles in shapes)
+        remedies = " or ".join("columns: {" + ", ".join(f"{role.name}: NAME" for role in roles) + "}" for roles in shapes)
+        return BadRow(
+            f"no columns for {wanted}", f"{place}: no columns for {wanted}; columns found: {_listed(found)}; name them with {remedies}"
+        )
+
+    def _text(self, values: Mapping[str, Any], bare: bool = False) -> str:
+        """All texts of a row, a line each, words of a sentence joined by spaces; `bare`: each without white space at its ends.
+
+        Labels are none: rows with equal texts are equal.
+        """
+        found = [(role.form, values[role.name]) for role in self.roles if role.name in values and role.form not in ("label", "labels")]
+        texts = ((form, map(str.strip, texts_of(value)) if bare else texts_of(value)) for form, value in found)
+        return "\n".join((" " if form == "texts" else "\n").join(parts) for form, parts in texts)
+
+    def _spelled(self, role: Role) -> tuple[str, ...]:
+        named = self.named.get(role.name)
+        return () if named is None else (named,) if isinstance(named, str) else tuple(named)
+
+    def _names(self, role: Role) -> list[str]:
+        """The columns, or paths into them, from which a role is taken."""
+        return [inner for name in (self._spelled(role) or role.columns) for inner in _columns_of(name)]
+
+    def _root(self, name: str) -> str:
+        return name.partition(".")[0]
+
+    def _find(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
+        """What a record has for a role, and the name of the column."""
+        if isinstance(several := self.named.get(role.name), list):
+            parts = [_value(name, values) for name in several]
+            return (_MISSING if any(part is _MISSING for part in parts) else parts), ", ".join(several)
+        for name in self._spelled(role) or role.columns:
+            found = _value(name, values)
+            if found is not _MISSING:
+                return found, name
+        return _MISSING, ""
+
+    def _read(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
+        """What a role is in a record, Unfit or missing if it is not, and the name of the column.
+
+        A role that a row may lack is missing where its column holds null; where the column is one that nobody named, also where it holds
+        parts that are no text, as the `context` of HotpotQA: another thing of this name.
+        """
+        found, column = self._find(role, values)
+        if found is _MISSING:
+            return found, column
+        found = by_number(found) if role.by_number else found
+        value = Unfit("a dash alone", "a label") if column == _GOLD and found == "-" else READERS[role.form](found)
+        is_another = role.name not in self.named and isinstance(found, Mapping | list)
+        if isinstance(value, Unfit) and not role.required and (found is None or is_another):
+            return _MISSING, column
+        return value, column
+
+    def _remedy(self, role: Role) -> str:
+        return "text: NAME" if role.name == "text" else f"columns: {{{role.name}: NAME}}"
+
+
+def _listed(found: Mapping[str, Any]) -> str:
+    """The names of columns, the first ones of many."""
+    return ", ".join(map(str, list(found)[:_MOST_NAMES])) + (", ..." if len(found) > _MOST_NAMES else "") or "none"
+
+
+def _columns_of(name: str) -> list[str]:
+    """The columns of a template, or the one that is named."""
+    return [match[1] for match in _PLACE.finditer(name) if match[1] is not None] if "{" in name else [name]
+
+
+def _value(name: str, values: Mapping[str, Any]) -> Any:
+    """What a record has for one name."""
+    return _fill(name, values) if "{" in name else _look_up(name, values)
+
+
+def _look_up(name: str, values: Any) -> Any:
+    """The value of a column, or along a path of keys and list places."""
+    if isinstance(values, Mapping) and name in values:
+        return values[name]
+    first, dot, rest = name.partition(".")
+    if not dot:
+        return _MISSING if not isinstance(values, list) else _at(values, first)
+    inner = _at(values, first) if isinstance(values, list) else values.get(first, _MISSING) if isinstance(values, Mapping) else _MISSING
+    return inner if inner is _MISSING else _look_up(rest, inner)
+
+
+def _at(values: list[Any], place: str) -> Any:
+    return values[int(place)] if place.isdecimal() and int(place) < len(values) else _MISSING
+
+
+def _fill(template: str, values: Mapping[str, Any]) -> Any:
+    """The text of a template; missing if one of its columns is, and what a column holds if that is no text."""
+    parts, end = [], 0
+    for match in _PLACE.finditer(template):
+        parts.append(template[end : match.start()])
+        end = match.end()
+        if match[1] is None:
+            parts.append(match[0][0])
+            continue
+        found = _look_up(match[1], values)
+        if found is _MISSING:
+            return _MISSING
+        text = read_text(found) if isinstance(found, list) else read_written(found)
+        if isinstance(text, Unfit):
+            return found
+        parts.append(text)
+    return "".join([*parts, template[end:]])

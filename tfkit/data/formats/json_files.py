@@ -1,0 +1,180 @@
+"""JSON as rows: an object a line, or an array of objects, read an item at a time."""
+
+import codecs
+import json
+from typing import IO, Any
+
+from tfkit.data.columns.record_columns import Columns, Record, Records
+from tfkit.data.columns.rows import BadRow
+from tfkit.data.formats.file_content import BOM, Content, decode, opened, pieces, wide
+from tfkit.errors import DataError
+
+_CHUNK = 1 << 20
+_CUT = ", so writing it may have been cut short"
+_SPACE = " \t\n\r"
+_LINES = "write an array of objects; if each line is an object, say format: jsonl"
+
+
+def read_jsonl(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
+    """One JSON object a line; empty lines are skipped."""
+    for line in pieces(content):
+        text = decode(line)
+        if isinstance(text, BadRow):
+            yield text
+        elif not text.isspace():
+            yield _line(text, line.place)
+
+
+def _line(text: str, place: str) -> Record | BadRow:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of more than 4300 digits is a plain ValueError
+        cut = "" if text.endswith("\n") else "; the last line has no end, so writing it may have been cut short"
+        return BadRow("not JSON", f"{place}: not a JSON object ({_reason(error)}){cut}; repair or remove this line")
+    if not isinstance(record, dict):
+        found = type(record).__name__
+        return BadRow("not a JSON object", f'{place}: expected a JSON object, found {found}; write {{"column": ...}} a line')
+    return Record(record, place)
+
+
+def read_json(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
+    """An array of objects, or an object that holds one such array beside other values. Places count items from 1."""
+    with opened(content) as file:
+        text = _Text(file, content.name)
+        match text.next_sign():
+            case "":
+                return
+            case "[":
+                text.expect("[")
+                yield from _items(text)
+            case "{":
+                text.expect("{")
+                yield from _members(text)
+            case _:
+                raise text.broken("begins with neither [ nor {", _LINES)
+        if text.next_sign():
+            raise text.broken("more follows after the end", _LINES)
+
+
+def _items(text: "_Text") -> Records:
+    """The items of the array that has begun."""
+    number, more = 0, text.next_sign() != "]"
+    while more:
+        number += 1
+        place = f"{text.name}, item {number}"
+        written, value = text.value(place)
+        if not written.isascii() and (bad := _not_utf8(written, place)):
+            yield bad
+        elif not isinstance(value, dict):
+            found = type(value).__name__
+            yield BadRow("not a JSON object", f'{place}: expected a JSON object, found {found}; write {{"column": ...}} for each')
+        else:
+            yield Record(value, place)
+        more = text.takes_comma("]", f"after item {number}")
+    text.expect("]")
+
+
+def _members(text: "_Text") -> Records:
+    """The items of the only array of objects in the object that has begun."""
+    found: list[str] = []
+    more = text.next_sign() != "}"
+    while more:
+        _, name = text.value(text.name)
+        text.expect(":", f"after {name!r}")
+        if text.next_sign() != "[":
+            text.value(text.name)
+        else:
+            text.expect("[")
+            is_rows = text.next_sign() == "{"
+            found += [str(name)] * is_rows
+            if len(found) > 1:
+                raise DataError(f"{text.name}: holds several arrays of objects ({', '.join(found)}); write the one with the rows alone")
+            yield from (item for item in _items(text) if is_rows)
+        more = text.takes_comma("}", f"after the value of {name!r}")
+    text.expect("}")
+    if not found:
+        raise DataError(f"{text.name}: one object, without an array of objects in it; {_LINES}")
+
+
+class _Text:
+    """The text of a file, a chunk at a time: what was read and not yet taken."""
+
+    def __init__(self, file: IO[bytes], name: str):
+        self.file, self.name = file, name
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")  # bad bytes are found in the item that has them
+        self.json = json.JSONDecoder()
+        self.text, self.at, self.taken = "", 0, 0  # `taken` characters were dropped before this text
+        chunk = file.read(_CHUNK)
+        if bad := wide(chunk, name):
+            raise DataError(bad.message)
+        self.text = self.decoder.decode(chunk.removeprefix(BOM))
+
+    def more(self) -> bool:
+        """Read on, as much again as is left, so that a long item costs no more than its length; False at the end."""
+        chunk = self.file.read(max(_CHUNK, len(self.text) - self.at))
+        self.taken += self.at
+        self.text, self.at = self.text[self.at :] + self.decoder.decode(chunk, final=not chunk), 0
+        return bool(chunk)
+
+    def next_sign(self) -> str:
+        """The next character that is no space, where reading then stands; empty at the end."""
+        while True:
+            while self.at < len(self.text) and self.text[self.at] in _SPACE:
+                self.at += 1
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def expect(self, sign: str, where: str = "") -> None:
+        """Take this character. Raises DataError if another comes."""
+        found = self.next_sign()
+        if found != sign:
+            what = f"{found!r}" if found else f"the end of the file{_CUT}"
+            raise self.broken(f"expected {sign!r}{f' {where}' if where else ''}, found {what}")
+        self.at += 1
+
+    def takes_comma(self, end: str, where: str) -> bool:
+        """Take the comma that comes unless this is the end. Raises DataError if neither comes."""
+        if self.next_sign() == end:
+            return False
+        self.expect(",", where)
+        return True
+
+    def value(self, place: str) -> tuple[str, Any]:
+        """Take the JSON value that begins here: as it is written, and what it is."""
+        self.next_sign()
+        ended = False
+        while True:
+            try:
+                value, end = self.json.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                if ended:
+                    begun = error.msg.startswith("Unterminated") or error.pos + (6 if "escape" in error.msg else 1) >= len(self.text)
+                    cut = _CUT if begun else ""
+                    self.at = min(error.pos, len(self.text))
+                    raise self.broken(f"not JSON ({error.msg}){cut}", place=place) from error
+            except (ValueError, RecursionError) as error:
+                raise self.broken(f"not JSON ({_reason(error)})", place=place) from error
+            else:
+                if ended or end + 2 < len(self.text):  # else a number may go on: 1.5e-3 may have been cut into 1 and .5, or e-
+                    written, self.at = self.text[self.at : end], end
+                    return written, value
+            ended = not self.more()
+
+    def broken(self, what: str, remedy: str = "repair the file, or write it again", place: str = "") -> DataError:
+        """The error that ends the reading of this file."""
+        return DataError(f"{place or self.name}: {what}, at character {self.taken + self.at + 1} of the file; {remedy}")
+
+
+def _not_utf8(written: str, place: str) -> BadRow | None:
+    try:
+        written.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(written[error.start]) & 0xFF
+        return BadRow("not UTF-8", f"{place}: holds a byte (0x{byte:02x}) that is not UTF-8; convert the file (iconv -f latin1 -t utf-8)")
+    return None
+
+
+def _reason(error: BaseException) -> Any:
+    return "too deeply nested" if isinstance(error, RecursionError) else getattr(error, "msg", error)

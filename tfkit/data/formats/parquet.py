@@ -1,0 +1,133 @@
+"""Parquet files as rows, in bounded memory: a dictionary page of a few hundred bytes may hold a value that a thousand rows repeat."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+from tfkit.data.columns.record_columns import Columns, Record, Records
+from tfkit.data.columns.rows import BadRow
+from tfkit.data.formats.file_content import Budget, Content, first_line, seekable
+from tfkit.errors import DataError
+
+_ROWS = 256  # that are decoded at once
+_COUNTED_ROWS = 8192  # that are counted at once: each such batch holds the whole dictionary
+_MOST_DECODED = 1 << 29  # bytes that a batch may have
+
+
+def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
+    """The wanted columns of a Parquet file, a batch of records at a time. Places count rows from 1."""
+    import pyarrow  # type: ignore[import-untyped]
+
+    name = content.name
+    with seekable(content) as file:
+        try:
+            number = 0
+            for batch in _batches(file, columns, name):
+                for scalars in zip(*batch.columns, strict=True):
+                    number += 1
+                    yield _record(dict(zip(batch.schema.names, scalars, strict=True)), f"{name}:{number}")
+        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:  # names in the schema are text too
+            raise DataError(f"{name}: damaged or no Parquet file ({first_line(error)}); fetch or write it again") from error
+
+
+def _batches(file: IO[bytes], columns: Columns, name: str) -> Iterator[Any]:
+    """Record batches of the wanted columns; what they hold, and what the file says that it holds, is within the budget of its size."""
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    table = pyarrow.parquet.ParquetFile(file)
+    columns.check(table.schema_arrow.names, name)
+    wanted = columns.wanted(table.schema_arrow.names)
+    size = file.seek(0, 2)
+    remedy = "if it is what you want, write it as JSON lines, and name that file"
+    chunks = [(group, chunk) for group, chunk in _chunks(table.metadata) if chunk.path_in_schema.partition(".")[0] in wanted]
+    Budget(name, size, remedy).spend(sum(max(chunk.total_uncompressed_size, chunk.num_values) for _, chunk in chunks))
+    rows = _batch_rows(file, chunks, Budget(name, size, remedy))
+    budget = Budget(name, size, remedy)
+    for batch in table.iter_batches(batch_size=rows, columns=wanted):
+        budget.spend(sum(map(_decoded_bytes, batch.columns)))
+        yield batch
+
+
+def _chunks(metadata: Any) -> Iterator[tuple[int, Any]]:
+    """The number of the row group, and the metadata, of each column in it."""
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        yield from ((group, row_group.column(column)) for column in range(row_group.num_columns))
+
+
+def _batch_rows(file: IO[bytes], chunks: Sequence[tuple[int, Any]], budget: Budget) -> int:
+    """How many rows may be decoded at once. Where values of a dictionary could fill the memory, they are counted before they are written
+    out. Raises DataError if that is more than the budget.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = _ROWS
+    for group, chunk in chunks:
+        path, values = chunk.path_in_schema, _most_values(chunk)
+        if chunk.physical_type != "BYTE_ARRAY" or not chunk.has_dictionary_page or chunk.total_uncompressed_size * values <= _MOST_DECODED:
+            continue
+        by_dictionary = pyarrow.parquet.ParquetFile(file, read_dictionary=[path], buffer_size=1 << 16)
+        longest = max(map(_longest, next(by_dictionary.iter_batches(1, [group], [path])).columns))
+        if longest * values > _MOST_DECODED:
+            rows = 1 if "." in path else min(rows, max(1, _MOST_DECODED // longest))
+            with contextlib.suppress(pyarrow.ArrowNotImplementedError):  # lists whose texts are in the dictionary in part only
+                for batch in by_dictionary.iter_batches(_COUNTED_ROWS, [group], [path]):
+                    budget.spend(sum(map(_decoded_bytes, batch.columns)))
+    return rows
+
+
+def _most_values(chunk: Any) -> int:
+    """How many values of a column a batch may have: a list in one row may hold all of them."""
+    return int(chunk.num_values) if "." in chunk.path_in_schema else min(_ROWS, int(chunk.num_values))
+
+
+def _longest(array: Any) -> int:
+    """The bytes of the longest value in the dictionary of an array, or of one within it."""
+    import pyarrow
+    import pyarrow.compute  # type: ignore[import-untyped]
+
+    if pyarrow.types.is_dictionary(array.type):
+        return pyarrow.compute.max(pyarrow.compute.binary_length(array.dictionary)).as_py() or 0 if len(array.dictionary) else 0
+    return max(map(_longest, _inner(array)), default=0)
+
+
+def _decoded_bytes(array: Any) -> int:
+    """The bytes of an array's values where each is written out."""
+    import pyarrow
+    import pyarrow.compute
+
+    if pyarrow.types.is_dictionary(array.type) and _is_text(array.type.value_type):
+        lengths = pyarrow.compute.binary_length(array.dictionary)
+        return pyarrow.compute.sum(lengths.take(array.indices)).as_py() or 0
+    inner = _inner(array)
+    return sum(map(_decoded_bytes, inner)) if inner else int(array.nbytes)
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return any(test(kind) for test in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary))
+
+
+def _inner(array: Any) -> list[Any]:
+    """The arrays that an array of lists or of structures is made of."""
+    from pyarrow import types
+
+    if types.is_struct(array.type):
+        return list(array.flatten())
+    if any(test(array.type) for test in (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_map)):
+        return [array.flatten()]
+    return []
+
+
+def _record(scalars: dict[str, Any], place: str) -> Record | BadRow:
+    values: dict[str, Any] = {}
+    for column, scalar in scalars.items():
+        try:
+            values[column] = scalar.as_py()
+        except UnicodeDecodeError as error:
+            return BadRow("not UTF-8", f"{place}: byte {error.start} of column {column!r} is not UTF-8; write the file again")
+        except (ValueError, OverflowError) as error:  # a date that Python has no value for
+            return BadRow("not text", f"{place}: column {column!r} holds {scalar.type}, not text ({first_line(error)}); remove the row")
+    return Record(values, place)

@@ -1,0 +1,124 @@
+"""The rows of local files, each by its format. A reader is a generator that holds one record at a time.
+
+A row that cannot be read is a BadRow, and reading goes on after it. What damages a whole file raises DataError, with the place.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tfkit.data.columns.record_columns import Columns, Record, Records
+from tfkit.data.columns.rows import BadRow, Row
+from tfkit.data.formats.conll import read_conll, read_conllu
+from tfkit.data.formats.file_content import Content, content_of, decode, pieces, whole
+from tfkit.data.formats.json_files import read_json, read_jsonl
+from tfkit.data.formats.parquet import read_parquet
+from tfkit.data.formats.suffixes import FORMAT_OF, is_zip
+from tfkit.data.formats.tables import read_csv, read_tsv
+from tfkit.data.sources.archives import members
+from tfkit.errors import DataError
+
+Rows = Iterator[Row | BadRow]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a recipe says of how files are laid out, where they do not say it themselves.
+
+    `format`: of all of them; None: by their suffixes. `header`: the names of the columns of files without a line of such names.
+    `beside`: further columns, each from files that are parallel, line by line, one for each file.
+    """
+
+    format: str | None = None
+    header: tuple[str, ...] = ()
+    beside: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+
+
+def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: int = 0) -> Rows:
+    """The rows of a file, or of the files in an archive; `number`: which of the source's files it is. Raises DataError."""
+    contents = members(path) if is_zip(path) else iter([content_of(path)])
+    records: Records = (record for content in contents for record in _records(content, columns, layout))
+    if layout.beside:
+        records = _side_by_side(records, path, {column: paths[number] for column, paths in layout.beside.items()})
+    return (record if isinstance(record, BadRow) else _row(record, columns) for record in records)
+
+
+def _row(record: Record, columns: Columns) -> Row | BadRow:
+    columns.check_one_text(record.values, record.place)  # a record of JSON has columns that no header told before
+    return columns.take(record)
+
+
+def read_text(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
+    """A whole text file is one record, with the column `text`; an empty one is none. A byte order mark goes, line ends stay."""
+    text = decode(whole(content))
+    if text:
+        yield text if isinstance(text, BadRow) else Record({"text": text}, content.name, is_file=True)
+
+
+def read_lines(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
+    """Each line is a record, with the column `text`, without its end; an empty one, too."""
+    for line in pieces(content):
+        text = decode(line)
+        yield text if isinstance(text, BadRow) else Record({"text": text.removesuffix("\n").removesuffix("\r")}, line.place)
+
+
+FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
+    "text": read_text,
+    "lines": read_lines,
+    "jsonl": read_jsonl,
+    "json": read_json,
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "parquet": read_parquet,
+    "conll": read_conll,
+    "conllu": read_conllu,
+}
+HEADERS = ("csv", "tsv", "conll")  # the formats that read a header which is given
+READER_VERSIONS = {"tsv": 2}  # part of the fingerprint of files of a format: raise it, or begin one, when the same bytes give other rows
+
+
+def reader_versions(path: Path, layout: Layout) -> dict[str, int]:
+    """The versions of the readers of a file, or of the files in an archive; of a format that has one version alone none."""
+    contents = members(path) if is_zip(path) else [content_of(path)]
+    names = {_format_of(content, layout) for content in contents}
+    return {name: version for name, version in READER_VERSIONS.items() if name in names}
+
+
+def _format_of(content: Content, layout: Layout) -> str:
+    return layout.format or FORMAT_OF.get(content.suffix, "text")
+
+
+def _records(content: Content, columns: Columns, layout: Layout) -> Records:
+    name = _format_of(content, layout)
+    if layout.header and name not in HEADERS:
+        raise DataError(f"{content.name}: header names the columns of {', '.join(HEADERS)} files, and this is {name}; remove header")
+    return FORMATS[name](content, columns, layout.header)
+
+
+def _side_by_side(records: Records, path: Path, beside: Mapping[str, Path]) -> Records:
+    """Each record with the lines of its number as further columns. Raises DataError where one file has more than another."""
+    sides = {column: read_lines(content_of(side), Columns()) for column, side in beside.items()}
+    count = 0
+    for count, record in enumerate(records, 1):
+        for column, side in sides.items():
+            line = next(side, None)
+            if line is None:
+                raise _uneven(path, count + sum(1 for _ in records), beside[column], count - 1)
+            record = _joined(record, column, line)
+        yield record
+    for column, side in sides.items():
+        if more := sum(1 for _ in side):
+            raise _uneven(path, count, beside[column], count + more)
+
+
+def _joined(record: Record | BadRow, column: str, line: Record | BadRow) -> Record | BadRow:
+    if isinstance(record, BadRow) or isinstance(line, BadRow):
+        return record if isinstance(record, BadRow) else line
+    if column in record.values:
+        raise DataError(f"{record.place}: has a column {column!r} itself; name the one that stands beside it otherwise")
+    return record._replace(values={**record.values, column: line.values["text"]})
+
+
+def _uneven(path: Path, rows: int, side: Path, lines: int) -> DataError:
+    hint = "" if rows != 1 else "; if each line is a row, say format: lines"
+    return DataError(f"{path} has {rows:,} row{'s' * (rows != 1)}, {side} beside it {lines:,} lines: they must agree{hint}")

@@ -1,0 +1,159 @@
+"""The order of examples: shuffled, batches of like lengths, several in a row where they are packed. A function of (seed, epoch) alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfkit.data.order.draws import Latest
+from tfkit.data.order.packing import copies_of, permutation
+from tfkit.data.store.example_sets import Example, ExampleSet
+
+_POOL = 50  # batches that are sorted by length together: enough that neighbours are alike, few enough that they stay drawn
+
+
+@dataclass(frozen=True)
+class ExampleBatch:
+    """Rows of a micro-batch, B of them, each one example or, packed, several."""
+
+    rows: list[list[Example]]
+    epochs: NDArray[np.int64]  # (B,) and
+    numbers: NDArray[np.int64]  # (B,) which rows these are, for what is drawn anew in each epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class ExampleRows:
+    """The rows of weighted sets. A weight of 2.3 reads every row twice an epoch, and a random three tenths of them once more.
+
+    `len()` is the rows an epoch, the same in every epoch.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[tuple[ExampleSet, float]],
+        seed: int,
+        *,
+        batch_size: int,
+        length_groups: bool = True,
+        packed_length: int | None = None,
+    ):
+        """`packed_length`: examples are put together, in one random choice, into rows of at most so many tokens. Raises DataError."""
+        self.seed, self.batch_size, self.length_groups = seed, batch_size, length_groups
+        self.sets = [one for one, _ in sets]
+        self._first = np.concatenate([[0], np.cumsum([len(one) for one in self.sets])])  # of each set, all examples numbered through
+        self.lengths = np.concatenate([np.asarray(one.lengths, np.int64) for one in self.sets])
+        readings = [copies_of(one.name, weight, len(one)) for one, weight in sets]
+        self._copies, self._extra = [copies for copies, _ in readings], [extra for _, extra in readings]
+        self._packs = None if packed_length is None else self._pack(packed_length)
+        self._orders = Latest(self._draw)
+
+    def __len__(self) -> int:
+        if self._packs is not None:
+            return len(self._packs)
+        return sum(copies * len(one) + extra for one, copies, extra in zip(self.sets, self._copies, self._extra, strict=True))
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens a row, over an epoch."""
+        if self._packs is not None:
+            return float(self.row_lengths().mean())
+        weights = [copies + extra / len(one) for one, copies, extra in zip(self.sets, self._copies, self._extra, strict=True)]
+        totals = [weight * float(np.asarray(one.lengths, np.int64).sum()) for one, weight in zip(self.sets, weights, strict=True)]
+        return sum(totals) / len(self)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.row_lengths().max())
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch, numbered through, in the order in which they are read: (len(self),)."""
+        return self._orders[epoch]
+
+    def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> ExampleBatch:
+        """The rows of these numbers."""
+        packs = [[number] if self._packs is None else self._packs[number] for number in numbers.tolist()]
+        return ExampleBatch([[self._example(number) for number in pack] for pack in packs], epochs, numbers)
+
+    def place(self, number: int) -> str:
+        """Where the first example of a row stands."""
+        owner, i = self._owner(number if self._packs is None else self._packs[number][0])
+        return owner.place(i)
+
+    def _example(self, number: int) -> Example:
+        owner, i = self._owner(number)
+        return owner[i]
+
+    def _owner(self, number: int) -> tuple[ExampleSet, int]:
+        owner = int(np.searchsorted(self._first, number, side="right")) - 1
+        return self.sets[owner], number - int(self._first[owner])
+
+    def row_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row, in the order of their numbers."""
+        if self._packs is None:
+            return self.lengths
+        return np.array([self.lengths[pack].sum() for pack in self._packs])
+
+    def _draw(self, epoch: int) -> NDArray[np.int64]:
+        bits = np.random.PCG64([self.seed, epoch])
+        if self._packs is not None:
+            return permutation(bits, len(self._packs))
+        rows = self._chosen(bits)
+        rows = rows[permutation(bits, len(rows))]
+        return self._grouped(rows, epoch, bits) if self.length_groups else rows
+
+    def _chosen(self, bits: np.random.PCG64) -> NDArray[np.int64]:
+        """Every example as often as its weight says."""
+        chosen = []
+        for one, first, copies, extra in zip(self.sets, self._first, self._copies, self._extra, strict=False):
+            chosen += [np.arange(first, first + len(one))] * copies
+            chosen.append(first + permutation(bits, len(one))[:extra])
+        return np.concatenate(chosen)
+
+    def _grouped(self, rows: NDArray[np.int64], epoch: int, bits: np.random.PCG64) -> NDArray[np.int64]:
+        """Batches of like lengths in a random order; the first of all holds the longest rows, so that what does not fit shows at once.
+
+        A step that spans two epochs takes its first rows from the end of the one before: the batches here begin behind the rest of it.
+        """
+        size = self.batch_size
+        rest = min(-epoch * len(self) % size, len(rows))
+        if epoch == 0:  # not into the tail
+            longest = int(self.lengths[rows].argmax())
+            rows[[0, longest]] = rows[[longest, 0]]
+        head, rows = rows[:rest], rows[rest:]
+        whole = len(rows) // size * size
+        body, tail = rows[:whole], rows[whole:]
+        pools = [body[start : start + _POOL * size] for start in range(0, whole, _POOL * size)]
+        ordered = [pool[np.argsort(-self.lengths[pool], kind="stable")] for pool in pools]
+        batches = np.concatenate([np.empty(0, np.int64), *ordered]).reshape(-1, size)
+        batches = batches[permutation(bits, len(batches))]
+        if epoch == 0 and len(batches):
+            longest = int(self.lengths[batches].max(axis=1).argmax())
+            batches[[0, longest]] = batches[[longest, 0]]
+        return np.concatenate([_longest_first(head, self.lengths), batches.ravel(), _longest_first(tail, self.lengths)])
+
+    def _pack(self, length: int) -> list[list[int]]:
+        """Examples put into rows one after the other, in a random order, the first row that has room for it among the latest ones."""
+        bits = np.random.PCG64([self.seed])
+        rows = self._chosen(bits)
+        packs: list[list[int]] = []
+        room: list[int] = []
+        for number in rows[permutation(bits, len(rows))].tolist():
+            need = int(self.lengths[number])
+            assert need <= length, "an encoder cuts what is longer"
+            for place in range(max(0, len(packs) - _POOL), len(packs)):
+                if room[place] >= need:
+                    packs[place].append(number)
+                    room[place] -= need
+                    break
+            else:
+                packs.append([number])
+                room.append(length - need)
+        return packs
+
+
+def _longest_first(rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return rows[np.argsort(-lengths[rows], kind="stable")]

@@ -1,0 +1,164 @@
+"""Rows of an encoder: texts within the special ids that BERT puts around them, cut from token streams.
+
+    stream   [CLS] a b c d [SEP] [CLS] e f [SEP] [CLS] g h i j k ...          cut every 7 ids, for a context of 9
+    row 0    [CLS] a b c d [SEP]                                              (the [CLS] at its end begins nothing)
+    row 1    [CLS] e f [SEP] [CLS] g h i [SEP]                                two documents; the second goes on in row 2
+    row 2    [CLS] j k ...
+
+A document that is cut gets a [SEP] at the cut, and a [CLS] behind it; so a row is cut every length - 2 ids and has at most `length`.
+Every id of every document is in exactly one row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfkit.data.order.draws import Latest
+from tfkit.data.order.packing import copies_of, permutation
+from tfkit.data.store.token_stream import TokenStream
+from tfkit.errors import DataError, ModelError
+from tfkit.tokenizer import Tokenizer
+
+_BLOCK = 1 << 24  # ids that are counted at once
+
+
+class Frame(NamedTuple):
+    """The ids around texts: what begins a row ([CLS]), what ends each text ([SEP]), what fills a row up."""
+
+    first: int
+    last: int
+    padding: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Frame":
+        """Raises ModelError if the tokenizer's template is not BERT's."""
+        first, last = tokenizer.cls_id, tokenizer.sep_id
+        framed = first is not None and last is not None and (tokenizer.prefix, tokenizer.suffix) == ((first,), (last,))
+        if first is None or last is None or not framed or tokenizer.eos_id not in (None, last):
+            raise ModelError("the tokenizer does not put [CLS] before each text and [SEP] behind it; use one of kind wordpiece, or BERT's")
+        return cls(first, last, tokenizer.pad_id or 0)
+
+
+@dataclass(frozen=True)
+class FramedBatch:
+    """Rows of a micro-batch, B of them, padded to the longest, T."""
+
+    ids: NDArray[np.int64]  # (B, T)
+    lengths: NDArray[np.int64]  # (B,) ids without padding
+    texts: NDArray[np.int64]  # (B, T) from 0 in each row: the text that an id is in, with its [SEP], and for the first one [CLS]
+    epochs: NDArray[np.int64]  # (B,) and
+    numbers: NDArray[np.int64]  # (B,) which rows these are, for what is drawn anew in each epoch
+    token_counts: NDArray[np.int64] | None = None  # (V,) how often each id stands in the sources; None: nobody asked
+    unrelated: NDArray[np.int64] | None = None  # (B,) of pairs: 0, the second text follows the first; 1, it is from elsewhere
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class FramedRows:
+    """The rows of weighted streams. A weight of 2.3 reads every row twice an epoch, and a random three tenths of them once more.
+
+    Each time that an epoch reads a row it has another number, by which its masks are drawn. Everything is a function of (streams, length,
+    seed, epoch).
+    """
+
+    def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, frame: Frame, *, count_tokens: bool = False):
+        """Raises DataError if the context has no room for a text, no text has a token, or a weight is less than one row an epoch."""
+        if length < 3:
+            raise DataError(f"model.context_length {length} has no room for a token between [CLS] and [SEP]: set it to 3 or more")
+        self.length, self.seed, self.frame = length, seed, frame
+        self.streams = [stream for stream, _ in streams]
+        self.counts = [max(1, -(-(len(stream.tokens) - 1) // (length - 2))) for stream in self.streams]  # the last id is a [SEP]
+        for stream in self.streams:
+            if len(stream.tokens) == 2 * len(stream):
+                raise DataError(f"{stream.name}: no text has a token beside [CLS] and [SEP]; give texts that hold words")
+        readings = [copies_of(stream.name, weight, count) for (stream, weight), count in zip(streams, self.counts, strict=True)]
+        self._copies, self._extra = [copies for copies, _ in readings], [extra for _, extra in readings]
+        numbered = [(copies + 1) * count for copies, count in zip(self._copies, self.counts, strict=True)]
+        self._first = np.concatenate([[0], np.cumsum(numbered)])  # number of each stream's first row, all copies numbered through
+        self._orders = Latest(self._draw)
+        self.token_counts = count_ids(self.streams) if count_tokens else None
+
+    def __len__(self) -> int:
+        return sum(copies * count + extra for copies, count, extra in zip(self._copies, self.counts, self._extra, strict=True))
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens a row, over an epoch."""
+        means = [_framed_ids(stream, self.length) / count for stream, count in zip(self.streams, self.counts, strict=True)]
+        rows = [copies * count + extra for copies, count, extra in zip(self._copies, self.counts, self._extra, strict=True)]
+        return float(np.average(means, weights=rows))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return self.length
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The numbers of the rows of an epoch, in the order in which they are read: (len(self),)."""
+        return self._orders[epoch]
+
+    def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> FramedBatch:
+        """The rows of these numbers as arrays."""
+        owners = np.searchsorted(self._first, numbers, side="right") - 1
+        places = zip(owners.tolist(), (numbers - self._first[owners]).tolist(), strict=True)
+        rows = [self._texts(owner, copy_and_row % self.counts[owner]) for owner, copy_and_row in places]
+        framed = [[part for text in texts for part in ([self.frame.first], text, [self.frame.last])] for texts in rows]
+        texts = [np.repeat(np.arange(len(row)), [len(text) + 2 for text in row]) for row in rows]
+        return pad_rows(framed, texts, self.frame, epochs, numbers, token_counts=self.token_counts)
+
+    def _texts(self, owner: int, row: int) -> list[NDArray[Any]]:
+        """What a row holds of each document, without [CLS] and [SEP]; one empty text where that is nothing."""
+        stream, width = self.streams[owner], self.length - 2
+        begin, end = row * width, min((row + 1) * width, len(stream.tokens))
+        documents = range(int(np.searchsorted(stream.starts, begin, side="right")) - 1, int(np.searchsorted(stream.starts, end)))
+        parts = [(max(begin, int(stream.starts[i]) + 1), min(end, int(stream.starts[i + 1]) - 1)) for i in documents]
+        return [stream.tokens[start:stop] for start, stop in parts if start < stop] or [stream.tokens[:0]]
+
+    def _draw(self, epoch: int) -> NDArray[np.int64]:
+        bits = np.random.PCG64([self.seed, epoch])
+        chosen = []
+        for first, count, copies, extra in zip(self._first, self.counts, self._copies, self._extra, strict=False):
+            chosen += [np.arange(first, first + copies * count), first + copies * count + permutation(bits, count)[:extra]]
+        rows = np.concatenate(chosen)
+        return rows[permutation(bits, len(rows))]
+
+
+def pad_rows(
+    rows: Sequence[Sequence[list[int] | NDArray[Any]]],
+    texts: Sequence[NDArray[np.int64]],
+    frame: Frame,
+    epochs: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    **more: NDArray[np.int64] | None,
+) -> FramedBatch:
+    """A batch of rows, each given in parts, with the text that each of its ids is in. Padding belongs to the last text."""
+    lengths = np.array([len(of) for of in texts], np.int64)
+    ids = np.full((len(rows), int(lengths.max())), frame.padding, np.int64)
+    padded = np.empty_like(ids)
+    for row, (parts, of) in enumerate(zip(rows, texts, strict=True)):
+        ids[row, : lengths[row]] = np.concatenate(parts)
+        padded[row, : lengths[row]], padded[row, lengths[row] :] = of, of[-1]
+    return FramedBatch(ids, lengths, padded, epochs, numbers, **more)
+
+
+def count_ids(streams: Sequence[TokenStream]) -> NDArray[np.int64]:
+    """How often each id stands in the streams: (largest id + 1,)."""
+    counts = np.zeros(max(stream.max_id for stream in streams) + 1, np.int64)
+    for stream in streams:
+        for start in range(0, len(stream.tokens), _BLOCK):
+            counts += np.bincount(stream.tokens[start : start + _BLOCK], minlength=len(counts))
+    return counts
+
+
+def _framed_ids(stream: TokenStream, length: int) -> int:
+    """The ids of all rows of a stream: those of its texts, and two for each part of a document in a row."""
+    starts, ends = np.asarray(stream.starts[:-1]), np.asarray(stream.starts[1:])
+    sizes = ends - starts - 2
+    cuts = np.arange(length - 2, len(stream.tokens), length - 2)
+    documents = np.searchsorted(starts, cuts, side="right") - 1
+    inside = (cuts >= starts[documents] + 2) & (cuts <= ends[documents] - 2)  # between two ids of its text
+    return int(sizes.sum()) + 2 * (int((sizes > 0).sum()) + int(inside.sum()))

@@ -1,0 +1,70 @@
+"""The batches of a run: step n is a function of n alone, so that resuming is a seek."""
+
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfkit.data.order.batch_sizes import BatchSizes
+
+Batch = TypeVar("Batch")
+
+
+class Rows(Protocol):
+    """Rows in an order of their own for each epoch: PackedRows of a stream, ExampleRows, and whatever else an objective cuts."""
+
+    def __len__(self) -> int:
+        """Rows an epoch, the same in every one."""
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens a row, over an epoch."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The numbers of the rows of an epoch, in the order in which they are read."""
+
+    def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Any:
+        """The rows of these numbers, as they are in these epochs, for an objective to collate."""
+
+
+class Loader(Generic[Batch]):
+    """Rows in the order of their epochs, so many a step. A step may span epochs: no row is lost or read twice at the border."""
+
+    def __init__(self, rows: Rows, collate: Callable[[Any], Batch], batch_size: int | BatchSizes, micro_batch_size: int):
+        """`collate` makes of the rows of a micro-batch what the objective wants. Raises ValueError on sizes that do not divide."""
+        self.sizes = batch_size if isinstance(batch_size, BatchSizes) else BatchSizes(batch_size)
+        if self.sizes.unit % micro_batch_size:
+            raise ValueError(f"micro_batch_size {micro_batch_size} does not divide batch_size {self.sizes.unit}")
+        self.rows, self.collate, self.micro_batch_size = rows, collate, micro_batch_size
+
+    def step(self, n: int) -> list[Batch]:
+        """The micro-batches of step n, from 0."""
+        epochs, numbers = self._places(n)
+        starts = range(0, len(numbers), self.micro_batch_size)
+        micro_batches = (slice(start, start + self.micro_batch_size) for start in starts)
+        return [self.collate(self.rows.gather(epochs[here], numbers[here])) for here in micro_batches]
+
+    def numbers(self, n: int) -> NDArray[np.int64]:
+        """The numbers of the rows of step n, (B,)."""
+        return self._places(n)[1]
+
+    def epochs(self, n: int) -> NDArray[np.int64]:
+        """The epoch of each row of step n, (B,)."""
+        return self._places(n)[0]
+
+    def _places(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The epochs and the numbers of the rows of step n."""
+        place, missing = self.sizes.before(n), self.sizes.size(n)
+        epochs, numbers = [], []
+        while missing:
+            epoch, i = divmod(place, len(self.rows))
+            part = self.rows.order(epoch)[i : i + missing]
+            epochs.append(np.full(len(part), epoch))
+            numbers.append(part)
+            place, missing = place + len(part), missing - len(part)
+        return np.concatenate(epochs), np.concatenate(numbers)

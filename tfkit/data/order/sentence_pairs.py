@@ -1,0 +1,205 @@
+"""Pairs of texts of which the second follows the first, or does not: BERT's rows, as its create_pretraining_data.py makes them.
+
+    document  s0 s1 s2 s3 s4 s5 s6 ...        sentences until the row is full: s0 s1 s2 s3, cut at random behind s1
+    is next   [CLS] s0 s1 [SEP] s2 s3 [SEP]   the next row begins with s4
+    or not    [CLS] s0 s1 [SEP] r5 r6 [SEP]   r: another document, from a random sentence on; the next row begins with s2, which is unused
+
+The pairs of an epoch are numbers, drawn from (seed, epoch) and the places of sentences alone; ids are read when a row is gathered.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfkit.data.order.draws import Draws, Latest
+from tfkit.data.order.framed import Frame, FramedBatch, count_ids, pad_rows
+from tfkit.data.order.packing import copies_of, permutation
+from tfkit.data.store.token_stream import TokenStream
+from tfkit.errors import DataError
+
+_PAIRS = 1  # tells these draws from those of the order, which begin with the same seed and epoch
+_SPECIAL = 3  # [CLS] first [SEP] second [SEP]
+
+
+class Pairs(NamedTuple):
+    """n pairs of a stream, as places in its ids."""
+
+    starts: NDArray[np.int64]  # (n, 2) of the first and of the second text
+    lengths: NDArray[np.int32]  # (n, 2)
+    unrelated: NDArray[np.int8]  # (n,) 1: the second is from another document
+
+    def take(self, chosen: NDArray[np.int64]) -> "Pairs":
+        """Some of them."""
+        return Pairs(self.starts[chosen], self.lengths[chosen], self.unrelated[chosen])
+
+
+class _Pair(NamedTuple):
+    """Two texts, as ids."""
+
+    first: NDArray[Any]
+    second: NDArray[Any]
+    unrelated: int
+
+
+class SentencePairRows:
+    """The rows of weighted streams. A weight of 2.3 goes over all documents twice an epoch, and keeps three tenths of a third time.
+
+    How many pairs there are is random. `len()` is the number of the first epoch's; of an epoch with more a random few are left out, and
+    of one with fewer a random few are read twice. Everything is a function of (streams, length, seed, epoch).
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[tuple[TokenStream, float]],
+        length: int,
+        seed: int,
+        frame: Frame,
+        *,
+        short: float = 0.1,
+        static: bool = False,
+        count_tokens: bool = False,
+    ):
+        """`short`: the share of rows that are filled only up to a random length. `static`: every epoch has the pairs of the first.
+
+        Raises DataError if the context has no room for two texts, a stream has no two documents, or its weight is less than one row.
+        """
+        if length < _SPECIAL + 2:
+            raise DataError(f"model.context_length {length} has no room for two texts, [CLS] and two [SEP]: set it to 5 or more")
+        self.length, self.seed, self.frame, self.short, self.static = length, seed, frame, short, static
+        self.weights = [weight for _, weight in streams]
+        self._documents = [_Documents(stream) for stream, _ in streams]
+        self._pairs, self._orders = Latest(self._draw_pairs), Latest(self._draw_order)
+        first = self._pairs[0]
+        self._rows = sum(len(pairs.starts) for pairs in first)
+        self._mean = float(sum(pairs.lengths.sum() for pairs in first)) / self._rows + _SPECIAL
+        self.token_counts = count_ids([stream for stream, _ in streams]) if count_tokens else None
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens a row, in the first epoch."""
+        return self._mean
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return self.length
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The numbers of the rows of an epoch, in the order in which they are read: (len(self),)."""
+        return self._orders[epoch]
+
+    def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> FramedBatch:
+        """The rows of these numbers in these epochs."""
+        pairs = [self._find(epoch, number) for epoch, number in zip(epochs.tolist(), numbers.tolist(), strict=True)]
+        first, last = [self.frame.first], [self.frame.last]
+        rows: list[list[list[int] | NDArray[Any]]] = [[first, pair.first, last, pair.second, last] for pair in pairs]
+        texts = [np.repeat([0, 1], [len(pair.first) + 2, len(pair.second) + 1]) for pair in pairs]
+        unrelated = np.array([pair.unrelated for pair in pairs], np.int64)
+        return pad_rows(rows, texts, self.frame, epochs, numbers, token_counts=self.token_counts, unrelated=unrelated)
+
+    def _find(self, epoch: int, number: int) -> "_Pair":
+        """The ids of a pair."""
+        for documents, pairs in zip(self._documents, self._pairs[0 if self.static else epoch], strict=True):
+            if number < len(pairs.starts):
+                places = zip(pairs.starts[number].tolist(), pairs.lengths[number].tolist(), strict=True)
+                first, second = (documents.stream.tokens[start : start + size] for start, size in places)
+                return _Pair(first, second, int(pairs.unrelated[number]))
+            number -= len(pairs.starts)
+        raise IndexError(f"epoch {epoch} has no such row")
+
+    def _draw_pairs(self, epoch: int) -> list[Pairs]:
+        """Of each stream."""
+        bits = np.random.PCG64([self.seed, epoch, 0, _PAIRS])
+        draws = Draws(bits)
+        found = []
+        for documents, weight in zip(self._documents, self.weights, strict=True):
+            first = documents.pair(self.length - _SPECIAL, self.short, draws)
+            copies_of(documents.stream.name, weight, len(first.starts))
+            passes = [first] * (weight >= 1)
+            passes += [documents.pair(self.length - _SPECIAL, self.short, draws) for _ in range(int(weight) - 1)]
+            if weight % 1:
+                more = documents.pair(self.length - _SPECIAL, self.short, draws) if passes else first
+                passes.append(more.take(permutation(bits, len(more.starts))[: round((weight % 1) * len(more.starts))]))
+            pairs = Pairs(*(np.concatenate(parts) for parts in zip(*passes, strict=True)))
+            found.append(pairs)
+        return found
+
+    def _draw_order(self, epoch: int) -> NDArray[np.int64]:
+        """The first row of all is a longest one, so that what does not fit shows at once."""
+        bits = np.random.PCG64([self.seed, epoch])
+        sizes = np.concatenate([pairs.lengths.sum(axis=1) for pairs in self._pairs[0 if self.static else epoch]])
+        order = np.concatenate([permutation(bits, len(sizes)) for _ in range(-(-self._rows // len(sizes)))])[: self._rows]
+        if epoch == 0:
+            longest = int(sizes[order].argmax())
+            order[[0, longest]] = order[[longest, 0]]
+        return order
+
+
+class _Documents:
+    """The documents of a stream that have a sentence."""
+
+    def __init__(self, stream: TokenStream):
+        assert stream.sentences is not None, "this stream was built without sentences"
+        self.stream, self.sentences = stream, stream.sentences
+        first = np.searchsorted(self.sentences, stream.starts)  # (documents + 1,) sentence with which each begins
+        self.kept = np.flatnonzero(np.diff(first))
+        self.first = first
+        if len(self.kept) < 2:
+            raise DataError(
+                f"{stream.name}: next sentences are drawn from another document, and there is {len(self.kept)} here with any text; "
+                "give more documents, hold out a larger fraction, or set objective.next_sentence: false"
+            )
+
+    def pair(self, most: int, short: float, draws: Draws) -> Pairs:
+        """One pass over all documents: pairs of at most `most` ids. BERT's script draws a short length for a document, here for a row."""
+        starts, lengths, unrelated = array("q"), array("i"), array("b")
+        for place in range(len(self.kept)):
+            borders = self._borders(place)
+            here, count = 0, len(borders) - 1  # sentence `here` is borders[here] to borders[here + 1]
+            while here < count:
+                target = 2 + draws.below(most - 1) if draws.happens(short) else most
+                end = min(bisect_left(borders, borders[here] + target, here + 1), count)
+                cut = here + 1 + (draws.below(end - here - 1) if end - here > 1 else 0)
+                first = borders[here], borders[cut]
+                other = end - here == 1 or draws.happens(0.5)
+                if other:
+                    second = self._elsewhere(place, target - (first[1] - first[0]), draws)
+                    here = cut
+                else:
+                    second = borders[cut], borders[end]
+                    here = end
+                sizes = fit(first[1] - first[0], second[1] - second[0], most)
+                for (begin, stop), size in zip((first, second), sizes, strict=True):
+                    starts.append(begin + draws.heads(stop - begin - size))  # a text that is too long loses ids at random ends
+                    lengths.append(size)
+                unrelated.append(other)
+        return Pairs(np.array(starts).reshape(-1, 2), np.array(lengths).reshape(-1, 2), np.array(unrelated))
+
+    def _borders(self, place: int) -> list[int]:
+        """Where each sentence of a document begins, and where the last one ends: before the [SEP]."""
+        document = self.kept[place]
+        begins: list[int] = self.sentences[self.first[document] : self.first[document + 1]].tolist()
+        return [*begins, int(self.stream.starts[document + 1]) - 1]
+
+    def _elsewhere(self, place: int, target: int, draws: Draws) -> tuple[int, int]:
+        """Sentences of another document, from a random one on: at least one, and `target` ids if there are so many."""
+        other = draws.below(len(self.kept) - 1)
+        document = self.kept[other + (other >= place)]
+        first, last = int(self.first[document]), int(self.first[document + 1])
+        sentence = first + draws.below(last - first)
+        begin = int(self.sentences[sentence])
+        end = sentence + 1 + int(np.searchsorted(self.sentences[sentence + 1 : last], begin + target))
+        return begin, int(self.sentences[end]) if end < last else int(self.stream.starts[document + 1]) - 1
+
+
+def fit(first: int, second: int, most: int) -> tuple[int, int]:
+    """How much of two texts stays if the longer one (of equals the second) loses an id until both together have at most `most`."""
+    kept = min(first, max(most - second, most - most // 2))
+    return kept, min(second, most - kept)

@@ -1,0 +1,200 @@
+"""A hub data set that is read as it comes, once: its records are written through to our own cache, and are then as finite as any source.
+
+Folder of the cache: records-00000.jsonl and so on, one record a line with the columns that are read; index.json, written last, with the
+names of the classes that the records hold as numbers. A second
+run reads it without the network, whatever the hub has by then: name a revision for a fixed content, or delete the folder to read anew.
+"""
+
+import datetime
+import hashlib
+import json
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import IO, Any
+
+from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.sources.hub_datasets import by_name, class_names, load_dataset
+from tfkit.data.store.folder_cache import build_once, cache_folder
+from tfkit.errors import DataError
+
+RECORDS_VERSION = 3  # part of the folder's name: raise it when the same data set gives other records
+_INDEX = "index.json"
+_SHARD = 50_000  # records a file
+
+
+@dataclass(frozen=True)
+class StreamedSource:
+    """The first `most` rows of a split, or all of them. Nothing but the cache is touched once they are in it."""
+
+    name: str
+    config: str | None
+    split: str
+    revision: str | None
+    most: int | None
+    columns: Columns
+    part: Part
+    on_bad_row: OnBadRow
+    folder: Path  # of the cache
+
+    @classmethod
+    def find(
+        cls,
+        name: str,
+        config: str | None,
+        split: str,
+        revision: str | None,
+        most: int | None,
+        columns: Columns,
+        part: Part,
+        on_bad_row: OnBadRow,
+    ) -> "StreamedSource":
+        """Name the folder of the cache; nothing is read yet."""
+        folder = _folder_of(name, config, split, revision, most, columns)
+        return cls(name, config, split, revision, most, columns, part, on_bad_row, folder)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the records, times the share of the part; 0 before they have come."""
+        index = _index(self.folder)
+        return int(sum(index["files"].values()) * self.part.share) if index else 0
+
+    def describe(self) -> str:
+        """Rows, MB and part, or that they are still to come."""
+        index = _index(self.folder)
+        about = f"{self._where}, streamed: "
+        if index is None:
+            about += f"{'all' if self.most is None else f'{self.most:,}'} rows, which are read into the cache first"
+        else:
+            about += f"{index['records']:,} rows, {megabytes(sum(index['files'].values()))}, from the cache"
+        return f"{about}; {self.part.describe()}" if self.part.describe() else about
+
+    def fingerprint(self) -> str:
+        """A hash of the records, of the columns, of the part and of what becomes of bad rows."""
+        part = self.part.fingerprint(self._all_rows())
+        about = f"{self._records()['content']}\0{self.columns.fingerprint()}\0{part}{fingerprint_of(self.on_bad_row)}"
+        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+
+    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
+        """Every row of the part. Places count rows from 0, as the data set viewer does."""
+        return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
+
+    def check(self) -> None:
+        """Look at the first row, where it is now: nothing is put into the cache yet."""
+        if _index(self.folder) is not None:
+            return check_rows(self._all_rows(), self.on_bad_row, self._where)
+        stream = self._stream()
+        classes = class_names(stream.features)
+        arriving = self._arriving(stream)
+        try:
+            check_rows((self._row(number, line, classes) for number, line in enumerate(arriving)), self.on_bad_row, self._where)
+        finally:
+            arriving.close()
+        return None
+
+    def _all_rows(self) -> Iterator[Row | BadRow]:
+        numbers = count()
+        records = self._records()
+        content = _content_hash(records["classes"])
+        for name in records["files"]:
+            with (self.folder / name).open("rb") as file:
+                for line in file:
+                    content.update(line)
+                    yield self._row(next(numbers), line, records["classes"])
+        if content.hexdigest() != records["content"]:
+            raise DataError(f"{self.folder}: damaged: not the records that came; delete this folder, and start again to read them anew")
+
+    def _row(self, number: int, line: bytes, classes: Mapping[str, Sequence[str]]) -> Row | BadRow:
+        record = Record(by_name(json.loads(line), classes), f"{self._where}, row {number}")
+        self.columns.check_one_text(record.values, record.place)  # a stream without a schema has columns that nobody told before
+        return self.columns.take(record)
+
+    def _records(self) -> dict[str, Any]:
+        """The index of the folder, which is filled now if it is not whole. Raises DataError."""
+        build_once(self.folder, lambda path: _index(path) is not None, self._fill)
+        index = _index(self.folder)
+        assert index is not None, f"{self.folder} was whole a moment ago"
+        return index
+
+    def _fill(self, folder: Path) -> None:
+        """Write what arrives, a record at a time, into an empty folder."""
+        stream = self._stream()
+        classes = class_names(stream.features)
+        content = _content_hash(classes)
+        records = 0
+        with ExitStack() as files:
+            shard: IO[bytes] | None = None
+            for line in self._arriving(stream):
+                if records % _SHARD == 0:
+                    files.close()
+                    shard = files.enter_context((folder / f"records-{records // _SHARD:05}.jsonl").open("wb"))
+                assert shard is not None
+                shard.write(line)
+                content.update(line)
+                records += 1
+        index = {
+            "version": RECORDS_VERSION,
+            "source": self._where,
+            "records": records,
+            "content": content.hexdigest(),
+            "classes": classes,
+            "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        }
+        (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+    def _stream(self) -> Any:
+        """The records from where they lie, a datasets.IterableDataset with the columns that are read. Raises DataError."""
+        stream = load_dataset(self.name, self.config, self.split, self.revision, streamed=True)
+        if stream.column_names is None:  # those of files without a schema are known with their records
+            return stream
+        self.columns.check(stream.column_names, self._where)
+        return stream.select_columns(self.columns.wanted(stream.column_names))
+
+    def _arriving(self, stream: Any) -> Generator[bytes, None, None]:
+        """Each record as a line of JSON, with the columns that are read. Whatever goes wrong is a DataError."""
+        try:
+            for values in islice(stream, self.most):
+                wanted = {name: values[name] for name in self.columns.wanted(values)} or values  # to be named as what was found
+                yield json.dumps(wanted, default=self._plain).encode() + b"\n"
+        except DataError:
+            raise
+        except Exception as error:  # the readers of data sets raise what they like
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError(f"{self._where}: the stream broke off ({reason}); nothing was kept of it: start it again") from error
+
+    def _plain(self, value: Any) -> Any:
+        """What JSON can hold of a value that it has no form for."""
+        if isinstance(value, datetime.date | datetime.time):
+            return value.isoformat()
+        raise DataError(f"{self._where}: a column that is read holds {type(value).__name__}, which is no text; name another column")
+
+    @property
+    def _where(self) -> str:
+        return f"{self.name}, split {self.split}"
+
+
+def _folder_of(name: str, config: str | None, split: str, revision: str | None, most: int | None, columns: Columns) -> Path:
+    """In the cache, by all that says which records these are: of a folder on this machine also what lies in it."""
+    path = Path(name).expanduser()
+    lying = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
+    read = [(role.name, columns.named.get(role.name, role.columns)) for role in columns.roles]
+    about = repr((RECORDS_VERSION, str(path), lying, config, split, revision, most, read, *columns.beyond_roles))
+    return cache_folder() / "streamed" / hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+
+
+def _content_hash(classes: Mapping[str, Sequence[str]]) -> "hashlib.blake2b":
+    """The hash of all records, before the first of them."""
+    return hashlib.blake2b(json.dumps(classes).encode() if classes else b"", digest_size=16)
+
+
+def _index(folder: Path) -> dict[str, Any] | None:
+    """The index of a folder whose files all have their sizes, else None."""
+    try:
+        index = json.loads((folder / _INDEX).read_bytes())
+        whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())
+        return index if whole and index["version"] == RECORDS_VERSION else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

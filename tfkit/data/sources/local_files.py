@@ -1,0 +1,209 @@
+"""Local files as a source: a file, a folder or a glob, in sorted order, each read by its format."""
+
+import glob
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from tfkit.data.columns.record_columns import Columns
+from tfkit.data.columns.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
+from tfkit.data.formats.file_content import BOM, content_of, opened, reading
+from tfkit.data.formats.readers import Layout, Rows, read_rows, reader_versions
+from tfkit.data.formats.suffixes import KINDS, is_hidden, is_searched, is_zip, suffix_of
+from tfkit.data.sources.archives import count_members
+from tfkit.errors import DataError
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """The rows of files: a whole text file is one row, files with columns give one row a record."""
+
+    name: str  # the path or glob of the recipe
+    paths: tuple[Path, ...]
+    columns: Columns
+    part: Part
+    on_bad_row: OnBadRow = "error"
+    layout: Layout = field(default_factory=Layout)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk, times the share of the part."""
+        return int(self._bytes_on_disk() * self.part.share)
+
+    def describe(self) -> str:
+        """Files, MB on disk, part, what is in archives, and what they and a folder hold besides."""
+        count = len(self.paths)
+        about = [f"{self.name}: {count} file{'s' if count > 1 else ''}, {megabytes(self._bytes_on_disk())}"]
+        about += [self.part.describe()] if self.part.describe() else []
+        archives = [count_members(path) for path in self.paths if is_zip(path)]
+        if archives:
+            inside = sum(read for read, _ in archives)
+            about.append(f"{inside:,} file{'s' if inside > 1 else ''} in {'it' if count == 1 else 'archives'}")
+        others = sum(left_out for _, left_out in archives)
+        if Path(self.name).expanduser().is_dir():
+            others += sum(1 for _ in _walk(Path(self.name).expanduser())) - count
+        if others:
+            about.append(f"{others} other file{'s' if others > 1 else ''} left out")
+        return "; ".join(about)
+
+    def fingerprint(self) -> str:
+        """A hash of names, bytes as they lie on disk, the columns, the part, what the recipe says of the files, what becomes of bad rows,
+        and the versions of readers. The folder may move.
+        """
+        digest = hashlib.blake2b(
+            f"files\0{self.columns.fingerprint()}\0{self.part.fingerprint(self._all_rows())}{fingerprint_of(self.on_bad_row)}".encode(),
+            digest_size=16,
+        )
+        if self.layout != Layout():
+            digest.update(f"{self.layout.format}\0{self.layout.header}\0{list(self.layout.beside)}\0".encode())
+        paths = [path.absolute() for path in (*self.paths, *(path for beside in self.layout.beside.values() for path in beside))]
+        base = _common_folder(paths)
+        if versions := {name: version for path in self.paths for name, version in reader_versions(path, self.layout).items()}:
+            digest.update(f"readers\0{versions}\0".encode())
+        for path in paths:
+            with reading(path), path.open("rb") as file:
+                digest.update(os.fsencode(f"{path.relative_to(base).as_posix()}\0{path.stat().st_size}\0"))
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
+        """Every row of the part, file after file."""
+        return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
+
+    def check(self) -> None:
+        """Find errors in the first rows now."""
+        check_rows(self._all_rows(), self.on_bad_row, self.name, FIRST_ROWS)
+
+    def _all_rows(self) -> Rows:
+        for number, path in enumerate(self.paths):
+            yield from read_rows(path, self.columns, self.layout, number)
+
+    def _bytes_on_disk(self) -> int:
+        return sum(_size(path) for path in self.paths)
+
+
+def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The files that stand beside others, the first beside the first. Raises DataError if they are not as many."""
+    found = find_files(pattern)
+    if len(found) != len(paths):
+        raise DataError(f"{pattern}: {len(found)} files beside {len(paths)}; name as many, which sort alike, or a source for each")
+    if archive := next(filter(is_zip, found), None):
+        raise DataError(f"{archive}: an archive cannot stand beside a file; unpack it, and name the file in it")
+    return tuple(found)
+
+
+def find_files(pattern: str) -> list[Path]:
+    """The files that a path names, sorted: itself, a folder's known text and data files, or the matches of a glob (** is recursive).
+
+    Of .json files a folder's search finds those that hold an array. Hidden files are left out, and links to folders are not followed
+    into them: they may lead in a circle. Raises DataError where nothing matches.
+    """
+    if "\0" in pattern:
+        raise DataError(f"{pattern!r}: a path cannot hold a NUL character; correct the path")
+    try:
+        path = Path(pattern).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{pattern}: there is no such user's home folder; correct the path") from error
+    with reading(path):  # a name that is too long, a folder that may not be entered
+        return sorted((_readable(file) for file in _find(path, pattern)), key=lambda file: file.as_posix())
+
+
+def is_read_by(path: Path, pattern: str) -> bool:
+    """Whether a path, which need not be there, is among the files that a file, folder or glob names. Links are followed in both."""
+    try:
+        source, path = Path(pattern).expanduser(), path.resolve()
+        if source.is_dir():
+            root = source.resolve()
+            return path == root or (path.is_relative_to(root) and _may_be_data(path.relative_to(root)))
+        if source.exists():
+            return path == source.resolve()
+        parts = source.absolute().parts
+        first = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+        return _matches(path.parts, (*Path(*parts[:first]).resolve().parts, *parts[first:]))
+    except (OSError, RuntimeError, ValueError):  # no such home folder, a loop of links, a name that no file can have
+        return False
+
+
+def _find(path: Path, pattern: str) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [file for file in _walk(path) if _is_wanted(file, path)]
+        if not found:
+            raise DataError(f"{pattern}: no {KINDS} file in this folder; name the files, or use a glob such as {pattern}/**/*.x")
+    elif path.exists():
+        raise DataError(f"{pattern}: this is a device, pipe or socket, which cannot be read twice; write its content into a file")
+    else:
+        found = _glob(path)
+        if not found:
+            raise DataError(f"{pattern}: no such file or folder, and no file matches it as a glob (from {Path.cwd()}); correct the path")
+    return found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """The regular files below a folder."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if (path := Path(parent, name)).is_file():  # neither a pipe nor a link that leads nowhere
+                yield path
+
+
+def _glob(pattern: Path) -> list[Path]:
+    """The regular files that match, as glob.glob finds them, but `**` does not follow links to folders."""
+    if "**" not in pattern.parts:
+        return [path for path in map(Path, glob.glob(str(pattern))) if path.is_file()]
+    place = pattern.parts.index("**")
+    roots = glob.glob(str(Path(*pattern.parts[:place])))
+    return [path for root in roots for path in _walk(Path(root)) if _matches(path.relative_to(root).parts, pattern.parts[place:])]
+
+
+def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether the parts of a path match those of a glob. As in a shell a leading dot must be written."""
+    if not pattern or not parts:
+        return not parts and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or (not parts[0].startswith(".") and _matches(parts[1:], pattern))
+    hidden = parts[0].startswith(".") and not pattern[0].startswith(".")
+    return not hidden and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def _size(path: Path) -> int:
+    with reading(path):
+        return path.stat().st_size
+
+
+def _is_wanted(path: Path, folder: Path) -> bool:
+    name = path.relative_to(folder)
+    if not _may_be_data(name):
+        return False
+    return suffix_of(name) != ".json" or _is_array(path)
+
+
+def _may_be_data(name: Path) -> bool:
+    """Whether a file of a searched folder has a name that is read; the path is relative to the folder."""
+    return is_searched(name) or (is_zip(name) and not is_hidden(name))
+
+
+def _is_array(path: Path) -> bool:
+    """Whether a JSON file holds rows, and not the settings of a program, as most do that lie in folders of code."""
+    with opened(content_of(path)) as file:
+        return file.read(4096).removeprefix(BOM).lstrip().startswith(b"[")
+
+
+def _readable(path: Path) -> Path:
+    with reading(path), path.open("rb"):
+        return path
+
+
+def _common_folder(paths: Sequence[Path]) -> Path:
+    """Of absolute paths: on one drive, the root is in all of them."""
+    folder = paths[0].parent
+    while not all(path.is_relative_to(folder) for path in paths):
+        folder = folder.parent
+    return folder

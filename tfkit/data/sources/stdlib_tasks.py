@@ -1,0 +1,153 @@
+"""Labelled rows made of the standard library's files: docstrings, token roles, packages. Divided by file, as the whole files are.
+
+What a model is given stands in one row only, however many files hold it, and none that is held out is trained on. What the files
+give is kept in the cache: records.jsonl, one record a line, and index.json, written last.
+"""
+
+import hashlib
+import json
+import platform
+import tokenize
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfkit.data.code import TASKS, parse
+from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.columns.rows import OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows
+from tfkit.data.formats.file_content import reading
+from tfkit.data.formats.readers import Rows
+from tfkit.data.sources.stdlib import StdlibSource
+from tfkit.data.store.folder_cache import build_once, cache_folder
+
+TASKS_VERSION = 1  # part of the fingerprint: raise it when the same files give other records
+_RECORDS, _INDEX = "records.jsonl", "index.json"
+_FEWEST_FILES = 8  # of a package: fewer are too few to divide
+
+
+@dataclass(frozen=True)
+class StdlibTask:
+    """The rows of one task. Files that this Python cannot parse are left out, and counted."""
+
+    task: str
+    columns: Columns
+    part: Part
+    on_bad_row: OnBadRow
+    folder: Path  # of the cache
+    index: dict[str, Any]
+
+    @classmethod
+    def find(cls, task: str, columns: Columns, part: Part, on_bad_row: OnBadRow, root: Path | None = None) -> "StdlibTask":
+        """The task's records from the cache, or made: a few seconds. Raises DataError where Python came without sources."""
+        files = StdlibSource.find(Part("all", part.fraction), "error", root)
+        content = f"{TASKS_VERSION}\0{task}\0{platform.python_version()}\0{files.fingerprint()}"
+        folder = cache_folder() / "stdlib" / hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        build_once(folder, lambda path: _index(path) is not None, lambda path: _write(path, task, files))
+        index = _index(folder)
+        assert index is not None, f"{folder} was whole a moment ago"
+        return cls(task, columns, part, on_bad_row, folder, index)
+
+    @property
+    def name(self) -> str:
+        """As it stands in a recipe."""
+        return f"stdlib: {self.task}"
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of what is given, times the share of the part."""
+        return int(self.index["bytes"] * self.part.share)
+
+    def describe(self) -> str:
+        """Rows and files of the part, and how many files gave nothing."""
+        places = [record["path"] for record in self._kept()]
+        about = f"{self.task} of the standard library of Python {platform.python_version()}: {len(places):,} rows of "
+        about += f"{len(set(places)):,} files"
+        if self.part.name != "all":
+            about += f" ({'held out' if self.part.name == 'held_out' else 'the training part'})"
+        unread = self.index["unread"]
+        return about + (f"; {unread} file{'s' if unread > 1 else ''} left out that this Python cannot parse" if unread else "")
+
+    def fingerprint(self) -> str:
+        """Of all the files, for a row may be left out for the sake of another file's; of the task, the columns and the part."""
+        about = f"{self.folder.name}\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}"
+        return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
+
+    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
+        """Every row of the part, file after file."""
+        return good_rows(self._all_rows(), self.on_bad_row, skipped)
+
+    def check(self) -> None:
+        """Find a column that is not there now."""
+        check_rows(self._all_rows(), self.on_bad_row, self.name)
+
+    def _all_rows(self) -> Rows:
+        for record in self._kept():
+            yield self.columns.take(Record(record["values"], f"{record['path']}:{record['line']}"))
+
+    def _kept(self) -> Iterator[dict[str, Any]]:
+        """The records of the part, each only where what it gives has not been given."""
+        others = Part("held_out" if self.part.name == "train" else "train", self.part.fraction)
+        given = set()
+        if self.part.name == "train":
+            given = {record["given"] for record in self._records() if others.keeps(record["path"].encode())}
+        for record in self._records():
+            if self.part.keeps(record["path"].encode()) and record["given"] not in given:
+                given.add(record["given"])
+                yield record
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        path = self.folder / _RECORDS
+        with reading(path), path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def _write(folder: Path, task: str, files: StdlibSource) -> None:
+    """Fill an empty folder."""
+    found, unread = _find(task, files)
+    given = sum(len(" ".join(_texts(record["values"][TASKS[task].given])).encode()) for record in found)
+    path = folder / _RECORDS
+    with path.open("w", encoding="utf-8") as file:
+        for record in found:
+            file.write(json.dumps(record) + "\n")
+    index = {"version": TASKS_VERSION, "records": len(found), "unread": unread, "bytes": given, "size": path.stat().st_size}
+    (folder / _INDEX).write_text(json.dumps(index) + "\n")
+
+
+def _find(task: str, files: StdlibSource) -> tuple[list[dict[str, Any]], int]:
+    """What all files give, and how many cannot be parsed."""
+    found: list[dict[str, Any]] = []
+    unread = 0
+    for name in files.paths:
+        with reading(files.root / name):
+            parsed = parse((files.root / name).read_bytes())
+        try:
+            here = [] if parsed is None else list(TASKS[task].find(name, *parsed))
+        except (tokenize.TokenError, SyntaxError, RecursionError):
+            parsed, here = None, []
+        unread += parsed is None
+        for line, values in here:
+            words = " ".join(_texts(values[TASKS[task].given])).split()  # copies differ in white space
+            key = hashlib.blake2b(" ".join(words).encode(errors="surrogatepass"), digest_size=8).hexdigest()
+            found.append({"path": name, "line": line, "given": key, "values": values})
+    if task == "packages":
+        paths = defaultdict(set)
+        for record in found:
+            paths[record["values"]["label"]].add(record["path"])
+        found = [record for record in found if len(paths[record["values"]["label"]]) >= _FEWEST_FILES]
+    return found, unread
+
+
+def _texts(given: str | list[str]) -> list[str]:
+    return [given] if isinstance(given, str) else given
+
+
+def _index(folder: Path) -> dict[str, Any] | None:
+    """The index of a folder whose records are all there, else None."""
+    try:
+        index = json.loads((folder / _INDEX).read_bytes())
+        whole = (folder / _RECORDS).stat().st_size == index["size"] and index["version"] == TASKS_VERSION
+        return index if whole else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

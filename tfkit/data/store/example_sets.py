@@ -1,0 +1,256 @@
+"""Labelled rows as the model will see them: each row an example of its own, encoded once by an objective, and cached.
+
+An example is a few arrays (ids, labels, segments ...), the same ones for every row. Folder of the cache: for each array `<name>.bin`
+(int32, or the type that the encoder gives it) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each
+row's text), places.bin; index.json, written last; hashes.json. All little-endian.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfkit.data.columns.rows import BadRow, OnBadRow, Row, Skipped, Source, describe_skipped, skip
+from tfkit.data.store.folder_cache import build_once, cache_folder
+from tfkit.data.store.hashes import HashedArray, HashedFiles
+from tfkit.data.store.overlap import text_hash
+from tfkit.data.store.token_stream import check_ids
+from tfkit.errors import DataError
+
+EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
+_INDEX = "index.json"
+_BATCH = 512  # rows that are encoded at once
+_OWN = frozenset({"lengths", "texts", "places"})  # files beside those of the arrays
+
+
+class Encoded(NamedTuple):
+    """A row as arrays: whole numbers, kept in 32 bits, or an array of a type of its own, the same for every row. `length` counts the
+    tokens that the model sees of it, `truncated` says that some were cut off.
+
+    `unread`: of several targets that are equally good, those beside the one that is taken.
+    """
+
+    arrays: Mapping[str, Sequence[int] | NDArray[Any]]
+    length: int
+    truncated: bool = False
+    unread: int = 0
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What turns rows into examples."""
+
+    def fingerprint(self) -> str:
+        """Equal only where the same rows give the same examples."""
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """An example, or what is wrong, for each row."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The arrays that hold token ids."""
+
+
+Example = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """All examples of a source, memory-mapped."""
+
+    name: str  # of the source
+    arrays: Mapping[
+        str, tuple[NDArray[Any] | HashedArray, NDArray[np.int64]]
+    ]  # the numbers of all examples, and where each begins (+ the end)
+    lengths: NDArray[np.int32]  # (examples,) tokens
+    texts: NDArray[np.uint64]  # (examples,) a hash of each row's text
+    places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # of the rows, as UTF-8, and where each begins (+ the end)
+    max_id: int
+    fingerprint: str
+    cached: bool  # whether it was there already
+    truncated: int = 0
+    first_truncated: str = ""  # where that row stands
+    unread: int = 0  # targets that are in no example: a row has one
+    skipped: Mapping[str, Skipped] = field(default_factory=dict)  # rows that were left out, by kind
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, i: int) -> Example:
+        """Example i."""
+        return {name: numbers[starts[i] : starts[i + 1]] for name, (numbers, starts) in self.arrays.items()}
+
+    def place(self, i: int) -> str:
+        """Where the row of example i stands."""
+        names, starts = self.places
+        return bytes(names[starts[i] : starts[i + 1]]).decode()
+
+    def describe(self) -> str:
+        """Rows kept, truncated and left out, in words."""
+        about = f"{self.name}: {len(self):,} row{'s' if len(self) > 1 else ''}"
+        if self.truncated:
+            about += f", {self.truncated:,} of them cut to the context (first {self.first_truncated})"
+        if self.unread:
+            about += f"; of several targets of a row the first is taken, {self.unread:,} more left out"
+        return about
+
+    def describe_skipped(self) -> str:
+        """The rows that were left out, in words; empty if there were none."""
+        return describe_skipped(self.name, self.skipped)
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise ModelError if an id has no row in an embedding of `vocab_size` rows."""
+        check_ids(self.name, self.max_id, vocab_size)
+
+    def check_targets(self) -> None:
+        """Every example has a target: its encoder refuses a row without."""
+
+
+def example_set(source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None) -> ExampleSet:
+    """The examples of a source from the cache, or built there. Raises DataError on a bad row, unless they are skipped, and if none is left.
+
+    `progress` is told the bytes of text done since its last call, and may raise to stop.
+    """
+    content = f"{EXAMPLES_VERSION}\0{source.fingerprint()}\0{encoder.fingerprint()}\0{on_bad_row}"
+    fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    folder = cache_folder() / "examples" / fingerprint
+    built = build_once(folder, lambda path: _index(path) is not None, lambda path: _write(path, source, encoder, on_bad_row, progress))
+    return _load(folder, fingerprint, cached=not built)
+
+
+def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None) -> None:
+    """Fill an empty folder; the index is written last."""
+    skipped: dict[str, Skipped] = {}
+    truncated = unread = max_id = 0
+    first_bad = first_truncated = ""
+    with ExitStack() as files:
+        writers = _Writers(folder, files)
+        found_rows = source.rows(skipped)
+        while rows := list(islice(found_rows, _BATCH)):
+            for row, found in zip(rows, encoder.encode(rows), strict=True):
+                if isinstance(found, BadRow):
+                    if on_bad_row == "error":
+                        raise found.refusal()
+                    skip(found, skipped)
+                    first_bad = first_bad or found.message
+                    continue
+                writers.append(row, found)
+                truncated += found.truncated
+                first_truncated = first_truncated or (row.place if found.truncated else "")
+                unread += found.unread
+                max_id = max([max_id, *(max(found.arrays[name], default=0) for name in encoder.ids)])
+            if progress is not None:
+                progress(sum(len(row.text.encode()) for row in rows))
+        if not writers.examples:
+            if first_bad:
+                raise DataError(f"{source.name}: every row is bad; the first is {first_bad}")
+            raise DataError(f"{source.describe()}: no rows here; give a source that holds some, or a larger fraction of it")
+        names = writers.finish()
+    index = {
+        "version": EXAMPLES_VERSION,
+        "source": source.name,
+        "arrays": names,
+        "dtypes": writers.dtypes,
+        "examples": writers.examples,
+        "truncated": truncated,
+        "first_truncated": first_truncated,
+        "unread": unread,
+        "skipped": skipped,
+        "max_id": max_id,
+        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+    }
+    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+class _Writers:
+    """The files of a folder while it grows."""
+
+    def __init__(self, folder: Path, files: ExitStack):
+        self.folder, self.files = folder, files
+        self.open: dict[str, IO[bytes]] = {}
+        self.ends: dict[str, int] = {}
+        self.dtypes: dict[str, str] = {}  # of the arrays
+        self.examples = 0
+
+    def append(self, row: Row, found: Encoded) -> None:
+        """Add an example."""
+        assert not self.examples or self._names() == sorted(found.arrays), "every example has the same arrays"
+        assert _OWN.isdisjoint(found.arrays), "these files are the folder's own"
+        for name, numbers in sorted(found.arrays.items()):
+            kept = numbers.astype(numbers.dtype.newbyteorder("<")) if isinstance(numbers, np.ndarray) else np.array(numbers, "<i4")
+            assert self.dtypes.setdefault(name, kept.dtype.str) == kept.dtype.str, "every example has arrays of the same types"
+            self._add(name, kept.tobytes(), len(kept))
+        place = row.place.encode(errors="replace")
+        self._add("places", place, len(place))
+        self._file("lengths").write(np.array([found.length], "<i4").tobytes())
+        self._file("texts").write(text_hash(row.text))
+        self.examples += 1
+
+    def finish(self) -> list[str]:
+        """Write where the last example ends; the names of the arrays."""
+        for name, end in self.ends.items():
+            self._file(f"{name}.starts").write(np.array([end], "<i8").tobytes())
+        return self._names()
+
+    def _names(self) -> list[str]:
+        return sorted(self.ends.keys() - {"places"})
+
+    def _add(self, name: str, content: bytes, count: int) -> None:
+        end = self.ends.get(name, 0)
+        self._file(f"{name}.starts").write(np.array([end], "<i8").tobytes())
+        self._file(name).write(content)
+        self.ends[name] = end + count
+
+    def _file(self, name: str) -> IO[bytes]:
+        if name not in self.open:
+            self.open[name] = self.files.enter_context((self.folder / f"{name}.bin").open("wb"))
+        return self.open[name]
+
+
+def _load(folder: Path, fingerprint: str, cached: bool) -> ExampleSet:
+    index = _index(folder)
+    assert index is not None, f"{folder} was whole a moment ago"
+    files = HashedFiles(folder)
+
+    def compared(name: str, dtype: str) -> NDArray[Any]:
+        return files.compared(f"{name}.bin", dtype)
+
+    return ExampleSet(
+        name=index["source"],
+        arrays={name: (files.array(f"{name}.bin", index["dtypes"][name]), compared(f"{name}.starts", "<i8")) for name in index["arrays"]},
+        lengths=compared("lengths", "<i4"),
+        texts=compared("texts", "<u8"),
+        places=(compared("places", "u1"), compared("places.starts", "<i8")),
+        max_id=index["max_id"],
+        fingerprint=fingerprint,
+        cached=cached,
+        truncated=index["truncated"],
+        first_truncated=index["first_truncated"],
+        unread=index["unread"],
+        skipped=index["skipped"],
+    )
+
+
+def _index(folder: Path) -> dict[str, Any] | None:
+    """The index of a folder whose files all have their sizes, else None."""
+    try:
+        index = json.loads((folder / _INDEX).read_bytes())
+        whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())
+        index["skipped"] = {kind: Skipped(*found) for kind, found in index["skipped"].items()}
+        return index if whole and index["version"] == EXAMPLES_VERSION else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def examples(sets: Sequence[ExampleSet]) -> Iterator[tuple[str, Example]]:
+    """Every example with its place, set after set."""
+    for one in sets:
+        for i in range(len(one)):
+            yield one.place(i), one[i]

@@ -1,0 +1,194 @@
+"""The cache: folders that are built once, appear whole or not at all, and may be deleted at any time.
+
+A builder works in a hidden sibling whose folder it keeps locked (flock on the folder itself), so that any later builder can tell a
+dead builder's leftovers, which it removes, from the work of a living one. The lock goes with its process, however that ends.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tfkit.data.store.hashes import HASHES, find_damage, write_hashes
+from tfkit.errors import MachineError
+
+
+def cache_folder() -> Path:
+    """TFKIT_CACHE, else XDG_CACHE_HOME/tfkit, else the platform's place in the home folder; made if it is not there.
+
+    Without a home folder that can be written it is a folder of the user's own in the temporary folder, with a RuntimeWarning.
+    Raises MachineError where TFKIT_CACHE names a place that cannot be written.
+    """
+    chosen = os.environ.get("TFKIT_CACHE")
+    if chosen:
+        folder = Path(chosen).expanduser().absolute()
+        if not _writable(folder):
+            raise MachineError(f"TFKIT_CACHE={chosen}: this folder cannot be made or written; choose another, or mend its permissions")
+        return folder
+    usual = _usual_folder()
+    if usual is not None and _writable(usual):
+        return usual
+    substitute = _temporary_folder()
+    warnings.warn(
+        f"{usual or 'the home folder'} cannot be written, so the cache is {substitute} and may not last; set TFKIT_CACHE to keep it",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return substitute
+
+
+def cache_size() -> int:
+    """Bytes in the cache folder."""
+    total = 0
+    for folder, _, names in os.walk(cache_folder()):
+        for name in names:
+            with contextlib.suppress(OSError):  # deleted meanwhile
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
+
+
+def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[Path], None]) -> bool:
+    """Make sure that `folder` is there and whole, its files those that were written (hashes.py); True if this call built it.
+
+    `build` fills an empty temporary folder, which is then written through to the disk and renamed. What it raises passes on, and
+    nothing remains. Of two builders at once both return, with the result of one. A folder that is not whole is replaced, with a
+    RuntimeWarning if a file in it was damaged; those who have its files mapped keep them. Raises MachineError on a full or read-only disk.
+    """
+
+    def is_good(path: Path) -> bool:
+        return is_whole(path) and find_damage(path) is None
+
+    if is_whole(folder):
+        damaged = find_damage(folder)
+        if damaged is None:
+            return False
+        if damaged != HASHES:  # which caches of version 0.1.0 lack
+            warnings.warn(f"{folder / damaged}: damaged, so this part of the cache is built again", RuntimeWarning, stacklevel=2)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder.parent)
+        with _temporary_sibling(folder) as temporary:
+            build(temporary)
+            write_hashes(temporary)
+            _sync_tree(temporary)
+            return _put_in_place(temporary, folder, is_good)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
+            raise MachineError(
+                f"{folder.parent}: the cache cannot be written ({error.strerror}); make room there, or set TFKIT_CACHE to another folder"
+            ) from error
+        raise
+
+
+def _put_in_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool]) -> bool:
+    while True:
+        try:
+            os.rename(temporary, folder)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            if is_whole(folder):
+                return False  # another builder was faster
+            with contextlib.suppress(FileNotFoundError):  # another builder replaces it too
+                os.rename(folder, _sibling_name(folder))  # without a lock, so a later builder removes it
+            continue
+        _sync(folder.parent)
+        _remove_leftovers(folder.parent)
+        return True
+
+
+@contextlib.contextmanager
+def _temporary_sibling(folder: Path) -> Iterator[Path]:
+    """An empty, locked, hidden folder beside `folder`; removed at the end, unless it was renamed."""
+    while True:
+        temporary = _sibling_name(folder)
+        temporary.mkdir()
+        try:
+            descriptor = os.open(temporary, os.O_RDONLY)
+        except FileNotFoundError:  # a cleaner came between making and locking
+            continue
+        with contextlib.suppress(OSError):  # some network file systems have no locks; then leftovers stay
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if temporary.is_dir():
+            break
+        os.close(descriptor)  # likewise
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    for leftover in parent.glob(".building-*"):
+        try:
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink()
+        except OSError:
+            pass  # its builder lives
+        finally:
+            os.close(descriptor)
+
+
+def _sibling_name(folder: Path) -> Path:
+    return folder.with_name(f".building-{folder.name}-{uuid.uuid4().hex[:12]}")
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _usual_folder() -> Path | None:
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    if xdg and os.path.isabs(xdg):  # the XDG specification has relative ones ignored
+        return Path(xdg) / "tfkit"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    if not home.is_dir():  # not ours to make
+        return None
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "tfkit"
+
+
+def _temporary_folder() -> Path:
+    """A folder that is surely ours: others can write in the temporary folder, and could have put a link under its name."""
+    folder = Path(tempfile.gettempdir()) / f"tfkit-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    if status.st_uid != os.getuid() or folder.is_symlink() or not _writable(folder):
+        return Path(tempfile.mkdtemp(prefix="tfkit-"))
+    return folder
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)

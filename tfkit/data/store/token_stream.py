@@ -1,0 +1,126 @@
+"""One memory-mapped stream of ids for a source and a tokenizer, with document boundaries; built once, in constant memory, and cached.
+
+    document 0          document 1                the end
+    bos a b c           bos d e        ...  bos z eos       bos = eos: one id both ends and begins
+    a b c eos           d e eos        ...  z eos           no bos, or another: eos is appended to each
+
+Folder of the cache: tokens.bin (uint16 or uint32), starts.bin, text_bytes.bin (int64), texts.bin (a hash of each text, uint64),
+where asked for sentences.bin (int64), and index.json; all little-endian. hashes.json has a hash of each block of them.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfkit.data.columns.rows import Skipped, Source, describe_skipped
+from tfkit.data.store.folder_cache import build_once, cache_folder
+from tfkit.data.store.hashes import HashedArray, HashedFiles
+from tfkit.data.store.token_writer import INDEX, SENTENCES_VERSION, STREAM_VERSION, TEXTS, write_stream
+from tfkit.errors import DataError, ModelError
+from tfkit.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """All documents of a source as ids, one after the other. A row of text without any text is no document."""
+
+    name: str  # of the source
+    tokens: NDArray[Any] | HashedArray  # (tokens,) uint16 or uint32, memory-mapped
+    starts: NDArray[np.int64]  # (documents + 1,) where each document begins, and where the next one would
+    text_bytes: NDArray[np.int64]  # (documents,) UTF-8 bytes of the ids that are targets when the document is scored on its own
+    separator: int  # ids appended to each document: 1 where eos is, 0 where the next document's first id ends it
+    max_id: int
+    fingerprint: str
+    cached: bool  # whether it was there already
+    skipped: Mapping[str, Skipped] = field(default_factory=dict)  # bad rows that were left out, by kind
+    sentences: NDArray[np.int64] | None = None  # where each sentence begins, those without ids left out; None: nobody asked
+    texts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # (documents,) a hash of each one's text
+
+    def __len__(self) -> int:
+        """Documents."""
+        return len(self.text_bytes)
+
+    def document(self, i: int) -> NDArray[Any]:
+        """The ids of document i as the tokenizer's template makes them, without the appended eos."""
+        ids: NDArray[Any] = self.tokens[self.starts[i] : self.starts[i + 1] - self.separator]
+        return ids
+
+    def describe_skipped(self) -> str:
+        """The bad rows that were left out, in words; empty if there were none."""
+        return describe_skipped(self.name, self.skipped)
+
+    def check_targets(self) -> None:
+        """Raise DataError if no document has an id that follows another: then there is nothing to score, however many there are."""
+        if not (np.diff(self.starts) - self.separator > 1).any():
+            raise DataError(
+                f"{self.name}: nothing to score: of {len(self):,} texts none has a token that follows another; "
+                "give longer texts, or hold out a larger fraction"
+            )
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise ModelError if an id has no row in an embedding of `vocab_size` rows."""
+        check_ids(self.name, self.max_id, vocab_size)
+
+
+def check_ids(name: str, max_id: int, vocab_size: int) -> None:
+    """Raise ModelError if a source has an id beyond the model's vocabulary; without this a GPU stops with an assert."""
+    if max_id >= vocab_size:
+        raise ModelError(
+            f"{name}: the tokenizer gives ids up to {max_id}, the model's vocabulary ends at {vocab_size - 1}; "
+            f"use the model's own tokenizer, or set model.vocab_size to at least {max_id + 1}"
+        )
+
+
+def token_stream(
+    source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None, *, sentences: bool = False
+) -> TokenStream:
+    """The stream of a source from the cache, or built there: at once whole, whatever stops the builder.
+
+    `progress` is told the bytes of text done since its last call, and may raise to stop. `sentences`: with the places where they begin;
+    that is a stream of its own in the cache. Raises DataError on bad or no rows.
+    """
+    content = f"{STREAM_VERSION}\0{source.fingerprint()}\0{tokenizer.fingerprint()}" + (f"\0{SENTENCES_VERSION}" if sentences else "")
+    fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    folder = cache_folder() / "streams" / fingerprint
+    built = build_once(
+        folder,
+        lambda path: _whole_index(path) is not None,
+        lambda path: write_stream(path, source, tokenizer, progress, sentences),
+    )
+    return _load(folder, fingerprint, cached=not built)
+
+
+def _load(folder: Path, fingerprint: str, cached: bool) -> TokenStream:
+    index = _whole_index(folder)
+    assert index is not None, f"{folder} was whole a moment ago"
+    files = HashedFiles(folder)
+    return TokenStream(
+        name=index["source"],
+        tokens=files.array("tokens.bin", index["dtype"]),
+        starts=files.compared("starts.bin", "<i8"),
+        text_bytes=files.compared("text_bytes.bin", "<i8"),
+        separator=index["separator"],
+        max_id=index["max_id"],
+        fingerprint=fingerprint,
+        cached=cached,
+        texts=files.compared(TEXTS, "<u8"),
+        skipped=index["skipped"],
+        sentences=files.compared("sentences.bin", "<i8") if index["files"].get("sentences.bin") else None,
+    )
+
+
+def _whole_index(folder: Path) -> dict[str, Any] | None:
+    """The index of a stream whose files all have their sizes, else None."""
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
+        whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())
+        index["skipped"] = {kind: Skipped(*found) for kind, found in index["skipped"].items()}
+        return index if whole and index["version"] == STREAM_VERSION and TEXTS in index["files"] else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

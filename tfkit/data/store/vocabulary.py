@@ -1,0 +1,83 @@
+"""The tokenizer of a run, trained on its own training text and kept in the cache."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfkit.data.columns.rows import Row, Source
+from tfkit.data.store.folder_cache import build_once, cache_folder
+from tfkit.errors import DataError, ModelError
+from tfkit.recipe.schema.data_sections import TokenizerSection
+from tfkit.tokenizer import LIBRARY_VERSION, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+
+TRAINER_VERSION = 1  # part of the fingerprint: raise it when the same text gives another tokenizer
+
+
+def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, progress: Callable[[int], None] | None = None) -> Tokenizer:
+    """The tokenizer that the section describes, from the cache or trained on the sources. Raises DataError on bad or no rows.
+
+    `progress` is told the bytes of each text that was read, and may raise to stop.
+    """
+    digest = hashlib.blake2b(f"{TRAINER_VERSION}\0{LIBRARY_VERSION}\0{section.model_dump_json()}".encode(), digest_size=16)
+    for source in sources:
+        digest.update(source.fingerprint().encode())
+    folder = cache_folder() / "tokenizers" / digest.hexdigest()
+
+    def build(path: Path) -> None:
+        save_tokenizer(train_tokenizer(section, _Sample(sources, section.sample_bytes), progress), path)
+
+    build_once(folder, _is_whole, build)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer is not None, f"{folder} was whole a moment ago"
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The texts of `sample_texts`, as often as they are asked for."""
+
+    sources: Sequence[Source]
+    sample_bytes: int
+
+    def __iter__(self) -> Iterator[str]:
+        return sample_texts(self.sources, self.sample_bytes)
+
+
+def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
+    """At most `sample_bytes` of the sources' text, taken evenly from the first row to the last: all of it if it is no more.
+
+    Reads the rows twice, since nobody knows beforehand how much text a compressed file holds. Raises DataError if there is none.
+    """
+    total = sum(len(row.text.encode()) for row in _all_rows(sources))
+    if not total:
+        raise DataError(
+            f"{', '.join(source.describe() for source in sources)}: no text to train a tokenizer on; give a source that holds text"
+        )
+    if total <= sample_bytes:
+        yield from (row.text for row in _all_rows(sources))
+        return
+    seen = taken = 0
+    length = min(_PIECE, max(1, sample_bytes // 100))
+    for piece in (row.text[start : start + length] for row in _all_rows(sources) for start in range(0, len(row.text), length)):
+        content = piece.encode()
+        if taken * total <= sample_bytes * seen:  # the sample is behind its share of what was passed
+            content_taken = content[: sample_bytes - taken]
+            taken += len(content_taken)
+            yield content_taken.decode(errors="ignore")
+        seen += len(content)
+
+
+_PIECE = 1 << 16  # characters: a sample of a long row comes from all over it
+
+
+def _all_rows(sources: Sequence[Source]) -> Iterator[Row]:
+    for source in sources:
+        yield from source.rows()
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return load_tokenizer(folder) is not None
+    except ModelError:
+        return False

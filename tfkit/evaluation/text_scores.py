@@ -1,0 +1,195 @@
+"""How well a language model predicts texts: loss, perplexity and bits per byte, every text on its own.
+
+A text is cut into pieces of at most the context length that overlap by one id, so that every id but the text's first is a target once:
+
+    ids      0 1 2 3 4 5 6 7 8        context length 4
+    pieces   0 1 2 3
+                   3 4 5 6
+                         6 7 8
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tfkit.data.store.token_stream import TokenStream
+from tfkit.errors import DataError, ModelError
+from tfkit.generation.inference import inference
+from tfkit.model.head import vocabulary_head
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.log_probs import token_log_probs
+from tfkit.objectives.objective import perplexity
+
+Numbers = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """What was counted, text by text, in the order of the stream."""
+
+    losses: Numbers  # float64, nats: the sum over a text's targets
+    targets: Numbers  # int64: ids that were predicted
+    bytes: Numbers  # int64: the bytes of text of those ids
+
+    def __add__(self, other: "TextScore") -> "TextScore":
+        """The score of both lots of texts together."""
+        return TextScore(
+            np.concatenate((self.losses, other.losses)),
+            np.concatenate((self.targets, other.targets)),
+            np.concatenate((self.bytes, other.bytes)),
+        )
+
+    @property
+    def loss_sum(self) -> float:
+        """Nats over all targets, summed in float64 and exactly rounded, so that no order of the texts matters."""
+        return math.fsum(self.losses)
+
+    @property
+    def target_tokens(self) -> int:
+        """Ids that were predicted."""
+        return int(self.targets.sum())
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of text that were predicted."""
+        return int(self.bytes.sum())
+
+    def metrics(self) -> dict[str, float]:
+        """`loss` (nats a target), `perplexity`, `bits_per_byte` (NaN if the targets hold no bytes) and `target_tokens`."""
+        return text_metrics(self.loss_sum, self.target_tokens, self.text_bytes) | {"target_tokens": self.target_tokens}
+
+
+def text_metrics(loss_sum: float, target_tokens: float, text_bytes: float) -> dict[str, float]:
+    """The means of these sums; NaN of none."""
+    loss = loss_sum / target_tokens if target_tokens else math.nan
+    return {
+        "loss": loss,
+        "perplexity": perplexity(loss),
+        "bits_per_byte": loss_sum / math.log(2) / text_bytes if text_bytes else math.nan,
+    }
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Where the pieces lie: piece i is ids starts[i] to starts[i] + lengths[i] of its text."""
+
+    texts: Numbers
+    starts: Numbers
+    lengths: Numbers
+
+
+def count_targets(stream: TokenStream, max_tokens: int | None = None) -> Numbers:
+    """The targets of each text that is scored, int64: of all texts, or of the first whole ones that have at most `max_tokens` together.
+
+    The first text is scored however long it is.
+    """
+    targets = np.maximum(np.diff(np.asarray(stream.starts)) - stream.separator - 1, 0)
+    if max_tokens is not None and len(targets):
+        targets = targets[: max(1, int(np.searchsorted(targets.cumsum(), max_tokens, side="right")))]
+    return targets
+
+
+def score_texts(
+    model: Transformer,
+    stream: TokenStream,
+    context_length: int,
+    batch_size: int,
+    *,
+    max_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> TextScore | None:
+    """Score each text of the stream on its own, in pieces of at most `context_length` ids, `batch_size` pieces a forward.
+
+    The result does not depend on the batch size beyond the model's rounding. `progress(n)` tells of n more targets scored. None if
+    `should_stop`, asked before every batch, said so: half a score is no score. Raises DataError if no text has a target, ModelError if an
+    id lies outside the model's vocabulary.
+    """
+    stream.check_vocabulary(model.config.vocab_size)
+    targets = count_targets(stream, max_tokens)
+    if not targets.any():
+        raise DataError("there is nothing to score: no text has a token that follows another; give texts that are not empty")
+    losses = np.zeros(len(targets))
+    with inference(model):
+        for texts, ids in _batches(stream, _cut(targets, context_length), batch_size):
+            if should_stop is not None and should_stop():
+                return None
+            sums, counts = _score(model, ids)
+            np.add.at(losses, texts, sums)
+            if progress is not None:
+                progress(counts)
+    return TextScore(losses, targets, np.asarray(stream.text_bytes[: len(targets)], dtype=np.int64))
+
+
+def score_streams(
+    model: Transformer,
+    streams: Sequence[TokenStream],
+    context_length: int,
+    batch_size: int,
+    *,
+    max_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> list[TextScore] | None:
+    """The score of each stream, as `score_texts` gives it; `max_tokens` holds for all together, so the last streams may be left out."""
+    scores: list[TextScore] = []
+    for stream in streams:
+        left = None if max_tokens is None else max_tokens - sum(score.target_tokens for score in scores)
+        if left is not None and left <= 0:
+            break
+        score = score_texts(model, stream, context_length, batch_size, max_tokens=left, progress=progress, should_stop=should_stop)
+        if score is None:
+            return None
+        scores.append(score)
+    return scores
+
+
+def _cut(targets: Numbers, context_length: int) -> _Pieces:
+    """The longest pieces first, so that what does not fit the memory fails at once, and neighbours need little padding."""
+    if context_length < 2:
+        raise ModelError(f"a context of {context_length} token has no room for a token and its target, so texts cannot be scored")
+    stride = context_length - 1
+    pieces = -(-targets // stride)  # a text without targets has none
+    texts = np.repeat(np.arange(len(targets)), pieces)
+    starts = (np.arange(len(texts)) - np.repeat(pieces.cumsum() - pieces, pieces)) * stride
+    lengths = np.minimum(stride, targets[texts] - starts) + 1
+    order = np.argsort(-lengths, kind="stable")
+    return _Pieces(texts[order], starts[order], lengths[order])
+
+
+def _batches(stream: TokenStream, pieces: _Pieces, batch_size: int) -> Iterator[tuple[Numbers, list[Numbers]]]:
+    """The texts of the pieces (B,), and the ids of each."""
+    for begin in range(0, len(pieces.texts), batch_size):
+        batch = slice(begin, begin + batch_size)
+        places = zip(pieces.texts[batch], pieces.starts[batch], pieces.lengths[batch], strict=True)
+        yield pieces.texts[batch], [stream.document(int(text))[start : start + length] for text, start, length in places]
+
+
+def _score(model: Transformer, pieces: list[Numbers]) -> tuple[Numbers, int]:
+    """The loss of each piece, (B,) float64 in nats, and the number of targets."""
+    head = vocabulary_head(model.head)
+    device = head.weight.device
+    ids, real = _pad(pieces)
+    ids, real = ids.to(device), real.to(device)
+    inputs, labels, scored = ids[:, :-1], ids[:, 1:], real[:, 1:]  # (B, T) each; the last real id of a piece is only a label
+    hidden = model(inputs, padding_mask=None if bool(scored.all()) else scored).hidden  # (B, T, D)
+    log_probs = token_log_probs(head, hidden[scored], labels[scored]).cpu().double()  # (N,); an Apple GPU has no float64
+    rows = scored.nonzero()[:, 0].cpu()  # (N,)
+    sums = torch.zeros(len(pieces), dtype=torch.float64).index_add_(0, rows, -log_probs)
+    return sums.numpy(), len(rows)
+
+
+def _pad(pieces: list[Numbers]) -> tuple[Tensor, Tensor]:
+    """Ids (B, T) and a mask of the real ones. Padding is on the right, where causal attention keeps it out of sight."""
+    ids = torch.zeros(len(pieces), max(map(len, pieces)), dtype=torch.long)
+    real = torch.zeros_like(ids, dtype=torch.bool)
+    for row, piece in enumerate(pieces):
+        ids[row, : len(piece)] = torch.from_numpy(piece.astype(np.int64))
+        real[row, : len(piece)] = True
+    return ids, real

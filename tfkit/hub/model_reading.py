@@ -1,0 +1,266 @@
+"""A Hugging Face model folder -> Transformer."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from tfkit.errors import ModelError
+from tfkit.families.rules import Family
+from tfkit.hub.config_json import LIMIT, OWN_TYPE, changed, read_config, read_generation, read_labels, read_problem_type
+from tfkit.hub.find import find_checkpoint
+from tfkit.hub.ids import check_tokenizer, read_ids
+from tfkit.hub.model_writing import save_model
+from tfkit.hub.names import (
+    expected_shapes,
+    from_foreign,
+    label_tensors,
+    lacks_of_head,
+    missing_of_head,
+    on_meta,
+    settle_names,
+    without_namesakes,
+    without_other_heads,
+)
+from tfkit.hub.weights import Tensors, Weight, find_weights, read_weights
+from tfkit.model.config import HeadConfig, ModelConfig
+from tfkit.model.init import initialize
+from tfkit.model.transformer import Transformer
+from tfkit.run.model_files import read_object
+from tfkit.run.verified import find_named, verified
+from tfkit.tokenizer import Backend, Tokenizer, load_tokenizer
+
+_FLOATS = ("F32", "F16", "BF16", "F64")
+_MOST_LINES = 20  # of one kind of difference
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model folder in memory. `codec`, our view of its tokenizer, is None where the folder has none; `family` is a family's name, or
+    tfkit's own.
+    """
+
+    model: Transformer
+    codec: Tokenizer | None
+    config: ModelConfig
+    family: str
+    folder: Path
+    special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos, pad and start ids as the folder's files have them
+    labels: tuple[str, ...] = ()  # the names of classes or tags, by number
+    problem_type: str | None = None  # Hugging Face's word for what they are, where the folder says it
+    new_parameters: tuple[str, ...] = ()  # of a head that was asked for and that the files lack: random
+    generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or what config.json says in its place
+
+    @property
+    def tokenizer(self) -> Backend | None:
+        """The tokenizer itself, as the `tokenizers` library knows it."""
+        return self.codec.backend if self.codec else None
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """The ids that end a text: config.json and generation_config.json may list several, and where neither does the tokenizer says."""
+        found = self.special_ids.get("eos_token_id")
+        if found is None and self.codec is not None:
+            found = self.codec.eos_id
+        return [] if found is None else list(found) if isinstance(found, list) else [found]
+
+    @property
+    def start_id(self) -> int | None:
+        """What the decoder of an encoder-decoder begins with; None: nothing says it."""
+        found = (self.special_ids.get(name) for name in ("decoder_start_token_id", "pad_token_id"))
+        codec_pad = self.codec.pad_id if self.codec else None
+        return next((one for one in found if one is not None), codec_pad)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model folder that training writes: float32 weights, configuration, tokenizer."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_model(
+            Path(folder),
+            self.config,
+            self.model.state_dict(),
+            self.codec,
+            family=self.family,
+            special_ids=self.special_ids,
+            labels=self.labels,
+            problem_type=self.problem_type,
+            generation=self.generation,
+        )
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a model folder says of itself, its weights unread: as `Loaded`, before there is a model."""
+
+    folder: Path
+    config: ModelConfig
+    codec: Tokenizer | None
+    family: str
+    special_ids: dict[str, Any]
+    labels: tuple[str, ...]
+    generation: dict[str, Any] = field(default_factory=dict)
+
+
+def describe(path: str | Path) -> Described:
+    """Read all of a model folder but its weights, of which only names and shapes are looked at. Raises ModelError."""
+    folder = find_checkpoint(path)
+    with verified(folder, weights=False):
+        opened = _open(folder, None, {})
+        family = opened.family.name if opened.family else OWN_TYPE
+        labels = read_labels(opened.hf, opened.config.head)
+        generation = read_generation(opened.hf, folder)
+        return Described(folder, opened.config, _codec(opened), family, opened.special_ids, labels, generation)
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    head: HeadConfig | None = None,
+    other_labels: bool = False,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    seed: int = 0,
+) -> Loaded:
+    """Read a checkpoint, a run folder (its best checkpoint, else its newest) or any Hugging Face model folder with safetensors.
+
+    The model has the head that config.json names, or `head`: what the files lack of that one is drawn with `seed`, and
+    `new_parameters` names it; with `other_labels` also what has a row for each class, since the classes are others. `changes` are
+    fields of its description, such as dropout, that are other than there. Raises ModelError when it is missing, damaged, unsupported
+    or does not fit its own configuration. Files are compared with the manifest of the folder, where there is one, while they are read.
+    """
+    folder = find_checkpoint(path)
+    with verified(folder, weights=True):
+        return _load(folder, device, dtype, head, other_labels, changes, seed)
+
+
+def _load(
+    folder: Path,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    head: HeadConfig | None,
+    other_labels: bool,
+    changes: Mapping[str, Any],
+    seed: int,
+) -> Loaded:
+    opened = _open(folder, head, changes)
+    hf, family, config, weights = opened.hf, opened.family, opened.config, opened.weights
+    if other_labels:
+        rows = label_tensors(family, config)
+        weights = {name: weight for name, weight in weights.items() if name not in rows}
+    asked = head is not None or other_labels
+    lacking = missing_of_head(weights, family, config) if asked else frozenset()
+    expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
+    _check_fit(weights, expected, folder)
+    codec = _codec(opened)
+    foreign = read_weights(weights)
+    tensors = from_foreign(foreign, family, config) if family else foreign
+    new = _draw_head(config, seed, tensors) if asked and lacks_of_head(tensors, config) else {}
+    model = _fill(config, {name: tensor.to(dtype) for name, tensor in (tensors | new).items()})
+    said = hf if config.head == opened.own_head and not other_labels else {}  # of the labels of another head it says nothing
+    labels, problem = read_labels(said, config.head), read_problem_type(said)
+    name = family.name if family else OWN_TYPE
+    generation = read_generation(hf, folder)
+    return Loaded(model.to(device), codec, config, name, folder, opened.special_ids, labels, problem, tuple(new), generation)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A folder whose files were looked at, and whose weights have the names that its description wants."""
+
+    folder: Path
+    hf: dict[str, Any]
+    family: Family | None
+    config: ModelConfig
+    own_head: HeadConfig  # that config.json names
+    special_ids: dict[str, Any]
+    weights: Mapping[str, Weight]
+
+
+def _codec(opened: _Opened) -> Tokenizer | None:
+    """The tokenizer, which knows what the model's decoder begins with."""
+    codec, start = load_tokenizer(opened.folder), opened.special_ids.get("decoder_start_token_id")
+    if codec is not None:
+        check_tokenizer(codec, opened.config.vocab_size, opened.folder)
+    return codec if codec is None or start is None else replace(codec, decoder_start_id=start)
+
+
+def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> _Opened:
+    hf = _read_config_json(folder)
+    family, config = read_config(hf, folder)
+    own_head, own_vocabulary = config.head, config.vocab_size
+    if changes:
+        config = changed(config, changes)
+    if head is not None:
+        config = config.model_copy(update={"head": head})
+    special_ids = read_ids(hf, folder, own_vocabulary)
+    weights: Mapping[str, Weight] = find_weights(folder)
+    _check_claims(config, weights, folder)
+    if family is not None:
+        if config.head.kind != own_head.kind:
+            weights = without_namesakes(weights, family, config, config.model_copy(update={"head": own_head}))
+        weights, config = settle_names(weights, family, config)
+    elif head is not None:
+        weights = without_other_heads(weights, config)
+    return _Opened(folder, hf, family, config, own_head, special_ids, weights)
+
+
+def _read_config_json(folder: Path) -> dict[str, Any]:
+    path = find_named(folder, "config.json")
+    if path is None:
+        raise ModelError(f"{folder / 'config.json'}: there is no such file; copy the folder again, or name another with --from")
+    return read_object(path, LIMIT)
+
+
+def _check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Path) -> None:
+    """Raise ModelError if config.json tells of more than the files can hold, before anything of such a size is made."""
+    rows = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim, "num_heads x head_dim": config.num_heads * config.head_dim}
+    if config.position.kind == "learned":
+        rows["context_length"] = config.context_length
+    elements = sum(math.prod(weight.stored.shape) for weight in weights.values())
+    layers = config.encoder_layers + config.decoder_layers
+    claims = [f"{layers:,} layers, the files hold {len(weights):,} tensors"] if layers > len(weights) else []
+    claims += [
+        f"{name} {count:,} with dim {config.dim:,}, the files hold {elements:,} numbers in all"
+        for name, count in rows.items()
+        if count * config.dim > elements
+    ]
+    if claims:
+        raise ModelError(f"{folder}: the weights do not fit config.json: it tells of {'; '.join(claims)}; copy both again, from one place")
+
+
+def _check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Raise ModelError, listing every missing, unexpected, misshapen and mistyped tensor under the name that it has in the file."""
+    found = {name: weight.stored.shape for name, weight in weights.items()}
+    types = {name: weight.stored.dtype for name, weight in weights.items()}
+    kinds = [
+        [f"missing: {name} {shape}" for name, shape in expected.items() if name not in found],
+        [f"unexpected: {name} {shape}" for name, shape in found.items() if name not in expected],
+        [f"misshapen: {name} {found[name]} instead of {shape}" for name, shape in expected.items() if found.get(name, shape) != shape],
+        [f"mistyped: {name} {dtype}, not one of {', '.join(_FLOATS)}" for name, dtype in types.items() if dtype not in _FLOATS],
+    ]
+    problems = [line for kind in kinds for line in _shortened(kind)]
+    if problems:
+        raise ModelError(f"{folder}: the weights do not fit config.json:\n  " + "\n  ".join(problems) + "\nCopy both again, from one place")
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    more = len(lines) - _MOST_LINES
+    return [*lines[:_MOST_LINES], f"and {more:,} more"] if more > 0 else lines
+
+
+def _draw_head(config: ModelConfig, seed: int, known: Tensors) -> Tensors:
+    """Random parameters of the head, those apart that are known."""
+    head = on_meta(config).head.to_empty(device="cpu")
+    initialize(head, config, torch.Generator().manual_seed(seed))
+    return {name: tensor for part, tensor in head.state_dict().items() if (name := f"head.{part}") not in known}
+
+
+def _fill(config: ModelConfig, tensors: Tensors) -> Transformer:
+    """The model with these weights."""
+    model = on_meta(config)
+    model.load_state_dict({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, assign=True)
+    return model.requires_grad_().eval()

@@ -1,0 +1,330 @@
+"""What no field can know alone: sections that contradict each other, and options that nothing would read."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tfkit.families import PRESETS
+from tfkit.model.config import ModelConfig
+from tfkit.recipe.presets import merge
+from tfkit.recipe.reading.problems import Problem
+from tfkit.recipe.reading.tree import Node, Path, place_of
+from tfkit.recipe.schema.best_metric import metrics_of
+from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
+from tfkit.recipe.schema.objective_sections import (
+    ChatSection,
+    DistillationSection,
+    FewShotSection,
+    JudgingSection,
+    MaskedLMSection,
+    MultipleChoiceSection,
+    ObjectiveSection,
+    trained_for,
+)
+from tfkit.recipe.schema.sections import EvaluationSection, ModelSection, Recipe, ScheduleSection
+from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
+
+
+def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
+    """Problems of a recipe whose fields are each valid."""
+    found = [*_lengths(recipe), *_warmup(recipe), *_vocabulary(recipe), *_unread(recipe), *_start(recipe), *_distillation(recipe)]
+    found += [*_adapter(recipe), *_judging(recipe)]
+    if recipe.model.start is None:  # else what the model is stands in its own files
+        found += _objective(recipe)
+    return [Problem(place_of(tree, path, key=False), path, message) for path, message in found]
+
+
+def fitting_problems(recipe: Recipe, config: ModelConfig) -> list[str]:
+    """What keeps a finished model, of this description and with its own tokenizer, from the objective of a recipe."""
+    section = ModelSection.model_validate(config.model_dump())
+    finished = recipe.model_copy(update={"model": section, "tokenizer": TokenizerSection(path="its own")})
+    return [message for _, message in _objective(finished)]
+
+
+def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """A checkpoint brings its tokenizer."""
+    if recipe.model.start is not None and recipe.tokenizer != TokenizerSection():
+        yield ("tokenizer",), "the checkpoint of model.from has its own tokenizer, and that is used: remove this section"
+
+
+def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """An adapter is for the weights of a checkpoint, all of which it freezes."""
+    if recipe.training.adapter is None:
+        return
+    if recipe.model.start is None:
+        yield ("training", "adapter"), "an adapter updates the weights of a checkpoint: give model.from, or remove it"
+    if recipe.training.frozen:
+        yield ("training", "frozen"), "with an adapter all weights but its own and those of a new head are frozen already: remove it"
+    if recipe.training.unfreeze_every is not None:
+        yield ("training", "unfreeze_every"), "with an adapter all weights but its own and those of a new head stay frozen: remove it"
+
+
+def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """What tells the best checkpoint is told by the evaluations, and patience needs evaluations, each with a checkpoint beside it."""
+    metric, patience = recipe.evaluation.metric, recipe.training.patience
+    every, saved = recipe.evaluation.every, recipe.checkpoint.every
+    if metric is not None and not recipe.data.validation:
+        yield ("evaluation", "metric"), "there is nothing to evaluate: give data.validation, or remove it"
+    elif metric is not None and metric not in (known := metrics_of(recipe.objective)):
+        kind = trained_for(recipe.objective).kind
+        yield ("evaluation", "metric"), f"an evaluation of {kind} during a training tells no {metric!r}: choose one of {', '.join(known)}"
+    if patience is None:
+        return
+    if not recipe.data.validation:
+        yield ("training", "patience"), "there is nothing to evaluate: give data.validation, or remove it"
+    elif every is None:
+        yield ("training", "patience"), "counts evaluations, and there is one only, at the end: set evaluation.every"
+    elif saved != every and not (isinstance(saved, int) and isinstance(every, int) and every % saved == 0):
+        yield ("training", "patience"), "the best checkpoint would not be there: set checkpoint.every to evaluation.every"
+
+
+def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    steps, tokens, schedule = recipe.training.steps, recipe.training.tokens, recipe.schedule
+    if tokens is not None and schedule.warmup_tokens is not None and schedule.warmup_tokens > tokens:
+        yield ("schedule", "warmup_tokens"), f"{schedule.warmup_tokens} tokens of warm-up, but training.tokens is {tokens}"
+    if steps is None:
+        return
+    if schedule.warmup_steps > steps:
+        yield ("schedule", "warmup_steps"), f"{schedule.warmup_steps} steps of warm-up, but training.steps is {steps}"
+    elif schedule.warmup_steps > schedule.decay_end * steps:
+        yield ("schedule", "decay_end"), f"the warm-up ends after it: {schedule.warmup_steps} steps of {steps}"
+    elif schedule.kind == "wsd" and schedule.warmup_steps + schedule.decay_ratio * steps > steps:
+        yield ("schedule", "decay_ratio"), f"warm-up and decay together are longer than training.steps, which is {steps}"
+
+
+def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    stated = recipe.model.changes.get("vocab_size")
+    # A full description may be a run's own, of a text that gave fewer entries than were asked for; too many show once they are there.
+    trained = (
+        recipe.model.start is None and recipe.tokenizer.path is None and not recipe.model.changes.keys() >= ModelConfig.model_fields.keys()
+    )
+    if isinstance(stated, int) and trained and recipe.tokenizer.vocab_size > stated:
+        message = f"{recipe.tokenizer.vocab_size} entries are more than model.vocab_size, which is {stated}: leave that out, or raise it"
+        yield ("tokenizer", "vocab_size"), message
+
+
+def _model(recipe: Recipe) -> dict[str, Any]:
+    """The values of its description, as far as they are stated."""
+    return merge(PRESETS[recipe.model.preset][1] if recipe.model.preset in PRESETS else {}, recipe.model.changes)
+
+
+_STACKS = {"encoder": "encoders", "decoder": "decoders", "both": "models with an encoder and a decoder"}
+
+
+def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """An objective is for models with certain stacks, and trains one kind of head."""
+    objective, model = trained_for(recipe.objective), _model(recipe)
+    encoder, decoder = bool(model.get("encoder_layers")), bool(model.get("decoder_layers"))
+    stacks = "both" if encoder and decoder else "encoder" if encoder else "decoder"
+    head = recipe.model.changes.get("head") if objective.head in ("classes", "tags") else model.get("head")
+    kind = head.get("kind", "lm") if isinstance(head, dict) else objective.head
+    if stacks not in objective.stacks:
+        wanted = " and ".join(_STACKS[name] for name in objective.stacks)
+        has = {"encoder": "an encoder", "decoder": "a decoder alone", "both": "an encoder and a decoder"}[stacks]
+        does = "judges" if isinstance(objective, JudgingSection) else "trains"
+        yield (
+            ("model",),
+            f"the objective {objective.kind} {does} {wanted}; this model has {has}: choose another model, or another objective",
+        )
+    elif kind != (wanted := "lm" if objective.head == "choices" else objective.head):
+        yield ("model", "head"), f"the objective {objective.kind} needs a head of kind {wanted}, not {kind}"
+    elif stacks == "both":
+        yield from _encoder_decoder(recipe, objective)
+    if isinstance(objective, MaskedLMSection):
+        yield from _masked_lm(recipe, objective, model)
+    if isinstance(objective, MultipleChoiceSection):
+        if "head" in recipe.model.changes and isinstance(head, dict) and not head.get("choices"):
+            yield ("model", "head"), "the objective multiple_choice needs the score of a choice: add choices: true"
+        yield from _special_tokens(recipe, objective)
+
+
+def _masked_lm(recipe: Recipe, objective: MaskedLMSection, model: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    """Masks are an entry of the tokenizer, and the two texts of a row segments of the model, which has a head for them or has none."""
+    section, head = recipe.tokenizer, model.get("head")
+    if section.path is None and section.kind != "wordpiece":
+        yield ("tokenizer", "kind"), f"{section.kind} has no [CLS], [SEP] and [MASK], which the objective masked_lm needs: use wordpiece"
+    if "head" in recipe.model.changes and isinstance(head, dict) and bool(head.get("next_sentence")) != objective.next_sentence:
+        wanted = str(objective.next_sentence).lower()
+        yield ("model", "head"), f"objective.next_sentence is {wanted}, and that of the head is not: make them equal, or leave the head out"
+    embedding = model.get("embedding")
+    if objective.next_sentence and not (isinstance(embedding, dict) and embedding.get("segments")):
+        yield ("model",), "the two texts of next_sentence are told apart by segments: set model.embedding.segments to 2"
+
+
+def _encoder_decoder(recipe: Recipe, objective: ObjectiveSection) -> Iterator[tuple[Path, str]]:
+    """A decoder beside an encoder begins with a special token of its own; targets end with one, and spans are numbered by others."""
+    section = recipe.tokenizer
+    if section.path is not None:
+        return
+    own = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
+    there = {*own.first, *own.last, *section.special_tokens}
+    if not own.roles.keys() & {"bos_token", "pad_token"}:
+        yield (
+            ("tokenizer", "kind"),
+            f"{section.kind} has neither bos nor pad for a decoder to begin with: use unigram or bpe_byte_fallback",
+        )
+    elif objective.head == "lm" and "eos_token" not in own.roles:
+        yield ("tokenizer", "kind"), f"{section.kind} has no token that ends a target: use unigram or bpe_byte_fallback"
+    elif objective.kind == "span_corruption" and SENTINELS[-1] not in there:
+        yield ("tokenizer", "kind"), f"{section.kind} has no sentinels ({SENTINELS[-1]}, ...) for the spans: use unigram"
+
+
+def _special_tokens(recipe: Recipe, objective: MultipleChoiceSection) -> Iterator[tuple[Path, str]]:
+    """What stands between the texts of multiple choice is an entry of the tokenizer; a finished one that lacks it gets it."""
+    section = recipe.tokenizer
+    if section.path is not None or recipe.model.start is not None:
+        return
+    own = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
+    for name in ("start", "delimiter", "classify"):
+        token = getattr(objective, name)
+        if token is not None and token not in (*own.first, *section.special_tokens, *own.last):
+            yield ("objective", name), f"{token!r} is no special token of the tokenizer: add it to tokenizer.special_tokens"
+
+
+def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    schedule = recipe.schedule
+    if schedule.warmup_tokens is not None and schedule.warmup_steps:
+        yield ("schedule", "warmup_tokens"), "the warm-up is in steps or in tokens: here are warmup_steps and warmup_tokens; remove one"
+    if schedule.warmup_ratio is not None and (schedule.warmup_steps or schedule.warmup_tokens is not None):
+        yield ("schedule", "warmup_ratio"), "the warm-up is said twice: keep one of warmup_steps, warmup_tokens and warmup_ratio"
+    if schedule.kind != "noam":
+        return
+    if schedule.warmup_ratio is not None:
+        yield ("schedule", "warmup_ratio"), "the noam schedule counts steps: give warmup_steps instead (the paper's is 4000)"
+    elif schedule.warmup_tokens is not None:
+        yield ("schedule", "warmup_tokens"), "the noam schedule counts steps: give warmup_steps instead (the paper's is 4000)"
+    elif not schedule.warmup_steps:
+        yield ("schedule",), "the noam schedule needs warmup_steps; the paper's is 4000"
+    if "lr" not in recipe.optimizer.model_fields_set:
+        yield ("schedule", "kind"), "the noam schedule multiplies optimizer.lr, so state it; 1.0 gives the paper's learning rate"
+
+
+def _distillation(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """The teacher is read, in the tokens that it knows, and each setting of the distillation by something."""
+    objective, default = recipe.objective, DistillationSection.model_fields
+    if not isinstance(objective, DistillationSection):
+        return
+    if recipe.tokenizer.path is None and recipe.model.start is None:
+        yield ("tokenizer",), "a student reads the tokens of its teacher: give tokenizer.path, with what objective.teacher names"
+    if not objective.teacher_weight and not objective.cosine_weight:
+        yield ("objective",), "nothing of the teacher is learned: raise teacher_weight or cosine_weight, or train without it"
+    if not objective.teacher_weight and objective.temperature != default["temperature"].default:
+        yield ("objective", "temperature"), "only the divergence from the teacher reads it, and its teacher_weight is 0; remove it"
+    if objective.masked_only and not (objective.teacher_weight and objective.of.kind == "masked_lm"):
+        yield ("objective", "masked_only"), "only the divergence from the teacher of a masked_lm reads it; remove it"
+    if objective.copy_layers is not None and recipe.model.start is not None:
+        yield ("objective", "copy_layers"), "the student begins with the weights of model.from already; remove one of the two"
+    model = _model(recipe)
+    layers = (model.get("encoder_layers") or 0) + (model.get("decoder_layers") or 0)
+    if objective.copy_layers is not None and layers and len(objective.copy_layers) != layers:
+        yield ("objective", "copy_layers"), f"names {len(objective.copy_layers)} layers for a student of {layers}: one for each of its own"
+
+
+def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    schedule, default = recipe.schedule, ScheduleSection()
+    if schedule.kind != "inverse_sqrt" and schedule.flat_steps != default.flat_steps:
+        yield ("schedule", "flat_steps"), "only the inverse_sqrt schedule reads it; remove it"
+    if schedule.kind in ("constant", "inverse_sqrt", "noam") and schedule.final_ratio != default.final_ratio:
+        yield ("schedule", "final_ratio"), f"the {schedule.kind} schedule does not read it; remove it"
+    if schedule.kind not in ("linear", "cosine") and schedule.decay_end != default.decay_end:
+        yield ("schedule", "decay_end"), f"the {schedule.kind} schedule does not read it; remove it"
+    if schedule.kind != "wsd" and schedule.decay_ratio != default.decay_ratio:
+        yield ("schedule", "decay_ratio"), "only the wsd schedule reads it; remove it"
+    if recipe.evaluation.every is not None and not recipe.data.validation and not recipe.generation.prompts:
+        yield ("evaluation", "every"), "there is nothing to evaluate: give data.validation, or remove it"
+    if recipe.data.max_lost is not None and recipe.objective.reads_text and recipe.data.on_bad_row == "error":
+        yield ("data", "max_lost"), f"no row is lost: bad ones are errors, and {recipe.objective.kind} cuts none; remove it"
+    if not recipe.data.length_groups and recipe.objective.reads_text:
+        yield ("data", "length_groups"), f"only labelled rows are grouped, and {recipe.objective.kind} reads text: remove it"
+    if recipe.generation.prompts and trained_for(recipe.objective).head in ("classes", "tags", "masked_lm"):
+        yield ("generation", "prompts"), f"a model that is trained for {trained_for(recipe.objective).kind} continues no text; remove it"
+    evaluation = EvaluationSection.model_fields
+    if recipe.evaluation.text_metrics != evaluation["text_metrics"].default and not trained_for(recipe.objective).answers_in_text:
+        yield ("evaluation", "text_metrics"), f"{recipe.objective.kind} has no rows with texts to write: remove it"
+    if isinstance(recipe.objective, ChatSection):
+        yield from _unread_chat(recipe, recipe.objective)
+    for part in ("train", "validation"):
+        sources = getattr(recipe.data, part)
+        for index, source in enumerate(sources if isinstance(sources, list) else ()):
+            roles = (*_columns(recipe, source), *_stdlib(recipe, source)) if part == "validation" or _reads_training(recipe) else ()
+            for name, message in (*_unread_of(source), *roles):
+                yield ("data", part, index, name), message
+            if part == "train" and source.name is not None:
+                yield ("data", part, index, "name"), "only validation sets have names, in their metrics; remove it"
+            if part == "validation" and source.weight != SourceSection.model_fields["weight"].default:
+                yield ("data", part, index, "weight"), "only training reads some rows more often than others; remove it"
+
+
+def _reads_training(recipe: Recipe) -> bool:
+    """Whether data.train is read: a judgement by likelihood takes the examples of its prompts from it, if there are any."""
+    section = recipe.objective
+    return section.shots > 0 if isinstance(section, FewShotSection) else not isinstance(section, JudgingSection)
+
+
+def _unread_chat(recipe: Recipe, objective: ChatSection) -> Iterator[tuple[Path, str]]:
+    if objective.pack and not recipe.data.length_groups:
+        yield ("data", "length_groups"), "packed rows are about as long as each other: remove it, or objective.pack"
+    if objective.system is not None and objective.format == "template":
+        yield ("objective", "system"), "the tokenizer's own chat template would not know it: remove it, or name a format"
+    elif objective.system is not None and objective.format in ("gemma", "mistral"):
+        yield ("objective", "system"), f"the format {objective.format} has no system message: remove it"
+
+
+def _unread_of(source: SourceSection) -> Iterator[tuple[str, str]]:
+    fields = SourceSection.model_fields
+    if source.hub is None:
+        for name in ("config", "split", "revision", "streamed"):
+            if getattr(source, name) != fields[name].default:
+                yield name, "only a hub source reads it; remove it"
+    if source.path is None:
+        for name in ("format", "header", "beside"):
+            if getattr(source, name):
+                yield name, "only a path source reads it; remove it"
+    elif source.header and source.format not in (None, "csv", "tsv", "conll"):
+        yield "header", f"files of the format {source.format} have none; remove it"
+    elif source.beside and source.format == "text":
+        yield "beside", "a file that is one text has no lines to stand beside: say format: lines"
+    if source.header and (twice := next((name for name in source.header if source.header.count(name) > 1), None)) is not None:
+        yield "header", f"{twice!r} is there twice"
+    if source.header and (both := next((name for name in source.beside if name in source.header), None)) is not None:
+        yield "beside", f"{both!r} is in header, too; name the column that stands beside it otherwise"
+    if source.rows is not None and not source.streamed:
+        yield "rows", "only a streamed hub source reads it: add streamed: true, or remove it"
+    if source.stdlib is True and (source.text is not None or source.columns):
+        yield ("text" if source.text is not None else "columns"), "the files of the standard library have no columns; remove it"
+
+
+def _columns(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]:
+    """Columns are named for the roles of the objective, each once."""
+    roles = {role.name: role.form for role in recipe.objective.roles}
+    for name, column in source.columns.items():
+        if isinstance(column, list) and roles.get(name) in ("label", "messages"):
+            yield "columns", f"{name} is a {roles[name]}, which stands in one column: name one"
+        if name not in roles:
+            yield "columns", f"{name} is nothing that the objective {recipe.objective.kind} reads; it reads {', '.join(roles)}"
+    if source.text is not None and "text" not in roles:
+        yield "text", f"the objective {recipe.objective.kind} reads no text; it reads {', '.join(roles)}: name them in columns"
+    if source.text is not None and "text" in source.columns:
+        yield "text", "is named in columns, too: remove one of the two"
+
+
+def _stdlib(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]:
+    """What the standard library gives has the columns that the objective reads, or the recipe names others for it."""
+    given = _STDLIB_COLUMNS.get(source.stdlib, ())
+    roles = recipe.objective.roles
+    named = {*source.columns, *(["text"] if source.text is not None else [])}
+    there = {role for role in roles if role.name in named or set(role.columns) & set(given)}
+    shapes = {role.shape for role in roles if role.shape} or {""}  # of rows; one of them is enough
+    needed = [{role for role in roles if role.required and role.shape in (None, shape)} for shape in shapes]
+    if given and not any(there >= each for each in needed):
+        one = "has no column but" if len(given) == 1 else "has the columns"
+        reads = ", ".join(role.name for role in roles)
+        yield "stdlib", f"{one} {', '.join(given)}, and the objective {recipe.objective.kind} reads {reads}"
+
+
+# What the standard library gives, by the task.
+_STDLIB_COLUMNS: dict[bool | str, tuple[str, ...]] = {
+    True: ("text",),
+    "docstrings": ("source", "target", "name"),
+    "token_roles": ("tokens", "tags"),
+    "packages": ("text", "label"),
+}

@@ -1,0 +1,111 @@
+"""What the schema offers at a path: for suggestions, and for the tags of unions."""
+
+import difflib
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from tfkit.recipe.reading.tree import Path
+
+# Names of other tools for what has one name here.
+FOREIGN_NAMES = {
+    "n_embd": "dim",
+    "d_model": "dim",
+    "hidden_size": "dim",
+    "intermediate_size": "hidden_dim",
+    "n_layer": "decoder_layers",
+    "num_layers": "decoder_layers",
+    "layers": "decoder_layers",
+    "num_hidden_layers": "decoder_layers",
+    "n_head": "num_heads",
+    "num_attention_heads": "num_heads",
+    "num_key_value_heads": "num_kv_heads",
+    "block_size": "context_length",
+    "max_position_embeddings": "context_length",
+    "seq_len": "context_length",
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "max_iters": "steps",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "grad_clip": "clip_norm",
+    "max_grad_norm": "clip_norm",
+    "warmup": "warmup_steps",
+    "num_warmup_steps": "warmup_steps",
+    "ema": "ema_decay",
+    "rampup_batch_size": "batch_ramp",
+    "save_steps": "every",
+    "eval_steps": "every",
+    "dtype": "precision",
+    "name": "preset",
+}
+
+
+def records(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The records that may stand in a field, through lists, unions and annotations."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from records(argument)
+
+
+def tags(record: type[BaseModel]) -> tuple[str, ...]:
+    """The values of `kind` that name this record; none if it has no kind."""
+    kind = record.model_fields.get("kind")
+    return typing.get_args(kind.annotation) if kind else ()
+
+
+def records_at(root: type[BaseModel], path: Path, data: Any) -> list[type[BaseModel]]:
+    """The records that may stand at a path; where the data say the kind, only that one."""
+    here = [root]
+    for step in path:
+        data = _value(data, step)
+        if isinstance(step, int):
+            continue
+        here = [inner for record in here if step in record.model_fields for inner in records(record.model_fields[step].annotation)]
+        if len(here) > 1 and isinstance(data, dict):
+            here = [record for record in here if data.get("kind") in tags(record)] or here
+    return here
+
+
+def field_at(root: type[BaseModel], path: Path, data: Any) -> FieldInfo | None:
+    """The declaration of the field at a path; None if there is none."""
+    if not path or isinstance(path[-1], int):
+        return None
+    return next((record.model_fields[path[-1]] for record in records_at(root, path[:-1], data) if path[-1] in record.model_fields), None)
+
+
+def kinds_at(root: type[BaseModel], path: Path, data: Any) -> list[str]:
+    """Every kind that may stand at a path."""
+    field = field_at(root, path, data)
+    return [tag for record in records(field.annotation) for tag in tags(record)] if field else []
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant."""
+    known = list(known)
+    if FOREIGN_NAMES.get(name) in known:
+        return FOREIGN_NAMES[name]
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    return close[0] if close else None
+
+
+def sections_with(root: type[BaseModel], name: str) -> list[str]:
+    """The sections of the recipe that have a field of this name, here or under another tool's name."""
+    wanted = {name, FOREIGN_NAMES.get(name)}
+    return [
+        section
+        for section, field in root.model_fields.items()
+        if any(wanted & record.model_fields.keys() for record in records(field.annotation))
+    ]
+
+
+def _value(data: Any, step: str | int) -> Any:
+    if isinstance(data, dict):
+        return data.get(step)
+    if isinstance(data, list) and isinstance(step, int) and step < len(data):
+        return data[step]
+    return None

@@ -1,0 +1,72 @@
+"""key=value: the one way to change a recipe from the command line. A dotted path, a YAML value; the last one wins."""
+
+from collections.abc import Sequence as Arguments
+
+from tfkit.recipe.reading.parse import MAX_DEPTH, parse
+from tfkit.recipe.reading.problems import Problem, RecipeError, quoted
+from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Path, Scalar, Sequence, child, dotted
+
+
+def apply_overrides(root: Mapping, overrides: Arguments[str]) -> list[Problem]:
+    """Change the tree by each override in turn; those that cannot be applied come back as problems. Unknown fields are for the schema."""
+    problems: list[Problem] = []
+    for override in overrides:
+        try:
+            _apply(root, override)
+        except RecipeError as error:
+            problems += error.problems
+    return problems
+
+
+def _apply(root: Mapping, override: str) -> None:
+    name, equals, text = override.partition("=")
+    steps = name.strip().split(".")
+    if not equals or not all(steps):
+        raise _error((), f"{quoted(override)} is not key=value, such as training.steps=100")
+    if len(steps) > MAX_DEPTH:
+        raise _error(tuple(steps), f"more than {MAX_DEPTH} levels deep, which no recipe is")
+    try:
+        value, problems = parse(text, str(COMMAND_LINE), COMMAND_LINE)
+    except RecipeError as error:
+        raise RecipeError(Problem(COMMAND_LINE, tuple(steps), problem.message) for problem in error.problems) from None
+    if problems:
+        raise RecipeError(Problem(COMMAND_LINE, (*steps, *problem.path), problem.message) for problem in problems)
+    _set(root, steps, value or Scalar(COMMAND_LINE, None, ""))
+
+
+def _set(root: Mapping, steps: list[str], value: Node) -> None:
+    here: Node = root
+    path: Path = ()
+    for name in steps[:-1]:
+        step = _step(here, name, path)
+        path = (*path, step)
+        there = child(here, step)
+        if there is None or (isinstance(there, Scalar) and there.value is None):
+            there = Mapping(COMMAND_LINE)
+            _put(here, step, there)
+        here = there
+    _put(here, _step(here, steps[-1], path), value)
+
+
+def _step(here: Node, name: str, path: Path) -> str | int:
+    """A key of a section, or an index that the list has."""
+    if isinstance(here, Scalar):
+        raise _error(path, f"is {here.text}, which has no part {quoted(name)}; give the whole: {dotted(path)}={{...}}")
+    if isinstance(here, Mapping):
+        return name
+    if not (name.isascii() and name.isdigit() and len(name) < 9 and int(name) < len(here.items)):
+        count = len(here.items)
+        have = f"has the entries 0 to {count - 1}" if count > 1 else "has only the entry 0" if count else "is empty"
+        raise _error((*path, name), f"there is no such entry: {dotted(path)} {have}")
+    return int(name)
+
+
+def _put(here: Node, step: str | int, value: Node) -> None:
+    if isinstance(here, Mapping):
+        here.set(str(step), value, COMMAND_LINE)
+    elif isinstance(here, Sequence):
+        here.items[int(step)] = value
+
+
+def _error(path: Path, message: str) -> RecipeError:
+    return RecipeError([Problem(COMMAND_LINE, path, message)])

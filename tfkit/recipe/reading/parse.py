@@ -1,0 +1,220 @@
+"""YAML 1.2 to a tree with positions. Strict: no duplicate keys, no tags, no second document, limited size, depth and aliases.
+
+ruamel.yaml finds the events; what they mean is decided here, so that `no` is a word, 1e-4 is a number, and nothing is ever constructed.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    DocumentStartEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+)
+from ruamel.yaml.reader import ReaderError
+
+from tfkit.recipe.reading.problems import Problem, RecipeError, quoted
+from tfkit.recipe.reading.tree import Mapping, Node, Path, Place, Scalar, Sequence
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 32
+MAX_VALUES = 20_000  # aliases counted as often as they stand
+MAX_WORD = 100_000  # characters without a space: ruamel.yaml's time for a tag grows with the square of its length
+
+# The core schema, https://yaml.org/spec/1.2.2/#103-core-schema
+_NULL = {"", "~", "null", "Null", "NULL"}
+_BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", re.ASCII)
+_WORD = re.compile(r"\S+")
+
+
+def parse(text: str, file: str, fixed_place: Place | None = None) -> tuple[Node | None, list[Problem]]:
+    """The tree of a text, None if it is empty, and the problems that leave it readable. RecipeError: it is not YAML, or too large.
+
+    `fixed_place` stands for every position, for a text that has none of its own.
+    """
+    return _Composer(text, file, fixed_place).compose()
+
+
+def read_scalar(text: str) -> str | int | float | bool | None:
+    """An unquoted scalar by the core schema of YAML 1.2. ValueError: a whole number that no field could hold."""
+    if text in _NULL:
+        return None
+    if text in _BOOL:
+        return _BOOL[text]
+    if _INT.fullmatch(text):
+        number = int(text, 0) if text[:2] in ("0o", "0x") else int(text[:40], 10)
+        if len(text) > 40 or abs(number) >= 2**63:
+            raise ValueError("the number is too large")
+        return number
+    if _FLOAT.fullmatch(text):
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return text
+
+
+class _Composer:
+    """Builds the tree from the events of the parser. The parser is lazy, so a limit stops it where it is passed."""
+
+    def __init__(self, text: str, file: str, fixed_place: Place | None):
+        self.text, self.file, self.fixed_place = text, file, fixed_place
+        self.problems: list[Problem] = []
+        self.anchors: dict[str, tuple[Node, int]] = {}
+        self.open_anchors: set[str] = set()
+        self.count = 0
+        self.path: Path = ()
+        self.here = self._place(1, 1)
+
+    def compose(self) -> tuple[Node | None, list[Problem]]:
+        self._refuse_long_words()
+        root: Node | None = None
+        try:
+            events = iter(YAML(typ="safe", pure=True).parse(self.text))
+            for event in events:
+                self.here = self._at(event)
+                if isinstance(event, DocumentStartEvent):
+                    if root is not None:
+                        self._fail(self.here, "a second document begins here; a recipe is one document, so remove the ---")
+                    root = self._node(next(events), events)
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            what = ", ".join(part for part in (error.context, error.problem) if part) or "not YAML"
+            self._fail(self._place(mark.line + 1, mark.column + 1) if mark else self.here, _in_words(what))
+        except RecipeError:
+            raise
+        except ReaderError as error:
+            self._fail(self._place_at(error.position), f"the control character {self.text[error.position]!r}, which YAML does not allow")
+        except (YAMLError, OverflowError, ValueError):
+            self._fail(self.here, "not YAML from here on: a character or an escape that is not allowed")
+        return root, self.problems
+
+    def _node(self, event: Any, events: Iterator[Any]) -> Node:
+        self.here = place = self._at(event)
+        self._count(1)
+        if isinstance(event, AliasEvent):
+            return self._alias(event, place)
+        if (tag := _tag(event)) is not None:
+            self._problem(place, f"the tag {tag}: a recipe has no tags; write the plain value")
+        before = self.count
+        if event.anchor:
+            self.open_anchors.add(event.anchor)
+        if isinstance(event, MappingStartEvent):
+            node: Node = self._mapping(place, events)
+        elif isinstance(event, SequenceStartEvent):
+            node = self._sequence(place, events)
+        else:
+            node = self._scalar(event, place)
+        if event.anchor:
+            self.open_anchors.discard(event.anchor)
+            self.anchors[event.anchor] = node, self.count - before
+        return node
+
+    def _alias(self, event: AliasEvent, place: Place) -> Node:
+        if event.anchor in self.open_anchors:
+            self._fail(place, f"*{event.anchor} stands inside &{event.anchor} itself")
+        if event.anchor not in self.anchors:
+            self._fail(place, f"*{event.anchor}: there is no &{event.anchor} before it")
+        node, size = self.anchors[event.anchor]
+        self._count(size)
+        return _copy(node)
+
+    def _mapping(self, place: Place, events: Iterator[Any]) -> Mapping:
+        mapping, path = Mapping(place), self.path
+        self._enter(place)
+        while not isinstance(event := next(events), MappingEndEvent):
+            key_place = self.here = self._at(event)
+            if not isinstance(event, ScalarEvent):
+                self._fail(key_place, "a field is named by a word, not by a list, a section or an alias")
+            key = event.value
+            self._refuse_surrogates(key, key_place)
+            self.path = (*path, key)
+            if key in mapping.values:
+                self._problem(key_place, f"given twice, first at {mapping.keys[key]}; remove one")
+            value = self._node(next(events), events)
+            if key not in mapping.values:
+                mapping.set(key, value, key_place)
+        self.path = path
+        return mapping
+
+    def _sequence(self, place: Place, events: Iterator[Any]) -> Sequence:
+        sequence, path = Sequence(place), self.path
+        self._enter(place)
+        while not isinstance(event := next(events), SequenceEndEvent):
+            self.path = (*path, len(sequence.items))
+            sequence.items.append(self._node(event, events))
+        self.path = path
+        return sequence
+
+    def _scalar(self, event: ScalarEvent, place: Place) -> Scalar:
+        self._refuse_surrogates(event.value, place)
+        if not event.implicit[0]:
+            return Scalar(place, event.value, quoted(event.value))
+        try:
+            return Scalar(place, read_scalar(event.value), event.value)
+        except ValueError as error:
+            self._problem(place, str(error))
+            return Scalar(place, None, event.value)
+
+    def _refuse_surrogates(self, text: str, place: Place) -> None:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            self._fail(place, "half a character (a surrogate); write the whole character, or its code as \\U and eight digits")
+
+    def _refuse_long_words(self) -> None:
+        if long := next((word for word in _WORD.finditer(self.text) if word.end() - word.start() > MAX_WORD), None):
+            self._fail(self._place_at(long.start()), f"more than {MAX_WORD:,} characters without a space, which no recipe needs")
+
+    def _enter(self, place: Place) -> None:
+        if len(self.path) >= MAX_DEPTH:
+            self._fail(place, f"nested deeper than {MAX_DEPTH} levels, which no recipe needs")
+
+    def _count(self, values: int) -> None:
+        self.count += values
+        if self.count > MAX_VALUES:
+            self._fail(self.here, f"more than {MAX_VALUES:,} values, aliases counted as often as they stand: too large for a recipe")
+
+    def _place(self, line: int, column: int) -> Place:
+        return self.fixed_place or Place(self.file, line, column)
+
+    def _place_at(self, index: int) -> Place:
+        before = self.text[:index]
+        return self._place(before.count("\n") + 1, index - before.rfind("\n"))
+
+    def _at(self, event: Any) -> Place:
+        return self._place(event.start_mark.line + 1, event.start_mark.column + 1)
+
+    def _problem(self, place: Place, message: str) -> None:
+        self.problems.append(Problem(place, self.path, message))
+
+    def _fail(self, place: Place, message: str) -> None:
+        """End here: what follows cannot be read."""
+        raise RecipeError([*self.problems, Problem(place, (), message)])
+
+
+def _tag(event: Any) -> str | None:
+    """The tag as it is written, not decoded, which takes ruamel.yaml long for a long one; None for a value without, or with a bare `!`."""
+    tag = event.ctag
+    return None if tag is None or tag.suffix in (None, "!") else f"{tag.handle or ''}{tag.suffix}"
+
+
+def _copy(node: Node) -> Node:
+    """An alias is a value of its own: an override of one must not change the other."""
+    match node:
+        case Mapping():
+            return Mapping(node.place, {key: _copy(value) for key, value in node.values.items()}, dict(node.keys))
+        case Sequence():
+            return Sequence(node.place, [_copy(item) for item in node.items])
+        case Scalar():
+            return node
+
+
+def _in_words(problem: str) -> str:
+    if "'\\t'" in problem:
+        return "a tab; YAML indents with spaces only"
+    return f"not YAML: {problem}"

@@ -1,0 +1,47 @@
+"""What is wrong with a recipe: one line each, all of them in one error."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tfkit.errors import UsageError
+from tfkit.recipe.reading.tree import COMMAND_LINE, Path, Place, dotted
+
+MAX_LINES = 100
+MAX_PATH = 200  # characters of a path in a message, and of the message
+MAX_MESSAGE = 1000
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where it stands, which field it is (empty: the file itself), what is wrong and the remedy."""
+
+    place: Place
+    path: Path
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.place}: {cut(dotted(self.path), MAX_PATH)}" if self.path else str(self.place)
+        return f"{where}: {cut(self.message, MAX_MESSAGE)}"
+
+
+class RecipeError(UsageError):
+    """Every problem of a recipe, in the order of the file, then of the command line; one a line."""
+
+    def __init__(self, problems: Iterable[Problem]):
+        once = dict.fromkeys(problems)
+        self.problems = sorted(once, key=lambda problem: (problem.place.file == COMMAND_LINE.file, problem.place))
+        lines = [str(problem) for problem in self.problems[:MAX_LINES]]
+        if more := len(self.problems) - len(lines):
+            lines.append(f"and {more} more")
+        super().__init__("\n".join(lines))
+
+
+def quoted(value: object, limit: int = 60) -> str:
+    """A user's value in a message: one line, cut where it is long."""
+    return cut(repr(value), limit)
+
+
+def cut(text: str, limit: int) -> str:
+    """The text on one line, or what fits of its beginning: names in a hostile file are a megabyte long, or move a terminal's cursor."""
+    text = text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

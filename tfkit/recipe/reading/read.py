@@ -1,0 +1,212 @@
+"""Reading a recipe: file or bundled name, then key=value, then the schema, then what the sections owe each other. Torch-free."""
+
+import difflib
+import json
+import os
+import re
+import select
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from tfkit.errors import UsageError
+from tfkit.recipe.bundled import bundled_recipes, find_bundled
+from tfkit.recipe.dump import dump_document
+from tfkit.recipe.presets import model_problems
+from tfkit.recipe.reading.checks import cross_problems
+from tfkit.recipe.reading.overrides import apply_overrides
+from tfkit.recipe.reading.parse import MAX_BYTES, parse
+from tfkit.recipe.reading.problems import MAX_PATH, Problem, RecipeError, cut
+from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Place, flatten, plain
+from tfkit.recipe.reading.validate import problems_in
+from tfkit.recipe.schema.bounds import MAX_VOCAB_SIZE
+from tfkit.recipe.schema.sections import Recipe
+
+PIPE_SECONDS = 10.0  # of silence, and a pipe is given up
+
+
+@dataclass(frozen=True)
+class RecipeText:
+    """A recipe as it is written: not checked yet, and kept, since a pipe gives it once."""
+
+    path: Path
+    text: str
+
+    @property
+    def name(self) -> str:
+        """A slug of the file's name: the run's default name."""
+        return slug(self.path.stem)
+
+    def read(self, overrides: Sequence[str] = ()) -> Recipe:
+        """Check the recipe with these overrides. UsageError lists all that is wrong, one a line, as place: field: what and remedy."""
+        return _read(*parse(self.text, str(self.path)), str(self.path), overrides)[0]
+
+    def fields(self) -> dict[str, Any]:
+        """Return what is written under dotted names, lists as a whole. Raises UsageError where the text is no YAML."""
+        tree, problems = parse(self.text, str(self.path))
+        if problems:
+            raise RecipeError(problems)
+        return flatten(plain(tree)) if isinstance(tree, Mapping) else {}
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """A recipe that passed every check, and where it came from."""
+
+    recipe: Recipe
+    source: RecipeText
+
+    @property
+    def name(self) -> str:
+        """The run's default name."""
+        return self.source.name
+
+    @property
+    def path(self) -> Path:
+        """The recipe's file."""
+        return self.source.path
+
+
+def open_recipe(name_or_path: str) -> RecipeText:
+    """Read a recipe's text, and check nothing yet. Raises UsageError where there is none."""
+    path = find_recipe(name_or_path)
+    return RecipeText(path, _text(path))
+
+
+def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> ResolvedRecipe:
+    """Read and check a recipe. UsageError lists everything that is wrong with it, one a line, as place: field: what and remedy."""
+    source = open_recipe(name_or_path)
+    return ResolvedRecipe(source.read(overrides), source)
+
+
+def read_document(document: dict[str, Any], name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, Any]]:
+    """A recipe that no file holds, changed and checked in the same way; and what it says, the changes included."""
+    tree, problems = parse(dump_document(document), name)
+    recipe, changed = _read(tree, problems, name, overrides)
+    return recipe, plain(changed)
+
+
+def _read(tree: Node | None, problems: list[Problem], name: str, overrides: Sequence[str]) -> tuple[Recipe, Mapping]:
+    if not isinstance(tree, Mapping):
+        what = "is empty" if tree is None else "is not made of sections"
+        raise RecipeError([*problems, Problem(Place(name, 1, 1), (), f"the recipe {what}; `tfkit recipes` lists examples")])
+    problems += apply_overrides(tree, overrides)
+    recipe, more = _check(tree)
+    problems += more
+    if problems or recipe is None:
+        raise RecipeError(problems)
+    return recipe, tree
+
+
+def recipe_of(overrides: Sequence[str]) -> Recipe:
+    """A recipe that is said in key=value alone. Raises UsageError as `read_recipe` does."""
+    tree = Mapping(COMMAND_LINE)
+    problems = apply_overrides(tree, overrides)
+    recipe, more = _check(tree)
+    if problems or more or recipe is None:
+        raise RecipeError([*problems, *more])
+    return recipe
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """A file, or a bundled recipe by its name. UsageError: neither."""
+    path = Path(name_or_path)
+    try:
+        if path.is_file() or path.is_fifo() or path.is_char_device():
+            return path
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        is_folder = exists = False
+    if bundled := find_bundled(name_or_path):
+        return bundled.path
+    shown = cut(name_or_path, MAX_PATH)
+    if is_folder:
+        raise UsageError(f"{shown}: a folder, not a recipe; a run's recipe is {path / 'recipe.yaml'}")
+    if exists:
+        raise UsageError(f"{shown}: neither a file nor a pipe, so no recipe can be read from it")
+    names = [name for recipe in bundled_recipes() for name in (recipe.name, recipe.name.rpartition("/")[2])]
+    close = difflib.get_close_matches(name_or_path, names, n=1)
+    remedy = f"did you mean {close[0]}" if close else "`tfkit recipes` lists the bundled ones"
+    raise UsageError(f"{shown}: no such file, and no bundled recipe has this name; {remedy}")
+
+
+def _text(path: Path) -> str:
+    try:
+        content = _read_pipe(path) if path.is_fifo() else _read_file(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; check the path and its permissions") from error
+    start = Place(str(path), 1, 1)
+    if len(content) > MAX_BYTES:
+        raise RecipeError([Problem(start, (), f"larger than {MAX_BYTES:,} bytes, which no recipe needs; is it the right file?")])
+    if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise RecipeError([Problem(start, (), "begins with a byte order mark; save it as UTF-8 without BOM")])
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8")) + 1
+        place = Place(str(path), before.count(b"\n") + 1, column)
+        raise RecipeError([Problem(place, (), f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8")]) from None
+
+
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def _read_pipe(path: Path) -> bytes:
+    """What is written to a pipe, as in `tfkit check <(make-recipe)`. UsageError: nobody writes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else opening waits until somebody writes
+    content = b""
+    try:
+        while len(content) <= MAX_BYTES:
+            if not select.select([descriptor], [], [], PIPE_SECONDS)[0]:
+                raise UsageError(f"{path}: a pipe, through which nothing came for {PIPE_SECONDS:g} seconds; who should write to it?")
+            if not (chunk := os.read(descriptor, 1 << 16)):
+                break
+            content += chunk
+    finally:
+        os.close(descriptor)
+    return content
+
+
+def _check(tree: Mapping) -> tuple[Recipe | None, list[Problem]]:
+    data = plain(tree)
+    _fill_kinds(Recipe, data)
+    recipe, problems = _validate(data, tree)
+    if isinstance(model := data.get("model"), dict):
+        problems += model_problems(model, _planned_vocab_size(data), tree)
+    if recipe is not None and not problems:
+        problems = cross_problems(recipe, tree)
+    return recipe, problems
+
+
+def _validate(data: dict[str, Any], tree: Node) -> tuple[Recipe | None, list[Problem]]:
+    try:
+        # As JSON: strict about types there still takes a list for a tuple.
+        return Recipe.model_validate_json(json.dumps(data), strict=True), []
+    except ValidationError as error:
+        return None, problems_in(error, Recipe, data, tree)
+
+
+def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
+    """A union's section without its kind is of the kind that is the default: `optimizer: {lr: 1e-3}` is AdamW."""
+    for name, field in record.model_fields.items():
+        section = data.get(name)
+        if field.discriminator and isinstance(section, dict) and isinstance(field.default, BaseModel):
+            section.setdefault("kind", getattr(field.default, "kind", None))
+
+
+def _planned_vocab_size(data: dict[str, Any]) -> int:
+    """The size of a tokenizer that is yet to be trained; for a finished one, any: its own will be known when it is read."""
+    tokenizer = data.get("tokenizer")
+    size = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
+    return size if isinstance(size, int) and 0 < size <= MAX_VOCAB_SIZE else 1  # else it is refused itself
+
+
+def slug(name: str) -> str:
+    """A name as a folder may have it."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or "recipe"

@@ -1,0 +1,185 @@
+"""A tree against a schema: pydantic finds what is wrong, this module says it in the words of a recipe and points to it."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from tfkit.recipe.reading.fields import did_you_mean, field_at, kinds_at, records_at, sections_with
+from tfkit.recipe.reading.problems import Problem, quoted
+from tfkit.recipe.reading.tree import Node, Path, place_of
+from tfkit.recipe.schema.sections import Recipe
+
+# What pydantic's *_type errors wanted.
+_EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "model_type": "a section of fields",
+    "dict_type": "a section of fields",
+}
+
+
+def problems_in(error: ValidationError, schema: type[BaseModel], data: Any, tree: Node, base: Path = ()) -> list[Problem]:
+    """Each error of the validation of `data`, which stands at `base` in the tree."""
+    found = []
+    for path, detail in _without_other_branches(error.errors(include_url=False), data):
+        path, message, at_key = _explain(detail, path, schema, data)
+        found.append(Problem(place_of(tree, base + path, key=at_key), base + path, message))
+    return found
+
+
+def unknown(name: str, known: Iterable[str], elsewhere: list[str]) -> str:
+    """What to say of a field that is not there: the one that was meant, the section that it belongs to, or what there is."""
+    known = sorted(known)
+    if meant := did_you_mean(name, known):
+        return f"unknown, did you mean {meant}"
+    if elsewhere:
+        return f"unknown here; it belongs to {' or '.join(elsewhere)}"
+    return f"unknown; here are {', '.join(known)}" if known else "unknown; nothing stands here"
+
+
+def one_of(value: Any, allowed: Iterable[str]) -> str:
+    """What to say of a word that is not among those allowed."""
+    allowed = list(allowed)
+    meant = did_you_mean(value, allowed) if isinstance(value, str) else None
+    return f"{quoted(value)} is none of {', '.join(allowed)}" + (f"; did you mean {meant}" if meant else "")
+
+
+def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tuple[Path, ErrorDetails]]:
+    """Errors with their paths in the data. Of a union, only the branch whose shape the value has; without one, one error for all."""
+    kept: list[tuple[Path, ErrorDetails]] = []
+    unions: dict[Path, dict[str, list[tuple[Path, ErrorDetails]]]] = defaultdict(lambda: defaultdict(list))
+    for detail in details:
+        path, union, branch = _locate(detail, data)
+        if union is None:
+            kept.append((path, detail))
+        else:
+            unions[union][branch].append((path, detail))
+    for union, branches in unions.items():
+        shaped = [errors for errors in branches.values() if not all(_wrong_shape(detail, path, union) for path, detail in errors)]
+        if shaped or len(branches) == 1:
+            kept += [error for errors in shaped or branches.values() for error in errors]
+        else:
+            wanted = " or ".join(_wanted(detail) for errors in branches.values() for _, detail in errors)
+            first = next(iter(branches.values()))[0][1]
+            kept.append((union, {**first, "type": "union_shape", "ctx": {"wanted": wanted}}))
+    return kept
+
+
+def _locate(detail: ErrorDetails, data: Any) -> tuple[Path, Path | None, str]:
+    """Pydantic's location without the branches of unions; where a branch was left out, and which."""
+    path: Path = ()
+    union, branch = None, ""
+    for step in detail["loc"]:
+        if step in data if isinstance(data, dict) else isinstance(data, list) and isinstance(step, int) and step < len(data):
+            path, data = (*path, step), data[step]
+        elif detail["type"] == "missing" and step == detail["loc"][-1]:
+            path = (*path, step)
+        else:
+            union, branch = path, str(step)
+    return path, union, branch
+
+
+def _wrong_shape(detail: ErrorDetails, path: Path, union: Path) -> bool:
+    no_word = detail["type"] == "literal_error" and not isinstance(detail["input"], str)
+    return path == union and (no_word or detail["type"] in _EXPECTED)
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    return _EXPECTED.get(detail["type"]) or str(detail.get("ctx", {})["expected"]).replace("'", "")
+
+
+def _explain(detail: ErrorDetails, path: Path, schema: type[BaseModel], data: Any) -> tuple[Path, str, bool]:
+    """The path to name, the message, and whether to point at the key rather than at the value."""
+    value, context = detail["input"], detail.get("ctx", {})
+    match detail["type"]:
+        case "extra_forbidden":
+            return path, _unknown_at(path, schema, data), True
+        case "missing" if isinstance(path[-1], int):
+            return path[:-1], "too few entries", True
+        case "missing":
+            field = field_at(schema, path, data)
+            return path, "missing" + (f": {field.description}" if field and field.description else ""), True
+        case "union_tag_not_found":
+            return (*path, "kind"), f"missing: one of {', '.join(kinds_at(schema, path, data))}", True
+        case "union_tag_invalid":
+            return (*path, "kind"), one_of(value.get("kind"), kinds_at(schema, path, data)), False
+        case "literal_error":
+            words = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            return path, one_of(value, [word.lower() if word in ("True", "False") else word for word in words]), False
+        case "string_pattern_mismatch":
+            field = field_at(schema, path, data)
+            return path, f"{quoted(value)} does not fit {context['pattern']}" + (f": {field.description}" if field else ""), False
+        case "value_error":
+            return path, str(context["error"]), False
+        case "model_type" | "model_attributes_type" | "dict_type" if value is None:
+            return path, "is empty: give it fields, or leave it out", True
+        case "union_shape":
+            return path, f"must be {context['wanted']}, not {_shown(value)}", False
+        case kind if kind in _EXPECTED:
+            return path, f"must be {_EXPECTED[kind]}, not {_shown(value)}{_remedy(kind, value)}", False
+        case kind:
+            return path, _bound(kind, context, value) or detail["msg"], False
+
+
+def _unknown_at(path: Path, schema: type[BaseModel], data: Any) -> str:
+    records = records_at(schema, path[:-1], data)
+    known = {name for record in records for name in record.model_fields}
+    name = str(path[-1])
+    return unknown(name, known, sections_with(Recipe, name) or [name for name in Recipe.model_fields if name == path[-1] and len(path) > 1])
+
+
+def _bound(kind: str, context: dict[str, Any], value: Any) -> str | None:
+    match kind:
+        case "greater_than":
+            return f"must be greater than {_number(context['gt'])}, not {_shown(value)}"
+        case "greater_than_equal":
+            return f"must be at least {_number(context['ge'])}, not {_shown(value)}"
+        case "less_than":
+            return f"must be less than {_number(context['lt'])}, not {_shown(value)}"
+        case "less_than_equal":
+            return f"must be at most {_number(context['le'])}, not {_shown(value)}"
+        case "finite_number":
+            return f"must be a finite number, not {_shown(value)}"
+        case "too_short":
+            return f"needs at least {context['min_length']} entry" if context["min_length"] == 1 else "too few entries"
+        case "too_long":
+            return f"has {context['actual_length']} entries; at most {context['max_length']} fit"
+    return None
+
+
+def _number(bound: float) -> str:
+    return f"{int(bound):,}" if bound == int(bound) and abs(bound) < 1e15 else f"{bound:g}"
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "a section of fields"
+        case list():
+            return "a list"
+        case str():
+            return f"the text {quoted(value)}"
+    return quoted(value)
+
+
+def _remedy(kind: str, value: Any) -> str:
+    if kind == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
+        return f"; write {int(value)}"
+    if kind in ("int_type", "float_type") and isinstance(value, str) and value.strip().replace(".", "", 1).isdigit():
+        return "; remove the quotes"
+    if kind == "bool_type" and isinstance(value, str) and value.lower() in ("yes", "on", "no", "off"):
+        return f"; write {'true' if value.lower() in ('yes', 'on') else 'false'}"
+    if kind == "string_type" and not isinstance(value, dict | list) and value is not None:
+        return "; put it in quotes"
+    return ""

@@ -1,0 +1,144 @@
+"""The sections of a recipe for its data: where text comes from, what of it is held out, and the tokenizer. Torch-free."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticKnownError
+
+from tfkit.model.config import Data
+from tfkit.recipe.schema.bounds import Count, SampleBytes, SourceWeight, VocabSize
+from tfkit.recipe.schema.vocabularies import READ_BY, VOCABULARIES, variant_of
+
+
+class TokenizerSection(Data):
+    """A tokenizer trained on the training text, or a finished one."""
+
+    kind: Literal["byte_bpe", "wordpiece", "bpe_eow", "unigram", "bpe_byte_fallback"] = Field(
+        "byte_bpe",
+        description="byte_bpe: GPT-2, GPT-3, Llama 3, SmolLM2. wordpiece: BERT, DistilBERT. bpe_eow: GPT. unigram: T5. "
+        "bpe_byte_fallback: Llama 1 and 2, Mistral, Gemma 2. Only byte_bpe gives every text back to the byte.",
+    )
+    variant: Literal["gpt2", "llama3", "smollm2", "llama", "gemma", "translation"] | None = Field(
+        None,
+        description="Whose splitting and special tokens. byte_bpe: gpt2, llama3, smollm2; bpe_byte_fallback: llama, gemma, "
+        "translation (the joint BPE of the 2017 Transformer); null: the first of these.",
+    )
+    vocab_size: VocabSize = Field(8192, description="Entries in all, special tokens and bytes included.")
+    special_tokens: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="Further special tokens; their ids follow those of the kind's own."
+    )
+    sample_bytes: SampleBytes = Field(200_000_000, description="Train on at most this much text, taken evenly over the corpus.")
+    add_bos: bool = Field(True, description="Put the token that begins a text before every text, so that its first token is predicted too.")
+    lowercase: bool = Field(True, description="wordpiece: in small letters, as BERT uncased.")
+    strip_accents: bool | None = Field(None, description="wordpiece: letters without accents; null: as lowercase.")
+    path: str | None = Field(None, description="Use the tokenizer of this checkpoint or folder instead of training one.")
+
+    @model_validator(mode="after")
+    def _path_or_training(self) -> "TokenizerSection":
+        if self.path is not None and (unread := self.model_fields_set - {"path", "kind"}):
+            others = ", ".join(sorted(unread))
+            raise ValueError(f"path names a finished tokenizer, so {others} would not be read: remove one or the other")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> "TokenizerSection":
+        variant = variant_of(self.kind, self.variant)
+        for name, readers in READ_BY.items():
+            if not {self.kind, variant} & set(readers) and getattr(self, name) != TokenizerSection.model_fields[name].default:
+                raise ValueError(f"{name} is not read by {self.kind if variant is None else f'the variant {variant}'}: remove it")
+        own = VOCABULARIES[self.kind][variant]
+        special = [*own.first, *self.special_tokens, *own.last]
+        if len(set(special)) < len(special):
+            raise ValueError(f"special_tokens: {max(special, key=special.count)} is there twice, or is the kind's own: remove it")
+        smallest = len(special) + own.symbols
+        if self.vocab_size < smallest:
+            symbols = "the 256 bytes" if own.symbols == 256 else f"{own.symbols} pieces of text"
+            tokens = special[0] if len(special) == 1 else f"{len(special)} special tokens"
+            raise ValueError(f"vocab_size {self.vocab_size} is too small: {symbols} and {tokens} need {smallest}")
+        return self
+
+
+def _no_number(value: Any) -> Any:
+    """To a Literal of pydantic 1 is True."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise PydanticKnownError("literal_error", {"expected": "False, True, 'docstrings', 'token_roles' or 'packages'"})
+    return value
+
+
+class SourceSection(Data):
+    """Where rows of text come from: exactly one of stdlib, path, hub."""
+
+    stdlib: Annotated[Literal[False, True, "docstrings", "token_roles", "packages"], BeforeValidator(_no_number)] = Field(
+        False,
+        description="The running Python's own standard library, without a network. true: its files as text. docstrings: functions (source) "
+        "and what they do (target). token_roles: lines of code (tokens) and what each token is (tags). packages: code (text) and where it "
+        "is from (label).",
+    )
+    path: str | None = Field(
+        None, description="A file, folder or glob: txt, code, jsonl, json, csv, tsv, parquet, CoNLL, CoNLL-U, or .gz and .zip of these."
+    )
+    format: Literal["text", "lines", "jsonl", "json", "csv", "tsv", "parquet", "conll", "conllu"] | None = Field(
+        None, description="What the files of path are; null: by their suffixes. text: each file is a row; lines: each line is one."
+    )
+    header: list[str] | None = Field(
+        None, min_length=1, description="The names of the columns of csv, tsv or conll files without a line that says them."
+    )
+    beside: dict[str, str] = Field(
+        {}, description="Further columns, each from a file that is parallel to path, line by line: {de: train.de.gz} beside train.en.gz."
+    )
+    hub: str | None = Field(None, description="A data set of the Hugging Face Hub: org/name, or a local data set folder.")
+    config: str | None = Field(None, description="The configuration of a hub data set.")
+    split: str = Field("train", description="The split of a hub data set.")
+    revision: str | None = Field(None, description="The revision of a hub data set: a tag, branch or commit.")
+    streamed: bool = Field(
+        False, description="Read a hub data set as it comes, once, into our own cache: only what is taken of it is downloaded."
+    )
+    rows: Count | None = Field(None, description="Of a streamed data set: take so many rows, the first ones; null: all.")
+    text: str | None = Field(None, description="The column that holds the text, in files and data sets with columns; null: recognised.")
+    columns: dict[str, str | Annotated[list[str], Field(min_length=1)]] = Field(
+        {},
+        description="What of a row stands for what the objective reads: {label: intent}. A column, a path into one (instances.0.input), "
+        "a template: {source: 'translate English to French: {en}'}; or several of these: {choices: [sol1, sol2]}. "
+        "What is not named is recognised.",
+    )
+    name: str | None = Field(None, description="Of a validation set, in its metrics; null: a number, if there are several.")
+    weight: SourceWeight = Field(1.0, description="How often an epoch reads each row: 2 is twice, 0.5 a random half.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "SourceSection":
+        named = [name for name in ("stdlib", "path", "hub") if getattr(self, name)]
+        if len(named) != 1:
+            raise ValueError("a source needs exactly one of stdlib, path, hub" + (f"; here are {' and '.join(named)}" if named else ""))
+        return self
+
+
+def set_names(sources: Sequence[SourceSection]) -> list[str]:
+    """Of validation sets, in their metrics: their own names, else their numbers from 1."""
+    return [source.name or str(number) for number, source in enumerate(sources, 1)]
+
+
+def _named_apart(sources: list[SourceSection]) -> list[SourceSection]:
+    names = set_names(sources)
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"two sets have the name {twice!r}, so their metrics could not be told apart: name them otherwise")
+    return sources
+
+
+ValidationSets = Annotated[list[SourceSection], AfterValidator(_named_apart)]
+
+
+class DataSection(Data):
+    """The text to train on, and the text to judge by."""
+
+    train: list[SourceSection] = Field(min_length=1, description="The sources of the training text.")
+    validation: ValidationSets | Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Sources (stdlib knows its own held-out files), or the fraction of train that is held out, row by row."
+    )
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error", description="A row that cannot be read ends the run, naming file and row; or is skipped, and counted."
+    )
+    max_lost: float | None = Field(
+        None, ge=0, lt=1, description="Largest share of a training source's rows that may be skipped or cut to the context; null: no limit."
+    )
+    length_groups: bool = Field(True, description="Of labelled rows: batches of like lengths, the longest first, so that little is padded.")

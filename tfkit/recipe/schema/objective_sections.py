@@ -1,0 +1,332 @@
+"""The objectives of a recipe, one section each: its fields, what it reads of a row, and which models it is for. Torch-free.
+
+`roles` is what a row must hold; `stacks` and `head` say which models an objective trains. They are facts of the kind, not fields.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tfkit.errors import UsageError
+from tfkit.model.config import MAX_LAYERS, Data
+from tfkit.recipe.schema.bounds import Positive, Shots, Weight
+from tfkit.recipe.schema.roles import TEXT, Role
+
+Stacks = Literal["encoder", "decoder", "both"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _all_different(labels: list[str]) -> list[str]:
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(f"{', '.join(map(repr, twice))} is there twice: remove one")
+    return labels
+
+
+Labels = Annotated[list[str], AfterValidator(_all_different)]
+
+
+_OF_CLASSES = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority")
+OF_TEXTS = {  # the metrics of texts that a model writes, and which of evaluation.text_metrics gives each
+    "exact_match": "exact_match",
+    "bleu": "bleu",
+    "chrf": "chrf",
+    "rouge1": "rouge",
+    "rouge2": "rouge",
+    "rougeL": "rouge",
+}
+
+
+class _Objective(Data):
+    """What every objective says of itself."""
+
+    roles: ClassVar[tuple[Role, ...]] = TEXT
+    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)
+    head: ClassVar[str] = "lm"  # the kind of head that it trains
+    reads_text: ClassVar[bool] = True  # rows cut from a stream of text; else each row is an example of its own
+    answers_in_text: ClassVar[bool] = False  # each row has a text that is to be written
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # what its evaluation may tell
+
+
+class CausalLMSection(_Objective):
+    """Predict the next token."""
+
+    kind: Literal["causal_lm"] = "causal_lm"
+    documents: Literal["apart", "joined"] = Field(
+        "apart", description="apart: no token sees another document of its row. joined: plain packing, as GPT-2 and GPT-3 did."
+    )
+
+
+class MaskedLMSection(_Objective):
+    """Guess the tokens that are hidden in a text from both sides (BERT, arXiv 1810.04805; DistilBERT without the next sentence)."""
+
+    kind: Literal["masked_lm"]
+    rate: float = Field(0.15, gt=0, lt=1, description="Share of a row's tokens that are to be guessed, rounded; at least one.")
+    split: tuple[Share, Share, Share] = Field(
+        (0.8, 0.1, 0.1), description="Shares of these that become [MASK], that become a random token, and that stay as they are."
+    )
+    masking: Literal["dynamic", "static"] = Field(
+        "dynamic",
+        description="dynamic: drawn anew in each epoch. static: the same in all; a source of weight 10 then gives BERT's ten copies.",
+    )
+    whole_words: bool = Field(False, description="Choose words, all their pieces together, as BERT's later models; needs WordPiece.")
+    rarity: float = Field(
+        0.0, ge=0, le=1, description="Rare tokens are chosen more often, in proportion to count ^ -rarity (DistilBERT 0.7); 0: all alike."
+    )
+    next_sentence: bool = Field(False, description="Rows are two texts, and it is to be said whether the second follows the first (BERT).")
+    short_rows: float = Field(0.1, ge=0, le=1, description="With next_sentence: share of rows that are filled to a random shorter length.")
+
+    stacks: ClassVar[tuple[Stacks, ...]] = ("encoder",)
+    head: ClassVar[str] = "masked_lm"
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "accuracy", "mlm_loss", "next_sentence_loss", "next_sentence_accuracy")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "MaskedLMSection":
+        if abs(sum(self.split) - 1) > 1e-9:
+            raise ValueError(f"split: the shares are {sum(self.split):.3g} together; they must be 1")
+        if self.whole_words and self.rarity:
+            raise ValueError("whole_words and rarity exclude each other: a word has no count; set one of them only")
+        if not self.next_sentence and self.short_rows != MaskedLMSection.model_fields["short_rows"].default:
+            raise ValueError("short_rows is read with next_sentence: true alone: remove it")
+        return self
+
+
+class ClassificationSection(_Objective):
+    """The class of a text, or of a pair of texts; or a number for it (regression).
+
+    A pair is joined as the tokenizer's template says; by the token that ends a text where it says nothing of pairs.
+    """
+
+    kind: Literal["classification"]
+    labels: Labels | None = Field(
+        None, min_length=2, description="The classes, in the order of their numbers; null: those of the training rows, sorted."
+    )
+    regression: bool = Field(False, description="The label is a number, and the loss the squared error (STS-B).")
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("text", "text", ("text", "sentence", "sentence1", "premise", "question", "question1")),
+        Role("pair", "text", ("pair", "sentence2", "hypothesis", "question2"), required=False),
+        Role("label", "label", ("label", "labels", "gold_label", "category", "class", "intent", "score")),
+    )
+    stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder", "both")
+    head: ClassVar[str] = "classes"
+    reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("loss", *_OF_CLASSES, "rmse", "pearson", "spearman")
+
+    @model_validator(mode="after")
+    def _classes_or_a_number(self) -> "ClassificationSection":
+        if self.regression and self.labels is not None:
+            raise ValueError("labels are classes, and regression has none: remove one of the two")
+        return self
+
+
+class TaggingSection(_Objective):
+    """A tag for each word of a sentence: its part of speech, or the part of a name that it is (B-person, I-person, O).
+
+    The tag stands at a word's first piece. Words come with a space before them where the tokenizer's own pieces have one (GPT-2).
+    """
+
+    kind: Literal["tagging"]
+    labels: Labels | None = Field(
+        None, min_length=2, description="The tags, in the order of their numbers; null: those of the training rows, sorted."
+    )
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("tokens", "texts", ("tokens", "words", "forms", "form", "word")),
+        Role("tags", "labels", ("tags", "ner_tags", "upos", "pos_tags", "pos", "labels", "ner")),
+    )
+    stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder")
+    head: ClassVar[str] = "tags"
+    reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("loss", *_OF_CLASSES, "precision", "recall", "f1")
+
+
+class MultipleChoiceSection(_Objective):
+    """The right one of several answers, as GPT was fine-tuned: a score for `start context delimiter answer classify` of each answer,
+    and the language model's loss beside it. The three are special tokens of the tokenizer (tokenizer.special_tokens); a finished
+    tokenizer that lacks them gets them behind its own entries, and the model vectors for them.
+    """
+
+    kind: Literal["multiple_choice"]
+    lm_weight: Weight = Field(0.5, description="Weight of the language model's loss on contexts and answers; 0: none.")
+    start: str | None = Field("_start_", description="The special token before the context; null: none.")
+    delimiter: str = Field("_delimiter_", description="The special token between the context and an answer.")
+    classify: str = Field("_classify_", description="The special token behind an answer, where its score is read.")
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("context", "text", ("context", "goal", "premise", "ctx", "question", "prompt", "story", "sentence")),
+        Role("choices", "texts", ("choices", "endings", "options", "answers")),
+        Role("label", "label", ("label", "labels", "answer", "answerKey", "gold"), by_number=True),
+    )
+    head: ClassVar[str] = "choices"  # of a language model that also scores whole sequences
+    reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "choices", "lm", "accuracy")
+
+
+class SpanCorruptionSection(_Objective):
+    """Write down the spans that are missing from a text (T5, arXiv 1910.10683, 3.1.4). The documents of a source are read as one text."""
+
+    kind: Literal["span_corruption"]
+    rate: float = Field(0.15, gt=0, le=0.9, description="Share of the tokens that is taken out.")
+    mean_span: float = Field(3.0, ge=1, le=1_000_000, description="Tokens that are taken out together, on average.")
+    masking: Literal["dynamic", "static"] = Field("dynamic", description="dynamic: other spans in each epoch. static: the same in all.")
+
+    stacks: ClassVar[tuple[Stacks, ...]] = ("both",)
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
+
+
+class TextToTextSection(_Objective):
+    """Write the text that answers another: translation, summaries, any task in words (2017 Transformer; T5)."""
+
+    kind: Literal["text_to_text"]
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of each target spread over the whole vocabulary, as PyTorch does; 0.1 in the 2017 paper."
+    )
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        # No `input` and no `question`: in the rows that have one, an `instruction` or a `context` often stands beside it.
+        Role("source", "text", ("source", "src", "inputs", "document", "article", "dialogue", "text", "en")),
+        Role("target", "references", ("target", "tgt", "targets", "summary", "highlights", "fr", "de")),
+    )
+    stacks: ClassVar[tuple[Stacks, ...]] = ("both",)
+    reads_text: ClassVar[bool] = False
+    answers_in_text: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", "nll", *OF_TEXTS)
+
+
+class ChatSection(_Objective):
+    """Answer in a conversation: the loss is on what the assistant says, and on the token that ends its turn, alone.
+
+    A row is a conversation (role and content, or from and value), or an exchange (instruction, input, output). What each format writes
+    stands in tfkit/tokenizer/chat_formats.py; the checkpoint gets it as its chat template. A finished tokenizer that lacks the special
+    tokens of the format gets them behind its own entries, and the model vectors for them.
+    """
+
+    kind: Literal["chat"]
+    format: Literal["auto", "template", "chatml", "llama2", "llama3", "gemma", "mistral"] = Field(
+        "auto",
+        description="How a conversation is written. template: by the tokenizer's own chat template. chatml: SmolLM2. auto: the tokenizer's "
+        "own template, else the format whose special tokens it has.",
+    )
+    system: str | None = Field(
+        None, min_length=1, description="The system message of conversations that have none; null: the format's own, if it has one."
+    )
+    pack: bool = Field(False, description="Several conversations in a row, none of which sees another.")
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("messages", "messages", ("messages", "conversations", "conversation"), shape="conversation"),
+        Role("instruction", "text", ("instruction", "question", "prompt", "query"), shape="exchange"),
+        Role("input", "text", ("input", "context"), required=False, shape="exchange"),
+        Role("output", "references", ("output", "answer", "completion", "response"), shape="exchange"),
+        Role("system", "text", ("system", "system_prompt"), required=False),
+    )
+    reads_text: ClassVar[bool] = False
+    answers_in_text: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", *OF_TEXTS)
+
+
+class MinimalPairsSection(_Objective):
+    """Of two sentences that differ in little, the model should find the good one more probable (BLiMP, arXiv 1912.00582). Judges only."""
+
+    kind: Literal["minimal_pairs"]
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("good", "text", ("good", "sentence_good")),
+        Role("bad", "text", ("bad", "sentence_bad")),
+        Role("group", "label", ("group", "UID"), required=False),
+    )
+    reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+
+class FewShotSection(_Objective):
+    """Which of several answers a language model finds the most probable, behind examples of the task in its prompt (GPT-3, arXiv
+    2005.14165, 2.4). No weight is changed: it judges only. The examples are rows of data.train.
+    """
+
+    kind: Literal["few_shot"]
+    shots: Shots = Field(0, description="Examples before each question, drawn anew for each, never the row itself; 0: none.")
+    seed: int = Field(1, ge=0, lt=2**32, description="Of the draws.")
+    template: str = Field(
+        "{context} {answer}", description="How a row is written, {context} once and {answer} at the end: 'Q: {context} A: {answer}'."
+    )
+    separator: str = Field("\n\n", description="What stands between two rows of a prompt.")
+    choices: Labels | None = Field(
+        None, min_length=2, description="The answers of rows that have none of their own: of a classification what its labels are called."
+    )
+    normalize: Literal["none", "tokens", "bytes", "unconditional"] = Field(
+        "none",
+        description="The answer's log-probability, that over its tokens, or over its bytes; unconditional: less its log-probability "
+        "without the question, behind what the template has between {context} and {answer} (as GPT-3 for some tasks).",
+    )
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("context", "text", (*MultipleChoiceSection.roles[0].columns, "text")),
+        MultipleChoiceSection.roles[1]._replace(required=False),
+        Role("label", "label", (*MultipleChoiceSection.roles[2].columns, "category", "class", "intent"), by_number=True),
+    )
+    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder", "both")
+    reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("accuracy", "accuracy_none", "accuracy_tokens", "accuracy_bytes", "accuracy_unconditional"),
+        "chance",
+    )
+
+    @model_validator(mode="after")
+    def _has_both_places(self) -> "FewShotSection":
+        if self.template.count("{context}") != 1 or self.template.count("{answer}") != 1 or not self.template.endswith("{answer}"):
+            raise ValueError(f"template {self.template!r}: it must have {{context}} once, and {{answer}} once, at its end")
+        return self
+
+
+class DistillationSection(_Objective):
+    """Learn from a larger model's whole distribution, on real text. DistilBERT (arXiv 1910.01108): temperature 2, weights 5, 2 and 1.
+    Gemma 2 (arXiv 2408.00118): the teacher alone, at temperature 1.
+    """
+
+    kind: Literal["distillation"]
+    teacher: str = Field(min_length=1, description="The model to learn from: a checkpoint, a run folder, or hub:org/name@revision.")
+    teacher_sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="Of its weights, as a run writes it into its recipe, to learn from no other; null: any."
+    )
+    of: Annotated[CausalLMSection | MaskedLMSection, Field(discriminator="kind")] = Field(
+        description="What the student is trained for, with the fields of that objective: {kind: causal_lm}, {kind: masked_lm, rate: 0.15}."
+    )
+    temperature: Positive = Field(1.0, description="Divides the logits of both, so that unlikely tokens count for more.")
+    teacher_weight: Weight = Field(1.0, description="Weight of the divergence from the teacher's distribution; 0: none.")
+    text_weight: Weight = Field(0.0, description="Weight of the loss on the text itself, that of the objective `of`; 0: none.")
+    cosine_weight: Weight = Field(0.0, description="Weight of 1 - cosine between the last hidden states of both; 0: none.")
+    masked_only: bool = Field(False, description="Of masked_lm: ask the teacher at masked tokens alone, not at all.")
+    copy_layers: list[Annotated[int, Field(ge=0, lt=MAX_LAYERS)]] | None = Field(
+        None,
+        min_length=1,
+        description="The teacher's layer that each of the student's begins as, from 0; the rest is copied too. null: random weights.",
+    )
+
+
+ObjectiveSection = (
+    CausalLMSection
+    | MaskedLMSection
+    | ClassificationSection
+    | TaggingSection
+    | MultipleChoiceSection
+    | SpanCorruptionSection
+    | TextToTextSection
+    | ChatSection
+    | DistillationSection
+    | MinimalPairsSection
+    | FewShotSection
+)
+JudgingSection = MinimalPairsSection | FewShotSection  # what only `tfkit evaluate` reads
+
+
+def trained_for(section: ObjectiveSection) -> ObjectiveSection:
+    """The objective itself; of a distillation what the student is trained for beside its teacher."""
+    return section.of if isinstance(section, DistillationSection) else section
+
+
+def judges_only(section: JudgingSection) -> UsageError:
+    """What is said of an objective that is given to a command which trains."""
+    return UsageError(
+        f"objective: {section.kind} judges a finished model, and trains none: `tfkit evaluate --from CKPT` reads it; train with another, "
+        "such as causal_lm"
+    )

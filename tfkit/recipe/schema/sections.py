@@ -1,0 +1,335 @@
+"""The recipe: every field that a user can set, in the order of the data. Strict, frozen, and free of torch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from tfkit.model.config import Data
+from tfkit.recipe.schema.bounds import (
+    BatchSize,
+    Beams,
+    Count,
+    CountOrZero,
+    Effectiveness,
+    Epochs,
+    Epsilon,
+    Intensity,
+    LearningRate,
+    NewTokens,
+    Positive,
+    Rank,
+    Resamples,
+    Seconds,
+    Tokens,
+    Weight,
+)
+from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
+from tfkit.recipe.schema.objective_sections import CausalLMSection, ObjectiveSection
+
+START_FIELDS = ("from", "sha256")  # of the model section, beside the fields of a description
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Every = Count | Literal["epoch"] | None  # epoch: the steps of one pass over the training rows
+
+
+class ModelSection(Data):
+    """A preset with changes, or a full description: any field of the model's description may stand here."""
+
+    model_config = ConfigDict(extra="allow")
+
+    preset: str | None = Field(None, description="A published size to start from, such as gpt2 or llama2-7b.")
+
+    @property
+    def start(self) -> str | None:
+        """The checkpoint that fine-tuning starts from: {from: CKPT}, where `from` cannot be the name of a field in Python."""
+        found = (self.model_extra or {}).get("from")
+        return found if isinstance(found, str) else None
+
+    @property
+    def sha256(self) -> str | None:
+        """Of that checkpoint, as a resolved recipe states it."""
+        found = (self.model_extra or {}).get("sha256")
+        return found if isinstance(found, str) else None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What the recipe says beyond the preset or the checkpoint, as values of a ModelConfig."""
+        return {name: value for name, value in (self.model_extra or {}).items() if name not in START_FIELDS}
+
+    def pinned(self, sha256: str) -> "ModelSection":
+        """The same section with the hash of its checkpoint."""
+        return ModelSection.model_validate({**self.model_dump(exclude_none=True), "sha256": sha256})
+
+
+class AdamWSection(Data):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv 1711.05101)."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: LearningRate = Field(1e-3, description="Peak learning rate; with the schedule noam what its formula is multiplied by.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="Decay rates of the two moments.")
+    eps: Epsilon = Field(1e-8, description="Added to the root of the second moment.")
+    bias_correction: bool = Field(True, description="Make up for moments that begin at 0; BERT's Adam does not.")
+    weight_decay: Weight = Field(0.1, description="Decoupled decay, on matrices only: not on norms and biases.")
+    clip_norm: Positive | None = Field(1.0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Each block's learning rate is this times that of what stands above it: of a block, or of the head."
+    )
+
+
+class AdamSection(Data):
+    """Adam (Kingma & Ba 2014, arXiv 1412.6980) as the 2017 Transformer was trained: no decay, and no clipping unless asked for."""
+
+    kind: Literal["adam"]
+    lr: LearningRate = Field(1e-3, description="Peak learning rate; with the schedule noam what its formula is multiplied by.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.98), description="Decay rates of the two moments.")
+    eps: Epsilon = Field(1e-9, description="Added to the root of the second moment.")
+    bias_correction: bool = Field(True, description="Make up for moments that begin at 0; BERT's Adam does not.")
+    clip_norm: Positive | None = Field(None, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Each block's learning rate is this times that of what stands above it: of a block, or of the head."
+    )
+
+
+class AdafactorSection(Data):
+    """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) with T5's settings: a factored second moment, no first one."""
+
+    kind: Literal["adafactor"]
+    lr: LearningRate = Field(1e-2, description="Peak learning rate, a share of each tensor's own size where scale_parameter is true.")
+    scale_parameter: bool = Field(True, description="Multiply the learning rate by the root mean square of the tensor.")
+    min_scale: Positive = Field(1e-3, description="The least that scale_parameter multiplies by (the paper's second epsilon).")
+    decay_rate: float = Field(0.8, gt=0, le=1, description="In step t the second moment's decay is 1 - t ^ -decay_rate.")
+    clip_threshold: Positive = Field(1.0, description="Largest root mean square of a tensor's update, before the learning rate.")
+    eps: Epsilon = Field(1e-30, description="Added to the squared gradient.")
+    weight_decay: Weight = Field(0.0, description="Decoupled decay, on matrices only: not on norms and biases.")
+    clip_norm: Positive | None = Field(None, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Each block's learning rate is this times that of what stands above it: of a block, or of the head."
+    )
+
+
+class MuonSection(Data):
+    """Muon for the matrices inside the blocks, AdamW for embeddings, head, norms and biases (Jordan 2024, arXiv 2502.16982)."""
+
+    kind: Literal["muon"]
+    lr: LearningRate = Field(1e-3, description="Peak learning rate of the matrices; Muon's updates are scaled to AdamW's size.")
+    adamw_lr: LearningRate | None = Field(None, description="Peak learning rate of what AdamW trains beside it; null: lr.")
+    momentum: float = Field(0.95, ge=0, lt=1, description="Muon's momentum (Nesterov).")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="AdamW's decay rates, for what is not a matrix.")
+    eps: Epsilon = Field(1e-8, description="AdamW's eps, for what is not a matrix.")
+    weight_decay: Weight = Field(0.1, description="Decoupled decay, on matrices only: not on norms and biases.")
+    clip_norm: Positive | None = Field(1.0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
+
+
+OptimizerSection = AdamWSection | AdamSection | AdafactorSection | MuonSection
+
+
+class ScheduleSection(Data):
+    """The learning rate over the run, as a share of the peak."""
+
+    kind: Literal["constant", "linear", "cosine", "inverse_sqrt", "noam", "wsd"] = Field(
+        "cosine",
+        description="The learning rate after warm-up. wsd: constant, then a linear decay at the end. noam, of the 2017 Transformer: "
+        "optimizer.lr * dim ^ -0.5 * min(step ^ -0.5, step * warmup_steps ^ -1.5), in all.",
+    )
+    warmup_steps: CountOrZero = Field(0, description="Steps of linear rise from 0.")
+    warmup_tokens: Tokens | None = Field(None, description="Training tokens of linear rise from 0, instead of warmup_steps.")
+    warmup_ratio: float | None = Field(None, gt=0, lt=1, description="Share of all steps, rounded up, that rise, instead of warmup_steps.")
+    flat_steps: CountOrZero = Field(
+        0, description="inverse_sqrt stays at its peak up to this step: T5's 1 / sqrt(max(step, 10000)) is lr 0.01 and 10000 here."
+    )
+    final_ratio: float = Field(0.0, ge=0, le=1, description="Learning rate at the end over its peak (linear, cosine, wsd).")
+    decay_end: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the run after which linear and cosine stay at final_ratio: GPT-3's 260 of 300 billion tokens are 0.867.",
+    )
+    decay_ratio: float = Field(0.2, gt=0, le=1, description="Share of all steps that wsd spends decaying.")
+
+
+class BatchRampSection(Data):
+    """A batch that grows linearly, by the tokens read so far, from a small one to the full one (GPT-3, arXiv 2005.14165, appendix B)."""
+
+    start: BatchSize = Field(description="Sequences of the first step; every batch is a multiple of it, up to training.batch_size.")
+    tokens: Tokens = Field(description="Training tokens until the batch is full; rows of unequal lengths count as mean ones.")
+
+
+class LoraSection(Data):
+    """Low-rank updates of frozen matrices (Hu et al. 2021, arXiv 2106.09685): W x + alpha / rank B A x, of which A and B are trained."""
+
+    kind: Literal["lora"] = "lora"
+    rank: Rank = Field(8, description="Rows of A, columns of B.")
+    alpha: Positive = Field(16.0, description="The update is multiplied by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Of what the update reads, in training.")
+    targets: list[Annotated[str, Field(min_length=1)]] = Field(
+        ["q_proj", "v_proj"],
+        min_length=1,
+        description="The matrices of the stacks that get one: the end of a module's name, or a glob over names "
+        "(decoder.blocks.[0-3].*.o_proj).",
+    )
+    merge: bool = Field(
+        False, description="Checkpoints are whole models, the updates added in. false: they are adapter folders, which peft opens."
+    )
+
+
+LENGTHS = ("steps", "epochs", "tokens")  # one of which a training has
+
+
+class TrainingSection(Data):
+    """How long, how much at a time, in which arithmetic."""
+
+    steps: Count | None = Field(None, description="Length in optimizer steps. Exactly one of steps, epochs, tokens.")
+    epochs: Epochs | None = Field(None, description="Length in passes over the training rows.")
+    tokens: Tokens | None = Field(None, description="Length in training tokens; rounded up to whole steps.")
+    batch_size: BatchSize = Field(32, description="Sequences a step, over all devices.")
+    batch_ramp: BatchRampSection | None = Field(
+        None, description="Smaller batches at first; the schedule's decay then goes by tokens, not by steps. null: full batches throughout."
+    )
+    micro_batch_size: BatchSize | None = Field(
+        None,
+        description="Sequences a forward; null: the largest divisor of batch_size within 16,384 tokens and, on a CPU, 4 GiB of memory.",
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="bf16: bf16 weights beside an fp32 master. auto: bf16 where the hardware has it, else fp32."
+    )
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Checkpoints hold, and evaluations use, a mean of the weights after every step, each step's this much lighter than the "
+        "next one's. null: the latest weights.",
+    )
+    adapter: LoraSection | None = Field(
+        None, description="Train small updates of the checkpoint's weights, and the head of the task, instead of all. null: the weights."
+    )
+    frozen: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="Parameters that stay as they are: globs over their names, as `embedding.*` or `encoder.blocks.[0-3].*`."
+    )
+    unfreeze_every: Count | None = Field(
+        None,
+        description="The head is trained first, then one block more, from the top, every so many steps, and the embeddings last (ULMFiT, "
+        "arXiv 1801.06146). null: all from the first step.",
+    )
+    patience: Count | None = Field(
+        None, description="End the run after so many evaluations that do not improve evaluation.metric; null: only at its length."
+    )
+    seed: int = Field(1, ge=0, lt=2**32, description="Of weights, order and dropout.")
+    compile: bool = Field(False, description="torch.compile the model: 20 to 50 s of waiting, then faster steps.")
+    activation_checkpointing: bool = Field(False, description="Compute each block again in the backward pass, to save memory.")
+    max_skipped_steps: CountOrZero = Field(
+        0,
+        description="Steps to skip, in all, whose loss or gradient is not finite, or whose loss jumps; one more ends the run (exit 6).",
+    )
+    loss_jump_sigmas: Positive | None = Field(
+        None, description="A loss so many standard deviations above the mean of the latest steps is a jump; null: no limit."
+    )
+    log_every: Count = Field(10, description="Steps between lines of metrics.jsonl and of the plain log.")
+    tensorboard: bool = Field(False, description="Write TensorBoard files too; needs the extra tfkit[tensorboard].")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainingSection":
+        given = [name for name in LENGTHS if getattr(self, name) is not None]
+        if len(given) != 1:
+            here = f"; here are {' and '.join(given)}: remove one, or set it to null" if given else ""
+            raise ValueError(f"the length is exactly one of steps, epochs, tokens{here}")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}: choose a divisor, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ramp_fits(self) -> "TrainingSection":
+        if self.batch_ramp is None:
+            return self
+        start = self.batch_ramp.start
+        if start >= self.batch_size or self.batch_size % start:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of batch_ramp.start {start}, twice it or more: change one of them"
+            )
+        if self.micro_batch_size and start % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide batch_ramp.start {start}: choose a divisor, or leave it out"
+            )
+        return self
+
+
+class CheckpointSection(Data):
+    """When the run is saved, and how much of that is kept."""
+
+    every: Every = Field(None, description="Steps between checkpoints, or epoch; null: only at the end.")
+    keep: Count = Field(2, description="The newest checkpoints to keep; the best one is kept besides.")
+
+
+TextMetric = Literal["exact_match", "bleu", "chrf", "rouge"]
+
+
+class EvaluationSection(Data):
+    """When and how the validation text is scored."""
+
+    every: Every = Field(None, description="Steps between evaluations, or epoch; null: only at the end.")
+    metric: str | None = Field(
+        None, description="What tells the best checkpoint, and whether the model still improves: a metric of the objective; null: loss."
+    )
+    batch_size: BatchSize = Field(16, description="Pieces of text a forward.")
+    max_tokens: Tokens | None = Field(None, description="Score only the first texts, up to this many tokens; null: every byte.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Arithmetic of tfkit evaluate; training uses its working weights."
+    )
+    text_metrics: list[TextMetric] = Field(
+        ["exact_match", "bleu", "chrf", "rouge"],
+        description="How tfkit evaluate compares the texts that a model writes with those of the rows. []: none is written.",
+    )
+    bootstrap: Resamples | None = Field(
+        1000, description="Sets of as many rows, drawn with repetition, from which tfkit evaluate tells 95 % intervals; null: none."
+    )
+
+
+class GenerationSection(Data):
+    """How text is continued."""
+
+    prompts: list[str] = Field([], description="Continued at every evaluation during training, to see how it writes.")
+    max_new_tokens: NewTokens = Field(128, description="The longest continuation.")
+    temperature: Weight = Field(1.0, description="Divides the logits; 0 is greedy.")
+    top_k: Count | None = Field(None, description="Draw from the k likeliest tokens only.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that hold this share of the probability.")
+    min_p: float = Field(0.0, ge=0, le=1, description="Draw from the tokens with at least this share of the likeliest one's probability.")
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100, description="Makes tokens that the text has less likely, if above 1.")
+    no_repeat_ngram: Count | None = Field(None, description="No run of so many tokens comes twice.")
+    num_beams: Beams = Field(1, description="Texts that beam search keeps; 1: none. It draws nothing, so what is said of drawing is idle.")
+    length_penalty: float = Field(1.0, ge=-20, le=20, description="Beam search: above 0 long texts gain, below 0 short ones do.")
+    length_law: Literal["power", "gnmt"] = Field(
+        "power",
+        description="Beam search divides log-probabilities by length ^ length_penalty, or ((5 + length) / 6) ^ it (arXiv 1609.08144).",
+    )
+    early_stopping: Literal["full", "likely", "never"] = Field(
+        "likely",
+        description="Beam search ends with num_beams whole texts: full, at once; likely, if no better is likely; never, if none can be.",
+    )
+    stop: list[str] = Field([], description="End a continuation where one of these strings appears.")
+    seed: int = Field(1, ge=0, lt=2**32, description="Of the draws.")
+
+
+class CarbonSection(Data):
+    """Energy and CO2e: measured where, and how often."""
+
+    enabled: bool = Field(True, description="Measure energy and CO2 with CodeCarbon.")
+    country: str | None = Field(None, pattern="^[A-Z]{3}$", description="Where it runs, as ISO 3166 alpha-3 (FRA, DEU, USA).")
+    intensity_g_per_kwh: Intensity | None = Field(None, description="Grams of CO2e a kWh; wins over the country's mean.")
+    pue: Effectiveness = Field(1.0, description="Power usage effectiveness of the data centre; multiplies the energy.")
+    every_seconds: Seconds = Field(5.0, description="Seconds between readings, each a line of the ledger.")
+
+
+class Recipe(Data):
+    """A run, from the model to its carbon. The sections stand in the order of the data."""
+
+    model: ModelSection
+    tokenizer: TokenizerSection = TokenizerSection()
+    data: DataSection
+    objective: Annotated[ObjectiveSection, Field(discriminator="kind")] = CausalLMSection()
+    optimizer: Annotated[OptimizerSection, Field(discriminator="kind")] = AdamWSection()
+    schedule: ScheduleSection = ScheduleSection()
+    training: TrainingSection
+    checkpoint: CheckpointSection = CheckpointSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    generation: GenerationSection = GenerationSection()
+    carbon: CarbonSection = CarbonSection()
