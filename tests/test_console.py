@@ -59,6 +59,16 @@ def test_the_result_alone_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> 
     assert err == "said\nwarning: warned\nr.yaml:1:2: wrong\n"
 
 
+def test_json_is_one_line_for_every_reader(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's splitlines and JavaScript break lines at U+2028; a walk's prompt was one."""
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    document = {"prompt": "\u2028é\x85\u2029"}
+    console.json(document)
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in lines] == [document]
+    assert "é" in lines[0]
+
+
 def test_json_has_no_nan() -> None:
     with pytest.raises(ValueError, match="JSON"):
         console.json({"loss": float("nan")})

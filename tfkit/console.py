@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _PLAIN_SECONDS = 10.0  # between plain lines of progress
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 _STYLES = {"red": _RED, "yellow": _YELLOW, "green": "\x1b[32m", "dim": "\x1b[2m", "bold": "\x1b[1m"}
+_LINE_SEPARATORS = {
+    ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"
+}  # which JSON allows in a string, and readers split lines at
 _quiet = False
 
 
@@ -74,7 +77,8 @@ def columns_of(text: str) -> int:
 
 def json(document: Any) -> None:
     """A JSON document on one line; NaN and infinities are refused, since JSON has none."""
-    _write_result(json_module.dumps(document, ensure_ascii=not _unicode(sys.stdout), allow_nan=False) + "\n")
+    text = json_module.dumps(document, ensure_ascii=not _unicode(sys.stdout), allow_nan=False)
+    _write_result(text.translate(_LINE_SEPARATORS) + "\n")
 
 
 def _write_result(text: str) -> None:

@@ -276,5 +276,5 @@ def test_what_is_trained_must_have_a_part_in_the_loss(place: Path, tmp_path: Pat
     """The score of a choice alone, which text has no use for."""
     words = ["model.head.choices=true", "training.frozen=['embedding.*', 'decoder.*']"]
     done = pretrain(tmp_path / "run", place / "tiny.yaml", *words)
-    assert (done.code, "nothing of what is trained has a part in the loss; freeze less" in done.err) == (2, True), done.err
+    assert (done.code, "training.frozen: no trained parameter contributes to the loss; remove patterns" in done.err) == (2, True), done.err
     assert not list((tmp_path / "run").glob("checkpoints/step-*"))

@@ -83,7 +83,9 @@ class Stepper:
         losses = self.objective.loss(self.model, batch.to(self.device))
         loss = torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.objective.terms.items()]).sum()
         if not loss.requires_grad:
-            raise UsageError("training.frozen: nothing of what is trained has a part in the loss; freeze less")
+            raise UsageError(
+                "training.frozen: no trained parameter contributes to the loss; remove patterns from training.frozen, so that more is trained"
+            )
         loss.backward()
         return {term: value.detach() for term, value in losses.items()}
 
