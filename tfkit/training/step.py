@@ -83,9 +83,7 @@ class Stepper:
         losses = self.objective.loss(self.model, batch.to(self.device))
         loss = torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.objective.terms.items()]).sum()
         if not loss.requires_grad:
-            raise UsageError(
-                "training.frozen: no trained parameter contributes to the loss; remove patterns from training.frozen, so that more is trained"
-            )
+            raise UsageError("training.frozen: no trained parameter contributes to the loss; remove patterns, so that more is trained")
         loss.backward()
         return {term: value.detach() for term, value in losses.items()}
 
