@@ -50,9 +50,9 @@ class QualityGateError(TfkitError):
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop; raised after everything was saved. The exit code is 128 + its number."""
+    """A run was asked to stop; raised after everything was saved. The exit code is 128 + the number of the signal that asked."""
 
-    def __init__(self, signal_number: int, message: str):
+    def __init__(self, message: str, signal_number: int = 2):
         super().__init__(message)
         self.exit_code = 128 + signal_number
 

@@ -38,9 +38,9 @@ def ends_with(error: BaseException, monkeypatch: pytest.MonkeyPatch, before: obj
         (errors.MachineError("e"), 5),
         (errors.UnhealthyError("h"), 6),
         (errors.QualityGateError("q"), 8),
-        (errors.Stopped(signal.SIGHUP, "s"), 129),
-        (errors.Stopped(signal.SIGINT, "s"), 130),
-        (errors.Stopped(signal.SIGTERM, "s"), 143),
+        (errors.Stopped("s", signal.SIGHUP), 129),
+        (errors.Stopped("s", signal.SIGINT), 130),
+        (errors.Stopped("s", signal.SIGTERM), 143),
     ],
 )
 def test_each_error_has_its_code_and_its_message_alone(

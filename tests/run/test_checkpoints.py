@@ -211,7 +211,7 @@ def test_room_that_is_not_enough_stops_the_run(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [KeyError("bug"), ModelError("bad"), Stopped(15, "stop"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [KeyError("bug"), ModelError("bad"), Stopped("stop", 15), KeyboardInterrupt()])
 def test_what_the_writer_raises_comes_through_and_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     def write(folder: Path) -> None:
         (folder / "config.json").touch()

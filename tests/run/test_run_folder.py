@@ -21,8 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkit.cli.results import is_training_result, show_training_result
+from tfkit.cli.results import show_training_result
 from tfkit.engine.given import Given
+from tfkit.engine.resuming import is_training_result
 from tfkit.errors import MachineError, OtherVersionError, Stopped, UsageError
 from tfkit.run import machine
 from tfkit.run import receipt as receipts
@@ -229,7 +230,7 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
         assert (run.attempt, run.result) == (1, None)
         assert receipt(tmp_path)["status"] == "new"
     with pytest.raises(Stopped):
-        attempt_that_raises(tmp_path, None, Stopped(15, "stopped by SIGTERM"))
+        attempt_that_raises(tmp_path, None, Stopped("stopped by SIGTERM", 15))
     with pytest.raises(KeyError):
         attempt_that_raises(tmp_path, tmp_path / "checkpoints" / "step-000005", KeyError("bug"))
     with open_run(tmp_path, resume=True) as run:
@@ -263,7 +264,7 @@ def test_the_receipt_of_a_run_in_three_attempts(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step-000009").mkdir(parents=True)
     for resumed_from, kept in ((None, True), (tmp_path / "checkpoints" / "step-000009", False)):
         with pytest.raises(Stopped):
-            attempt_that_raises(tmp_path, resumed_from, Stopped(15, "stopped by SIGTERM"))
+            attempt_that_raises(tmp_path, resumed_from, Stopped("stopped by SIGTERM", 15))
         assert ("result" in receipt(tmp_path)) is kept, "lost once an attempt goes on from there"
         with open_run(tmp_path, resume=True) as run:
             assert (run.result is not None) is kept

@@ -22,13 +22,13 @@ def answer_lines(batches: Iterator[list[Prompt]], answer: Answer, work: "Session
     count = tokens = 0
     with console.progress("generating", None, "prompts") as bar:
         while True:
-            with work.signals.at_once(f"{count:,} prompts were {done}"):  # which may wait for a prompt
+            with work.stop.at_once(f"{count:,} prompts were {done}"):  # which may wait for a prompt
                 batch = next(batches, None)
             if batch is None:
                 return count, tokens
             for prompt, line in zip(batch, _answers(batch, count, answer), strict=True):
                 if line is None:
-                    work.signals.raise_if_requested(f"{count:,} prompts were {done}")
+                    work.stop.raise_if_requested(f"{count:,} prompts were {done}")
                     return count, tokens
                 console.json(prompt.given | line)
                 count += 1

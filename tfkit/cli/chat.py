@@ -50,7 +50,7 @@ def converse(continue_texts: ContinueTexts, loaded: "Loaded", work: "Session", a
 
 def _listen(work: "Session") -> str | None:
     """The next line that is not empty; None at the end."""
-    with work.signals.at_once("the conversation is over"):
+    with work.stop.at_once("the conversation is over"):
         while (line := console.ask("> ")) is not None:
             if line.strip():
                 return line
@@ -68,7 +68,7 @@ def _answer(continue_texts: ContinueTexts, text: str, turn: int, work: "Session"
         [completion] = continue_texts([text], first_row=turn - 1, on_text=on_text, should_stop=lambda: pressed() or work.should_stop())
     if not as_json:
         console.result("")
-    work.signals.raise_if_requested("the answer is not whole")
+    work.stop.raise_if_requested("the answer is not whole")
     return completion
 
 

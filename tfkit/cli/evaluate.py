@@ -17,12 +17,12 @@ from tfkit.units import format_energy, format_mass
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
+    from tfkit.engine.listener import StopRequest
     from tfkit.engine.scoring.by_row import Scored
     from tfkit.engine.session import Session
     from tfkit.engine.settings import Settings
     from tfkit.hub import Loaded
     from tfkit.recipe.schema.objective_sections import ObjectiveSection
-    from tfkit.run.signals import StopSignals
 
 _SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
 _SEED = 1  # of the bootstrap
@@ -48,7 +48,8 @@ def evaluate(
     needs no recipe: "objective={kind: classification}" says what it was trained for; minimal_pairs and few_shot ask any language
     model (docs/evaluation.md). --run keeps the result, and the energy in emissions.csv, in a run folder.
     """
-    from tfkit.engine.session import WHOLE, session
+    from tfkit.cli.session import command_session
+    from tfkit.engine.session import WHOLE
     from tfkit.engine.settings import read_settings, settings_inputs, split_arguments
     from tfkit.recipe.schema.objective_sections import CausalLMSection, trained_for
     from tfkit.run import strict_json
@@ -72,11 +73,11 @@ def evaluate(
     gates = [parse_gate(text, _metrics(objective, settings.evaluation.text_metrics)) for text in fail_if or ()]
     if predictions is not None and objective.reads_text and not isinstance(objective, CausalLMSection):
         raise UsageError(f"--predictions: of texts and of labelled rows, and {objective.kind} has neither; leave it out")
-    with session("evaluate", settings.carbon, run, threads) as work:
-        with work.signals.at_once():
+    with command_session("evaluate", settings.carbon, run, threads) as work:
+        with work.stop.at_once():
             loaded = _load(folder, settings, device, threads)
         found = _score(loaded, settings, work, each=predictions is not None)
-        with work.signals.at_once(WHOLE):
+        with work.stop.at_once(WHOLE):
             reading = work.own(work.meter.stop())  # which waits for a first measurement
             result = _result(loaded, found, settings, reading)
         work.finish(result, data=result["data"])
@@ -86,7 +87,7 @@ def evaluate(
             else:
                 console.result(_table(result, reading))
         if predictions is not None:
-            _write_predictions(predictions, found.predictions, work.signals)
+            _write_predictions(predictions, found.predictions, work.stop)
     check_gates(gates, result["metrics"])
 
 
@@ -195,7 +196,7 @@ def _takes_a_new_file(path: Path) -> bool:
     return not path.is_symlink() and (path.is_file() or not path.exists())
 
 
-def _write_predictions(path: Path, predictions: Iterable[dict[str, Any]], signals: "StopSignals") -> None:
+def _write_predictions(path: Path, predictions: Iterable[dict[str, Any]], stop: "StopRequest") -> None:
     """A JSON line each, in order. A pipe may have no reader yet, or a slow one: a signal ends that."""
     from tfkit.run import strict_json
     from tfkit.run.durable import write_atomically
@@ -205,7 +206,7 @@ def _write_predictions(path: Path, predictions: Iterable[dict[str, Any]], signal
         if _takes_a_new_file(path):
             write_atomically(path, text)
         else:
-            with signals.at_once("the result is told, the predictions are not all written"):
+            with stop.at_once("the result is told, the predictions are not all written"):
                 path.write_text(text, encoding="utf-8", newline="\n")
     except BrokenPipeError:
         return  # its reader has had enough

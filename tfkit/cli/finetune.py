@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tfkit import console
 from tfkit.cli import options
 
 if TYPE_CHECKING:
     from tfkit.engine.recognition import Recognition
     from tfkit.recipe import RecipeText
     from tfkit.recipe.schema.sections import Recipe
-    from tfkit.run.folder import RunFolder
 
 
 def finetune(
@@ -52,12 +52,12 @@ def finetune(
         changes.append(f"model.from={quoted(checkpoint)}")
     source = open_recipe(words[0]) if words else None
 
-    def begin() -> "Callable[[RunFolder], Recipe]":
+    def begin() -> "Callable[[], Recipe]":
         if source is not None:
             return _by_recipe(source, checkpoint, changes, chosen.run)
         seen = _recognition(changes)
         seen.inputs.refuse_folder(chosen.run, "--run")
-        return seen.recipe
+        return lambda: seen.recipe(console)
 
     if source is not None:
         name = source.name
@@ -68,7 +68,7 @@ def finetune(
     chosen = Options(run or Path("runs") / name, resume, exact, force, device, threads, json)
     start = None if chosen.goes_on else begin()  # what is wrong with a recipe is reported before there is a folder
     command = chosen.resume_command("finetune", source, words, again)
-    train(start or (lambda folder: begin()(folder)), Given(source, tuple(changes)), name, "fine-tuning", chosen, command)
+    train(start or (lambda: begin()()), Given(source, tuple(changes)), name, "fine-tuning", chosen, command)
 
 
 def _recognition(changes: list[str]) -> "Recognition":
@@ -78,7 +78,7 @@ def _recognition(changes: list[str]) -> "Recognition":
     return Recognition.of(changes)
 
 
-def _by_recipe(source: "RecipeText", checkpoint: str | None, changes: list[str], run: Path) -> "Callable[[RunFolder], Recipe]":
+def _by_recipe(source: "RecipeText", checkpoint: str | None, changes: list[str], run: Path) -> "Callable[[], Recipe]":
     """What makes the recipe of a run that begins, once its folder is locked. Raises UsageError for what is wrong with the recipe."""
     from tfkit.cli.train import require_trainable
     from tfkit.engine.inputs import recipe_inputs
@@ -90,13 +90,12 @@ def _by_recipe(source: "RecipeText", checkpoint: str | None, changes: list[str],
     require_trainable(recipe)
     recipe_inputs(recipe, source.path).refuse_folder(run, "--run")
     if checkpoint is not None and recipe.model.sha256 is not None:
-        return lambda _: _from_this_one(checkpoint, source, recipe, changes)
-    return lambda _: recipe
+        return lambda: _from_this_one(checkpoint, source, recipe, changes)
+    return lambda: recipe
 
 
 def _from_this_one(checkpoint: str, source: "RecipeText", recipe: "Recipe", changes: list[str]) -> "Recipe":
     """The resolved recipe of a run, from another checkpoint than its own: what it says of that one does not hold, but for dropout."""
-    from tfkit import console
     from tfkit.hub import content_hash, find_checkpoint
     from tfkit.recipe.dump import recipe_document
     from tfkit.recipe.reading.read import read_document

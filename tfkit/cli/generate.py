@@ -59,8 +59,8 @@ def generate(
     With --chat each prompt is answered, as the checkpoint's own chat template has it; a JSON line may hold {"messages": [{"role": "user",
     "content": "Hello"}]}. On a terminal --chat alone is a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
+    from tfkit.cli.session import command_session
     from tfkit.engine.inputs import inputs_of
-    from tfkit.engine.session import session
     from tfkit.engine.settings import quoted, read_settings, split_arguments
 
     words, overrides = split_arguments(arguments or ())
@@ -89,8 +89,8 @@ def generate(
         settings = read_settings(None, folder, overrides, _SECTIONS)
         if run is not None:
             inputs_of([Path(input_)] if input_ else [], [], [folder, checkpoint]).refuse_folder(run, "--run")
-        work = stack.enter_context(session("generate", settings.carbon, run, threads))
-        with work.signals.at_once():
+        work = stack.enter_context(command_session("generate", settings.carbon, run, threads))
+        with work.stop.at_once():
             loaded = _load(folder, device, threads)
             assert loaded.codec is not None
             fills = fills_masks(loaded, chat, overrides)
@@ -111,7 +111,7 @@ def generate(
         def texts_of(prompts: Sequence[Prompt]) -> list[str]:
             if template is None:
                 return [given.text for given in prompts]
-            with work.signals.at_once():
+            with work.stop.at_once():
                 return [render(template, given) for given in prompts]
 
         def continue_lines(prompts: Sequence[Prompt], first: int) -> list[dict[str, Any] | None]:
@@ -187,5 +187,5 @@ def _write_text(continue_texts: "ContinueTexts", shown: str, text: str, work: "S
         console.result("")
     elif completion.finish != "interrupted":
         console.result(shown + completion.text)
-    work.signals.raise_if_requested("the continuation is not whole")
+    work.stop.raise_if_requested("the continuation is not whole")
     return completion.tokens

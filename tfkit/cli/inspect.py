@@ -36,16 +36,16 @@ def inspect(
 
     Nothing is trained. Text is tokenized as in training, and stays in the cache for it.
     """
-    from tfkit.engine.session import session
+    from tfkit.cli.session import command_session
     from tfkit.recipe import read_recipe
     from tfkit.recipe.schema.sections import CarbonSection
 
     resolved = read_recipe(recipe, overrides or ())
-    with session("inspect", CarbonSection(enabled=False), None) as work:
+    with command_session("inspect", CarbonSection(enabled=False)) as work:
         from tfkit.engine.training_data import prepare_data
 
-        data = prepare_data(resolved.recipe, work.signals, work.meter)
-        with work.signals.at_once():
+        data = prepare_data(resolved.recipe, console, work.stop, work.meter)
+        with work.stop.at_once():
             shown, totals = _first_rows(resolved.recipe, data, rows)
     if json:
         console.json(_document(resolved.recipe, data, shown, totals))

@@ -45,4 +45,4 @@ def pretrain(
 
     planned = None if chosen.goes_on else start()  # its errors come before there is a folder
     command = chosen.resume_command("pretrain", source, [recipe], words)
-    train(lambda _: planned or start(), Given(source, words), source.name, "pre-training", chosen, command)
+    train(lambda: planned or start(), Given(source, words), source.name, "pre-training", chosen, command)

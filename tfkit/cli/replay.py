@@ -29,7 +29,7 @@ def replay(
 
     The run folder is only read. Ends with 5 if this machine does not compute the same as the run did.
     """
-    from tfkit.engine.session import session
+    from tfkit.cli.session import command_session
     from tfkit.recipe import read_recipe
     from tfkit.run.replay_file import read_replay
     from tfkit.training.replay import batch_sha256, find_first_bad, weights_sha256
@@ -38,15 +38,15 @@ def replay(
     if not (run / "recipe.yaml").is_file():
         raise ModelError(f"{run / 'recipe.yaml'}: missing, so the step cannot be taken again; restore the run folder")
     recipe = read_recipe(str(run / "recipe.yaml")).recipe
-    with session("replay", recipe.carbon, None) as work:
+    with command_session("replay", recipe.carbon) as work:
         import torch
 
         from tfkit.engine.training_data import prepare_data
 
         torch.set_num_threads(threads or document["threads"])
-        data = prepare_data(recipe, work.signals, work.meter)
+        data = prepare_data(recipe, console, work.stop, work.meter)
         work.meter.phase("replay")
-        with work.signals.at_once():
+        with work.stop.at_once():
             parts, before = _state_before(run, recipe, data, document, device)
             batches = parts.loader.step(before.step)
             _check_same(document, weights_sha256(parts.weights.master), [batch_sha256(batch) for batch in batches])
@@ -76,7 +76,7 @@ def _state_before(
     place = pick_device(device or document["device"])
     make_deterministic(place)
     keep_freed_memory()
-    model = first_model(recipe, data)
+    model = first_model(recipe, data, console)
     parts = assemble(recipe, data, model, place, len(document["micro_batches"][0]["rows"]))
     usable = [path for path in checkpoints(run / "checkpoints") if step_of(path) < document["step"] and not verify(path)]
     tensors, state = load_training_state(usable[-1]) if usable else ({}, {})

@@ -1,9 +1,8 @@
 """The result of a training on stdout."""
 
-from typing import Any, TypeGuard
+from typing import Any
 
 from tfkit import console
-from tfkit.run.strict_json import is_number
 from tfkit.units import format_count, format_energy, format_mass, format_seconds
 
 
@@ -28,21 +27,6 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
     }
     width = max(map(len, rows))
     console.result("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items() if value))
-
-
-def is_training_result(result: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether a document from run.json is the result of a training, of this version or an older one: an evaluation's is not."""
-    if not isinstance(result, dict) or not isinstance(result.get("checkpoint"), str) or not isinstance(result.get("evaluation"), dict):
-        return False
-    best = result.get("best") or {"step": 0, "metric": "", "value": None}
-    counts = all(type(result.get(name)) is int for name in ("steps", "tokens"))
-    names = ("loss", "seconds", "energy_kwh", "emissions_g")
-    numbers = [*(result.get(name) for name in (*names, "train_seconds")), *result["evaluation"].values()]
-    return (
-        (counts and result.keys() >= {*names} and result["seconds"] is not None and all(map(is_number, numbers)))
-        and isinstance(best, dict)
-        and (type(best.get("step")) is int and isinstance(best.get("metric"), str) and is_number(best.get("value")))
-    )
 
 
 def _number(value: float | None) -> str:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 from tfkit import console
 from tfkit.errors import Stopped
+from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
     from tfkit.engine.given import Given
     from tfkit.recipe import RecipeText
     from tfkit.recipe.schema.sections import Recipe
-    from tfkit.run.folder import RunFolder
 
 Kind = Literal["pre-training", "fine-tuning"]
 
@@ -49,19 +49,21 @@ class Options:
         return shlex.join(["tfkit", command, *recipe, *words, "--run", str(self.run), "--resume", *flags, *values])
 
 
-def train(start: "Callable[[RunFolder], Recipe]", given: "Given", name: str, kind: Kind, options: Options, resume_command: str) -> None:
+def train(start: "Callable[[], Recipe]", given: "Given", name: str, kind: Kind, options: Options, resume_command: str) -> None:
     """One attempt of a run, from the folder to the result; `name` is the run's, for the meter.
 
     `start` makes the recipe of a run that begins; of data they are not touched before the run folder is there and locked. A run that goes
     on has its own recipe, to which `given` may bring changes. When a signal ends the attempt, the last line is `resume_command`.
     """
-    try:
-        _train(start, given, name, kind, options)
-    except Stopped as stopped:
-        raise Stopped(stopped.exit_code - 128, f"{stopped}\n{resume_command}") from None
+    with StopSignals() as signals:
+        try:
+            _train(start, given, name, kind, options, signals)
+        except Stopped as stopped:
+            assert signals.requested is not None
+            raise Stopped(f"{stopped}\n{resume_command}", signals.requested) from None
 
 
-def _train(start: "Callable[[RunFolder], Recipe]", given: "Given", name: str, kind: Kind, options: Options) -> None:
+def _train(start: "Callable[[], Recipe]", given: "Given", name: str, kind: Kind, options: Options, signals: StopSignals) -> None:
     from tfkit.carbon import Meter
     from tfkit.cli import crash
     from tfkit.cli.results import show_training_result
@@ -69,13 +71,9 @@ def _train(start: "Callable[[RunFolder], Recipe]", given: "Given", name: str, ki
     from tfkit.engine.session import record_totals
     from tfkit.run.checkpoints import newest_step
     from tfkit.run.folder import RunFolder
-    from tfkit.run.signals import StopSignals
 
-    with (
-        StopSignals() as signals,
-        RunFolder.open(options.run, resume=options.resume, command=["tfkit", *sys.argv[1:]], warn=console.warn) as folder,
-    ):
-        crash.set_folder(folder.path)
+    crash.set_folder(options.run)
+    with RunFolder.open(options.run, resume=options.resume, command=["tfkit", *sys.argv[1:]], warn=console.warn) as folder:
         if folder.begun:
             going_on = resumed(folder, given)
             recipe, given = going_on.recipe, going_on.given
@@ -85,10 +83,10 @@ def _train(start: "Callable[[RunFolder], Recipe]", given: "Given", name: str, ki
                 show_training_result(result, options.json)
                 return
             require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))
-            report_changes(folder, going_on)
+            report_changes(folder, going_on, console)
         else:
             with signals.at_once():
-                recipe = start(folder)
+                recipe = start()
             require_trainable(recipe)
         folder.begin_attempt(options.threads)
         training = None
@@ -107,12 +105,12 @@ def _train(start: "Callable[[RunFolder], Recipe]", given: "Given", name: str, ki
 
             if options.threads is not None:
                 torch.set_num_threads(options.threads)
-            context = RunContext(recipe, folder, signals, meter, pick_device(options.device))
+            context = RunContext(recipe, folder, signals, console, meter, pick_device(options.device))
             require_memory_for_blocks(recipe, context.device)
-            data = prepare_data(recipe, signals, meter)
+            data = prepare_data(recipe, console, signals, meter)
             require_memory(recipe, data.config, context.device)
             resolved = pin_teacher(pinned(recipe, data.start, folder), data.objective, folder)
-            model = first_model(recipe, data)
+            model = first_model(recipe, data, console)
             preset = recipe.model.preset
             family = data.start.described.family if data.start else PRESETS[preset][0].name if preset else None
             training = TrainingRun(context, data, model, kind=kind, family=family, exact=options.exact, force=options.force)

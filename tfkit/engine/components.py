@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from tfkit import console
 from tfkit.data import Loader
 from tfkit.engine.base_model import start_model
 from tfkit.engine.companions import place_teacher
 from tfkit.engine.estimate import batch_sizes, choose_trained, holds_whole_model, in_steps, total_steps
+from tfkit.engine.listener import Listener
 from tfkit.engine.training_data import TrainingData
 from tfkit.engine.validation import check_validation
 from tfkit.errors import DataError, UsageError
@@ -46,13 +46,13 @@ class Parts:
     stepper: Stepper
 
 
-def first_model(recipe: Recipe, data: TrainingData) -> Transformer:
+def first_model(recipe: Recipe, data: TrainingData, listener: Listener) -> Transformer:
     """What the first step starts from: random weights, those of a checkpoint, or of a student layers of its teacher. Raises ModelError."""
     new: tuple[str, ...] = ()
     if data.start is not None:
         model, new = start_model(recipe, data.start, data.config, data.labels)
         if new:
-            console.say(f"new, and so random: {', '.join(new)}")
+            listener.say(f"new, and so random: {', '.join(new)}")
     else:
         model = build(data.config, recipe.training.seed)
     if isinstance(data.objective, Distillation) and data.objective.section.copy_layers is not None:

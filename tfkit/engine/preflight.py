@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from itertools import islice
 
-from tfkit import console
 from tfkit.data import ExampleSet, Source, TokenStream
+from tfkit.engine.listener import Listener
 from tfkit.errors import DataError
 from tfkit.objectives.registry import Stored
 from tfkit.recipe.schema.objective_sections import trained_for
@@ -41,7 +41,7 @@ def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: 
                 )
 
 
-def check_stored(recipe: Recipe, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, finished: bool) -> None:
+def check_stored(recipe: Recipe, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, finished: bool, listener: Listener) -> None:
     """Look at what was made of the training sources, for rows of `length`. `finished`: the tokenizer was not trained for this run.
 
     Raises DataError.
@@ -49,21 +49,21 @@ def check_stored(recipe: Recipe, stored: Sequence[Stored], tokenizer: Tokenizer,
     if recipe.data.max_lost is not None:
         _check_lost(stored, recipe.data.max_lost)
     if trained_for(recipe.objective).kind == "causal_lm":
-        _warn_of_endless_texts([one for one in stored if isinstance(one, TokenStream)], tokenizer, length, finished)
+        _warn_of_endless_texts([one for one in stored if isinstance(one, TokenStream)], tokenizer, length, finished, listener)
 
 
-def _warn_of_endless_texts(streams: Sequence[TokenStream], tokenizer: Tokenizer, length: int, finished: bool) -> None:
+def _warn_of_endless_texts(streams: Sequence[TokenStream], tokenizer: Tokenizer, length: int, finished: bool, listener: Listener) -> None:
     """Say that the model will not learn to end a text: because nothing marks the end, or because no end is in a row."""
     if tokenizer.eos_id is None and not tokenizer.suffix:
         if not finished:  # then that is how its kind was published: GPT's
             return
-        console.warn(
+        listener.warn(
             "the tokenizer has no token that ends a text, so the model does not learn to end one; name the eos_token in its "
             "tokenizer_config.json, if it has one"
         )
     elif not any(_first_end(stream, tokenizer) <= (len(stream.tokens) - 1) // length * length for stream in streams):
         names = ", ".join(stream.name for stream in streams)
-        console.warn(
+        listener.warn(
             f"{names}: no text ends within a row of {length} tokens that is trained on, so the model does not learn to end one; "
             "give each text a row of its own, if it should"
         )

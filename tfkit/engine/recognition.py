@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tfkit import console
 from tfkit.adapters import describe
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, Row
 from tfkit.data.sources.first_records import count_rows, first_records
 from tfkit.engine.estimate import text_length
 from tfkit.engine.inputs import Inputs, inputs_of
+from tfkit.engine.listener import Listener
 from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError
@@ -30,7 +30,6 @@ from tfkit.recipe.schema.sections import LENGTHS, Recipe
 from tfkit.recipe.starting_points import ENOUGH_CHARACTERS, ENOUGH_ROWS, HELD_OUT, StartingPoint, starting_point
 from tfkit.recipe.tasks import SECTIONS, Kind, Seen, Task, decide, few_values, unread_texts
 from tfkit.run.checkpoints import step_folders
-from tfkit.run.folder import RunFolder
 from tfkit.tokenizer.conversations import resolve_format
 from tfkit.training.memory import activation_bytes_per_token
 
@@ -72,13 +71,13 @@ class Recognition:
         held_out = self.given["data"].get("validation")
         return inputs_of([], [self.source, *map(_source, held_out if isinstance(held_out, list) else [])], [self.start])
 
-    def recipe(self, _: RunFolder) -> Recipe:
+    def recipe(self, listener: Listener) -> Recipe:
         """Make the recipe of what is seen, and print it. Raises UsageError where no task can be told, DataError and ModelError."""
         seen, model = _look(self.source, self.given["data"].get("on_bad_row", "error")), _kind(self.start)
         task = decide(seen, model, self.given.get("objective", {}))
         size = _decide_size(seen, model, task.objective["kind"], self.given)
         recipe, document = read_document(_document(task, size, self.given), "the recipe of what was seen", self.words)
-        console.say(_header(seen, model, task, size) + dump_document(document))
+        listener.say(_header(seen, model, task, size) + dump_document(document))
         return recipe
 
 

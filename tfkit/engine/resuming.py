@@ -4,11 +4,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from tfkit import console
-from tfkit.cli.results import is_training_result
 from tfkit.engine.given import LENGTH, Given, no_other_length
+from tfkit.engine.listener import Listener
 from tfkit.errors import MachineError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import dump_recipe, model_config, read_recipe
@@ -18,6 +17,7 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.durable import write_atomically
 from tfkit.run.folder import RunFolder
 from tfkit.run.manifest import verify
+from tfkit.run.strict_json import is_number
 
 _PATIENCE = "training.patience"  # when to end, not what to do until then
 _GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_lost")  # raised or set after they ended a run
@@ -77,22 +77,22 @@ def resumed(folder: RunFolder, now: Given) -> Resumed:
     return Resumed(_changed(begun, wanted, changes), given, changes)
 
 
-def report_changes(folder: RunFolder, resumed: Resumed) -> None:
+def report_changes(folder: RunFolder, resumed: Resumed, listener: Listener) -> None:
     """Print what changes, and warn of what leaves no run that could have been one piece: a learning rate that bends, other scores."""
     changes, recipe = resumed.changes, resumed.recipe
     if changes:
         lines = "\n  ".join(changes.values())
-        console.say(f"{folder.path}: this run goes on with changes to its recipe:\n  {lines}")
+        listener.say(f"{folder.path}: this run goes on with changes to its recipe:\n  {lines}")
     lengths = [line for name, line in changes.items() if name in LENGTH]
     if lengths and recipe.schedule.kind in _OF_THE_LENGTH:
-        console.warn(
+        listener.warn(
             f"{'; '.join(lengths)}. The {recipe.schedule.kind} schedule follows from the length, so the learning rate goes on along "
             "another curve than it came"
         )
     if judged := changes.get("evaluation.metric"):
-        console.warn(f"{judged}. The best checkpoint is told by the new one from here on")
+        listener.warn(f"{judged}. The best checkpoint is told by the new one from here on")
     if scored := changes.get("evaluation.max_tokens"):
-        console.warn(f"{scored}. Scores from here on are of other texts than those before, and so is what was the best checkpoint")
+        listener.warn(f"{scored}. Scores from here on are of other texts than those before, and so is what was the best checkpoint")
 
 
 def require_length(folder: Path, steps: int | None, done: int) -> None:
@@ -104,12 +104,12 @@ def require_length(folder: Path, steps: int | None, done: int) -> None:
         )
 
 
-def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any]) -> None:
+def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listener: Listener) -> None:
     """Say, once, that the run goes on with other threads, device, precision or machine than it came; call it before the attempt begins."""
     before, now = folder.arithmetic, arithmetic | folder.machine
     known = {name: value for name, value in before.items() if value is not None}
     if changed := _differences(known, {name: now.get(name) for name in known}):
-        console.warn(f"{'; '.join(changed.values())}. So the result is that of the run that was never stopped only up to rounding")
+        listener.warn(f"{'; '.join(changed.values())}. So the result is that of the run that was never stopped only up to rounding")
 
 
 def finished_result(folder: RunFolder) -> dict[str, Any] | None:
@@ -118,6 +118,21 @@ def finished_result(folder: RunFolder) -> dict[str, Any] | None:
     if not is_training_result(result):
         return None
     return result if not verify(folder.checkpoints / Path(result["checkpoint"]).name) else None
+
+
+def is_training_result(result: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a document from run.json is the result of a training, of this version or an older one: an evaluation's is not."""
+    if not isinstance(result, dict) or not isinstance(result.get("checkpoint"), str) or not isinstance(result.get("evaluation"), dict):
+        return False
+    best = result.get("best") or {"step": 0, "metric": "", "value": None}
+    counts = all(type(result.get(name)) is int for name in ("steps", "tokens"))
+    names = ("loss", "seconds", "energy_kwh", "emissions_g")
+    numbers = [*(result.get(name) for name in (*names, "train_seconds")), *result["evaluation"].values()]
+    return (
+        (counts and result.keys() >= {*names} and result["seconds"] is not None and all(map(is_number, numbers)))
+        and isinstance(best, dict)
+        and (type(best.get("step")) is int and isinstance(best.get("metric"), str) and is_number(best.get("value")))
+    )
 
 
 def write_recipe(folder: RunFolder, recipe: Recipe, config: ModelConfig) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from tfkit import console
 from tfkit.carbon import Reading
 from tfkit.data import Loader
 from tfkit.engine.checkpointing import adapted, write_model
@@ -56,10 +55,11 @@ class TrainingRun:
         self, context: RunContext, data: TrainingData, model: Transformer, *, kind: str, family: str | None, exact: bool, force: bool
     ):
         self.context, self.data, self.model, self.kind, self.family = context, data, model, kind, family
+        self.listener = context.listener
         recipe, config = context.recipe, model.config
         make_deterministic(context.device)
         keep_freed_memory()
-        self.resumed_from = newest_good(context.folder.checkpoints, console.warn, exact)
+        self.resumed_from = newest_good(context.folder.checkpoints, self.listener.warn, exact)
         tensors, state = load_training_state(self.resumed_from) if self.resumed_from else ({}, {})
         saved_log = None
         if self.resumed_from:
@@ -68,7 +68,7 @@ class TrainingRun:
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.trained = trained_numbers(model)
         if self.trained < self.parameters:
-            console.say(f"training {self.trained:,} of {self.parameters:,} parameters")
+            self.listener.say(f"training {self.trained:,} of {self.parameters:,} parameters")
         if not force:
             free_space_for(context.folder.checkpoints, planned_bytes(recipe, model))
         parts = assemble(recipe, data, model, context.device, state.get("micro_batch_size") or recipe.training.micro_batch_size or 1)
@@ -102,7 +102,7 @@ class TrainingRun:
             "activation_checkpointing": training.activation_checkpointing,
         }
         if self.resumed_from:
-            warn_of_other_rounding(context.folder, arithmetic)
+            warn_of_other_rounding(context.folder, arithmetic, context.listener)
             context.folder.goes_on(self.resumed_from, self.progress.step)
             self._restore_best()
         context.folder.record(**arithmetic, data=self.data.fingerprints(), parents=self._parents())
@@ -111,10 +111,10 @@ class TrainingRun:
         """Train to the end. Raises Stopped after saving, UnhealthyError before a bad update."""
         context = self.context
         if self.resumed_from:
-            console.say(f"resuming from {self.resumed_from.name}")
+            self.listener.say(f"resuming from {self.resumed_from.name}")
         if not self.schedule.reaches_its_peak:
-            console.warn(f"the warm-up is longer than the run of {self.plan.steps} steps: the learning rate never comes to its peak")
-        console.say(self._describe_size())
+            self.listener.warn(f"the warm-up is longer than the run of {self.plan.steps} steps: the learning rate never reaches its peak")
+        self.listener.say(self._describe_size())
         self._try_out()
         context.meter.phase("train", self.progress.step)
         with self.written:
@@ -165,7 +165,7 @@ class TrainingRun:
 
     def skipped(self, error: UnhealthyStepError) -> None:
         """Say so."""
-        console.warn(f"{error.summary}; it is skipped, {self.progress.skipped} of at most {self.plan.max_skipped_steps}")
+        self.listener.warn(f"{error.summary}; it is skipped, {self.progress.skipped} of at most {self.plan.max_skipped_steps}")
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
         """Leave a small file from which, with the last checkpoint, the step can be taken again."""
@@ -185,20 +185,20 @@ class TrainingRun:
         if rows == 1:
             raise MachineError(f"out of memory with a single row of {self.loader.rows.longest} tokens ({error}): use {advice}")
         self.loader.micro_batch_size = largest_divisor(self.loader.sizes.unit, rows // 2)
-        console.warn(
+        self.listener.warn(
             f"out of memory in micro-batches of {rows} rows: they have {self.loader.micro_batch_size} from now on, in the same steps"
         )
 
     def nondeterministic(self, reason: str) -> None:
         """Warn that resuming is not exact here."""
-        console.warn(f"{reason}; it runs all the same, and a resumed run may differ from one that was never stopped in its last bits")
+        self.listener.warn(f"{reason}; it runs all the same, and a resumed run may differ from one that was never stopped in its last bits")
 
     def log(self, line: Log) -> None:
         """Write a line of the log."""
         self.written.line(line)
         self.context.folder.keep_time()
         if warning := self.context.meter.warning():
-            console.warn(warning)
+            self.listener.warn(warning)
 
     def save(self, progress: Progress) -> None:
         """Write a complete checkpoint, then let old ones go."""
@@ -259,9 +259,9 @@ class TrainingRun:
         values = [metrics.get(self.metric) for _, metrics in sorted(self.written.evaluations.items())]
         return since_best(values, self.metric in HIGHER) >= patience
 
-    def stop_requested(self) -> int | None:
-        """The signal that asks to stop."""
-        return self.context.signals.requested
+    def should_stop(self) -> bool:
+        """Whether the run is asked to stop."""
+        return self.context.stop.should_stop()
 
     # ------------------------------------------------------------------------------------------------------- the parts
 
@@ -312,19 +312,18 @@ class TrainingRun:
         if not self.context.recipe.training.compile and self.context.device.type == "cpu":
             return
         saved = f"; the run goes on from {self.resumed_from.name} with --resume" if self.resumed_from else ""
-        with self.context.signals.at_once(f"no step was taken yet{saved}"), warnings.catch_warnings():
+        with self.context.stop.at_once(f"no step was taken yet{saved}"), warnings.catch_warnings():
             # The compiler traces under anomaly detection, which warns with a traceback where a signal ends it.
             warnings.filterwarnings("ignore", r"Error detected in \w+Backward")
             if self.context.recipe.training.compile:
-                console.say("compiling the model")
+                self.listener.say("compiling the model")
             try_out(self.stepper, self.loader, self, self.progress)
 
     def _score(self) -> dict[str, float]:
-        signals = self.context.signals
         with eager(self.model), self.weights.result_at_work():
-            metrics = score_validation(self.context.recipe, self.data, self.model, lambda: signals.requested is not None)
+            metrics = score_validation(self.context.recipe, self.data, self.model, self.should_stop)
         if metrics is None:
-            raise Stopped(signals.requested or 0, "stopped during the evaluation")
+            raise Stopped("stopped during the evaluation")
         return metrics
 
     def _note_scores(self, step: int, metrics: dict[str, float]) -> None:
@@ -336,15 +335,15 @@ class TrainingRun:
             try:
                 record_best(root, step, self.metric, metrics.get(self.metric, math.nan), self.metric in HIGHER)
             except OSError as error:
-                console.warn(f"{checkpoint}: its scores cannot be written there ({error.strerror}); training goes on")
+                self.listener.warn(f"{checkpoint}: its scores cannot be written there ({error.strerror}); training goes on")
             self._write_card(checkpoint)
             prune(root, self.context.recipe.checkpoint.keep, best_checkpoint(root))  # what was the best may go now
         self.written.scores(step, metrics)
         if self.metric not in metrics:
-            console.warn(f"step {step}: the evaluation has no {self.metric}, so this cannot be the best checkpoint")
+            self.listener.warn(f"step {step}: the evaluation has no {self.metric}, so this cannot be the best checkpoint")
         if self.enough() and step < self.plan.steps:
             patience = self.context.recipe.training.patience
-            console.say(f"step {step}: no better {self.metric} in {patience} evaluations, so the run ends here")
+            self.listener.say(f"step {step}: no better {self.metric} in {patience} evaluations, so the run ends here")
 
     def _restore_best(self) -> None:
         """Record the best checkpoint again where the record or that checkpoint is lost: it must not be deleted as an old one."""
@@ -357,7 +356,9 @@ class TrainingRun:
             if step in whole and value is not None:
                 record_best(root, step, self.metric, value, self.metric in HIGHER)
         if best := read_best(root) if best_checkpoint(root) else None:
-            console.warn(f"{root}: no whole checkpoint was recorded as the best; by the evaluations so far it is that of step {best.step}")
+            self.listener.warn(
+                f"{root}: no whole checkpoint was recorded as the best; by the evaluations so far it is that of step {best.step}"
+            )
 
     def _best(self) -> dict[str, Any] | None:
         """The best checkpoint and what makes it that."""
@@ -370,7 +371,6 @@ class TrainingRun:
 
         settings, tokenizer = self.context.recipe.generation, self.data.tokenizer
         texts, rendered = self.data.prompts(settings.prompts)
-        stop = lambda: self.context.signals.requested is not None  # noqa: E731
         with eager(self.model), self.weights.result_at_work():
             ends = self.data.end_ids
             completions = complete(
@@ -380,11 +380,11 @@ class TrainingRun:
                 settings,
                 eos_ids=ends,
                 start_id=tokenizer.start_id,
-                should_stop=stop,
+                should_stop=self.should_stop,
                 rendered=rendered,
             )
-        if (number := self.context.signals.requested) is not None:  # some may be cut short; resuming writes them whole
-            raise Stopped(number, "stopped while the model was writing")
+        if self.should_stop():  # some may be cut short; resuming writes them whole
+            raise Stopped("stopped while the model was writing")
         pairs = zip(settings.prompts, completions, strict=True)
         said = [{"prompt": prompt, "completion": found.text} for prompt, found in pairs]
         self.written.samples(step, said, continues=not rendered and self.model.encoder is None)
@@ -394,7 +394,7 @@ class TrainingRun:
         try:
             write_atomically(checkpoint / "README.md", self._card())
         except OSError as error:
-            console.warn(f"{checkpoint}: its card cannot be written again ({error.strerror})")
+            self.listener.warn(f"{checkpoint}: its card cannot be written again ({error.strerror})")
 
     def _card(self) -> str:
         config = self.model.config

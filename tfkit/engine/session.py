@@ -1,20 +1,17 @@
-"""What a command that computes without training holds while it does: the meter, the stop signals and, with --run, a run folder."""
+"""A computation that is no training, as it runs: its meter, its listener, how it is stopped and, if it keeps one, its run folder."""
 
-import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tfkit import console
 from tfkit.carbon import Meter, Reading, read_rework, read_seconds, read_totals, resolve_place
 from tfkit.carbon.reading import SUMMED
-from tfkit.cli import crash
+from tfkit.engine.listener import Listener, StopRequest
 from tfkit.recipe.schema.sections import CarbonSection
 from tfkit.run.folder import RunFolder
-from tfkit.run.signals import StopSignals
 
 WHOLE = "there is no result, since only all rows together give one"
 
@@ -23,15 +20,16 @@ WHOLE = "there is no result, since only all rows together give one"
 class Session:
     """A command at work."""
 
-    signals: StopSignals
+    stop: StopRequest
+    listener: Listener
     meter: Meter
     folder: RunFolder | None
     before: Reading  # what earlier commands in the same run folder took
     metered: bool
 
     def should_stop(self) -> bool:
-        """Whether a signal asked the command to end."""
-        return self.signals.requested is not None
+        """Whether the command is asked to end."""
+        return self.stop.should_stop()
 
     def own(self, reading: Reading) -> Reading:
         """Of a reading of the meter what this command took."""
@@ -47,18 +45,25 @@ class Session:
 
 
 @contextmanager
-def session(command: str, carbon: CarbonSection, run: Path | None, threads: int | None = None) -> Iterator[Session]:
-    """Meter the block, under the name of the command; `threads`: as the command line has them, for the receipt.
+def session(
+    command: str,
+    carbon: CarbonSection,
+    run: Path | None,
+    listener: Listener,
+    stop: StopRequest,
+    *,
+    threads: int | None = None,
+    words: Sequence[str] = (),
+) -> Iterator[Session]:
+    """Meter the block, under the name of the command; `threads` and `words`, the command line, are for the receipt.
 
     Raises UsageError for a country that is none, MachineError for a bad run folder.
     """
     resolve_place(carbon)
     with ExitStack() as stack:
-        signals = stack.enter_context(StopSignals())
         folder, before = None, Reading()
         if run is not None:
-            folder = stack.enter_context(RunFolder.open(run, resume=False, command=sys.argv, warn=console.warn))
-            crash.set_folder(folder.path)
+            folder = stack.enter_context(RunFolder.open(run, resume=False, command=[*words], warn=listener.warn))
             folder.begin_attempt(threads)
             before = read_totals(folder.path, folder.run_id)
         meter = Meter.start(
@@ -70,11 +75,11 @@ def session(command: str, carbon: CarbonSection, run: Path | None, threads: int 
             phase=command,
         )
         try:
-            yield Session(signals, meter, folder, before, carbon.enabled)
+            yield Session(stop, listener, meter, folder, before, carbon.enabled)
         finally:
             reading = meter.stop()
             if warning := meter.warning():
-                console.warn(warning)
+                listener.warn(warning)
             if folder is not None:
                 record_totals(folder, reading, {})
 

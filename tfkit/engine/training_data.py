@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from tfkit import console
 from tfkit.carbon import Meter
 from tfkit.data import ExampleSet, Source, example_set, token_stream, trained_tokenizer
 from tfkit.data.columns.labels import find_labels
@@ -14,6 +13,7 @@ from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.data.store.overlap import overlap
 from tfkit.engine.base_model import Start, kept_labels, open_start, tuned_config
 from tfkit.engine.companions import require_memory_for_teacher
+from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.preflight import check_openings, check_stored
 from tfkit.errors import ModelError
 from tfkit.hub import find_checkpoint
@@ -27,7 +27,6 @@ from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.heads import task_head
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
-from tfkit.run.signals import StopSignals
 from tfkit.run.verified import check_files
 from tfkit.tokenizer import Tokenizer, load_tokenizer
 from tfkit.tokenizer.tokenizer_files import TOKENIZER_FILES
@@ -39,7 +38,8 @@ class RunContext:
 
     recipe: Recipe
     folder: RunFolder
-    signals: StopSignals
+    stop: StopRequest
+    listener: Listener
     meter: Meter
     device: torch.device
 
@@ -79,17 +79,17 @@ class TrainingData:
         return {"train": [one.fingerprint for one, _ in self.train], "validation": [one.stored.fingerprint for one in self.validation]}
 
 
-def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> TrainingData:
+def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: Meter) -> TrainingData:
     """Find the text, train or load the tokenizer, tokenize. All of it may be in the cache already."""
     meter.phase("tokenize")
     roles = recipe.objective.roles
-    with signals.at_once("nothing was trained yet"):
+    with stop.at_once("nothing was trained yet"):
         sources, held_out = training_sources(recipe.data, roles), validation_sources(recipe.data, roles)
         for source in (*sources, *held_out):
-            console.say(source.describe())
+            listener.say(source.describe())
         require_memory_for_teacher(recipe)
         start = open_start(recipe.model) if recipe.model.start is not None else None
-        tokenizer = objective_tokenizer(recipe, start.tokenizer if start else _tokenizer(recipe, sources))
+        tokenizer = objective_tokenizer(recipe, start.tokenizer if start else _tokenizer(recipe, sources, listener))
         # A part that is held out by chance may have a class that the rest lacks; validation data of its own may not.
         labels = _labels(recipe, [*sources, *held_out] if isinstance(recipe.data.validation, float) else sources)
         if start is not None:
@@ -100,41 +100,41 @@ def prepare_data(recipe: Recipe, signals: StopSignals, meter: Meter) -> Training
         objective = open_objective(recipe, config, tokenizer, labels)
         if not isinstance(objective, Chat):  # which looks for special tokens anywhere in a text
             check_openings((*sources, *held_out), roles, tokenizer)
-        stored = [store(source, recipe, objective, tokenizer) for source in sources]
-        validation = [store(source, recipe, objective, tokenizer) for source in held_out]
+        stored = [store(source, recipe, objective, tokenizer, listener) for source in sources]
+        validation = [store(source, recipe, objective, tokenizer, listener) for source in held_out]
         for one in validation:
             one.check_targets()
-    _report(stored, validation, tokenizer)
+    _report(stored, validation, tokenizer, listener)
     finished = start is not None or recipe.tokenizer.path is not None
-    check_stored(recipe, stored, tokenizer, config.context_length, finished)
+    check_stored(recipe, stored, tokenizer, config.context_length, finished, listener)
     if isinstance(objective, Chat):
         share = target_share([one for one in stored if isinstance(one, ExampleSet)])
-        console.say(f"{share:.1%} of the training tokens are targets: what the assistant says, and the ends of its turns")
+        listener.say(f"{share:.1%} of the training tokens are targets: what the assistant says, and the ends of its turns")
     weights = [section.weight for section in recipe.data.train]
     names = set_names(recipe.data, held_out)
     named = [ValidationSet(name, one) for name, one in zip(names, validation, strict=True)]
     return TrainingData(tokenizer, labels, config, objective, list(zip(stored, weights, strict=True)), named, start)
 
 
-def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer) -> None:
+def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer, listener: Listener) -> None:
     """Say what was kept, cut and left out, and which held-out rows are trained on, too."""
-    report_rows([*stored, *validation])
+    report_rows([*stored, *validation], listener)
     for found in validation:
         if shared := overlap(stored, found):
-            console.warn(f"{found.name}: {shared:,} of {len(found):,} held-out rows are among those that are trained on")
+            listener.warn(f"{found.name}: {shared:,} of {len(found):,} held-out rows are among those that are trained on")
     tokens = sum(int(one.lengths.sum()) if isinstance(one, ExampleSet) else len(one.tokens) for one in stored)
-    console.say(
+    listener.say(
         f"{tokens:,} training tokens, vocabulary {tokenizer.size:,}" + (", from the cache" if all(s.cached for s in stored) else "")
     )
 
 
-def report_rows(stored: Sequence[Stored]) -> None:
+def report_rows(stored: Sequence[Stored], listener: Listener) -> None:
     """Say what was kept and cut, and warn of what was left out; a source and its held-out part say the same."""
     for note in dict.fromkeys(one.describe_skipped() for one in stored):
         if note:
-            console.warn(note)
+            listener.warn(note)
     for note in dict.fromkeys(one.describe() for one in stored if isinstance(one, ExampleSet)):
-        console.say(note)
+        listener.say(note)
 
 
 def _labels(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
@@ -152,7 +152,7 @@ def set_names(data: DataSection, held_out: Sequence[Source]) -> list[str]:
     return data_sections.set_names(sections) or [str(number) for number in range(1, len(held_out) + 1)]
 
 
-def _tokenizer(recipe: Recipe, sources: Sequence[Source]) -> Tokenizer:
+def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) -> Tokenizer:
     section = recipe.tokenizer
     if section.path is not None:
         folder = Path(section.path)
@@ -163,17 +163,17 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source]) -> Tokenizer:
         if loaded is None:
             raise ModelError(f"tokenizer.path: {folder} has no tokenizer.json; name a folder that has one")
         return loaded
-    with console.progress("training the tokenizer", sum(source.size_bytes for source in sources), "bytes") as bar:
+    with listener.progress("training the tokenizer", sum(source.size_bytes for source in sources), "bytes") as bar:
         tokenizer = trained_tokenizer(sources, section, bar.advance)
     if tokenizer.size < section.vocab_size:
-        console.warn(f"the text gives only {tokenizer.size:,} tokenizer entries, not tokenizer.vocab_size {section.vocab_size:,}")
+        listener.warn(f"the text gives only {tokenizer.size:,} tokenizer entries, not tokenizer.vocab_size {section.vocab_size:,}")
     return tokenizer
 
 
-def store(source: Source, recipe: Recipe, objective: Objective, tokenizer: Tokenizer) -> Stored:
+def store(source: Source, recipe: Recipe, objective: Objective, tokenizer: Tokenizer, listener: Listener) -> Stored:
     """What the cache holds of a source, or is made to hold."""
     encoder = encoder_of(objective)
-    with console.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
+    with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
         if encoder is None:
             return token_stream(source, tokenizer, bar.advance, sentences=reads_sentences(objective))
         return example_set(source, encoder, recipe.data.on_bad_row, bar.advance)

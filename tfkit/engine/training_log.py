@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from tfkit import console
 from tfkit.engine.session import energy_fields
 from tfkit.engine.trackers.tensorboard import TensorBoard
 from tfkit.engine.training_data import RunContext
@@ -49,7 +48,7 @@ class TrainingLog:
     ):
         self.context, self.plan, self.progress = context, plan, progress
         self._flops_per_token, self._peak_flops = flops_per_token, peak
-        self._metrics = MetricsLog(context.folder.metrics, console.warn)
+        self._metrics = MetricsLog(context.folder.metrics, context.listener.warn)
         self._metrics.cut_back(progress.step)
         records = read_metrics(context.folder.metrics)
         steps = [record for record in records if "loss" in record]
@@ -60,7 +59,7 @@ class TrainingLog:
         if saved is not None:
             self._restore(saved)
         wanted = context.recipe.training.tensorboard
-        self._tensorboard = TensorBoard(context.folder.tensorboard, progress.step + 1, console.warn) if wanted else None
+        self._tensorboard = TensorBoard(context.folder.tensorboard, progress.step + 1, context.listener.warn) if wanted else None
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -76,7 +75,7 @@ class TrainingLog:
         if lost > 0 or unscored:
             missing = [f"{lost:,} of {saved.lines:,} records of steps"] if lost > 0 else []
             missing += [f"{len(unscored):,} of {len(saved.evaluations):,} evaluations"] if unscored else []
-            console.warn(
+            self.context.listener.warn(
                 f"{self.context.folder.metrics}: lacks {' and '.join(missing)} up to step {self.progress.step}. The run goes on from what "
                 "its checkpoint keeps of them; the lines stay missing"
             )
@@ -87,7 +86,7 @@ class TrainingLog:
                 self.evaluations[step] = dict(values)
 
     def __enter__(self) -> Self:
-        self._line = console.live()
+        self._line = self.context.listener.live()
         self._live = self._line.__enter__()
         return self
 
@@ -147,7 +146,7 @@ class TrainingLog:
         self._metrics.append({"step": step, "evaluation": metrics})
         if self._tensorboard is not None:
             self._tensorboard.add(step, {f"evaluation/{name}": value for name, value in metrics.items()})
-        console.say(f"step {step}: validation " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self.context.listener.say(f"step {step}: validation " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
     def samples(self, step: int, pairs: list[dict[str, str]], continues: bool = True) -> None:
         """Append what the model wrote, and show it: behind the prompt, if it continues that, else as a text of its own."""
@@ -156,7 +155,7 @@ class TrainingLog:
         between = "" if continues else "\n"
         for pair in pairs:
             lines = (pair["prompt"] + between + pair["completion"]).splitlines()
-            console.say(f"step {step} writes:\n" + "\n".join(f"    {line}" for line in lines))
+            self.context.listener.say(f"step {step} writes:\n" + "\n".join(f"    {line}" for line in lines))
 
     def sync(self) -> None:
         """Bring all lines to the disk: a power cut must not take those that a checkpoint counts on."""

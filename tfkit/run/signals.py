@@ -32,10 +32,14 @@ class StopSignals:
         """The number of the first signal, or None."""
         return self._requested
 
+    def should_stop(self) -> bool:
+        """Whether a signal came."""
+        return self._requested is not None
+
     def raise_if_requested(self, message: str = "nothing was lost") -> None:
         """Raise Stopped if a signal came; `message` says what was saved and how to go on. Call it after saving."""
         if self._requested is not None:
-            raise Stopped(self._requested, f"stopped by {signal.Signals(self._requested).name}: {message}")
+            raise Stopped(f"stopped by {signal.Signals(self._requested).name}: {message}", self._requested)
 
     @contextmanager
     def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:

@@ -109,8 +109,8 @@ class Hooks(Protocol):
     def enough(self) -> bool:
         """Whether the evaluations so far end the run before its length."""
 
-    def stop_requested(self) -> int | None:
-        """The number of the signal that asks to stop."""
+    def should_stop(self) -> bool:
+        """Whether the run is asked to stop."""
 
 
 def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hooks: Hooks, progress: Progress) -> None:
@@ -140,17 +140,17 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
         if plan.due(plan.save_every, step):
             hooks.save(progress)
             saved_step = step
-        stop: Stopped | None = None
-        if plan.due(plan.evaluate_every, step) and hooks.stop_requested() is None:
+        stopped = False
+        if plan.due(plan.evaluate_every, step) and not hooks.should_stop():
             try:
                 hooks.evaluate(progress)
-            except Stopped as asked:
-                stop = asked
-        number = stop.exit_code - 128 if stop else hooks.stop_requested()
-        if (number is not None or hooks.enough()) and saved_step != step:
+            except Stopped:
+                stopped = True
+        stopped = stopped or hooks.should_stop()
+        if (stopped or hooks.enough()) and saved_step != step:
             hooks.save(progress)
-        if number is not None:
-            raise Stopped(number, f"stopped after step {step} of {plan.steps}; its checkpoint is saved, and --resume goes on from there")
+        if stopped:
+            raise Stopped(f"stopped after step {step} of {plan.steps}; its checkpoint is saved, and --resume goes on from there")
 
 
 def take_steps(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, progress: Progress, until: int) -> None:

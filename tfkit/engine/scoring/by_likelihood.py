@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tfkit import console
 from tfkit.data import Row, Source
 from tfkit.data.columns.rows import Skipped, describe_skipped
 from tfkit.data.sources.open_sources import training_sources, validation_sources
+from tfkit.engine.listener import Listener
 from tfkit.engine.scoring.by_row import Scored
 from tfkit.engine.session import WHOLE
 from tfkit.engine.training_data import set_names
@@ -48,13 +48,13 @@ def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Sc
     settings, left = recipe.evaluation, recipe.evaluation.max_tokens
     judged: dict[str, Judgement] = {}
     names = set_names(recipe.data, sources)
-    with work.signals.at_once(WHOLE):
+    with work.stop.at_once(WHOLE):
         judge = _judge(recipe)
         for name, source in zip(names, sources, strict=True):
             if left is not None and left <= 0:
                 break
             skipped: dict[str, Skipped] = {}
-            with console.progress(f"judging {source.name}", None, "rows") as bar:
+            with work.listener.progress(f"judging {source.name}", None, "rows") as bar:
                 found = judge_by_likelihood(
                     loaded.model,
                     loaded.codec,
@@ -67,7 +67,7 @@ def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Sc
                     skipped=skipped,
                     progress=bar.advance,
                 )
-            _report(source, found, skipped, loaded.config.context_length)
+            _report(source, found, skipped, loaded.config.context_length, work.listener)
             judged[name] = found
             left = None if left is None else left - found.tokens
     verdicts = [one for found in judged.values() for one in found.verdicts]
@@ -96,12 +96,12 @@ def _examples(recipe: Recipe, section: FewShotSection) -> Iterator[Row]:
         raise DataError(f"{error}; the examples of objective.shots are rows of data.train: name such rows there, or ask without") from error
 
 
-def _report(source: Source, found: Judgement, skipped: dict[str, Skipped], length: int) -> None:
+def _report(source: Source, found: Judgement, skipped: dict[str, Skipped], length: int, listener: Listener) -> None:
     """Warn of rows that were left out, and of those that were not read whole."""
     if note := describe_skipped(source.name, skipped):
-        console.warn(note)
+        listener.warn(note)
     if found.cut:
-        console.warn(
+        listener.warn(
             f"{source.name}: {found.cut:,} of {len(found.verdicts):,} rows are longer than the model's context of {length:,} tokens: "
             "what is read of them has lost its beginning"
         )

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tfkit import console
 from tfkit.data import ExampleRows, ExampleSet, Source
 from tfkit.data.sources.open_sources import validation_sources
 from tfkit.engine.base_model import check_order
@@ -83,9 +82,9 @@ def evaluate_rows(recipe: Recipe, loaded: "Loaded", work: "Session") -> Scored:
     assert loaded.codec is not None
     tokenizer = objective_tokenizer(recipe, loaded.codec)
     objective = open_objective(recipe, loaded.config, tokenizer, _labels(recipe, loaded))
-    with work.signals.at_once():
-        stored = [store(source, recipe, objective, tokenizer) for source in sources]
-    report_rows(stored)
+    with work.stop.at_once():
+        stored = [store(source, recipe, objective, tokenizer, work.listener) for source in sources]
+    report_rows(stored, work.listener)
     for one in stored:
         one.check_vocabulary(loaded.config.vocab_size)
     names = set_names(recipe.data, sources)
@@ -116,7 +115,7 @@ def _unlabelled(recipe: Recipe, objective: Objective, sets: list[ValidationSet],
         scored.append(one.stored)
         rows, tokens = rows + first, tokens + (_tokens(one.stored) if first == len(cut) else tokens_of_first(cut, first))
         left = None if left is None else left - tokens_of_first(cut, first)
-    with console.progress("scoring", rows, "rows") as bar, work.signals.at_once(WHOLE):
+    with work.listener.progress("scoring", rows, "rows") as bar, work.stop.at_once(WHOLE):
         metrics = score_sets(recipe, objective, sets, loaded.model, progress=bar.advance)
     assert metrics is not None  # nothing asked it to stop
     return Scored(metrics, rows, tokens, scored)
@@ -130,7 +129,7 @@ def _labelled(recipe: Recipe, objective: Labelled, sets: Sequence[tuple[str, Sou
     judged: dict[str, list[Judged]] = {}
     documents: list[dict[str, Any]] = []
     total = sum(len(stored.lengths) for _, _, stored in sets if isinstance(stored, ExampleSet))
-    with console.progress("scoring", total * (1 + writes), "rows") as bar, work.signals.at_once(WHOLE):
+    with work.listener.progress("scoring", total * (1 + writes), "rows") as bar, work.stop.at_once(WHOLE):
         for name, source, stored in sets:
             left = None if evaluation.max_tokens is None else evaluation.max_tokens - tokens
             if left is not None and left <= 0:

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tfkit import console
 from tfkit.data import Source, TokenStream, token_stream
 from tfkit.data.sources.open_sources import validation_sources
 from tfkit.engine.scoring.by_row import Scored
@@ -40,7 +39,7 @@ def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, e
     metrics = of_sets(whole.metrics(), names, [score.metrics() for score in scores])
     lines: list[dict[str, Any]] = []
     if each:
-        with work.signals.at_once(WHOLE):
+        with work.stop.at_once(WHOLE):
             lines = _text_predictions(sources, scores)
     return Scored(metrics, len(whole.targets), tokens, streams[: len(scores)], of_text_score(whole), lines)
 
@@ -56,18 +55,18 @@ def _streams(sources: list[Source], loaded: "Loaded", work: "Session") -> list[T
     assert loaded.codec is not None
     streams = []
     for source in sources:
-        with console.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar, work.signals.at_once():
+        with work.listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar, work.stop.at_once():
             streams.append(token_stream(source, loaded.codec, bar.advance))
         if note := streams[-1].describe_skipped():
-            console.warn(note)
+            work.listener.warn(note)
     return streams
 
 
 def _score(loaded: "Loaded", streams: list[TokenStream], settings: "Settings", work: "Session") -> list[TextScore]:
     limit = settings.evaluation.max_tokens
     total = sum(int(count_targets(stream).sum()) for stream in streams)
-    bar = console.progress("scoring", total if limit is None else min(total, limit), "tokens")
-    with bar as shown, work.signals.at_once(WHOLE):
+    bar = work.listener.progress("scoring", total if limit is None else min(total, limit), "tokens")
+    with bar as shown, work.stop.at_once(WHOLE):
         scores = score_streams(
             loaded.model,
             streams,

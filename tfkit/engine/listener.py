@@ -1,0 +1,99 @@
+"""How the engine reports: to a Listener, which the console implements and a notebook may; and how it is asked to stop."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+from tfkit.errors import Stopped
+
+
+class Progress(Protocol):
+    """A count that goes up."""
+
+    def advance(self, count: int = 1) -> None:
+        """Add to what is done."""
+
+
+class Live(Protocol):
+    """The line of a training: `terminal` says whether an update replaces the line before (then every step is shown) or adds one."""
+
+    terminal: bool
+
+    def update(self, fields: Mapping[str, Any]) -> None:
+        """Show step, steps, loss, lr, tokens_per_second, eta_seconds, energy_wh and emissions_g."""
+
+
+class Listener(Protocol):
+    """Where reports go. `tfkit.console` writes them to stderr, `Silent` nowhere."""
+
+    def say(self, text: str) -> None:
+        """Report something worth knowing."""
+
+    def warn(self, text: str) -> None:
+        """Report something that may be wrong; the run goes on."""
+
+    def progress(self, description: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Progress]:
+        """Show a count up to `total`; None: unknown."""
+
+    def live(self) -> AbstractContextManager[Live]:
+        """Show the steps of a training while the block runs."""
+
+
+class Silent:
+    """A listener that shows nothing: the library's default."""
+
+    terminal = False
+
+    def say(self, text: str) -> None:
+        """Show nothing."""
+
+    def warn(self, text: str) -> None:
+        """Show nothing."""
+
+    def advance(self, count: int = 1) -> None:
+        """Show nothing."""
+
+    def update(self, fields: Mapping[str, Any]) -> None:
+        """Show nothing."""
+
+    @contextmanager
+    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
+        """Show nothing."""
+        yield self
+
+    @contextmanager
+    def live(self) -> Iterator[Live]:
+        """Show nothing."""
+        yield self
+
+
+class StopRequest(Protocol):
+    """How a computation learns that it is to end. `run.signals.StopSignals` is one, set by signals; `Asked` asks a callable."""
+
+    def should_stop(self) -> bool:
+        """Whether it is to end as soon as nothing is lost."""
+
+    def at_once(self, message: str = ...) -> AbstractContextManager[None]:
+        """Inside the block it may end at any place, with Stopped: there is nothing to save."""
+
+    def raise_if_requested(self, message: str = ...) -> None:
+        """Raise Stopped if it is to end; `message` says what was saved and how to go on."""
+
+
+class Asked:
+    """A StopRequest that asks a callable."""
+
+    def __init__(self, should_stop: Callable[[], bool]):
+        self.should_stop = should_stop
+
+    def raise_if_requested(self, message: str = "nothing was lost") -> None:
+        """Raise Stopped if the callable says so."""
+        if self.should_stop():
+            raise Stopped(f"stopped: {message}")
+
+    @contextmanager
+    def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
+        """Ask before the block and after it."""
+        self.raise_if_requested(message)
+        yield
+        self.raise_if_requested(message)
