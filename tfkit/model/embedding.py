@@ -34,7 +34,9 @@ class Embedding(nn.Module):
         if self.positions is not None:
             x = x + self.positions(positions)
         if self.segments is not None:
-            x = x + self.segments(torch.zeros_like(input_ids) if segment_ids is None else segment_ids)
+            if segment_ids is None or self.segments.num_embeddings == 1:  # with one segment both texts of a pair are in it
+                segment_ids = torch.zeros_like(input_ids)
+            x = x + self.segments(segment_ids)
         if self.norm is not None:
             x = self.norm(x)
         return self.dropout(x)

@@ -146,7 +146,7 @@ def _masked_lm(recipe: Recipe, objective: MaskedLMSection, model: dict[str, Any]
         wanted = str(objective.next_sentence).lower()
         yield ("model", "head"), f"objective.next_sentence is {wanted}, and that of the head is not: make them equal, or leave the head out"
     embedding = model.get("embedding")
-    if objective.next_sentence and not (isinstance(embedding, dict) and embedding.get("segments")):
+    if objective.next_sentence and ((embedding.get("segments") if isinstance(embedding, dict) else None) or 0) < 2:
         yield ("model",), "the two texts of next_sentence are told apart by segments: set model.embedding.segments to 2"
 
 
