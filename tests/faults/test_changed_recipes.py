@@ -206,6 +206,7 @@ FREE = {
     "training={steps: 12, patience: 3, batch_size: 4, precision: fp32}": None,
     "training.log_every=2": None,
     "training.tensorboard=true": None,
+    "trackers=[{kind: tensorboard}]": None,
     "checkpoint.every=5": None,
     "checkpoint.keep=1": None,
     "evaluation.every=3": None,

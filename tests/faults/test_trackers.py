@@ -1,10 +1,11 @@
-"""Whatever TensorBoard does, the run neither stops, nor waits, nor changes; what it did not write is counted."""
+"""Whatever a tracker does, the run neither stops, nor waits, nor changes; points that it did not take are counted."""
 
 import re
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import torch.utils.tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import HANG_SECONDS, Done, exact, hashes, pretrain, records, strike, write_corpus, write_recipe
 
-import tfkit.engine.trackers.tensorboard
+from tfkit.engine.trackers import tracker_queue
 
 STEPS = 12
-TRACKED = ["training.tensorboard=true", "checkpoint={every: 4, keep: 3}", "training.log_every=1"]
+TRACKED = ["trackers=[{kind: tensorboard}]", "checkpoint={every: 4, keep: 3}", "training.log_every=1"]
 LOST = re.compile(r"warning: .*tensorboard: (\d+) of (\d+) points for TensorBoard were not written \((.*)\)")
 
 
@@ -29,7 +30,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def untracked(base: Path) -> Path:
-    done = pretrain(base / "off", base / "tiny.yaml", *TRACKED, "training.tensorboard=false")
+    done = pretrain(base / "off", base / "tiny.yaml", *TRACKED, "trackers=[]")
     assert done.code == 0, done.err
     return base / "off"
 
@@ -75,6 +76,58 @@ def test_f29_what_works_writes_every_point(base: Path, untracked: Path, tmp_path
     assert points(run)["evaluation/loss"] == [record["step"] for record in records(run) if "evaluation" in record]
 
 
+@pytest.mark.parametrize("words", [["trackers=[]", "training.tensorboard=true"], ["training.tensorboard=true"]], ids=["alias", "both"])
+def test_f29_the_alias_is_the_same_tracker(base: Path, untracked: Path, tmp_path: Path, words: list[str]) -> None:
+    run = tmp_path / "run"
+    done = pretrain(run, base / "tiny.yaml", *TRACKED, *words)
+    assert_same(done, run, untracked)
+    assert points(run)["loss"] == list(range(1, STEPS + 1))
+    assert len(list((run / "tensorboard").iterdir())) == 1
+
+
+def test_f29_without_its_extra_nothing_is_trained(base: Path, tmp_path: Path) -> None:
+    def before() -> None:
+        sys.modules["torch.utils.tensorboard"] = None  # type: ignore[assignment]
+
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *TRACKED, before=before)
+    assert done.code == 5, done.err
+    assert "TensorBoard needs the extra tensorboard: in the folder of tfkit, pip install -e '.[tensorboard]'" in done.err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_f29_another_tracker_goes_on_beside_one_that_hangs(tmp_path: Path) -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.lines: list[tuple[int, dict[str, float]]] = []
+
+        def add(self, step: int, values: Mapping[str, float]) -> None:
+            if step == 3:
+                raise ValueError("a step that it does not like")
+            self.lines.append((step, dict(values)))
+
+        def close(self) -> None:
+            self.lines.append((-1, {}))
+
+    def opens_never() -> Kept:
+        never.wait()
+        return Kept()
+
+    kept, warnings, never = Kept(), list[str](), threading.Event()
+    queues = [tracker_queue.TrackerQueue("Stuck", tmp_path, opens_never, warnings.append)]
+    queues.append(tracker_queue.TrackerQueue("Kept", tmp_path, lambda: kept, warnings.append))
+    for step in range(1, 5):
+        for queue in queues:
+            queue.add(step, {"loss": step / 2, "mfu": None})
+    queues[1].close()
+    assert kept.lines == [(1, {"loss": 0.5}), (2, {"loss": 1.0}), (4, {"loss": 2.0}), (-1, {})]
+    queues[0].close()
+    never.set()
+    assert warnings == [
+        f"{tmp_path}: 1 of 4 points for Kept were not written (ValueError: a step that it does not like)",
+        f"{tmp_path}: 4 of 4 points for Stuck were not written (it did not answer in time)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("method", "fault", "reason"),
     [
@@ -87,7 +140,7 @@ def test_f29_what_works_writes_every_point(base: Path, untracked: Path, tmp_path
     ],
     ids=["constructor raises", "constructor exits", "constructor hangs", "points raise", "points hang", "flush raises"],
 )
-def test_f29_what_is_not_written_is_counted_and_told_once(
+def test_f29_what_is_not_written_is_counted_and_reported_once(
     base: Path, untracked: Path, tmp_path: Path, method: str, fault: Callable[[], object], reason: str
 ) -> None:
     run = tmp_path / "run"
@@ -114,7 +167,7 @@ def test_f29_a_full_queue_drops_and_counts(base: Path, untracked: Path, tmp_path
     run = tmp_path / "run"
 
     def before() -> None:
-        tfkit.engine.trackers.tensorboard.WAITING = 2
+        tracker_queue.WAITING = 2
         add = torch.utils.tensorboard.SummaryWriter.add_scalar
 
         def slow(*arguments: Any) -> None:

@@ -496,6 +496,7 @@ TABLE = {
     "training.loss_jump_sigmas": Change("training.loss_jump_sigmas=8", guards),
     "training.log_every": Change("training.log_every=2", logged_steps),
     "training.tensorboard": Change("training.tensorboard=true", tensorboard),
+    "trackers": Change("trackers=[{kind: tensorboard}]", tensorboard),
     "checkpoint.every": Change("checkpoint.every=2", checkpoints),
     "checkpoint.keep": Change("checkpoint.keep=1", checkpoints, "checkpoint.every=1"),
     "evaluation.every": Change("evaluation.every=1", evaluated_steps),

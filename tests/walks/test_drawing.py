@@ -55,7 +55,7 @@ def test_every_format_is_drawn_packed_and_plain(walks: list[Walk]) -> None:
 
 
 def test_every_section_and_source_is_drawn_or_listed(walks: list[Walk]) -> None:
-    assert {name for recipe in recipes(walks) for name in recipe} == set(Recipe.model_fields)
+    assert {name for recipe in recipes(walks) for name in recipe} == set(Recipe.model_fields) - {"trackers"}  # as training.tensorboard
     sources = {name for recipe in recipes(walks) for source in recipe["data"]["train"] for name in source} & {"path", "hub", "stdlib"}
     assert sources | set(NOT_DRAWN) == {"path", "hub", "stdlib"}
 

@@ -25,7 +25,7 @@ _ROUNDING = ("training.compile", "training.activation_checkpointing")  # how, no
 # What may change between attempts: it does not touch what the steps so far would have done.
 _FREE = (
     *(*LENGTH, _PATIENCE, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard"),
-    *("checkpoint.", "evaluation.", "generation.", "carbon."),
+    *("checkpoint.", "evaluation.", "generation.", "trackers", "carbon."),
 )
 _OF_THE_LENGTH = ("linear", "cosine", "wsd")  # the schedules whose every step depends on how many there are
 
@@ -158,9 +158,10 @@ def _changed(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:
     if hasattr(begun.objective, "teacher_sha256"):
         sections["objective"] = begun.objective.model_copy(update={"teacher_sha256": getattr(wanted.objective, "teacher_sha256", None)})
     for name in changes:
-        section, field = name.split(".")[:2]
-        old = sections.get(section, getattr(begun, section))
-        sections[section] = old.model_copy(update={field: getattr(getattr(wanted, section), field)})
+        section, _, rest = name.partition(".")
+        old, new = sections.get(section, getattr(begun, section)), getattr(wanted, section)
+        field = rest.partition(".")[0]
+        sections[section] = old.model_copy(update={field: getattr(new, field)}) if field else new  # a list has no fields
     return begun.model_copy(update=sections)
 
 

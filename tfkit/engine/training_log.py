@@ -1,12 +1,13 @@
-"""What a training says while it runs: metrics.jsonl, TensorBoard, and the live line; and what it said before it was resumed."""
+"""The log of a run: metrics.jsonl, which is the truth, the live line and the trackers; and what earlier attempts wrote there."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from tfkit.engine.session import energy_fields
-from tfkit.engine.trackers.tensorboard import TensorBoard
+from tfkit.engine.trackers import open_trackers
 from tfkit.engine.training_data import RunContext
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.training.device import memory_bytes
@@ -15,32 +16,32 @@ from tfkit.training.loop import Log, Plan, Progress
 
 @dataclass(frozen=True)
 class SavedLog:
-    """What a checkpoint keeps of the log: all of it that decides how the run goes on, so that metrics.jsonl may be lost."""
+    """The part of the log that a checkpoint keeps: all that decides how the run goes on, so that metrics.jsonl may be lost."""
 
     lines: int  # records of steps
     loss: float | None  # of the last of them; None: not finite, or none yet
     evaluations: dict[int, dict[str, float | None]]  # by step; None: not finite
 
     def state(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return it as JSON has it."""
         return {"lines": self.lines, "loss": self.loss, "evaluations": [[step, values] for step, values in self.evaluations.items()]}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """What `state` gave. Raises TypeError, ValueError, KeyError or AttributeError for anything else."""
+        """The inverse of `state`. Raises TypeError, ValueError, KeyError or AttributeError for anything else."""
         evaluations = {int(step): {str(name): finite(value) for name, value in values.items()} for step, values in state["evaluations"]}
         return cls(int(state["lines"]), finite(state["loss"]), evaluations)
 
 
 def finite(value: float | None) -> float | None:
-    """The value, or None for one that is not finite."""
+    """Return the value, or None if it is not finite."""
     return value if value is not None and math.isfinite(value) else None
 
 
 class TrainingLog:
     """The log of one attempt, cut back to the step that it resumes after. As a context manager it holds the live line.
 
-    `saved`: what the checkpoint keeps of it; None without a checkpoint, and in one of an older version, of which metrics.jsonl is believed.
+    `saved`: the part that the checkpoint keeps; None without a checkpoint, and in one of an older version: then metrics.jsonl counts.
     """
 
     def __init__(
@@ -58,11 +59,10 @@ class TrainingLog:
         self._lines = len(steps)
         if saved is not None:
             self._restore(saved)
-        wanted = context.recipe.training.tensorboard
-        self._tensorboard = TensorBoard(context.folder.tensorboard, progress.step + 1, context.listener.warn) if wanted else None
+        self._trackers = open_trackers(context.recipe, context.folder, progress.step + 1, context.listener.warn)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the part for a checkpoint."""
         evaluations = {step: {name: finite(value) for name, value in values.items()} for step, values in self.evaluations.items()}
         return SavedLog(self._lines, finite(self.latest.get("loss")), evaluations).state()
 
@@ -92,8 +92,8 @@ class TrainingLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._line.__exit__(kind, error, trace)
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     @property
     def terminal(self) -> bool:
@@ -136,20 +136,18 @@ class TrainingLog:
         } | ({"skipped": line.skipped} if line.skipped else {})
         self._lines += 1
         self._metrics.append(self.latest)
-        if self._tensorboard is not None:
-            self._tensorboard.add(line.step, {name: value for name, value in self.latest.items() if name != "step"})
+        self._track(line.step, {name: value for name, value in self.latest.items() if name != "step"})
         if not self.terminal:
             self.show(line.loss, line.lr, rate)
 
     def scores(self, step: int, metrics: dict[str, float]) -> None:
         """Append the scores of an evaluation, and show them."""
         self._metrics.append({"step": step, "evaluation": metrics})
-        if self._tensorboard is not None:
-            self._tensorboard.add(step, {f"evaluation/{name}": value for name, value in metrics.items()})
+        self._track(step, {f"evaluation/{name}": value for name, value in metrics.items()})
         self.context.listener.say(f"step {step}: validation " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
     def samples(self, step: int, pairs: list[dict[str, str]], continues: bool = True) -> None:
-        """Append what the model wrote, and show it: behind the prompt, if it continues that, else as a text of its own."""
+        """Append the texts that the model wrote, and show them: behind the prompt if they continue it, else each as a text of its own."""
         self.sampled.add(step)
         self._metrics.append({"step": step, "samples": pairs})
         between = "" if continues else "\n"
@@ -157,8 +155,12 @@ class TrainingLog:
             lines = (pair["prompt"] + between + pair["completion"]).splitlines()
             self.context.listener.say(f"step {step} writes:\n" + "\n".join(f"    {line}" for line in lines))
 
+    def _track(self, step: int, values: Mapping[str, float | None]) -> None:
+        for tracker in self._trackers:
+            tracker.add(step, values)
+
     def sync(self) -> None:
-        """Bring all lines to the disk: a power cut must not take those that a checkpoint counts on."""
+        """Bring all lines to the disk: a power cut must not lose those that a checkpoint counts on."""
         self._metrics.sync()
 
     def close(self) -> None:

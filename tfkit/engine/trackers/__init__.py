@@ -1,1 +1,22 @@
-"""Where a run's metrics go beside metrics.jsonl. None can stop a run, or slow it."""
+"""Trackers take a run's metrics elsewhere, beside metrics.jsonl, which is the truth. None can stop or slow a run."""
+
+from collections.abc import Callable
+
+from tfkit.engine.trackers.tensorboard import tensorboard_writer
+from tfkit.engine.trackers.tracker_queue import TrackerQueue
+from tfkit.recipe.schema.sections import Recipe, TensorBoardSection
+from tfkit.run.folder import RunFolder
+
+
+def open_trackers(recipe: Recipe, folder: RunFolder, first_step: int, warn: Callable[[str], None]) -> list[TrackerQueue]:
+    """Start the trackers of a recipe, each kind once; points that an earlier attempt left from `first_step` on are hidden.
+
+    `warn` is called at most once for each tracker, when it is closed. Raises MachineError where a tracker's extra is not installed.
+    """
+    alias = [TensorBoardSection(kind="tensorboard")] if recipe.training.tensorboard else []
+    queues = []
+    for section in dict.fromkeys([*recipe.trackers, *alias]):
+        match section:
+            case TensorBoardSection():
+                queues.append(TrackerQueue("TensorBoard", folder.tensorboard, tensorboard_writer(folder.tensorboard, first_step), warn))
+    return queues

@@ -223,7 +223,7 @@ class TrainingSection(Data):
         None, description="A loss so many standard deviations above the mean of the latest steps is a jump; null: no limit."
     )
     log_every: Count = Field(10, description="Steps between lines of metrics.jsonl and of the plain log.")
-    tensorboard: bool = Field(False, description="Write TensorBoard files too; needs the extra tfkit[tensorboard].")
+    tensorboard: bool = Field(False, description="The same as trackers: [{kind: tensorboard}].")
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingSection":
@@ -309,6 +309,15 @@ class GenerationSection(Data):
     seed: int = Field(1, ge=0, lt=2**32, description="Of the draws.")
 
 
+class TensorBoardSection(Data):
+    """Curves for TensorBoard, in the run folder."""
+
+    kind: Literal["tensorboard"] = Field(description="tensorboard: event files in the run folder; needs the extra tfkit[tensorboard].")
+
+
+TrackerSection = TensorBoardSection  # with a second kind: a union that `kind` discriminates
+
+
 class CarbonSection(Data):
     """Energy and CO2e: measured where, and how often."""
 
@@ -320,7 +329,7 @@ class CarbonSection(Data):
 
 
 class Recipe(Data):
-    """A run, from the model to its carbon. The sections stand in the order of the data."""
+    """A run, from the model to its carbon. The sections are in the order of the data."""
 
     model: ModelSection
     tokenizer: TokenizerSection = TokenizerSection()
@@ -332,4 +341,5 @@ class Recipe(Data):
     checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()
     generation: GenerationSection = GenerationSection()
+    trackers: list[TrackerSection] = Field([], description="Where metrics go beside metrics.jsonl.")
     carbon: CarbonSection = CarbonSection()

@@ -1,0 +1,74 @@
+"""A queue and a daemon thread between a run and a tracker: whatever that does (raise, hang, exit), training neither stops nor waits."""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+WAITING = 1000  # lines of the log that wait at most; beyond, new ones are dropped
+CLOSE_SECONDS = 3.0
+
+
+class Tracker(Protocol):
+    """Takes metrics to another program. It lives on the thread of its queue, and may raise, hang or exit there."""
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Keep the values of one step so that a run that is killed has them. A line that raises counts as lost; the next is still tried."""
+
+    def close(self) -> None:
+        """Finish what was added."""
+
+
+class TrackerQueue:
+    """Feeds one tracker. Points that it did not take are counted, and reported once, by `close`.
+
+    `name` and `place` are those of its messages; `open_tracker` is called on the thread.
+    """
+
+    def __init__(self, name: str, place: Path, open_tracker: Callable[[], Tracker], warn: Callable[[str], None]):
+        self._name, self._place, self._open, self._warn = name, place, open_tracker, warn
+        self._lines: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(WAITING)
+        self._given = self._taken = 0  # points
+        self._trouble = "the queue was full"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def add(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Queue the values of one step, at once; None is left out."""
+        points = {name: value for name, value in values.items() if value is not None}
+        self._given += len(points)
+        with contextlib.suppress(queue.Full):  # then they are given, and never taken
+            self._lines.put_nowait((step, points))
+
+    def close(self) -> None:
+        """Let the tracker take what waits, for a few seconds at most, and warn of what it did not take."""
+        deadline = time.monotonic() + CLOSE_SECONDS
+        if self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                self._lines.put(None, timeout=CLOSE_SECONDS)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        trouble = "it did not answer in time" if self._thread.is_alive() else self._trouble
+        if lost := self._given - self._taken:
+            self._warn(f"{self._place}: {lost} of {self._given} points for {self._name} were not written ({trouble})")
+
+    def _run(self) -> None:
+        try:
+            tracker = self._open()
+            while (line := self._lines.get()) is not None:
+                self._pass_on(tracker, *line)
+            tracker.close()
+        except BaseException as error:  # SystemExit, too: this thread only ends itself
+            self._note(error)
+
+    def _pass_on(self, tracker: Tracker, step: int, points: dict[str, float]) -> None:
+        try:
+            tracker.add(step, points)
+            self._taken += len(points)
+        except Exception as error:
+            self._note(error)
+
+    def _note(self, error: BaseException) -> None:
+        self._trouble = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
