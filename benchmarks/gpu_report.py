@@ -109,6 +109,7 @@ def make_step(shape: dict[str, int], runner: str, device: Any, dtype: Any, rows:
     from tfkit.objectives.causal_lm import CausalLM
     from tfkit.recipe.schema.sections import AdamWSection
     from tfkit.training.device import make_deterministic
+    from tfkit.training.loss_module import LossModule
     from tfkit.training.optimizer import Optimizer
     from tfkit.training.precision import Weights
     from tfkit.training.step import Stepper
@@ -123,7 +124,7 @@ def make_step(shape: dict[str, int], runner: str, device: Any, dtype: Any, rows:
     loader = Loader(PackedRows([(stream, 1.0)], shape["length"], 1), objective.collate, rows, rows)
     model = build(tfkit_config(shape), seed=1, device=device)
     weights = Weights(model, dtype)
-    stepper = Stepper(model, objective, weights, Optimizer(weights.trained, AdamWSection(lr=3e-4)), device=device, seed=1)
+    stepper = Stepper(LossModule(model, objective), weights, Optimizer(weights.trained, AdamWSection(lr=3e-4)), device=device, seed=1)
     if compiled:
         for stack in model.stacks:
             stack.compile()

@@ -18,6 +18,7 @@ from tfkit.adapters.lora import add_lora
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.sections import AdafactorSection, AdamSection, AdamWSection, LoraSection, MuonSection, OptimizerSection
 from tfkit.training.device import has_bf16
+from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -55,7 +56,7 @@ def steps(
     if teacher := getattr(task.objective, "teacher", None):
         teacher.model.to(device, dtype)
     weights = Weights(model.to(device), dtype)
-    stepper = Stepper(model, task.objective, weights, Optimizer(weights.trained, section), device=device, seed=1)
+    stepper = Stepper(LossModule(model, task.objective), weights, Optimizer(weights.trained, section), device=device, seed=1)
     if compiled:
         for stack in model.stacks:
             stack.compile()

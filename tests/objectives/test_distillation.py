@@ -26,6 +26,7 @@ from tfkit.objectives.teacher import Teacher, copy_layers, open_teacher
 from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.recipe.schema.sections import AdamWSection
 from tfkit.tokenizer import Tokenizer
+from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -87,7 +88,7 @@ def losses_and_weights(values: dict[str, Any], objective: Distillation, micro_ba
     weights = Weights(taking, torch.float32)
     # With AdamW's usual eps, an entry whose gradient is all rounding moves by a whole learning rate, in either direction.
     optimizer = Optimizer(weights.master, AdamWSection(lr=3e-3, eps=1e-3))
-    stepper = Stepper(taking, objective, weights, optimizer, device=torch.device("cpu"), seed=1)
+    stepper = Stepper(LossModule(taking, objective), weights, optimizer, device=torch.device("cpu"), seed=1)
     losses = [stepper.take(step + 1, batches(objective, micro_batch_size, step), 1.0).loss for step in range(3)]
     return losses, {name: tensor.detach() for name, tensor in taking.named_parameters()}
 

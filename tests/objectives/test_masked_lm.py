@@ -21,6 +21,7 @@ from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.objective_sections import MaskedLMSection
 from tfkit.recipe.schema.sections import AdamWSection
+from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -168,7 +169,7 @@ def steps(
     weights = Weights(taking, torch.float32)
     # With AdamW's usual eps, an entry whose gradient is all rounding moves by a whole learning rate, in either direction.
     optimizer = Optimizer(weights.master, AdamWSection(lr=lr, eps=eps))
-    stepper = Stepper(taking, taught, weights, optimizer, device=torch.device("cpu"), seed=1)
+    stepper = Stepper(LossModule(taking, taught), weights, optimizer, device=torch.device("cpu"), seed=1)
     loader = Loader(rows_of(stream, taught), taught.collate, batch_size, micro_batch_size)
     losses = [dict(stepper.take(step + 1, loader.step(step), 1.0).losses) for step in range(count)]
     return losses, {name: tensor.detach() for name, tensor in taking.named_parameters()}

@@ -19,6 +19,7 @@ from tfkit.objectives.span_corruption import SpanCorruption, open_span_corruptio
 from tfkit.recipe.schema.objective_sections import SpanCorruptionSection
 from tfkit.recipe.schema.sections import AdamWSection
 from tfkit.tokenizer import Tokenizer
+from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -102,7 +103,7 @@ def test_losses_and_weights_do_not_depend_on_the_micro_batch() -> None:
         objective, taking = opened(), model(ENCODER_DECODERS["t5"] | {"init": {"std": 0.1}})
         weights = Weights(taking, torch.float32)
         optimizer = Optimizer(weights.master, AdamWSection(lr=3e-3, eps=1e-3))
-        stepper = Stepper(taking, objective, weights, optimizer, device=torch.device("cpu"), seed=1)
+        stepper = Stepper(LossModule(taking, objective), weights, optimizer, device=torch.device("cpu"), seed=1)
         losses = [stepper.take(step + 1, batches(objective, micro_batch_size, step), 1.0).loss for step in range(3)]
         return losses, {name: tensor.detach() for name, tensor in taking.named_parameters()}
 

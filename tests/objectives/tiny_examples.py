@@ -17,6 +17,7 @@ from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 from tfkit.recipe.schema.roles import Role
 from tfkit.recipe.schema.sections import AdamWSection
 from tfkit.tokenizer import Tokenizer, train_tokenizer
+from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -65,7 +66,7 @@ def losses_and_weights(
     weights = Weights(taking, torch.float32)
     # With AdamW's usual eps, an entry whose gradient is all rounding moves by a whole learning rate, in either direction.
     optimizer = Optimizer(weights.master, AdamWSection(lr=3e-3, eps=1e-3))
-    stepper = Stepper(taking, objective, weights, optimizer, device=torch.device("cpu"), seed=1)
+    stepper = Stepper(LossModule(taking, objective), weights, optimizer, device=torch.device("cpu"), seed=1)
     found = [stepper.take(step + 1, batches(stored, objective, micro_batch_size, step=step, **settings), 1.0).loss for step in range(steps)]
     return found, {name: tensor.detach() for name, tensor in taking.named_parameters()}
 

@@ -10,6 +10,7 @@ from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema.sections import AdafactorSection, AdamSection, AdamWSection, OptimizerSection
 from tfkit.training.depth import Unfreezing, depths
+from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -69,7 +70,7 @@ def unfreezing_stepper(model: Transformer, every: int, dtype: torch.dtype) -> St
     weights = Weights(model, dtype, 0.5)
     optimizer = Optimizer(weights.trained, AdamWSection(lr=1e-2, weight_decay=0.5))
     unfreezing = Unfreezing(weights.working, every)
-    return Stepper(model, OBJECTIVE, weights, optimizer, device=torch.device("cpu"), seed=1, unfreezing=unfreezing)
+    return Stepper(LossModule(model, OBJECTIVE), weights, optimizer, device=torch.device("cpu"), seed=1, unfreezing=unfreezing)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,6 +7,7 @@ import tfkit
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema.sections import AdamWSection
+from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -22,7 +23,7 @@ def test_a_folder_saved_by_transformers_trains_on_and_back(tmp_path) -> None:
     loaded = tfkit.load(tmp_path / "theirs")
     weights = Weights(loaded.model, torch.float32)
     optimizer = Optimizer(weights.master, AdamWSection(lr=1e-2))
-    stepper = Stepper(loaded.model, CausalLM(), weights, optimizer, device=torch.device("cpu"), seed=1)
+    stepper = Stepper(LossModule(loaded.model, CausalLM()), weights, optimizer, device=torch.device("cpu"), seed=1)
     rows = torch.randint(97, (4, 13))
     batch = Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
     losses = [stepper.take(step, [batch], 1.0).loss for step in range(1, 31)]

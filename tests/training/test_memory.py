@@ -14,6 +14,7 @@ from tiny_training import GPT2, batches, config, stepper
 from tfkit.model.transformer import build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.training import memory
+from tfkit.training.loss_module import LossModule
 from tfkit.training.memory import (
     available_bytes,
     largest_divisor,
@@ -33,7 +34,7 @@ from tfkit.training.memory import (
 def test_an_estimate_holds_for_a_real_step(family: str, dtype: str, kept: str) -> None:
     """A row's estimate against what 32 more rows really take at the peak."""
     taking = peak_of_a_step.made(family, dtype, kept == "checkpointing")
-    estimate = step_bytes_per_row(taking.model, taking.objective, peak_of_a_step.batch(family, 1))
+    estimate = step_bytes_per_row(taking.loss_module, peak_of_a_step.batch(family, 1))
     program = [sys.executable, peak_of_a_step.__file__, family, dtype, kept]
     paths = os.pathsep.join(path for path in sys.path if path)
     found = subprocess.run(program, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths})
@@ -44,7 +45,7 @@ def test_an_estimate_holds_for_a_real_step(family: str, dtype: str, kept: str) -
 def test_the_model_is_as_it_was_after_the_estimate() -> None:
     taking = stepper(build(config(GPT2), seed=1))
     taking.model.decoder.activation_checkpointing = True
-    assert step_bytes_per_row(taking.model, CausalLM(), batches(CausalLM(), 4)[0]) > 0
+    assert step_bytes_per_row(LossModule(taking.model, CausalLM()), batches(CausalLM(), 4)[0]) > 0
     assert taking.model.decoder.activation_checkpointing
     assert all(parameter.grad is None for parameter in taking.weights.master.values())
 

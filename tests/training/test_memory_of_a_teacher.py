@@ -12,6 +12,7 @@ from tfkit.engine.companions import taught_bytes_per_row, taught_flops_per_token
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.distillation import Distillation
 from tfkit.training.flops import training_flops_per_token
+from tfkit.training.loss_module import LossModule
 from tfkit.training.memory import step_bytes_per_row
 
 
@@ -20,7 +21,7 @@ from tfkit.training.memory import step_bytes_per_row
 def test_an_estimate_holds_for_a_real_step_with_a_teacher(kind: str) -> None:
     """A row's estimate against what 32 more rows really take at the peak."""
     taking = peak_of_a_taught_step.made(kind)
-    estimate = step_bytes_per_row(taking.model, taking.objective, batch("gpt2", 1)) + taught_bytes_per_row(taking.objective, 256)
+    estimate = step_bytes_per_row(taking.loss_module, batch("gpt2", 1)) + taught_bytes_per_row(taking.objective, 256)
     program = [sys.executable, peak_of_a_taught_step.__file__, kind]
     paths = os.pathsep.join(path for path in sys.path if path)
     found = subprocess.run(program, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths})
@@ -31,8 +32,8 @@ def test_an_estimate_holds_for_a_real_step_with_a_teacher(kind: str) -> None:
 def test_the_teachers_weights_are_not_counted_for_each_row() -> None:
     """Autograd holds the hidden states that its logits are made of, and they alone: 256 positions of 768 numbers, with the margin."""
     taking = peak_of_a_taught_step.made("plain")
-    alone = step_bytes_per_row(taking.model, CausalLM(), batch("gpt2", 1))
-    assert 0 < step_bytes_per_row(taking.model, taking.objective, batch("gpt2", 1)) - alone < 2 * 256 * 768 * 4
+    alone = step_bytes_per_row(LossModule(taking.model, CausalLM()), batch("gpt2", 1))
+    assert 0 < step_bytes_per_row(taking.loss_module, batch("gpt2", 1)) - alone < 2 * 256 * 768 * 4
 
 
 def test_the_teachers_forward_is_a_third_of_its_training() -> None:

@@ -70,3 +70,20 @@ def test_the_report() -> None:
         (whole,) = batches(OBJECTIVE, 8)
         expected = float(OBJECTIVE.loss(fresh(GPT2), whole)["lm"]) / OBJECTIVE.counts(whole)["lm"]
     assert report.loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_weights_are_used_only_from_the_forward_of_the_loss_module_on() -> None:
+    """As sharded weights are: gathered by a hook of the module that the step calls, and not there before."""
+    plain, taking = stepper(fresh(GPT2)), stepper(fresh(GPT2))
+    assert [name for name, _ in taking.model.named_parameters()] == list(taking.weights.master)
+    whole = {name: parameter.detach().clone() for name, parameter in taking.model.named_parameters()}
+
+    def gather(module: torch.nn.Module, inputs: object) -> None:
+        for name, parameter in taking.model.named_parameters():
+            parameter.data.copy_(whole[name])
+
+    taking.loss_module.register_forward_pre_hook(gather)
+    for parameter in taking.model.parameters():
+        parameter.data.fill_(math.nan)
+    assert taking.take(1, batches(OBJECTIVE, 4), 1.0) == plain.take(1, batches(OBJECTIVE, 4), 1.0)
+    assert bits(taking.weights.master) == bits(plain.weights.master)

@@ -11,6 +11,7 @@ from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema.sections import AdamWSection, OptimizerSection
+from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
@@ -71,7 +72,7 @@ def stepper(
     """Everything that takes steps, around a model."""
     weights = Weights(model, dtype, ema_decay)
     optimizer = Optimizer(weights.master, section or AdamWSection(lr=1e-2))
-    return Stepper(model, objective or CausalLM(), weights, optimizer, device=torch.device("cpu"), seed=1)
+    return Stepper(LossModule(model, objective or CausalLM()), weights, optimizer, device=torch.device("cpu"), seed=1)
 
 
 def fresh(values: dict[str, Any] = GPT2, **changes: Any) -> Transformer:

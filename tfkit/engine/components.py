@@ -24,6 +24,7 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.depth import Unfreezing, depths
 from tfkit.training.device import pick_precision
 from tfkit.training.loop import Plan, Progress
+from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.schedule import Schedule
@@ -85,7 +86,7 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     weights = Weights(model.to(device), precision, training.ema_decay, whole=holds_whole_model(recipe))
     optimizer = Optimizer(weights.trained, recipe.optimizer, depths(weights.master))
     unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
-    stepper = Stepper(model, objective, weights, optimizer, device=device, seed=training.seed, unfreezing=unfreezing)
+    stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, unfreezing=unfreezing)
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
     return Parts(precision, loader, plan, schedule, weights, optimizer, stepper)

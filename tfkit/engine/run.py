@@ -284,7 +284,7 @@ class TrainingRun:
         rows = self.loader.rows
         first = Loader(rows, self.loader.collate, 1, 1).step(0)[0]  # not the longest where rows are not grouped by length
         longer = max(1.0, rows.longest / first.tokens)
-        row = int(step_bytes_per_row(self.model, self.stepper.objective, first) * longer)
+        row = int(step_bytes_per_row(self.stepper.loss_module, first) * longer)
         return row + taught_bytes_per_row(self.stepper.objective, rows.longest)
 
     @property

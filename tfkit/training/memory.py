@@ -11,7 +11,8 @@ from torch import Tensor
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import LOGITS_BYTES
-from tfkit.objectives.objective import Batch, Objective
+from tfkit.objectives.objective import Batch
+from tfkit.training.loss_module import LossModule
 
 _ROOT = Path("/")
 _PAGE = resource.getpagesize()
@@ -60,14 +61,15 @@ def activation_bytes_per_token(config: ModelConfig) -> int:
     return int(4 * layers * (10 * config.dim + 3 * config.hidden_dim) * _MARGIN)
 
 
-def step_bytes_per_row(model: Transformer, objective: Objective, batch: Batch) -> int:
+def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
     """What a micro-batch holds for each of its rows at its fullest, by what autograd keeps of a real row, or of its beginning."""
+    model = loss_module.model
     length, config = batch.input_ids.shape[1], model.config
     # Where each position has its label, the beginning of a row tells of all of it; another row is looked at whole.
     cut = batch.labels.shape == batch.input_ids.shape and batch.decoder_input_ids is None and not batch.more
     short = min(length, _PROBE_TOKENS) if cut else length
     row = batch.corner(short) if cut else batch
-    kept = _kept_bytes(model, objective, row) * length / short
+    kept = _kept_bytes(loss_module, row) * length / short
     encoder, decoder = (length if layers else 0 for layers in (config.encoder_layers, config.decoder_layers))
     if batch.decoder_input_ids is not None:
         decoder = batch.decoder_input_ids.shape[1]
@@ -81,8 +83,9 @@ def step_bytes_per_row(model: Transformer, objective: Objective, batch: Batch) -
     return int(kept * _MARGIN) + squares
 
 
-def _kept_bytes(model: Transformer, objective: Objective, batch: Batch) -> int:
+def _kept_bytes(loss_module: LossModule, batch: Batch) -> int:
     """What autograd keeps for the backward pass of this batch, weights aside."""
+    model = loss_module.model
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -92,12 +95,12 @@ def _kept_bytes(model: Transformer, objective: Objective, batch: Batch) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    model.train()
+    loss_module.train()
     checkpointing = [stack.activation_checkpointing for stack in model.stacks]
     for stack in model.stacks:
         stack.activation_checkpointing = False
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses = objective.loss(model, batch)  # holding it keeps every storage alive, so that no address is counted twice
+        losses = loss_module(batch)  # holding it keeps every storage alive, so that no address is counted twice
     for stack, was in zip(model.stacks, checkpointing, strict=True):
         stack.activation_checkpointing = was
     del losses

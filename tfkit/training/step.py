@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from tfkit.errors import UnhealthyError, UsageError
-from tfkit.model.transformer import Transformer
-from tfkit.objectives.objective import Batch, Objective
+from tfkit.objectives.objective import Batch
 from tfkit.training.depth import Unfreezing
 from tfkit.training.health import StepReport, UnhealthyStepError
+from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 
@@ -22,8 +22,7 @@ class Stepper:
 
     def __init__(
         self,
-        model: Transformer,
-        objective: Objective,
+        loss_module: LossModule,
         weights: Weights,
         optimizer: Optimizer,
         *,
@@ -31,7 +30,8 @@ class Stepper:
         seed: int,
         unfreezing: Unfreezing | None = None,
     ):
-        self.model, self.objective, self.weights, self.optimizer = model, objective, weights, optimizer
+        self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
+        self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing = device, seed, unfreezing
 
     def take(self, step: int, batches: Sequence[Batch], lr_factor: float, highest_loss: float = math.inf) -> StepReport:
@@ -43,7 +43,7 @@ class Stepper:
         if not all(counts.values()):
             empty = ", ".join(term for term, count in counts.items() if not count)
             raise UnhealthyError(f"step {step}: no token has a target for {empty}: there is nothing to learn from")
-        self.model.train()
+        self.loss_module.train()
         sums: dict[str, Tensor] = {}
         with self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext():
             for index, batch in enumerate(batches):
@@ -62,7 +62,7 @@ class Stepper:
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
         """Forward and backward of a micro-batch, for nothing; the weighted loss. What has to be compiled is, what does not fit shows."""
-        self.model.train()
+        self.loss_module.train()
         counts = {term: max(1, count) for term, count in self.objective.counts(batch).items()}
         sums = self._accumulate(step, index, batch, counts)
         self.drop_gradients()
@@ -80,7 +80,7 @@ class Stepper:
     def _accumulate(self, step: int, index: int, batch: Batch, counts: dict[str, int]) -> dict[str, Tensor]:
         """Add a micro-batch's share to the gradient; the sum of each term's losses."""
         torch.manual_seed(self.micro_batch_seed(step, index))
-        losses = self.objective.loss(self.model, batch.to(self.device))
+        losses = self.loss_module(batch.to(self.device))
         loss = torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.objective.terms.items()]).sum()
         if not loss.requires_grad:
             raise UsageError("training.frozen: no trained parameter contributes to the loss; remove patterns, so that more is trained")
