@@ -15,11 +15,12 @@ PACKAGE = Path(__file__).parent.parent / "tfkit"
 MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 # What each room may import of ours, itself and the bare `tfkit` (its version) aside.
-PURE = {"errors", "network", "model.config", "families", "recipe", "carbon.reading", "carbon.card_fields", "units"}
+PURE = {"errors", "durable", "network", "model.config", "families", "recipe", "carbon.reading", "carbon.card_fields", "units"}
 # Of the room `run`: how a checkpoint lies on disk, without torch.
 CHECKPOINTS = {"run.checkpoints", "run.manifest", "run.model_files", "run.safetensors_header", "run.strict_json", "run.verified"}
 MAY_IMPORT = {
     "errors": set(),
+    "durable": set(),
     "network": set(),
     "units": set(),
     "model.config": set(),
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "recipe": {"errors", "model.config", "families"},
     "console": PURE,
     "run": PURE,
-    "carbon": {"errors", "recipe", "units"},
+    "carbon": {"errors", "durable", "recipe", "units"},
     "tokenizer": PURE | CHECKPOINTS,
     "data": PURE | {"tokenizer"},
     "hub": PURE | CHECKPOINTS | {"tokenizer", "model"},

@@ -15,7 +15,6 @@ from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
 import tfkit.hub.averaging
 import tfkit.recipe
 import tfkit.run.manifest
-import tfkit.run.whole_folder
 from tfkit.cli import COMMANDS
 
 STOPS = {signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -66,7 +65,7 @@ def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: 
     [
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.run.manifest, "verify", 2),
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.hub.averaging, "_mean", 5),
-        (["average", "run", "--last", "3", "--out", "mean"], tfkit.run.whole_folder, "sync_file", 3),
+        (["average", "run", "--last", "3", "--out", "mean"], tfkit.durable, "sync_file", 3),
         (["verify", "run"], tfkit.run.manifest, "verify", 2),
         (["check", "tiny.yaml"], tfkit.recipe, "read_recipe", 1),
     ],

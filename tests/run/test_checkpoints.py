@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from tfkit import durable
 from tfkit.errors import MachineError, ModelError, Stopped
-from tfkit.run import durable
 from tfkit.run.checkpoints import (
     best_checkpoint,
     checkpoints,

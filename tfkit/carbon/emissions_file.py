@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tfkit.carbon.columns import installed_columns
-from tfkit.carbon.ledger import Attempt, LedgerReader, Phase, sync_folder
+from tfkit.carbon.ledger import Attempt, LedgerReader, Phase
+from tfkit.durable import sync_folder
 
 NAME = "emissions.csv"
 TRIES = 200
@@ -143,7 +144,8 @@ def _replace(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]], s
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-    sync_folder(path.parent)
+    with contextlib.suppress(OSError):  # some systems let no folder be opened
+        sync_folder(path.parent)
     return True
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tfkit.carbon.reading import Reading, Totals
+from tfkit.durable import sync_folder
 
 SCHEMA_VERSION = 1
 ENERGIES = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
@@ -44,7 +45,8 @@ class Ledger:
             path = folder / (f"{node}-{attempt}.jsonl" if serial == 1 else f"{node}-{attempt}.{serial}.jsonl")
             with contextlib.suppress(FileExistsError):
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-                sync_folder(folder)
+                with contextlib.suppress(OSError):  # some systems let no folder be opened
+                    sync_folder(folder)
                 return cls(path, descriptor)
         raise FileExistsError(f"{folder} holds a thousand ledgers of node {node}, attempt {attempt}")
 
@@ -293,13 +295,3 @@ def read_rework(run_folder: Path, run_id: str) -> dict[str, float] | None:
 def provenance(components: dict[str, str]) -> str:
     """One phrase for people: `GPU counter, CPU model, RAM constant`."""
     return ", ".join(f"{part.upper()} {components[part]}" for part in ("gpu", "cpu", "ram") if part in components)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a new name in a folder last through a power cut, where the system lets a folder be opened."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

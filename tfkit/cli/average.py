@@ -33,9 +33,8 @@ def average(
     chosen = _last(run, last)
     facts = _facts_of_one_run(chosen)
 
+    from tfkit.durable import comes_from_the_disk, with_retries, write_folder
     from tfkit.hub.averaging import mean_weights, weights_bytes
-    from tfkit.run.durable import comes_from_the_disk, with_retries
-    from tfkit.run.whole_folder import write_folder
 
     with console.progress("averaging", weights_bytes(chosen), "bytes") as bar:
         tensors = mean_weights(chosen, bar.advance)
@@ -107,7 +106,7 @@ def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict
     from tfkit.hub.averaging import save_weights
     from tfkit.run import strict_json
     from tfkit.run.card import mean_card
-    from tfkit.run.manifest import read_manifest
+    from tfkit.run.manifest import read_manifest, write_manifest
 
     newest = chosen[-1]
     for name in read_manifest(newest):
@@ -125,3 +124,4 @@ def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict
         card = mean_card((newest / "README.md").read_text(encoding="utf-8", errors="replace"), [path.name for path in chosen])
         (folder / "README.md").write_text(card, encoding="utf-8")
     save_weights(folder, tensors)
+    write_manifest(folder)

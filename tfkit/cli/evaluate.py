@@ -198,8 +198,8 @@ def _takes_a_new_file(path: Path) -> bool:
 
 def _write_predictions(path: Path, predictions: Iterable[dict[str, Any]], stop: "StopRequest") -> None:
     """A JSON line each, in order. A pipe may have no reader yet, or a slow one: a signal ends that."""
+    from tfkit.durable import write_atomically
     from tfkit.run import strict_json
-    from tfkit.run.durable import write_atomically
 
     text = "".join(strict_json.dumps(one) + "\n" for one in predictions)
     try:

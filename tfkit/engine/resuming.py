@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from tfkit.durable import write_atomically
 from tfkit.engine.given import LENGTH, Given, no_other_length
 from tfkit.engine.listener import Listener
 from tfkit.errors import MachineError, UsageError
@@ -14,7 +15,6 @@ from tfkit.recipe import dump_recipe, model_config, read_recipe
 from tfkit.recipe.presets import merge
 from tfkit.recipe.reading.tree import flatten
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.run.durable import write_atomically
 from tfkit.run.folder import RunFolder
 from tfkit.run.manifest import verify
 from tfkit.run.strict_json import is_number

@@ -10,6 +10,7 @@ import torch
 
 from tfkit.carbon import Reading
 from tfkit.data import Loader
+from tfkit.durable import write_atomically
 from tfkit.engine.checkpointing import adapted, write_model
 from tfkit.engine.companions import parents, taught_bytes_per_row, taught_flops_per_token
 from tfkit.engine.components import assemble, restore, state_tensors
@@ -36,7 +37,6 @@ from tfkit.run.checkpoints import (
     save_checkpoint,
     step_of,
 )
-from tfkit.run.durable import write_atomically
 from tfkit.run.replay_file import write_replay
 from tfkit.training.checkpoint import load_training_state, save_training_state
 from tfkit.training.device import eager, keep_freed_memory, make_deterministic, peak_flops

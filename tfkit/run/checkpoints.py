@@ -17,18 +17,18 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from tfkit.errors import MachineError, ModelError, TfkitError
-from tfkit.run import strict_json
-from tfkit.run.durable import (
+from tfkit.durable import (
     comes_from_the_disk,
     disk_is_full,
-    sync_folder,
+    rename,
     temporary_sibling,
     with_retries,
     write_atomically,
+    write_folder,
 )
-from tfkit.run.manifest import is_complete, recorded_bytes, refuse_later_version, verify
-from tfkit.run.whole_folder import write_folder
+from tfkit.errors import MachineError, ModelError, TfkitError
+from tfkit.run import strict_json
+from tfkit.run.manifest import is_complete, recorded_bytes, refuse_later_version, verify, write_manifest
 
 _STEP = re.compile(r"step-(\d{6,})")
 _LEFTOVER = re.compile(r"\.(?P<name>step-\d{6,}|best\.json)\.(?P<kind>tmp|old|del)-\d+-[0-9a-f]+")
@@ -212,8 +212,12 @@ def best_checkpoint(root: Path) -> Path | None:
 
 
 def _save(root: Path, step: int, write: Callable[[Path], None]) -> Path:
+    def fill(folder: Path) -> None:
+        write(folder)
+        write_manifest(folder)
+
     final = _folder(root, step)
-    write_folder(final, write, _take_name)
+    write_folder(final, fill, _take_name)
     return final
 
 
@@ -223,8 +227,7 @@ def _take_name(temporary: Path, final: Path) -> None:
     if old:
         final.rename(old)
     try:
-        temporary.rename(final)
-        sync_folder(final.parent)
+        rename(temporary, final)
     except BaseException:
         with contextlib.suppress(OSError):
             if final.exists():  # it may not outlast a power cut, so it does not count

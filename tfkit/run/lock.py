@@ -7,9 +7,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tfkit.durable import NO_FOLLOW
 from tfkit.errors import MachineError
 from tfkit.run import strict_json
-from tfkit.run.durable import NO_FOLLOW
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL})
 _BEYOND_THE_TEXT = 1 << 20  # Windows locks bytes against reading too: lock one that nobody reads

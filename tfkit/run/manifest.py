@@ -17,7 +17,6 @@ from typing import TypedDict
 
 from tfkit.errors import ModelError, OtherVersionError
 from tfkit.run import strict_json
-from tfkit.run.durable import write_once
 from tfkit.run.model_files import MIB, check_version, find_file, read_text
 
 NAME = "manifest.json"
@@ -42,13 +41,14 @@ class Entry(TypedDict):
 
 
 def write_manifest(folder: Path) -> None:
-    """Write the manifest of what is in `folder`. Raises ModelError for anything but files and folders, and OSError."""
+    """Write the manifest of what is in `folder`, without syncing it. Raises ModelError for anything but files and folders, and OSError."""
     entries: dict[str, Entry] = {}
     for path in regular_files(folder):
         name = path.relative_to(folder).as_posix()
         if name not in _NOT_COVERED:
             entries[name] = {"size": path.stat().st_size, "sha256": sha256_of(path)[0]}
-    write_once(folder / NAME, strict_json.dumps({"schema_version": SCHEMA_VERSION, "files": entries}, indent=1) + "\n")
+    text = strict_json.dumps({"schema_version": SCHEMA_VERSION, "files": entries}, indent=1) + "\n"
+    (folder / NAME).write_text(text, encoding="utf-8", newline="\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Entry]:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tfkit.durable import NO_FOLLOW, write_atomically
 from tfkit.errors import MachineError
 from tfkit.run import strict_json
-from tfkit.run.durable import NO_FOLLOW, write_atomically
 
 
 class MetricsLog:

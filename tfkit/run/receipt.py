@@ -21,9 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from tfkit.durable import write_atomically
 from tfkit.errors import OtherVersionError
 from tfkit.run import strict_json
-from tfkit.run.durable import write_atomically
 from tfkit.run.model_files import check_version
 
 SCHEMA_VERSION = 1

@@ -10,9 +10,9 @@ same again.
 from pathlib import Path
 from typing import Any
 
+from tfkit.durable import write_atomically
 from tfkit.errors import ModelError
 from tfkit.run import strict_json
-from tfkit.run.durable import write_atomically
 
 FOLDER = "replay"
 SCHEMA_VERSION = 1

@@ -18,11 +18,11 @@ from typing import IO, Any
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.data.sources.hub_datasets import by_name, class_names, load_dataset
-from tfkit.data.store.folder_cache import build_once, cache_folder
+from tfkit.data.store.folder_cache import cache_folder
+from tfkit.data.store.folder_index import indexed_folder, read_index, write_index
 from tfkit.errors import DataError
 
 RECORDS_VERSION = 3  # part of the folder's name: raise it when the same data set gives other records
-_INDEX = "index.json"
 _SHARD = 50_000  # records a file
 
 
@@ -59,12 +59,12 @@ class StreamedSource:
     @property
     def size_bytes(self) -> int:
         """Bytes of the records, times the share of the part; 0 before they have come."""
-        index = _index(self.folder)
+        index = read_index(self.folder, RECORDS_VERSION)
         return int(sum(index["files"].values()) * self.part.share) if index else 0
 
     def describe(self) -> str:
         """Rows, MB and part, or that they are still to come."""
-        index = _index(self.folder)
+        index = read_index(self.folder, RECORDS_VERSION)
         about = f"{self._where}, streamed: "
         if index is None:
             about += f"{'all' if self.most is None else f'{self.most:,}'} rows, which are read into the cache first"
@@ -84,7 +84,7 @@ class StreamedSource:
 
     def check(self) -> None:
         """Look at the first row, where it is now: nothing is put into the cache yet."""
-        if _index(self.folder) is not None:
+        if read_index(self.folder, RECORDS_VERSION) is not None:
             return check_rows(self._all_rows(), self.on_bad_row, self._where)
         stream = self._stream()
         classes = class_names(stream.features)
@@ -114,10 +114,7 @@ class StreamedSource:
 
     def _records(self) -> dict[str, Any]:
         """The index of the folder, which is filled now if it is not whole. Raises DataError."""
-        build_once(self.folder, lambda path: _index(path) is not None, self._fill)
-        index = _index(self.folder)
-        assert index is not None, f"{self.folder} was whole a moment ago"
-        return index
+        return indexed_folder(self.folder, RECORDS_VERSION, self._fill)[0]
 
     def _fill(self, folder: Path) -> None:
         """Write what arrives, a record at a time, into an empty folder."""
@@ -135,15 +132,8 @@ class StreamedSource:
                 shard.write(line)
                 content.update(line)
                 records += 1
-        index = {
-            "version": RECORDS_VERSION,
-            "source": self._where,
-            "records": records,
-            "content": content.hexdigest(),
-            "classes": classes,
-            "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
-        }
-        (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        facts = {"source": self._where, "records": records, "content": content.hexdigest(), "classes": classes}
+        write_index(folder, RECORDS_VERSION, facts)
 
     def _stream(self) -> Any:
         """The records from where they lie, a datasets.IterableDataset with the columns that are read. Raises DataError."""
@@ -188,13 +178,3 @@ def _folder_of(name: str, config: str | None, split: str, revision: str | None, 
 def _content_hash(classes: Mapping[str, Sequence[str]]) -> "hashlib.blake2b":
     """The hash of all records, before the first of them."""
     return hashlib.blake2b(json.dumps(classes).encode() if classes else b"", digest_size=16)
-
-
-def _index(folder: Path) -> dict[str, Any] | None:
-    """The index of a folder whose files all have their sizes, else None."""
-    try:
-        index = json.loads((folder / _INDEX).read_bytes())
-        whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())
-        return index if whole and index["version"] == RECORDS_VERSION else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None

@@ -20,10 +20,11 @@ from tfkit.data.columns.rows import OnBadRow, Part, Row, Skipped, check_rows, fi
 from tfkit.data.formats.file_content import reading
 from tfkit.data.formats.readers import Rows
 from tfkit.data.sources.stdlib import StdlibSource
-from tfkit.data.store.folder_cache import build_once, cache_folder
+from tfkit.data.store.folder_cache import cache_folder
+from tfkit.data.store.folder_index import indexed_folder, write_index
 
 TASKS_VERSION = 1  # part of the fingerprint: raise it when the same files give other records
-_RECORDS, _INDEX = "records.jsonl", "index.json"
+_RECORDS = "records.jsonl"
 _FEWEST_FILES = 8  # of a package: fewer are too few to divide
 
 
@@ -44,9 +45,7 @@ class StdlibTask:
         files = StdlibSource.find(Part("all", part.fraction), "error", root)
         content = f"{TASKS_VERSION}\0{task}\0{platform.python_version()}\0{files.fingerprint()}"
         folder = cache_folder() / "stdlib" / hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-        build_once(folder, lambda path: _index(path) is not None, lambda path: _write(path, task, files))
-        index = _index(folder)
-        assert index is not None, f"{folder} was whole a moment ago"
+        index, _ = indexed_folder(folder, TASKS_VERSION, lambda path: _write(path, task, files))
         return cls(task, columns, part, on_bad_row, folder, index)
 
     @property
@@ -107,12 +106,10 @@ def _write(folder: Path, task: str, files: StdlibSource) -> None:
     """Fill an empty folder."""
     found, unread = _find(task, files)
     given = sum(len(" ".join(_texts(record["values"][TASKS[task].given])).encode()) for record in found)
-    path = folder / _RECORDS
-    with path.open("w", encoding="utf-8") as file:
+    with (folder / _RECORDS).open("w", encoding="utf-8") as file:
         for record in found:
             file.write(json.dumps(record) + "\n")
-    index = {"version": TASKS_VERSION, "records": len(found), "unread": unread, "bytes": given, "size": path.stat().st_size}
-    (folder / _INDEX).write_text(json.dumps(index) + "\n")
+    write_index(folder, TASKS_VERSION, {"records": len(found), "unread": unread, "bytes": given})
 
 
 def _find(task: str, files: StdlibSource) -> tuple[list[dict[str, Any]], int]:
@@ -141,13 +138,3 @@ def _find(task: str, files: StdlibSource) -> tuple[list[dict[str, Any]], int]:
 
 def _texts(given: str | list[str]) -> list[str]:
     return [given] if isinstance(given, str) else given
-
-
-def _index(folder: Path) -> dict[str, Any] | None:
-    """The index of a folder whose records are all there, else None."""
-    try:
-        index = json.loads((folder / _INDEX).read_bytes())
-        whole = (folder / _RECORDS).stat().st_size == index["size"] and index["version"] == TASKS_VERSION
-        return index if whole else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

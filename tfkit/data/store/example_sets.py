@@ -6,7 +6,6 @@ row's text), places.bin; index.json, written last; hashes.json. All little-endia
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.data.columns.rows import BadRow, OnBadRow, Row, Skipped, Source, describe_skipped, skip
-from tfkit.data.store.folder_cache import build_once, cache_folder
+from tfkit.data.store.folder_cache import cache_folder
+from tfkit.data.store.folder_index import indexed_folder, write_index
 from tfkit.data.store.hashes import HashedArray, HashedFiles
 from tfkit.data.store.overlap import text_hash
 from tfkit.data.store.token_stream import check_ids
 from tfkit.errors import DataError
 
 EXAMPLES_VERSION = 2  # part of the fingerprint: raise it when the same rows and encoder give other examples
-_INDEX = "index.json"
 _BATCH = 512  # rows that are encoded at once
 _OWN = frozenset({"lengths", "texts", "places"})  # files beside those of the arrays
 
@@ -121,8 +120,8 @@ def example_set(source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress
     content = f"{EXAMPLES_VERSION}\0{source.fingerprint()}\0{encoder.fingerprint()}\0{on_bad_row}"
     fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     folder = cache_folder() / "examples" / fingerprint
-    built = build_once(folder, lambda path: _index(path) is not None, lambda path: _write(path, source, encoder, on_bad_row, progress))
-    return _load(folder, fingerprint, cached=not built)
+    index, built = indexed_folder(folder, EXAMPLES_VERSION, lambda path: _write(path, source, encoder, on_bad_row, progress))
+    return _load(folder, index, fingerprint, cached=not built)
 
 
 def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None) -> None:
@@ -153,8 +152,7 @@ def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow,
                 raise DataError(f"{source.name}: every row is bad; the first is {first_bad}")
             raise DataError(f"{source.describe()}: no rows here; give a source that holds some, or a larger fraction of it")
         names = writers.finish()
-    index = {
-        "version": EXAMPLES_VERSION,
+    facts = {
         "source": source.name,
         "arrays": names,
         "dtypes": writers.dtypes,
@@ -164,9 +162,8 @@ def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow,
         "unread": unread,
         "skipped": skipped,
         "max_id": max_id,
-        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     }
-    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    write_index(folder, EXAMPLES_VERSION, facts)
 
 
 class _Writers:
@@ -214,9 +211,7 @@ class _Writers:
         return self.open[name]
 
 
-def _load(folder: Path, fingerprint: str, cached: bool) -> ExampleSet:
-    index = _index(folder)
-    assert index is not None, f"{folder} was whole a moment ago"
+def _load(folder: Path, index: dict[str, Any], fingerprint: str, cached: bool) -> ExampleSet:
     files = HashedFiles(folder)
 
     def compared(name: str, dtype: str) -> NDArray[Any]:
@@ -234,19 +229,8 @@ def _load(folder: Path, fingerprint: str, cached: bool) -> ExampleSet:
         truncated=index["truncated"],
         first_truncated=index["first_truncated"],
         unread=index["unread"],
-        skipped=index["skipped"],
+        skipped={kind: Skipped(*found) for kind, found in index["skipped"].items()},
     )
-
-
-def _index(folder: Path) -> dict[str, Any] | None:
-    """The index of a folder whose files all have their sizes, else None."""
-    try:
-        index = json.loads((folder / _INDEX).read_bytes())
-        whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())
-        index["skipped"] = {kind: Skipped(*found) for kind, found in index["skipped"].items()}
-        return index if whole and index["version"] == EXAMPLES_VERSION else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def examples(sets: Sequence[ExampleSet]) -> Iterator[tuple[str, Example]]:

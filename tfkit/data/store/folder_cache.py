@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tfkit.data.store.hashes import HASHES, find_damage, write_hashes
+from tfkit.durable import DISK_FULL, rename, sync_tree
 from tfkit.errors import MachineError
 
 
@@ -77,10 +78,10 @@ def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[
         with _temporary_sibling(folder) as temporary:
             build(temporary)
             write_hashes(temporary)
-            _sync_tree(temporary)
+            sync_tree(temporary)
             return _put_in_place(temporary, folder, is_good)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
+        if error.errno in (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM):
             raise MachineError(
                 f"{folder.parent}: the cache cannot be written ({error.strerror}); make room there, or set TFKIT_CACHE to another folder"
             ) from error
@@ -90,7 +91,7 @@ def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[
 def _put_in_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool]) -> bool:
     while True:
         try:
-            os.rename(temporary, folder)
+            rename(temporary, folder)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
@@ -99,7 +100,6 @@ def _put_in_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool
             with contextlib.suppress(FileNotFoundError):  # another builder replaces it too
                 os.rename(folder, _sibling_name(folder))  # without a lock, so a later builder removes it
             continue
-        _sync(folder.parent)
         _remove_leftovers(folder.parent)
         return True
 
@@ -146,20 +146,6 @@ def _remove_leftovers(parent: Path) -> None:
 
 def _sibling_name(folder: Path) -> Path:
     return folder.with_name(f".building-{folder.name}-{uuid.uuid4().hex[:12]}")
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _usual_folder() -> Path | None:

@@ -9,19 +9,18 @@ where asked for sentences.bin (int64), and index.json; all little-endian. hashes
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tfkit.data.columns.rows import Skipped, Source, describe_skipped
-from tfkit.data.store.folder_cache import build_once, cache_folder
+from tfkit.data.store.folder_cache import cache_folder
+from tfkit.data.store.folder_index import indexed_folder
 from tfkit.data.store.hashes import HashedArray, HashedFiles
-from tfkit.data.store.token_writer import INDEX, SENTENCES_VERSION, STREAM_VERSION, TEXTS, write_stream
+from tfkit.data.store.token_writer import SENTENCES_VERSION, STREAM_VERSION, TEXTS, write_stream
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
 
@@ -88,17 +87,7 @@ def token_stream(
     content = f"{STREAM_VERSION}\0{source.fingerprint()}\0{tokenizer.fingerprint()}" + (f"\0{SENTENCES_VERSION}" if sentences else "")
     fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     folder = cache_folder() / "streams" / fingerprint
-    built = build_once(
-        folder,
-        lambda path: _whole_index(path) is not None,
-        lambda path: write_stream(path, source, tokenizer, progress, sentences),
-    )
-    return _load(folder, fingerprint, cached=not built)
-
-
-def _load(folder: Path, fingerprint: str, cached: bool) -> TokenStream:
-    index = _whole_index(folder)
-    assert index is not None, f"{folder} was whole a moment ago"
+    index, built = indexed_folder(folder, STREAM_VERSION, lambda path: write_stream(path, source, tokenizer, progress, sentences))
     files = HashedFiles(folder)
     return TokenStream(
         name=index["source"],
@@ -108,19 +97,8 @@ def _load(folder: Path, fingerprint: str, cached: bool) -> TokenStream:
         separator=index["separator"],
         max_id=index["max_id"],
         fingerprint=fingerprint,
-        cached=cached,
+        cached=not built,
         texts=files.compared(TEXTS, "<u8"),
-        skipped=index["skipped"],
+        skipped={kind: Skipped(*found) for kind, found in index["skipped"].items()},
         sentences=files.compared("sentences.bin", "<i8") if index["files"].get("sentences.bin") else None,
     )
-
-
-def _whole_index(folder: Path) -> dict[str, Any] | None:
-    """The index of a stream whose files all have their sizes, else None."""
-    try:
-        index = json.loads((folder / INDEX).read_bytes())
-        whole = all((folder / name).stat().st_size == size for name, size in index["files"].items())
-        index["skipped"] = {kind: Skipped(*found) for kind, found in index["skipped"].items()}
-        return index if whole and index["version"] == STREAM_VERSION and TEXTS in index["files"] else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None

@@ -1,6 +1,5 @@
 """Writes the folder of a token stream: batches of text are tokenized by all threads at once, and their ids appended to the file."""
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import islice
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from tfkit.data.columns.rows import Skipped, Source
 from tfkit.data.order.sentences import split_sentences
+from tfkit.data.store.folder_index import write_index
 from tfkit.data.store.overlap import text_hash
 from tfkit.errors import DataError
 from tfkit.tokenizer import Tokenizer
@@ -19,7 +19,6 @@ from tfkit.tokenizer.pieces import BATCH, batches
 
 STREAM_VERSION = 2  # part of the fingerprint: raise it when the same text and tokenizer give another stream
 SENTENCES_VERSION = 1  # the same for where sentences are cut
-INDEX = "index.json"
 _FILES = ("tokens.bin", "starts.bin", "text_bytes.bin")
 _SENTENCES = "sentences.bin"
 TEXTS = "texts.bin"  # a hash of each document's text
@@ -47,8 +46,7 @@ def write_stream(
         writer.finish()
         if not writer.position:
             raise DataError(f"{source.describe()}: the tokenizer gives no token for any text; use the tokenizer that belongs to the model")
-    index = {
-        "version": STREAM_VERSION,
+    facts = {
         "source": source.name,
         "description": source.describe(),
         "tokenizer": tokenizer.fingerprint(),
@@ -59,9 +57,8 @@ def write_stream(
         "separator": len(writer.separator),
         "max_id": writer.max_id,
         "skipped": skipped,
-        "files": {name: (folder / name).stat().st_size for name in (*names, TEXTS)},
     }
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    write_index(folder, STREAM_VERSION, facts, (*names, TEXTS))
 
 
 class _Writer:

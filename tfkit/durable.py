@@ -1,4 +1,4 @@
-"""Writing that a kill, a full disk or a power cut cannot tear: temporary sibling, fsync, rename, fsync of the folder.
+"""Writing of files and folders that a kill, a full disk or a power cut cannot tear: temporary sibling, fsync, rename, fsync of the folder.
 
 The reasons, one by one: Pillai et al. 2014, "All File Systems Are Not Created Equal" (OSDI).
 """
@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def temporary_sibling(path: Path, kind: str = "tmp") -> Path:
 
 
 def with_retries(work: Callable[[], _T]) -> _T:
-    """What `work` returns, called up to four times in two seconds while it raises an error of the disk that may pass.
+    """Return what `work` returns; call it up to four times in two seconds while it raises an error of the disk that may pass.
 
     `work` must write everything anew: after a failed fsync the kernel may have dropped what was not written, and a second fsync of the
     same file says that all is well (Rebello et al. 2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
@@ -45,11 +46,33 @@ def with_retries(work: Callable[[], _T]) -> _T:
 
 def write_atomically(path: Path, text: str) -> None:
     """Put `text` (UTF-8) under `path`, whole or not at all; a link there is replaced, not followed. Raises OSError after a few tries."""
-    with_retries(lambda: write_once(path, text))
+    with_retries(lambda: _write_once(path, text))
 
 
-def write_once(path: Path, text: str) -> None:
-    """As `write_atomically`, with one try: for what is tried again as part of a whole."""
+def write_folder(final: Path, fill: Callable[[Path], object], take_name: Callable[[Path, Path], object] | None = None) -> None:
+    """Make the folder `final` from what `fill` puts into an empty one, whole or not at all.
+
+    When all of it is on the disk, `take_name` renames it; None: a plain rename, an OSError if something has the name by now.
+    Raises what these raise; then no trace is left.
+    """
+    temporary = temporary_sibling(final)
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        sync_tree(temporary)
+        (take_name or rename)(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def rename(path: Path, name: Path) -> None:
+    """Rename, and bring the new name to the disk."""
+    path.rename(name)
+    sync_folder(name.parent)
+
+
+def _write_once(path: Path, text: str) -> None:
     temporary = temporary_sibling(path)
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as file:
@@ -64,6 +87,14 @@ def write_once(path: Path, text: str) -> None:
     sync_folder(path.parent)
 
 
+def sync_tree(folder: Path) -> None:
+    """Bring a folder to the disk with all that is in it. Raises OSError."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync_file(Path(place, name))
+        sync_folder(Path(place))
+
+
 def sync_file(path: Path) -> None:
     """Bring a file's bytes to the disk. Raises OSError, also for an error of an earlier write."""
     descriptor = os.open(path, os.O_RDWR | NO_FOLLOW)  # Windows flushes only what is open for writing
@@ -74,7 +105,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Bring a folder's names to the disk: without it, a rename may be lost with the power."""
+    """Bring a folder's names to the disk: otherwise a power cut may undo a rename. Raises OSError."""
     if sys.platform == "win32":  # cannot open a folder; NTFS journals renames
         return
     descriptor = os.open(path, os.O_RDONLY)

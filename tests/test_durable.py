@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tfkit.run import durable
-from tfkit.run.durable import comes_from_the_disk, disk_is_full, may_pass, with_retries, write_atomically
+from tfkit import durable
+from tfkit.durable import comes_from_the_disk, disk_is_full, may_pass, with_retries, write_atomically
 
 
 @pytest.mark.parametrize("number", sorted(durable.PASSING))
