@@ -5,7 +5,8 @@ import pytest
 
 from tfkit import __version__
 from tfkit.__main__ import main
-from tfkit.cli.env import LIBRARIES, lines, read_cpuinfo, version
+from tfkit.cli.env import LIBRARIES, lines
+from tfkit.run.machine import version
 
 
 def test_env_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,23 +27,6 @@ def test_env_for_people_is_one_thing_a_line(capsys: pytest.CaptureFixture[str]) 
     out, err = capsys.readouterr()
     assert err == ""
     assert [line.split()[0] for line in out.splitlines()] == ["tfkit", "python", *LIBRARIES, "processor", "threads", "devices", "cache"]
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "bf16"),
-    [
-        ("processor\t: 0\nmodel name\t: Xeon\nflags\t\t: fpu amx_bf16 sse\n", "Xeon", True),
-        ("model name\t: EPYC\nflags\t\t: fpu avx512_bf16\n\nmodel name\t: other\nflags\t: fpu\n", "EPYC", True),
-        ("model name\t: Core\nflags\t\t: fpu avx512f avx2\n", "Core", False),
-        ("processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n", None, True),
-        ("processor\t: 0\nhart\t: 0\n", None, None),
-    ],
-)
-def test_cpuinfo(text: str, name: str | None, bf16: bool | None) -> None:
-    found = read_cpuinfo(text)
-    assert found["bf16"] is bf16
-    assert found["name"]
-    assert name is None or found["name"] == name
 
 
 def test_what_is_missing_is_said() -> None:

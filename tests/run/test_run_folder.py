@@ -411,17 +411,29 @@ def test_the_commit_of_the_working_directory(tmp_path: Path) -> None:
     ("text", "name", "bf16"),
     [
         ("processor\t: 0\nmodel name\t: Xeon\nflags\t\t: fpu avx512_bf16 amx_bf16\n\nprocessor\t: 1\n", "Xeon", "amx_bf16"),
-        ("model name\t: EPYC\nflags\t\t: fpu avx2\n", "EPYC", ""),
+        ("model name\t: EPYC\nflags\t\t: fpu avx512_bf16\n\nmodel name\t: other\nflags\t: fpu\n", "EPYC", "avx512_bf16"),
+        ("model name\t: Core\nflags\t\t: fpu avx512f avx2\n", "Core", ""),
         ("processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n", None, "bf16"),
+        ("processor\t: 0\nhart\t: 0\n", None, None),
         ("", None, None),
     ],
 )
 def test_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, name: str | None, bf16: str | None) -> None:
     (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
     found = machine.processor()
     assert found["bf16"] == bf16
     assert found["name"] == name if name else found["name"]
+
+
+@pytest.mark.parametrize(("answer", "bf16"), [("1", "bf16"), ("0", ""), (None, None)])
+def test_the_processor_of_a_mac(monkeypatch: pytest.MonkeyPatch, answer: str | None, bf16: str | None) -> None:
+    answers = {"machdep.cpu.brand_string": "Apple M2", "hw.optional.arm.FEAT_BF16": answer}
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(machine, "_answer", lambda command: answers[command[-1]])
+    found = machine.processor()
+    assert (found["name"], found["bf16"]) == ("Apple M2", bf16)
 
 
 def test_the_run_rooms_import_no_torch() -> None:

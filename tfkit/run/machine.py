@@ -1,4 +1,4 @@
-"""What a run ran on: versions, processor, threads, commit. All read from files and package metadata, nothing imported."""
+"""The machine as the system describes it: versions, processor, threads, commit. Torch is neither imported nor asked."""
 
 import os
 import platform
@@ -13,64 +13,73 @@ from tfkit import __version__
 PACKAGES = ("torch", "tokenizers", "safetensors", "numpy", "datasets", "huggingface-hub", "codecarbon", "transformers")
 CPUINFO = Path("/proc/cpuinfo")  # Linux
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")  # x86 with tiles, x86, Arm
-_GIT_SECONDS = 2
+_MAC_BF16 = "hw.optional.arm.FEAT_BF16"
+_SECONDS = 2  # for a program to answer
 
 
 def describe_machine() -> dict[str, Any]:
-    """The fields `versions`, `platform`, `processor`, `threads` of run.json; what cannot be found out is None."""
+    """Return the fields `versions`, `platform`, `processor`, `threads` of run.json; None for what is unknown."""
     return {"versions": versions(), "platform": platform.platform(), "processor": processor(), "threads": threads()}
 
 
 def versions() -> dict[str, str]:
-    """The versions of tfkit, Python, and the installed packages that numbers may depend on."""
-    found = {"tfkit": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    """Return the versions of tfkit, Python, and the installed packages that numbers may depend on."""
+    installed = {package: found for package in PACKAGES if (found := version(package)) is not None}
+    return {"tfkit": __version__, "python": platform.python_version()} | installed
+
+
+def version(package: str) -> str | None:
+    """Return the installed version of a package; None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def processor() -> dict[str, Any]:
-    """name, cores (logical), and bf16: the instruction set the processor multiplies bfloat16 with, "" for none, None for unknown."""
-    fields = _cpuinfo()
+    """Return name, cores (logical), and bf16: the instruction set that multiplies bfloat16, "" for none, None for unknown."""
+    fields = _mac() if sys.platform == "darwin" else _cpuinfo()
     flags = (fields.get("flags") or fields.get("Features") or "").split()
     bf16 = next((flag for flag in _BF16_FLAGS if flag in flags), "") if flags else None
     return {"name": fields.get("model name") or platform.processor() or platform.machine(), "cores": os.cpu_count(), "bf16": bf16}
 
 
 def threads() -> int:
-    """The threads that torch will start with: OMP_NUM_THREADS, else the cores this process may use."""
+    """Return the threads that torch will start with: OMP_NUM_THREADS, else the cores this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else usable_cores()
+
+
+def usable_cores() -> int:
+    """Return how many logical cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def working_commit(folder: Path | None = None) -> str | None:
-    """The commit that `folder` (None: the working directory) has checked out, if it is in a git repository."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "--verify", "HEAD"],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_GIT_SECONDS,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None if found.returncode == 0 else None
+    """Return the commit that `folder` (None: the working directory) has checked out, if it is in a git repository."""
+    return _answer(["git", "rev-parse", "--verify", "HEAD"], folder)
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor's fields; empty where the kernel has no such file."""
+    """Return Linux's fields of the first processor; empty where the kernel has no such file."""
     try:
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
     lines = (line.partition(":") for line in text.split("\n\n", 1)[0].splitlines())
     return {name.strip(): value.strip() for name, _, value in lines}
+
+
+def _mac() -> dict[str, str]:
+    """Return the same fields of a Mac, as far as it has them."""
+    bf16 = {"1": "bf16", "0": "none"}.get(_answer(["sysctl", "-n", _MAC_BF16]) or "", "")
+    return {"model name": _answer(["sysctl", "-n", "machdep.cpu.brand_string"]) or "", "flags": bf16}
+
+
+def _answer(command: list[str], folder: Path | None = None) -> str | None:
+    """Return what a program prints; None if it fails, hangs or prints nothing."""
+    try:
+        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
