@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from measured_runs import labelled_rows
 
-from tfkit.evaluation.scores import once
+from tfkit.objectives.metrics import unit_weights
 from tfkit.recipe.schema.sections import Recipe
 
 Metrics = Mapping[str, float]
@@ -68,8 +68,8 @@ def classes(train: Values, test: Values) -> dict[str, Metrics]:
 
 def tags(train: Values, test: Values) -> dict[str, Metrics]:
     """Each word's most frequent tag in the training rows, and the most frequent of all for words that are not in them."""
-    from tfkit.evaluation.scores.entities import of_names
-    from tfkit.objectives.tag_spans import mark_spans
+    from tfkit.objectives.metrics.entities import entity_metrics
+    from tfkit.objectives.metrics.tag_spans import mark_spans
 
     of_word: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in train:
@@ -83,29 +83,29 @@ def tags(train: Values, test: Values) -> dict[str, Metrics]:
         "the most frequent tag": [[often] * len(row["tokens"]) for row in test],
         "each word's most frequent tag": [[usual.get(word, often) for word in row["tokens"]] for row in test],
     }.items():
-        names = of_names(there, told)(once(len(test))) if mark_spans(sorted({tag for row in there for tag in row})) else {}
+        names = entity_metrics(there, told)(unit_weights(len(test))) if mark_spans(sorted({tag for row in there for tag in row})) else {}
         found[name] = class_scores([*chain(*there)], [*chain(*told)]) | names
     return found
 
 
 def class_scores(there: Sequence[str], told: Sequence[str]) -> dict[str, float]:
-    from tfkit.evaluation.scores.classes import of_classes
+    from tfkit.objectives.metrics.classes import classification_metrics
 
     number = {label: place for place, label in enumerate(sorted({*there, *told}))}
-    scores = of_classes(*(np.array([number[label] for label in labels]) for labels in (there, told)))(once(len(there)))
+    scores = classification_metrics(*(np.array([number[label] for label in labels]) for labels in (there, told)))(unit_weights(len(there)))
     return {name: scores[name] for name in ("accuracy", "f1_macro")}
 
 
 def texts(train: Values, test: Values) -> dict[str, Metrics]:
     """The source, its first sentence, and where it is a function its name in words, as if they had been written. Learns nothing."""
-    from tfkit.evaluation.scores.texts import of_texts
+    from tfkit.objectives.metrics.texts import reference_metrics
 
     sources, references = [row["source"] for row in test], [row["target"] for row in test]
     written = {"the source itself": sources, "its first sentence": [first_sentence(source) for source in sources]}
     names = [function_name(source) for source in sources]
     if all(name is not None for name in names):
         written["the function's name"] = [name or "" for name in names]
-    return {name: of_texts(told, references, ("bleu", "chrf", "rouge"))(once(len(test))) for name, told in written.items()}
+    return {name: reference_metrics(told, references, ("bleu", "chrf", "rouge"))(unit_weights(len(test))) for name, told in written.items()}
 
 
 def first_sentence(text: str) -> str:

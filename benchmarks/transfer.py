@@ -58,7 +58,7 @@ Points = Mapping[str, Sequence[Point]]  # by kind, in the order of the examples
 
 def main() -> None:
     options = parse()
-    from tfkit.objectives.tag_spans import mark_spans
+    from tfkit.objectives.metrics.tag_spans import mark_spans
     from tfkit.recipe import read_recipe
 
     resolved = read_recipe(options.recipe, options.set)

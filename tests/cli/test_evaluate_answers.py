@@ -13,7 +13,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from tiny_runs import Done, Process, pretrain, records
 
-from tfkit.evaluation.scores import texts
+from tfkit.objectives.metrics import texts
 from tfkit.recipe.schema.objective_sections import (
     OF_TEXTS,
     ChatSection,

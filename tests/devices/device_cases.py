@@ -19,13 +19,13 @@ from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.chat import Chat, fit_tokenizer
 from tfkit.objectives.classification import Classification
+from tfkit.objectives.companion import Companion
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.multiple_choice import MultipleChoice
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.span_corruption import open_span_corruption
 from tfkit.objectives.tagging import Tagging
-from tfkit.objectives.teacher import Teacher
 from tfkit.objectives.text_to_text import TextToText
 from tfkit.recipe.presets import merge
 from tfkit.recipe.schema.data_sections import SourceSection
@@ -194,7 +194,7 @@ def text_to_text(folder: Path) -> Task:
 def _distillation(base: Task, of: dict[str, Any], family: str, **section: Any) -> Task:
     made = DistillationSection.model_validate({"kind": "distillation", "teacher": "made", "of": of, **section})
     taught = build(family_config(family, base.changes, std=0.3), seed=4).eval().requires_grad_(False)
-    return Task(Distillation(made, base.objective, Teacher(taught, "made", "0" * 64)), base.rows, base.changes)
+    return Task(Distillation(made, base.objective, Companion("teacher", taught, "made", "0" * 64)), base.rows, base.changes)
 
 
 def distilled_masked_lm(folder: Path) -> Task:

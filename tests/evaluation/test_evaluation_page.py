@@ -9,7 +9,7 @@ import pytest
 
 from tfkit.recipe.reading.read import recipe_of
 from tfkit.recipe.schema.best_metric import HIGHER, LOWER
-from tfkit.recipe.schema.objective_sections import FewShotSection, ObjectiveSection
+from tfkit.recipe.schema.objective_sections import SECTIONS, FewShotSection
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8").replace("\\\n", " ")
 COMMANDS = [shlex.split(line) for line in re.findall(r"^    (tfkit evaluate .*)$", PAGE, re.MULTILINE)]
@@ -26,7 +26,7 @@ def test_a_command_of_the_page_is_one(command: list[str]) -> None:
     assert recipe_of(["model.from=runs/my", "training.steps=1", *given, *changes]).objective.kind in ("minimal_pairs", "few_shot")
 
 
-@pytest.mark.parametrize("section", get_args(ObjectiveSection), ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", SECTIONS.values(), ids=lambda section: section.__name__)
 def test_every_metric_is_told_and_those_that_judge_no_training_in_brackets(section: Any) -> None:
     (kind,) = get_args(section.model_fields["kind"].annotation)
     (row,) = [line for line in PAGE.splitlines() if re.match(r"\| [^|]*`" + kind + r"`[^|]* \| .*`(loss|accuracy)`", line)]

@@ -9,12 +9,12 @@ from tfkit.data import Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import DataError
 from tfkit.evaluation.few_shot import FewShot
-from tfkit.evaluation.judging import Judgement, Verdict, judge_by_likelihood, of_verdicts
+from tfkit.evaluation.judging import Judgement, Verdict, judge_by_likelihood, verdict_metrics
 from tfkit.evaluation.likelihood import Likelihood, Question
 from tfkit.evaluation.minimal_pairs import MinimalPairs
-from tfkit.evaluation.scores import once
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
+from tfkit.objectives.metrics import unit_weights
 from tfkit.recipe.schema.objective_sections import FewShotSection
 from tfkit.tokenizer import train_byte_bpe
 
@@ -76,8 +76,8 @@ def test_each_normalization_prefers_its_own_answer() -> None:
     told = {"none": "a", "tokens": "b", "bytes": "c", "unconditional": "d"}
     for normalize, best in told.items():
         verdict = few_shot(normalize=normalize).verdict(three, [Question("so far", "a")], [*answers, *alone])
-        assert (verdict.said["predicted"], verdict.said["label"], verdict.said["prompt"]) == (best, "c", "so far")
-        assert verdict.marks == {
+        assert (verdict.prediction["predicted"], verdict.prediction["label"], verdict.prediction["prompt"]) == (best, "c", "so far")
+        assert verdict.scores == {
             "accuracy": float(best == "c"),
             **{f"accuracy_{name}": float(letter == "c") for name, letter in told.items()},
             "chance": 0.25,
@@ -122,16 +122,16 @@ def test_equally_probable_sentences_are_not_right() -> None:
     pair = Row("", "pairs.jsonl:1", {"good": "he sees", "bad": "he see", "group": "agreement"})
     judge = MinimalPairs()
     assert judge.questions(0, pair) == [Question("", "he sees"), Question("", "he see")]
-    rights = [judge.verdict(pair, [], [answer(good), answer(bad)]).marks for good, bad in ((-1, -2), (-2, -2), (-3, -2))]
+    rights = [judge.verdict(pair, [], [answer(good), answer(bad)]).scores for good, bad in ((-1, -2), (-2, -2), (-3, -2))]
     assert rights == [{"accuracy": right, "accuracy.agreement": right} for right in (1.0, 0.0, 0.0)]
 
 
 def test_the_metrics_are_means_over_the_rows_that_have_them() -> None:
     verdicts = [
-        Verdict(marks, {}) for marks in ({"accuracy": 1.0, "accuracy.a": 1.0}, {"accuracy": 0.0, "accuracy.b": 0.0}, {"accuracy": 1.0})
+        Verdict(scores, {}) for scores in ({"accuracy": 1.0, "accuracy.a": 1.0}, {"accuracy": 0.0, "accuracy.b": 0.0}, {"accuracy": 1.0})
     ]
-    scores = of_verdicts(verdicts)
-    assert scores(once(3)) == {"accuracy": pytest.approx(2 / 3), "accuracy.a": 1.0, "accuracy.b": 0.0}
+    scores = verdict_metrics(verdicts)
+    assert scores(unit_weights(3)) == {"accuracy": pytest.approx(2 / 3), "accuracy.a": 1.0, "accuracy.b": 0.0}
     drawn = scores(np.array([2.0, 0.0, 1.0]))
     assert (drawn["accuracy"], drawn["accuracy.a"]) == (1.0, 1.0)
     assert math.isnan(drawn["accuracy.b"])
@@ -161,7 +161,7 @@ def test_the_limit_takes_the_first_whole_rows(judged) -> None:
     one = judged(ROWS, max_tokens=1)
     assert (len(every.verdicts), len(one.verdicts)) == (6, 1)
     two = judged(ROWS, max_tokens=judged(ROWS[:2]).tokens)
-    assert [found.said for found in two.verdicts] == [found.said for found in every.verdicts[:2]]
+    assert [found.prediction for found in two.verdicts] == [found.prediction for found in every.verdicts[:2]]
     assert one.tokens < two.tokens < every.tokens
     assert len(judged(ROWS, max_tokens=two.tokens - 1).verdicts) == 1
     assert every.cut == 6  # three rows of a prompt are more than 20 tokens
@@ -171,7 +171,7 @@ def test_bad_rows_are_counted_or_end_it(judged) -> None:
     skipped: dict[str, object] = {}
     rows = [ROWS[0], row(9, label="x"), ROWS[1]]
     found = judged(rows, on_bad_row="skip", skipped=skipped)
-    assert [one.said["place"] for one in found.verdicts] == ["rows.jsonl:1", "rows.jsonl:2"]
+    assert [one.prediction["place"] for one in found.verdicts] == ["rows.jsonl:1", "rows.jsonl:2"]
     assert {kind: one.rows for kind, one in skipped.items()} == {"label 'x'": 1}
     with pytest.raises(DataError, match=r"rows\.jsonl:9: the label 'x'"):
         judged(rows)

@@ -15,21 +15,20 @@ from sklearn import metrics as sklearn_metrics
 
 from tfkit.data.columns.rows import Row
 from tfkit.errors import MachineError
-from tfkit.evaluation.scores import Numbers, once
-from tfkit.evaluation.scores import texts as text_scores
-from tfkit.evaluation.scores.bootstrap import intervals
-from tfkit.evaluation.scores.classes import of_classes, of_words
-from tfkit.evaluation.scores.entities import of_names
-from tfkit.evaluation.scores.regression import of_numbers
-from tfkit.evaluation.scores.texts import of_texts
-from tfkit.evaluation.written import references
-from tfkit.objectives.tag_spans import mark_spans, spans
+from tfkit.evaluation.bootstrap import intervals
+from tfkit.objectives.metrics import Numbers, unit_weights
+from tfkit.objectives.metrics import texts as text_scores
+from tfkit.objectives.metrics.classes import classification_metrics, tag_metrics
+from tfkit.objectives.metrics.entities import entity_metrics
+from tfkit.objectives.metrics.regression import regression_metrics
+from tfkit.objectives.metrics.tag_spans import mark_spans, spans
+from tfkit.objectives.metrics.texts import reference_metrics
 from tfkit.objectives.text_to_text import TextToText
 
 
 def weightings(rows: int, seed: int = 0) -> Iterator[Numbers]:
     """The set as it is, and two draws with repetition."""
-    yield once(rows)
+    yield unit_weights(rows)
     random = np.random.default_rng(seed)
     for _ in range(2):
         yield np.bincount(random.integers(rows, size=rows), minlength=rows).astype(float)
@@ -54,7 +53,7 @@ def test_classes_equal_scikit_learn(name: str) -> None:
     for weights in weightings(len(there)):
         again = np.repeat(np.arange(len(there)), weights.astype(int))
         y, p = there[again], told[again]
-        assert of_classes(there, told)(weights) == pytest.approx(
+        assert classification_metrics(there, told)(weights) == pytest.approx(
             {
                 "accuracy": sklearn_metrics.accuracy_score(y, p),
                 "f1_macro": sklearn_metrics.f1_score(y, p, average="macro"),
@@ -69,7 +68,7 @@ def test_classes_equal_scikit_learn(name: str) -> None:
 def test_words_count_as_often_as_their_sentences() -> None:
     there, told, rows = np.array([0, 1, 1, 2, 0]), np.array([0, 1, 2, 2, 1]), np.array([0, 0, 1, 1, 1])
     again = [0, 1, 0, 1]  # the first sentence twice, the second never
-    assert of_words(there, told, rows)(np.array([2.0, 0.0])) == of_classes(there[again], told[again])(once(4))
+    assert tag_metrics(there, told, rows)(np.array([2.0, 0.0])) == classification_metrics(there[again], told[again])(unit_weights(4))
 
 
 NUMBERS = {
@@ -90,7 +89,7 @@ def test_numbers_equal_scipy(name: str) -> None:
     there, told = NUMBERS[name]
     for weights in weightings(len(there)):
         again = np.repeat(np.arange(len(there)), weights.astype(int))
-        found = of_numbers(there, told)(weights)
+        found = regression_metrics(there, told)(weights)
         assert found["rmse"] == pytest.approx(math.sqrt(np.mean((there - told)[again] ** 2)), nan_ok=True)
         assert found["pearson"] == pytest.approx(stats.pearsonr(there[again], told[again])[0], abs=1e-9, nan_ok=True)
         assert found["spearman"] == pytest.approx(stats.spearmanr(there[again], told[again])[0], abs=1e-9, nan_ok=True)
@@ -125,7 +124,7 @@ def test_names_equal_seqeval(name: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tags that are none, and of 0 / 0
             wanted = [getattr(seqeval.metrics, f"{one}_score")(y, p) for one in ("precision", "recall", "f1")]
-        assert list(of_names(there, told)(weights).values()) == pytest.approx(wanted, abs=1e-12)
+        assert list(entity_metrics(there, told)(weights).values()) == pytest.approx(wanted, abs=1e-12)
 
 
 def test_which_tags_mark_names() -> None:
@@ -151,7 +150,7 @@ TEXTS = {
 @pytest.mark.parametrize("name", TEXTS)
 def test_texts_equal_sacrebleu_and_rouge_score(name: str) -> None:
     written, references = TEXTS[name]
-    scores = of_texts(written, references, ["exact_match", "bleu", "chrf", "rouge"])
+    scores = reference_metrics(written, references, ["exact_match", "bleu", "chrf", "rouge"])
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"])
     for weights in weightings(len(written)):
         again = np.repeat(np.arange(len(written)), weights.astype(int))
@@ -194,14 +193,14 @@ def test_intervals_are_those_of_the_mean_and_hold_it_as_often_as_they_say() -> N
 
 def test_resamples_without_a_value_count_for_nothing() -> None:
     there, told = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 1.0])  # some resamples are constant
-    found = intervals(of_numbers(there, told), 3, 200, seed=1)
+    found = intervals(regression_metrics(there, told), 3, 200, seed=1)
     assert found["pearson"] == pytest.approx([0.5, 1.0], abs=0.51)
-    assert np.isnan(intervals(of_numbers(there, np.ones(3)), 3, 20, seed=1)["pearson"]).all()
+    assert np.isnan(intervals(regression_metrics(there, np.ones(3)), 3, 20, seed=1)["pearson"]).all()
 
 
 def test_a_row_whose_targets_are_all_blank_has_one_of_them_as_its_reference() -> None:
     objective = object.__new__(TextToText)
     rows = [Row("", "rows:1", {"target": [" ", "a"]}), Row("", "rows:2", {"target": ["\u2003", " "]})]
-    found = [references(objective, row, {}) for row in rows]
+    found = [objective.references(row, {}) for row in rows]
     assert found == [["a"], ["\u2003"]]
-    assert of_texts(["a", "b"], found, ["bleu", "chrf", "rouge", "exact_match"])(np.ones(2))["exact_match"] == 0.5
+    assert reference_metrics(["a", "b"], found, ["bleu", "chrf", "rouge", "exact_match"])(np.ones(2))["exact_match"] == 0.5

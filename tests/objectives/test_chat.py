@@ -17,7 +17,7 @@ from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.errors import DataError
 from tfkit.hub import save_model
-from tfkit.objectives.chat import Chat, conversation, fit_tokenizer, target_share
+from tfkit.objectives.chat import Chat, conversation, fit_tokenizer
 from tfkit.objectives.objective import IGNORED
 from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.tokenizer.chat_formats import UnfitError
@@ -185,7 +185,8 @@ def test_long_conversations_lose_their_ends_and_are_counted(tmp_path: Path) -> N
         assert cut[number]["labels"].tolist()[:19] == whole[number]["labels"][:19].tolist()
         assert cut[number]["labels"].tolist()[19:] in ([], [IGNORED])
     labels = [whole[number]["labels"] for number in range(len(whole))]
-    assert target_share([whole]) == pytest.approx((np.concatenate(labels) != IGNORED).mean())
+    share = (np.concatenate(labels) != IGNORED).mean()
+    assert chat("mistral", LENGTH).notes([whole])[0].startswith(f"{share:.1%} of the training tokens are targets")
 
 
 SAID = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
@@ -350,7 +351,7 @@ def test_what_a_template_refuses_is_a_bad_row_and_the_rows_beside_it_are_not() -
 
 
 def test_prompts_during_training_are_asked_as_in_a_conversation() -> None:
-    assert chat("gemma").prompts(["Hi"]) == ["<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"]
+    assert chat("gemma").prompts(["Hi"]) == (["<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"], True)
 
 
 def test_of_several_answers_the_first_is_learned_and_the_rest_counted() -> None:

@@ -19,10 +19,11 @@ from tfkit.hub.names import to_foreign
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.companion import Companion
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.objective import IGNORED, Batch, weighted_loss
-from tfkit.objectives.teacher import Teacher, copy_layers, open_teacher
+from tfkit.objectives.teacher import copy_layers, open_teacher
 from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.recipe.schema.sections import AdamWSection
 from tfkit.tokenizer import Tokenizer
@@ -64,7 +65,7 @@ STUDENT = {name: value for name, value in ENCODER.items() if name != "embedding"
 def distillation(teacher: Transformer, of: str = "masked_lm", base: dict[str, Any] | None = None, **section: Any) -> Distillation:
     made = DistillationSection.model_validate({"kind": "distillation", "teacher": "made", "of": {"kind": of, **(base or {})}, **section})
     taught = CausalLM("apart") if made.of.kind == "causal_lm" else MaskedLM(made.of, TOKENIZER, seed=1)
-    return Distillation(made, taught, Teacher(teacher.eval().requires_grad_(False), "made", "0" * 64))
+    return Distillation(made, taught, Companion("teacher", teacher.eval().requires_grad_(False), "made", "0" * 64))
 
 
 def stream() -> TokenStream:
@@ -276,7 +277,7 @@ def saved(folder: Path, values: dict[str, Any], codec: Tokenizer | None = TOKENI
     return folder
 
 
-def opened(folder: Path, values: dict[str, Any], **section: Any) -> Teacher:
+def opened(folder: Path, values: dict[str, Any], **section: Any) -> Companion:
     made = DistillationSection.model_validate({"kind": "distillation", "teacher": str(folder), "of": {"kind": "masked_lm"}, **section})
     return open_teacher(made, ModelConfig.model_validate(values), TOKENIZER)
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, GPT2Tok
 from tfkit.data import ExampleRows
 from tfkit.errors import DataError, ModelError
 from tfkit.hub import save_model
+from tfkit.objectives.metrics.tag_spans import spans
 from tfkit.objectives.objective import IGNORED
-from tfkit.objectives.tag_spans import spans
 from tfkit.objectives.tagging import Tagging
 from tfkit.recipe.schema.objective_sections import TaggingSection
 from tfkit.tokenizer import Tokenizer, save_tokenizer

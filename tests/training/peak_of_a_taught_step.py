@@ -11,8 +11,8 @@ from tiny_training import GPT2, config, stepper
 
 from tfkit.model.transformer import build
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.companion import Companion
 from tfkit.objectives.distillation import Distillation
-from tfkit.objectives.teacher import Teacher
 from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.training.step import Stepper
 
@@ -23,7 +23,7 @@ def made(kind: str) -> Stepper:
     attention = {"softcap": 30.0} if kind == "capped" else {}
     teacher = build(config(GPT2, **wide, attention=attention), seed=2).eval().requires_grad_(False)
     section = DistillationSection.model_validate({"kind": "distillation", "teacher": "made", "of": {"kind": "causal_lm"}})
-    objective = Distillation(section, CausalLM(), Teacher(teacher, "made", "0" * 64))
+    objective = Distillation(section, CausalLM(), Companion("teacher", teacher, "made", "0" * 64))
     return stepper(build(config(GPT2, **BIG | {"decoder_layers": 1}), seed=1), objective=objective)  # type: ignore[arg-type]
 
 

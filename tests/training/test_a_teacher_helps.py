@@ -7,8 +7,8 @@ from tiny_training import GPT2, config, stepper
 from tfkit.data import Loader, PackedRows, TokenStream
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.companion import Companion
 from tfkit.objectives.distillation import Distillation
-from tfkit.objectives.teacher import Teacher
 from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.recipe.schema.sections import AdamWSection
 
@@ -51,7 +51,7 @@ def test_a_student_of_little_text_is_better_with_its_teacher() -> None:
     much, little, held_out = stream(600, seed=4), stream(60, seed=14), stream(200, seed=24)
     teacher = train(build(config(GPT2, init={"std": 0.05}), seed=4), CausalLM(), much, 200)
     section = DistillationSection.model_validate({"kind": "distillation", "teacher": "made", "of": {"kind": "causal_lm"}})
-    taught = Distillation(section, CausalLM(), Teacher(teacher.requires_grad_(False), "made", "0" * 64))
+    taught = Distillation(section, CausalLM(), Companion("teacher", teacher.requires_grad_(False), "made", "0" * 64))
     losses = []
     for objective in (CausalLM(), taught):
         student = build(config(GPT2, dim=12, num_heads=2, decoder_layers=1, init={"std": 0.05}), seed=9)

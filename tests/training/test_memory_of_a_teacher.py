@@ -8,7 +8,7 @@ import peak_of_a_taught_step
 import pytest
 from peak_of_a_step import batch
 
-from tfkit.engine.companions import taught_bytes_per_row, taught_flops_per_token
+from tfkit.engine.companions import companion_bytes_per_row, companion_flops_per_token
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.distillation import Distillation
 from tfkit.training.flops import training_flops_per_token
@@ -21,7 +21,7 @@ from tfkit.training.memory import step_bytes_per_row
 def test_an_estimate_holds_for_a_real_step_with_a_teacher(kind: str) -> None:
     """A row's estimate against what 32 more rows really take at the peak."""
     taking = peak_of_a_taught_step.made(kind)
-    estimate = step_bytes_per_row(taking.loss_module, batch("gpt2", 1)) + taught_bytes_per_row(taking.objective, 256)
+    estimate = step_bytes_per_row(taking.loss_module, batch("gpt2", 1)) + companion_bytes_per_row(taking.objective, 256)
     program = [sys.executable, peak_of_a_taught_step.__file__, kind]
     paths = os.pathsep.join(path for path in sys.path if path)
     found = subprocess.run(program, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths})
@@ -40,5 +40,5 @@ def test_the_teachers_forward_is_a_third_of_its_training() -> None:
     objective = peak_of_a_taught_step.made("plain").objective
     assert isinstance(objective, Distillation)
     config = objective.teacher.model.config
-    assert 3 * taught_flops_per_token(objective, 256) == pytest.approx(training_flops_per_token(config, 256))
-    assert taught_flops_per_token(CausalLM(), 256) == taught_bytes_per_row(CausalLM(), 256) == 0
+    assert 3 * companion_flops_per_token(objective, 256) == pytest.approx(training_flops_per_token(config, 256))
+    assert companion_flops_per_token(CausalLM(), 256) == companion_bytes_per_row(CausalLM(), 256) == 0

@@ -13,7 +13,7 @@ from tfkit.recipe.reading.checks import cross_problems
 from tfkit.recipe.reading.tree import Mapping, Place
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
-from tfkit.recipe.schema.objective_sections import JudgingSection
+from tfkit.recipe.schema.objective_sections import SECTIONS
 from tfkit.recipe.schema.sections import (
     CheckpointSection,
     EvaluationSection,
@@ -24,14 +24,11 @@ from tfkit.recipe.schema.sections import (
 )
 from tfkit.recipe.schema.sections import Recipe as RecipeSchema
 from tfkit.recipe.schema.vocabularies import VOCABULARIES
-from tfkit.recipe.tasks import SECTIONS
 from walks.rows import BLANK, RowMaker, in_columns, suffixes_for
 from walks.scenario import DataFile, Recipe
 from walks.values import CHOICES, fields, value_of
 
-_TRAINED: list[str] = [
-    kind for kind, section in SECTIONS.items() if section not in get_args(JudgingSection) and "teacher" not in section.model_fields
-]
+_TRAINED: list[str] = [kind for kind, section in SECTIONS.items() if section.scored_by != "likelihood" and not section.companions]
 FAMILIES = sorted({family.name for family, _ in PRESETS.values()})
 OPTIMIZERS = {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(OptimizerSection)}
 SCHEDULES: tuple[str, ...] = get_args(ScheduleSection.model_fields["kind"].annotation)

@@ -51,7 +51,7 @@ def evaluate(
     from tfkit.cli.session import command_session
     from tfkit.engine.session import WHOLE
     from tfkit.engine.settings import read_settings, settings_inputs, split_arguments
-    from tfkit.recipe.schema.objective_sections import CausalLMSection, trained_for
+    from tfkit.recipe.schema.objective_sections import CausalLMSection
     from tfkit.run import strict_json
 
     words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
@@ -69,9 +69,9 @@ def evaluate(
         inputs.refuse_file(predictions, "--predictions")
     if run is not None:
         inputs.refuse_folder(run, "--run")
-    objective = trained_for(settings.recipe.objective) if settings.recipe else CausalLMSection()
+    objective = settings.recipe.objective.trained_for if settings.recipe else CausalLMSection()
     gates = [parse_gate(text, _metrics(objective, settings.evaluation.text_metrics)) for text in fail_if or ()]
-    if predictions is not None and objective.reads_text and not isinstance(objective, CausalLMSection):
+    if predictions is not None and objective.reads_text and objective.scored_by == "row":
         raise UsageError(f"--predictions: of texts and of labelled rows, and {objective.kind} has neither; leave it out")
     with command_session("evaluate", settings.carbon, run, threads) as work:
         with work.stop.at_once():
@@ -103,12 +103,11 @@ def _score(loaded: "Loaded", settings: "Settings", work: "Session", *, each: boo
     from tfkit.engine.scoring.by_likelihood import evaluate_likelihood
     from tfkit.engine.scoring.by_row import evaluate_rows
     from tfkit.engine.scoring.by_text import evaluate_texts
-    from tfkit.recipe.schema.objective_sections import CausalLMSection, JudgingSection, trained_for
 
     recipe = settings.recipe
-    if recipe is None or isinstance(trained_for(recipe.objective), CausalLMSection):
+    if recipe is None or recipe.objective.trained_for.scored_by == "text":
         return evaluate_texts(settings, loaded, work, each=each)
-    return (evaluate_likelihood if isinstance(recipe.objective, JudgingSection) else evaluate_rows)(recipe, loaded, work)
+    return (evaluate_likelihood if recipe.objective.scored_by == "likelihood" else evaluate_rows)(recipe, loaded, work)
 
 
 def _load(folder: Path, settings: "Settings", device: str | None, threads: int | None) -> "Loaded":
@@ -129,7 +128,7 @@ def _load(folder: Path, settings: "Settings", device: str | None, threads: int |
 def _result(loaded: "Loaded", found: "Scored", settings: "Settings", reading: "Reading") -> dict[str, Any]:
     """The document of docs/cli.md."""
     from tfkit.engine.session import energy_fields, place_fields
-    from tfkit.evaluation.scores.bootstrap import intervals
+    from tfkit.evaluation.bootstrap import intervals
 
     resamples = settings.evaluation.bootstrap if found.examples > 1 else None
     spread = intervals(found.scores, found.examples, resamples, _SEED) if found.scores is not None and resamples is not None else {}

@@ -51,7 +51,7 @@ def inspect(
         console.json(_document(resolved.recipe, data, shown, totals))
         return
     width = shutil.get_terminal_size().columns - 1
-    for line in _lines(resolved.recipe, shown, totals, width):
+    for line in _lines(resolved.recipe, data.objective.legend(), shown, totals, width):
         console.result_parts(line)
 
 
@@ -99,7 +99,9 @@ def _document(recipe: "Recipe", data: "TrainingData", shown: "list[tuple[str, Sh
     }
 
 
-def _lines(recipe: "Recipe", shown: "list[tuple[str, ShownRow]]", totals: dict[str, Any], width: int) -> Iterator[list[Part]]:
+def _lines(
+    recipe: "Recipe", legend: list[str], shown: "list[tuple[str, ShownRow]]", totals: dict[str, Any], width: int
+) -> Iterator[list[Part]]:
     """What is printed, line by line."""
     for place, row in shown:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
@@ -117,9 +119,8 @@ def _lines(recipe: "Recipe", shown: "list[tuple[str, ShownRow]]", totals: dict[s
     yield [(f"an epoch: {totals['rows_an_epoch']:,} rows; objective {recipe.objective.kind}", "")]
     yield [("loss", "green"), (": predicted; token->label: the first is read, the second predicted", "")]
     yield [("no mark: read, not predicted   ", ""), ("pad", "dim"), (": padding   --- another document", "")]
-    objective = recipe.objective
-    if objective.kind == "distillation" and objective.of.kind == "masked_lm" and not objective.masked_only:
-        yield [("the teacher is asked at every token but padding, marked or not", "")]
+    for note in legend:
+        yield [(note, "")]
 
 
 def _runs(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:

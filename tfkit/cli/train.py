@@ -95,7 +95,7 @@ def _train(start: "Callable[[], Recipe]", given: "Given", name: str, kind: Kind,
             import torch
 
             from tfkit.engine.base_model import pinned
-            from tfkit.engine.companions import pin_teacher
+            from tfkit.engine.companions import pin_companions
             from tfkit.engine.components import first_model
             from tfkit.engine.estimate import require_memory, require_memory_for_blocks
             from tfkit.engine.run import TrainingRun
@@ -109,7 +109,7 @@ def _train(start: "Callable[[], Recipe]", given: "Given", name: str, kind: Kind,
             require_memory_for_blocks(recipe, context.device)
             data = prepare_data(recipe, console, signals, meter)
             require_memory(recipe, data.config, context.device)
-            resolved = pin_teacher(pinned(recipe, data.start, folder), data.objective, folder)
+            resolved = pin_companions(pinned(recipe, data.start, folder), data.objective, folder)
             model = first_model(recipe, data, console)
             preset = recipe.model.preset
             family = data.start.described.family if data.start else PRESETS[preset][0].name if preset else None
@@ -129,8 +129,8 @@ def _train(start: "Callable[[], Recipe]", given: "Given", name: str, kind: Kind,
 def require_trainable(recipe: "Recipe") -> None:
     """Raise UsageError for an objective that only judges, and for a place that is none."""
     from tfkit.carbon import resolve_place
-    from tfkit.recipe.schema.objective_sections import JudgingSection, judges_only
+    from tfkit.recipe.schema.objective_sections import judges_only
 
-    if isinstance(recipe.objective, JudgingSection):
+    if recipe.objective.scored_by == "likelihood":
         raise judges_only(recipe.objective)
     resolve_place(recipe.carbon)

@@ -61,7 +61,7 @@ def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
     Raises UsageError where the recipe names the checkpoint's classes in another order.
     """
     own, head = list(start.described.labels), start.described.config.head.kind
-    named = getattr(recipe.objective, "labels", None)
+    named = recipe.objective.named_labels
     if named and head == recipe.objective.head:
         check_order(start.path, own, named)
     known = not named and head == recipe.objective.head and {*labels} <= {*own}

@@ -27,7 +27,7 @@ def write_model(
         "family": family,
         "end_ids": data.end_ids,
         "labels": data.labels,
-        "problem_type": "regression" if getattr(recipe.objective, "regression", False) else None,
+        "problem_type": recipe.objective.problem_type,
         "facts": facts,
         "generation": data.start.described.generation if data.start is not None else None,
     }

@@ -1,4 +1,4 @@
-"""What the teacher of a distillation asks of a run: memory, a place beside the student, its name in every checkpoint."""
+"""The further models of a run: their memory, arithmetic and place beside the model, and their names in every checkpoint."""
 
 import math
 from pathlib import Path
@@ -11,42 +11,36 @@ from tfkit.hub import find_checkpoint
 from tfkit.hub.names import on_meta
 from tfkit.hub.weights import find_weights
 from tfkit.model.config import ModelConfig
-from tfkit.objectives.distillation import Distillation
+from tfkit.objectives.companion import Companion
 from tfkit.objectives.objective import Objective
-from tfkit.objectives.teacher import Teacher
 from tfkit.recipe import read_recipe
-from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
 from tfkit.training.flops import training_flops_per_token
 from tfkit.training.memory import available_bytes
 
 _MARGIN = 1.6  # as memory.py's
+_TRAINED_BYTES = 16  # a weight in fp32 with its gradient and two moments
 
 
-def teacher_of(objective: Objective) -> Teacher | None:
-    """The teacher, if the objective has one."""
-    return objective.teacher if isinstance(objective, Distillation) else None
-
-
-def require_memory_for_teacher(recipe: Recipe) -> None:
-    """Raise MachineError, with the numbers, if the teacher alone does not fit the memory of this machine, ModelError if there is none.
+def require_memory_for_companions(recipe: Recipe) -> None:
+    """Raise MachineError, with the numbers, if they alone do not fit the memory of this machine, ModelError if one is not there.
 
     Only headers are read.
     """
-    if not isinstance(recipe.objective, DistillationSection):
-        return
-    path = recipe.objective.teacher
-    try:
-        parameters = _count(find_checkpoint(path))
-    except ModelError as error:
-        raise ModelError(f"objective.teacher: {error}") from None
     left = available_bytes(swap=True)
-    if left is not None and 4 * parameters > left:
-        raise MachineError(
-            f"the {parameters:,} weights of the teacher {path} need {4 * parameters / 1e9:.3g} GB of memory, and {left / 1e9:.3g} GB are "
-            "free: choose a smaller teacher, end other programs, or use a larger machine"
-        )
+    for name, path in recipe.objective.companion_paths.items():
+        try:
+            parameters = _count(find_checkpoint(path))
+        except ModelError as error:
+            raise ModelError(f"objective.{name}: {error}") from None
+        needed = parameters * (_TRAINED_BYTES if recipe.objective.companions[name] else 4)
+        if left is not None and needed > left:
+            raise MachineError(
+                f"the {parameters:,} weights of the {name} {path} need {needed / 1e9:.3g} GB of memory, and {left / 1e9:.3g} GB are "
+                f"free: choose a smaller {name}, end other programs, or use a larger machine"
+            )
+        left = None if left is None else left - needed
 
 
 def _count(folder: Path) -> int:
@@ -56,46 +50,48 @@ def _count(folder: Path) -> int:
     return sum(math.prod(weight.stored.shape) for weight in find_weights(folder).values())
 
 
-def place_teacher(objective: Objective, device: torch.device, precision: torch.dtype) -> None:
-    """Put the teacher beside the student, in its arithmetic."""
-    if teacher := teacher_of(objective):
-        teacher.model.to(device, precision)
+def place_companions(objective: Objective, device: torch.device, precision: torch.dtype) -> None:
+    """Put them beside the model of the run, in its arithmetic."""
+    for companion in objective.companions:
+        companion.model.to(device, precision)
 
 
 def parents(objective: Objective) -> list[dict[str, str | None]]:
     """The models that this one learns from, as tfkit.json has them."""
-    teacher = teacher_of(objective)
-    return [teacher.parent()] if teacher else []
+    return [companion.parent() for companion in objective.companions]
 
 
-def pin_teacher(recipe: Recipe, objective: Objective, folder: RunFolder) -> Recipe:
-    """The recipe with the hash of the teacher. Raises ModelError if the run in the folder has learned from another one."""
-    teacher = teacher_of(objective)
-    if teacher is None:
+def pin_companions(recipe: Recipe, objective: Objective, folder: RunFolder) -> Recipe:
+    """The recipe with their hashes. Raises ModelError if the run in the folder was begun with others."""
+    if not objective.companions:
         return recipe
     if folder.has_checkpoints and folder.recipe.exists():
-        begun = getattr(read_recipe(str(folder.recipe)).recipe.objective, "teacher_sha256", None)
-        if begun != teacher.sha256:
-            raise ModelError(
-                f"objective.teacher: {teacher.path} is not what this run was started with: the SHA-256 of its weights was {begun} and is "
-                f"now {teacher.sha256}. Restore it, or start another run with --run; of a run that goes on, name one of its checkpoints"
-            )
-    return recipe.model_copy(update={"objective": recipe.objective.model_copy(update={"teacher_sha256": teacher.sha256})})
+        begun = read_recipe(str(folder.recipe)).recipe.objective.pins
+        for one in objective.companions:
+            if begun.get(one.name) != one.sha256:
+                raise ModelError(
+                    f"objective.{one.name}: {one.path} is not what this run was started with: the SHA-256 of its weights was "
+                    f"{begun.get(one.name)} and is now {one.sha256}. Restore it, or start another run with --run; of a run that goes on, "
+                    "name one of its checkpoints"
+                )
+    section = recipe.objective.pinned({one.name: one.sha256 for one in objective.companions})
+    return recipe.model_copy(update={"objective": section})
 
 
-def taught_flops_per_token(objective: Objective, length: int) -> float:
-    """What the teacher's forward adds to a training step's arithmetic: a third of what training it would take; 0 without one."""
-    teacher = teacher_of(objective)
-    return training_flops_per_token(teacher.model.config, length) / 3 if teacher else 0.0
+def companion_flops_per_token(objective: Objective, length: int) -> float:
+    """The arithmetic that they add to a training step: of a frozen one the forward, a third of its training."""
+    return sum(training_flops_per_token(one.model.config, length) / (1 if one.trained else 3) for one in objective.companions)
 
 
-def taught_bytes_per_row(objective: Objective, length: int) -> int:
-    """What the teacher's forward holds for a row at its fullest, which nothing keeps for a backward pass; 0 without one."""
-    teacher = teacher_of(objective)
-    if teacher is None:
-        return 0
-    config, itemsize = teacher.model.config, next(teacher.model.parameters()).element_size()
-    return forward_bytes_per_row(config, length, itemsize)
+def companion_bytes_per_row(objective: Objective, length: int) -> int:
+    """The memory of their forwards for a row at its fullest; those of frozen ones keep nothing for a backward pass."""
+    return sum(_forward_bytes(one, length) for one in objective.companions)
+
+
+def _forward_bytes(companion: Companion, length: int) -> int:
+    config, itemsize = companion.model.config, next(companion.model.parameters()).element_size()
+    kept = config.encoder_layers + config.decoder_layers if companion.trained else 1  # blocks whose activations are there at once
+    return kept * forward_bytes_per_row(config, length, itemsize)
 
 
 def forward_bytes_per_row(config: ModelConfig, length: int, itemsize: int) -> int:

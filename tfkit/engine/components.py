@@ -8,7 +8,7 @@ import torch
 
 from tfkit.data import Loader
 from tfkit.engine.base_model import start_model
-from tfkit.engine.companions import place_teacher
+from tfkit.engine.companions import place_companions
 from tfkit.engine.estimate import batch_sizes, choose_trained, holds_whole_model, in_steps, total_steps
 from tfkit.engine.listener import Listener
 from tfkit.engine.training_data import TrainingData
@@ -16,10 +16,8 @@ from tfkit.engine.validation import check_validation
 from tfkit.errors import DataError, UsageError
 from tfkit.hub import load
 from tfkit.model.transformer import Transformer, build
-from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.registry import open_rows
-from tfkit.objectives.teacher import copy_layers
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.depth import Unfreezing, depths
 from tfkit.training.device import pick_precision
@@ -48,7 +46,7 @@ class Parts:
 
 
 def first_model(recipe: Recipe, data: TrainingData, listener: Listener) -> Transformer:
-    """What the first step starts from: random weights, those of a checkpoint, or of a student layers of its teacher. Raises ModelError."""
+    """What the first step starts from: random weights, those of a checkpoint, and what the objective makes of them. Raises ModelError."""
     new: tuple[str, ...] = ()
     if data.start is not None:
         model, new = start_model(recipe, data.start, data.config, data.labels)
@@ -56,8 +54,7 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener) -> Trans
             listener.say(f"new, and so random: {', '.join(new)}")
     else:
         model = build(data.config, recipe.training.seed)
-    if isinstance(data.objective, Distillation) and data.objective.section.copy_layers is not None:
-        copy_layers(model, data.objective.teacher.model, data.objective.section.copy_layers)
+    data.objective.initialize(model)
     choose_trained(recipe, model, new)
     return model
 
@@ -82,7 +79,7 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     )
     schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
     precision = pick_precision(training.precision, device)
-    place_teacher(objective, device, precision)
+    place_companions(objective, device, precision)
     weights = Weights(model.to(device), precision, training.ema_decay, whole=holds_whole_model(recipe))
     optimizer = Optimizer(weights.trained, recipe.optimizer, depths(weights.master))
     unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
@@ -99,7 +96,7 @@ def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> No
     from tfkit.generation.complete import encode_prompts
     from tfkit.generation.decoding import check_length
 
-    texts, rendered = data.prompts(recipe.generation.prompts)
+    texts, rendered = data.objective.prompts(recipe.generation.prompts)
     for number, ids in enumerate(encode_prompts(model, data.tokenizer, texts, rendered=rendered)):
         try:
             check_length(len(ids), number, model)

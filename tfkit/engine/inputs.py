@@ -9,7 +9,6 @@ from pathlib import Path
 from tfkit.data.sources.local_files import find_files, is_read_by
 from tfkit.errors import DataError, UsageError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
-from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.recipe.schema.sections import Recipe
 
 # Of the files of a run those that a folder, or a glob, of rows could find.
@@ -57,8 +56,7 @@ class Inputs:
 
 def recipe_inputs(recipe: Recipe, *files: Path) -> Inputs:
     """What a recipe reads, and these files."""
-    objective = recipe.objective
-    models = [recipe.model.start, recipe.tokenizer.path, objective.teacher if isinstance(objective, DistillationSection) else None]
+    models = [recipe.model.start, recipe.tokenizer.path, *recipe.objective.companion_paths.values()]
     return inputs_of(files, sections_of(recipe.data), models)
 
 

@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from itertools import islice
 
-from tfkit.data import ExampleSet, Source, TokenStream
-from tfkit.engine.listener import Listener
+from tfkit.data import ExampleSet, Source
 from tfkit.errors import DataError
-from tfkit.objectives.registry import Stored
-from tfkit.recipe.schema.objective_sections import trained_for
+from tfkit.objectives.context import Stored
 from tfkit.recipe.schema.roles import Role
-from tfkit.recipe.schema.sections import Recipe
 from tfkit.tokenizer import Tokenizer
 
 _ROWS = 1_000  # of each source that are looked at
@@ -41,35 +38,7 @@ def check_openings(sources: Sequence[Source], roles: Sequence[Role], tokenizer: 
                 )
 
 
-def check_stored(recipe: Recipe, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, finished: bool, listener: Listener) -> None:
-    """Look at what was made of the training sources, for rows of `length`. `finished`: the tokenizer was not trained for this run.
-
-    Raises DataError.
-    """
-    if recipe.data.max_lost is not None:
-        _check_lost(stored, recipe.data.max_lost)
-    if trained_for(recipe.objective).kind == "causal_lm":
-        _warn_of_endless_texts([one for one in stored if isinstance(one, TokenStream)], tokenizer, length, finished, listener)
-
-
-def _warn_of_endless_texts(streams: Sequence[TokenStream], tokenizer: Tokenizer, length: int, finished: bool, listener: Listener) -> None:
-    """Say that the model will not learn to end a text: because nothing marks the end, or because no end is in a row."""
-    if tokenizer.eos_id is None and not tokenizer.suffix:
-        if not finished:  # then that is how its kind was published: GPT's
-            return
-        listener.warn(
-            "the tokenizer has no token that ends a text, so the model does not learn to end one; name the eos_token in its "
-            "tokenizer_config.json, if it has one"
-        )
-    elif not any(_first_end(stream, tokenizer) <= (len(stream.tokens) - 1) // length * length for stream in streams):
-        names = ", ".join(stream.name for stream in streams)
-        listener.warn(
-            f"{names}: no text ends within a row of {length} tokens that is trained on, so the model does not learn to end one; "
-            "give each text a row of its own, if it should"
-        )
-
-
-def _check_lost(stored: Sequence[Stored], limit: float) -> None:
+def check_lost(stored: Sequence[Stored], limit: float) -> None:
     """Raise DataError if more than this share of the rows of a source was skipped, or cut to the context."""
     for one in stored:
         skipped = sum(kind.rows for kind in one.skipped.values())
@@ -81,10 +50,3 @@ def _check_lost(stored: Sequence[Stored], limit: float) -> None:
 
 def _over(limit: float) -> str:
     return f": more than data.max_lost, {limit:.4g}, allows"
-
-
-def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
-    """The place of the first id that ends a text: its last one, or the next text's first, where that ends one and begins the other."""
-    last = int(stream.starts[1]) - 1
-    ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}
-    return last if int(stream.tokens[last]) in ends else last + 1

@@ -152,11 +152,12 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 def _changed(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:
     """The run's recipe with the changed fields of the wanted one.
 
-    A hash is pinned only where it is given: whether it is the same checkpoint or teacher is seen when that is opened.
+    A hash is pinned only where it is given: whether it is the same checkpoint or companion is seen when that is opened.
     """
     sections: dict[str, Any] = {"model": begun.model.model_copy(update={"sha256": wanted.model.sha256})}
-    if hasattr(begun.objective, "teacher_sha256"):
-        sections["objective"] = begun.objective.model_copy(update={"teacher_sha256": getattr(wanted.objective, "teacher_sha256", None)})
+    if begun.objective.companions:
+        pins = wanted.objective.pins
+        sections["objective"] = begun.objective.pinned({name: pins.get(name) for name in begun.objective.companions})
     for name in changes:
         section, _, rest = name.partition(".")
         old, new = sections.get(section, getattr(begun, section)), getattr(wanted, section)
@@ -175,6 +176,7 @@ def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
     else:
         head = known.get("head") if "head" not in recipe.model.changes else None  # the objective may have given it one of its own
         document["model"] = model_config(recipe.model, known.get("vocab_size", 1), head).model_dump(mode="json")
-    if document["objective"].get("teacher_sha256", "") is None:  # a run writes it down; whether it is the same teacher is seen later
-        document["objective"]["teacher_sha256"] = getattr(saved.objective, "teacher_sha256", None)
+    for name, pin in recipe.objective.pins.items():
+        if pin is None:  # a run writes it down; whether it is the same model is seen later
+            document["objective"][f"{name}_sha256"] = saved.objective.pins.get(name)
     return flatten(document)

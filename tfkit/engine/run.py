@@ -12,7 +12,7 @@ from tfkit.carbon import Reading
 from tfkit.data import Loader
 from tfkit.durable import write_atomically
 from tfkit.engine.checkpointing import adapted, write_model
-from tfkit.engine.companions import parents, taught_bytes_per_row, taught_flops_per_token
+from tfkit.engine.companions import companion_bytes_per_row, companion_flops_per_token, parents
 from tfkit.engine.components import assemble, restore, state_tensors
 from tfkit.engine.estimate import kept_numbers, most_rows, planned_bytes, trained_numbers
 from tfkit.engine.resuming import require_length, warn_of_other_rounding
@@ -85,7 +85,7 @@ class TrainingRun:
         length, peak = round(self.loader.rows.mean_tokens), peak_flops(context.device, self.precision)
         first = self.loader.step(0)
         written = sum(batch.written for batch in first) / sum(batch.tokens for batch in first)
-        flops = training_flops_per_token(config, length, written) + taught_flops_per_token(data.objective, length)
+        flops = training_flops_per_token(config, length, written) + companion_flops_per_token(data.objective, length)
         flops += adapted_flops_per_token(dict(model.named_parameters()), config, written)
         self.written = TrainingLog(context, self.plan, self.progress, flops, peak, saved_log)
         self.metric = recipe.evaluation.metric or "loss"
@@ -285,7 +285,7 @@ class TrainingRun:
         first = Loader(rows, self.loader.collate, 1, 1).step(0)[0]  # not the longest where rows are not grouped by length
         longer = max(1.0, rows.longest / first.tokens)
         row = int(step_bytes_per_row(self.stepper.loss_module, first) * longer)
-        return row + taught_bytes_per_row(self.stepper.objective, rows.longest)
+        return row + companion_bytes_per_row(self.stepper.objective, rows.longest)
 
     @property
     def _bytes_to_come(self) -> int:
@@ -370,7 +370,7 @@ class TrainingRun:
         from tfkit.generation.complete import complete
 
         settings, tokenizer = self.context.recipe.generation, self.data.tokenizer
-        texts, rendered = self.data.prompts(settings.prompts)
+        texts, rendered = self.data.objective.prompts(settings.prompts)
         with eager(self.model), self.weights.result_at_work():
             ends = self.data.end_ids
             completions = complete(

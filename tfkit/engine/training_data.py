@@ -12,15 +12,15 @@ from tfkit.data.columns.labels import find_labels
 from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.data.store.overlap import overlap
 from tfkit.engine.base_model import Start, kept_labels, open_start, tuned_config
-from tfkit.engine.companions import require_memory_for_teacher
+from tfkit.engine.companions import require_memory_for_companions
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.preflight import check_openings, check_stored
+from tfkit.engine.preflight import check_lost, check_openings
 from tfkit.errors import ModelError
 from tfkit.hub import find_checkpoint
 from tfkit.model.config import ModelConfig
-from tfkit.objectives.chat import Chat, target_share
+from tfkit.objectives.context import Stored
 from tfkit.objectives.objective import Objective
-from tfkit.objectives.registry import Stored, encoder_of, objective_tokenizer, open_objective, reads_sentences
+from tfkit.objectives.registry import objective_tokenizer, open_objective
 from tfkit.recipe import model_config
 from tfkit.recipe.schema import data_sections
 from tfkit.recipe.schema.data_sections import DataSection
@@ -67,12 +67,7 @@ class TrainingData:
     @property
     def end_ids(self) -> list[int]:
         """What ends a text that the model writes: of a conversation also the end of a turn."""
-        ends = self.objective.end_ids if isinstance(self.objective, Chat) else []
-        return [end for end in dict.fromkeys([self.tokenizer.eos_id, *ends]) if end is not None]
-
-    def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
-        """What the model continues to answer these, and whether its special tokens are written out: of conversations they are."""
-        return (self.objective.prompts(texts), True) if isinstance(self.objective, Chat) else (list(texts), False)
+        return [end for end in dict.fromkeys([self.tokenizer.eos_id, *self.objective.end_ids]) if end is not None]
 
     def fingerprints(self) -> dict[str, list[str]]:
         """What the training and the validation text were; a resumed run must find the same."""
@@ -87,7 +82,7 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
         sources, held_out = training_sources(recipe.data, roles), validation_sources(recipe.data, roles)
         for source in (*sources, *held_out):
             listener.say(source.describe())
-        require_memory_for_teacher(recipe)
+        require_memory_for_companions(recipe)
         start = open_start(recipe.model) if recipe.model.start is not None else None
         tokenizer = objective_tokenizer(recipe, start.tokenizer if start else _tokenizer(recipe, sources, listener))
         # A part that is held out by chance may have a class that the rest lacks; validation data of its own may not.
@@ -98,18 +93,20 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
         else:
             config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
         objective = open_objective(recipe, config, tokenizer, labels)
-        if not isinstance(objective, Chat):  # which looks for special tokens anywhere in a text
+        if not objective.reads_special_tokens:
             check_openings((*sources, *held_out), roles, tokenizer)
         stored = [store(source, recipe, objective, tokenizer, listener) for source in sources]
         validation = [store(source, recipe, objective, tokenizer, listener) for source in held_out]
         for one in validation:
             one.check_targets()
     _report(stored, validation, tokenizer, listener)
-    finished = start is not None or recipe.tokenizer.path is not None
-    check_stored(recipe, stored, tokenizer, config.context_length, finished, listener)
-    if isinstance(objective, Chat):
-        share = target_share([one for one in stored if isinstance(one, ExampleSet)])
-        listener.say(f"{share:.1%} of the training tokens are targets: what the assistant says, and the ends of its turns")
+    is_finished = start is not None or recipe.tokenizer.path is not None
+    if recipe.data.max_lost is not None:
+        check_lost(stored, recipe.data.max_lost)
+    for warning in objective.warnings(stored, tokenizer, config.context_length, is_finished=is_finished):
+        listener.warn(warning)
+    for note in objective.notes(stored):
+        listener.say(note)
     weights = [section.weight for section in recipe.data.train]
     names = set_names(recipe.data, held_out)
     named = [ValidationSet(name, one) for name, one in zip(names, validation, strict=True)]
@@ -139,11 +136,7 @@ def report_rows(stored: Sequence[Stored], listener: Listener) -> None:
 
 def _labels(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
     """The classes or tags: those that the recipe names, else those of the rows."""
-    objective = recipe.objective
-    if objective.head not in ("classes", "tags") or getattr(objective, "regression", False):
-        return []
-    named: list[str] | None = getattr(objective, "labels", None)
-    return named or find_labels(sources)
+    return (recipe.objective.named_labels or find_labels(sources)) if recipe.objective.has_labels else []
 
 
 def set_names(data: DataSection, held_out: Sequence[Source]) -> list[str]:
@@ -172,8 +165,8 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
 
 def store(source: Source, recipe: Recipe, objective: Objective, tokenizer: Tokenizer, listener: Listener) -> Stored:
     """What the cache holds of a source, or is made to hold."""
-    encoder = encoder_of(objective)
+    encoder = objective.labelled
     with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
         if encoder is None:
-            return token_stream(source, tokenizer, bar.advance, sentences=reads_sentences(objective))
+            return token_stream(source, tokenizer, bar.advance, sentences=objective.reads_sentences)
         return example_set(source, encoder, recipe.data.on_bad_row, bar.advance)

@@ -2,25 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tfkit.data import ExampleRows, TokenStream
+from tfkit.data import TokenStream
 from tfkit.engine.training_data import TrainingData, ValidationSet
-from tfkit.errors import UsageError
-from tfkit.evaluation.predictions import Judged, judge_rows
+from tfkit.evaluation.predictions import Judged, answer_metrics, judge_rows
 from tfkit.evaluation.row_scores import first_rows, score_rows, tokens_of_first
-from tfkit.evaluation.scores import once
-from tfkit.evaluation.scores.answers import of_answers
 from tfkit.evaluation.text_scores import score_streams
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.causal_lm import CausalLM
-from tfkit.objectives.classification import Classification
-from tfkit.objectives.distillation import Distillation
+from tfkit.objectives.labelled import LabelledObjective
+from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.objective import Objective, Sum
-from tfkit.objectives.registry import open_rows
-from tfkit.objectives.tag_spans import mark_spans
-from tfkit.objectives.tagging import Tagging
+from tfkit.objectives.registry import open_rows, row_order
 from tfkit.recipe.schema.sections import Recipe
-
-_OF_NAMES = ("precision", "recall", "f1")
 
 
 def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
@@ -30,10 +22,9 @@ def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, sho
     student by what it is trained for beside its teacher.
     `evaluation.max_tokens` holds for all sets together, so the last ones may be left out.
     """
-    objective = _judged_by(data)
-    if isinstance(objective, CausalLM):
+    if recipe.objective.trained_for.scored_by == "text":
         return _texts(recipe, data, model, should_stop)
-    return score_sets(recipe, objective, data.validation, model, should_stop=should_stop)
+    return score_sets(recipe, data.objective.judged_by, data.validation, model, should_stop=should_stop)
 
 
 def check_validation(recipe: Recipe, data: TrainingData) -> None:
@@ -41,18 +32,11 @@ def check_validation(recipe: Recipe, data: TrainingData) -> None:
 
     Raises UsageError if these rows do not tell the metric of the best checkpoint.
     """
-    metric, objective = recipe.evaluation.metric, _judged_by(data)
-    if metric in _OF_NAMES and isinstance(objective, Tagging) and not mark_spans(objective.labels):
-        shown = ", ".join(objective.labels[:5]) + (", ..." if len(objective.labels) > 5 else "")
-        raise UsageError(f"evaluation.metric: {metric} is of names, and the tags {shown} mark none; choose accuracy, f1_macro or loss")
-    if not isinstance(objective, CausalLM):
+    objective = data.objective.judged_by
+    objective.check_metric(recipe.evaluation.metric)
+    if recipe.objective.trained_for.scored_by != "text":
         for held_out in data.validation:
             open_rows(recipe, objective, [(held_out.stored, 1.0)], data.config)
-
-
-def _judged_by(data: TrainingData) -> Objective:
-    """The objective of the scores: of a student what it is trained for beside its teacher."""
-    return data.objective.base if isinstance(data.objective, Distillation) else data.objective
 
 
 def score_sets(
@@ -65,8 +49,8 @@ def score_sets(
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, float] | None:
     """What the objective measures on each set, together and apart; `progress(n)` tells of n more rows."""
-    if isinstance(objective, Classification | Tagging):
-        return _answers(recipe, objective, sets, model, should_stop)
+    if objective.labelled is not None and objective.labelled.evaluates_answers:
+        return _answers(recipe, objective.labelled, sets, model, should_stop)
     together: dict[str, Sum] = {}
     each = []
     left = recipe.evaluation.max_tokens
@@ -86,7 +70,7 @@ def score_sets(
 
 def _answers(
     recipe: Recipe,
-    objective: Classification | Tagging,
+    objective: LabelledObjective,
     sets: Sequence[ValidationSet],
     model: Transformer,
     should_stop: Callable[[], bool] | None,
@@ -97,14 +81,14 @@ def _answers(
     for held_out in sets:
         if left is not None and left <= 0:
             break
-        rows = open_rows(recipe, objective, [(held_out.stored, 1.0)], model.config)
-        assert isinstance(rows, ExampleRows)
+        rows = objective.open_rows([(held_out.stored, 1.0)], row_order(recipe, model.config))
         judged = judge_rows(model, objective, rows, recipe.evaluation.batch_size, max_tokens=left, should_stop=should_stop)
         if judged is None:
             return None
         found.append(judged)
         left = None if left is None else left - int(rows.lengths[[one.number for one in judged]].sum())
-    together, *each = (of_answers(objective, answers)(once(len(answers))) for answers in ([one for part in found for one in part], *found))
+    everything = [one for part in found for one in part]
+    together, *each = (answer_metrics(objective, answers)(unit_weights(len(answers))) for answers in (everything, *found))
     return of_sets(together, [one.name for one in sets], each)
 
 

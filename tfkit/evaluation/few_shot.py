@@ -67,12 +67,12 @@ class FewShot:
             "bytes": [one.log_prob / max(one.bytes, 1) for one in with_prompt],
             "unconditional": [one.log_prob - other.log_prob for one, other in zip(with_prompt, alone, strict=True)],
         }
-        told = {name: int(np.argmax(values)) for name, values in scores.items()}
-        best = told[self.section.normalize]
-        marks = {"accuracy": float(best == right)} | {f"accuracy_{name}": float(one == right) for name, one in told.items()}
-        said = {"prompt": asked[0].context, "choices": choices, "scores": scores[self.section.normalize]}
-        said |= {"label": choices[right], "predicted": choices[best]}
-        return Verdict(marks | {"chance": 1 / len(choices)}, said)
+        predicted = {name: int(np.argmax(values)) for name, values in scores.items()}
+        best = predicted[self.section.normalize]
+        found = {"accuracy": float(best == right)} | {f"accuracy_{name}": float(one == right) for name, one in predicted.items()}
+        prediction = {"prompt": asked[0].context, "choices": choices, "scores": scores[self.section.normalize]}
+        prediction |= {"label": choices[right], "predicted": choices[best]}
+        return Verdict(found | {"chance": 1 / len(choices)}, prediction)
 
     def _drawn(self, number: int, row: Row) -> list[str]:
         """As many examples as there are to be, none of them of the row's own text."""

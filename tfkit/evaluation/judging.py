@@ -10,18 +10,18 @@ import numpy as np
 from tfkit.data import Row
 from tfkit.data.columns.rows import BadRow, OnBadRow, Skipped, skip
 from tfkit.evaluation.likelihood import Likelihood, Question, encode_questions, score_questions
-from tfkit.evaluation.scores import Numbers, Scores
 from tfkit.model.transformer import Transformer
+from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.tokenizer import Tokenizer
 
 _ROWS = 256  # are asked about together, so that texts of like lengths find each other
 
 
 class Verdict(NamedTuple):
-    """What is known of one row: its share of each metric (0 or 1, mostly), and what a file of predictions says of it."""
+    """The score of one row in each metric (0 or 1, mostly), and its line in a file of predictions."""
 
-    marks: dict[str, float]
-    said: dict[str, Any]
+    scores: dict[str, float]
+    prediction: dict[str, Any]
 
 
 class Judge(Protocol):
@@ -58,7 +58,7 @@ def judge_by_likelihood(
 ) -> Judgement:
     """Ask about each row, or about the first ones that have at most `max_tokens` together; the first is judged however long it is.
 
-    `start_id` is given for an encoder-decoder; `progress(n)` tells of n more rows. Raises DataError for a bad row, unless such rows are
+    `start_id` is given for an encoder-decoder; `progress(n)` reports n more rows. Raises DataError for a bad row, unless such rows are
     skipped, and counted in `skipped` by their kind.
     """
     found, numbered = Judgement(), enumerate(rows)
@@ -85,7 +85,7 @@ def judge_by_likelihood(
                 mine = list(islice(answers, len(asked)))
                 found.cut += any(one.cut for one in mine)
                 verdict = judge.verdict(row, asked, mine)
-                found.verdicts.append(Verdict(verdict.marks, {"place": row.place, **verdict.said}))
+                found.verdicts.append(Verdict(verdict.scores, {"place": row.place, **verdict.prediction}))
             found.tokens = int(read[kept - 1])
         if progress is not None:
             progress(len(block))
@@ -94,16 +94,16 @@ def judge_by_likelihood(
     return found
 
 
-def of_verdicts(verdicts: Sequence[Verdict]) -> Scores:
+def verdict_metrics(verdicts: Sequence[Verdict]) -> Scores:
     """The mean of each metric over the rows that have it; NaN of none."""
-    names = list(dict.fromkeys(name for one in verdicts for name in one.marks))
-    table = [[one.marks.get(name, np.nan) for name in names] for one in verdicts]
-    marks = np.array(table, np.float64).reshape(len(verdicts), len(names))  # (N, names), of no rows too
-    there = (~np.isnan(marks)).astype(np.float64)
-    values = np.nan_to_num(marks)
+    names = list(dict.fromkeys(name for one in verdicts for name in one.scores))
+    table = [[one.scores.get(name, np.nan) for name in names] for one in verdicts]
+    known = np.array(table, np.float64).reshape(len(verdicts), len(names))  # (N, names), of no rows too
+    has = (~np.isnan(known)).astype(np.float64)
+    values = np.nan_to_num(known)
 
     def scores(weights: Numbers) -> dict[str, float]:
-        totals, counts = weights @ values, weights @ there
+        totals, counts = weights @ values, weights @ has
         return {name: float(total / count) if count else np.nan for name, total, count in zip(names, totals, counts, strict=True)}
 
     return scores

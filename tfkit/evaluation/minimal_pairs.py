@@ -22,5 +22,5 @@ class MinimalPairs:
         """Right only if the good one is more probable, not as probable."""
         good, bad = (one.log_prob for one in answers)
         right, group = float(good > bad), row.values.get("group")
-        marks = {"accuracy": right} | ({} if group is None else {f"accuracy.{group}": right})
-        return Verdict(marks, {"good": good, "bad": bad, "right": good > bad} | ({} if group is None else {"group": group}))
+        scores = {"accuracy": right} | ({} if group is None else {f"accuracy.{group}": right})
+        return Verdict(scores, {"good": good, "bad": bad, "right": good > bad} | ({} if group is None else {"group": group}))

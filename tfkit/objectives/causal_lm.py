@@ -1,32 +1,23 @@
 """Causal language modelling: predict each token from those before it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tfkit.data import PackedBatch, PackedRows, TokenStream
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Output, Transformer
+from tfkit.objectives.context import RowOrder, Stored, streams_of
 from tfkit.objectives.log_probs import token_log_probs
-from tfkit.objectives.objective import IGNORED, Batch, Sum, perplexity, weighted_loss
+from tfkit.objectives.objective import IGNORED, Batch, Objective, Sum, perplexity, weighted_loss
+from tfkit.tokenizer import Tokenizer
 
 
-class PackedRows(Protocol):
-    """Rows cut from a stream of documents: one id more than the context, so that the last position has a target too."""
-
-    @property
-    def ids(self) -> np.ndarray[Any, Any]:
-        """(B, T + 1)."""
-
-    @property
-    def document_ids(self) -> np.ndarray[Any, Any]:
-        """(B, T + 1), equal within a document."""
-
-
-class CausalLM:
+class CausalLM(Objective):
     """Next-token prediction over packed rows.
 
     `documents` apart: no token sees another document of its row, and none is asked to predict how the next one begins. The exception is
@@ -40,7 +31,11 @@ class CausalLM:
         self.documents = documents
         self.separator_id = separator_id
 
-    def collate(self, rows: PackedRows) -> Batch:
+    def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> PackedRows:
+        """Rows of one length, cut from the text of all documents."""
+        return PackedRows(streams_of(stored), order.length, order.seed)
+
+    def collate(self, rows: PackedBatch) -> Batch:
         """Inputs (B, T), and as labels the ids one position on."""
         input_ids, labels = rows.ids[:, :-1].astype(np.int64), rows.ids[:, 1:].astype(np.int64)
         if self.documents == "joined":
@@ -71,6 +66,31 @@ class CausalLM:
         """`loss` (nats a target) and `perplexity`."""
         loss = weighted_loss(self.terms, sums)
         return {"loss": loss, "perplexity": perplexity(loss)}
+
+    def warnings(self, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, *, is_finished: bool) -> list[str]:
+        """The model does not learn to end a text: nothing marks the end, or no end is within a row."""
+        streams = [one for one in stored if isinstance(one, TokenStream)]
+        if tokenizer.eos_id is None and not tokenizer.suffix:
+            if not is_finished:  # then that is how its kind was published: GPT's
+                return []
+            return [
+                "the tokenizer has no token that ends a text, so the model does not learn to end one; name the eos_token in its "
+                "tokenizer_config.json, if it has one"
+            ]
+        if any(_first_end(stream, tokenizer) <= (len(stream.tokens) - 1) // length * length for stream in streams):
+            return []
+        names = ", ".join(stream.name for stream in streams)
+        return [
+            f"{names}: no text ends within a row of {length} tokens that is trained on, so the model does not learn to end one; "
+            "give each text a row of its own, if it should"
+        ]
+
+
+def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
+    """The place of the first id that ends a text: its last one, or the next text's first, where that ends one and begins the other."""
+    last = int(stream.starts[1]) - 1
+    ends = {tokenizer.eos_id, *tokenizer.suffix[-1:]}
+    return last if int(stream.tokens[last]) in ends else last + 1
 
 
 def label_log_probs(model: Transformer, hidden: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, ExampleSet, Row
+from tfkit.data import Encoded, Example, ExampleBatch, ExampleRows, ExampleSet, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
+from tfkit.objectives.context import RowOrder, Stored, example_rows
+from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real
-from tfkit.objectives.sequence_to_sequence import measured, word_metrics
+from tfkit.objectives.sequence_to_sequence import measured, predict_words, word_metrics
 from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.chat_formats import UnfitError
@@ -51,7 +53,7 @@ def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bo
     return chat_tokenizer(tokenizer, form, section.system)
 
 
-class Chat:
+class Chat(WritingObjective):
     """Next-token prediction where the assistant speaks."""
 
     terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
@@ -68,11 +70,20 @@ class Chat:
         """What ends an answer."""
         return [self.conversations.end_id]
 
-    def prompts(self, texts: Sequence[str]) -> list[str]:
+    @property
+    def reads_special_tokens(self) -> bool:
+        """It looks for them anywhere in a text."""
+        return True
+
+    def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:
+        """A conversation a row, or several."""
+        return example_rows(stored, order, packed=self.section.pack)
+
+    def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
         """The conversations that users begin with these texts, up to where the answers begin."""
         with self.conversations.renderer() as render:
             begun = [render([{"role": "user", "content": text}, *ANSWER], "generation.prompts") for text in texts]
-        return [text[: spans[0][0]] for text, spans in begun]
+        return [text[: spans[0][0]] for text, spans in begun], True
 
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""
@@ -113,6 +124,28 @@ class Chat:
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
         """`loss` (nats a target), `perplexity`, `token_accuracy`."""
         return word_metrics(weighted_loss(self.terms, sums), sums)
+
+    def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
+        """As `measure`, of each row."""
+        return predict_words(model, batch)
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        """The ids up to where the last answer begins."""
+        ids: list[int] = example["input_ids"][: _answer_places(example)[-1] + 1].tolist()
+        return ids
+
+    def references(self, row: Row, example: Example) -> list[str]:
+        """All outputs of an exchange; of a conversation the last answer that is in the example."""
+        if "output" in row.values:
+            return not_blank(row.values["output"])
+        answers = [message["content"] for message in conversation(row) if message["role"] == "assistant"]
+        return [answers[len(_answer_places(example)) - 1]]  # later ones were cut off
+
+    def notes(self, stored: Sequence[Stored]) -> list[str]:
+        """The fraction of the tokens that are targets."""
+        labels = [np.asarray(one.arrays["labels"][0]) for one in stored if isinstance(one, ExampleSet)]
+        share = sum(int((part != IGNORED).sum()) for part in labels) / sum(map(len, labels))
+        return [f"{share:.1%} of the training tokens are targets: what the assistant says, and the ends of its turns"]
 
     def _text(self, row: Row, render: Render) -> tuple[str, Spans] | BadRow:
         """The text of a row's conversation."""
@@ -229,7 +262,8 @@ def _is_text(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
-def target_share(stored: Sequence[ExampleSet]) -> float:
-    """The share of the tokens that are targets."""
-    labels = [np.asarray(one.arrays["labels"][0]) for one in stored]
-    return sum(int((part != IGNORED).sum()) for part in labels) / sum(map(len, labels))
+def _answer_places(example: Example) -> list[int]:
+    """The positions whose next one begins an answer: the labels are the ids one position on."""
+    is_target = example["labels"] != IGNORED
+    begins: list[int] = np.flatnonzero(is_target & ~np.append(False, is_target[:-1])).tolist()
+    return begins

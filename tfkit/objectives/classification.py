@@ -6,8 +6,9 @@ decoder, whose last state is classified (as transformers' T5ForSequenceClassific
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,10 @@ from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
+from tfkit.objectives.labelled import LabelledObjective, RowResult
+from tfkit.objectives.metrics import Scores
+from tfkit.objectives.metrics.classes import classification_metrics
+from tfkit.objectives.metrics.regression import regression_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.text_pairs import encode_texts
@@ -28,7 +33,7 @@ from tfkit.tokenizer import Tokenizer
 _MOST = float(np.finfo(np.float32).max)
 
 
-class Classification:
+class Classification(LabelledObjective):
     """Cross-entropy over classes, or the squared error of a number; both summed over texts."""
 
     terms: Mapping[str, float] = MappingProxyType({"classes": 1.0})
@@ -106,6 +111,33 @@ class Classification:
         """`loss`, and `accuracy`, or the root of the mean squared error."""
         loss = weighted_loss(self.terms, sums)
         return {"loss": loss, "rmse": math.sqrt(loss)} if self.section.regression else {"loss": loss, "accuracy": sums["accuracy"].mean}
+
+    @property
+    def evaluates_answers(self) -> bool:
+        """F1 and correlations are of all answers together."""
+        return True
+
+    def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
+        """The likeliest class with its probability; or the number, with the digits of float32."""
+        logits = model(**batch.inputs()).logits.float()  # (B, classes)
+        if self.section.regression:
+            for value, right in zip(logits[:, 0].tolist(), batch.labels.tolist(), strict=True):
+                number = {"value": float(str(np.float32(right))), "predicted": value}
+                yield RowResult({"classes": Sum((value - right) ** 2, 1)}, number)
+            return
+        log_probs = logits.log_softmax(-1)
+        best, losses = log_probs.max(-1), -log_probs.gather(1, batch.labels[:, None])[:, 0]
+        parts = (batch.labels, best.indices, best.values, losses)
+        for right, predicted, log_prob, loss in zip(*(part.tolist() for part in parts), strict=True):
+            answer = {"label": self.labels[right], "predicted": self.labels[predicted], "probability": float(np.exp(log_prob))}
+            yield RowResult({"classes": Sum(loss, 1), "accuracy": Sum(float(predicted == right), 1)}, answer)
+
+    def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
+        """Those of classes, or of numbers."""
+        if self.section.regression:
+            return [regression_metrics(*(np.array([one[name] for one in predictions]) for name in ("value", "predicted")))]
+        numbers = self._numbers
+        return [classification_metrics(*(np.array([numbers[one[name]] for one in predictions]) for name in ("label", "predicted")))]
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.section.regression:

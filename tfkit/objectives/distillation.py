@@ -5,7 +5,7 @@ model's own loss, and the angle between the last hidden states. Gemma 2 (arXiv 2
 cross-entropy with its probabilities, whose gradient is that of the divergence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -13,12 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tfkit.data import Rows
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Output, Transformer
+from tfkit.objectives.companion import Companion
+from tfkit.objectives.context import RowOrder, Stored
 from tfkit.objectives.distribution import token_divergences
 from tfkit.objectives.objective import IGNORED, Batch, Objective, Sum
-from tfkit.objectives.teacher import Teacher
+from tfkit.objectives.teacher import copy_layers
 from tfkit.recipe.schema.objective_sections import DistillationSection
+from tfkit.tokenizer import Tokenizer
 
 
 class Taught(Objective, Protocol):
@@ -28,16 +32,49 @@ class Taught(Objective, Protocol):
         """The sum of each term's losses, of a forward that is made already."""
 
 
-class Distillation:
+class Distillation(Objective):
     """The losses of `base` and of what the teacher says of the same batch. The student is judged by `base` alone, so that its loss on
     held-out text can be compared with any other model's.
     """
 
-    def __init__(self, section: DistillationSection, base: Taught, teacher: Teacher):
+    def __init__(self, section: DistillationSection, base: Taught, teacher: Companion):
         self.section, self.base, self.teacher = section, base, teacher
         weights = {"teacher": section.teacher_weight, "cosine": section.cosine_weight}
         weights |= {term: section.text_weight * weight for term, weight in base.terms.items()}
         self.terms: Mapping[str, float] = MappingProxyType({term: weight for term, weight in weights.items() if weight})
+
+    @property
+    def judged_by(self) -> Objective:
+        """The base."""
+        return self.base
+
+    @property
+    def companions(self) -> Sequence[Companion]:
+        """The teacher."""
+        return (self.teacher,)
+
+    @property
+    def reads_sentences(self) -> bool:
+        """As the base does."""
+        return self.base.reads_sentences
+
+    def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
+        """As the base does."""
+        return self.base.open_rows(stored, order)
+
+    def initialize(self, model: Transformer) -> None:
+        """Copy layers of the teacher, if the section names some."""
+        if self.section.copy_layers is not None:
+            copy_layers(model, self.teacher.model, self.section.copy_layers)
+
+    def warnings(self, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, *, is_finished: bool) -> list[str]:
+        """As the base has them."""
+        return self.base.warnings(stored, tokenizer, length, is_finished=is_finished)
+
+    def legend(self) -> list[str]:
+        """The teacher of a masked language model may be asked about more tokens than those with a loss."""
+        asks_all = self.section.of.kind == "masked_lm" and not self.section.masked_only
+        return ["the teacher is asked at every token but padding, marked or not"] if asks_all else []
 
     def collate(self, rows: Any) -> Batch:
         """As the base does."""
@@ -68,11 +105,11 @@ class Distillation:
         return {term: found[term] for term in self.terms}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
-        """What the base measures."""
+        """As the base does."""
         return self.base.measure(model, batch)
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """What the base tells."""
+        """As the base has them."""
         return self.base.metrics(sums)
 
     def _asked(self, batch: Batch) -> Tensor:

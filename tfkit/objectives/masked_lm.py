@@ -3,7 +3,7 @@
 The loss is the mean over hidden tokens, plus, with next sentences, the mean over rows of its own (Devlin et al. 2018, appendix A.2).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -11,24 +11,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tfkit.data import Frame, FramedBatch
+from tfkit.data import Frame, FramedBatch, FramedRows, Rows, SentencePairRows
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Output, Transformer
 from tfkit.objectives.causal_lm import label_log_probs
+from tfkit.objectives.context import RowOrder, Stored, streams_of
 from tfkit.objectives.log_probs import token_scores
 from tfkit.objectives.masking import Masking
-from tfkit.objectives.objective import IGNORED, Batch, Sum, perplexity, weighted_loss
+from tfkit.objectives.objective import IGNORED, Batch, Objective, Sum, perplexity, weighted_loss
 from tfkit.recipe.schema.objective_sections import MaskedLMSection
 from tfkit.tokenizer import Tokenizer
 
 
-class MaskedLM:
+class MaskedLM(Objective):
     """Masked tokens, and with `section.next_sentence` whether the second text follows. Raises ModelError if the tokenizer is no BERT's."""
 
     def __init__(self, section: MaskedLMSection, tokenizer: Tokenizer, seed: int):
         self.section, self.frame = section, Frame.of(tokenizer)
         self.masking = Masking(section, tokenizer, seed)
         self.terms: Mapping[str, float] = MappingProxyType({"mlm": 1.0} | ({"next_sentence": 1.0} if section.next_sentence else {}))
+
+    @property
+    def reads_sentences(self) -> bool:
+        """Next sentences begin where sentences do."""
+        return self.section.next_sentence
+
+    def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
+        """Texts between special tokens, or pairs of them."""
+        streams, length, seed, counted = streams_of(stored), order.length, order.seed, self.section.rarity > 0
+        if not self.section.next_sentence:
+            return FramedRows(streams, length, seed, self.frame, count_tokens=counted)
+        static = self.section.masking == "static"  # the masks of a row are the same only where its texts are
+        return SentencePairRows(streams, length, seed, self.frame, short=self.section.short_rows, static=static, count_tokens=counted)
 
     def collate(self, rows: FramedBatch) -> Batch:
         """Rows with their masks; labels where something is hidden. The texts of a pair are segments; others see nothing of each other."""

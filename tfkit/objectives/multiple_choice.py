@@ -8,7 +8,7 @@ its own.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -22,6 +22,7 @@ from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
+from tfkit.objectives.labelled import LabelledObjective, RowResult, sums_by_row
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.text_pairs import no_room
@@ -31,7 +32,7 @@ from tfkit.tokenizer import Tokenizer
 _LETTERS = "ABCDEFGHIJ"
 
 
-class MultipleChoice:
+class MultipleChoice(LabelledObjective):
     """Cross-entropy over the answers of a row, summed over rows; and the language model's, summed over tokens."""
 
     ids = ("input_ids",)
@@ -117,6 +118,23 @@ class MultipleChoice:
         """`loss`, its parts `choices` (nats a row) and `lm` (nats a token), and `accuracy`."""
         return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in (*self.terms, "accuracy")}}
 
+    def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
+        """The answer with the highest score, counted from 0; and the sums of the language model over all answers."""
+        output = model(**batch.inputs())
+        rows = batch.more["row"]
+        scores = output.extra_logits[:, 0].float()  # (C,): a score for each answer of each row
+        of_rows = rows.bincount().tolist()
+        lm: list[Sum] | None = None
+        if "lm" in self.terms:
+            log_probs = label_log_probs(model, output.hidden, batch.labels)
+            lm = sums_by_row(-log_probs, rows[:, None].expand_as(batch.labels)[batch.labels != IGNORED], len(of_rows))
+        pairs = zip(scores.split(of_rows), batch.more["right"].split(of_rows), strict=True)
+        for number, (mine, is_right) in enumerate(pairs):
+            right, predicted = int(is_right.int().argmax()), int(mine.argmax())
+            sums = {"choices": Sum(float(mine.logsumexp(0) - mine[right]), 1)} | ({"lm": lm[number]} if lm else {})
+            sums |= {"accuracy": Sum(float(predicted == right), 1)}
+            yield RowResult(sums, {"right": right, "predicted": predicted, "scores": mine.tolist()})
+
     def _special(self, name: str) -> list[int]:
         """The id of a special token that the section names; none for null."""
         token = getattr(self.section, name)
@@ -131,6 +149,11 @@ class MultipleChoice:
     def _sequence(self, context: NDArray[np.uint32], answer: NDArray[np.uint32]) -> list[int]:
         kept, kept_answer = fit(len(context), len(answer), self._room)
         return [*self._start, *context[:kept].tolist(), *self._delimiter, *answer[:kept_answer].tolist(), *self._classify]
+
+
+def fit_tokenizer(section: MultipleChoiceSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
+    """The tokenizer with entries for the special tokens that the section names."""
+    return tokenizer.with_special_tokens([name for name in (section.start, section.delimiter, section.classify) if name])
 
 
 def _by_row(scores: Tensor, batch: Batch) -> Tensor:

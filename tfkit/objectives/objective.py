@@ -1,16 +1,24 @@
-"""What the loop knows of an objective: batches, counts and sums. A loss is never a mean here.
+"""The protocol of an objective: batches, counts, sums, and what the engine asks beside. A loss is never a mean here.
 
 An objective gives, for each of its terms, the sum of the losses of a micro-batch and how many targets went into it. The step adds both
 up over its micro-batches (and, some day, ranks) and divides once, so that 1 x 8, 8 x 1 and 4 x 2 micro-batches are the same step.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from tfkit.data import Rows
+from tfkit.objectives.context import RowOrder, Stored
+from tfkit.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tfkit.objectives.companion import Companion
+    from tfkit.objectives.labelled import LabelledObjective
 
 IGNORED = -100  # the label of a position that has no loss
 
@@ -26,7 +34,9 @@ class Batch:
     segment_ids: Tensor | None = None  # (B, T): the text of a pair that a token is in
     decoder_input_ids: Tensor | None = None  # (B, T')
     decoder_padding_mask: Tensor | None = None  # (B, T')
-    more: Mapping[str, Tensor] = field(default_factory=dict)  # what further terms need, (B, ...)
+    more: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # (B, ...), for further terms, or for a loss that joins sequences: none is cut then
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -93,26 +103,87 @@ class Sum(NamedTuple):
 
 
 class Objective(Protocol):
-    """A way to train. Its section of the recipe says what it reads of a row, and which models it is for."""
+    """A way to train. Its section of the recipe says which rows it reads, and which models it is for.
 
-    @property
-    def terms(self) -> Mapping[str, float]:
-        """The weight of each part of the loss."""
+    What the engine asks of every objective is here; those that have nothing to say of it inherit the default.
+    """
+
+    terms: Mapping[str, float]  # the weight of each part of the loss
+
+    def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
+        """The rows of weighted sources. Raises DataError if a source has too little for one."""
 
     def collate(self, rows: Any) -> Batch:
-        """Rows of the data room to a batch on the CPU."""
+        """Rows to a batch on the CPU."""
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """How many targets each term has, without a forward."""
+        """The number of targets of each term, without a forward."""
 
     def loss(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """The sum of each term's losses, a scalar with a gradient."""
 
     def measure(self, model: Any, batch: Batch) -> dict[str, Sum]:
-        """Of a batch that is only judged: each term's loss under its name, and what else is told (accuracy)."""
+        """The sums of an evaluation: each term's loss under its name, and others, such as the right answers."""
 
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
-        """What `measure` gave, added up over all batches, in the field's own words; `loss` is among them."""
+        """The metrics of the sums of all batches, under the field's names; `loss` is among them."""
+
+    @property
+    def judged_by(self) -> "Objective":
+        """The objective of the evaluations: of a distillation that of the student."""
+        return self
+
+    @property
+    def labelled(self) -> "LabelledObjective | None":
+        """This objective where each row is an example with an answer; None where rows are cut from a stream of text."""
+        return None
+
+    @property
+    def companions(self) -> "Sequence[Companion]":
+        """The models that it needs beside the one that is trained."""
+        return ()
+
+    @property
+    def reads_sentences(self) -> bool:
+        """Whether its streams of text must know where sentences begin."""
+        return False
+
+    @property
+    def reads_special_tokens(self) -> bool:
+        """Whether it handles special tokens that a text spells out; else no text may begin with the one that begins all."""
+        return False
+
+    @property
+    def end_ids(self) -> Sequence[int]:
+        """The ids that end what the model writes, beside the tokenizer's own."""
+        return ()
+
+    def prompts(self, texts: Sequence[str]) -> tuple[list[str], bool]:
+        """The texts that the model continues to answer these, and whether their special tokens are spelled out."""
+        return list(texts), False
+
+    def initialize(self, model: Any) -> None:
+        """Change the weights before the first step."""
+        return
+
+    def check_metric(self, name: str | None) -> None:
+        """Raise UsageError if an evaluation of these labels does not report the metric of the best checkpoint."""
+        return
+
+    def notes(self, stored: Sequence[Stored]) -> list[str]:
+        """Sentences about the training data that the user is told."""
+        return []
+
+    def warnings(self, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, *, is_finished: bool) -> list[str]:
+        """Sentences about training data that are no error, but hardly meant; `length`: of the context.
+
+        `is_finished`: the tokenizer was not trained for this run.
+        """
+        return []
+
+    def legend(self) -> list[str]:
+        """Sentences about its marks for a reader of `tfkit inspect`."""
+        return []
 
 
 def weighted_loss(terms: Mapping[str, float], sums: Mapping[str, Sum]) -> float:

@@ -14,19 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tfkit.data import SpanBatch
+from tfkit.data import SpanBatch, SpanRows
 from tfkit.data.order.spans import SpanLengths, longest_row
 from tfkit.errors import ModelError
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
-from tfkit.objectives.objective import Batch, Sum, weighted_loss
+from tfkit.objectives.context import RowOrder, Stored, streams_of
+from tfkit.objectives.objective import Batch, Objective, Sum, weighted_loss
 from tfkit.objectives.sequence_to_sequence import measured, shifted_right, word_metrics
 from tfkit.recipe.schema.objective_sections import SpanCorruptionSection
 from tfkit.tokenizer import Tokenizer
 
 
-class SpanCorruption:
+class SpanCorruption(Objective):
     """Cross-entropy over all ids of the targets, sentinels and end included, as T5 counts it."""
 
     terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
@@ -35,6 +36,10 @@ class SpanCorruption:
         """`sentinels`: the ids that stand for the first span, the second ...; `static`: the same spans in every epoch."""
         self.lengths, self.eos_id, self.start_id, self.static = lengths, eos_id, start_id, static
         self._sentinels = np.array(sentinels, np.int64)
+
+    def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> SpanRows:
+        """Rows of one length, each with its spans."""
+        return SpanRows(streams_of(stored), self.lengths, order.seed, self.static)
 
     def collate(self, rows: SpanBatch) -> Batch:
         """Inputs (B, lengths.inputs), and labels (B, lengths.targets): all rows are as long, so nothing is padded."""

@@ -5,16 +5,24 @@ pieces and the special tokens have no loss.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
+from tfkit.errors import UsageError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
+from tfkit.objectives.labelled import LabelledObjective, RowResult
+from tfkit.objectives.metrics import Scores
+from tfkit.objectives.metrics.classes import tag_metrics
+from tfkit.objectives.metrics.entities import entity_metrics
+from tfkit.objectives.metrics.tag_spans import mark_spans
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.text_pairs import check_room
@@ -22,7 +30,7 @@ from tfkit.recipe.schema.objective_sections import TaggingSection
 from tfkit.tokenizer import Tokenizer
 
 
-class Tagging:
+class Tagging(LabelledObjective):
     """Cross-entropy over tags, summed over words."""
 
     terms: Mapping[str, float] = MappingProxyType({"tags": 1.0})
@@ -70,6 +78,35 @@ class Tagging:
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
         """`loss`, and `accuracy` over words."""
         return {"loss": weighted_loss(self.terms, sums), "accuracy": sums["accuracy"].mean}
+
+    @property
+    def evaluates_answers(self) -> bool:
+        """F1 is of all tags together."""
+        return True
+
+    def check_metric(self, name: str | None) -> None:
+        """Raise UsageError for a metric of names where the tags mark none."""
+        if name in ("precision", "recall", "f1") and not mark_spans(self.labels):
+            shown = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
+            raise UsageError(f"evaluation.metric: {name} is of names, and the tags {shown} mark none; choose accuracy, f1_macro or loss")
+
+    def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
+        """The tag of each word that the model has read."""
+        logits = model(**batch.inputs()).logits.float()  # (B, T, tags)
+        losses = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction="none").view_as(batch.labels)
+        sums = losses.cpu().double().sum(1).tolist()
+        for loss, labels, predicted in zip(sums, batch.labels.tolist(), logits.argmax(-1).tolist(), strict=True):
+            words = [place for place, label in enumerate(labels) if label != IGNORED]
+            right, mine = ([self.labels[numbers[place]] for place in words] for numbers in (labels, predicted))
+            hits = sum(one == other for one, other in zip(right, mine, strict=True))
+            yield RowResult({"tags": Sum(loss, len(words)), "accuracy": Sum(float(hits), len(words))}, {"tags": right, "predicted": mine})
+
+    def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
+        """Those of tags, and of the names that they mark, if they mark any."""
+        tags, predicted = ([one[name] for one in predictions] for name in ("tags", "predicted"))
+        targets, found = (np.array([self._numbers[tag] for row in rows for tag in row]) for rows in (tags, predicted))
+        of_words = np.repeat(np.arange(len(predictions)), [len(row) for row in tags])  # (W,)
+        return [tag_metrics(targets, found, of_words), *([entity_metrics(tags, predicted)] if mark_spans(self.labels) else [])]
 
     def _problem(self, row: Row) -> BadRow | None:
         """What is wrong with the words and tags of a row."""

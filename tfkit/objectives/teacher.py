@@ -1,18 +1,16 @@
 """The model that a student learns from: opened and checked against the student, and the layers that the student begins with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tfkit.adapters import load
 from tfkit.errors import ModelError
-from tfkit.hub import Loaded, content_hash, run_id_of
 from tfkit.hub.names import on_meta
 from tfkit.model.config import LanguageModelHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig
 from tfkit.model.transformer import Transformer
+from tfkit.objectives.companion import Companion, open_companion
 from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.tokenizer import Tokenizer
 
@@ -24,33 +22,12 @@ _MEANING: dict[str, Any] = {
 _MOST_LINES = 12
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """A frozen model, and what a run writes down of it."""
-
-    model: Transformer
-    path: str  # as the recipe has it
-    sha256: str  # of its configuration and weights
-    run_id: str | None = None  # of the run that made it
-
-    def parent(self) -> dict[str, str | None]:
-        """Its entry among the parents in tfkit.json."""
-        return {"role": "teacher", "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
-
-
-def open_teacher(section: DistillationSection, config: ModelConfig, tokenizer: Tokenizer) -> Teacher:
+def open_teacher(section: DistillationSection, config: ModelConfig, tokenizer: Tokenizer) -> Companion:
     """Load the teacher of a student with this description and tokenizer. Raises ModelError, with all reasons, if it cannot teach it."""
-    loaded = load(section.teacher)
-    sha256 = content_hash(loaded.folder)
-    if section.teacher_sha256 not in (None, sha256):
-        raise ModelError(
-            f"objective.teacher: {section.teacher} is not what this recipe was run with: the SHA-256 of its weights was "
-            f"{section.teacher_sha256} and is now {sha256}. Restore it, or remove objective.teacher_sha256 to learn from what it is now"
-        )
-    if reasons := _misfits(loaded, section, config, tokenizer):
+    teacher = open_companion(section, "teacher")
+    if reasons := _misfits(teacher, section, config, tokenizer):
         lines = "\n  ".join(reasons)
         raise ModelError(f"objective.teacher: {section.teacher} cannot teach this model:\n  {lines}")
-    teacher = Teacher(loaded.model.requires_grad_(False), section.teacher, sha256, run_id_of(loaded.folder))
     if section.copy_layers is not None:
         copied_tensors(on_meta(config), teacher.model, section.copy_layers)  # whether they fit is said before anything is tokenized
     return teacher
@@ -125,9 +102,9 @@ def _stacks(config: ModelConfig) -> str:
     return " and ".join(f"{article} {name}" for article, name in (("an", "encoder"), ("a", "decoder")) if getattr(config, f"{name}_layers"))
 
 
-def _misfits(loaded: Loaded, section: DistillationSection, config: ModelConfig, tokenizer: Tokenizer) -> list[str]:
+def _misfits(teacher: Companion, section: DistillationSection, config: ModelConfig, tokenizer: Tokenizer) -> list[str]:
     """Why a model cannot teach the student; empty if it can."""
-    taught, codec = loaded.config, loaded.codec
+    taught, codec = teacher.model.config, teacher.tokenizer
     reasons = []
     if _stacks(taught) != _stacks(config):
         reasons.append(f"it has {_stacks(taught)}, the student {_stacks(config)}")

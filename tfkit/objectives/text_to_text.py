@@ -4,25 +4,26 @@ The source is encoded by the tokenizer's own template. The target is its ids and
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data import Encoded, Example, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
+from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
-from tfkit.objectives.sequence_to_sequence import measured, shifted_right, word_metrics
+from tfkit.objectives.sequence_to_sequence import measured, predict_words, shifted_right, word_metrics
 from tfkit.objectives.text_pairs import TextIds, encode_texts
 from tfkit.recipe.schema.objective_sections import TextToTextSection
 from tfkit.tokenizer import Tokenizer
 
 
-class TextToText:
+class TextToText(WritingObjective):
     """Cross-entropy over the ids of the targets, the end included; labels may be smoothed (`token_log_probs` has the formula)."""
 
     terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
@@ -35,7 +36,7 @@ class TextToText:
             raise ModelError("text to text needs an end-of-text token, or no target would ever end, and the tokenizer has none")
         if tokenizer.start_id is None:
             raise ModelError("text to text needs a token to begin with, bos or pad, and the tokenizer has none")
-        self.eos_id, self.start_id = tokenizer.eos_id, tokenizer.start_id
+        self.eos_id, self._start_id = tokenizer.eos_id, tokenizer.start_id
 
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""
@@ -77,6 +78,29 @@ class TextToText:
         """`loss` (nats a target) as it is trained, `perplexity` and, where labels are smoothed, `nll` without; `token_accuracy`."""
         metrics = word_metrics(weighted_loss(self.terms, sums), sums)
         return metrics if not self.smoothing else {**metrics, "nll": sums["nll"].mean}
+
+    def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
+        """As `measure`, of each row."""
+        return predict_words(model, batch, self.smoothing)
+
+    @property
+    def start_id(self) -> int:
+        """Bos or pad."""
+        return self._start_id
+
+    @property
+    def end_ids(self) -> list[int]:
+        """What ends a target."""
+        return [self.eos_id]
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        """The source."""
+        ids: list[int] = example["source"].tolist()
+        return ids
+
+    def references(self, row: Row, example: Example) -> list[str]:
+        """All targets of the row."""
+        return not_blank(row.values["target"])
 
     def _example(self, row: Row, source: TextIds, target: list[int]) -> Encoded | BadRow:
         """The example of a row, or what is wrong with it."""

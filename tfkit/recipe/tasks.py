@@ -5,13 +5,12 @@ What is told without a doubt is decided; for the rest there is a refusal, with w
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from tfkit.errors import UsageError
 from tfkit.recipe.numbers import read_number
-from tfkit.recipe.schema.objective_sections import ObjectiveSection, Stacks
+from tfkit.recipe.schema.objective_sections import SECTIONS, Stacks
 
-SECTIONS: dict[str, Any] = {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(ObjectiveSection)}
 _FEW = 5  # rows, at least, of each class on the mean: a column of fewer is one of names or numbers, not of classes
 _LONG, _WORDS = 60, 6  # characters and spaces, at least, of half of the texts of a column that is more than names
 _APART = 20  # characters of a text that does not stand within another by chance

@@ -13,12 +13,10 @@ from tfkit.engine.session import WHOLE
 from tfkit.engine.training_data import set_names
 from tfkit.engine.validation import of_sets
 from tfkit.errors import DataError, ModelError, UsageError
-from tfkit.evaluation.few_shot import FewShot
-from tfkit.evaluation.judging import Judge, Judgement, judge_by_likelihood, of_verdicts
-from tfkit.evaluation.minimal_pairs import MinimalPairs
-from tfkit.evaluation.scores import once
+from tfkit.evaluation.judges import JUDGES
+from tfkit.evaluation.judging import Judge, Judgement, judge_by_likelihood, verdict_metrics
+from tfkit.objectives.metrics import unit_weights
 from tfkit.recipe.reading.checks import fitting_problems
-from tfkit.recipe.schema.objective_sections import FewShotSection
 from tfkit.recipe.schema.sections import Recipe
 
 if TYPE_CHECKING:
@@ -73,24 +71,22 @@ def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Sc
     verdicts = [one for found in judged.values() for one in found.verdicts]
     if not verdicts:
         raise DataError(f"{', '.join(source.name for source in sources)}: no row could be judged: all of them are bad; correct them")
-    scores = of_verdicts(verdicts)
-    each = [of_verdicts(found.verdicts)(once(len(found.verdicts))) for found in judged.values()]
-    metrics = of_sets(scores(once(len(verdicts))), names, each)
+    scores = verdict_metrics(verdicts)
+    each = [verdict_metrics(found.verdicts)(unit_weights(len(found.verdicts))) for found in judged.values()]
+    metrics = of_sets(scores(unit_weights(len(verdicts))), names, each)
     used = [_Set(source.name, source.fingerprint()) for source, _ in zip(sources, judged, strict=False)]
     tokens = sum(found.tokens for found in judged.values())
-    return Scored(metrics, len(verdicts), tokens, used, scores, [one.said for one in verdicts])
+    return Scored(metrics, len(verdicts), tokens, used, scores, [one.prediction for one in verdicts])
 
 
 def _judge(recipe: Recipe) -> Judge:
     section = recipe.objective
-    if not isinstance(section, FewShotSection):
-        return MinimalPairs()
-    return FewShot(section, _examples(recipe, section) if section.shots else (), recipe.data.on_bad_row)
+    return JUDGES[section.kind](section, _examples(recipe) if section.reads_training else (), recipe.data.on_bad_row)
 
 
-def _examples(recipe: Recipe, section: FewShotSection) -> Iterator[Row]:
+def _examples(recipe: Recipe) -> Iterator[Row]:
     try:
-        for source in training_sources(recipe.data, section.roles):
+        for source in training_sources(recipe.data, recipe.objective.roles):
             yield from source.rows()
     except DataError as error:
         raise DataError(f"{error}; the examples of objective.shots are rows of data.train: name such rows there, or ask without") from error

@@ -4,25 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tfkit.data import ExampleRows, ExampleSet, Source
+from tfkit.data import ExampleSet, Source
 from tfkit.data.sources.open_sources import validation_sources
 from tfkit.engine.base_model import check_order
 from tfkit.engine.session import WHOLE
 from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store
 from tfkit.engine.validation import of_sets, score_sets
 from tfkit.errors import ModelError, UsageError
-from tfkit.evaluation.predictions import Judged, Labelled, judge_rows
+from tfkit.evaluation.predictions import Judged, answer_metrics, judge_rows
 from tfkit.evaluation.row_scores import first_rows, tokens_of_first
-from tfkit.evaluation.scores import Scores, once
-from tfkit.evaluation.scores.answers import of_answers
-from tfkit.evaluation.scores.texts import require_libraries
-from tfkit.evaluation.written import references, rows_of, undrawn, write_texts
-from tfkit.objectives.chat import Chat
+from tfkit.evaluation.written import rows_of, undrawn, write_texts
+from tfkit.objectives.context import Stored
+from tfkit.objectives.labelled import LabelledObjective, WritingObjective
+from tfkit.objectives.metrics import Scores, unit_weights
+from tfkit.objectives.metrics.texts import require_libraries
 from tfkit.objectives.objective import Objective, weighted_loss
-from tfkit.objectives.registry import Stored, objective_tokenizer, open_objective, open_rows
-from tfkit.objectives.text_to_text import TextToText
+from tfkit.objectives.registry import objective_tokenizer, open_objective, open_rows, row_order
 from tfkit.recipe.reading.checks import fitting_problems
-from tfkit.recipe.schema.objective_sections import ChatSection, trained_for
 from tfkit.recipe.schema.sections import Recipe
 
 if TYPE_CHECKING:
@@ -88,18 +86,15 @@ def evaluate_rows(recipe: Recipe, loaded: "Loaded", work: "Session") -> Scored:
     for one in stored:
         one.check_vocabulary(loaded.config.vocab_size)
     names = set_names(recipe.data, sources)
-    if isinstance(objective, Labelled):
-        return _labelled(recipe, objective, list(zip(names, sources, stored, strict=True)), loaded, work)
+    if objective.labelled is not None:
+        return _labelled(recipe, objective.labelled, list(zip(names, sources, stored, strict=True)), loaded, work)
     sets = [ValidationSet(name, one) for name, one in zip(names, stored, strict=True)]
     return _unlabelled(recipe, objective, sets, loaded, work)
 
 
 def _judged_alone(recipe: Recipe) -> Recipe:
     """The recipe with the objective itself, each row of which is judged on its own."""
-    objective = trained_for(recipe.objective)
-    if isinstance(objective, ChatSection):
-        objective = objective.model_copy(update={"pack": False})
-    return recipe.model_copy(update={"objective": objective})
+    return recipe.model_copy(update={"objective": recipe.objective.trained_for.judged_alone})
 
 
 def _unlabelled(recipe: Recipe, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", work: "Session") -> Scored:
@@ -121,43 +116,44 @@ def _unlabelled(recipe: Recipe, objective: Objective, sets: list[ValidationSet],
     return Scored(metrics, rows, tokens, scored)
 
 
-def _labelled(recipe: Recipe, objective: Labelled, sets: Sequence[tuple[str, Source, Stored]], loaded: "Loaded", work: "Session") -> Scored:
+def _labelled(
+    recipe: Recipe, objective: LabelledObjective, sets: Sequence[tuple[str, Source, Stored]], loaded: "Loaded", work: "Session"
+) -> Scored:
     """Rows that have an answer each: the model's, and the metrics of all of them."""
     evaluation, tokens, names = recipe.evaluation, 0, [name for name, _, _ in sets]
-    writes = isinstance(objective, TextToText | Chat) and bool(evaluation.text_metrics)
-    text_metrics = evaluation.text_metrics if writes else ()
+    writer = objective.writer if evaluation.text_metrics else None
+    text_metrics = evaluation.text_metrics if writer else ()
     judged: dict[str, list[Judged]] = {}
     documents: list[dict[str, Any]] = []
     total = sum(len(stored.lengths) for _, _, stored in sets if isinstance(stored, ExampleSet))
-    with work.listener.progress("scoring", total * (1 + writes), "rows") as bar, work.stop.at_once(WHOLE):
+    with work.listener.progress("scoring", total * (2 if writer else 1), "rows") as bar, work.stop.at_once(WHOLE):
         for name, source, stored in sets:
             left = None if evaluation.max_tokens is None else evaluation.max_tokens - tokens
             if left is not None and left <= 0:
                 break
-            rows = open_rows(recipe, objective, [(stored, 1.0)], loaded.config)
-            assert isinstance(rows, ExampleRows)
+            rows = objective.open_rows([(stored, 1.0)], row_order(recipe, loaded.config))
             assert isinstance(stored, ExampleSet)
             found = judge_rows(loaded.model, objective, rows, evaluation.batch_size, max_tokens=left, progress=bar.advance)
             assert found is not None  # nothing asked it to stop
-            if writes and isinstance(objective, TextToText | Chat):
-                found = _with_texts(recipe, objective, source, stored, found, loaded, bar.advance)
+            if writer is not None:
+                found = _with_texts(recipe, writer, source, stored, found, loaded, bar.advance)
             judged[name] = found
             documents += [
-                {"place": stored.place(one.number), "loss": weighted_loss(objective.terms, one.sums), **one.said} for one in found
+                {"place": stored.place(one.number), "loss": weighted_loss(objective.terms, one.sums), **one.prediction} for one in found
             ]
             tokens += sum(int(stored.lengths[one.number]) for one in found)
         everything = [one for found in judged.values() for one in found]
-        scores = of_answers(objective, everything, text_metrics)
-        metrics = scores(once(len(everything)))
-        metrics = of_sets(metrics, names, [of_answers(objective, one, text_metrics)(once(len(one))) for one in judged.values()])
+        scores = answer_metrics(objective, everything, text_metrics)
+        metrics = scores(unit_weights(len(everything)))
+        metrics = of_sets(metrics, names, [answer_metrics(objective, one, text_metrics)(unit_weights(len(one))) for one in judged.values()])
     used = [stored for (_, _, stored), _ in zip(sets, judged, strict=False)]
-    settings = undrawn(recipe.generation).model_dump(include=set(_DECODING)) if writes else None
+    settings = undrawn(recipe.generation).model_dump(include=set(_DECODING)) if writer else None
     return Scored(metrics, len(everything), tokens, used, scores, documents, settings)
 
 
 def _with_texts(
     recipe: Recipe,
-    objective: TextToText | Chat,
+    objective: WritingObjective,
     source: Source,
     stored: ExampleSet,
     judged: Sequence[Judged],
@@ -169,16 +165,15 @@ def _with_texts(
     settings, size = undrawn(recipe.generation), recipe.evaluation.batch_size
     texts = write_texts(loaded.model, objective, examples, settings, size, loaded.eos_ids, progress)
     wanted = {one.number: example for one, example in zip(judged, examples, strict=True)}
-    right = {number: references(objective, row, wanted[number]) for number, row in enumerate(rows_of(source, stored)) if number in wanted}
-    return [replace(one, said={"text": text, "references": right[one.number]}) for one, text in zip(judged, texts, strict=True)]
+    right = {number: objective.references(row, wanted[number]) for number, row in enumerate(rows_of(source, stored)) if number in wanted}
+    return [replace(one, prediction={"text": text, "references": right[one.number]}) for one, text in zip(judged, texts, strict=True)]
 
 
 def _labels(recipe: Recipe, loaded: "Loaded") -> list[str]:
     """The classes of the checkpoint, in its own order; by the recipe's names, if it gives as many."""
-    if recipe.objective.head not in ("classes", "tags") or getattr(recipe.objective, "regression", False):
+    if not recipe.objective.has_labels:
         return []
-    named: list[str] | None = getattr(recipe.objective, "labels", None)
-    if named:
+    if named := recipe.objective.named_labels:
         count = getattr(loaded.config.head, "count", 0)
         if len(named) != count:
             raise UsageError(

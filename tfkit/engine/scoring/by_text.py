@@ -9,7 +9,7 @@ from tfkit.engine.session import WHOLE
 from tfkit.engine.training_data import set_names
 from tfkit.engine.validation import of_sets
 from tfkit.errors import ModelError, UsageError
-from tfkit.evaluation.scores.sums import of_text_score
+from tfkit.evaluation.set_metrics import text_score_metrics
 from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, e
     if each:
         with work.stop.at_once(WHOLE):
             lines = _text_predictions(sources, scores)
-    return Scored(metrics, len(whole.targets), tokens, streams[: len(scores)], of_text_score(whole), lines)
+    return Scored(metrics, len(whole.targets), tokens, streams[: len(scores)], text_score_metrics(whole), lines)
 
 
 def _sources(settings: "Settings") -> list[Source]:

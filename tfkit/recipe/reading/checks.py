@@ -13,12 +13,9 @@ from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 from tfkit.recipe.schema.objective_sections import (
     ChatSection,
     DistillationSection,
-    FewShotSection,
-    JudgingSection,
     MaskedLMSection,
     MultipleChoiceSection,
     ObjectiveSection,
-    trained_for,
 )
 from tfkit.recipe.schema.sections import EvaluationSection, ModelSection, Recipe, ScheduleSection
 from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
@@ -65,7 +62,7 @@ def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     if metric is not None and not recipe.data.validation:
         yield ("evaluation", "metric"), "there is nothing to evaluate: give data.validation, or remove it"
     elif metric is not None and metric not in (known := metrics_of(recipe.objective)):
-        kind = trained_for(recipe.objective).kind
+        kind = recipe.objective.trained_for.kind
         yield ("evaluation", "metric"), f"an evaluation of {kind} during a training tells no {metric!r}: choose one of {', '.join(known)}"
     if patience is None:
         return
@@ -112,7 +109,7 @@ _STACKS = {"encoder": "encoders", "decoder": "decoders", "both": "models with an
 
 def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     """An objective is for models with certain stacks, and trains one kind of head."""
-    objective, model = trained_for(recipe.objective), _model(recipe)
+    objective, model = recipe.objective.trained_for, _model(recipe)
     encoder, decoder = bool(model.get("encoder_layers")), bool(model.get("decoder_layers"))
     stacks = "both" if encoder and decoder else "encoder" if encoder else "decoder"
     head = recipe.model.changes.get("head") if objective.head in ("classes", "tags") else model.get("head")
@@ -120,7 +117,7 @@ def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     if stacks not in objective.stacks:
         wanted = " and ".join(_STACKS[name] for name in objective.stacks)
         has = {"encoder": "an encoder", "decoder": "a decoder alone", "both": "an encoder and a decoder"}[stacks]
-        does = "judges" if isinstance(objective, JudgingSection) else "trains"
+        does = "judges" if objective.scored_by == "likelihood" else "trains"
         yield (
             ("model",),
             f"the objective {objective.kind} {does} {wanted}; this model has {has}: choose another model, or another objective",
@@ -235,29 +232,23 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("data", "max_lost"), f"no row is lost: bad ones are errors, and {recipe.objective.kind} cuts none; remove it"
     if not recipe.data.length_groups and recipe.objective.reads_text:
         yield ("data", "length_groups"), f"only labelled rows are grouped, and {recipe.objective.kind} reads text: remove it"
-    if recipe.generation.prompts and trained_for(recipe.objective).head in ("classes", "tags", "masked_lm"):
-        yield ("generation", "prompts"), f"a model that is trained for {trained_for(recipe.objective).kind} continues no text; remove it"
+    if recipe.generation.prompts and recipe.objective.trained_for.head in ("classes", "tags", "masked_lm"):
+        yield ("generation", "prompts"), f"a model that is trained for {recipe.objective.trained_for.kind} continues no text; remove it"
     evaluation = EvaluationSection.model_fields
-    if recipe.evaluation.text_metrics != evaluation["text_metrics"].default and not trained_for(recipe.objective).answers_in_text:
+    if recipe.evaluation.text_metrics != evaluation["text_metrics"].default and not recipe.objective.trained_for.answers_in_text:
         yield ("evaluation", "text_metrics"), f"{recipe.objective.kind} has no rows with texts to write: remove it"
     if isinstance(recipe.objective, ChatSection):
         yield from _unread_chat(recipe, recipe.objective)
     for part in ("train", "validation"):
         sources = getattr(recipe.data, part)
         for index, source in enumerate(sources if isinstance(sources, list) else ()):
-            roles = (*_columns(recipe, source), *_stdlib(recipe, source)) if part == "validation" or _reads_training(recipe) else ()
+            roles = (*_columns(recipe, source), *_stdlib(recipe, source)) if part == "validation" or recipe.objective.reads_training else ()
             for name, message in (*_unread_of(source), *roles):
                 yield ("data", part, index, name), message
             if part == "train" and source.name is not None:
                 yield ("data", part, index, "name"), "only validation sets have names, in their metrics; remove it"
             if part == "validation" and source.weight != SourceSection.model_fields["weight"].default:
                 yield ("data", part, index, "weight"), "only training reads some rows more often than others; remove it"
-
-
-def _reads_training(recipe: Recipe) -> bool:
-    """Whether data.train is read: a judgement by likelihood takes the examples of its prompts from it, if there are any."""
-    section = recipe.objective
-    return section.shots > 0 if isinstance(section, FewShotSection) else not isinstance(section, JudgingSection)
 
 
 def _unread_chat(recipe: Recipe, objective: ChatSection) -> Iterator[tuple[Path, str]]:

@@ -6,7 +6,6 @@ from tfkit.recipe.schema.objective_sections import (
     MultipleChoiceSection,
     ObjectiveSection,
     TextToTextSection,
-    trained_for,
 )
 
 LOWER = frozenset({"loss", "perplexity", "bits_per_byte", "rmse", "nll", "mlm_loss", "next_sentence_loss", "choices", "lm"})
@@ -21,7 +20,7 @@ _OF_NUMBERS = frozenset({"rmse", "pearson", "spearman"})
 
 def metrics_of(objective: ObjectiveSection) -> list[str]:
     """Those that can tell the best checkpoint of an objective; none that `tfkit evaluate` alone tells, of texts that the model writes."""
-    objective = trained_for(objective)
+    objective = objective.trained_for
     known = [name for name in objective.metrics if name in LOWER | HIGHER]
     match objective:
         case ClassificationSection():

@@ -5,7 +5,7 @@ from typing import Any
 from tfkit.families import PRESETS
 from tfkit.families.rules import Family
 from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
-from tfkit.recipe.schema.objective_sections import MaskedLMSection, ObjectiveSection, trained_for
+from tfkit.recipe.schema.objective_sections import MaskedLMSection, ObjectiveSection
 from tfkit.recipe.schema.sections import Recipe
 
 
@@ -13,7 +13,7 @@ def new_head(
     objective: ObjectiveSection, family: Family | None, config: ModelConfig, labels: int, *, same_labels: bool
 ) -> dict[str, Any] | None:
     """The values of the head that a finished model gets for an objective; None where its own is of that kind, and for the same labels."""
-    objective, own = trained_for(objective), config.head
+    objective, own = objective.trained_for, config.head
     kind = objective.head
     if isinstance(objective, MaskedLMSection) and own.kind == "masked_lm":
         wanted = {**own.model_dump(), "next_sentence": objective.next_sentence}
@@ -39,7 +39,7 @@ def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
 
     `labels` is how many classes or tags there are; 1 for a number.
     """
-    objective, preset = trained_for(recipe.objective), recipe.model.preset
+    objective, preset = recipe.objective.trained_for, recipe.model.preset
     kind = objective.head
     if "head" in recipe.model.changes or kind not in ("classes", "tags", "choices", "masked_lm"):
         return None

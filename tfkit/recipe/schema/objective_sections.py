@@ -1,9 +1,12 @@
-"""The objectives of a recipe, one section each: its fields, what it reads of a row, and which models it is for. Torch-free.
+"""The objectives of a recipe, one section each: its fields, and the facts of its kind that need no model. Torch-free.
 
-`roles` is what a row must hold; `stacks` and `head` say which models an objective trains. They are facts of the kind, not fields.
+A section that is `declared` can be written in every recipe: the schema, `tfkit check` and its JSON Schema read SECTIONS.
 """
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -13,6 +16,7 @@ from tfkit.recipe.schema.bounds import Positive, Shots, Weight
 from tfkit.recipe.schema.roles import TEXT, Role
 
 Stacks = Literal["encoder", "decoder", "both"]
+ScoredBy = Literal["text", "row", "likelihood"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -36,18 +40,84 @@ OF_TEXTS = {  # the metrics of texts that a model writes, and which of evaluatio
 }
 
 
-class _Objective(Data):
-    """What every objective says of itself."""
+class ObjectiveSection(Data):
+    """The facts of an objective's kind; each kind adds its fields."""
 
-    roles: ClassVar[tuple[Role, ...]] = TEXT
-    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)
+    kind: str
+
+    roles: ClassVar[tuple[Role, ...]] = TEXT  # the parts of a row that it reads
+    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # the models that it trains
     head: ClassVar[str] = "lm"  # the kind of head that it trains
     reads_text: ClassVar[bool] = True  # rows cut from a stream of text; else each row is an example of its own
     answers_in_text: ClassVar[bool] = False  # each row has a text that is to be written
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # what its evaluation may tell
+    scored_by: ClassVar[ScoredBy] = "row"  # likelihood: it judges finished models, and trains none
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # that an evaluation may report
+    # The fields that name further models, and whether these are trained, too; the field `<name>_sha256` beside each pins its weights.
+    companions: ClassVar[Mapping[str, bool]] = {}
+
+    @property
+    def trained_for(self) -> "ObjectiveSection":
+        """The objective that the trained model is judged by: of a distillation that of the student."""
+        return self
+
+    @property
+    def judged_alone(self) -> Self:
+        """The same objective with one example a row."""
+        return self
+
+    @property
+    def reads_training(self) -> bool:
+        """Whether it reads the rows of data.train."""
+        return True
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether its head has an output for each class or tag of the data."""
+        return self.head in ("classes", "tags")
+
+    @property
+    def named_labels(self) -> list[str] | None:
+        """The classes or tags that the recipe names; None: those of the data."""
+        return None
+
+    @property
+    def problem_type(self) -> str | None:
+        """As config.json of Hugging Face has it; None where the head says it."""
+        return None
+
+    @property
+    def companion_paths(self) -> dict[str, str]:
+        """The model that each of its `companions` names; a field may be null."""
+        return {name: path for name in self.companions if (path := getattr(self, name)) is not None}
+
+    @property
+    def pins(self) -> dict[str, str | None]:
+        """The SHA-256 that each companion must have; None: any."""
+        return {name: getattr(self, f"{name}_sha256") for name in self.companions}
+
+    def pinned(self, hashes: Mapping[str, str | None]) -> Self:
+        """The same section with these SHA-256 of its companions."""
+        return self.model_copy(update={f"{name}_sha256": sha256 for name, sha256 in hashes.items()})
 
 
-class CausalLMSection(_Objective):
+Section = TypeVar("Section", bound=ObjectiveSection)
+SECTIONS: dict[str, type[ObjectiveSection]] = {}  # by kind, in the order in which messages list them
+
+
+def declared(section: type[Section]) -> type[Section]:
+    """Let recipes have objectives of this section. Once Recipe is built, `rebuild_recipe` makes it known there, too."""
+    (kind,) = get_args(section.model_fields["kind"].annotation)
+    SECTIONS[kind] = section
+    return section
+
+
+def any_declared() -> Any:
+    """The union of all declared sections."""
+    return reduce(or_, SECTIONS.values())
+
+
+@declared
+class CausalLMSection(ObjectiveSection):
     """Predict the next token."""
 
     kind: Literal["causal_lm"] = "causal_lm"
@@ -55,8 +125,11 @@ class CausalLMSection(_Objective):
         "apart", description="apart: no token sees another document of its row. joined: plain packing, as GPT-2 and GPT-3 did."
     )
 
+    scored_by: ClassVar[ScoredBy] = "text"
 
-class MaskedLMSection(_Objective):
+
+@declared
+class MaskedLMSection(ObjectiveSection):
     """Guess the tokens that are hidden in a text from both sides (BERT, arXiv 1810.04805; DistilBERT without the next sentence)."""
 
     kind: Literal["masked_lm"]
@@ -90,7 +163,8 @@ class MaskedLMSection(_Objective):
         return self
 
 
-class ClassificationSection(_Objective):
+@declared
+class ClassificationSection(ObjectiveSection):
     """The class of a text, or of a pair of texts; or a number for it (regression).
 
     A pair is joined as the tokenizer's template says; by the token that ends a text where it says nothing of pairs.
@@ -112,6 +186,21 @@ class ClassificationSection(_Objective):
     reads_text: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("loss", *_OF_CLASSES, "rmse", "pearson", "spearman")
 
+    @property
+    def has_labels(self) -> bool:
+        """A number has none."""
+        return not self.regression
+
+    @property
+    def named_labels(self) -> list[str] | None:
+        """As `labels` has them."""
+        return self.labels
+
+    @property
+    def problem_type(self) -> str | None:
+        """A head of one output could be of one class, too."""
+        return "regression" if self.regression else None
+
     @model_validator(mode="after")
     def _classes_or_a_number(self) -> "ClassificationSection":
         if self.regression and self.labels is not None:
@@ -119,7 +208,8 @@ class ClassificationSection(_Objective):
         return self
 
 
-class TaggingSection(_Objective):
+@declared
+class TaggingSection(ObjectiveSection):
     """A tag for each word of a sentence: its part of speech, or the part of a name that it is (B-person, I-person, O).
 
     The tag stands at a word's first piece. Words come with a space before them where the tokenizer's own pieces have one (GPT-2).
@@ -139,8 +229,14 @@ class TaggingSection(_Objective):
     reads_text: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("loss", *_OF_CLASSES, "precision", "recall", "f1")
 
+    @property
+    def named_labels(self) -> list[str] | None:
+        """As `labels` has them."""
+        return self.labels
 
-class MultipleChoiceSection(_Objective):
+
+@declared
+class MultipleChoiceSection(ObjectiveSection):
     """The right one of several answers, as GPT was fine-tuned: a score for `start context delimiter answer classify` of each answer,
     and the language model's loss beside it. The three are special tokens of the tokenizer (tokenizer.special_tokens); a finished
     tokenizer that lacks them gets them behind its own entries, and the model vectors for them.
@@ -162,7 +258,8 @@ class MultipleChoiceSection(_Objective):
     metrics: ClassVar[tuple[str, ...]] = ("loss", "choices", "lm", "accuracy")
 
 
-class SpanCorruptionSection(_Objective):
+@declared
+class SpanCorruptionSection(ObjectiveSection):
     """Write down the spans that are missing from a text (T5, arXiv 1910.10683, 3.1.4). The documents of a source are read as one text."""
 
     kind: Literal["span_corruption"]
@@ -174,7 +271,8 @@ class SpanCorruptionSection(_Objective):
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
 
 
-class TextToTextSection(_Objective):
+@declared
+class TextToTextSection(ObjectiveSection):
     """Write the text that answers another: translation, summaries, any task in words (2017 Transformer; T5)."""
 
     kind: Literal["text_to_text"]
@@ -193,7 +291,8 @@ class TextToTextSection(_Objective):
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", "nll", *OF_TEXTS)
 
 
-class ChatSection(_Objective):
+@declared
+class ChatSection(ObjectiveSection):
     """Answer in a conversation: the loss is on what the assistant says, and on the token that ends its turn, alone.
 
     A row is a conversation (role and content, or from and value), or an exchange (instruction, input, output). What each format writes
@@ -223,8 +322,47 @@ class ChatSection(_Objective):
     answers_in_text: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", *OF_TEXTS)
 
+    @property
+    def judged_alone(self) -> Self:
+        """Without other conversations in its row."""
+        return self.model_copy(update={"pack": False})
 
-class MinimalPairsSection(_Objective):
+
+@declared
+class DistillationSection(ObjectiveSection):
+    """Learn from a larger model's whole distribution, on real text. DistilBERT (arXiv 1910.01108): temperature 2, weights 5, 2 and 1.
+    Gemma 2 (arXiv 2408.00118): the teacher alone, at temperature 1.
+    """
+
+    kind: Literal["distillation"]
+    teacher: str = Field(min_length=1, description="The model to learn from: a checkpoint, a run folder, or hub:org/name@revision.")
+    teacher_sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="Of its weights, as a run writes it into its recipe, to learn from no other; null: any."
+    )
+    of: Annotated[CausalLMSection | MaskedLMSection, Field(discriminator="kind")] = Field(
+        description="What the student is trained for, with the fields of that objective: {kind: causal_lm}, {kind: masked_lm, rate: 0.15}."
+    )
+    temperature: Positive = Field(1.0, description="Divides the logits of both, so that unlikely tokens count for more.")
+    teacher_weight: Weight = Field(1.0, description="Weight of the divergence from the teacher's distribution; 0: none.")
+    text_weight: Weight = Field(0.0, description="Weight of the loss on the text itself, that of the objective `of`; 0: none.")
+    cosine_weight: Weight = Field(0.0, description="Weight of 1 - cosine between the last hidden states of both; 0: none.")
+    masked_only: bool = Field(False, description="Of masked_lm: ask the teacher at masked tokens alone, not at all.")
+    copy_layers: list[Annotated[int, Field(ge=0, lt=MAX_LAYERS)]] | None = Field(
+        None,
+        min_length=1,
+        description="The teacher's layer that each of the student's begins as, from 0; the rest is copied too. null: random weights.",
+    )
+
+    companions: ClassVar[Mapping[str, bool]] = {"teacher": False}
+
+    @property
+    def trained_for(self) -> ObjectiveSection:
+        """The objective of the student beside its teacher."""
+        return self.of
+
+
+@declared
+class MinimalPairsSection(ObjectiveSection):
     """Of two sentences that differ in little, the model should find the good one more probable (BLiMP, arXiv 1912.00582). Judges only."""
 
     kind: Literal["minimal_pairs"]
@@ -235,10 +373,17 @@ class MinimalPairsSection(_Objective):
         Role("group", "label", ("group", "UID"), required=False),
     )
     reads_text: ClassVar[bool] = False
+    scored_by: ClassVar[ScoredBy] = "likelihood"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
 
+    @property
+    def reads_training(self) -> bool:
+        """It judges alone."""
+        return False
 
-class FewShotSection(_Objective):
+
+@declared
+class FewShotSection(ObjectiveSection):
     """Which of several answers a language model finds the most probable, behind examples of the task in its prompt (GPT-3, arXiv
     2005.14165, 2.4). No weight is changed: it judges only. The examples are rows of data.train.
     """
@@ -266,10 +411,16 @@ class FewShotSection(_Objective):
     )
     stacks: ClassVar[tuple[Stacks, ...]] = ("decoder", "both")
     reads_text: ClassVar[bool] = False
+    scored_by: ClassVar[ScoredBy] = "likelihood"
     metrics: ClassVar[tuple[str, ...]] = (
         *("accuracy", "accuracy_none", "accuracy_tokens", "accuracy_bytes", "accuracy_unconditional"),
         "chance",
     )
+
+    @property
+    def reads_training(self) -> bool:
+        """For the examples of its prompts, if there are any."""
+        return self.shots > 0
 
     @model_validator(mode="after")
     def _has_both_places(self) -> "FewShotSection":
@@ -278,54 +429,8 @@ class FewShotSection(_Objective):
         return self
 
 
-class DistillationSection(_Objective):
-    """Learn from a larger model's whole distribution, on real text. DistilBERT (arXiv 1910.01108): temperature 2, weights 5, 2 and 1.
-    Gemma 2 (arXiv 2408.00118): the teacher alone, at temperature 1.
-    """
-
-    kind: Literal["distillation"]
-    teacher: str = Field(min_length=1, description="The model to learn from: a checkpoint, a run folder, or hub:org/name@revision.")
-    teacher_sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="Of its weights, as a run writes it into its recipe, to learn from no other; null: any."
-    )
-    of: Annotated[CausalLMSection | MaskedLMSection, Field(discriminator="kind")] = Field(
-        description="What the student is trained for, with the fields of that objective: {kind: causal_lm}, {kind: masked_lm, rate: 0.15}."
-    )
-    temperature: Positive = Field(1.0, description="Divides the logits of both, so that unlikely tokens count for more.")
-    teacher_weight: Weight = Field(1.0, description="Weight of the divergence from the teacher's distribution; 0: none.")
-    text_weight: Weight = Field(0.0, description="Weight of the loss on the text itself, that of the objective `of`; 0: none.")
-    cosine_weight: Weight = Field(0.0, description="Weight of 1 - cosine between the last hidden states of both; 0: none.")
-    masked_only: bool = Field(False, description="Of masked_lm: ask the teacher at masked tokens alone, not at all.")
-    copy_layers: list[Annotated[int, Field(ge=0, lt=MAX_LAYERS)]] | None = Field(
-        None,
-        min_length=1,
-        description="The teacher's layer that each of the student's begins as, from 0; the rest is copied too. null: random weights.",
-    )
-
-
-ObjectiveSection = (
-    CausalLMSection
-    | MaskedLMSection
-    | ClassificationSection
-    | TaggingSection
-    | MultipleChoiceSection
-    | SpanCorruptionSection
-    | TextToTextSection
-    | ChatSection
-    | DistillationSection
-    | MinimalPairsSection
-    | FewShotSection
-)
-JudgingSection = MinimalPairsSection | FewShotSection  # what only `tfkit evaluate` reads
-
-
-def trained_for(section: ObjectiveSection) -> ObjectiveSection:
-    """The objective itself; of a distillation what the student is trained for beside its teacher."""
-    return section.of if isinstance(section, DistillationSection) else section
-
-
-def judges_only(section: JudgingSection) -> UsageError:
-    """What is said of an objective that is given to a command which trains."""
+def judges_only(section: ObjectiveSection) -> UsageError:
+    """Error for an objective that only judges where a command would train."""
     return UsageError(
         f"objective: {section.kind} judges a finished model, and trains none: `tfkit evaluate --from CKPT` reads it; train with another, "
         "such as causal_lm"

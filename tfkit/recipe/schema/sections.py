@@ -1,6 +1,6 @@
 """The recipe: every field that a user can set, in the order of the data. Strict, frozen, and free of torch."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -24,7 +24,7 @@ from tfkit.recipe.schema.bounds import (
     Weight,
 )
 from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
-from tfkit.recipe.schema.objective_sections import CausalLMSection, ObjectiveSection
+from tfkit.recipe.schema.objective_sections import CausalLMSection, ObjectiveSection, any_declared
 
 START_FIELDS = ("from", "sha256")  # of the model section, beside the fields of a description
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -328,13 +328,19 @@ class CarbonSection(Data):
     every_seconds: Seconds = Field(5.0, description="Seconds between readings, each a line of the ledger.")
 
 
+if TYPE_CHECKING:
+    DeclaredObjective = ObjectiveSection
+else:
+    DeclaredObjective = any_declared()
+
+
 class Recipe(Data):
     """A run, from the model to its carbon. The sections are in the order of the data."""
 
     model: ModelSection
     tokenizer: TokenizerSection = TokenizerSection()
     data: DataSection
-    objective: Annotated[ObjectiveSection, Field(discriminator="kind")] = CausalLMSection()
+    objective: Annotated[DeclaredObjective, Field(discriminator="kind")] = CausalLMSection()
     optimizer: Annotated[OptimizerSection, Field(discriminator="kind")] = AdamWSection()
     schedule: ScheduleSection = ScheduleSection()
     training: TrainingSection
@@ -343,3 +349,9 @@ class Recipe(Data):
     generation: GenerationSection = GenerationSection()
     trackers: list[TrackerSection] = Field([], description="Where metrics go beside metrics.jsonl.")
     carbon: CarbonSection = CarbonSection()
+
+
+def rebuild_recipe() -> None:
+    """Let Recipe, and its JSON Schema, have what is `declared` by now: a section of an objective that comes from elsewhere."""
+    Recipe.model_fields["objective"].annotation = any_declared()
+    Recipe.model_rebuild(force=True)

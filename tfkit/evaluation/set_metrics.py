@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tfkit.evaluation.scores import Numbers, Scores
 from tfkit.evaluation.text_scores import TextScore, text_metrics
+from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.objectives.objective import Objective, Sum
 
 
-def of_sums(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Scores:
+def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Scores:
     """The objective's own metrics from the sums of each row, which all have the same names."""
     names = list(rows[0])
     totals, targets = (
@@ -23,7 +23,7 @@ def of_sums(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Scores:
     return scores
 
 
-def of_text_score(score: TextScore) -> Scores:
+def text_score_metrics(score: TextScore) -> Scores:
     """Loss, perplexity and bits per byte of a language model, over texts."""
 
     def scores(weights: Numbers) -> dict[str, float]:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from tfkit.errors import MachineError, how_to_install
-from tfkit.evaluation.scores import Numbers, Scores, together
+from tfkit.objectives.metrics import Numbers, Scores, together
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
-def of_texts(texts: Sequence[str], references: Sequence[Sequence[str]], metrics: Sequence[str]) -> Scores:
-    """What was written for each row, its references, one or more, and which metrics. Raises MachineError for a library that is missing."""
+def reference_metrics(texts: Sequence[str], references: Sequence[Sequence[str]], metrics: Sequence[str]) -> Scores:
+    """The named metrics of the text of each row against its references, one or more. Raises MachineError for a library that is missing."""
     return together([_METRICS[name](list(texts), references) for name in metrics])
 
 

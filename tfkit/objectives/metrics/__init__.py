@@ -1,4 +1,5 @@
-"""Metrics of whole sets. Each is a function of how often each row counts: once gives the metric, draws with repetition the bootstrap."""
+"""Metrics of whole sets. Each is a function of how often each row counts: `unit_weights` give the metric,
+draws with repetition the bootstrap."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ Numbers = NDArray[Any]
 Scores = Callable[[Numbers], dict[str, float]]  # weights (N,), how often each row counts -> metrics by name
 
 
-def once(rows: int) -> Numbers:
+def unit_weights(rows: int) -> Numbers:
     """The weights of a set as it is."""
     return np.ones(rows)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfkit.evaluation.scores import Scores
+from tfkit.objectives.metrics import Scores
 
 _COVERAGE = (2.5, 97.5)  # percentiles: 95 % between them
 

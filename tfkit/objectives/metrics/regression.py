@@ -4,20 +4,20 @@ import math
 
 import numpy as np
 
-from tfkit.evaluation.scores import Numbers, Scores
+from tfkit.objectives.metrics import Numbers, Scores
 
 
-def of_numbers(there: Numbers, told: Numbers) -> Scores:
-    """The right and the told values, (N,) each: `rmse`, `pearson`, and `spearman`, which is Pearson's of the ranks, ties sharing theirs."""
-    there, told = there.astype(np.float64), told.astype(np.float64)
-    (_, ranks_there), (_, ranks_told) = (np.unique(values, return_inverse=True) for values in (there, told))
+def regression_metrics(targets: Numbers, predictions: Numbers) -> Scores:
+    """Metrics of numbers, (N,) each: `rmse`, `pearson`, and `spearman`, which is Pearson's of the ranks, ties sharing theirs."""
+    targets, predictions = targets.astype(np.float64), predictions.astype(np.float64)
+    (_, target_ranks), (_, predicted_ranks) = (np.unique(values, return_inverse=True) for values in (targets, predictions))
 
     def scores(weights: Numbers) -> dict[str, float]:
         counted = weights > 0
-        if not np.isfinite(told[counted]).all():
+        if not np.isfinite(predictions[counted]).all():
             return dict.fromkeys(("rmse", "pearson", "spearman"), math.nan)
-        ranks = [_ranks(numbers, weights)[counted] for numbers in (ranks_there, ranks_told)]
-        first, second, weights = there[counted], told[counted], weights[counted]
+        ranks = [_ranks(numbers, weights)[counted] for numbers in (target_ranks, predicted_ranks)]
+        first, second, weights = targets[counted], predictions[counted], weights[counted]
         return {
             "rmse": math.sqrt(float(weights @ (first - second) ** 2) / float(weights.sum())),
             "pearson": _pearson(first, second, weights),

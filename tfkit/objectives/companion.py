@@ -1,0 +1,40 @@
+"""A further model that an objective needs: a teacher now; a reference, reward or value model has the same form."""
+
+from dataclasses import dataclass
+
+from tfkit.adapters import load
+from tfkit.errors import ModelError
+from tfkit.hub import content_hash, run_id_of
+from tfkit.model.transformer import Transformer
+from tfkit.recipe.schema.objective_sections import ObjectiveSection
+from tfkit.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A model beside the one of the run, and what the run records of it."""
+
+    name: str  # the field of the objective's section that names it, and its role among the parents
+    model: Transformer
+    path: str  # as the recipe has it
+    sha256: str  # of its configuration and weights, before the first step
+    run_id: str | None = None  # of the run that made it
+    tokenizer: Tokenizer | None = None
+    trained: bool = False  # its weights change with those of the run
+
+    def parent(self) -> dict[str, str | None]:
+        """Its entry among the parents in tfkit.json."""
+        return {"role": self.name, "path": self.path, "run_id": self.run_id, "sha256": self.sha256}
+
+
+def open_companion(section: ObjectiveSection, name: str) -> Companion:
+    """Load the model that a field of the section names. Raises ModelError, also if it is not the one that the recipe pins."""
+    path, trained = section.companion_paths[name], section.companions[name]
+    loaded = load(path)
+    sha256 = content_hash(loaded.folder)
+    if (pin := section.pins[name]) not in (None, sha256):
+        raise ModelError(
+            f"objective.{name}: {path} is not what this recipe was run with: the SHA-256 of its weights was {pin} and is now {sha256}. "
+            f"Restore it, or remove objective.{name}_sha256 to go on with what it is now"
+        )
+    return Companion(name, loaded.model.requires_grad_(trained), path, sha256, run_id_of(loaded.folder), loaded.codec, trained)

@@ -1,0 +1,47 @@
+"""Metrics of classes. They equal scikit-learn's, with the same answers where a ratio is 0 / 0."""
+
+import math
+
+import numpy as np
+
+from tfkit.objectives.metrics import Numbers, Scores
+
+
+def classification_metrics(targets: Numbers, predictions: Numbers) -> Scores:
+    """Metrics of class numbers, (N,) each.
+
+    `accuracy`, `f1_macro` over the classes that are a target or a prediction (rare ones count as much as frequent ones), `f1_micro`, which
+    is the accuracy where each row has one class, `matthews` (Gorodkin 2004, for any number of classes; 0 where all targets or all
+    predictions are one class), and `majority`: the accuracy of always predicting the most frequent class of the whole set.
+    """
+    count = int(max(targets.max(), predictions.max())) + 1
+    most = int(np.bincount(targets).argmax())
+    right = targets == predictions
+
+    def scores(weights: Numbers) -> dict[str, float]:
+        total = float(weights.sum())
+        hits = np.bincount(targets, weights * right, count)  # (classes,)
+        is_target, is_predicted = np.bincount(targets, weights, count), np.bincount(predictions, weights, count)
+        seen = is_target + is_predicted > 0
+        accuracy = float(hits.sum()) / total
+        return {
+            "accuracy": accuracy,
+            "f1_macro": float((2 * hits[seen] / (is_target + is_predicted)[seen]).mean()),
+            "f1_micro": accuracy,
+            "matthews": _matthews(float(hits.sum()), is_target, is_predicted, total),
+            "majority": float(is_target[most]) / total,
+        }
+
+    return scores
+
+
+def tag_metrics(targets: Numbers, predictions: Numbers, rows: Numbers) -> Scores:
+    """The same of words (W,), each of which counts as often as its row, `rows` (W,)."""
+    words = classification_metrics(targets, predictions)
+    return lambda weights: words(weights[rows])
+
+
+def _matthews(hits: float, targets: Numbers, predictions: Numbers, total: float) -> float:
+    """The correlation of two ways to divide a set into classes."""
+    of_both = total**2 - float(targets @ targets), total**2 - float(predictions @ predictions)
+    return (hits * total - float(targets @ predictions)) / math.sqrt(of_both[0] * of_both[1]) if min(of_both) > 0 else 0.0
