@@ -52,6 +52,8 @@ class QualityGateError(TfkitError):
 class Stopped(Exception):
     """A run was asked to stop; raised after everything was saved. The exit code is 128 + the number of the signal that asked."""
 
+    result: dict[str, object] | None = None  # of a training: how far it came
+
     def __init__(self, message: str, signal_number: int = 2):
         super().__init__(message)
         self.exit_code = 128 + signal_number

@@ -15,7 +15,7 @@ import pytest
 from fake_codecarbon import wait_for_the_end
 from tiny_runs import Done, Process, exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
-import tfkit.engine.run
+import tfkit.engine.checkpointing
 import tfkit.engine.training_data
 import tfkit.evaluation.text_scores
 import tfkit.generation.complete
@@ -184,11 +184,11 @@ def strike_in(module: object, function: str, call: int, number: int) -> Callable
     [
         (tfkit.evaluation.text_scores, "score_texts"),
         (tfkit.generation.complete, "complete"),
-        (tfkit.engine.run, "save_checkpoint"),
-        (tfkit.engine.run, "save_training_state"),
-        (tfkit.engine.run, "record_best"),
-        (tfkit.engine.run, "prune"),
-        (tfkit.engine.run, "model_card"),
+        (tfkit.engine.checkpointing, "save_checkpoint"),
+        (tfkit.engine.checkpointing, "save_training_state"),
+        (tfkit.engine.checkpointing, "record_best"),
+        (tfkit.engine.checkpointing, "prune"),
+        (tfkit.engine.checkpointing, "model_card"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -222,7 +222,7 @@ def test_killed_before_a_file_of_the_run_folder_is_replaced(base: Path, unbroken
 def test_samples_without_validation_are_made_up_for_too(base: Path, tmp_path: Path, function: str) -> None:
     words = [*COMMON, *VARIANTS["adamw-fp32"], "data.validation=null", "checkpoint={every: 4, keep: 2}"]
     assert pretrain(tmp_path / "unbroken", base / "tiny.yaml", *words).code == 0
-    module = tfkit.engine.run if function == "save_checkpoint" else tfkit.generation.complete
+    module = tfkit.engine.checkpointing if function == "save_checkpoint" else tfkit.generation.complete
     done = pretrain(tmp_path / "run", base / "tiny.yaml", *words, before=strike_in(module, function, 2, signal.SIGTERM))
     assert done.code == 143, done.err
     assert pretrain(tmp_path / "run", base / "tiny.yaml", *words, "--resume").code == 0

@@ -21,8 +21,7 @@ from tokenizers import Tokenizer
 
 import tfkit.cli.pretrain
 from tfkit.__main__ import main
-from tfkit.engine import run as training
-from tfkit.engine.run import TrainingRun
+from tfkit.engine.run import Run
 from tfkit.model.config import ModelConfig
 from tfkit.model.stack import Block
 from tfkit.model.transformer import build
@@ -46,11 +45,11 @@ carbon: {enabled: false}
 
 @dataclass
 class Seen:
-    """A run that has ended: its folder, the TrainingRun that made it, what its meter was told, and the forwards of its blocks."""
+    """A run that has ended: its folder, the Run that made it, what its meter was told, and the forwards of its blocks."""
 
     folder: Path
     words: tuple[str, ...]
-    run: TrainingRun = field(init=False)
+    run: Run = field(init=False)
     metered: list[dict[str, Any]] = field(default_factory=list)
     block_forwards: int = 0
     hub: list[Any] = field(default_factory=list)
@@ -70,7 +69,7 @@ def curve(seen: Seen) -> list[tuple[float, float]]:
 
 def weights(seen: Seen) -> list[float]:
     """The weights at the end."""
-    return [float(parameter.detach().double().sum()) for parameter in seen.run.weights.master.values()]
+    return [float(parameter.detach().double().sum()) for parameter in seen.run.components.weights.master.values()]
 
 
 def lr(seen: Seen) -> list[float]:
@@ -79,7 +78,7 @@ def lr(seen: Seen) -> list[float]:
 
 def shapes(seen: Seen) -> dict[str, tuple[int, ...]]:
     """The names and shapes of the parameters."""
-    return {name: tuple(parameter.shape) for name, parameter in seen.run.weights.master.items()}
+    return {name: tuple(parameter.shape) for name, parameter in seen.run.components.weights.master.items()}
 
 
 def evaluation(seen: Seen) -> list[dict[str, float]]:
@@ -114,12 +113,12 @@ def weight_files(seen: Seen) -> list[str]:
 
 
 def steps(seen: Seen) -> int:
-    return seen.run.plan.steps
+    return seen.run.components.plan.steps
 
 
 def guards(seen: Seen) -> tuple[int, float | None]:
     """What the loop may skip, and what it takes for a jump; tests/faults/test_health.py shows it at work."""
-    return seen.run.plan.max_skipped_steps, seen.run.plan.loss_jump_sigmas
+    return seen.run.components.plan.max_skipped_steps, seen.run.components.plan.loss_jump_sigmas
 
 
 def limit(seen: Seen) -> float | None:
@@ -128,34 +127,34 @@ def limit(seen: Seen) -> float | None:
 
 
 def micro_batches(seen: Seen) -> list[int]:
-    return [len(batch.input_ids) for batch in seen.run.loader.step(0)]
+    return [len(batch.input_ids) for batch in seen.run.components.loader.step(0)]
 
 
 def row_counts(seen: Seen) -> list[int]:
     """The rows of each step."""
-    return [len(seen.run.loader.numbers(step)) for step in range(12)]
+    return [len(seen.run.components.loader.numbers(step)) for step in range(12)]
 
 
 def order(seen: Seen) -> list[int]:
     """The rows of the first step, and how many an epoch has."""
-    return [len(seen.run.loader.rows), *map(int, seen.run.loader.numbers(0))]
+    return [len(seen.run.components.loader.rows), *map(int, seen.run.components.loader.numbers(0))]
 
 
 def targets(seen: Seen) -> list[int]:
     """Who may see whom, and what has a target, in the first steps."""
-    found = [batch for step in range(4) for batch in seen.run.loader.step(step)]
+    found = [batch for step in range(4) for batch in seen.run.components.loader.step(step)]
     return [int((batch.labels >= 0).sum()) for batch in found] + [batch.document_ids is not None for batch in found]
 
 
 def hidden_tokens(seen: Seen) -> list[Any]:
     """What a masked language model reads and guesses in the first step, and in one of the second epoch."""
-    found = [batch for step in (0, 20) for batch in seen.run.loader.step(step)]
+    found = [batch for step in (0, 20) for batch in seen.run.components.loader.step(step)]
     return [(batch.input_ids.tolist(), batch.labels.tolist()) for batch in found]
 
 
 def base_terms(seen: Seen) -> list[str]:
     """What a student is trained for beside its teacher."""
-    return list(seen.run.stepper.objective.base.terms)
+    return list(seen.run.components.stepper.objective.base.terms)
 
 
 def tokenizer(seen: Seen) -> tuple[int, list[int]]:
@@ -173,7 +172,7 @@ def validation_data(seen: Seen) -> list[str]:
 
 
 def precision(seen: Seen) -> torch.dtype:
-    return seen.run.precision
+    return seen.run.components.precision
 
 
 def forwards(seen: Seen) -> int:
@@ -182,7 +181,7 @@ def forwards(seen: Seen) -> int:
 
 
 def compiled(seen: Seen) -> bool:
-    return seen.run.model.decoder._compiled_call_impl is not None
+    return seen.run.components.stepper.loss_module.model.decoder._compiled_call_impl is not None
 
 
 def tensorboard(seen: Seen) -> bool:
@@ -618,7 +617,7 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
     patch = pytest.MonkeyPatch()
     patch.chdir(place)
     patch.setattr("os.fsync", lambda descriptor: None)
-    patch.setattr(training, "peak_flops", lambda device, dtype: 1e12)
+    patch.setattr("tfkit.engine.run.peak_flops", lambda device, dtype: 1e12)
     patch.setattr("tfkit.data.sources.stdlib._is_source", lambda path, root: path.parent.name in ("json", "email"))
     patch.setattr(torch._dynamo.config, "disable", True)  # a compiled module then calls its plain self
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
@@ -653,9 +652,9 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
 
 
 def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
-    start, forward, launch, load = TrainingRun.run, Block.forward, tfkit.carbon.Meter._launch, datasets.load_dataset
+    start, forward, launch, load = Run._train, Block.forward, tfkit.carbon.Meter._launch, datasets.load_dataset
 
-    def run(self: TrainingRun) -> None:
+    def run(self: Run) -> None:
         seen.run = self
         start(self)
 
@@ -674,7 +673,7 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
     def no_process() -> Any:
         raise OSError("no process in these tests: what it does is the carbon room's matter")
 
-    patch.setattr(TrainingRun, "run", run)
+    patch.setattr(Run, "_train", run)
     patch.setattr(Block, "forward", block)
     patch.setattr(tfkit.carbon.Meter, "_launch", told)
     patch.setattr("tfkit.carbon.meter._spawn", no_process)

@@ -6,8 +6,8 @@ from tiny_training import batches, fresh, stepper, stream
 from tfkit.adapters import add_lora, freeze, merged
 from tfkit.adapters.peft_files import to_peft
 from tfkit.data import PackedRows
-from tfkit.engine.components import state_tensors
-from tfkit.engine.estimate import batch_sizes, kept_numbers, most_rows, planned_bytes, total_steps, trained_numbers
+from tfkit.engine.components import batch_sizes, state_tensors, total_steps, trained_numbers
+from tfkit.engine.estimate import choose_micro_batch, kept_numbers, planned_bytes
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.sections import (
@@ -20,7 +20,6 @@ from tfkit.recipe.schema.sections import (
     Recipe,
     TrainingSection,
 )
-from tfkit.training.memory import largest_divisor
 
 ROWS = PackedRows([(stream(), 1.0)], 12, seed=1)
 
@@ -58,12 +57,12 @@ def test_length(training: dict[str, object], steps: int) -> None:
     ],
 )
 def test_a_micro_batch_is_a_divisor_of_at_most_16384_tokens(batch_size: int, context_length: int, expected: int) -> None:
-    assert largest_divisor(batch_size, most_rows(context_length)) == expected
+    assert choose_micro_batch(batch_size, context_length, 0, None) == expected
 
 
 @pytest.mark.parametrize(("row_bytes", "expected"), [(0, 64), (2**26, 64), (2**28, 16), (2**40, 1)])
 def test_a_micro_batch_has_at_most_4_gib_of_activations(row_bytes: int, expected: int) -> None:
-    assert largest_divisor(128, most_rows(256, row_bytes)) == expected
+    assert choose_micro_batch(128, 256, row_bytes, None) == expected
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def inspect(
 def _first_rows(recipe: "Recipe", data: "TrainingData", count: int) -> "tuple[list[tuple[str, ShownRow]], dict[str, Any]]":
     """Rows of the first step with their places, padded together, and what the whole step holds."""
     from tfkit.data import ExampleRows, Loader
-    from tfkit.engine.estimate import batch_sizes
+    from tfkit.engine.components import batch_sizes
     from tfkit.engine.shown_rows import Reader
     from tfkit.objectives.registry import open_rows
 

@@ -10,7 +10,7 @@ from tfkit.cli import options
 from tfkit.errors import MachineError, ModelError
 
 if TYPE_CHECKING:
-    from tfkit.engine.components import Parts
+    from tfkit.engine.components import Components
     from tfkit.engine.training_data import TrainingData
     from tfkit.recipe.schema.sections import Recipe
     from tfkit.training.loop import Progress
@@ -64,7 +64,7 @@ def replay(
 
 def _state_before(
     run: Path, recipe: "Recipe", data: "TrainingData", document: dict[str, Any], device: str | None
-) -> "tuple[Parts, Progress]":
+) -> "tuple[Components, Progress]":
     """The parts as they were before the step: from the newest good checkpoint, through the steps since then."""
     from tfkit.engine.components import assemble, first_model, restore
     from tfkit.run.checkpoints import checkpoints, step_of

@@ -1,14 +1,26 @@
-"""The model of a run as the files of a checkpoint: whole, or as an adapter of what the run started from."""
+"""The checkpoints of a run: written, rated, kept and deleted; each is a model folder, whole or an adapter of the base model."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tfkit.adapters import Base, merged, save_adapter
+from tfkit.durable import write_atomically
 from tfkit.engine.base_model import Start
-from tfkit.engine.training_data import TrainingData
-from tfkit.hub import save_model
+from tfkit.engine.companions import parents
+from tfkit.engine.components import Components, state_tensors
+from tfkit.engine.training_data import RunContext, TrainingData
+from tfkit.engine.training_log import TrainingLog
+from tfkit.errors import UnhealthyError
+from tfkit.hub import family_of, save_model
 from tfkit.model.transformer import Transformer
+from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.run.card import model_card
+from tfkit.run.checkpoints import best_checkpoint, checkpoints, prune, read_best, record_best, save_checkpoint, step_of
+from tfkit.training.checkpoint import save_training_state
+from tfkit.training.loop import Progress
 from tfkit.training.precision import Weights
 
 
@@ -36,3 +48,114 @@ def write_model(
         return
     base = Base(data.start.path, data.start.described.folder, data.start.sha256)
     save_adapter(folder, model.config, {name: result[name] for name in weights.trained}, data.tokenizer, adapter, base, **said)
+
+
+class Checkpointer:
+    """Writes the checkpoints of a run, records which is the best, and keeps their cards true.
+
+    `kind` is "pre-training" or "fine-tuning"; `family`: the one that the model's configuration is written as, where several could be.
+    """
+
+    def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, *, kind: str, family: str | None):
+        self.context, self.data, self.components, self.log = context, data, components, log
+        self.model, self.weights = components.stepper.loss_module.model, components.weights
+        self.kind, self.family = kind, family
+        self.root = context.folder.checkpoints
+        self.metric = context.recipe.evaluation.metric or "loss"
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+
+    def save(self, progress: Progress) -> None:
+        """Write a complete checkpoint, then delete old ones. Raises UnhealthyError where a weight is not finite."""
+        context = self.context
+        context.meter.phase("checkpoint")
+        if not self.weights.finite():
+            raise UnhealthyError(
+                f"step {progress.step}: a weight is no longer finite, so this is not saved; the last checkpoint stays. "
+                "Another run may get past it with a lower optimizer.lr"
+            )
+        self.log.sync()
+        save_checkpoint(self.root, progress.step, lambda folder: self._write(folder, progress), lambda: self._prune(1))
+        self._prune(context.recipe.checkpoint.keep)
+        context.folder.keep_time()
+        context.meter.phase("train", progress.step)
+
+    def rate(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the scores of a step's checkpoint, if it has one: the best is kept."""
+        checkpoint = self.root / f"step-{step:06d}"
+        if not checkpoint.is_dir():
+            return
+        try:
+            record_best(self.root, step, self.metric, metrics.get(self.metric, math.nan), self.metric in HIGHER)
+        except OSError as error:
+            self.context.listener.warn(f"{checkpoint}: its scores cannot be written there ({error.strerror}); training goes on")
+        self.write_card(checkpoint, step)
+        self._prune(self.context.recipe.checkpoint.keep)  # what was the best may go now
+
+    def restore_best(self) -> None:
+        """Record the best checkpoint again where the record or that checkpoint is lost: it must not be deleted as an old one."""
+        if best_checkpoint(self.root) is not None:
+            return
+        whole = {step_of(path) for path in checkpoints(self.root)}
+        for step, metrics in sorted(self.log.evaluations.items()):
+            value = metrics.get(self.metric)
+            if step in whole and value is not None:
+                record_best(self.root, step, self.metric, value, self.metric in HIGHER)
+        if best := read_best(self.root) if best_checkpoint(self.root) else None:
+            self.context.listener.warn(
+                f"{self.root}: no whole checkpoint was recorded as the best; by the evaluations so far it is that of step {best.step}"
+            )
+
+    def best(self) -> dict[str, Any] | None:
+        """The best checkpoint and its score."""
+        path, best = best_checkpoint(self.root), read_best(self.root)
+        return {"checkpoint": str(path), "step": best.step, "metric": best.metric, "value": best.value} if path and best else None
+
+    def parents(self) -> list[dict[str, str | None]]:
+        """The models that this one comes from, as tfkit.json has them."""
+        return [*([self.data.start.parent()] if self.data.start else []), *parents(self.data.objective)]
+
+    def write_card(self, checkpoint: Path, step: int) -> None:
+        """Write the card anew, with the scores and the energy that are known by now: it may change after the manifest."""
+        try:
+            write_atomically(checkpoint / "README.md", self._card(step))
+        except OSError as error:
+            self.context.listener.warn(f"{checkpoint}: its card cannot be written again ({error.strerror})")
+
+    def _write(self, folder: Path, progress: Progress) -> None:
+        recipe, weights, data = self.context.recipe, self.weights, self.data.fingerprints()
+        facts = {
+            "objective": recipe.objective.kind,
+            "run_id": self.context.folder.run_id,
+            "step": progress.step,
+            "tokens": progress.tokens,
+            "data": data,
+            "lineage": {"training": self.kind, "parents": self.parents()},
+        }
+        if weights.mean:
+            facts["averaged"] = {"kind": "exponential", "decay": recipe.training.ema_decay, "steps": weights.mean_steps}
+        write_model(folder, recipe, self.data, self.model, weights, self.family, facts)
+        (folder / "README.md").write_text(self._card(progress.step), encoding="utf-8")
+        state = {"progress": progress.state(), "micro_batch_size": self.components.loader.micro_batch_size, "data": data}
+        state |= {"mean_steps": weights.mean_steps, "log": self.log.state()}
+        tensors = state_tensors(weights, self.components.optimizer, factors=recipe.training.adapter is not None)
+        save_training_state(folder, tensors, state)
+
+    def _prune(self, keep: int) -> None:
+        prune(self.root, keep, best_checkpoint(self.root))
+
+    def _card(self, step: int) -> str:
+        config, progress = self.model.config, self.log.progress
+        family = family_of(config, prefer=self.family)
+        return model_card(
+            name=self.context.folder.path.name,
+            kind=self.kind,
+            config=config,
+            architecture=family.architecture(config) if family else None,
+            parameters=self.parameters,
+            progress={"steps": step, "tokens": progress.tokens, "loss": self.log.latest.get("loss")},
+            evaluation=self.log.evaluations.get(step, {}),
+            data=[stored.name for stored, _ in self.data.train],
+            averaged=f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else "",
+            reading=self.context.meter.reading(),
+            base=adapted(self.context.recipe, self.data.start),
+        )

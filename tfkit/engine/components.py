@@ -1,15 +1,16 @@
-"""What takes the steps, put together from a recipe, data and a model: for a training, and for the replay of one of its steps."""
+"""Assemble the training components from a recipe, data and a model: for a training, and for the replay of one of its steps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from tfkit.data import Loader
+from tfkit.adapters import add_lora, freeze
+from tfkit.data import BatchSizes, Loader, Rows
 from tfkit.engine.base_model import start_model
 from tfkit.engine.companions import place_companions
-from tfkit.engine.estimate import batch_sizes, choose_trained, holds_whole_model, in_steps, total_steps
 from tfkit.engine.listener import Listener
 from tfkit.engine.training_data import TrainingData
 from tfkit.engine.validation import check_validation
@@ -33,8 +34,8 @@ _LATEST, _MEAN = "latest/", "mean/"
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Everything that the loop moves."""
+class Components:
+    """What the loop works with."""
 
     precision: torch.dtype
     loader: Loader[Batch]
@@ -59,8 +60,8 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener) -> Trans
     return model
 
 
-def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device, micro_batch_size: int) -> Parts:
-    """The parts. The model moves to the device, its parameters become working weights. ModelError for ids beyond the vocabulary."""
+def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device, micro_batch_size: int) -> Components:
+    """The components. The model moves to the device, its parameters become working weights. ModelError for ids beyond the vocabulary."""
     for stored in (*(stored for stored, _ in data.train), *(held_out.stored for held_out in data.validation)):
         stored.check_vocabulary(model.config.vocab_size)
     check_validation(recipe, data)
@@ -86,7 +87,51 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, unfreezing=unfreezing)
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
-    return Parts(precision, loader, plan, schedule, weights, optimizer, stepper)
+    return Components(precision, loader, plan, schedule, weights, optimizer, stepper)
+
+
+def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:
+    """The rows of each step; of a ramp in tokens by the mean tokens of a row."""
+    ramp = recipe.training.batch_ramp
+    if ramp is None:
+        return BatchSizes(recipe.training.batch_size)
+    return BatchSizes(recipe.training.batch_size, ramp.start, ramp.tokens / rows.mean_tokens)
+
+
+def total_steps(recipe: Recipe, rows: Rows, sizes: BatchSizes) -> int:
+    """The length in optimizer steps, rounded up."""
+    training = recipe.training
+    if training.steps is not None:
+        return training.steps
+    if training.tokens is not None:
+        return sizes.steps(training.tokens / rows.mean_tokens)
+    assert training.epochs is not None
+    return sizes.steps(training.epochs * len(rows))
+
+
+def in_steps(every: int | Literal["epoch"] | None, rows: Rows, sizes: BatchSizes) -> int | None:
+    """Between two evaluations or checkpoints; an epoch's, rounded up."""
+    return sizes.steps(len(rows)) if every == "epoch" else every
+
+
+def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) -> None:
+    """Add the adapter of the recipe, or freeze what it says; `new` names what is trained beside an adapter. Raises UsageError."""
+    training = recipe.training
+    if training.adapter is not None:
+        add_lora(model, training.adapter, training.seed, new)
+    if training.frozen:
+        freeze(model, training.frozen)
+
+
+def holds_whole_model(recipe: Recipe) -> bool:
+    """Whether a checkpoint holds what is frozen, too, unrounded; an adapter's does without."""
+    adapter = recipe.training.adapter
+    return adapter is None or adapter.merge
+
+
+def trained_numbers(model: Transformer) -> int:
+    """Numbers in the parameters that are not frozen."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> None:
@@ -104,16 +149,16 @@ def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> No
             raise UsageError(f"generation.prompts: {error}") from None
 
 
-def restore(parts: Parts, checkpoint: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Progress:
-    """Put the weights of a checkpoint and its training state into the parts; how far it had come. Raises ModelError."""
-    parts.optimizer.load_state({name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN))})
+def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Progress:
+    """Put the weights of a checkpoint and its training state into the components; how far it had come. Raises ModelError."""
+    components.optimizer.load_state({name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN))})
     latest, mean = ({n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)} for part in (_LATEST, _MEAN))
     if not latest or (state["mean_steps"] and not mean):  # it is what the model's own files hold
         saved = load(checkpoint).model.state_dict()
         latest, mean = latest or saved, saved
     if state["mean_steps"]:
-        parts.weights.load_mean(mean, state["mean_steps"])
-    parts.weights.load(latest)
+        components.weights.load_mean(mean, state["mean_steps"])
+    components.weights.load(latest)
     return Progress.from_state(state["progress"])
 
 

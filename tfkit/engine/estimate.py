@@ -1,12 +1,8 @@
-"""What a recipe leaves to be worked out before the first step: how long, in what pieces, how much disk."""
-
-from collections.abc import Sequence
-from typing import Literal
+"""What a run will take, before its first step: memory, disk, and the micro-batch that fits."""
 
 import torch
 
-from tfkit.adapters import add_lora, freeze
-from tfkit.data import BatchSizes, Rows
+from tfkit.engine.components import choose_trained, holds_whole_model, trained_numbers
 from tfkit.errors import MachineError
 from tfkit.hub.names import our_shapes
 from tfkit.model.config import ModelConfig
@@ -14,7 +10,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe import model_config
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
-from tfkit.training.memory import available_bytes, state_bytes
+from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fit, state_bytes
 from tfkit.training.optimizer import state_numbers
 
 AUTO_MICRO_BATCH_TOKENS = 16_384
@@ -24,12 +20,14 @@ SHORTEST_TEXT = 128
 LONGEST_TEXT = 1024  # tokens of a row of text without a recipe: of longer rows a few are a step of minutes on a CPU
 
 
-def most_rows(longest: int, row_bytes: int = 0) -> int:
-    """Rows in a forward of at most 16,384 tokens and 4 GiB of activations: more is no faster, and takes memory; at least 1.
+def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None, ranks: int = 1) -> int:
+    """Rows in a forward: the largest divisor of `unit` rows, dealt to the ranks, that is worth it and fits the memory; at least 1.
 
-    `longest`: tokens of the longest row; `row_bytes`: its activations on a CPU.
+    More than 16,384 tokens or 4 GiB of activations are no faster, and take memory. `longest`: tokens of the longest row; `row_bytes`: its
+    activations; `left`: bytes of memory for them, None where nobody knows.
     """
-    return max(1, min(AUTO_MICRO_BATCH_TOKENS // longest, AUTO_MICRO_BATCH_BYTES // max(1, row_bytes)))
+    worth = min(AUTO_MICRO_BATCH_TOKENS // longest, AUTO_MICRO_BATCH_BYTES // max(1, row_bytes))
+    return largest_divisor(max(1, unit // ranks), max(1, min(worth, rows_that_fit(row_bytes, left))))
 
 
 def text_length(context_length: int, token_bytes: int, parameters: int) -> int:
@@ -43,55 +41,11 @@ def text_length(context_length: int, token_bytes: int, parameters: int) -> int:
     return length
 
 
-def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:
-    """The rows of each step; of a ramp in tokens by the mean tokens of a row."""
-    ramp = recipe.training.batch_ramp
-    if ramp is None:
-        return BatchSizes(recipe.training.batch_size)
-    return BatchSizes(recipe.training.batch_size, ramp.start, ramp.tokens / rows.mean_tokens)
-
-
-def total_steps(recipe: Recipe, rows: Rows, sizes: BatchSizes) -> int:
-    """The length in optimizer steps, rounded up."""
-    training = recipe.training
-    if training.steps is not None:
-        return training.steps
-    if training.tokens is not None:
-        return sizes.steps(training.tokens / rows.mean_tokens)
-    assert training.epochs is not None
-    return sizes.steps(training.epochs * len(rows))
-
-
-def choose_trained(recipe: Recipe, model: Transformer, new: Sequence[str] = ()) -> None:
-    """Add the adapter of the recipe, or freeze what it says; `new` names what is trained beside an adapter. Raises UsageError."""
-    training = recipe.training
-    if training.adapter is not None:
-        add_lora(model, training.adapter, training.seed, new)
-    if training.frozen:
-        freeze(model, training.frozen)
-
-
-def in_steps(every: int | Literal["epoch"] | None, rows: Rows, sizes: BatchSizes) -> int | None:
-    """Between two evaluations or checkpoints; an epoch's, rounded up."""
-    return sizes.steps(len(rows)) if every == "epoch" else every
-
-
 def kept_numbers(recipe: Recipe, model: Transformer) -> int:
     """Numbers in fp32 that training keeps beside weights and gradients: the optimizer's state, and the mean of the weights."""
     shapes = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
     mean = 0 if recipe.training.ema_decay is None else trained_numbers(model)
     return state_numbers(shapes, recipe.optimizer) + mean
-
-
-def holds_whole_model(recipe: Recipe) -> bool:
-    """Whether a checkpoint holds what is frozen, too, unrounded; an adapter's does without."""
-    adapter = recipe.training.adapter
-    return adapter is None or adapter.merge
-
-
-def trained_numbers(model: Transformer) -> int:
-    """Numbers in the parameters that are not frozen."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def planned_bytes(recipe: Recipe, model: Transformer) -> int:

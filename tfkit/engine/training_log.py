@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tfkit.engine.session import energy_fields
 from tfkit.engine.trackers import open_trackers
 from tfkit.engine.training_data import RunContext
+from tfkit.errors import DataError, ModelError
 from tfkit.run.metrics import MetricsLog, read_metrics
 from tfkit.training.device import memory_bytes
 from tfkit.training.loop import Log, Plan, Progress
@@ -94,6 +96,7 @@ class TrainingLog:
         self._line.__exit__(kind, error, trace)
         for tracker in self._trackers:
             tracker.close()
+        self._metrics.close()
 
     @property
     def terminal(self) -> bool:
@@ -163,6 +166,25 @@ class TrainingLog:
         """Bring all lines to the disk: a power cut must not lose those that a checkpoint counts on."""
         self._metrics.sync()
 
-    def close(self) -> None:
-        """Close the files."""
-        self._metrics.close()
+
+def saved_log(checkpoint: Path, state: dict[str, Any], data: dict[str, list[str]]) -> SavedLog | None:
+    """Return what the training state of a checkpoint keeps of the log; None in one of an older version.
+
+    Raises ModelError for a state that no version wrote, DataError where `data`, the fingerprints of the run's text, are others now.
+    """
+    try:
+        Progress.from_state(state["progress"])
+        int(state["mean_steps"]), int(state["micro_batch_size"])
+        begun = {part: [*state["data"][part]] for part in ("train", "validation")}
+        saved = SavedLog.from_state(state["log"]) if "log" in state else None
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise ModelError(
+            f"{checkpoint}: its training state is not one that this version reads ({error!r}); --from starts a new run from its weights"
+        ) from error
+    for part, before in begun.items():
+        if before != data[part]:
+            raise DataError(
+                f"the {part} text is not what this run was started with: its fingerprints were {', '.join(before)} and are now "
+                f"{', '.join(data[part])}. Restore the text and the tokenizer, or start another run with --run"
+            )
+    return saved

@@ -1,0 +1,214 @@
+"""One attempt of a run, from the folder to the result: pre-training, fine-tuning and resuming differ in where the recipe comes from.
+
+torch is imported after the folder is locked and the recipe is checked: a refusal is quick.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkit.engine.given import Given
+from tfkit.engine.inputs import recipe_inputs
+from tfkit.engine.listener import Listener, StopRequest
+from tfkit.errors import Stopped, UsageError
+from tfkit.recipe import RecipeText
+from tfkit.recipe.schema.objective_sections import judges_only
+from tfkit.run.folder import RunFolder, is_begun
+
+if TYPE_CHECKING:
+    from tfkit.engine.run import Kind, Run
+    from tfkit.recipe.schema.sections import Recipe
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is started, beside its recipe."""
+
+    run: Path
+    resume: bool = False
+    exact: bool = False  # fall back to no older checkpoint
+    force: bool = False  # start although the planned checkpoints do not fit the disk
+    device: str | None = None
+    threads: int | None = None
+    command: Sequence[str] = ()  # for run.json
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a run to resume, with a recipe of its own."""
+        return self.resume and is_begun(self.run)
+
+
+def pretrain(source: RecipeText, words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Train the model of a recipe from random weights; `words` are key=value. Return the result of docs/cli.md."""
+
+    def start() -> "Recipe":
+        planned = source.read(words)
+        if planned.model.start is not None:
+            raise UsageError(
+                f"{source.path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint"
+            )
+        require_trainable(planned)
+        recipe_inputs(planned, source.path).refuse_folder(options.run, "--run")
+        return planned
+
+    planned = None if options.goes_on else start()  # its errors come before there is a folder
+    return _attempt(lambda: planned or start(), Given(source, tuple(words)), source.name, "pre-training", options, listener, stop)
+
+
+def finetune(
+    source: RecipeText | None,
+    words: Sequence[str],
+    checkpoint: str | None,
+    options: RunOptions,
+    listener: Listener,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """Train a checkpoint further, by a recipe or by what the data and the checkpoint show. Return the result of docs/cli.md.
+
+    `words`: key=value, with those of `model.from` and `data.train`; `checkpoint`: the value of `model.from`, where that is among them.
+    """
+
+    def begin() -> "Callable[[], Recipe]":
+        if source is not None:
+            return _by_recipe(source, checkpoint, words, options.run, listener)
+        seen = recognition_of(words)
+        seen.inputs.refuse_folder(options.run, "--run")
+        return lambda: seen.recipe(listener)
+
+    start = None if options.goes_on else begin()  # what is wrong with a recipe is reported before there is a folder
+    name = source.name if source is not None else options.run.resolve().name
+    return _attempt(start or (lambda: begin()()), Given(source, tuple(words)), name, "fine-tuning", options, listener, stop)
+
+
+def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Go on with a run as it was started, from its folder alone; `words` are key=value. Return the result of docs/cli.md."""
+    from tfkit.recipe import read_recipe
+
+    if not is_begun(options.run):
+        raise UsageError(f"{options.run}: there is no run to go on with here: no checkpoint, or no recipe.yaml; name the folder of a run")
+    kind: Kind = "pre-training" if read_recipe(str(options.run / "recipe.yaml")).recipe.model.start is None else "fine-tuning"
+
+    def gone() -> "Recipe":
+        raise UsageError(f"{options.run}: the checkpoints of this run are gone; start it again with its recipe")
+
+    return _attempt(gone, Given(None, tuple(words)), options.run.resolve().name, kind, options, listener, stop)
+
+
+def recognition_of(words: Sequence[str]) -> "Any":
+    """Return the Recognition of a fine-tuning without a recipe."""
+    from tfkit.engine.recognition import Recognition  # which imports torch
+
+    return Recognition.of(words)
+
+
+def _by_recipe(source: RecipeText, checkpoint: str | None, words: Sequence[str], run: Path, listener: Listener) -> "Callable[[], Recipe]":
+    """Check the recipe, and return what makes that of the run once its folder is locked. Raises UsageError."""
+    recipe = source.read(words)
+    if recipe.model.start is None:
+        raise UsageError(f"{source.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
+    require_trainable(recipe)
+    recipe_inputs(recipe, source.path).refuse_folder(run, "--run")
+    if checkpoint is not None and recipe.model.sha256 is not None:
+        return lambda: _from_this_one(checkpoint, source, recipe, words, listener)
+    return lambda: recipe
+
+
+def _from_this_one(checkpoint: str, source: RecipeText, recipe: "Recipe", words: Sequence[str], listener: Listener) -> "Recipe":
+    """The resolved recipe of a run, from another checkpoint than its own: what it says of that one does not hold, but for dropout."""
+    from tfkit.hub import content_hash, find_checkpoint
+    from tfkit.recipe.dump import recipe_document
+    from tfkit.recipe.reading.read import read_document
+
+    if content_hash(find_checkpoint(checkpoint)) == recipe.model.sha256:
+        return recipe
+    own = source.read()
+    document = recipe_document(own, None)
+    document["model"] = {"from": checkpoint} | {name: value for name, value in own.model.changes.items() if name == "dropout"}
+    listener.say(f"{source.path}: was run from {own.model.start}; of what it says of the model only dropout holds for {checkpoint}")
+    return read_document(document, str(source.path), words)[0]
+
+
+def require_trainable(recipe: "Recipe") -> None:
+    """Raise UsageError for an objective that only judges, and for a place that is none."""
+    from tfkit.carbon import resolve_place
+
+    if recipe.objective.scored_by == "likelihood":
+        raise judges_only(recipe.objective)
+    resolve_place(recipe.carbon)
+
+
+def _attempt(
+    start: "Callable[[], Recipe]",
+    given: Given,
+    name: str,
+    kind: "Kind",
+    options: RunOptions,
+    listener: Listener,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """Lock the run folder, and train; `name` is the run's, for the meter.
+
+    `start` makes the recipe of a run that begins; of data they are not touched before the run folder is there and locked. A run that goes
+    on has its own recipe, to which `given` may bring changes. Raises Stopped with `result` where the attempt was stopped in its training.
+    """
+    from tfkit.engine.resuming import finished_result, report_changes, require_length, resumed
+    from tfkit.run.checkpoints import newest_step
+
+    with RunFolder.open(options.run, resume=options.resume, command=[*options.command], warn=listener.warn) as folder:
+        if folder.begun:
+            going_on = resumed(folder, given)
+            recipe, given = going_on.recipe, going_on.given
+            require_trainable(recipe)
+            if going_on.same_end and (result := finished_result(folder)) is not None:
+                listener.say(f"{folder.path}: this run is finished; here is its result again")
+                return result
+            require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))
+            report_changes(folder, going_on, listener)
+        else:
+            with stop.at_once():
+                recipe = start()
+            require_trainable(recipe)
+        return _metered(recipe, given, name, kind, options, folder, listener, stop)
+
+
+def _metered(
+    recipe: "Recipe",
+    given: Given,
+    name: str,
+    kind: "Kind",
+    options: RunOptions,
+    folder: RunFolder,
+    listener: Listener,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    from tfkit.carbon import Meter
+    from tfkit.engine.session import record_totals
+
+    folder.begin_attempt(options.threads)
+    run: Run | None = None
+    stopped: Stopped | None = None
+    meter = Meter.start(recipe.carbon, folder=folder.path, run_id=folder.run_id, attempt=folder.attempt, project=name)
+    try:
+        import torch
+
+        from tfkit.engine import run as training_run
+        from tfkit.training.device import pick_device
+
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        run = training_run.Run(recipe, pick_device(options.device), listener, stop, meter)
+        run.prepare()
+        run.start(folder, given, kind, exact=options.exact, force=options.force)
+    except Stopped as error:
+        stopped = error
+    finally:
+        reading = meter.stop()
+        if warning := meter.warning():
+            listener.warn(warning)
+        record_totals(folder, reading, run.totals if run is not None else {})
+    if stopped is not None:
+        stopped.result = run.result(reading, "stopped") if run is not None and run.assembled and run.progress.step else None
+        raise stopped
+    assert run is not None
+    return run.finish(reading)

@@ -1,0 +1,64 @@
+"""The hooks of the loop: each passes to the part of the run that it concerns."""
+
+from tfkit.data import Loader
+from tfkit.engine.checkpointing import Checkpointer
+from tfkit.engine.components import Components
+from tfkit.engine.micro_batches import MicroBatches
+from tfkit.engine.training_data import RunContext
+from tfkit.engine.training_log import TrainingLog
+from tfkit.engine.validator import Validator
+from tfkit.objectives.objective import Batch
+from tfkit.run.replay_file import write_replay
+from tfkit.training.health import StepReport, UnhealthyStepError
+from tfkit.training.loop import Log, Progress
+from tfkit.training.replay import describe_step
+
+
+class LoopHooks:
+    """Implements `training.loop.Hooks` for a run."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        components: Components,
+        log: TrainingLog,
+        checkpointer: Checkpointer,
+        validator: Validator,
+        micro_batches: MicroBatches,
+    ):
+        self.context, self.components, self.training_log = context, components, log
+        self.loader: Loader[Batch] = components.loader
+        self.save, self.evaluate, self.evaluated = checkpointer.save, validator.evaluate, validator.evaluated
+        self.enough, self.out_of_memory, self.should_stop = validator.out_of_patience, micro_batches.halve, context.stop.should_stop
+
+    def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
+        """Show the step on a terminal's live line."""
+        if self.training_log.terminal:
+            self.training_log.show(report.loss, report.lr, report.tokens / seconds)
+
+    def skipped(self, error: UnhealthyStepError) -> None:
+        """Report the step that is not taken."""
+        done, most = self.training_log.progress.skipped, self.components.plan.max_skipped_steps
+        self.context.listener.warn(f"{error.summary}; it is skipped, {done} of at most {most}")
+
+    def unhealthy(self, error: UnhealthyStepError) -> str:
+        """Write a small file from which, with the last checkpoint, the step can be taken again."""
+        path = self.context.folder.path
+        try:
+            write_replay(path, describe_step(self.components.stepper, self.loader, error))
+        except OSError as trouble:
+            return f"The step could not be written down for tfkit replay ({trouble.strerror})"
+        return f"`tfkit replay {path}` takes the step again and names the first module that goes wrong"
+
+    def nondeterministic(self, reason: str) -> None:
+        """Warn that resuming is not exact here."""
+        self.context.listener.warn(
+            f"{reason}; it runs all the same, and a resumed run may differ from one that was never stopped in its last bits"
+        )
+
+    def log(self, line: Log) -> None:
+        """Write a line of the log."""
+        self.training_log.line(line)
+        self.context.folder.keep_time()
+        if warning := self.context.meter.warning():
+            self.context.listener.warn(warning)

@@ -1,0 +1,84 @@
+"""The evaluations of a run: scores of the validation sets, samples of what the model writes, and when no better score ends the run."""
+
+from tfkit.engine.checkpointing import Checkpointer
+from tfkit.engine.components import Components
+from tfkit.engine.training_data import RunContext, TrainingData
+from tfkit.engine.training_log import TrainingLog
+from tfkit.engine.validation import score_validation
+from tfkit.errors import Stopped
+from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.training.device import eager
+from tfkit.training.loop import Progress
+from tfkit.training.patience import since_best
+
+
+class Validator:
+    """Evaluates the result of the training so far. What is in metrics.jsonl already is not done again."""
+
+    def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, checkpointer: Checkpointer):
+        self.context, self.data, self.components, self.log, self.checkpointer = context, data, components, log, checkpointer
+        self.model = components.stepper.loss_module.model
+        self.prompts = context.recipe.generation.prompts
+
+    def evaluate(self, progress: Progress) -> None:
+        """Score the validation sets and write the samples, as far as metrics.jsonl lacks them. Raises Stopped."""
+        self.context.meter.phase("evaluate")
+        if self.data.validation and progress.step not in self.log.evaluations:
+            self._note_scores(progress.step, self._score())
+        if self.prompts and progress.step not in self.log.sampled:
+            self._write_samples(progress.step)
+        self.context.meter.phase("train")
+
+    def evaluated(self, step: int) -> bool:
+        """Whether all of this step's evaluation is in metrics.jsonl."""
+        scored = step in self.log.evaluations or not self.data.validation
+        return scored and (step in self.log.sampled or not self.prompts)
+
+    def out_of_patience(self) -> bool:
+        """Whether training.patience evaluations have brought no better score."""
+        patience = self.context.recipe.training.patience
+        if patience is None:
+            return False
+        metric = self.checkpointer.metric
+        values = [metrics.get(metric) for _, metrics in sorted(self.log.evaluations.items())]
+        return since_best(values, metric in HIGHER) >= patience
+
+    def _score(self) -> dict[str, float]:
+        with eager(self.model), self.components.weights.result_at_work():
+            metrics = score_validation(self.context.recipe, self.data, self.model, self.context.stop.should_stop)
+        if metrics is None:
+            raise Stopped("stopped during the evaluation")
+        return metrics
+
+    def _note_scores(self, step: int, metrics: dict[str, float]) -> None:
+        """The line of the log comes last: a run that is killed before it scores again, and all of this is done again."""
+        self.log.evaluations[step] = metrics
+        self.checkpointer.rate(step, metrics)
+        self.log.scores(step, metrics)
+        metric, listener = self.checkpointer.metric, self.context.listener
+        if metric not in metrics:
+            listener.warn(f"step {step}: the evaluation has no {metric}, so this cannot be the best checkpoint")
+        if self.out_of_patience() and step < self.components.plan.steps:
+            patience = self.context.recipe.training.patience
+            listener.say(f"step {step}: no better {metric} in {patience} evaluations, so the run ends here")
+
+    def _write_samples(self, step: int) -> None:
+        from tfkit.generation.complete import complete
+
+        tokenizer, should_stop = self.data.tokenizer, self.context.stop.should_stop
+        texts, rendered = self.data.objective.prompts(self.prompts)
+        with eager(self.model), self.components.weights.result_at_work():
+            completions = complete(
+                self.model,
+                tokenizer,
+                texts,
+                self.context.recipe.generation,
+                eos_ids=self.data.end_ids,
+                start_id=tokenizer.start_id,
+                should_stop=should_stop,
+                rendered=rendered,
+            )
+        if should_stop():  # some may be cut short; resuming writes them whole
+            raise Stopped("stopped while the model was writing")
+        pairs = [{"prompt": prompt, "completion": one.text} for prompt, one in zip(self.prompts, completions, strict=True)]
+        self.log.samples(step, pairs, continues=not rendered and self.model.encoder is None)
