@@ -66,6 +66,39 @@ TEXTS = ["some", "a text of some length", "", "ü🙂"]
 EXPECTED = [{"codes": [ord(letter) for letter in text[:10]], "size": [len(text)]} for text in TEXTS]
 
 
+class Values(Letters):
+    """The length of a text as an array of some type, and how often."""
+
+    def __init__(self, dtype: str):
+        super().__init__()
+        self.dtype = dtype
+
+    def fingerprint(self) -> str:
+        return f"lengths as {self.dtype}"
+
+    def _encode(self, row: Row) -> Encoded | BadRow:
+        found = super()._encode(row)
+        assert isinstance(found, Encoded)
+        return found._replace(arrays={**found.arrays, "values": np.full(len(row.text), len(row.text) / 7, self.dtype)})
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float32", "float64", "complex64", ">f4"])
+def test_an_array_comes_back_in_the_type_that_the_encoder_gave_it(tmp_path: Path, dtype: str) -> None:
+    stored = set_of(tmp_path, TEXTS, Values(dtype))
+    for number, text in enumerate(TEXTS):
+        found, wanted = stored[number]["values"], np.full(len(text), len(text) / 7, dtype)
+        assert found.dtype == wanted.dtype.newbyteorder("<")
+        np.testing.assert_array_equal(found, wanted)
+    assert stored[0]["codes"].dtype == np.int32
+
+
+@pytest.mark.parametrize("numbers", [[0.5], np.array(["a"]), np.array([object()]), np.zeros((2, 2))])
+def test_what_no_type_keeps_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: object) -> None:
+    monkeypatch.setattr(Letters, "_encode", lambda self, row: Encoded({"codes": [1], "values": numbers}, 1))
+    with pytest.raises(AssertionError, match=r"an array is a row|int32 would cut them"):
+        set_of(tmp_path, ["a"])
+
+
 def test_an_objective_like_this_is_an_encoder() -> None:
     assert isinstance(Letters(), Encoder)
 

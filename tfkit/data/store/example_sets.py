@@ -30,8 +30,8 @@ _OWN = frozenset({"lengths", "texts", "places"})  # files beside those of the ar
 
 
 class Encoded(NamedTuple):
-    """A row as arrays: whole numbers, kept in 32 bits, or an array of a type of its own, the same for every row. `length` counts the
-    tokens that the model sees of it, `truncated` says that some were cut off.
+    """A row as arrays. A plain sequence is of whole numbers, kept as int32; an array keeps its type, of booleans or numbers, the same for
+    every row. `length` counts the tokens that the model sees of it, `truncated` says that some were cut off.
 
     `unread`: of several targets that are equally good, those beside the one that is taken.
     """
@@ -181,7 +181,7 @@ class _Writers:
         assert not self.examples or self._names() == sorted(found.arrays), "every example has the same arrays"
         assert _OWN.isdisjoint(found.arrays), "these files are the folder's own"
         for name, numbers in sorted(found.arrays.items()):
-            kept = numbers.astype(numbers.dtype.newbyteorder("<")) if isinstance(numbers, np.ndarray) else np.array(numbers, "<i4")
+            kept = _fixed(numbers)
             assert self.dtypes.setdefault(name, kept.dtype.str) == kept.dtype.str, "every example has arrays of the same types"
             self._add(name, kept.tobytes(), len(kept))
         place = row.place.encode(errors="replace")
@@ -209,6 +209,15 @@ class _Writers:
         if name not in self.open:
             self.open[name] = self.files.enter_context((self.folder / f"{name}.bin").open("wb"))
         return self.open[name]
+
+
+def _fixed(numbers: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
+    """An array of an example, little-endian: of its own type, or of int32 where an encoder gives a plain sequence."""
+    if isinstance(numbers, np.ndarray):
+        assert (numbers.ndim, numbers.dtype.kind in "biufc") == (1, True), "an array is a row of booleans or numbers"
+        return numbers.astype(numbers.dtype.newbyteorder("<"))
+    assert not any(isinstance(number, float) for number in numbers[:1]), "int32 would cut them; give an array of the type to keep"
+    return np.array(numbers, "<i4")
 
 
 def _load(folder: Path, index: dict[str, Any], fingerprint: str, cached: bool) -> ExampleSet:
