@@ -1,0 +1,127 @@
+"""An objective that is registered from outside works in every command: the schema, data, training, resuming, evaluation, inspection."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_runs import Done, Process, exact, hashes, pretrain, records, strike, write_corpus, write_recipe
+from toy_objective import register_toy
+
+STEPS = 6
+RECIPE = """
+# A recipe for tests.
+model: {from: base}
+data: {train: [{path: pairs.jsonl}], validation: [{path: others.jsonl}]}
+objective: {kind: toy_preference, reference: base, beta: 2}
+optimizer: {lr: 1e-2}
+training: {steps: 6, batch_size: 4, micro_batch_size: 2, precision: fp32, log_every: 1}
+checkpoint: {every: 2}
+evaluation: {every: 3, metric: accuracy}
+carbon: {enabled: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with rows of which the preferred answer says cat, the recipe, and a run to start from."""
+    folder = tmp_path_factory.mktemp("toy")
+    random = np.random.default_rng(1)
+    for name, count in (("pairs", 24), ("others", 8)):
+        words = random.choice(["the", "dog", "sat", "mat", "ran"], (count, 6)).tolist()
+        rows = [{"prompt": f"{' '.join(one[:4])} ", "chosen": f"cat {one[4]}", "rejected": f"{one[4]} {one[5]}"} for one in words]
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    (folder / "toy.yaml").write_text(RECIPE, encoding="utf-8")
+    done = pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), "training.steps=4")
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """A command of a process in which the objective is registered, in that folder."""
+    monkeypatch.chdir(place)
+
+    def run(*words: str, before: Callable[[], object] = lambda: None) -> Done:
+        return Process(place, [*words], lambda: (register_toy(), before())).wait()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Path:
+    """The run that was never stopped."""
+    patch = pytest.MonkeyPatch()
+    patch.chdir(place)
+    done = Process(place, ["finetune", "toy.yaml", "--run", "whole", "--threads", "1"], register_toy).wait()
+    patch.undo()
+    assert done.code == 0, done.err
+    return place / "whole"
+
+
+def test_the_schema_has_it_where_it_is_registered_and_nowhere_else(tfkit: Callable[..., Done], place: Path) -> None:
+    schema = json.loads(tfkit("check", "--schema").out)
+    assert schema["properties"]["objective"]["discriminator"]["mapping"]["toy_preference"] == "#/$defs/ToySection"
+    assert tfkit("check", "toy.yaml").code == 0
+    wrong = tfkit("check", "toy.yaml", "objective.beta=-1", "evaluation.metric=f1")
+    assert (wrong.code, "objective.beta: must be greater than 0" in wrong.err) == (2, True), wrong.err
+    unknown = Process(place, ["check", "toy.yaml"]).wait()
+    assert unknown.code == 2
+    assert "toy.yaml:5:19: objective.kind: 'toy_preference' is none of causal_lm, masked_lm, " in unknown.err
+
+
+def test_it_trains_from_the_reference_towards_the_preferred_answers(whole: Path) -> None:
+    losses = [record["loss"] for record in records(whole) if "loss" in record]
+    assert losses[0] == pytest.approx(np.log(2), abs=1e-6)  # the policy is the reference
+    assert losses[-1] < 0.6
+    scores = [record["evaluation"] for record in records(whole) if "evaluation" in record]
+    assert [*scores[-1]] == ["loss", "accuracy"]
+    assert scores[-1]["accuracy"] > 0.8
+
+
+def test_it_names_its_companion_and_pins_it(whole: Path, place: Path, tfkit: Callable[..., Done]) -> None:
+    facts = json.loads((whole / "checkpoints" / f"step-{STEPS:06d}" / "tfkit.json").read_text())
+    start, reference = facts["lineage"]["parents"]
+    assert (start["role"], reference["role"]) == ("start", "reference")
+    assert reference["sha256"] == start["sha256"]
+    assert f"reference_sha256: {reference['sha256']}" in (whole / "recipe.yaml").read_text()
+    other = tfkit("finetune", "toy.yaml", "--run", "other", f"objective.reference_sha256={'a' * 64}")
+    assert other.code == 4
+    assert f"objective.reference: base is not what this recipe was run with: the SHA-256 of its weights was {'a' * 64}" in other.err
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(whole: Path, place: Path, tfkit: Callable[..., Done]) -> None:
+    words = ("finetune", "toy.yaml", "--run", "stopped", "--threads", "1")
+    assert tfkit(*words, before=strike(signal.SIGKILL, 7)).code == -signal.SIGKILL
+    done = tfkit(*words, "--resume")
+    assert done.code == 0, done.err
+    assert hashes(place / "stopped", STEPS) == hashes(whole, STEPS)
+    assert exact(place / "stopped")[-1] == exact(whole)[-1]
+
+
+def test_it_is_evaluated_as_in_training_row_by_row(whole: Path, tfkit: Callable[..., Done], place: Path) -> None:
+    done = tfkit("evaluate", "--from", "whole", "--predictions", "predictions.jsonl", "--json", "--threads", "1", "carbon.enabled=false")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    trained = next(record["evaluation"] for record in reversed(records(whole)) if "evaluation" in record)
+    assert result["metrics"] == pytest.approx(trained)
+    assert result["intervals"].keys() == {"loss", "accuracy"}
+    rows = [json.loads(line) for line in (place / "predictions.jsonl").read_text().splitlines()]
+    assert [row["place"] for row in rows] == [f"others.jsonl:{number}" for number in range(1, 9)]
+    assert np.mean([row["margin"] > 0 for row in rows]) == result["metrics"]["accuracy"]
+
+
+def test_its_rows_are_shown(tfkit: Callable[..., Done]) -> None:
+    done = tfkit("inspect", "toy.yaml", "--rows", "2", "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert document["first_step"]["targets"] == {"preference": 4}
+    assert len(document["rows"]) == 4
+    assert any(token["token"].endswith("cat") and token["kind"] == "loss" for token in document["rows"][0]["tokens"])
+
+
+def test_nothing_is_written_into_the_folder_of_the_companion(tfkit: Callable[..., Done]) -> None:
+    done = tfkit("finetune", "toy.yaml", "--run", "base/checkpoints/inner")
+    assert (done.code, "which this command reads" in done.err) == (2, True), done.err
