@@ -11,7 +11,7 @@ from tiny_tasks import ROOT, script
 
 from tfkit.families import FAMILIES, PRESETS
 from tfkit.recipe.reading.fields import records, tags
-from tfkit.recipe.schema.objective_sections import SECTIONS
+from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import Recipe, ScheduleSection
 from tfkit.recipe.schema.vocabularies import VOCABULARIES
 

@@ -9,7 +9,8 @@ import pytest
 
 from tfkit.recipe.reading.read import recipe_of
 from tfkit.recipe.schema.best_metric import HIGHER, LOWER
-from tfkit.recipe.schema.objective_sections import SECTIONS, FewShotSection
+from tfkit.recipe.schema.objective_facts import SECTIONS
+from tfkit.recipe.schema.objective_sections import FewShotSection
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8").replace("\\\n", " ")
 COMMANDS = [shlex.split(line) for line in re.findall(r"^    (tfkit evaluate .*)$", PAGE, re.MULTILINE)]

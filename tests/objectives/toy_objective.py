@@ -25,7 +25,7 @@ from tfkit.objectives.labelled import LabelledObjective, RowResult
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.registry import Registered, register
-from tfkit.recipe.schema.objective_sections import ObjectiveSection
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.roles import Role
 from tfkit.tokenizer import Tokenizer
 

@@ -3,7 +3,8 @@
 import pytest
 
 from tfkit.recipe.schema.best_metric import metrics_of
-from tfkit.recipe.schema.objective_sections import ClassificationSection, MultipleChoiceSection, ObjectiveSection, TextToTextSection
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.recipe.schema.objective_sections import ClassificationSection, MultipleChoiceSection, TextToTextSection
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from tfkit.data.formats.readers import FORMATS
 from tfkit.data.formats.suffixes import FORMAT_OF
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.schema.objective_sections import SECTIONS
+from tfkit.recipe.schema.objective_facts import SECTIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 SOURCES = re.findall(r"^\|[^|]+\| ([a-z_, ]+) \| `(\{.*\})` \|$", PAGE, re.MULTILINE)

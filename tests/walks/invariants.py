@@ -19,7 +19,7 @@ from tiny_runs import exact
 from tfkit.adapters import load
 from tfkit.hub import find_checkpoint
 from tfkit.hub.model_reading import Loaded
-from tfkit.recipe.schema.objective_sections import SECTIONS
+from tfkit.recipe.schema.objective_facts import SECTIONS
 from walks.running import Failure, Outcome, message_of, run_command
 from walks.scenario import Command, Walk
 from walks.workflow import COMMON, QUIET

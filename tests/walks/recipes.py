@@ -13,7 +13,7 @@ from tfkit.recipe.reading.checks import cross_problems
 from tfkit.recipe.reading.tree import Mapping, Place
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
-from tfkit.recipe.schema.objective_sections import SECTIONS
+from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import (
     CheckpointSection,
     EvaluationSection,

@@ -11,7 +11,7 @@ from tfkit.data.formats.suffixes import FORMAT_OF
 from tfkit.errors import UsageError
 from tfkit.families import PRESETS
 from tfkit.recipe.reading.read import read_document
-from tfkit.recipe.schema.objective_sections import SECTIONS
+from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.recipe.schema.vocabularies import VOCABULARIES
 from walks.recipes import FAMILIES, OPTIMIZERS, SCHEDULES, RecipeDrawer, is_valid

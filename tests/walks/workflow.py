@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 from tfkit.families import PRESETS
-from tfkit.recipe.schema.objective_sections import SECTIONS
+from tfkit.recipe.schema.objective_facts import SECTIONS
 from walks.recipes import RecipeDrawer, objectives_for, stacks_of
 from walks.rows import WORDS, sentence
 from walks.scenario import Command, DataFile, Recipe, Walk

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tfkit.engine.session import Session
     from tfkit.engine.settings import Settings
     from tfkit.hub import Loaded
-    from tfkit.recipe.schema.objective_sections import ObjectiveSection
+    from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 _SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
 _SEED = 1  # of the bootstrap

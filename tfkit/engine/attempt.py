@@ -13,7 +13,7 @@ from tfkit.engine.inputs import recipe_inputs
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.errors import Stopped, UsageError
 from tfkit.recipe import RecipeText
-from tfkit.recipe.schema.objective_sections import judges_only
+from tfkit.recipe.schema.objective_facts import judges_only
 from tfkit.run.folder import RunFolder, is_begun
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from tfkit.recipe.reading.read import read_document, slug
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, plain
 from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.schema.objective_sections import SECTIONS, ClassificationSection
+from tfkit.recipe.schema.objective_facts import SECTIONS
+from tfkit.recipe.schema.objective_sections import ClassificationSection
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
 from tfkit.recipe.starting_points import ENOUGH_CHARACTERS, ENOUGH_ROWS, HELD_OUT, StartingPoint, starting_point
 from tfkit.recipe.tasks import Kind, Seen, Task, decide, few_values, unread_texts

@@ -6,7 +6,7 @@ from tfkit.adapters import load
 from tfkit.errors import ModelError
 from tfkit.hub import content_hash, run_id_of
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema.objective_sections import ObjectiveSection
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
 
 

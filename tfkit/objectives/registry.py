@@ -21,7 +21,8 @@ from tfkit.objectives.tagging import Tagging
 from tfkit.objectives.teacher import open_teacher
 from tfkit.objectives.text_to_text import TextToText
 from tfkit.recipe.reading.fields import tags
-from tfkit.recipe.schema.objective_sections import DistillationSection, ObjectiveSection, declared, judges_only
+from tfkit.recipe.schema.objective_facts import ObjectiveSection, declared, judges_only
+from tfkit.recipe.schema.objective_sections import DistillationSection
 from tfkit.recipe.schema.sections import Recipe, rebuild_recipe
 from tfkit.tokenizer import Tokenizer
 

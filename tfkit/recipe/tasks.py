@@ -9,7 +9,7 @@ from typing import Any
 
 from tfkit.errors import UsageError
 from tfkit.recipe.numbers import read_number
-from tfkit.recipe.schema.objective_sections import SECTIONS, Stacks
+from tfkit.recipe.schema.objective_facts import SECTIONS, Stacks
 
 _FEW = 5  # rows, at least, of each class on the mean: a column of fewer is one of names or numbers, not of classes
 _LONG, _WORDS = 60, 6  # characters and spaces, at least, of half of the texts of a column that is more than names

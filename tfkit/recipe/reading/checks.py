@@ -10,21 +10,15 @@ from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.tree import Node, Path, place_of
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
-from tfkit.recipe.schema.objective_sections import (
-    ChatSection,
-    DistillationSection,
-    MaskedLMSection,
-    MultipleChoiceSection,
-    ObjectiveSection,
-)
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.sections import EvaluationSection, ModelSection, Recipe, ScheduleSection
 from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     """Problems of a recipe whose fields are each valid."""
-    found = [*_lengths(recipe), *_warmup(recipe), *_vocabulary(recipe), *_unread(recipe), *_start(recipe), *_distillation(recipe)]
-    found += [*_adapter(recipe), *_judging(recipe)]
+    found = [*_lengths(recipe), *_warmup(recipe), *_vocabulary(recipe), *_unread(recipe), *_start(recipe)]
+    found += [*recipe.objective.problems(recipe, _model(recipe)), *_adapter(recipe), *_judging(recipe)]
     if recipe.model.start is None:  # else what the model is stands in its own files
         found += _objective(recipe)
     return [Problem(place_of(tree, path, key=False), path, message) for path, message in found]
@@ -126,25 +120,7 @@ def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("model", "head"), f"the objective {objective.kind} needs a head of kind {wanted}, not {kind}"
     elif stacks == "both":
         yield from _encoder_decoder(recipe, objective)
-    if isinstance(objective, MaskedLMSection):
-        yield from _masked_lm(recipe, objective, model)
-    if isinstance(objective, MultipleChoiceSection):
-        if "head" in recipe.model.changes and isinstance(head, dict) and not head.get("choices"):
-            yield ("model", "head"), "the objective multiple_choice needs the score of a choice: add choices: true"
-        yield from _special_tokens(recipe, objective)
-
-
-def _masked_lm(recipe: Recipe, objective: MaskedLMSection, model: dict[str, Any]) -> Iterator[tuple[Path, str]]:
-    """Masks are an entry of the tokenizer, and the two texts of a row segments of the model, which has a head for them or has none."""
-    section, head = recipe.tokenizer, model.get("head")
-    if section.path is None and section.kind != "wordpiece":
-        yield ("tokenizer", "kind"), f"{section.kind} has no [CLS], [SEP] and [MASK], which the objective masked_lm needs: use wordpiece"
-    if "head" in recipe.model.changes and isinstance(head, dict) and bool(head.get("next_sentence")) != objective.next_sentence:
-        wanted = str(objective.next_sentence).lower()
-        yield ("model", "head"), f"objective.next_sentence is {wanted}, and that of the head is not: make them equal, or leave the head out"
-    embedding = model.get("embedding")
-    if objective.next_sentence and ((embedding.get("segments") if isinstance(embedding, dict) else None) or 0) < 2:
-        yield ("model",), "the two texts of next_sentence are told apart by segments: set model.embedding.segments to 2"
+    yield from objective.misfits(recipe, model)
 
 
 def _encoder_decoder(recipe: Recipe, objective: ObjectiveSection) -> Iterator[tuple[Path, str]]:
@@ -165,18 +141,6 @@ def _encoder_decoder(recipe: Recipe, objective: ObjectiveSection) -> Iterator[tu
         yield ("tokenizer", "kind"), f"{section.kind} has no sentinels ({SENTINELS[-1]}, ...) for the spans: use unigram"
 
 
-def _special_tokens(recipe: Recipe, objective: MultipleChoiceSection) -> Iterator[tuple[Path, str]]:
-    """What stands between the texts of multiple choice is an entry of the tokenizer; a finished one that lacks it gets it."""
-    section = recipe.tokenizer
-    if section.path is not None or recipe.model.start is not None:
-        return
-    own = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
-    for name in ("start", "delimiter", "classify"):
-        token = getattr(objective, name)
-        if token is not None and token not in (*own.first, *section.special_tokens, *own.last):
-            yield ("objective", name), f"{token!r} is no special token of the tokenizer: add it to tokenizer.special_tokens"
-
-
 def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     schedule = recipe.schedule
     if schedule.warmup_tokens is not None and schedule.warmup_steps:
@@ -193,27 +157,6 @@ def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("schedule",), "the noam schedule needs warmup_steps; the paper's is 4000"
     if "lr" not in recipe.optimizer.model_fields_set:
         yield ("schedule", "kind"), "the noam schedule multiplies optimizer.lr, so state it; 1.0 gives the paper's learning rate"
-
-
-def _distillation(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """The teacher is read, in the tokens that it knows, and each setting of the distillation by something."""
-    objective, default = recipe.objective, DistillationSection.model_fields
-    if not isinstance(objective, DistillationSection):
-        return
-    if recipe.tokenizer.path is None and recipe.model.start is None:
-        yield ("tokenizer",), "a student reads the tokens of its teacher: give tokenizer.path, with what objective.teacher names"
-    if not objective.teacher_weight and not objective.cosine_weight:
-        yield ("objective",), "nothing of the teacher is learned: raise teacher_weight or cosine_weight, or train without it"
-    if not objective.teacher_weight and objective.temperature != default["temperature"].default:
-        yield ("objective", "temperature"), "only the divergence from the teacher reads it, and its teacher_weight is 0; remove it"
-    if objective.masked_only and not (objective.teacher_weight and objective.of.kind == "masked_lm"):
-        yield ("objective", "masked_only"), "only the divergence from the teacher of a masked_lm reads it; remove it"
-    if objective.copy_layers is not None and recipe.model.start is not None:
-        yield ("objective", "copy_layers"), "the student begins with the weights of model.from already; remove one of the two"
-    model = _model(recipe)
-    layers = (model.get("encoder_layers") or 0) + (model.get("decoder_layers") or 0)
-    if objective.copy_layers is not None and layers and len(objective.copy_layers) != layers:
-        yield ("objective", "copy_layers"), f"names {len(objective.copy_layers)} layers for a student of {layers}: one for each of its own"
 
 
 def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
@@ -237,8 +180,6 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     evaluation = EvaluationSection.model_fields
     if recipe.evaluation.text_metrics != evaluation["text_metrics"].default and not recipe.objective.trained_for.answers_in_text:
         yield ("evaluation", "text_metrics"), f"{recipe.objective.kind} has no rows with texts to write: remove it"
-    if isinstance(recipe.objective, ChatSection):
-        yield from _unread_chat(recipe, recipe.objective)
     for part in ("train", "validation"):
         sources = getattr(recipe.data, part)
         for index, source in enumerate(sources if isinstance(sources, list) else ()):
@@ -249,15 +190,6 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
                 yield ("data", part, index, "name"), "only validation sets have names, in their metrics; remove it"
             if part == "validation" and source.weight != SourceSection.model_fields["weight"].default:
                 yield ("data", part, index, "weight"), "only training reads some rows more often than others; remove it"
-
-
-def _unread_chat(recipe: Recipe, objective: ChatSection) -> Iterator[tuple[Path, str]]:
-    if objective.pack and not recipe.data.length_groups:
-        yield ("data", "length_groups"), "packed rows are about as long as each other: remove it, or objective.pack"
-    if objective.system is not None and objective.format == "template":
-        yield ("objective", "system"), "the tokenizer's own chat template would not know it: remove it, or name a format"
-    elif objective.system is not None and objective.format in ("gemma", "mistral"):
-        yield ("objective", "system"), f"the format {objective.format} has no system message: remove it"
 
 
 def _unread_of(source: SourceSection) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,8 @@ from typing import Any
 from tfkit.families import PRESETS
 from tfkit.families.rules import Family
 from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
-from tfkit.recipe.schema.objective_sections import MaskedLMSection, ObjectiveSection
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.recipe.schema.objective_sections import MaskedLMSection
 from tfkit.recipe.schema.sections import Recipe
 
 

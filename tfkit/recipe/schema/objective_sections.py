@@ -1,22 +1,19 @@
-"""The objectives of a recipe, one section each: its fields, and the facts of its kind that need no model. Torch-free.
+"""The objectives of a recipe, one section each: its fields, and the facts of its kind that need no model. Torch-free."""
 
-A section that is `declared` can be written in every recipe: the schema, `tfkit check` and its JSON Schema read SECTIONS.
-"""
-
-from collections.abc import Mapping
-from functools import reduce
-from operator import or_
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tfkit.errors import UsageError
-from tfkit.model.config import MAX_LAYERS, Data
+from tfkit.model.config import MAX_LAYERS
 from tfkit.recipe.schema.bounds import Positive, Shots, Weight
-from tfkit.recipe.schema.roles import TEXT, Role
+from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, ScoredBy, Stacks, declared
+from tfkit.recipe.schema.roles import Role
+from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
 
-Stacks = Literal["encoder", "decoder", "both"]
-ScoredBy = Literal["text", "row", "likelihood"]
+if TYPE_CHECKING:
+    from tfkit.recipe.schema.sections import Recipe
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -38,82 +35,6 @@ OF_TEXTS = {  # the metrics of texts that a model writes, and which of evaluatio
     "rouge2": "rouge",
     "rougeL": "rouge",
 }
-
-
-class ObjectiveSection(Data):
-    """The facts of an objective's kind; each kind adds its fields."""
-
-    kind: str
-
-    roles: ClassVar[tuple[Role, ...]] = TEXT  # the parts of a row that it reads
-    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # the models that it trains
-    head: ClassVar[str] = "lm"  # the kind of head that it trains
-    reads_text: ClassVar[bool] = True  # rows cut from a stream of text; else each row is an example of its own
-    answers_in_text: ClassVar[bool] = False  # each row has a text that is to be written
-    scored_by: ClassVar[ScoredBy] = "row"  # likelihood: it judges finished models, and trains none
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # that an evaluation may report
-    # The fields that name further models, and whether these are trained, too; the field `<name>_sha256` beside each pins its weights.
-    companions: ClassVar[Mapping[str, bool]] = {}
-
-    @property
-    def trained_for(self) -> "ObjectiveSection":
-        """The objective that the trained model is judged by: of a distillation that of the student."""
-        return self
-
-    @property
-    def judged_alone(self) -> Self:
-        """The same objective with one example a row."""
-        return self
-
-    @property
-    def reads_training(self) -> bool:
-        """Whether it reads the rows of data.train."""
-        return True
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether its head has an output for each class or tag of the data."""
-        return self.head in ("classes", "tags")
-
-    @property
-    def named_labels(self) -> list[str] | None:
-        """The classes or tags that the recipe names; None: those of the data."""
-        return None
-
-    @property
-    def problem_type(self) -> str | None:
-        """As config.json of Hugging Face has it; None where the head says it."""
-        return None
-
-    @property
-    def companion_paths(self) -> dict[str, str]:
-        """The model that each of its `companions` names; a field may be null."""
-        return {name: path for name in self.companions if (path := getattr(self, name)) is not None}
-
-    @property
-    def pins(self) -> dict[str, str | None]:
-        """The SHA-256 that each companion must have; None: any."""
-        return {name: getattr(self, f"{name}_sha256") for name in self.companions}
-
-    def pinned(self, hashes: Mapping[str, str | None]) -> Self:
-        """The same section with these SHA-256 of its companions."""
-        return self.model_copy(update={f"{name}_sha256": sha256 for name, sha256 in hashes.items()})
-
-
-Section = TypeVar("Section", bound=ObjectiveSection)
-SECTIONS: dict[str, type[ObjectiveSection]] = {}  # by kind, in the order in which messages list them
-
-
-def declared(section: type[Section]) -> type[Section]:
-    """Let recipes have objectives of this section. Once Recipe is built, `rebuild_recipe` makes it known there, too."""
-    (kind,) = get_args(section.model_fields["kind"].annotation)
-    SECTIONS[kind] = section
-    return section
-
-
-def any_declared() -> Any:
-    """The union of all declared sections."""
-    return reduce(or_, SECTIONS.values())
 
 
 @declared
@@ -162,6 +83,30 @@ class MaskedLMSection(ObjectiveSection):
             raise ValueError("short_rows is read with next_sentence: true alone: remove it")
         return self
 
+    @property
+    def training_metrics(self) -> tuple[str, ...]:
+        """Next sentences have a loss and an accuracy of their own."""
+        of_pairs = ("mlm_loss", "next_sentence_loss", "next_sentence_accuracy")
+        return self.metrics if self.next_sentence else tuple(name for name in self.metrics if name not in of_pairs)
+
+    def misfits(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
+        """Masks are an entry of the tokenizer, and the two texts of a row segments of the model, which has a head for them or has none."""
+        section, head = recipe.tokenizer, model.get("head")
+        if section.path is None and section.kind != "wordpiece":
+            yield (
+                ("tokenizer", "kind"),
+                f"{section.kind} has no [CLS], [SEP] and [MASK], which the objective masked_lm needs: use wordpiece",
+            )
+        if "head" in recipe.model.changes and isinstance(head, dict) and bool(head.get("next_sentence")) != self.next_sentence:
+            wanted = str(self.next_sentence).lower()
+            yield (
+                ("model", "head"),
+                f"objective.next_sentence is {wanted}, and that of the head is not: make them equal, or leave the head out",
+            )
+        embedding = model.get("embedding")
+        if self.next_sentence and ((embedding.get("segments") if isinstance(embedding, dict) else None) or 0) < 2:
+            yield ("model",), "the two texts of next_sentence are told apart by segments: set model.embedding.segments to 2"
+
 
 @declared
 class ClassificationSection(ObjectiveSection):
@@ -206,6 +151,11 @@ class ClassificationSection(ObjectiveSection):
         if self.regression and self.labels is not None:
             raise ValueError("labels are classes, and regression has none: remove one of the two")
         return self
+
+    @property
+    def training_metrics(self) -> tuple[str, ...]:
+        """Those of classes, or of numbers."""
+        return tuple(name for name in self.metrics if name == "loss" or (name in ("rmse", "pearson", "spearman")) == self.regression)
 
 
 @declared
@@ -257,6 +207,24 @@ class MultipleChoiceSection(ObjectiveSection):
     reads_text: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("loss", "choices", "lm", "accuracy")
 
+    @property
+    def training_metrics(self) -> tuple[str, ...]:
+        """The language model's loss where it is trained."""
+        return self.metrics if self.lm_weight else tuple(name for name in self.metrics if name != "lm")
+
+    def misfits(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
+        """The head scores a choice, and the tokenizer has the special tokens between the texts; a finished one gets them."""
+        section, head = recipe.tokenizer, model.get("head")
+        if "head" in recipe.model.changes and isinstance(head, dict) and not head.get("choices"):
+            yield ("model", "head"), "the objective multiple_choice needs the score of a choice: add choices: true"
+        if section.path is not None or recipe.model.start is not None:
+            return
+        own = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
+        for name in ("start", "delimiter", "classify"):
+            token = getattr(self, name)
+            if token is not None and token not in (*own.first, *section.special_tokens, *own.last):
+                yield ("objective", name), f"{token!r} is no special token of the tokenizer: add it to tokenizer.special_tokens"
+
 
 @declared
 class SpanCorruptionSection(ObjectiveSection):
@@ -289,6 +257,11 @@ class TextToTextSection(ObjectiveSection):
     reads_text: ClassVar[bool] = False
     answers_in_text: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", "nll", *OF_TEXTS)
+
+    @property
+    def training_metrics(self) -> tuple[str, ...]:
+        """The loss without smoothing where labels are smoothed."""
+        return self.metrics if self.label_smoothing else tuple(name for name in self.metrics if name != "nll")
 
 
 @declared
@@ -327,6 +300,15 @@ class ChatSection(ObjectiveSection):
         """Without other conversations in its row."""
         return self.model_copy(update={"pack": False})
 
+    def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
+        """Settings that nothing reads."""
+        if self.pack and not recipe.data.length_groups:
+            yield ("data", "length_groups"), "packed rows are about as long as each other: remove it, or objective.pack"
+        if self.system is not None and self.format == "template":
+            yield ("objective", "system"), "the tokenizer's own chat template would not know it: remove it, or name a format"
+        elif self.system is not None and self.format in ("gemma", "mistral"):
+            yield ("objective", "system"), f"the format {self.format} has no system message: remove it"
+
 
 @declared
 class DistillationSection(ObjectiveSection):
@@ -359,6 +341,23 @@ class DistillationSection(ObjectiveSection):
     def trained_for(self) -> ObjectiveSection:
         """The objective of the student beside its teacher."""
         return self.of
+
+    def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
+        """The teacher is read, in the tokens that it knows, and each setting of the distillation by something."""
+        default = DistillationSection.model_fields
+        if recipe.tokenizer.path is None and recipe.model.start is None:
+            yield ("tokenizer",), "a student reads the tokens of its teacher: give tokenizer.path, with what objective.teacher names"
+        if not self.teacher_weight and not self.cosine_weight:
+            yield ("objective",), "nothing of the teacher is learned: raise teacher_weight or cosine_weight, or train without it"
+        if not self.teacher_weight and self.temperature != default["temperature"].default:
+            yield ("objective", "temperature"), "only the divergence from the teacher reads it, and its teacher_weight is 0; remove it"
+        if self.masked_only and not (self.teacher_weight and self.of.kind == "masked_lm"):
+            yield ("objective", "masked_only"), "only the divergence from the teacher of a masked_lm reads it; remove it"
+        if self.copy_layers is not None and recipe.model.start is not None:
+            yield ("objective", "copy_layers"), "the student begins with the weights of model.from already; remove one of the two"
+        layers = (model.get("encoder_layers") or 0) + (model.get("decoder_layers") or 0)
+        if self.copy_layers is not None and layers and len(self.copy_layers) != layers:
+            yield ("objective", "copy_layers"), f"names {len(self.copy_layers)} layers for a student of {layers}: one for each of its own"
 
 
 @declared
@@ -427,11 +426,3 @@ class FewShotSection(ObjectiveSection):
         if self.template.count("{context}") != 1 or self.template.count("{answer}") != 1 or not self.template.endswith("{answer}"):
             raise ValueError(f"template {self.template!r}: it must have {{context}} once, and {{answer}} once, at its end")
         return self
-
-
-def judges_only(section: ObjectiveSection) -> UsageError:
-    """Error for an objective that only judges where a command would train."""
-    return UsageError(
-        f"objective: {section.kind} judges a finished model, and trains none: `tfkit evaluate --from CKPT` reads it; train with another, "
-        "such as causal_lm"
-    )

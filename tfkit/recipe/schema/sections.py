@@ -24,7 +24,8 @@ from tfkit.recipe.schema.bounds import (
     Weight,
 )
 from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
-from tfkit.recipe.schema.objective_sections import CausalLMSection, ObjectiveSection, any_declared
+from tfkit.recipe.schema.objective_facts import ObjectiveSection, any_declared
+from tfkit.recipe.schema.objective_sections import CausalLMSection
 
 START_FIELDS = ("from", "sha256")  # of the model section, beside the fields of a description
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -1,0 +1,114 @@
+"""The facts of an objective that need no model, and all objectives whose sections are declared. Torch-free."""
+
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_args
+
+from tfkit.errors import UsageError
+from tfkit.model.config import Data
+from tfkit.recipe.schema.roles import TEXT, Role
+
+if TYPE_CHECKING:
+    from tfkit.recipe.schema.sections import Recipe
+
+Stacks = Literal["encoder", "decoder", "both"]
+ScoredBy = Literal["text", "row", "likelihood"]
+Contradiction = tuple[tuple[str | int, ...], str]  # the path of a field, and what is wrong with it
+
+
+class ObjectiveSection(Data):
+    """The facts of an objective's kind; each kind adds its fields."""
+
+    kind: str
+
+    roles: ClassVar[tuple[Role, ...]] = TEXT  # the parts of a row that it reads
+    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # the models that it trains
+    head: ClassVar[str] = "lm"  # the kind of head that it trains
+    reads_text: ClassVar[bool] = True  # rows cut from a stream of text; else each row is an example of its own
+    answers_in_text: ClassVar[bool] = False  # each row has a text that is to be written
+    scored_by: ClassVar[ScoredBy] = "row"  # likelihood: it judges finished models, and trains none
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # that an evaluation may report
+    # The fields that name further models, and whether these are trained, too; the field `<name>_sha256` beside each pins its weights.
+    companions: ClassVar[Mapping[str, bool]] = {}
+
+    @property
+    def training_metrics(self) -> tuple[str, ...]:
+        """Those of its metrics that these fields give an evaluation."""
+        return self.metrics
+
+    @property
+    def trained_for(self) -> "ObjectiveSection":
+        """The objective that the trained model is judged by: of a distillation that of the student."""
+        return self
+
+    @property
+    def judged_alone(self) -> Self:
+        """The same objective with one example a row."""
+        return self
+
+    @property
+    def reads_training(self) -> bool:
+        """Whether it reads the rows of data.train."""
+        return True
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether its head has an output for each class or tag of the data."""
+        return self.head in ("classes", "tags")
+
+    @property
+    def named_labels(self) -> list[str] | None:
+        """The classes or tags that the recipe names; None: those of the data."""
+        return None
+
+    @property
+    def problem_type(self) -> str | None:
+        """As config.json of Hugging Face has it; None where the head says it."""
+        return None
+
+    def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterable[Contradiction]:
+        """What contradicts it in the other sections of a recipe; `model`: the values of the model's description that are stated."""
+        return ()
+
+    def misfits(self, recipe: "Recipe", model: dict[str, Any]) -> Iterable[Contradiction]:
+        """Why a model and its tokenizer are not for it, beside stacks and head: of a recipe, or of a finished model."""
+        return ()
+
+    @property
+    def companion_paths(self) -> dict[str, str]:
+        """The model that each of its `companions` names; a field may be null."""
+        return {name: path for name in self.companions if (path := getattr(self, name)) is not None}
+
+    @property
+    def pins(self) -> dict[str, str | None]:
+        """The SHA-256 that each companion must have; None: any."""
+        return {name: getattr(self, f"{name}_sha256") for name in self.companions}
+
+    def pinned(self, hashes: Mapping[str, str | None]) -> Self:
+        """The same section with these SHA-256 of its companions."""
+        return self.model_copy(update={f"{name}_sha256": sha256 for name, sha256 in hashes.items()})
+
+
+Section = TypeVar("Section", bound=ObjectiveSection)
+SECTIONS: dict[str, type[ObjectiveSection]] = {}  # by kind, in the order in which messages list them
+
+
+def declared(section: type[Section]) -> type[Section]:
+    """Let recipes have objectives of this section. Once Recipe is built, `rebuild_recipe` makes it known there, too."""
+    (kind,) = get_args(section.model_fields["kind"].annotation)
+    SECTIONS[kind] = section
+    return section
+
+
+def any_declared() -> Any:
+    """The union of all declared sections."""
+    return reduce(or_, SECTIONS.values())
+
+
+def judges_only(section: ObjectiveSection) -> UsageError:
+    """Error for an objective that only judges where a command would train."""
+    return UsageError(
+        f"objective: {section.kind} judges a finished model, and trains none: `tfkit evaluate --from CKPT` reads it; train with another, "
+        "such as causal_lm"
+    )
