@@ -75,7 +75,7 @@ def test_next_sentences_and_masks_cost_what_transformers_says(tmp_path: Path, st
             attention_mask=batch.padding_mask.long(),
             token_type_ids=batch.segment_ids,
             labels=batch.labels,
-            next_sentence_label=batch.more["next_sentence"],
+            next_sentence_label=batch.extras["next_sentence"],
         )
         sums, counts, told = taught.loss(ours, batch), taught.counts(batch), taught.measure(ours, batch)
     assert counts == {"mlm": int((batch.labels != IGNORED).sum()), "next_sentence": 8}
@@ -83,7 +83,7 @@ def test_next_sentences_and_masks_cost_what_transformers_says(tmp_path: Path, st
     assert means["mlm"] + means["next_sentence"] == pytest.approx(float(output.loss), abs=1e-5)
     hidden = batch.labels != IGNORED
     right = int((output.prediction_logits.argmax(-1) == batch.labels)[hidden].sum())
-    follows = int((output.seq_relationship_logits.argmax(-1) == batch.more["next_sentence"]).sum())
+    follows = int((output.seq_relationship_logits.argmax(-1) == batch.extras["next_sentence"]).sum())
     metrics = taught.metrics(told)
     assert metrics == {
         "loss": pytest.approx(float(output.loss), abs=1e-5),

@@ -90,8 +90,8 @@ def test_sequences_are_start_context_delimiter_answer_classify_and_the_longer_te
                 (answer if len(answer) >= len(context) else context).pop()
             begin = [] if start is None else [START]
             assert found[mask].tolist() == [*begin, *context, DELIMITER, *answer, CLASSIFY]
-        assert batch.more["row"].tolist() == [i for i, row in enumerate(made) for _ in row["choices"]]
-        assert batch.more["right"].tolist() == [n == row["label"] for row in made for n in range(len(row["choices"]))]
+        assert batch.extras["row"].tolist() == [i for i, row in enumerate(made) for _ in row["choices"]]
+        assert batch.extras["right"].tolist() == [n == row["label"] for row in made for n in range(len(row["choices"]))]
 
 
 def test_rows_with_two_to_four_answers_are_each_their_own_softmax(tmp_path: Path) -> None:

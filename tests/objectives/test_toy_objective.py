@@ -7,10 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from tiny_examples import SUM_ROUNDING, examples, losses_and_weights, model, texts, tokenizer
 from tiny_runs import Done, Process, exact, hashes, pretrain, records, strike, write_corpus, write_recipe
-from toy_objective import register_toy
+from toy_objective import Toy, ToySection, register_toy
+
+from tfkit.objectives.companion import Companion
 
 STEPS = 6
+DECODER = {
+    "vocab_size": 300,
+    "context_length": 24,
+    "decoder_layers": 2,
+    "dim": 24,
+    "num_heads": 3,
+    "position": {"kind": "rotary"},
+    "norm": {"kind": "rms"},
+    "mlp": {"activation": "silu", "gated": True},
+    "head": {"tied": True},
+}
 RECIPE = """
 # A recipe for tests.
 model: {from: base}
@@ -125,3 +140,20 @@ def test_its_rows_are_shown(tfkit: Callable[..., Done]) -> None:
 def test_nothing_is_written_into_the_folder_of_the_companion(tfkit: Callable[..., Done]) -> None:
     done = tfkit("finetune", "toy.yaml", "--run", "base/checkpoints/inner")
     assert (done.code, "which this command reads" in done.err) == (2, True), done.err
+
+
+def test_any_micro_batches_are_the_same_step(tmp_path: Path) -> None:
+    codec = tokenizer("byte_bpe")
+    reference = Companion("reference", model(DECODER).requires_grad_(False), "made", "a" * 64)
+    section = ToySection(kind="toy_preference", reference="made", beta=2.0)
+    objective = Toy(section, codec, DECODER["context_length"], reference)
+    parts = zip(texts(16, seed=1, longest=3), texts(16, seed=2, longest=4), texts(16, seed=3, longest=4), strict=True)
+    rows = [dict(zip(("prompt", "chosen", "rejected"), part, strict=True)) for part in parts]
+    stored = examples(tmp_path, rows, ToySection.roles, objective)
+    losses, weights = losses_and_weights(DECODER, stored, objective, 8)
+    assert losses[0] != pytest.approx(np.log(2), abs=1e-3)  # another policy than the reference
+    for size in (1, 2, 4):
+        found, found_weights = losses_and_weights(DECODER, stored, objective, size)
+        assert found == pytest.approx(losses, rel=SUM_ROUNDING)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)

@@ -83,16 +83,16 @@ class Toy(LabelledObjective):
                 texts.append(ids)
                 labels.append(np.append(np.where(is_answer, ids, IGNORED)[1:], IGNORED))
         is_chosen = torch.arange(len(texts)) % 2 == 0
-        return Batch(pad(texts, self.tokenizer.pad_id or 0), pad(labels, IGNORED), padding_mask=real(texts), more={"chosen": is_chosen})
+        return Batch(pad(texts, self.tokenizer.pad_id or 0), pad(labels, IGNORED), padding_mask=real(texts), extras={"chosen": is_chosen})
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        return {"preference": int(batch.more["chosen"].sum())}
+        return {"preference": int(batch.extras["chosen"].sum())}
 
     def margins(self, model: Transformer, batch: Batch) -> Tensor:
         """(B,)"""
         with torch.no_grad():
             reference = _answer_log_probs(self.reference.model, batch)
-        ratios, is_chosen = _answer_log_probs(model, batch) - reference, batch.more["chosen"]  # (2 B,)
+        ratios, is_chosen = _answer_log_probs(model, batch) - reference, batch.extras["chosen"]  # (2 B,)
         return self.section.beta * (ratios[is_chosen] - ratios[~is_chosen])
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:

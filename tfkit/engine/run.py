@@ -187,6 +187,6 @@ def flops_per_token(components: Components, data: TrainingData) -> float:
     """FLOPs of a training step for each of its tokens, by the first step; companions and adapters included."""
     model, first = components.stepper.loss_module.model, components.loader.step(0)
     length = round(components.loader.rows.mean_tokens)
-    written = sum(batch.written for batch in first) / sum(batch.tokens for batch in first)
+    written = sum(batch.decoder_tokens for batch in first) / sum(batch.tokens for batch in first)
     flops = training_flops_per_token(model.config, length, written) + companion_flops_per_token(data.objective, length)
     return flops + adapted_flops_per_token(dict(model.named_parameters()), model.config, written)

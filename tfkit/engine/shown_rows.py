@@ -100,7 +100,7 @@ class Reader:
         if batch.labels.dim() == 1 and len(batch.labels) == len(batch.input_ids):
             value = batch.labels[number]
             facts["label"] = float(str(np.float32(value.item()))) if value.is_floating_point() else self._label(int(value))
-        for name, tensor in sorted(batch.more.items()):
+        for name, tensor in sorted(batch.extras.items()):
             if isinstance(tensor, Tensor) and tensor.dim() == 1 and len(tensor) == len(batch.input_ids):
                 facts[name] = tensor[number].item()
         return facts

@@ -34,7 +34,7 @@ from tfkit.tokenizer.tokenizer_files import TOKENIZER_FILES
 
 @dataclass(frozen=True)
 class RunContext:
-    """What surrounds a training: where it lives, who asks it to stop, what it costs."""
+    """The surroundings of a training: its folder, device and meter, and who asks it to stop."""
 
     recipe: Recipe
     folder: RunFolder
@@ -66,11 +66,11 @@ class TrainingData:
 
     @property
     def end_ids(self) -> list[int]:
-        """What ends a text that the model writes: of a conversation also the end of a turn."""
+        """The ids that end a text that the model writes: of a conversation also the end of a turn."""
         return [end for end in dict.fromkeys([self.tokenizer.eos_id, *self.objective.end_ids]) if end is not None]
 
     def fingerprints(self) -> dict[str, list[str]]:
-        """What the training and the validation text were; a resumed run must find the same."""
+        """Fingerprints of the training and the validation text; a resumed run must find the same."""
         return {"train": [one.fingerprint for one, _ in self.train], "validation": [one.stored.fingerprint for one in self.validation]}
 
 
@@ -164,7 +164,7 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
 
 
 def store(source: Source, recipe: Recipe, objective: Objective, tokenizer: Tokenizer, listener: Listener) -> Stored:
-    """What the cache holds of a source, or is made to hold."""
+    """Return a source as the cache holds it, after building it there if need be."""
     encoder = objective.labelled
     with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
         if encoder is None:

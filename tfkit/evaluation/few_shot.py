@@ -42,11 +42,11 @@ class FewShot:
         self._copies = Counter(text for text, _ in self._seen)
 
     def prompt(self, number: int, row: Row) -> str:
-        """What stands before the answers of row `number` of its set: the examples, a function of seed and number, and its context."""
+        """The text before the answers of row `number` of its set: the examples, a function of seed and number, and its context."""
         return self.section.separator.join([*self._drawn(number, row), self._asked(row)])
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """Each answer behind the prompt; then each behind what stands between any context and its answer."""
+        """Each answer behind the prompt; then each behind the text between any context and its answer."""
         right = self._right(row)
         if isinstance(right, BadRow):
             return right

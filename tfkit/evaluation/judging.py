@@ -1,4 +1,4 @@
-"""Rows that a finished model is judged by, through the likelihood of texts: what is asked for each row, and what the answers say of it."""
+"""Rows that a finished model is judged by, through the likelihood of texts: questions for each row, and a verdict from the answers."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,10 +28,10 @@ class Judge(Protocol):
     """A way to judge rows."""
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """What is asked for row `number` of its set."""
+        """The questions for row `number` of its set."""
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
-        """What the answers to the questions say."""
+        """Return the verdict that the answers to the questions give."""
 
 
 @dataclass

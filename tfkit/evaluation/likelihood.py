@@ -26,7 +26,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 class Question(NamedTuple):
-    """What is asked: log P(continuation | context)."""
+    """A question: log P(continuation | context)."""
 
     context: str
     continuation: str
@@ -64,7 +64,7 @@ def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_
     """The ids of each question; `start_id` is given for an encoder-decoder: its encoder reads the context, as a whole text.
 
     A text begins as in training: with what the tokenizer's template puts before it, or else the token that begins or ends texts. A
-    tokenizer without any of them gives a continuation without a context one token less, since nothing tells how probable the first is.
+    tokenizer without any of them gives a continuation without a context one token less, since nothing says how probable the first is.
     """
     moved = [_spaces_moved(one) for one in questions]
     if start_id is not None:
@@ -86,7 +86,7 @@ def score_questions(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> list[Likelihood]:
-    """The answers to questions in text and in ids; equal ones are asked once. `progress(n)` tells of n more that were scored.
+    """The answers to questions in text and in ids; equal ones are asked once. `progress(n)` reports n more that were scored.
 
     Contexts that do not fit lose their beginning; a continuation that alone does not fit is scored in pieces, each with as much before
     it as there is room for. The batch size, of pieces a forward, changes nothing beyond the model's rounding. Raises ModelError if an id

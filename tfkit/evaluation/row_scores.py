@@ -21,9 +21,9 @@ def score_rows(
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Mapping[str, Sum] | None:
-    """What the objective measures, added up over all rows, or over the first that have at most `max_tokens` together; sums in float64.
+    """The objective's measures, added up over all rows, or over the first that have at most `max_tokens` together; sums in float64.
 
-    `progress(n)` tells of n more rows. None if `should_stop`, asked before every batch, said so: half a score is no score.
+    `progress(n)` reports n more rows. None if `should_stop`, asked before every batch, said so: half a score is no score.
     """
     sums: dict[str, Sum] = {}
     try:
@@ -65,7 +65,7 @@ def judged_batches(
 
 
 def first_rows(rows: Rows, max_tokens: int | None) -> int:
-    """The number of rows at the data's beginning that have at most so many tokens together; at least one. None: all rows."""
+    """The number of rows at the data's beginning that have at most `max_tokens` together; at least one. None: all rows."""
     if max_tokens is None:
         return len(rows)
     if isinstance(rows, ExampleRows):

@@ -1,4 +1,4 @@
-"""What an objective measures of each row, such as its loss, as metrics of a whole set: sums of rows, each as often as it counts."""
+"""Metrics of a whole set from the sums of its rows, such as the loss, each row as often as it counts."""
 
 from collections.abc import Mapping, Sequence
 

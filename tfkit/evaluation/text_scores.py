@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
+from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.generation.inference import inference
 from tfkit.model.head import vocabulary_head
 from tfkit.model.transformer import Transformer
@@ -31,7 +32,7 @@ Numbers = NDArray[Any]
 
 @dataclass(frozen=True)
 class TextScore:
-    """What was counted, text by text, in the order of the stream."""
+    """Losses and counts, text by text, in the order of the stream."""
 
     losses: Numbers  # float64, nats: the sum over a text's targets
     targets: Numbers  # int64: ids that were predicted
@@ -107,7 +108,7 @@ def score_texts(
 ) -> TextScore | None:
     """Score each text of the stream on its own, in pieces of at most `context_length` ids, `batch_size` pieces a forward.
 
-    The result does not depend on the batch size beyond the model's rounding. `progress(n)` tells of n more targets scored. None if
+    The result does not depend on the batch size beyond the model's rounding. `progress(n)` reports n more targets scored. None if
     `should_stop`, asked before every batch, said so: half a score is no score. Raises DataError if no text has a target, ModelError if an
     id lies outside the model's vocabulary.
     """
@@ -139,14 +140,13 @@ def score_streams(
 ) -> list[TextScore] | None:
     """The score of each stream, as `score_texts` gives it; `max_tokens` holds for all together, so the last streams may be left out."""
     scores: list[TextScore] = []
-    for stream in streams:
-        left = None if max_tokens is None else max_tokens - sum(score.target_tokens for score in scores)
-        if left is not None and left <= 0:
-            break
-        score = score_texts(model, stream, context_length, batch_size, max_tokens=left, progress=progress, should_stop=should_stop)
+    budget = TokenBudget(max_tokens)
+    for stream in budget.until_spent(streams):
+        score = score_texts(model, stream, context_length, batch_size, max_tokens=budget.left, progress=progress, should_stop=should_stop)
         if score is None:
             return None
         scores.append(score)
+        budget.spend(score.target_tokens)
     return scores
 
 

@@ -1,1 +1,1 @@
-"""Objectives: what to do to a row, which loss it gives. One file an objective."""
+"""Objectives: how a row is encoded, which loss it gives, which metrics judge it. One file an objective; registry.py has them by kind."""

@@ -67,7 +67,7 @@ class Chat(WritingObjective):
 
     @property
     def end_ids(self) -> list[int]:
-        """What ends an answer."""
+        """The id that ends a turn."""
         return [self.conversations.end_id]
 
     @property
@@ -159,7 +159,7 @@ class Chat(WritingObjective):
     def _checked(self, messages: Sequence[Mapping[str, Any]], place: str, render: Render) -> tuple[str, Spans]:
         """The text of a conversation. Raises UnfitError if it would have special tokens that a message writes, and not the format.
 
-        Besides role and content a message may have anything: what the text does not say of it may hold any token.
+        Besides role and content a message may have anything: what the text does not show of it may hold any token.
         """
         for number, message in enumerate(messages, 1):
             found = self.conversations.literal(message["content"]) or self.conversations.literal(message["role"])
@@ -192,7 +192,7 @@ class Chat(WritingObjective):
 
 
 def conversation(row: Row) -> list[dict[str, Any]]:
-    """The messages of a row of either shape, each with role and content. Raises UnfitError.
+    """Return the messages of a row of either shape, each with role and content. Raises UnfitError.
 
     A system message of the conversation's own goes before a column that was only recognised as one.
     """

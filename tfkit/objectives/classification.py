@@ -163,7 +163,7 @@ def _number(written: str) -> float | None:
 
 
 def unknown_label(place: str, written: str, labels: Sequence[str]) -> BadRow:
-    """What is said of a label that the training rows, or the recipe, do not have."""
+    """Error for a label that the training rows, or the recipe, do not have."""
     known = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
     return BadRow(
         f"label {written!r}", f"{place}: the label {written!r} is none of {known}; correct the row, or name all in objective.labels"

@@ -17,7 +17,7 @@ _PIECE = 2**20  # logits in one softmax on a CPU: 4 MiB in float32
 
 
 class Head(Protocol):
-    """What a language model's head offers to a loss: softcap(prepare(hidden) weight^T + bias)."""
+    """The part of a language model's head that a loss needs: softcap(prepare(hidden) weight^T + bias)."""
 
     softcap: float | None
 
@@ -30,7 +30,7 @@ class Head(Protocol):
         """One for each entry (V,), or None."""
 
     def prepare(self, hidden: Tensor) -> Tensor:
-        """What the output matrix multiplies, (N, D) -> (N, D)."""
+        """Return the operand of the output matrix, (N, D) -> (N, D)."""
 
 
 def token_log_probs(head: Head, hidden: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -48,7 +48,7 @@ def token_log_probs(head: Head, hidden: Tensor, labels: Tensor, smoothing: float
 
 
 class TokenScores(NamedTuple):
-    """What is told of predictions that are only judged, each (N,)."""
+    """The scores of predictions without a gradient, each (N,)."""
 
     log_probs: Tensor  # of the label
     mean_log_probs: Tensor  # over all entries: what smoothing adds

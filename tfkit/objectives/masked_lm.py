@@ -1,4 +1,4 @@
-"""Masked language modelling: guess the tokens that are hidden in a text; and whether its second part follows the first (BERT).
+"""Masked language modelling: predict the tokens that are hidden in a text; and whether its second part follows the first (BERT).
 
 The loss is the mean over hidden tokens, plus, with next sentences, the mean over rows of its own (Devlin et al. 2018, appendix A.2).
 """
@@ -59,7 +59,7 @@ class MaskedLM(Objective):
             document_ids=torch.from_numpy(rows.texts) if not pairs and rows.texts.any() else None,
             padding_mask=None if real.all() else torch.from_numpy(real),
             segment_ids=torch.from_numpy(np.where(real, rows.texts, 0)) if pairs else None,
-            more={} if rows.unrelated is None else {"next_sentence": torch.from_numpy(rows.unrelated)},
+            extras={} if rows.unrelated is None else {"next_sentence": torch.from_numpy(rows.unrelated)},
         )
 
     def counts(self, batch: Batch) -> dict[str, int]:
@@ -75,7 +75,7 @@ class MaskedLM(Objective):
         """The same, of a forward that is made already."""
         found = {"mlm": -label_log_probs(model, output.hidden, batch.labels).sum()}
         if self.section.next_sentence:
-            found["next_sentence"] = F.cross_entropy(output.extra_logits.float(), batch.more["next_sentence"], reduction="sum")
+            found["next_sentence"] = F.cross_entropy(output.extra_logits.float(), batch.extras["next_sentence"], reduction="sum")
         return found
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
@@ -85,7 +85,7 @@ class MaskedLM(Objective):
         count = len(scores.right)
         sums = {"mlm": Sum(-float(scores.log_probs.cpu().double().sum()), count), "accuracy": Sum(float(scores.right.sum()), count)}
         if self.section.next_sentence:
-            logits, follows = output.extra_logits.float(), batch.more["next_sentence"]
+            logits, follows = output.extra_logits.float(), batch.extras["next_sentence"]
             sums["next_sentence"] = Sum(float(F.cross_entropy(logits, follows, reduction="sum")), len(follows))
             sums["next_sentence_accuracy"] = Sum(float((logits.argmax(-1) == follows).sum()), len(follows))
         return sums

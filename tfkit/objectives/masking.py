@@ -1,4 +1,4 @@
-"""Which tokens of a row are to be guessed, and what stands in their place: BERT's masks, a function of (seed, epoch, row) alone.
+"""The tokens of a row that are to be predicted, and what replaces them: BERT's masks, a function of (seed, epoch, row) alone.
 
 As create_pretraining_data.py: round(rate * n) of a row's n tokens, [CLS] and [SEP] counted but never chosen; 80 % of these become [MASK],
 10 % any entry of the vocabulary, and 10 % stay. Whole words are taken one by one, while they fit.
@@ -13,7 +13,7 @@ from tfkit.errors import ModelError
 from tfkit.recipe.schema.objective_sections import MaskedLMSection
 from tfkit.tokenizer import Tokenizer
 
-_MASKS = 2  # tells these draws from others that begin with the same seed, epoch and number
+_MASKS = 2  # distinguishes these draws from others that begin with the same seed, epoch and number
 
 
 class Masking:
@@ -31,7 +31,7 @@ class Masking:
     def draw(
         self, ids: NDArray[np.int64], epoch: int, number: int, token_counts: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The places in a row that are to be guessed, in order, and the ids that stand there instead."""
+        """Return the places in a row that are to be predicted, in order, and the ids that replace them."""
         bits = np.random.PCG64([self.seed, 0 if self.section.masking == "static" else epoch, number, _MASKS])
         raw = bits.random_raw(3 * len(ids)).reshape(3, -1)
         places = self._choose(ids, raw[0], token_counts)

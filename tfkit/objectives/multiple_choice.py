@@ -73,7 +73,7 @@ class MultipleChoice(LabelledObjective):
     def collate(self, rows: ExampleBatch) -> Batch:
         """A sequence for each answer of each row, C in all, padded on the right: labels (C, T) are the ids one position on.
 
-        In `more`: the row that a sequence belongs to, and whether its answer is the right one, (C,).
+        In `extras`: the row that a sequence belongs to, and whether its answer is the right one, (C,).
         """
         examples = single(rows)
         sequences = [ids for one in examples for ids in np.split(one["input_ids"], np.cumsum(one["sizes"])[:-1])]
@@ -84,7 +84,7 @@ class MultipleChoice(LabelledObjective):
             input_ids,
             torch.nn.functional.pad(labels, (0, missing), value=IGNORED),
             padding_mask=real(sequences),
-            more={
+            extras={
                 "row": torch.cat([torch.full((len(one["sizes"]),), number) for number, one in enumerate(examples)]),
                 "right": torch.cat([torch.arange(len(one["sizes"])) == int(one["right"][0]) for one in examples]),
             },
@@ -92,13 +92,13 @@ class MultipleChoice(LabelledObjective):
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """The rows, and the tokens that have one before them."""
-        counts = {"choices": int(batch.more["right"].sum())}
+        counts = {"choices": int(batch.extras["right"].sum())}
         return counts | ({"lm": int((batch.labels != IGNORED).sum())} if "lm" in self.terms else {})
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
         """The sums over rows and over tokens."""
         output = model(**batch.inputs())
-        scores, right = output.extra_logits[:, 0].float(), batch.more["right"]  # (C,)
+        scores, right = output.extra_logits[:, 0].float(), batch.extras["right"]  # (C,)
         losses = {"choices": (_by_row(scores, batch).logsumexp(dim=1) - scores[right]).sum()}
         if "lm" in self.terms:
             losses["lm"] = -label_log_probs(model, output.hidden, batch.labels).sum()
@@ -107,7 +107,7 @@ class MultipleChoice(LabelledObjective):
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         """The losses, and how many rows have their right answer on top."""
         output = model(**batch.inputs())
-        scores, right = output.extra_logits[:, 0].float(), batch.more["right"]
+        scores, right = output.extra_logits[:, 0].float(), batch.extras["right"]
         table, counts = _by_row(scores, batch), self.counts(batch)
         sums = {"choices": Sum(float((table.logsumexp(dim=1) - scores[right]).sum()), counts["choices"])}
         if "lm" in self.terms:
@@ -121,14 +121,14 @@ class MultipleChoice(LabelledObjective):
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """The answer with the highest score, counted from 0; and the sums of the language model over all answers."""
         output = model(**batch.inputs())
-        rows = batch.more["row"]
+        rows = batch.extras["row"]
         scores = output.extra_logits[:, 0].float()  # (C,): a score for each answer of each row
         of_rows = rows.bincount().tolist()
         lm: list[Sum] | None = None
         if "lm" in self.terms:
             log_probs = label_log_probs(model, output.hidden, batch.labels)
             lm = sums_by_row(-log_probs, rows[:, None].expand_as(batch.labels)[batch.labels != IGNORED], len(of_rows))
-        pairs = zip(scores.split(of_rows), batch.more["right"].split(of_rows), strict=True)
+        pairs = zip(scores.split(of_rows), batch.extras["right"].split(of_rows), strict=True)
         for number, (mine, is_right) in enumerate(pairs):
             right, predicted = int(is_right.int().argmax()), int(mine.argmax())
             sums = {"choices": Sum(float(mine.logsumexp(0) - mine[right]), 1)} | ({"lm": lm[number]} if lm else {})
@@ -158,7 +158,7 @@ def fit_tokenizer(section: MultipleChoiceSection, tokenizer: Tokenizer, *, is_fi
 
 def _by_row(scores: Tensor, batch: Batch) -> Tensor:
     """(C,) -> (rows, C): the scores of the answers of each row, minus infinity at those of others."""
-    row = batch.more["row"]
+    row = batch.extras["row"]
     mine = row == torch.arange(int(row[-1]) + 1, device=row.device)[:, None]
     return torch.where(mine, scores, -torch.inf)
 

@@ -34,7 +34,7 @@ class Batch:
     segment_ids: Tensor | None = None  # (B, T): the text of a pair that a token is in
     decoder_input_ids: Tensor | None = None  # (B, T')
     decoder_padding_mask: Tensor | None = None  # (B, T')
-    more: Mapping[str, Tensor] = field(
+    extras: Mapping[str, Tensor] = field(
         default_factory=dict
     )  # (B, ...), for further terms, or for a loss that joins sequences: none is cut then
 
@@ -42,25 +42,25 @@ class Batch:
         """The same batch on a device."""
         ahead = device.type == "cuda"  # what CUDA still computes is not waited for; elsewhere a copy under way may be read too early
         moved = {name: tensor.to(device, non_blocking=ahead) for name, tensor in self._own()}
-        return replace(self, **moved, more={name: tensor.to(device, non_blocking=ahead) for name, tensor in self.more.items()})
+        return replace(self, **moved, extras={name: tensor.to(device, non_blocking=ahead) for name, tensor in self.extras.items()})
 
     def inputs(self) -> dict[str, Tensor]:
-        """What the Transformer is called with, by name."""
+        """The arguments of the Transformer, by name."""
         return {name: tensor for name, tensor in self._own() if name != "labels"}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor, by name, in a fixed order."""
         yield from self._own()
-        yield from sorted(self.more.items())
+        yield from sorted(self.extras.items())
 
     @property
     def tokens(self) -> int:
         """Real tokens, of both sides of an encoder-decoder."""
         source = self.input_ids.numel() if self.padding_mask is None else int(self.padding_mask.sum())
-        return source + self.written
+        return source + self.decoder_tokens
 
     @property
-    def written(self) -> int:
+    def decoder_tokens(self) -> int:
         """Real tokens of the decoder's side of an encoder-decoder; 0 of others."""
         if self.decoder_input_ids is None:
             return 0
@@ -171,7 +171,7 @@ class Objective(Protocol):
         return
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
-        """Sentences about the training data that the user is told."""
+        """Sentences about the training data for the user."""
         return []
 
     def warnings(self, stored: Sequence[Stored], tokenizer: Tokenizer, length: int, *, is_finished: bool) -> list[str]:

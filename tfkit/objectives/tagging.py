@@ -109,7 +109,7 @@ class Tagging(LabelledObjective):
         return [tag_metrics(targets, found, of_words), *([entity_metrics(tags, predicted)] if mark_spans(self.labels) else [])]
 
     def _problem(self, row: Row) -> BadRow | None:
-        """What is wrong with the words and tags of a row."""
+        """Return what is wrong with the words and tags of a row."""
         words, tags = row.values["tokens"], row.values["tags"]
         if not words:
             return BadRow("no words", f"{row.place}: there are no words; remove the row")

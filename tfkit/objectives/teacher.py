@@ -29,7 +29,7 @@ def open_teacher(section: DistillationSection, config: ModelConfig, tokenizer: T
         lines = "\n  ".join(reasons)
         raise ModelError(f"objective.teacher: {section.teacher} cannot teach this model:\n  {lines}")
     if section.copy_layers is not None:
-        copied_tensors(on_meta(config), teacher.model, section.copy_layers)  # whether they fit is said before anything is tokenized
+        copied_tensors(on_meta(config), teacher.model, section.copy_layers)  # whether they fit is known before anything is tokenized
     return teacher
 
 
@@ -85,7 +85,7 @@ def _teachers_name(name: str, layers: Sequence[int]) -> str:
 
 
 def _meaning(config: ModelConfig) -> dict[str, object]:
-    """What gives the tensors their meaning beside their shapes, by its name in a recipe."""
+    """The fields that give the tensors their meaning beside their shapes, by their names in a recipe."""
     document = config.model_dump(include=_MEANING)
     return {
         (f"{name}.{inner}" if inner else name): found

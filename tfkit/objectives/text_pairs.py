@@ -1,7 +1,7 @@
 """Texts, or pairs of texts, as ids that fit a context: special tokens by the tokenizer's own template.
 
-A tokenizer whose template puts nothing between two texts (GPT-2's, GPT's) would run them together: the token that ends a text stands
-between them then. One without such a token can have no pairs, and a template of columns is the remedy.
+A tokenizer whose template puts nothing between two texts (GPT-2's, GPT's) would run them together: the token that ends a text is then
+between them. One without such a token can have no pairs, and a template of columns is the remedy.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def check_room(tokenizer: Tokenizer, length: int) -> None:
 
 
 def no_room(length: int) -> ModelError:
-    """What is said of such a context."""
+    """Error for such a context."""
     return ModelError(f"a context of {length} tokens has no room for text beside the special tokens; raise model.context_length")
 
 

@@ -50,7 +50,7 @@ class TextToText(WritingObjective):
         return [self._example(row, source, target.tolist()) for row, source, target in zip(rows, sources, targets, strict=True)]
 
     def collate(self, rows: ExampleBatch) -> Batch:
-        """Sources (B, T) and labels (B, T'), each padded on the right; what is padding is told by lengths, never by ids."""
+        """Sources (B, T) and labels (B, T'), each padded on the right; padding is known by lengths, never by ids."""
         examples = single(rows)
         sources, targets = [example["source"] for example in examples], [example["target"] for example in examples]
         padding = self.tokenizer.pad_id or 0
@@ -90,7 +90,7 @@ class TextToText(WritingObjective):
 
     @property
     def end_ids(self) -> list[int]:
-        """What ends a target."""
+        """The id that ends a target."""
         return [self.eos_id]
 
     def prompt_ids(self, example: Example) -> list[int]:

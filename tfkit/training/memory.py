@@ -66,7 +66,7 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
     model = loss_module.model
     length, config = batch.input_ids.shape[1], model.config
     # Where each position has its label, the beginning of a row tells of all of it; another row is looked at whole.
-    cut = batch.labels.shape == batch.input_ids.shape and batch.decoder_input_ids is None and not batch.more
+    cut = batch.labels.shape == batch.input_ids.shape and batch.decoder_input_ids is None and not batch.extras
     short = min(length, _PROBE_TOKENS) if cut else length
     row = batch.corner(short) if cut else batch
     kept = _kept_bytes(loss_module, row) * length / short

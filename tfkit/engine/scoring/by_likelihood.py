@@ -1,4 +1,4 @@
-"""What `tfkit evaluate` does for objectives that judge and do not train: minimal pairs, and choices behind examples in the prompt."""
+"""Evaluation by objectives that judge and do not train: minimal pairs, and choices behind examples in the prompt."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from tfkit.engine.validation import of_sets
 from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.evaluation.judges import JUDGES
 from tfkit.evaluation.judging import Judge, Judgement, judge_by_likelihood, verdict_metrics
+from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.objectives.metrics import unit_weights
 from tfkit.recipe.reading.checks import fitting_problems
 from tfkit.recipe.schema.sections import Recipe
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Set:
-    """What a receipt says of rows that were read."""
+    """The entry of a receipt for rows that were read."""
 
     name: str
     fingerprint: str
@@ -43,14 +44,12 @@ def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Sc
     start_id = loaded.start_id if loaded.config.encoder_layers else None
     if loaded.config.encoder_layers and start_id is None:
         raise ModelError(f"{loaded.folder}: nothing says what its decoder begins with; name decoder_start_token_id in config.json")
-    settings, left = recipe.evaluation, recipe.evaluation.max_tokens
+    settings, budget = recipe.evaluation, TokenBudget(recipe.evaluation.max_tokens)
     judged: dict[str, Judgement] = {}
     names = set_names(recipe.data, sources)
     with work.stop.at_once(WHOLE):
         judge = _judge(recipe)
-        for name, source in zip(names, sources, strict=True):
-            if left is not None and left <= 0:
-                break
+        for name, source in budget.until_spent(zip(names, sources, strict=True)):
             skipped: dict[str, Skipped] = {}
             with work.listener.progress(f"judging {source.name}", None, "rows") as bar:
                 found = judge_by_likelihood(
@@ -60,20 +59,20 @@ def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Sc
                     source.rows(skipped),
                     settings.batch_size,
                     start_id=start_id,
-                    max_tokens=left,
+                    max_tokens=budget.left,
                     on_bad_row=recipe.data.on_bad_row,
                     skipped=skipped,
                     progress=bar.advance,
                 )
             _report(source, found, skipped, loaded.config.context_length, work.listener)
             judged[name] = found
-            left = None if left is None else left - found.tokens
+            budget.spend(found.tokens)
     verdicts = [one for found in judged.values() for one in found.verdicts]
     if not verdicts:
         raise DataError(f"{', '.join(source.name for source in sources)}: no row could be judged: all of them are bad; correct them")
     scores = verdict_metrics(verdicts)
     each = [verdict_metrics(found.verdicts)(unit_weights(len(found.verdicts))) for found in judged.values()]
-    metrics = of_sets(scores(unit_weights(len(verdicts))), names, each)
+    metrics = of_sets(scores(unit_weights(len(verdicts))), each, names)
     used = [_Set(source.name, source.fingerprint()) for source, _ in zip(sources, judged, strict=False)]
     tokens = sum(found.tokens for found in judged.values())
     return Scored(metrics, len(verdicts), tokens, used, scores, [one.prediction for one in verdicts])

@@ -1,4 +1,4 @@
-"""What `tfkit evaluate` does for every objective but a causal language model's: its own rows, and what it tells of them."""
+"""Evaluation by an objective's own rows, for every objective but a causal language model's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,17 +9,18 @@ from tfkit.data.sources.open_sources import validation_sources
 from tfkit.engine.base_model import check_order
 from tfkit.engine.session import WHOLE
 from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store
-from tfkit.engine.validation import of_sets, score_sets
+from tfkit.engine.validation import judge_sets, of_sets, score_sets
 from tfkit.errors import ModelError, UsageError
-from tfkit.evaluation.predictions import Judged, answer_metrics, judge_rows
+from tfkit.evaluation.predictions import Judged, answer_metrics
 from tfkit.evaluation.row_scores import first_rows, tokens_of_first
+from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.evaluation.written import rows_of, undrawn, write_texts
 from tfkit.objectives.context import Stored
 from tfkit.objectives.labelled import LabelledObjective, WritingObjective
 from tfkit.objectives.metrics import Scores, unit_weights
 from tfkit.objectives.metrics.texts import require_libraries
 from tfkit.objectives.objective import Objective, weighted_loss
-from tfkit.objectives.registry import objective_tokenizer, open_objective, open_rows, row_order
+from tfkit.objectives.registry import objective_tokenizer, open_objective, open_rows
 from tfkit.recipe.reading.checks import fitting_problems
 from tfkit.recipe.schema.sections import Recipe
 
@@ -40,7 +41,7 @@ _DECODING = (
 
 
 class Read(Protocol):
-    """What a receipt says of data that was read."""
+    """The entry of a receipt for data that was read."""
 
     @property
     def name(self) -> str:
@@ -87,7 +88,8 @@ def evaluate_rows(recipe: Recipe, loaded: "Loaded", work: "Session") -> Scored:
         one.check_vocabulary(loaded.config.vocab_size)
     names = set_names(recipe.data, sources)
     if objective.labelled is not None:
-        return _labelled(recipe, objective.labelled, list(zip(names, sources, stored, strict=True)), loaded, work)
+        examples = [one for one in stored if isinstance(one, ExampleSet)]
+        return _labelled(recipe, objective.labelled, names, sources, examples, loaded, work)
     sets = [ValidationSet(name, one) for name, one in zip(names, stored, strict=True)]
     return _unlabelled(recipe, objective, sets, loaded, work)
 
@@ -99,17 +101,15 @@ def _judged_alone(recipe: Recipe) -> Recipe:
 
 def _unlabelled(recipe: Recipe, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", work: "Session") -> Scored:
     """Rows that are cut from texts: what the objective measures, and no answers."""
-    left = recipe.evaluation.max_tokens
+    budget = TokenBudget(recipe.evaluation.max_tokens)
     scored: list[Stored] = []
     rows = tokens = 0
-    for one in sets:
-        if left is not None and left <= 0:
-            break
+    for one in budget.until_spent(sets):
         cut = open_rows(recipe, objective, [(one.stored, 1.0)], loaded.config)
-        first = first_rows(cut, left)
+        first = first_rows(cut, budget.left)
         scored.append(one.stored)
         rows, tokens = rows + first, tokens + (_tokens(one.stored) if first == len(cut) else tokens_of_first(cut, first))
-        left = None if left is None else left - tokens_of_first(cut, first)
+        budget.spend(tokens_of_first(cut, first))
     with work.listener.progress("scoring", rows, "rows") as bar, work.stop.at_once(WHOLE):
         metrics = score_sets(recipe, objective, sets, loaded.model, progress=bar.advance)
     assert metrics is not None  # nothing asked it to stop
@@ -117,38 +117,36 @@ def _unlabelled(recipe: Recipe, objective: Objective, sets: list[ValidationSet],
 
 
 def _labelled(
-    recipe: Recipe, objective: LabelledObjective, sets: Sequence[tuple[str, Source, Stored]], loaded: "Loaded", work: "Session"
+    recipe: Recipe,
+    objective: LabelledObjective,
+    names: Sequence[str],
+    sources: Sequence[Source],
+    stored: Sequence[ExampleSet],
+    loaded: "Loaded",
+    work: "Session",
 ) -> Scored:
     """Rows that have an answer each: the model's, and the metrics of all of them."""
-    evaluation, tokens, names = recipe.evaluation, 0, [name for name, _, _ in sets]
-    writer = objective.writer if evaluation.text_metrics else None
-    text_metrics = evaluation.text_metrics if writer else ()
-    judged: dict[str, list[Judged]] = {}
-    documents: list[dict[str, Any]] = []
-    total = sum(len(stored.lengths) for _, _, stored in sets if isinstance(stored, ExampleSet))
+    writer = objective.writer if recipe.evaluation.text_metrics else None
+    text_metrics = recipe.evaluation.text_metrics if writer else ()
+    total = sum(map(len, stored))
     with work.listener.progress("scoring", total * (2 if writer else 1), "rows") as bar, work.stop.at_once(WHOLE):
-        for name, source, stored in sets:
-            left = None if evaluation.max_tokens is None else evaluation.max_tokens - tokens
-            if left is not None and left <= 0:
-                break
-            rows = objective.open_rows([(stored, 1.0)], row_order(recipe, loaded.config))
-            assert isinstance(stored, ExampleSet)
-            found = judge_rows(loaded.model, objective, rows, evaluation.batch_size, max_tokens=left, progress=bar.advance)
-            assert found is not None  # nothing asked it to stop
-            if writer is not None:
-                found = _with_texts(recipe, writer, source, stored, found, loaded, bar.advance)
-            judged[name] = found
-            documents += [
-                {"place": stored.place(one.number), "loss": weighted_loss(objective.terms, one.sums), **one.prediction} for one in found
-            ]
-            tokens += sum(int(stored.lengths[one.number]) for one in found)
-        everything = [one for found in judged.values() for one in found]
+        judged = judge_sets(recipe, objective, stored, loaded.model, progress=bar.advance)
+        assert judged is not None  # nothing asked it to stop
+        used = stored[: len(judged)]
+        if writer is not None:
+            sets = zip(sources, used, judged, strict=False)
+            judged = [_with_texts(recipe, writer, source, one, found, loaded, bar.advance) for source, one, found in sets]
+        everything = [found for part in judged for found in part]
         scores = answer_metrics(objective, everything, text_metrics)
-        metrics = scores(unit_weights(len(everything)))
-        metrics = of_sets(metrics, names, [answer_metrics(objective, one, text_metrics)(unit_weights(len(one))) for one in judged.values()])
-    used = [stored for (_, _, stored), _ in zip(sets, judged, strict=False)]
+        each = [answer_metrics(objective, part, text_metrics)(unit_weights(len(part))) for part in judged if len(names) > 1]
+        metrics = of_sets(scores(unit_weights(len(everything))), each, names)
+    rows = [(one, found) for one, part in zip(used, judged, strict=True) for found in part]
+    documents = [
+        {"place": one.place(found.number), "loss": weighted_loss(objective.terms, found.sums), **found.prediction} for one, found in rows
+    ]
+    tokens = sum(int(one.lengths[found.number]) for one, found in rows)
     settings = undrawn(recipe.generation).model_dump(include=set(_DECODING)) if writer else None
-    return Scored(metrics, len(everything), tokens, used, scores, documents, settings)
+    return Scored(metrics, len(rows), tokens, used, scores, documents, settings)
 
 
 def _with_texts(

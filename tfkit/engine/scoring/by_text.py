@@ -1,4 +1,4 @@
-"""What `tfkit evaluate` does for a causal language model: how well it predicts whole texts."""
+"""Evaluation of a causal language model: how well it predicts whole texts."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, e
     whole = sum(scores[1:], start=scores[0])
     tokens = whole.target_tokens + len(whole.targets)
     names = set_names(settings.data, sources) if settings.data is not None else []
-    metrics = of_sets(whole.metrics(), names, [score.metrics() for score in scores])
+    metrics = of_sets(whole.metrics(), [score.metrics() for score in scores], names)
     lines: list[dict[str, Any]] = []
     if each:
         with work.stop.at_once(WHOLE):

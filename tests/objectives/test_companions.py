@@ -1,0 +1,63 @@
+"""Several companions of one objective: their memory together, their pins, what one costs that is trained."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+import pytest
+from tiny_examples import ENCODER, model
+
+from tfkit.engine import companions
+from tfkit.engine.companions import companion_bytes_per_row, companion_flops_per_token, parents, require_memory_for_companions
+from tfkit.errors import MachineError
+from tfkit.objectives.companion import Companion
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.training.flops import training_flops_per_token
+
+
+class TwoSection(ObjectiveSection):
+    """It is not declared: no recipe has it."""
+
+    kind: Literal["two"] = "two"
+    reference: str = "frozen"
+    reference_sha256: str | None = None
+    value: str | None = "learning"
+    value_sha256: str | None = None
+
+    companions: ClassVar[Mapping[str, bool]] = {"reference": False, "value": True}
+
+
+def test_they_need_room_together_and_a_trained_one_its_gradient_and_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(companions, "find_checkpoint", Path)
+    monkeypatch.setattr(companions, "_count", lambda folder: 1_000)
+
+    def require(free: int, **fields: Any) -> None:
+        monkeypatch.setattr(companions, "available_bytes", lambda swap=False: free)
+        require_memory_for_companions(SimpleNamespace(objective=TwoSection(**fields)))  # type: ignore[arg-type]
+
+    require(4 * 1_000 + 16 * 1_000)
+    with pytest.raises(MachineError, match=r"the 1,000 weights of the value learning need 1.6e-05 GB of memory, and 1.6e-05 GB are free"):
+        require(4 * 1_000 + 16 * 1_000 - 1)
+    require(4 * 1_000, value=None)
+    with pytest.raises(MachineError, match="of the reference frozen need"):
+        require(4 * 1_000 - 1, value=None)
+
+
+def test_each_has_a_pin_of_its_own() -> None:
+    section = TwoSection()
+    assert section.companion_paths == {"reference": "frozen", "value": "learning"}
+    assert section.pins == {"reference": None, "value": None}
+    pinned = section.pinned({"reference": "a", "value": "b"})
+    assert (pinned.pins, pinned.reference, pinned.value) == ({"reference": "a", "value": "b"}, "frozen", "learning")
+
+
+def test_a_trained_one_costs_a_training_and_keeps_the_activations_of_every_block() -> None:
+    frozen = Companion("reference", model(ENCODER), "frozen", "a" * 64)
+    trained, config = replace(frozen, name="value", trained=True), frozen.model.config
+    objective: Any = SimpleNamespace(companions=(frozen, trained))
+    assert companion_flops_per_token(objective, 16) == pytest.approx(4 / 3 * training_flops_per_token(config, 16))
+    one = companion_bytes_per_row(SimpleNamespace(companions=(frozen,)), 16)  # type: ignore[arg-type]
+    assert companion_bytes_per_row(objective, 16) == (1 + config.encoder_layers) * one
+    assert [entry["role"] for entry in parents(objective)] == ["reference", "value"]
