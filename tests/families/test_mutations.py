@@ -188,7 +188,7 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
     "buckets of the decoder in both directions": ("t5 1.0", LARGE, formula("tfkit.model.stack.RelativeBias", both_ways)),
     "buckets of the encoder in one direction": ("t5 1.0", LARGE, formula("tfkit.model.stack.RelativeBias", one_way)),
     "a bias in cross-attention": ("t5 1.0", LARGE, formula(ATTEND, biased_everywhere)),
-    "padding of the source seen": ("t5 1.0", LARGE, formula("tfkit.model.transformer.memory_mask", lambda *_: None)),
+    "padding of the source seen": ("t5 1.0", LARGE, formula("tfkit.model.attention.memory_mask", lambda *_: None)),
     "embeddings of 2017 not scaled": ("transformer of 2017", LARGE, config_says(scale_embedding=False)),
     "swish for relu": ("transformer of 2017", LARGE, config_says(activation_function="swish")),
     "sines and cosines in turns": ("transformer of 2017", LARGE, described("marian", "position", layout="interleaved")),
@@ -219,13 +219,13 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
     "norms of distilbert swapped": ("distilbert", LARGE, rules("distilbert", swapped("sa_layer_norm", "output_layer_norm"))),
     "queries and keys of bert swapped": ("bert", LARGE, rules("bert", swapped("query", "key"))),
     "keys and values of distilbert swapped": ("distilbert", LARGE, rules("distilbert", swapped("k_lin", "v_lin"))),
-    "padding of bert seen": ("bert", LARGE, formula("tfkit.model.transformer.attention_mask", lambda *_: None)),
+    "padding of bert seen": ("bert", LARGE, formula("tfkit.model.masks.Mask.dense", lambda _: None)),
     "bert sees only what is before": ("bert", LARGE, formula(ATTEND, sees_before)),
     "segments of bert left out": ("bert", LARGE, formula("tfkit.model.embedding.torch.zeros_like", torch.ones_like)),
     "a late first position in bert": (
         "bert",
         LARGE,
-        formula("tfkit.model.transformer.count_positions", lambda where: count_positions(where) + 1),
+        formula("tfkit.model.transformer.count_positions", lambda positions: count_positions(positions) + 1),
     ),
     "pooler of bert with relu": ("bert for classes", LARGE, described("bert", "head", dense="relu")),
     "pooler of distilbert with tanh": ("distilbert for classes", LARGE, described("distilbert", "head", dense="tanh")),
@@ -233,7 +233,7 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
     "a late first position": (
         "gpt2",
         LARGE,
-        formula("tfkit.model.transformer.count_positions", lambda where: count_positions(where) + 1),
+        formula("tfkit.model.transformer.count_positions", lambda positions: count_positions(positions) + 1),
     ),
 }
 

@@ -8,8 +8,8 @@ from tiny_models import CONTEXT, MODELS, VOCABULARY, random_ids, tiny_config, ti
 from torch import Tensor
 
 from tfkit.model.key_value_cache import KeyValueCache
-from tfkit.model.masks import attention_mask
-from tfkit.model.position import Where
+from tfkit.model.masks import Mask
+from tfkit.model.position import Positions
 
 BUILT = {name: tiny_model(name) for name in MODELS}
 ROUNDING = 2e-5  # of float32 logits of size 10, in another order of summation
@@ -150,17 +150,19 @@ def test_a_sequence_longer_than_the_context_is_refused(name: str) -> None:
 
 def test_the_masks_that_the_module_draws() -> None:
     cpu = torch.device("cpu")
-    assert attention_mask(Where(5, 0, cpu, None, None), causal=True) is None
-    packed = attention_mask(Where(5, 0, cpu, None, torch.tensor([[0, 0, 1, 1, 1]])), causal=True)
-    padded = attention_mask(Where(5, 0, cpu, torch.tensor([[False, False, True, True, True]]), None), causal=True)
-    assert packed is not None
-    assert padded is not None
-    assert packed.int().tolist() == [[[[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]]]
-    assert padded.int().tolist() == [[[[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]]]
-    assert attention_mask(Where(1, 7, cpu, None, None), causal=True) is None  # one new token sees everything
-    later = attention_mask(Where(2, 1, cpu, None, None), causal=True)
-    assert later is not None
-    assert later.int().tolist() == [[[[1, 1, 0], [1, 1, 1]]]]
+    assert Mask(Positions(5, 0, cpu, None, None), causal=True).pattern == "causal"
+    assert Mask(Positions(5, 0, cpu, None, None), causal=False).pattern == "full"
+    assert Mask(Positions(5, 0, cpu, None, None), causal=True, window=5).pattern == "causal"
+    assert Mask(Positions(5, 0, cpu, None, None), causal=True, window=4).pattern == "other"
+    packed = Mask(Positions(5, 0, cpu, None, torch.tensor([[0, 0, 1, 1, 1]])), causal=True)
+    padded = Mask(Positions(5, 0, cpu, torch.tensor([[False, False, True, True, True]]), None), causal=True)
+    assert packed.pattern == padded.pattern == "other"
+    assert packed.dense().int().tolist() == [[[[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]]]
+    assert padded.dense().int().tolist() == [[[[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]]]
+    assert Mask(Positions(1, 7, cpu, None, None), causal=True).pattern == "full"  # one new token sees everything
+    later = Mask(Positions(2, 1, cpu, None, None), causal=True)
+    assert later.pattern == "other"
+    assert later.dense().int().tolist() == [[[[1, 1, 0], [1, 1, 1]]]]
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 6])

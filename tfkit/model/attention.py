@@ -1,6 +1,6 @@
 """The only attention there is: multi-head (arXiv 1706.03762), of itself or an encoder's output, with grouped heads (arXiv 2305.13245)."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 import torch
 import torch.nn as nn
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 from tfkit.model.key_value_cache import KeyValueCache
+from tfkit.model.masks import Mask, memory_mask
 from tfkit.model.position import Rotation, rotate
 
 # On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. Of up to so many keys, forward and backward
@@ -16,17 +17,33 @@ from tfkit.model.position import Rotation, rotate
 _SHORT = 128
 
 
-@dataclass(frozen=True)
-class View:
-    """What every layer of a stack shares in one forward: who sees whom, how queries and keys are turned, what was seen before."""
+class AttentionContext:
+    """The inputs that all blocks of a stack share in one forward, beside the hidden state.
 
-    masks: dict[int | None, Tensor | None] = field(default_factory=dict)  # by window: (1 or B, 1, T, S), True = visible; None: no mask
-    causal: bool = True
-    rotation: Rotation | None = None
-    bias: Tensor | None = None  # (1, H, T, S), added to the scores
-    cache: KeyValueCache | None = None
-    memory: Tensor | None = None  # (B, M, D): the encoder's output
-    memory_mask: Tensor | None = None  # (B, 1, 1, M), True = visible
+    It is a plain class on purpose: FSDP takes dataclasses and containers among a block's inputs apart and wraps the tensors in them, so
+    that the gradients of a bias or an encoder's output, which all blocks share, would be added up in another order.
+    """
+
+    def __init__(
+        self,
+        masks: Iterable[Mask],
+        rotation: Rotation | None = None,
+        bias: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        encoder_output: Tensor | None = None,
+        encoder_padding: Tensor | None = None,
+    ):
+        """`masks`: one for each distinct window. `bias` (1, H, T, S) is added to the scores. `encoder_output` (B, M, D); `encoder_padding`
+        (B, M): True = real token, None: all are.
+        """
+        self.masks = {mask.window: kernel_mask(mask) for mask in masks}
+        self.rotation, self.bias, self.cache = rotation, bias, cache
+        self.encoder_output, self.encoder_mask = encoder_output, memory_mask(encoder_padding)
+
+
+def kernel_mask(mask: Mask) -> tuple[Tensor | None, bool]:
+    """The arguments of torch's fused kernel for a mask, made once a forward: a dense one, or None and whether its own causal one."""
+    return (mask.dense(), False) if mask.pattern == "other" else (None, mask.pattern == "causal")
 
 
 class Attention(nn.Module):
@@ -47,19 +64,19 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.dim, kv_dim, bias=config.attention.qkv_bias)
         self.o_proj = nn.Linear(query_dim, config.dim, bias=config.attention.out_bias)
 
-    def forward(self, x: Tensor, view: View) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         queries = self._split_heads(self.q_proj(x))  # (B, H, T, E)
         if self.cross:
-            keys, values = self._of_memory(view)  # (B, K, M, E)
-            mask, bias, causal = view.memory_mask, None, False
+            keys, values = self._of_memory(context)  # (B, K, M, E)
+            mask, bias, causal = context.encoder_mask, None, False
         else:
             keys, values = self._split_heads(self.k_proj(x)), self._split_heads(self.v_proj(x))  # (B, K, T, E)
-            if view.rotation is not None:
-                queries, keys = rotate(queries, view.rotation), rotate(keys, view.rotation)
-            if view.cache is not None:
-                keys, values = view.cache.append(self.layer, keys, values)  # (B, K, S, E)
-            mask, bias, causal = view.masks[self.window], view.bias, view.causal
+            if context.rotation is not None:
+                queries, keys = rotate(queries, context.rotation), rotate(keys, context.rotation)
+            if context.cache is not None:
+                keys, values = context.cache.append(self.layer, keys, values)  # (B, K, S, E)
+            (mask, causal), bias = context.masks[self.window], context.bias
         out = attend(
             queries,
             keys,
@@ -73,13 +90,13 @@ class Attention(nn.Module):
         )
         return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, H, T, E) -> (B, T, H * E) -> (B, T, D)
 
-    def _of_memory(self, view: View) -> tuple[Tensor, Tensor]:
-        if view.cache is not None and (known := view.cache.crossed(self.layer)) is not None:
+    def _of_memory(self, context: AttentionContext) -> tuple[Tensor, Tensor]:
+        if context.cache is not None and (known := context.cache.crossed(self.layer)) is not None:
             return known
-        assert view.memory is not None
-        keys, values = self._split_heads(self.k_proj(view.memory)), self._split_heads(self.v_proj(view.memory))
-        if view.cache is not None:
-            view.cache.cross(self.layer, keys, values)
+        assert context.encoder_output is not None
+        keys, values = self._split_heads(self.k_proj(context.encoder_output)), self._split_heads(self.v_proj(context.encoder_output))
+        if context.cache is not None:
+            context.cache.cross(self.layer, keys, values)
         return keys, values
 
     def _split_heads(self, x: Tensor) -> Tensor:
@@ -100,9 +117,8 @@ def attend(
 ) -> Tensor:
     """(B, H, T, E) and twice (B, K, S, E) -> (B, H, T, E), by torch's fused kernel unless scores are capped.
 
-    Without a mask: causal over T = S, or T = 1 sees all; not `causal`: all see all. `scale` None: 1 / sqrt(E).
+    Without a mask, `causal`: query t sees the keys 0 to t; else all see all. `scale` None: 1 / sqrt(E).
     """
-    causal = causal and queries.shape[2] > 1
     if softcap is not None:
         return _attend_capped(queries, keys, values, _visible(mask, causal, queries, keys), dropout, scale, softcap)
     dtype = queries.dtype

@@ -24,15 +24,15 @@ class Embedding(nn.Module):
         self.norm = build_norm(config.dim, config.norm) if config.embedding.norm else None
         self.dropout = build_dropout(config.dropout.embedding)
 
-    def forward(self, input_ids: Tensor, positions: Tensor, segment_ids: Tensor | None = None) -> Tensor:
-        """(B, T) ids, (T,) or (B, T) positions, (B, T) segments (None: all 0) -> (B, T, D)."""
+    def forward(self, input_ids: Tensor, position_ids: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        """(B, T) ids, (T,) or (B, T) position numbers, (B, T) segments (None: all 0) -> (B, T, D)."""
         x = self.tokens(input_ids)
         if self.scale is not None:
             x = x * torch.tensor(self.scale, dtype=x.dtype)  # rounded to the type of the weights first, as Hugging Face does
         if self.position.kind == "sinusoidal":
-            x = x + sinusoids(positions, self.dim, self.position.layout, x.dtype)
+            x = x + sinusoids(position_ids, self.dim, self.position.layout, x.dtype)
         if self.positions is not None:
-            x = x + self.positions(positions)
+            x = x + self.positions(position_ids)
         if self.segments is not None:
             if segment_ids is None or self.segments.num_embeddings == 1:  # with one segment both texts of a pair are in it
                 segment_ids = torch.zeros_like(input_ids)

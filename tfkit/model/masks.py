@@ -1,4 +1,4 @@
-r"""Who sees whom. A mask is built once a forward for each distinct reach and handed to every layer that has it; None: no mask is needed.
+r"""Which keys a query may see, as a description: attention.py makes of it what its kernel needs.
 
 causal        window of 3   documents "ab|cde" packed       left padding "..abc"
 1 . . . .     1 . . . .     1 . . . .                       1 . . . .     (a padding position sees only itself,
@@ -8,36 +8,57 @@ causal        window of 3   documents "ab|cde" packed       left padding "..abc"
 1 1 1 1 1     . . 1 1 1     . . 1 1 1                       . . 1 1 1
 """
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from tfkit.model.position import Where
+from tfkit.model.position import Positions
 
 
-def attention_mask(where: Where, causal: bool, window: int | None = None) -> Tensor | None:
-    """Boolean (1 or B, 1, T, S), True where query t may see key s; S counts the keys that a layer of this window has at hand.
+@dataclass(frozen=True)
+class Mask:
+    """The keys that each new position sees: of its own document and no padding; if `causal`, none after it; at most `window` of them."""
 
-    None when the kernel needs no mask: everything, causal from the first position on, or one new token that sees everything.
-    """
-    documents, padding, offset = where.document_ids, where.padding_mask, where.offset
-    if not causal and padding is None and documents is None:
-        return None
-    begin = where.first_key(window)  # the position of key 0
-    narrow = window is not None and offset + where.length - begin > window
-    if causal and not narrow and padding is None and documents is None and (offset == 0 or where.length == 1):
-        return None
-    queries = torch.arange(offset, offset + where.length, device=where.device)[:, None]  # (T, 1)
-    keys = torch.arange(begin, offset + where.length, device=where.device)[None, :]  # (1, S)
-    mask = (keys <= queries) if causal else torch.ones_like(keys <= queries)
-    if narrow:
-        assert window is not None
-        mask = mask & (keys > queries - window)
-    mask = mask[None, None]  # (1, 1, T, S)
-    if documents is not None:
-        mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
-    if padding is not None:
-        mask = (mask & padding[:, None, None, begin:].bool()) | (keys == queries)
-    return mask
+    positions: Positions
+    causal: bool
+    window: int | None = None
+
+    @property
+    def pattern(self) -> Literal["full", "causal", "other"]:
+        """`full`: every query sees every key. `causal`: query t sees the keys 0 to t, and there are as many keys as queries."""
+        new = self.positions
+        if new.padding_mask is not None or new.document_ids is not None:
+            return "other"
+        if not self.causal:
+            return "full"
+        if self._cuts or (new.offset and new.length > 1):
+            return "other"
+        return "causal" if new.length > 1 else "full"
+
+    def dense(self) -> Tensor:
+        """Boolean (1 or B, 1, T, S), True where query t may see key s; S counts the keys that a layer of this window has at hand."""
+        new = self.positions
+        begin, end = new.first_key(self.window), new.offset + new.length
+        queries = torch.arange(new.offset, end, device=new.device)[:, None]  # (T, 1)
+        keys = torch.arange(begin, end, device=new.device)[None, :]  # (1, S)
+        mask = (keys <= queries) if self.causal else torch.ones_like(keys <= queries)
+        if self._cuts:
+            assert self.window is not None
+            mask = mask & (keys > queries - self.window)
+        mask = mask[None, None]  # (1, 1, T, S)
+        if new.document_ids is not None:
+            mask = mask & (new.document_ids[:, None, :, None] == new.document_ids[:, None, None, :])
+        if new.padding_mask is not None:
+            mask = (mask & new.padding_mask[:, None, None, begin:].bool()) | (keys == queries)
+        return mask
+
+    @property
+    def _cuts(self) -> bool:
+        """Whether there are more keys than the window has."""
+        new = self.positions
+        return self.window is not None and new.offset + new.length - new.first_key(self.window) > self.window
 
 
 def memory_mask(padding: Tensor | None) -> Tensor | None:

@@ -13,7 +13,7 @@ Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, E / 2) or (B, 1, T, E 
 
 
 @dataclass(frozen=True)
-class Where:
+class Positions:
     """The new tokens of one forward: how many, after how many cached ones, and which belong together."""
 
     length: int  # T new tokens
@@ -27,38 +27,38 @@ class Where:
         return 0 if window is None else max(0, self.offset - (window - 1))
 
 
-def count_positions(where: Where) -> Tensor:
+def count_positions(positions: Positions) -> Tensor:
     """The position number of each new token: (T,) when all rows agree, else (B, T).
 
     Each document of a packed row counts from 0, and padding is not counted, so that a left-padded prompt stands where it would alone.
     """
-    documents, padding = where.document_ids, where.padding_mask
+    documents, padding = positions.document_ids, positions.padding_mask
     if documents is not None:
-        index = torch.arange(where.length, device=where.device)
+        index = torch.arange(positions.length, device=positions.device)
         begins = torch.zeros_like(documents)
         begins[:, 1:] = torch.where(documents[:, 1:] != documents[:, :-1], index[1:], 0)
         return index - begins.cummax(dim=1).values  # (B, T)
     if padding is not None:
-        return (padding.long().cumsum(dim=1) - 1).clamp(min=0)[:, -where.length :]  # (B, T)
-    return torch.arange(where.offset, where.offset + where.length, device=where.device)  # (T,)
+        return (padding.long().cumsum(dim=1) - 1).clamp(min=0)[:, -positions.length :]  # (B, T)
+    return torch.arange(positions.offset, positions.offset + positions.length, device=positions.device)  # (T,)
 
 
-def sinusoids(positions: Tensor, dim: int, layout: str, dtype: torch.dtype) -> Tensor:
+def sinusoids(position_ids: Tensor, dim: int, layout: str, dtype: torch.dtype) -> Tensor:
     """sin and cos of position / 10000^(2i / D) (arXiv 1706.03762): (..., T, D), computed in float32."""
-    pairs = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device)  # (D / 2,)
-    angles = positions[..., None].float() / 10_000 ** (pairs / dim)  # (..., T, D / 2)
+    pairs = torch.arange(0, dim, 2, dtype=torch.float32, device=position_ids.device)  # (D / 2,)
+    angles = position_ids[..., None].float() / 10_000 ** (pairs / dim)  # (..., T, D / 2)
     parts = angles.sin(), angles.cos()
     return (torch.stack(parts, dim=-1).flatten(-2) if layout == "interleaved" else torch.cat(parts, dim=-1)).to(dtype)
 
 
-def rotation_at(positions: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> Rotation:
+def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> Rotation:
     """Cosine and sine of position * theta^(-2j / E), computed in float32 and then rounded, as Hugging Face does."""
-    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)  # (E / 2,)
+    pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device)  # (E / 2,)
     frequencies = rotary.theta ** (-pairs / head_dim)
     if rotary.scaling is not None:
         frequencies = _stretched(frequencies, rotary.scaling)
-    angles = positions[..., None].float() * frequencies  # (..., T, E / 2)
-    if positions.dim() == 2:
+    angles = position_ids[..., None].float() * frequencies  # (..., T, E / 2)
+    if position_ids.dim() == 2:
         angles = angles[:, None]  # (B, 1, T, E / 2): the same for every head
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -86,10 +86,10 @@ class RelativeBias(nn.Module):
         self.buckets, self.max_distance, self.bidirectional = config.buckets, config.max_distance, bidirectional
         self.weight = nn.Parameter(torch.empty(config.buckets, num_heads))
 
-    def forward(self, where: Where) -> Tensor:
+    def forward(self, positions: Positions) -> Tensor:
         """(1, H, T, S): what to add to the scores."""
-        queries = torch.arange(where.offset, where.offset + where.length, device=where.device)
-        keys = torch.arange(where.offset + where.length, device=where.device)
+        queries = torch.arange(positions.offset, positions.offset + positions.length, device=positions.device)
+        keys = torch.arange(positions.offset + positions.length, device=positions.device)
         return self.weight[self.bucket(keys[None, :] - queries[:, None])].permute(2, 0, 1)[None]
 
     def bucket(self, distance: Tensor) -> Tensor:

@@ -14,12 +14,12 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tfkit.model.attention import Attention, View
+from tfkit.model.attention import Attention, AttentionContext
 from tfkit.model.config import ModelConfig
 from tfkit.model.dropout import build_dropout
 from tfkit.model.mlp import Mlp
 from tfkit.model.norm import build_norm
-from tfkit.model.position import RelativeBias, Where
+from tfkit.model.position import Positions, RelativeBias
 
 
 class Sublayer(nn.Module):
@@ -50,11 +50,11 @@ class Block(nn.Module):
         self.cross_attention = Sublayer(Attention(config, layer, cross=True), config) if cross else None
         self.mlp = Sublayer(Mlp(config), config)
 
-    def forward(self, x: Tensor, view: View) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        x = self.self_attention(x, view)
+        x = self.self_attention(x, context)
         if self.cross_attention is not None:
-            x = self.cross_attention(x, view)
+            x = self.cross_attention(x, context)
         return self.mlp(x)
 
 
@@ -71,15 +71,15 @@ class Stack(nn.Module):
         self.dropout = build_dropout(config.dropout.final)
         self.activation_checkpointing = False  # set by training: compute each block again in the backward pass
 
-    def forward(self, x: Tensor, view: View) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, view, use_reentrant=False)
+                x = checkpoint(block, x, context, use_reentrant=False)
             else:
-                x = block(x, view)
+                x = block(x, context)
         return self.dropout(x if self.norm is None else self.norm(x))
 
-    def bias_at(self, where: Where) -> Tensor | None:
+    def bias_at(self, positions: Positions) -> Tensor | None:
         """What relative positions add to the scores: (1, H, T, S)."""
-        return None if self.position_bias is None else self.position_bias(where)
+        return None if self.position_bias is None else self.position_bias(positions)

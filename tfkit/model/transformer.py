@@ -8,14 +8,14 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from tfkit.model.attention import View
+from tfkit.model.attention import AttentionContext
 from tfkit.model.config import ModelConfig
 from tfkit.model.embedding import Embedding
 from tfkit.model.head import Head, build_head
 from tfkit.model.init import initialize
 from tfkit.model.key_value_cache import KeyValueCache
-from tfkit.model.masks import attention_mask, memory_mask
-from tfkit.model.position import Where, count_positions, rotation_at
+from tfkit.model.masks import Mask
+from tfkit.model.position import Positions, count_positions, rotation_at
 from tfkit.model.stack import Stack
 
 
@@ -113,19 +113,20 @@ class Transformer(nn.Module):
         length, offset = input_ids.shape[1], cache.length if cache else 0
         if offset + length > self.config.context_length and self.config.position.kind != "relative":
             raise ValueError(f"{offset + length} tokens do not fit the model's context of {self.config.context_length}")
-        where = Where(length, offset, input_ids.device, padding_mask, document_ids)
-        positions = count_positions(where)
-        x = self.embedding(input_ids, positions, segment_ids)  # (B, T, D)
-        view = View(
-            {window: attention_mask(where, stack.causal, window) for window in {*self.config.attention.windows}},
-            stack.causal,
-            rotation_at(positions, self.config.head_dim, self.config.position, x.dtype) if self.config.position.kind == "rotary" else None,
-            stack.bias_at(where),
+        positions = Positions(length, offset, input_ids.device, padding_mask, document_ids)
+        position_ids = count_positions(positions)
+        x = self.embedding(input_ids, position_ids, segment_ids)  # (B, T, D)
+        context = AttentionContext(
+            [Mask(positions, stack.causal, window) for window in {*self.config.attention.windows}],
+            rotation_at(position_ids, self.config.head_dim, self.config.position, x.dtype)
+            if self.config.position.kind == "rotary"
+            else None,
+            stack.bias_at(positions),
             cache,
             memory,
-            memory_mask(memory_padding),
+            memory_padding,
         )
-        x = stack(x, view)
+        x = stack(x, context)
         if cache:
             cache.advance(length)
         return x
