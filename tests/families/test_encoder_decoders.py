@@ -139,9 +139,9 @@ def test_token_by_token_with_a_cache_is_transformers_full_forward(tmp_path: Path
     for block in model.decoder.blocks:
         block.cross_attention.op.k_proj.register_forward_hook(lambda module, _inputs, _output: projected.append(module))
     cache = KeyValueCache(model.config, 2, 23, torch.float32)
-    memory = model.encode(IDS, MASK.bool())
+    encoder_output = model.encode(IDS, MASK.bool())
     parts = [
-        model(memory=memory, padding_mask=MASK.bool(), decoder_input_ids=ids, cache=cache).logits
+        model(encoder_output=encoder_output, padding_mask=MASK.bool(), decoder_input_ids=ids, cache=cache).logits
         for ids in IDS.split([5, 3, *[1] * 15], dim=1)
     ]
     assert difference(torch.cat(parts, dim=1), expected) < TOLERANCE
@@ -156,10 +156,10 @@ def test_rows_of_a_cache_are_chosen_with_their_source(tmp_path: Path, case: str)
     model = load(tmp_path).model
     rows = torch.tensor([1, 0, 1])
     cache = KeyValueCache(model.config, 2, 11, torch.float32)
-    memory, mask = model.encode(IDS, MASK.bool()), MASK.bool()
-    model(memory=memory, padding_mask=mask, decoder_input_ids=TARGETS[:, :7], cache=cache)
-    cache.keep_rows(rows)
-    logits = model(memory=memory[rows], padding_mask=mask[rows], decoder_input_ids=TARGETS[rows, 7:], cache=cache).logits
+    encoder_output, mask = model.encode(IDS, MASK.bool()), MASK.bool()
+    model(encoder_output=encoder_output, padding_mask=mask, decoder_input_ids=TARGETS[:, :7], cache=cache)
+    cache.select_rows(rows)
+    logits = model(encoder_output=encoder_output[rows], padding_mask=mask[rows], decoder_input_ids=TARGETS[rows, 7:], cache=cache).logits
     expected = model(IDS[rows], padding_mask=mask[rows], decoder_input_ids=TARGETS[rows]).logits[:, 7:]
     assert difference(logits, expected) < TOLERANCE
 

@@ -188,7 +188,7 @@ MISTAKES: dict[str, tuple[str, float, Patch]] = {
     "buckets of the decoder in both directions": ("t5 1.0", LARGE, formula("tfkit.model.stack.RelativeBias", both_ways)),
     "buckets of the encoder in one direction": ("t5 1.0", LARGE, formula("tfkit.model.stack.RelativeBias", one_way)),
     "a bias in cross-attention": ("t5 1.0", LARGE, formula(ATTEND, biased_everywhere)),
-    "padding of the source seen": ("t5 1.0", LARGE, formula("tfkit.model.attention.memory_mask", lambda *_: None)),
+    "padding of the source seen": ("t5 1.0", LARGE, formula("tfkit.model.attention.encoder_output_mask", lambda *_: None)),
     "embeddings of 2017 not scaled": ("transformer of 2017", LARGE, config_says(scale_embedding=False)),
     "swish for relu": ("transformer of 2017", LARGE, config_says(activation_function="swish")),
     "sines and cosines in turns": ("transformer of 2017", LARGE, described("marian", "position", layout="interleaved")),

@@ -85,7 +85,7 @@ def test_rows_that_leave_and_columns_of_padding(tmp_path: Path, case: str, promp
     cache = KeyValueCache(model.config, 3, width + 20, torch.float32)
     model(ids[:, :width], padding_mask=real[:, :width], cache=cache)
     rows = torch.tensor([2, 0, 2])
-    cache.keep_rows(rows)
+    cache.select_rows(rows)
     cache.drop_columns(5)
     parts = [
         model(new, padding_mask=real[rows, 5 : width + end], cache=cache).logits

@@ -66,7 +66,7 @@ class Batch:
         later, and moves to the left.
         """
         kept = torch.tensor(rows, device=self.real.device)
-        self.cache.keep_rows(kept)
+        self.cache.select_rows(kept)
         self.input_ids, self.real = self.input_ids[kept], self.real[kept]
         if self.source is not None:
             self.source = self.source[0][kept], self.source[1][kept]
@@ -78,7 +78,7 @@ class Batch:
     def exchange(self, rows: Sequence[int]) -> None:
         """Go on with these rows in place of as many, each from the same prompt as the one whose place it takes."""
         if list(rows) != list(range(len(rows))):
-            self.cache.exchange_rows(torch.tensor(rows, device=self.real.device))
+            self.cache.reorder_rows(torch.tensor(rows, device=self.real.device))
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 from tfkit.model.key_value_cache import KeyValueCache
-from tfkit.model.masks import Mask, memory_mask
+from tfkit.model.masks import Mask, encoder_output_mask
 from tfkit.model.position import Rotation, rotate
 
 # On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. Of up to so many keys, forward and backward
@@ -38,7 +38,7 @@ class AttentionContext:
         """
         self.masks = {mask.window: kernel_mask(mask) for mask in masks}
         self.rotation, self.bias, self.cache = rotation, bias, cache
-        self.encoder_output, self.encoder_mask = encoder_output, memory_mask(encoder_padding)
+        self.encoder_output, self.encoder_mask = encoder_output, encoder_output_mask(encoder_padding)
 
 
 def kernel_mask(mask: Mask) -> tuple[Tensor | None, bool]:
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, T, D)."""
         queries = self._split_heads(self.q_proj(x))  # (B, H, T, E)
         if self.cross:
-            keys, values = self._of_memory(context)  # (B, K, M, E)
+            keys, values = self._cross_keys_values(context)  # (B, K, M, E)
             mask, bias, causal = context.encoder_mask, None, False
         else:
             keys, values = self._split_heads(self.k_proj(x)), self._split_heads(self.v_proj(x))  # (B, K, T, E)
@@ -90,13 +90,13 @@ class Attention(nn.Module):
         )
         return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, H, T, E) -> (B, T, H * E) -> (B, T, D)
 
-    def _of_memory(self, context: AttentionContext) -> tuple[Tensor, Tensor]:
-        if context.cache is not None and (known := context.cache.crossed(self.layer)) is not None:
+    def _cross_keys_values(self, context: AttentionContext) -> tuple[Tensor, Tensor]:
+        if context.cache is not None and (known := context.cache.cross_keys_values(self.layer)) is not None:
             return known
         assert context.encoder_output is not None
         keys, values = self._split_heads(self.k_proj(context.encoder_output)), self._split_heads(self.v_proj(context.encoder_output))
         if context.cache is not None:
-            context.cache.cross(self.layer, keys, values)
+            context.cache.keep_cross(self.layer, keys, values)
         return keys, values
 
     def _split_heads(self, x: Tensor) -> Tensor:

@@ -21,12 +21,12 @@ class KeyValueCache:
         sizes = [length if old is None else min(old, length) for old in self._old]
         shapes = [(batch_size, config.num_kv_heads, size, config.head_dim) for size in sizes]
         self._pairs: list[Pair] = [(torch.zeros(s, dtype=dtype, device=device), torch.zeros(s, dtype=dtype, device=device)) for s in shapes]
-        self._crossed: dict[int, Pair] = {}
+        self._cross: dict[int, Pair] = {}
 
     @property
     def size(self) -> int:
         """The numbers that it holds room for."""
-        return sum(tensor.numel() for pair in (*self._pairs, *self._crossed.values()) for tensor in pair)
+        return sum(tensor.numel() for pair in (*self._pairs, *self._cross.values()) for tensor in pair)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
         """Store one layer's new keys and values (B, K, T, E); return all that the new tokens may see (B, K, S, E)."""
@@ -43,29 +43,29 @@ class KeyValueCache:
             store[:, :, : last.shape[2]] = last
         return joined
 
-    def cross(self, layer: int, keys: Tensor, values: Tensor) -> None:
+    def keep_cross(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Keep one layer's keys and values of the encoder's output (B, K, M, E)."""
-        self._crossed[layer] = keys, values
+        self._cross[layer] = keys, values
 
-    def crossed(self, layer: int) -> Pair | None:
-        """What `cross` was given."""
-        return self._crossed.get(layer)
+    def cross_keys_values(self, layer: int) -> Pair | None:
+        """The keys and values that `keep_cross` stored for a layer, or None."""
+        return self._cross.get(layer)
 
     @property
-    def knows_memory(self) -> bool:
-        """Whether all that a decoder needs of an encoder's output is here."""
-        return bool(self._crossed)
+    def has_cross_keys_values(self) -> bool:
+        """Whether the keys and values of an encoder's output are stored, so that the output itself is no longer needed."""
+        return bool(self._cross)
 
     def advance(self, positions: int) -> None:
         """Count the positions that every layer has now stored."""
         self.length += positions
 
-    def keep_rows(self, rows: Tensor) -> None:
+    def select_rows(self, rows: Tensor) -> None:
         """Go on with these rows of the batch only, in this order; a row may stand twice."""
         self._pairs = [(keys[rows], values[rows]) for keys, values in self._pairs]
-        self._crossed = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._crossed.items()}
+        self._cross = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._cross.items()}
 
-    def exchange_rows(self, rows: Tensor) -> None:
+    def reorder_rows(self, rows: Tensor) -> None:
         """Go on with these rows in place of as many others; each is of the same encoder's output as the one whose place it takes."""
         for pair, old in zip(self._pairs, self._old, strict=True):
             filled = self.length if old is None else min(self.length, old)

@@ -61,6 +61,6 @@ class Mask:
         return self.window is not None and new.offset + new.length - new.first_key(self.window) > self.window
 
 
-def memory_mask(padding: Tensor | None) -> Tensor | None:
+def encoder_output_mask(padding: Tensor | None) -> Tensor | None:
     """Which positions (B, S) of the encoder's output a decoder may see: (B, 1, 1, S), True for real tokens."""
     return None if padding is None else padding[:, None, None, :].bool()

@@ -64,14 +64,14 @@ class Transformer(nn.Module):
         segment_ids: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         decoder_padding_mask: Tensor | None = None,
-        memory: Tensor | None = None,
+        encoder_output: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Output:
         """Ids (B, T) to hidden states (B, T, D).
 
         `padding_mask`: True = real token, (B, T), or (B, cache.length + T) with a cache. `document_ids` (B, T): equal numbers see each
         other. `segment_ids` (B, T): the text of a pair that a token is in. An encoder-decoder reads `input_ids` (or is given what `encode`
-        made of them, as `memory`, or a cache of a forward that did), masks them by `padding_mask`, and gives the hidden states of
+        made of them, as `encoder_output`, or a cache of a forward that did), masks them by `padding_mask`, and gives the hidden states of
         `decoder_input_ids` (B, T'), whose mask is `decoder_padding_mask`.
         Raises ValueError if a sequence is longer than the context.
         """
@@ -83,10 +83,10 @@ class Transformer(nn.Module):
             return self._output(hidden, padding_mask)
         if decoder_input_ids is None:
             raise ValueError("an encoder-decoder needs decoder_input_ids: the target, shifted right by one")
-        if memory is None and (cache is None or not cache.knows_memory):
+        if encoder_output is None and (cache is None or not cache.has_cross_keys_values):
             assert input_ids is not None
-            memory = self.encode(input_ids, padding_mask)
-        hidden = self._run(self.decoder, decoder_input_ids, decoder_padding_mask, None, None, cache, memory, padding_mask)
+            encoder_output = self.encode(input_ids, padding_mask)
+        hidden = self._run(self.decoder, decoder_input_ids, decoder_padding_mask, None, None, cache, encoder_output, padding_mask)
         return self._output(hidden, decoder_padding_mask)
 
     def _output(self, hidden: Tensor, padding_mask: Tensor | None) -> Output:
@@ -106,8 +106,8 @@ class Transformer(nn.Module):
         document_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
         cache: KeyValueCache | None = None,
-        memory: Tensor | None = None,
-        memory_padding: Tensor | None = None,
+        encoder_output: Tensor | None = None,
+        encoder_padding: Tensor | None = None,
     ) -> Tensor:
         """Embed, and go through a stack: (B, T) -> (B, T, D)."""
         length, offset = input_ids.shape[1], cache.length if cache else 0
@@ -123,8 +123,8 @@ class Transformer(nn.Module):
             else None,
             stack.bias_at(positions),
             cache,
-            memory,
-            memory_padding,
+            encoder_output,
+            encoder_padding,
         )
         x = stack(x, context)
         if cache:
