@@ -9,7 +9,7 @@ from tiny_training import GPT2, LLAMA, batches, config, fresh
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema.sections import AdafactorSection, AdamSection, AdamWSection, OptimizerSection
-from tfkit.training.depth import Unfreezing, depths
+from tfkit.training.depth import Unfreezing, parameter_depths
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
@@ -21,7 +21,7 @@ OBJECTIVE = CausalLM()
 
 def test_depths_of_an_encoder_decoder() -> None:
     """Each stack from its own top, in a table by hand."""
-    found = depths(name for name, _ in build(config(T5), 1).named_parameters())
+    found = parameter_depths(name for name, _ in build(config(T5), 1).named_parameters())
     expected = {
         "head.": 0,
         "encoder.norm.": 0,
@@ -61,7 +61,7 @@ def test_each_parameter_moves_at_its_own_rate(section: OptimizerSection) -> None
         Optimizer(dict(model.named_parameters()), section.model_copy(update={"layer_decay": decay})).step(0.5)
         moved.append({name: parameter.detach() - before[name] for name, parameter in model.named_parameters()})
     decayed, plain = moved
-    for name, depth in depths(decayed).items():
+    for name, depth in parameter_depths(decayed).items():
         assert plain[name].abs().max() > 1e-3
         torch.testing.assert_close(decayed[name], plain[name] * 0.5**depth, rtol=1e-3, atol=1e-7, msg=name)
 

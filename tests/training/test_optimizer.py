@@ -60,7 +60,7 @@ def test_muon_with_nothing_inside_the_blocks_or_nothing_else() -> None:
     for some in (inside, outside):
         optimizer = Optimizer(some, MUON)
         optimizer.step(1.0)
-        assert len(optimizer.parts) == 1
+        assert len(optimizer.optimizers) == 1
         assert {key.rpartition("/")[0] for key in optimizer.state()} == some.keys()
         assert all(not torch.equal(before[name], parameter) for name, parameter in some.items())
 

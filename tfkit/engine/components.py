@@ -20,7 +20,7 @@ from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.depth import Unfreezing, depths
+from tfkit.training.depth import Unfreezing, parameter_depths
 from tfkit.training.device import pick_precision
 from tfkit.training.loop import Plan, Progress
 from tfkit.training.loss_module import LossModule
@@ -82,7 +82,7 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     precision = pick_precision(training.precision, device)
     place_companions(objective, device, precision)
     weights = Weights(model.to(device), precision, training.ema_decay, whole=holds_whole_model(recipe))
-    optimizer = Optimizer(weights.trained, recipe.optimizer, depths(weights.master))
+    optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
     unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
     stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, unfreezing=unfreezing)
     for stack in model.stacks:

@@ -15,7 +15,7 @@ from torch import nn
 _BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
 
 
-def depths(names: Iterable[str]) -> dict[str, int]:
+def parameter_depths(names: Iterable[str]) -> dict[str, int]:
     """The depth of each parameter of a model, by the names of them all."""
     names = list(names)
     layers: dict[str, int] = {}
@@ -41,11 +41,11 @@ class Unfreezing:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], every: int):
         """`parameters`: all that the model computes with, by name."""
-        below = depths(parameters)
-        stages = sorted({below[name] for name, parameter in parameters.items() if parameter.requires_grad})
+        depths = parameter_depths(parameters)
+        stages = sorted({depths[name] for name, parameter in parameters.items() if parameter.requires_grad})
         self.every = every
         self._stages = [
-            [parameter for name, parameter in parameters.items() if parameter.requires_grad and below[name] == depth] for depth in stages
+            [parameter for name, parameter in parameters.items() if parameter.requires_grad and depths[name] == depth] for depth in stages
         ]
 
     @contextlib.contextmanager
