@@ -30,7 +30,7 @@ def test_the_master_keeps_steps_that_the_working_copy_rounds_away() -> None:
         (model.weight * 1e-4).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-        weights.stepped()
+        weights.after_step()
         seen.append(float(model.weight.detach()))
     assert seen[0] == 1.0  # 1 - 1e-4 in bf16
     assert seen[-1] == 1 - 2**-8  # but 40 of them are not lost
@@ -50,7 +50,7 @@ def test_what_is_frozen_has_no_master_where_no_checkpoint_holds_it() -> None:
         assert (weights.master["0.weight"] is weights.working["0.weight"]) == (not whole)
         (model[0].weight * model[1].weight).sum().backward()
         torch.optim.SGD(weights.trained.values(), lr=0.3).step()
-        weights.stepped()
+        weights.after_step()
         assert weights.finite()
         seen.append([float(weights.result["1.weight"].detach()), float(model[0].weight), float(model[1].weight.detach())])
     assert seen[0] == seen[1]
@@ -128,7 +128,7 @@ def test_loading_rounds_the_working_copy_and_keeps_the_master_exact() -> None:
 def test_in_fp32_there_is_one_copy() -> None:
     model = fresh(GPT2)
     weights = Weights(model, torch.float32)
-    weights.stepped()
+    weights.after_step()
     assert weights.master is weights.working
     assert all(weights.master[name] is parameter for name, parameter in model.named_parameters())
 

@@ -41,7 +41,7 @@ class Weights:
             self.master[name] = nn.Parameter(parameter.data, parameter.requires_grad)
             parameter.data = parameter.data.to(dtype)
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(_hand_over(self.master[name]))
+                parameter.register_post_accumulate_grad_hook(_move_gradient_to_master(self.master[name]))
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -53,9 +53,9 @@ class Weights:
         """What evaluations use and checkpoints hold: the mean where there is one, else the master."""
         return self.mean or dict(self.master)
 
-    def stepped(self) -> None:
+    def after_step(self) -> None:
         """To be called after the optimizer has stepped the master: the working copy and the mean follow."""
-        self._publish()
+        self.sync_working_weights()
         if self.ema_decay is not None:
             self._average(self.ema_decay)
 
@@ -84,7 +84,7 @@ class Weights:
         """Take up saved fp32 weights; what is frozen is there already."""
         for name, parameter in self.trained.items():
             parameter.copy_(tensors[name])
-        self._publish()
+        self.sync_working_weights()
 
     def load_mean(self, tensors: dict[str, Tensor], steps: int) -> None:
         """Take up a saved mean over so many steps."""
@@ -93,7 +93,7 @@ class Weights:
         self.mean_steps = steps
 
     @torch.no_grad()
-    def _publish(self) -> None:
+    def sync_working_weights(self) -> None:
         """Round the master to the working copy."""
         if self.master is not self.working:
             trained = self.trained
@@ -111,7 +111,7 @@ class Weights:
         torch._foreach_lerp_([self.mean[name] for name in trained], [parameter.data for parameter in trained.values()], share)
 
 
-def _hand_over(master: nn.Parameter) -> Callable[[Tensor], None]:
+def _move_gradient_to_master(master: nn.Parameter) -> Callable[[Tensor], None]:
     def hook(parameter: Tensor) -> None:
         assert parameter.grad is not None
         if master.grad is None:

@@ -57,7 +57,7 @@ class Stepper:
         if not (math.isfinite(loss) and math.isfinite(grad_norm) and loss <= highest_loss):
             raise UnhealthyStepError(step, report, highest_loss)
         self.optimizer.step(lr_factor)
-        self.weights.stepped()
+        self.weights.after_step()
         return report
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
