@@ -14,7 +14,7 @@ from tfkit.adapters.peft_config import PeftConfig, find_base, head_of_task, read
 from tfkit.adapters.peft_files import find_tensors, read_updates
 from tfkit.errors import ModelError
 from tfkit.hub import Described, Loaded, find_checkpoint
-from tfkit.hub.config_json import EXPRESSED, LIMIT, read_config, read_generation, read_labels, read_problem_type
+from tfkit.hub.config_json import LIMIT, TRAINING_ONLY_FIELDS, read_config, read_generation, read_labels, read_problem_type
 from tfkit.hub.find import ADAPTER
 from tfkit.hub.ids import check_tokenizer, read_ids
 from tfkit.hub.names import label_tensors, rules_of
@@ -82,9 +82,9 @@ def _load(
     opened, described = _open(folder), describe(folder)
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
     asked = head or opened.config.head
-    expressed = opened.config.model_dump(include=EXPRESSED)
+    training_only = opened.config.model_dump(include=TRAINING_ONLY_FIELDS)
     redrawn = other_labels or _has_other_count(asked, opened.base.config.head)  # the adapter holds its own rows for them
-    base = hub.load(opened.base.folder, head=asked, other_labels=redrawn, changes=merge(expressed, changes), seed=seed)
+    base = hub.load(opened.base.folder, head=asked, other_labels=redrawn, changes=merge(training_only, changes), seed=seed)
     own = asked == opened.config.head and not other_labels
     drawn = label_tensors(None, base.config) if other_labels else frozenset()  # under our names, as the updates are
     parameters = dict(base.model.named_parameters())
@@ -144,7 +144,7 @@ def _open(folder: Path) -> _Opened:
         return _Opened(peft, base, {}, base.family, _with_head(folder, peft, base))
     hf = read_object(path, LIMIT)
     family, config = read_config(hf, folder)
-    own, others = (one.model_dump(exclude=EXPRESSED | {"head"}) for one in (config, base.config))
+    own, others = (one.model_dump(exclude=TRAINING_ONLY_FIELDS | {"head"}) for one in (config, base.config))
     if different := [name for name in own if own[name] != others[name]]:
         raise ModelError(f"{path}: tells of another model than its base {base.folder}: {', '.join(different)} differ")
     return _Opened(peft, base, hf, family.name if family else hub.OWN_TYPE, config)

@@ -7,7 +7,7 @@ from tfkit.adapters import describe, how_to_merge, is_adapter, load
 from tfkit.errors import ModelError, UsageError
 from tfkit.families import FAMILIES
 from tfkit.hub import Described, content_hash, run_id_of
-from tfkit.hub.config_json import EXPRESSED, are_unnamed, changed
+from tfkit.hub.config_json import TRAINING_ONLY_FIELDS, are_unnamed, changed
 from tfkit.hub.growing import with_fewer_positions, with_more_entries
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer
@@ -122,7 +122,7 @@ def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig)
         return []
     if is_adapter(described.folder):
         return [f"is an adapter, of which there is no adapter: merge it first ({how_to_merge(described.folder)}), or set adapter.merge"]
-    own, wanted = (one.model_dump(exclude={*EXPRESSED, "head"}) for one in (described.config, config))
+    own, wanted = (one.model_dump(exclude={*TRAINING_ONLY_FIELDS, "head"}) for one in (described.config, config))
     different = [name for name in own if own[name] != wanted[name]]
     if not different:
         return []

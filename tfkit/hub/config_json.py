@@ -30,7 +30,7 @@ _OF_WRITING = (  # what transformers takes from config.json where there is no ge
     *("bad_words_ids", "num_return_sequences", "forced_bos_token_id", "exponential_decay_length_penalty", "suppress_tokens"),
     *("begin_suppress_tokens", "forced_eos_token_id"),
 )
-EXPRESSED = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
+TRAINING_ONLY_FIELDS = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
 _MOST_PROBLEMS = 20
 FACTS = "tfkit.json"  # what config.json cannot say
 FACTS_VERSION = 1
@@ -57,8 +57,8 @@ def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, Mod
     facts = read_facts(folder)
     if family:
         ours, said = folder / FACTS, facts.get("model", {})
-        if not isinstance(said, dict) or not said.keys() <= EXPRESSED:
-            raise ModelError(f"{ours}: model must hold {' and '.join(sorted(EXPRESSED))}, and nothing that config.json says")
+        if not isinstance(said, dict) or not said.keys() <= TRAINING_ONLY_FIELDS:
+            raise ModelError(f"{ours}: model must hold {' and '.join(sorted(TRAINING_ONLY_FIELDS))}, and nothing that config.json says")
         config = _validated(config.model_dump() | said, ours)
     return family, config
 
@@ -124,7 +124,7 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
         again = ModelConfig.model_validate(family.from_hf(to_config_json(family, config)))
     except ValueError:  # a width that the family's layout cannot hold
         return False
-    return again.model_dump(exclude=EXPRESSED) == config.model_dump(exclude=EXPRESSED)
+    return again.model_dump(exclude=TRAINING_ONLY_FIELDS) == config.model_dump(exclude=TRAINING_ONLY_FIELDS)
 
 
 def to_config_json(family: Family, config: ModelConfig, labels: Sequence[str] = ()) -> dict[str, Any]:

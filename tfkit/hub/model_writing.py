@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tfkit.hub.config_json import EXPRESSED, FACTS, FACTS_VERSION, OWN_TYPE, SPECIAL_IDS, family_of, label_fields, to_config_json
+from tfkit.hub.config_json import FACTS, FACTS_VERSION, OWN_TYPE, SPECIAL_IDS, TRAINING_ONLY_FIELDS, family_of, label_fields, to_config_json
 from tfkit.hub.names import to_foreign
 from tfkit.hub.weights import Tensors
 from tfkit.model.config import ClassesHeadConfig, ModelConfig
@@ -60,7 +60,7 @@ def save_model(
         {**body, **dict.fromkeys(_STATED), **ids, **({"problem_type": problem_type} if problem_type else {}), "torch_dtype": "float32"},
     )
     _write_json(folder / "generation_config.json", _generation(generation or {}, ids))
-    about: dict[str, Any] = {"schema_version": FACTS_VERSION, "model": config.model_dump(mode="json", include=EXPRESSED)}
+    about: dict[str, Any] = {"schema_version": FACTS_VERSION, "model": config.model_dump(mode="json", include=TRAINING_ONLY_FIELDS)}
     _write_json(folder / FACTS, about | ({"labels": list(labels)} if labels else {}) | dict(facts or {}))
     if tensors is not None:
         foreign = to_foreign(tensors, found, config) if found else tensors
