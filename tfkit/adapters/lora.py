@@ -19,7 +19,7 @@ from tfkit.model.config import ClassesHeadConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.sections import LoraSection
 
-A, B = THIN = ("lora_a", "lora_b")  # the parameters, beside weight and bias
+A, B = LORA_PARAMETERS = ("lora_a", "lora_b")  # the parameters, beside weight and bias
 
 
 class LoraLinear(nn.Linear):

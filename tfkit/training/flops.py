@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from tfkit.adapters import THIN
+from tfkit.adapters import LORA_PARAMETERS
 from tfkit.model.config import ModelConfig
 
 
@@ -55,7 +55,7 @@ def adapted_flops_per_token(parameters: Mapping[str, nn.Parameter], config: Mode
             continue
         of_source = name.startswith("encoder.") or ".cross_attention.op.k_" in name or ".cross_attention.op.v_" in name
         share = (1 - written if of_source else written) if both else 1.0
-        if name.endswith(THIN):
+        if name.endswith(LORA_PARAMETERS):
             total += 6 * parameter.numel() * share
         elif not parameter.requires_grad:
             total -= 2 * parameter.numel() * share
