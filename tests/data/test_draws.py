@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfkit.data.order.draws import Draws, Latest
+from tfkit.data.order.draws import Draws, EpochCache
 
 
 def test_the_draws_have_their_probabilities() -> None:
@@ -17,7 +17,7 @@ def test_the_draws_have_their_probabilities() -> None:
 @pytest.mark.parametrize("tosses", [0, 1, 63, 64, 65, 200])
 def test_heads_are_binomial(tosses: int) -> None:
     draws = Draws(np.random.PCG64(tosses))
-    found = np.array([draws.heads(tosses) for _ in range(4000)])
+    found = np.array([draws.binomial_half(tosses) for _ in range(4000)])
     assert found.min() >= 0
     assert found.max() <= tosses
     assert found.mean() == pytest.approx(tosses / 2, abs=4 * (tosses / 4 / 4000) ** 0.5)
@@ -31,6 +31,6 @@ def test_the_latest_two_are_kept() -> None:
         drawn.append(epoch)
         return 10 * epoch
 
-    latest = Latest(draw)
+    latest = EpochCache(draw)
     assert [latest[epoch] for epoch in (0, 1, 0, 1, 2, 1, 0)] == [0, 10, 0, 10, 20, 10, 0]
     assert drawn == [0, 1, 2, 0]

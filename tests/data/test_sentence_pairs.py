@@ -82,7 +82,7 @@ def test_the_rows_are_those_of_the_script(seed: int, length: int) -> None:
         assert found[2] == unrelated
         sizes = truncate(len(first), len(second), most)
         for whole, kept, size in zip((first, second), found[:2], sizes, strict=True):
-            front = draws.heads(len(whole) - size)
+            front = draws.binomial_half(len(whole) - size)
             assert kept == whole[front : front + size]
             fronts += [front / (len(whole) - size)] if len(whole) > size else []
     assert 0.3 < np.mean(fronts) < 0.7, "ids are lost at both ends"

@@ -23,12 +23,12 @@ class Draws:
         """True with this probability."""
         return self._next() < probability * _RANGE
 
-    def heads(self, tosses: int) -> int:
-        """How many of so many coins fall on their head."""
+    def binomial_half(self, n: int) -> int:
+        """The number of heads in n tosses of a fair coin: a draw from the binomial distribution with p = 1/2."""
         count = 0
-        for _ in range(tosses // 64):
+        for _ in range(n // 64):
             count += self._next().bit_count()
-        return count + (self._next() >> (64 - tosses % 64)).bit_count()
+        return count + (self._next() >> (64 - n % 64)).bit_count()
 
 
 def _raw(bits: np.random.PCG64) -> Iterator[int]:
@@ -36,7 +36,7 @@ def _raw(bits: np.random.PCG64) -> Iterator[int]:
         yield from bits.random_raw(1024).tolist()
 
 
-class Latest(Generic[Value]):
+class EpochCache(Generic[Value]):
     """What is drawn for an epoch, kept for two of them: a step may span two epochs, and a resumed one looks back."""
 
     def __init__(self, draw: Callable[[int], Value]):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import Latest
+from tfkit.data.order.draws import EpochCache
 from tfkit.data.order.packing import copies_of, permutation
 from tfkit.data.store.example_sets import Example, ExampleSet
 
@@ -48,7 +48,7 @@ class ExampleRows:
         readings = [copies_of(one.name, weight, len(one)) for one, weight in sets]
         self._copies, self._extra = [copies for copies, _ in readings], [extra for _, extra in readings]
         self._packs = None if packed_length is None else self._pack(packed_length)
-        self._orders = Latest(self._draw)
+        self._orders = EpochCache(self._draw)
 
     def __len__(self) -> int:
         if self._packs is not None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import Latest
+from tfkit.data.order.draws import EpochCache
 from tfkit.data.order.packing import copies_of, permutation
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
@@ -79,7 +79,7 @@ class FramedRows:
         self._copies, self._extra = [copies for copies, _ in readings], [extra for _, extra in readings]
         numbered = [(copies + 1) * count for copies, count in zip(self._copies, self.counts, strict=True)]
         self._first = np.concatenate([[0], np.cumsum(numbered)])  # number of each stream's first row, all copies numbered through
-        self._orders = Latest(self._draw)
+        self._orders = EpochCache(self._draw)
         self.token_counts = count_ids(self.streams) if count_tokens else None
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import Latest
+from tfkit.data.order.draws import EpochCache
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError
 
@@ -64,7 +64,7 @@ class PackedRows:
                 )
         readings = [copies_of(stream.name, weight, count) for (stream, weight), count in zip(streams, self.counts, strict=True)]
         self._copies, self._extra = [copies for copies, _ in readings], [extra for _, extra in readings]
-        self._orders = Latest(self._draw)
+        self._orders = EpochCache(self._draw)
 
     def __len__(self) -> int:
         return sum(copies * count + extra for copies, count, extra in zip(self._copies, self.counts, self._extra, strict=True))

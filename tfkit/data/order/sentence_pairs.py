@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import Draws, Latest
+from tfkit.data.order.draws import Draws, EpochCache
 from tfkit.data.order.framed import Frame, FramedBatch, count_ids, pad_rows
 from tfkit.data.order.packing import copies_of, permutation
 from tfkit.data.store.token_stream import TokenStream
@@ -72,7 +72,7 @@ class SentencePairRows:
         self.length, self.seed, self.frame, self.short, self.static = length, seed, frame, short, static
         self.weights = [weight for _, weight in streams]
         self._documents = [_Documents(stream) for stream, _ in streams]
-        self._pairs, self._orders = Latest(self._draw_pairs), Latest(self._draw_order)
+        self._pairs, self._orders = EpochCache(self._draw_pairs), EpochCache(self._draw_order)
         first = self._pairs[0]
         self._rows = sum(len(pairs.starts) for pairs in first)
         self._mean = float(sum(pairs.lengths.sum() for pairs in first)) / self._rows + _SPECIAL
@@ -177,7 +177,7 @@ class _Documents:
                     here = end
                 sizes = fit(first[1] - first[0], second[1] - second[0], most)
                 for (begin, stop), size in zip((first, second), sizes, strict=True):
-                    starts.append(begin + draws.heads(stop - begin - size))  # a text that is too long loses ids at random ends
+                    starts.append(begin + draws.binomial_half(stop - begin - size))  # a text that is too long loses ids at random ends
                     lengths.append(size)
                 unrelated.append(other)
         return Pairs(np.array(starts).reshape(-1, 2), np.array(lengths).reshape(-1, 2), np.array(unrelated))
