@@ -79,7 +79,7 @@ class Recorder:
     def evaluated(self, step: int) -> bool:
         return step in self.scored
 
-    def enough(self) -> bool:
+    def should_stop_early(self) -> bool:
         return self.enough_at in self.scored
 
     def should_stop(self) -> bool:

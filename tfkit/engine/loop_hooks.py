@@ -29,7 +29,7 @@ class LoopHooks:
         self.context, self.components, self.training_log = context, components, log
         self.loader: Loader[Batch] = components.loader
         self.save, self.evaluate, self.evaluated = checkpointer.save, validator.evaluate, validator.evaluated
-        self.enough, self.out_of_memory, self.should_stop = validator.out_of_patience, micro_batches.halve, context.stop.should_stop
+        self.should_stop_early, self.out_of_memory, self.should_stop = validator.should_stop_early, micro_batches.halve, context.stop.should_stop
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """Show the step on a terminal's live line."""

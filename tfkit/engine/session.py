@@ -101,10 +101,10 @@ def place_fields(reading: Reading) -> dict[str, Any]:
     return {"place": reading.place or None}
 
 
-def record_totals(folder: RunFolder, reading: Reading, counted: dict[str, Any]) -> None:
+def record_totals(folder: RunFolder, reading: Reading, totals: dict[str, Any]) -> None:
     """What all attempts of a run took together, however the last one ended: time, energy, rework, and what the caller has counted."""
     seconds = {"seconds": round(folder.seconds(read_seconds(folder.path, folder.run_id)), 3)}
-    folder.record(totals=folder.totals | seconds | counted | energy_fields(reading) | place_fields(reading) | _rework_fields(folder))
+    folder.record(totals=folder.totals | seconds | totals | energy_fields(reading) | place_fields(reading) | _rework_fields(folder))
 
 
 def _rework_fields(folder: RunFolder) -> dict[str, float | None]:

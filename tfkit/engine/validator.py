@@ -34,7 +34,7 @@ class Validator:
         scored = step in self.log.evaluations or not self.data.validation
         return scored and (step in self.log.sampled or not self.prompts)
 
-    def out_of_patience(self) -> bool:
+    def should_stop_early(self) -> bool:
         """Whether training.patience evaluations have brought no better score."""
         patience = self.context.recipe.training.patience
         if patience is None:
@@ -58,7 +58,7 @@ class Validator:
         metric, listener = self.checkpointer.metric, self.context.listener
         if metric not in metrics:
             listener.warn(f"step {step}: the evaluation has no {metric}, so this cannot be the best checkpoint")
-        if self.out_of_patience() and step < self.components.plan.steps:
+        if self.should_stop_early() and step < self.components.plan.steps:
             patience = self.context.recipe.training.patience
             listener.say(f"step {step}: no better {metric} in {patience} evaluations, so the run ends here")
 

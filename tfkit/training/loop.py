@@ -106,7 +106,7 @@ class Hooks(Protocol):
     def evaluated(self, step: int) -> bool:
         """Whether this step's evaluation is already in the log."""
 
-    def enough(self) -> bool:
+    def should_stop_early(self) -> bool:
         """Whether the evaluations so far end the run before its length."""
 
     def should_stop(self) -> bool:
@@ -124,7 +124,7 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
     seconds, tokens = 0.0, 0  # since the last line of the log
     if progress.step and plan.due(plan.evaluate_every, progress.step) and not hooks.evaluated(progress.step):
         hooks.evaluate(progress)
-    while progress.step < plan.steps and not hooks.enough():
+    while progress.step < plan.steps and not hooks.should_stop_early():
         start = time.perf_counter()
         step = progress.step + 1
         report = _take(stepper, loader, schedule.factor(step), plan, hooks, progress)
@@ -147,7 +147,7 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
             except Stopped:
                 stopped = True
         stopped = stopped or hooks.should_stop()
-        if (stopped or hooks.enough()) and saved_step != step:
+        if (stopped or hooks.should_stop_early()) and saved_step != step:
             hooks.save(progress)
         if stopped:
             raise Stopped(f"stopped after step {step} of {plan.steps}; its checkpoint is saved, and --resume goes on from there")
