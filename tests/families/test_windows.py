@@ -23,7 +23,8 @@ from tfkit.model.head import vocabulary_head
 from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.position import Rotation, rotate, rotation_at
 from tfkit.model.transformer import Transformer, build
-from tfkit.objectives import log_probs
+from tfkit.objectives import vocabulary_loss
+from tfkit.objectives.log_probs import token_log_probs
 from tfkit.recipe.schema.sections import GenerationSection
 
 WINDOWED = ["mistral", "mistral with a window of one", "gemma2", "gemma2 with other layers"]
@@ -316,9 +317,9 @@ def test_smollm2_starts_by_width_and_depth() -> None:
     assert float(parameters["embedding.tokens.weight"].detach().std()) == pytest.approx(1 / 24, rel=0.02)
 
 
-@pytest.mark.parametrize("bound", [log_probs.LOGITS_BYTES, 97 * 4 * 7], ids=["at once", "in blocks"])
+@pytest.mark.parametrize("bound", [vocabulary_loss.LOGITS_BYTES, 97 * 4 * 7], ids=["at once", "in blocks"])
 def test_a_capped_loss_has_the_gradients_of_a_plain_cross_entropy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int) -> None:
-    monkeypatch.setattr(log_probs, "LOGITS_BYTES", bound)
+    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", bound)
     model = model_of(tmp_path, "gemma2").train()
     assert vocabulary_head(model.head).softcap == 3.0
     inputs, labels = LONG[:, :-1], LONG[:, 1:].flatten()
@@ -327,7 +328,7 @@ def test_a_capped_loss_has_the_gradients_of_a_plain_cross_entropy(tmp_path: Path
         return list(torch.autograd.grad(loss, list(model.parameters())))
 
     plain = F.cross_entropy(model(inputs).logits.flatten(0, 1), labels, reduction="sum")
-    ours = -log_probs.token_log_probs(vocabulary_head(model.head), model(inputs).hidden.flatten(0, 1), labels).sum()
+    ours = -token_log_probs(vocabulary_head(model.head), model(inputs).hidden.flatten(0, 1), labels).sum()
     assert float(ours.detach()) == pytest.approx(float(plain.detach()), rel=1e-6)
     for expected, found in zip(gradients(plain), gradients(ours), strict=True):
         assert difference(found, expected) < 1e-5 * float(expected.abs().max())

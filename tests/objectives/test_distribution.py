@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tfkit.objectives import distribution, log_probs
+from tfkit.objectives import distribution, vocabulary_loss
 from tfkit.objectives.distribution import token_divergences
 
 ROWS, DIM, TEACHER_DIM, VOCABULARY = 37, 16, 24, 101
@@ -92,9 +92,9 @@ def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """How much is held at once. The bound is in bytes, so blocks are half as long in float64."""
     match request.param:
         case "blocks of 5":
-            monkeypatch.setattr(log_probs, "LOGITS_BYTES", 5 * 2 * VOCABULARY * 4)
+            monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 5 * 2 * VOCABULARY * 4)
         case "blocks of 1":
-            monkeypatch.setattr(log_probs, "LOGITS_BYTES", 1)
+            monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 1)
         case "a piece a row":
             monkeypatch.setattr(distribution, "_PIECE", 1)
     return str(request.param)
@@ -116,10 +116,10 @@ def test_values_and_gradients(bounds: str, dtype: torch.dtype, tolerance: float,
     torch.testing.assert_close(judged, found[0], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("bound", [log_probs.LOGITS_BYTES, 2 * 2 * 11 * 8], ids=["kept", "blocks of 2"])
+@pytest.mark.parametrize("bound", [vocabulary_loss.LOGITS_BYTES, 2 * 2 * 11 * 8], ids=["kept", "blocks of 2"])
 def test_gradcheck(monkeypatch: pytest.MonkeyPatch, bound: int) -> None:
     """The gradient is the derivative of the values, entry by entry."""
-    monkeypatch.setattr(log_probs, "LOGITS_BYTES", bound)
+    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", bound)
     given = problem(torch.float64, rows=5, vocabulary=11)
 
     def divergences(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -164,14 +164,15 @@ def test_the_logits_of_both_never_exceed_the_bound(monkeypatch: pytest.MonkeyPat
         return logits
 
     monkeypatch.setattr(distribution, "make_logits", watch)
-    monkeypatch.setattr(log_probs, "LOGITS_BYTES", 11 * VOCABULARY * 4)  # room for five rows of both, not six
+    monkeypatch.setattr(vocabulary_loss, "make_logits", watch)
+    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 11 * VOCABULARY * 4)  # room for five rows of both, not six
     solve(problem(torch.float32), 2.0)
     assert sizes == [size * VOCABULARY * 4 for size in ([5] * 14 + [2] * 2) * 2]
 
 
 def test_many_small_blocks_in_bfloat16_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """1,024 blocks of one row, all alike: summed in bfloat16 the gradient would stop growing at some 256 of them."""
-    monkeypatch.setattr(log_probs, "LOGITS_BYTES", 1)
+    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 1)
     weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
     teacher = Matrix(torch.tensor([[30.0], [-30.0]], dtype=torch.bfloat16))
     ones = torch.ones(1024, 1, dtype=torch.bfloat16)

@@ -1,13 +1,14 @@
 """token_log_probs against torch's cross-entropy: values and gradients, whether logits are kept or made again in blocks."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tfkit.objectives import log_probs
+from tfkit.objectives import log_probs, vocabulary_loss
 from tfkit.objectives.log_probs import token_log_probs, token_scores
 
 ROWS, DIM, VOCABULARY = 37, 16, 101
@@ -60,11 +61,11 @@ def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """How much is held at once. The bound is in bytes, so blocks are half as long in float64."""
     match request.param:
         case "blocks of 5":
-            monkeypatch.setattr(log_probs, "LOGITS_BYTES", 5 * VOCABULARY * 4)
+            monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 5 * VOCABULARY * 4)
         case "blocks of 1":
-            monkeypatch.setattr(log_probs, "LOGITS_BYTES", 1)
+            monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 1)
         case "a piece a row":
-            monkeypatch.setattr(log_probs, "_PIECE", 1)
+            monkeypatch.setattr(vocabulary_loss, "_PIECE", 1)
     return str(request.param)
 
 
@@ -86,7 +87,7 @@ def test_flat_and_confident_predictions(bounds: str, scale: float) -> None:
 
 def test_blocks_change_no_value_by_more_than_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = solve(torch.float32)
-    monkeypatch.setattr(log_probs, "LOGITS_BYTES", 3 * VOCABULARY * 4)
+    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 3 * VOCABULARY * 4)
     for one, other in zip(kept, solve(torch.float32), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
@@ -103,16 +104,16 @@ def test_without_a_gradient_the_values_are_the_same(bounds: str, dtype: torch.dt
 
 def test_blocks_never_hold_more_logits_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    inner = log_probs._log_probs
+    inner = log_probs._cross_entropy
 
-    def watch(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    def watch(logits: Tensor, *targets: Tensor, **settings: Any) -> Tensor:
         sizes.append(len(logits))
-        return inner(logits, labels, smoothing)
+        return inner(logits, *targets, **settings)
 
-    monkeypatch.setattr(log_probs, "_log_probs", watch)
-    monkeypatch.setattr(log_probs, "LOGITS_BYTES", 5 * VOCABULARY * 4)
+    monkeypatch.setattr(log_probs, "_cross_entropy", watch)
+    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 5 * VOCABULARY * 4)
     solve(torch.float32)
-    assert sizes == [5] * 7 + [2]
+    assert sizes == ([5] * 7 + [2]) * 2  # forward and backward
 
 
 def test_the_gradient_of_a_confident_token_keeps_its_digits() -> None:
@@ -126,7 +127,7 @@ def test_the_gradient_of_a_confident_token_keeps_its_digits() -> None:
 
 def test_many_small_blocks_in_bfloat16_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """1,024 blocks of one row, all alike: summed in bfloat16 the gradient would stop growing at some 256 of them."""
-    monkeypatch.setattr(log_probs, "LOGITS_BYTES", 1)
+    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", 1)
     weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
     hidden = torch.ones(1024, 1, dtype=torch.bfloat16)
     token_log_probs(Matrix(weight), hidden, torch.zeros(1024, dtype=torch.long)).sum().backward()
@@ -166,11 +167,11 @@ class Odd(Matrix):
         return hidden * 0.7
 
 
-@pytest.mark.parametrize("bound", [log_probs.LOGITS_BYTES, 5 * VOCABULARY * 8], ids=["kept", "blocks of 5"])
+@pytest.mark.parametrize("bound", [vocabulary_loss.LOGITS_BYTES, 5 * VOCABULARY * 8], ids=["kept", "blocks of 5"])
 @pytest.mark.parametrize(("biased", "cap"), [(True, None), (False, 3.0), (True, 3.0)])
 def test_bias_scale_and_cap(monkeypatch: pytest.MonkeyPatch, bound: int, biased: bool, cap: float | None) -> None:
     """Against autograd through the plain formula, in float64."""
-    monkeypatch.setattr(log_probs, "LOGITS_BYTES", bound)
+    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", bound)
     hidden, matrix, labels, above = problem(torch.float64)
     bias = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64).requires_grad_() if biased else None
     inputs = [hidden, matrix.weight, *([bias] if bias is not None else [])]
@@ -200,10 +201,10 @@ def test_smoothed_targets_are_those_of_pytorch(bounds: str, dtype: torch.dtype) 
         torch.testing.assert_close(token_log_probs(head, hidden, labels, 0.1), found[0], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("bound", [log_probs.LOGITS_BYTES, 5 * VOCABULARY * 8], ids=["kept", "blocks of 5"])
+@pytest.mark.parametrize("bound", [vocabulary_loss.LOGITS_BYTES, 5 * VOCABULARY * 8], ids=["kept", "blocks of 5"])
 def test_smoothing_with_bias_scale_and_cap(monkeypatch: pytest.MonkeyPatch, bound: int) -> None:
     """Against the formula, written out in float64: 1 - e for the label, e / V for all V entries, the label among them."""
-    monkeypatch.setattr(log_probs, "LOGITS_BYTES", bound)
+    monkeypatch.setattr(vocabulary_loss, "LOGITS_BYTES", bound)
     hidden, matrix, labels, above = problem(torch.float64)
     bias = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64).requires_grad_()
     inputs = [hidden, matrix.weight, bias]

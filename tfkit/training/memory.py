@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.log_probs import LOGITS_BYTES
 from tfkit.objectives.objective import Batch
+from tfkit.objectives.vocabulary_loss import LOGITS_BYTES
 from tfkit.training.loss_module import LossModule
 
 _ROOT = Path("/")
