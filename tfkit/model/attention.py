@@ -1,4 +1,4 @@
-"""The only attention there is: multi-head (arXiv 1706.03762), of itself or an encoder's output, with grouped heads (arXiv 2305.13245)."""
+"""Multi-head attention (arXiv 1706.03762), self or cross, with grouped key and value heads (arXiv 2305.13245)."""
 
 from collections.abc import Iterable
 
@@ -12,8 +12,8 @@ from tfkit.model.key_value_cache import KeyValueCache
 from tfkit.model.masks import Mask, encoder_output_mask
 from tfkit.model.position import Rotation, rotate
 
-# On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. Of up to so many keys, forward and backward
-# take 0.1 to 0.95 of the time in float32 (one core of a Zen 4, heads of 32 to 128), and are more exact; of 256 keys the same time.
+# On a CPU torch's bf16 kernel calls a library for each small block of its backward pass. With up to this many keys, float32 takes 0.1 to
+# 0.95 of the time for forward and backward (one core of a Zen 4, heads of 32 to 128) and is more exact; with 256 keys, the same time.
 _SHORT = 128
 
 
@@ -49,12 +49,12 @@ def kernel_mask(mask: Mask) -> tuple[Tensor | None, bool]:
 class Attention(nn.Module):
     """softmax(scale q k^T + bias) v, each query head with the key and value head of its group.
 
-    `cross`: keys and values are of the encoder's output, all of it visible, without positions; with a cache they are made once.
+    `cross`: keys and values come from the encoder's output, without positions or a causal mask; with a cache they are computed once.
     """
 
     def __init__(self, config: ModelConfig, layer: int, cross: bool = False):
         super().__init__()
-        self.layer, self.cross = layer, cross  # its place in the cache
+        self.layer, self.cross = layer, cross  # `layer`: its index in the cache
         self.head_dim, self.window = config.head_dim, None if cross else config.window(layer)
         self.scale, self.softcap = config.attention.scale, config.attention.softcap
         self.dropout = config.dropout.attention
@@ -127,7 +127,7 @@ def attend(
     if bias is not None:
         visible = _visible(mask, causal, queries, keys)
         mask = bias.to(queries.dtype) if visible is None else torch.where(visible, bias.to(queries.dtype), float("-inf"))
-    if mask is not None and queries.device.type != "cpu":  # CUDA's kernels that know masks do not know groups: else all scores are held
+    if mask is not None and queries.device.type != "cpu":  # CUDA's kernels with masks have no grouped heads; the fallback holds all scores
         keys, values = _for_each_head(queries, keys, values)
     return F.scaled_dot_product_attention(
         queries,
@@ -142,7 +142,7 @@ def attend(
 
 
 def _visible(mask: Tensor | None, causal: bool, queries: Tensor, keys: Tensor) -> Tensor | None:
-    """The mask, or the one that the fused kernel would have understood."""
+    """The mask, or a dense one in place of the fused kernel's own causal mask."""
     if mask is None and causal:
         return torch.ones(queries.shape[2], keys.shape[2], dtype=torch.bool, device=queries.device).tril()
     return mask

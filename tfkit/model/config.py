@@ -1,4 +1,4 @@
-"""What a model is, as data: one frozen, torch-free tree. The modules beside this file turn it into a Transformer.
+"""The description of a model: one frozen, torch-free tree. The modules beside this file build a Transformer from it.
 
 A field exists only if one of the systems uses it, and what belongs to one kind lives in that kind's member of a union.
 """
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # The largest sizes: far above any published model's, so that the product of any three fits 63 bits.
-MAX_LAYERS = 1_024  # of a stack; the deepest that was published has 1,000 (DeepNet, arXiv 2203.00555)
+MAX_LAYERS = 1_024  # of a stack; the deepest published model has 1,000 (DeepNet, arXiv 2203.00555)
 Layers = Annotated[int, Field(ge=0, le=MAX_LAYERS)]
 Width = Annotated[int, Field(gt=0, le=1 << 20)]  # of the residual stream, or a head; PaLM has 18,432
 HiddenWidth = Annotated[int, Field(gt=0, le=1 << 23)]  # inside the MLP, which is 4 dim unless it is stated; T5 has 65,536
@@ -28,7 +28,7 @@ class Data(BaseModel):
 
 
 class _Norm(Data):
-    """What keeps the residual stream's scale in bounds."""
+    """Normalization of the residual stream."""
 
     eps: Epsilon = Field(1e-5, description="Added to the variance, or to the mean square, inside the root.")
     placement: Literal["pre", "post", "sandwich"] = Field(
@@ -54,7 +54,7 @@ NormConfig = Annotated[LayerNormConfig | RMSNormConfig, Field(discriminator="kin
 
 
 class Learned(Data):
-    """One vector a position, added to the embeddings (GPT, BERT)."""
+    """One learned vector for each position, added to the embeddings (GPT, BERT)."""
 
     kind: Literal["learned"]
 
@@ -103,7 +103,7 @@ Position = Annotated[Learned | Sinusoidal | Rotary | Relative, Field(discriminat
 
 
 class EmbeddingConfig(Data):
-    """What happens to token vectors before the first block."""
+    """The processing of token vectors before the first block."""
 
     scale: bool = Field(False, description="Times the root of dim (arXiv 1706.03762, Gemma).")
     norm: bool = Field(False, description="A norm over the sum of all embeddings (BERT).")
@@ -111,7 +111,7 @@ class EmbeddingConfig(Data):
 
 
 class AttentionConfig(Data):
-    """How tokens look at each other, beyond the number of heads."""
+    """The attention, beyond the number of heads."""
 
     qkv_bias: bool = Field(False, description="A bias on the query, key and value projections.")
     out_bias: bool = Field(False, description="A bias on the output projection.")
@@ -126,7 +126,7 @@ class AttentionConfig(Data):
 
 
 class MlpConfig(Data):
-    """What happens at each position on its own."""
+    """The feed-forward sublayer, applied at each position on its own."""
 
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = Field(description="gelu is the exact (erf) form.")
     gated: bool = Field(False, description="down(activation(gate x) * up x) instead of down(activation(up x)).")
@@ -172,7 +172,7 @@ class TagsHeadConfig(Data):
 
 
 class NoHeadConfig(Data):
-    """Hidden states alone."""
+    """No head: the model returns hidden states."""
 
     kind: Literal["none"]
     pooler: bool = Field(False, description="Beside them a dense layer with tanh on the first token's, for the whole text (BERT).")
@@ -195,7 +195,7 @@ class DropoutConfig(Data):
 
 
 class InitConfig(Data):
-    """The random weights that pretraining starts from."""
+    """The random initialization of the weights for pretraining."""
 
     scheme: Literal["normal", "fan_in", "by_width"] = Field(
         "normal",
@@ -208,7 +208,7 @@ class InitConfig(Data):
 
 
 class ModelConfig(Data):
-    """The whole description of a model: enough to build it, and nothing else."""
+    """The whole description of a model: all that is needed to build it, and nothing else."""
 
     vocab_size: Rows = Field(description="Rows of the embedding; left out, the tokenizer's size.")
     context_length: Context = Field(description="The longest sequence, in tokens.")
@@ -231,7 +231,7 @@ class ModelConfig(Data):
     @model_validator(mode="before")
     @classmethod
     def _fill_widths(cls, values: Any) -> Any:
-        """Null widths follow from the others, so that a preset with another dim stays in proportion; a head is a language model's."""
+        """Derive null widths from the others, so that a preset with another dim stays in proportion; by default the head is an LM head."""
         if not isinstance(values, dict):
             return values
         values = dict(values)
@@ -257,11 +257,11 @@ class ModelConfig(Data):
 
     @property
     def final_norm(self) -> bool:
-        """Whether a stack ends in a norm: where the last sublayer has left its sum without one."""
+        """Whether a stack ends in a norm: needed if the last sublayer leaves its sum without one."""
         return self.norm.placement != "post"
 
     def window(self, layer: int) -> int | None:
-        """What a layer sees, itself included; None: everything."""
+        """The number of positions that a layer sees, its own included; None: all."""
         return self.attention.windows[layer % len(self.attention.windows)]
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
-"""Dropout (arXiv 1207.0580), where a model has any."""
+"""Dropout (arXiv 1207.0580)."""
 
 import torch.nn as nn
 
 
 def build_dropout(probability: float) -> nn.Module:
-    """Dropout, or nothing at all: dropping with probability 0 would still copy its input."""
+    """Dropout, or the identity: dropout with probability 0 would still copy its input."""
     return nn.Dropout(probability) if probability else nn.Identity()

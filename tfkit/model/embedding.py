@@ -1,4 +1,4 @@
-"""From ids to vectors: the token embedding, and what is added to it before the first block."""
+"""Token embeddings, and the position and segment vectors added to them before the first block."""
 
 import math
 
@@ -13,7 +13,7 @@ from tfkit.model.position import sinusoids
 
 
 class Embedding(nn.Module):
-    """tokens[id], scaled, plus position and segment vectors, normed: each where the model has it. Both stacks share one."""
+    """tokens[id], scaled, plus position and segment vectors, then a norm; each is optional. Encoder and decoder share one."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -28,7 +28,7 @@ class Embedding(nn.Module):
         """(B, T) ids, (T,) or (B, T) position numbers, (B, T) segments (None: all 0) -> (B, T, D)."""
         x = self.tokens(input_ids)
         if self.scale is not None:
-            x = x * torch.tensor(self.scale, dtype=x.dtype)  # rounded to the type of the weights first, as Hugging Face does
+            x = x * torch.tensor(self.scale, dtype=x.dtype)  # the scale is rounded to the weights' type first, as in Hugging Face
         if self.position.kind == "sinusoidal":
             x = x + sinusoids(position_ids, self.dim, self.position.layout, x.dtype)
         if self.positions is not None:
@@ -43,5 +43,5 @@ class Embedding(nn.Module):
 
 
 def _table(rows: int, dim: int) -> nn.Embedding:
-    """Not drawn: init.py does that. On the meta device torch's own drawing would import its compiler, a second of waiting."""
+    """An uninitialized table; init.py fills it. On the meta device torch's initialization would import its compiler, in a second."""
     return nn.Embedding(rows, dim, _weight=torch.empty(rows, dim))

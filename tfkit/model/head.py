@@ -1,4 +1,4 @@
-"""What is read off the hidden states: a language model's logits, classes of a text, tags of its tokens."""
+"""Output heads: a language model's logits, classes of a text, tags of its tokens."""
 
 import torch
 import torch.nn as nn
@@ -19,19 +19,19 @@ from tfkit.model.norm import build_norm
 
 
 class Head(nn.Module):
-    """From hidden states (B, T, D) and the mask of real tokens (B, T; None: all are) to logits."""
+    """Map hidden states (B, T, D) and the mask of real tokens (B, T; None: all are real) to logits."""
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """The logits."""
+        """Return the logits."""
         raise NotImplementedError
 
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Further logits, where the head has some."""
-        raise ValueError("this head gives nothing beside its logits")
+        """Return the head's second output, if it has one; else raise ValueError."""
+        raise ValueError("this head has no output beside its logits")
 
 
 class VocabularyHead(Head):
-    """A logit for each entry of the vocabulary: softcap(prepare(hidden) weight^T + bias), by a matrix of its own or the token embedding."""
+    """Logits over the vocabulary: softcap(prepare(hidden) weight^T + bias), with a matrix of its own or the token embedding (tied)."""
 
     softcap: float | None = None
 
@@ -39,7 +39,7 @@ class VocabularyHead(Head):
         super().__init__()
         self.output = None if tied else nn.Linear(config.dim, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.empty(config.vocab_size)) if bias else None
-        # Held without being registered: the parameter belongs to the embedding, and is saved and counted there alone.
+        # Not registered as a submodule: the parameter belongs to the embedding, and is saved and counted only there.
         self._tokens: nn.Embedding
         object.__setattr__(self, "_tokens", tokens)
 
@@ -50,7 +50,7 @@ class VocabularyHead(Head):
         return owner.weight
 
     def prepare(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., D): what the output matrix multiplies."""
+        """(..., D) -> (..., D): the input of the output matrix."""
         return hidden
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -60,7 +60,7 @@ class VocabularyHead(Head):
 
 
 class LanguageModelHead(VocabularyHead):
-    """A plain one, with the scale, bias and cap of models that have them, and beside it GPT's score of a choice."""
+    """The causal language model's head, with optional scale, bias and cap, and GPT's optional score of a choice."""
 
     def __init__(self, config: ModelConfig, head: LanguageModelHeadConfig, tokens: nn.Embedding):
         super().__init__(config, tokens, tied=head.tied, bias=head.bias)
@@ -78,7 +78,7 @@ class LanguageModelHead(VocabularyHead):
 
 
 class MaskedLanguageModelHead(VocabularyHead):
-    """BERT's: a dense layer with the MLP's activation and a norm before the output matrix; and whether the second text follows."""
+    """BERT's head: a dense layer, the MLP's activation and a norm before the output matrix; and an optional next-sentence classifier."""
 
     def __init__(self, config: ModelConfig, head: MaskedLanguageModelHeadConfig, tokens: nn.Embedding):
         super().__init__(config, tokens, tied=head.tied, bias=True)
@@ -93,7 +93,7 @@ class MaskedLanguageModelHead(VocabularyHead):
         return self.norm(self.activation(self.transform(hidden)))
 
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, 2): 0, the second text follows the first; 1, it does not."""
+        """(B, T, D) -> (B, 2): class 0, the second text follows the first; class 1, it does not."""
         if self.pooler is None or self.next_sentence is None:
             return super().extra(hidden)
         return self.next_sentence(torch.tanh(self.pooler(hidden[:, 0])))
@@ -131,23 +131,23 @@ class TagsHead(Head):
 
 
 class NoHead(Head):
-    """Nothing: the hidden states are what the model gives, and beside them BERT's vector for the whole text."""
+    """No head: the model returns hidden states and, with a pooler, BERT's vector of the whole text."""
 
     def __init__(self, config: ModelConfig, head: NoHeadConfig):
         super().__init__()
         self.pooler = nn.Linear(config.dim, config.dim) if head.pooler else None
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Raises ValueError: there are no logits."""
-        raise ValueError("this model has no head, so it gives hidden states and no logits")
+        """Raise ValueError: there are no logits."""
+        raise ValueError("this model has no head: it returns hidden states and no logits")
 
     def extra(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, D): the text's vector, from its first token."""
+        """(B, T, D) -> (B, D): the vector of the text, from its first token."""
         return super().extra(hidden) if self.pooler is None else torch.tanh(self.pooler(hidden[:, 0]))
 
 
 def build_head(config: ModelConfig, tokens: nn.Embedding) -> Head:
-    """The head of a description."""
+    """Build the head that the config describes."""
     match config.head:
         case LanguageModelHeadConfig() as head:
             return LanguageModelHead(config, head, tokens)
@@ -162,14 +162,14 @@ def build_head(config: ModelConfig, tokens: nn.Embedding) -> Head:
 
 
 def vocabulary_head(head: Head) -> VocabularyHead:
-    """The head as one that gives a distribution over the vocabulary. Raises ValueError if it is another one."""
+    """Return the head as a `VocabularyHead`. Raises ValueError if it is another kind."""
     if not isinstance(head, VocabularyHead):
         raise ValueError(f"a {type(head).__name__} gives no distribution over the vocabulary")
     return head
 
 
 def last_real(hidden: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """(B, T, D) -> (B, D): at each row's last token that is no padding, wherever the padding stands."""
+    """(B, T, D) -> (B, D): the hidden state of each row's last token that is not padding, on whichever side the padding is."""
     if padding_mask is None:
         return hidden[:, -1]
     places = torch.arange(hidden.shape[1], device=hidden.device) * padding_mask.long()

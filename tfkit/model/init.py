@@ -1,4 +1,4 @@
-"""The random weights that pretraining starts from."""
+"""Random initialization of the weights for pretraining."""
 
 import math
 
@@ -13,7 +13,7 @@ _WRITES_TO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 @torch.no_grad()
 def initialize(model: nn.Module, config: ModelConfig, generator: torch.Generator) -> None:
-    """Draw every parameter in place, in the order of their names in the module: matrices by the scheme, norms neutral, biases 0."""
+    """Initialize every parameter in place, in the module's order: matrices by the config's scheme, norms to the identity, biases to 0."""
     neutral = 0.0 if config.norm.kind == "rms" and config.norm.unit_offset else 1.0
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
@@ -28,7 +28,7 @@ def _draw(name: str, matrix: Tensor, config: ModelConfig, generator: torch.Gener
             std = config.init.std
             if config.init.residual_scaling and name.endswith(_WRITES_TO_RESIDUAL):
                 layers = config.encoder_layers if name.startswith("encoder.") else config.decoder_layers
-                std /= math.sqrt(2 * layers)  # two sublayers a layer add to the stream
+                std /= math.sqrt(2 * layers)  # two sublayers of each layer add to the residual stream
             matrix.normal_(0.0, std, generator=generator)
         case "fan_in" if name.startswith("embedding."):
             matrix.normal_(0.0, config.dim**-0.5, generator=generator)

@@ -1,4 +1,4 @@
-"""The keys and values of positions already seen, so that generating a token costs one position instead of all."""
+"""A cache of the keys and values of earlier positions, so that generating a token computes one position instead of all."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,10 @@ Pair = tuple[Tensor, Tensor]
 
 
 class KeyValueCache:
-    """Room for `length` positions of `batch_size` rows: 2 * layers * K * E numbers a position. The forward that gets it fills it.
+    """Space for `length` positions of `batch_size` rows: 2 * layers * K * E numbers a position. The model's forward fills it.
 
-    A layer with a window keeps only what its next token can still see, however long the text grows. Of an encoder's output keys and values
-    are kept as they were made the first time.
+    A layer with a window keeps only the positions that its next token can still see, however long the text grows. Keys and values of an
+    encoder's output are computed in the first forward and kept.
     """
 
     def __init__(self, config: ModelConfig, batch_size: int, length: int, dtype: torch.dtype, device: torch.device | str = "cpu"):
@@ -25,11 +25,11 @@ class KeyValueCache:
 
     @property
     def size(self) -> int:
-        """The numbers that it holds room for."""
+        """The number of elements allocated."""
         return sum(tensor.numel() for pair in (*self._pairs, *self._cross.values()) for tensor in pair)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> Pair:
-        """Store one layer's new keys and values (B, K, T, E); return all that the new tokens may see (B, K, S, E)."""
+        """Store one layer's new keys and values (B, K, T, E); return those that the new tokens may see (B, K, S, E)."""
         kept, old = self._pairs[layer], self._old[layer]
         if old is None:
             end = self.length + keys.shape[2]
@@ -44,7 +44,7 @@ class KeyValueCache:
         return joined
 
     def keep_cross(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Keep one layer's keys and values of the encoder's output (B, K, M, E)."""
+        """Store one layer's keys and values of the encoder's output (B, K, M, E)."""
         self._cross[layer] = keys, values
 
     def cross_keys_values(self, layer: int) -> Pair | None:
@@ -57,23 +57,23 @@ class KeyValueCache:
         return bool(self._cross)
 
     def advance(self, positions: int) -> None:
-        """Count the positions that every layer has now stored."""
+        """Move on by the positions that every layer has now stored."""
         self.length += positions
 
     def select_rows(self, rows: Tensor) -> None:
-        """Go on with these rows of the batch only, in this order; a row may stand twice."""
+        """Keep only these rows of the batch, in this order; a row may occur twice."""
         self._pairs = [(keys[rows], values[rows]) for keys, values in self._pairs]
         self._cross = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self._cross.items()}
 
     def reorder_rows(self, rows: Tensor) -> None:
-        """Go on with these rows in place of as many others; each is of the same encoder's output as the one whose place it takes."""
+        """Replace the rows by as many of them, in this order; each must share its encoder's output with the row whose place it takes."""
         for pair, old in zip(self._pairs, self._old, strict=True):
             filled = self.length if old is None else min(self.length, old)
             for store in pair:
                 store[:, :, :filled] = store[:, :, :filled][rows]
 
     def drop_columns(self, count: int) -> None:
-        """Forget the first `count` positions, which no row needs (padding): what follows moves to the left."""
+        """Remove the first `count` positions, which are padding in every row; later positions move to the left."""
         length = self.length - count
         for layer, (pair, old) in enumerate(zip(self._pairs, self._old, strict=True)):
             if old is None:

@@ -62,5 +62,5 @@ class Mask:
 
 
 def encoder_output_mask(padding: Tensor | None) -> Tensor | None:
-    """Which positions (B, S) of the encoder's output a decoder may see: (B, 1, 1, S), True for real tokens."""
+    """The mask of an encoder's output by its padding (B, S): (B, 1, 1, S), True for real tokens, which a decoder may see."""
     return None if padding is None else padding[:, None, None, :].bool()

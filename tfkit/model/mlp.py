@@ -1,4 +1,4 @@
-"""The feed-forward sublayer, plain (arXiv 1706.03762) or gated (arXiv 2002.05202)."""
+"""The feed-forward sublayer: plain (arXiv 1706.03762) or gated (arXiv 2002.05202)."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""LayerNorm (arXiv 1607.06450) and RMSNorm (arXiv 1910.07467), by the config's kind."""
+"""LayerNorm (arXiv 1607.06450) and RMSNorm (arXiv 1910.07467)."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from tfkit.model.config import NormConfig
 
 
 def build_norm(dim: int, config: NormConfig) -> nn.Module:
-    """A norm over the last dimension (..., D) -> (..., D)."""
+    """Build a norm over the last dimension: (..., D) -> (..., D)."""
     match config.kind:
         case "layer":
             return nn.LayerNorm(dim, eps=config.eps)
@@ -21,7 +21,7 @@ def build_norm(dim: int, config: NormConfig) -> nn.Module:
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) in float32, rounded to the type of x, then times the weight."""
+    """x / sqrt(mean(x^2) + eps), computed in float32, rounded to the type of x, then multiplied by the weight."""
 
     def __init__(self, dim: int, eps: float):
         super().__init__()
@@ -37,7 +37,7 @@ class RMSNorm(nn.Module):
 
 
 class OffsetRMSNorm(nn.Module):
-    """Gemma's: the weight is stored minus one, and everything is computed in float32 and rounded at the end."""
+    """Gemma's RMSNorm: the stored weight is the factor minus one, and everything is computed in float32 and rounded at the end."""
 
     def __init__(self, dim: int, eps: float):
         super().__init__()
@@ -50,7 +50,7 @@ class OffsetRMSNorm(nn.Module):
 
 
 class _RMSNormOnCpu(torch.autograd.Function):
-    """The same with a backward pass in closed form. On a CPU, torch has a chain of small kernels instead, twice as slow."""
+    """RMSNorm with a backward pass in closed form. On a CPU, torch runs a chain of small kernels instead, which takes twice as long."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -67,5 +67,5 @@ class _RMSNormOnCpu(torch.autograd.Function):
         normed_32, grad_32 = normed.float(), grad.float()
         grad_weight = (grad_32 * normed_32).flatten(0, -2).sum(0)
         grad_normed = grad_32 * weight.float()
-        along = torch.linalg.vecdot(grad_normed, normed_32)[..., None] / normed.shape[-1]  # what would only change the length
+        along = torch.linalg.vecdot(grad_normed, normed_32)[..., None] / normed.shape[-1]  # the component that would only change the length
         return (grad_normed - normed_32 * along).mul_(scale).to(normed.dtype), grad_weight.to(weight.dtype), None

@@ -1,4 +1,4 @@
-"""Where a token stands: position numbers, and what sinusoidal, rotary and relative positions make of them."""
+"""Position numbers, and sinusoidal, rotary and relative encodings of them."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Rotation = tuple[Tensor, Tensor]  # cos and sin, each (T, E / 2) or (B, 1, T, E 
 
 @dataclass(frozen=True)
 class Positions:
-    """The new tokens of one forward: how many, after how many cached ones, and which belong together."""
+    """The positions of one forward: how many are new, how many are in the cache before them, and which are padding or of one document."""
 
     length: int  # T new tokens
     offset: int  # S - T tokens before them, in the cache
@@ -23,14 +23,14 @@ class Positions:
     document_ids: Tensor | None  # (B, T)
 
     def first_key(self, window: int | None) -> int:
-        """The position of the first key that a layer has at hand: the cache of a windowed layer keeps window - 1 old ones."""
+        """The position of the first key that a layer holds: the cache of a layer with a window keeps window - 1 old ones."""
         return 0 if window is None else max(0, self.offset - (window - 1))
 
 
 def count_positions(positions: Positions) -> Tensor:
-    """The position number of each new token: (T,) when all rows agree, else (B, T).
+    """Return the position number of each new token: (T,) when all rows agree, else (B, T).
 
-    Each document of a packed row counts from 0, and padding is not counted, so that a left-padded prompt stands where it would alone.
+    Each document of a packed row counts from 0. Padding is not counted, so that a left-padded prompt has the numbers that it has alone.
     """
     documents, padding = positions.document_ids, positions.padding_mask
     if documents is not None:
@@ -44,7 +44,7 @@ def count_positions(positions: Positions) -> Tensor:
 
 
 def sinusoids(position_ids: Tensor, dim: int, layout: str, dtype: torch.dtype) -> Tensor:
-    """sin and cos of position / 10000^(2i / D) (arXiv 1706.03762): (..., T, D), computed in float32."""
+    """Return sin and cos of position / 10000^(2i / D) (arXiv 1706.03762): (..., T, D), computed in float32."""
     pairs = torch.arange(0, dim, 2, dtype=torch.float32, device=position_ids.device)  # (D / 2,)
     angles = position_ids[..., None].float() / 10_000 ** (pairs / dim)  # (..., T, D / 2)
     parts = angles.sin(), angles.cos()
@@ -52,7 +52,7 @@ def sinusoids(position_ids: Tensor, dim: int, layout: str, dtype: torch.dtype) -
 
 
 def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torch.dtype) -> Rotation:
-    """Cosine and sine of position * theta^(-2j / E), computed in float32 and then rounded, as Hugging Face does."""
+    """Return cosine and sine of position * theta^(-2j / E), computed in float32 and then rounded, as in Hugging Face."""
     pairs = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_ids.device)  # (E / 2,)
     frequencies = rotary.theta ** (-pairs / head_dim)
     if rotary.scaling is not None:
@@ -64,22 +64,22 @@ def rotation_at(position_ids: Tensor, head_dim: int, rotary: Rotary, dtype: torc
 
 
 def _stretched(frequencies: Tensor, scaling: WavelengthScaling) -> Tensor:
-    """Llama 3.1 (arXiv 2407.21783): short wavelengths stay, long ones grow by the factor, those between are blended."""
+    """Llama 3.1's scaling (arXiv 2407.21783): short wavelengths are kept, long ones multiplied by the factor, others interpolated."""
     wavelengths = 2 * math.pi / frequencies
     low, high, original = scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_context_length
-    share = ((original / wavelengths - low) / (high - low)).clamp(0, 1)  # 1: stays, 0: grows
-    return (1 - share) * frequencies / scaling.factor + share * frequencies
+    kept = ((original / wavelengths - low) / (high - low)).clamp(0, 1)  # 1: kept, 0: multiplied
+    return (1 - kept) * frequencies / scaling.factor + kept * frequencies
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the pairs (j, j + E / 2) of x (B, H, T, E): the half-split form, in which Hugging Face stores Llama's projections."""
+    """Rotate the pairs (j, j + E / 2) of x (B, H, T, E): the half-split form, in which Hugging Face stores Llama's projections."""
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 class RelativeBias(nn.Module):
-    """T5's position bias: a learned number for each head and bucket of distances, shared by all layers of a stack."""
+    """T5's position bias (arXiv 1910.10683): a learned number for each head and bucket of distances, shared by all layers of a stack."""
 
     def __init__(self, config: Relative, num_heads: int, bidirectional: bool):
         super().__init__()
@@ -87,13 +87,13 @@ class RelativeBias(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.buckets, num_heads))
 
     def forward(self, positions: Positions) -> Tensor:
-        """(1, H, T, S): what to add to the scores."""
+        """Return the bias of the scores: (1, H, T, S)."""
         queries = torch.arange(positions.offset, positions.offset + positions.length, device=positions.device)
         keys = torch.arange(positions.offset + positions.length, device=positions.device)
         return self.weight[self.bucket(keys[None, :] - queries[:, None])].permute(2, 0, 1)[None]
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """The bucket of key position - query position: near distances have one each, far ones share, ever wider."""
+        """Return the bucket of key position - query position: one for each near distance, and ever wider ones for far distances."""
         buckets = self.buckets // 2 if self.bidirectional else self.buckets
         side = (distance > 0).long() * buckets if self.bidirectional else torch.zeros_like(distance)
         steps = distance.abs() if self.bidirectional else (-distance).clamp(min=0)

@@ -1,7 +1,7 @@
-r"""Blocks, and how a sublayer joins the residual stream.
+r"""Blocks, and the placement of norms around each sublayer.
 
-pre (GPT-2, Llama, T5)    x ---------------------------(+)-->            the stack ends in one more norm, since nothing has
-                           \--> norm --> op --> dropout --^               normed the sum of all the sublayers' outputs
+pre (GPT-2, Llama, T5)    x ---------------------------(+)-->            the stack ends in one more norm, because the sum of
+                           \--> norm --> op --> dropout --^               all sublayers' outputs has not been normed
 post (2017, GPT, BERT)    x -----------------(+)--> norm -->
                            \--> op --> dropout --^
 sandwich (Gemma 2)        x ----------------------------------------(+)-->
@@ -23,7 +23,7 @@ from tfkit.model.position import Positions, RelativeBias
 
 
 class Sublayer(nn.Module):
-    """An operation on the residual stream with its norms: the only place that knows where they stand."""
+    """An operation on the residual stream with its norms; the only code that depends on their placement."""
 
     def __init__(self, op: nn.Module, config: ModelConfig):
         super().__init__()
@@ -34,7 +34,7 @@ class Sublayer(nn.Module):
         self.post_norm = build_norm(config.dim, config.norm) if self.placement == "sandwich" else None
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
-        """(B, T, D) -> (B, T, D); `context` goes to the operation."""
+        """(B, T, D) -> (B, T, D); `context` is passed to the operation."""
         if self.placement == "post":
             return self.norm(x + self.dropout(self.op(x, *context)))
         out = self.dropout(self.op(self.norm(x), *context))
@@ -42,7 +42,7 @@ class Sublayer(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, attention over an encoder's output where there is one, then the MLP."""
+    """Self-attention, cross-attention in the decoder of an encoder-decoder, then the MLP."""
 
     def __init__(self, config: ModelConfig, layer: int, cross: bool = False):
         super().__init__()
@@ -59,7 +59,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks one after the other, with the final norm and the position bias of models that have them."""
+    """A sequence of blocks, with an optional final norm and an optional position bias."""
 
     def __init__(self, config: ModelConfig, layers: int, *, causal: bool, cross: bool = False):
         super().__init__()
@@ -69,7 +69,7 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(layers))
         self.norm = build_norm(config.dim, config.norm) if config.final_norm else None
         self.dropout = build_dropout(config.dropout.final)
-        self.activation_checkpointing = False  # set by training: compute each block again in the backward pass
+        self.activation_checkpointing = False  # set by training: recompute each block in the backward pass
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -81,5 +81,5 @@ class Stack(nn.Module):
         return self.dropout(x if self.norm is None else self.norm(x))
 
     def bias_at(self, positions: Positions) -> Tensor | None:
-        """What relative positions add to the scores: (1, H, T, S)."""
+        """Return the bias of relative positions, (1, H, T, S), or None."""
         return None if self.position_bias is None else self.position_bias(positions)

@@ -1,4 +1,4 @@
-"""The Transformer (arXiv 1706.03762) of every system: Embedding -> encoder Stack? -> decoder Stack? -> Head."""
+"""The Transformer (arXiv 1706.03762) of every model family: Embedding -> encoder Stack? -> decoder Stack? -> Head."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from tfkit.model.stack import Stack
 
 @dataclass
 class Output:
-    """What a forward gives. Losses work on `hidden`; the logits, which can be huge, are made when first read."""
+    """The result of a forward. Losses work on `hidden`; the logits, which can be huge, are computed when first read."""
 
     hidden: Tensor  # (B, T, D), after the last norm
     head: Head
@@ -34,12 +34,12 @@ class Output:
 
     @cached_property
     def extra_logits(self) -> Tensor:
-        """What a head gives beside its logits: (B, 2) for the next sentence (0: it follows), (B, 1) for a choice, (B, D) of a pooler."""
+        """The head's second output: (B, 2) for the next sentence (class 0: it follows), (B, 1) for a choice, (B, D) of a pooler."""
         return self.head.extra(self.hidden, self.padding_mask)
 
 
 class Transformer(nn.Module):
-    """Encoder, decoder, or both. Its parameters are not drawn yet: use `build`, or load them."""
+    """An encoder, a decoder, or both. Its parameters are uninitialized: use `build`, or load them."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -52,7 +52,7 @@ class Transformer(nn.Module):
 
     @property
     def stacks(self) -> Iterable[Stack]:
-        """The stacks that there are."""
+        """The encoder and the decoder, if present."""
         return (stack for stack in (self.encoder, self.decoder) if stack is not None)
 
     def forward(
@@ -67,12 +67,12 @@ class Transformer(nn.Module):
         encoder_output: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Output:
-        """Ids (B, T) to hidden states (B, T, D).
+        """Map ids (B, T) to hidden states (B, T, D).
 
-        `padding_mask`: True = real token, (B, T), or (B, cache.length + T) with a cache. `document_ids` (B, T): equal numbers see each
-        other. `segment_ids` (B, T): the text of a pair that a token is in. An encoder-decoder reads `input_ids` (or is given what `encode`
-        made of them, as `encoder_output`, or a cache of a forward that did), masks them by `padding_mask`, and gives the hidden states of
-        `decoder_input_ids` (B, T'), whose mask is `decoder_padding_mask`.
+        `padding_mask`: True = real token, (B, T), or (B, cache.length + T) with a cache. `document_ids` (B, T): tokens with equal numbers
+        see each other. `segment_ids` (B, T): the text of a pair that a token is in. An encoder-decoder encodes `input_ids`, unless it is
+        given `encoder_output` (from `encode`) or the cache of an earlier forward; `padding_mask` is that of `input_ids` in all three cases.
+        It returns the hidden states of `decoder_input_ids` (B, T'), whose mask is `decoder_padding_mask`.
         Raises ValueError if a sequence is longer than the context.
         """
         if self.encoder is None or self.decoder is None:
@@ -90,11 +90,11 @@ class Transformer(nn.Module):
         return self._output(hidden, decoder_padding_mask)
 
     def _output(self, hidden: Tensor, padding_mask: Tensor | None) -> Output:
-        """With the part of the mask that is of these positions: it may cover cached ones before them."""
+        """The output, with the part of the mask for the new positions: the mask may cover cached ones before them."""
         return Output(hidden, self.head, None if padding_mask is None else padding_mask[:, -hidden.shape[1] :])
 
     def encode(self, input_ids: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """What the decoder of an encoder-decoder looks at: (B, M) -> (B, M, D)."""
+        """Run the encoder of an encoder-decoder: (B, M) -> (B, M, D)."""
         assert self.encoder is not None
         return self._run(self.encoder, input_ids, padding_mask)
 
@@ -109,7 +109,7 @@ class Transformer(nn.Module):
         encoder_output: Tensor | None = None,
         encoder_padding: Tensor | None = None,
     ) -> Tensor:
-        """Embed, and go through a stack: (B, T) -> (B, T, D)."""
+        """Embed the ids and run a stack: (B, T) -> (B, T, D)."""
         length, offset = input_ids.shape[1], cache.length if cache else 0
         if offset + length > self.config.context_length and self.config.position.kind != "relative":
             raise ValueError(f"{offset + length} tokens do not fit the model's context of {self.config.context_length}")
@@ -133,8 +133,8 @@ class Transformer(nn.Module):
 
 
 def build(config: ModelConfig, seed: int, device: torch.device | str = "cpu") -> Transformer:
-    """A Transformer with random float32 weights, the same on every device for the same seed."""
-    with torch.device("meta"):  # nothing is allocated or drawn twice
+    """Build a Transformer with random float32 weights, the same on every device for the same seed."""
+    with torch.device("meta"):  # so that no parameter is allocated or initialized twice
         model = Transformer(config)
     model.to_empty(device="cpu")
     initialize(model, config, torch.Generator().manual_seed(seed))
