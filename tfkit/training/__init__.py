@@ -1,1 +1,1 @@
-"""Training: one loop, one step, the optimizers, the schedule, and the checkpoints on disk."""
+"""Training: the loop, the step, the optimizers, the schedule, and the training state of checkpoints."""

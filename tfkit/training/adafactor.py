@@ -1,6 +1,6 @@
-"""Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): a second moment of rows + columns numbers for a matrix, and no first one.
+"""Adafactor (Shazeer & Stern 2018, arXiv 1804.04235): for a matrix, a second moment of rows + columns numbers, and no first moment.
 
-As T5 was trained with it, and as `transformers.optimization.Adafactor` computes it without relative_step: that one's learning rate,
+As used for T5, and as computed by `transformers.optimization.Adafactor` without relative_step, whose learning rate,
 1 / sqrt(max(step, 10000)), is a schedule here. torch.optim.Adafactor departs from the paper: it bounds the learning rate by 1 / sqrt(step),
 and puts epsilon elsewhere. T5's own code keeps the whole second moment of matrices with a side below 128; here all are factored.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 class Adafactor(torch.optim.Optimizer):
     """The state of a matrix is `row` (..., R) and `column` (..., C), means of its squared gradient, of anything else `second`; and `step`.
 
-    Nothing waits for the device: factors that follow from weights and updates stay tensors.
+    Factors that are computed from weights and updates remain tensors, so that no step waits for the device.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], **settings: float | None):
@@ -25,7 +25,7 @@ class Adafactor(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -39,15 +39,15 @@ class Adafactor(torch.optim.Optimizer):
             shapes = {"row": grad.shape[:-1], "column": grad.shape[:-2] + grad.shape[-1:]} if grad.dim() > 1 else {"second": grad.shape}
             state |= {name: grad.new_zeros(shape) for name, shape in shapes.items()}
         state["step"] += 1
-        share = state["step"] ** -group["decay_rate"]  # of the new squared gradient in the moment: 1 in the first step
+        fraction = state["step"] ** -group["decay_rate"]  # the weight of the new squared gradient: 1 in the first step
         squared = grad.square().add_(group["eps"])
         if grad.dim() > 1:
             row, column = state["row"], state["column"]
-            row.lerp_(squared.mean(dim=-1), share)
-            column.lerp_(squared.mean(dim=-2), share)
+            row.lerp_(squared.mean(dim=-1), fraction)
+            column.lerp_(squared.mean(dim=-2), fraction)
             update = (row / row.mean(dim=-1, keepdim=True)).rsqrt_().unsqueeze(-1) * column.rsqrt().unsqueeze(-2)  # (..., R, C)
         else:
-            update = state["second"].lerp_(squared, share).rsqrt()
+            update = state["second"].lerp_(squared, fraction).rsqrt()
         update.mul_(grad)
         update.div_((_rms(update) / group["clip_threshold"]).clamp_(min=1.0))
         rate: float | Tensor = group["lr"]

@@ -1,6 +1,6 @@
-"""training_state/ of a checkpoint: what only resuming needs. Tensors as safetensors, the rest as strict JSON: reading it can run no code.
+"""training_state/ of a checkpoint, which only resuming needs: tensors as safetensors, the rest as strict JSON; reading runs no code.
 
-The folder around it (complete or absent, newest, best, damaged) is tfkit/run/checkpoints.py.
+tfkit/run/checkpoints.py handles the folder around it (complete or absent, newest, best, damaged).
 """
 
 from pathlib import Path
@@ -24,9 +24,9 @@ SCHEMA_VERSION = 1  # of both files
 
 
 def save_training_state(folder: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-    """Write `folder`/training_state. The states of random generators go among the tensors (uint8).
+    """Write `folder`/training_state. The states of random generators are among the tensors (uint8).
 
-    Raises TypeError or ValueError for a `state` that JSON cannot hold exactly, and what safetensors raises for a full disk.
+    Raises TypeError or ValueError for a `state` that JSON cannot hold exactly, and the errors of safetensors, such as for a full disk.
     """
     place = folder / FOLDER
     place.mkdir()
@@ -41,7 +41,7 @@ def save_training_state(folder: Path, tensors: dict[str, torch.Tensor], state: d
 
 
 def load_training_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and the state that `save_training_state` was given. Raises ModelError naming the bad file."""
+    """Load the tensors (on the CPU) and the state that `save_training_state` wrote. Raises ModelError naming the bad file."""
     tensors, state = (_found(folder, name) for name in (_TENSORS, _STATE))
     document = read_object(state, _STATE_LIMIT)
     check_version(document, state, SCHEMA_VERSION)

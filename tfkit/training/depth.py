@@ -1,5 +1,5 @@
-"""How deep each parameter lies below the head: what discriminative learning rates and gradual unfreezing go by (ULMFiT, Howard & Ruder
-2018, arXiv 1801.06146, sections 3.2 and 3.3).
+"""The depth of each parameter below the head, for discriminative learning rates and gradual unfreezing (ULMFiT, Howard & Ruder 2018,
+arXiv 1801.06146, sections 3.2 and 3.3).
 
 depth 0      the head, and the norm at the end of a stack
 depth 1      the top block, 2 the block below it, and so on; of an encoder-decoder each stack counts from its own top
@@ -16,7 +16,7 @@ _BLOCK = re.compile(r"(encoder|decoder)\.blocks\.(\d+)\.")
 
 
 def parameter_depths(names: Iterable[str]) -> dict[str, int]:
-    """The depth of each parameter of a model, by the names of them all."""
+    """Return the depth of each parameter of a model; `names` are those of all its parameters."""
     names = list(names)
     layers: dict[str, int] = {}
     for name in names:
@@ -33,14 +33,14 @@ def _depth(name: str, layers: Mapping[str, int]) -> int:
 
 
 class Unfreezing:
-    """Which parameters learn in a step: those of the least depth at first, and after every `every` steps those of the next one, too.
+    """Gradual unfreezing: parameters of the least depth are trained first, and after every `every` steps those of the next depth, too.
 
-    A function of the step alone, so that a resumed run goes on as it would have. A matrix that is both embedding and head (tied) is an
-    embedding: it comes last. Where nothing of some depth is trained, there is no wait for it.
+    It is a function of the step alone, so that a resumed run continues exactly. A matrix that is both embedding and head (tied) counts as
+    an embedding and comes last. A depth without trained parameters is skipped.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], every: int):
-        """`parameters`: all that the model computes with, by name."""
+        """`parameters`: all working parameters of the model, by name."""
         depths = parameter_depths(parameters)
         stages = sorted({depths[name] for name, parameter in parameters.items() if parameter.requires_grad})
         self.every = every
@@ -50,7 +50,7 @@ class Unfreezing:
 
     @contextlib.contextmanager
     def at(self, step: int) -> Iterator[None]:
-        """Within it, in step `step` (from 1), what does not learn yet requires no gradient: none is computed, and none of it moves."""
+        """A context for step `step` (from 1) in which parameters that are still frozen require no gradient."""
         waiting = [parameter for stage in self._stages[1 + (step - 1) // self.every :] for parameter in stage]
         for parameter in waiting:
             parameter.requires_grad_(False)

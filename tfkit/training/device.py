@@ -1,4 +1,4 @@
-"""The machine that trains: which device, which arithmetic it has, how fast it could be."""
+"""The machine that trains: its device, precision, determinism and peak speed."""
 
 import contextlib
 import ctypes
@@ -14,7 +14,7 @@ import torch
 from tfkit.errors import MachineError, UsageError
 from tfkit.model.transformer import Transformer
 
-# Dense bf16 peak in FLOP/s by NVIDIA's data sheets, by words of the device's name; of several that match, the first holds.
+# Dense bf16 peak in FLOP/s by NVIDIA's data sheets, by words of the device's name; the first match counts.
 _GPU_PEAKS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -38,7 +38,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The named device, or the best there is: cuda, then mps, then cpu. MachineError if it is not there."""
+    """Return the named device, or the best one available: cuda, then mps, then cpu. Raises MachineError if it is not available."""
     if name in (None, "auto"):
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(kind)
@@ -46,8 +46,8 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device(str(name))
     except RuntimeError:
         raise UsageError(f"--device {name}: not a device; use cpu, cuda, cuda:0, mps or auto") from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device.type, False)
-    if not there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device.type, False)
+    if not available or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise MachineError(
             f"--device {name}: this machine or this build of PyTorch has no such device; leave --device out to use what is there"
         )
@@ -66,21 +66,21 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """The working type for a recipe's precision: auto is bf16 where the hardware has it."""
+    """Return the working type for a recipe's precision: auto is bf16 if the hardware supports it."""
     if wanted == "auto":
         return torch.bfloat16 if has_bf16(device) else torch.float32
     return torch.bfloat16 if wanted == "bf16" else torch.float32
 
 
 def make_deterministic(device: torch.device) -> None:
-    """The same bits from the same seed, on one machine with the same number of threads.
+    """Make the same seed give the same bits, on one machine with the same number of threads.
 
     On CUDA an operation without a deterministic algorithm is an error: if it were a warning, the kernels of attention would stay random.
     """
     if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True, warn_only=device.type not in ("cpu", "cuda"))
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # we read no memory that we have not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # no memory is read before it is written
     torch.backends.cudnn.benchmark = False
 
 
@@ -90,12 +90,12 @@ def is_nondeterministic(error: RuntimeError) -> bool:
 
 
 def allow_nondeterministic() -> None:
-    """Let such operations run, with a warning of PyTorch's."""
+    """Allow such operations, with a warning from PyTorch."""
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed (Linux, glibc): else the large tensors of every step are mapped and zeroed anew by the kernel.
+    """Make the C library keep freed memory (Linux, glibc); else the kernel maps and zeroes the large tensors of every step anew.
 
     Measured on two cores: RMSNorm forward and backward 7 ms instead of 26, a small Llama's step 0.9 s instead of 1.05.
     """
@@ -109,7 +109,7 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def eager(model: Transformer) -> Iterator[None]:
-    """Inside, a compiled model runs as it was written: shapes that change with every batch would be compiled again and again."""
+    """A context in which a compiled model runs uncompiled, since shapes that change with every batch would be compiled again and again."""
     compiled = [stack._compiled_call_impl for stack in model.stacks]
     for stack in model.stacks:
         stack._compiled_call_impl = None
@@ -121,7 +121,7 @@ def eager(model: Transformer) -> Iterator[None]:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """FLOP/s that the device can do at best: a data sheet's for known GPUs, else measured with matrix products in 0.1 s."""
+    """Return the peak FLOP/s of the device: from a data sheet for known GPUs, else measured with matrix products in 0.1 s."""
     if device.type == "cuda":
         return peak_of_gpu(torch.cuda.get_device_name(device)) if dtype == torch.bfloat16 else None
     a = torch.ones(1024, 1024, dtype=dtype, device=device)
@@ -137,13 +137,13 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
 
 def peak_of_gpu(name: str) -> float | None:
-    """A data sheet's dense bf16 peak by the name that the driver gives, such as "NVIDIA H100 80GB HBM3"; None: not known."""
+    """Return a data sheet's dense bf16 peak by the driver's name of the GPU, such as "NVIDIA H100 80GB HBM3"; None if unknown."""
     found = (peak for part, peak in _GPU_PEAKS.items() if re.search(rf"\b{part}\b", name))
-    return None if "Laptop" in name else next(found, None)  # the same name, and another chip
+    return None if "Laptop" in name else next(found, None)  # the same name for another chip
 
 
 def memory_bytes(device: torch.device) -> int:
-    """The most memory used so far: of the GPU, or of this process."""
+    """Return the peak memory so far: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

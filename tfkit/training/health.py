@@ -1,23 +1,23 @@
-"""What a step says of itself, and what makes it unhealthy: a loss or gradient that is not finite, or a loss that jumps."""
+"""The report of a step, and the signs of an unhealthy one: a loss or gradient that is not finite, or a loss that jumps."""
 
 import math
 from dataclasses import dataclass
 
 from tfkit.errors import UnhealthyError
 
-_WINDOW = 32  # steps that the mean and the deviation of the loss look back, with fading weights
-_ENOUGH = 10  # steps before a jump can be told
+_WINDOW = 32  # steps in the exponentially weighted mean and deviation of the loss
+_ENOUGH = 10  # steps before a jump can be detected
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did. `losses`: each term's mean over its targets; `loss`: their weighted sum."""
+    """The result of one step. `losses`: each term's mean over its targets; `loss`: their weighted sum."""
 
     loss: float
     losses: dict[str, float]
     grad_norm: float
     lr: float
-    tokens: int  # positions that went through the model
+    tokens: int  # positions that the model processed
 
 
 @dataclass
@@ -29,22 +29,22 @@ class LossHistory:
     variance: float = 0.0
 
     def add(self, loss: float) -> None:
-        """Take in the loss of a healthy step."""
+        """Add the loss of a healthy step."""
         self.steps += 1
-        share = max(1 / self.steps, 1 / _WINDOW)
+        weight = max(1 / self.steps, 1 / _WINDOW)
         difference = loss - self.mean
-        self.mean += share * difference
-        self.variance = (1 - share) * (self.variance + share * difference**2)
+        self.mean += weight * difference
+        self.variance = (1 - weight) * (self.variance + weight * difference**2)
 
     def highest(self, sigmas: float | None) -> float:
-        """The highest loss that is no jump; infinity while too little is known, or without a limit."""
+        """Return the highest loss that is no jump; infinity after too few steps, or without a limit."""
         if sigmas is None or self.steps < _ENOUGH:
             return math.inf
         return self.mean + sigmas * math.sqrt(self.variance)
 
 
 class UnhealthyStepError(UnhealthyError):
-    """A step that was not taken: nothing was updated. `report` is what it would have been."""
+    """A step that was not taken: nothing was updated. `report` is the one that the step would have had."""
 
     def __init__(self, step: int, report: StepReport, highest_loss: float):
         self.step, self.report = step, report

@@ -1,4 +1,4 @@
-"""The one loop. It knows the objective protocol and when things are due; what is done then is handed in."""
+"""The training loop. It knows the objective protocol and the schedule of logging, saving and evaluation; hooks carry these out."""
 
 import math
 import time
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class Progress:
-    """How far a run has come: all that the loop must know to go on, saved with every checkpoint."""
+    """The progress of a run: the loop's whole state, saved with every checkpoint."""
 
     step: int = 0  # steps taken, or skipped
     tokens: int = 0  # positions trained on
@@ -30,18 +30,18 @@ class Progress:
     seconds: float = 0.0  # spent in steps, over all attempts
 
     def state(self) -> dict[str, Any]:
-        """As plain numbers."""
+        """Return the state as plain numbers."""
         return asdict(self)
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """What `state` gave."""
+        """Restore the result of `state`."""
         return cls(**{**state, "history": LossHistory(**state["history"])})
 
 
 @dataclass(frozen=True)
 class Plan:
-    """When things are due. None: only at the end."""
+    """The length of a run, and how often it is logged, evaluated and saved. None: only at the end."""
 
     steps: int
     log_every: int
@@ -51,7 +51,7 @@ class Plan:
     loss_jump_sigmas: float | None = None
 
     def due(self, every: int | None, step: int) -> bool:
-        """Whether something that happens every so many steps, and at the end, happens now."""
+        """Whether something that is due every `every` steps, and at the end, is due now."""
         return step == self.steps or bool(every and step and step % every == 0)
 
 
@@ -77,7 +77,7 @@ class Log:
 
 
 class Hooks(Protocol):
-    """What the loop asks of the run around it."""
+    """The loop's calls into the run around it."""
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """A step was taken."""
@@ -86,10 +86,10 @@ class Hooks(Protocol):
         """A step was not taken, and the run goes on."""
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
-        """A step was not taken, and the run ends. What is left to learn from: a sentence for the user."""
+        """A step was not taken, and the run ends. Return a sentence for the user on what was written about it."""
 
     def out_of_memory(self, error: str) -> None:
-        """Let the loader make smaller micro-batches. Raises MachineError if it cannot."""
+        """Make the loader's micro-batches smaller. Raises MachineError if that is impossible."""
 
     def nondeterministic(self, reason: str) -> None:
         """An operation has no deterministic algorithm on this device, so a resumed run may differ in its last bits."""
@@ -107,18 +107,18 @@ class Hooks(Protocol):
         """Whether this step's evaluation is already in the log."""
 
     def should_stop_early(self) -> bool:
-        """Whether the evaluations so far end the run before its length."""
+        """Whether the evaluations so far end the run early."""
 
     def should_stop(self) -> bool:
         """Whether the run is asked to stop."""
 
 
 def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hooks: Hooks, progress: Progress) -> None:
-    """Take the steps that are left, or fewer where the evaluations are enough. Raises Stopped after a checkpoint was saved,
+    """Take the remaining steps, or fewer if the evaluations end the run early. Raises Stopped after a checkpoint was saved,
     UnhealthyError before a bad update, and MachineError if the memory does not hold a micro-batch of one row.
 
-    A checkpoint comes before the evaluation of its step, so that nothing that goes wrong there can cost it; a run resumed from such a
-    checkpoint makes up for the evaluation first.
+    A checkpoint is saved before the evaluation of its step, so that a failure there cannot lose it; a run resumed from such a checkpoint
+    evaluates first.
     """
     saved_step = progress.step
     seconds, tokens = 0.0, 0  # since the last line of the log
@@ -154,7 +154,7 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
 
 
 def take_steps(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, progress: Progress, until: int) -> None:
-    """The bare steps up to `until`, once more, as `train` took them: nothing is logged, saved or judged."""
+    """Repeat the steps up to `until` as `train` took them, without logging, saving or evaluation."""
     while progress.step < until:
         step, highest = progress.step + 1, progress.history.highest(plan.loss_jump_sigmas)
         try:
@@ -166,9 +166,9 @@ def take_steps(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan,
 
 
 def try_out(stepper: Stepper, loader: Loader, hooks: Hooks, progress: Progress) -> None:
-    """Run forward and backward of the next micro-batch without a step, in smaller ones until the memory holds it.
+    """Run forward and backward of the next micro-batch without a step, with smaller ones until it fits the memory.
 
-    Where the device has no deterministic algorithm for an operation, random ones are allowed from here on, and the hooks report it.
+    If the device has no deterministic algorithm for an operation, others are allowed from here on, and reported to the hooks.
     """
 
     def attempt() -> None:
@@ -187,7 +187,7 @@ def try_out(stepper: Stepper, loader: Loader, hooks: Hooks, progress: Progress) 
 
 
 def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Hooks, progress: Progress) -> StepReport:
-    """The next step, taken or skipped. Raises UnhealthyError where no more may be skipped."""
+    """Take or skip the next step. Raises UnhealthyError if no more may be skipped."""
 
     def attempt() -> StepReport:
         highest = progress.history.highest(plan.loss_jump_sigmas)
@@ -210,7 +210,7 @@ def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Ho
 
 
 def _fit(attempt: Callable[[], Result], stepper: Stepper, hooks: Hooks) -> Result:
-    """What the attempt gives, in smaller micro-batches where the memory does not hold them: by sums and counts the step is the same."""
+    """Return the attempt's result, with smaller micro-batches if they do not fit the memory: by sums and counts the step is the same."""
     while True:
         try:
             return attempt()

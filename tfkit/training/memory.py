@@ -1,4 +1,4 @@
-"""How much memory a step takes, and how much there is: what the micro-batch is chosen by on a CPU. On a GPU it is tried out."""
+"""The memory that a step takes and that is available, by which the micro-batch is chosen on a CPU. On a GPU it is tried out."""
 
 import contextlib
 import resource
@@ -17,37 +17,37 @@ from tfkit.training.loss_module import LossModule
 _ROOT = Path("/")
 _PAGE = resource.getpagesize()
 _PROBE_TOKENS = 16
-_MARGIN = 1.6  # for what comes and goes within an operation: measured 1.2 to 1.5 of what autograd keeps
-_LIKELY = 1 / _MARGIN  # of an estimate with its margin: the few tokens of the probe overstate what a long row keeps by a seventh
+_MARGIN = 1.6  # for temporary tensors within an operation: measured 1.2 to 1.5 times what autograd keeps
+_LIKELY = 1 / _MARGIN  # of an estimate with its margin: the probe's few tokens overestimate a long row by a seventh
 
 
 def available_bytes(swap: bool = False) -> int | None:
-    """What this process may still take: of the machine's memory (and swap), its control group's, its own limit. None where nobody says."""
+    """Return the memory that this process may still take, by the machine (and swap), control group and own limit; None if unknown."""
     places = [_machine(swap), _control_group(), _address_space()]
     known = [place for place in places if place is not None]
     return max(0, min(known)) if known else None
 
 
 def resident_bytes() -> int | None:
-    """The memory that this process holds at the moment. None where /proc is missing."""
+    """Return the resident memory of this process; None without /proc."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int((_ROOT / "proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE
     return None
 
 
 def likely_peak(held: int, to_come: int, micro_batch: int, logits: int) -> int:
-    """The most memory that a training is likely to hold at once.
+    """Return the likely peak memory of a training.
 
-    `held`: what the process holds before the first step; `to_come`: gradients and the optimizer's state; `micro_batch`: what its
-    activations take by `step_bytes_per_row`, whose margin is taken off; `logits`: what all of them would take; two blocks are held.
+    `held`: the process's memory before the first step; `to_come`: gradients and the optimizer's state; `micro_batch`: its activations by
+    `step_bytes_per_row`, whose margin is removed; `logits`: the bytes of all of them, of which at most two blocks are held.
     """
     return held + to_come + int(micro_batch * _LIKELY) + 2 * min(logits, LOGITS_BYTES)
 
 
 def state_bytes(parameters: int, trained: int, kept: int, dtype: torch.dtype, *, whole: bool = True) -> int:
-    """Weights, gradients of those that are `trained`, and the numbers `kept` beside them in fp32; and the working copy in `dtype`.
+    """Return the bytes of weights, gradients of `trained` parameters and `kept` further numbers in fp32, and the working copy in `dtype`.
 
-    Not `whole`: what is frozen has its working copy alone, as in `Weights`, but is read in fp32 before.
+    Without `whole`, frozen parameters have only a working copy, as in `Weights`, but are loaded in fp32 first.
     """
     working = 0 if dtype == torch.float32 else parameters * dtype.itemsize
     if whole or not working:
@@ -56,16 +56,16 @@ def state_bytes(parameters: int, trained: int, kept: int, dtype: torch.dtype, *,
 
 
 def activation_bytes_per_token(config: ModelConfig) -> int:
-    """About what a token takes of a micro-batch in fp32, by the model's description alone, margin included."""
+    """Estimate the activations of a token in fp32 from the model's config alone, margin included."""
     layers = config.encoder_layers + config.decoder_layers
     return int(4 * layers * (10 * config.dim + 3 * config.hidden_dim) * _MARGIN)
 
 
 def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
-    """What a micro-batch holds for each of its rows at its fullest, by what autograd keeps of a real row, or of its beginning."""
+    """Estimate the peak activations of a row, from what autograd keeps for a real row or its beginning."""
     model = loss_module.model
     length, config = batch.input_ids.shape[1], model.config
-    # Where each position has its label, the beginning of a row tells of all of it; another row is looked at whole.
+    # If each position has its label, the beginning of a row is enough; other rows are measured whole.
     cut = batch.labels.shape == batch.input_ids.shape and batch.decoder_input_ids is None and not batch.extras
     short = min(length, _PROBE_TOKENS) if cut else length
     row = batch.corner(short) if cut else batch
@@ -74,17 +74,18 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
     if batch.decoder_input_ids is not None:
         decoder = batch.decoder_input_ids.shape[1]
     layers = config.encoder_layers + config.decoder_layers
-    if any(stack.activation_checkpointing for stack in model.stacks):  # between the blocks, and one block and its gradients at a time
+    if any(stack.activation_checkpointing for stack in model.stacks):
+        # The tensors between blocks, and one block with its gradients at a time.
         between = (config.encoder_layers * encoder + config.decoder_layers * decoder) * config.dim * _itemsize(model)
         kept = 2 * kept / layers + between
-    squares = encoder**2 + decoder**2  # the masks, of one byte an entry
-    if config.dropout.attention and cut:  # no fused kernel: scores and drawn masks are kept, of which a beginning tells too little
+    squares = encoder**2 + decoder**2  # the masks, one byte for each entry
+    if config.dropout.attention and cut:  # no fused kernel: scores and dropout masks are kept, which grow with the square of the length
         squares *= 1 + layers * config.num_heads * 3 * _itemsize(model)
     return int(kept * _MARGIN) + squares
 
 
 def _kept_bytes(loss_module: LossModule, batch: Batch) -> int:
-    """What autograd keeps for the backward pass of this batch, weights aside."""
+    """Return the bytes that autograd keeps for the backward pass of this batch, without weights."""
     model = loss_module.model
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
@@ -112,17 +113,17 @@ def _itemsize(model: Transformer) -> int:
 
 
 def rows_that_fit(row_bytes: int, budget: int | None) -> int:
-    """Rows of a micro-batch whose activations, beside two blocks of logits, fit the budget; at least 1."""
+    """Return the number of rows whose activations, beside two blocks of logits, fit the budget; at least 1."""
     return sys.maxsize if budget is None else max(1, (budget - 2 * LOGITS_BYTES) // max(1, row_bytes))
 
 
 def largest_divisor(number: int, most: int) -> int:
-    """The largest divisor of `number` that is at most `most`."""
+    """Return the largest divisor of `number` that is at most `most`."""
     return next(size for size in range(min(number, most), 0, -1) if number % size == 0)
 
 
 def _machine(swap: bool) -> int | None:
-    """Linux says what could be had without swapping; elsewhere nobody does."""
+    """Return the memory available without swapping, by Linux; None elsewhere."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         lines = (line.split() for line in (_ROOT / "proc/meminfo").read_text(encoding="ascii").splitlines())
         found = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
@@ -131,12 +132,12 @@ def _machine(swap: bool) -> int | None:
 
 
 def _control_group() -> int | None:
-    """What the control groups above this process leave (version 2, then 1): a container's or a batch system's limit."""
+    """Return the memory left in the control groups of this process (version 2, else 1), such as a container's or a batch system's."""
     least: int | None = None
     for limit, usage, stat in _control_group_files():
         with contextlib.suppress(OSError, ValueError):
             most = int(limit.read_text(encoding="ascii"))  # "max" is no number
-            if most < 1 << 60:  # what version 1 writes where there is no limit
+            if most < 1 << 60:  # version 1 writes a larger number for no limit
                 left = most - int(usage.read_text(encoding="ascii")) + _reclaimable(stat)
                 least = left if least is None else min(least, left)
     return least
@@ -162,7 +163,7 @@ def _control_group_files() -> list[tuple[Path, Path, Path]]:
 
 
 def _reclaimable(stat: Path) -> int:
-    """The page cache counts as used, but goes when memory is wanted."""
+    """Return the bytes of page cache, which count as used but are freed on demand."""
     for line in stat.read_text(encoding="ascii").splitlines():
         name, _, value = line.partition(" ")
         if name in ("inactive_file", "total_inactive_file"):
@@ -171,7 +172,7 @@ def _reclaimable(stat: Path) -> int:
 
 
 def _address_space() -> int | None:
-    """What `ulimit -v` leaves."""
+    """Return the address space left by `ulimit -v`."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY or sys.platform != "linux":
         return None

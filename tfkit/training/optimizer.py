@@ -13,13 +13,13 @@ from tfkit.training.depth import parameter_depths
 
 
 class Optimizer:
-    """One or two torch optimizers that step together, with their state under the names of the parameters.
+    """One or two torch optimizers that update together, with their state under the names of the parameters.
 
-    A parameter without a gradient, such as a head that the objective does not use, is left as it is, decay included.
+    A parameter without a gradient, such as a head that the objective does not use, is not changed, not even by weight decay.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], section: OptimizerSection, depths: Mapping[str, int] | None = None):
-        """`depths`: the depth of each parameter, for layer_decay (tfkit/training/depth.py); None: as the names given here have it."""
+        """`depths`: the depth of each parameter, for layer_decay (tfkit/training/depth.py); None: computed from the names given here."""
         self.parameters = dict(parameters)
         self.section = section
         self.optimizers = _build(self.parameters, section, parameter_depths(parameters) if depths is None else depths)
@@ -28,7 +28,7 @@ class Optimizer:
                 group["peak_lr"] = group["lr"]
 
     def step(self, lr_factor: float) -> None:
-        """One update at this share of the peak learning rates; the gradients are dropped."""
+        """Update at this fraction of the peak learning rates, and drop the gradients."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * lr_factor
@@ -36,7 +36,7 @@ class Optimizer:
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Every state tensor, as `<parameter>/<what>`; the very tensors, not copies."""
+        """Return every state tensor as `<parameter>/<name of the state>`: the tensors themselves, not copies."""
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         return {
             f"{names[id(parameter)]}/{what}": value
@@ -46,30 +46,30 @@ class Optimizer:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take up a saved state, on the devices of the parameters."""
+        """Load a saved state onto the devices of the parameters."""
         owners = {
             parameter: optimizer for optimizer in self.optimizers for group in optimizer.param_groups for parameter in group["params"]
         }
         for key, value in tensors.items():
             name, _, what = key.rpartition("/")
             parameter = self.parameters[name]
-            # AdamW's step counter stays where the fused kernel wants it: with the parameter
+            # AdamW's step counter too: the fused kernel needs it on the parameter's device
             owners[parameter].state[parameter][what] = value.to(parameter.device)
 
 
 def state_numbers(shapes: Mapping[str, torch.Size], section: OptimizerSection) -> int:
-    """How many numbers the state of parameters of these shapes has, step counters aside."""
+    """Return the number of elements in the state of parameters of these shapes, without step counters."""
     return sum(_state_numbers(name, shape, section) for name, shape in shapes.items())
 
 
 def _state_numbers(name: str, shape: torch.Size, section: OptimizerSection) -> int:
     if isinstance(section, AdafactorSection):
         return shape.numel() if len(shape) < 2 else shape[:-1].numel() + (shape[:-2] + shape[-1:]).numel()
-    return shape.numel() if isinstance(section, MuonSection) and _is_muon_s(name, shape) else 2 * shape.numel()
+    return shape.numel() if isinstance(section, MuonSection) and _uses_muon(name, shape) else 2 * shape.numel()
 
 
-def _is_muon_s(name: str, shape: torch.Size) -> bool:
-    """Whether Muon takes this parameter: the matrices inside the blocks."""
+def _uses_muon(name: str, shape: torch.Size) -> bool:
+    """Whether Muon updates this parameter: it updates the matrices inside the blocks."""
     return len(shape) > 1 and ".blocks." in name
 
 
@@ -78,9 +78,9 @@ def _build(parameters: Mapping[str, nn.Parameter], section: OptimizerSection, de
         return [_adafactor(parameters, section, depths)]
     if not isinstance(section, MuonSection):
         return [_adamw(parameters, section, section.lr, depths)]
-    inside = {name: parameter for name, parameter in parameters.items() if _is_muon_s(name, parameter.shape)}
+    inside = {name: parameter for name, parameter in parameters.items() if _uses_muon(name, parameter.shape)}
     rest = {name: parameter for name, parameter in parameters.items() if name not in inside}
-    # Either may have nothing to do where much is frozen.
+    # Either may be empty if many parameters are frozen.
     return [
         *([_muon(inside, section)] if inside else []),
         *([_adamw(rest, section, section.adamw_lr or section.lr, depths)] if rest else []),
@@ -101,7 +101,7 @@ def _muon(parameters: Mapping[str, nn.Parameter], section: MuonSection) -> torch
 def _groups(
     parameters: Mapping[str, nn.Parameter], section: OptimizerSection, lr: float, depths: Mapping[str, int]
 ) -> list[dict[str, object]]:
-    """Matrices, which decay, and the rest, which does not; with layer_decay those of each depth, at a rate of lr * layer_decay ^ depth."""
+    """Group matrices, which get weight decay, and the rest, which does not; with layer_decay by depth, at lr * layer_decay ^ depth."""
     weight_decay = 0.0 if isinstance(section, AdamSection) else section.weight_decay
     layer_decay = 1.0 if isinstance(section, MuonSection) else section.layer_decay
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
@@ -126,7 +126,7 @@ def _adamw(
 
 
 def _without_bias_correction(adamw: torch.optim.AdamW) -> None:
-    """Let every step count as one that comes infinitely late: the kernel then divides by 1 - beta ^ infinity, which is 1."""
+    """Set the step counters to infinity, so that the kernel divides by 1 - beta ^ infinity, which is 1."""
     for group in adamw.param_groups:
         for parameter in group["params"]:
             adamw.state[parameter] = {

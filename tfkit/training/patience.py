@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 def since_best(values: Iterable[float | None], higher_is_better: bool) -> int:
-    """How many evaluations came after the best one. What is equal to the best is no better, and what is no number (None, too) never is."""
+    """Count the evaluations after the best one. An equal value is no better, and None or a value that is not finite never is."""
     best, since = -math.inf, 0
     for value in values:
         height = math.nan if value is None else value if higher_is_better else -value

@@ -1,12 +1,12 @@
-"""Two copies of the weights: an fp32 master that the optimizer steps, and the working copy that the model computes with.
+"""Two copies of the weights: an fp32 master that the optimizer updates, and the working copy that the model computes with.
 
-In bf16 a step smaller than 1/256 of a weight would be rounded away; the master keeps it. The gradients of the working copy go over to
-the master as the backward pass makes them, one parameter at a time, so that they are added up over micro-batches in fp32 and there is
+In bf16 an update smaller than 1/256 of a weight would be rounded away; the master keeps it. The gradients of the working copy move to the
+master as the backward pass computes them, one parameter at a time, so that they are accumulated over micro-batches in fp32 and there is
 never a whole second set of them.
 
-Where it is asked for there is a third copy, in fp32 too: the exponential mean of the master over the steps, which is the result.
+With ema_decay there is a third copy in fp32, the exponential moving average of the master over the steps, which is then the result.
 
-What is frozen (requires no gradient) has a master, for checkpoints that hold whole models, and nothing else: its mean is itself.
+A frozen parameter (one that requires no gradient) has a master only for checkpoints that hold whole models; its mean is itself.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 class Weights:
     """The master and the working copy of a model's parameters; in float32 they are the same tensors. And, with `ema_decay`, their mean:
-    after step t the sum of decay^(t - i) master_i over the steps i = 1 ... t by that of the weights decay^(t - i), so that the random
-    weights of the start are not in it. Steps that were skipped do not count.
+    after step t the sum of decay^(t - i) master_i over the steps i = 1 ... t, divided by the sum of the decay^(t - i), so that the initial
+    weights are not in it. Skipped steps do not count.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, ema_decay: float | None = None, *, whole: bool = True):
-        """`whole`: the result holds what is frozen, too, unrounded; an adapter's checkpoints do without, and so does the memory."""
+        """`whole`: the result includes frozen parameters, unrounded; an adapter's checkpoints do not need them, which saves memory."""
         self.dtype, self.ema_decay = dtype, ema_decay
         self.mean: dict[str, Tensor] = {}  # empty before the first step
-        self.mean_steps = 0  # that are in it
+        self.mean_steps = 0  # the number of steps in it
         self.working = dict(model.named_parameters())
         self._trained = [name for name, parameter in self.working.items() if parameter.requires_grad]
         if dtype == torch.float32:
@@ -45,23 +45,23 @@ class Weights:
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """Those of the master that were not frozen when this was made."""
+        """The parameters of the master that were not frozen when this object was made."""
         return {name: self.master[name] for name in self._trained}
 
     @property
     def result(self) -> dict[str, Tensor]:
-        """What evaluations use and checkpoints hold: the mean where there is one, else the master."""
+        """The weights that evaluations use and checkpoints hold: the mean if there is one, else the master."""
         return self.mean or dict(self.master)
 
     def after_step(self) -> None:
-        """To be called after the optimizer has stepped the master: the working copy and the mean follow."""
+        """Update the working copy and the mean, after the optimizer has updated the master."""
         self.sync_working_weights()
         if self.ema_decay is not None:
             self._average(self.ema_decay)
 
     @contextlib.contextmanager
     def result_at_work(self) -> Iterator[None]:
-        """Within it the model computes with the result."""
+        """A context in which the model computes with the result."""
         if not self.mean:
             yield
             return
@@ -76,18 +76,18 @@ class Weights:
 
     @torch.no_grad()
     def finite(self) -> bool:
-        """Whether every weight is a number."""
+        """Whether every weight is finite."""
         return all(bool(parameter.isfinite().all()) for parameter in self.master.values())
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up saved fp32 weights; what is frozen is there already."""
+        """Load saved fp32 weights of the trained parameters; frozen ones are in place already."""
         for name, parameter in self.trained.items():
             parameter.copy_(tensors[name])
         self.sync_working_weights()
 
     def load_mean(self, tensors: dict[str, Tensor], steps: int) -> None:
-        """Take up a saved mean over so many steps."""
+        """Load a saved mean over `steps` steps."""
         self.mean = {name: parameter.detach() for name, parameter in self.master.items()}
         self.mean |= {name: tensors[name].to(parameter.device, torch.float32, copy=True) for name, parameter in self.trained.items()}
         self.mean_steps = steps
@@ -106,9 +106,9 @@ class Weights:
             self.mean = {name: parameter.detach() for name, parameter in self.master.items()}
             self.mean |= {name: parameter.detach().clone() for name, parameter in self.trained.items()}
             return
-        share = (1 - decay) / (1 - decay**self.mean_steps)  # of the latest weights, where all shares since the first step sum to 1
+        weight = (1 - decay) / (1 - decay**self.mean_steps)  # of the latest master, where all weights since the first step sum to 1
         trained = self.trained
-        torch._foreach_lerp_([self.mean[name] for name in trained], [parameter.data for parameter in trained.values()], share)
+        torch._foreach_lerp_([self.mean[name] for name in trained], [parameter.data for parameter in trained.values()], weight)
 
 
 def _move_gradient_to_master(master: nn.Parameter) -> Callable[[Tensor], None]:

@@ -1,4 +1,4 @@
-"""What is left of an unhealthy step (tfkit/run/replay_file.py has its form), and the search for what went wrong in it."""
+"""The record of an unhealthy step (tfkit/run/replay_file.py writes it), and the search for the module that caused it."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from tfkit.training.step import Stepper
 
 
 class NumberedLoader(Protocol):
-    """A loader that can say which rows it reads."""
+    """A loader that can list the rows of a step."""
 
     micro_batch_size: int
 
@@ -28,7 +28,7 @@ class NumberedLoader(Protocol):
 
 @dataclass
 class Finding:
-    """Where the first number that is not finite came up: in the `forward` or the `backward` of a module, or as the `loss` itself."""
+    """The place of the first number that is not finite: the `forward` or the `backward` of a module, the `loss`, or the `weights`."""
 
     where: str
     module: str
@@ -37,7 +37,7 @@ class Finding:
 
 @dataclass
 class Watch:
-    """Looks at what the modules of a model give, and at the gradients that come back to them."""
+    """Check the outputs of a model's modules, and the gradients of these outputs."""
 
     model: nn.Module
     finding: Finding | None = None
@@ -56,7 +56,7 @@ class Watch:
             handle.remove()
 
     def _before(self, name: str) -> Callable[[nn.Module, Any], None]:
-        """What comes in spoilt was spoilt between two modules: by the one around them."""
+        """Check a module's inputs: an input that is not finite came from the module around it."""
         around = name.rpartition(".")[0] or name
 
         def hook(module: nn.Module, inputs: Any) -> None:
@@ -81,7 +81,7 @@ class Watch:
 
 
 def describe_step(stepper: Stepper, loader: NumberedLoader, error: UnhealthyStepError) -> dict[str, Any]:
-    """The document of a step that was not taken; the weights are still those before it."""
+    """Describe a step that was not taken; the weights are still those before it."""
     index, size = error.step - 1, loader.micro_batch_size
     numbers = loader.numbers(index)
     micro_batches = [
@@ -106,7 +106,7 @@ def describe_step(stepper: Stepper, loader: NumberedLoader, error: UnhealthyStep
 
 
 def batch_sha256(batch: Batch) -> str:
-    """Of all tensors of a micro-batch."""
+    """Return the SHA-256 of all tensors of a micro-batch."""
     digest = hashlib.sha256()
     for _, tensor in batch.tensors():
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -114,7 +114,7 @@ def batch_sha256(batch: Batch) -> str:
 
 
 def weights_sha256(parameters: dict[str, nn.Parameter]) -> str:
-    """Of the names and bytes of all weights."""
+    """Return the SHA-256 of the names and bytes of all weights."""
     digest = hashlib.sha256()
     for name, parameter in parameters.items():
         digest.update(name.encode())
@@ -123,7 +123,7 @@ def weights_sha256(parameters: dict[str, nn.Parameter]) -> str:
 
 
 def find_first_bad(stepper: Stepper, batches: list[Batch], step: int) -> Finding | None:
-    """Take the micro-batches of a step forward and backward, and name the first module that gives a number that is not finite."""
+    """Run forward and backward of a step's micro-batches, and return the first module with a number that is not finite."""
     for name, parameter in stepper.weights.working.items():
         if not bool(parameter.isfinite().all()):
             return Finding("weights", name, 0)

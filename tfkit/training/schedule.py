@@ -1,6 +1,6 @@
 """Learning-rate schedules, as a factor of optimizer.lr: a pure function of the step.
 
-With a batch that grows, the decay goes by the rows that were read, as GPT-3's went by tokens. With one size that is the same as by steps.
+With a growing batch size, the decay is a function of the rows read, as GPT-3's was of tokens. With a constant one that equals steps.
 """
 
 import math
@@ -21,7 +21,7 @@ class Schedule:
     dim: int = 1
 
     def factor(self, step: int) -> float:
-        """The factor for step 1, 2, ..., steps: a linear rise over the warm-up, then the schedule's own shape down to final_ratio."""
+        """Return the factor for step 1, 2, ..., steps: a linear rise over the warm-up, then the schedule's shape down to final_ratio."""
         section, warmup = self.section, self._rising_steps
         if section.kind == "noam":  # arXiv 1706.03762, section 5.3: no peak of 1, the formula itself
             return min(1 / math.sqrt(step), step / (warmup * math.sqrt(warmup))) / math.sqrt(self.dim)
@@ -51,9 +51,9 @@ class Schedule:
 
     @property
     def _rising_steps(self) -> int:
-        """The steps of the warm-up, where it is told in steps or as a share of them."""
-        share = self.section.warmup_ratio
-        return self.section.warmup_steps if share is None else math.ceil(share * self.steps)
+        """The steps of the warm-up, if it is given in steps or as a fraction of them."""
+        ratio = self.section.warmup_ratio
+        return self.section.warmup_steps if ratio is None else math.ceil(ratio * self.steps)
 
     @property
     def _warmup_steps(self) -> int:
@@ -64,16 +64,16 @@ class Schedule:
 
     @property
     def _warmup_rows(self) -> float:
-        """The rows that the warm-up reads; a whole number where it is told in steps."""
+        """The rows that the warm-up reads; a whole number if it is given in steps."""
         if self.section.warmup_tokens is None:
             return self.sizes.before(self._rising_steps)
         return self.section.warmup_tokens / self.mean_tokens
 
     def _progress(self, step: int, begin: float) -> float:
-        """How far the rows read after `step` are from `begin` (0) to where the decay ends (1)."""
+        """Return the progress of the decay after `step`: 0 at `begin` rows, 1 at its end."""
         end = self.section.decay_end * self.sizes.before(self.steps)
         return 1.0 if end <= begin else min(1.0, max(0.0, (self.sizes.before(step) - begin) / (end - begin)))
 
 
-def _between(share: float, low: float) -> float:
-    return low + (1.0 - low) * share
+def _between(fraction: float, low: float) -> float:
+    return low + (1.0 - low) * fraction

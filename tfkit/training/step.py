@@ -1,4 +1,4 @@
-"""One optimizer step over its micro-batches, by the objective's sums and counts."""
+"""One optimizer step over its micro-batches, from the objective's sums and counts."""
 
 import contextlib
 import math
@@ -18,7 +18,7 @@ from tfkit.training.precision import Weights
 
 
 class Stepper:
-    """Takes steps: forward and backward of each micro-batch, then clip, check, update."""
+    """Take steps: forward and backward of each micro-batch, then clip, check, update."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Stepper:
         self.device, self.seed, self.unfreezing = device, seed, unfreezing
 
     def take(self, step: int, batches: Sequence[Batch], lr_factor: float, highest_loss: float = math.inf) -> StepReport:
-        """Step number `step` (from 1).
+        """Take step number `step` (from 1).
 
         Raises UnhealthyStepError before anything is updated if the loss or the gradient is not finite, or the loss above `highest_loss`.
         """
@@ -61,7 +61,7 @@ class Stepper:
         return report
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
-        """Forward and backward of a micro-batch, for nothing; the weighted loss. What has to be compiled is, what does not fit shows."""
+        """Run a micro-batch forward and backward without a step, to compile it or see whether it fits; return the weighted loss."""
         self.loss_module.train()
         counts = {term: max(1, count) for term, count in self.objective.counts(batch).items()}
         sums = self._accumulate(step, index, batch, counts)
@@ -69,16 +69,16 @@ class Stepper:
         return sum(weight * float(sums[term]) / counts[term] for term, weight in self.objective.terms.items())
 
     def drop_gradients(self) -> None:
-        """Forget what a step that was not taken has gathered."""
+        """Drop the gradients of a step that was not taken."""
         for parameter in (*self.weights.master.values(), *self.weights.working.values()):
             parameter.grad = None
 
     def micro_batch_seed(self, step: int, index: int) -> int:
-        """Dropout is a function of (seed, step, micro-batch): a resumed run draws what the unbroken one would have drawn."""
+        """Return the seed of dropout, a function of (seed, step, micro-batch), so that a resumed run draws the same as an unbroken one."""
         return int(np.random.SeedSequence([self.seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
 
     def _accumulate(self, step: int, index: int, batch: Batch, counts: dict[str, int]) -> dict[str, Tensor]:
-        """Add a micro-batch's share to the gradient; the sum of each term's losses."""
+        """Add a micro-batch's part to the gradient; return the sum of each term's losses."""
         torch.manual_seed(self.micro_batch_seed(step, index))
         losses = self.loss_module(batch.to(self.device))
         loss = torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.objective.terms.items()]).sum()
@@ -88,7 +88,7 @@ class Stepper:
         return {term: value.detach() for term, value in losses.items()}
 
     def _clip(self) -> float:
-        """The 2-norm of the whole gradient; longer than clip_norm, it is scaled down to it."""
+        """Return the 2-norm of the whole gradient, and scale a gradient longer than clip_norm down to it."""
         grads = [parameter.grad for parameter in self.weights.master.values() if parameter.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(grads))
         limit = self.optimizer.section.clip_norm
