@@ -1,30 +1,36 @@
-"""Random numbers from numpy's raw bits, which stay the same for ever; what its Generator makes of them may change (NEP 19)."""
+"""Random numbers from numpy's raw bits, which stay the same for ever; those of its Generator may change with any release (NEP 19)."""
 
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 _RANGE = 1 << 64
 Value = TypeVar("Value")
 
 
+def permutation(bits: np.random.PCG64, count: int) -> NDArray[np.int64]:
+    """Return a random order of `count` things: (count,)."""
+    return np.argsort(bits.random_raw(count), kind="stable")
+
+
 class Draws:
-    """One draw after another."""
+    """Single draws, one after another."""
 
     def __init__(self, bits: np.random.PCG64):
         self._next = _raw(bits).__next__
 
     def below(self, end: int) -> int:
-        """A whole number from 0 to end - 1, all alike."""
+        """Return a whole number from 0 to end - 1, each equally likely."""
         return self._next() * end >> 64
 
     def happens(self, probability: float) -> bool:
-        """True with this probability."""
+        """Return True with this probability."""
         return self._next() < probability * _RANGE
 
     def binomial_half(self, n: int) -> int:
-        """The number of heads in n tosses of a fair coin: a draw from the binomial distribution with p = 1/2."""
+        """Return the number of successes in `n` trials of probability 1/2."""
         count = 0
         for _ in range(n // 64):
             count += self._next().bit_count()
@@ -37,7 +43,7 @@ def _raw(bits: np.random.PCG64) -> Iterator[int]:
 
 
 class EpochCache(Generic[Value]):
-    """What is drawn for an epoch, kept for two of them: a step may span two epochs, and a resumed one looks back."""
+    """Draws of an epoch, kept for two epochs: a step may span two, and a resumed one looks back."""
 
     def __init__(self, draw: Callable[[int], Value]):
         self._draw = draw

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import EpochCache
-from tfkit.data.order.packing import copies_of, permutation
+from tfkit.data.order.draws import EpochCache, permutation
+from tfkit.data.order.weighted_order import WeightedOrder
 from tfkit.data.store.example_sets import Example, ExampleSet
 
 _POOL = 50  # batches that are sorted by length together: enough that neighbours are alike, few enough that they stay drawn
@@ -26,10 +26,7 @@ class ExampleBatch:
 
 
 class ExampleRows:
-    """The rows of weighted sets. A weight of 2.3 reads every row twice an epoch, and a random three tenths of them once more.
-
-    `len()` is the rows an epoch, the same in every epoch.
-    """
+    """The rows of weighted sets, in a WeightedOrder that may be grouped by length."""
 
     def __init__(
         self,
@@ -43,24 +40,20 @@ class ExampleRows:
         """`packed_length`: examples are put together, in one random choice, into rows of at most so many tokens. Raises DataError."""
         self.seed, self.batch_size, self.length_groups = seed, batch_size, length_groups
         self.sets = [one for one, _ in sets]
-        self._first = np.concatenate([[0], np.cumsum([len(one) for one in self.sets])])  # of each set, all examples numbered through
         self.lengths = np.concatenate([np.asarray(one.lengths, np.int64) for one in self.sets])
-        readings = [copies_of(one.name, weight, len(one)) for one, weight in sets]
-        self._copies, self._extra = [copies for copies, _ in readings], [extra for _, extra in readings]
+        self._shuffled = WeightedOrder([(one.name, weight, len(one)) for one, weight in sets], seed)
         self._packs = None if packed_length is None else self._pack(packed_length)
         self._orders = EpochCache(self._draw)
 
     def __len__(self) -> int:
-        if self._packs is not None:
-            return len(self._packs)
-        return sum(copies * len(one) + extra for one, copies, extra in zip(self.sets, self._copies, self._extra, strict=True))
+        return len(self._shuffled if self._packs is None else self._packs)
 
     @property
     def mean_tokens(self) -> float:
         """Tokens a row, over an epoch."""
         if self._packs is not None:
             return float(self.row_lengths().mean())
-        weights = [copies + extra / len(one) for one, copies, extra in zip(self.sets, self._copies, self._extra, strict=True)]
+        weights = [copies + extra / len(one) for one, (copies, extra) in zip(self.sets, self._shuffled.readings, strict=True)]
         totals = [weight * float(np.asarray(one.lengths, np.int64).sum()) for one, weight in zip(self.sets, weights, strict=True)]
         return sum(totals) / len(self)
 
@@ -88,8 +81,8 @@ class ExampleRows:
         return owner[i]
 
     def _owner(self, number: int) -> tuple[ExampleSet, int]:
-        owner = int(np.searchsorted(self._first, number, side="right")) - 1
-        return self.sets[owner], number - int(self._first[owner])
+        owners, rows = self._shuffled.locate(np.array([number]))
+        return self.sets[int(owners[0])], int(rows[0])
 
     def row_lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, in the order of their numbers."""
@@ -101,17 +94,8 @@ class ExampleRows:
         bits = np.random.PCG64([self.seed, epoch])
         if self._packs is not None:
             return permutation(bits, len(self._packs))
-        rows = self._chosen(bits)
-        rows = rows[permutation(bits, len(rows))]
+        rows = self._shuffled.draw(bits)
         return self._grouped(rows, epoch, bits) if self.length_groups else rows
-
-    def _chosen(self, bits: np.random.PCG64) -> NDArray[np.int64]:
-        """Every example as often as its weight says."""
-        chosen = []
-        for one, first, copies, extra in zip(self.sets, self._first, self._copies, self._extra, strict=False):
-            chosen += [np.arange(first, first + len(one))] * copies
-            chosen.append(first + permutation(bits, len(one))[:extra])
-        return np.concatenate(chosen)
 
     def _grouped(self, rows: NDArray[np.int64], epoch: int, bits: np.random.PCG64) -> NDArray[np.int64]:
         """Batches of like lengths in a random order; the first of all holds the longest rows, so that what does not fit shows at once.
@@ -137,11 +121,9 @@ class ExampleRows:
 
     def _pack(self, length: int) -> list[list[int]]:
         """Examples put into rows one after the other, in a random order, the first row that has room for it among the latest ones."""
-        bits = np.random.PCG64([self.seed])
-        rows = self._chosen(bits)
         packs: list[list[int]] = []
         room: list[int] = []
-        for number in rows[permutation(bits, len(rows))].tolist():
+        for number in self._shuffled.draw(np.random.PCG64([self.seed])).tolist():
             need = int(self.lengths[number])
             assert need <= length, "an encoder cuts what is longer"
             for place in range(max(0, len(packs) - _POOL), len(packs)):

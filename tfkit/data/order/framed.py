@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import EpochCache
-from tfkit.data.order.packing import copies_of, permutation
+from tfkit.data.order.weighted_order import WeightedOrder
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
 from tfkit.tokenizer import Tokenizer
@@ -59,38 +58,33 @@ class FramedBatch:
 
 
 class FramedRows:
-    """The rows of weighted streams. A weight of 2.3 reads every row twice an epoch, and a random three tenths of them once more.
+    """The rows of weighted streams, in a WeightedOrder. Everything is a function of (streams, length, seed, epoch).
 
-    Each time that an epoch reads a row it has another number, by which its masks are drawn. Everything is a function of (streams, length,
-    seed, epoch).
+    Each time that an epoch reads a row it has another number, by which its masks are drawn.
     """
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, frame: Frame, *, count_tokens: bool = False):
         """Raises DataError if the context has no room for a text, no text has a token, or a weight is less than one row an epoch."""
         if length < 3:
             raise DataError(f"model.context_length {length} has no room for a token between [CLS] and [SEP]: set it to 3 or more")
-        self.length, self.seed, self.frame = length, seed, frame
+        self.length, self.frame = length, frame
         self.streams = [stream for stream, _ in streams]
         self.counts = [max(1, -(-(len(stream.tokens) - 1) // (length - 2))) for stream in self.streams]  # the last id is a [SEP]
         for stream in self.streams:
             if len(stream.tokens) == 2 * len(stream):
                 raise DataError(f"{stream.name}: no text has a token beside [CLS] and [SEP]; give texts that hold words")
-        readings = [copies_of(stream.name, weight, count) for (stream, weight), count in zip(streams, self.counts, strict=True)]
-        self._copies, self._extra = [copies for copies, _ in readings], [extra for _, extra in readings]
-        numbered = [(copies + 1) * count for copies, count in zip(self._copies, self.counts, strict=True)]
-        self._first = np.concatenate([[0], np.cumsum(numbered)])  # number of each stream's first row, all copies numbered through
-        self._orders = EpochCache(self._draw)
+        sources = [(stream.name, weight, count) for (stream, weight), count in zip(streams, self.counts, strict=True)]
+        self._order = WeightedOrder(sources, seed, distinct=True)
         self.token_counts = count_ids(self.streams) if count_tokens else None
 
     def __len__(self) -> int:
-        return sum(copies * count + extra for copies, count, extra in zip(self._copies, self.counts, self._extra, strict=True))
+        return len(self._order)
 
     @property
     def mean_tokens(self) -> float:
         """Tokens a row, over an epoch."""
         means = [_framed_ids(stream, self.length) / count for stream, count in zip(self.streams, self.counts, strict=True)]
-        rows = [copies * count + extra for copies, count, extra in zip(self._copies, self.counts, self._extra, strict=True)]
-        return float(np.average(means, weights=rows))
+        return float(np.average(means, weights=self._order.rows))
 
     @property
     def longest(self) -> int:
@@ -99,13 +93,12 @@ class FramedRows:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The numbers of the rows of an epoch, in the order in which they are read: (len(self),)."""
-        return self._orders[epoch]
+        return self._order[epoch]
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> FramedBatch:
         """The rows of these numbers as arrays."""
-        owners = np.searchsorted(self._first, numbers, side="right") - 1
-        places = zip(owners.tolist(), (numbers - self._first[owners]).tolist(), strict=True)
-        rows = [self._texts(owner, copy_and_row % self.counts[owner]) for owner, copy_and_row in places]
+        places = zip(*(found.tolist() for found in self._order.locate(numbers)), strict=True)
+        rows = [self._texts(owner, row) for owner, row in places]
         framed = [[part for text in texts for part in ([self.frame.first], text, [self.frame.last])] for texts in rows]
         texts = [np.repeat(np.arange(len(row)), [len(text) + 2 for text in row]) for row in rows]
         return pad_rows(framed, texts, self.frame, epochs, numbers, token_counts=self.token_counts)
@@ -117,14 +110,6 @@ class FramedRows:
         documents = range(int(np.searchsorted(stream.starts, begin, side="right")) - 1, int(np.searchsorted(stream.starts, end)))
         parts = [(max(begin, int(stream.starts[i]) + 1), min(end, int(stream.starts[i + 1]) - 1)) for i in documents]
         return [stream.tokens[start:stop] for start, stop in parts if start < stop] or [stream.tokens[:0]]
-
-    def _draw(self, epoch: int) -> NDArray[np.int64]:
-        bits = np.random.PCG64([self.seed, epoch])
-        chosen = []
-        for first, count, copies, extra in zip(self._first, self.counts, self._copies, self._extra, strict=False):
-            chosen += [np.arange(first, first + copies * count), first + copies * count + permutation(bits, count)[:extra]]
-        rows = np.concatenate(chosen)
-        return rows[permutation(bits, len(rows))]
 
 
 def pad_rows(

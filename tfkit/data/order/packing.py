@@ -15,11 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import EpochCache
+from tfkit.data.order.weighted_order import WeightedOrder
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError
-
-MOST_ROWS = 100_000_000  # that a weight makes of fewer: an epoch's order takes 24 bytes a row while it is drawn
 
 
 class PackedRow(NamedTuple):
@@ -43,31 +41,26 @@ class PackedBatch:
 
 
 class PackedRows:
-    """The rows of weighted streams. A weight of 2.3 reads every row twice an epoch, and a random three tenths of them once more.
-
-    `len()` is the rows an epoch, the same in every epoch. Everything is a function of (streams, length, seed, epoch).
-    """
+    """The rows of weighted streams, in a WeightedOrder. Everything is a function of (streams, length, seed, epoch)."""
 
     def __init__(self, streams: Sequence[tuple[TokenStream, float]], length: int, seed: int, shared: int = 1):
         """`shared`: ids that a row has in common with the next. Raises DataError if a stream has less than one row, or its weight less than
         one row an epoch.
         """
-        self.length, self.seed, self.shared = length, seed, shared
+        self.length, self.shared = length, shared
         self.streams = [stream for stream, _ in streams]
         self.counts = [max(0, len(stream.tokens) - shared) // length for stream in self.streams]
-        self._first = np.concatenate([[0], np.cumsum(self.counts)])  # of each stream, where all rows are numbered through
         for stream, count in zip(self.streams, self.counts, strict=True):
             if not count:
                 raise DataError(
                     f"{stream.name}: {len(stream.tokens):,} tokens do not fill one row of {length}{f' + {shared}' if shared else ''}; "
                     "give more text, or set a smaller model.context_length"
                 )
-        readings = [copies_of(stream.name, weight, count) for (stream, weight), count in zip(streams, self.counts, strict=True)]
-        self._copies, self._extra = [copies for copies, _ in readings], [extra for _, extra in readings]
-        self._orders = EpochCache(self._draw)
+        sources = [(stream.name, weight, count) for (stream, weight), count in zip(streams, self.counts, strict=True)]
+        self._order = WeightedOrder(sources, seed)
 
     def __len__(self) -> int:
-        return sum(copies * count + extra for copies, count, extra in zip(self._copies, self.counts, self._extra, strict=True))
+        return len(self._order)
 
     def __getitem__(self, place: tuple[int, int]) -> PackedRow:
         """Row `i` of an epoch, as rows[epoch, i]."""
@@ -82,7 +75,7 @@ class PackedRows:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The rows of an epoch, numbered through all streams, in the order in which they are read: (len(self),)."""
-        return self._orders[epoch]
+        return self._order[epoch]
 
     @property
     def mean_tokens(self) -> float:
@@ -98,38 +91,11 @@ class PackedRows:
         """The rows of these numbers as arrays."""
         ids = np.empty((len(numbers), self.length + self.shared), dtype=np.int64)
         document_ids = np.empty_like(ids)
-        owners = np.searchsorted(self._first, numbers, side="right") - 1
+        owners, rows = self._order.locate(numbers)
         for owner in np.unique(owners):
             stream, here = self.streams[owner], np.flatnonzero(owners == owner)
-            places = ((numbers[here] - self._first[owner]) * self.length)[:, None] + np.arange(self.length + self.shared)
+            places = (rows[here] * self.length)[:, None] + np.arange(self.length + self.shared)
             ids[here] = stream.tokens[places]
             document = np.searchsorted(stream.starts, places, side="right")
             document_ids[here] = document - document[:, :1]
         return PackedBatch(ids, document_ids, epochs, numbers)
-
-    def _draw(self, epoch: int) -> NDArray[np.int64]:
-        bits = np.random.PCG64([self.seed, epoch])
-        chosen = []
-        for first, count, copies, extra in zip(self._first, self.counts, self._copies, self._extra, strict=False):
-            chosen += [np.arange(first, first + count)] * copies
-            chosen.append(first + permutation(bits, count)[:extra])
-        rows = np.concatenate(chosen)
-        return rows[permutation(bits, len(rows))]
-
-
-def copies_of(name: str, weight: float, rows: int) -> tuple[int, int]:
-    """How often an epoch reads each of a source's rows, and how many it reads once more. Raises DataError for none, and for too many."""
-    copies, extra = int(weight), round((weight % 1) * rows)
-    if not copies * rows + extra:
-        raise DataError(f"{name}: weight {weight} of {rows} rows is no row at all; set a larger weight, or give more rows")
-    if weight > 1 and weight * rows > MOST_ROWS:
-        raise DataError(
-            f"{name}: weight {weight:g} of {rows:,} rows is {weight * rows:,.0f} rows an epoch, more than {MOST_ROWS:,}: "
-            f"set its data.train weight to {max(1, MOST_ROWS // rows):,} or less, or train for more epochs"
-        )
-    return copies, extra
-
-
-def permutation(bits: np.random.PCG64, count: int) -> NDArray[np.int64]:
-    """A random order from raw bits, which numpy keeps for ever; Generator.permutation may change with any release (NEP 19)."""
-    return np.argsort(bits.random_raw(count), kind="stable")

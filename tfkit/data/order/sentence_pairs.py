@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.draws import Draws, EpochCache
+from tfkit.data.order.draws import Draws, EpochCache, permutation
 from tfkit.data.order.framed import Frame, FramedBatch, count_ids, pad_rows
-from tfkit.data.order.packing import copies_of, permutation
+from tfkit.data.order.weighted_order import readings_of
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError
 
@@ -121,7 +121,7 @@ class SentencePairRows:
         found = []
         for documents, weight in zip(self._documents, self.weights, strict=True):
             first = documents.pair(self.length - _SPECIAL, self.short, draws)
-            copies_of(documents.stream.name, weight, len(first.starts))
+            readings_of(documents.stream.name, weight, len(first.starts))
             passes = [first] * (weight >= 1)
             passes += [documents.pair(self.length - _SPECIAL, self.short, draws) for _ in range(int(weight) - 1)]
             if weight % 1:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.order.packing import PackedRows, permutation
+from tfkit.data.order.draws import permutation
+from tfkit.data.order.packing import PackedRows
 from tfkit.data.store.token_stream import TokenStream
 
 
