@@ -24,7 +24,7 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 
 
 def temporary_sibling(path: Path, kind: str = "tmp") -> Path:
-    """A hidden name beside `path` that no other process uses: .NAME.KIND-PID-RANDOM."""
+    """Return a hidden name beside `path` that no other process uses: .NAME.KIND-PID-RANDOM."""
     return path.with_name(f".{path.name}.{kind}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
@@ -32,7 +32,7 @@ def with_retries(work: Callable[[], _T]) -> _T:
     """Return what `work` returns; call it up to four times in two seconds while it raises an error of the disk that may pass.
 
     `work` must write everything anew: after a failed fsync the kernel may have dropped what was not written, and a second fsync of the
-    same file says that all is well (Rebello et al. 2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
+    same file succeeds (Rebello et al. 2020, "Can Applications Recover from fsync Failures?", USENIX ATC).
     """
     for pause in PAUSES:
         try:
@@ -119,17 +119,17 @@ def sync_folder(path: Path) -> None:
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether `error` says that the disk, the quota or the file size limit is used up."""
+    """Return whether `error` means that the disk, the quota or the file size limit is used up."""
     return _error_number(error) in DISK_FULL
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether `error` is one of the disk that another try may not meet."""
+    """Return whether `error` is one of the disk that may not recur."""
     return _error_number(error) in PASSING
 
 
 def comes_from_the_disk(error: BaseException) -> bool:
-    """Whether the operating system refused something, be it in the words of a library."""
+    """Return whether the operating system refused something, as an OSError or in the message of a library."""
     return isinstance(error, OSError) or _error_number(error) is not None
 
 

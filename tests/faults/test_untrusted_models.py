@@ -305,7 +305,7 @@ def test_f10_a_million_layers_are_not_built(folder: Path, count: int) -> None:
     ("name", "content", "message"),
     [
         ("config.json", b'{"model_type": "gpt2", "n_layer": NaN}', "config.json: not strict JSON (NaN is not JSON)"),
-        ("config.json", b'{"model_type": "gpt2", "model_type": "gpt2"}', "config.json: not strict JSON (a key stands twice)"),
+        ("config.json", b'{"model_type": "gpt2", "model_type": "gpt2"}', "config.json: not strict JSON (a key occurs twice)"),
         ("config.json", b'{"model_type":\n x}', "config.json:2:2: not JSON"),
         ("config.json", b"[" * 100_000, "config.json: not strict JSON (nested too deeply)"),
         ("config.json", b" " * (5 << 20), "config.json: larger than 4 MiB"),

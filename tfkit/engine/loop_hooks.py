@@ -29,7 +29,8 @@ class LoopHooks:
         self.context, self.components, self.training_log = context, components, log
         self.loader: Loader[Batch] = components.loader
         self.save, self.evaluate, self.evaluated = checkpointer.save, validator.evaluate, validator.evaluated
-        self.should_stop_early, self.out_of_memory, self.should_stop = validator.should_stop_early, micro_batches.halve, context.stop.should_stop
+        self.should_stop_early, self.should_stop = validator.should_stop_early, context.stop.should_stop
+        self.out_of_memory = micro_batches.halve
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """Show the step on a terminal's live line."""

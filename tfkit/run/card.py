@@ -24,8 +24,8 @@ def model_card(
     averaged: str = "",
     base: Path | None = None,
 ) -> str:
-    """Markdown with YAML front matter. `kind` is "pre-training" or "fine-tuning"; `architecture` is transformers' class for it, if there is
-    one; `averaged` says of which weights these are the mean; `base` is the model that these are updates of, if they are.
+    """Return Markdown with YAML front matter. `kind` is "pre-training" or "fine-tuning"; `architecture` is transformers' class for it, if
+    there is one; `averaged` names the weights whose mean these are; `base` is the model that these are updates of, if they are.
     """
     carbon = co2_block(reading, kind, processor()["name"])
     task, example = _use(config)
@@ -72,7 +72,7 @@ def _number(value: float | None) -> str:
 
 
 def _opening(architecture: str, config: ModelConfig, base: Path | None) -> str:
-    """The line of Python that gives the model."""
+    """Return the line of Python that opens the model."""
     if base is None:
         return f'transformers.{architecture}.from_pretrained(".")'
     labels = f", num_labels={config.head.count}" if isinstance(config.head, ClassesHeadConfig | TagsHeadConfig) else ""
@@ -80,7 +80,7 @@ def _opening(architecture: str, config: ModelConfig, base: Path | None) -> str:
 
 
 def mean_card(card: str, checkpoints: Sequence[str]) -> str:
-    """The card of the newest of these checkpoints, for their mean: without its loss and its scores, which are that one's alone."""
+    """Return the newest checkpoint's card as that of their mean: without the loss and scores, which belong to that one alone."""
     kept: list[str] = []
     for line in card.splitlines():
         if not line.startswith(("| weights |", "| training loss |", "| validation ")):
@@ -98,7 +98,7 @@ _STACKS = {
 
 
 def _use(config: ModelConfig) -> tuple[str, str]:
-    """The Hub's name of the task that the model's head is for, and how tfkit does it."""
+    """Return the Hub's name of the task of the model's head, and an example of its use."""
     match config.head:
         case MaskedLanguageModelHeadConfig():
             return "fill-mask", 'tfkit generate --from . --prompt "... [MASK] ..."'
@@ -112,5 +112,5 @@ def _use(config: ModelConfig) -> tuple[str, str]:
 
 
 def _yaml(value: Any) -> str:
-    """A scalar as YAML: a number as a plain decimal, since the Hub reads no exponents; text in quotes."""
+    """Return a scalar as YAML: a number as a plain decimal, since the Hub reads no exponents; text in quotes."""
     return f"{value:.10f}".rstrip("0").rstrip(".") if isinstance(value, float) else '"' + str(value).replace('"', "'") + '"'

@@ -4,7 +4,7 @@
 .step-000500.old-4711-03aa   being replaced      put back if the kill came before the new one had the name
 .step-000500.del-4711-51b0   being deleted
 step-000500                  complete: its manifest was written last, and everything was synced before the rename
-step-000500.damaged          was damaged, and passed over by a resume; goes when the run is past it again
+step-000500.damaged          damaged, and passed over by a resume; deleted when the run is past it again
 """
 
 import contextlib
@@ -63,30 +63,30 @@ def save_checkpoint(root: Path, step: int, write: Callable[[Path], None], make_r
 
 
 def step_folders(root: Path) -> list[Path]:
-    """Everything named as a checkpoint, complete or not, by rising step."""
+    """Return every folder with a checkpoint's name, complete or not, by rising step."""
     return sorted((path for path in _folders(root) if _STEP.fullmatch(path.name)), key=step_of)
 
 
 def checkpoints(root: Path) -> list[Path]:
-    """The complete checkpoints by rising step: all files of the manifest are there with their sizes. Nothing is read but manifests."""
+    """Return the complete checkpoints by rising step: all files of the manifest exist with their sizes. Only manifests are read."""
     return [path for path in step_folders(root) if is_complete(path)]
 
 
 def newest_checkpoint(root: Path) -> Path | None:
-    """The complete checkpoint of the highest step."""
+    """Return the complete checkpoint of the highest step."""
     return next((path for path in reversed(step_folders(root)) if is_complete(path)), None)
 
 
 def newest_step(root: Path) -> int:
-    """The step of the newest complete checkpoint; 0 without one."""
+    """Return the step of the newest complete checkpoint; 0 without one."""
     newest = newest_checkpoint(root)
     return step_of(newest) if newest else 0
 
 
 def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) -> Path | None:
-    """The newest checkpoint whose hashes are right, to resume from; None if there is none at all. Only for the owner of the run's lock.
+    """Return the newest checkpoint whose hashes are right; None if there is none at all. Only for the owner of the run's lock.
 
-    Each newer one is set aside, and `warn` told why: under its own name it would count as the newest, for evaluate and for `prune`.
+    Each newer one is set aside, and `warn` is called with the reason: under its own name it would count as the newest.
     Raises ModelError if all are damaged, or one is of a later version of tfkit, with nothing moved; with `exact`, if the newest is.
     Raises MachineError if the disk refuses.
     """
@@ -125,17 +125,17 @@ def prune(root: Path, keep: int, best: Path | None) -> list[Path]:
 
 
 def set_aside(root: Path) -> list[Path]:
-    """What was damaged when a resume passed over it, by rising step."""
+    """Return the damaged checkpoints that a resume passed over, by rising step."""
     return sorted((path for path in _folders(root) if _SET_ASIDE.fullmatch(path.name)), key=step_of)
 
 
 def leftovers(root: Path) -> list[Path]:
-    """What killed saves and deletions left, or what one is working on at this moment."""
+    """Return the folders that killed saves and deletions left, or that one is working on at this moment."""
     return sorted(path for path in root.iterdir() if _LEFTOVER.fullmatch(path.name))
 
 
 def clear_leftovers(root: Path) -> None:
-    """Remove what killed saves and deletions left, after putting back a checkpoint that was just being replaced.
+    """Remove leftovers of killed saves and deletions, after putting back a checkpoint that was just being replaced.
 
     Raises MachineError if the disk refuses.
     """
@@ -149,7 +149,7 @@ def clear_leftovers(root: Path) -> None:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step in a checkpoint's name."""
+    """Return the step in a checkpoint's name."""
     found = _STEP.fullmatch(checkpoint.name) or _SET_ASIDE.fullmatch(checkpoint.name)
     assert found, checkpoint
     return int(found[1])
@@ -172,7 +172,7 @@ def free_space_for(root: Path, needed_bytes: int) -> None:
 
 @dataclass(frozen=True)
 class Best:
-    """What checkpoints/best.json says: the step of the best checkpoint and the metric it was judged by."""
+    """The content of checkpoints/best.json: the step of the best checkpoint, and the metric that chose it."""
 
     step: int
     metric: str
@@ -180,10 +180,10 @@ class Best:
 
 
 def record_best(root: Path, step: int, metric: str, value: float, higher_is_better: bool = False) -> bool:
-    """Record the checkpoint of `step` as the best if its `value` is; says whether it is. Raises OSError.
+    """Record the checkpoint of `step` as the best if its `value` is, and return whether it is. Raises OSError.
 
-    A value that is not finite never is. A value of another metric, or of the same step (after resuming before it), replaces what stands;
-    and so does any where the best checkpoint is not there any more, damaged say.
+    A value that is not finite never is. A value of another metric, or of the same step (after resuming before it), replaces the record;
+    so does any value if the best checkpoint no longer exists or is damaged.
     """
     if not math.isfinite(value):
         return False
@@ -195,7 +195,7 @@ def record_best(root: Path, step: int, metric: str, value: float, higher_is_bett
 
 
 def read_best(root: Path) -> Best | None:
-    """What best.json says; None if it is missing or unreadable."""
+    """Return the content of best.json; None if it is missing or unreadable."""
     try:
         best = Best(**strict_json.loads((root / _BEST).read_bytes()))
         valid = type(best.step) is int and isinstance(best.metric, str) and type(best.value) in (int, float) and math.isfinite(best.value)
@@ -205,7 +205,7 @@ def read_best(root: Path) -> Best | None:
 
 
 def best_checkpoint(root: Path) -> Path | None:
-    """The folder of the best checkpoint, if one is recorded and complete."""
+    """Return the folder of the best checkpoint, if one is recorded and complete."""
     best = read_best(root)
     path = _folder(root, best.step) if best else None
     return path if path and is_complete(path) else None
@@ -272,13 +272,13 @@ def _clear_leftover(path: Path) -> None:
 
 
 def _is_tight(root: Path) -> bool:
-    """Whether the disk has less room than the last checkpoint took."""
+    """Return whether the disk has less room than the last checkpoint took."""
     last = newest_checkpoint(root)
     return last is not None and shutil.disk_usage(root).free < recorded_bytes(last)
 
 
 def _folders(root: Path) -> list[Path]:
-    """The folders in `root`, which need not be there. A link is none of ours."""
+    """Return the folders in `root`, which need not exist. Links are left out."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
     return []

@@ -25,7 +25,7 @@ _WRITTEN = (*_FILES, *_FOLDERS, "replay", "crash.log", "lock")
 
 
 def _rounding_of(machine: dict[str, Any]) -> dict[str, Any]:
-    """Of a machine as describe_machine gives it, and run.json has it: what its floating point depends on."""
+    """Return the parts of a machine, as describe_machine and run.json describe it, that its floating point depends on."""
     return {"processor": (machine.get("processor") or {}).get("name"), "torch": (machine.get("versions") or {}).get("torch")}
 
 
@@ -35,7 +35,7 @@ def _arithmetic_of(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ignore(message: str) -> None:
-    """Take a warning that the caller does not want."""
+    """Drop a warning."""
 
 
 class RunFolder:
@@ -50,16 +50,16 @@ class RunFolder:
         self._warn = warn
         self._warned = False
         self.arithmetic = _arithmetic_of(receipt.document)
-        """What decided the rounding of the attempt before: what was recorded of it, and the machine's part."""
+        """The facts that the rounding of the previous attempt depended on, as far as they were recorded."""
 
     @classmethod
     def open(
         cls, path: Path, *, resume: bool, command: list[str], name: str | None = None, warn: Callable[[str], None] = _ignore
     ) -> "RunFolder":
-        """Make the folder if need be, and lock it. The run's name is by default that of the folder.
+        """Make the folder if it does not exist, and lock it. The run's name is by default that of the folder.
 
-        Raises MachineError if it cannot be written or another process has it. Raises UsageError if it holds a checkpoint without `resume`,
-        if it holds files that are not a run's, or a link where a run writes, or if the name is no slug, or the path turns back.
+        Raises MachineError if it cannot be written or another process has locked it. Raises UsageError if it holds a checkpoint without
+        `resume`, files that are not a run's, or a link where a run writes, or if the name is no slug, or the path turns back.
         """
         _refuse_turning_back(path)
         try:
@@ -104,27 +104,27 @@ class RunFolder:
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether there is something to go on from; without, a run begins anew, with any recipe."""
+        """Whether there is a checkpoint to resume from; without one, a run begins anew, with any recipe."""
         return any(self.checkpoints.glob("step-*"))
 
     @property
     def begun(self) -> bool:
-        """Whether there is a run with a recipe of its own to go on with."""
+        """Whether there is a run with checkpoints and its own recipe to resume."""
         return is_begun(self.path)
 
     @property
     def given(self) -> Any:
-        """What was recorded as `given`; None: a version that did not record it."""
+        """The recorded field `given`; None: a version that did not record it."""
         return self._receipt.document.get("given")
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What was recorded as `result`, for a finished run to repeat. None: no attempt reached the end, or one has gone on from there."""
+        """The recorded field `result`, which a finished run repeats. None: no attempt reached the end, or one has gone on from there."""
         return self._receipt.document.get("result")
 
     @property
     def totals(self) -> dict[str, Any]:
-        """What was recorded as `totals`."""
+        """The recorded field `totals`."""
         totals: dict[str, Any] = self._receipt.document.get("totals") or {}
         return totals
 
@@ -134,35 +134,35 @@ class RunFolder:
         return _rounding_of(describe_machine())
 
     def begin_attempt(self, threads: int | None = None) -> None:
-        """Write the attempt, and what it runs on, to run.json; `threads`: how many it was told to use.
+        """Write the attempt and its machine to run.json; `threads`: the number that the user asked for.
 
-        Where there are checkpoints, run.json goes on to say what they were made on, until `goes_on`: this attempt may come to nothing.
+        Where there are checkpoints, run.json keeps the machine that made them until `goes_on`: this attempt may come to nothing.
         Raises MachineError if the writing fails: nothing is lost yet.
         """
-        told = {} if threads is None else {"threads": threads}
+        asked = {} if threads is None else {"threads": threads}
         try:
             if not self.has_checkpoints:
                 self._receipt.forget_result()
-                self._receipt.record({**describe_machine(), **told, "commit": working_commit()})
+                self._receipt.record({**describe_machine(), **asked, "commit": working_commit()})
             self._receipt.begin_attempt()
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
     def goes_on(self, resumed_from: Path, step: int) -> None:
-        """Note the checkpoint that the attempt goes on from, and what it runs on. A full disk only warns."""
+        """Record the checkpoint that the attempt resumes from, and its machine. A full disk only warns."""
         self._write(lambda: self._receipt.record({**describe_machine(), "commit": working_commit()}))
         self._write(lambda: self._receipt.goes_on(resumed_from.name, step))
 
     def record(self, **fields: Any) -> None:
-        """Set fields of run.json, such as threads, data, totals, result; each replaces what stood there. A full disk only warns."""
+        """Set fields of run.json, such as threads, data, totals, result; each is replaced as a whole. A full disk only warns."""
         self._write(lambda: self._receipt.record(fields))
 
     def seconds(self, metered: Mapping[int, float]) -> float:
-        """Wall time of all attempts; `metered`: of those that have a ledger, by number, which then counts."""
+        """Return the wall time of all attempts; `metered`: seconds by number of those that have a ledger, which take precedence."""
         return self._receipt.seconds(metered)
 
     def keep_time(self) -> None:
-        """Note that the attempt is still running, every few seconds: a kill loses no more of its time. A full disk only warns."""
+        """Record, every few seconds, that the attempt is still running: a kill loses no more of its time. A full disk only warns."""
         self._write(self._receipt.keep_time)
 
     def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None) -> None:
@@ -192,22 +192,22 @@ class RunFolder:
 
 
 def is_begun(path: Path) -> bool:
-    """Whether a folder holds a run that can go on: checkpoints, and the recipe that they are of."""
+    """Return whether a folder holds a run that can be resumed: checkpoints and their recipe."""
     try:
         return (path / "recipe.yaml").is_file() and any((path / "checkpoints").glob("step-*"))
-    except OSError:  # opening the folder says what is wrong with it
+    except OSError:  # opening the folder reports the reason
         return False
 
 
 def _refuse_turning_back(path: Path) -> None:
-    """`runs/../../x` begins in one place and ends in another; `../x` says from the start where it leads."""
+    """Raise UsageError for `runs/../../x`, which begins in one place and ends in another; `../x` is plain from the start."""
     parts = path.parts
     if any(part == ".." and before != ".." for before, part in pairwise(parts)):
         raise UsageError(f"{path}: leaves the folder that it begins with. Give the place itself as --run")
 
 
 def _refuse_missing_mount(path: Path) -> None:
-    """A link to a place that is not there: made anew below the mount point, a run would fill the wrong disk."""
+    """Raise FileNotFoundError for a link to nothing: a folder made below an unmounted mount point would fill the wrong disk."""
     for part in (path, *path.parents):
         if part.is_symlink() and not part.exists():
             raise FileNotFoundError(errno.ENOENT, f"{part} leads to {os.readlink(part)}, which is not there; is its disk mounted")
@@ -221,7 +221,7 @@ def _refuse_links(path: Path) -> None:
 
 
 def _refuse_obstacles(path: Path) -> None:
-    """A file where a folder is to be, a folder or a pipe where a file is: found now, not by the first checkpoint."""
+    """Raise OSError for a file where a folder has to be, or the reverse: now, not at the first checkpoint."""
     for name in _WRITTEN:
         entry, is_folder = path / name, name in (*_FOLDERS, "replay")
         if not entry.exists():
@@ -233,7 +233,7 @@ def _refuse_obstacles(path: Path) -> None:
 
 
 def _refuse_foreign_files(path: Path) -> None:
-    """run.json is a run's first file, so that others without it are the user's own: a recipe.yaml, with `--run .`."""
+    """Raise UsageError for files of the user's own: run.json is a run's first file, so a recipe.yaml without it is not a run's."""
     found = [name for name in _FILES if (path / name).exists()]
     if found and "run.json" not in found and not (path / "run.json.damaged").exists():
         raise UsageError(f"{path}: holds a {found[0]} that no run of tfkit wrote, and would be overwritten. Give another folder with --run")

@@ -1,4 +1,7 @@
-"""One run a folder: an exclusive lock that dies with its owner, and says who the owner is."""
+"""One run a folder: an exclusive lock that ends with its owner and names it.
+
+Not the package filelock: that names no owner while the kernel holds the lock, and where the file system has no locks (ENOLCK) it fails.
+"""
 
 import errno
 import os
@@ -46,7 +49,7 @@ class FolderLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Give the lock back; the file stays, empty: removing it could remove the lock of the next owner."""
+        """Release the lock. The file stays, empty: removing it could remove the lock of the next owner."""
         if self._descriptor is None:
             return
         descriptor, self._descriptor = self._descriptor, None
@@ -68,7 +71,7 @@ def _this_process() -> dict[str, object]:
 
 
 def _read_owner(descriptor: int) -> dict[str, object]:
-    """Who wrote the file; empty if nobody did, or not yet."""
+    """Return the owner that the file names; empty if it names none yet."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     try:
         owner = strict_json.loads(os.read(descriptor, 4096))
@@ -93,7 +96,7 @@ def _may_be_alive(owner: dict[str, object]) -> bool:
 
 
 def _try_lock(descriptor: int) -> bool | None:
-    """True: locked. False: another process has it. None: there are no locks here."""
+    """Return True if locked, False if another process has the lock, None if the file system has no locks."""
     if sys.platform == "win32":
         import msvcrt
 

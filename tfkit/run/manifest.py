@@ -28,13 +28,13 @@ _BLOCK = 1 << 20
 _SETTLED = 2_000_000_000  # ns, more than the resolution of any file system's times
 
 Identity = tuple[int, ...]
-"""A file and its content, as far as the file system tells without reading: device, inode, size, times of change."""
+"""A file and its content, as the file system identifies them without reading: device, inode, size, times of change."""
 
 _known: dict[Identity, str] = {}  # the hashes of files that this process has read
 
 
 class Entry(TypedDict):
-    """What the manifest says of one file: bytes, and lower-case hex."""
+    """The manifest's entry of a file: bytes, and lower-case hex."""
 
     size: int
     sha256: str
@@ -52,7 +52,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Entry]:
-    """The entries by name. Raises ModelError if the manifest is missing, unreadable, or names something outside the folder."""
+    """Return the entries by name. Raises ModelError if the manifest is missing, unreadable, or names something outside the folder."""
     path = folder / NAME
     try:
         if find_file(folder, NAME) is None:
@@ -86,7 +86,7 @@ def refuse_later_version(folder: Path) -> None:
 
 
 def recorded_bytes(folder: Path) -> int:
-    """The size of all files together, as the manifest has it; 0 without a valid one."""
+    """Return the size of all files together, as the manifest has it; 0 without a valid one."""
     try:
         return sum(entry["size"] for entry in read_manifest(folder).values())
     except ModelError:
@@ -94,13 +94,13 @@ def recorded_bytes(folder: Path) -> int:
 
 
 def _ignore(count: int) -> None:
-    """Progress that nobody watches."""
+    """Report no progress."""
 
 
 def verify(folder: Path, hashes: bool = True, advance: Callable[[int], object] = _ignore) -> list[str]:
-    """What is wrong with a checkpoint, one sentence a file, each naming it; empty if nothing.
+    """Return the problems of a checkpoint, one sentence a file, each naming it; empty if there are none.
 
-    Without `hashes` only sizes are looked at. `advance` is told of every so many bytes hashed.
+    Without `hashes` only sizes are compared. `advance` is called with each number of bytes hashed.
     """
     try:
         entries = read_manifest(folder)
@@ -111,19 +111,19 @@ def verify(folder: Path, hashes: bool = True, advance: Callable[[int], object] =
 
 
 def extra_files(folder: Path) -> list[str]:
-    """The names of what lies in a checkpoint and is not in its manifest, the card aside. Raises ModelError as `read_manifest` does."""
+    """Return the files of a checkpoint that its manifest does not name, the card aside. Raises ModelError as `read_manifest` does."""
     known = read_manifest(folder).keys() | _NOT_COVERED
     places = (Path(place, name) for place, folders, files in os.walk(folder) for name in files)
     return sorted(name for path in places if (name := path.relative_to(folder).as_posix()) not in known)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether every file that the manifest names is there with its size."""
+    """Return whether every file that the manifest names exists with its size."""
     return not verify(folder, hashes=False)
 
 
 def regular_files(folder: Path) -> list[Path]:
-    """All files below `folder`, sorted. Raises ModelError for a link, device or pipe: a checkpoint holds its own bytes."""
+    """Return all files below `folder`, sorted. Raises ModelError for a link, device or pipe: a checkpoint holds its own bytes."""
     found = []
     for place, folders, files in os.walk(folder):
         for name in folders + files:
@@ -137,7 +137,7 @@ def regular_files(folder: Path) -> list[Path]:
 
 
 def identity_of(path: Path) -> Identity:
-    """The identity of the file that a path leads to now. Raises OSError."""
+    """Return the identity of the file at a path. Raises OSError."""
     return _identity(path.stat())
 
 
@@ -146,18 +146,18 @@ def _identity(status: os.stat_result) -> Identity:
 
 
 def is_settled(identity: Identity) -> bool:
-    """Whether the file changed so long ago that any later change gives it another identity."""
+    """Return whether the file changed so long ago that any later change gives it another identity."""
     return time.time_ns() - identity[-1] > _SETTLED
 
 
 def known_sha256(path: Path) -> tuple[str, Identity] | None:
-    """The hash of a file that this process has read before and that has not changed since; None: it must be read. Raises OSError."""
+    """Return the hash of a file that this process has read before and that has not changed since; None: unknown. Raises OSError."""
     identity = identity_of(path)
     return (_known[identity], identity) if identity in _known else None
 
 
 def sha256_of(path: Path, advance: Callable[[int], object] = _ignore) -> tuple[str, Identity]:
-    """The hash of a file, read now, and the identity that it had before. Raises OSError."""
+    """Read a file, and return its hash and the identity that it had before. Raises OSError."""
     digest, block = hashlib.sha256(), bytearray(_BLOCK)
     view = memoryview(block)
     with open(path, "rb", buffering=0) as file:

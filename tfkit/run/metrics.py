@@ -11,7 +11,7 @@ from tfkit.run import strict_json
 
 
 class MetricsLog:
-    """Appends records, each with an integer `step`, in the order they come. Numbers that are not finite: see strict_json.
+    """Appends records, each with an integer `step`, in the order of their arrival. Numbers that are not finite: see strict_json.
 
     A line reaches the kernel whole before `append` returns, so a killed process loses none. If the disk refuses (full, gone), `warn` is
     called once, no torn line is left, and the lines wait in memory for the next append.
@@ -33,15 +33,15 @@ class MetricsLog:
                 self._descriptor = _open_after_last_line(self.path)
             _write_whole(self._descriptor, b"".join(self._waiting))
         except OSError as error:
-            self.close()  # opening it again drops what may stand there in part
+            self.close()  # opening it again drops a torn line
             self._complain(error)
         else:
             self._waiting.clear()
 
     def cut_back(self, step: int) -> None:
-        """Keep the records up to and including `step`. Raises MachineError, for it is a start's work.
+        """Keep the records up to and including `step`. Raises MachineError: nothing has been trained yet.
 
-        Lines that are no records are left out, and `warn` called; but a last line that a kill tore is left out without a word.
+        Lines that are no records are removed with a warning, a last line that a kill tore without one.
         """
         self.close()
         try:
@@ -86,7 +86,7 @@ class MetricsLog:
 
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
-    """The record of a line that ends, with the numbers that are not finite; None for anything that no training wrote."""
+    """Return the record of a complete line, with its numbers that are not finite; None for anything that no training wrote."""
     try:
         record = strict_json.loads(line) if _ended(line) else None
     except ValueError:
@@ -118,7 +118,7 @@ def _count(numbers: list[int]) -> str:
 
 
 def _open_after_last_line(path: Path) -> int:
-    """Open for appending; what a killed writer left without an end of line is dropped."""
+    """Open for appending; a last line without an end, which a killed writer left, is dropped."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW, 0o644)
     try:
         whole = path.read_bytes().rfind(b"\n") + 1
@@ -142,7 +142,7 @@ def _write_whole(descriptor: int, data: bytes) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, none where there is no file; what is no record, a torn last line too, is left out."""
+    """Return the records of a metrics.jsonl, none without a file; lines that are no records are left out."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:

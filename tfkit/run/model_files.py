@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """The path of the file `name`; None if there is none. Raises ModelError for a link that leads out of the folder, and what is no file.
+    """Return the path of the file `name`; None if there is none. Raises ModelError for a link out of the folder, and for no regular file.
 
     The links of the hub's cache, from snapshots/... to blobs/ of the same repository, are followed.
     """
@@ -37,7 +37,7 @@ def find_file(folder: Path, name: str) -> Path | None:
 
 
 def read_text(path: Path, limit: int) -> str:
-    """The text of a file of at most `limit` bytes of UTF-8. Raises ModelError."""
+    """Return the text of a file of at most `limit` bytes of UTF-8. Raises ModelError."""
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
@@ -52,7 +52,7 @@ def read_text(path: Path, limit: int) -> str:
 
 
 def read_object(path: Path, limit: int) -> dict[str, Any]:
-    """The object in a file of at most `limit` bytes of strict JSON whose strings are whole characters. Raises ModelError with the place."""
+    """Return the object in a file of at most `limit` bytes of strict JSON, its strings valid Unicode. Raises ModelError with the place."""
     document = parse_json(read_text(path, limit), path)
     if not isinstance(document, dict):
         raise ModelError(f"{path}: expected a JSON object, found {type(document).__name__}; copy the file again")
@@ -64,7 +64,7 @@ def read_object(path: Path, limit: int) -> dict[str, Any]:
 
 
 def parse_json(text: str, path: Path) -> Any:
-    """The value of strict JSON. Raises ModelError with the place in `path`."""
+    """Return the value of strict JSON. Raises ModelError with the place in `path`."""
     try:
         return strict_json.loads(text)
     except json.JSONDecodeError as error:

@@ -1,14 +1,14 @@
-"""run.json: what a run was, on what, and how each of its attempts ended. Written atomically at each change.
+"""run.json: a run's command, data and machine, and how each of its attempts ended. Written atomically at each change.
 
     schema_version  run_id  name  command  status
     attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]
     versions  platform  processor  threads  commit          of the latest attempt that took steps, or of one that is to be the first
-    data  given {recipe, text, overrides}  result {...}  and what else is recorded
+    data  given {recipe, text, overrides}  result {...}  and further recorded fields
     totals {seconds, train_seconds, tokens, energy_kwh, energy_kwh_parts {cpu, gpu, ram}, emissions_g, carbon_status, place, rework_...}
 
 `status`, of the run and of an attempt: running, stopped (by a signal or budget, can be resumed), finished, failed, killed (found still
-"running" by the next start: its end was not seen, so ended_utc is null). A run that has not begun is "new". Times are UTC; `seconds` is by
-a clock that nobody sets back, up to the latest writing of the file: of a killed attempt what was known then.
+"running" by the next start: its end was not seen, so ended_utc is null). A run that has not begun is "new". Times are UTC; `seconds` is
+monotonic time up to the latest writing of the file, also of a killed attempt.
 """
 
 import math
@@ -75,7 +75,7 @@ class Receipt:
         return self._began is not None
 
     def begin_attempt(self) -> None:
-        """Add an attempt, which starts anew until `goes_on` says otherwise."""
+        """Add an attempt, which starts from step 0 unless `goes_on` is called."""
         assert not self.running
         self._began = time.monotonic()
         attempts = self.document["attempts"]
@@ -98,20 +98,20 @@ class Receipt:
         self.write()
 
     def goes_on(self, resumed_from: str, step: int) -> None:
-        """The attempt that is running starts after `step`, from the checkpoint of that name."""
+        """Record that the running attempt starts after `step`, from the checkpoint of that name."""
         assert self.running
         self.forget_result()
         self.document["attempts"][-1].update(resumed_from=resumed_from, from_step=step)
         self.write()
 
     def seconds(self, metered: Mapping[int, float]) -> float:
-        """Wall time of all attempts: of those in `metered`, by number, what stands there, and of the others what this file knows."""
+        """Return the wall time of all attempts: that of `metered`, by number, and for the others that of this file."""
         self._keep_time()
         known = {number: attempt.get("seconds") for number, attempt in enumerate(self.document["attempts"], 1)}
         return sum(metered.get(number, seconds or 0.0) for number, seconds in known.items())
 
     def keep_time(self) -> None:
-        """Write the file if the latest writing is some seconds ago, so that a kill loses no more time than that."""
+        """Write the file if it was last written some seconds ago, so that a kill loses no more time than that."""
         if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
             self.write()
 
@@ -120,7 +120,7 @@ class Receipt:
             self.document["attempts"][-1]["seconds"] = round(time.monotonic() - self._began, 3)
 
     def forget_result(self) -> None:
-        """What an attempt before had reached, which this one goes beyond."""
+        """Remove the result of an earlier attempt, beyond which this one goes."""
         self.document.pop("result", None)
 
     def end_attempt(self, status: End, step: int | None, error: str | None) -> None:

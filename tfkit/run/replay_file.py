@@ -1,10 +1,10 @@
-"""An unhealthy step as a small file of the run folder, from which `tfkit replay` takes it again.
+"""An unhealthy step as a small file of the run folder, with which `tfkit replay` takes the step again.
 
     replay/step-000123.json: {"schema_version": 1, "step": 123, "loss": null, "grad_norm": null, "nonfinite": {"loss": "nan", ...},
         "micro_batches": [{"rows": [17, 4], "seed": 8123, "sha256": ids and labels}], "weights_sha256": ..., "threads": 2, "precision": ...}
 
-The step's data and dropout follow from the recipe, and its weights from the checkpoint before it; the hashes tell whether they are the
-same again.
+The step's data and dropout follow from the recipe, and its weights from the checkpoint before it; the hashes show whether they
+are the same again.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 
 
 def write_replay(run_folder: Path, document: dict[str, Any]) -> None:
-    """Put the document into the run folder. Raises OSError."""
+    """Write the document into the run folder. Raises OSError."""
     folder = run_folder / FOLDER
     folder.mkdir(exist_ok=True)
     write_atomically(
@@ -28,7 +28,7 @@ def write_replay(run_folder: Path, document: dict[str, Any]) -> None:
 
 
 def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
-    """The document of a step, by default of the latest one. Raises ModelError where there is none, or none of ours."""
+    """Return the document of a step, by default of the latest one. Raises ModelError if there is none that this version reads."""
     found = sorted((run_folder / FOLDER).glob("step-*.json" if step is None else f"step-{step:06d}.json"))
     if not found:
         which = f"of step {step} " if step is not None else ""

@@ -4,7 +4,7 @@
     N bytes   JSON: {"name": {"dtype": "F32", "shape": [3, 2], "data_offsets": [0, 24]}, ..., "__metadata__": {"format": "pt"}}
     the rest  the tensors, one after the other without a gap; offsets count from here
 
-A header that passes is small, and says of every byte of the file which tensor it belongs to.
+A header that passes is small, and assigns every byte of the file to one tensor.
 """
 
 import math
@@ -26,7 +26,7 @@ _NOT_SAFETENSORS = {b"PK\x03\x04": "a zip file, as PyTorch's pickles are", b"\x8
 
 
 class Stored(NamedTuple):
-    """A tensor of a file: its type in safetensors' words, its shape, and where its bytes begin and end, from the end of the header."""
+    """A tensor of a file: its type as safetensors names it, its shape, and where its bytes begin and end, from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -35,7 +35,7 @@ class Stored(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """The tensors of a safetensors file by name, in the order of their bytes. Raises ModelError naming the file and the tensor."""
+    """Return the tensors of a safetensors file by name, in the order of their bytes. Raises ModelError naming the file and the tensor."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -53,7 +53,7 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 
 def _refusal(start: bytes, length: int, size: int) -> str | None:
-    """Why a file is refused by its first 8 bytes."""
+    """Return the reason to refuse a file for its first 8 bytes; None if there is none."""
     if len(start) < 8:
         return f"{size} bytes are too short for a header"
     if length <= size - 8 and length <= MAX_HEADER:
@@ -67,7 +67,7 @@ def _refusal(start: bytes, length: int, size: int) -> str | None:
 
 
 def _tensors(text: bytes, size: int) -> dict[str, Stored]:
-    """The tensors of a header, before `size` bytes of data. Raises ValueError."""
+    """Return the tensors of a header that precedes `size` bytes of data. Raises ValueError."""
     if not text.startswith(b"{"):
         raise ValueError("its header is not a JSON object")
     # Each tensor takes three opening brackets and a few commas. Counted before parsing: Python's lists and numbers are far larger.
@@ -94,11 +94,11 @@ def _tensors(text: bytes, size: int) -> dict[str, Stored]:
 
 
 def _stored(name: str, entry: Any) -> Stored:
-    """What a header says of one tensor. Raises ValueError if that is wrong in itself."""
+    """Return a header's entry of one tensor. Raises ValueError if it is inconsistent."""
     if len(name) > _MAX_NAME or not name.isprintable():
         raise ValueError(f"the tensor name {name[:40]!r}... is too long or not printable")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"tensor {name!r} is not told by dtype, shape and data_offsets")
+        raise ValueError(f"tensor {name!r} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise ValueError(f"tensor {name!r} has the unknown dtype {str(dtype)[:40]!r}")
@@ -113,5 +113,5 @@ def _stored(name: str, entry: Any) -> Stored:
 
 
 def _are_counts(values: Any) -> bool:
-    """Whether this is a list of whole numbers from 0 that fit 64 bits."""
+    """Return whether this is a list of whole numbers from 0 that fit 64 bits."""
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 63 for value in values)

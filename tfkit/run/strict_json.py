@@ -1,6 +1,6 @@
-"""JSON as the standard has it: no NaN, no Infinity, no key twice.
+"""JSON as the standard defines it: no NaN, no Infinity, no duplicate keys.
 
-A number that is not finite is written as null and named in the top-level object `nonfinite`, so that it can be told from a missing value:
+A number that is not finite is written as null and named in the top-level object `nonfinite`, so that it differs from a missing value:
 `{"step": 7, "loss": null, "nonfinite": {"loss": "nan"}}`. Nested names are dotted (`evaluation.loss`); the values are nan, inf, -inf.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def dumps(document: Mapping[str, Any], indent: int | None = None) -> str:
-    """The text of `document`, on one line unless `indent` is given. Raises TypeError for what JSON does not have."""
+    """Return the text of `document`, on one line unless `indent` is given. Raises TypeError for what JSON does not have."""
     nonfinite: dict[str, str] = {}
     plain = {name: _finite(value, name, nonfinite) for name, value in document.items()}
     if nonfinite:
@@ -20,7 +20,7 @@ def dumps(document: Mapping[str, Any], indent: int | None = None) -> str:
 
 
 def loads(text: str | bytes) -> Any:
-    """The value of `text`. Raises ValueError for anything but strict JSON, bad UTF-8 and a key that stands twice included."""
+    """Return the value of `text`. Raises ValueError for anything but strict JSON, including bad UTF-8 and duplicate keys."""
     if isinstance(text, bytes):
         text = text.decode()  # json.loads would guess UTF-16, and skip a byte order mark
     try:
@@ -30,7 +30,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value that was read is a number, or the null of one that is not finite or missing."""
+    """Return whether a value that was read is a number, or the null of one that is not finite or missing."""
     return value is None or type(value) in (int, float)
 
 
@@ -52,5 +52,5 @@ def _no_constant(name: str) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return document

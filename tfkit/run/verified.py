@@ -1,8 +1,8 @@
-"""The files of a model folder are compared with its manifest while they are read. A folder without a manifest loads unverified.
+"""Comparison of a model folder with its manifest while its files are read. A folder without a manifest loads unverified.
 
-A file that the manifest does not name is ignored: whoever put it there, it is no part of the checkpoint that was saved.
+A file that the manifest does not name is ignored: it is no part of the checkpoint that was saved.
 
-Weights are hashed on a thread beside the one that copies them out of the same pages: the disk is read once, and there is no second copy.
+Weights are hashed on one thread while another copies them out of the same pages: the disk is read once, and there is no second copy.
 """
 
 import threading
@@ -23,7 +23,7 @@ _verifying: ContextVar[bool] = ContextVar("verifying", default=True)
 
 @contextmanager
 def unverified() -> Iterator[None]:
-    """Within the block no file is compared with a manifest: --no-verify."""
+    """Compare no file with a manifest within the block: --no-verify."""
     token = _verifying.set(False)
     try:
         yield
@@ -62,7 +62,7 @@ def verified(folder: Path, *, weights: bool) -> Iterator[None]:
 
 
 def find_named(folder: Path, name: str) -> Path | None:
-    """The path of the file `name`; None if there is none, or if the folder has a manifest that does not name it. Raises ModelError."""
+    """Return the path of the file `name`; None if there is none, or the folder has a manifest that does not name it. Raises ModelError."""
     path = find_file(folder, name)
     if path is None or not _verifying.get() or find_file(folder, NAME) is None:
         return path
@@ -70,21 +70,21 @@ def find_named(folder: Path, name: str) -> Path | None:
 
 
 def check_files(folder: Path, names: Iterable[str]) -> None:
-    """Raise ModelError if one of these small files is there, and not as manifest.json has it."""
+    """Raise ModelError if one of these small files exists and differs from manifest.json."""
     entries = _entries(folder)
     found = {name: path for name in names if name in entries and (path := find_file(folder, name)) is not None}
     _compare(found, entries, found, threading.Event())
 
 
 def _entries(folder: Path) -> dict[str, Entry]:
-    """What the manifest says of the files that a model is read from."""
+    """Return the manifest's entries of the files that a model is read from."""
     if not _verifying.get() or find_file(folder, NAME) is None:
         return {}
     return {name: entry for name, entry in read_manifest(folder).items() if not name.startswith(_TRAINING_STATE)}
 
 
 def _sized(folder: Path, name: str, entry: Entry) -> Path:
-    """The path of a file that has its size. Raises ModelError."""
+    """Return the path of a file, which has its size. Raises ModelError."""
     path = find_file(folder, name)
     if path is None:
         raise ModelError(f"{folder / name}: missing, but {NAME} names it; copy the checkpoint again")
@@ -95,7 +95,7 @@ def _sized(folder: Path, name: str, entry: Entry) -> Path:
 
 
 def _compare(paths: Mapping[str, Path], entries: Mapping[str, Entry], names: Iterable[str], stop: threading.Event) -> dict[Path, Identity]:
-    """The identity of each file as it was hashed. Raises ModelError for one whose hash is another; ends early once `stop` is set."""
+    """Return the identity of each file as it was hashed. Raises ModelError if a hash differs; ends early once `stop` is set."""
 
     def advance(_count: int) -> None:
         if stop.is_set():

@@ -1,14 +1,14 @@
-"""How many rows each step reads: the same in all, or at first fewer (GPT-3, arXiv 2005.14165, appendix B). A pure function of the step."""
+"""The rows of each step: constant, or ramped up (GPT-3, arXiv 2005.14165, appendix B). A pure function of the step."""
 
 import math
 from bisect import bisect_left, bisect_right
 
 
 class BatchSizes:
-    """Rows a step. A ramp is a short table of its levels, so that every question is answered without walking through the steps.
+    """Rows a step. A ramp is a short table of its levels, so that no method walks through the steps.
 
     From `start` the batch grows linearly with the rows that were read, in multiples of `start`, and is full after `ramp_rows` of them. The
-    rows of all the ramp's steps together are a multiple of the full batch: groups of rows that are meant for one step stay together then.
+    rows of all the ramp's steps together are a multiple of the full batch, so that groups of rows meant for one step stay together.
     """
 
     def __init__(self, full: int, start: int | None = None, ramp_rows: float = 0.0):
@@ -31,22 +31,22 @@ class BatchSizes:
         self._first_row.append(rows)
 
     def size(self, step: int) -> int:
-        """The rows of step `step`, from 0."""
+        """Return the rows of step `step`, from 0."""
         return self._sizes[bisect_right(self._first_step, step) - 1]
 
     def before(self, step: int) -> int:
-        """The rows of all steps before `step`."""
+        """Return the rows of all steps before `step`."""
         level = bisect_right(self._first_step, step) - 1
         return self._first_row[level] + (step - self._first_step[level]) * self._sizes[level]
 
     def steps(self, rows: float) -> int:
-        """The fewest steps that read so many rows."""
+        """Return the fewest steps that read this many rows."""
         level = max(0, bisect_left(self._first_row, rows) - 1)
         return self._first_step[level] + math.ceil((rows - self._first_row[level]) / self._sizes[level])
 
 
 def _levels(start: int, full: int, ramp_rows: float) -> list[tuple[int, int]]:
-    """The ramp's sizes, each with its number of steps: size j * start from where the line from `start` to `full` has come so far."""
+    """Return the ramp's sizes, each with its number of steps: size j * start once the line from `start` to `full` has reached it."""
     most = full // start
     levels: list[tuple[int, int]] = []
     rows = 0

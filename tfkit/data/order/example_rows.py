@@ -1,4 +1,4 @@
-"""The order of examples: shuffled, batches of like lengths, several in a row where they are packed. A function of (seed, epoch) alone."""
+"""The order of examples: shuffled, in batches of similar lengths, or packed, several in a row. A function of (seed, epoch) alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tfkit.data.order.draws import EpochCache, permutation
 from tfkit.data.order.weighted_order import WeightedOrder
 from tfkit.data.store.example_sets import Example, ExampleSet
 
-_POOL = 50  # batches that are sorted by length together: enough that neighbours are alike, few enough that they stay drawn
+_POOL = 50  # batches sorted by length together: enough that neighbours are similar, few enough that their order stays random
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ExampleRows:
         length_groups: bool = True,
         packed_length: int | None = None,
     ):
-        """`packed_length`: examples are put together, in one random choice, into rows of at most so many tokens. Raises DataError."""
+        """`packed_length`: the examples are packed once, in a random order, into rows of at most this many tokens. Raises DataError."""
         self.seed, self.batch_size, self.length_groups = seed, batch_size, length_groups
         self.sets = [one for one, _ in sets]
         self.lengths = np.concatenate([np.asarray(one.lengths, np.int64) for one in self.sets])
@@ -63,16 +63,16 @@ class ExampleRows:
         return int(self.row_lengths().max())
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The rows of an epoch, numbered through, in the order in which they are read: (len(self),)."""
+        """Return the numbers of an epoch's rows, in the order in which they are read: (len(self),)."""
         return self._orders[epoch]
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> ExampleBatch:
-        """The rows of these numbers."""
+        """Return the rows of these numbers."""
         packs = [[number] if self._packs is None else self._packs[number] for number in numbers.tolist()]
         return ExampleBatch([[self._example(number) for number in pack] for pack in packs], epochs, numbers)
 
     def place(self, number: int) -> str:
-        """Where the first example of a row stands."""
+        """Return the place of the first example of a row."""
         owner, i = self._owner(number if self._packs is None else self._packs[number][0])
         return owner.place(i)
 
@@ -85,7 +85,7 @@ class ExampleRows:
         return self.sets[int(owners[0])], int(rows[0])
 
     def row_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each row, in the order of their numbers."""
+        """Return the tokens of each row, in the order of their numbers."""
         if self._packs is None:
             return self.lengths
         return np.array([self.lengths[pack].sum() for pack in self._packs])
@@ -98,9 +98,9 @@ class ExampleRows:
         return self._grouped(rows, epoch, bits) if self.length_groups else rows
 
     def _grouped(self, rows: NDArray[np.int64], epoch: int, bits: np.random.PCG64) -> NDArray[np.int64]:
-        """Batches of like lengths in a random order; the first of all holds the longest rows, so that what does not fit shows at once.
+        """Return batches of similar lengths in a random order. The very first holds the longest rows: too little memory shows at once.
 
-        A step that spans two epochs takes its first rows from the end of the one before: the batches here begin behind the rest of it.
+        A step that spans two epochs takes its first rows from the end of the one before; the batches here begin behind its rest.
         """
         size = self.batch_size
         rest = min(-epoch * len(self) % size, len(rows))
@@ -120,7 +120,7 @@ class ExampleRows:
         return np.concatenate([_longest_first(head, self.lengths), batches.ravel(), _longest_first(tail, self.lengths)])
 
     def _pack(self, length: int) -> list[list[int]]:
-        """Examples put into rows one after the other, in a random order, the first row that has room for it among the latest ones."""
+        """Return the examples of each row: each example, in a random order, goes into the first of the latest rows with room for it."""
         packs: list[list[int]] = []
         room: list[int] = []
         for number in self._shuffled.draw(np.random.PCG64([self.seed])).tolist():

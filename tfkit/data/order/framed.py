@@ -1,4 +1,4 @@
-"""Rows of an encoder: texts within the special ids that BERT puts around them, cut from token streams.
+"""Rows of an encoder: texts with the special ids that BERT puts around them, cut from token streams.
 
     stream   [CLS] a b c d [SEP] [CLS] e f [SEP] [CLS] g h i j k ...          cut every 7 ids, for a context of 9
     row 0    [CLS] a b c d [SEP]                                              (the [CLS] at its end begins nothing)
@@ -50,7 +50,7 @@ class FramedBatch:
     texts: NDArray[np.int64]  # (B, T) from 0 in each row: the text that an id is in, with its [SEP], and for the first one [CLS]
     epochs: NDArray[np.int64]  # (B,) and
     numbers: NDArray[np.int64]  # (B,) which rows these are, for what is drawn anew in each epoch
-    token_counts: NDArray[np.int64] | None = None  # (V,) how often each id stands in the sources; None: nobody asked
+    token_counts: NDArray[np.int64] | None = None  # (V,) how often each id occurs in the sources; None: not asked for
     unrelated: NDArray[np.int64] | None = None  # (B,) of pairs: 0, the second text follows the first; 1, it is from elsewhere
 
     def __len__(self) -> int:
@@ -92,11 +92,11 @@ class FramedRows:
         return self.length
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The numbers of the rows of an epoch, in the order in which they are read: (len(self),)."""
+        """Return the numbers of an epoch's rows, in the order in which they are read: (len(self),)."""
         return self._order[epoch]
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> FramedBatch:
-        """The rows of these numbers as arrays."""
+        """Return the rows of these numbers as arrays."""
         places = zip(*(found.tolist() for found in self._order.locate(numbers)), strict=True)
         rows = [self._texts(owner, row) for owner, row in places]
         framed = [[part for text in texts for part in ([self.frame.first], text, [self.frame.last])] for texts in rows]
@@ -104,7 +104,7 @@ class FramedRows:
         return pad_rows(framed, texts, self.frame, epochs, numbers, token_counts=self.token_counts)
 
     def _texts(self, owner: int, row: int) -> list[NDArray[Any]]:
-        """What a row holds of each document, without [CLS] and [SEP]; one empty text where that is nothing."""
+        """Return the part of each document in a row, without [CLS] and [SEP]; one empty text if the row holds nothing else."""
         stream, width = self.streams[owner], self.length - 2
         begin, end = row * width, min((row + 1) * width, len(stream.tokens))
         documents = range(int(np.searchsorted(stream.starts, begin, side="right")) - 1, int(np.searchsorted(stream.starts, end)))
@@ -120,7 +120,7 @@ def pad_rows(
     numbers: NDArray[np.int64],
     **more: NDArray[np.int64] | None,
 ) -> FramedBatch:
-    """A batch of rows, each given in parts, with the text that each of its ids is in. Padding belongs to the last text."""
+    """Return a batch of rows, each given in parts, with the text that each of its ids is in. Padding belongs to the last text."""
     lengths = np.array([len(of) for of in texts], np.int64)
     ids = np.full((len(rows), int(lengths.max())), frame.padding, np.int64)
     padded = np.empty_like(ids)
@@ -131,7 +131,7 @@ def pad_rows(
 
 
 def count_ids(streams: Sequence[TokenStream]) -> NDArray[np.int64]:
-    """How often each id stands in the streams: (largest id + 1,)."""
+    """Return how often each id occurs in the streams: (largest id + 1,)."""
     counts = np.zeros(max(stream.max_id for stream in streams) + 1, np.int64)
     for stream in streams:
         for start in range(0, len(stream.tokens), _BLOCK):
@@ -140,7 +140,7 @@ def count_ids(streams: Sequence[TokenStream]) -> NDArray[np.int64]:
 
 
 def _framed_ids(stream: TokenStream, length: int) -> int:
-    """The ids of all rows of a stream: those of its texts, and two for each part of a document in a row."""
+    """Return the number of ids in all rows of a stream: those of its texts, and two for each part of a document in a row."""
     starts, ends = np.asarray(stream.starts[:-1]), np.asarray(stream.starts[1:])
     sizes = ends - starts - 2
     cuts = np.arange(length - 2, len(stream.tokens), length - 2)

@@ -12,7 +12,7 @@ Batch = TypeVar("Batch")
 
 
 class Rows(Protocol):
-    """Rows in an order of their own for each epoch: PackedRows of a stream, ExampleRows, and whatever else an objective cuts."""
+    """Rows in a new order each epoch: PackedRows of a stream, ExampleRows, and the other rows that objectives read."""
 
     def __len__(self) -> int:
         """Rows an epoch, the same in every one."""
@@ -26,39 +26,39 @@ class Rows(Protocol):
         """Tokens of the longest row."""
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The numbers of the rows of an epoch, in the order in which they are read."""
+        """Return the numbers of an epoch's rows, in the order in which they are read."""
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Any:
-        """The rows of these numbers, as they are in these epochs, for an objective to collate."""
+        """Return the rows of these numbers, as they are in these epochs, for an objective to collate."""
 
 
 class Loader(Generic[Batch]):
-    """Rows in the order of their epochs, so many a step. A step may span epochs: no row is lost or read twice at the border."""
+    """The rows of each step, in the order of their epochs. A step may span epochs: no row is lost or read twice at the border."""
 
     def __init__(self, rows: Rows, collate: Callable[[Any], Batch], batch_size: int | BatchSizes, micro_batch_size: int):
-        """`collate` makes of the rows of a micro-batch what the objective wants. Raises ValueError on sizes that do not divide."""
+        """`collate` turns the rows of a micro-batch into the objective's batch. Raises ValueError on sizes that do not divide."""
         self.sizes = batch_size if isinstance(batch_size, BatchSizes) else BatchSizes(batch_size)
         if self.sizes.unit % micro_batch_size:
             raise ValueError(f"micro_batch_size {micro_batch_size} does not divide batch_size {self.sizes.unit}")
         self.rows, self.collate, self.micro_batch_size = rows, collate, micro_batch_size
 
     def step(self, n: int) -> list[Batch]:
-        """The micro-batches of step n, from 0."""
+        """Return the micro-batches of step n, from 0."""
         epochs, numbers = self._places(n)
         starts = range(0, len(numbers), self.micro_batch_size)
         micro_batches = (slice(start, start + self.micro_batch_size) for start in starts)
         return [self.collate(self.rows.gather(epochs[here], numbers[here])) for here in micro_batches]
 
     def numbers(self, n: int) -> NDArray[np.int64]:
-        """The numbers of the rows of step n, (B,)."""
+        """Return the numbers of the rows of step n, (B,)."""
         return self._places(n)[1]
 
     def epochs(self, n: int) -> NDArray[np.int64]:
-        """The epoch of each row of step n, (B,)."""
+        """Return the epoch of each row of step n, (B,)."""
         return self._places(n)[0]
 
     def _places(self, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The epochs and the numbers of the rows of step n."""
+        """Return the epochs and the numbers of the rows of step n."""
         place, missing = self.sizes.before(n), self.sizes.size(n)
         epochs, numbers = [], []
         while missing:

@@ -1,11 +1,11 @@
-"""Packed rows: token streams cut into rows of one length, in an order that only the seed and the epoch decide.
+"""Packed rows: token streams cut into rows of one length, in an order that depends on the seed and the epoch alone.
 
     stream   t0 t1 t2 t3 t4 t5 t6 ...        length 3
     row 0    t0 t1 t2 t3                     targets t1 t2 t3
     row 1             t3 t4 t5 t6            targets t4 t5 t6
 
 Neighbours share one id, so that every id but the first is a target exactly once; or none (`shared` 0), where the targets are not the
-next ids. The rest at the end that fills no row is left out.
+next ids. The rest at the end that does not fill a row is left out.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ class PackedRows:
         return len(self._order)
 
     def __getitem__(self, place: tuple[int, int]) -> PackedRow:
-        """Row `i` of an epoch, as rows[epoch, i]."""
+        """Return row `i` of an epoch, as rows[epoch, i]."""
         epoch, i = place
         batch = self.gather(np.array([epoch]), self.order(epoch)[i : i + 1])
         return PackedRow(batch.ids[0], batch.document_ids[0])
@@ -74,7 +74,7 @@ class PackedRows:
         return len(self) * self.length
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The rows of an epoch, numbered through all streams, in the order in which they are read: (len(self),)."""
+        """Return the numbers of an epoch's rows, in the order in which they are read: (len(self),)."""
         return self._order[epoch]
 
     @property
@@ -88,7 +88,7 @@ class PackedRows:
         return self.length
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> PackedBatch:
-        """The rows of these numbers as arrays."""
+        """Return the rows of these numbers as arrays."""
         ids = np.empty((len(numbers), self.length + self.shared), dtype=np.int64)
         document_ids = np.empty_like(ids)
         owners, rows = self._order.locate(numbers)

@@ -1,8 +1,8 @@
-"""Pairs of texts of which the second follows the first, or does not: BERT's rows, as its create_pretraining_data.py makes them.
+"""Pairs of texts, of which the second follows the first or does not: BERT's rows, as its create_pretraining_data.py makes them.
 
     document  s0 s1 s2 s3 s4 s5 s6 ...        sentences until the row is full: s0 s1 s2 s3, cut at random behind s1
     is next   [CLS] s0 s1 [SEP] s2 s3 [SEP]   the next row begins with s4
-    or not    [CLS] s0 s1 [SEP] r5 r6 [SEP]   r: another document, from a random sentence on; the next row begins with s2, which is unused
+    or not    [CLS] s0 s1 [SEP] r5 r6 [SEP]   r: another document, from a random sentence on; the next row begins with s2, still unused
 
 The pairs of an epoch are numbers, drawn from (seed, epoch) and the places of sentences alone; ids are read when a row is gathered.
 """
@@ -21,7 +21,7 @@ from tfkit.data.order.weighted_order import readings_of
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError
 
-_PAIRS = 1  # tells these draws from those of the order, which begin with the same seed and epoch
+_PAIRS = 1  # part of the seed: the draws of the order begin with the same seed and epoch
 _SPECIAL = 3  # [CLS] first [SEP] second [SEP]
 
 
@@ -33,7 +33,7 @@ class Pairs(NamedTuple):
     unrelated: NDArray[np.int8]  # (n,) 1: the second is from another document
 
     def take(self, chosen: NDArray[np.int64]) -> "Pairs":
-        """Some of them."""
+        """Return some of the pairs."""
         return Pairs(self.starts[chosen], self.lengths[chosen], self.unrelated[chosen])
 
 
@@ -46,10 +46,10 @@ class _Pair(NamedTuple):
 
 
 class SentencePairRows:
-    """The rows of weighted streams. A weight of 2.3 goes over all documents twice an epoch, and keeps three tenths of a third time.
+    """The rows of weighted streams. A weight of 2.3 passes over all documents twice an epoch, and keeps three tenths of a third pass.
 
-    How many pairs there are is random. `len()` is the number of the first epoch's; of an epoch with more a random few are left out, and
-    of one with fewer a random few are read twice. Everything is a function of (streams, length, seed, epoch).
+    The number of pairs is random. `len()` is that of the first epoch; in an epoch with more a random few are left out, and in one with
+    fewer a random few are read twice. Everything is a function of (streams, length, seed, epoch).
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SentencePairRows:
         static: bool = False,
         count_tokens: bool = False,
     ):
-        """`short`: the share of rows that are filled only up to a random length. `static`: every epoch has the pairs of the first.
+        """`short`: the fraction of rows that are filled only up to a random length. `static`: every epoch has the pairs of the first.
 
         Raises DataError if the context has no room for two texts, a stream has no two documents, or its weight is less than one row.
         """
@@ -92,11 +92,11 @@ class SentencePairRows:
         return self.length
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The numbers of the rows of an epoch, in the order in which they are read: (len(self),)."""
+        """Return the numbers of an epoch's rows, in the order in which they are read: (len(self),)."""
         return self._orders[epoch]
 
     def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> FramedBatch:
-        """The rows of these numbers in these epochs."""
+        """Return the rows of these numbers in these epochs."""
         pairs = [self._find(epoch, number) for epoch, number in zip(epochs.tolist(), numbers.tolist(), strict=True)]
         first, last = [self.frame.first], [self.frame.last]
         rows: list[list[list[int] | NDArray[Any]]] = [[first, pair.first, last, pair.second, last] for pair in pairs]
@@ -105,7 +105,7 @@ class SentencePairRows:
         return pad_rows(rows, texts, self.frame, epochs, numbers, token_counts=self.token_counts, unrelated=unrelated)
 
     def _find(self, epoch: int, number: int) -> "_Pair":
-        """The ids of a pair."""
+        """Return the ids of a pair."""
         for documents, pairs in zip(self._documents, self._pairs[0 if self.static else epoch], strict=True):
             if number < len(pairs.starts):
                 places = zip(pairs.starts[number].tolist(), pairs.lengths[number].tolist(), strict=True)
@@ -115,7 +115,7 @@ class SentencePairRows:
         raise IndexError(f"epoch {epoch} has no such row")
 
     def _draw_pairs(self, epoch: int) -> list[Pairs]:
-        """Of each stream."""
+        """Return the pairs of each stream."""
         bits = np.random.PCG64([self.seed, epoch, 0, _PAIRS])
         draws = Draws(bits)
         found = []
@@ -132,7 +132,7 @@ class SentencePairRows:
         return found
 
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
-        """The first row of all is a longest one, so that what does not fit shows at once."""
+        """Return the order. The very first row is a longest one, so that too little memory shows at once."""
         bits = np.random.PCG64([self.seed, epoch])
         sizes = np.concatenate([pairs.lengths.sum(axis=1) for pairs in self._pairs[0 if self.static else epoch]])
         order = np.concatenate([permutation(bits, len(sizes)) for _ in range(-(-self._rows // len(sizes)))])[: self._rows]
@@ -158,7 +158,10 @@ class _Documents:
             )
 
     def pair(self, most: int, short: float, draws: Draws) -> Pairs:
-        """One pass over all documents: pairs of at most `most` ids. BERT's script draws a short length for a document, here for a row."""
+        """Return the pairs of one pass over all documents, of at most `most` ids each.
+
+        BERT's script draws a short length for each document, this for each row.
+        """
         starts, lengths, unrelated = array("q"), array("i"), array("b")
         for place in range(len(self.kept)):
             borders = self._borders(place)
@@ -183,13 +186,13 @@ class _Documents:
         return Pairs(np.array(starts).reshape(-1, 2), np.array(lengths).reshape(-1, 2), np.array(unrelated))
 
     def _borders(self, place: int) -> list[int]:
-        """Where each sentence of a document begins, and where the last one ends: before the [SEP]."""
+        """Return the beginning of each sentence of a document, and the end of the last one: before the [SEP]."""
         document = self.kept[place]
         begins: list[int] = self.sentences[self.first[document] : self.first[document + 1]].tolist()
         return [*begins, int(self.stream.starts[document + 1]) - 1]
 
     def _elsewhere(self, place: int, target: int, draws: Draws) -> tuple[int, int]:
-        """Sentences of another document, from a random one on: at least one, and `target` ids if there are so many."""
+        """Return the place of sentences of another document, from a random one on: at least one, and `target` ids if it has them."""
         other = draws.below(len(self.kept) - 1)
         document = self.kept[other + (other >= place)]
         first, last = int(self.first[document]), int(self.first[document + 1])
@@ -200,6 +203,6 @@ class _Documents:
 
 
 def fit(first: int, second: int, most: int) -> tuple[int, int]:
-    """How much of two texts stays if the longer one (of equals the second) loses an id until both together have at most `most`."""
+    """Return the lengths that remain if the longer text (of equals the second) loses an id until both together have at most `most`."""
     kept = min(first, max(most - second, most - most // 2))
     return kept, min(second, most - kept)

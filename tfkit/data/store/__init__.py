@@ -1,1 +1,1 @@
-"""What is computed once and cached: token streams, examples, trained tokenizers; all with hashes."""
+"""The cache: token streams, examples and trained tokenizers, computed once and kept with their hashes."""

@@ -1,4 +1,4 @@
-"""Labelled rows as the model will see them: each row an example of its own, encoded once by an objective, and cached.
+"""Labelled rows as the model reads them: each row an example of its own, encoded once by an objective, and cached.
 
 An example is a few arrays (ids, labels, segments ...), the same ones for every row. Folder of the cache: for each array `<name>.bin`
 (int32, or the type that the encoder gives it) and `<name>.starts.bin` (int64, examples + 1); lengths.bin, texts.bin (a hash of each
@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
     """A row as arrays. A plain sequence is of whole numbers, kept as int32; an array keeps its type, of booleans or numbers, the same for
     every row. `length` counts the tokens that the model sees of it, `truncated` says that some were cut off.
 
-    `unread`: of several targets that are equally good, those beside the one that is taken.
+    `unread`: the number of further, equally good targets of the row, which are left out.
     """
 
     arrays: Mapping[str, Sequence[int] | NDArray[Any]]
@@ -44,13 +44,13 @@ class Encoded(NamedTuple):
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What turns rows into examples."""
+    """Turns rows into examples."""
 
     def fingerprint(self) -> str:
-        """Equal only where the same rows give the same examples."""
+        """Return a hash that is equal only where the same rows give the same examples."""
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """An example, or what is wrong, for each row."""
+        """Return for each row an example, or its error."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -73,9 +73,9 @@ class ExampleSet:
     places: tuple[NDArray[np.uint8], NDArray[np.int64]]  # of the rows, as UTF-8, and where each begins (+ the end)
     max_id: int
     fingerprint: str
-    cached: bool  # whether it was there already
+    cached: bool  # whether it was in the cache
     truncated: int = 0
-    first_truncated: str = ""  # where that row stands
+    first_truncated: str = ""  # place of the first such row
     unread: int = 0  # targets that are in no example: a row has one
     skipped: Mapping[str, Skipped] = field(default_factory=dict)  # rows that were left out, by kind
 
@@ -83,16 +83,16 @@ class ExampleSet:
         return len(self.lengths)
 
     def __getitem__(self, i: int) -> Example:
-        """Example i."""
+        """Return example i."""
         return {name: numbers[starts[i] : starts[i + 1]] for name, (numbers, starts) in self.arrays.items()}
 
     def place(self, i: int) -> str:
-        """Where the row of example i stands."""
+        """Return the place of example i's row."""
         names, starts = self.places
         return bytes(names[starts[i] : starts[i + 1]]).decode()
 
     def describe(self) -> str:
-        """Rows kept, truncated and left out, in words."""
+        """Describe how many rows were kept, truncated and left out."""
         about = f"{self.name}: {len(self):,} row{'s' if len(self) > 1 else ''}"
         if self.truncated:
             about += f", {self.truncated:,} of them cut to the context (first {self.first_truncated})"
@@ -101,7 +101,7 @@ class ExampleSet:
         return about
 
     def describe_skipped(self) -> str:
-        """The rows that were left out, in words; empty if there were none."""
+        """Describe the rows that were left out; empty if there were none."""
         return describe_skipped(self.name, self.skipped)
 
     def check_vocabulary(self, vocab_size: int) -> None:
@@ -109,13 +109,13 @@ class ExampleSet:
         check_ids(self.name, self.max_id, vocab_size)
 
     def check_targets(self) -> None:
-        """Every example has a target: its encoder refuses a row without."""
+        """Check nothing: an encoder refuses a row without a target."""
 
 
 def example_set(source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None) -> ExampleSet:
-    """The examples of a source from the cache, or built there. Raises DataError on a bad row, unless they are skipped, and if none is left.
+    """Return the examples of a source, from the cache or built there. Raises DataError on a bad row that is not skipped, and for no rows.
 
-    `progress` is told the bytes of text done since its last call, and may raise to stop.
+    `progress` is called with the bytes of text done since its last call, and may raise to stop.
     """
     content = f"{EXAMPLES_VERSION}\0{source.fingerprint()}\0{encoder.fingerprint()}\0{on_bad_row}"
     fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
@@ -191,7 +191,7 @@ class _Writers:
         self.examples += 1
 
     def finish(self) -> list[str]:
-        """Write where the last example ends; the names of the arrays."""
+        """Write where the last example ends, and return the names of the arrays."""
         for name, end in self.ends.items():
             self._file(f"{name}.starts").write(np.array([end], "<i8").tobytes())
         return self._names()
@@ -243,7 +243,7 @@ def _load(folder: Path, index: dict[str, Any], fingerprint: str, cached: bool) -
 
 
 def examples(sets: Sequence[ExampleSet]) -> Iterator[tuple[str, Example]]:
-    """Every example with its place, set after set."""
+    """Yield every example with its place, set after set."""
     for one in sets:
         for i in range(len(one)):
             yield one.place(i), one[i]

@@ -1,7 +1,7 @@
-"""The cache: folders that are built once, appear whole or not at all, and may be deleted at any time.
+"""Folders of the cache: built once, whole or absent, and free to be deleted at any time.
 
-A builder works in a hidden sibling whose folder it keeps locked (flock on the folder itself), so that any later builder can tell a
-dead builder's leftovers, which it removes, from the work of a living one. The lock goes with its process, however that ends.
+A builder works in a hidden sibling whose folder it keeps locked (flock on the folder itself), so that any later builder can
+distinguish a dead builder's leftovers, which it removes, from the work of a living one. The lock goes with its process, however that ends.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ from tfkit.errors import MachineError
 
 
 def cache_folder() -> Path:
-    """TFKIT_CACHE, else XDG_CACHE_HOME/tfkit, else the platform's place in the home folder; made if it is not there.
+    """Return TFKIT_CACHE, else XDG_CACHE_HOME/tfkit, else the platform's place in the home folder; made if it does not exist.
 
-    Without a home folder that can be written it is a folder of the user's own in the temporary folder, with a RuntimeWarning.
+    Without a writable home folder it is a folder of the user's own in the temporary folder, with a RuntimeWarning.
     Raises MachineError where TFKIT_CACHE names a place that cannot be written.
     """
     chosen = os.environ.get("TFKIT_CACHE")
@@ -46,7 +46,7 @@ def cache_folder() -> Path:
 
 
 def cache_size() -> int:
-    """Bytes in the cache folder."""
+    """Return the bytes in the cache folder."""
     total = 0
     for folder, _, names in os.walk(cache_folder()):
         for name in names:
@@ -56,11 +56,11 @@ def cache_size() -> int:
 
 
 def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[Path], None]) -> bool:
-    """Make sure that `folder` is there and whole, its files those that were written (hashes.py); True if this call built it.
+    """Ensure that `folder` exists, whole, with the files that were written (hashes.py); return whether this call built it.
 
-    `build` fills an empty temporary folder, which is then written through to the disk and renamed. What it raises passes on, and
-    nothing remains. Of two builders at once both return, with the result of one. A folder that is not whole is replaced, with a
-    RuntimeWarning if a file in it was damaged; those who have its files mapped keep them. Raises MachineError on a full or read-only disk.
+    `build` fills an empty temporary folder, which is then synced and renamed. Its errors pass on, and nothing remains. Of two builders
+    at once both return, with the result of one. A folder that is not whole is replaced, with a RuntimeWarning if a file in it was
+    damaged; processes that have its files mapped keep them. Raises MachineError on a full or read-only disk.
     """
 
     def is_good(path: Path) -> bool:
@@ -106,7 +106,7 @@ def _put_in_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool
 
 @contextlib.contextmanager
 def _temporary_sibling(folder: Path) -> Iterator[Path]:
-    """An empty, locked, hidden folder beside `folder`; removed at the end, unless it was renamed."""
+    """Make an empty, locked, hidden folder beside `folder`; it is removed at the end unless it was renamed."""
     while True:
         temporary = _sibling_name(folder)
         temporary.mkdir()
@@ -162,7 +162,7 @@ def _usual_folder() -> Path | None:
 
 
 def _temporary_folder() -> Path:
-    """A folder that is surely ours: others can write in the temporary folder, and could have put a link under its name."""
+    """Return a folder that the user owns: others can write in the temporary folder, and could have put a link under its name."""
     folder = Path(tempfile.gettempdir()) / f"tfkit-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)

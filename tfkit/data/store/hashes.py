@@ -1,7 +1,7 @@
-"""Hashes of the blocks of cached files, by which damage is found that leaves a file its size: hashes.json in each folder of the cache.
+"""Hashes of the blocks of cached files, which reveal damage that does not change a file's size: hashes.json in each folder of the cache.
 
 A file of up to 64 MiB is compared as a whole whenever its folder is opened, and the folder is built again if it differs. Of a larger one
-each block is compared when it is first read: a run that meets damage there ends, and never trains on it.
+each block is compared when it is first read: a run that reads a damaged block ends, and never trains on it.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ WHOLE = 1 << 26  # bytes of a file that are compared at once: a tenth of a secon
 
 
 class FileHashes(NamedTuple):
-    """What is known of a file: its size in bytes, and a hash of each block."""
+    """The size of a file in bytes, and a hash of each block."""
 
     size: int
     blocks: list[str]
@@ -34,7 +34,7 @@ def write_hashes(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """The name of a file that is not as it was written, hashes.json where there is none, or None. Blocks of large files are not read."""
+    """Return the name of a file that differs from what was written, or hashes.json without one; else None. Large files are not read."""
     try:
         known = read_hashes(folder)
         for name, expected in known.items():
@@ -46,7 +46,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def read_hashes(folder: Path) -> dict[str, FileHashes]:
-    """Of each file of a folder. Raises OSError, ValueError, KeyError, TypeError or AttributeError if they are missing or damaged."""
+    """Return the hashes of each file. Raises OSError, ValueError, KeyError, TypeError or AttributeError if they are missing or damaged."""
     document = json.loads((folder / HASHES).read_bytes())
     if document["block_bytes"] != BLOCK:
         raise ValueError("blocks of another size")
@@ -63,14 +63,14 @@ class HashedArray:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the numbers."""
+        """The type of the numbers."""
         return self._numbers.dtype
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def __getitem__(self, key: Any) -> Any:
-        """As of an array; `key` is a place, a slice without a step, or an array of places, none of them negative."""
+        """Return items as an array does; `key` is an index, a slice without a step, or an array of indices, none of them negative."""
         if isinstance(key, slice):
             begin, end, _ = key.indices(len(self))
             first, last = self._block(begin), self._block(max(begin, end - 1))
@@ -101,20 +101,20 @@ class HashedArray:
 
 
 class HashedFiles:
-    """The files of a folder of the cache that build_once has just found whole, as arrays."""
+    """The files of a folder of the cache, which build_once has just found whole, as arrays."""
 
     def __init__(self, folder: Path):
         self._folder, self._hashes = folder, read_hashes(folder)
 
     def array(self, name: str, dtype: DTypeLike) -> NDArray[Any] | HashedArray:
-        """The numbers of a file, memory-mapped; the blocks of a large one are compared as they are read."""
+        """Return the numbers of a file, memory-mapped; the blocks of a large one are compared as they are read."""
         size, blocks = self._hashes[name]
         if size > WHOLE:
             return HashedArray(self._folder / name, dtype, blocks)
         return np.memmap(self._folder / name, dtype=dtype, mode="r") if size else np.empty(0, dtype)
 
     def compared(self, name: str, dtype: DTypeLike) -> NDArray[Any]:
-        """As `array`, all of it compared now: for files that are small beside the others. Raises DataError on damage."""
+        """Return the same with all blocks compared now, for the smaller files. Raises DataError on damage."""
         return np.asarray(self.array(name, dtype))
 
 

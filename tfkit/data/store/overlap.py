@@ -1,4 +1,4 @@
-"""Rows that are held out and trained on, too: they make a score better than it is."""
+"""Rows that are both held out and trained on: they inflate a score."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class Hashed(Protocol):
-    """What lies in the cache of a source: among the rest a hash of each row's text, (rows,) uint64."""
+    """The cached form of a source, which has a hash of each row's text, (rows,) uint64."""
 
     @property
     def texts(self) -> NDArray[Any]:
@@ -17,12 +17,12 @@ class Hashed(Protocol):
 
 
 def text_hash(text: str) -> bytes:
-    """Eight bytes that two different texts share once in 2^64 times; white space at the ends makes no difference."""
+    """Return a hash of eight bytes; white space at the ends makes no difference."""
     return hashlib.blake2b(text.strip().encode(), digest_size=8).digest()
 
 
 def overlap(kept: Sequence[Hashed], held_out: Hashed) -> int:
-    """How many rows of `held_out` are among those that are trained on, but for white space at the ends."""
+    """Return how many rows of `held_out` are also trained on, white space at the ends aside."""
     if not kept:
         return 0
     known = np.unique(np.concatenate([np.asarray(one.texts) for one in kept]))

@@ -27,7 +27,7 @@ from tfkit.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TokenStream:
-    """All documents of a source as ids, one after the other. A row of text without any text is no document."""
+    """All documents of a source as ids, one after the other. A row without text is no document."""
 
     name: str  # of the source
     tokens: NDArray[Any] | HashedArray  # (tokens,) uint16 or uint32, memory-mapped
@@ -36,9 +36,9 @@ class TokenStream:
     separator: int  # ids appended to each document: 1 where eos is, 0 where the next document's first id ends it
     max_id: int
     fingerprint: str
-    cached: bool  # whether it was there already
+    cached: bool  # whether it was in the cache
     skipped: Mapping[str, Skipped] = field(default_factory=dict)  # bad rows that were left out, by kind
-    sentences: NDArray[np.int64] | None = None  # where each sentence begins, those without ids left out; None: nobody asked
+    sentences: NDArray[np.int64] | None = None  # where each sentence begins, those without ids left out; None: not asked for
     texts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # (documents,) a hash of each one's text
 
     def __len__(self) -> int:
@@ -46,16 +46,16 @@ class TokenStream:
         return len(self.text_bytes)
 
     def document(self, i: int) -> NDArray[Any]:
-        """The ids of document i as the tokenizer's template makes them, without the appended eos."""
+        """Return the ids of document i as the tokenizer's template makes them, without the appended eos."""
         ids: NDArray[Any] = self.tokens[self.starts[i] : self.starts[i + 1] - self.separator]
         return ids
 
     def describe_skipped(self) -> str:
-        """The bad rows that were left out, in words; empty if there were none."""
+        """Describe the bad rows that were left out; empty if there were none."""
         return describe_skipped(self.name, self.skipped)
 
     def check_targets(self) -> None:
-        """Raise DataError if no document has an id that follows another: then there is nothing to score, however many there are."""
+        """Raise DataError if no document has an id that follows another: then there is nothing to score."""
         if not (np.diff(self.starts) - self.separator > 1).any():
             raise DataError(
                 f"{self.name}: nothing to score: of {len(self):,} texts none has a token that follows another; "
@@ -79,10 +79,10 @@ def check_ids(name: str, max_id: int, vocab_size: int) -> None:
 def token_stream(
     source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None = None, *, sentences: bool = False
 ) -> TokenStream:
-    """The stream of a source from the cache, or built there: at once whole, whatever stops the builder.
+    """Return the stream of a source, from the cache or built there, whole or not at all.
 
-    `progress` is told the bytes of text done since its last call, and may raise to stop. `sentences`: with the places where they begin;
-    that is a stream of its own in the cache. Raises DataError on bad or no rows.
+    `progress` is called with the bytes of text done since its last call, and may raise to stop. `sentences`: with the places where they
+    begin; that is a stream of its own in the cache. Raises DataError on bad or no rows.
     """
     content = f"{STREAM_VERSION}\0{source.fingerprint()}\0{tokenizer.fingerprint()}" + (f"\0{SENTENCES_VERSION}" if sentences else "")
     fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()

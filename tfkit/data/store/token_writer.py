@@ -1,4 +1,4 @@
-"""Writes the folder of a token stream: batches of text are tokenized by all threads at once, and their ids appended to the file."""
+"""The writer of a token stream's folder: batches of text are tokenized on all threads, and their ids appended to the file."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -62,7 +62,7 @@ def write_stream(
 
 
 class _Writer:
-    """Where the stream stands while it grows."""
+    """The state of a stream while it grows."""
 
     def __init__(
         self, tokenizer: Tokenizer, tokens: IO[bytes], starts: IO[bytes], text_bytes: IO[bytes], sentences: IO[bytes] | None = None
@@ -71,7 +71,7 @@ class _Writer:
         self.files = tokens, starts, text_bytes
         self.sentences = sentences
         self.dtype = "<u2" if tokenizer.size <= 1 << 16 else "<u4"
-        # An id that ends and begins (bos = eos) stands once; a template that ends with eos needs none either.
+        # An id that both ends and begins (bos = eos) is written once; a template that ends with eos needs none either.
         eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
         self.closing = [] if tokenizer.suffix[-1:] == tuple(eos) else eos
         self.separator = [] if tokenizer.prefix[:1] == tuple(eos) else self.closing
@@ -103,7 +103,7 @@ class _Writer:
         self.max_id = max(self.max_id, int(ids.max(initial=0)))
 
     def _by_sentence(self, texts: list[str]) -> tuple[list[NDArray[np.uint32]], list[NDArray[np.int64]]]:
-        """The documents, and the places in each where a sentence begins that has ids."""
+        """Return the documents, and the places in each where a sentence with ids begins."""
         cut = [split_sentences(text) for text in texts]
         encoded = iter(self.tokenizer.encode_bare([sentence for sentences in cut for sentence in sentences]))
         prefix, suffix = (np.array(ids, np.uint32) for ids in (self.tokenizer.prefix, self.tokenizer.suffix))
@@ -116,7 +116,7 @@ class _Writer:
         return documents, places
 
     def finish(self) -> None:
-        """End the last document, so that its end has a target; the last of the starts stands where another document would."""
+        """End the last document, so that its end has a target; the last of the starts is that of a document that would follow."""
         tokens, starts, _ = self.files
         starts.write(np.array([self.position], dtype="<i8").tobytes())
         if not self.separator:

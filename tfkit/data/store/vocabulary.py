@@ -15,9 +15,9 @@ TRAINER_VERSION = 1  # part of the fingerprint: raise it when the same text give
 
 
 def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, progress: Callable[[int], None] | None = None) -> Tokenizer:
-    """The tokenizer that the section describes, from the cache or trained on the sources. Raises DataError on bad or no rows.
+    """Return the tokenizer that the section describes, from the cache or trained on the sources. Raises DataError on bad or no rows.
 
-    `progress` is told the bytes of each text that was read, and may raise to stop.
+    `progress` is called with the bytes of each text that was read, and may raise to stop.
     """
     digest = hashlib.blake2b(f"{TRAINER_VERSION}\0{LIBRARY_VERSION}\0{section.model_dump_json()}".encode(), digest_size=16)
     for source in sources:
@@ -35,7 +35,7 @@ def trained_tokenizer(sources: Sequence[Source], section: TokenizerSection, prog
 
 @dataclass(frozen=True)
 class _Sample:
-    """The texts of `sample_texts`, as often as they are asked for."""
+    """The texts of `sample_texts`, which can be iterated repeatedly."""
 
     sources: Sequence[Source]
     sample_bytes: int
@@ -45,9 +45,9 @@ class _Sample:
 
 
 def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
-    """At most `sample_bytes` of the sources' text, taken evenly from the first row to the last: all of it if it is no more.
+    """Yield at most `sample_bytes` of the sources' text, taken evenly from the first row to the last, or all of it.
 
-    Reads the rows twice, since nobody knows beforehand how much text a compressed file holds. Raises DataError if there is none.
+    Reads the rows twice, since the amount of text in a compressed file is unknown beforehand. Raises DataError if there is none.
     """
     total = sum(len(row.text.encode()) for row in _all_rows(sources))
     if not total:
@@ -61,7 +61,7 @@ def sample_texts(sources: Sequence[Source], sample_bytes: int) -> Iterator[str]:
     length = min(_PIECE, max(1, sample_bytes // 100))
     for piece in (row.text[start : start + length] for row in _all_rows(sources) for start in range(0, len(row.text), length)):
         content = piece.encode()
-        if taken * total <= sample_bytes * seen:  # the sample is behind its share of what was passed
+        if taken * total <= sample_bytes * seen:  # the sample is behind its share of the text so far
             content_taken = content[: sample_bytes - taken]
             taken += len(content_taken)
             yield content_taken.decode(errors="ignore")
