@@ -19,9 +19,9 @@ import torch
 from tfkit.generation.complete import check_vocabulary
 from tfkit.generation.inference import inference
 from tfkit.model.head import vocabulary_head
+from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_scores
-from tfkit.objectives.padding import pad, real
 from tfkit.tokenizer import Tokenizer
 
 
@@ -163,13 +163,13 @@ def _score(model: Transformer, questions: Sequence[Ids], windows: Sequence[_Wind
     device = next(model.parameters()).device
     pieces = [np.array(questions[one.question].ids[one.begin : one.end], np.int32) for one in windows]
     counts = [one.end - one.first for one in windows]
-    ids, mask = pad([piece[:-1] for piece in pieces], 0).to(device), real([piece[:-1] for piece in pieces])  # (B, T)
+    ids, mask = pad([piece[:-1] for piece in pieces], 0).to(device), padding_mask([piece[:-1] for piece in pieces])  # (B, T)
     mask = None if mask is None else mask.to(device)
     if model.encoder is None:
         hidden = model(ids, padding_mask=mask).hidden  # (B, T, D); padding is on the right, where nothing looks at it
     else:
         sources = [np.array(questions[one.question].source[-model.config.context_length :], np.int32) for one in windows]
-        source_mask = real(sources)
+        source_mask = padding_mask(sources)
         hidden = model(
             pad(sources, 0).to(device),
             padding_mask=None if source_mask is None else source_mask.to(device),

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
 from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.generation.inference import inference
 from tfkit.model.head import vocabulary_head
+from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_log_probs
 from tfkit.objectives.objective import perplexity
@@ -175,21 +175,10 @@ def _score(model: Transformer, pieces: list[Numbers]) -> tuple[Numbers, int]:
     """The loss of each piece, (B,) float64 in nats, and the number of targets."""
     head = vocabulary_head(model.head)
     device = head.weight.device
-    ids, real = _pad(pieces)
-    ids, real = ids.to(device), real.to(device)
+    ids, real = pad(pieces, 0).to(device), real_tokens(pieces).to(device)  # on the right, where causal attention does not see padding
     inputs, labels, scored = ids[:, :-1], ids[:, 1:], real[:, 1:]  # (B, T) each; the last real id of a piece is only a label
     hidden = model(inputs, padding_mask=None if bool(scored.all()) else scored).hidden  # (B, T, D)
     log_probs = token_log_probs(head, hidden[scored], labels[scored]).cpu().double()  # (N,); an Apple GPU has no float64
     rows = scored.nonzero()[:, 0].cpu()  # (N,)
     sums = torch.zeros(len(pieces), dtype=torch.float64).index_add_(0, rows, -log_probs)
     return sums.numpy(), len(rows)
-
-
-def _pad(pieces: list[Numbers]) -> tuple[Tensor, Tensor]:
-    """Ids (B, T) and a mask of the real ones. Padding is on the right, where causal attention keeps it out of sight."""
-    ids = torch.zeros(len(pieces), max(map(len, pieces)), dtype=torch.long)
-    real = torch.zeros_like(ids, dtype=torch.bool)
-    for row, piece in enumerate(pieces):
-        ids[row, : len(piece)] = torch.from_numpy(piece.astype(np.int64))
-        real[row, : len(piece)] = True
-    return ids, real

@@ -15,6 +15,7 @@ from torch import Tensor
 from tfkit.errors import ModelError
 from tfkit.model.head import vocabulary_head
 from tfkit.model.key_value_cache import KeyValueCache
+from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
 
 
@@ -82,12 +83,5 @@ class Batch:
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Ids (B, width of the longest), and which of them are real."""
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    real = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        place = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[i, place] = torch.tensor(row)
-        real[i, place] = True
-    return ids.to(device), real.to(device)
+    """Return ids (B, width of the longest), and which of them are real."""
+    return pad(rows, 0, left=left).to(device), real_tokens(rows, left=left).to(device)

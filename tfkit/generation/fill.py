@@ -12,6 +12,7 @@ from tfkit.generation.complete import check_vocabulary
 from tfkit.generation.inference import inference
 from tfkit.generation.partial_text import context_of, text_behind
 from tfkit.model.head import vocabulary_head
+from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.template import encode_rendered
@@ -82,9 +83,7 @@ def _check(ids: Sequence[int], number: int, mask: str, mask_id: int, context_len
 
 def _at_masks(model: Transformer, rows: Sequence[Sequence[int]], mask_id: int) -> Tensor:
     """The probabilities at all masks, in order: (N, V) in float32, on the CPU."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])  # (B, T), padded on the right
-    real = torch.tensor([[i < len(row) for i in range(width)] for row in rows])
+    ids, real = pad(rows, 0), real_tokens(rows)  # (B, T), padded on the right
     device = vocabulary_head(model.head).weight.device
     hidden = model(ids.to(device), padding_mask=None if real.all() else real.to(device)).hidden
     logits = model.head(hidden[((ids == mask_id) & real).to(device)]).float().cpu()

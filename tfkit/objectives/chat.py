@@ -17,12 +17,12 @@ from torch import Tensor
 from tfkit.data import Encoded, Example, ExampleBatch, ExampleRows, ExampleSet, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
+from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.context import RowOrder, Stored, example_rows
 from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
-from tfkit.objectives.padding import pad, real
 from tfkit.objectives.sequence_to_sequence import measured, predict_words, word_metrics
 from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.tokenizer import Tokenizer
@@ -107,7 +107,7 @@ class Chat(WritingObjective):
             numbers = [np.repeat(np.arange(len(row), dtype=np.int32), [len(one["labels"]) for one in row]) for row in rows.rows]
             documents = pad(numbers, IGNORED)
         ids = joined["input_ids"]
-        return Batch(pad(ids, self.tokenizer.pad_id or 0), pad(joined["labels"], IGNORED), documents, padding_mask=real(ids))
+        return Batch(pad(ids, self.tokenizer.pad_id or 0), pad(joined["labels"], IGNORED), documents, padding_mask=padding_mask(ids))
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """The positions that have a target."""

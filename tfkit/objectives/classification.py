@@ -18,13 +18,13 @@ from torch import Tensor
 from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.rows import BadRow
+from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import LabelledObjective, RowResult
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import classification_metrics
 from tfkit.objectives.metrics.regression import regression_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
-from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.text_pairs import encode_texts
 from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.objective_sections import ClassificationSection
@@ -72,10 +72,10 @@ class Classification(LabelledObjective):
 
     def collate(self, rows: ExampleBatch) -> Batch:
         """Texts padded on the right; labels (B,)."""
-        examples = single(rows)
+        examples = rows.single()
         ids = [example["input_ids"] for example in examples]
         padding = self.tokenizer.pad_id or 0
-        input_ids, mask = pad(ids, padding), real(ids)
+        input_ids, mask = pad(ids, padding), padding_mask(ids)
         kept = np.concatenate([example["label"] for example in examples])
         labels = torch.from_numpy(kept if self.section.regression else kept.astype(np.int64))
         segments = pad([example["segment_ids"] for example in examples], 0)

@@ -20,11 +20,11 @@ from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.order.sentence_pairs import fit
 from tfkit.errors import ModelError
+from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.labelled import LabelledObjective, RowResult, sums_by_row
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
-from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.text_pairs import no_room
 from tfkit.recipe.schema.objective_sections import MultipleChoiceSection
 from tfkit.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ class MultipleChoice(LabelledObjective):
 
         In `extras`: the row that a sequence belongs to, and whether its answer is the right one, (C,).
         """
-        examples = single(rows)
+        examples = rows.single()
         sequences = [ids for one in examples for ids in np.split(one["input_ids"], np.cumsum(one["sizes"])[:-1])]
         labels = pad([ids[1:] for ids in sequences], IGNORED) if "lm" in self.terms else torch.full((len(sequences), 1), IGNORED)
         input_ids = pad(sequences, self.tokenizer.pad_id or 0)  # (C, T)
@@ -83,7 +83,7 @@ class MultipleChoice(LabelledObjective):
         return Batch(
             input_ids,
             torch.nn.functional.pad(labels, (0, missing), value=IGNORED),
-            padding_mask=real(sequences),
+            padding_mask=padding_mask(sequences),
             extras={
                 "row": torch.cat([torch.full((len(one["sizes"]),), number) for number, one in enumerate(examples)]),
                 "right": torch.cat([torch.arange(len(one["sizes"])) == int(one["right"][0]) for one in examples]),

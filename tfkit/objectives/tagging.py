@@ -16,6 +16,7 @@ from torch import Tensor
 from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import UsageError
+from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
 from tfkit.objectives.labelled import LabelledObjective, RowResult
@@ -24,7 +25,6 @@ from tfkit.objectives.metrics.classes import tag_metrics
 from tfkit.objectives.metrics.entities import entity_metrics
 from tfkit.objectives.metrics.tag_spans import mark_spans
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
-from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.text_pairs import check_room
 from tfkit.recipe.schema.objective_sections import TaggingSection
 from tfkit.tokenizer import Tokenizer
@@ -56,10 +56,10 @@ class Tagging(LabelledObjective):
 
     def collate(self, rows: ExampleBatch) -> Batch:
         """Sentences padded on the right; labels (B, T)."""
-        examples = single(rows)
+        examples = rows.single()
         ids = [example["input_ids"] for example in examples]
         labels = pad([example["labels"] for example in examples], IGNORED)
-        return Batch(pad(ids, self.tokenizer.pad_id or 0), labels, padding_mask=real(ids))
+        return Batch(pad(ids, self.tokenizer.pad_id or 0), labels, padding_mask=padding_mask(ids))
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """The words."""

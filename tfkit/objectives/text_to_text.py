@@ -12,11 +12,11 @@ from torch import Tensor
 from tfkit.data import Encoded, Example, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
+from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
-from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.sequence_to_sequence import measured, predict_words, shifted_right, word_metrics
 from tfkit.objectives.text_pairs import TextIds, encode_texts
 from tfkit.recipe.schema.objective_sections import TextToTextSection
@@ -51,15 +51,15 @@ class TextToText(WritingObjective):
 
     def collate(self, rows: ExampleBatch) -> Batch:
         """Sources (B, T) and labels (B, T'), each padded on the right; padding is known by lengths, never by ids."""
-        examples = single(rows)
+        examples = rows.single()
         sources, targets = [example["source"] for example in examples], [example["target"] for example in examples]
         padding = self.tokenizer.pad_id or 0
         return Batch(
             pad(sources, padding),
             pad(targets, IGNORED),
-            padding_mask=real(sources),
+            padding_mask=padding_mask(sources),
             decoder_input_ids=shifted_right(pad(targets, padding), self.start_id),
-            decoder_padding_mask=real(targets),
+            decoder_padding_mask=padding_mask(targets),
         )
 
     def counts(self, batch: Batch) -> dict[str, int]:

@@ -24,6 +24,10 @@ class ExampleBatch:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def single(self) -> list[Example]:
+        """Return the examples of rows that hold one each."""
+        return [row[0] for row in self.rows]
+
 
 class ExampleRows:
     """The rows of weighted sets, in a WeightedOrder that may be grouped by length."""
