@@ -10,7 +10,7 @@ from tiny_chats import TEMPLATES
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from tfkit.tokenizer.chat_formats import FORMATS as OURS
-from tfkit.tokenizer.chat_formats import Ends, Message, UnfitError, joined
+from tfkit.tokenizer.chat_formats import Ends, Message, UnfitError, join_segments
 
 ENDS = Ends("<s>", "</s>")
 EXCHANGES = [("user", "Hi there"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "See you")]
@@ -50,7 +50,7 @@ def rendered(template: str, messages: list[dict[str, str]], prompt: bool = False
 
 
 def ours(name: str, messages: list[dict[str, str]], system: str | None = None) -> tuple[str, list[tuple[int, int]]]:
-    return joined(OURS[name].segments([Message(one["role"], one["content"]) for one in messages], ENDS, system))
+    return join_segments(OURS[name].segments([Message(one["role"], one["content"]) for one in messages], ENDS, system))
 
 
 @pytest.mark.parametrize(("name", "system"), GOLDEN)

@@ -166,5 +166,5 @@ def test_a_cased_vocabulary_is_refused_for_a_class_that_lowers_by_default(tmp_pa
     assert ours is not None
     assert ours.encode_texts(TEXTS) == [theirs(text)["input_ids"] for text in TEXTS]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **settings}))
-    with pytest.raises(ModelError, match=r"tokenizer_config.json: do_lower_case is True.*, and tokenizer.json was made with False"):
+    with pytest.raises(ModelError, match=r"tokenizer_config.json: do_lower_case is True.*, but tokenizer.json was made with False"):
         load_tokenizer(tmp_path)

@@ -127,9 +127,9 @@ def test_the_space_before_an_answer_is_not_a_target_where_the_tokenizer_trims_it
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("'<|im_end|>'", "'.'"), "ends an answer with .*, which is no special token"),
+        (("'<|im_end|>'", "'.'"), "ends an answer with .*, which is not a special token"),
         (("{{ bos_token }}", "{{ bos_token + bos_token }}"), "begins with two <|endoftext|>"),
-        (("{% for message in messages %}", "{{ messages|length }}{% for message in messages %}"), "rewrites|no beginning of the whole"),
+        (("{% for message in messages %}", "{{ messages|length }}{% for message in messages %}"), "rewrites|not a prefix of the whole"),
         (("{{ bos_token }}", "{{ raise_exception('not today') }}"), "not today"),
     ],
 )
@@ -141,7 +141,7 @@ def test_templates_that_training_could_not_use_are_refused_before_it(change: tup
 
 def test_a_template_that_rewrites_a_longer_conversation_is_found_out_there() -> None:
     made = by_template(chat_codec("chatml"), TAGGED.replace("messages %}", "messages[-2:] %}", 1))  # it forgets what was said before
-    with pytest.raises(UnfitError, match="the text of the first 2 messages is no beginning of the whole"):
+    with pytest.raises(UnfitError, match="the text of the first 2 messages is not a prefix of the whole"):
         encoded(made, TURNS)
 
 
@@ -166,5 +166,5 @@ def test_a_tokenizer_without_the_tokens_of_a_format_is_refused() -> None:
     with pytest.raises(UsageError, match=r"objective\.system: the format gemma has no system message"):
         Conversations(chat_codec("gemma"), OURS["gemma"], "Rhyme.", Path("tokenizer"))
     settings = {name: value for name, value in chat_codec("llama2").settings.items() if name != "bos_token"}
-    with pytest.raises(UsageError, match="llama2 writes bos, and the tokenizer has none"):
+    with pytest.raises(UsageError, match="llama2 writes bos, which the tokenizer lacks"):
         Conversations(Tokenizer.from_json(chat_codec("llama2").tokenizer_json, settings), OURS["llama2"], None, Path("tokenizer"))

@@ -21,10 +21,10 @@ def learn(
     prefix: str = "",
     suffix: str = "",
 ) -> dict[str, Any]:
-    """The arguments `vocab` and `merges` of a `tokenizers` model, trained on the words that the splitter makes of normalized texts.
+    """Train on the words that the splitter makes of normalized texts; return a `tokenizers` model's `vocab` and `merges`.
 
-    `first` are the entries from id 0 on. An alphabet has both its forms next, for a trainer would number them in the random order of a
-    hash table, and no two trainings would give the same: with `prefix` the form inside a word, with `suffix` the one at its end.
+    `first` holds the entries from id 0 on. The alphabet follows in both forms (with `prefix` the form inside a word, with `suffix` the one
+    at its end), since a trainer would number them in the random order of a hash table, another one in every training.
     """
     forms = [form for character in alphabet or () for form in dict.fromkeys((character, prefix + character + suffix))]
     affixes: dict[str, Any] = {"continuing_subword_prefix": prefix, "end_of_word_suffix": suffix}

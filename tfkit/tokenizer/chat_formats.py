@@ -1,4 +1,4 @@
-r"""The chat formats of the families as pure text: from messages to segments, of which those that are the model's to say are targets.
+r"""The chat formats of the families as pure text: messages become segments, of which those that the model should generate are targets.
 
     chatml    <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n[Hello<|im_end|>]\n                          SmolLM2
     llama2    <s>[INST] <<SYS>>\n...\n<</SYS>>\n\nHi [/INST][ Hello </s>]                  arXiv 2307.09288, <s> in each exchange
@@ -6,8 +6,8 @@ r"""The chat formats of the families as pure text: from messages to segments, of
     gemma     <bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n[Hello<end_of_turn>]\n
     mistral   <s>[INST] Hi [/INST][ Hello</s>]                                                                    v0.1
 
-In brackets: the targets. The token that ends the turn is one, so that the model learns to stop; what follows it is not. Each format also
-is a template for a checkpoint, which gives the same text in transformers and in `tfkit generate --chat`.
+In brackets: the targets. The token that ends a turn is one, so that the model learns to stop; what follows it is not. Each format also
+has a template for checkpoints, which gives the same text in transformers and in `tfkit generate --chat`.
 """
 
 import json
@@ -27,14 +27,14 @@ class Message(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A part of the text; a target is what the model is to say."""
+    """A part of the text; a target is what the model learns to generate."""
 
     text: str
     is_target: bool = False
 
 
 class Ends(NamedTuple):
-    """The tokenizer's own tokens that begin and end a text, which some formats write."""
+    """The tokenizer's bos and eos tokens, which some formats write."""
 
     bos: str
     eos: str
@@ -44,7 +44,7 @@ Write = Callable[[Sequence[Message], Ends], Iterator[Segment]]
 
 
 class UnfitError(ValueError):
-    """A conversation that a format cannot say: its kind, which is what is counted, and what is wrong."""
+    """Error for a conversation that a format cannot express; skipped rows are counted by `kind`."""
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
@@ -53,7 +53,7 @@ class UnfitError(ValueError):
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """A format. `special` must be special tokens of the tokenizer, `written` are marks that it writes as plain text."""
+    """A chat format. `special` must be special tokens of the tokenizer; `written` are markers that it writes as plain text."""
 
     name: str
     write: Write
@@ -63,10 +63,10 @@ class ChatFormat:
     bos: bool = True  # whether it writes the tokenizer's bos
     has_system: bool = True
     alternates: bool = False  # user and assistant must take turns, after a system message
-    system: str | None = None  # of a conversation that has none
+    system: str | None = None  # default for a conversation without one
 
     def segments(self, messages: Sequence[Message], ends: Ends, system: str | None = None) -> list[Segment]:
-        """The parts of the text, in order. `system` is for conversations without such a message. Raises UnfitError."""
+        """Return the parts of the text, in order. `system` is for conversations without such a message. Raise UnfitError."""
         system = system or self.system
         if system is not None and messages[0].role != "system":
             messages = [Message("system", system), *messages]
@@ -74,7 +74,7 @@ class ChatFormat:
         return list(self.write(messages, ends))
 
     def jinja(self, system: str | None = None) -> str:
-        """The template for a checkpoint."""
+        """Return the template for a checkpoint."""
         system = system or self.system
         template = (_TEMPLATES / f"{self.name}.jinja").read_text(encoding="utf-8")
         return template if system is None else _WITH_SYSTEM.replace("SYSTEM", _literal(system)) + template
@@ -85,9 +85,9 @@ class ChatFormat:
                 raise UnfitError(f"role {message.role!r}", f"message {number + 1} is by {message.role!r}; the roles are {', '.join(ROLES)}")
             if message.role == "system" and not self.has_system:
                 raise UnfitError("a system message", f"the format {self.name} has no system message")
-        said = messages[1:] if messages[0].role == "system" else messages
+        turns = messages[1:] if messages[0].role == "system" else messages
         if self.alternates:
-            for number, message in enumerate(said):
+            for number, message in enumerate(turns):
                 if message.role != ROLES[1 + number % 2]:
                     raise UnfitError(
                         "roles out of order",
@@ -95,7 +95,7 @@ class ChatFormat:
                     )
 
 
-# ----------------------------------------------------------------------------------------------------------- what they write
+# ----------------------------------------------------------------------------------------------------------------- writers
 
 
 def _chatml(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
@@ -138,7 +138,7 @@ def _mistral(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
         yield Segment(f" {content}{ends.eos}", is_target=True) if role == "assistant" else Segment(f"[INST] {content} [/INST]")
 
 
-# ------------------------------------------------------------------------------------------------------------- as templates
+# --------------------------------------------------------------------------------------------------------------- templates
 
 _TEMPLATES = Path(__file__).with_name("chat_templates")
 _WITH_SYSTEM = """\
@@ -149,7 +149,7 @@ _WITH_SYSTEM = """\
 
 
 def _literal(text: str) -> str:
-    """The text as a string of jinja2, which reads the escapes of Python; characters beyond ASCII stand there as they are."""
+    """Return the text as a jinja2 string literal, which has Python's escapes; characters beyond ASCII stay as they are."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -180,8 +180,8 @@ FORMATS = {
 }
 
 
-def joined(segments: Iterable[Segment]) -> tuple[str, list[tuple[int, int]]]:
-    """The whole text, and where in it each target begins and ends."""
+def join_segments(segments: Iterable[Segment]) -> tuple[str, list[tuple[int, int]]]:
+    """Return the whole text, and where in it each target begins and ends."""
     text, spans = "", []
     for segment in segments:
         if segment.is_target:

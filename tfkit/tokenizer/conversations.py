@@ -1,7 +1,7 @@
-"""Conversations as ids, with the places of the answers: what supervised training on them reads.
+"""Conversations as ids, with the positions of the answers, for supervised training.
 
 The whole text of a conversation is encoded once, as `tfkit generate --chat` and transformers' apply_chat_template(tokenize=True) do, so
-its special tokens are read where they are written and none is added. Which ids are an answer's is told by the characters they stand for.
+its special tokens are read where they are written and none is added. The character offsets show which ids belong to an answer.
 """
 
 import json
@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 
 from tfkit.errors import ModelError, UsageError
 from tfkit.tokenizer.broken import broken_tokenizer
-from tfkit.tokenizer.chat_formats import FORMATS, ChatFormat, Ends, Message, UnfitError, joined
+from tfkit.tokenizer.chat_formats import FORMATS, ChatFormat, Ends, Message, UnfitError, join_segments
 from tfkit.tokenizer.interruptible import interruptible
 from tfkit.tokenizer.template import ChatTemplate, open_template
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 
-Spans = list[tuple[int, int]]  # the characters of each answer, the token that ends it included
+Spans = list[tuple[int, int]]  # the characters of each answer, including the token that ends it
 Render = Callable[[Sequence[Mapping[str, Any]], str], tuple[str, Spans]]  # messages and place -> text; UnfitError if they do not fit
-ANSWER = ({"role": "assistant", "content": "Hello"},)  # some answer
-TRAINING_DATE = "2024-07-26"  # what a template is told that asks for the day, as Llama 3's own: rows are the same on every day
-_TRIAL = ({"role": "user", "content": "Hello"}, *ANSWER)  # what every format can say
+ANSWER = ({"role": "assistant", "content": "Hello"},)  # an example of an answer
+TRAINING_DATE = "2024-07-26"  # the date for templates that ask for it, such as Llama 3's own: rows are the same on every day
+_TRIAL = ({"role": "user", "content": "Hello"}, *ANSWER)  # a conversation that every format can express
 
 
 class ChatIds(NamedTuple):
-    """The ids of a conversation, and which of them are the model's to say."""
+    """The ids of a conversation, and which of them are targets."""
 
     ids: NDArray[np.int64]  # (T,)
     targets: NDArray[np.bool_]  # (T,)
@@ -41,9 +41,9 @@ class Conversations:
     """Renders and encodes conversations in one format: one of FORMATS, or the tokenizer's own template (`format` is None)."""
 
     def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None, folder: Path):
-        """`system` is for conversations without such a message; `folder` is where the tokenizer's template stands, for errors.
+        """`system` is for conversations without such a message; `folder` holds the tokenizer's template, for errors.
 
-        Raises UsageError if the tokenizer lacks what the format writes, and ModelError if its template is of no use for training.
+        Raise UsageError if the tokenizer lacks tokens that the format writes, and ModelError if its template cannot be trained on.
         """
         self.tokenizer, self.format, self.system, self.folder = tokenizer, chat_format, system, folder
         self._backend = _with_plain_offsets(tokenizer)
@@ -57,7 +57,7 @@ class Conversations:
 
     @contextmanager
     def renderer(self) -> Iterator[Render]:
-        """What makes texts; inside, a template has its process."""
+        """Yield the function that renders conversations; a template's process lives inside the block."""
         if self.format is not None:
             yield self._write
         else:
@@ -65,33 +65,33 @@ class Conversations:
                 yield partial(_render, template)
 
     def literal(self, text: str) -> str | None:
-        """A special token, or another mark of the format, that is in a text and would be read as one."""
+        """Return a special token, or another marker of the format, that is in a text and would be read as one."""
         return self._control_tokens.find(text)
 
     def encode(self, texts: Sequence[tuple[str, Spans]]) -> list[ChatIds]:
-        """The ids of rendered texts."""
+        """Return the ids of rendered texts."""
         with broken_tokenizer():
             encodings = interruptible(lambda _: self._backend.encode_batch([text for text, _ in texts], add_special_tokens=False))
         return [_mark(encoding, spans) for encoding, (_, spans) in zip(encodings, texts, strict=True)]
 
     def ends_turn(self, found: ChatIds) -> bool:
-        """Whether the last target of every answer is a special token: else the model would not learn to stop."""
+        """Whether the last target of every answer is a special token: otherwise the model would not learn to stop."""
         last = found.targets & ~np.append(found.targets[1:], False)
         return all(int(number) in self._special for number in found.ids[last])
 
     def _write(self, messages: Sequence[Mapping[str, Any]], place: str) -> tuple[str, Spans]:
         assert self.format is not None
-        return joined(self.format.segments([Message(one["role"], one["content"]) for one in messages], self._ends, self.system))
+        return join_segments(self.format.segments([Message(one["role"], one["content"]) for one in messages], self._ends, self.system))
 
     def _check_tokens(self, chat_format: ChatFormat) -> None:
-        """Raise UsageError if what the format writes are no single ids, or if it cannot say what the recipe wants."""
+        """Raise UsageError if the tokenizer lacks tokens that the format writes, or if the format has no place for a system message."""
         if self.system is not None and not chat_format.has_system:
             raise UsageError(f"objective.system: the format {chat_format.name} has no system message; remove it, or {_REMEDY}")
         needed = list(chat_format.special)
         for name, wanted in (("bos", chat_format.bos), ("eos", chat_format.turn_end is None)):
             token = getattr(self._ends, name)
             if wanted and not token:
-                raise UsageError(f"objective.format: {chat_format.name} writes {name}, and the tokenizer has none; {_REMEDY}")
+                raise UsageError(f"objective.format: {chat_format.name} writes {name}, which the tokenizer lacks; {_REMEDY}")
             needed += [token] if wanted else []
         lacking = [token for token in needed if len(self._backend.encode(token, add_special_tokens=False).ids) != 1]
         if lacking:
@@ -101,7 +101,7 @@ class Conversations:
             )
 
     def _try_out(self) -> int:
-        """The id that ends an answer, told by a trial. Raises ModelError."""
+        """Return the id that ends an answer, found by a trial. Raise ModelError."""
         try:
             with self.renderer() as render:
                 text, spans = render(_TRIAL, "")
@@ -110,7 +110,7 @@ class Conversations:
         [found, prompt] = self.encode([(text, spans), (text[: spans[0][0]], [])])
         if not found.targets.any() or not self.ends_turn(found):
             raise ModelError(
-                f"{self.folder}: the chat template ends an answer with {text[-20:]!r}, which is no special token, so that a model "
+                f"{self.folder}: the chat template ends an answer with {text[-20:]!r}, which is not a special token, so a model "
                 f"would not learn to stop; {_REMEDY}"
             )
         bos = self.tokenizer.bos_id
@@ -118,7 +118,7 @@ class Conversations:
             raise ModelError(f"{self.folder}: the chat template begins with two {self._ends.bos}; {_REMEDY}")
         first = int(found.targets.argmax())
         if prompt.ids.tolist() != found.ids[:first].tolist():
-            raise ModelError(f"{self.folder}: before an answer the ids of the prompt alone are others than in the whole text; {_REMEDY}")
+            raise ModelError(f"{self.folder}: the ids of a prompt alone differ from its ids in the whole text; {_REMEDY}")
         return int(found.ids[found.targets][-1])
 
 
@@ -126,10 +126,10 @@ _REMEDY = f"name another objective.format: {', '.join(FORMATS)}"
 
 
 class ControlTokens:
-    """Finds special tokens in texts as the tokenizer matches them: those that are marked so after its normalizer, the others before it."""
+    """Finds special tokens in texts as the tokenizer matches them: `normalized` ones after its normalizer, the others before it."""
 
     def __init__(self, backend: tokenizers.Tokenizer, special: Sequence[tokenizers.AddedToken], marks: Sequence[str]):
-        """`marks`: texts that are looked for as they are, too."""
+        """`marks` are further texts that are matched literally."""
         self._normalizer = backend.normalizer
         by_normalized = {self._normalized(token.content): token for token in special if token.normalized and self._normalizer is not None}
         direct = {token.content: token for token in special if not (token.normalized and self._normalizer is not None)}
@@ -137,7 +137,7 @@ class ControlTokens:
         self._direct, self._after = _any_of({**dict.fromkeys(marks), **direct}), _any_of(by_normalized)
 
     def find(self, text: str) -> str | None:
-        """The first one."""
+        """Return the first one."""
         found = self._direct.search(text) if self._direct else None
         if found is None and self._after is not None:
             found = self._after.search(self._normalized(text))
@@ -148,7 +148,7 @@ class ControlTokens:
 
 
 def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[str] | None:
-    """Matches each text, the longest first; of a token that is a single word only where no letter or digit is beside it."""
+    """Return a pattern for any of the texts, the longest first; a single-word token matches only without a letter or digit beside it."""
     words = {text for text, token in tokens.items() if token is not None and token.single_word}
     ordered = sorted(filter(None, tokens), key=len, reverse=True)
     return (
@@ -159,18 +159,18 @@ def _any_of(tokens: Mapping[str, tokenizers.AddedToken | None]) -> re.Pattern[st
 
 
 def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatFormat | None:
-    """The format of a recipe; None stands for the tokenizer's own template. Raises UsageError where there is none.
+    """Return the format of a recipe; None is the tokenizer's own template. Raise UsageError if there is none.
 
-    `auto` is the tokenizer's template if it has one, else the format whose special tokens it has.
+    `auto` is the tokenizer's template if it has one, otherwise the format whose special tokens it has.
     """
     if name == "template" and tokenizer.chat_template is None:
         raise UsageError(f"objective.format: the tokenizer has no chat template; {_REMEDY}")
     if name in FORMATS:
         return FORMATS[name]
-    if tokenizer.chat_template is not None:  # one of ours, saved by a training, says the same as the format itself
+    if tokenizer.chat_template is not None:  # a template saved by tfkit is one of these
         ours = next((one for one in FORMATS.values() if one.jinja(system) == tokenizer.chat_template), None)
         if ours is None and system is not None:
-            raise UsageError(f"objective.system: the tokenizer's own chat template would not know it; remove it, or {_REMEDY}")
+            raise UsageError(f"objective.system: the tokenizer's own chat template would ignore it; remove it, or {_REMEDY}")
         return ours
     for one in FORMATS.values():
         if one.special and all(tokenizer.backend.token_to_id(token) is not None for token in one.special):
@@ -182,15 +182,15 @@ def resolve_format(name: str, tokenizer: Tokenizer, system: str | None) -> ChatF
 
 
 def chat_tokenizer(tokenizer: Tokenizer, chat_format: ChatFormat | None, system: str | None) -> Tokenizer:
-    """The tokenizer as a checkpoint for conversations has it: with the template of the format, and special tokens read where they stand
-    in a text, since a template writes them there.
+    """Return the tokenizer of a chat checkpoint: with the template of the format, and special tokens read where they appear in a text,
+    since a template writes them there.
     """
     template = tokenizer.chat_template if chat_format is None else chat_format.jinja(system)
     return Tokenizer.from_json(tokenizer.tokenizer_json, {**tokenizer.settings, "split_special_tokens": False}, template)
 
 
 def _render(template: ChatTemplate, messages: Sequence[Mapping[str, Any]], place: str) -> tuple[str, Spans]:
-    """The text of a template, and the answers in it: each is what comes behind the text that asks for it."""
+    """Return the text of a template, and the answers in it: each is what follows its generation prompt."""
     whole = template.render(messages, place=place)
     spans = []
     for number, message in enumerate(messages):
@@ -201,17 +201,17 @@ def _render(template: ChatTemplate, messages: Sequence[Mapping[str, Any]], place
         if not (after.startswith(before) and whole.startswith(after)):
             raise UnfitError(
                 "the chat template rewrites earlier messages",
-                f"the text of the first {number + 1} messages is no beginning of the whole, so message {number + 1} has no place in it",
+                f"the text of the first {number + 1} messages is not a prefix of the whole text, so message {number + 1} is not in it",
             )
-        answer = after[len(before) :].rstrip()  # a line end behind the turn is not the model's to say
+        answer = after[len(before) :].rstrip()  # the model does not generate a line end after the turn
         spans.append((len(before), len(before) + len(answer)))
     return whole, spans
 
 
 def _with_plain_offsets(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    """A copy of the backend that reads special tokens in texts, and whose tokens have the characters that they stand for.
+    """Return a copy of the backend that reads special tokens in texts, and whose offsets cover all characters of a token.
 
-    GPT-2's post-processor takes the space before a word out of them.
+    GPT-2's post-processor excludes the space before a word.
     """
     document = json.loads(tokenizer.tokenizer_json) | {"post_processor": None}
     backend = tokenizers.Tokenizer.from_str(json.dumps(document))

@@ -1,7 +1,7 @@
-"""Long calls into Rust that a signal can leave.
+"""Long calls into Rust that a signal can interrupt.
 
 Python runs a signal's handler between two bytecodes of its main thread, so a handler waits for as long as a call into Rust keeps that
-thread. Here such a call has a thread of its own, and the main thread waits for it, in which a handler may run, and raise.
+thread. Here such a call has a thread of its own, and the main thread waits for it, so that a handler can run, and raise.
 """
 
 import atexit
@@ -15,10 +15,10 @@ Result = TypeVar("Result")
 
 
 def interruptible(call: Callable[[threading.Event], Result]) -> Result:
-    """What `call` returns or raises. What a signal's handler raises meanwhile passes on at once.
+    """Return or raise what `call` does. An exception of a signal's handler propagates at once.
 
-    Then the event that `call` was given is set: its Python parts look at it, and raise. Its Rust parts go on until they or the process
-    end, and nobody sees their result.
+    Then the event that `call` received is set: its Python parts check it, and raise. Its Rust parts go on until they or the process
+    end, and their result is dropped.
     """
     abandoned = threading.Event()
     results: list[Result] = []
@@ -46,12 +46,12 @@ def interruptible(call: Callable[[threading.Event], Result]) -> Result:
     return results[0]
 
 
-_TURN_SECONDS = 0.5  # a join is left for a handler at once on most platforms, and on the others after this
+_TURN_SECONDS = 0.5  # a handler interrupts a join at once on most platforms, and on the others after this
 
 
 def _leave(thread: threading.Thread, code: int) -> None:
-    """End the process here while the thread still works: one that comes back into a Python that is shutting down is killed, and Rust
-    makes of that an abort.
+    """End the process here if the thread still works: a thread that returns into a Python that is shutting down is killed, which aborts in
+    Rust.
     """
     thread.join(_TURN_SECONDS)
     if thread.is_alive():

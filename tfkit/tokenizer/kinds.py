@@ -17,12 +17,12 @@ from tfkit.tokenizer.train import Corpus
 
 END_OF_TEXT = "<|endoftext|>"
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
-# [MASK] and sentinels stand in prompts; in the texts of the other kinds nothing is a special token, so that no text can end a document.
+# [MASK] and sentinels appear in prompts; the other kinds read no special tokens in texts, so that no text can end a document.
 _READS_SPECIAL_TOKENS = ("wordpiece", "unigram")
 
 
 class _Task(NamedTuple):
-    """What a kind's training is given: `first` are the entries from id 0 on, `own` is the kind's vocabulary before it learns."""
+    """Input of a kind's trainer: `first` are the entries from id 0 on, `own` is the kind's vocabulary before training."""
 
     section: TokenizerSection
     variant: str | None
@@ -31,16 +31,16 @@ class _Task(NamedTuple):
     corpus: Corpus
 
     def room(self, forms: int = 1) -> int:
-        """How many characters may have entries: as many as take half of the entries that are free, in so many forms each."""
+        """Return how many characters may have entries: those that fill half of the free entries, with `forms` entries each."""
         free = self.section.vocab_size - len(self.first) - len(self.own.last)
         return max(1, free // 2 // forms)
 
 
 def train_tokenizer(section: TokenizerSection, texts: Iterable[str], progress: Callable[[int], None] | None = None) -> Tokenizer:
-    """Train on the texts, which are read twice by all kinds but byte_bpe; the same section and texts always give the same tokenizer.
+    """Train on the texts, which all kinds but byte_bpe read twice; the same section and texts always give the same tokenizer.
 
-    Texts with few different words hold fewer entries than asked for: `size` is then smaller than `vocab_size`, for the caller to say.
-    `progress` is told the bytes of each text, in another thread, and may raise to stop.
+    Texts with few distinct words give fewer entries than requested: `size` is then smaller than `vocab_size`, for the caller to report.
+    `progress` receives the bytes of each text, in another thread, and may raise to stop.
     """
     variant = variant_of(section.kind, section.variant)
     own = VOCABULARIES[section.kind][variant]
@@ -56,7 +56,7 @@ def train_tokenizer(section: TokenizerSection, texts: Iterable[str], progress: C
 
 
 def train_byte_bpe(texts: Iterable[str], vocab_size: int, add_bos: bool, progress: Callable[[int], None] | None = None) -> Tokenizer:
-    """GPT-2's: `<|endoftext|>` is bos and eos, with id 0. There is no pad token: batches are masked by length."""
+    """Train GPT-2's kind: `<|endoftext|>` is bos and eos, with id 0. There is no pad token: batches are masked by length."""
     return train_tokenizer(TokenizerSection(vocab_size=vocab_size, add_bos=add_bos), texts, progress)
 
 
@@ -83,15 +83,15 @@ def _bpe_eow(task: _Task) -> Backend:
     )
 
 
-# As SentencePiece splits a text that it learns from: a word has its space before it, digits and punctuation are apart from letters, and
-# spaces in a row are entries of their own. Without it a trainer merges across words. New lines are apart, too.
+# SentencePiece splits its training text like this: a word has its space before it, digits and punctuation are separate from letters,
+# spaces in a row are entries of their own. Without it a trainer merges across words. New lines are separate, too.
 _WORDS = rf"\n+|{SPACE}+(?={SPACE})|{SPACE}?[\p{{L}}\p{{M}}]+|\p{{N}}|{SPACE}?[^\p{{L}}\p{{M}}\p{{N}}{SPACE}\n]+|{SPACE}"
 
 
 def _bpe_byte_fallback(task: _Task) -> Backend:
     normalizer = normalizers.Replace(" ", SPACE)
     first = [*task.first, *_BYTES]
-    # Llama's trainer saw line by line, so that a new line is its byte; Gemma has entries for them.
+    # Llama's trainer read line by line, so a new line is its byte; Gemma has entries for them.
     room, bytes_only = (task.section.vocab_size - len(first)) // 2, "" if task.variant == "gemma" else "\n"
     alphabet = task.corpus.alphabet(room, normalizer, left_out=lambda character: character in bytes_only)
     splitter = pre_tokenizers.Split(Regex(_WORDS), "isolated")
@@ -110,16 +110,18 @@ def _unigram(task: _Task) -> Backend:
     )
     task.corpus.train(backend, trainer, alphabet=alphabet)
     learned = json.loads(backend.to_str())["model"]["vocab"][len(task.first) :]
-    return pipelines.unigram([*((token, 0.0) for token in task.first), *_settled(learned), *((token, 0.0) for token in task.own.last)])
+    return pipelines.unigram(
+        [*((token, 0.0) for token in task.first), *_stable_scores(learned), *((token, 0.0) for token in task.own.last)]
+    )
 
 
 # SentencePiece learns no piece of more than one script; this also keeps the special tokens out of what is learned.
 _PIECES = rf"{SPACE}?[\p{{L}}\p{{M}}]+|{SPACE}?\p{{N}}+|{SPACE}?[^\p{{L}}\p{{M}}\p{{N}}{SPACE}]+|{SPACE}"
 
 
-def _settled(learned: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Pieces with scores that are the same in every training. The trainer sums in the random order of a hash table, which moves a score by
-    1e-11, and gives the characters that it found no use for scores from the least one up, in that order too: here all have the least.
+def _stable_scores(learned: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Return pieces with scores that are the same in every training. The trainer sums in the random order of a hash table, which moves a
+    score by 1e-11, and gives unused characters rising scores from the least one up, in that order too: here all have the least.
     """
     least = min((score for _, score in learned), default=0.0)
     unused = least + 1e-4 * sum(len(piece) == 1 for piece, _ in learned)

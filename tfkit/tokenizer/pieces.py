@@ -12,16 +12,16 @@ Item = TypeVar("Item")
 PIECE = 1 << 18  # characters
 BATCH = 1 << 22  # characters: twice as many are no faster and take twice the memory, about 150 MB
 
-# GPT-2's pattern begins a new token wherever a run of letters or of digits ends; in ASCII that is easily seen. Llama 3's and SmolLM2's do
-# so too. BERT's and T5's pre-tokenizers know white space alone as the end of every word.
+# GPT-2's pattern begins a new token wherever a run of letters or of digits ends, which is easy to see in ASCII. Llama 3's and SmolLM2's do
+# so too. For BERT's and T5's pre-tokenizers only white space always ends a word.
 LETTER_BORDER = re.compile(r"[A-Za-z](?=[\0-@\[-`{-\x7f])|[0-9](?=[\0-/:-\x7f])")
 SPACE_BORDER = re.compile(r"[A-Za-z0-9](?=[ \n])")
 
 
 def safe_border(tokenizer_json: Mapping[str, Any], split_special_tokens: bool) -> re.Pattern[str] | None:
-    """Where a text may be cut: a match ends where a token does. None for tokenizers of which that is not known.
+    """Return a pattern that ends where a token does, so that texts may be cut there. None for tokenizers of which that is not known.
 
-    Nothing of the tokenizer may reach over a border: no added token with space around or in it, nor, if the text's own are read
+    No token may cross a border: no added token with space around or in it, nor, if special tokens in texts are read
     (`split_special_tokens` is false), one with a border inside.
     """
     added = tokenizer_json.get("added_tokens") or []
@@ -41,7 +41,7 @@ def safe_border(tokenizer_json: Mapping[str, Any], split_special_tokens: bool) -
 
 
 def _splits_as_gpt2(steps: list[dict[str, Any]]) -> bool:
-    """Whether the last step, ByteLevel, or what is before it ends a token with every run of letters and of digits."""
+    """Whether the last step, ByteLevel, or a step before it ends a token with every run of letters and of digits."""
     *before, bytes_of = steps
     if bytes_of.get("add_prefix_space", True):
         return False
@@ -51,12 +51,12 @@ def _splits_as_gpt2(steps: list[dict[str, Any]]) -> bool:
     return all(step.get("type") == "Digits" for step in before) and bytes_of.get("use_regex", True)
 
 
-# Meta's llama-models, tokenizer.py: GPT-2's pattern, but digits by threes, a mark before a word in place of its space, and new lines apart.
+# Meta's llama-models, tokenizer.py: GPT-2's pattern, but digits in threes, a mark before a word in place of its space, and new lines apart.
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def pieces(text: str, length: int = PIECE, border: re.Pattern[str] = LETTER_BORDER) -> Iterator[str]:
-    """The text in parts of `length` characters and up to the next border; where no border comes, one long part."""
+    """Yield the text in parts of `length` characters and up to the next border; one long part if no border follows."""
     start = 0
     while len(text) - start > length:
         found = border.search(text, start + length - 1)
@@ -69,7 +69,7 @@ def pieces(text: str, length: int = PIECE, border: re.Pattern[str] = LETTER_BORD
 
 
 def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
-    """The items in lists, each closed by the item that brings it to `limit`."""
+    """Yield the items in lists, each closed by the item that brings it to `limit`."""
     batch: list[Item] = []
     total = 0
     for item in items:

@@ -1,4 +1,4 @@
-"""What each kind of tokenizer does to a text, built as `transformers` builds those of the systems.
+"""The pipeline of each kind of tokenizer, built as `transformers` builds those of the systems.
 
 byte_bpe           bytes as 256 characters, BPE within words; any text comes back   GPT-2 (Radford et al. 2019, 2.2), Llama 3, SmolLM2
 wordpiece          a word from the left by its longest entries, ## inside a word    BERT (Devlin et al. 2018, arXiv 1810.04805)
@@ -27,7 +27,7 @@ BYTE_SPLITTERS: dict[str, pre_tokenizers.PreTokenizer] = {
 
 
 def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], splitter: pre_tokenizers.PreTokenizer) -> Backend:
-    """No normalizer and no unknown token: every text has ids, and its bytes come back."""
+    """Build a pipeline without normalizer or unknown token: every text has ids, and decoding restores its bytes."""
     backend = Backend(models.BPE(vocab=vocab, merges=merges))
     backend.pre_tokenizer = splitter
     backend.decoder = decoders.ByteLevel()
@@ -35,12 +35,12 @@ def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], splitter: pre
 
 
 def bert_normalizer(lowercase: bool = True, strip_accents: bool | None = None) -> normalizers.Normalizer:
-    """Control characters out, every white space a space, Chinese characters words of their own."""
+    """Build BERT's normalizer: control characters removed, every white space a space, Chinese characters words of their own."""
     return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=strip_accents, lowercase=lowercase)
 
 
 def wordpiece(vocab: dict[str, int], normalizer: normalizers.Normalizer) -> Backend:
-    """As BertTokenizer: words are split at white space and at each punctuation mark; one with an unknown character is [UNK] as a whole."""
+    """Build BertTokenizer's pipeline: words are split at white space and punctuation; one with an unknown character is [UNK] as a whole."""
     backend = Backend(models.WordPiece(vocab=vocab, unk_token="[UNK]"))
     backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -49,7 +49,7 @@ def wordpiece(vocab: dict[str, int], normalizer: normalizers.Normalizer) -> Back
 
 
 def bpe_eow(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
-    """As OpenAIGPTTokenizer."""
+    """Build OpenAIGPTTokenizer's pipeline."""
     model = models.BPE(vocab=vocab, merges=merges, continuing_subword_prefix="", end_of_word_suffix=SUFFIX, unk_token="<unk>")
     backend = Backend(model)
     backend.normalizer = bert_normalizer()
@@ -59,7 +59,7 @@ def bpe_eow(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def unigram(scores: Sequence[tuple[str, float]]) -> Backend:
-    """As T5Tokenizer; the unknown token has id 2. Runs of white space and new lines are one space."""
+    """Build T5Tokenizer's pipeline; the unknown token has id 2. Runs of white space and new lines are one space."""
     backend = Backend(models.Unigram(list(scores), unk_id=2, byte_fallback=False))
     backend.pre_tokenizer = word_splitter()
     backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
@@ -67,13 +67,13 @@ def unigram(scores: Sequence[tuple[str, float]]) -> Backend:
 
 
 def word_splitter() -> pre_tokenizers.PreTokenizer:
-    """T5's: words with ▁ before them."""
+    """Build T5's splitter: words with ▁ before them."""
     words = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
     return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
 
 
 def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: str | None = None) -> Backend:
-    """As LlamaTokenizer: the text is one long word, whose first ▁ stands for no space; so one space that begins a text is lost.
+    """Build LlamaTokenizer's pipeline: the text is one long word, whose first ▁ is added; so one space that begins a text is lost.
 
     A model with all byte tokens needs no unknown token.
     """
@@ -85,7 +85,7 @@ def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: s
 
 
 def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
-    """As GemmaTokenizer: no ▁ before a text, so that nothing of it is lost. Its splitter sees no space any more."""
+    """Build GemmaTokenizer's pipeline: no ▁ before a text, so that nothing of it is lost. Its splitter sees no space any more."""
     backend = Backend(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer = normalizers.Replace(" ", SPACE)
     backend.pre_tokenizer = pre_tokenizers.Split(pattern=" ", behavior="merged_with_previous", invert=False)
@@ -94,7 +94,7 @@ def gemma_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Backend:
 
 
 def template_parts(roles: dict[str, str], add_bos: bool) -> tuple[str, str] | None:
-    """What stands around one text, and around two: BERT's segments, a begin token, or else the end token of what has no begin token."""
+    """Return the templates for one text and for two: BERT's segments, a begin token, or else the end token of what has no begin token."""
     bos, eos, cls, sep = (roles.get(f"{role}_token") for role in ("bos", "eos", "cls", "sep"))
     if cls:
         return f"{cls}:0 $A:0 {sep}:0", f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1"

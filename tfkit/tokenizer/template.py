@@ -1,6 +1,6 @@
-"""A checkpoint's chat template: from messages to the text that the model was trained on.
+"""A checkpoint's chat template, which turns messages into the text that the model was trained on.
 
-The text is the one of transformers' `apply_chat_template(messages, tokenize=False)`. The template is rendered in a process of its own
+The text equals that of transformers' `apply_chat_template(messages, tokenize=False)`. The template is rendered in a process of its own
 (template_worker.py), which is started once, has limits, and is killed when it takes too long.
 """
 
@@ -25,9 +25,9 @@ SECONDS = 2.0  # for one conversation
 _START_SECONDS = 30.0  # for Python and jinja2, on a slow disk; usually 0.1
 _LONGEST = 1 << 20  # characters of a template; real ones have at most some 20,000
 _LONGEST_REPLY = 8 << 20  # bytes: 1 MiB of text as JSON with every character escaped
-_REMEDY = "take the template of the model's origin, or generate without --chat"
+_REMEDY = "take the template from the model's origin, or generate without --chat"
 _WORKER = Path(__file__).with_name("template_worker.py")
-# The worker sees the standard library and the folders of jinja2, and nothing else: -I and -S keep all others out.
+# The worker can import the standard library and the folders of jinja2, and nothing else: -I and -S exclude all others.
 _START = "import runpy, sys; worker = sys.argv.pop(1); sys.path += sys.argv[1:]; runpy.run_path(worker, run_name='__main__')"
 
 
@@ -39,27 +39,27 @@ _LONGEST_ERROR = 300
 class ChatTemplate:
     """A template with the process that renders it; use it as a context manager, which ends the process.
 
-    `file` is where the template stands, for errors; `special_tokens` are the texts that a template knows as bos_token, eos_token and so on;
-    `date` (ISO 8601) is the day that it is told when it asks, None: today.
+    `file` is where the template is, for errors; `special_tokens` are the texts of bos_token, eos_token and so on in the template;
+    `date` (ISO 8601) is the current day as the template sees it, None: today.
     """
 
     def __init__(self, text: str, file: Path, special_tokens: Mapping[str, str], date: str | None = None):
         if len(text) > _LONGEST:
-            raise ModelError(f"{file}: the chat template has {len(text):,} characters, and no real one has over {_LONGEST:,}; {_REMEDY}")
+            raise ModelError(f"{file}: the chat template has {len(text):,} characters, more than the limit of {_LONGEST:,}; {_REMEDY}")
         self._text, self._file, self._special_tokens, self._date = text, file, dict(special_tokens), date
         self._worker: subprocess.Popen[bytes] | None = None
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False, place: str = "") -> str:
-        """The text of a conversation, special tokens written out; with `add_generation_prompt` up to where the next answer begins.
+        """Return the text of a conversation, special tokens written out; with `add_generation_prompt` up to where the next answer begins.
 
         A message is a mapping with "role" and "content", and whatever else the template reads; fields that are None are left out. `place`
-        says in errors where the conversation comes from. Raises ModelError with the template's line if it fails, refuses the conversation,
+        names the conversation in errors. Raise ModelError with the template's line if it fails, refuses the conversation,
         takes longer than 2 s or writes more than 1 MiB.
         """
-        said = [{name: value for name, value in message.items() if value is not None} for message in messages]
+        present = [{name: value for name, value in message.items() if value is not None} for message in messages]
         variables = {
             **self._special_tokens,
-            "messages": said,
+            "messages": present,
             "tools": None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
@@ -71,7 +71,7 @@ class ChatTemplate:
         )
         if reply is None:
             self.close()
-            reply = {"error": f"it takes longer than {SECONDS:g} s" if late else "it brings down the process that renders it"}
+            reply = {"error": f"it takes longer than {SECONDS:g} s" if late else "it crashes the process that renders it"}
         text = str(reply.get("text", ""))
         if not _is_whole(text):
             reply = {"error": "it writes half a character (a surrogate)"}
@@ -100,7 +100,7 @@ class ChatTemplate:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         reply, pipe = None, subprocess.PIPE
         with contextlib.suppress(OSError):  # no memory, or too many files, for another process
-            # In a session of its own, so that Ctrl-C on the terminal is for us alone.
+            # In a session of its own, so that Ctrl-C on the terminal does not reach it.
             self._worker = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
             )
@@ -110,7 +110,7 @@ class ChatTemplate:
             raise MachineError("the process that renders chat templates did not start: check the memory, and the installation of jinja2")
 
     def _exchange(self, line: bytes, seconds: float) -> tuple[dict[str, Any] | None, bool]:
-        """The worker's answer to a line, None if it gave none; and whether its time was up, for which it is killed."""
+        """Return the worker's reply to a line, None if it gave none; and whether it was killed because its time was up."""
         worker, late = self._worker, threading.Event()
         assert worker is not None
         assert worker.stdin is not None
@@ -128,7 +128,7 @@ class ChatTemplate:
             reply = worker.stdout.readline(_LONGEST_REPLY)
         except BrokenPipeError:
             reply = b""
-        except BaseException:  # a stop in the middle: the next answer would belong to this line
+        except BaseException:  # a stop in the middle: the next reply would belong to this line
             self.close()
             raise
         finally:
@@ -140,7 +140,7 @@ class ChatTemplate:
 
 
 def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -> ChatTemplate:
-    """The chat template of the tokenizer that was loaded from `folder`, on a day. Raises ModelError if it has none."""
+    """Open the chat template of the tokenizer that was loaded from `folder`, on a day. Raise ModelError if it has none."""
     if tokenizer.chat_template is None:
         raise ModelError(
             f"{folder}: this checkpoint has no chat template ({TEMPLATE}, or chat_template in {CONFIG}): it was not trained for "
@@ -152,13 +152,13 @@ def open_template(tokenizer: Tokenizer, folder: Path, date: str | None = None) -
 
 
 def encode_rendered(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of rendered conversations: their special tokens are written out, so none is added around them."""
+    """Encode rendered conversations: their special tokens are written out, so none is added around them."""
     before, after = len(tokenizer.prefix), len(tokenizer.suffix)
     return [ids[before : len(ids) - after] for ids in tokenizer.encode_texts(texts)]
 
 
 def _document(reply: bytes) -> dict[str, Any] | None:
-    """A JSON object; None for anything else, since the worker may have been taken over."""
+    """Parse a JSON object; None for anything else, since the worker may be compromised."""
     try:
         found = json.loads(reply)
     except (ValueError, RecursionError):
@@ -167,13 +167,13 @@ def _document(reply: bytes) -> dict[str, Any] | None:
 
 
 def _printable(text: str) -> str:
-    """The beginning of a text by a stranger, without what would move a terminal's cursor."""
+    """Return the beginning of an untrusted text, without characters that would move a terminal's cursor."""
     cut = text[:_LONGEST_ERROR] + ("..." if len(text) > _LONGEST_ERROR else "")
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in cut)
 
 
 def _is_whole(text: str) -> bool:
-    """Whether the text has no half of a character, which JSON and templates can write."""
+    """Whether the text has no unpaired surrogate, which JSON and templates can write."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -182,6 +182,6 @@ def _is_whole(text: str) -> bool:
 
 
 def _folders(*libraries: str) -> list[str]:
-    """The folders from which these libraries are imported."""
+    """Return the folders from which these libraries are imported."""
     specs = [find_spec(library) for library in libraries]
     return list(dict.fromkeys(str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin is not None))

@@ -1,7 +1,7 @@
-"""Renders one chat template, in a process that can do little else: template.py starts it and exchanges JSON lines with it.
+"""Rendering of one chat template, in a process that can do little else: template.py starts it and exchanges JSON lines with it.
 
-A template comes with a checkpoint, so it is code of a stranger. jinja2's sandbox keeps it from attributes that lead to Python; the limits
-of this process bound what it costs, and what it could do if it got out. It is run as a file, and imports jinja2 and nothing of ours:
+A template comes with a checkpoint, so it is untrusted code. jinja2's sandbox keeps it from attributes that lead to Python; the limits
+of this process bound its cost, and the harm if it escapes. It is run as a file, and imports jinja2 and nothing of tfkit:
 
                                                               <- {}, it has started
     {"template": "...", "variables": {"messages": [...]}} ->  <- {"text": "..."} or {"error": "...", "line": 3 or null}, again and again
@@ -32,18 +32,18 @@ NOBODY = 65534
 
 
 class _Dict:
-    """What a template knows as `dict`: it makes dictionaries, and leads to no type."""
+    """`dict` in a template: makes dictionaries, and leads to no type."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
 
     def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        """As dict.fromkeys."""
+        """Call dict.fromkeys."""
         return dict.fromkeys(*args)
 
 
 class _Namespace(Namespace):
-    """What a template knows as `namespace`, without names that begin with an underscore."""
+    """`namespace` in a template, without names that begin with an underscore."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # so that a template may call a variable `self`
         self, *rest = args
@@ -63,12 +63,12 @@ def _check_name(name: object) -> None:
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}` around an answer: it says what training should learn, and renders as what it holds."""
+    """`{% generation %}` around an answer: marks what training should learn, and renders as its content."""
 
     tags = {"generation"}  # noqa: RUF012, an instance variable to jinja2
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
-        """The block, in a scope of its own."""
+        """Parse the block, in a scope of its own."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.Scope(body).set_lineno(line)
@@ -86,12 +86,12 @@ def _strftime_now(form: str) -> str:
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
-    """Plain JSON; jinja2's own filter would write `<` as \\u003c."""
+    """Return plain JSON; jinja2's own filter would write `<` as \\u003c."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """What transformers offers to a template (utils/chat_template_utils.py of its version 5). No loader: nothing can be included."""
+    """Build transformers' environment of templates (utils/chat_template_utils.py of its version 5). No loader: nothing can be included."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now, "dict": _Dict(), "namespace": _Namespace}
@@ -109,7 +109,7 @@ def _render(template: jinja2.Template, variables: dict[str, Any]) -> str:
 
 
 def _answer(compile_template: Callable[[str], jinja2.Template], request: dict[str, Any]) -> dict[str, Any]:
-    """The text, or what went wrong with the template's line."""
+    """Return the text, or the error with the template's line."""
     global _today
     _today = datetime.fromisoformat(request["date"]) if request["date"] is not None else None
     try:
@@ -132,13 +132,13 @@ def _line(error: Exception) -> int | None:
 
 
 def _give_up_rights() -> None:
-    """From here on no file can be opened, no process started, and memory is bounded, as far as the system knows such limits."""
+    """Close all ways out: no file can be opened, no process started, and memory is bounded, as far as the system knows such limits."""
     if sys.platform == "win32":
         return
     import resource
 
     os.chdir("/")
-    if os.geteuid() == 0:  # root is above most limits
+    if os.geteuid() == 0:  # root is exempt from most limits
         with contextlib.suppress(OSError):
             os.setgroups([])
             os.setgid(NOBODY)
@@ -150,7 +150,7 @@ def _give_up_rights() -> None:
 
 
 def _allow_seconds() -> None:
-    """The kernel ends this process when the next line takes too long, even if nobody waits for it."""
+    """Let the kernel end this process when the next line takes too long, even if nobody waits for it."""
     if sys.platform == "win32":
         return
     import resource
@@ -162,7 +162,7 @@ def _allow_seconds() -> None:
 
 
 def _warm_up(environment: ImmutableSandboxedEnvironment) -> None:
-    """Import what jinja2 and Python import when they first need it, and read the time zone, while files can still be opened."""
+    """Import what jinja2 and Python import on first use, and read the time zone, while files can still be opened."""
     time.localtime()
     _answer(
         environment.from_string,

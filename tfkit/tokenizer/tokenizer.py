@@ -1,9 +1,9 @@
-"""The tokenizer that every command holds: a `tokenizers.Tokenizer` with its special ids, and the text of its tokenizer.json.
+"""The tokenizer of every command: a `tokenizers.Tokenizer` with its special ids, and the text of its tokenizer.json.
 
-Special tokens that stand literally in a text (`<|endoftext|>` in a file about GPT-2): transformers reads them as the special
-token unless tokenizer_config.json says `split_special_tokens: true`, and the setting is not part of tokenizer.json. tfkit does as
-the setting says, so its ids always equal AutoTokenizer's. The tokenizers that tfkit trains set it, so that no text can end a document;
-but not wordpiece and unigram, with which a prompt may name [MASK] or a sentinel.
+Special tokens written literally in a text (`<|endoftext|>` in a file about GPT-2): transformers reads them as the special
+token unless tokenizer_config.json has `split_special_tokens: true`, and the setting is not part of tokenizer.json. tfkit follows
+the setting, so its ids always equal AutoTokenizer's. The tokenizers that tfkit trains set it, so that no text can end a document;
+but not wordpiece and unigram, with which a prompt may contain [MASK] or a sentinel.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ from tfkit.tokenizer.interruptible import interruptible
 from tfkit.tokenizer.pieces import BATCH, batches, pieces, safe_border
 
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_HEAD = 256  # characters, in which a second token begins but for endless words
+_HEAD = 256  # characters, in which a second token begins except in endless words
 
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """Frozen; threads may share it. Equality is told by fingerprints. `size` is the largest id + 1, what an embedding needs."""
+    """A frozen tokenizer, which threads may share. Compare fingerprints for equality. `size` is the largest id + 1, an embedding's rows."""
 
     backend: tokenizers.Tokenizer
     bos_id: int | None
@@ -40,16 +40,16 @@ class Tokenizer:
     tokenizer_json: str = field(repr=False)  # the file, as it was read or will be written
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # tokenizer_config.json, without the chat template
     chat_template: str | None = field(default=None, repr=False)
-    decoder_start_id: int | None = None  # as a model's config.json has it; null: what `start_id` says
+    decoder_start_id: int | None = None  # as a model's config.json has it; None: see `start_id`
 
     @classmethod
     def from_json(cls, text: str, settings: Mapping[str, Any], chat_template: str | None = None) -> "Tokenizer":
-        """The tokenizer of a tokenizer.json and the values of a tokenizer_config.json (special tokens as strings or dicts).
+        """Build the tokenizer of a tokenizer.json and the values of a tokenizer_config.json (special tokens as strings or dicts).
 
-        Raises ValueError if a special token is not in the vocabulary; the `tokenizers` library raises Exception on a damaged text.
+        Raise ValueError if a special token is not in the vocabulary; the `tokenizers` library raises Exception on a damaged text.
         """
         backend = tokenizers.Tokenizer.from_str(text)
-        # What a past caller of transformers padded or cut to is stored in tokenizer.json, and AutoTokenizer resets it too.
+        # A past caller's padding and truncation are stored in tokenizer.json; AutoTokenizer resets them too.
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = bool(settings.get("split_special_tokens", False))
@@ -69,52 +69,52 @@ class Tokenizer:
 
     @property
     def unk_id(self) -> int | None:
-        """What stands for text that the vocabulary cannot say."""
+        """The id for text that the vocabulary cannot express."""
         return self._role("unk_token")
 
     @property
     def cls_id(self) -> int | None:
-        """What begins a text of an encoder, and where its classifier looks."""
+        """The id that begins a text of an encoder, which its classifier reads."""
         return self._role("cls_token")
 
     @property
     def sep_id(self) -> int | None:
-        """What ends each text of an encoder."""
+        """The id that ends each text of an encoder."""
         return self._role("sep_token")
 
     @property
     def mask_id(self) -> int | None:
-        """What stands for a token that is to be guessed."""
+        """The id in place of a masked token."""
         return self._role("mask_token")
 
     @property
     def start_id(self) -> int | None:
-        """What the decoder of an encoder-decoder begins with: what its config.json says; else bos, or pad, as for T5 and Marian."""
+        """The first id of an encoder-decoder's decoder: that of its config.json; else bos, or pad, as for T5 and Marian."""
         if self.decoder_start_id is not None:
             return self.decoder_start_id
         return self.pad_id if self.bos_id is None else self.bos_id
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, special tokens as the tokenizer's own template puts them and nowhere else (but see this module's docstring)."""
+        """Return the ids of each text, special tokens only as the tokenizer's own template puts them (but see this module's docstring)."""
         return [ids.tolist() for ids in self.encode_arrays(texts)]
 
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """The ids of `encode_texts` as arrays, a ninth of the memory."""
+        """Return the ids of `encode_texts` as arrays, a ninth of the memory."""
         prefix, suffix = (np.array(ids, np.uint32) for ids in self._template)
         return [np.concatenate([prefix, ids, suffix]) for ids in self.encode_bare(texts)]
 
     def encode_bare(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """The ids of each text without what the template puts around it; long ones pass through the library in parts (pieces.py)."""
+        """Return the ids of each text without those that the template adds; long texts pass through the library in parts (pieces.py)."""
         cut = [[text] if self._border is None else list(pieces(text, border=self._border)) for text in texts]
         encoded = self._encode(piece for parts in cut for piece in parts)
         return [next(encoded) if len(parts) == 1 else np.concatenate(list(islice(encoded, len(parts)))) for parts in cut]
 
     def encode_pairs(self, pairs: Sequence[tuple[str, str]], length: int | None = None) -> list[tuple[list[int], list[int], bool]]:
-        """The ids of two texts each, joined by the template for pairs; the segment of each id, 0 or 1; and whether ids were cut off.
+        """Return the ids of two texts each, joined by the template for pairs; the segment of each id, 0 or 1; and whether ids were cut off.
 
         With `length` the longer text loses its last ids until both fit, as in BERT's own fine-tuning.
         """
-        backend = self.backend if length is None else self._cutting(length)
+        backend = self.backend if length is None else self._truncating(length)
         with broken_tokenizer():
             encodings = backend.encode_batch_fast(list(pairs))
         return [(encoding.ids, encoding.type_ids, bool(encoding.overflowing)) for encoding in encodings]
@@ -127,20 +127,20 @@ class Tokenizer:
         return len(pair) > 2 * len(single) + len(self.prefix) + len(self.suffix)
 
     def encode_words(self, sentences: Sequence[Sequence[str]], length: int) -> list[tuple[list[int], list[int | None], bool]]:
-        """The ids of each sentence given as words, in its template; the number of the word of each id, None for the template's; and
+        """Return the ids of each sentence given as words, in its template; the number of the word of each id, None for the template's; and
         whether ids were cut off its end, so that at most `length` are left.
 
-        As transformers' `is_split_into_words=True`. Where a space belongs to the word that it precedes (GPT-2's `Ġ`) each word has one,
-        the first too, as with transformers' `add_prefix_space=True`: else the words of a sentence would run together.
+        Equals transformers' `is_split_into_words=True`. Where a space belongs to the word that it precedes (GPT-2's `Ġ`) each word has one,
+        the first too, as with transformers' `add_prefix_space=True`: otherwise the words of a sentence would run together.
         """
         if self._spaces_words:
             sentences = [[f" {word}" for word in words] for words in sentences]
         with broken_tokenizer():
-            encodings = self._cutting(length).encode_batch([list(words) for words in sentences], is_pretokenized=True)
+            encodings = self._truncating(length).encode_batch([list(words) for words in sentences], is_pretokenized=True)
         return [(encoding.ids, encoding.word_ids, bool(encoding.overflowing)) for encoding in encodings]
 
     def with_special_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
-        """This one, with those of the tokens that it lacks as special tokens behind its own entries."""
+        """Return this tokenizer with those of the tokens that it lacks as special tokens after its own entries."""
         lacking = [token for token in tokens if self.backend.token_to_id(token) is None]
         if not lacking:
             return self
@@ -149,12 +149,12 @@ class Tokenizer:
         return Tokenizer.from_json(backend.to_str(pretty=True), self.settings, self.chat_template)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of ids, as AutoTokenizer's decode; bytes that are not whole characters become U+FFFD."""
+        """Return the text of ids, as AutoTokenizer's decode does; bytes that are not whole characters become U+FFFD."""
         with broken_tokenizer():
             return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def token_bytes(self, token_id: int) -> int:
-        """UTF-8 bytes of text that an id stands for where it begins a text. Raises ValueError on an id outside the vocabulary."""
+        """Return the UTF-8 bytes of an id's text where it begins a text. Raise ValueError for an id outside the vocabulary."""
         token = self.backend.id_to_token(int(token_id))
         if token is None:
             raise ValueError(f"token id {token_id} is not in the vocabulary of {self.size} entries")
@@ -167,9 +167,9 @@ class Tokenizer:
         return len(self.decode([int(token_id)]).encode())
 
     def opening_bytes(self, text: str, ids: Sequence[int] | NDArray[np.uint32]) -> int:
-        """UTF-8 bytes of the text for which the first of its ids stands: all of them where the text gives no id, or the template's alone.
+        """Return the UTF-8 bytes of the text that its first id covers: all of them if the text gives no id, or the template's alone.
 
-        Unlike `token_bytes` this is true of tokenizers that lose text, too: in BERT's, the letters of an unknown word count.
+        Unlike `token_bytes` this is exact for tokenizers that lose text, too: in BERT's, the letters of an unknown word count.
         """
         if len(ids) == 0:
             return len(text.encode())
@@ -183,29 +183,29 @@ class Tokenizer:
             if len(head) == 0 and length >= len(text):
                 return len(text.encode())
             if len(head) > 1 or length >= len(text):
-                # The ▁ that a SentencePiece puts before a text has the place of its first character: then the next token begins there, too.
+                # The ▁ that SentencePiece puts before a text has the offsets of its first character, where the next token begins, too.
                 end = min([head.offsets[0][1], *(start for start, _ in head.offsets[1:2])])
                 return len(text[:end].encode())
             length *= 2
 
     def fingerprint(self) -> str:
-        """Equal for tokenizers that give the same ids: a hash of tokenizer.json and of what the settings change about encoding."""
+        """Return a hash that is equal for tokenizers that give the same ids: of tokenizer.json and the settings that change encoding."""
         digest = hashlib.blake2b(self.tokenizer_json.encode(), digest_size=16)
         digest.update(json.dumps([self.backend.encode_special_tokens, self.bos_id, self.eos_id]).encode())
         return digest.hexdigest()
 
-    def _cutting(self, length: int) -> tokenizers.Tokenizer:
-        """A copy of the backend that cuts: the setting belongs to the whole backend, which is shared."""
-        if length not in self._cutters:
+    def _truncating(self, length: int) -> tokenizers.Tokenizer:
+        """Return a copy of the backend that truncates: the setting belongs to the whole backend, which is shared."""
+        if length not in self._truncating_backends:
             backend = tokenizers.Tokenizer.from_str(self.tokenizer_json)
             backend.no_padding()
             backend.encode_special_tokens = self.backend.encode_special_tokens
             backend.enable_truncation(length, strategy="longest_first")
-            self._cutters[length] = backend
-        return self._cutters[length]
+            self._truncating_backends[length] = backend
+        return self._truncating_backends[length]
 
     @cached_property
-    def _cutters(self) -> dict[int, tokenizers.Tokenizer]:
+    def _truncating_backends(self) -> dict[int, tokenizers.Tokenizer]:
         return {}
 
     def _role(self, role: str) -> int | None:
@@ -213,7 +213,7 @@ class Tokenizer:
         return None if token is None else self.backend.token_to_id(token)
 
     def _encode(self, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-        """Bare ids, a batch at a time, over which the rust threads work in parallel."""
+        """Yield bare ids, a batch at a time, over which the Rust threads work in parallel."""
         for batch in batches(texts, len, BATCH):
             for encoding in interruptible(partial(self._encode_batch, batch)):
                 yield np.array(encoding.ids, np.uint32)
@@ -249,7 +249,7 @@ class Tokenizer:
 
     @cached_property
     def byte_ids(self) -> frozenset[int]:
-        """The ids of single bytes, such as <0x0A>, which stand for characters that the vocabulary lacks; empty for a byte-level one."""
+        """The ids of single bytes, such as <0x0A>, for characters that the vocabulary lacks; empty for a byte-level one."""
         if "ByteFallback" not in self._decoder_types:
             return frozenset()
         found = (self.backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
@@ -266,7 +266,7 @@ class Tokenizer:
 
 
 def token_text(value: Any) -> str | None:
-    """A special token as Hugging Face writes it: a string, a dict with `content`, or null."""
+    """Return the text of a special token as Hugging Face writes it: a string, a dict with `content`, or null."""
     return value.get("content") if isinstance(value, dict) else value
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer in a Hugging Face folder: tokenizer.json is kept to the byte, the files around it say which tokens are special."""
+"""A tokenizer in a Hugging Face folder: tokenizer.json is kept byte for byte, the files around it name the special tokens."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # 
 _MOST_EXPANSION = 1000  # of one character; real tokenizers make 1 to 3
 UNLIMITED = 10**30  # transformers' own value for "no longest text"
 
-# auto_map names remote code; the others are told anew, or stand in a file of their own.
+# auto_map names remote code; the others are written anew, or have a file of their own.
 _NOT_KEPT = (
     *("auto_map", "chat_template", "tokenizer_class", "tokenizer_file", "name_or_path", "is_local", "local_files_only", "backend"),
     "added_tokens_decoder",
@@ -28,8 +28,8 @@ _NOT_KEPT = (
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer | None:
-    """The tokenizer of a folder, None if it has no tokenizer.json. Raises ModelError on damage, naming the file, and where the settings
-    would make it another tokenizer in transformers than tokenizer.json does (configured.py).
+    """Load the tokenizer of a folder, None if it has no tokenizer.json. Raise ModelError on damage, naming the file, and if the
+    settings would make it another tokenizer in transformers than tokenizer.json does (configured.py).
 
     The template in tokenizer.json alone decides whether a text begins with bos: `add_bos_token` of the config is not read.
     """
@@ -42,7 +42,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
     text = read_text(path, _TOKENIZER_LIMIT)
     document = parse_json(text, path)
     if expansion(document) > _MOST_EXPANSION:
-        raise ModelError(f"{path}: makes over {_MOST_EXPANSION:,} characters of one, which could fill the memory; refused as unsafe")
+        raise ModelError(f"{path}: makes over {_MOST_EXPANSION:,} characters of one, which could fill the memory; it is refused as unsafe")
     named = _read_object(folder, ADDED)
     with broken_tokenizer(str(path)):
         if conflict := find_conflict(document, settings):
@@ -59,7 +59,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer | None:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int | None = None) -> None:
     """Write the files that `transformers.AutoTokenizer` reads into an existing folder; `context_length` becomes model_max_length.
 
-    The class is the one that builds just this tokenizer, if there is one: hf_class.py.
+    The class is the one that builds exactly this tokenizer, if there is one: hf_class.py.
     """
     folder = Path(folder)
     settings: dict[str, Any] = {key: value for key, value in tokenizer.settings.items() if key not in ROLES}
@@ -75,7 +75,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str, context_length: int
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, with the special tokens that only special_tokens_map.json names."""
+    """Read tokenizer_config.json, with the special tokens that only special_tokens_map.json names."""
     settings, special = (_read_object(folder, name) for name in (CONFIG, SPECIAL))
     for role in ROLES:
         if settings.get(role) is None and special.get(role) is not None:
@@ -86,7 +86,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _read_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """chat_template.jinja, else the config's template; of several named ones the default."""
+    """Read chat_template.jinja, else the config's template; of several named ones the default."""
     path = find_named(folder, TEMPLATE)
     if path is not None:
         return read_text(path, _TEMPLATE_LIMIT)

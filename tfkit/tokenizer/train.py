@@ -1,4 +1,4 @@
-"""The text that a tokenizer is trained on, made such that a trainer's time and memory stay bounded and its result is always the same."""
+"""The text that a tokenizer is trained on, cut so that a trainer's time and memory stay bounded and its result is always the same."""
 
 import re
 import threading
@@ -12,15 +12,13 @@ from tokenizers import normalizers, pre_tokenizers, trainers
 from tfkit.tokenizer.interruptible import interruptible
 from tfkit.tokenizer.pieces import pieces
 
-# SentencePiece leaves out the rarest characters too: 5 of 10,000, and 0.5 for Llama.
+# SentencePiece skips the rarest characters too: 5 of 10,000, and 0.5 for Llama.
 _COVERAGE = 0.9999
-_GAP = "\0"  # stands for a character without an entry
+_GAP = "\0"  # in place of a character without an entry
 
 
 class Corpus:
-    """Texts that can be read more than once. `progress` is told the bytes of each text that the trainer gets, in another thread, and may
-    raise to stop.
-    """
+    """Texts that can be read more than once. `progress` receives the bytes of each text, in another thread, and may raise to stop."""
 
     def __init__(self, texts: Iterable[str], progress: Callable[[int], None] | None = None):
         self._texts, self._progress = texts, progress
@@ -28,9 +26,9 @@ class Corpus:
     def alphabet(
         self, most: int, normalizer: normalizers.Normalizer | None = None, left_out: Callable[[str], bool] = str.isspace
     ) -> list[str]:
-        """The characters that make up 99.99% of the normalized texts, the most frequent ones: at most `most`, in the order of their codes.
+        """Return the most frequent characters, which make up 99.99% of the normalized texts: at most `most`, in the order of their codes.
 
-        What is rarer would take entries that pieces of words need. What is `left_out` does not count as text: white space, for a kind
+        Rarer ones would take entries that pieces of words need. `left_out` characters do not count as text: white space, for a kind
         that has none within words.
         """
         counts: Counter[str] = Counter()
@@ -49,32 +47,32 @@ class Corpus:
         normalizer: normalizers.Normalizer | None = None,
         alphabet: Collection[str] | None = None,
     ) -> None:
-        """Train on the normalized texts; if there is an alphabet, words end where a character is not in it."""
+        """Train on the normalized texts; with an alphabet, words end at a character that is not in it."""
         others = None
         if alphabet is not None:
             others = re.compile(f"[^{''.join(map(re.escape, alphabet))}]" if alphabet else "(?s:.)")
             backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(_GAP, "removed"), backend.pre_tokenizer])
 
         def parts(abandoned: threading.Event) -> Iterator[str]:
-            for part in self._told(abandoned):
+            for part in self._parts(abandoned):
                 normalized = part if normalizer is None else normalizer.normalize_str(part)
                 yield normalized if others is None else others.sub(_GAP, normalized)
 
         interruptible(lambda abandoned: backend.train_from_iterator(parts(abandoned), trainer))
 
-    def _told(self, abandoned: threading.Event) -> Iterator[str]:
-        """The texts in parts that have the same words (pieces.py), but for endless ones: a long text takes the trainer 200 bytes a word."""
+    def _parts(self, abandoned: threading.Event) -> Iterator[str]:
+        """Yield the texts in parts with the same words (pieces.py), except endless ones: a long text takes the trainer 200 bytes a word."""
         for text in self._texts:
             for piece in pieces(text):
                 if abandoned.is_set():
-                    raise InterruptedError("nobody waits for this tokenizer any more")
+                    raise InterruptedError("the training of this tokenizer was abandoned")
                 yield from _cut_long_words(piece)
             if self._progress is not None:
                 self._progress(len(text.encode()))
 
 
-# The trainer takes quadratic time over a word, so that a megabyte of letters without a space would take it for ever. No word of a
-# language is as long as this; of a run of one class of characters that is, the trainer sees parts.
+# The trainer takes quadratic time over a word: it would not finish a megabyte of letters without a space. No word of a language is as
+# long as this; a longer run of one class of characters is cut into parts.
 _LONGEST_WORD = 1024  # characters
 _CLASSES = (r"[^\W\d_]", r"\d", r"\s", r"[^\w\s]|_")
 _LONG_WORD, _HALF_OF_ONE = (
