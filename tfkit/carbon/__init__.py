@@ -1,6 +1,6 @@
 """Energy and CO2 of a run: CodeCarbon behind a guard, in a process of its own. Free of torch, light to import.
 
-Meter (meter.py)            in the trainer: starts the process, tells it the phases, keeps its latest Reading
+Meter (meter.py)            in the trainer: starts the process, sends it the phases, keeps its latest Reading
   | JSON lines over pipes
 sidecar.py                  the process: a tick every few seconds, a last one when the trainer is gone
   gauge.py, probe.py        CodeCarbon, in a thread that may fail or hang

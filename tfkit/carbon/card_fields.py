@@ -9,7 +9,7 @@ SMALLEST_GRAMS = 1e-4  # below, the number needs an exponent, and the Hub reads 
 
 
 def co2_block(reading: Reading, training_type: str, hardware: str) -> dict[str, Any]:
-    """The value of `co2_eq_emissions`, in grams; {} where there is nothing to state, or too little to state without an exponent.
+    """Return the value of `co2_eq_emissions`, in grams; {} if there is nothing to report, or too little to write without an exponent.
 
     `training_type` is "pre-training" or "fine-tuning".
     """
@@ -25,7 +25,7 @@ def co2_block(reading: Reading, training_type: str, hardware: str) -> dict[str, 
 
 
 def co2_sentence(reading: Reading) -> str:
-    """One sentence for the card's body, in units that fit: also where the block is left out."""
+    """Return one sentence for the card's body, in units that fit; it is there without the block, too."""
     if reading.status == "off":
         return "Energy and emissions were not measured."
     if reading.energy_wh == 0:
@@ -37,5 +37,5 @@ def co2_sentence(reading: Reading) -> str:
 
 
 def _plain(grams: float) -> float:
-    """Four significant digits or four decimals, whichever is finer: a float between 1e-4 and 1e16 is written without an exponent."""
+    """Round to four significant digits or four decimals, whichever is finer: a float from 1e-4 to 1e16 is written without an exponent."""
     return round(grams, 4) if grams >= 1 else float(f"{grams:.4g}")

@@ -1,6 +1,6 @@
 """The columns of emissions.csv: the fields of the installed CodeCarbon's record, in its order.
 
-CodeCarbon moves a file with any other set of columns aside, so there is none of ours.
+CodeCarbon moves a file with any other set of columns aside, so tfkit adds none.
 """
 
 import ast
@@ -18,7 +18,7 @@ CODECARBON_3_3 = (
 
 @functools.cache
 def installed_columns() -> tuple[str, ...]:
-    """The fields of `EmissionsData`, read from its source: importing CodeCarbon takes 0.2 s, and may fail or hang."""
+    """Return the fields of `EmissionsData`, read from its source: importing CodeCarbon takes 0.2 s, and may fail or hang."""
     try:
         path = codecarbon_folder() / "output_methods" / "emissions_data.py"
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -32,7 +32,7 @@ def installed_columns() -> tuple[str, ...]:
 
 
 def codecarbon_folder() -> Path:
-    """Where the installed CodeCarbon's files are, found without importing it; FileNotFoundError where there is none."""
+    """Return the folder of the installed CodeCarbon, found without importing it. Raise FileNotFoundError if there is none."""
     spec = importlib.util.find_spec("codecarbon")
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError("CodeCarbon is not installed")

@@ -1,10 +1,9 @@
 """emissions.csv: one row for each phase and attempt and node, in CodeCarbon's columns and units (kg, kWh), derived from the ledgers.
 
-The file is replaced whole, atomically. Rows that are not ours (another tracker appended them) stay; a file that cannot be merged is
-copied to emissions.csv.bak first. Writers of the same run folder need no lock: after replacing, each looks whether another has written
-its ledger meanwhile, and if so derives again, so the last one to replace has seen everything. Another program's row that reaches the old
-file while it is being replaced is read from there and brought over. Lost is only a row of a program that had the old file open then, and
-writes to it later.
+The file is replaced whole, atomically. Rows of other trackers stay; a file that cannot be merged is copied to emissions.csv.bak first.
+Writers of the same run folder need no lock: after replacing, each checks whether another has written its ledger meanwhile, and if so
+derives again, so the last one to replace has seen everything. A row that another program appends to the old file while it is being
+replaced is read from there and kept. Only a row of a program that had the old file open then, and writes to it later, is lost.
 """
 
 import contextlib
@@ -24,13 +23,13 @@ from tfkit.durable import sync_folder
 
 NAME = "emissions.csv"
 TRIES = 200
-PAUSE_SECONDS = 0.02  # at most, between two tries: drawn, so that writers who meet do not meet again
+PAUSE_SECONDS = 0.02  # the longest pause between two tries: random, so that writers who collide do not collide again
 Stamp = tuple[int, int, int] | None
 
 
 def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> None:
-    """Derive the file from the ledgers of `run_folder`/carbon; only the header where there is none. OSError where it cannot be, or if
-    others kept replacing it: what stands there may then lack rows, which the next call brings.
+    """Derive the file from the ledgers of `run_folder`/carbon; only the header if there are none. Raise OSError if it cannot be written,
+    or if others kept replacing it: it may then lack rows, which the next call adds.
     """
     ledgers = ledgers or LedgerReader(run_folder / "carbon")
     path, columns = run_folder / NAME, installed_columns()
@@ -39,7 +38,7 @@ def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> No
         sizes, stamp = ledgers.sizes(), _stamp(path)
         rows = emission_rows(ledgers.attempts())
         ours = {row["run_id"] for row in rows}
-        with _opened(path, columns) as old:
+        with _open(path, columns) as old:
             data = old.read()
             present = [row for row in _parse(path, data, columns) if row["run_id"] not in ours]
             others = present + [row for row in rescued if row not in present]
@@ -50,11 +49,11 @@ def write_emissions(run_folder: Path, ledgers: LedgerReader | None = None) -> No
         if not late and ledgers.sizes() == sizes:
             return
         rescued = [row for row in _parse(path, data + late, columns) if row["run_id"] not in ours] if late else []
-    raise OSError(f"{path}: others kept writing it, {TRIES} times")
+    raise OSError(f"{path}: other programs kept writing it during {TRIES} tries")
 
 
 def emission_rows(attempts: list[Attempt]) -> list[dict[str, Any]]:
-    """The rows of some ledgers: disjoint, so their sums are the run's."""
+    """Return the rows of some ledgers: disjoint, so their sums are the run's."""
     return [_row(attempt, index, phase) for attempt in attempts for index, phase in enumerate(attempt.phases.values())]
 
 
@@ -68,7 +67,7 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
         "os": header.get("os"),
         "python_version": header.get("python_version"),
         **attempt.machine.get("record", {}),
-        "tracking_mode": "machine" if attempt.outcome == "ok" else attempt.outcome,  # the column that says how it was measured
+        "tracking_mode": "machine" if attempt.outcome == "ok" else attempt.outcome,  # the column for how it was measured
         "timestamp": datetime.fromtimestamp(phase.ended_at).strftime("%Y-%m-%dT%H:%M:%S"),
         "project_name": header.get("project"),
         "run_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{header['run_id']}/{attempt.name}/{index}")),
@@ -90,9 +89,9 @@ def _row(attempt: Attempt, index: int, phase: Phase) -> dict[str, Any]:
     }
 
 
-def _opened(path: Path, columns: tuple[str, ...]) -> BinaryIO:
-    """The file as it is now; what is appended to it after it was replaced can still be read from here. One that is not there yet has a
-    header alone: whether it is there is asked once, since another writer may make it at any moment.
+def _open(path: Path, columns: tuple[str, ...]) -> BinaryIO:
+    """Open the file as it is now; rows appended to it after it was replaced can still be read from here. A missing file has only a header:
+    its existence is checked once, since another writer may create it at any moment.
     """
     try:
         return path.open("rb")
@@ -101,7 +100,7 @@ def _opened(path: Path, columns: tuple[str, ...]) -> BinaryIO:
 
 
 def _parse(path: Path, data: bytes, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of the file. An empty or foreign file, and torn rows, are put aside before they are left out."""
+    """Return the rows of the file. An empty or foreign file, and torn rows, are backed up before they are dropped."""
     try:
         header, *lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
     except (UnicodeDecodeError, csv.Error, ValueError):
@@ -116,7 +115,7 @@ def _parse(path: Path, data: bytes, columns: tuple[str, ...]) -> list[dict[str, 
 
 
 def _back_up(path: Path, data: bytes) -> None:
-    """Copy to emissions.csv.bak, emissions.csv_0.bak, ... as CodeCarbon names them; once, however often the writing fails afterwards."""
+    """Copy to emissions.csv.bak, emissions.csv_0.bak, ... as CodeCarbon names them; once, however often the write fails afterwards."""
     for suffix in (".bak", *(f"_{index}.bak" for index in range(1000))):
         backup = path.with_name(path.name + suffix)
         with contextlib.suppress(FileExistsError), backup.open("xb") as file:
@@ -129,8 +128,8 @@ def _back_up(path: Path, data: bytes) -> None:
 
 
 def _replace(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]], stamp: Stamp) -> bool:
-    """Put the rows in the file's place, unless it is no longer the one that they were made from."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")  # the next start of a killed run clears it by this name
+    """Replace the file with the rows, unless it has changed since they were derived."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")  # the next start of a killed run removes it by this name
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")

@@ -1,4 +1,4 @@
-"""The probe in a thread of its own: whatever it does (raise, hang, exit, lie), `read` answers in time with the last good totals."""
+"""The probe in a thread of its own: whatever it does (raise, hang, exit, return nonsense), `read` returns the last good totals in time."""
 
 import threading
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from tfkit.carbon.probe import Machine, Probe
 from tfkit.carbon.reading import Status, Totals
 
-START_PATIENCE_SECONDS = 60.0  # importing pandas and asking the processor's name take 2 s, on a crowded machine 20
+START_PATIENCE_SECONDS = 60.0  # importing pandas and reading the processor's name take 2 s, on a crowded machine 20
 READ_PATIENCE_SECONDS = 2.0
 
 
@@ -27,24 +27,24 @@ class Gauge:
 
     @property
     def machine(self) -> Machine | None:
-        """What is measured; None until the probe has started."""
+        """The measured machine; None until the probe has started."""
         return self._machine
 
     @property
     def status(self) -> Status:
-        """Of the last reading."""
+        """The status of the last reading."""
         if self._status == "starting" and self._clock() - self._started_at > START_PATIENCE_SECONDS:
             self._complain(f"CodeCarbon did not start within {START_PATIENCE_SECONDS:g} s")
         return self._status
 
     def complaints(self) -> list[str]:
-        """What went wrong since this was last asked."""
+        """Return and clear the problems since the last call."""
         with self._changed:
             complaints, self._complaints = self._complaints, []
         return complaints
 
     def read(self, patience: float = READ_PATIENCE_SECONDS, *, wait_for_start: bool = False) -> Totals:
-        """Totals as of now, or the last good ones after `patience`. A probe that owes an answer is not waited for again."""
+        """Return the totals as of now, or the last good ones after `patience`. A probe that owes an answer is not waited for again."""
         with self._changed:
             deadline = self._clock() + patience
             if wait_for_start:
@@ -63,7 +63,7 @@ class Gauge:
             return self._totals
 
     def close(self, patience: float) -> None:
-        """Stop the probe, if it lets itself be stopped within `patience`."""
+        """Stop the probe, if it stops within `patience`."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -107,7 +107,7 @@ class Gauge:
             complaint = _describe(error)
         with self._changed:
             if complaint or totals is None:
-                self._complain(f"a reading of CodeCarbon was left out: {complaint}")
+                self._complain(f"a reading of CodeCarbon was skipped: {complaint}")
             else:
                 self._totals, self._status = totals, "ok"
             self._answered = self._asked

@@ -1,13 +1,13 @@
-"""The ledger, carbon/<node>-<attempt>.jsonl: what was measured, one fsynced JSON line a tick. Only ever appended to.
+"""The ledger, carbon/<node>-<attempt>.jsonl: the measurements, one fsynced JSON line a tick. It is only ever appended to.
 
     {"kind": "header", "run_id": ..., "attempt": 1, "node": 0, "host": ..., "place": {...}, "pue": 1.0, ...}
     {"kind": "machine", "components": {"cpu": "model", "ram": "constant"}, "record": {...}}     once CodeCarbon has started
     {"kind": "tick", "at": ..., "phase": "train", "seconds": ..., "energy_wh": ..., ...}         sums since the attempt's start
-    {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     what the time before CodeCarbon's start took, at its first power
+    {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     for the time before CodeCarbon's start, at its first power
 
-Each process writes a file of its own, so there are no locks. What lies between two ticks belongs to the phase of the later one. A tick
+Each process writes a file of its own, so there are no locks. The time between two ticks belongs to the phase of the later one. A tick
 with a `step` ends a phase after which the run can go on from there: that step's checkpoint was saved, or the attempt resumed from it.
-The ticks hold what was measured. The estimate is made once, is added to the attempt's sums, and falls to the phases that it covers.
+The ticks hold measurements. The estimate is made once, is added to the attempt's sums, and is split among the phases that it covers.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ UTILIZATIONS = ("cpu_percent", "gpu_percent", "ram_percent", "ram_used_gb")
 
 
 class Ledger:
-    """The writer. Every line is on the disk when `append` returns; OSError where that cannot be."""
+    """The writer. Every line is on the disk when `append` returns; it raises OSError if that fails."""
 
     def __init__(self, path: Path, descriptor: int):
         self.path = path
@@ -39,7 +39,7 @@ class Ledger:
 
     @classmethod
     def create(cls, folder: Path, node: int, attempt: int) -> Self:
-        """A new file. An attempt number that was used before (a lock that did not hold) gets a file beside the first one."""
+        """Create a file. An attempt number that was used before (a lock that did not hold) gets a file beside the first one."""
         folder.mkdir(parents=True, exist_ok=True)
         for serial in range(1, 1000):
             path = folder / (f"{node}-{attempt}.jsonl" if serial == 1 else f"{node}-{attempt}.{serial}.jsonl")
@@ -72,20 +72,20 @@ def tick_line(
     reason: str | None = None,
     step: int | None = None,
 ) -> dict[str, Any]:
-    """A tick. `reason` says what went wrong since the tick before; from `step` the run can go on."""
+    """Return a tick. `reason` is what went wrong since the tick before; with `step` the run can go on from here."""
     line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
     return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
 
 
 def estimate_line(seconds: float, totals: Totals) -> dict[str, Any]:
-    """What the `seconds` of an attempt that are not in `totals` took, at the mean power of these."""
-    share = seconds / totals.measured_seconds
-    return {"kind": "estimate", "seconds": seconds} | {name: getattr(totals, name) * share for name in ENERGIES}
+    """Return the estimate for the `seconds` of an attempt that are not in `totals`, at their mean power."""
+    ratio = seconds / totals.measured_seconds
+    return {"kind": "estimate", "seconds": seconds} | {name: getattr(totals, name) * ratio for name in ENERGIES}
 
 
 @dataclass
 class Phase:
-    """What one phase of one attempt took, all its turns together."""
+    """The sums of one phase of one attempt, all its turns together."""
 
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     utilization: dict[str, float] = field(default_factory=lambda: dict.fromkeys(UTILIZATIONS, 0.0))
@@ -95,7 +95,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Mark:
-    """The moment from which a run can go on after `step`, in what was measured until then."""
+    """A point from which a run can go on after `step`, with the sums measured until then."""
 
     step: int
     measured: dict[str, float]
@@ -104,7 +104,7 @@ class Mark:
 
 @dataclass
 class Attempt:
-    """One ledger, added up."""
+    """The sums of one ledger."""
 
     name: str  # the file's, without suffix
     header: dict[str, Any] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class Attempt:
     lines_dropped: int = 0
 
     def add(self, text: bytes) -> None:
-        """Count one line; one that is torn or unknown is dropped, and counted as such."""
+        """Add one line; a torn or unknown one is dropped and counted."""
         try:
             line = json.loads(text)
             if not isinstance(line, dict):
@@ -132,7 +132,7 @@ class Attempt:
                 self.machine = {"components": dict(line["components"]), "record": dict(line["record"])}
             elif kind == "header":
                 if line.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
-                    raise ValueError("of another version, whose numbers may mean something else")
+                    raise ValueError("of another version, whose numbers may have another meaning")
                 numbers = {"attempt": int(line["attempt"]), "node": int(line["node"])}
                 self.header = {**line, "run_id": str(line["run_id"]), "place": dict(line.get("place", {})), **numbers}
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -142,7 +142,7 @@ class Attempt:
         sums = {name: _finite(line[name]) for name in SUMS}
         utilization = {name: _finite(line[name]) for name in UTILIZATIONS}
         ended_at, name, status, measured = _finite(line["at"]), str(line["phase"]), str(line["status"]), _finite(line["measured_seconds"])
-        datetime.fromtimestamp(ended_at)  # raises for what is no time
+        datetime.fromtimestamp(ended_at)  # raises if it is no time
         step = int(line["step"]) if "step" in line else None
         phase = self.phases.setdefault(name, Phase())
         for key, value in sums.items():
@@ -155,7 +155,7 @@ class Attempt:
 
     def _add_estimate(self, line: dict[str, Any]) -> None:
         estimate = {name: _finite(line[name]) for name in SUMS}
-        if any(self.estimate.values()):  # written twice, to a disk that took it and said that it had not
+        if any(self.estimate.values()):  # written twice, to a disk that wrote it and reported a failure
             return
         uncovered = {name: max(0.0, phase.unmeasured_seconds) for name, phase in self.phases.items()}
         total = sum(uncovered.values())
@@ -166,7 +166,7 @@ class Attempt:
 
     @property
     def sums(self) -> dict[str, float]:
-        """What the attempt took, measured and estimated."""
+        """The attempt's sums, measured and estimated."""
         return self.measured | {name: self.measured[name] + self.estimate[name] for name in ENERGIES}
 
     @property
@@ -177,27 +177,27 @@ class Attempt:
         return "degraded" if self.status == "degraded" else "ok"
 
     def since(self, mark: Mark) -> dict[str, float]:
-        """What the attempt took after a mark: measured, and its share of the estimate."""
+        """Return the sums after a mark: measured, and their fraction of the estimate."""
         gap = self.estimate["seconds"]
-        share = min(max((gap - mark.unmeasured_seconds) / gap, 0.0), 1.0) if gap else 0.0
+        fraction = min(max((gap - mark.unmeasured_seconds) / gap, 0.0), 1.0) if gap else 0.0
         sums = {name: self.measured[name] - mark.measured[name] for name in SUMS}
-        return sums | {name: sums[name] + share * self.estimate[name] for name in ENERGIES}
+        return sums | {name: sums[name] + fraction * self.estimate[name] for name in ENERGIES}
 
     @property
     def components(self) -> dict[str, str]:
-        """What each part's energy is: counter, model, constant or user."""
+        """The source of each part's energy: counter, model, constant or user."""
         components: dict[str, str] = self.machine.get("components", {})
         return components
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where the energy was used."""
+        """The place where the energy was used."""
         place: dict[str, Any] = self.header.get("place", {})
         return place
 
 
 def _finite(value: Any) -> float:
-    """A number as a float. Raises ValueError, TypeError or OverflowError for anything else."""
+    """Convert a number to a float. Raise ValueError, TypeError or OverflowError for anything else."""
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{number} is not finite")
@@ -205,21 +205,21 @@ def _finite(value: Any) -> float:
 
 
 class LedgerReader:
-    """All ledgers of a run folder, read on from where the last look ended."""
+    """All ledgers of a run folder; each read continues where the last one ended."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._read: dict[Path, tuple[int, Attempt]] = {}  # bytes read so far, and what they say
+        self._read: dict[Path, tuple[int, Attempt]] = {}  # bytes read so far, and their sums
 
     def attempts(self) -> list[Attempt]:
-        """Every attempt that has a header, in order."""
+        """Return every attempt that has a header, in order."""
         found = {path: self._refresh(path) for path in self._paths()}
         self._read = {path: self._read[path] for path in found}
         known = [attempt for attempt in found.values() if attempt.header]
         return sorted(known, key=lambda attempt: (attempt.header["attempt"], attempt.header["node"], attempt.name))
 
     def sizes(self) -> dict[Path, int]:
-        """What a later look compares, to see whether anything was written meanwhile."""
+        """Return the sizes that a later call compares, to see whether anything was written meanwhile."""
         return {path: path.stat().st_size for path in self._paths()}
 
     def _paths(self) -> Iterator[Path]:
@@ -241,7 +241,7 @@ class LedgerReader:
 
 
 def read_totals(run_folder: Path, run_id: str | None = None) -> Reading:
-    """What a run has used so far, by its ledgers; of one run id, or of all that are there. Status "off" without a ledger."""
+    """Return the totals of a run so far from its ledgers; of one run id, or of all. Status "off" without a ledger."""
     attempts = [attempt for attempt in LedgerReader(run_folder / "carbon").attempts() if run_id in (None, attempt.header["run_id"])]
     if not attempts:
         return Reading()
@@ -252,7 +252,7 @@ def read_totals(run_folder: Path, run_id: str | None = None) -> Reading:
 
 
 def read_seconds(run_folder: Path, run_id: str) -> dict[int, float]:
-    """Wall seconds of the attempts of a run that have a ledger, by their numbers: the durations of emissions.csv."""
+    """Return the wall seconds of a run's attempts that have a ledger, by number: the durations of emissions.csv."""
     seconds: dict[int, float] = {}
     with contextlib.suppress(OSError):
         for attempt in LedgerReader(run_folder / "carbon").attempts():
@@ -269,9 +269,9 @@ def has_gaps(attempts: list[Attempt], last: int) -> bool:
 
 
 def rework(attempts: list[Attempt]) -> dict[str, float]:
-    """What a run used for steps that it did again, as sums: it counts in the total, and shows how much the kills cost.
+    """Return the sums that a run used for repeated steps: they count in the total, and show how much the kills cost.
 
-    Of each attempt that is what came after the last of its marks that later attempts went on from; starting again is not in it.
+    For each attempt these are the sums after the last mark that later attempts resumed from; starting again is not included.
     """
     sums = dict.fromkeys(SUMS, 0.0)
     for attempt in attempts:
@@ -284,7 +284,7 @@ def rework(attempts: list[Attempt]) -> dict[str, float]:
 
 
 def read_rework(run_folder: Path, run_id: str) -> dict[str, float] | None:
-    """`rework` of a run by its ledgers; None where there is none that can be read."""
+    """Return `rework` of a run from its ledgers; None if there is none that can be read."""
     try:
         attempts = [attempt for attempt in LedgerReader(run_folder / "carbon").attempts() if attempt.header["run_id"] == run_id]
     except OSError:
@@ -293,5 +293,5 @@ def read_rework(run_folder: Path, run_id: str) -> dict[str, float] | None:
 
 
 def provenance(components: dict[str, str]) -> str:
-    """One phrase for people: `GPU counter, CPU model, RAM constant`."""
+    """Return one phrase for people: `GPU counter, CPU model, RAM constant`."""
     return ", ".join(f"{part.upper()} {components[part]}" for part in ("gpu", "cpu", "ram") if part in components)

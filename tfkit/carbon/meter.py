@@ -1,6 +1,6 @@
-"""The meter as training sees it: numbers at hand, and nothing that can raise, wait or print. CodeCarbon runs in the sidecar.
+"""The meter as training sees it: numbers ready to read, and nothing that can raise, wait or print. CodeCarbon runs in the sidecar.
 
-Two daemon threads hold the pipes, so the caller never waits for one. No signal handler is installed.
+Two daemon threads own the pipes, so the caller never waits for one. No signal handler is installed.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from tfkit.recipe.schema.sections import CarbonSection
 
 CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
-SILENCE_SECONDS = 90.0  # beyond this and three ticks without a word, the readings are not current
+SILENCE_SECONDS = 90.0  # after this and three ticks without a message, the readings are not current
 
 
 class Meter:
-    """Made by `Meter.start`. Every method returns at once, `fresh_reading` and `stop` within their time-outs."""
+    """Created by `Meter.start`. Every method returns at once, `fresh_reading` and `stop` within their time-outs."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -54,11 +54,11 @@ class Meter:
         phase: str = "setup",
         probe: str = CODECARBON,
     ) -> Self:
-        """Start the sidecar and return, some milliseconds later; CodeCarbon comes up beside the caller's own start.
+        """Start the sidecar and return, some milliseconds later; CodeCarbon starts while the caller does.
 
-        `folder` is the run folder, or None to write no files. `attempt` counts the run's starts from 1. `probe` names what reads the
-        power, as module:class; tests give a scripted one. A disabled section gives a meter that is off; in a run that was metered before,
-        what that took stays its total, which is a lower bound from then on.
+        `folder` is the run folder, or None to write no files. `attempt` counts the run's starts from 1. `probe` names the class that reads
+        the power, as module:class; tests pass a scripted one. A disabled section gives a meter that is off; in a run that was metered
+        before, the earlier sums stay its total, which is a lower bound from then on.
         """
         meter = cls()
         try:
@@ -75,15 +75,15 @@ class Meter:
         return meter
 
     def phase(self, name: str, step: int | None = None) -> None:
-        """From now on the energy belongs to this phase (setup, tokenize, train, evaluate, checkpoint, ...).
+        """Attribute the energy to this phase from now on (setup, tokenize, train, evaluate, checkpoint, ...).
 
-        `step`: from here the run can go on after that step, because its checkpoint was just saved or resumed from. What comes later, and
-        is lost, counts as rework.
+        `step`: the run can go on from here after that step, because its checkpoint was just saved or resumed from. Later work that is lost
+        counts as rework.
         """
         self._command({"do": "phase", "name": name, "step": step, "at": time.monotonic()})
 
     def reading(self) -> Reading:
-        """The latest totals, at most a tick old; earlier attempts of this run are in them."""
+        """Return the latest totals, at most a tick old; earlier attempts of this run are included."""
         if self._forked:
             return self._reading
         with self._changed:
@@ -91,7 +91,7 @@ class Meter:
             return replace(self._reading, status="degraded") if silent and self._reading.status == "ok" else self._reading
 
     def fresh_reading(self, timeout: float = 3.0) -> Reading:
-        """Totals as of now; the latest ones where the sidecar does not answer in time."""
+        """Return the totals as of now; the latest ones if the sidecar does not answer in time."""
         if self._process is None or self._forked:
             return self._reading
         with self._changed:
@@ -103,7 +103,7 @@ class Meter:
         return self.reading()
 
     def stop(self, timeout: float = 3.0) -> Reading:
-        """End the last phase, write the files, end the sidecar (kill it after `timeout`), and give the final totals. Idempotent."""
+        """End the last phase, write the files, end the sidecar (kill it after `timeout`), and return the final totals. Idempotent."""
         process = self._process
         if process is None or self._forked:
             return self._reading
@@ -123,7 +123,7 @@ class Meter:
         return self._reading
 
     def warning(self) -> str | None:
-        """What went wrong since this was last asked; None: nothing."""
+        """Return and clear what went wrong since the last call; None: nothing."""
         if self._forked:
             return None
         with self._changed:
@@ -132,7 +132,7 @@ class Meter:
 
     @property
     def _forked(self) -> bool:
-        """Whether this is a copy in a forked worker: it holds the pipes' ends, and must not use them."""
+        """Whether this is a copy in a forked worker, which has the pipes' ends and must not use them."""
         return os.getpid() != self._pid
 
     def _launch(self, section: "CarbonSection", folder: Path | None, spec: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ class Meter:
             "every_seconds": section.every_seconds,
             "settings": {name: value for name, value in codecarbon_settings().items() if name in ("force_cpu_power", "force_ram_power")},
             "started": time.time(),
-            "began": time.monotonic(),  # one clock for all processes, which nobody sets back
+            "began": time.monotonic(),  # a monotonic clock for all processes
             "parent": os.getpid(),
         }
         self._process = process = _spawn()
@@ -162,17 +162,17 @@ class Meter:
             self._commands.put(command)
 
     def _write(self, process: "subprocess.Popen[bytes]") -> None:
-        """The thread that may wait for the pipe, and that may be told of a broken one."""
+        """Write commands, in a thread that may wait for the pipe, and that ends if the pipe breaks."""
         assert process.stdin is not None
         if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # where the program restored its default, it would end training
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})  # if the program restored its default, it would end training
         with contextlib.suppress(OSError, ValueError), process.stdin as pipe:
             while (command := self._commands.get()) is not None:
                 pipe.write(json.dumps(command).encode() + b"\n")
                 pipe.flush()
 
     def _read(self, process: "subprocess.Popen[bytes]") -> None:
-        """The thread that keeps the latest reading."""
+        """Keep the latest reading, in a thread of its own."""
         assert process.stdout is not None
         with contextlib.suppress(OSError, ValueError), process.stdout as lines:
             for line in lines:
@@ -206,7 +206,7 @@ class Meter:
 
 
 def _place(section: "CarbonSection") -> tuple[Place, str | None]:
-    """The place, or the world average and what is wrong with the given one: a command that wants to refuse it resolves it first."""
+    """Return the place, or the world average and the error in the given one: a command that rejects it resolves it first."""
     try:
         return resolve_place(section), None
     except Exception as error:
@@ -214,7 +214,7 @@ def _place(section: "CarbonSection") -> tuple[Place, str | None]:
 
 
 def _spawn() -> "subprocess.Popen[bytes]":
-    """The sidecar, in a session of its own so that Ctrl-C does not reach it, with this process's imports and no thread pools."""
+    """Start the sidecar, in a session of its own so that Ctrl-C does not reach it, with this process's imports and no thread pools."""
     quiet = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     imports = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     with _signals_held():
@@ -230,7 +230,7 @@ def _spawn() -> "subprocess.Popen[bytes]":
 
 @contextlib.contextmanager
 def _signals_held() -> Any:
-    """Hold back the signals that the sidecar ignores until it does: it inherits the mask. Ours come a moment later."""
+    """Block the signals that the sidecar ignores until it does: it inherits the mask. Ours arrive a moment later."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -1,4 +1,4 @@
-"""The place of a run: which grid feeds it, and how many grams of CO2e a kWh costs there. Never a guess, never a look-up in a network."""
+"""The place of a run: its grid, and the grams of CO2e per kWh there. Never a guess, never a look-up in a network."""
 
 import configparser
 import difflib
@@ -23,7 +23,7 @@ WORLD_AVERAGE_G_PER_KWH = 475.0  # IEA, Global Energy & CO2 Status Report 2019; 
 
 @dataclass(frozen=True)
 class Place:
-    """A country (ISO 3166 alpha-3, or WLD) and the intensity that is charged, with its source."""
+    """A country (ISO 3166 alpha-3, or WLD) and the carbon intensity that is used, with its source."""
 
     country_iso_code: str = WORLD
     country_name: str = "World"
@@ -31,7 +31,7 @@ class Place:
     source: str = "place unknown"
 
     def describe(self) -> str:
-        """One phrase for people: `FRA, 56 g/kWh (2023 mean, carbon.country)`."""
+        """Return one phrase for people: `FRA, 56 g/kWh (2023 mean, carbon.country)`."""
         number = f"{self.intensity_g_per_kwh:.4g} g/kWh"
         if self.source == "place unknown":
             return f"place unknown, world average {number}"
@@ -39,9 +39,10 @@ class Place:
 
 
 def resolve_place(section: "CarbonSection") -> Place:
-    """The recipe, then TFKIT_CARBON_*, then CodeCarbon's own settings, then the world average.
+    """Resolve the place from the recipe, then TFKIT_CARBON_*, then CodeCarbon's own settings, then the world average.
 
-    On each level the intensity wins over the country, which then is only a name. UsageError: an unknown country, an impossible intensity.
+    On each level the intensity wins over the country, which then is only a name. Raise UsageError for an unknown country or an impossible
+    intensity.
     """
     settings = codecarbon_settings()
     levels = (
@@ -70,7 +71,7 @@ def resolve_place(section: "CarbonSection") -> Place:
 
 
 def codecarbon_settings() -> dict[str, str]:
-    """What CodeCarbon would read: ~/.codecarbon.config, ./.codecarbon.config, CODECARBON_* variables; the last wins.
+    """Return the settings that CodeCarbon would read: ~/.codecarbon.config, ./.codecarbon.config, CODECARBON_* variables; the last wins.
 
     Its own reader would import the whole package, and a broken file must not stop a run; so a broken one counts as absent.
     """
@@ -92,7 +93,7 @@ def _intensity(value: Any, source: str) -> float:
     except (TypeError, ValueError):
         grams = math.nan
     if not (math.isfinite(grams) and grams >= 0):
-        raise UsageError(f"{source}: {value!r} is not a carbon intensity; give the grams of CO2e a kWh, such as 56")
+        raise UsageError(f"{source}: {value!r} is not a carbon intensity; give the grams of CO2e per kWh, such as 56")
     return grams
 
 
@@ -117,7 +118,7 @@ def _country(code: str, source: str) -> Place:
 
 @functools.cache
 def _countries() -> dict[str, dict[str, Any]]:
-    """CodeCarbon's yearly means by alpha-3 code; empty where it is not installed."""
+    """Return CodeCarbon's yearly means by alpha-3 code; empty if it is not installed."""
     try:
         path = codecarbon_folder() / "data" / "private_infra" / "global_energy_mix.json"
         table: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))

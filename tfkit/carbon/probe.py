@@ -1,7 +1,7 @@
 """CodeCarbon as a probe: the only module that imports it, and only inside the sidecar.
 
-One thread reads: CodeCarbon's own timer is set beyond any run, and every tick is a `flush()`. With both, a flush that meets a timer tick
-counts the interval between two readings twice.
+Only one thread reads: CodeCarbon's own timer is set beyond any run, and every tick is a `flush()`. With both, a flush that meets a timer
+tick counts the interval between two readings twice.
 """
 
 import dataclasses
@@ -19,23 +19,23 @@ NEVER_SECONDS = 10 * 365 * 86400.0
 
 @dataclass(frozen=True)
 class Machine:
-    """What is measured: by part (cpu, gpu, ram) how, and CodeCarbon's first record, for the columns of emissions.csv that stay."""
+    """The measured machine: the source of each part (cpu, gpu, ram), and CodeCarbon's first record for emissions.csv."""
 
     components: dict[str, str]
     record: dict[str, Any]
 
 
 class Probe(Protocol):
-    """What the gauge drives, from one thread. Every method may raise or hang."""
+    """The interface that the gauge drives, from one thread. Every method may raise or hang."""
 
     def start(self) -> Machine:
-        """Begin to measure."""
+        """Start measuring."""
 
     def read(self) -> Totals:
-        """The sums since `start`, as of now."""
+        """Return the sums since `start`, as of now."""
 
     def stop(self) -> None:
-        """Let go of the hardware."""
+        """Release the hardware."""
 
 
 class CodeCarbonProbe:
@@ -47,12 +47,12 @@ class CodeCarbonProbe:
         self._log = LastError()
 
     def start(self) -> Machine:
-        """Import, construct, start, read once. RuntimeError where CodeCarbon swallowed an error and gives nothing."""
+        """Import, construct, start, read once. Raise RuntimeError if CodeCarbon swallowed an error and gives nothing."""
         refuse_network()
         settings = self._spec.get("settings", {})
         for name in [name for name in os.environ if name.lower().startswith("codecarbon_")]:
             del os.environ[name]  # uploads, tokens and endpoints could be among them; what may be set is passed below
-        os.environ["HOME"] = os.sep  # a broken ~/.codecarbon.config makes a tracker that never reads
+        os.environ["HOME"] = os.sep  # a broken ~/.codecarbon.config gives a tracker that never reads
         _do_without_temporary_files()
         self._tracker = self._construct(settings)
         self._tracker.start()
@@ -94,7 +94,7 @@ class CodeCarbonProbe:
             force_mode_cpu_load=False,
             rapl_include_dram=False,
             rapl_prefer_psys=False,
-            gpu_ids=[] if visible is not None and visible.strip() in ("", "-1") else visible,  # CodeCarbon takes "" for all boards
+            gpu_ids=[] if visible is not None and visible.strip() in ("", "-1") else visible,  # CodeCarbon reads "" as all boards
             output_methods=[],
             output_handlers=[Handler()],
             output_dir=os.sep,  # must exist; nothing is written there
@@ -119,7 +119,7 @@ class CodeCarbonProbe:
         return {"gpu": "counter", **components} if self._record.gpu_count else components
 
     def read(self) -> Totals:
-        """The sums as of now. RuntimeError where CodeCarbon gave none: it hides its errors, but for its log."""
+        """Return the sums as of now. Raise RuntimeError if CodeCarbon gave none: it hides its errors, except in its log."""
         self._record = None
         if self._tracker.flush() is None or self._record is None:
             raise RuntimeError("CodeCarbon gave no reading" + (f" ({self._log.last})" if self._log.last else ""))
@@ -148,13 +148,13 @@ class LastError(logging.Handler):
     last = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep it; lines without an exception are advice that CodeCarbon gives on every start."""
+        """Keep the exception; lines without one are advice that CodeCarbon gives on every start."""
         if record.exc_info and record.exc_info[1] is not None:
             self.last = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
 
 
 def _do_without_temporary_files() -> None:
-    """CodeCarbon asks for a folder of temporary files, for a lock that is not used here: on a full disk there is none."""
+    """Set a folder of temporary files, which CodeCarbon needs for an unused lock: on a full disk there is none."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:

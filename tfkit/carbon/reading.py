@@ -1,4 +1,4 @@
-"""What the meter says (`Reading`) and what it is made from (`Totals`). Units stand in the names."""
+"""The meter's output (`Reading`) and the sums behind it (`Totals`). Units are in the names."""
 
 import math
 from dataclasses import dataclass, fields
@@ -32,7 +32,7 @@ class Reading:
 
     @property
     def outcome(self) -> str:
-        """For people and receipts: `ok`; `degraded`: the energy is a lower bound; `failed`: there is none; `off`: it was not metered."""
+        """Outcome for people and receipts: `ok`; `degraded`: the energy is a lower bound; `failed`: there is none; `off`: not metered."""
         if self.status == "off":
             return "off"
         if not self.energy_wh:
@@ -42,7 +42,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Totals:
-    """One attempt's sums since its start, as the probe gives them. PUE is in the energies."""
+    """One attempt's sums since its start, from the probe. The energies include PUE."""
 
     measured_seconds: float = 0.0  # since CodeCarbon's start, some two seconds after the meter's
     energy_wh: float = 0.0
@@ -56,7 +56,7 @@ class Totals:
     ram_used_gb: float = 0.0
 
     def complaint(self, before: "Totals") -> str | None:
-        """What is wrong with these totals, given the ones before; None: nothing."""
+        """Return the error in these totals, given the ones before; None: nothing."""
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:

@@ -1,8 +1,8 @@
-"""The meter's own process: it reads CodeCarbon, owns the run's carbon/ folder, and outlives a trainer that is killed.
+"""The meter's own process: it reads CodeCarbon, owns the run's carbon/ folder, and outlives a killed trainer.
 
 stdin, one JSON object a line: first the spec, then {"do": "phase", "name": ..., "step": ..., "at": ...}, {"do": "read", "token": n,
 "timeout": s}, {"do": "stop", "timeout": s}. stdout: a reading a tick, and one for each command. When stdin ends, or the trainer is no
-longer the parent (a forked worker may hold the pipe open), it takes a last reading, writes, and exits.
+longer the parent (a forked worker may keep the pipe open), it takes a last reading, writes, and exits.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ from tfkit.carbon.ledger import ENERGIES, SCHEMA_VERSION, Attempt, Ledger, Ledge
 from tfkit.carbon.probe import Probe
 from tfkit.carbon.reading import SUMMED, Totals
 
-LOOK_SECONDS = 0.5  # between looks at whether CodeCarbon has started and the trainer still lives
-EXIT_SECONDS = 0.5  # of a stop's time-out, for writing and leaving
-FIRST_SECONDS = 0.5  # measured, before their power stands for the time before
+LOOK_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
+EXIT_SECONDS = 0.5  # the part of a stop's time-out for writing and exiting
+FIRST_SECONDS = 0.5  # measured before their power is used for the time before
 Send = Callable[[dict[str, Any]], None]
 
 
 class Sidecar:
-    """One attempt. `spec` is what the meter sends first, `send` answers it and never blocks."""
+    """One attempt. `spec` is the meter's first message; `send` sends the readings and never blocks."""
 
     def __init__(self, spec: dict[str, Any], send: Send):
         self._spec, self._send = spec, send
@@ -56,7 +56,7 @@ class Sidecar:
             self._unwritten.append(self._header())
 
     def run(self, commands: "queue.SimpleQueue[dict[str, Any]]") -> None:
-        """Tick and obey until told to stop, or left alone."""
+        """Tick and execute commands until a stop, or until the trainer is gone."""
         self._tick()
         every = float(self._spec["every_seconds"])
         next_tick = time.monotonic() + every
@@ -95,7 +95,7 @@ class Sidecar:
         token: int = 0,
         final: bool = False,
     ) -> None:
-        """Read, tell the meter, write. `at`: the moment that the trainer means, by the monotonic clock."""
+        """Read, send the reading to the meter, write. `at`: the moment that the trainer means, by the monotonic clock."""
         self._totals = self._totals if final else self._gauge.read(patience)
         now = time.monotonic()
         moment = now if at is None else min(max(at, now - 10.0), now)
@@ -103,7 +103,7 @@ class Sidecar:
         self._update_power()
         complaints, status = self._gauge.complaints(), self._gauge.status
         if complaints and not self._warned_of_codecarbon:
-            self._warnings.append(f"{complaints[0]}; training goes on, and the ledger says what else goes wrong")
+            self._warnings.append(f"{complaints[0]}; training goes on, and the ledger records further problems")
             self._warned_of_codecarbon = True
         wall = time.time() - (now - moment)
         line = tick_line(wall, self._phase, seconds, self._totals, self._power_w, status, "; ".join(complaints) or None, step)
@@ -112,13 +112,13 @@ class Sidecar:
             self._send(self._reading(line, token))
         with self._guarding_files():
             self._write(line, estimate)
-            if at is None:  # what changes between two ticks can wait for the next: phases may come many times a second
+            if at is None:  # changes between two ticks can wait for the next: phases may change many times a second
                 self._derive()
         if final:
             self._send(self._reading(line, token))
 
     def _estimated(self, seconds: float, final: bool) -> dict[str, Any] | None:
-        """The line for the time before CodeCarbon's start, as soon as there is a power to take for it; once."""
+        """Return the line for the time before CodeCarbon's start, once, as soon as there is a power to use for it."""
         known = self._totals.energy_wh > 0 and self._totals.measured_seconds >= (FIRST_SECONDS / 4 if final else FIRST_SECONDS)
         if self._estimate is not None or not known:
             return None
@@ -128,7 +128,7 @@ class Sidecar:
     def _update_power(self) -> None:
         before_seconds, before_energy = self._measured
         passed, used = self._totals.measured_seconds - before_seconds, self._totals.energy_wh - before_energy
-        if passed >= 0.5:  # a boundary soon after a tick says little
+        if passed >= 0.5:  # a boundary soon after a tick is imprecise
             self._power_w = used * 3600 / passed
             self._measured = self._totals.measured_seconds, self._totals.energy_wh
 
@@ -162,7 +162,7 @@ class Sidecar:
         }
 
     def _write(self, tick: dict[str, Any], estimate: dict[str, Any] | None) -> None:
-        """Append to the ledger, after what a full disk has not taken yet."""
+        """Append to the ledger, after the lines that a full disk has not taken yet."""
         if not self._spec["folder"]:
             return
         machine = self._gauge.machine
@@ -185,7 +185,7 @@ class Sidecar:
 
     @contextlib.contextmanager
     def _guarding_files(self) -> Any:
-        """A full disk or a lost folder costs one warning: the readings go on."""
+        """Turn a full disk or a lost folder into one warning: the readings go on."""
         try:
             yield
         except Exception as error:
@@ -197,12 +197,12 @@ class Sidecar:
 
 
 def _within_phase(line: dict[str, Any], tick: dict[str, Any]) -> bool:
-    """Whether a line says nothing that the next tick does not say."""
+    """Whether the next tick has all that a line has."""
     return bool(line["kind"] == "tick" and line["phase"] == tick["phase"] and "step" not in line)
 
 
 def load_probe(name: str) -> Callable[[dict[str, Any]], Probe]:
-    """The probe's class by `module:name`."""
+    """Load the probe's class from `module:name`."""
     module, attribute = name.split(":")
     made: Callable[[dict[str, Any]], Probe] = getattr(importlib.import_module(module), attribute)
     return made
@@ -235,7 +235,7 @@ def _sender(stdout: int) -> Send:
     os.set_blocking(stdout, False)
 
     def send(message: dict[str, Any]) -> None:
-        # A line is shorter than PIPE_BUF (4 KiB), so it is written whole or, where the trainer does not read, not at all.
+        # A line is shorter than PIPE_BUF (4 KiB), so it is written whole or, if the trainer does not read, not at all.
         with contextlib.suppress(OSError):
             os.write(stdout, json.dumps(message).encode() + b"\n")
 
@@ -243,7 +243,7 @@ def _sender(stdout: int) -> Send:
 
 
 def _leave_terminal() -> tuple[int, int]:
-    """Keep the pipes to the meter, and give stdin, stdout and stderr to nobody: CodeCarbon and what it starts may write there."""
+    """Keep the pipes to the meter, and redirect stdin, stdout and stderr to nowhere: CodeCarbon and its children may write there."""
     stdin, stdout = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -252,7 +252,7 @@ def _leave_terminal() -> tuple[int, int]:
 
 
 def _ignore_signals() -> None:
-    """The trainer decides when to end. It blocked these signals while it started us, so none was lost in between."""
+    """Ignore signals: the trainer decides when to end. It blocked them while it started this process, so none was lost in between."""
     numbers = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
@@ -261,10 +261,10 @@ def _ignore_signals() -> None:
 
 
 def main() -> NoReturn:
-    """Run until the trainer is done; always exits, whatever thread still hangs."""
+    """Run until the trainer is done; always exit, whatever thread still hangs."""
     _ignore_signals()
     stdin, stdout = _leave_terminal()
-    os.chdir(os.sep)  # holds no folder of the user busy, and finds no .codecarbon.config
+    os.chdir(os.sep)  # keeps no folder of the user busy, and finds no .codecarbon.config
     send, commands = _sender(stdout), queue.SimpleQueue[dict[str, Any]]()
     threading.Thread(target=_listen, args=(stdin, commands), daemon=True).start()
     try:
