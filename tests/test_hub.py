@@ -77,7 +77,7 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_listed(tmp_path: Path,
     edit_weights(tmp_path, edit)
     first, *lines, remedy = refusal(tmp_path).splitlines()
     assert first.endswith("the weights do not fit config.json:")
-    assert remedy == "Copy both again, from one place"
+    assert remedy == "Copy both again, from the same source"
     assert len(lines) == 4
     assert lines[0].startswith(f"  missing: {gone} (")
     assert lines[1] == "  unexpected: adapter.weight (3, 24)"
@@ -273,7 +273,7 @@ def test_paths_that_mean_nothing(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no config\.json here"):
         find_checkpoint(tmp_path)
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(ModelError, match="file: a file; --from takes the folder in which it lies"):
+    with pytest.raises(ModelError, match="file: a file; --from takes the folder that holds it"):
         find_checkpoint(tmp_path / "file")
     with pytest.raises(ModelError, match="cannot be read"):
         find_checkpoint(tmp_path / ("a" * 5000))
@@ -345,7 +345,7 @@ def test_a_tokenizer_with_more_entries_than_the_model_is_refused(tmp_path: Path)
     config = tiny_config("gpt2").model_copy(update={"vocab_size": tokenizer.size - 1})
     save_model(tmp_path, config, build(config, seed=1).state_dict(), tokenizer, special_ids={"eos_token_id": 0})
     with pytest.raises(
-        ModelError, match=rf"tokenizer\.json: {tokenizer.size} entries, and vocab_size in config\.json is {tokenizer.size - 1}"
+        ModelError, match=rf"tokenizer\.json: {tokenizer.size} entries, but vocab_size in config\.json is {tokenizer.size - 1}"
     ):
         load(tmp_path)
 

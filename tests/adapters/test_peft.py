@@ -206,7 +206,7 @@ def test_all_but_the_updates_and_the_head_of_the_task_is_frozen() -> None:
 
 
 def test_a_target_that_is_not_there_is_refused_with_what_there_is() -> None:
-    with pytest.raises(UsageError, match=r"'c_attn' names no matrix .* there are encoder\.blocks\.\*\.self_attention\.op\.q_proj, "):
+    with pytest.raises(UsageError, match=r"'c_attn' matches no matrix .* there are encoder\.blocks\.\*\.self_attention\.op\.q_proj, "):
         add_lora(build(described("bert"), seed=1), LoraSection(targets=["c_attn"]), seed=1)
     with pytest.raises(UsageError, match="the last 3 entries"):
         add_lora(build(described("bert"), seed=1), LoraSection(), seed=1, new=["the last 3 entries of the vocabulary"])
@@ -236,10 +236,10 @@ def _edited(adapter: Path, to: Path, **fields: Any) -> Path:
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
         ({"use_dora": True}, "use_dora"),
         ({"bias": "all"}, "bias"),
-        ({"base_model_name_or_path": None}, "does not name the model"),
-        ({"base_model_name_or_path": "/nowhere/at/all"}, "its base /nowhere/at/all is not there"),
+        ({"base_model_name_or_path": None}, "does not name the adapter's base model"),
+        ({"base_model_name_or_path": "/nowhere/at/all"}, "its base /nowhere/at/all does not exist"),
         ({"lora_alpha": "8"}, "must hold numbers"),
-        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights 'pissa_niter_4': an update of this kind is not computed here"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights 'pissa_niter_4': updates of this kind are not supported"),
         ({"init_lora_weights": "olora"}, "init_lora_weights 'olora'"),
         ({"alpha_pattern": {"(a+)+$": 3}}, "not the name of a module"),
     ],

@@ -190,7 +190,7 @@ def test_anything_else_that_is_missing_stays_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         load(tmp_path, head=THREE)
     *problems, remedy = [line.strip() for line in str(caught.value).splitlines()[1:]]
-    assert remedy == "Copy both again, from one place"
+    assert remedy == "Copy both again, from the same source"
     assert problems == [f"missing: bert.encoder.layer.1.intermediate.dense.{part}" for part in ("weight (52, 24)", "bias (52,)")]
 
 

@@ -213,7 +213,7 @@ def test_an_id_outside_the_vocabulary_is_refused(tmp_path: Path, file: str, key:
     for read in (load, describe):
         with pytest.raises(ModelError) as caught:
             read(tmp_path)
-        assert str(caught.value).startswith(f"{path}: {key} is {wrong}, and the vocabulary has the ids 0 to 96")
+        assert str(caught.value).startswith(f"{path}: {key} is {wrong}, but the vocabulary has the ids 0 to 96")
 
 
 def test_the_ids_that_gpt2s_class_writes_unasked_say_nothing(tmp_path: Path) -> None:

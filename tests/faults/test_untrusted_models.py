@@ -297,7 +297,7 @@ def test_f10_absurd_sizes_in_config_json(folder: Path, value: object) -> None:
 @pytest.mark.parametrize("count", [10**3, 10**6, 10**9])
 def test_f10_a_million_layers_are_not_built(folder: Path, count: int) -> None:
     edit_json(folder / "config.json", lambda config: config.update(n_layer=count, num_hidden_layers=count))
-    said = f"it tells of {count:,} layers, the files hold" if count <= 1024 else "_layers: Input should be less than or equal to 1024"
+    said = f"it has {count:,} layers, the files hold" if count <= 1024 else "_layers: Input should be less than or equal to 1024"
     assert_refused(folder, said)
 
 
@@ -366,7 +366,7 @@ HOSTILE_TOKENIZERS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "ids beyond the model's vocabulary": (
         {"post_processor": None, "model": {"type": "BPE", "vocab": {"t": 4_000_000_000, "h": 1, "e": 2}, "merges": []}},
-        "tokenizer.json: 4,000,000,001 entries, and vocab_size in config.json is 269",
+        "tokenizer.json: 4,000,000,001 entries, but vocab_size in config.json is 269",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Low-rank updates of a model's weights, trained instead of them: in the model, and on disk in the form of the `peft` library."""
+"""Low-rank updates of a model's weights, trained in their place: in the model, and on disk in the format of the `peft` library."""
 
 from tfkit.adapters.adapter_reading import describe, is_adapter, load
 from tfkit.adapters.adapter_writing import Base, save_adapter

@@ -1,4 +1,4 @@
-"""A folder with updates, and its base -> the whole model. Any other model folder is read as `tfkit.hub` reads it."""
+"""A folder with updates, and its base -> the whole model. Any other model folder is read by `tfkit.hub`."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -26,12 +26,12 @@ from tfkit.tokenizer import load_tokenizer
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a model folder holds updates of another one. Raises ModelError as `find_named`."""
+    """Whether a model folder holds updates of another one. Raise ModelError as `find_named` does."""
     return find_named(folder, ADAPTER) is not None
 
 
 def describe(path: str | Path) -> Described:
-    """What a model folder says of itself, its weights unread; an adapter, of what it makes of its base. Raises ModelError."""
+    """Describe a model folder, its weights unread; an adapter as the model that it makes of its base. Raise ModelError."""
     folder = find_checkpoint(path)
     if not is_adapter(folder):
         return hub.describe(folder)
@@ -57,9 +57,9 @@ def load(
     seed: int = 0,
     verify: bool = True,
 ) -> Loaded:
-    """As `tfkit.hub.load`; of an adapter, ours or one that peft saved, its base with the updates added. Raises ModelError.
+    """Load as `tfkit.hub.load`; an adapter, ours or peft's, as its base with the updates added. Raise ModelError.
 
-    `verify`: compare the files with the manifests of their folders, where there are any.
+    `verify`: compare the files with the manifests of their folders, if there are any.
     """
     folder = find_checkpoint(path)
     with nullcontext() if verify else unverified():
@@ -78,20 +78,20 @@ def _load(
     changes: Mapping[str, Any],
     seed: int,
 ) -> Loaded:
-    """An adapter's base with the updates added."""
+    """Load an adapter's base with the updates added."""
     opened, described = _open(folder), describe(folder)
     updates = read_updates(folder, opened.peft, opened.family, opened.config)
-    asked = head or opened.config.head
+    wanted_head = head or opened.config.head
     training_only = opened.config.model_dump(include=TRAINING_ONLY_FIELDS)
-    redrawn = other_labels or _has_other_count(asked, opened.base.config.head)  # the adapter holds its own rows for them
-    base = hub.load(opened.base.folder, head=asked, other_labels=redrawn, changes=merge(training_only, changes), seed=seed)
-    own = asked == opened.config.head and not other_labels
+    redrawn = other_labels or _has_other_count(wanted_head, opened.base.config.head)  # the adapter holds its own rows for them
+    base = hub.load(opened.base.folder, head=wanted_head, other_labels=redrawn, changes=merge(training_only, changes), seed=seed)
+    own = wanted_head == opened.config.head and not other_labels
     drawn = label_tensors(None, base.config) if other_labels else frozenset()  # under our names, as the updates are
     parameters = dict(base.model.named_parameters())
     with torch.no_grad():
         for name, update in updates.added.items():
             parameters[name].add_(update)
-        whole = {  # the rest is of a head that was not asked for
+        whole = {  # the rest is of another head
             name: tensor
             for name, tensor in updates.whole.items()
             if name in parameters and name not in drawn and parameters[name].shape == tensor.shape
@@ -124,13 +124,13 @@ class _Opened:
 
     peft: PeftConfig
     base: Described
-    hf: dict[str, Any]  # config.json, where there is one
-    family: str  # whose names the adapter's tensors have
+    hf: dict[str, Any]  # config.json, if there is one
+    family: str  # the family of the tensors' names
     config: ModelConfig  # of both together
 
 
 def _has_other_count(head: HeadConfig, base: HeadConfig) -> bool:
-    """Whether both heads are for classes, or both for tags, but not for as many."""
+    """Whether both heads have classes, or both tags, but different numbers of them."""
     if not isinstance(base, ClassesHeadConfig | TagsHeadConfig) or not isinstance(head, ClassesHeadConfig | TagsHeadConfig):
         return False
     return head.kind == base.kind and head.count != base.count
@@ -140,18 +140,18 @@ def _open(folder: Path) -> _Opened:
     peft = read_peft_config(folder)
     base = hub.describe(find_base(folder, peft))
     path = find_named(folder, "config.json")
-    if path is None:  # as peft leaves it
+    if path is None:  # peft writes none
         return _Opened(peft, base, {}, base.family, _with_head(folder, peft, base))
     hf = read_object(path, LIMIT)
     family, config = read_config(hf, folder)
     own, others = (one.model_dump(exclude=TRAINING_ONLY_FIELDS | {"head"}) for one in (config, base.config))
     if different := [name for name in own if own[name] != others[name]]:
-        raise ModelError(f"{path}: tells of another model than its base {base.folder}: {', '.join(different)} differ")
+        raise ModelError(f"{path}: describes another model than its base {base.folder}: {', '.join(different)} differ")
     return _Opened(peft, base, hf, family.name if family else hub.OWN_TYPE, config)
 
 
 def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:
-    """The base's description, with the head of the adapter's task; how many classes there are is told by the tensors."""
+    """Return the base's config with the head of the adapter's task; the tensors show the number of classes."""
     config = head_of_task(peft, base.config, base.family, 1)
     if config is base.config and not isinstance(config.head, ClassesHeadConfig | TagsHeadConfig):
         return config

@@ -19,9 +19,9 @@ from tfkit.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Base:
-    """The model that the updates are of."""
+    """The base model of the updates."""
 
-    path: str  # as the recipe has it: a folder, a run folder, or hub:org/name@revision
+    path: str  # as in the recipe: a folder, a run folder, or hub:org/name@revision
     folder: Path
     sha256: str
 
@@ -36,14 +36,14 @@ def save_adapter(
     *,
     family: str | None = None,
     facts: Mapping[str, Any],
-    **said: Any,
+    **details: Any,
 ) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, and beside them what a model folder has besides its weights.
+    """Write adapter_config.json and adapter_model.safetensors, and the files of a model folder other than its weights.
 
-    `trained` are the updates and the parameters trained whole, under our names; `said` is what `save_model` writes down further.
+    `trained` are the updates and the parameters trained whole, under our names; `details` are further arguments of `save_model`.
     """
     facts = {**facts, "adapter": {"base": base_record(folder, base.folder, base.sha256)}}
-    save_model(folder, config, None, tokenizer, family=family, facts=facts, **said)
+    save_model(folder, config, None, tokenizer, family=family, facts=facts, **details)
     found = family_of(config, prefer=family)
     peft = to_peft(trained, found.name if found else OWN_TYPE, config)
     hub, _, revision = base.path.removeprefix("hub:").partition("@")

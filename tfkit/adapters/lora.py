@@ -1,8 +1,8 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685): beside a frozen matrix W a product of two thin ones, B A, is trained.
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): beside a frozen matrix W a product of two low-rank matrices, B A, is trained.
 
     y = W x + b + alpha / rank * B A dropout(x)        A (rank, in), B (out, rank)
 
-B begins as zero, so that the model begins as it was. Added to W it costs nothing any more.
+B starts at zero, so that the model starts unchanged. Merged into W it costs nothing.
 """
 
 import math
@@ -19,11 +19,11 @@ from tfkit.model.config import ClassesHeadConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.sections import LoraSection
 
-A, B = LORA_PARAMETERS = ("lora_a", "lora_b")  # the parameters, beside weight and bias
+A, B = LORA_PARAMETERS = ("lora_a", "lora_b")  # in addition to weight and bias
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer with an update; it takes over the parameters of the one that it replaces, and their names."""
+    """A linear layer with an update; it takes over the parameters of the layer that it replaces, and their names."""
 
     def __init__(self, linear: nn.Linear, section: LoraSection):
         nn.Module.__init__(self)
@@ -34,21 +34,21 @@ class LoraLinear(nn.Linear):
         self.lora_b = nn.Parameter(self.weight.new_zeros(self.out_features, section.rank))
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
-        read = F.dropout(input, self.dropout, self.training)
-        return super().forward(input) + self.scale * F.linear(F.linear(read, self.lora_a), self.lora_b)
+        """Map (..., in) to (..., out)."""
+        dropped = F.dropout(input, self.dropout, self.training)
+        return super().forward(input) + self.scale * F.linear(F.linear(dropped, self.lora_a), self.lora_b)
 
 
 def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[str] = ()) -> None:
-    """Freeze the model, and give the targets of the recipe their updates, drawn with `seed`.
+    """Freeze the model, and give the recipe's targets their updates, drawn with `seed`.
 
-    Trained in full are the parameters that are `new`, which must be of the head, and a head of classes or tags, which is the task's own.
-    Raises UsageError for a target that is not there, and for new entries of the vocabulary.
+    The parameters in `new`, which must be of the head, and a head of classes or tags, the task's own, are trained in full.
+    Raise UsageError for a target that does not exist, and for new entries of the vocabulary.
     """
     if foreign := [name for name in new if not name.startswith("head.")]:
         raise UsageError(
-            f"training.adapter: {', '.join(foreign)} would be trained, and an adapter holds updates of what its base has, and a head: "
-            "train all weights, or name entries that the vocabulary has"
+            f"training.adapter: {', '.join(foreign)} would be trained, but an adapter holds only updates of its base, and a head: "
+            "train all weights, or use entries that the vocabulary has"
         )
     model.requires_grad_(False)
     own = isinstance(model.config.head, ClassesHeadConfig | TagsHeadConfig)
@@ -57,22 +57,22 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
     generator = torch.Generator().manual_seed(seed)
     for name, linear in find_targets(model, section.targets).items():
         layer = LoraLinear(linear, section)
-        if not layer.lora_a.is_meta:  # uniform within 1 / sqrt(in), as peft draws it
+        if not layer.lora_a.is_meta:  # uniform within 1 / sqrt(in), as in peft
             nn.init.kaiming_uniform_(layer.lora_a, a=math.sqrt(5), generator=generator)
         parent, _, own_name = name.rpartition(".")
         setattr(model.get_submodule(parent), own_name, layer)
 
 
 def layers_of(model: nn.Module) -> dict[str, LoraLinear]:
-    """The layers with an update, by their names."""
+    """Return the layers with an update, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
 
 
 def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """These values of the model's parameters, as those of a model without updates: W + alpha / rank * B A."""
+    """Return these values of the model's parameters with the updates merged: W + alpha / rank * B A."""
     updates = {f"{name}.weight": (layer.scale, f"{name}.{A}", f"{name}.{B}") for name, layer in layers_of(model).items()}
-    thin = {name for _, a, b in updates.values() for name in (a, b)}
-    whole = {name: tensor.detach() for name, tensor in tensors.items() if name not in thin}
+    factors = {name for _, a, b in updates.values() for name in (a, b)}
+    whole = {name: tensor.detach() for name, tensor in tensors.items() if name not in factors}
     for name, (scale, a, b) in updates.items():
         whole[name] = whole[name] + scale * (tensors[b].detach() @ tensors[a].detach())
     return whole

@@ -1,4 +1,4 @@
-"""adapter_config.json, as the `peft` library writes and reads it, and the base that it names. No tensors here."""
+"""adapter_config.json of the `peft` library, and the base that it names. No tensors here."""
 
 import os
 import re
@@ -17,50 +17,48 @@ from tfkit.recipe.schema.sections import LoraSection
 from tfkit.run.model_files import read_object
 from tfkit.run.verified import find_named
 
-# What would make an update something else than alpha / rank B A x.
-_OTHERWISE = (
+# Settings by which an update is something else than alpha / rank B A x.
+_UNSUPPORTED = (
     *("use_dora", "use_qalora", "lora_bias", "layer_replication", "alora_invocation_tokens", "arrow_config", "use_bdlora"),
     *("target_parameters", "trainable_token_indices", "monteclora_config", "velora_config", "kasa_config"),
 )
-# Ways to draw the factors that leave the base as it is; the others (pissa, olora, corda, loftq ...) take a part out of it.
-_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+# Initializations of the factors that leave the base as it is; the others (pissa, olora, corda, loftq ...) change it.
+_INITIALIZATIONS = (None, True, False, "gaussian", "orthogonal", "eva")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|(gpt2|openai-gpt|bert|distilbert|t5)(-[\w.-]+)?")  # the oldest models have no owner
 _TASKS = {"classes": "SEQ_CLS", "tags": "TOKEN_CLS", "none": "FEATURE_EXTRACTION"}
 
 
 @dataclass(frozen=True)
 class PeftConfig:
-    """What an adapter folder says of its updates, and of what they are updates of."""
+    """An adapter folder's settings: of its updates, and of their base."""
 
     base: str  # a folder, or a repository of the hub
     revision: str | None = None
     alpha: float = 8.0
-    alpha_pattern: dict[str, float] = field(default_factory=dict)  # for modules whose names end as a regular expression says
+    alpha_pattern: dict[str, float] = field(default_factory=dict)  # for modules whose names end with a match of the regular expression
     by_root: bool = False  # the update is divided by the root of the rank
     task: str | None = None
 
     def scale(self, module: str, rank: int) -> float:
-        """What the update of a module, under Hugging Face's name, is multiplied by."""
+        """Return the factor of a module's update, under Hugging Face's name."""
         named = (alpha for pattern, alpha in self.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({pattern})", module))
         return next(named, self.alpha) / (rank**0.5 if self.by_root else rank)
 
 
 def read_peft_config(folder: Path) -> PeftConfig:
-    """Raises ModelError for what is no LoRA, or one of a kind that tfkit does not compute."""
+    """Read the settings. Raise ModelError for another kind than LoRA, or a LoRA that tfkit does not compute."""
     path = find_named(folder, ADAPTER)
     assert path is not None
     found = read_object(path, LIMIT)
     if found.get("peft_type") != "LORA":
-        raise ModelError(f"{path}: peft_type is {str(found.get('peft_type'))[:80]!r}, and tfkit reads LORA only")
-    others = [name for name in _OTHERWISE if found.get(name)] + ["bias"] * (found.get("bias", "none") != "none")
-    others += [f"init_lora_weights {found['init_lora_weights']!r}"] * (found.get("init_lora_weights") not in _STARTS)
+        raise ModelError(f"{path}: peft_type is {str(found.get('peft_type'))[:80]!r}, but tfkit reads LORA only")
+    others = [name for name in _UNSUPPORTED if found.get(name)] + ["bias"] * (found.get("bias", "none") != "none")
+    others += [f"init_lora_weights {found['init_lora_weights']!r}"] * (found.get("init_lora_weights") not in _INITIALIZATIONS)
     if others:
-        raise ModelError(
-            f"{path}: {', '.join(others)}: an update of this kind is not computed here; merge it with peft, and load the result"
-        )
+        raise ModelError(f"{path}: {', '.join(others)}: updates of this kind are not supported; merge them with peft, and load the result")
     base, revision, patterns = found.get("base_model_name_or_path"), found.get("revision"), found.get("alpha_pattern") or {}
     if not isinstance(base, str) or not base or not isinstance(revision, str | None):
-        raise ModelError(f"{path}: base_model_name_or_path does not name the model that this is an adapter of")
+        raise ModelError(f"{path}: base_model_name_or_path does not name the adapter's base model")
     alphas = [found.get("lora_alpha", 8), *(patterns.values() if isinstance(patterns, dict) else [None])]
     if not all(isinstance(alpha, int | float) and not isinstance(alpha, bool) for alpha in alphas):
         raise ModelError(f"{path}: lora_alpha and alpha_pattern must hold numbers")
@@ -71,19 +69,19 @@ def read_peft_config(folder: Path) -> PeftConfig:
 
 
 def _check_pattern(pattern: str, path: Path) -> None:
-    """A regular expression may take for ever; of one that names modules only letters, numbers and dots are wanted."""
+    """Raise ModelError unless the pattern has only letters, numbers and dots: a regular expression may take for ever."""
     if not re.fullmatch(r"[\w.\\^$]{1,500}", pattern):
         raise ModelError(f"{path}: alpha_pattern {pattern[:80]!r} is not the name of a module; write its name out")
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ModelError(f"{path}: alpha_pattern {pattern[:80]!r} is no regular expression ({error})") from None
+        raise ModelError(f"{path}: alpha_pattern {pattern[:80]!r} is not a regular expression ({error})") from None
 
 
 def peft_settings(
     section: LoraSection, config: ModelConfig, ranks: Mapping[str, int], modules: Sequence[str], saved: Sequence[str], *, transposed: bool
 ) -> dict[str, Any]:
-    """The fields of adapter_config.json: of the updates by `ranks`, of all `modules` of the class, and of those `saved` whole.
+    """Return the fields of adapter_config.json for the updates in `ranks`, all `modules` of the class, and those `saved` whole.
 
     alpha grows with the rank, so that alpha / rank is the recipe's everywhere.
     """
@@ -115,19 +113,19 @@ def _plain(number: float) -> float:
 
 
 def _short_names(targets: Sequence[str], modules: Sequence[str]) -> list[str]:
-    """The ends of the targets' names (q, c_attn), by which peft finds them in every layer; whole names where that would find others too."""
+    """Return the ends of the targets' names (q, c_attn), which peft finds in every layer; whole names if ends would match others too."""
     ends = sorted({name.rpartition(".")[2] for name in targets})
     found = {name for name in modules if name.rpartition(".")[2] in ends}
     return ends if found == {*targets} else list(targets)
 
 
 def find_base(folder: Path, config: PeftConfig) -> Path:
-    """The model that the updates are of: by its path, that from the adapter's folder, or its name on the hub.
+    """Return the base model of the updates: by its path, also relative to the adapter's folder, or its name on the hub.
 
-    Raises ModelError if it is not there, or not the one that tfkit.json names.
+    Raise ModelError if it does not exist, or is not the one that tfkit.json names.
     """
-    said = _recorded(folder)
-    places = [Path(config.base), folder / config.base, *([folder / said["path"]] if isinstance(said.get("path"), str) else [])]
+    record = _recorded(folder)
+    places = [Path(config.base), folder / config.base, *([folder / record["path"]] if isinstance(record.get("path"), str) else [])]
     found = next((place for place in places if _is_folder(place)), None)
     if found is not None:
         base = find_checkpoint(found)
@@ -135,25 +133,25 @@ def find_base(folder: Path, config: PeftConfig) -> Path:
         base = find_checkpoint(f"hub:{config.base}" + (f"@{config.revision}" if config.revision else ""))
     else:
         raise ModelError(
-            f"{folder}: its base {config.base} is not there: put it back, or say in {ADAPTER} where it is now (base_model_name_or_path)"
+            f"{folder}: its base {config.base} does not exist: restore it, or set base_model_name_or_path in {ADAPTER} to its new place"
         )
     if find_named(base, ADAPTER) is not None:
         raise ModelError(f"{folder}: its base {base} is itself an adapter; save that as a whole model first: {how_to_merge(base)}")
-    if said.get("sha256") not in (None, (now := content_hash(base))):
+    if record.get("sha256") not in (None, (now := content_hash(base))):
         raise ModelError(
-            f"{folder}: its base {base} is not what the updates were trained on: the SHA-256 of its weights was {said['sha256']} and is "
-            f"now {now}. Restore it, or say in {ADAPTER} where the right one is (base_model_name_or_path)"
+            f"{folder}: the updates were trained on a different base model than {base}: the SHA-256 of its weights was {record['sha256']} "
+            f"and is now {now}. Restore it, or set base_model_name_or_path in {ADAPTER} to the place of the right one"
         )
     return base
 
 
 def how_to_merge(folder: Path) -> str:
-    """A line that makes a whole model of an adapter."""
+    """Return a command that makes a whole model of an adapter."""
     return f"python -c \"import tfkit; tfkit.load('{folder}').save('WHOLE')\""
 
 
 def base_record(folder: Path, base: Path, sha256: str) -> dict[str, str]:
-    """What tfkit.json says of the base: the way to it from the adapter's folder, so that both may move, and its hash."""
+    """Return tfkit.json's record of the base: its path relative to the adapter's folder, so that both may move, and its hash."""
     return {"path": os.path.relpath(base.resolve(), folder.resolve()), "sha256": sha256}
 
 
@@ -171,7 +169,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def head_of_task(config: PeftConfig, base: ModelConfig, family: str, count: int) -> ModelConfig:
-    """The model that peft made of a base for a task: with a head for `count` classes or tags, where the base has none."""
+    """Return the model that peft made of a base for a task: with a head for `count` classes or tags, if the base has none."""
     kind = {"SEQ_CLS": "classes", "TOKEN_CLS": "tags"}.get(config.task or "")
     if kind is None or (isinstance(base.head, ClassesHeadConfig | TagsHeadConfig) and base.head.kind == kind):
         return base

@@ -4,11 +4,11 @@ Where that class fuses matrices of ours, such as GPT-2's c_attn = q | k | v, our
 B_v A_v of rank r, on q and v only,
 
     | B_q  0  |   | A_q |     | B_q A_q |
-    |  0   0  | * | A_v |  =  |    0    |       of rank 2 r: A's stand one above the other, each B in rows and columns of its own
+    |  0   0  | * | A_v |  =  |    0    |       of rank 2 r: A's are stacked, each B in rows and columns of its own
     |  0  B_v |               | B_v A_v |
 
-and since peft divides its alpha by the rank of all, 2 r, its alpha is 2 alpha. A and B are (rank, in) and (out, rank) also where the
-matrix itself is stored (in, out), as in GPT-2: fan_in_fan_out tells peft so.
+and since peft divides its alpha by the total rank, 2 r, its alpha is 2 alpha. A and B are (rank, in) and (out, rank) even if the
+matrix itself is stored (in, out), as in GPT-2: see fan_in_fan_out.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ _MOST = 20  # names of one kind in a message
 
 @dataclass(frozen=True)
 class PeftTensors:
-    """What stands in the file, and what adapter_config.json says of it."""
+    """The content of the file, and of adapter_config.json for it."""
 
     tensors: dict[str, Tensor]
     ranks: dict[str, int]  # of each module with an update
@@ -48,7 +48,7 @@ class PeftTensors:
 
 
 def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> PeftTensors:
-    """The updates and the whole parameters among `tensors`, which are under our names, as the class of the family has them."""
+    """Return the updates and the whole parameters among `tensors`, which are under our names, as the family's class has them."""
     shapes, rules = our_shapes(config), rules_of(family, config)
     updates = {name.removesuffix(f".{A}") for name in tensors if name.endswith(f".{A}")}
     found: dict[str, Tensor] = {}
@@ -72,7 +72,7 @@ def to_peft(tensors: Mapping[str, Tensor], family: str, config: ModelConfig) -> 
 
 
 def _stacked(factors: Mapping[str, Tensor], rows: Mapping[str, int]) -> Tensor:
-    """The B of a fused matrix, whose parts have so many rows: each factor in its part's rows, and in columns of its own."""
+    """Return the B of a fused matrix, whose parts have `rows` rows: each factor in its part's rows, and in columns of its own."""
     width = sum(factor.shape[1] for factor in factors.values())
     whole = next(iter(factors.values())).new_zeros(sum(rows.values()), width)
     row = column = 0
@@ -86,21 +86,21 @@ def _stacked(factors: Mapping[str, Tensor], rows: Mapping[str, int]) -> Tensor:
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """The file, in float32."""
+    """Write the file, in float32."""
     whole = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
     save_file(whole, folder / NAME, metadata={"format": "pt"})
 
 
 @dataclass(frozen=True)
 class Updates:
-    """What the file of an adapter holds, under our names."""
+    """The content of an adapter's file, under our names."""
 
     added: dict[str, Tensor]  # to be added to the base's
     whole: dict[str, Tensor]  # in place of the base's
 
 
 def find_tensors(folder: Path) -> dict[str, Weight]:
-    """All tensors of the file, by their names in the class, unread. Raises ModelError if there is none, or one of another name."""
+    """Return all tensors of the file, by their names in the class, unread. Raise ModelError if there is no such file."""
     path = find_named(folder, NAME)
     if path is None:
         pickles = sorted(path for path in folder.iterdir() if pickle_refusal(path))
@@ -109,7 +109,7 @@ def find_tensors(folder: Path) -> dict[str, Weight]:
 
 
 def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfig) -> Updates:
-    """The updates of a folder for a model of this description. Raises ModelError, listing every tensor that does not fit it."""
+    """Read a folder's updates for a model of this config. Raise ModelError, listing every tensor that does not fit it."""
     weights, shapes = find_tensors(folder), our_shapes(config)
     rules = {rule.theirs: rule for rule in rules_of(family, config)}
     prefix = _missing_prefix(weights, rules)
@@ -154,7 +154,7 @@ def read_updates(folder: Path, peft: PeftConfig, family: str, config: ModelConfi
 
 
 def _missing_prefix(weights: Mapping[str, Weight], rules: Mapping[str, object]) -> str:
-    """What to put before the names of an adapter of the bare class, for a base that has a head."""
+    """Return the prefix of the names in an adapter of the bare class, for a base that has a head."""
     first = next((name.removesuffix(_A) for name in weights if name.endswith(_A)), None)
     if first is None or f"{first}.weight" in rules:
         return ""

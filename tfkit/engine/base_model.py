@@ -7,7 +7,7 @@ from tfkit.adapters import describe, how_to_merge, is_adapter, load
 from tfkit.errors import ModelError, UsageError
 from tfkit.families import FAMILIES
 from tfkit.hub import Described, content_hash, run_id_of
-from tfkit.hub.config_json import TRAINING_ONLY_FIELDS, are_unnamed, changed
+from tfkit.hub.config_json import TRAINING_ONLY_FIELDS, apply_changes, are_unnamed
 from tfkit.hub.growing import with_fewer_positions, with_more_entries
 from tfkit.model.config import ClassesHeadConfig, HeadConfig, ModelConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer
@@ -96,14 +96,14 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
 
     Raises ModelError if such a model is not for the objective, UsageError for changes that it does not take.
     """
-    config, described = changed(start.described.config, recipe.model.changes), start.described
+    config, described = apply_changes(start.described.config, recipe.model.changes), start.described
     if tokenizer.size > start.tokenizer.size:
         config = config.model_copy(update={"vocab_size": max(config.vocab_size, tokenizer.size)})
     if "head" not in recipe.model.changes:
         family = FAMILIES.get(described.family)
         same = tuple(labels) == described.labels
         if (head := new_head(recipe.objective, family, config, len(labels) or 1, same_labels=same)) is not None:
-            config = changed(config, {"head": head})
+            config = apply_changes(config, {"head": head})
     if unfit := fitting_problems(recipe, config):
         raise ModelError(f"{start.path}: " + "; ".join(unfit))
     problems = _adapter_problems(recipe, described, config)

@@ -1,8 +1,8 @@
 """BERT (Devlin et al. 2018, arXiv 1810.04805).
 
-New against GPT: an encoder, in which every token sees both sides, so that words are guessed from left and right: some are hidden and
-the model says which they were (masked language model), and whether the second of two texts follows the first (next sentence). Segment
-vectors tell the two apart, a norm stands on the sum of the embeddings, and the first token, [CLS], stands for the whole text.
+New against GPT: an encoder, in which every token sees both sides, so that words are predicted from left and right: some are masked and
+the model predicts them (masked language model), and whether the second of two texts follows the first (next sentence). Segment
+vectors distinguish the two, a norm follows the sum of the embeddings, and the first token, [CLS], represents the whole text.
 Sizes: table 1 (base, large) and the released vocabularies; the small ones are Turc et al. 2019 (arXiv 1908.08962), table 1.
 """
 

@@ -1,6 +1,6 @@
 """DistilBERT (Sanh et al. 2019, arXiv 1910.01108).
 
-New against BERT: half the layers, taught by BERT itself (distillation), 97% of its quality at 60% of its size. No segment vectors, no
+New against BERT: half the layers, trained by distillation from BERT, 97% of its quality at 60% of its size. No segment vectors, no
 next sentence and no pooler. Sizes as released (distilbert-base-uncased: 66,362,880 parameters without its head; -cased; -multilingual).
 Hugging Face's class has no dropout on the attention's output; here it is on every sublayer's, as in BERT.
 """
@@ -86,7 +86,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         "hidden_dim": hf["hidden_dim"],
         "num_heads": hf["n_heads"],
         "embedding": {"norm": True},
-        "position": {"kind": "learned"},  # sinusoidal_pos_embds says how the table began; the file holds it either way
+        "position": {"kind": "learned"},  # sinusoidal_pos_embds is only the table's initial value; the file holds it either way
         "norm": {"kind": "layer", "eps": _EPS, "placement": "post"},
         "attention": {"qkv_bias": True, "out_bias": True},
         "mlp": {"activation": activation_from_hf(hf, "activation", "gelu"), "bias": True},

@@ -1,8 +1,8 @@
 """Gemma 2 (Riviere et al. 2024, arXiv 2408.00118).
 
-New against Llama: each sublayer has a norm before it and one after it, with weights stored minus one; the scores of the attention and
-the logits are capped softly, cap * tanh(x / cap), so that none can run away; layers look back over 4,096 tokens and over everything in
-turns, a window first; the MLP's gate is a GELU (its tanh form); embeddings are tied, and scaled by the root of dim on the way in; heads
+New against Llama: each sublayer has a norm before it and one after it, with weights stored minus one; the attention scores and
+the logits are soft-capped, cap * tanh(x / cap), so that none can run away; layers alternate between a window of 4,096 tokens and all
+tokens, a window first; the MLP's gate is a GELU (its tanh form); embeddings are tied, and scaled by the root of dim on the way in; heads
 are wider than dim / num_heads. The 2B and 9B models were distilled from a larger one.
 """
 
@@ -44,12 +44,12 @@ _OURS, _THEIRS = "decoder.blocks.{i}", "model.layers.{i}"
 
 RULES = (
     *(rule for rule in llama.RULES if "post_attention_layernorm" not in rule.theirs),
-    Rule(f"{_THEIRS}.post_attention_layernorm.weight", (f"{_OURS}.self_attention.post_norm.weight",)),  # here it is what its name says
+    Rule(f"{_THEIRS}.post_attention_layernorm.weight", (f"{_OURS}.self_attention.post_norm.weight",)),  # here the name is right
     Rule(f"{_THEIRS}.pre_feedforward_layernorm.weight", (f"{_OURS}.mlp.norm.weight",)),
     Rule(f"{_THEIRS}.post_feedforward_layernorm.weight", (f"{_OURS}.mlp.post_norm.weight",)),
 )
 
-# What Hugging Face's class takes for a field that a file leaves out: a field of the 2B model. hidden_act, in old files, is not read.
+# Hugging Face's class default for a field that a file leaves out: that of the 2B model. hidden_act, in old files, is not read.
 _CLASS_DEFAULTS: dict[str, Any] = {
     "hidden_activation": "gelu_pytorch_tanh",
     "max_position_embeddings": 8192,
@@ -74,7 +74,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scale(hf: dict[str, Any]) -> float | None:
-    """query_pre_attn_scalar^-0.5; None where that is the usual scale."""
+    """Return query_pre_attn_scalar^-0.5; None if that is the usual scale."""
     scalar = hf["query_pre_attn_scalar"]
     if isinstance(scalar, bool) or not isinstance(scalar, int | float) or not scalar > 0:
         raise UnsupportedError(f"query_pre_attn_scalar {scalar!r} is not a positive number")
@@ -82,7 +82,7 @@ def _scale(hf: dict[str, Any]) -> float | None:
 
 
 def _scalar(scale: float) -> int:
-    """The query_pre_attn_scalar that gives this scale. Raises UnsupportedError if no number does."""
+    """Return the query_pre_attn_scalar that gives this scale. Raise UnsupportedError if no number does."""
     try:
         return round(scale**-2)
     except OverflowError:
@@ -90,7 +90,7 @@ def _scalar(scale: float) -> int:
 
 
 def _windows(hf: dict[str, Any]) -> list[Any]:
-    """The shortest list that, repeated, gives every layer its window. Old files say nothing of the layers: local and global in turns."""
+    """Return the shortest list that, repeated, gives every layer its window. Without layer_types (old files) local and global alternate."""
     kinds, turns = hf.get("layer_types"), [_LOCAL, _GLOBAL]
     if kinds is None:
         kinds = turns

@@ -2,9 +2,9 @@
 
 New against the Transformer of 2017: the decoder alone, trained as a language model on text without labels and then fine-tuned, with a
 score of whole sequences beside the language model's head; learned positions, GELU, the output matrix tied to the embedding. The norm
-stands after each sublayer, and none after the last block.
-OpenAI's code keeps positions and special tokens in the matrix of the words, and drops out that matrix; as Hugging Face, tfkit has tables
-of their own, and drops out their sum. One size was released, of 116,534,784 parameters.
+follows each sublayer, and there is none after the last block.
+OpenAI's code keeps positions and special tokens in the word embedding, and applies dropout to that matrix; like Hugging Face, tfkit has
+separate tables, and applies dropout to their sum. One size was released, of 116,534,784 parameters.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ ARCHITECTURES: Architectures = {
 _OURS, _THEIRS = "decoder.blocks.{i}", "transformer.h.{i}"
 _QKV = tuple(f"{_OURS}.self_attention.op.{name}_proj" for name in "qkv")
 
-# Of a block; GPT-2 names its tensors alike, though its norms stand elsewhere.
+# Of a block; GPT-2's tensors have the same names, though its norms are elsewhere.
 BLOCK_RULES = (
     Rule(f"{_THEIRS}.ln_1.weight", (f"{_OURS}.self_attention.norm.weight",)),
     Rule(f"{_THEIRS}.ln_1.bias", (f"{_OURS}.self_attention.norm.bias",)),
@@ -70,22 +70,22 @@ RULES = (
     *HEAD_RULES,
 )
 
-# What transformers calls these numbers in other families, and reads here too.
+# The names of these numbers in other families of transformers, which reads them here too.
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
-_ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}  # what this family calls gelu is the tanh form
+_ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}  # this family's gelu is the tanh form
 _FROM_ACTIVATIONS = {theirs: ours for ours, theirs in _ACTIVATIONS.items()} | {"swish": "silu"}
 
-# How Hugging Face's classes with two heads pool a sequence: they may do otherwise, tfkit and the released models do not.
+# How Hugging Face's classes with two heads pool a sequence: they have other options, tfkit and the released models do not.
 SUMMARY = {"summary_type": "cls_index", "summary_use_proj": True, "summary_activation": None, "summary_proj_to_labels": True}
 
 
 def check_summary(hf: dict[str, Any], head: dict[str, Any]) -> None:
-    """Raise UnsupportedError if the score of a choice is made otherwise than by a linear layer at the last token."""
+    """Raise UnsupportedError if the score of a choice is not made by a linear layer at the last token."""
     for name, value in SUMMARY.items() if head.get("choices") else ():
         if hf.get(name, value) != value:
             raise UnsupportedError(f"{name} {hf[name]!r} is not supported, only {value!r} is")

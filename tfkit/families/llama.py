@@ -29,7 +29,7 @@ _LLAMA3 = _LLAMA2 | {"vocab_size": 128256, "context_length": 8192, "position": {
 
 
 def _stretched(factor: float) -> dict[str, Any]:
-    """Llama 3.1 and later: trained to 8,192 tokens, then on with longer wavelengths."""
+    """Return the fields of Llama 3.1 and later: trained to 8,192 tokens, then continued with longer wavelengths."""
     scaling = {"factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context_length": 8192}
     return {"context_length": 131072, "position": {"kind": "rotary", "theta": 5e5, "scaling": scaling}}
 
@@ -70,7 +70,7 @@ RULES = (
         for name in "qkvo"
         for kind in ("weight", "bias")
     ),
-    # Named for its place in the file: it stands before the MLP.
+    # Named for its place in the file: it precedes the MLP.
     Rule(f"{_THEIRS}.post_attention_layernorm.weight", (f"{_OURS}.mlp.norm.weight",)),
     *(
         Rule(f"{_THEIRS}.mlp.{name}_proj.{kind}", (f"{_OURS}.mlp.op.{name}_proj.{kind}",))
@@ -88,7 +88,7 @@ LLAMA_ACTIVATIONS = ACTIVATIONS | {"gelu_tanh": "gelu_pytorch_tanh"}  # the newe
 
 
 def _position(hf: dict[str, Any]) -> dict[str, Any]:
-    """From both spellings: rope_theta + rope_scaling (old; older still with type for rope_type), rope_parameters (new)."""
+    """Read both spellings: rope_theta + rope_scaling (old; older still with type for rope_type), rope_parameters (new)."""
     rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {"rope_type": "default"}  # in transformers' order
     kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else rope
     if kind not in ("default", "llama3"):
@@ -106,7 +106,7 @@ def _position(hf: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_hf(hf: dict[str, Any], architectures: Architectures = ARCHITECTURES, act: str = "hidden_act", **vocabulary: Any) -> dict[str, Any]:
-    """A config.json with Llama's fields; the families that go on from Llama say what else they have. `act`: the field of the activation."""
+    """Read a config.json with Llama's fields; families derived from Llama add theirs. `act` names the field of the activation."""
     bias = bool(hf.get("attention_bias", False))
     return {
         "vocab_size": hf["vocab_size"],
@@ -140,7 +140,7 @@ def _rope_scaling(position: Position) -> dict[str, Any] | None:
 
 
 def to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The fields of a config.json, in the old spelling, which every version of transformers reads."""
+    """Return the fields of a config.json, in the old spelling, which every version of transformers reads."""
     return {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
@@ -163,7 +163,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def check_heads(config: ModelConfig) -> None:
-    """Raise UnsupportedError for a width that transformers' Llama and Gemma 2 refuse, though they let a file state head_dim."""
+    """Raise UnsupportedError for a width that transformers' Llama and Gemma 2 refuse, though they let a file set head_dim."""
     if config.dim % config.num_heads:
         raise UnsupportedError(f"hidden_size {config.dim} is not a multiple of num_attention_heads {config.num_heads}")
 

@@ -1,8 +1,8 @@
 """Mistral 7B (Jiang et al. 2023, arXiv 2310.06825).
 
-New against Llama 2: every layer looks back over a window of 4,096 tokens only, itself included, so that the cache stops growing there;
-what is further back still arrives through the layers, 32 times 4,096 tokens far. Keys and values are shared by four query heads in the
-small model too. Versions 0.2 and 0.3 look back over everything again.
+New against Llama 2: every layer attends to a window of 4,096 tokens only, itself included, so that the cache stops growing there;
+earlier tokens still have an effect through the layers, 32 times 4,096 tokens far. Keys and values are shared by four query heads in the
+small model too. Versions 0.2 and 0.3 attend to everything again.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ _V1: dict[str, Any] = {
     "head": {"kind": "lm", "tied": False},
     "init": {"std": 0.02},  # the paper is silent; this is Hugging Face's
 }
-# As their model cards say: 32 k tokens without a window, theta 1e6; 0.3 has a larger vocabulary besides.
+# According to their model cards: 32 k tokens without a window, theta 1e6; 0.3 also has a larger vocabulary.
 _V2 = _V1 | {"context_length": 32768, "position": {"kind": "rotary", "theta": 1e6}, "attention": {"windows": [None]}}
 
 PRESETS = {"mistral-7b-v0.1": _V1, "mistral-7b-v0.2": _V2, "mistral-7b-v0.3": _V2 | {"vocab_size": 32768}}
@@ -39,15 +39,15 @@ ARCHITECTURES: Architectures = {
     "MistralModel": {"kind": "none"},
 }
 
-# What Hugging Face's class takes for a field that a file leaves out. The released files state other values.
+# Hugging Face's class defaults for fields that a file leaves out. The released files have other values.
 _CLASS_DEFAULTS: dict[str, Any] = {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096}
-_NO_BIAS = {"attention_bias": False, "mlp_bias": False}  # Llama's fields, which Mistral has not
+_NO_BIAS = {"attention_bias": False, "mlp_bias": False}  # Llama's fields, which Mistral does not have
 
 
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     hf = _CLASS_DEFAULTS | hf | _NO_BIAS
     values = llama.from_hf(hf, ARCHITECTURES)
-    values["attention"] |= {"windows": [hf["sliding_window"]]}  # null: everything
+    values["attention"] |= {"windows": [hf["sliding_window"]]}  # null: no window
     return values
 
 

@@ -1,4 +1,4 @@
-"""How a family's Hugging Face layout is told: one list of rules, read forwards to load and backwards to save."""
+"""A family's Hugging Face layout as data: one list of rules, read forwards to load and backwards to save."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,16 +8,16 @@ from tfkit.model.config import ModelConfig
 
 
 class UnsupportedError(ValueError):
-    """A config.json of the family that asks for what tfkit does not compute; the message names the field."""
+    """Error for a config.json that needs a computation that tfkit does not have; the message names the field."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One foreign tensor and the parameters of ours that it holds; `{i}` stands for the layer.
+    """One foreign tensor and our parameters that it holds; `{i}` is the layer.
 
-    Several of ours lie one after the other along the output dimension (GPT-2's fused q | k | v).
+    Several of ours are concatenated along the output dimension (GPT-2's fused q | k | v).
     `transposed`: the foreign matrix is stored (in, out), ours are (out, in). `row`: a vector of ours is stored as (1, n).
-    `when`: the models that it is for, where the same parameter has another name in others (T5's MLP); None: all.
+    `when`: the models that the rule is for, if the same parameter has another name in others (T5's MLP); None: all.
     """
 
     theirs: str
@@ -27,12 +27,12 @@ class Rule:
     when: Callable[[ModelConfig], bool] | None = None
 
 
-Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> what of our head it stands for; the first is the usual one
+Architectures = Mapping[str, Mapping[str, Any]]  # Hugging Face's class -> the fields of our head that define it; the first is the usual one
 
 
 @dataclass(frozen=True)
 class Family:
-    """Everything that makes a family differ.
+    """All that distinguishes a family.
 
     `from_hf` reads a config.json into the values of a ModelConfig (KeyError: a field is missing; UnsupportedError); `to_hf` writes one.
     Several families may share a `model_type`: their presets differ, their layout does not. None: no Hugging Face class computes it.
@@ -44,10 +44,10 @@ class Family:
     presets: dict[str, dict[str, Any]]  # published sizes, as values of a ModelConfig
     rules: tuple[Rule, ...]
     prefix: str  # of the foreign names; absent in files saved from the bare model
-    ignored: tuple[str, ...]  # foreign tensors that carry nothing: regular expressions
+    ignored: tuple[str, ...]  # foreign tensors without information: regular expressions
     from_hf: Callable[[dict[str, Any]], dict[str, Any]]
     to_hf: Callable[[ModelConfig], dict[str, Any]]
-    renamed: tuple[tuple[str, str], ...] = ()  # old spellings in foreign names: a regular expression and what stands there now
+    renamed: tuple[tuple[str, str], ...] = ()  # old spellings in foreign names: a regular expression and its replacement
     aliases: Mapping[str, str] = field(default_factory=dict)  # a second name of a key of config.json, which has precedence -> the first
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # a key of config.json -> the values that tfkit computes with
     own_keys: frozenset[str] = frozenset()  # keys of FOREIGN_KEYS that `from_hf` reads
@@ -59,15 +59,15 @@ class Family:
         return bool(values.get("encoder_layers")), bool(values.get("decoder_layers"))
 
     def architecture(self, config: ModelConfig) -> str | None:
-        """Hugging Face's class for the model with its stacks and head; None if there is none."""
+        """Return Hugging Face's class for the model with its stacks and head; None if there is none."""
         if self.stacks != (config.encoder_layers > 0, config.decoder_layers > 0):
             return None
         head = config.head.model_dump()
         return next((name for name, values in self.architectures.items() if head.items() >= values.items()), None)
 
 
-# Keys of config.json that change what a model computes, in every class of transformers or in that of another architecture whose files may
-# name this model_type, and the values with which they do not (null besides, unless noted).
+# Keys of config.json that change a model's computation, in every class of transformers or in that of another architecture whose files may
+# have this model_type, and the values with which they do not (and null, unless noted).
 FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
     "quantization_config": (),
     "per_layer_config": (),
@@ -101,15 +101,14 @@ FOREIGN_KEYS: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def heeded_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """The config.json under the names that the family's `from_hf` reads.
-
-    Raises UnsupportedError for a key that asks for another computation, or for two names of one number with different values.
+def normalize_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """Return the config.json under the names that the family's `from_hf` reads.
+    Raise UnsupportedError for a key that requires another computation, or for two names of one number with different values.
     """
     found = dict(hf)
     for alias, name in family.aliases.items():
         if alias in found and found.setdefault(name, found[alias]) != found[alias]:
-            raise UnsupportedError(f"{alias} {found[alias]!r} and {name} {found[name]!r} differ, and are two names of one number")
+            raise UnsupportedError(f"{alias} {found[alias]!r} and {name} {found[name]!r} differ, but are two names of one number")
     for name, values in {**FOREIGN_KEYS, **family.fixed}.items():
         if name not in found or name in family.own_keys:
             continue
@@ -121,17 +120,17 @@ def heeded_keys(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
 
 
 def _all_one(value: Any) -> bool:
-    """Whether a list marks each layer as one with rotary positions."""
+    """Whether a list marks every layer as one with rotary positions."""
     return isinstance(value, list) and all(one == 1 for one in value)
 
 
-# Hugging Face's name of each of our activations; old and new files have others besides.
+# Hugging Face's name of each of our activations; old and new files also have others.
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}
 _FROM_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 
 
 def activation_from_hf(hf: Mapping[str, Any], field: str, default: str) -> str:
-    """Our activation for what this field of a config.json names."""
+    """Return our activation for the one that this field of a config.json names."""
     name = hf.get(field, default)
     if not isinstance(name, str) or name not in _FROM_ACTIVATIONS:
         raise UnsupportedError(f"{field} {name!r} is not one of {', '.join(_FROM_ACTIVATIONS)}")
@@ -139,7 +138,7 @@ def activation_from_hf(hf: Mapping[str, Any], field: str, default: str) -> str:
 
 
 def head_from_hf(hf: Mapping[str, Any], architectures: Architectures, **vocabulary: Any) -> dict[str, Any]:
-    """Our head for the class that a config.json names; `vocabulary` holds what a head over the vocabulary has besides (tied, scale ...)."""
+    """Return our head for the class that a config.json names; `vocabulary` holds further fields of a vocabulary head (tied, scale ...)."""
     named = hf.get("architectures") or [next(iter(architectures))]
     name = named[0] if isinstance(named, list) else named
     if not isinstance(name, str) or name not in architectures:

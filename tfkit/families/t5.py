@@ -11,12 +11,12 @@ from typing import Any
 from tfkit.families.rules import Architectures, Family, Rule, UnsupportedError, head_from_hf
 from tfkit.model.config import ModelConfig
 
-_CONTEXT = 512  # tokens in pretraining; relative positions go on beyond it
+_CONTEXT = 512  # tokens in pretraining; relative positions extend beyond it
 _DROPOUTS = ("embedding", "attention", "residual", "hidden", "final")  # one rate for all
 
 
 def _output_scale(dim: Any) -> float | None:
-    """What 1.0 multiplies the output by; None for a width that is none, which will be refused as such."""
+    """Return the factor of 1.0's output; None for an invalid width, which is rejected later as such."""
     return dim**-0.5 if type(dim) is int and dim > 0 else None
 
 
@@ -59,14 +59,14 @@ PRESETS = {
 ARCHITECTURES: Architectures = {
     "T5ForConditionalGeneration": {"kind": "lm"},
     "T5WithLMHeadModel": {"kind": "lm"},  # its name in the first released files
-    # It reads the decoder at </s>, a text's last token, and the decoder is given the text itself, shifted right by one.
+    # It reads the decoder at </s>, a text's last token; the decoder's input is the text itself, shifted right by one.
     "T5ForSequenceClassification": {"kind": "classes", "pool": "last", "dense": "tanh", "bias": True},
     "T5Model": {"kind": "none"},
 }
 
 
 def _sublayer(stack: str, place: int, ours: str, tensors: dict[str, str]) -> tuple[Rule, ...]:
-    """The norm of a sublayer, and its matrices: their name -> ours."""
+    """Return the rules of a sublayer's norm and of its matrices: their name -> ours."""
     theirs, here = f"{stack}.block.{{i}}.layer.{place}", f"{stack}.blocks.{{i}}.{ours}"
     matrices = (Rule(f"{theirs}.{name}.weight", (f"{here}.op.{mine}.weight",)) for name, mine in tensors.items())
     return Rule(f"{theirs}.layer_norm.weight", (f"{here}.norm.weight",)), *matrices
@@ -124,11 +124,11 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     if str(mlp) not in _MLPS:
         raise UnsupportedError(f"feed_forward_proj {mlp!r} is not one of {', '.join(_MLPS)}")
     activation, gated = _MLPS[mlp]
-    # Saved files state both halves of it once more, and transformers goes by these.
+    # Saved files also have both halves of it, which transformers uses.
     halves = {"dense_act_fn": "gelu_new" if mlp == "gated-gelu" else mlp.removeprefix("gated-"), "is_gated_act": gated}
     if others := [name for name, value in halves.items() if hf.get(name, value) != value]:
         raise UnsupportedError(f"{others[0]} {hf[others[0]]!r} contradicts feed_forward_proj {mlp!r}")
-    # Before transformers 5 an output matrix of its own meant one that is not scaled; the file decides which one there is.
+    # Before transformers 5 an untied output matrix implied an unscaled one; the file decides which one there is.
     tied = hf.get("tie_word_embeddings", True)
     scaled = hf.get("scale_decoder_outputs", tied)
     rate = hf.get("dropout_rate", 0.1)
@@ -194,6 +194,6 @@ FAMILY = Family(
     ignored=(r".*\.EncDecAttention\.relative_attention_bias\.weight",),  # of the first released files; never used
     from_hf=_from_hf,
     to_hf=_to_hf,
-    renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # the prefix is of the class with classes
+    renamed=((r"^transformer\.", ""), (r"^(encoder|decoder)\.embed_tokens\.", "shared.")),  # the class with classes has this prefix
     aliases={"hidden_size": "d_model", "num_attention_heads": "num_heads", "num_hidden_layers": "num_layers", "head_dim": "d_kv"},
 )

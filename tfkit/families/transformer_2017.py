@@ -1,12 +1,12 @@
 """The Transformer (Vaswani et al. 2017, "Attention Is All You Need", arXiv 1706.03762), for translation.
 
 New against recurrent networks: attention alone, so that all positions are computed at once and any two are one step apart. An encoder
-reads the source, a decoder attends to itself and to the encoder's output; several heads; sinusoids tell the order; a norm after each
+reads the source, a decoder attends to itself and to the encoder's output; several heads; sinusoids encode the order; a norm after each
 sum; source, target and output share one matrix, times sqrt(dim) on the way in.
 
-Hugging Face's nearest class is Marian's, and the presets are in its form: sine columns first, then cosine columns (in the paper they
-take turns, which is the same model with its columns in another order), and biases on attention and output, which the paper has not:
-they start at 0. A description without them is right too; no Hugging Face class computes it, so it is saved under tfkit's own type.
+Hugging Face's nearest class is Marian's, and the presets are in its form: sine columns first, then cosine columns (interleaved in the
+paper, which is the same model with its columns in another order), and biases on attention and output, which the paper does not have:
+they start at 0. A config without them is valid too; no Hugging Face class computes it, so it is saved under tfkit's own type.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ ARCHITECTURES: Architectures = {"MarianMTModel": {"kind": "lm"}, "MarianModel": 
 
 
 def _layer(stack: str, sublayers: dict[str, tuple[str, str]]) -> tuple[Rule, ...]:
-    """The tensors of a stack's layers. `sublayers`: ours -> the attention that it is in theirs, and its norm."""
+    """Return the rules of a stack's layers. `sublayers`: ours -> their attention and its norm."""
     theirs, ours = f"model.{stack}.layers.{{i}}", f"{stack}.blocks.{{i}}"
     pairs = {"fc1": "mlp.op.up_proj", "fc2": "mlp.op.down_proj", "final_layer_norm": "mlp.norm"}
     for sublayer, (attention, norm) in sublayers.items():
@@ -61,7 +61,7 @@ RULES = (
     Rule("final_logits_bias", ("head.bias",), row=True),
 )
 
-# Marian can have two of each of these; we have one for both stacks.
+# Marian can have two of each of these; tfkit has one for both stacks.
 _ALIKE = (
     ("encoder_ffn_dim", "decoder_ffn_dim"),
     ("encoder_attention_heads", "decoder_attention_heads"),
@@ -72,7 +72,7 @@ _ALIKE = (
 def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     for one, other in _ALIKE:
         if hf.get(other) not in (None, hf[one]):
-            raise UnsupportedError(f"{one} {hf[one]!r} and {other} {hf[other]!r} differ, and tfkit has one for both stacks")
+            raise UnsupportedError(f"{one} {hf[one]!r} and {other} {hf[other]!r} differ, but tfkit has one for both stacks")
     rate = hf.get("dropout", 0.1)
     return {
         "vocab_size": hf["vocab_size"],
@@ -84,7 +84,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         "num_heads": hf["encoder_attention_heads"],
         "embedding": {"scale": hf.get("scale_embedding", False)},
         "position": {"kind": "sinusoidal", "layout": "halves"},
-        "norm": {"kind": "layer", "eps": 1e-5, "placement": "post"},  # the eps is in their code
+        "norm": {"kind": "layer", "eps": 1e-5, "placement": "post"},  # the eps is hard-coded in theirs
         "attention": {"qkv_bias": True, "out_bias": True},
         "mlp": {"activation": activation_from_hf(hf, "activation_function", "gelu"), "gated": False, "bias": True},
         "head": head_from_hf(hf, ARCHITECTURES, tied=hf.get("tie_word_embeddings", True), bias=True),
@@ -100,7 +100,7 @@ def _from_hf(hf: dict[str, Any]) -> dict[str, Any]:
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
     if config.head.kind == "lm" and not config.tied:
-        raise UnsupportedError("Marian without tie_word_embeddings has three embeddings, where tfkit has one for both stacks")
+        raise UnsupportedError("Marian without tie_word_embeddings has three embeddings, but tfkit has one for both stacks")
     return {
         "vocab_size": config.vocab_size,
         "decoder_vocab_size": config.vocab_size,

@@ -1,4 +1,4 @@
-"""The mean of several checkpoints of one model: what the 2017 Transformer was evaluated with (arXiv 1706.03762, section 6.1)."""
+"""The mean of several checkpoints of one model, as the 2017 Transformer was evaluated (arXiv 1706.03762, section 6.1)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,25 +10,25 @@ from tfkit.hub.weights import Tensors, Weight, find_weights, read_weights
 
 
 def weights_bytes(folders: Sequence[Path]) -> int:
-    """The size of all tensors of these model folders."""
+    """Return the size of all tensors of these model folders."""
     return sum(weight.stored.end - weight.stored.begin for folder in folders for weight in find_weights(folder).values())
 
 
 def mean_weights(folders: Sequence[Path], advance: Callable[[int], object]) -> Tensors:
-    """The mean of each tensor over these model folders, added up in float64, as float32, under the names that it has in the files.
+    """Return the mean of each tensor over these model folders, summed in float64, as float32, under its name in the files.
 
-    One tensor at a time is held in float64. `advance` is told of every so many bytes read. Raises ModelError if a folder has other tensors
-    than the first, or cannot be read.
+    Only one tensor at a time is held in float64. `advance` gets the number of bytes after each read. Raise ModelError if a folder has other
+    tensors than the first, or cannot be read.
     """
     found = [find_weights(folder) for folder in folders]
     for folder, weights in zip(folders[1:], found[1:], strict=True):
         if (name := _differing(found[0], weights)) is not None:
-            raise ModelError(f"{folder}: its tensor {name} is not as in {folders[0]}: only checkpoints of one model have a mean")
+            raise ModelError(f"{folder}: its tensor {name} differs from that in {folders[0]}: only checkpoints of one model have a mean")
     return {name: _mean([weights[name] for weights in found], advance) for name in found[0]}
 
 
 def save_weights(folder: Path, tensors: Tensors) -> None:
-    """model.safetensors, or shards, of tensors under the names that they have in the files."""
+    """Write model.safetensors, or shards, of tensors under their names in the files."""
     from huggingface_hub import save_torch_state_dict
 
     save_torch_state_dict(tensors, folder, metadata={"format": "pt"})
@@ -43,9 +43,9 @@ def _mean(stored: Sequence[Weight], advance: Callable[[int], object]) -> torch.T
 
 
 def _differing(first: dict[str, Weight], other: dict[str, Weight]) -> str | None:
-    """The first name that is missing from one, or has another shape or type there."""
+    """Return the first name that is missing from one, or has another shape or type there."""
     for name in sorted(first.keys() | other.keys()):
-        here, there = (weights[name].stored[:2] if name in weights else None for weights in (first, other))
-        if here != there:
+        one, two = (weights[name].stored[:2] if name in weights else None for weights in (first, other))
+        if one != two:
             return name
     return None

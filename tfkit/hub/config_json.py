@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from tfkit.errors import ModelError, UsageError
 from tfkit.families import FAMILIES, MODEL_TYPES
-from tfkit.families.rules import Family, UnsupportedError, heeded_keys
+from tfkit.families.rules import Family, UnsupportedError, normalize_keys
 from tfkit.model.config import (
     ClassesHeadConfig,
     HeadConfig,
@@ -21,10 +21,10 @@ from tfkit.recipe.presets import merge
 from tfkit.run.model_files import MIB, check_version, read_object
 from tfkit.run.verified import find_named
 
-OWN_TYPE = "tfkit"  # model_type of what no Hugging Face class can express: it fails to load elsewhere rather than load wrong
+OWN_TYPE = "tfkit"  # model_type of a model that no Hugging Face class can express: it fails to load elsewhere rather than load wrong
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id", "decoder_start_token_id")
 _EOS = "eos_token_id"
-_OF_WRITING = (  # what transformers takes from config.json where there is no generation_config.json
+_GENERATION_KEYS = (  # transformers reads these from config.json if there is no generation_config.json
     *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature"),
     *("top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
     *("bad_words_ids", "num_return_sequences", "forced_bos_token_id", "exponential_decay_length_penalty", "suppress_tokens"),
@@ -32,39 +32,39 @@ _OF_WRITING = (  # what transformers takes from config.json where there is no ge
 )
 TRAINING_ONLY_FIELDS = {"init", "dropout"}  # how a model is trained, not what it computes; kept in tfkit.json
 _MOST_PROBLEMS = 20
-FACTS = "tfkit.json"  # what config.json cannot say
+FACTS = "tfkit.json"  # what config.json cannot express
 FACTS_VERSION = 1
-LIMIT = 4 * MIB  # bytes of config.json or tfkit.json: a thousand times what they take
+LIMIT = 4 * MIB  # bytes of config.json or tfkit.json: a thousand times their size
 
 
 def read_config(hf: Mapping[str, Any], folder: Path) -> tuple[Family | None, ModelConfig]:
-    """The family (None: tfkit's own type) and our description of the model of a config.json."""
+    """Return the family (None: tfkit's own type) and our config of the model of a config.json."""
     path = folder / "config.json"
     kind = hf.get("model_type")
     if not isinstance(kind, str) or (kind != OWN_TYPE and kind not in MODEL_TYPES):
         raise ModelError(f"{path}: model_type {_shown(kind)} is not one that tfkit can load ({', '.join(MODEL_TYPES)})")
     family = MODEL_TYPES.get(kind)
     try:
-        config = _validated(family.from_hf(heeded_keys(hf, family)) if family else hf["config"], path)
+        config = _validated(family.from_hf(normalize_keys(hf, family)) if family else hf["config"], path)
     except KeyError as missing:
         raise ModelError(f"{path}: the field {missing} is missing") from None
     except UnsupportedError as error:
         raise ModelError(f"{path}: {error}") from None
     if family and (config.encoder_layers > 0, config.decoder_layers > 0) != family.stacks:
         raise ModelError(
-            f"{path}: {config.encoder_layers} encoder and {config.decoder_layers} decoder layers are no {kind}: one stack is missing"
+            f"{path}: {config.encoder_layers} encoder and {config.decoder_layers} decoder layers do not make a {kind}: one stack is missing"
         )
     facts = read_facts(folder)
     if family:
-        ours, said = folder / FACTS, facts.get("model", {})
-        if not isinstance(said, dict) or not said.keys() <= TRAINING_ONLY_FIELDS:
-            raise ModelError(f"{ours}: model must hold {' and '.join(sorted(TRAINING_ONLY_FIELDS))}, and nothing that config.json says")
-        config = _validated(config.model_dump() | said, ours)
+        ours, training_only = folder / FACTS, facts.get("model", {})
+        if not isinstance(training_only, dict) or not training_only.keys() <= TRAINING_ONLY_FIELDS:
+            raise ModelError(f"{ours}: model must hold {' and '.join(sorted(TRAINING_ONLY_FIELDS))}, and nothing that is in config.json")
+        config = _validated(config.model_dump() | training_only, ours)
     return family, config
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What the tfkit.json of a folder says; empty where there is none. Raises ModelError."""
+    """Read the tfkit.json of a folder; empty if there is none. Raise ModelError."""
     path = find_named(folder, FACTS)
     if path is None:
         return {}
@@ -74,14 +74,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The bos, eos, pad and start ids that config.json states, or generation_config.json; several eos ids are a list.
+    """Return the bos, eos, pad and start ids of config.json, or of generation_config.json; several eos ids are a list.
 
-    Either file may hold some of the ids that end a text: they are put together. Raises ModelError for values of config.json that are none.
+    Each file may have some of the ids that end a text: they are merged. Raise ModelError for values of config.json that are no ids.
     """
     ids = {name: hf[name] for name in SPECIAL_IDS if hf.get(name) is not None}
     for name, value in ids.items():
         if not _are_ids(name, value):
-            raise ModelError(f"{folder / 'config.json'}: {name} is {_shown(value)}, which is not the number of a token")
+            raise ModelError(f"{folder / 'config.json'}: {name} is {_shown(value)}, which is not a token id")
     stated = read_generation(hf, folder)
     further = {name: stated[name] for name in SPECIAL_IDS if _are_ids(name, stated.get(name))}
     ends = [end for found in (ids, further) for end in _listed(found.get(_EOS, []))]
@@ -91,19 +91,19 @@ def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """All of generation_config.json, or without one what an older config.json says of writing.
+    """Return all of generation_config.json, or without one an older config.json's settings for generation.
 
-    The file is optional: one that cannot be read says nothing.
+    The file is optional: one that cannot be read counts as empty.
     """
     try:
         path = find_named(folder, "generation_config.json")
-        return {name: hf[name] for name in _OF_WRITING if name in hf} if path is None else read_object(path, LIMIT)
+        return {name: hf[name] for name in _GENERATION_KEYS if name in hf} if path is None else read_object(path, LIMIT)
     except (ModelError, OSError):
         return {}
 
 
 def _are_ids(name: str, value: Any) -> bool:
-    """Whether this is an id, or for the end of a text several."""
+    """Whether this is an id, or a list of ids for the end of a text."""
     return all(map(_is_id, value)) if name == _EOS and isinstance(value, list) else _is_id(value)
 
 
@@ -112,7 +112,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def family_of(config: ModelConfig, prefer: str | None = None) -> Family | None:
-    """A family whose Hugging Face configuration says all that this description says; None if there is none."""
+    """Return a family whose Hugging Face configuration expresses this config completely; None if there is none."""
     families = sorted(FAMILIES.values(), key=lambda family: family.name != prefer)
     return next((family for family in families if _expresses(family, config)), None)
 
@@ -128,15 +128,15 @@ def _expresses(family: Family, config: ModelConfig) -> bool:
 
 
 def to_config_json(family: Family, config: ModelConfig, labels: Sequence[str] = ()) -> dict[str, Any]:
-    """The config.json that Hugging Face's class of the family reads. Raises UnsupportedError where it cannot say something."""
+    """Return the config.json that Hugging Face's class of the family reads. Raise UnsupportedError if it cannot express the model."""
     body = {"architectures": [family.architecture(config)], "model_type": family.model_type, **family.to_hf(config)}
     if not isinstance(config.head, LanguageModelHeadConfig | MaskedLanguageModelHeadConfig):
-        body.pop("tie_word_embeddings", None)  # nothing is there to tie: the class's own default stands for a later head
+        body.pop("tie_word_embeddings", None)  # nothing to tie: the class's own default applies to a later head
     return body | label_fields(config.head, labels)
 
 
 def label_fields(head: HeadConfig, labels: Sequence[str]) -> dict[str, Any]:
-    """What config.json says of the classes or tags, by whose number Hugging Face knows their count."""
+    """Return config.json's fields for the classes or tags, from which Hugging Face takes their count."""
     names = labels or _unnamed(_count(head))
     if not names:
         return {}
@@ -145,7 +145,7 @@ def label_fields(head: HeadConfig, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def read_labels(hf: Mapping[str, Any], head: HeadConfig) -> tuple[str, ...]:
-    """The names of the head's classes or tags; LABEL_0 and so on, as Hugging Face calls them, where config.json does not name each."""
+    """Return the names of the head's classes or tags; Hugging Face's LABEL_0 and so on if config.json does not name each."""
     count = head.count if isinstance(head, ClassesHeadConfig | TagsHeadConfig) else 0
     known = hf.get("id2label")
     names = [known.get(str(number)) for number in range(count)] if isinstance(known, dict) and len(known) == count else []
@@ -155,12 +155,12 @@ def read_labels(hf: Mapping[str, Any], head: HeadConfig) -> tuple[str, ...]:
 
 
 def are_unnamed(labels: Sequence[str]) -> bool:
-    """Whether these are no names of classes, but what Hugging Face calls classes without one."""
+    """Whether these are Hugging Face's default names of classes."""
     return tuple(labels) == _unnamed(len(labels))
 
 
 def read_problem_type(hf: Mapping[str, Any]) -> str | None:
-    """What Hugging Face's class takes labels for, where the file says it: numbers, one class of several, or any number of them."""
+    """Return Hugging Face's type of the labels, if the file has it: numbers, one class of several, or any number of them."""
     found = hf.get("problem_type")
     return found if found in ("regression", "single_label_classification", "multi_label_classification") else None
 
@@ -170,29 +170,29 @@ def _unnamed(count: int) -> tuple[str, ...]:
 
 
 def _count(head: HeadConfig) -> int:
-    """How many labels the head has; the score of a choice is one, as Hugging Face counts."""
+    """Return the number of the head's labels; the score of a choice is one, as Hugging Face counts."""
     if isinstance(head, ClassesHeadConfig | TagsHeadConfig):
         return head.count
     return int(isinstance(head, LanguageModelHeadConfig) and head.choices)
 
 
 def replace_tied(config: ModelConfig, *, tied: bool) -> ModelConfig:
-    """The same model with, or without, the output matrix tied to the embedding."""
+    """Return the same config with, or without, the output matrix tied to the embedding."""
     return config.model_copy(update={"head": config.head.model_copy(update={"tied": tied})})
 
 
-def changed(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
-    """The same description with other values, as a recipe gives them. Raises UsageError for values that do not fit it."""
+def apply_changes(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    """Return the config with a recipe's changes. Raise UsageError for values that do not fit it."""
     try:
         return ModelConfig.model_validate(merge(config.model_dump(), changes), strict=True)
     except ValidationError as error:
         what = "; ".join(f"model.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:_MOST_PROBLEMS])
-        raise UsageError(f"the model's description does not take these changes: {what}") from None
+        raise UsageError(f"the model's config does not accept these changes: {what}") from None
 
 
 def _validated(values: Any, path: Path) -> ModelConfig:
     try:
-        return ModelConfig.model_validate(values, strict=True)  # no "5", 5.0 or true where a whole number is wanted
+        return ModelConfig.model_validate(values, strict=True)  # no "5", 5.0 or true in place of an integer
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:_MOST_PROBLEMS])
         raise ModelError(f"{path}: {what}") from None
@@ -203,5 +203,5 @@ def _is_id(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """What a file says, short enough for a message."""
+    """Return a value of a file, short enough for a message."""
     return repr(value)[:80]

@@ -1,4 +1,4 @@
-"""Which model a folder holds, whatever it is called: for lineage, and to tell whether it is still the same one."""
+"""The identity of the model in a folder, whatever the folder's name: for lineage, and to check whether it is still the same one."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,13 +10,13 @@ from tfkit.run.manifest import Identity, identity_of, is_settled
 from tfkit.run.verified import find_named, verified
 
 _BLOCK = 1 << 20
-_known: dict[tuple[tuple[str, Identity], ...], str] = {}  # what this process has computed, by the names and identities of the files
+_known: dict[tuple[tuple[str, Identity], ...], str] = {}  # the hashes of this process, by the names and identities of the files
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 of the bytes of config.json (and an adapter's own) and of the weights, in the order of their names.
+    """Return the SHA-256 of the bytes of config.json (and an adapter's own) and of the weights, in the order of their names.
 
-    Raises ModelError for files that are not as the folder's manifest has them.
+    Raise ModelError for files that differ from the folder's manifest.
     """
     names = ["config.json", ADAPTER, *sorted(path.name for path in folder.glob("*.safetensors"))]
     paths = [path for name in names if (path := find_named(folder, name)) is not None]
@@ -42,6 +42,6 @@ def _content_hash(paths: Iterable[Path]) -> str:
 
 
 def run_id_of(folder: Path) -> str | None:
-    """The run that made it, as tfkit.json says, where there is one."""
+    """Return the run that made the model, if tfkit.json has it."""
     found = read_facts(folder).get("run_id")
     return found if isinstance(found, str) else None

@@ -1,4 +1,4 @@
-"""Which model folder a path means: a checkpoint, a run folder, a Hugging Face model folder, or a repository of the hub."""
+"""From a path to a model folder: a checkpoint, a run folder, a Hugging Face model folder, or a repository of the hub."""
 
 import warnings
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 from tfkit.errors import ModelError
 from tfkit.network import fetch, is_offline
 
-ADAPTER = "adapter_config.json"  # of a folder with updates of another model's weights, in the form of the peft library
+ADAPTER = "adapter_config.json"  # in a folder with updates of another model's weights, in the format of the peft library
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The model folder that a path means: itself, a run folder's best or else newest checkpoint, or `hub:org/name@revision`.
+    """Return the model folder of a path: itself, a run folder's best or else newest checkpoint, or `hub:org/name@revision`.
 
-    Raises ModelError if there is none.
+    Raise ModelError if there is none.
     """
     if str(path).startswith("hub:"):
         return _download(str(path)[4:])
@@ -24,7 +24,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def pickle_refusal(path: Path) -> str | None:
-    """Why a file is not opened, and how its owner can convert it, if its name says that it is a pickle."""
+    """Return why a pickle is not opened, and how its owner can convert it; None if the name is not a pickle's."""
     if path.suffix not in _PICKLES:
         return None
     return (
@@ -55,14 +55,14 @@ def _find_folder(folder: Path) -> Path:
     if not folder.exists():
         raise ModelError(f"{folder}: there is no such folder; --from takes a checkpoint, a run folder, or a Hugging Face model folder")
     if folder.is_file():
-        raise ModelError(pickle_refusal(folder) or f"{folder}: a file; --from takes the folder in which it lies, with its config.json")
+        raise ModelError(pickle_refusal(folder) or f"{folder}: a file; --from takes the folder that holds it, with its config.json")
     raise ModelError(f"{folder}: no config.json here, so this is neither a model folder nor a run folder; name one with --from")
 
 
 def _download(name: str) -> Path:
-    """A snapshot of a hub repository: configuration, safetensors and tokenizer only, never code or pickles.
+    """Download a hub repository: configuration, safetensors and tokenizer only, never code or pickles.
 
-    With TFKIT_OFFLINE=1, as with HF_HUB_OFFLINE=1, only one that was downloaded before.
+    With TFKIT_OFFLINE=1, as with HF_HUB_OFFLINE=1, return only one that was downloaded before.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.file_download import repo_folder_name
@@ -75,6 +75,6 @@ def _download(name: str) -> Path:
 
     try:
         return fetch(download, Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model"))
-    except Exception as error:  # the hub's client raises what it likes
+    except Exception as error:  # the hub's client raises anything
         first = (str(error) or type(error).__name__).strip().partition("\n")[0]
         raise ModelError(f"hub:{name}: could not be downloaded: {first}; check the name, the revision and the network") from None

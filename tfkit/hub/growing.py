@@ -1,21 +1,21 @@
-"""Tables of a finished model that become longer or shorter: more entries in the vocabulary, fewer positions."""
+"""Longer or shorter tables of a finished model: more entries in the vocabulary, fewer positions."""
 
 import torch
 
 from tfkit.hub.names import on_meta
 from tfkit.model.transformer import Transformer, build
 
-_ROWS = ("embedding.tokens.weight", "head.output.weight", "head.bias")  # what has one row for each entry
+_ROWS = ("embedding.tokens.weight", "head.output.weight", "head.bias")  # tensors with one row for each entry
 _POSITIONS = "embedding.positions.weight"
 
 
 def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transformer:
-    """The same model with new entries behind its own, whose vectors are drawn with `seed` as in pretraining.
+    """Return the same model with new entries after its own, whose vectors are drawn with `seed` as in pretraining.
 
     GPT learns three when it is fine-tuned (Radford et al. 2018, section 3.2).
     """
     config, tensors = model.config, model.state_dict()
-    few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}  # only the rows are wanted
+    few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}  # only the rows are needed
     new = build(config.model_copy(update={"vocab_size": vocab_size - config.vocab_size, **few}), seed).state_dict()
     tensors |= {name: torch.cat([tensors[name], new[name].to(tensors[name])]) for name in _ROWS if name in tensors}
     larger = on_meta(config.model_copy(update={"vocab_size": vocab_size}))
@@ -24,7 +24,7 @@ def with_more_entries(model: Transformer, vocab_size: int, seed: int) -> Transfo
 
 
 def with_fewer_positions(model: Transformer, context_length: int) -> Transformer:
-    """The same model without the last of its learned positions: it computes the same for texts of at most `context_length` tokens."""
+    """Return the same model without its last learned positions: it computes the same for texts of at most `context_length` tokens."""
     shorter = on_meta(model.config.model_copy(update={"context_length": context_length}))
     tensors = model.state_dict()
     tensors[_POSITIONS] = tensors[_POSITIONS][:context_length].clone()

@@ -1,4 +1,4 @@
-"""Every id that the files of a model folder state is in the vocabulary: one outside of it would fail where it is looked up."""
+"""Check that every id in a model folder's files is in the vocabulary: one outside of it would fail at its look-up."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,17 +16,17 @@ _NAMES = (
     *("bad_words_ids", "force_words_ids", "suppress_tokens", "begin_suppress_tokens"),
 )
 _FILES = ("config.json", "generation_config.json")
-# The class of GPT-2 writes the id of the released vocabulary into every file whose author stated none.
-_UNSTATED = {"gpt2": {"bos_token_id": 50256, "eos_token_id": 50256}}
+# GPT-2's class writes the id of the released vocabulary into every file whose author set none.
+_CLASS_DEFAULTS = {"gpt2": {"bos_token_id": 50256, "eos_token_id": 50256}}
 
 
 def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, Any]:
-    """The bos, eos, pad and start ids that the folder states, as `read_special_ids`.
+    """Return the folder's bos, eos, pad and start ids, as `read_special_ids`.
 
-    Raises ModelError for an id in config.json or generation_config.json, of these or of others, that is no entry of the vocabulary.
-    generation_config.json is optional, and one that cannot be read says nothing.
+    Raise ModelError for an id in config.json or generation_config.json, of these or of others, that is not in the vocabulary.
+    generation_config.json is optional, and one that cannot be read counts as empty.
     """
-    unstated = {key: value for key, value in _UNSTATED.get(str(hf.get("model_type")), {}).items() if value >= vocab_size}
+    defaults = {key: value for key, value in _CLASS_DEFAULTS.get(str(hf.get("model_type")), {}).items() if value >= vocab_size}
     for name in _FILES:
         try:
             path = find_named(folder, name)
@@ -34,20 +34,20 @@ def read_ids(hf: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, 
         except (ModelError, OSError):
             continue
         for key, number in _ids(stated):
-            if not 0 <= number < vocab_size and unstated.get(key) != number:
+            if not 0 <= number < vocab_size and defaults.get(key) != number:
                 raise ModelError(
-                    f"{path}: {key} is {number}, and the vocabulary has the ids 0 to {vocab_size - 1}; "
+                    f"{path}: {key} is {number}, but the vocabulary has the ids 0 to {vocab_size - 1}; "
                     "correct it, or remove the key if the model has no such token"
                 )
-    stated = {key: value for key, value in hf.items() if key not in unstated or unstated[key] != value}
-    return {key: value for key, value in read_special_ids(stated, folder).items() if key not in unstated or unstated[key] != value}
+    stated = {key: value for key, value in hf.items() if key not in defaults or defaults[key] != value}
+    return {key: value for key, value in read_special_ids(stated, folder).items() if key not in defaults or defaults[key] != value}
 
 
 def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, folder: Path) -> None:
-    """Raise ModelError for a tokenizer with an entry for which the model has no vector."""
+    """Raise ModelError for a tokenizer with an entry for which the model has no embedding."""
     if tokenizer.size > vocab_size:
         raise ModelError(
-            f"{folder / 'tokenizer.json'}: {tokenizer.size:,} entries, and vocab_size in config.json is {vocab_size:,}; put the model's "
+            f"{folder / 'tokenizer.json'}: {tokenizer.size:,} entries, but vocab_size in config.json is {vocab_size:,}; put the model's "
             "own tokenizer there, or remove the entries that were added without the model"
         )
 

@@ -11,18 +11,18 @@ import torch
 
 from tfkit.errors import ModelError
 from tfkit.families.rules import Family
-from tfkit.hub.config_json import LIMIT, OWN_TYPE, changed, read_config, read_generation, read_labels, read_problem_type
+from tfkit.hub.config_json import LIMIT, OWN_TYPE, apply_changes, read_config, read_generation, read_labels, read_problem_type
 from tfkit.hub.find import find_checkpoint
 from tfkit.hub.ids import check_tokenizer, read_ids
 from tfkit.hub.model_writing import save_model
 from tfkit.hub.names import (
     expected_shapes,
     from_foreign,
+    is_head_incomplete,
     label_tensors,
-    lacks_of_head,
     missing_of_head,
     on_meta,
-    settle_names,
+    resolve_names,
     without_namesakes,
     without_other_heads,
 )
@@ -40,7 +40,7 @@ _MOST_LINES = 20  # of one kind of difference
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model folder in memory. `codec`, our view of its tokenizer, is None where the folder has none; `family` is a family's name, or
+    """A model folder in memory. `codec`, our view of its tokenizer, is None if the folder has none; `family` is a family's name, or
     tfkit's own.
     """
 
@@ -49,20 +49,20 @@ class Loaded:
     config: ModelConfig
     family: str
     folder: Path
-    special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos, pad and start ids as the folder's files have them
+    special_ids: dict[str, Any] = field(default_factory=dict)  # bos, eos, pad and start ids of the folder's files
     labels: tuple[str, ...] = ()  # the names of classes or tags, by number
-    problem_type: str | None = None  # Hugging Face's word for what they are, where the folder says it
-    new_parameters: tuple[str, ...] = ()  # of a head that was asked for and that the files lack: random
-    generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or what config.json says in its place
+    problem_type: str | None = None  # Hugging Face's word for their type, if the folder has it
+    new_parameters: tuple[str, ...] = ()  # of a requested head that the files lack: random
+    generation: dict[str, Any] = field(default_factory=dict)  # generation_config.json, or config.json's settings in its place
 
     @property
     def tokenizer(self) -> Backend | None:
-        """The tokenizer itself, as the `tokenizers` library knows it."""
+        """The tokenizer itself, as an object of the `tokenizers` library."""
         return self.codec.backend if self.codec else None
 
     @property
     def eos_ids(self) -> list[int]:
-        """The ids that end a text: config.json and generation_config.json may list several, and where neither does the tokenizer says."""
+        """The ids that end a text: config.json and generation_config.json may list several; without one, the tokenizer's."""
         found = self.special_ids.get("eos_token_id")
         if found is None and self.codec is not None:
             found = self.codec.eos_id
@@ -70,7 +70,7 @@ class Loaded:
 
     @property
     def start_id(self) -> int | None:
-        """What the decoder of an encoder-decoder begins with; None: nothing says it."""
+        """The id with which the decoder of an encoder-decoder begins; None if it is unknown."""
         found = (self.special_ids.get(name) for name in ("decoder_start_token_id", "pad_token_id"))
         codec_pad = self.codec.pad_id if self.codec else None
         return next((one for one in found if one is not None), codec_pad)
@@ -93,7 +93,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Described:
-    """What a model folder says of itself, its weights unread: as `Loaded`, before there is a model."""
+    """A model folder without its weights: as `Loaded`, before there is a model."""
 
     folder: Path
     config: ModelConfig
@@ -105,7 +105,7 @@ class Described:
 
 
 def describe(path: str | Path) -> Described:
-    """Read all of a model folder but its weights, of which only names and shapes are looked at. Raises ModelError."""
+    """Read all of a model folder but its weights, of which only names and shapes are read. Raise ModelError."""
     folder = find_checkpoint(path)
     with verified(folder, weights=False):
         opened = _open(folder, None, {})
@@ -127,10 +127,10 @@ def load(
 ) -> Loaded:
     """Read a checkpoint, a run folder (its best checkpoint, else its newest) or any Hugging Face model folder with safetensors.
 
-    The model has the head that config.json names, or `head`: what the files lack of that one is drawn with `seed`, and
-    `new_parameters` names it; with `other_labels` also what has a row for each class, since the classes are others. `changes` are
-    fields of its description, such as dropout, that are other than there. Raises ModelError when it is missing, damaged, unsupported
-    or does not fit its own configuration. Files are compared with the manifest of the folder, where there is one, while they are read.
+    The model has the head that config.json names, or `head`: parameters of it that the files lack are drawn with `seed`, and
+    `new_parameters` names them; with `other_labels` also those with a row for each class, since the classes differ. `changes` are
+    fields of the config, such as dropout, that differ from the file's. Raise ModelError if the folder is missing, damaged, unsupported
+    or does not fit its own configuration. Files are compared with the folder's manifest, if there is one, while they are read.
     """
     folder = find_checkpoint(path)
     with verified(folder, weights=True):
@@ -151,17 +151,17 @@ def _load(
     if other_labels:
         rows = label_tensors(family, config)
         weights = {name: weight for name, weight in weights.items() if name not in rows}
-    asked = head is not None or other_labels
-    lacking = missing_of_head(weights, family, config) if asked else frozenset()
+    new_head = head is not None or other_labels
+    lacking = missing_of_head(weights, family, config) if new_head else frozenset()
     expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
     _check_fit(weights, expected, folder)
     codec = _codec(opened)
     foreign = read_weights(weights)
     tensors = from_foreign(foreign, family, config) if family else foreign
-    new = _draw_head(config, seed, tensors) if asked and lacks_of_head(tensors, config) else {}
+    new = _draw_head(config, seed, tensors) if new_head and is_head_incomplete(tensors, config) else {}
     model = _fill(config, {name: tensor.to(dtype) for name, tensor in (tensors | new).items()})
-    said = hf if config.head == opened.own_head and not other_labels else {}  # of the labels of another head it says nothing
-    labels, problem = read_labels(said, config.head), read_problem_type(said)
+    label_source = hf if config.head == opened.own_head and not other_labels else {}  # it has no labels of another head
+    labels, problem = read_labels(label_source, config.head), read_problem_type(label_source)
     name = family.name if family else OWN_TYPE
     generation = read_generation(hf, folder)
     return Loaded(model.to(device), codec, config, name, folder, opened.special_ids, labels, problem, tuple(new), generation)
@@ -169,19 +169,19 @@ def _load(
 
 @dataclass(frozen=True)
 class _Opened:
-    """A folder whose files were looked at, and whose weights have the names that its description wants."""
+    """A folder whose files were checked, and whose weights have the names of its config."""
 
     folder: Path
     hf: dict[str, Any]
     family: Family | None
     config: ModelConfig
-    own_head: HeadConfig  # that config.json names
+    own_head: HeadConfig  # the head that config.json names
     special_ids: dict[str, Any]
     weights: Mapping[str, Weight]
 
 
 def _codec(opened: _Opened) -> Tokenizer | None:
-    """The tokenizer, which knows what the model's decoder begins with."""
+    """Return the tokenizer, with the first id of the model's decoder."""
     codec, start = load_tokenizer(opened.folder), opened.special_ids.get("decoder_start_token_id")
     if codec is not None:
         check_tokenizer(codec, opened.config.vocab_size, opened.folder)
@@ -193,7 +193,7 @@ def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> 
     family, config = read_config(hf, folder)
     own_head, own_vocabulary = config.head, config.vocab_size
     if changes:
-        config = changed(config, changes)
+        config = apply_changes(config, changes)
     if head is not None:
         config = config.model_copy(update={"head": head})
     special_ids = read_ids(hf, folder, own_vocabulary)
@@ -202,7 +202,7 @@ def _open(folder: Path, head: HeadConfig | None, changes: Mapping[str, Any]) -> 
     if family is not None:
         if config.head.kind != own_head.kind:
             weights = without_namesakes(weights, family, config, config.model_copy(update={"head": own_head}))
-        weights, config = settle_names(weights, family, config)
+        weights, config = resolve_names(weights, family, config)
     elif head is not None:
         weights = without_other_heads(weights, config)
     return _Opened(folder, hf, family, config, own_head, special_ids, weights)
@@ -216,7 +216,7 @@ def _read_config_json(folder: Path) -> dict[str, Any]:
 
 
 def _check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Path) -> None:
-    """Raise ModelError if config.json tells of more than the files can hold, before anything of such a size is made."""
+    """Raise ModelError if config.json describes more than the files can hold, before anything of such a size is allocated."""
     rows = {"vocab_size": config.vocab_size, "hidden_dim": config.hidden_dim, "num_heads x head_dim": config.num_heads * config.head_dim}
     if config.position.kind == "learned":
         rows["context_length"] = config.context_length
@@ -229,11 +229,11 @@ def _check_claims(config: ModelConfig, weights: Mapping[str, Weight], folder: Pa
         if count * config.dim > elements
     ]
     if claims:
-        raise ModelError(f"{folder}: the weights do not fit config.json: it tells of {'; '.join(claims)}; copy both again, from one place")
+        raise ModelError(f"{folder}: the weights do not fit config.json: it has {'; '.join(claims)}; copy both again, from the same source")
 
 
 def _check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Raise ModelError, listing every missing, unexpected, misshapen and mistyped tensor under the name that it has in the file."""
+    """Raise ModelError, listing every missing, unexpected, misshapen and mistyped tensor under its name in the file."""
     found = {name: weight.stored.shape for name, weight in weights.items()}
     types = {name: weight.stored.dtype for name, weight in weights.items()}
     kinds = [
@@ -244,7 +244,9 @@ def _check_fit(weights: Mapping[str, Weight], expected: Mapping[str, tuple[int, 
     ]
     problems = [line for kind in kinds for line in _shortened(kind)]
     if problems:
-        raise ModelError(f"{folder}: the weights do not fit config.json:\n  " + "\n  ".join(problems) + "\nCopy both again, from one place")
+        raise ModelError(
+            f"{folder}: the weights do not fit config.json:\n  " + "\n  ".join(problems) + "\nCopy both again, from the same source"
+        )
 
 
 def _shortened(lines: list[str]) -> list[str]:
@@ -253,14 +255,14 @@ def _shortened(lines: list[str]) -> list[str]:
 
 
 def _draw_head(config: ModelConfig, seed: int, known: Tensors) -> Tensors:
-    """Random parameters of the head, those apart that are known."""
+    """Return random parameters of the head, except the known ones."""
     head = on_meta(config).head.to_empty(device="cpu")
     initialize(head, config, torch.Generator().manual_seed(seed))
     return {name: tensor for part, tensor in head.state_dict().items() if (name := f"head.{part}") not in known}
 
 
 def _fill(config: ModelConfig, tensors: Tensors) -> Transformer:
-    """The model with these weights."""
+    """Build the model with these weights."""
     model = on_meta(config)
     model.load_state_dict({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, assign=True)
     return model.requires_grad_().eval()

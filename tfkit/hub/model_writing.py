@@ -17,7 +17,7 @@ _START = "decoder_start_token_id"
 _PAD = "pad_token_id"
 _EOS = "eos_token_id"
 _FORCED = "forced_eos_token_id"
-_STATED = ("bos_token_id", "eos_token_id", _PAD)  # null where there is none
+_STATED = ("bos_token_id", "eos_token_id", _PAD)  # null if there is none
 
 
 def save_model(
@@ -36,10 +36,10 @@ def save_model(
 ) -> None:
     """Write config.json, generation_config.json, model.safetensors (or shards), the tokenizer's files and tfkit.json into a folder.
 
-    `tensors` are the parameters under our names (None: their files are another's matter); `family` is the one to prefer where several can
-    express the model; `end_ids` end a text if these are several, or others than the tokenizer's eos; `labels` are the names of classes or
-    tags, and `problem_type` Hugging Face's word for what they are (`regression`: a number instead); `facts` go into tfkit.json, which says
-    what config.json cannot; `generation`: the generation_config.json of the model that this one was made from, whose keys are all kept.
+    `tensors` are the parameters under our names (None: their files are written elsewhere); `family` is preferred if several can express
+    the model; `end_ids` end a text if these are several, or others than the tokenizer's eos; `labels` are the names of classes or
+    tags, and `problem_type` is Hugging Face's word for their type (`regression`: a number instead); `facts` go into tfkit.json, for what
+    config.json cannot express; `generation`: the generation_config.json of the model that this one was made from, whose keys are all kept.
     """
     from huggingface_hub import save_torch_state_dict
 
@@ -50,9 +50,9 @@ def save_model(
     if config.encoder_layers and config.decoder_layers:
         start = ids.get("pad_token_id") if special_ids or tokenizer is None else tokenizer.start_id
         if start is not None:
-            ids.setdefault(_START, start)  # pad, as T5 and Marian begin; or what its decoder began with in training
+            ids.setdefault(_START, start)  # pad, as T5 and Marian begin; or the id that its decoder began with in training
     if isinstance(config.head, ClassesHeadConfig) and config.head.pool == "last" and (padding := padding_id(tokenizer)) is not None:
-        ids.setdefault(_PAD, padding)  # where Hugging Face's classes find the last token of a padded text
+        ids.setdefault(_PAD, padding)  # Hugging Face's classes use it to find the last token of a padded text
     own = {"architectures": ["Transformer"], "model_type": OWN_TYPE, "config": config.model_dump(mode="json")}
     body = to_config_json(found, config, labels) if found else own | label_fields(config.head, labels)
     _write_json(
@@ -71,12 +71,12 @@ def save_model(
 
 
 def _generation(stated: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
-    """generation_config.json: all that the model's own stated, with these ids, and every id that ended a text."""
+    """Return generation_config.json: all keys of the model's own, with these ids, and every id that ended a text."""
     ends = [end for found in (ids, stated) for end in _listed(found.get(_EOS))]
     merged = {_EOS: list(dict.fromkeys(ends))} if len({*ends}) > 1 else {}
     if not stated:
         return {"_from_model_config": True, **ids}
-    # Where the file does not force an end, config.json may, and transformers heeds the file alone.
+    # If the file does not force an end, config.json may, and transformers reads the file alone.
     return {**stated, **{name: value for name, value in ids.items() if name != _FORCED or name in stated}, **merged}
 
 
@@ -90,7 +90,7 @@ def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
 
 
 def padding_id(tokenizer: Tokenizer | None) -> int | None:
-    """What fills the rows of texts: pad, or else the end of a text, if no text ends with it; None if there is nothing such."""
+    """Return the id that pads rows of texts: pad, or else the end of a text, if no text ends with it; None if there is no such id."""
     if tokenizer is None or tokenizer.pad_id is not None:
         return tokenizer.pad_id if tokenizer else None
     return tokenizer.eos_id if tokenizer.eos_id not in tokenizer.suffix else None

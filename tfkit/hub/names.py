@@ -1,4 +1,4 @@
-"""The names and shapes of tensors, ours <-> a family's, by its rules."""
+"""The names and shapes of tensors, ours <-> a family's, from its rules."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -17,10 +17,9 @@ from tfkit.model.transformer import Transformer
 _OUTPUT = "head.output.weight"
 
 
-def settle_names(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> tuple[dict[str, Weight], ModelConfig]:
-    """The tensors that carry something, under the family's full names, and the description with the tie as the file has it.
-
-    Raises ModelError if a file has two different tensors for what is one in the model.
+def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelConfig) -> tuple[dict[str, Weight], ModelConfig]:
+    """Return the tensors with information, under the family's full names, and the config with the tie that the file has.
+    Raise ModelError if a file has two different tensors for one tensor of the model.
     """
     rules = {rule.theirs: rule for rule in _expand(family.rules, config)}
     shapes = our_shapes(config)
@@ -37,22 +36,22 @@ def settle_names(weights: Mapping[str, Weight], family: Family, config: ModelCon
         if ours and all(part.startswith("head.") and part not in shapes for part in ours) and not (config.tied and ours == (_OUTPUT,)):
             continue  # of a head that this model does not have
         if name in settled and not _are_equal(settled[name], weight):
-            clashes.append(f"{weight.path}: {settled[name].name} and {weight.name} differ, and the model has one tensor for both, {name}")
+            clashes.append(f"{weight.path}: {settled[name].name} and {weight.name} differ, but the model has one tensor for both, {name}")
         settled[name] = weight
     embedding, head = (_theirs(family, ours) for ours in ("embedding.tokens.weight", _OUTPUT))
     if config.tied and head in settled:
         if embedding not in settled or _are_equal(settled[embedding], settled[head]):
             settled.setdefault(embedding, settled[head])
             del settled[head]
-        else:  # the configuration says tied, the file holds two different matrices: what was trained is the file
-            return settle_names(weights, family, replace_tied(config, tied=False))
+        else:  # config.json has them tied, the file has two different matrices: the file was trained
+            return resolve_names(weights, family, replace_tied(config, tied=False))
     if clashes:
         raise ModelError(clashes[0])
     return settled, _without_missing_pooler(settled, rules, config)
 
 
 def expected_shapes(family: Family | None, config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The tensors that a file of this model holds, with their shapes."""
+    """Return the tensors in a file of this model, with their shapes."""
     shapes = our_shapes(config)
     if family is None:
         return shapes
@@ -66,40 +65,40 @@ def expected_shapes(family: Family | None, config: ModelConfig) -> dict[str, tup
 
 
 def rules_of(family: str, config: ModelConfig) -> tuple[Rule, ...]:
-    """Where each of our parameters lies in Hugging Face's class for the model; in tfkit's own type, under our names."""
+    """Return the rules from our parameters to Hugging Face's class for the model; in tfkit's own type, to our names."""
     shapes, found = our_shapes(config), FAMILIES.get(family)
     if found is None:
         return tuple(Rule(name, (name,)) for name in shapes)
     rules = (rule for rule in _expand(found.rules, config) if all(name in shapes for name in rule.ours))
-    if config.head.kind == "none":  # the bare class is what the others hold under the prefix
+    if config.head.kind == "none":  # the other classes hold the bare class under the prefix
         rules = (replace(rule, theirs=rule.theirs.removeprefix(found.prefix)) for rule in rules)
     return tuple(rules)
 
 
 def missing_of_head(weights: Mapping[str, Weight], family: Family | None, config: ModelConfig) -> frozenset[str]:
-    """The tensors of the model's head that the settled files lack, under the names that they would have there."""
+    """Return the tensors of the model's head that the resolved files lack, under the names that they would have there."""
     names = {rule.theirs: rule.ours for rule in _expand(family.rules, config)} if family else {}
     lacking = expected_shapes(family, config).keys() - weights.keys()
     return frozenset(name for name in lacking if all(ours.startswith("head.") for ours in names.get(name, (name,))))
 
 
-def lacks_of_head(tensors: Tensors, config: ModelConfig) -> bool:
-    """Whether a parameter of the model's head is not among these, whose names are ours; a family may have no name for it."""
+def is_head_incomplete(tensors: Tensors, config: ModelConfig) -> bool:
+    """Whether a parameter of the model's head is missing from these, which have our names; a family may have no name for it."""
     return any(name.startswith("head.") and name not in tensors for name in our_shapes(config))
 
 
 def without_namesakes(weights: Mapping[str, Weight], family: Family, config: ModelConfig, own: ModelConfig) -> dict[str, Weight]:
-    """The weights without those of the file's own head whose name stands for another parameter in the head that is asked for.
+    """Return the weights without those of the file's own head whose name is another parameter's in the requested head.
 
-    BERT's `classifier` is of classes, or of tags. `own` is the description with the file's head.
+    BERT's `classifier` is of classes, or of tags. `own` is the config with the file's head.
     """
-    wanted, there = ({rule.theirs: rule.ours for rule in _expand(family.rules, one)} for one in (config, own))
-    others = {name for name, ours in there.items() if wanted.get(name, ours) != ours}
+    wanted, stored = ({rule.theirs: rule.ours for rule in _expand(family.rules, one)} for one in (config, own))
+    others = {name for name, ours in stored.items() if wanted.get(name, ours) != ours}
     return {name: weight for name, weight in weights.items() if not {name, family.prefix + name} & others}
 
 
 def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:
-    """The tensors of the head that have a row for each class or tag, under the names that they have in a file."""
+    """Return the head's tensors with a row for each class or tag, under their names in a file."""
     head = config.head
     if not isinstance(head, ClassesHeadConfig | TagsHeadConfig):
         return frozenset()
@@ -109,13 +108,13 @@ def label_tensors(family: Family | None, config: ModelConfig) -> frozenset[str]:
 
 
 def without_other_heads(weights: Mapping[str, Weight], config: ModelConfig) -> dict[str, Weight]:
-    """Of a file under our own names: all but what belongs to a head that this model does not have."""
+    """Return the weights of a file under our own names, except those of a head that this model does not have."""
     shapes = our_shapes(config)
     return {name: weight for name, weight in weights.items() if name in shapes or not name.startswith("head.")}
 
 
 def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tensors:
-    """The tensors of a file that fits, under our names."""
+    """Return the tensors of a file that fits, under our names."""
     shapes = our_shapes(config)
     tensors: Tensors = {}
     for rule in _expand(family.rules, config):
@@ -127,27 +126,27 @@ def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tenso
 
 
 def to_foreign(tensors: Tensors, family: Family, config: ModelConfig) -> Tensors:
-    """Our tensors under the family's names, in its layout."""
+    """Return our tensors under the family's names, in its layout."""
     foreign: Tensors = {}
     written: set[tuple[str, ...]] = set()
     for rule in _expand(family.rules, config):
         if not all(name in tensors for name in rule.ours):
-            continue  # a bias or a head that this model has not
+            continue  # a bias or a head that this model does not have
         tensor = torch.cat([tensors[name] for name in rule.ours]) if len(rule.ours) > 1 else tensors[rule.ours[0]]
         tensor = tensor.t().contiguous() if rule.transposed else tensor[None] if rule.row else tensor
-        foreign[rule.theirs] = tensor.clone() if rule.ours in written else tensor  # in a file no two share their memory
+        foreign[rule.theirs] = tensor.clone() if rule.ours in written else tensor  # no two tensors of a file share memory
         written.add(rule.ours)
     return foreign
 
 
 def on_meta(config: ModelConfig) -> Transformer:
-    """The model without any memory for its parameters."""
+    """Build the model without memory for its parameters."""
     with torch.device("meta"):
         return Transformer(config)
 
 
 def our_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Our parameters with their shapes. All blocks of a stack are alike, so one is built, not the many that a file may tell of."""
+    """Return our parameters' shapes. All blocks of a stack are alike, so one is built, not the many that a file may claim."""
     layers = {"encoder.blocks.0.": config.encoder_layers, "decoder.blocks.0.": config.decoder_layers}
     few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -162,7 +161,7 @@ def our_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _without_missing_pooler(settled: Mapping[str, Weight], rules: Mapping[str, Rule], config: ModelConfig) -> ModelConfig:
-    """The description as the file has it: a configuration does not say whether a model without a head was saved with its pooler."""
+    """Return the config of the file: config.json does not state whether a model without a head was saved with its pooler."""
     if config.head.kind != "none" or any(ours.startswith("head.") for name in settled.keys() & rules for ours in rules[name].ours):
         return config
     return config.model_copy(update={"head": NoHeadConfig(kind="none")})
@@ -176,7 +175,7 @@ def _are_equal(first: Weight, second: Weight) -> bool:
 
 
 def _expand(rules: tuple[Rule, ...], config: ModelConfig) -> Iterator[Rule]:
-    """The rules for this model, with every layer's number put in."""
+    """Yield the rules for this model, with every layer's number filled in."""
     for rule in rules:
         if rule.when is not None and not rule.when(config):
             continue

@@ -1,4 +1,4 @@
-"""The tensors of a folder's safetensors files: told by their headers first, read once they are known to fit."""
+"""The tensors of a folder's safetensors files: their headers first, their values once they are known to fit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _INDEX_LIMIT = 32 * MIB
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor that lies in a file."""
+    """A tensor in a file."""
 
     path: Path
     name: str  # in the file
@@ -29,12 +29,12 @@ class Weight:
 
 
 def find_weights(folder: Path) -> dict[str, Weight]:
-    """All tensors of model.safetensors, or else of the shards that its index names, by name. Only headers are read.
+    """Return all tensors of model.safetensors, or else of the shards in its index, by name. Only headers are read.
 
-    Raises ModelError for a file that is missing, lies elsewhere or is no safetensors, and for an index that does not agree with its shards.
+    Raise ModelError for a file that is missing, elsewhere or not safetensors, and for an index that does not agree with its shards.
     """
     whole, index = find_named(folder, _WHOLE), find_named(folder, _INDEX)
-    if whole is not None:  # as transformers chooses where both are there
+    if whole is not None:  # transformers' choice, too, if both exist
         return {name: Weight(whole, name, stored) for name, stored in read_header(whole).items()}
     if index is not None:
         return _find_shards(folder, index)
@@ -43,7 +43,7 @@ def find_weights(folder: Path) -> dict[str, Weight]:
 
 
 def read_weights(weights: Mapping[str, Weight]) -> Tensors:
-    """These tensors, under the mapping's names. Raises ModelError for a file that cannot be read."""
+    """Read these tensors, under the mapping's names. Raise ModelError for a file that cannot be read."""
     tensors: Tensors = {}
     for path in sorted({weight.path for weight in weights.values()}):
         try:
@@ -75,7 +75,7 @@ def _find_shards(folder: Path, index: Path) -> dict[str, Weight]:
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
-    """The shard of each tensor."""
+    """Return the shard of each tensor."""
     shards = read_object(index, _INDEX_LIMIT).get("weight_map")
     if not isinstance(shards, dict) or not 0 < len(shards) <= MAX_TENSORS or not all(map(_is_shard, shards.values())):
         raise ModelError(f"{index}: weight_map does not map each tensor to a file of this folder, *.safetensors; copy it again")
