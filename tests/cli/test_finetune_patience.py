@@ -183,18 +183,18 @@ def test_the_other_direction(place: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["training.patience=2", "evaluation.every=null"], "training.patience: counts evaluations, and there is one only, at the end"),
-        (["training.patience=2", "checkpoint.every=2"], "training.patience: the best checkpoint would not be there"),
-        (["training.patience=2", "checkpoint.every=epoch"], "training.patience: the best checkpoint would not be there"),
+        (["training.patience=2", "evaluation.every=null"], "training.patience: counts evaluations, but there is only one, at the end"),
+        (["training.patience=2", "checkpoint.every=2"], "training.patience: the best checkpoint would not be saved"),
+        (["training.patience=2", "checkpoint.every=epoch"], "training.patience: the best checkpoint would not be saved"),
         (
             ["evaluation.metric=f1"],
-            "evaluation.metric: an evaluation of classification during a training tells no 'f1': choose one of loss, acc",
+            "evaluation.metric: evaluations of classification during training do not compute 'f1': choose one of loss, acc",
         ),
-        (["evaluation.metric=rmse"], "tells no 'rmse'"),
+        (["evaluation.metric=rmse"], "do not compute 'rmse'"),
         (["evaluation.every=2.5"], "evaluation.every: must be a whole number or epoch, not 2.5"),
         (["evaluation.every=0"], "evaluation.every: must be greater than 0, not 0"),
         (["evaluation.every=day"], "evaluation.every: 'day' is none of epoch"),
-        (["schedule={warmup_ratio: 0.1, warmup_steps: 3}"], "schedule.warmup_ratio: the warm-up is said twice"),
+        (["schedule={warmup_ratio: 0.1, warmup_steps: 3}"], "schedule.warmup_ratio: the warm-up is given twice"),
         (["training.adapter={rank: 2}"], "training.unfreeze_every: with an adapter all weights but its own"),
         (
             ["data.validation=null", "evaluation.every=null", "evaluation.metric=accuracy", "training.patience=1"],

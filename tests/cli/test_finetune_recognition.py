@@ -236,7 +236,12 @@ def test_what_the_command_line_says_is_kept(place: Path) -> None:
         ("gpt", "articles", [], ["'article' holds text", "{context: '{article} {question}'} to read both"]),
         ("gpt", "lectures", [], ["'lecture' holds text", "{instruction: instruction, input: lecture} to read both"]),
         ("bert", "ages", [], ["60 different ones in 60 rows", "regression: true"]),
-        ("bert", "classes", ["evaluation.metric=bleu"], ["evaluation.metric: an evaluation of classification during a training tells no"]),
+        (
+            "bert",
+            "classes",
+            ["evaluation.metric=bleu"],
+            ["evaluation.metric: evaluations of classification during training do not compute"],
+        ),
         ("bert", "parts", ["evaluation.metric=f1"], ["evaluation.metric: f1 is of names, and the tags DET, NOUN mark none"]),
         ("bert", "classes", ["training.stepss=3"], ["training.stepss: unknown, did you mean steps"]),
         ("bert", "nowhere", [], ["nowhere.jsonl: no such file or folder"]),
@@ -313,7 +318,7 @@ def test_a_head_that_tells_classes_asks_for_labels(place: Path) -> None:
     given = ["--from", str(load("first").folder), "--data", str(place / "plain.jsonl")]
     done = finetune(*given)
     assert done.code == 2
-    assert "the model's head tells classes" in done.err
+    assert "the model's head predicts classes" in done.err
     done = finetune(*given, "carbon.enabled=false", "objective.kind=masked_lm", "training.steps=1", "data.validation=null")
     assert done.code == 0, done.err
     assert load("runs/first-plain").config.head.kind == "masked_lm"

@@ -93,10 +93,10 @@ def test_bert_without_next_sentences_has_no_head_for_them(tmp_path: Path, recipe
 REFUSED = {
     "tokenizer={kind: byte_bpe, vocab_size: 300}": "byte_bpe has no [CLS], [SEP] and [MASK]",
     "model.preset=gpt2": "the objective masked_lm trains encoders; this model has an encoder and a decoder",
-    "model.head={kind: masked_lm, tied: true, next_sentence: false}": "objective.next_sentence is true, and that of the head is not",
+    "model.head={kind: masked_lm, tied: true, next_sentence: false}": "objective.next_sentence is true, but that of the head is not",
     "model.preset=distilbert-base": "set model.embedding.segments to 2",
     "objective.next_sentence=false": "short_rows is read with next_sentence: true alone: remove it",
-    "generation.prompts=[the cat]": "a model that is trained for masked_lm continues no text; remove it",
+    "generation.prompts=[the cat]": "a model that is trained for masked_lm does not continue text; remove it",
     "objective.split=[0.8, 0.1, 0.2]": "the shares are 1.1 together",
     "objective={kind: masked_lm, whole_words: true, rarity: 0.5}": "whole_words and rarity exclude each other",
 }

@@ -30,8 +30,8 @@ GOOD = "model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps
 
 # Of each file, what is said: line, column, and how the message begins. Every line of stderr stands here.
 SAID = {
-    "alias_bomb": ["5:10: more than 20,000 values, aliases counted as often as they stand"],
-    "alias_of_itself": ["1:32: *m stands inside &m itself"],
+    "alias_bomb": ["5:10: more than 20,000 values, counting every use of an alias"],
+    "alias_of_itself": ["1:32: *m is inside &m itself"],
     "bom": ["1:1: begins with a byte order mark"],
     "duplicate_keys": ["4:1: training: given twice", "5:18: carbon.pue: given twice", "6:1: model: given twice"],
     "empty": ["1:1: the recipe is empty"],
@@ -77,8 +77,8 @@ SAID = {
     "unknown_keys": [
         "1:23: model.dmi: unknown, did you mean dim",
         "4:1: learning_rate: unknown here; it belongs to optimizer",
-        "5:1: __class__: unknown; here are",
-        "6:13: optimizer.n_embd: unknown; here are",
+        "5:1: __class__: unknown; the fields here are",
+        "6:13: optimizer.n_embd: unknown; the fields here are",
     ],
     "utf16": ["1:1: begins with a byte order mark"],
     "utf16_without_bom": ["1:2: the control character '\\x00'"],
@@ -190,7 +190,7 @@ def test_f32_numbers_and_words_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     ("place", "said"),
     [
         ("folder", "a folder, not a recipe"),
-        ("fifo", "a pipe, through which nothing came"),
+        ("fifo", "a pipe with no data"),
         ("/dev/zero", f"larger than {MAX_BYTES:,} bytes"),
         ("/dev/null", "the recipe is empty"),
         ("missing.yaml", "no such file, and no bundled recipe has this name"),
@@ -235,7 +235,7 @@ def test_f32_a_pipe_that_is_written_to_slowly_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("a.b.c=", "a: unknown; here are"),
+        ("a.b.c=", "a: unknown; the fields here are"),
         ("=x", "'=x' is not key=value"),
         ("==", "'==' is not key=value"),
         ("", "'' is not key=value"),

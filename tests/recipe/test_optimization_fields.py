@@ -40,7 +40,7 @@ def test_as_the_papers_had_it(tmp_path: Path, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["schedule={kind: noam, warmup_steps: 40}"], "schedule.kind: the noam schedule multiplies optimizer.lr, so state it; 1.0 gives"),
+        (["schedule={kind: noam, warmup_steps: 40}"], "schedule.kind: the noam schedule multiplies optimizer.lr, so set it; 1.0 gives"),
         (["schedule.kind=noam", "optimizer.lr=1.0"], "schedule: the noam schedule needs warmup_steps; the paper's is 4000"),
         (
             ["schedule={kind: noam, warmup_tokens: 40}", "optimizer.lr=1.0"],
@@ -55,8 +55,11 @@ def test_as_the_papers_had_it(tmp_path: Path, words: list[str]) -> None:
         (["schedule={kind: noam, warmup_steps: 4, final_ratio: 0.1}", "optimizer.lr=1.0"], "schedule.final_ratio: the noam schedule does"),
         (["schedule={kind: wsd, decay_end: 0.5}"], "schedule.decay_end: the wsd schedule does not read it; remove it"),
         (["schedule={decay_end: 0.5, warmup_steps: 60}"], "schedule.decay_end: the warm-up ends after it: 60 steps of 100"),
-        (["training.batch_ramp={start: 5, tokens: 9}"], "training: batch_size 32 is no multiple of batch_ramp.start 5"),
-        (["training.batch_ramp={start: 32, tokens: 9}"], "training: batch_size 32 is no multiple of batch_ramp.start 32, twice it or more"),
+        (["training.batch_ramp={start: 5, tokens: 9}"], "training: batch_size 32 is not a multiple of batch_ramp.start 5"),
+        (
+            ["training.batch_ramp={start: 32, tokens: 9}"],
+            "training: batch_size 32 is not a multiple of batch_ramp.start 32, twice it or more",
+        ),
         (
             ["training.batch_ramp={start: 4, tokens: 9}", "training.micro_batch_size=8"],
             "training: micro_batch_size 8 does not divide batch_ramp.start 4",

@@ -98,7 +98,7 @@ fo: 1
         "r.yaml:19:3: training.learning_rate: unknown here; it belongs to optimizer",
         "r.yaml:20:9: training.seed: must be at least 0, not -1",
         "r.yaml:21:1: evaluation: is empty: give it fields, or leave it out",
-        f"r.yaml:22:1: fo: unknown; here are {SECTIONS}",
+        f"r.yaml:22:1: fo: unknown; the fields here are {SECTIONS}",
     ]
 
 
@@ -116,7 +116,7 @@ def test_errors_of_overrides_name_the_command_line(tmp_path: Path) -> None:
         "steps",
     )
     assert found == [
-        f"r.yaml:5:1: fo: unknown; here are {SECTIONS}",
+        f"r.yaml:5:1: fo: unknown; the fields here are {SECTIONS}",
         "command line: data.train.4: there is no such entry: data.train has only the entry 0",
         "command line: training.steps: is 10, which has no part 'more'; give the whole: training.steps={...}",
         "command line: carbon.pue: not YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'",
@@ -162,9 +162,9 @@ def test_an_option_that_nothing_reads(tmp_path: Path, field: str, value: str) ->
         ("{hub: org/name, header: [text]}", "header: only a path source reads it; remove it"),
         ("{hub: org/name, beside: {a: b}}", "beside: only a path source reads it; remove it"),
         ("{path: a, format: jsonl, header: [text]}", "header: files of the format jsonl have none; remove it"),
-        ("{path: a, header: [text, n, text]}", "header: 'text' is there twice"),
-        ("{path: a, header: [text, n], beside: {n: b}}", "beside: 'n' is in header, too; name the column that stands beside it otherwise"),
-        ("{path: a, format: text, beside: {n: b}}", "beside: a file that is one text has no lines to stand beside: say format: lines"),
+        ("{path: a, header: [text, n, text]}", "header: 'text' is given twice"),
+        ("{path: a, header: [text, n], beside: {n: b}}", "beside: 'n' is in header, too; give the parallel column another name"),
+        ("{path: a, format: text, beside: {n: b}}", "beside: a file that is one text has no lines for parallel files: set format: lines"),
     ],
 )
 def test_what_is_said_of_files_that_nothing_reads(tmp_path: Path, source: str, expected: str) -> None:

@@ -63,12 +63,12 @@ def test_sources_that_fit(tmp_path: Path, objective: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("objective", "source", "said"),
     [
-        ("classification", "{stdlib: true}", "has no column but text, and the objective classification reads text, pair, label"),
-        ("causal_lm", "{stdlib: docstrings}", "has the columns source, target, name, and the objective causal_lm reads text"),
-        ("tagging", "{stdlib: packages}", "has the columns text, label, and the objective tagging reads tokens, tags"),
-        ("text_to_text", "{stdlib: token_roles}", "has the columns tokens, tags, and the objective text_to_text reads source, target"),
-        ("chat", "{stdlib: docstrings}", "has the columns source, target, name, and the objective chat reads messages, instruction,"),
-        ("chat", "{stdlib: docstrings, columns: {output: target}}", "has the columns source, target, name, and the objective chat"),
+        ("classification", "{stdlib: true}", "has no column but text, but the objective classification reads text, pair, label"),
+        ("causal_lm", "{stdlib: docstrings}", "has the columns source, target, name, but the objective causal_lm reads text"),
+        ("tagging", "{stdlib: packages}", "has the columns text, label, but the objective tagging reads tokens, tags"),
+        ("text_to_text", "{stdlib: token_roles}", "has the columns tokens, tags, but the objective text_to_text reads source, target"),
+        ("chat", "{stdlib: docstrings}", "has the columns source, target, name, but the objective chat reads messages, instruction,"),
+        ("chat", "{stdlib: docstrings, columns: {output: target}}", "has the columns source, target, name, but the objective chat"),
     ],
 )
 def test_columns_of_the_standard_library_that_the_objective_does_not_read(tmp_path: Path, objective: str, source: str, said: str) -> None:

@@ -370,8 +370,8 @@ def test_more_characters_than_entries_leave_the_rare_ones_out(name: str) -> None
         ({"kind": "bpe_byte_fallback", "variant": "translation", "add_bos": False}, "add_bos is not read by the variant translation"),
         ({"kind": "byte_bpe", "lowercase": False}, "lowercase is not read by"),
         ({"kind": "bpe_eow", "strip_accents": True}, "strip_accents is not read by bpe_eow"),
-        ({"kind": "unigram", "special_tokens": ["<extra_id_7>"]}, "<extra_id_7> is there twice, or is the kind's own"),
-        ({"special_tokens": ["<x>", "<x>"]}, "<x> is there twice"),
+        ({"kind": "unigram", "special_tokens": ["<extra_id_7>"]}, "<extra_id_7> is given twice, or is the kind's own"),
+        ({"special_tokens": ["<x>", "<x>"]}, "<x> is given twice"),
         ({"special_tokens": [""]}, "at least 1 character"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Recipes: reading, checking and writing them. The only room that reads YAML; free of torch."""
+"""Recipes: reading, checking and writing them. The only package that reads YAML; free of torch."""
 
 from tfkit.recipe.bundled import BundledRecipe, bundled_recipes
 from tfkit.recipe.dump import dump_recipe

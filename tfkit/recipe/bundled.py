@@ -8,7 +8,7 @@ import tfkit
 
 @dataclass(frozen=True)
 class BundledRecipe:
-    """A recipe by its name, `pretrain/gpt2-stdlib`; the last part alone is enough where it is unique."""
+    """A recipe and its name, `pretrain/gpt2-stdlib`; the last part alone is enough if it is unique."""
 
     name: str
     path: Path
@@ -16,21 +16,21 @@ class BundledRecipe:
 
 
 def bundled_folder() -> Path:
-    """Where they lie in this installation."""
+    """Return their folder in this installation."""
     package = Path(tfkit.__file__).parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parent / "recipes"
 
 
 def bundled_recipes() -> list[BundledRecipe]:
-    """All of them, by name; the summary is the first line of comment."""
+    """Return all of them, by name; the summary is the first line of comment."""
     folder = bundled_folder()
     paths = sorted(folder.rglob("*.yaml"))
     return [BundledRecipe(path.relative_to(folder).with_suffix("").as_posix(), path, _summary(path)) for path in paths]
 
 
 def find_bundled(name: str) -> BundledRecipe | None:
-    """By its whole name, or by its last part where only one recipe has it."""
+    """Find a recipe by its whole name, or by its last part if only one recipe has it."""
     recipes = bundled_recipes()
     name = name.removesuffix(".yaml")
     exact = [recipe for recipe in recipes if recipe.name == name]

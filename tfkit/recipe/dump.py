@@ -11,10 +11,10 @@ from tfkit.recipe.schema.sections import Recipe
 
 
 class _Representer(SafeRepresenter):
-    """Quotes whatever is not plain: the emitter alone would fold line breaks of other scripts into spaces."""
+    """Quotes every text that is not plain: the emitter alone would fold line breaks of other scripts into spaces."""
 
     def represent_str(self, data: str) -> Any:
-        """A text; one with characters that do not print in double quotes, where each has an escape, and so one that would begin a key."""
+        """Represent a text; in double quotes, with escapes, if it has unprintable characters or would begin a key."""
         return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if data.startswith("?") or not data.isprintable() else None)
 
 
@@ -22,21 +22,21 @@ _Representer.add_representer(str, _Representer.represent_str)
 
 
 def dump_recipe(recipe: Recipe, config: ModelConfig | None) -> str:
-    """Text that read_recipe reads back to an equal recipe; with a config, the model section states every field of it."""
+    """Return text that read_recipe reads back to an equal recipe; with a config, the model section has every field of it."""
     return dump_document(recipe_document(recipe, config))
 
 
 def recipe_document(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any]:
-    """What `dump_recipe` writes, before it is text."""
+    """Return the recipe as nested dicts, as `dump_recipe` writes them."""
     document = recipe.model_dump(mode="json")
     document["model"] = _model(recipe, config)
     if recipe.tokenizer.path is not None:
-        document["tokenizer"] = {"path": recipe.tokenizer.path}  # the fields of training beside it would not be read
+        document["tokenizer"] = {"path": recipe.tokenizer.path}  # the training fields beside it would not be read
     return document
 
 
 def dump_document(document: dict[str, Any]) -> str:
-    """What a recipe says, as YAML."""
+    """Return a recipe's document as YAML."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Representer = _Representer
     yaml.representer.sort_base_mapping_type_on_output = False

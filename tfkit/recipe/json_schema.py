@@ -1,4 +1,4 @@
-"""The JSON Schema of a recipe, for editors. It knows each field; what sections owe each other only `tfkit check` knows."""
+"""The JSON Schema of a recipe, for editors. It has each field; constraints between sections are only in `tfkit check`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _NULLABLE = ("vocab_size", "hidden_dim", "num_kv_heads", "head_dim")
 
 
 def json_schema() -> dict[str, Any]:
-    """Draft 2020-12. The model's fields are all optional, nested ones too, since a preset may give them."""
+    """Return the schema, draft 2020-12. The model's fields are all optional, nested ones too, since a preset may give them."""
     schema = Recipe.model_json_schema()
     model = ModelConfig.model_json_schema()
     parts = {f"Model{name}": _optional(part) for name, part in model.pop("$defs").items()}
@@ -30,7 +30,7 @@ def _optional(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(value: Any) -> Any:
-    """References to the model's own parts, and unions that a part without its kind may match twice."""
+    """Rename references to the model's own parts, and turn unions that a part without its kind may match twice into anyOf."""
     if isinstance(value, list):
         return [_renamed(item) for item in value]
     if not isinstance(value, dict):

@@ -6,7 +6,7 @@ _NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re
 
 
 def read_number(text: str) -> float | None:
-    """The number that a text writes in decimal digits, with or without an exponent; None of what is none, or too large for a float.
+    """Return the number that a text writes in decimal digits, with or without an exponent; None for other texts, or beyond a float.
 
     Python's float() also reads 1_5, infinity, nan and the digits of other scripts.
     """

@@ -1,4 +1,4 @@
-"""The model section: a preset with changes, or a full description, made into a ModelConfig."""
+"""From the model section, a preset with changes or a full description, to a ModelConfig."""
 
 from collections.abc import Mapping as MappingType
 from typing import Any
@@ -14,15 +14,15 @@ from tfkit.recipe.reading.tree import Mapping, Node, Place, place_of
 from tfkit.recipe.reading.validate import one_of, problems_in, unknown
 from tfkit.recipe.schema.sections import START_FIELDS, ModelSection, Recipe
 
-# Null, they follow from dim and num_heads.
+# Null: they follow from dim and num_heads.
 _DERIVED = ("hidden_dim", "num_kv_heads", "head_dim")
 
 
 def model_config(section: ModelSection, vocab_size: int, head: dict[str, Any] | None = None) -> ModelConfig:
-    """The model that a section describes; `vocab_size`, the tokenizer's size, unless the section states its own; `head`, if it is given,
-    in place of the preset's.
+    """Return the config of a section; `vocab_size` is the tokenizer's size, unless the section has its own; `head`, if given, replaces the
+    preset's.
 
-    UsageError: not a valid description, or a stated vocab_size below the tokenizer's.
+    Raise UsageError if the section is invalid, or if its vocab_size is below the tokenizer's.
     """
     changes = section.changes | ({} if head is None else {"head": head})
     written = ({} if section.preset is None else {"preset": section.preset}) | changes
@@ -37,13 +37,13 @@ def model_config(section: ModelSection, vocab_size: int, head: dict[str, Any] | 
 
 
 def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list[Problem]:
-    """What is wrong with a model section as written; `tree` is the whole recipe, for the positions."""
+    """Return the problems of a model section as written; `tree` is the whole recipe, for the positions."""
     if "from" in written or "sha256" in written:
         return _start_problems(written, tree)
     preset = written.get("preset")
     changes = {name: value for name, value in written.items() if name != "preset"}
     if preset is not None and not isinstance(preset, str):
-        return []  # the schema of the recipe says so
+        return []  # the recipe's schema reports it
     if preset is not None and preset not in PRESETS:
         place = place_of(tree, ("model", "preset"), key=False)
         return [Problem(place, ("model", "preset"), one_of(preset, PRESETS)), *_unknown_fields(changes, tree)]
@@ -52,13 +52,13 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
         return [Problem(place_of(tree, ("model",), key=True), ("model",), message)]
     values = _values(preset, changes, vocab_size)
     problems, stopped = _validate(values, tree)
-    if stopped:  # dim and num_heads do not fit each other; what else?
+    if stopped:  # dim and num_heads do not fit each other; find further problems
         problems += _validate(values | {"head_dim": 2}, tree)[0]
     return problems
 
 
 def _start_problems(written: dict[str, Any], tree: Node) -> list[Problem]:
-    """Of a model that starts from a checkpoint only names can be judged: what it is stands in its own files."""
+    """Return the problems of a model that starts from a checkpoint: only field names can be checked, its config is in its own files."""
     found = []
     for name in START_FIELDS:
         if name in written and not (isinstance(written[name], str) and written[name]):
@@ -75,12 +75,12 @@ def _start_problems(written: dict[str, Any], tree: Node) -> list[Problem]:
 
 
 def merge(base: MappingType[str, Any], changes: MappingType[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, field by field through the sections; a section of another kind replaces the one that was there."""
+    """Return `base` with `changes`, field by field through the sections; a section of another kind replaces the old one."""
     merged = dict(base)
     for name, value in changes.items():
-        there = merged.get(name)
-        if isinstance(there, dict) and isinstance(value, dict) and value.get("kind", there.get("kind")) == there.get("kind"):
-            merged[name] = merge(there, value)
+        current = merged.get(name)
+        if isinstance(current, dict) and isinstance(value, dict) and value.get("kind", current.get("kind")) == current.get("kind"):
+            merged[name] = merge(current, value)
         else:
             merged[name] = value
     return merged
@@ -96,17 +96,17 @@ def _values(preset: str | None, changes: dict[str, Any], vocab_size: int) -> dic
 
 
 def _follow_dim(values: dict[str, Any], base: MappingType[str, Any], changes: MappingType[str, Any]) -> None:
-    """A preset's output scale that is its dim^-0.5 (T5 1.0) becomes that of another dim, unless the recipe states one."""
+    """Recompute a preset's output scale if it is dim^-0.5 (T5 1.0) and the recipe changes dim but not the scale."""
     head, stated, dim = base.get("head", {}), changes.get("head", {}), values.get("dim")
     follows = head.get("scale") is not None and head["scale"] == base["dim"] ** -0.5
     if not follows or not isinstance(stated, dict) or "scale" in stated or stated.get("kind", head["kind"]) != head["kind"]:
         return
-    if type(dim) is int and dim > 0:  # else it will be refused
+    if type(dim) is int and dim > 0:  # otherwise it is rejected later
         values["head"] = values["head"] | {"scale": dim**-0.5}
 
 
 def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
-    """The problems, and whether the widths could not be filled, so that nothing else was looked at."""
+    """Return the problems, and whether the widths could not be derived, so that nothing else was checked."""
     try:
         ModelConfig.model_validate(values, strict=True)
     except ValidationError as error:
@@ -118,7 +118,7 @@ def _validate(values: dict[str, Any], tree: Node) -> tuple[list[Problem], bool]:
 
 
 def _unknown_fields(changes: dict[str, Any], tree: Node) -> list[Problem]:
-    """Without a preset's values the rest cannot be judged, but a name can."""
+    """Return the unknown names: without a preset's values nothing else can be checked."""
     known = {"preset", "from", *ModelConfig.model_fields}
     return [
         Problem(place_of(tree, ("model", name), key=True), ("model", name), unknown(name, known, sections_with(Recipe, name)))

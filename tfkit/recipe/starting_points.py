@@ -1,9 +1,9 @@
-"""Where a fine-tuning begins that nobody has tuned yet: what the paper of each kind of task did, or what was measured, in one table.
+"""The defaults of fine-tuning before any tuning: the settings of the paper of each kind of task, or measured ones, in one table.
 Torch-free.
 
-The largest rate is for the smallest models. What the papers leave open is ours: a tenth of the rows held out, an evaluation and a
+The largest rate is for the smallest models. The rest is tfkit's choice: a tenth of the rows held out, an evaluation and a
 checkpoint after each epoch, the best of them kept; for T5 the batch and the epochs (the paper trains 2^18 steps of 128 sequences); and
-smaller batches and more epochs where there are few rows.
+smaller batches and more epochs for few rows.
 """
 
 import math
@@ -15,7 +15,7 @@ _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "cl
 _ANY = 10**18
 
 
-# Fewer steps than these hardly move a model; a batch below the smallest is mostly noise, and slow.
+# Fewer steps than these hardly change a model; a batch below the smallest is mostly noise, and slow.
 _STEPS_AN_EPOCH, _STEPS, _SMALLEST_BATCH, _MOST_EPOCHS = 25, 50, 8, 10
 _TEXT_TOKENS = 8192  # in a step on text
 ENOUGH_ROWS, ENOUGH_CHARACTERS = 4000, 20_000_000  # more than these change no decision
@@ -23,25 +23,25 @@ ENOUGH_ROWS, ENOUGH_CHARACTERS = 4000, 20_000_000  # more than these change no d
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """An optimizer without its rate; the rates, each with the most parameters of a model that it is for; a schedule and a length."""
+    """An optimizer without its rate; the rates, each with the largest model that it is for; a schedule and a length."""
 
     source: str
     optimizer: dict[str, Any]
     rates: tuple[tuple[int, float], ...]
     schedule: dict[str, Any]
     epochs: int
-    batch_size: int  # where there are rows enough
+    batch_size: int  # if there are enough rows
     scaled: bool = False  # whether the rates, which are for that batch, fall with the square root of a smaller one (arXiv 2205.10287)
 
     def lr(self, parameters: int, batch_size: int) -> float:
-        """The peak learning rate for a model of this size."""
+        """Return the peak learning rate for a model of this size."""
         rate = next(rate for most, rate in self.rates if parameters <= most)
         if not self.scaled or batch_size >= self.batch_size:
             return rate
         return float(f"{rate * math.sqrt(batch_size / self.batch_size):.2g}")
 
     def batch_for(self, rows: int, row_tokens: int | None = None) -> int:
-        """Rows a step: halved until an epoch of `rows` has 25 steps, but at least 8. `row_tokens`: the length of a row of text."""
+        """Return the rows per step: halved until an epoch of `rows` has 25 steps, but at least 8. `row_tokens`: tokens of a row of text."""
         size = self.batch_size
         if row_tokens is not None:
             size = min(size, max(1, _TEXT_TOKENS // row_tokens))
@@ -50,7 +50,7 @@ class StartingPoint:
         return size
 
     def epochs_for(self, rows: int, batch_size: int) -> int:
-        """Epochs: more where there would be fewer than 50 steps, but at most 10."""
+        """Return the epochs: more if there would be fewer than 50 steps, but at most 10."""
         return max(self.epochs, min(_MOST_EPOCHS, math.ceil(_STEPS * batch_size / max(1, rows))))
 
 
@@ -98,7 +98,7 @@ TUNED = StartingPoint(
 
 
 def starting_point(kind: str, stacks: str, tuned: bool = False) -> StartingPoint:
-    """For an objective and a model of an encoder, a decoder or both; `tuned`: it has a chat template, and all of it is trained."""
+    """Return the defaults for an objective and a model's stacks; `tuned`: it has a chat template, and all of it is trained."""
     if kind == "chat":
         return TUNED if tuned else SMOLLM2
     return {"encoder": BERT, "decoder": GPT, "both": T5}[stacks]

@@ -1,6 +1,6 @@
-"""The task that a fine-tuning without a recipe is for: told by the columns of the data and the kind of the model. Torch-free.
+"""The task of a fine-tuning without a recipe, derived from the columns of the data and the kind of the model. Torch-free.
 
-What is told without a doubt is decided; for the rest there is a refusal, with what was seen and the two closest ways out.
+An unambiguous task is chosen; otherwise there is an error with the observations and the two closest remedies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,42 +11,42 @@ from tfkit.errors import UsageError
 from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.objective_facts import SECTIONS, Stacks
 
-_FEW = 5  # rows, at least, of each class on the mean: a column of fewer is one of names or numbers, not of classes
-_LONG, _WORDS = 60, 6  # characters and spaces, at least, of half of the texts of a column that is more than names
-_APART = 20  # characters of a text that does not stand within another by chance
+_FEW = 5  # smallest mean number of rows of each class: a column with fewer holds names or numbers, not classes
+_LONG, _WORDS = 60, 6  # characters and spaces, at least, in half of the texts of a column that is more than names
+_APART = 20  # characters of a text that is not part of another by chance
 _MOST_LISTED = 20
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the first rows of the data show."""
+    """Observations of the first rows of the data."""
 
     name: str  # of the source, as the user wrote it
     columns: tuple[str, ...]
-    kinds: frozenset[str]  # the objectives whose roles the columns can stand for
-    rows: int  # that were looked at
-    count: int = 0  # rows that there are, up to ENOUGH_ROWS, and
-    characters: int = 0  # in these
+    kinds: frozenset[str]  # the objectives whose roles the columns fit
+    rows: int  # that were read
+    count: int = 0  # rows in all, up to ENOUGH_ROWS, and
+    characters: int = 0  # their characters
     labels: tuple[str, ...] = ()  # of a classification, one a row
     tags: tuple[str, ...] = ()  # of a tagging
-    conversations: bool = False  # what a chat reads are messages, not an instruction and its answer
-    like_labels: tuple[str, ...] = ()  # columns beside a text that hold few different short values
-    reads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # for each of `kinds` the column of each part of a row
-    like_texts: tuple[str, ...] = ()  # columns that a classification knows for its one text, where there is no second one
-    unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # as `unread_texts` finds them, for each of `kinds`
+    conversations: bool = False  # a chat's rows are messages, not an instruction and its answer
+    like_labels: tuple[str, ...] = ()  # columns beside a text with few distinct short values
+    reads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # for each of `kinds`: the column of each part of a row
+    like_texts: tuple[str, ...] = ()  # columns that a classification recognises for its one text, if there is no second one
+    unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # `unread_texts` for each of `kinds`
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What the checkpoint is."""
+    """The kind of the checkpoint."""
 
     name: str  # as the user wrote it
     family: str
     stacks: Stacks
     head: str
     parameters: int
-    speaks: bool  # has a chat template, or the special tokens of a chat format
-    has_spans: bool  # has the tokens that stand for the missing spans of T5
+    has_chat_tokens: bool  # has a chat template, or the special tokens of a chat format
+    has_spans: bool  # has T5's tokens for missing spans
     tuned: bool = False  # has a chat template
     context_length: int = 0
     token_bytes: int = 0  # activations of a token, about
@@ -68,7 +68,7 @@ _HEADS = {
 
 @dataclass(frozen=True)
 class Task:
-    """What was decided: the objective's section, the metric of the best checkpoint (None: the loss), and why."""
+    """A decision: the objective's section, the metric of the best checkpoint (None: the loss), and the reason."""
 
     objective: dict[str, Any]
     metric: str | None
@@ -76,7 +76,7 @@ class Task:
 
 
 def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
-    """The task; `given` is what the user says of the objective. Raises UsageError where none or several are possible."""
+    """Choose the task; `given` is the user's part of the objective. Raise UsageError if none or several are possible."""
     kind = given.get("kind") or _labelled(seen, model) or _of_text(seen, model)
     _check_all_is_read(seen, model, kind)
     if kind == "classification":
@@ -91,20 +91,20 @@ def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
     if kind == "text_to_text":
         return Task({"kind": kind}, None, "a text, and the text that answers it")
     if kind == "chat":
-        form = {} if model.speaks else {"format": "chatml"}
-        without = "" if model.speaks else "; the tokenizer has no chat template, so it gets that of chatml and its special tokens"
+        form = {} if model.has_chat_tokens else {"format": "chatml"}
+        without = "" if model.has_chat_tokens else "; the tokenizer has no chat template, so it gets that of chatml and its special tokens"
         return Task({"kind": kind} | form, None, ("conversations" if seen.conversations else "instructions and their answers") + without)
     return Task(
         {"kind": kind}, None, "named on the command line" if "kind" in given else "text alone, so what the model was made for goes on"
     )
 
 
-# What else a row may have that its objective reads, where a column of text would go unread: the part, and the part that it stands beside.
+# The part that a column of otherwise unread text may be in an objective's rows, and the part beside it.
 _ROOM = {"classification": ("pair", "text"), "chat": ("input", "instruction"), "multiple_choice": ("", "context")}
 
 
 def _check_all_is_read(seen: Seen, model: Kind, kind: str) -> None:
-    """Raise UsageError where a column of text would not be read: half of a task, as the passage that a question is about."""
+    """Raise UsageError if a column of text would not be read: half of a task, such as the passage that a question is about."""
     if unread := seen.unread.get(kind):
         part, beside = _ROOM[kind]
         first, second = unread[0], seen.reads[kind][beside]
@@ -120,7 +120,7 @@ def _check_all_is_read(seen: Seen, model: Kind, kind: str) -> None:
 
 
 def _labelled(seen: Seen, model: Kind) -> str | None:
-    """The one objective of labelled rows that the columns are for; None where there is text alone."""
+    """Return the one objective of labelled rows that fits the columns; None if there is text alone."""
     certain: list[str] = [kind for kind in ("tagging", "multiple_choice") if kind in seen.kinds]
     certain += ["chat"] if seen.conversations else []
     found = certain[:1] or [kind for kind in ("chat", "text_to_text", "classification") if kind in seen.kinds]
@@ -135,7 +135,7 @@ def _labelled(seen: Seen, model: Kind) -> str | None:
     return possible[0] if possible else None
 
 
-# For the columns of an objective that a model of these stacks cannot be trained for: another way to read them.
+# If a model of these stacks cannot be trained for an objective: another way to read its columns.
 _CLASSES = "data.train.0.columns={text: NAME, label: NAME} for the classes of texts"
 _INSTEAD = {
     ("chat", "encoder"): _CLASSES,
@@ -146,7 +146,7 @@ _INSTEAD = {
     ("text_to_text", "encoder"): _CLASSES,
     ("text_to_text", "decoder"): "data.train.0.columns={instruction: NAME, output: NAME} for answers in a conversation",
 }
-_GOES_ON = {"encoder": "masked_lm", "decoder": "causal_lm", "both": "span_corruption"}
+_CONTINUED = {"encoder": "masked_lm", "decoder": "causal_lm", "both": "span_corruption"}
 _FIRST = {
     "encoder": _CLASSES,
     "decoder": "data.train.0.columns={instruction: NAME, output: NAME} for answers in a conversation",
@@ -155,26 +155,26 @@ _FIRST = {
 
 
 def _of_text(seen: Seen, model: Kind) -> str:
-    """What goes on with text alone: what the model was made for."""
-    kind = _GOES_ON[model.stacks]
+    """Return the objective for text alone: the model's own kind of pretraining."""
+    kind = _CONTINUED[model.stacks]
     if "causal_lm" not in seen.kinds:
         rest = f"data.train.0.columns={{text: NAME}} for {kind}, on text alone"
         raise _refusal(seen, model, "no task has these columns", _FIRST[model.stacks], rest)
     if model.head in ("classes", "tags"):
-        what = f"the data has text alone, and the model's head tells {model.head}"
+        what = f"the data has text alone, but the model's head predicts {model.head}"
         raise _refusal(seen, model, what, "data.train.0.columns={label: NAME}", f"objective.kind={kind}, for another head")
     if seen.like_labels and model.stacks == "encoder":
         label = seen.like_labels[0]
         what = f"the column {label!r} may be the label of the text"
         raise _refusal(seen, model, what, f"data.train.0.columns={{label: {label}}}", f"objective.kind={kind}, if it is not")
     if model.stacks == "both" and not model.has_spans:
-        what = "the data has text alone, and the tokenizer has no <extra_id_0> for missing spans"
+        what = "the data has text alone, but the tokenizer has no <extra_id_0> for missing spans"
         raise _refusal(seen, model, what, _FIRST["both"], "--from a T5")
     return kind
 
 
 def _classification(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
-    """Classes, or numbers: those with fractions are numbers, whole ones that come again and again are classes."""
+    """Choose classes or numbers: values with fractions are numbers, integers that repeat often are classes."""
     if len(seen.like_texts) > 1:
         first, second = seen.like_texts[:2]
         what = f"{first!r} and {second!r} may each be the text of a classification, or both together"
@@ -190,20 +190,20 @@ def _classification(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
         if different > 2 and different * _FEW > len(numbers):
             raise UsageError(
                 f"{seen.name}: the label is a whole number, with {different:,} different ones in {len(numbers):,} rows: classes, or a "
-                "number to be met? Say objective.kind=classification, or objective={kind: classification, regression: true}"
+                "numbers to predict? Set objective.kind=classification, or objective={kind: classification, regression: true}"
             )
     shown = f"one of {different:,} classes" if different else "a class"
     return Task({"kind": "classification"}, "accuracy", f"a text, and a label: {shown} in these rows")
 
 
 def few_values(values: Sequence[object]) -> bool:
-    """Whether a column holds what may be labels: short values, at least two, that come again and again."""
+    """Whether a column may hold labels: short values, at least two, that repeat often."""
     short = all(isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= 40) for value in values)
     return short and 2 <= len({*map(str, values)}) <= len(values) / _FEW
 
 
 def _long_texts(values: Sequence[object]) -> bool:
-    """Whether a column holds texts of some length, hardly any of them twice: no name, no address, no explanation of a class."""
+    """Whether a column holds texts of some length, hardly any of them twice: not names, addresses or explanations of a class."""
     texts = [value for value in values if isinstance(value, str) and value.strip()]
     if 2 * len(texts) <= len(values) or 2 * len({*texts}) <= len(texts):
         return False
@@ -211,20 +211,20 @@ def _long_texts(values: Sequence[object]) -> bool:
 
 
 def unread_texts(kind: str, reads: Mapping[str, str], held: Mapping[str, Sequence[object]]) -> tuple[str, ...]:
-    """The columns of texts of some length that an objective would leave unread, where its rows may have one more.
+    """Return the columns of texts of some length that an objective would leave unread, if its rows may have one more.
 
-    `reads`: the column of each part of a row; `held`: what each column holds, row by row. Left out are those that say again what is read:
-    that stand within it, or around the text that they would stand beside, in a third of the rows.
+    `reads`: the column of each part of a row; `held`: the values of each column, row by row. Columns that repeat what is read are excluded:
+    those within it, or around the text beside them, in a third of the rows.
     """
     part, beside = _ROOM.get(kind, ("", ""))
     if beside not in reads or part in reads:
         return ()
     read, asked = [held[name] for name in reads.values()], held[reads[beside]]
     found = [name for name in held if name not in reads.values() and _long_texts(held[name])]
-    return tuple(name for name in found if not _says_again(held[name], asked, read))
+    return tuple(name for name in found if not _repeats(held[name], asked, read))
 
 
-def _says_again(values: Sequence[object], asked: Sequence[object], read: Sequence[Sequence[object]]) -> bool:
+def _repeats(values: Sequence[object], asked: Sequence[object], read: Sequence[Sequence[object]]) -> bool:
     texts = again = 0
     for value, within, *rest in zip(values, asked, *read, strict=True):
         if isinstance(value, str) and (text := value.strip()):

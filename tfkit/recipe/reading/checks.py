@@ -1,4 +1,4 @@
-"""What no field can know alone: sections that contradict each other, and options that nothing would read."""
+"""Checks that no field can make alone: sections that contradict each other, and options that nothing would read."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,29 +16,29 @@ from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
-    """Problems of a recipe whose fields are each valid."""
+    """Return the problems of a recipe whose fields are each valid."""
     found = [*_lengths(recipe), *_warmup(recipe), *_vocabulary(recipe), *_unread(recipe), *_start(recipe)]
     found += [*recipe.objective.problems(recipe, _model(recipe)), *_adapter(recipe), *_judging(recipe)]
-    if recipe.model.start is None:  # else what the model is stands in its own files
+    if recipe.model.start is None:  # otherwise the model's config is in its own files
         found += _objective(recipe)
     return [Problem(place_of(tree, path, key=False), path, message) for path, message in found]
 
 
 def fitting_problems(recipe: Recipe, config: ModelConfig) -> list[str]:
-    """What keeps a finished model, of this description and with its own tokenizer, from the objective of a recipe."""
+    """Return why a finished model, with this config and its own tokenizer, does not fit a recipe's objective."""
     section = ModelSection.model_validate(config.model_dump())
     finished = recipe.model_copy(update={"model": section, "tokenizer": TokenizerSection(path="its own")})
     return [message for _, message in _objective(finished)]
 
 
 def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """A checkpoint brings its tokenizer."""
+    """Check that no tokenizer is given with a checkpoint, which brings its own."""
     if recipe.model.start is not None and recipe.tokenizer != TokenizerSection():
-        yield ("tokenizer",), "the checkpoint of model.from has its own tokenizer, and that is used: remove this section"
+        yield ("tokenizer",), "the checkpoint of model.from has its own tokenizer, which is used: remove this section"
 
 
 def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """An adapter is for the weights of a checkpoint, all of which it freezes."""
+    """Check that an adapter has a checkpoint, all of whose weights it freezes."""
     if recipe.training.adapter is None:
         return
     if recipe.model.start is None:
@@ -50,22 +50,22 @@ def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """What tells the best checkpoint is told by the evaluations, and patience needs evaluations, each with a checkpoint beside it."""
+    """Check that evaluations compute the metric of the best checkpoint, and that patience has evaluations, each with a checkpoint."""
     metric, patience = recipe.evaluation.metric, recipe.training.patience
     every, saved = recipe.evaluation.every, recipe.checkpoint.every
     if metric is not None and not recipe.data.validation:
         yield ("evaluation", "metric"), "there is nothing to evaluate: give data.validation, or remove it"
     elif metric is not None and metric not in (known := metrics_of(recipe.objective)):
         kind = recipe.objective.trained_for.kind
-        yield ("evaluation", "metric"), f"an evaluation of {kind} during a training tells no {metric!r}: choose one of {', '.join(known)}"
+        yield ("evaluation", "metric"), f"evaluations of {kind} during training do not compute {metric!r}: choose one of {', '.join(known)}"
     if patience is None:
         return
     if not recipe.data.validation:
         yield ("training", "patience"), "there is nothing to evaluate: give data.validation, or remove it"
     elif every is None:
-        yield ("training", "patience"), "counts evaluations, and there is one only, at the end: set evaluation.every"
+        yield ("training", "patience"), "counts evaluations, but there is only one, at the end: set evaluation.every"
     elif saved != every and not (isinstance(saved, int) and isinstance(every, int) and every % saved == 0):
-        yield ("training", "patience"), "the best checkpoint would not be there: set checkpoint.every to evaluation.every"
+        yield ("training", "patience"), "the best checkpoint would not be saved: set checkpoint.every to evaluation.every"
 
 
 def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
@@ -84,7 +84,7 @@ def _lengths(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     stated = recipe.model.changes.get("vocab_size")
-    # A full description may be a run's own, of a text that gave fewer entries than were asked for; too many show once they are there.
+    # A full description may be a run's own, of a text that gave fewer entries than requested; too many are found after the training.
     trained = (
         recipe.model.start is None and recipe.tokenizer.path is None and not recipe.model.changes.keys() >= ModelConfig.model_fields.keys()
     )
@@ -94,7 +94,7 @@ def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _model(recipe: Recipe) -> dict[str, Any]:
-    """The values of its description, as far as they are stated."""
+    """Return the values of the model's config, as far as they are given."""
     return merge(PRESETS[recipe.model.preset][1] if recipe.model.preset in PRESETS else {}, recipe.model.changes)
 
 
@@ -102,7 +102,7 @@ _STACKS = {"encoder": "encoders", "decoder": "decoders", "both": "models with an
 
 
 def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    """An objective is for models with certain stacks, and trains one kind of head."""
+    """Check that the objective fits the model's stacks and head."""
     objective, model = recipe.objective.trained_for, _model(recipe)
     encoder, decoder = bool(model.get("encoder_layers")), bool(model.get("decoder_layers"))
     stacks = "both" if encoder and decoder else "encoder" if encoder else "decoder"
@@ -124,12 +124,12 @@ def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
 
 
 def _encoder_decoder(recipe: Recipe, objective: ObjectiveSection) -> Iterator[tuple[Path, str]]:
-    """A decoder beside an encoder begins with a special token of its own; targets end with one, and spans are numbered by others."""
+    """Check that the tokenizer has a token with which a decoder begins, one that ends targets, and sentinels for spans."""
     section = recipe.tokenizer
     if section.path is not None:
         return
     own = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
-    there = {*own.first, *own.last, *section.special_tokens}
+    tokens = {*own.first, *own.last, *section.special_tokens}
     if not own.roles.keys() & {"bos_token", "pad_token"}:
         yield (
             ("tokenizer", "kind"),
@@ -137,16 +137,16 @@ def _encoder_decoder(recipe: Recipe, objective: ObjectiveSection) -> Iterator[tu
         )
     elif objective.head == "lm" and "eos_token" not in own.roles:
         yield ("tokenizer", "kind"), f"{section.kind} has no token that ends a target: use unigram or bpe_byte_fallback"
-    elif objective.kind == "span_corruption" and SENTINELS[-1] not in there:
+    elif objective.kind == "span_corruption" and SENTINELS[-1] not in tokens:
         yield ("tokenizer", "kind"), f"{section.kind} has no sentinels ({SENTINELS[-1]}, ...) for the spans: use unigram"
 
 
 def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     schedule = recipe.schedule
     if schedule.warmup_tokens is not None and schedule.warmup_steps:
-        yield ("schedule", "warmup_tokens"), "the warm-up is in steps or in tokens: here are warmup_steps and warmup_tokens; remove one"
+        yield ("schedule", "warmup_tokens"), "the warm-up is in steps or in tokens, but both are given: remove one"
     if schedule.warmup_ratio is not None and (schedule.warmup_steps or schedule.warmup_tokens is not None):
-        yield ("schedule", "warmup_ratio"), "the warm-up is said twice: keep one of warmup_steps, warmup_tokens and warmup_ratio"
+        yield ("schedule", "warmup_ratio"), "the warm-up is given twice: keep one of warmup_steps, warmup_tokens and warmup_ratio"
     if schedule.kind != "noam":
         return
     if schedule.warmup_ratio is not None:
@@ -156,7 +156,7 @@ def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     elif not schedule.warmup_steps:
         yield ("schedule",), "the noam schedule needs warmup_steps; the paper's is 4000"
     if "lr" not in recipe.optimizer.model_fields_set:
-        yield ("schedule", "kind"), "the noam schedule multiplies optimizer.lr, so state it; 1.0 gives the paper's learning rate"
+        yield ("schedule", "kind"), "the noam schedule multiplies optimizer.lr, so set it; 1.0 gives the paper's learning rate"
 
 
 def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
@@ -176,10 +176,13 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     if not recipe.data.length_groups and recipe.objective.reads_text:
         yield ("data", "length_groups"), f"only labelled rows are grouped, and {recipe.objective.kind} reads text: remove it"
     if recipe.generation.prompts and recipe.objective.trained_for.head in ("classes", "tags", "masked_lm"):
-        yield ("generation", "prompts"), f"a model that is trained for {recipe.objective.trained_for.kind} continues no text; remove it"
+        yield (
+            ("generation", "prompts"),
+            f"a model that is trained for {recipe.objective.trained_for.kind} does not continue text; remove it",
+        )
     evaluation = EvaluationSection.model_fields
     if recipe.evaluation.text_metrics != evaluation["text_metrics"].default and not recipe.objective.trained_for.answers_in_text:
-        yield ("evaluation", "text_metrics"), f"{recipe.objective.kind} has no rows with texts to write: remove it"
+        yield ("evaluation", "text_metrics"), f"{recipe.objective.kind} has no rows with texts to generate: remove it"
     for part in ("train", "validation"):
         sources = getattr(recipe.data, part)
         for index, source in enumerate(sources if isinstance(sources, list) else ()):
@@ -205,11 +208,11 @@ def _unread_of(source: SourceSection) -> Iterator[tuple[str, str]]:
     elif source.header and source.format not in (None, "csv", "tsv", "conll"):
         yield "header", f"files of the format {source.format} have none; remove it"
     elif source.beside and source.format == "text":
-        yield "beside", "a file that is one text has no lines to stand beside: say format: lines"
+        yield "beside", "a file that is one text has no lines for parallel files: set format: lines"
     if source.header and (twice := next((name for name in source.header if source.header.count(name) > 1), None)) is not None:
-        yield "header", f"{twice!r} is there twice"
+        yield "header", f"{twice!r} is given twice"
     if source.header and (both := next((name for name in source.beside if name in source.header), None)) is not None:
-        yield "beside", f"{both!r} is in header, too; name the column that stands beside it otherwise"
+        yield "beside", f"{both!r} is in header, too; give the parallel column another name"
     if source.rows is not None and not source.streamed:
         yield "rows", "only a streamed hub source reads it: add streamed: true, or remove it"
     if source.stdlib is True and (source.text is not None or source.columns):
@@ -217,13 +220,13 @@ def _unread_of(source: SourceSection) -> Iterator[tuple[str, str]]:
 
 
 def _columns(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]:
-    """Columns are named for the roles of the objective, each once."""
+    """Check that columns are mapped to roles of the objective, each once."""
     roles = {role.name: role.form for role in recipe.objective.roles}
     for name, column in source.columns.items():
         if isinstance(column, list) and roles.get(name) in ("label", "messages"):
-            yield "columns", f"{name} is a {roles[name]}, which stands in one column: name one"
+            yield "columns", f"{name} is a {roles[name]}, which is in one column: name one"
         if name not in roles:
-            yield "columns", f"{name} is nothing that the objective {recipe.objective.kind} reads; it reads {', '.join(roles)}"
+            yield "columns", f"the objective {recipe.objective.kind} does not read {name!r}; it reads {', '.join(roles)}"
     if source.text is not None and "text" not in roles:
         yield "text", f"the objective {recipe.objective.kind} reads no text; it reads {', '.join(roles)}: name them in columns"
     if source.text is not None and "text" in source.columns:
@@ -231,20 +234,20 @@ def _columns(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]
 
 
 def _stdlib(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]:
-    """What the standard library gives has the columns that the objective reads, or the recipe names others for it."""
+    """Check that the standard library's rows have the columns that the objective reads, or that the recipe names others."""
     given = _STDLIB_COLUMNS.get(source.stdlib, ())
     roles = recipe.objective.roles
     named = {*source.columns, *(["text"] if source.text is not None else [])}
-    there = {role for role in roles if role.name in named or set(role.columns) & set(given)}
+    present = {role for role in roles if role.name in named or set(role.columns) & set(given)}
     shapes = {role.shape for role in roles if role.shape} or {""}  # of rows; one of them is enough
     needed = [{role for role in roles if role.required and role.shape in (None, shape)} for shape in shapes]
-    if given and not any(there >= each for each in needed):
+    if given and not any(present >= each for each in needed):
         one = "has no column but" if len(given) == 1 else "has the columns"
         reads = ", ".join(role.name for role in roles)
-        yield "stdlib", f"{one} {', '.join(given)}, and the objective {recipe.objective.kind} reads {reads}"
+        yield "stdlib", f"{one} {', '.join(given)}, but the objective {recipe.objective.kind} reads {reads}"
 
 
-# What the standard library gives, by the task.
+# The columns of the standard library's rows, by task.
 _STDLIB_COLUMNS: dict[bool | str, tuple[str, ...]] = {
     True: ("text",),
     "docstrings": ("source", "target", "name"),

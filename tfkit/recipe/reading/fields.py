@@ -1,4 +1,4 @@
-"""What the schema offers at a path: for suggestions, and for the tags of unions."""
+"""Fields of the schema at a path: for suggestions, and for the tags of unions."""
 
 import difflib
 import typing
@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from tfkit.recipe.reading.tree import Path
 
-# Names of other tools for what has one name here.
+# Other tools' names for fields that have one name here.
 FOREIGN_NAMES = {
     "n_embd": "dim",
     "d_model": "dim",
@@ -45,7 +45,7 @@ FOREIGN_NAMES = {
 
 
 def records(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The records that may stand in a field, through lists, unions and annotations."""
+    """Yield the records that a field may hold, through lists, unions and annotations."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in typing.get_args(annotation):
@@ -53,13 +53,13 @@ def records(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def tags(record: type[BaseModel]) -> tuple[str, ...]:
-    """The values of `kind` that name this record; none if it has no kind."""
+    """Return the values of `kind` for this record; none if it has no kind."""
     kind = record.model_fields.get("kind")
     return typing.get_args(kind.annotation) if kind else ()
 
 
 def records_at(root: type[BaseModel], path: Path, data: Any) -> list[type[BaseModel]]:
-    """The records that may stand at a path; where the data say the kind, only that one."""
+    """Return the records that are allowed at a path; only one if the data have its kind."""
     here = [root]
     for step in path:
         data = _value(data, step)
@@ -72,20 +72,20 @@ def records_at(root: type[BaseModel], path: Path, data: Any) -> list[type[BaseMo
 
 
 def field_at(root: type[BaseModel], path: Path, data: Any) -> FieldInfo | None:
-    """The declaration of the field at a path; None if there is none."""
+    """Return the declaration of the field at a path; None if there is none."""
     if not path or isinstance(path[-1], int):
         return None
     return next((record.model_fields[path[-1]] for record in records_at(root, path[:-1], data) if path[-1] in record.model_fields), None)
 
 
 def kinds_at(root: type[BaseModel], path: Path, data: Any) -> list[str]:
-    """Every kind that may stand at a path."""
+    """Return every kind that is allowed at a path."""
     field = field_at(root, path, data)
     return [tag for record in records(field.annotation) for tag in tags(record)] if field else []
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant."""
+    """Return the known name that was probably meant."""
     known = list(known)
     if FOREIGN_NAMES.get(name) in known:
         return FOREIGN_NAMES[name]
@@ -94,7 +94,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
 
 
 def sections_with(root: type[BaseModel], name: str) -> list[str]:
-    """The sections of the recipe that have a field of this name, here or under another tool's name."""
+    """Return the sections of the recipe that have a field of this name, here or under another tool's name."""
     wanted = {name, FOREIGN_NAMES.get(name)}
     return [
         section

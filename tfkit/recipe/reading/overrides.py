@@ -8,7 +8,7 @@ from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Path, Scalar,
 
 
 def apply_overrides(root: Mapping, overrides: Arguments[str]) -> list[Problem]:
-    """Change the tree by each override in turn; those that cannot be applied come back as problems. Unknown fields are for the schema."""
+    """Change the tree by each override in turn; return those that cannot be applied as problems. The schema rejects unknown fields."""
     problems: list[Problem] = []
     for override in overrides:
         try:
@@ -40,24 +40,24 @@ def _set(root: Mapping, steps: list[str], value: Node) -> None:
     for name in steps[:-1]:
         step = _step(here, name, path)
         path = (*path, step)
-        there = child(here, step)
-        if there is None or (isinstance(there, Scalar) and there.value is None):
-            there = Mapping(COMMAND_LINE)
-            _put(here, step, there)
-        here = there
+        reached = child(here, step)
+        if reached is None or (isinstance(reached, Scalar) and reached.value is None):
+            reached = Mapping(COMMAND_LINE)
+            _put(here, step, reached)
+        here = reached
     _put(here, _step(here, steps[-1], path), value)
 
 
 def _step(here: Node, name: str, path: Path) -> str | int:
-    """A key of a section, or an index that the list has."""
+    """Return a key of a section, or an existing index of a list."""
     if isinstance(here, Scalar):
         raise _error(path, f"is {here.text}, which has no part {quoted(name)}; give the whole: {dotted(path)}={{...}}")
     if isinstance(here, Mapping):
         return name
     if not (name.isascii() and name.isdigit() and len(name) < 9 and int(name) < len(here.items)):
         count = len(here.items)
-        have = f"has the entries 0 to {count - 1}" if count > 1 else "has only the entry 0" if count else "is empty"
-        raise _error((*path, name), f"there is no such entry: {dotted(path)} {have}")
+        entries = f"has the entries 0 to {count - 1}" if count > 1 else "has only the entry 0" if count else "is empty"
+        raise _error((*path, name), f"there is no such entry: {dotted(path)} {entries}")
     return int(name)
 
 

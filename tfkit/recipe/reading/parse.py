@@ -1,6 +1,6 @@
 """YAML 1.2 to a tree with positions. Strict: no duplicate keys, no tags, no second document, limited size, depth and aliases.
 
-ruamel.yaml finds the events; what they mean is decided here, so that `no` is a word, 1e-4 is a number, and nothing is ever constructed.
+ruamel.yaml yields the events; they are interpreted here, so that `no` is a word, 1e-4 is a number, and nothing is ever constructed.
 """
 
 import re
@@ -25,7 +25,7 @@ from tfkit.recipe.reading.tree import Mapping, Node, Path, Place, Scalar, Sequen
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
-MAX_VALUES = 20_000  # aliases counted as often as they stand
+MAX_VALUES = 20_000  # every use of an alias is counted
 MAX_WORD = 100_000  # characters without a space: ruamel.yaml's time for a tag grows with the square of its length
 
 # The core schema, https://yaml.org/spec/1.2.2/#103-core-schema
@@ -37,15 +37,15 @@ _WORD = re.compile(r"\S+")
 
 
 def parse(text: str, file: str, fixed_place: Place | None = None) -> tuple[Node | None, list[Problem]]:
-    """The tree of a text, None if it is empty, and the problems that leave it readable. RecipeError: it is not YAML, or too large.
+    """Return the tree of a text, None if it is empty, and problems that leave it readable. Raise RecipeError for no YAML, or too much.
 
-    `fixed_place` stands for every position, for a text that has none of its own.
+    `fixed_place` replaces every position, for a text without positions of its own.
     """
     return _Composer(text, file, fixed_place).compose()
 
 
 def read_scalar(text: str) -> str | int | float | bool | None:
-    """An unquoted scalar by the core schema of YAML 1.2. ValueError: a whole number that no field could hold."""
+    """Read an unquoted scalar by the core schema of YAML 1.2. Raise ValueError for an integer that no field could hold."""
     if text in _NULL:
         return None
     if text in _BOOL:
@@ -61,7 +61,7 @@ def read_scalar(text: str) -> str | int | float | bool | None:
 
 
 class _Composer:
-    """Builds the tree from the events of the parser. The parser is lazy, so a limit stops it where it is passed."""
+    """Builds the tree from the events of the parser. The parser is lazy, so a limit stops it where it is exceeded."""
 
     def __init__(self, text: str, file: str, fixed_place: Place | None):
         self.text, self.file, self.fixed_place = text, file, fixed_place
@@ -118,7 +118,7 @@ class _Composer:
 
     def _alias(self, event: AliasEvent, place: Place) -> Node:
         if event.anchor in self.open_anchors:
-            self._fail(place, f"*{event.anchor} stands inside &{event.anchor} itself")
+            self._fail(place, f"*{event.anchor} is inside &{event.anchor} itself")
         if event.anchor not in self.anchors:
             self._fail(place, f"*{event.anchor}: there is no &{event.anchor} before it")
         node, size = self.anchors[event.anchor]
@@ -177,7 +177,7 @@ class _Composer:
     def _count(self, values: int) -> None:
         self.count += values
         if self.count > MAX_VALUES:
-            self._fail(self.here, f"more than {MAX_VALUES:,} values, aliases counted as often as they stand: too large for a recipe")
+            self._fail(self.here, f"more than {MAX_VALUES:,} values, counting every use of an alias: too large for a recipe")
 
     def _place(self, line: int, column: int) -> Place:
         return self.fixed_place or Place(self.file, line, column)
@@ -193,18 +193,18 @@ class _Composer:
         self.problems.append(Problem(place, self.path, message))
 
     def _fail(self, place: Place, message: str) -> None:
-        """End here: what follows cannot be read."""
+        """Stop here: the rest cannot be read."""
         raise RecipeError([*self.problems, Problem(place, (), message)])
 
 
 def _tag(event: Any) -> str | None:
-    """The tag as it is written, not decoded, which takes ruamel.yaml long for a long one; None for a value without, or with a bare `!`."""
+    """Return the tag as written, not decoded, which takes ruamel.yaml long for a long one; None for a value without, or with a bare `!`."""
     tag = event.ctag
     return None if tag is None or tag.suffix in (None, "!") else f"{tag.handle or ''}{tag.suffix}"
 
 
 def _copy(node: Node) -> Node:
-    """An alias is a value of its own: an override of one must not change the other."""
+    """Copy an alias's value: an override of one must not change the other."""
     match node:
         case Mapping():
             return Mapping(node.place, {key: _copy(value) for key, value in node.values.items()}, dict(node.keys))

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe: one line each, all of them in one error."""
+"""The problems of a recipe: one line each, all of them in one error."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MAX_MESSAGE = 1000
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where it stands, which field it is (empty: the file itself), what is wrong and the remedy."""
+    """One problem: its place, its field (empty: the file itself), what is wrong and the remedy."""
 
     place: Place
     path: Path
@@ -25,7 +25,7 @@ class Problem:
 
 
 class RecipeError(UsageError):
-    """Every problem of a recipe, in the order of the file, then of the command line; one a line."""
+    """All problems of a recipe, in the order of the file, then of the command line; one a line."""
 
     def __init__(self, problems: Iterable[Problem]):
         once = dict.fromkeys(problems)
@@ -37,11 +37,11 @@ class RecipeError(UsageError):
 
 
 def quoted(value: object, limit: int = 60) -> str:
-    """A user's value in a message: one line, cut where it is long."""
+    """Return a user's value for a message: one line, cut if it is long."""
     return cut(repr(value), limit)
 
 
 def cut(text: str, limit: int) -> str:
-    """The text on one line, or what fits of its beginning: names in a hostile file are a megabyte long, or move a terminal's cursor."""
+    """Return the text on one line, cut at the limit: names in a hostile file are a megabyte long, or move a terminal's cursor."""
     text = text if len(text) <= limit else f"{text[: limit - 3]}..."
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

@@ -1,4 +1,4 @@
-"""Reading a recipe: file or bundled name, then key=value, then the schema, then what the sections owe each other. Torch-free."""
+"""Reading a recipe: file or bundled name, then key=value, then the schema, then checks between sections. Torch-free."""
 
 import difflib
 import json
@@ -25,27 +25,27 @@ from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.bounds import MAX_VOCAB_SIZE
 from tfkit.recipe.schema.sections import Recipe
 
-PIPE_SECONDS = 10.0  # of silence, and a pipe is given up
+PIPE_SECONDS = 10.0  # of silence, after which a pipe is abandoned
 
 
 @dataclass(frozen=True)
 class RecipeText:
-    """A recipe as it is written: not checked yet, and kept, since a pipe gives it once."""
+    """A recipe as written: not checked yet, and kept, since a pipe can be read only once."""
 
     path: Path
     text: str
 
     @property
     def name(self) -> str:
-        """A slug of the file's name: the run's default name."""
+        """The run's default name: a slug of the file's name."""
         return slug(self.path.stem)
 
     def read(self, overrides: Sequence[str] = ()) -> Recipe:
-        """Check the recipe with these overrides. UsageError lists all that is wrong, one a line, as place: field: what and remedy."""
+        """Check the recipe with these overrides. UsageError lists all problems, one a line, as place: field: what and remedy."""
         return _read(*parse(self.text, str(self.path)), str(self.path), overrides)[0]
 
     def fields(self) -> dict[str, Any]:
-        """Return what is written under dotted names, lists as a whole. Raises UsageError where the text is no YAML."""
+        """Return the written values under dotted names, lists as a whole. Raise UsageError if the text is not YAML."""
         tree, problems = parse(self.text, str(self.path))
         if problems:
             raise RecipeError(problems)
@@ -54,7 +54,7 @@ class RecipeText:
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """A recipe that passed every check, and where it came from."""
+    """A recipe that passed every check, and its source."""
 
     recipe: Recipe
     source: RecipeText
@@ -71,19 +71,19 @@ class ResolvedRecipe:
 
 
 def open_recipe(name_or_path: str) -> RecipeText:
-    """Read a recipe's text, and check nothing yet. Raises UsageError where there is none."""
+    """Read a recipe's text without checking it. Raise UsageError if there is none."""
     path = find_recipe(name_or_path)
     return RecipeText(path, _text(path))
 
 
 def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> ResolvedRecipe:
-    """Read and check a recipe. UsageError lists everything that is wrong with it, one a line, as place: field: what and remedy."""
+    """Read and check a recipe. UsageError lists all its problems, one a line, as place: field: what and remedy."""
     source = open_recipe(name_or_path)
     return ResolvedRecipe(source.read(overrides), source)
 
 
 def read_document(document: dict[str, Any], name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, Any]]:
-    """A recipe that no file holds, changed and checked in the same way; and what it says, the changes included."""
+    """Check a recipe that is not in a file, with overrides; return it, and its document with the overrides applied."""
     tree, problems = parse(dump_document(document), name)
     recipe, changed = _read(tree, problems, name, overrides)
     return recipe, plain(changed)
@@ -102,7 +102,7 @@ def _read(tree: Node | None, problems: list[Problem], name: str, overrides: Sequ
 
 
 def recipe_of(overrides: Sequence[str]) -> Recipe:
-    """A recipe that is said in key=value alone. Raises UsageError as `read_recipe` does."""
+    """Read a recipe from key=value alone. Raise UsageError as `read_recipe` does."""
     tree = Mapping(COMMAND_LINE)
     problems = apply_overrides(tree, overrides)
     recipe, more = _check(tree)
@@ -112,7 +112,7 @@ def recipe_of(overrides: Sequence[str]) -> Recipe:
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """A file, or a bundled recipe by its name. UsageError: neither."""
+    """Find a file, or a bundled recipe by its name. Raise UsageError if there is neither."""
     path = Path(name_or_path)
     try:
         if path.is_file() or path.is_fifo() or path.is_char_device():
@@ -158,13 +158,13 @@ def _read_file(path: Path) -> bytes:
 
 
 def _read_pipe(path: Path) -> bytes:
-    """What is written to a pipe, as in `tfkit check <(make-recipe)`. UsageError: nobody writes."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # else opening waits until somebody writes
+    """Read from a pipe, as in `tfkit check <(make-recipe)`. Raise UsageError if nobody writes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # otherwise opening waits for a writer
     content = b""
     try:
         while len(content) <= MAX_BYTES:
             if not select.select([descriptor], [], [], PIPE_SECONDS)[0]:
-                raise UsageError(f"{path}: a pipe, through which nothing came for {PIPE_SECONDS:g} seconds; who should write to it?")
+                raise UsageError(f"{path}: a pipe with no data for {PIPE_SECONDS:g} seconds; check the program that writes to it")
             if not (chunk := os.read(descriptor, 1 << 16)):
                 break
             content += chunk
@@ -193,7 +193,7 @@ def _validate(data: dict[str, Any], tree: Node) -> tuple[Recipe | None, list[Pro
 
 
 def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
-    """A union's section without its kind is of the kind that is the default: `optimizer: {lr: 1e-3}` is AdamW."""
+    """Fill in the default kind of a union's section without one: `optimizer: {lr: 1e-3}` is AdamW."""
     for name, field in record.model_fields.items():
         section = data.get(name)
         if field.discriminator and isinstance(section, dict) and isinstance(field.default, BaseModel):
@@ -201,12 +201,12 @@ def _fill_kinds(record: type[BaseModel], data: dict[str, Any]) -> None:
 
 
 def _planned_vocab_size(data: dict[str, Any]) -> int:
-    """The size of a tokenizer that is yet to be trained; for a finished one, any: its own will be known when it is read."""
+    """Return the size of a tokenizer that is still to be trained; 1 for a finished one: its own is known when it is read."""
     tokenizer = data.get("tokenizer")
     size = tokenizer.get("vocab_size") if isinstance(tokenizer, dict) else None
-    return size if isinstance(size, int) and 0 < size <= MAX_VOCAB_SIZE else 1  # else it is refused itself
+    return size if isinstance(size, int) and 0 < size <= MAX_VOCAB_SIZE else 1  # otherwise it is rejected itself
 
 
 def slug(name: str) -> str:
-    """A name as a folder may have it."""
+    """Return a name in a form that folders allow."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or "recipe"

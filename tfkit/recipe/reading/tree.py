@@ -1,4 +1,4 @@
-"""A recipe between text and record: values that know where they stand, so that every error can say where it is."""
+"""A recipe between text and record: values with their positions, so that every error has one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ COMMAND_LINE = Place("command line")
 
 @dataclass
 class Scalar:
-    """A number, a text, true, false or null. `text` is how it was written."""
+    """A number, a text, true, false or null. `text` is its spelling."""
 
     place: Place
     value: str | int | float | bool | None
@@ -41,14 +41,14 @@ class Sequence:
 
 @dataclass
 class Mapping:
-    """Keys in the order of the file, and where each key stands."""
+    """Keys in the order of the file, and the position of each key."""
 
     place: Place
     values: dict[str, "Node"] = field(default_factory=dict)
     keys: dict[str, Place] = field(default_factory=dict)
 
     def set(self, key: str, value: "Node", place: Place) -> None:
-        """Put a value under a key; its place is where the key stands from now on."""
+        """Put a value under a key; the place becomes the key's position."""
         self.values[key] = value
         self.keys[key] = place
 
@@ -57,7 +57,7 @@ Node = Scalar | Sequence | Mapping
 
 
 def plain(node: Node) -> Any:
-    """The same as dicts, lists and scalars."""
+    """Convert a node to dicts, lists and scalars."""
     match node:
         case Mapping():
             return {key: plain(value) for key, value in node.values.items()}
@@ -68,7 +68,7 @@ def plain(node: Node) -> Any:
 
 
 def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested sections under dotted names; lists stay whole."""
+    """Return the values of nested sections under dotted names; lists stay whole."""
     flat: dict[str, Any] = {}
     for name, value in document.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
@@ -76,7 +76,7 @@ def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def child(node: Node, step: str | int) -> Node | None:
-    """The value under a key or an index; None if there is none."""
+    """Return the value under a key or an index; None if there is none."""
     if isinstance(node, Mapping) and isinstance(step, str):
         return node.values.get(step)
     if isinstance(node, Sequence) and isinstance(step, int) and 0 <= step < len(node.items):
@@ -85,18 +85,18 @@ def child(node: Node, step: str | int) -> Node | None:
 
 
 def walk(root: Node, path: Path) -> Iterator[tuple[str | int, Node, Node | None]]:
-    """Each step of a path with the node it leaves and the one it reaches, up to the first that reaches nothing."""
+    """Yield each step of a path with the node it leaves and the one it reaches, up to the first that reaches nothing."""
     here: Node | None = root
     for step in path:
         if here is None:
             return
-        there = child(here, step)
-        yield step, here, there
-        here = there
+        reached = child(here, step)
+        yield step, here, reached
+        here = reached
 
 
 def find(root: Node, path: Path) -> Node | None:
-    """The node at a path; None if there is none."""
+    """Return the node at a path; None if there is none."""
     here: Node | None = root
     for step in path:
         here = child(here, step) if here is not None else None
@@ -104,19 +104,19 @@ def find(root: Node, path: Path) -> Node | None:
 
 
 def place_of(root: Node, path: Path, *, key: bool) -> Place:
-    """Where to point for an error at `path`: a section or an unknown field at its key, a wrong value (`key` false) at the value.
+    """Return the place of an error at `path`: a section or an unknown field at its key, a wrong value (`key` false) at the value.
 
-    What is not written (a field that is missing, a value that a preset gave) points to the nearest section that is.
+    Values that are not written (a missing field, a value of a preset) point to the nearest section that is.
     """
     place = root.place
-    for depth, (step, here, there) in enumerate(walk(root, path), 1):
-        if there is None:
+    for depth, (step, here, reached) in enumerate(walk(root, path), 1):
+        if reached is None:
             break
-        at_key = key or depth < len(path) or not isinstance(there, Scalar)
-        place = here.keys[str(step)] if isinstance(here, Mapping) and at_key else there.place
+        at_key = key or depth < len(path) or not isinstance(reached, Scalar)
+        place = here.keys[str(step)] if isinstance(here, Mapping) and at_key else reached.place
     return place
 
 
 def dotted(path: Path) -> str:
-    """data.train.0.path, as overrides spell it."""
+    """Return data.train.0.path, as in overrides."""
     return ".".join(str(step) for step in path)

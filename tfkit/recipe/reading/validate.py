@@ -1,4 +1,4 @@
-"""A tree against a schema: pydantic finds what is wrong, this module says it in the words of a recipe and points to it."""
+"""A tree against a schema: pydantic finds the errors, this module explains them in the words of a recipe and gives their positions."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from tfkit.recipe.reading.problems import Problem, quoted
 from tfkit.recipe.reading.tree import Node, Path, place_of
 from tfkit.recipe.schema.sections import Recipe
 
-# What pydantic's *_type errors wanted.
+# The types that pydantic's *_type errors expected.
 _EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
@@ -26,7 +26,7 @@ _EXPECTED = {
 
 
 def problems_in(error: ValidationError, schema: type[BaseModel], data: Any, tree: Node, base: Path = ()) -> list[Problem]:
-    """Each error of the validation of `data`, which stands at `base` in the tree."""
+    """Return each error of the validation of `data`, which is at `base` in the tree."""
     found = []
     for path, detail in _without_other_branches(error.errors(include_url=False), data):
         path, message, at_key = _explain(detail, path, schema, data)
@@ -35,24 +35,24 @@ def problems_in(error: ValidationError, schema: type[BaseModel], data: Any, tree
 
 
 def unknown(name: str, known: Iterable[str], elsewhere: list[str]) -> str:
-    """What to say of a field that is not there: the one that was meant, the section that it belongs to, or what there is."""
+    """Return the message for an unknown field: the one that was meant, the section that it belongs to, or the known ones."""
     known = sorted(known)
     if meant := did_you_mean(name, known):
         return f"unknown, did you mean {meant}"
     if elsewhere:
         return f"unknown here; it belongs to {' or '.join(elsewhere)}"
-    return f"unknown; here are {', '.join(known)}" if known else "unknown; nothing stands here"
+    return f"unknown; the fields here are {', '.join(known)}" if known else "unknown; this section has no fields"
 
 
 def one_of(value: Any, allowed: Iterable[str]) -> str:
-    """What to say of a word that is not among those allowed."""
+    """Return the message for a word that is not among those allowed."""
     allowed = list(allowed)
     meant = did_you_mean(value, allowed) if isinstance(value, str) else None
     return f"{quoted(value)} is none of {', '.join(allowed)}" + (f"; did you mean {meant}" if meant else "")
 
 
 def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tuple[Path, ErrorDetails]]:
-    """Errors with their paths in the data. Of a union, only the branch whose shape the value has; without one, one error for all."""
+    """Return errors with their paths in the data. For a union, only the branch with the value's shape; without one, one error for all."""
     kept: list[tuple[Path, ErrorDetails]] = []
     unions: dict[Path, dict[str, list[tuple[Path, ErrorDetails]]]] = defaultdict(lambda: defaultdict(list))
     for detail in details:
@@ -73,7 +73,7 @@ def _without_other_branches(details: list[ErrorDetails], data: Any) -> list[tupl
 
 
 def _locate(detail: ErrorDetails, data: Any) -> tuple[Path, Path | None, str]:
-    """Pydantic's location without the branches of unions; where a branch was left out, and which."""
+    """Return pydantic's location without the branches of unions; and the place and name of a branch that was removed."""
     path: Path = ()
     union, branch = None, ""
     for step in detail["loc"]:
@@ -96,7 +96,7 @@ def _wanted(detail: ErrorDetails) -> str:
 
 
 def _explain(detail: ErrorDetails, path: Path, schema: type[BaseModel], data: Any) -> tuple[Path, str, bool]:
-    """The path to name, the message, and whether to point at the key rather than at the value."""
+    """Return the path to name, the message, and whether to point at the key rather than at the value."""
     value, context = detail["input"], detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":

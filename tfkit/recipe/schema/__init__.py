@@ -1,1 +1,1 @@
-"""The fields of a recipe and what is known of each: strict, frozen, torch-free."""
+"""The fields of a recipe and their bounds: strict, frozen, torch-free."""

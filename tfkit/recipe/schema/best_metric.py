@@ -1,4 +1,4 @@
-"""What tells the better of two checkpoints: the metrics that the evaluations of a training tell, and which way each of them is better."""
+"""The metric of the best checkpoint: the metrics that evaluations during training compute, and which direction of each is better."""
 
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
@@ -12,5 +12,5 @@ HIGHER = frozenset(
 
 
 def metrics_of(objective: ObjectiveSection) -> list[str]:
-    """Those that can tell the best checkpoint of an objective; none that `tfkit evaluate` alone tells, of texts that the model writes."""
+    """Return the metrics that can select an objective's best checkpoint; not those of generated texts, which only `tfkit evaluate` has."""
     return [name for name in objective.trained_for.training_metrics if name in LOWER | HIGHER]

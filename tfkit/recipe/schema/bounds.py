@@ -1,4 +1,4 @@
-"""The largest numbers that a recipe may hold: far above anything published, and such that nothing overflows or is allocated in vain.
+"""The largest numbers that a recipe may hold: far above anything published, but such that nothing overflows or is allocated in vain.
 
 Whether a model and its batches fit a machine is another question, which the memory of that machine answers (exit 5).
 """
@@ -10,21 +10,21 @@ from pydantic import Field
 # Steps, rows, intervals: thirty years at a thousand a second.
 Count = Annotated[int, Field(gt=0, le=10**12)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**12)]
-# Tokens: a thousand times what the largest models were trained on. In float64 every number up to here is exact.
+# Tokens: a thousand times the training of the largest models. In float64 every number up to here is exact.
 Tokens = Annotated[int, Field(gt=0, le=9 * 10**15)]
-# Rows that are gathered at once, which takes up to 50 us each: LAMB's largest batch (arXiv 1904.00962) has 65,536, GPT-3's 1,600.
+# Rows gathered at once, which takes up to 50 us each: LAMB's largest batch (arXiv 1904.00962) has 65,536, GPT-3's 1,600.
 BatchSize = Annotated[int, Field(gt=0, le=1 << 17)]
-# The tokenizer's trainer allocates for all of them at once, and aborts the process where it cannot: Gemma's 256,000 are the most in use.
+# The tokenizer's trainer allocates for all of them at once, and aborts the process if it cannot: Gemma's 256,000 are the most in use.
 MAX_VOCAB_SIZE = 1 << 20
 VocabSize = Annotated[int, Field(gt=0, le=MAX_VOCAB_SIZE)]
-# Bytes of text that are held while a tokenizer is trained.
+# Bytes of text held while a tokenizer is trained.
 SampleBytes = Annotated[int, Field(gt=0, le=1 << 40)]
 # Rows of an epoch for each row of a source; BERT has ten.
 SourceWeight = Annotated[float, Field(gt=0, le=10_000)]
 Epochs = Annotated[float, Field(gt=0, le=1_000_000)]
-# Times any weight decay it fits float32. A training that it breaks is ended by the training's own guards (exit 6).
+# Times any weight decay it fits float32. If it breaks a training, the training's own guards end it (exit 6).
 LearningRate = Annotated[float, Field(gt=0, le=1e30)]
-# What multiplies or divides: float32 holds its square and cube.
+# Factors and divisors: float32 holds their square and cube.
 Positive = Annotated[float, Field(gt=0, le=1_000_000)]
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 Epsilon = Annotated[float, Field(gt=0, le=1)]
@@ -36,8 +36,8 @@ Resamples = Annotated[int, Field(gt=0, le=100_000)]
 NewTokens = Annotated[int, Field(gt=0, le=100_000_000)]
 # Beams are rows of a forward, each with a cache of its own.
 Beams = Annotated[int, Field(gt=0, le=1_024)]
-# Examples in a prompt, which no context holds more of.
+# Examples in a prompt: no context holds more.
 Shots = Annotated[int, Field(ge=0, le=10_000)]
 Seconds = Annotated[float, Field(ge=0.5, le=86_400)]  # up to a day
-Intensity = Annotated[float, Field(ge=0, le=100_000)]  # grams a kWh; coal has about 1,000
+Intensity = Annotated[float, Field(ge=0, le=100_000)]  # grams per kWh; coal has about 1,000
 Effectiveness = Annotated[float, Field(ge=1, le=100)]  # of a data centre; 1.1 to 2 are usual

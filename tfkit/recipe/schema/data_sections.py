@@ -1,4 +1,4 @@
-"""The sections of a recipe for its data: where text comes from, what of it is held out, and the tokenizer. Torch-free."""
+"""The sections of a recipe for its data: the sources of text, the held-out part, and the tokenizer. Torch-free."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -17,21 +17,21 @@ class TokenizerSection(Data):
     kind: Literal["byte_bpe", "wordpiece", "bpe_eow", "unigram", "bpe_byte_fallback"] = Field(
         "byte_bpe",
         description="byte_bpe: GPT-2, GPT-3, Llama 3, SmolLM2. wordpiece: BERT, DistilBERT. bpe_eow: GPT. unigram: T5. "
-        "bpe_byte_fallback: Llama 1 and 2, Mistral, Gemma 2. Only byte_bpe gives every text back to the byte.",
+        "bpe_byte_fallback: Llama 1 and 2, Mistral, Gemma 2. Only byte_bpe reproduces every text byte for byte.",
     )
     variant: Literal["gpt2", "llama3", "smollm2", "llama", "gemma", "translation"] | None = Field(
         None,
-        description="Whose splitting and special tokens. byte_bpe: gpt2, llama3, smollm2; bpe_byte_fallback: llama, gemma, "
-        "translation (the joint BPE of the 2017 Transformer); null: the first of these.",
+        description="The system whose splitting and special tokens it has. byte_bpe: gpt2, llama3, smollm2; bpe_byte_fallback: llama, "
+        "gemma, translation (the joint BPE of the 2017 Transformer); null: the first of these.",
     )
     vocab_size: VocabSize = Field(8192, description="Entries in all, special tokens and bytes included.")
     special_tokens: list[Annotated[str, Field(min_length=1)]] = Field(
         [], description="Further special tokens; their ids follow those of the kind's own."
     )
-    sample_bytes: SampleBytes = Field(200_000_000, description="Train on at most this much text, taken evenly over the corpus.")
+    sample_bytes: SampleBytes = Field(200_000_000, description="Train on at most this much text, sampled evenly over the corpus.")
     add_bos: bool = Field(True, description="Put the token that begins a text before every text, so that its first token is predicted too.")
-    lowercase: bool = Field(True, description="wordpiece: in small letters, as BERT uncased.")
-    strip_accents: bool | None = Field(None, description="wordpiece: letters without accents; null: as lowercase.")
+    lowercase: bool = Field(True, description="wordpiece: lower-case texts, as BERT uncased.")
+    strip_accents: bool | None = Field(None, description="wordpiece: remove accents; null: as lowercase.")
     path: str | None = Field(None, description="Use the tokenizer of this checkpoint or folder instead of training one.")
 
     @model_validator(mode="after")
@@ -50,7 +50,7 @@ class TokenizerSection(Data):
         own = VOCABULARIES[self.kind][variant]
         special = [*own.first, *self.special_tokens, *own.last]
         if len(set(special)) < len(special):
-            raise ValueError(f"special_tokens: {max(special, key=special.count)} is there twice, or is the kind's own: remove it")
+            raise ValueError(f"special_tokens: {max(special, key=special.count)} is given twice, or is the kind's own: remove it")
         smallest = len(special) + own.symbols
         if self.vocab_size < smallest:
             symbols = "the 256 bytes" if own.symbols == 256 else f"{own.symbols} pieces of text"
@@ -60,29 +60,29 @@ class TokenizerSection(Data):
 
 
 def _no_number(value: Any) -> Any:
-    """To a Literal of pydantic 1 is True."""
+    """Reject numbers: to a Literal of pydantic 1 is True."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise PydanticKnownError("literal_error", {"expected": "False, True, 'docstrings', 'token_roles' or 'packages'"})
     return value
 
 
 class SourceSection(Data):
-    """Where rows of text come from: exactly one of stdlib, path, hub."""
+    """The source of rows of text: exactly one of stdlib, path, hub."""
 
     stdlib: Annotated[Literal[False, True, "docstrings", "token_roles", "packages"], BeforeValidator(_no_number)] = Field(
         False,
         description="The running Python's own standard library, without a network. true: its files as text. docstrings: functions (source) "
-        "and what they do (target). token_roles: lines of code (tokens) and what each token is (tags). packages: code (text) and where it "
-        "is from (label).",
+        "and their descriptions (target). token_roles: lines of code (tokens) and the role of each token (tags). packages: code (text) and "
+        "its package (label).",
     )
     path: str | None = Field(
         None, description="A file, folder or glob: txt, code, jsonl, json, csv, tsv, parquet, CoNLL, CoNLL-U, or .gz and .zip of these."
     )
     format: Literal["text", "lines", "jsonl", "json", "csv", "tsv", "parquet", "conll", "conllu"] | None = Field(
-        None, description="What the files of path are; null: by their suffixes. text: each file is a row; lines: each line is one."
+        None, description="The format of the files of path; null: by their suffixes. text: each file is a row; lines: each line is one."
     )
     header: list[str] | None = Field(
-        None, min_length=1, description="The names of the columns of csv, tsv or conll files without a line that says them."
+        None, min_length=1, description="The names of the columns of csv, tsv or conll files without a header line."
     )
     beside: dict[str, str] = Field(
         {}, description="Further columns, each from a file that is parallel to path, line by line: {de: train.de.gz} beside train.en.gz."
@@ -92,17 +92,17 @@ class SourceSection(Data):
     split: str = Field("train", description="The split of a hub data set.")
     revision: str | None = Field(None, description="The revision of a hub data set: a tag, branch or commit.")
     streamed: bool = Field(
-        False, description="Read a hub data set as it comes, once, into our own cache: only what is taken of it is downloaded."
+        False, description="Read a hub data set as a stream, once, into tfkit's cache: only the rows that are used are downloaded."
     )
-    rows: Count | None = Field(None, description="Of a streamed data set: take so many rows, the first ones; null: all.")
-    text: str | None = Field(None, description="The column that holds the text, in files and data sets with columns; null: recognised.")
+    rows: Count | None = Field(None, description="Of a streamed data set: use only its first n rows; null: all.")
+    text: str | None = Field(None, description="The column with the text, in files and data sets with columns; null: recognised by name.")
     columns: dict[str, str | Annotated[list[str], Field(min_length=1)]] = Field(
         {},
-        description="What of a row stands for what the objective reads: {label: intent}. A column, a path into one (instances.0.input), "
+        description="The column of each role of the objective: {label: intent}. A column, a path into one (instances.0.input), "
         "a template: {source: 'translate English to French: {en}'}; or several of these: {choices: [sol1, sol2]}. "
-        "What is not named is recognised.",
+        "Other roles are recognised by their columns' names.",
     )
-    name: str | None = Field(None, description="Of a validation set, in its metrics; null: a number, if there are several.")
+    name: str | None = Field(None, description="The name of a validation set in its metrics; null: a number, if there are several.")
     weight: SourceWeight = Field(1.0, description="How often an epoch reads each row: 2 is twice, 0.5 a random half.")
 
     @model_validator(mode="after")
@@ -114,31 +114,34 @@ class SourceSection(Data):
 
 
 def set_names(sources: Sequence[SourceSection]) -> list[str]:
-    """Of validation sets, in their metrics: their own names, else their numbers from 1."""
+    """Return the names of validation sets in their metrics: their own, else their numbers from 1."""
     return [source.name or str(number) for number, source in enumerate(sources, 1)]
 
 
-def _named_apart(sources: list[SourceSection]) -> list[SourceSection]:
+def _names_differ(sources: list[SourceSection]) -> list[SourceSection]:
     names = set_names(sources)
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"two sets have the name {twice!r}, so their metrics could not be told apart: name them otherwise")
+        raise ValueError(f"two sets have the name {twice!r}, so their metrics could not be distinguished: give them different names")
     return sources
 
 
-ValidationSets = Annotated[list[SourceSection], AfterValidator(_named_apart)]
+ValidationSets = Annotated[list[SourceSection], AfterValidator(_names_differ)]
 
 
 class DataSection(Data):
-    """The text to train on, and the text to judge by."""
+    """The text for training, and the text for evaluation."""
 
     train: list[SourceSection] = Field(min_length=1, description="The sources of the training text.")
     validation: ValidationSets | Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="Sources (stdlib knows its own held-out files), or the fraction of train that is held out, row by row."
+        None, description="Sources (stdlib has its own held-out files), or the fraction of train that is held out, row by row."
     )
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="A row that cannot be read ends the run, naming file and row; or is skipped, and counted."
     )
     max_lost: float | None = Field(
-        None, ge=0, lt=1, description="Largest share of a training source's rows that may be skipped or cut to the context; null: no limit."
+        None,
+        ge=0,
+        lt=1,
+        description="Largest fraction of a training source's rows that may be skipped or cut to the context; null: any.",
     )
-    length_groups: bool = Field(True, description="Of labelled rows: batches of like lengths, the longest first, so that little is padded.")
+    length_groups: bool = Field(True, description="Labelled rows: batches of similar lengths, the longest first, to reduce padding.")

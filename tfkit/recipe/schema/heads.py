@@ -1,4 +1,4 @@
-"""The head that an objective trains, where a recipe names none: what its family puts on a model for such a task. Torch-free."""
+"""The head for an objective, if a recipe names none: the one that its family uses for such a task. Torch-free."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tfkit.recipe.schema.sections import Recipe
 def new_head(
     objective: ObjectiveSection, family: Family | None, config: ModelConfig, labels: int, *, same_labels: bool
 ) -> dict[str, Any] | None:
-    """The values of the head that a finished model gets for an objective; None where its own is of that kind, and for the same labels."""
+    """Return the values of a finished model's head for an objective; None if its own is of that kind, and for the same labels."""
     objective, own = objective.trained_for, config.head
     kind = objective.head
     if isinstance(objective, MaskedLMSection) and own.kind == "masked_lm":
@@ -36,25 +36,25 @@ def new_head(
 
 
 def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
-    """The values of the head for the objective; None where the model's own fits, or the recipe states one.
+    """Return the values of the head for the objective; None if the model's own fits, or the recipe has one.
 
-    `labels` is how many classes or tags there are; 1 for a number.
+    `labels` is the number of classes or tags; 1 for a number.
     """
     objective, preset = recipe.objective.trained_for, recipe.model.preset
     kind = objective.head
     if "head" in recipe.model.changes or kind not in ("classes", "tags", "choices", "masked_lm"):
         return None
-    if isinstance(objective, MaskedLMSection):  # what tells of the next sentence is there where that is asked
+    if isinstance(objective, MaskedLMSection):  # the NSP head is present if the objective needs it
         own = PRESETS[preset][1]["head"] if preset in PRESETS else {"kind": "masked_lm", "tied": True}
         return {**own, "next_sentence": objective.next_sentence}
-    if kind == "choices":  # of a language model, whose own head it stands beside
+    if kind == "choices":  # beside a language model's own head
         return {**(PRESETS[preset][1]["head"] if preset in PRESETS else {"kind": "lm", "tied": True}), "choices": True}
     family = PRESETS[preset][0] if preset in PRESETS else None
     return _of_family(family, kind, labels, decoder=bool(recipe.model.changes.get("decoder_layers")))
 
 
 def _of_family(family: Family | None, kind: str, labels: int, *, decoder: bool) -> dict[str, Any]:
-    """The head of a kind as the family puts it on a model; of classes that no family says more of, at the end of a decoder's text."""
+    """Return the family's head of a kind; without one for classes, a head that reads the end of a decoder's text, or an encoder's start."""
     known = [values for values in (family.architectures.values() if family else ()) if values["kind"] == kind]
     values: dict[str, Any] = {**known[0]} if known else {"kind": kind}
     if kind in ("classes", "tags"):

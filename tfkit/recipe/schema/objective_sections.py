@@ -101,11 +101,11 @@ class MaskedLMSection(ObjectiveSection):
             wanted = str(self.next_sentence).lower()
             yield (
                 ("model", "head"),
-                f"objective.next_sentence is {wanted}, and that of the head is not: make them equal, or leave the head out",
+                f"objective.next_sentence is {wanted}, but that of the head is not: make them equal, or leave the head out",
             )
         embedding = model.get("embedding")
         if self.next_sentence and ((embedding.get("segments") if isinstance(embedding, dict) else None) or 0) < 2:
-            yield ("model",), "the two texts of next_sentence are told apart by segments: set model.embedding.segments to 2"
+            yield ("model",), "next_sentence distinguishes its two texts by segments: set model.embedding.segments to 2"
 
 
 @declared
@@ -223,7 +223,7 @@ class MultipleChoiceSection(ObjectiveSection):
         for name in ("start", "delimiter", "classify"):
             token = getattr(self, name)
             if token is not None and token not in (*own.first, *section.special_tokens, *own.last):
-                yield ("objective", name), f"{token!r} is no special token of the tokenizer: add it to tokenizer.special_tokens"
+                yield ("objective", name), f"{token!r} is not a special token of the tokenizer: add it to tokenizer.special_tokens"
 
 
 @declared
@@ -303,9 +303,9 @@ class ChatSection(ObjectiveSection):
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
         """Settings that nothing reads."""
         if self.pack and not recipe.data.length_groups:
-            yield ("data", "length_groups"), "packed rows are about as long as each other: remove it, or objective.pack"
+            yield ("data", "length_groups"), "packed rows have about equal lengths: remove it, or objective.pack"
         if self.system is not None and self.format == "template":
-            yield ("objective", "system"), "the tokenizer's own chat template would not know it: remove it, or name a format"
+            yield ("objective", "system"), "the tokenizer's own chat template would ignore it: remove it, or name a format"
         elif self.system is not None and self.format in ("gemma", "mistral"):
             yield ("objective", "system"), f"the format {self.format} has no system message: remove it"
 
@@ -346,11 +346,11 @@ class DistillationSection(ObjectiveSection):
         """The teacher is read, in the tokens that it knows, and each setting of the distillation by something."""
         default = DistillationSection.model_fields
         if recipe.tokenizer.path is None and recipe.model.start is None:
-            yield ("tokenizer",), "a student reads the tokens of its teacher: give tokenizer.path, with what objective.teacher names"
+            yield ("tokenizer",), "a student reads its teacher's tokens: set tokenizer.path to the value of objective.teacher"
         if not self.teacher_weight and not self.cosine_weight:
-            yield ("objective",), "nothing of the teacher is learned: raise teacher_weight or cosine_weight, or train without it"
+            yield ("objective",), "nothing is learned from the teacher: raise teacher_weight or cosine_weight, or train without it"
         if not self.teacher_weight and self.temperature != default["temperature"].default:
-            yield ("objective", "temperature"), "only the divergence from the teacher reads it, and its teacher_weight is 0; remove it"
+            yield ("objective", "temperature"), "only the divergence from the teacher reads it, but teacher_weight is 0; remove it"
         if self.masked_only and not (self.teacher_weight and self.of.kind == "masked_lm"):
             yield ("objective", "masked_only"), "only the divergence from the teacher of a masked_lm reads it; remove it"
         if self.copy_layers is not None and recipe.model.start is not None:

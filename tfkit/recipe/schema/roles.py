@@ -1,4 +1,4 @@
-"""What an objective reads of a row: its roles, and the columns that are recognised for each. Torch-free."""
+"""The roles that an objective reads of a row, and the columns that are recognised for each. Torch-free."""
 
 from typing import Literal, NamedTuple
 
@@ -7,11 +7,11 @@ Form = Literal["text", "label", "texts", "labels", "messages", "references"]
 
 class Role(NamedTuple):
     """One part of a row. `form`: a text; a label (a word or number); lists of these; the messages of a conversation; references, one
-    text or a list of texts that are equally good.
+    text or a list of equally good texts.
 
-    `columns` are the names that are recognised, the first one that a row has; a recipe may name another. Rows may have one of several
-    shapes: of the roles that belong to one, a row needs those of the first shape that it has, or that a recipe names. `by_number`: of a
-    class that a data set stores as a number the number is read, and not its name.
+    `columns` are the recognised names, of which the first that a row has is used; a recipe may name another. Rows may have one of several
+    shapes: of the roles of a shape, a row needs those of the first shape that it has, or that a recipe names. `by_number`: a class that a
+    data set stores as a number is read as the number, not as its name.
     """
 
     name: str

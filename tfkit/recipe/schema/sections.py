@@ -27,13 +27,13 @@ from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection, any_declared
 from tfkit.recipe.schema.objective_sections import CausalLMSection
 
-START_FIELDS = ("from", "sha256")  # of the model section, beside the fields of a description
+START_FIELDS = ("from", "sha256")  # of the model section, in addition to the fields of a config
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Every = Count | Literal["epoch"] | None  # epoch: the steps of one pass over the training rows
 
 
 class ModelSection(Data):
-    """A preset with changes, or a full description: any field of the model's description may stand here."""
+    """A preset with changes, or a full description: any field of a model's config is allowed here."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -41,23 +41,23 @@ class ModelSection(Data):
 
     @property
     def start(self) -> str | None:
-        """The checkpoint that fine-tuning starts from: {from: CKPT}, where `from` cannot be the name of a field in Python."""
+        """The checkpoint that fine-tuning starts from: {from: CKPT}, since `from` cannot be the name of a field in Python."""
         found = (self.model_extra or {}).get("from")
         return found if isinstance(found, str) else None
 
     @property
     def sha256(self) -> str | None:
-        """Of that checkpoint, as a resolved recipe states it."""
+        """The hash of that checkpoint, as a resolved recipe has it."""
         found = (self.model_extra or {}).get("sha256")
         return found if isinstance(found, str) else None
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What the recipe says beyond the preset or the checkpoint, as values of a ModelConfig."""
+        """The recipe's changes to the preset or the checkpoint, as values of a ModelConfig."""
         return {name: value for name, value in (self.model_extra or {}).items() if name not in START_FIELDS}
 
     def pinned(self, sha256: str) -> "ModelSection":
-        """The same section with the hash of its checkpoint."""
+        """Return the same section with the hash of its checkpoint."""
         return ModelSection.model_validate({**self.model_dump(exclude_none=True), "sha256": sha256})
 
 
@@ -65,28 +65,28 @@ class AdamWSection(Data):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv 1711.05101)."""
 
     kind: Literal["adamw"] = "adamw"
-    lr: LearningRate = Field(1e-3, description="Peak learning rate; with the schedule noam what its formula is multiplied by.")
+    lr: LearningRate = Field(1e-3, description="Peak learning rate; with the schedule noam the factor of its formula.")
     betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="Decay rates of the two moments.")
     eps: Epsilon = Field(1e-8, description="Added to the root of the second moment.")
-    bias_correction: bool = Field(True, description="Make up for moments that begin at 0; BERT's Adam does not.")
+    bias_correction: bool = Field(True, description="Correct for moments that start at 0; BERT's Adam does not.")
     weight_decay: Weight = Field(0.1, description="Decoupled decay, on matrices only: not on norms and biases.")
     clip_norm: Positive | None = Field(1.0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Each block's learning rate is this times that of what stands above it: of a block, or of the head."
+        1.0, gt=0, le=1, description="Each block's learning rate is this times that of the block, or the head, above it."
     )
 
 
 class AdamSection(Data):
-    """Adam (Kingma & Ba 2014, arXiv 1412.6980) as the 2017 Transformer was trained: no decay, and no clipping unless asked for."""
+    """Adam (Kingma & Ba 2014, arXiv 1412.6980) as the 2017 Transformer was trained: no decay, and no clipping by default."""
 
     kind: Literal["adam"]
-    lr: LearningRate = Field(1e-3, description="Peak learning rate; with the schedule noam what its formula is multiplied by.")
+    lr: LearningRate = Field(1e-3, description="Peak learning rate; with the schedule noam the factor of its formula.")
     betas: tuple[Decay, Decay] = Field((0.9, 0.98), description="Decay rates of the two moments.")
     eps: Epsilon = Field(1e-9, description="Added to the root of the second moment.")
-    bias_correction: bool = Field(True, description="Make up for moments that begin at 0; BERT's Adam does not.")
+    bias_correction: bool = Field(True, description="Correct for moments that start at 0; BERT's Adam does not.")
     clip_norm: Positive | None = Field(None, description="Longest gradient (2-norm over all parameters); null: no clipping.")
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Each block's learning rate is this times that of what stands above it: of a block, or of the head."
+        1.0, gt=0, le=1, description="Each block's learning rate is this times that of the block, or the head, above it."
     )
 
 
@@ -94,16 +94,16 @@ class AdafactorSection(Data):
     """Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) with T5's settings: a factored second moment, no first one."""
 
     kind: Literal["adafactor"]
-    lr: LearningRate = Field(1e-2, description="Peak learning rate, a share of each tensor's own size where scale_parameter is true.")
+    lr: LearningRate = Field(1e-2, description="Peak learning rate, relative to each tensor's own size if scale_parameter is true.")
     scale_parameter: bool = Field(True, description="Multiply the learning rate by the root mean square of the tensor.")
-    min_scale: Positive = Field(1e-3, description="The least that scale_parameter multiplies by (the paper's second epsilon).")
+    min_scale: Positive = Field(1e-3, description="The smallest factor of scale_parameter (the paper's second epsilon).")
     decay_rate: float = Field(0.8, gt=0, le=1, description="In step t the second moment's decay is 1 - t ^ -decay_rate.")
     clip_threshold: Positive = Field(1.0, description="Largest root mean square of a tensor's update, before the learning rate.")
     eps: Epsilon = Field(1e-30, description="Added to the squared gradient.")
     weight_decay: Weight = Field(0.0, description="Decoupled decay, on matrices only: not on norms and biases.")
     clip_norm: Positive | None = Field(None, description="Longest gradient (2-norm over all parameters); null: no clipping.")
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Each block's learning rate is this times that of what stands above it: of a block, or of the head."
+        1.0, gt=0, le=1, description="Each block's learning rate is this times that of the block, or the head, above it."
     )
 
 
@@ -112,10 +112,10 @@ class MuonSection(Data):
 
     kind: Literal["muon"]
     lr: LearningRate = Field(1e-3, description="Peak learning rate of the matrices; Muon's updates are scaled to AdamW's size.")
-    adamw_lr: LearningRate | None = Field(None, description="Peak learning rate of what AdamW trains beside it; null: lr.")
+    adamw_lr: LearningRate | None = Field(None, description="Peak learning rate of the parameters that AdamW trains; null: lr.")
     momentum: float = Field(0.95, ge=0, lt=1, description="Muon's momentum (Nesterov).")
-    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="AdamW's decay rates, for what is not a matrix.")
-    eps: Epsilon = Field(1e-8, description="AdamW's eps, for what is not a matrix.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="AdamW's decay rates, for all other parameters.")
+    eps: Epsilon = Field(1e-8, description="AdamW's eps, for all other parameters.")
     weight_decay: Weight = Field(0.1, description="Decoupled decay, on matrices only: not on norms and biases.")
     clip_norm: Positive | None = Field(1.0, description="Longest gradient (2-norm over all parameters); null: no clipping.")
 
@@ -124,16 +124,18 @@ OptimizerSection = AdamWSection | AdamSection | AdafactorSection | MuonSection
 
 
 class ScheduleSection(Data):
-    """The learning rate over the run, as a share of the peak."""
+    """The learning rate over the run, as a fraction of the peak."""
 
     kind: Literal["constant", "linear", "cosine", "inverse_sqrt", "noam", "wsd"] = Field(
         "cosine",
         description="The learning rate after warm-up. wsd: constant, then a linear decay at the end. noam, of the 2017 Transformer: "
-        "optimizer.lr * dim ^ -0.5 * min(step ^ -0.5, step * warmup_steps ^ -1.5), in all.",
+        "optimizer.lr * dim ^ -0.5 * min(step ^ -0.5, step * warmup_steps ^ -1.5), warm-up included.",
     )
     warmup_steps: CountOrZero = Field(0, description="Steps of linear rise from 0.")
     warmup_tokens: Tokens | None = Field(None, description="Training tokens of linear rise from 0, instead of warmup_steps.")
-    warmup_ratio: float | None = Field(None, gt=0, lt=1, description="Share of all steps, rounded up, that rise, instead of warmup_steps.")
+    warmup_ratio: float | None = Field(
+        None, gt=0, lt=1, description="Fraction of all steps with linear rise, rounded up, instead of warmup_steps."
+    )
     flat_steps: CountOrZero = Field(
         0, description="inverse_sqrt stays at its peak up to this step: T5's 1 / sqrt(max(step, 10000)) is lr 0.01 and 10000 here."
     )
@@ -142,9 +144,9 @@ class ScheduleSection(Data):
         1.0,
         gt=0,
         le=1,
-        description="Share of the run after which linear and cosine stay at final_ratio: GPT-3's 260 of 300 billion tokens are 0.867.",
+        description="Fraction of the run after which linear and cosine stay at final_ratio: GPT-3's 260 of 300 billion tokens are 0.867.",
     )
-    decay_ratio: float = Field(0.2, gt=0, le=1, description="Share of all steps that wsd spends decaying.")
+    decay_ratio: float = Field(0.2, gt=0, le=1, description="Fraction of all steps in which wsd decays.")
 
 
 class BatchRampSection(Data):
@@ -160,68 +162,69 @@ class LoraSection(Data):
     kind: Literal["lora"] = "lora"
     rank: Rank = Field(8, description="Rows of A, columns of B.")
     alpha: Positive = Field(16.0, description="The update is multiplied by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Of what the update reads, in training.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the update's input, in training.")
     targets: list[Annotated[str, Field(min_length=1)]] = Field(
         ["q_proj", "v_proj"],
         min_length=1,
-        description="The matrices of the stacks that get one: the end of a module's name, or a glob over names "
+        description="The matrices of the stacks that get an update: the end of a module's name, or a glob over names "
         "(decoder.blocks.[0-3].*.o_proj).",
     )
     merge: bool = Field(
-        False, description="Checkpoints are whole models, the updates added in. false: they are adapter folders, which peft opens."
+        False, description="Checkpoints are whole models, with the updates merged. false: they are adapter folders, which peft opens."
     )
 
 
-LENGTHS = ("steps", "epochs", "tokens")  # one of which a training has
+LENGTHS = ("steps", "epochs", "tokens")  # a training has one of these
 
 
 class TrainingSection(Data):
-    """How long, how much at a time, in which arithmetic."""
+    """The length of the training, the size of its steps, and its arithmetic."""
 
     steps: Count | None = Field(None, description="Length in optimizer steps. Exactly one of steps, epochs, tokens.")
     epochs: Epochs | None = Field(None, description="Length in passes over the training rows.")
     tokens: Tokens | None = Field(None, description="Length in training tokens; rounded up to whole steps.")
     batch_size: BatchSize = Field(32, description="Sequences a step, over all devices.")
     batch_ramp: BatchRampSection | None = Field(
-        None, description="Smaller batches at first; the schedule's decay then goes by tokens, not by steps. null: full batches throughout."
+        None, description="Smaller batches at first; the schedule's decay then follows tokens, not steps. null: full batches throughout."
     )
     micro_batch_size: BatchSize | None = Field(
         None,
         description="Sequences a forward; null: the largest divisor of batch_size within 16,384 tokens and, on a CPU, 4 GiB of memory.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="bf16: bf16 weights beside an fp32 master. auto: bf16 where the hardware has it, else fp32."
+        "auto", description="bf16: bf16 weights beside an fp32 master. auto: bf16 if the hardware supports it, else fp32."
     )
     ema_decay: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="Checkpoints hold, and evaluations use, a mean of the weights after every step, each step's this much lighter than the "
-        "next one's. null: the latest weights.",
+        description="Checkpoints hold, and evaluations use, an exponential moving average of the weights with this decay per step. "
+        "null: the latest weights.",
     )
     adapter: LoraSection | None = Field(
-        None, description="Train small updates of the checkpoint's weights, and the head of the task, instead of all. null: the weights."
+        None,
+        description="Train small updates of the checkpoint's weights, and the head of the task, instead of all. null: all weights.",
     )
     frozen: list[Annotated[str, Field(min_length=1)]] = Field(
-        [], description="Parameters that stay as they are: globs over their names, as `embedding.*` or `encoder.blocks.[0-3].*`."
+        [], description="Parameters that are not trained: globs over their names, as `embedding.*` or `encoder.blocks.[0-3].*`."
     )
     unfreeze_every: Count | None = Field(
         None,
-        description="The head is trained first, then one block more, from the top, every so many steps, and the embeddings last (ULMFiT, "
+        description="Train the head first, then one block more, from the top, every n steps, and the embeddings last (ULMFiT, "
         "arXiv 1801.06146). null: all from the first step.",
     )
     patience: Count | None = Field(
-        None, description="End the run after so many evaluations that do not improve evaluation.metric; null: only at its length."
+        None, description="End the run after n evaluations without an improvement of evaluation.metric; null: only at its length."
     )
-    seed: int = Field(1, ge=0, lt=2**32, description="Of weights, order and dropout.")
-    compile: bool = Field(False, description="torch.compile the model: 20 to 50 s of waiting, then faster steps.")
+    seed: int = Field(1, ge=0, lt=2**32, description="Seed of weights, order and dropout.")
+    compile: bool = Field(False, description="torch.compile the model: 20 to 50 s of compilation, then faster steps.")
     activation_checkpointing: bool = Field(False, description="Compute each block again in the backward pass, to save memory.")
     max_skipped_steps: CountOrZero = Field(
         0,
-        description="Steps to skip, in all, whose loss or gradient is not finite, or whose loss jumps; one more ends the run (exit 6).",
+        description="Steps to skip, in total, whose loss or gradient is not finite, or whose loss jumps; one more ends the run (exit 6).",
     )
     loss_jump_sigmas: Positive | None = Field(
-        None, description="A loss so many standard deviations above the mean of the latest steps is a jump; null: no limit."
+        None, description="A loss this many standard deviations above the mean of the latest steps is a jump; null: no limit."
     )
     log_every: Count = Field(10, description="Steps between lines of metrics.jsonl and of the plain log.")
     tensorboard: bool = Field(False, description="The same as trackers: [{kind: tensorboard}].")
@@ -245,7 +248,7 @@ class TrainingSection(Data):
         start = self.batch_ramp.start
         if start >= self.batch_size or self.batch_size % start:
             raise ValueError(
-                f"batch_size {self.batch_size} is no multiple of batch_ramp.start {start}, twice it or more: change one of them"
+                f"batch_size {self.batch_size} is not a multiple of batch_ramp.start {start}, twice it or more: change one of them"
             )
         if self.micro_batch_size and start % self.micro_batch_size:
             raise ValueError(
@@ -255,49 +258,47 @@ class TrainingSection(Data):
 
 
 class CheckpointSection(Data):
-    """When the run is saved, and how much of that is kept."""
+    """The steps at which the run is saved, and the checkpoints that are kept."""
 
     every: Every = Field(None, description="Steps between checkpoints, or epoch; null: only at the end.")
-    keep: Count = Field(2, description="The newest checkpoints to keep; the best one is kept besides.")
+    keep: Count = Field(2, description="The newest checkpoints to keep; the best one is kept, too.")
 
 
 TextMetric = Literal["exact_match", "bleu", "chrf", "rouge"]
 
 
 class EvaluationSection(Data):
-    """When and how the validation text is scored."""
+    """Settings of evaluation: when and how the validation text is scored."""
 
     every: Every = Field(None, description="Steps between evaluations, or epoch; null: only at the end.")
-    metric: str | None = Field(
-        None, description="What tells the best checkpoint, and whether the model still improves: a metric of the objective; null: loss."
-    )
-    batch_size: BatchSize = Field(16, description="Pieces of text a forward.")
+    metric: str | None = Field(None, description="The metric of the best checkpoint and of patience: one of the objective's; null: loss.")
+    batch_size: BatchSize = Field(16, description="Rows per forward.")
     max_tokens: Tokens | None = Field(None, description="Score only the first texts, up to this many tokens; null: every byte.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Arithmetic of tfkit evaluate; training uses its working weights."
     )
     text_metrics: list[TextMetric] = Field(
         ["exact_match", "bleu", "chrf", "rouge"],
-        description="How tfkit evaluate compares the texts that a model writes with those of the rows. []: none is written.",
+        description="How tfkit evaluate compares generated texts with those of the rows. []: none is generated.",
     )
     bootstrap: Resamples | None = Field(
-        1000, description="Sets of as many rows, drawn with repetition, from which tfkit evaluate tells 95 % intervals; null: none."
+        1000, description="Bootstrap samples of the rows from which tfkit evaluate computes 95 % intervals; null: none."
     )
 
 
 class GenerationSection(Data):
-    """How text is continued."""
+    """Settings of text generation."""
 
-    prompts: list[str] = Field([], description="Continued at every evaluation during training, to see how it writes.")
+    prompts: list[str] = Field([], description="Continued at every evaluation during training, as samples of the model's texts.")
     max_new_tokens: NewTokens = Field(128, description="The longest continuation.")
     temperature: Weight = Field(1.0, description="Divides the logits; 0 is greedy.")
     top_k: Count | None = Field(None, description="Draw from the k likeliest tokens only.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that hold this share of the probability.")
-    min_p: float = Field(0.0, ge=0, le=1, description="Draw from the tokens with at least this share of the likeliest one's probability.")
-    repetition_penalty: float = Field(1.0, ge=0.01, le=100, description="Makes tokens that the text has less likely, if above 1.")
-    no_repeat_ngram: Count | None = Field(None, description="No run of so many tokens comes twice.")
-    num_beams: Beams = Field(1, description="Texts that beam search keeps; 1: none. It draws nothing, so what is said of drawing is idle.")
-    length_penalty: float = Field(1.0, ge=-20, le=20, description="Beam search: above 0 long texts gain, below 0 short ones do.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens that hold this much of the probability.")
+    min_p: float = Field(0.0, ge=0, le=1, description="Draw from tokens with at least this fraction of the likeliest one's probability.")
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100, description="Above 1: makes tokens that the text already has less likely.")
+    no_repeat_ngram: Count | None = Field(None, description="No run of this many tokens occurs twice.")
+    num_beams: Beams = Field(1, description="Texts that beam search keeps; 1: no beam search. It ignores the settings of drawing.")
+    length_penalty: float = Field(1.0, ge=-20, le=20, description="Beam search: above 0 favours long texts, below 0 short ones.")
     length_law: Literal["power", "gnmt"] = Field(
         "power",
         description="Beam search divides log-probabilities by length ^ length_penalty, or ((5 + length) / 6) ^ it (arXiv 1609.08144).",
@@ -307,7 +308,7 @@ class GenerationSection(Data):
         description="Beam search ends with num_beams whole texts: full, at once; likely, if no better is likely; never, if none can be.",
     )
     stop: list[str] = Field([], description="End a continuation where one of these strings appears.")
-    seed: int = Field(1, ge=0, lt=2**32, description="Of the draws.")
+    seed: int = Field(1, ge=0, lt=2**32, description="Seed of the draws.")
 
 
 class TensorBoardSection(Data):
@@ -320,11 +321,11 @@ TrackerSection = TensorBoardSection  # with a second kind: a union that `kind` d
 
 
 class CarbonSection(Data):
-    """Energy and CO2e: measured where, and how often."""
+    """Energy and CO2e: the place, and the interval of the readings."""
 
     enabled: bool = Field(True, description="Measure energy and CO2 with CodeCarbon.")
     country: str | None = Field(None, pattern="^[A-Z]{3}$", description="Where it runs, as ISO 3166 alpha-3 (FRA, DEU, USA).")
-    intensity_g_per_kwh: Intensity | None = Field(None, description="Grams of CO2e a kWh; wins over the country's mean.")
+    intensity_g_per_kwh: Intensity | None = Field(None, description="Grams of CO2e per kWh; wins over the country's mean.")
     pue: Effectiveness = Field(1.0, description="Power usage effectiveness of the data centre; multiplies the energy.")
     every_seconds: Seconds = Field(5.0, description="Seconds between readings, each a line of the ledger.")
 

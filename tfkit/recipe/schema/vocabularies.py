@@ -1,6 +1,6 @@
-"""The entries that a tokenizer of each kind has before it learns any: its special tokens, in the order of their ids, and its bytes.
+"""The entries that a tokenizer of each kind has before training: its special tokens, in the order of their ids, and its bytes.
 
-Sources: the tokenizer files of the systems as `transformers` knows them. Where a released vocabulary has its special tokens at the end
+Sources: the tokenizer files of the systems in `transformers`. Where a released vocabulary has its special tokens at the end
 (GPT-2, Llama 3), ours begins with them: a model reads the ids from its own configuration.
 """
 
@@ -12,8 +12,8 @@ _END_OF_TEXT = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
 
 
 class Vocabulary(NamedTuple):
-    """`first` are the ids from 0 on and `last` those behind all that is learned; `symbols` are the least entries between them: the 256
-    bytes, or one character in both its forms. `roles` says which special token is what.
+    """`first` are the ids from 0 on and `last` those after all learned entries; `symbols` is the fewest entries between them: the 256
+    bytes, or one character in both its forms. `roles` maps roles to special tokens.
     """
 
     first: tuple[str, ...]
@@ -22,7 +22,7 @@ class Vocabulary(NamedTuple):
     last: tuple[str, ...] = ()
 
 
-# kind -> variant -> its vocabulary. The first variant is the one of a recipe that names none.
+# kind -> variant -> its vocabulary. The first variant is the default.
 VOCABULARIES: dict[str, dict[str | None, Vocabulary]] = {
     "byte_bpe": {
         "gpt2": Vocabulary(("<|endoftext|>",), _END_OF_TEXT),
@@ -56,7 +56,7 @@ VOCABULARIES: dict[str, dict[str | None, Vocabulary]] = {
     },
 }
 
-# Which kinds or variants read an option; the options that are not here are read by all.
+# The kinds or variants that read an option; all of them read the other options.
 READ_BY: dict[str, tuple[str, ...]] = {
     "add_bos": ("gpt2", "llama3", "smollm2", "llama", "gemma"),
     "lowercase": ("wordpiece",),
@@ -65,7 +65,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
 
 
 def variant_of(kind: str, variant: str | None) -> str | None:
-    """The variant that a recipe means, None for a kind that has none. Raises ValueError if the kind has no such variant."""
+    """Return the variant of a recipe, None for a kind that has none. Raise ValueError if the kind has no such variant."""
     known = VOCABULARIES[kind]
     if variant is None:
         return next(iter(known))
