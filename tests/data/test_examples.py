@@ -163,7 +163,7 @@ def test_the_fingerprint_follows_rows_encoder_and_bad_rows(tmp_path: Path) -> No
 
 def test_bad_rows_are_refused_by_place_or_counted(tmp_path: Path) -> None:
     texts = ["one", "two?", "three", "four?"]
-    with pytest.raises(DataError, match=r"rows.jsonl:2: asks something; correct the row, or leave bad rows out with data.on_bad_row: skip"):
+    with pytest.raises(DataError, match=r"rows.jsonl:2: asks something; correct the row, or skip bad rows with data.on_bad_row: skip"):
         set_of(tmp_path, texts)
     assert not list(cache_folder().glob("examples/*"))
     stored = set_of(tmp_path, texts, on_bad_row="skip")

@@ -146,15 +146,15 @@ def test_conll_with_several_columns_has_the_tag_last(tmp_path: Path, between: st
     assert rows(file, TAGS)[0].values == {"tokens": ["EU\u00a0bloc", "\u3000"], "tags": ["B-ORG", "O"]}
     named = rows(file, TAGS, header=["tokens", "tags", "chunk", "ner"])
     assert named[0].values["tags"] == ["NNP", "VBZ"]
-    with pytest.raises(DataError, match=r"a.bio:1: 4 columns, and the header has 2"):
+    with pytest.raises(DataError, match=r"a.bio:1: 4 columns, but the header has 2"):
         rows(file, TAGS, header=["tokens", "tags"])
 
 
 def test_bad_conll_sentences_are_named_or_skipped_whole(tmp_path: Path) -> None:
     for bad, message in {
-        "b\tO\tO\n": r"a.iob:4: 3 columns, and the file's first sentence has 2",
-        "b\n": r"a.iob:4: 1 columns, and",
-        "\u00a0\n": r"a.iob:4: 1 columns, and",
+        "b\tO\tO\n": r"a.iob:4: 3 columns, but the file's first sentence has 2",
+        "b\n": r"a.iob:4: 1 columns, but",
+        "\u00a0\n": r"a.iob:4: 1 columns, but",
         "\tO\n": r"a.iob:4: an empty token",
         "b\t\n": r"a.iob:4: an empty tag",
         b"\xe9\tO\n".decode("latin-1"): "",
@@ -206,8 +206,8 @@ def test_conllu_words_are_tokens_and_comments_columns(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("3\tsay\tsay", "3\tsay say", r"a.conllu:7: 9 columns; CoNLL-U has 10"),
-        ("3\tsay", "5\tsay", r"a.conllu:7: word '5' stands where word 3 should"),
-        ("3\tsay", "x\tsay", r"a.conllu:7: word 'x' stands where word 3 should"),
+        ("3\tsay", "5\tsay", r"a.conllu:7: word '5' is in the place of word 3"),
+        ("3\tsay", "x\tsay", r"a.conllu:7: word 'x' is in the place of word 3"),
         ("3\tsay\tsay", "3\tsay\t", r"a.conllu:7: column 3 is empty; write _"),
     ],
 )
@@ -282,7 +282,7 @@ def test_what_cannot_stand_side_by_side_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "x\ny\n")
     write(tmp_path / "a.de", b"eins\n\xe9\n")
     beside = {"de": str(tmp_path / "a.de")}
-    with pytest.raises(DataError, match=r"a\.txt has 1 row, .* 2 lines: they must agree; if each line is a row, say format: lines"):
+    with pytest.raises(DataError, match=r"a\.txt has 1 row, .* 2 lines: they must agree; if each line is a row, set format: lines"):
         rows(tmp_path / "a.txt", beside=beside)
     with pytest.raises(DataError, match=r"a\.de:2: byte 5 \(0xe9\) is not UTF-8"):
         rows(tmp_path / "a.txt", format="lines", beside=beside)
@@ -290,7 +290,7 @@ def test_what_cannot_stand_side_by_side_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.txt:1: has a column 'text' itself"):
         rows(tmp_path / "a.txt", format="lines", beside={"text": str(tmp_path / "a.de")})
     zipped(tmp_path / "b.zip", {"a.txt": "x"})
-    with pytest.raises(DataError, match=r"b\.zip: an archive cannot stand beside a file"):
+    with pytest.raises(DataError, match=r"b\.zip: an archive cannot be parallel to a file"):
         rows(tmp_path / "a.txt", format="lines", beside={"de": str(tmp_path / "b.zip")})
 
 
@@ -308,7 +308,7 @@ def test_a_header_stands_for_one_that_is_missing(tmp_path: Path) -> None:
         rows(file, PAIR, header=["source", "other"])
     with pytest.raises(DataError, match=r"a\.tsv:1: the file has this header itself; remove header"):
         rows(file, PAIR, header=["one ", "uno"], columns={"source": "uno", "target": "uno"})
-    with pytest.raises(DataError, match=r"a\.jsonl: header names the columns of csv, tsv, conll files, and this is jsonl"):
+    with pytest.raises(DataError, match=r"a\.jsonl: header names the columns of csv, tsv, conll files, but this is jsonl"):
         rows(write(tmp_path / "a.jsonl", '{"text": "a"}'), header=["text"])
 
 
@@ -376,7 +376,7 @@ def test_a_zip_is_read_as_a_folder_is(tmp_path: Path) -> None:
     file = zipped(tmp_path / "a.zip", {**names, **extra, "e.parquet": (tmp_path / "e.parquet").read_bytes()})
     assert texts(file) == ["d", "a", "b1", "b2", "c", "e"]
     assert [row.place for row in rows(file)][1:3] == [f"{file}/data/a.json, item 1", f"{file}/data/b.jsonl:1"]
-    assert open_source(SourceSection(path=str(file)), "all", None).describe().endswith("; 5 files in it; 4 other files left out")
+    assert open_source(SourceSection(path=str(file)), "all", None).describe().endswith("; 5 files in it; 4 other files skipped")
     assert texts(zipped(tmp_path / "stored.zip", names, compression=zipfile.ZIP_STORED)) == ["a", "b1", "b2", "c"]
     (tmp_path / "folder").mkdir()
     zipped(tmp_path / "folder" / "b.zip", {"x.txt": "x"})
@@ -404,7 +404,7 @@ def test_a_folder_is_searched_for_every_format(tmp_path: Path) -> None:
     write(tmp_path / "labels.lst", "0\n1\n")
     write(tmp_path / "c.ndjson", '{"text": "ndjson"}')
     assert texts(tmp_path) == ["json", "Don't say a = b", "#", "ndjson"]
-    assert "2 other files left out" in open_source(SourceSection(path=str(tmp_path)), "all", None).describe()
+    assert "2 other files skipped" in open_source(SourceSection(path=str(tmp_path)), "all", None).describe()
 
 
 def test_names_in_a_zip_are_never_paths(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_dates_are_text_and_bytes_are_refused(tmp_path: Path) -> None:
     rows = [{"when": datetime.date(2024, 2, 29), "blob": b"x"}]
     datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "set"))
     assert texts(list(streamed(tmp_path / "set", text="on {when}").rows())) == ["on 2024-02-29"]
-    with pytest.raises(DataError, match="set, split train: a column that is read holds bytes, which is no text; name another"):
+    with pytest.raises(DataError, match="set, split train: a column that is read holds bytes, which is not text; name another"):
         streamed(tmp_path / "set", text="blob")
 
 
@@ -242,7 +242,7 @@ def test_two_texts_of_a_stream_without_a_schema_are_refused(tmp_path: Path) -> N
     folder = write(tmp_path / "set", [{"question": "a", "sentence": "b", "label": "x"}])
     for is_streamed in (True, False):
         section = SourceSection(hub=str(folder), streamed=is_streamed)
-        with pytest.raises(DataError, match=r"split train.*'sentence' and 'question' may each be the text: say which one is"):
+        with pytest.raises(DataError, match=r"split train.*'sentence' and 'question' may each be the text: name one"):
             open_source(section, "all", None, roles=ClassificationSection.roles)
 
 

@@ -43,7 +43,7 @@ def test_labels_are_numbers_by_their_value_and_then_words(tmp_path: Path) -> Non
 def test_tags_are_found_in_every_row_of_every_source(tmp_path: Path) -> None:
     first, second = [{"words": ["a", "b"], "upos": ["X", "NOUN"]}], [{"tokens": ["c"], "ner_tags": [3]}]
     assert labels_of(tmp_path, TaggingSection.roles, first, second) == ["3", "NOUN", "X"]
-    with pytest.raises(DataError, match=r"0.jsonl: only the label 'X' in all rows, and there is nothing to tell apart"):
+    with pytest.raises(DataError, match=r"0.jsonl: only the label 'X' in all rows, so there is nothing to classify"):
         labels_of(tmp_path, TaggingSection.roles, [{"tokens": ["a"], "tags": ["X"]}])
 
 
@@ -101,7 +101,7 @@ def test_what_says_that_nobody_labelled_a_row_is_no_class(tmp_path: Path) -> Non
     ("names", "of"), [(["question", "sentence", "label"], ("question", "sentence")), (["text", "premise"], ("text", "premise"))]
 )
 def test_two_columns_that_may_each_be_the_text_are_refused(names: list[str], of: tuple[str, str]) -> None:
-    with pytest.raises(DataError, match=r"may each be the text: say which one is with columns: \{text: NAME\}, or both with columns"):
+    with pytest.raises(DataError, match=r"may each be the text: name one with columns: \{text: NAME\}, or both with columns"):
         Columns(ClassificationSection.roles).check([*names, "label"], "rows.jsonl")
     Columns(ClassificationSection.roles).check(["sentence1", "sentence2", "text", "label"], "rows.jsonl")
     Columns(ClassificationSection.roles, {"text": of[0]}).check([*names, "label"], "rows.jsonl")

@@ -12,8 +12,8 @@ import pytest
 
 from tfkit.data import open_source
 from tfkit.data.columns.record_columns import Columns
-from tfkit.data.columns.rows import Part, Row, hash_share
-from tfkit.data.sources.stdlib import LEFT_OUT, StdlibSource
+from tfkit.data.columns.rows import Part, Row, hash_fraction
+from tfkit.data.sources.stdlib import EXCLUDED, StdlibSource
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.roles import TEXT, Role
@@ -87,7 +87,7 @@ def test_folders_are_searched_and_globs_taken_at_their_word(tmp_path: Path) -> N
     assert texts(f"{tmp_path}/*/*") == ["b/picture.png", "b/two.py", "c/odd.xyz"]
     description = open_source(SourceSection(path=str(tmp_path)), "all", None).describe()
     assert "2 files" in description
-    assert "4 other files left out" in description
+    assert "4 other files skipped" in description
 
 
 BAD = {
@@ -172,7 +172,7 @@ def test_rows_without_white_space_at_the_ends_are_divided_as_ever(tmp_path: Path
 
     def sides(path: Path, texts: list[str]) -> list[str]:
         held_out = {row.text for row in open_source(SourceSection(path=str(path)), "held_out", 0.5).rows()}
-        assert held_out == {text for text in texts if hash_share(text.encode()) < 0.5}
+        assert held_out == {text for text in texts if hash_fraction(text.encode()) < 0.5}
         return [open_source(SourceSection(path=str(path)), part, 0.5).fingerprint() for part in ("train", "held_out")]
 
     lines = [f"line {i}\n  more" for i in range(50)]
@@ -190,7 +190,7 @@ def test_rows_without_white_space_at_the_ends_are_divided_as_ever(tmp_path: Path
 
 def test_the_fingerprint_says_that_a_row_is_on_another_side_than_in_version_0_1_0(tmp_path: Path) -> None:
     texts = [f"text {i} " for i in range(200)]
-    moved = next(text for text in texts if hash_share(text.encode()) < 0.5 <= hash_share(text.strip().encode()))
+    moved = next(text for text in texts if hash_fraction(text.encode()) < 0.5 <= hash_fraction(text.strip().encode()))
     rows = [Row(text, "", key=text.strip()) for text in (moved, "other")]
     part = Part("train", 0.5)
     assert part.fingerprint(rows) == f"{part}\0keys"
@@ -199,7 +199,7 @@ def test_the_fingerprint_says_that_a_row_is_on_another_side_than_in_version_0_1_
 
 
 def test_the_hash_that_divides_is_the_same_on_every_machine() -> None:
-    assert f"{hash_share(b'json/decoder.py'):.6f}" == "0.450801"
+    assert f"{hash_fraction(b'json/decoder.py'):.6f}" == "0.450801"
 
 
 def test_the_fingerprint_follows_content_and_choice_but_not_the_place(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_the_standard_library_is_found_and_divided() -> None:
     assert paths["train"] | paths["held_out"] == paths["all"]
     assert not paths["train"] & paths["held_out"]
     assert 0.01 < len(paths["held_out"]) / len(paths["all"]) < 0.1
-    assert not {folder for path in paths["all"] for folder in path.split("/")[:-1]} & LEFT_OUT
+    assert not {folder for path in paths["all"] for folder in path.split("/")[:-1]} & EXCLUDED
     assert sources["all"].paths == tuple(sorted(paths["all"]))
     row = next(row for row in sources["all"].rows() if row.place.endswith("/json/decoder.py"))
     assert row.text == (Path(sysconfig.get_path("stdlib")) / "json/decoder.py").read_text(encoding="utf-8")

@@ -226,7 +226,7 @@ def test_packages_of_few_files_are_left_out(tmp_path: Path) -> None:
 def test_rows_are_counted_and_files_that_do_not_parse(tmp_path: Path) -> None:
     source = task("docstrings", "held_out", write_tree(tmp_path / "lib"))
     rows = list(source.rows())
-    assert f"{len(rows):,} rows of {len(files(rows))} files (held out); 2 files left out that this Python cannot parse" in source.describe()
+    assert f"{len(rows):,} rows of {len(files(rows))} files (held out); 2 files skipped that this Python cannot parse" in source.describe()
     assert rows[0].place.startswith("large/m")
     assert rows[0].place.endswith(":1")
 

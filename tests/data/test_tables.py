@@ -81,7 +81,7 @@ def test_a_blank_first_line_is_no_header(tmp_path: Path) -> None:
 
 def test_a_column_that_is_there_twice_is_refused_if_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label,text\nthe cat,1,the dog\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"rows.csv:1: two columns are called 'text', and it is read: rename one"):
+    with pytest.raises(DataError, match=r"rows.csv:1: two columns are called 'text', which is read: rename one"):
         open_source(SourceSection(path=str(tmp_path / "rows.csv")), "all", None)
     (tmp_path / "rows.csv").write_text("text,note,note\nthe cat,1,2\n", encoding="utf-8")
     assert [row.text for row in open_source(SourceSection(path=str(tmp_path / "rows.csv")), "all", None).rows()] == ["the cat"]

@@ -111,7 +111,7 @@ def test_an_empty_sentence_is_bad_and_bad_examples_can_be_left_out() -> None:
     assert isinstance(found, BadRow)
     assert "the bad sentence is empty" in found.message
     bad = row(9, label="x")
-    with pytest.raises(DataError, match="leave bad rows out"):
+    with pytest.raises(DataError, match="skip bad rows"):
         few_shot([*ROWS, bad], shots=2)
     section = FewShotSection(kind="few_shot", shots=2)
     kept = FewShot(section, [bad, *ROWS], "skip")

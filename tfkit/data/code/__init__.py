@@ -1,4 +1,4 @@
-"""Labelled rows out of Python source, for the tasks of the standard library: what is found in one file at a time, as columns."""
+"""Labelled rows from Python source, for the tasks of the standard library: the examples of one file at a time, as columns."""
 
 import ast
 import warnings
@@ -11,7 +11,7 @@ from tfkit.data.code.token_roles import token_roles
 
 
 class Task(NamedTuple):
-    """`find` gives (line, columns) for what it finds in a file, from its path, its text and its tree; `given` is the column to go by."""
+    """`find` yields (line, columns) for each example of a file, from its path, text and tree; `given` is the input column."""
 
     find: Callable[[str, str, ast.Module], Iterator[tuple[int, dict[str, Any]]]]
     given: str
@@ -25,11 +25,11 @@ TASKS = {
 
 
 def parse(content: bytes) -> tuple[str, ast.Module] | None:
-    """The text of a file, with plain line ends, and its tree; None if this Python cannot read it."""
+    """Return the text of a file, with plain line ends, and its tree; None if this Python cannot read it."""
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in other people's strings
+            warnings.simplefilter("ignore")  # escapes in other people's strings
             return text, ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
         return None

@@ -1,7 +1,7 @@
-"""Functions and what they are said to do: the code without its docstrings, and the first sentence of the function's own.
+"""Functions and their descriptions: the code without its docstrings, and the first sentence of the function's own.
 
-The docstrings of what stands inside a function are cut out, too, so that no row holds another row's answer. Left out are functions
-without a body of their own, and those whose code holds the sentence to the letter (in a comment, a message).
+The docstrings of definitions inside a function are removed, too, so that no row holds another row's answer. Functions without a
+body of their own are excluded, and those whose code holds the sentence literally (in a comment, a message).
 """
 
 import ast
@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 _END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bvs)[.!?](?=\s|$)")
-_WORDS = range(3, 61)  # of a sentence that says something, and is none of the listings that some docstrings begin with
+_WORDS = range(3, 61)  # of an informative sentence, not one of the listings with which some docstrings begin
 _HAVE_DOCSTRINGS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def docstrings(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """source, target and name of every documented function and method."""
-    lines = text.split("\n")  # as ast counts them: splitlines would also split at form feeds
+    """Yield source, target and name of every documented function and method."""
+    lines = text.split("\n")  # as in ast: splitlines would also split at form feeds
     cuts = [(node.body[0], len(node.body) == 1) for node in ast.walk(tree) if isinstance(node, _HAVE_DOCSTRINGS) and _docstring(node)]
     for name, node in _functions(tree, ""):
         docstring = _docstring(node)
@@ -31,7 +31,7 @@ def docstrings(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, di
 
 
 def summary(docstring: str) -> str | None:
-    """The first sentence of the first paragraph, on one line; None if there is none worth a row."""
+    """Return the first sentence of the first paragraph, on one line; None if none is worth a row."""
     paragraph = re.split(r"\n\s*\n", inspect.cleandoc(docstring), maxsplit=1)[0]
     sentence = " ".join(paragraph.split())
     if end := _END.search(sentence):
@@ -49,7 +49,7 @@ def _docstring(node: ast.AST) -> str | None:
 
 
 def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    """All functions below a node, in their order, with their qualified names."""
+    """Yield all functions below a node, in their order, with their qualified names."""
     for inner in ast.iter_child_nodes(node):
         if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
             yield prefix + inner.name, inner
@@ -57,11 +57,11 @@ def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDe
 
 
 def _without(lines: list[str], node: ast.stmt, cuts: list[tuple[ast.stmt, bool]]) -> str:
-    """The lines of a function without the docstrings in it, its first column the first."""
+    """Return the lines of a function without the docstrings in it, dedented to its first column."""
     first = node.lineno - 1
     code = lines[first : node.end_lineno]
     indent = code[0][: len(code[0]) - len(code[0].lstrip())]
-    for docstring, alone in sorted(cuts, key=lambda cut: -cut[0].lineno):  # from the end, so that the lines before keep their numbers
+    for docstring, alone in sorted(cuts, key=lambda cut: -cut[0].lineno):  # from the end, so that earlier lines keep their numbers
         start, end = docstring.lineno - 1 - first, (docstring.end_lineno or docstring.lineno) - 1 - first
         before = _bytes(code[start], None, docstring.col_offset)
         after = _bytes(code[end], docstring.end_col_offset, None).lstrip()
@@ -76,5 +76,5 @@ def _without(lines: list[str], node: ast.stmt, cuts: list[tuple[ast.stmt, bool]]
 
 
 def _bytes(line: str, start: int | None, end: int | None) -> str:
-    """A part of a line between places in UTF-8, as ast counts them."""
+    """Return a part of a line between offsets in UTF-8, as in ast."""
     return line.encode()[start:end].decode()

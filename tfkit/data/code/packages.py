@@ -1,15 +1,15 @@
-"""Stretches of code and the package that they are from. Imports are cut out: most of them name it."""
+"""Stretches of code and their package. Imports are removed: most of them name it."""
 
 import ast
 from collections.abc import Iterator
 from typing import Any
 
 _LINES = 30  # of a stretch, which ends at the next empty line
-_FEWEST = 8  # a shorter rest says too little
+_FEWEST = 8  # a shorter rest has too little information
 
 
 def packages(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """text and label of every stretch; none of a module that lies in no package."""
+    """Yield text and label of every stretch; none of a module outside of packages."""
     label, slash, _ = path.partition("/")
     if not slash:
         return

@@ -1,11 +1,11 @@
-"""Lines of code as tokens, and the role of each: what `tokenize` sees, and what `ast` knows of it.
+"""Lines of code as tokens, and the role of each, from `tokenize` and `ast`.
 
     def      move(     self      ,        steps     =        2      )        :
     keyword  function operator parameter operator parameter operator number operator operator
 
-Roles of names: function and class (where they are defined), parameter, argument (the name in `f(name=1)`), call (the last name of what
-is called), attribute (after a dot), import (in an import statement), keyword, and variable, which is every other. Then string, number,
-operator. Comments, docstrings and lines with long strings are left out.
+Roles of names: function and class (where they are defined), parameter, argument (the name in `f(name=1)`), call (the last name of a
+call), attribute (after a dot), import (in an import statement), keyword, and variable, which is every other. Then string, number,
+operator. Comments, docstrings and lines with long strings are excluded.
 """
 
 import ast
@@ -21,7 +21,7 @@ _LONGEST_LINE = 96
 _FEWEST = 4
 _LONGEST_STRING = 60  # characters
 _KEPT = {tokenize.NAME: "variable", tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.OP: "operator"}
-# Since Python 3.12 an f-string is no single token, and since 3.14 there are t-strings.
+# Since Python 3.12 an f-string is not a single token, and since 3.14 there are t-strings.
 _PARTS_OF_STRINGS = [getattr(tokenize, name) for name in dir(tokenize) if name.startswith(("FSTRING_", "TSTRING_"))]
 _KEPT |= dict.fromkeys(_PARTS_OF_STRINGS, "string")
 
@@ -37,7 +37,7 @@ class _Line(NamedTuple):
 
 
 def token_roles(path: str, text: str, tree: ast.Module) -> Iterator[tuple[int, dict[str, Any]]]:
-    """tokens and tags of short runs of lines; a definition begins a new one."""
+    """Yield tokens and tags of short runs of lines; a definition begins a new one."""
     roles = dict(_roles(tree, text.split("\n")))
     run: list[_Line] = []
     for line in _lines(text, roles):
@@ -56,7 +56,7 @@ def _row(run: list[_Line]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _lines(text: str, roles: dict[Place, str]) -> Iterator[_Line]:
-    """The logical lines worth having."""
+    """Yield the logical lines that are usable."""
     number, tokens, tags = 0, list[str](), list[str]()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.NEWLINE:
@@ -79,7 +79,7 @@ def _is_long(token: str) -> bool:
 
 
 def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
-    """A tree has no place for the name that is defined: it follows its keyword."""
+    """Return a name's role. A tree has no position for a name that is defined: it follows its keyword."""
     if keyword.iskeyword(name):
         return "keyword"
     if before in (["def"], ["class"]):
@@ -88,7 +88,7 @@ def _role_of_name(name: str, known: str | None, before: list[str]) -> str:
 
 
 def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Place, str]]:
-    """Where the names of the nodes stand, and their roles; of those that have two, an attribute that is called, the better one last."""
+    """Yield the positions of the nodes' names, and their roles; of an attribute that is called, which has two, the better one last."""
     called = []
     for node in _walk(tree):
         match node:
@@ -113,7 +113,7 @@ def _roles(tree: ast.Module, lines: list[str]) -> Iterator[tuple[Place, str]]:
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and all below it, but not into an f-string that is one token: there the places are not those of the file."""
+    """Yield a node and all below it, but not into an f-string that is one token: positions in it are not those of the file."""
     yield node
     if not isinstance(node, ast.JoinedStr) or _PARTS_OF_STRINGS:
         for inner in ast.iter_child_nodes(node):
@@ -121,7 +121,7 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _last_name(node: ast.expr) -> Place:
-    """Of a name, or of an attribute, which ends with it."""
+    """Return the position of a name, or of an attribute's last name."""
     assert isinstance(node, ast.Name | ast.Attribute)
     assert node.end_lineno is not None
     assert node.end_col_offset is not None
@@ -130,7 +130,7 @@ def _last_name(node: ast.expr) -> Place:
 
 
 def _words(node: ast.stmt, lines: list[str]) -> Iterator[Place]:
-    """Where the words of a statement begin."""
+    """Yield the positions of the words of a statement."""
     last = node.end_lineno or node.lineno
     for number in range(node.lineno, last + 1):
         line = lines[number - 1].encode()

@@ -1,4 +1,4 @@
-"""What a column must hold for a role: one reader for each form of recipe.roles. It gives the value of the role, or what does not fit."""
+"""Readers of a column for a role, one for each form of recipe.roles. Each returns the value of the role, or why it does not fit."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -8,26 +8,26 @@ from tfkit.recipe.schema.roles import Form
 
 
 class Unfit(NamedTuple):
-    """What a column holds, and what its role wants."""
+    """A column's content and the expected one."""
 
     found: str
     wanted: str
 
 
 class ClassName(str):
-    """A class that a data set stores as a number: a text, its name, that knows the number."""
+    """A class that a data set stores as a number: its name, with the number."""
 
     number: int
 
     def __new__(cls, name: str, number: int) -> "ClassName":
-        """The class of a number."""
+        """Name the class of a number."""
         made = super().__new__(cls, name)
         made.number = number
         return made
 
 
 def by_number(value: Any) -> Any:
-    """The number of a class that a data set stores as one; anything else as it is."""
+    """Return the number of a class that a data set stores as one; anything else unchanged."""
     return value.number if isinstance(value, ClassName) else value
 
 
@@ -36,29 +36,29 @@ def _kind(value: Any) -> str:
 
 
 def read_text(value: Any) -> str | Unfit:
-    """A text; the sentences of a list are joined by spaces."""
+    """Read a text; the sentences of a list are joined by spaces."""
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
         return " ".join(value)
     return value if isinstance(value, str) else Unfit(_kind(value), "text")
 
 
-def read_written(value: Any) -> str | Unfit:
-    """A text or number as it is written: 1 for 1 and 1.0, true for True."""
+def read_literal(value: Any) -> str | Unfit:
+    """Read a text or number as it is written: 1 for 1 and 1.0, true for True."""
     match value:
         case str():
             return value
         case bool():
             return str(value).lower()
         case float() if not math.isfinite(value):
-            return Unfit(str(value), "a label")  # as pandas writes a cell that nobody filled
+            return Unfit(str(value), "a label")  # pandas' empty cell
         case int() | float():
             return str(value).removesuffix(".0")
     return Unfit(_kind(value), "a label")
 
 
 def _read_label(value: Any) -> str | Unfit:
-    """A label as it is written. Nothing but spaces is none: so a table has a row that nobody labelled."""
-    found = read_written(value)
+    """Read a label as it is written. Blank text is none: tables have it in unlabelled rows."""
+    found = read_literal(value)
     return Unfit("an empty text", "a label") if isinstance(found, str) and not found.strip() else found
 
 
@@ -77,7 +77,7 @@ def _list_of(read: Callable[[Any], str | Unfit], wanted: str) -> Callable[[Any],
 
 
 def _read_messages(value: Any) -> list[dict[str, Any]] | Unfit:
-    """The messages of a conversation, as mappings."""
+    """Read the messages of a conversation, as mappings."""
     if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
         return [dict(part) for part in value]
     return Unfit(_kind(value), "a list of messages")
@@ -95,7 +95,7 @@ READERS: Mapping[Form, Callable[[Any], Any]] = {
 
 
 def texts_of(value: Any) -> Iterable[str]:
-    """Every text in a value."""
+    """Yield every text in a value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -106,8 +106,8 @@ def texts_of(value: Any) -> Iterable[str]:
             yield from texts_of(part)
 
 
-def half_character(value: Any) -> str:
-    """Where a text cannot be written as UTF-8; empty if it can."""
+def find_surrogate(value: Any) -> str:
+    """Return the position at which a text cannot be written as UTF-8; empty if it can."""
     for text in texts_of(value):
         if not text.isascii():
             try:

@@ -1,4 +1,4 @@
-"""The classes, or tags, that the rows of a source have."""
+"""The classes, or tags, in the rows of a source."""
 
 import re
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ _NUMBER = re.compile(r"-?[0-9]{1,1000}")  # Python refuses far longer ones
 
 
 def find_labels(sources: Sequence[Source]) -> list[str]:
-    """Every label of the rows, sorted: numbers by their value, words by the alphabet. Raises DataError if there are less than two."""
+    """Return every label of the rows, sorted: numbers by value, words alphabetically. Raise DataError if there are fewer than two."""
     found: set[str] = set()
     for source in sources:
         for row in source.rows():
             if "label" in row.values:
-                found.add(str(row.values["label"]))  # a ClassName is more than its text, which is what is written down
+                found.add(str(row.values["label"]))  # a ClassName is more than its text, which is what is stored
             found.update(map(str, row.values.get("tags", ())))
     if len(found) < 2:
         names = ", ".join(source.name for source in sources)
         only = f"only the label {found.pop()!r}" if found else "no label"
-        raise DataError(f"{names}: {only} in all rows, and there is nothing to tell apart; check the column of the labels")
+        raise DataError(f"{names}: {only} in all rows, so there is nothing to classify; check the column of the labels")
     return sorted(found, key=_by_value)
 
 
 def _by_value(label: str) -> tuple[bool, int, str]:
-    return (False, int(label), label) if _NUMBER.fullmatch(label) else (True, 0, label)  # 1 and 01 have one value
+    return (False, int(label), label) if _NUMBER.fullmatch(label) else (True, 0, label)  # 1 and 01 have the same value

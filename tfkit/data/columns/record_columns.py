@@ -1,7 +1,7 @@
-"""From the columns of a record to the roles of a row: by the names that a recipe gives, else by those that are recognised.
+"""From the columns of a record to the roles of a row: by the names in a recipe, else by recognised names.
 
 A name is a column, a path into one (`instances.0.input`), or a template of several (`translate English to French: {en}`); a list of
-names is the list of what they stand for (`[sol1, sol2]`).
+names is a list of their values (`[sol1, sol2]`).
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from tfkit.data.columns.forms import READERS, Unfit, by_number, half_character, read_text, read_written, texts_of
+from tfkit.data.columns.forms import READERS, Unfit, by_number, find_surrogate, read_literal, read_text, texts_of
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.errors import DataError
 from tfkit.recipe.schema.roles import TEXT, Role
@@ -20,7 +20,7 @@ _MOST_NAMES = 20
 
 
 class Record(NamedTuple):
-    """One record of a source as it stands there, and its place."""
+    """One record of a source, unchanged, and its place."""
 
     values: Mapping[str, Any]
     place: str
@@ -28,24 +28,24 @@ class Record(NamedTuple):
 
 
 Records = Iterator[Record | BadRow]
-_GOLD = "gold_label"  # of SNLI and its kin, where "-" says that those who labelled the row did not agree
+_GOLD = "gold_label"  # of SNLI and similar data sets, in which "-" means that the annotators did not agree
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns stand for which roles. `named`: those that the recipe names, by role; `beside`: those that come from other files."""
+    """A map from roles to columns. `named`: those that the recipe names, by role; `beside`: those from parallel files."""
 
     roles: tuple[Role, ...] = TEXT
     named: Mapping[str, str | list[str]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
-    beyond_roles: ClassVar[tuple[str, ...]] = ()  # what else tells which columns are read
+    beyond_roles: ClassVar[tuple[str, ...]] = ()  # further keys of what is read
 
     def take(self, record: Record) -> Row | BadRow:
-        """The row of a record; a bad one where a column is missing, or does not hold what its role is."""
+        """Return the row of a record; a bad one if a column is missing, or does not fit its role."""
         values: dict[str, Any] = {}
         roles = self._taken(record.values)
         if roles is None:
-            return self._shapeless(record.values, record.place)
+            return self._no_shape(record.values, record.place)
         for role in roles:
             value, column = self._read(role, record.values)
             if value is _MISSING:
@@ -58,39 +58,39 @@ class Columns:
                     f"{record.place}: column {column!r} holds {value.found}, not {value.wanted}; "
                     f"name another column with {self._remedy(role)}, remove the row",
                 )
-            if half := half_character(value):
+            if position := find_surrogate(value):
                 return BadRow(
-                    "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {half}; repair the row"
+                    "half a surrogate pair", f"{record.place}: column {column!r} holds half a surrogate pair at {position}; repair the row"
                 )
             values[role.name] = value
         key = self._text(values, bare=True) + ("\n" if record.is_file else "")
         return Row(self._text(values), record.place, values, frozenset(self.named), key)
 
     def read_of(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """Of each role that a record has in its shape the column that it is taken from."""
+        """Return for each role that a record has in its shape the column that it is taken from."""
         found = {role.name: self._read(role, values) for role in self._taken(values) or ()}
         return {name: column for name, (value, column) in found.items() if value is not _MISSING}
 
     def check(self, found: Iterable[str], place: str) -> None:
-        """Raise DataError if none of these columns can stand for a role that every row must have."""
+        """Raise DataError if no column fits a role that every row must have."""
         names = dict.fromkeys([*found, *self.beside])
 
-        def there(role: Role) -> bool:
+        def has(role: Role) -> bool:
             enough = all if role.name in self.named else any
             return enough(name in names or self._root(name) in names for name in self._names(role))
 
-        roles = self._of_shape(there)
+        roles = self._of_shape(has)
         if roles is None:
-            raise DataError(self._shapeless(names, place).message)
+            raise DataError(self._no_shape(names, place).message)
         for role in roles:
-            if role.required and not there(role):
+            if role.required and not has(role):
                 raise DataError(self.missing(role, names, place).message)
         self.check_one_text(names, place)
 
     def check_one_text(self, names: Mapping[str, Any], place: str) -> None:
-        """Raise DataError where several columns may each be the one text of a row, and no pair is there: the others would go unread.
+        """Raise DataError if several columns may each be the one text of a row, and there is no pair: the others would go unread.
 
-        For the records of sources whose columns are not known before, too.
+        Also for the records of sources whose columns are not known in advance.
         """
         text, pair = (next((role for role in self.roles if role.name == name), None) for name in ("text", "pair"))
         if text is None or pair is None or {"text", "pair"} & self.named.keys():
@@ -99,24 +99,24 @@ class Columns:
         if len(found) > 1 and not any(name in names for name in pair.columns):
             first, second = found[:2]
             raise DataError(
-                f"{place}: the columns {first!r} and {second!r} may each be the text: say which one is with columns: {{text: NAME}}, or "
+                f"{place}: the columns {first!r} and {second!r} may each be the text: name one with columns: {{text: NAME}}, or "
                 f"both with columns: {{text: {first}, pair: {second}}}"
             )
 
     def wanted(self, found: Iterable[str]) -> list[str]:
-        """Those of the columns that are read."""
+        """Return those of the columns that are read."""
         read = {name for role in self.roles for name in self._names(role)}
         roots = {self._root(name) for name in read}
         return [name for name in found if name in read or name in roots]
 
     def missing(self, role: Role, found: Mapping[str, Any], place: str) -> BadRow:
-        """What is said of a record without the column of a role; of a template or list of columns, those that are missing."""
+        """Error for a record that lacks a role's column; for a template or list of columns, it names the missing ones."""
         names = self._names(role)
         if role.name in self.named:
             no_such = [name for name in names if name not in found and self._root(name) not in found]
             names = no_such or [name for name in names if _look_up(name, found) is _MISSING]
         wanted = (" and " if role.name in self.named else " or ").join(map(repr, names))
-        template = next((f" for the {role.name} {name!r}" for name in self._spelled(role) if "{" in name), "")
+        template = next((f" for the {role.name} {name!r}" for name in self._given_names(role) if "{" in name), "")
         return BadRow(
             f"no column {wanted}",
             f"{place}: no column {wanted}{template}; columns found: {_listed(found)}; "
@@ -124,11 +124,11 @@ class Columns:
         )
 
     def fingerprint(self) -> str:
-        """Equal where the same records give the same rows."""
+        """Return a string that is equal if the same records give the same rows."""
         return "\0".join(f"{role.name}={self.named.get(role.name) or role.columns}" for role in self.roles)
 
     def _shapes(self) -> list[tuple[Role, ...]]:
-        """The roles of each shape that rows may have; if a recipe names columns of one, of that alone. None where all rows are alike."""
+        """Return the roles of each shape that rows may have; only one if a recipe names its columns. Empty if all rows have one shape."""
         by_shape: dict[str, list[Role]] = {}
         for role in self.roles:
             if role.shape is not None:
@@ -137,19 +137,19 @@ class Columns:
         return [tuple(by_shape[shape]) for shape in named or by_shape]
 
     def _taken(self, values: Mapping[str, Any]) -> tuple[Role, ...] | None:
-        """The roles of a record; None if it has no shape."""
+        """Return the roles of a record; None if it has no shape."""
         return self._of_shape(lambda role: self._find(role, values)[0] is not _MISSING)
 
-    def _of_shape(self, there: Callable[[Role], bool]) -> tuple[Role, ...] | None:
-        """The roles of a row: of the first shape whose columns it has, and those of all rows. None if it has no shape."""
+    def _of_shape(self, has: Callable[[Role], bool]) -> tuple[Role, ...] | None:
+        """Return the roles of a row: of the first shape whose columns it has, and those of all rows. None if it has no shape."""
         shapes = self._shapes()
         if not shapes:
             return self.roles
-        found = next((roles for roles in shapes if all(there(role) for role in roles if role.required)), None)
+        found = next((roles for roles in shapes if all(has(role) for role in roles if role.required)), None)
         return None if found is None else tuple(role for role in self.roles if role.shape is None or role in found)
 
-    def _shapeless(self, found: Mapping[str, Any], place: str) -> BadRow:
-        """What is said of a record that has the columns of no shape."""
+    def _no_shape(self, found: Mapping[str, Any], place: str) -> BadRow:
+        """Error for a record that has the columns of no shape."""
         shapes = [[role for role in roles if role.required] for roles in self._shapes()]
         wanted = ", nor for ".join(" and ".join(role.name for role in roles) for roles in shapes)
         remedies = " or ".join("columns: {" + ", ".join(f"{role.name}: NAME" for role in roles) + "}" for roles in shapes)
@@ -158,41 +158,41 @@ class Columns:
         )
 
     def _text(self, values: Mapping[str, Any], bare: bool = False) -> str:
-        """All texts of a row, a line each, words of a sentence joined by spaces; `bare`: each without white space at its ends.
+        """Return all texts of a row, a line each, words of a sentence joined by spaces; `bare`: each without white space at its ends.
 
-        Labels are none: rows with equal texts are equal.
+        Labels are excluded: rows with equal texts are equal.
         """
         found = [(role.form, values[role.name]) for role in self.roles if role.name in values and role.form not in ("label", "labels")]
         texts = ((form, map(str.strip, texts_of(value)) if bare else texts_of(value)) for form, value in found)
         return "\n".join((" " if form == "texts" else "\n").join(parts) for form, parts in texts)
 
-    def _spelled(self, role: Role) -> tuple[str, ...]:
+    def _given_names(self, role: Role) -> tuple[str, ...]:
         named = self.named.get(role.name)
         return () if named is None else (named,) if isinstance(named, str) else tuple(named)
 
     def _names(self, role: Role) -> list[str]:
-        """The columns, or paths into them, from which a role is taken."""
-        return [inner for name in (self._spelled(role) or role.columns) for inner in _columns_of(name)]
+        """Return the columns, or paths into them, from which a role is taken."""
+        return [inner for name in (self._given_names(role) or role.columns) for inner in _columns_of(name)]
 
     def _root(self, name: str) -> str:
         return name.partition(".")[0]
 
     def _find(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
-        """What a record has for a role, and the name of the column."""
+        """Return a record's raw value for a role, and the name of the column."""
         if isinstance(several := self.named.get(role.name), list):
             parts = [_value(name, values) for name in several]
             return (_MISSING if any(part is _MISSING for part in parts) else parts), ", ".join(several)
-        for name in self._spelled(role) or role.columns:
+        for name in self._given_names(role) or role.columns:
             found = _value(name, values)
             if found is not _MISSING:
                 return found, name
         return _MISSING, ""
 
     def _read(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
-        """What a role is in a record, Unfit or missing if it is not, and the name of the column.
+        """Return a role's value in a record, Unfit or missing, and the name of the column.
 
-        A role that a row may lack is missing where its column holds null; where the column is one that nobody named, also where it holds
-        parts that are no text, as the `context` of HotpotQA: another thing of this name.
+        An optional role is missing if its column holds null; if the recipe does not name it, also if it holds parts that are not text,
+        as the `context` of HotpotQA: another thing of the same name.
         """
         found, column = self._find(role, values)
         if found is _MISSING:
@@ -209,22 +209,22 @@ class Columns:
 
 
 def _listed(found: Mapping[str, Any]) -> str:
-    """The names of columns, the first ones of many."""
+    """Return the names of columns, the first ones of many."""
     return ", ".join(map(str, list(found)[:_MOST_NAMES])) + (", ..." if len(found) > _MOST_NAMES else "") or "none"
 
 
 def _columns_of(name: str) -> list[str]:
-    """The columns of a template, or the one that is named."""
+    """Return the columns of a template, or the one that is named."""
     return [match[1] for match in _PLACE.finditer(name) if match[1] is not None] if "{" in name else [name]
 
 
 def _value(name: str, values: Mapping[str, Any]) -> Any:
-    """What a record has for one name."""
+    """Return a record's value for one name."""
     return _fill(name, values) if "{" in name else _look_up(name, values)
 
 
 def _look_up(name: str, values: Any) -> Any:
-    """The value of a column, or along a path of keys and list places."""
+    """Return the value of a column, or along a path of keys and list indices."""
     if isinstance(values, Mapping) and name in values:
         return values[name]
     first, dot, rest = name.partition(".")
@@ -239,7 +239,7 @@ def _at(values: list[Any], place: str) -> Any:
 
 
 def _fill(template: str, values: Mapping[str, Any]) -> Any:
-    """The text of a template; missing if one of its columns is, and what a column holds if that is no text."""
+    """Return the text of a template; missing if one of its columns is, and the column's value if it is not text."""
     parts, end = [], 0
     for match in _PLACE.finditer(template):
         parts.append(template[end : match.start()])
@@ -250,7 +250,7 @@ def _fill(template: str, values: Mapping[str, Any]) -> Any:
         found = _look_up(match[1], values)
         if found is _MISSING:
             return _MISSING
-        text = read_text(found) if isinstance(found, list) else read_written(found)
+        text = read_text(found) if isinstance(found, list) else read_literal(found)
         if isinstance(text, Unfit):
             return found
         parts.append(text)

@@ -11,9 +11,9 @@ from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats.file_content import Content, decode, pieces
 
-_BETWEEN = "-DOCSTART-"  # begins the line between two documents
+_BETWEEN = "-DOCSTART-"  # in the line between two documents
 _UNIVERSAL = ("tokens", "lemmas", "upos", "xpos", "feats", "heads", "deprels", "deps", "misc")
-_WORD, _NO_WORD = re.compile(r"[0-9]+"), re.compile(r"[0-9]+(-|\.)[0-9]+")  # 1-2 stands for two words together, 8.1 for one left unsaid
+_WORD, _NO_WORD = re.compile(r"[0-9]+"), re.compile(r"[0-9]+(-|\.)[0-9]+")  # 1-2: two words together, 8.1: an omitted word
 
 
 class _Line(NamedTuple):
@@ -22,9 +22,9 @@ class _Line(NamedTuple):
 
 
 def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """A sentence is {tokens, tags}: the first column and the last. With a header, each column has its name.
+    """Read a sentence as {tokens, tags}: the first column and the last. With a header, each column has its name.
 
-    Columns stand apart by a tab, where the line has one, else by spaces. Places are those of a sentence's first line.
+    Columns are separated by a tab, if the line has one, else by spaces. Places are those of a sentence's first line.
     """
     width = len(header)
     if header:
@@ -48,10 +48,10 @@ def _fields(line: str) -> list[str]:
 
 
 def _unfit(fields: list[str], width: int, named: bool, place: str) -> BadRow | None:
-    """What is wrong with the columns of a token."""
+    """Return the error in the columns of a token."""
     if len(fields) != width:
         where = "header" if named else "file's first sentence"
-        reason = f"{len(fields)} columns, and the {where} has {width}"
+        reason = f"{len(fields)} columns, but the {where} has {width}"
         return BadRow("wrong number of columns", f"{place}: {reason}; separate token and tags by a tab or by spaces, repair the line")
     if width < 2 and not named:
         return BadRow("no tag", f"{place}: a token without a tag; write both, separated by a tab or by spaces")
@@ -61,9 +61,9 @@ def _unfit(fields: list[str], width: int, named: bool, place: str) -> BadRow | N
 
 
 def read_conllu(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """A sentence is {tokens, lemmas, upos, xpos, feats, heads, deprels, deps, misc}, and what its comments say (text, sent_id).
+    """Read a sentence as {tokens, lemmas, upos, xpos, feats, heads, deprels, deps, misc}, and its comments (text, sent_id).
 
-    Ranges of several words (1-2) and words left unsaid (8.1) are no tokens.
+    Ranges of several words (1-2) and omitted words (8.1) are not tokens.
     """
     for lines in _sentences(content):
         if isinstance(lines, BadRow):
@@ -89,25 +89,25 @@ def _is_comment(line: str) -> bool:
 
 
 def _comment(line: str) -> tuple[str, str]:
-    """`# text = Hello.` as its two sides."""
+    """Split `# text = Hello.` into its two sides."""
     name, _, value = line.removeprefix("#").partition("=")
     return name.strip(), value.strip()
 
 
 def _unfit_word(fields: list[str], number: int, place: str) -> BadRow | None:
-    """What is wrong with a word that should be this one of its sentence."""
+    """Return the error in a word that should be number `number` of its sentence."""
     if len(fields) != len(_UNIVERSAL) + 1:
         reason = f"{len(fields)} columns; CoNLL-U has 10, separated by tabs"
-        return BadRow("wrong number of columns", f"{place}: {reason}: repair the line, or say format: conll if it is another kind")
+        return BadRow("wrong number of columns", f"{place}: {reason}: repair the line, or set format: conll if it is another kind")
     if not all(fields):
         return BadRow("an empty column", f"{place}: column {fields.index('') + 1} is empty; write _ for nothing")
     if not _NO_WORD.fullmatch(fields[0]) and fields[0] != str(number):
-        return BadRow("not the next word", f"{place}: word {fields[0]!r} stands where word {number} should; repair the sentence")
+        return BadRow("not the next word", f"{place}: word {fields[0]!r} is in the place of word {number}; repair the sentence")
     return None
 
 
 def _sentences(content: Content) -> Iterator[list[_Line] | BadRow]:
-    """The lines of each sentence; a sentence with a line that is not UTF-8 is bad."""
+    """Yield the lines of each sentence; a sentence with a line that is not UTF-8 is bad."""
     lines: list[_Line] = []
     bad: BadRow | None = None
     for piece in pieces(content):

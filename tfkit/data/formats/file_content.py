@@ -1,6 +1,6 @@
-"""What a format reads: the bytes of a file, or of a member of an archive, unpacked as they are read, and their lines as text.
+"""The input of a format: the bytes of a file, or of a member of an archive, unpacked as they are read, and their lines as text.
 
-Whatever is wrong with a whole file raises DataError; a line that is not UTF-8 is a BadRow.
+Damage to a whole file raises DataError; a line that is not UTF-8 is a BadRow.
 """
 
 import gzip
@@ -22,12 +22,12 @@ BOM = b"\xef\xbb\xbf"
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
 _WIDE = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
-# Text packs three to twenty times smaller; deflate can do a thousand.
+# Text compresses three to twenty times; deflate can reach a thousand.
 _MOST_TIMES, _ALWAYS_ALLOWED = 250, 1 << 28
 
 
 class Content(NamedTuple):
-    """A file, or a member of an archive: its name for messages, the suffix that tells its format, and what opens it."""
+    """A file, or a member of an archive: its name for messages, the suffix of its format, and the function that opens it."""
 
     name: str
     suffix: str
@@ -36,7 +36,7 @@ class Content(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A line or a whole file: its bytes, its name for messages, and where in the file it begins, in bytes."""
+    """A line or a whole file: its bytes, its name for messages, and its offset in the file, in bytes."""
 
     content: bytes
     place: str
@@ -44,14 +44,14 @@ class Piece(NamedTuple):
 
 
 class Budget:
-    """How many bytes may still come out of an archive of a size: hardly any limit for text, an end for what only fills memory or time."""
+    """The bytes that may still come out of an archive: hardly a limit for text, but an end for what only fills memory or time."""
 
-    def __init__(self, name: str, size: int, remedy: str = "if it is what you want, unpack it and name what it holds"):
+    def __init__(self, name: str, size: int, remedy: str = "if it is intended, unpack it and name its files"):
         self.name, self.size, self.remedy = name, size, remedy
         self.left = max(_ALWAYS_ALLOWED, _MOST_TIMES * size)
 
     def spend(self, count: int) -> None:
-        """Raise DataError if there are not so many left."""
+        """Raise DataError if fewer are left."""
         self.left -= count
         if self.left < 0:
             raise DataError(
@@ -60,7 +60,7 @@ class Budget:
 
 
 class _Counted(io.RawIOBase):
-    """An unpacked stream whose bytes are taken from a budget; `packed`, if that is another, is closed with it."""
+    """An unpacked stream whose bytes count against a budget; `packed`, if it is another stream, is closed with it."""
 
     def __init__(self, stream: IO[bytes], packed: IO[bytes], budget: Budget):
         super().__init__()
@@ -82,7 +82,7 @@ class _Counted(io.RawIOBase):
 
 
 def content_of(path: Path) -> Content:
-    """The content of a file, of what a .gz holds."""
+    """Return the content of a file, or of the file in a .gz."""
     return Content(str(path), suffix_of(path), "gzip" if is_gzip(path) else "", lambda: _open(path))
 
 
@@ -91,14 +91,14 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def unpacked(name: PurePath, packed: IO[bytes], budget: Budget) -> IO[bytes]:
-    """What a stream holds, by its name: of a .gz what gzip unpacks."""
+    """Return the unpacked stream of a .gz, by its name; any other unchanged."""
     stream: IO[bytes] = gzip.GzipFile(fileobj=packed) if is_gzip(name) else packed  # type: ignore[assignment]
     return io.BufferedReader(_Counted(stream, packed, budget), 1 << 16)
 
 
 @contextmanager
 def reading(name: Path | str, packed: str = "gzip") -> Iterator[None]:
-    """Whatever goes wrong while a file is read is a DataError with its name."""
+    """Raise DataError with the file's name for whatever goes wrong while it is read."""
     try:
         yield
     except _DAMAGE as error:
@@ -109,14 +109,14 @@ def reading(name: Path | str, packed: str = "gzip") -> Iterator[None]:
 
 @contextmanager
 def opened(content: Content) -> Iterator[IO[bytes]]:
-    """The bytes of a content, closed at the end; what goes wrong meanwhile is a DataError."""
+    """Open a content's bytes, and close them at the end; what goes wrong meanwhile is a DataError."""
     with reading(content.name, content.packed), content.open() as file:
         yield file
 
 
 @contextmanager
 def seekable(content: Content) -> Iterator[IO[bytes]]:
-    """As opened, for formats that are read from their end: what is packed goes into a temporary file without a name."""
+    """Open as `opened`, for formats that are read from their end: a packed file goes into a temporary file without a name."""
     with opened(content) as file:
         if not content.packed:
             yield file
@@ -128,7 +128,7 @@ def seekable(content: Content) -> Iterator[IO[bytes]]:
 
 
 def pieces(content: Content) -> Iterator[Piece]:
-    """Lines with their ends, without a byte order mark. Only a line feed, with or without a carriage return, ends a line."""
+    """Yield lines with their ends, without a byte order mark. Only a line feed, with or without a carriage return, ends a line."""
     offset = 0
     with opened(content) as file:
         for number, line in enumerate(file, 1):
@@ -138,14 +138,14 @@ def pieces(content: Content) -> Iterator[Piece]:
 
 
 def whole(content: Content) -> Piece:
-    """All of a file at once, without a byte order mark."""
+    """Read a whole file, without a byte order mark."""
     with opened(content) as file:
         found = file.read()
     return Piece(found.removeprefix(BOM), content.name, len(BOM) if found.startswith(BOM) else 0)
 
 
 def decode(piece: Piece) -> str | BadRow:
-    """The text of a piece, or what is wrong with its bytes."""
+    """Return the text of a piece, or the error in its bytes."""
     content, place, offset = piece
     try:
         return content.decode()
@@ -157,7 +157,7 @@ def decode(piece: Piece) -> str | BadRow:
 
 
 def wide(content: bytes, place: str) -> BadRow | None:
-    """What is said of the beginning of a file that is in another encoding by its first bytes."""
+    """Return an error for a file whose first bytes show another encoding, else None."""
     for mark, name in _WIDE.items():
         if content.startswith(mark):
             message = f"{place}: this is {name}, by its first bytes; convert the file (iconv -f {name} -t UTF-8)"
@@ -166,5 +166,5 @@ def wide(content: bytes, place: str) -> BadRow | None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line."""
+    """Return the first line of an error's message."""
     return (str(error) or type(error).__name__).splitlines()[0]

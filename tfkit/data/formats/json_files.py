@@ -12,11 +12,11 @@ from tfkit.errors import DataError
 _CHUNK = 1 << 20
 _CUT = ", so writing it may have been cut short"
 _SPACE = " \t\n\r"
-_LINES = "write an array of objects; if each line is an object, say format: jsonl"
+_LINES = "write an array of objects; if each line is an object, set format: jsonl"
 
 
 def read_jsonl(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """One JSON object a line; empty lines are skipped."""
+    """Read one JSON object a line; empty lines are skipped."""
     for line in pieces(content):
         text = decode(line)
         if isinstance(text, BadRow):
@@ -38,10 +38,10 @@ def _line(text: str, place: str) -> Record | BadRow:
 
 
 def read_json(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """An array of objects, or an object that holds one such array beside other values. Places count items from 1."""
+    """Read an array of objects, or an object that holds one such array beside other values. Places count items from 1."""
     with opened(content) as file:
         text = _Text(file, content.name)
-        match text.next_sign():
+        match text.peek():
             case "":
                 return
             case "[":
@@ -52,13 +52,13 @@ def read_json(content: Content, columns: Columns, header: tuple[str, ...] = ()) 
                 yield from _members(text)
             case _:
                 raise text.broken("begins with neither [ nor {", _LINES)
-        if text.next_sign():
+        if text.peek():
             raise text.broken("more follows after the end", _LINES)
 
 
 def _items(text: "_Text") -> Records:
-    """The items of the array that has begun."""
-    number, more = 0, text.next_sign() != "]"
+    """Yield the items of an array whose [ was read."""
+    number, more = 0, text.peek() != "]"
     while more:
         number += 1
         place = f"{text.name}, item {number}"
@@ -70,38 +70,38 @@ def _items(text: "_Text") -> Records:
             yield BadRow("not a JSON object", f'{place}: expected a JSON object, found {found}; write {{"column": ...}} for each')
         else:
             yield Record(value, place)
-        more = text.takes_comma("]", f"after item {number}")
+        more = text.take_comma("]", f"after item {number}")
     text.expect("]")
 
 
 def _members(text: "_Text") -> Records:
-    """The items of the only array of objects in the object that has begun."""
+    """Yield the items of the only array of objects in an object whose { was read."""
     found: list[str] = []
-    more = text.next_sign() != "}"
+    more = text.peek() != "}"
     while more:
         _, name = text.value(text.name)
         text.expect(":", f"after {name!r}")
-        if text.next_sign() != "[":
+        if text.peek() != "[":
             text.value(text.name)
         else:
             text.expect("[")
-            is_rows = text.next_sign() == "{"
+            is_rows = text.peek() == "{"
             found += [str(name)] * is_rows
             if len(found) > 1:
-                raise DataError(f"{text.name}: holds several arrays of objects ({', '.join(found)}); write the one with the rows alone")
+                raise DataError(f"{text.name}: holds several arrays of objects ({', '.join(found)}); write only the one with the rows")
             yield from (item for item in _items(text) if is_rows)
-        more = text.takes_comma("}", f"after the value of {name!r}")
+        more = text.take_comma("}", f"after the value of {name!r}")
     text.expect("}")
     if not found:
         raise DataError(f"{text.name}: one object, without an array of objects in it; {_LINES}")
 
 
 class _Text:
-    """The text of a file, a chunk at a time: what was read and not yet taken."""
+    """The text of a file, read in chunks: the part that was read and not yet taken."""
 
     def __init__(self, file: IO[bytes], name: str):
         self.file, self.name = file, name
-        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")  # bad bytes are found in the item that has them
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")  # bad bytes are found in their item
         self.json = json.JSONDecoder()
         self.text, self.at, self.taken = "", 0, 0  # `taken` characters were dropped before this text
         chunk = file.read(_CHUNK)
@@ -110,14 +110,14 @@ class _Text:
         self.text = self.decoder.decode(chunk.removeprefix(BOM))
 
     def more(self) -> bool:
-        """Read on, as much again as is left, so that a long item costs no more than its length; False at the end."""
+        """Read on, as much again as is left, so that a long item costs only its length; return False at the end."""
         chunk = self.file.read(max(_CHUNK, len(self.text) - self.at))
         self.taken += self.at
         self.text, self.at = self.text[self.at :] + self.decoder.decode(chunk, final=not chunk), 0
         return bool(chunk)
 
-    def next_sign(self) -> str:
-        """The next character that is no space, where reading then stands; empty at the end."""
+    def peek(self) -> str:
+        """Move to the next character that is not a space and return it; empty at the end."""
         while True:
             while self.at < len(self.text) and self.text[self.at] in _SPACE:
                 self.at += 1
@@ -127,23 +127,23 @@ class _Text:
                 return ""
 
     def expect(self, sign: str, where: str = "") -> None:
-        """Take this character. Raises DataError if another comes."""
-        found = self.next_sign()
+        """Take this character. Raise DataError if another follows."""
+        found = self.peek()
         if found != sign:
             what = f"{found!r}" if found else f"the end of the file{_CUT}"
             raise self.broken(f"expected {sign!r}{f' {where}' if where else ''}, found {what}")
         self.at += 1
 
-    def takes_comma(self, end: str, where: str) -> bool:
-        """Take the comma that comes unless this is the end. Raises DataError if neither comes."""
-        if self.next_sign() == end:
+    def take_comma(self, end: str, where: str) -> bool:
+        """Take a comma and return True, or return False at `end`. Raise DataError if neither follows."""
+        if self.peek() == end:
             return False
         self.expect(",", where)
         return True
 
     def value(self, place: str) -> tuple[str, Any]:
-        """Take the JSON value that begins here: as it is written, and what it is."""
-        self.next_sign()
+        """Take the JSON value that begins here; return its text and its value."""
+        self.peek()
         ended = False
         while True:
             try:
@@ -157,13 +157,13 @@ class _Text:
             except (ValueError, RecursionError) as error:
                 raise self.broken(f"not JSON ({_reason(error)})", place=place) from error
             else:
-                if ended or end + 2 < len(self.text):  # else a number may go on: 1.5e-3 may have been cut into 1 and .5, or e-
+                if ended or end + 2 < len(self.text):  # otherwise a number may continue: 1.5e-3 may have been cut into 1 and .5, or e-
                     written, self.at = self.text[self.at : end], end
                     return written, value
             ended = not self.more()
 
     def broken(self, what: str, remedy: str = "repair the file, or write it again", place: str = "") -> DataError:
-        """The error that ends the reading of this file."""
+        """Return the error that ends the reading of this file."""
         return DataError(f"{place or self.name}: {what}, at character {self.taken + self.at + 1} of the file; {remedy}")
 
 

@@ -9,13 +9,13 @@ from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats.file_content import Budget, Content, first_line, seekable
 from tfkit.errors import DataError
 
-_ROWS = 256  # that are decoded at once
-_COUNTED_ROWS = 8192  # that are counted at once: each such batch holds the whole dictionary
-_MOST_DECODED = 1 << 29  # bytes that a batch may have
+_ROWS = 256  # decoded at once
+_COUNTED_ROWS = 8192  # counted at once: each such batch holds the whole dictionary
+_MOST_DECODED = 1 << 29  # bytes in a batch
 
 
 def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """The wanted columns of a Parquet file, a batch of records at a time. Places count rows from 1."""
+    """Read the wanted columns of a Parquet file, a batch of records at a time. Places count rows from 1."""
     import pyarrow  # type: ignore[import-untyped]
 
     name = content.name
@@ -31,14 +31,14 @@ def read_parquet(content: Content, columns: Columns, header: tuple[str, ...] = (
 
 
 def _batches(file: IO[bytes], columns: Columns, name: str) -> Iterator[Any]:
-    """Record batches of the wanted columns; what they hold, and what the file says that it holds, is within the budget of its size."""
+    """Yield record batches of the wanted columns; their size, and the size that the file claims, is within the file's budget."""
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     table = pyarrow.parquet.ParquetFile(file)
     columns.check(table.schema_arrow.names, name)
     wanted = columns.wanted(table.schema_arrow.names)
     size = file.seek(0, 2)
-    remedy = "if it is what you want, write it as JSON lines, and name that file"
+    remedy = "if it is intended, write it as JSON lines, and name that file"
     chunks = [(group, chunk) for group, chunk in _chunks(table.metadata) if chunk.path_in_schema.partition(".")[0] in wanted]
     Budget(name, size, remedy).spend(sum(max(chunk.total_uncompressed_size, chunk.num_values) for _, chunk in chunks))
     rows = _batch_rows(file, chunks, Budget(name, size, remedy))
@@ -49,15 +49,15 @@ def _batches(file: IO[bytes], columns: Columns, name: str) -> Iterator[Any]:
 
 
 def _chunks(metadata: Any) -> Iterator[tuple[int, Any]]:
-    """The number of the row group, and the metadata, of each column in it."""
+    """Yield the number of the row group, and the metadata, of each column in it."""
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         yield from ((group, row_group.column(column)) for column in range(row_group.num_columns))
 
 
 def _batch_rows(file: IO[bytes], chunks: Sequence[tuple[int, Any]], budget: Budget) -> int:
-    """How many rows may be decoded at once. Where values of a dictionary could fill the memory, they are counted before they are written
-    out. Raises DataError if that is more than the budget.
+    """Return how many rows may be decoded at once. Where values of a dictionary could fill the memory, they are counted before they are
+    expanded. Raise DataError if that exceeds the budget.
     """
     import pyarrow
     import pyarrow.parquet
@@ -71,19 +71,19 @@ def _batch_rows(file: IO[bytes], chunks: Sequence[tuple[int, Any]], budget: Budg
         longest = max(map(_longest, next(by_dictionary.iter_batches(1, [group], [path])).columns))
         if longest * values > _MOST_DECODED:
             rows = 1 if "." in path else min(rows, max(1, _MOST_DECODED // longest))
-            with contextlib.suppress(pyarrow.ArrowNotImplementedError):  # lists whose texts are in the dictionary in part only
+            with contextlib.suppress(pyarrow.ArrowNotImplementedError):  # lists whose texts are only partly in the dictionary
                 for batch in by_dictionary.iter_batches(_COUNTED_ROWS, [group], [path]):
                     budget.spend(sum(map(_decoded_bytes, batch.columns)))
     return rows
 
 
 def _most_values(chunk: Any) -> int:
-    """How many values of a column a batch may have: a list in one row may hold all of them."""
+    """Return how many values of a column a batch may have: a list in one row may hold all of them."""
     return int(chunk.num_values) if "." in chunk.path_in_schema else min(_ROWS, int(chunk.num_values))
 
 
 def _longest(array: Any) -> int:
-    """The bytes of the longest value in the dictionary of an array, or of one within it."""
+    """Return the bytes of the longest value in the dictionary of an array, or of one within it."""
     import pyarrow
     import pyarrow.compute  # type: ignore[import-untyped]
 
@@ -93,7 +93,7 @@ def _longest(array: Any) -> int:
 
 
 def _decoded_bytes(array: Any) -> int:
-    """The bytes of an array's values where each is written out."""
+    """Return the bytes of an array's values when expanded."""
     import pyarrow
     import pyarrow.compute
 
@@ -111,7 +111,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _inner(array: Any) -> list[Any]:
-    """The arrays that an array of lists or of structures is made of."""
+    """Return the arrays inside an array of lists or of structures."""
     from pyarrow import types
 
     if types.is_struct(array.type):
@@ -128,6 +128,6 @@ def _record(scalars: dict[str, Any], place: str) -> Record | BadRow:
             values[column] = scalar.as_py()
         except UnicodeDecodeError as error:
             return BadRow("not UTF-8", f"{place}: byte {error.start} of column {column!r} is not UTF-8; write the file again")
-        except (ValueError, OverflowError) as error:  # a date that Python has no value for
+        except (ValueError, OverflowError) as error:  # a date outside Python's range
             return BadRow("not text", f"{place}: column {column!r} holds {scalar.type}, not text ({first_line(error)}); remove the row")
     return Record(values, place)

@@ -1,6 +1,6 @@
-"""The rows of local files, each by its format. A reader is a generator that holds one record at a time.
+"""The rows of local files, by format. A reader is a generator that holds one record at a time.
 
-A row that cannot be read is a BadRow, and reading goes on after it. What damages a whole file raises DataError, with the place.
+A row that cannot be read is a BadRow, and reading goes on after it. Damage to a whole file raises DataError, with the place.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,9 +23,9 @@ Rows = Iterator[Row | BadRow]
 
 @dataclass(frozen=True)
 class Layout:
-    """What a recipe says of how files are laid out, where they do not say it themselves.
+    """The recipe's description of the files' layout, where the files do not show it.
 
-    `format`: of all of them; None: by their suffixes. `header`: the names of the columns of files without a line of such names.
+    `format`: of all of them; None: by their suffixes. `header`: the names of the columns of files without a header line.
     `beside`: further columns, each from files that are parallel, line by line, one for each file.
     """
 
@@ -35,7 +35,7 @@ class Layout:
 
 
 def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: int = 0) -> Rows:
-    """The rows of a file, or of the files in an archive; `number`: which of the source's files it is. Raises DataError."""
+    """Return the rows of a file, or of the files in an archive; `number` is its index among the source's files. Raise DataError."""
     contents = members(path) if is_zip(path) else iter([content_of(path)])
     records: Records = (record for content in contents for record in _records(content, columns, layout))
     if layout.beside:
@@ -44,19 +44,19 @@ def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: i
 
 
 def _row(record: Record, columns: Columns) -> Row | BadRow:
-    columns.check_one_text(record.values, record.place)  # a record of JSON has columns that no header told before
+    columns.check_one_text(record.values, record.place)  # a record of JSON has columns that no header announced
     return columns.take(record)
 
 
 def read_text(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """A whole text file is one record, with the column `text`; an empty one is none. A byte order mark goes, line ends stay."""
+    """Read a whole text file as one record, with the column `text`; skip an empty one. A byte order mark is removed, line ends stay."""
     text = decode(whole(content))
     if text:
         yield text if isinstance(text, BadRow) else Record({"text": text}, content.name, is_file=True)
 
 
 def read_lines(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Each line is a record, with the column `text`, without its end; an empty one, too."""
+    """Read each line as a record, with the column `text`, without its end; an empty one, too."""
     for line in pieces(content):
         text = decode(line)
         yield text if isinstance(text, BadRow) else Record({"text": text.removesuffix("\n").removesuffix("\r")}, line.place)
@@ -73,12 +73,12 @@ FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
     "conll": read_conll,
     "conllu": read_conllu,
 }
-HEADERS = ("csv", "tsv", "conll")  # the formats that read a header which is given
-READER_VERSIONS = {"tsv": 2}  # part of the fingerprint of files of a format: raise it, or begin one, when the same bytes give other rows
+HEADERS = ("csv", "tsv", "conll")  # the formats that read a given header
+READER_VERSIONS = {"tsv": 2}  # part of the fingerprint of files of a format: raise it, or add one, when the same bytes give other rows
 
 
 def reader_versions(path: Path, layout: Layout) -> dict[str, int]:
-    """The versions of the readers of a file, or of the files in an archive; of a format that has one version alone none."""
+    """Return the versions of the readers of a file, or of the files in an archive; without formats that have only one version."""
     contents = members(path) if is_zip(path) else [content_of(path)]
     names = {_format_of(content, layout) for content in contents}
     return {name: version for name, version in READER_VERSIONS.items() if name in names}
@@ -91,12 +91,12 @@ def _format_of(content: Content, layout: Layout) -> str:
 def _records(content: Content, columns: Columns, layout: Layout) -> Records:
     name = _format_of(content, layout)
     if layout.header and name not in HEADERS:
-        raise DataError(f"{content.name}: header names the columns of {', '.join(HEADERS)} files, and this is {name}; remove header")
+        raise DataError(f"{content.name}: header names the columns of {', '.join(HEADERS)} files, but this is {name}; remove header")
     return FORMATS[name](content, columns, layout.header)
 
 
 def _side_by_side(records: Records, path: Path, beside: Mapping[str, Path]) -> Records:
-    """Each record with the lines of its number as further columns. Raises DataError where one file has more than another."""
+    """Yield each record with the lines of its number as further columns. Raise DataError if one file has more than another."""
     sides = {column: read_lines(content_of(side), Columns()) for column, side in beside.items()}
     count = 0
     for count, record in enumerate(records, 1):
@@ -115,10 +115,10 @@ def _joined(record: Record | BadRow, column: str, line: Record | BadRow) -> Reco
     if isinstance(record, BadRow) or isinstance(line, BadRow):
         return record if isinstance(record, BadRow) else line
     if column in record.values:
-        raise DataError(f"{record.place}: has a column {column!r} itself; name the one that stands beside it otherwise")
+        raise DataError(f"{record.place}: has a column {column!r} itself; give the parallel column another name")
     return record._replace(values={**record.values, column: line.values["text"]})
 
 
 def _uneven(path: Path, rows: int, side: Path, lines: int) -> DataError:
-    hint = "" if rows != 1 else "; if each line is a row, say format: lines"
-    return DataError(f"{path} has {rows:,} row{'s' * (rows != 1)}, {side} beside it {lines:,} lines: they must agree{hint}")
+    hint = "" if rows != 1 else "; if each line is a row, set format: lines"
+    return DataError(f"{path} has {rows:,} row{'s' * (rows != 1)}, but {side} beside it {lines:,} lines: they must agree{hint}")

@@ -1,8 +1,8 @@
-"""Which files are data: the suffixes that tell a format, and those that a folder or an archive is searched for."""
+"""The names of data files: the suffixes of formats, and those for which a folder or an archive is searched."""
 
 from pathlib import PurePath
 
-# The formats of rows with columns, and of lines. Any other file that is named outright is one text.
+# The formats of rows with columns, and of lines. Any other file named in a recipe is one text.
 FORMAT_OF = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -27,30 +27,30 @@ TEXT_SUFFIXES = frozenset(
 )
 KINDS = "text, jsonl, json, csv, tsv, parquet or CoNLL"  # for messages
 
-# Not .lst: lists of labels or of names lie beside the data that they belong to.
+# Not .lst: lists of labels or of names are often beside their data.
 _SEARCHED = TEXT_SUFFIXES | (FORMAT_OF.keys() - {".lst"})
 
 
 def suffix_of(path: PurePath) -> str:
-    """The suffix that tells the format, in small letters: `.jsonl` for `a.jsonl.gz`."""
+    """Return the suffix of the format, in lower case: `.jsonl` for `a.jsonl.gz`."""
     return PurePath(path.stem).suffix.lower() if is_gzip(path) else path.suffix.lower()
 
 
 def is_gzip(path: PurePath) -> bool:
-    """Whether it is packed by gzip, by its name."""
+    """Whether the name is that of a gzip file."""
     return path.suffix.lower() == ".gz"
 
 
 def is_zip(path: PurePath) -> bool:
-    """Whether it is a zip archive, by its name."""
+    """Whether the name is that of a zip archive."""
     return path.suffix.lower() == ".zip"
 
 
 def is_searched(path: PurePath) -> bool:
-    """Whether a file of a folder or an archive is read where only the folder or archive was named; the path is relative to it."""
+    """Whether a file in a named folder or archive is read; the path is relative to it."""
     return suffix_of(path) in _SEARCHED and not is_hidden(path)
 
 
 def is_hidden(path: PurePath) -> bool:
-    """Whether a part of the path begins with a dot, or is where macOS puts what no one asked for."""
+    """Whether a part of the path begins with a dot, or is macOS's folder of metadata."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)

@@ -14,41 +14,41 @@ from tfkit.errors import DataError
 
 
 def read_csv(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Comma-separated records under a header line, or the header that is given (RFC 4180); a field may hold line ends."""
+    """Read comma-separated records under a header line, or the given header (RFC 4180); a field may hold line ends."""
     return _read_separated(content, columns, ",", header)
 
 
 def read_tsv(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Records separated by tabs: quoted as in csv where that gives the fields of the header, else plain, as files of this kind often are
-    (GLUE), where a quote is a character as any other. A quoted field may hold tabs and line ends."""
+    """Read records separated by tabs: quoted as in csv if that gives the fields of the header, else plain, as files of this kind often are
+    (GLUE), where a quote is an ordinary character. A quoted field may hold tabs and line ends."""
     return _read_separated(content, columns, "\t", header)
 
 
 class _Line(NamedTuple):
-    """A line with its end; `bad`: what is wrong with its bytes."""
+    """A line with its end; `bad`: the error in its bytes."""
 
     text: str
     bad: BadRow | None
 
 
 class _TsvReader:
-    """As csv.reader, by the rule of read_tsv.
+    """A csv.reader with the rule of read_tsv.
 
-    A quote that is open at the end of a line may be that of a field over several lines, or a plain character of a row that is whole. The
-    lines up to the one where it is closed, at the end of a field, are one record if they have the fields of the header together, unless
-    they look like rows themselves: most of them have these fields, too, one in the middle included. If none in the middle has, the file
-    decides: they are rows if a quote stands in it as no writer of quoted fields leaves one.
+    A quote that is open at the end of a line may begin a field of several lines, or be a plain character of a complete row. The
+    lines up to the one where it is closed, at the end of a field, are one record if together they have the fields of the header, unless
+    they look like rows themselves: most of them have these fields, too, including one in the middle. If none in the middle has, the file
+    decides: they are rows if it has a quote that no writer of quoted fields leaves.
     """
 
     MOST_LINES = 10_000  # of one record: a quote that is never closed must not read the whole file into memory
-    LOOKED_AT = 200  # lines that come, where the file decides
+    LOOKED_AT = 200  # lines ahead, if the file decides
 
     def __init__(self, lines: Iterator[_Line], width: int, bad_lines: list[BadRow]):
-        """`width`: the fields of a record; 0: those of the first line. What is wrong with a line of a record goes into `bad_lines`."""
+        """`width`: the fields of a record; 0: those of the first line. Errors in a line of a record go into `bad_lines`."""
         self.line_num = 0
         self.width = width
         self._lines = lines
-        self._ahead: deque[_Line] = deque()  # lines that were looked at and not yet taken
+        self._ahead: deque[_Line] = deque()  # lines that were read and not yet taken
         self._bad_lines = bad_lines
         self._has_plain_quotes = False
 
@@ -62,7 +62,7 @@ class _TsvReader:
         return fields
 
     def _quoted(self, first: str) -> list[str]:
-        """The fields of the record that begins with this line, which has a quote."""
+        """Return the fields of the record that begins with this line, which has a quote."""
         self._has_plain_quotes = self._has_plain_quotes or _is_plain_quote(first)
         plain, lines = _plain(first), [first]
         try:
@@ -83,7 +83,7 @@ class _TsvReader:
         if 2 * sum(fit) <= len(fit):
             return False
         if not any(fit[1:-1]) and not self._has_plain_quotes:
-            self._has_plain_quotes = any(map(_is_plain_quote, islice(self._coming(), self.LOOKED_AT)))
+            self._has_plain_quotes = any(map(_is_plain_quote, islice(self._peek(), self.LOOKED_AT)))
         return any(fit[1:-1]) or self._has_plain_quotes
 
     def _take(self) -> str:
@@ -94,14 +94,14 @@ class _TsvReader:
         return text
 
     def _from(self, first: str, given: list[str]) -> Iterator[str]:
-        """A line and those that come; of the latter each that is given goes into `given`, too."""
+        """Yield a line and the following ones, which are also appended to `given`."""
         yield first
-        for line in islice(self._coming(), self.MOST_LINES):
+        for line in islice(self._peek(), self.MOST_LINES):
             given.append(line)
             yield line
 
-    def _coming(self) -> Iterator[str]:
-        """The lines that come; none of them is taken."""
+    def _peek(self) -> Iterator[str]:
+        """Yield the following lines without taking them."""
         for number in count():
             if number == len(self._ahead):
                 self._ahead.extend(islice(self._lines, 1))
@@ -111,13 +111,13 @@ class _TsvReader:
 
 
 def _plain(line: str) -> list[str]:
-    """The fields of a line in which quotes are characters; none of an empty one."""
+    """Return the fields of a line in which quotes are plain characters; none for an empty one."""
     bare = line.removesuffix("\n").removesuffix("\r")
     return bare.split("\t") if bare else []
 
 
 def _is_plain_quote(line: str) -> bool:
-    """Whether a quote, not doubled, stands between two characters of a field: a quoted field has it doubled, and others have none."""
+    """Whether a quote, not doubled, is between two characters of a field: a quoted field has it doubled, and others have none."""
     return _WITHIN.search(line.replace('""', "")) is not None
 
 
@@ -126,7 +126,7 @@ _WITHIN = re.compile(r'[^\t]"[^\t\r\n]')
 
 def _read_separated(content: Content, columns: Columns, delimiter: str, given: tuple[str, ...]) -> Records:
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 kB
-    bad_lines: list[BadRow] = []  # of the record that is being read
+    bad_lines: list[BadRow] = []  # of the current record
     lines = _decoded(content)
     reader = _TsvReader(lines, len(given), bad_lines) if delimiter == "\t" else csv.reader(_noted(lines, bad_lines), strict=True)
     header = list(given)
@@ -152,7 +152,7 @@ def _read_separated(content: Content, columns: Columns, delimiter: str, given: t
             header = fields
             read = () if columns.beyond_roles else columns.wanted(header)
             if twice := next((name for name in read if header.count(name) > 1), None):
-                raise DataError(f"{place}: two columns are called {twice!r}, and it is read: rename one")
+                raise DataError(f"{place}: two columns are called {twice!r}, which is read: rename one")
             columns.check(header, place)
         elif given and fields == list(given) and place.endswith(":1"):
             raise DataError(f"{place}: the file has this header itself; remove header")
@@ -169,14 +169,14 @@ def _separated_record(fields: list[str], header: list[str], place: str) -> Recor
 
 
 def _decoded(content: Content) -> Iterator[_Line]:
-    """The lines, also those that are not UTF-8: a reader must see every quote."""
+    """Yield the lines, also those that are not UTF-8: a reader must see every quote."""
     for line in pieces(content):
         text = decode(line)
         yield _Line(line.content.decode(errors="surrogateescape"), text) if isinstance(text, BadRow) else _Line(text, None)
 
 
 def _noted(lines: Iterator[_Line], bad_lines: list[BadRow]) -> Iterator[str]:
-    """The lines for csv.reader; what is wrong with one goes into `bad_lines`."""
+    """Yield the lines for csv.reader; errors in their bytes go into `bad_lines`."""
     for text, bad in lines:
         if bad:
             bad_lines.append(bad)

@@ -1,6 +1,6 @@
-"""Zip archives, read as folders are: the data files in them, in sorted order, each unpacked as it is read. Nothing is written to the disk.
+"""Zip archives, read like folders: the data files in them, in sorted order, each unpacked as it is read. Nothing is written to disk.
 
-An archive may come from anyone: a name in it is text for messages and never a path, and what it says of sizes is held to.
+An archive may come from anyone: a name in it is text for messages and never a path, and the sizes that it claims are limits.
 """
 
 import struct
@@ -16,22 +16,22 @@ from tfkit.data.formats.suffixes import KINDS, is_hidden, is_searched, is_zip, s
 from tfkit.errors import DataError
 
 _ENCRYPTED = 1  # a bit of the flags
-_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # bzip2 and LZMA may give a gigabyte for a kilobyte at once
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # bzip2 and LZMA may expand a kilobyte to a gigabyte at once
 
 
 def members(path: Path) -> Iterator[Content]:
-    """The data files of an archive, while it is open. Raises DataError on damage, on what cannot or should not be unpacked, and on none."""
+    """Yield the data files of an archive, while it is open. Raise DataError if it is damaged, unsafe or has none."""
     archive, size = _archive(path)
     with archive:
         found = _wanted(archive, path)
-        Budget(str(path), size).spend(sum(info.file_size for info in found))  # what it says of itself, before anything is unpacked
+        Budget(str(path), size).spend(sum(info.file_size for info in found))  # its own claim, before anything is unpacked
         budget = Budget(str(path), size)
         for info in found:
             yield Content(_shown(path, info), suffix_of(_name(info)), "zip", partial(_open, archive, info, path, budget))
 
 
 def count_members(path: Path) -> tuple[int, int]:
-    """How many files of an archive are read, and how many are left out. Raises DataError as members does."""
+    """Return how many files of an archive are read, and how many are skipped. Raise DataError as `members` does."""
     archive, _ = _archive(path)
     with archive:
         found = len(_wanted(archive, path))
@@ -39,7 +39,7 @@ def count_members(path: Path) -> tuple[int, int]:
 
 
 def _archive(path: Path) -> tuple[zipfile.ZipFile, int]:
-    """An open archive, and its size in bytes."""
+    """Return an open archive, and its size in bytes."""
     with reading(path, "zip"), _damage(path):
         return zipfile.ZipFile(path), path.stat().st_size
 
@@ -53,13 +53,13 @@ def _wanted(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
     files = [info for info in archive.infolist() if not info.is_dir() and not is_hidden(_name(info))]
     for info in files:
         if is_zip(_name(info)):
-            raise DataError(f"{_shown(path, info)}: an archive in an archive is not opened; unpack the outer one, and name what it holds")
+            raise DataError(f"{_shown(path, info)}: an archive in an archive is not opened; unpack the outer one, and name its files")
         if not is_searched(_name(info)):
             continue
         if info.flag_bits & _ENCRYPTED:
-            raise DataError(f"{_shown(path, info)}: is encrypted; unpack it with its password, and name what it holds")
+            raise DataError(f"{_shown(path, info)}: is encrypted; unpack it with its password, and name its files")
         if info.compress_type not in _METHODS:
-            raise DataError(f"{_shown(path, info)}: is packed by another method than deflate; unpack it, and name what it holds")
+            raise DataError(f"{_shown(path, info)}: is compressed by another method than deflate; unpack it, and name its files")
     found = sorted((info for info in files if is_searched(_name(info))), key=lambda info: info.filename)
     if not found:
         raise DataError(f"{path}: no {KINDS} file in this archive; unpack it, and name the files")
@@ -71,13 +71,13 @@ def _name(info: zipfile.ZipInfo) -> PurePosixPath:
 
 
 def _shown(path: Path, info: zipfile.ZipInfo) -> str:
-    """`archive.zip/folder/name`, without characters that a terminal would act on."""
+    """Return `archive.zip/folder/name`, without control characters."""
     return f"{path}/{''.join(sign if sign.isprintable() else '?' for sign in info.filename)}"
 
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """What zipfile raises on tables that are damaged, or made to be."""
+    """Raise DataError for zipfile's errors on damaged or hostile tables."""
     try:
         yield
     except DataError:

@@ -1,4 +1,4 @@
-"""The first records of a source as they stand there: what is looked at before it is known which columns are read."""
+"""The first records of a source, unchanged, to decide which columns are read."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from tfkit.recipe.schema.data_sections import SourceSection
 
 @dataclass(frozen=True)
 class _Everything(Columns):
-    """All columns, whatever they are called and hold."""
+    """All columns, whatever their names and values."""
 
     beyond_roles = ("everything",)
 
     def take(self, record: Record) -> Row | BadRow:
-        """A row whose values are the whole record."""
+        """Return a row whose values are the whole record."""
         return Row("", record.place, record.values)
 
     def check(self, found: Iterable[str], place: str) -> None:
-        """Anything will do."""
+        """Accept any columns."""
 
     def wanted(self, found: Iterable[str]) -> list[str]:
-        """All of them."""
+        """Return all of them."""
         return list(found)
 
 
 def first_records(section: SourceSection, on_bad_row: OnBadRow = "error", most: int = FIRST_ROWS) -> list[Record]:
-    """So many records, or all there are. Raises DataError."""
+    """Return the first `most` records, or all there are. Raise DataError."""
     return [Record(row.values or {"text": row.text}, row.place) for row in islice(_rows(section, on_bad_row, most), most)]
 
 
 def count_rows(section: SourceSection, on_bad_row: OnBadRow, most_rows: int, most_characters: int) -> tuple[int, int]:
-    """The rows of a source and the characters in them, read until there are enough of one or the other. Raises DataError."""
+    """Return the rows of a source and their characters, counted up to the limit of one or the other. Raise DataError."""
     rows = characters = 0
     for row in _rows(section, on_bad_row, most_rows):
         rows, characters = rows + 1, characters + _characters(row)
@@ -48,7 +48,7 @@ def _characters(row: Row) -> int:
 
 
 def _rows(section: SourceSection, on_bad_row: OnBadRow, most: int) -> Iterator[Row]:
-    if section.streamed:  # no more comes over the network than is looked at
+    if section.streamed:  # download no more than is read
         section = section.model_copy(update={"rows": min(section.rows or most, most)})
     source = open_source(section, "all", None, on_bad_row, columns=_Everything(named={"": "everything"}))
     return source.rows()

@@ -33,21 +33,21 @@ class HubSource:
     def load(
         cls, name: str, config: str | None, split: str, revision: str | None, columns: Columns, part: Part, on_bad_row: OnBadRow
     ) -> "HubSource":
-        """Fetch, or find in the `datasets` cache. Raises DataError; with TFKIT_OFFLINE=1 also for everything but a local folder."""
+        """Load from the hub, or from the `datasets` cache. Raise DataError; with TFKIT_OFFLINE=1 also for everything but a local folder."""
         return cls(name, split, columns, part, load_dataset(name, config, split, revision), on_bad_row)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all columns, times the share of the part."""
-        return int((self.dataset.data.nbytes or 0) * self.part.share)
+        """Bytes of all columns, times the part's fraction."""
+        return int((self.dataset.data.nbytes or 0) * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Rows, MB and part of the split."""
+        """Return rows, MB and part of the split."""
         about = f"{self.name}, split {self.split}: {len(self.dataset):,} rows, {megabytes(self.dataset.data.nbytes)}"
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
     def fingerprint(self) -> str:
-        """A hash of the rows' text, of the part and of what becomes of bad rows: the same wherever the data set lies."""
+        """Return a hash of the rows' text, the part and the treatment of bad rows: the same wherever the data set is."""
         digest = hashlib.blake2b(
             f"hub\0{self.columns.fingerprint()}\0{self.part.fingerprint(self._all_rows())}{fingerprint_of(self.on_bad_row)}".encode(),
             digest_size=16,
@@ -59,11 +59,11 @@ class HubSource:
         return digest.hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Every row of the part. Places count rows from 0, as the data set viewer does."""
+        """Yield every row of the part. Places count rows from 0, as the data set viewer does."""
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Look at the columns and the first rows."""
+        """Check the columns and the first rows."""
         check_rows(self._all_rows(), self.on_bad_row, f"{self.name}, split {self.split}", FIRST_ROWS)
 
     def _all_rows(self) -> Rows:
@@ -80,7 +80,7 @@ class HubSource:
 
 
 def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:
-    """Of each column of classes, or of lists of them, that a data set stores as numbers: their names in order."""
+    """Return the names, in order, of each column of classes, or of lists of them, that a data set stores as numbers."""
     found = {}
     for column, feature in (features or {}).items():
         inner = getattr(feature, "feature", feature)  # of a list
@@ -90,7 +90,7 @@ def class_names(features: Mapping[str, Any] | None) -> dict[str, list[str]]:
 
 
 def by_name(values: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The values of a record with its classes, each a ClassName; None for a number that is no class, as -1 of rows that nobody labelled."""
+    """Return the values of a record with each class as a ClassName; None for a number that is no class, as -1 of unlabelled rows."""
 
     def named(value: Any, names: Sequence[str]) -> Any:
         if isinstance(value, list):
@@ -101,7 +101,7 @@ def by_name(values: Mapping[str, Any], classes: Mapping[str, Sequence[str]]) -> 
 
 
 def load_dataset(name: str, config: str | None, split: str, revision: str | None, streamed: bool = False) -> Any:
-    """A datasets.Dataset of the hub, or of a local folder; `streamed`: a datasets.IterableDataset. Raises DataError."""
+    """Load a datasets.Dataset of the hub, or of a local folder; `streamed`: a datasets.IterableDataset. Raise DataError."""
     if Path(name).expanduser().is_dir():
         name = str(Path(name).expanduser())
     elif is_offline():
@@ -125,17 +125,17 @@ def _load(name: str, config: str | None, split: str, revision: str | None, strea
         def load() -> Any:
             return datasets.load_dataset(name, config, split=split, revision=revision, streaming=streamed)
 
-        if Path(name).is_dir() or streamed:  # a stream comes later, and through the library's own tries
+        if Path(name).is_dir() or streamed:  # a stream is read later, with the library's own retries
             return load()
         return fetch(load, Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset"), _discard)
     except KeyError as error:
         raise DataError(f"{what}: no such split; the folder has {', '.join(map(str, saved))}") from error
-    except Exception as error:  # the builders of data sets raise what they like
+    except Exception as error:  # the builders of data sets raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{what}: cannot be loaded ({reason}); check name, config, split and revision, and the network") from error
 
 
 def _discard(dataset: Any) -> None:
-    """Remove the Arrow files that were made of what came."""
+    """Remove the Arrow files of a download."""
     for file in dataset.cache_files:
         shutil.rmtree(Path(file["filename"]).parent, ignore_errors=True)

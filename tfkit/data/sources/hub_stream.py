@@ -1,8 +1,8 @@
-"""A hub data set that is read as it comes, once: its records are written through to our own cache, and are then as finite as any source.
+"""A hub data set that is read as a stream, once: its records are written to tfkit's cache, and are then as finite as any source.
 
-Folder of the cache: records-00000.jsonl and so on, one record a line with the columns that are read; index.json, written last, with the
-names of the classes that the records hold as numbers. A second
-run reads it without the network, whatever the hub has by then: name a revision for a fixed content, or delete the folder to read anew.
+Folder of the cache: records-00000.jsonl and so on, one record a line with the columns that are read; index.json, written last, with
+the names of the classes that the records hold as numbers. A second run reads it without the network, even if the hub has changed: name
+a revision for fixed content, or delete the folder to read anew.
 """
 
 import datetime
@@ -28,7 +28,7 @@ _SHARD = 50_000  # records a file
 
 @dataclass(frozen=True)
 class StreamedSource:
-    """The first `most` rows of a split, or all of them. Nothing but the cache is touched once they are in it."""
+    """The first `most` rows of a split, or all of them. Only the cache is read once they are in it."""
 
     name: str
     config: str | None
@@ -58,12 +58,12 @@ class StreamedSource:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the records, times the share of the part; 0 before they have come."""
+        """Bytes of the records, times the part's fraction; 0 before they were read."""
         index = read_index(self.folder, RECORDS_VERSION)
-        return int(sum(index["files"].values()) * self.part.share) if index else 0
+        return int(sum(index["files"].values()) * self.part.expected_fraction) if index else 0
 
     def describe(self) -> str:
-        """Rows, MB and part, or that they are still to come."""
+        """Return rows, MB and part, or that they are still to be read."""
         index = read_index(self.folder, RECORDS_VERSION)
         about = f"{self._where}, streamed: "
         if index is None:
@@ -73,17 +73,17 @@ class StreamedSource:
         return f"{about}; {self.part.describe()}" if self.part.describe() else about
 
     def fingerprint(self) -> str:
-        """A hash of the records, of the columns, of the part and of what becomes of bad rows."""
+        """Return a hash of the records, the columns, the part and the treatment of bad rows."""
         part = self.part.fingerprint(self._all_rows())
         about = f"{self._records()['content']}\0{self.columns.fingerprint()}\0{part}{fingerprint_of(self.on_bad_row)}"
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Every row of the part. Places count rows from 0, as the data set viewer does."""
+        """Yield every row of the part. Places count rows from 0, as the data set viewer does."""
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
-        """Look at the first row, where it is now: nothing is put into the cache yet."""
+        """Check the first row, in its present place: nothing is put into the cache yet."""
         if read_index(self.folder, RECORDS_VERSION) is not None:
             return check_rows(self._all_rows(), self.on_bad_row, self._where)
         stream = self._stream()
@@ -105,19 +105,19 @@ class StreamedSource:
                     content.update(line)
                     yield self._row(next(numbers), line, records["classes"])
         if content.hexdigest() != records["content"]:
-            raise DataError(f"{self.folder}: damaged: not the records that came; delete this folder, and start again to read them anew")
+            raise DataError(f"{self.folder}: damaged: not the records that were read; delete this folder, and start again to read anew")
 
     def _row(self, number: int, line: bytes, classes: Mapping[str, Sequence[str]]) -> Row | BadRow:
         record = Record(by_name(json.loads(line), classes), f"{self._where}, row {number}")
-        self.columns.check_one_text(record.values, record.place)  # a stream without a schema has columns that nobody told before
+        self.columns.check_one_text(record.values, record.place)  # a stream without a schema has columns that nothing announced
         return self.columns.take(record)
 
     def _records(self) -> dict[str, Any]:
-        """The index of the folder, which is filled now if it is not whole. Raises DataError."""
+        """Return the index of the folder, which is filled now if it is not complete. Raise DataError."""
         return indexed_folder(self.folder, RECORDS_VERSION, self._fill)[0]
 
     def _fill(self, folder: Path) -> None:
-        """Write what arrives, a record at a time, into an empty folder."""
+        """Write the arriving records, one at a time, into an empty folder."""
         stream = self._stream()
         classes = class_names(stream.features)
         content = _content_hash(classes)
@@ -136,7 +136,7 @@ class StreamedSource:
         write_index(folder, RECORDS_VERSION, facts)
 
     def _stream(self) -> Any:
-        """The records from where they lie, a datasets.IterableDataset with the columns that are read. Raises DataError."""
+        """Open the stream, a datasets.IterableDataset with the columns that are read. Raise DataError."""
         stream = load_dataset(self.name, self.config, self.split, self.revision, streamed=True)
         if stream.column_names is None:  # those of files without a schema are known with their records
             return stream
@@ -144,22 +144,22 @@ class StreamedSource:
         return stream.select_columns(self.columns.wanted(stream.column_names))
 
     def _arriving(self, stream: Any) -> Generator[bytes, None, None]:
-        """Each record as a line of JSON, with the columns that are read. Whatever goes wrong is a DataError."""
+        """Yield each record as a line of JSON, with the columns that are read. Any error is a DataError."""
         try:
             for values in islice(stream, self.most):
-                wanted = {name: values[name] for name in self.columns.wanted(values)} or values  # to be named as what was found
+                wanted = {name: values[name] for name in self.columns.wanted(values)} or values  # for the message about the columns found
                 yield json.dumps(wanted, default=self._plain).encode() + b"\n"
         except DataError:
             raise
-        except Exception as error:  # the readers of data sets raise what they like
+        except Exception as error:  # the readers of data sets raise anything
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise DataError(f"{self._where}: the stream broke off ({reason}); nothing was kept of it: start it again") from error
+            raise DataError(f"{self._where}: the stream broke off ({reason}); nothing of it was kept: start it again") from error
 
     def _plain(self, value: Any) -> Any:
-        """What JSON can hold of a value that it has no form for."""
+        """Convert a value to a type that JSON has."""
         if isinstance(value, datetime.date | datetime.time):
             return value.isoformat()
-        raise DataError(f"{self._where}: a column that is read holds {type(value).__name__}, which is no text; name another column")
+        raise DataError(f"{self._where}: a column that is read holds {type(value).__name__}, which is not text; name another column")
 
     @property
     def _where(self) -> str:
@@ -167,14 +167,14 @@ class StreamedSource:
 
 
 def _folder_of(name: str, config: str | None, split: str, revision: str | None, most: int | None, columns: Columns) -> Path:
-    """In the cache, by all that says which records these are: of a folder on this machine also what lies in it."""
+    """Return the cache folder of these records: it depends on all that selects them, and on the content of a local folder."""
     path = Path(name).expanduser()
-    lying = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
+    files = sorted((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*"))
     read = [(role.name, columns.named.get(role.name, role.columns)) for role in columns.roles]
-    about = repr((RECORDS_VERSION, str(path), lying, config, split, revision, most, read, *columns.beyond_roles))
+    about = repr((RECORDS_VERSION, str(path), files, config, split, revision, most, read, *columns.beyond_roles))
     return cache_folder() / "streamed" / hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
 
 def _content_hash(classes: Mapping[str, Sequence[str]]) -> "hashlib.blake2b":
-    """The hash of all records, before the first of them."""
+    """Return the hash of all records, before the first of them."""
     return hashlib.blake2b(json.dumps(classes).encode() if classes else b"", digest_size=16)

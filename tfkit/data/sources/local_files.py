@@ -21,9 +21,9 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class FileSource:
-    """The rows of files: a whole text file is one row, files with columns give one row a record."""
+    """The rows of files: a whole text file is one row, a file with columns gives one row a record."""
 
-    name: str  # the path or glob of the recipe
+    name: str  # the recipe's path or glob
     paths: tuple[Path, ...]
     columns: Columns
     part: Part
@@ -32,11 +32,11 @@ class FileSource:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on disk, times the share of the part."""
-        return int(self._bytes_on_disk() * self.part.share)
+        """Bytes on disk, times the part's fraction."""
+        return int(self._bytes_on_disk() * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Files, MB on disk, part, what is in archives, and what they and a folder hold besides."""
+        """Return files, MB on disk, part, the files in archives, and the number of other files."""
         count = len(self.paths)
         about = [f"{self.name}: {count} file{'s' if count > 1 else ''}, {megabytes(self._bytes_on_disk())}"]
         about += [self.part.describe()] if self.part.describe() else []
@@ -44,15 +44,15 @@ class FileSource:
         if archives:
             inside = sum(read for read, _ in archives)
             about.append(f"{inside:,} file{'s' if inside > 1 else ''} in {'it' if count == 1 else 'archives'}")
-        others = sum(left_out for _, left_out in archives)
+        others = sum(skipped for _, skipped in archives)
         if Path(self.name).expanduser().is_dir():
             others += sum(1 for _ in _walk(Path(self.name).expanduser())) - count
         if others:
-            about.append(f"{others} other file{'s' if others > 1 else ''} left out")
+            about.append(f"{others} other file{'s' if others > 1 else ''} skipped")
         return "; ".join(about)
 
     def fingerprint(self) -> str:
-        """A hash of names, bytes as they lie on disk, the columns, the part, what the recipe says of the files, what becomes of bad rows,
+        """Return a hash of names, bytes on disk, the columns, the part, the recipe's layout of the files, the treatment of bad rows,
         and the versions of readers. The folder may move.
         """
         digest = hashlib.blake2b(
@@ -73,7 +73,7 @@ class FileSource:
         return digest.hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Every row of the part, file after file."""
+        """Yield every row of the part, file after file."""
         return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
 
     def check(self) -> None:
@@ -89,20 +89,20 @@ class FileSource:
 
 
 def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
-    """The files that stand beside others, the first beside the first. Raises DataError if they are not as many."""
+    """Return the files parallel to others, in the same order. Raise DataError if their numbers differ."""
     found = find_files(pattern)
     if len(found) != len(paths):
-        raise DataError(f"{pattern}: {len(found)} files beside {len(paths)}; name as many, which sort alike, or a source for each")
+        raise DataError(f"{pattern}: {len(found)} files beside {len(paths)}; name the same number, in the same order, or a source for each")
     if archive := next(filter(is_zip, found), None):
-        raise DataError(f"{archive}: an archive cannot stand beside a file; unpack it, and name the file in it")
+        raise DataError(f"{archive}: an archive cannot be parallel to a file; unpack it, and name the file in it")
     return tuple(found)
 
 
 def find_files(pattern: str) -> list[Path]:
-    """The files that a path names, sorted: itself, a folder's known text and data files, or the matches of a glob (** is recursive).
+    """Return the files of a path, sorted: itself, a folder's known text and data files, or the matches of a glob (** is recursive).
 
-    Of .json files a folder's search finds those that hold an array. Hidden files are left out, and links to folders are not followed
-    into them: they may lead in a circle. Raises DataError where nothing matches.
+    Of .json files a folder's search finds those that hold an array. Hidden files are skipped, and links to folders are not
+    followed: they may lead in a circle. Raise DataError if nothing matches.
     """
     if "\0" in pattern:
         raise DataError(f"{pattern!r}: a path cannot hold a NUL character; correct the path")
@@ -115,7 +115,7 @@ def find_files(pattern: str) -> list[Path]:
 
 
 def is_read_by(path: Path, pattern: str) -> bool:
-    """Whether a path, which need not be there, is among the files that a file, folder or glob names. Links are followed in both."""
+    """Whether a path, existing or not, is among the files of a file, folder or glob. Links are followed in both."""
     try:
         source, path = Path(pattern).expanduser(), path.resolve()
         if source.is_dir():
@@ -147,15 +147,15 @@ def _find(path: Path, pattern: str) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The regular files below a folder."""
+    """Yield the regular files below a folder."""
     for parent, _, names in os.walk(folder):
         for name in names:
-            if (path := Path(parent, name)).is_file():  # neither a pipe nor a link that leads nowhere
+            if (path := Path(parent, name)).is_file():  # neither a pipe nor a broken link
                 yield path
 
 
 def _glob(pattern: Path) -> list[Path]:
-    """The regular files that match, as glob.glob finds them, but `**` does not follow links to folders."""
+    """Return the regular files that match, as glob.glob finds them, except that `**` does not follow links to folders."""
     if "**" not in pattern.parts:
         return [path for path in map(Path, glob.glob(str(pattern))) if path.is_file()]
     place = pattern.parts.index("**")
@@ -164,7 +164,7 @@ def _glob(pattern: Path) -> list[Path]:
 
 
 def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether the parts of a path match those of a glob. As in a shell a leading dot must be written."""
+    """Whether the parts of a path match those of a glob. As in a shell a leading dot must be explicit."""
     if not pattern or not parts:
         return not parts and all(part == "**" for part in pattern)
     if pattern[0] == "**":
@@ -191,7 +191,7 @@ def _may_be_data(name: Path) -> bool:
 
 
 def _is_array(path: Path) -> bool:
-    """Whether a JSON file holds rows, and not the settings of a program, as most do that lie in folders of code."""
+    """Whether a JSON file holds rows, not the settings of a program, as most in folders of code do."""
     with opened(content_of(path)) as file:
         return file.read(4096).removeprefix(BOM).lstrip().startswith(b"[")
 
@@ -202,7 +202,7 @@ def _readable(path: Path) -> Path:
 
 
 def _common_folder(paths: Sequence[Path]) -> Path:
-    """Of absolute paths: on one drive, the root is in all of them."""
+    """Return the common folder of absolute paths: on one drive, the root is in all of them."""
     folder = paths[0].parent
     while not all(path.is_relative_to(folder) for path in paths):
         folder = folder.parent

@@ -1,4 +1,4 @@
-"""Where rows come from: the section of a recipe becomes a Source. Errors in the first row are found here, before anything is built."""
+"""From the section of a recipe to a Source. Errors in the first row are found here, before anything is built."""
 
 from dataclasses import replace
 
@@ -22,11 +22,11 @@ def open_source(
     roles: tuple[Role, ...] = TEXT,
     columns: Columns | None = None,
 ) -> Source:
-    """Find the files or the data set of a section and look at the first row. Raises DataError.
+    """Find the files or the data set of a section and check the first row. Raise DataError.
 
     `fraction` of the rows is held out by the hash of their text (of the standard library: whole files, by the hash of their path,
-    and without a fraction about 5 %). Files and hub data sets without a fraction are not divided: each part is everything. `roles` is what
-    is read of each row; `columns`, if given, takes the place of it and of what the section says of columns.
+    and without a fraction about 5 %). Files and hub data sets without a fraction are not split: each part is everything. `roles` is what
+    is read of each row; `columns`, if given, replaces it and the section's columns.
     """
     columns = columns or Columns(roles, section.columns | ({} if section.text is None else {"text": section.text}))
     if section.stdlib is True:
@@ -37,12 +37,12 @@ def open_source(
     elif section.path is not None:
         source = _open_files(section, section.path, columns, Part(part, fraction), on_bad_row)
     else:
-        assert section.hub is not None  # the section holds exactly one of the three
-        which = (section.hub, section.config, section.split, section.revision)
+        assert section.hub is not None  # the section has exactly one of the three
+        dataset = (section.hub, section.config, section.split, section.revision)
         if section.streamed:
-            source = StreamedSource.find(*which, section.rows, columns, Part(part, fraction), on_bad_row)
+            source = StreamedSource.find(*dataset, section.rows, columns, Part(part, fraction), on_bad_row)
         else:
-            source = HubSource.load(*which, columns, Part(part, fraction), on_bad_row)
+            source = HubSource.load(*dataset, columns, Part(part, fraction), on_bad_row)
     source.check()
     return source
 
@@ -55,13 +55,13 @@ def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Pa
 
 
 def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[Source]:
-    """The sources to train on, without what is held out of them."""
+    """Open the sources to train on, without the held-out part."""
     fraction = data.validation if isinstance(data.validation, float) else None
     return [open_source(section, "train", fraction, data.on_bad_row, roles) for section in data.train]
 
 
 def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[Source]:
-    """The sources to evaluate on: those of data.validation, or what is held out of data.train; none if the recipe names none."""
+    """Open the sources to evaluate on: those of data.validation, or the held-out part of data.train; none if the recipe has neither."""
     if data.validation is None:
         return []
     if isinstance(data.validation, float):

@@ -16,8 +16,8 @@ from tfkit.errors import DataError
 
 HELD_OUT = 0.05
 
-# Tests and codec tables repeat themselves; pydoc_data is generated; site-packages is not the standard library.
-LEFT_OUT = frozenset({"test", "tests", "idle_test", "encodings", "pydoc_data", "site-packages", "dist-packages", "__pycache__"})
+# Tests and codec tables are repetitive; pydoc_data is generated; site-packages is not the standard library.
+EXCLUDED = frozenset({"test", "tests", "idle_test", "encodings", "pydoc_data", "site-packages", "dist-packages", "__pycache__"})
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class StdlibSource:
 
     @classmethod
     def find(cls, part: Part, on_bad_row: OnBadRow, root: Path | None = None) -> "StdlibSource":
-        """Look for the files of the part. Raises DataError where Python came without sources."""
+        """Find the files of the part. Raise DataError if Python was installed without sources."""
         root = root or Path(sysconfig.get_path("stdlib"))
         found = sorted(path.relative_to(root).as_posix() for path in _python_files(root) if _is_source(path, root))
         if not found:
@@ -43,7 +43,7 @@ class StdlibSource:
         return cls(root, kept, len(found), sum((root / path).stat().st_size for path in kept), part, on_bad_row)
 
     def describe(self) -> str:
-        """Files, MB and part of what was found."""
+        """Return files, MB and part of what was found."""
         about = f"standard library of Python {platform.python_version()}: {len(self.paths)} files, {megabytes(self.size_bytes)}"
         if self.part.name == "all":
             return about
@@ -51,7 +51,7 @@ class StdlibSource:
         return f"{about} ({which} of {self.files_found} files)"
 
     def fingerprint(self) -> str:
-        """A hash of the paths and the content of the part's files, and of what becomes of bad ones."""
+        """Return a hash of the paths and the content of the part's files, and of the treatment of bad ones."""
         digest = hashlib.blake2b(f"stdlib{fingerprint_of(self.on_bad_row)}".encode(), digest_size=16)
         for path in self.paths:
             with reading(self.root / path):
@@ -61,7 +61,7 @@ class StdlibSource:
         return digest.hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Each file's whole text."""
+        """Yield each file's whole text."""
         return good_rows(self._all_rows(), self.on_bad_row, skipped)
 
     def _all_rows(self) -> Rows:
@@ -70,11 +70,11 @@ class StdlibSource:
 
 
 def _python_files(root: Path) -> Iterator[Path]:
-    """Every *.py below the root, but not in what is left out: site-packages may be larger than all the rest."""
+    """Yield every *.py below the root, but not in excluded folders: site-packages may be larger than all the rest."""
     for folder, inner, names in os.walk(root):
-        inner[:] = [name for name in inner if name not in LEFT_OUT]
+        inner[:] = [name for name in inner if name not in EXCLUDED]
         yield from (Path(folder, name) for name in names if name.endswith(".py"))
 
 
 def _is_source(path: Path, root: Path) -> bool:
-    return LEFT_OUT.isdisjoint(path.relative_to(root).parts[:-1]) and path.is_file()
+    return EXCLUDED.isdisjoint(path.relative_to(root).parts[:-1]) and path.is_file()

@@ -1,7 +1,7 @@
-"""Labelled rows made of the standard library's files: docstrings, token roles, packages. Divided by file, as the whole files are.
+"""Labelled rows made from the standard library's files: docstrings, token roles, packages. Split by file, as the whole files are.
 
-What a model is given stands in one row only, however many files hold it, and none that is held out is trained on. What the files
-give is kept in the cache: records.jsonl, one record a line, and index.json, written last.
+A model's input is in one row only, however many files hold it, and no held-out one is trained on. The records are kept in the
+cache: records.jsonl, one record a line, and index.json, written last.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ from tfkit.data.store.folder_index import indexed_folder, write_index
 
 TASKS_VERSION = 1  # part of the fingerprint: raise it when the same files give other records
 _RECORDS = "records.jsonl"
-_FEWEST_FILES = 8  # of a package: fewer are too few to divide
+_FEWEST_FILES = 8  # of a package: fewer are too few to split
 
 
 @dataclass(frozen=True)
 class StdlibTask:
-    """The rows of one task. Files that this Python cannot parse are left out, and counted."""
+    """The rows of one task. Files that this Python cannot parse are skipped, and counted."""
 
     task: str
     columns: Columns
@@ -41,7 +41,7 @@ class StdlibTask:
 
     @classmethod
     def find(cls, task: str, columns: Columns, part: Part, on_bad_row: OnBadRow, root: Path | None = None) -> "StdlibTask":
-        """The task's records from the cache, or made: a few seconds. Raises DataError where Python came without sources."""
+        """Return the task's rows, from the cache or made in a few seconds. Raise DataError if Python was installed without sources."""
         files = StdlibSource.find(Part("all", part.fraction), "error", root)
         content = f"{TASKS_VERSION}\0{task}\0{platform.python_version()}\0{files.fingerprint()}"
         folder = cache_folder() / "stdlib" / hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
@@ -50,35 +50,35 @@ class StdlibTask:
 
     @property
     def name(self) -> str:
-        """As it stands in a recipe."""
+        """The source as a recipe has it."""
         return f"stdlib: {self.task}"
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of what is given, times the share of the part."""
-        return int(self.index["bytes"] * self.part.share)
+        """Bytes of the inputs, times the part's fraction."""
+        return int(self.index["bytes"] * self.part.expected_fraction)
 
     def describe(self) -> str:
-        """Rows and files of the part, and how many files gave nothing."""
+        """Return rows and files of the part, and how many files could not be parsed."""
         places = [record["path"] for record in self._kept()]
         about = f"{self.task} of the standard library of Python {platform.python_version()}: {len(places):,} rows of "
         about += f"{len(set(places)):,} files"
         if self.part.name != "all":
             about += f" ({'held out' if self.part.name == 'held_out' else 'the training part'})"
         unread = self.index["unread"]
-        return about + (f"; {unread} file{'s' if unread > 1 else ''} left out that this Python cannot parse" if unread else "")
+        return about + (f"; {unread} file{'s' if unread > 1 else ''} skipped that this Python cannot parse" if unread else "")
 
     def fingerprint(self) -> str:
-        """Of all the files, for a row may be left out for the sake of another file's; of the task, the columns and the part."""
+        """Return a hash of all the files, since a row may be skipped because of another file's; of the task, the columns and the part."""
         about = f"{self.folder.name}\0{self.columns.fingerprint()}\0{self.part}{fingerprint_of(self.on_bad_row)}"
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
-        """Every row of the part, file after file."""
+        """Yield every row of the part, file after file."""
         return good_rows(self._all_rows(), self.on_bad_row, skipped)
 
     def check(self) -> None:
-        """Find a column that is not there now."""
+        """Find a missing column now."""
         check_rows(self._all_rows(), self.on_bad_row, self.name)
 
     def _all_rows(self) -> Rows:
@@ -86,7 +86,7 @@ class StdlibTask:
             yield self.columns.take(Record(record["values"], f"{record['path']}:{record['line']}"))
 
     def _kept(self) -> Iterator[dict[str, Any]]:
-        """The records of the part, each only where what it gives has not been given."""
+        """Yield the records of the part, each input only once."""
         others = Part("held_out" if self.part.name == "train" else "train", self.part.fraction)
         given = set()
         if self.part.name == "train":
@@ -113,7 +113,7 @@ def _write(folder: Path, task: str, files: StdlibSource) -> None:
 
 
 def _find(task: str, files: StdlibSource) -> tuple[list[dict[str, Any]], int]:
-    """What all files give, and how many cannot be parsed."""
+    """Return the records of all files, and how many files cannot be parsed."""
     found: list[dict[str, Any]] = []
     unread = 0
     for name in files.paths:
