@@ -1,9 +1,9 @@
-"""What the rows of a recipe give away without a Transformer: the bar beside which recipes/README.md puts each run.
+"""Baselines without a Transformer on the rows of a recipe: the bar for each run in recipes/README.md.
 
     python benchmarks/task_baselines.py sentence-polarity --test test.csv
     python benchmarks/task_baselines.py smollm2-english --pairs BLiMP.zip --from runs/smollm2-english
 
-Classes: the most frequent one, and naive Bayes over words. Tags: each word's most frequent tag. Texts that are to be written: the source
+Classes: the most frequent one, and naive Bayes over words. Tags: each word's most frequent tag. Texts to generate: the source
 itself, its first sentence, the name of a function. Pairs of sentences: the one whose tokens are more frequent in the training text.
 """
 
@@ -23,7 +23,7 @@ from tfkit.objectives.metrics import unit_weights
 from tfkit.recipe.schema.sections import Recipe
 
 Metrics = Mapping[str, float]
-Values = Sequence[Mapping[str, Any]]  # of each row what it holds for each role
+Values = Sequence[Mapping[str, Any]]  # each row's value for each role
 
 
 def main() -> None:
@@ -45,15 +45,15 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a recipe with classes, tags or texts; with --pairs one of a language model")
     parser.add_argument("--data", metavar="F", type=Path, help="the labelled rows; else the recipe's data.train")
-    parser.add_argument("--test", metavar="F", type=Path, help="the rows that judge; else the recipe's data.validation")
+    parser.add_argument("--test", metavar="F", type=Path, help="the test rows; else the recipe's data.validation")
     parser.add_argument("--pairs", metavar="F", type=Path, help="good and bad sentences, as BLiMP.zip")
-    parser.add_argument("--from", dest="start", metavar="CKPT", help="whose tokenizer cuts the sentences of --pairs")
+    parser.add_argument("--from", dest="start", metavar="CKPT", help="the model whose tokenizer splits the sentences of --pairs")
     parser.add_argument("--set", nargs="*", default=[], metavar="K=V", help="changes to the recipe")
     return parser.parse_args()
 
 
 def classes(train: Values, test: Values) -> dict[str, Metrics]:
-    """The most frequent class of the training rows; multinomial naive Bayes over lower-case words, add-one (scikit-learn's defaults)."""
+    """Score the most frequent class of the training rows; multinomial naive Bayes of lower-case words, add-one (as scikit-learn)."""
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.naive_bayes import MultinomialNB
 
@@ -61,13 +61,13 @@ def classes(train: Values, test: Values) -> dict[str, Metrics]:
     words = CountVectorizer()
     bayes = MultinomialNB().fit(words.fit_transform(texts), [row["label"] for row in train])
     ((often, _),) = Counter(row["label"] for row in train).most_common(1)
-    told = {"the most frequent class": [often] * len(test), "naive Bayes of words": bayes.predict(words.transform(held_out))}
-    there = [row["label"] for row in test]
-    return {name: class_scores(there, list(labels)) for name, labels in told.items()}
+    predictions = {"the most frequent class": [often] * len(test), "naive Bayes of words": bayes.predict(words.transform(held_out))}
+    targets = [row["label"] for row in test]
+    return {name: class_scores(targets, list(labels)) for name, labels in predictions.items()}
 
 
 def tags(train: Values, test: Values) -> dict[str, Metrics]:
-    """Each word's most frequent tag in the training rows, and the most frequent of all for words that are not in them."""
+    """Score each word's most frequent tag in the training rows, and the most frequent of all for words that are not in them."""
     from tfkit.objectives.metrics.entities import entity_metrics
     from tfkit.objectives.metrics.tag_spans import mark_spans
 
@@ -77,50 +77,53 @@ def tags(train: Values, test: Values) -> dict[str, Metrics]:
             of_word[word][tag] += 1
     ((often, _),) = sum(of_word.values(), Counter()).most_common(1)
     usual = {word: counts.most_common(1)[0][0] for word, counts in of_word.items()}
-    there = [list(row["tags"]) for row in test]
+    targets = [list(row["tags"]) for row in test]
     found = {}
-    for name, told in {
+    for name, predictions in {
         "the most frequent tag": [[often] * len(row["tokens"]) for row in test],
         "each word's most frequent tag": [[usual.get(word, often) for word in row["tokens"]] for row in test],
     }.items():
-        names = entity_metrics(there, told)(unit_weights(len(test))) if mark_spans(sorted({tag for row in there for tag in row})) else {}
-        found[name] = class_scores([*chain(*there)], [*chain(*told)]) | names
+        marked = mark_spans(sorted({tag for row in targets for tag in row}))
+        entities = entity_metrics(targets, predictions)(unit_weights(len(test))) if marked else {}
+        found[name] = class_scores([*chain(*targets)], [*chain(*predictions)]) | entities
     return found
 
 
-def class_scores(there: Sequence[str], told: Sequence[str]) -> dict[str, float]:
+def class_scores(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     from tfkit.objectives.metrics.classes import classification_metrics
 
-    number = {label: place for place, label in enumerate(sorted({*there, *told}))}
-    scores = classification_metrics(*(np.array([number[label] for label in labels]) for labels in (there, told)))(unit_weights(len(there)))
+    number = {label: place for place, label in enumerate(sorted({*targets, *predictions}))}
+    numbers = (np.array([number[label] for label in labels]) for labels in (targets, predictions))
+    scores = classification_metrics(*numbers)(unit_weights(len(targets)))
     return {name: scores[name] for name in ("accuracy", "f1_macro")}
 
 
 def texts(train: Values, test: Values) -> dict[str, Metrics]:
-    """The source, its first sentence, and where it is a function its name in words, as if they had been written. Learns nothing."""
+    """Score the source, its first sentence, and a function's name in words, as generated texts. Nothing is learned."""
     from tfkit.objectives.metrics.texts import reference_metrics
 
     sources, references = [row["source"] for row in test], [row["target"] for row in test]
-    written = {"the source itself": sources, "its first sentence": [first_sentence(source) for source in sources]}
+    generated = {"the source itself": sources, "its first sentence": [first_sentence(source) for source in sources]}
     names = [function_name(source) for source in sources]
     if all(name is not None for name in names):
-        written["the function's name"] = [name or "" for name in names]
-    return {name: reference_metrics(told, references, ("bleu", "chrf", "rouge"))(unit_weights(len(test))) for name, told in written.items()}
+        generated["the function's name"] = [name or "" for name in names]
+    weights = unit_weights(len(test))
+    return {name: reference_metrics(texts, references, ("bleu", "chrf", "rouge"))(weights) for name, texts in generated.items()}
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first full stop, question or exclamation mark before white space."""
+    """Return the text up to the first full stop, question or exclamation mark before white space."""
     return re.split(r"(?<=[.!?])\s", text.strip(), maxsplit=1)[0]
 
 
 def function_name(code: str) -> str | None:
-    """`read_lines` as `read lines`, of code that defines a function first."""
+    """Return `read_lines` as `read lines`, for code that defines a function first."""
     found = re.search(r"^\s*(?:async\s+)?def\s+(\w+)", code, re.MULTILINE)
     return found and " ".join(re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", found[1])).lower()
 
 
 def unigram_pairs(recipe: Recipe, pairs: Path, start: str) -> Metrics:
-    """Of two sentences the one whose tokens are more frequent: each by its share of the training text, with one added to every count."""
+    """Score the sentence whose tokens are more frequent: each by its fraction of the training text, with one added to every count."""
     from tfkit.data.sources.open_sources import open_source, training_sources
     from tfkit.hub import load
     from tfkit.recipe.schema.data_sections import SourceSection
@@ -134,7 +137,7 @@ def unigram_pairs(recipe: Recipe, pairs: Path, start: str) -> Metrics:
     log_probs = np.log(counts / counts.sum())
     rows = [row.values for row in open_source(SourceSection(path=str(pairs)), "all", None, roles=MinimalPairsSection.roles).rows()]
     good, bad = (np.array([log_probs[ids].sum() for ids in codec.encode_arrays([row[side] for row in rows])]) for side in ("good", "bad"))
-    ties = float((good == bad).mean())  # pairs of the same tokens in another order: no unigram can tell them
+    ties = float((good == bad).mean())  # pairs of the same tokens in another order: no unigram distinguishes them
     return {"accuracy": float((good > bad).mean()), "ties": ties, "accuracy with half of the ties": float((good > bad).mean()) + ties / 2}
 
 

@@ -63,9 +63,7 @@ def test_all_copies_of_a_row_are_kept_out_of_its_prompt() -> None:
     judge = few_shot([*ROWS[:3], *[ROWS[0]] * 4], shots=2)
     for number in range(20):
         assert "question 1?" not in judge.prompt(number, ROWS[0]).rpartition("\n\n")[0]
-    with pytest.raises(
-        DataError, match=r"rows\.jsonl:1: 3 examples are to stand before it, and data.train has 7 rows, 5 of them the row itself"
-    ):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: objective.shots is 3, but data.train has 7 rows, 5 of them the row itself"):
         few_shot([*ROWS[:3], *[ROWS[0]] * 4], shots=3).prompt(0, ROWS[0])
 
 

@@ -139,10 +139,10 @@ print(get_model("dummy").__name__, get_model("tfkit") is ours.TfkitLM)
 def test_what_cannot_be_done_is_said(both: tuple[TfkitLM, HFLM], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="typical_p: tfkit knows until"):
         both[0].generate_until(requests("generate_until", [("the", {"typical_p": 0.5})]))
-    with pytest.raises(UsageError, match=f"max_gen_toks is 256, and the model's context {CONTEXT} tokens"):
+    with pytest.raises(UsageError, match=f"max_gen_toks is 256, but the model's context is {CONTEXT} tokens"):
         both[0].generate_until(requests("generate_until", [("the", {"until": ["a"]})]))
     config = both[0].loaded.config.model_copy(update={"head": {"kind": "none"}})
     encoder = ModelConfig.model_validate(config.model_dump() | {"head": {"kind": "classes", "count": 2, "pool": "last"}})
     Loaded(build(encoder, 1), both[0].codec, encoder, "gpt2", tmp_path, labels=("a", "b")).save(tmp_path)
-    with pytest.raises(ModelError, match="the harness asks language models"):
+    with pytest.raises(ModelError, match="the harness needs a language model"):
         TfkitLM(str(tmp_path))

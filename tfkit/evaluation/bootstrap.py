@@ -1,4 +1,4 @@
-"""How much a metric would vary with other rows of the same kind: the percentile bootstrap (Efron 1979; Efron and Tibshirani 1993, 13.3)."""
+"""The variation of a metric over other rows of the same kind: the percentile bootstrap (Efron 1979; Efron and Tibshirani 1993, 13.3)."""
 
 import numpy as np
 
@@ -8,9 +8,9 @@ _COVERAGE = (2.5, 97.5)  # percentiles: 95 % between them
 
 
 def intervals(scores: Scores, rows: int, resamples: int, seed: int) -> dict[str, list[float]]:
-    """The lowest and highest value of the middle 95 % of each metric over sets of as many rows, drawn with repetition.
+    """Return the lowest and highest value of the middle 95 % of each metric over sets of as many rows, drawn with repetition.
 
-    The draws are a function of (seed, rows). Where a resample has no value (a correlation with something constant), it counts for nothing.
+    The draws are a function of (seed, rows). Resamples without a value (a correlation with a constant) are excluded.
     """
     bits = np.random.PCG64([seed, rows])
     found: dict[str, list[float]] = {}

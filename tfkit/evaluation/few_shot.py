@@ -4,7 +4,7 @@ context and answer of row 17         each as the template writes them
 <separator>
 context and answer of row 4
 <separator>
-context of the row that is asked     what is scored behind this: each of its answers
+context of the row in question       each of its answers is scored after this
 """
 
 from collections import Counter
@@ -23,30 +23,30 @@ from tfkit.recipe.schema.objective_sections import FewShotSection
 
 
 class FewShot:
-    """The answer that is the most probable, by each normalization."""
+    """The most probable answer, by each normalization."""
 
     def __init__(self, section: FewShotSection, examples: Iterable[Row] = (), on_bad_row: OnBadRow = "error"):
-        """`examples`: the rows that prompts are made of; not needed without shots. Raises DataError for a bad one that is not skipped."""
+        """`examples`: the rows for prompts; not needed without shots. Raise DataError for a bad one that is not skipped."""
         self.section = section
         before, _, self._between = section.template.removesuffix("{answer}").partition("{context}")
         self._before = before
-        self._alone = self._between.lstrip() or self._between  # spaces alone belong to the answer behind them
-        self._seen: list[tuple[bytes, str]] = []  # the hash of each example's text, and how it is written
+        self._alone = self._between.lstrip() or self._between  # spaces alone belong to the answer after them
+        self._examples: list[tuple[bytes, str]] = []  # the hash of each example's text, and the example as written
         for row in examples if section.shots else ():
             right = self._right(row)
             if isinstance(right, BadRow):
                 if on_bad_row == "skip":
                     continue
                 raise right.refusal()
-            self._seen.append((_hash(row), self._asked(row) + self._choices(row)[right]))
-        self._copies = Counter(text for text, _ in self._seen)
+            self._examples.append((_hash(row), self._question(row) + self._choices(row)[right]))
+        self._copies = Counter(text for text, _ in self._examples)
 
     def prompt(self, number: int, row: Row) -> str:
-        """The text before the answers of row `number` of its set: the examples, a function of seed and number, and its context."""
-        return self.section.separator.join([*self._drawn(number, row), self._asked(row)])
+        """Return the text before the answers of row `number` of its set: the examples, a function of seed and number, and its context."""
+        return self.section.separator.join([*self._drawn(number, row), self._question(row)])
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """Each answer behind the prompt; then each behind the text between any context and its answer."""
+        """Return each answer after the prompt; then each after the template's text between context and answer."""
         right = self._right(row)
         if isinstance(right, BadRow):
             return right
@@ -56,42 +56,40 @@ class FewShot:
         return [Question(context, choice) for context in (prompt, self._alone) for choice in choices]
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
-        """Which answer each normalization prefers, and whether that is the right one; the first of equals."""
+        """Return the answer that each normalization prefers, and whether it is the right one; the first of equals."""
         choices, right = self._choices(row), self._right(row)
         assert isinstance(right, int)
         with_prompt, alone = answers[: len(choices)], answers[len(choices) :]
         sums = [one.log_prob for one in with_prompt]
-        scores = {
+        likelihood = {
             "none": sums,
             "tokens": [one.log_prob / max(one.tokens, 1) for one in with_prompt],
             "bytes": [one.log_prob / max(one.bytes, 1) for one in with_prompt],
             "unconditional": [one.log_prob - other.log_prob for one, other in zip(with_prompt, alone, strict=True)],
         }
-        predicted = {name: int(np.argmax(values)) for name, values in scores.items()}
-        best = predicted[self.section.normalize]
-        found = {"accuracy": float(best == right)} | {f"accuracy_{name}": float(one == right) for name, one in predicted.items()}
-        prediction = {"prompt": asked[0].context, "choices": choices, "scores": scores[self.section.normalize]}
-        prediction |= {"label": choices[right], "predicted": choices[best]}
-        return Verdict(found | {"chance": 1 / len(choices)}, prediction)
+        best = {name: int(np.argmax(values)) for name, values in likelihood.items()}
+        predicted = best[self.section.normalize]
+        scores = {"accuracy": float(predicted == right)} | {f"accuracy_{name}": float(one == right) for name, one in best.items()}
+        prediction = {"prompt": asked[0].context, "choices": choices, "scores": likelihood[self.section.normalize]}
+        prediction |= {"label": choices[right], "predicted": choices[predicted]}
+        return Verdict(scores | {"chance": 1 / len(choices)}, prediction)
 
     def _drawn(self, number: int, row: Row) -> list[str]:
-        """As many examples as there are to be, none of them of the row's own text."""
+        """Draw the examples, none of them with the row's own text."""
         section = self.section
         if not section.shots:
             return []
         itself = _hash(row)
         own = self._copies[itself]
-        if len(self._seen) - own < section.shots:
-            has = f"{len(self._seen)} rows" + (f", {own} of them the row itself" if own else "")
-            raise DataError(
-                f"{row.place}: {section.shots} examples are to stand before it, and data.train has {has}; lower objective.shots"
-            )
+        if len(self._examples) - own < section.shots:
+            has = f"{len(self._examples)} rows" + (f", {own} of them the row itself" if own else "")
+            raise DataError(f"{row.place}: objective.shots is {section.shots}, but data.train has {has}; lower objective.shots")
         random = np.random.Generator(np.random.PCG64([section.seed, number]))
-        order = random.choice(len(self._seen), section.shots + own, replace=False)
-        return [written for text, written in (self._seen[i] for i in order) if text != itself][: section.shots]
+        order = random.choice(len(self._examples), section.shots + own, replace=False)
+        return [written for text, written in (self._examples[i] for i in order) if text != itself][: section.shots]
 
-    def _asked(self, row: Row) -> str:
-        """A row as the template writes it, up to its answer."""
+    def _question(self, row: Row) -> str:
+        """Return a row as the template writes it, up to its answer."""
         return f"{self._before}{row.values['context']}{self._between}"
 
     def _choices(self, row: Row) -> list[str]:
@@ -102,7 +100,7 @@ class FewShot:
         if not choices:
             return BadRow(
                 "no answers",
-                f"{row.place}: no answers to choose from; name their columns with columns: {{choices: [NAME, NAME]}}, or say "
+                f"{row.place}: no answers to choose from; name their columns with columns: {{choices: [NAME, NAME]}}, or list "
                 "them in objective.choices",
             )
         return right_choice(row.place, choices, row.values["label"])

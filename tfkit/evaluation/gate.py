@@ -11,7 +11,7 @@ from tfkit.errors import QualityGateError, UsageError
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
 _FORM = re.compile(
     rf"\s*((?=[^<>=!]*[A-Za-z])[^<>=!\s](?:[^<>=!]*[^<>=!\s])?)\s*({'|'.join(_COMPARISONS)})\s*(\S+)\s*"
-)  # sets and groups have any names: dev-2.loss
+)  # names of sets and groups are free: dev-2.loss
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Gate:
         return f"{self.metric} {self.comparison} {self.threshold:g}"
 
     def fails(self, value: float) -> bool:
-        """Whether the comparison is true of the value. NaN always fails: nothing is known of a model that gives it."""
+        """Whether the comparison is true of the value. NaN always fails: it shows nothing about the model."""
         return math.isnan(value) or bool(_COMPARISONS[self.comparison](value, self.threshold))
 
 
 def parse_gate(text: str, metrics: Collection[str]) -> Gate:
-    """A gate over one of `metrics`. Raises UsageError for another form or an unknown metric."""
+    """Parse a gate over one of `metrics`. Raise UsageError for another form or an unknown metric."""
     match = _FORM.fullmatch(text)
     if match is None:
         raise UsageError(
@@ -51,7 +51,7 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
 
 
 def check_gates(gates: Collection[Gate], metrics: Mapping[str, float]) -> None:
-    """Raise QualityGateError that names every gate that fails, UsageError for a metric that this evaluation does not have."""
+    """Raise QualityGateError that names every failed gate, UsageError for a metric that this evaluation does not have."""
     for gate in gates:
         if gate.metric not in metrics:
             raise UsageError(f"--fail-if '{gate}': no metric {gate.metric!r} here; there are {', '.join(metrics)}")

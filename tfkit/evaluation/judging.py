@@ -1,4 +1,4 @@
-"""Rows that a finished model is judged by, through the likelihood of texts: questions for each row, and a verdict from the answers."""
+"""Evaluation of rows by the likelihood of texts: the questions about each row, and the scores that their answers give."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.metrics import Numbers, Scores
 from tfkit.tokenizer import Tokenizer
 
-_ROWS = 256  # are asked about together, so that texts of like lengths find each other
+_ROWS = 256  # asked about together, so that texts of similar lengths share batches
 
 
 class Verdict(NamedTuple):
@@ -25,21 +25,21 @@ class Verdict(NamedTuple):
 
 
 class Judge(Protocol):
-    """A way to judge rows."""
+    """A way to score rows by likelihood."""
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """The questions for row `number` of its set."""
+        """Return the questions about row `number` of its set."""
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
-        """Return the verdict that the answers to the questions give."""
+        """Return the result of a row from the answers to its questions."""
 
 
 @dataclass
 class Judgement:
-    """The rows of a set that were judged, in order."""
+    """The results of a set's rows, in order."""
 
     verdicts: list[Verdict] = field(default_factory=list)
-    tokens: int = 0  # that were read
+    tokens: int = 0  # tokens read
     cut: int = 0  # rows whose texts lost their beginning
 
 
@@ -56,10 +56,10 @@ def judge_by_likelihood(
     skipped: dict[str, Skipped] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Judgement:
-    """Ask about each row, or about the first ones that have at most `max_tokens` together; the first is judged however long it is.
+    """Score each row, or the first ones with at most `max_tokens` together; the first is scored however long it is.
 
-    `start_id` is given for an encoder-decoder; `progress(n)` reports n more rows. Raises DataError for a bad row, unless such rows are
-    skipped, and counted in `skipped` by their kind.
+    `start_id` is for an encoder-decoder; `progress(n)` reports n more rows. Raise DataError for a bad row, unless bad rows are skipped, and
+    counted in `skipped` by their kind.
     """
     found, numbered = Judgement(), enumerate(rows)
     while block := list(islice(numbered, _ROWS)):
@@ -95,10 +95,10 @@ def judge_by_likelihood(
 
 
 def verdict_metrics(verdicts: Sequence[Verdict]) -> Scores:
-    """The mean of each metric over the rows that have it; NaN of none."""
+    """Return the mean of each metric over the rows that have it; NaN if none has."""
     names = list(dict.fromkeys(name for one in verdicts for name in one.scores))
     table = [[one.scores.get(name, np.nan) for name in names] for one in verdicts]
-    known = np.array(table, np.float64).reshape(len(verdicts), len(names))  # (N, names), of no rows too
+    known = np.array(table, np.float64).reshape(len(verdicts), len(names))  # (N, names), for no rows too
     has = (~np.isnan(known)).astype(np.float64)
     values = np.nan_to_num(known)
 

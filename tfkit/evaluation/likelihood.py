@@ -1,8 +1,8 @@
-"""The probability that a model gives a continuation of a context: what minimal pairs and choices by likelihood are judged by.
+"""The probability that a model gives a continuation of a context, which scores minimal pairs and choices by likelihood.
 
-Text is cut as lm-evaluation-harness cuts it: spaces at the end of a context belong to the continuation; the whole is encoded, and what
-comes behind as many ids as the context has is the continuation. Where the last letters of the context and the first ones of the
-continuation make one token, the harness reads the context's ids and lets that token go; here what is read are the ids of the whole.
+Text is split as in lm-evaluation-harness: spaces at the end of a context belong to the continuation; the whole is encoded, and the ids
+after as many as the context has are the continuation. If the last letters of the context and the first ones of the continuation make
+one token, the harness reads the context's ids and drops that token; here the ids of the whole are read.
 
     ids        0 1 2 3 4 5 6        a context of 4 ids, a continuation of 3
     read       0 1 2 3 4 5
@@ -26,7 +26,7 @@ from tfkit.tokenizer import Tokenizer
 
 
 class Question(NamedTuple):
-    """A question: log P(continuation | context)."""
+    """A query for log P(continuation | context)."""
 
     context: str
     continuation: str
@@ -44,7 +44,7 @@ class Likelihood:
 
 
 class Ids(NamedTuple):
-    """A question in ids: those from `first` on are scored. `source` is what an encoder reads."""
+    """A question in ids: those from `first` on are scored. `source` is the encoder's input."""
 
     ids: list[int]
     first: int
@@ -61,10 +61,10 @@ class _Window(NamedTuple):
 
 
 def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], start_id: int | None = None) -> list[Ids]:
-    """The ids of each question; `start_id` is given for an encoder-decoder: its encoder reads the context, as a whole text.
+    """Return the ids of each question; `start_id` is for an encoder-decoder, whose encoder reads the context, as a whole text.
 
-    A text begins as in training: with what the tokenizer's template puts before it, or else the token that begins or ends texts. A
-    tokenizer without any of them gives a continuation without a context one token less, since nothing says how probable the first is.
+    A text begins as in training: with the tokens that the tokenizer's template puts before it, or else the token that begins or ends texts.
+    Without any of them a continuation without a context has one token less, since the first has no probability.
     """
     moved = [_spaces_moved(one) for one in questions]
     if start_id is not None:
@@ -86,11 +86,11 @@ def score_questions(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> list[Likelihood]:
-    """The answers to questions in text and in ids; equal ones are asked once. `progress(n)` reports n more that were scored.
+    """Return the answers to questions in text and in ids; equal ones are computed once. `progress(n)` reports n more scored ones.
 
-    Contexts that do not fit lose their beginning; a continuation that alone does not fit is scored in pieces, each with as much before
-    it as there is room for. The batch size, of pieces a forward, changes nothing beyond the model's rounding. Raises ModelError if an id
-    lies outside the model's vocabulary.
+    Contexts that do not fit lose their beginning; a continuation that alone does not fit is scored in pieces, each with as much context
+    as there is room for. The batch size, in pieces per forward, changes nothing beyond the model's rounding. Raise ModelError if an id is
+    outside the model's vocabulary.
     """
     check_vocabulary([[*one.ids, *one.source] for one in encoded], model.config.vocab_size)
     length = model.config.context_length
@@ -98,7 +98,7 @@ def score_questions(
     which = [numbers.setdefault((tuple(one.ids), one.first, tuple(one.source)), len(numbers)) for one in encoded]
     distinct = [Ids(list(ids), first, list(source)) for ids, first, source in numbers]
     windows = [window for number, one in enumerate(distinct) for window in _windows(number, one, length)]
-    windows.sort(key=lambda window: window.begin - window.end)  # the longest first: what does not fit the memory fails at once
+    windows.sort(key=lambda window: window.begin - window.end)  # the longest first: a batch that does not fit the memory fails at once
     sums, greedy = np.zeros(len(distinct)), np.ones(len(distinct), dtype=bool)
     with inference(model):
         for begin in range(0, len(windows), batch_size):
@@ -130,27 +130,27 @@ def likelihoods(
     start_id: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Likelihood]:
-    """log P(continuation | context) of each question: `encode_questions`, then `score_questions`."""
+    """Return log P(continuation | context) of each question: `encode_questions`, then `score_questions`."""
     return score_questions(model, questions, encode_questions(tokenizer, questions, start_id), batch_size, progress=progress)
 
 
 def _spaces_moved(question: Question) -> Question:
-    """Spaces at the end of the context become the beginning of the continuation, whose first token they belong to."""
+    """Move spaces at the end of the context to the beginning of the continuation, whose first token they belong to."""
     context = question.context.rstrip()
     return Question(context, question.context[len(context) :] + question.continuation)
 
 
 def _split(before: list[int], prefix: list[int], whole: list[int], context: int) -> Ids:
-    """The ids of a whole text behind what it begins with. One of it is scored at least, though the context may have swallowed it all."""
+    """Return the ids of a whole text after its opening. At least one of them is scored, even if the context's ids cover all."""
     context = max(0, min(context, len(whole) - 1))
     opening = prefix if context else before
-    if opening and whole[:1] == opening[-1:]:  # a text that writes out what it begins with has it once
+    if opening and whole[:1] == opening[-1:]:  # a text that itself writes its opening has it once
         opening = []
     return Ids(opening + whole, max(len(opening) + context, 1), [])
 
 
 def _windows(number: int, question: Ids, length: int) -> Iterator[_Window]:
-    """Pieces of at most length + 1 ids, the last of which is only scored: lm-evaluation-harness' rolling windows."""
+    """Yield pieces of at most length + 1 ids, the last of which is only scored: lm-evaluation-harness' rolling windows."""
     first, whole = question.first, len(question.ids)
     while first < whole:
         end = min(first + length, whole)
@@ -159,14 +159,14 @@ def _windows(number: int, question: Ids, length: int) -> Iterator[_Window]:
 
 
 def _score(model: Transformer, questions: Sequence[Ids], windows: Sequence[_Window]) -> tuple[list[float], list[bool]]:
-    """Of each piece the sum of its log-probabilities, in float64, and whether all its tokens are the likeliest ones."""
+    """Return the sum of each piece's log-probabilities, in float64, and whether all its tokens are the likeliest ones."""
     device = next(model.parameters()).device
     pieces = [np.array(questions[one.question].ids[one.begin : one.end], np.int32) for one in windows]
     counts = [one.end - one.first for one in windows]
     ids, mask = pad([piece[:-1] for piece in pieces], 0).to(device), padding_mask([piece[:-1] for piece in pieces])  # (B, T)
     mask = None if mask is None else mask.to(device)
     if model.encoder is None:
-        hidden = model(ids, padding_mask=mask).hidden  # (B, T, D); padding is on the right, where nothing looks at it
+        hidden = model(ids, padding_mask=mask).hidden  # (B, T, D); padding is on the right, where nothing attends to it
     else:
         sources = [np.array(questions[one.question].source[-model.config.context_length :], np.int32) for one in windows]
         source_mask = padding_mask(sources)

@@ -1,4 +1,4 @@
-"""Our models for lm-evaluation-harness (the extra tfkit[lm-eval]): `python -m tfkit.evaluation.lm_eval` is its command, which then knows
+"""tfkit's models for lm-evaluation-harness (the extra tfkit[lm-eval]): `python -m tfkit.evaluation.lm_eval` is its command, with the option
 
     --model tfkit --model_args checkpoint=RUN
 
@@ -21,7 +21,7 @@ from tfkit.evaluation.likelihood import Ids, Likelihood, Question, likelihoods, 
 from tfkit.generation.complete import complete_ids
 from tfkit.recipe.schema.sections import GenerationSection
 
-_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness' words for one thing
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the harness' names for one setting
 _BATCH = 16
 _DRAWING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "num_beams")
 
@@ -33,19 +33,19 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
     def __init__(
         self, checkpoint: str, *, batch_size: int | str = _BATCH, device: str | None = None, dtype: str = "float32", max_gen_toks: int = 256
     ):
-        """`max_gen_toks`: the longest continuation where a task names none. Raises ModelError for what is no language model."""
+        """`max_gen_toks`: the longest continuation if a task names none. Raise ModelError if this is not a language model."""
         super().__init__()
-        if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):  # the harness asks for one unseen
+        if device is None or (device.startswith("cuda") and not torch.cuda.is_available()):  # the harness requests one without checking
             device = "cuda" if torch.cuda.is_available() else "cpu"
         loaded = tfkit.load(checkpoint, device=device, dtype=getattr(torch, dtype))
         if loaded.config.head.kind != "lm" or loaded.codec is None:
-            raise ModelError(f"{checkpoint}: the harness asks language models with a tokenizer; this is none")
+            raise ModelError(f"{checkpoint}: the harness needs a language model with a tokenizer; this is not one")
         self.loaded, self.codec = loaded, loaded.codec
         self.batch_size, self.max_gen_toks = _BATCH if str(batch_size).startswith("auto") else int(batch_size), max_gen_toks
         self.start_id = loaded.start_id if loaded.config.encoder_layers else None
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """log P(continuation | context), and whether greedy decoding would give the continuation."""
+        """Return log P(continuation | context), and whether greedy decoding would give the continuation."""
         asked = [Question(*request.args) for request in requests]
         found = likelihoods(self.loaded.model, self.codec, asked, self.batch_size, start_id=self.start_id)
         for request, one in zip(requests, found, strict=True):
@@ -53,10 +53,10 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         return [(one.log_prob, one.greedy) for one in found]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """The log-probability of whole texts behind the token that begins texts.
+        """Return the log-probability of whole texts after the token that begins texts.
 
-        As the harness' own models do, what the tokenizer's template puts into a text is part of it: a tokenizer with such a token of its
-        own has it twice, and the second is scored.
+        As in the harness' own models, the tokens of the tokenizer's template are part of a text: a tokenizer that adds such a token itself
+        has it twice, and the second is scored.
         """
         if self.start_id is not None:
             raise UsageError(f"{self.loaded.folder}: an encoder-decoder has no probability of a whole text")
@@ -70,9 +70,9 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         return [one.log_prob for one in found]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """A continuation of each context up to one of the strings in `until`; greedy, unless the task says otherwise."""
+        """Continue each context up to one of the strings in `until`; greedily, unless the task sets otherwise."""
         found: dict[int, str] = {}
-        for settings, numbers in self._alike(requests):
+        for settings, numbers in self._by_settings(requests):
             for begin in range(0, len(numbers), self.batch_size):
                 batch = numbers[begin : begin + self.batch_size]
                 texts = self._continued([requests[number].args[0] for number in batch], settings, begin)
@@ -84,24 +84,24 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
     def _scored(self, questions: Sequence[Question], encoded: Sequence[Ids]) -> list[Likelihood]:
         return score_questions(self.loaded.model, questions, encoded, self.batch_size)
 
-    def _alike(self, requests: Sequence[Instance]) -> Iterator[tuple[GenerationSection, list[int]]]:
-        """The numbers of the requests that are to be continued in the same way."""
+    def _by_settings(self, requests: Sequence[Instance]) -> Iterator[tuple[GenerationSection, list[int]]]:
+        """Yield the numbers of the requests with the same settings."""
         kinds: dict[str, tuple[GenerationSection, list[int]]] = {}
         for number, request in enumerate(requests):
             settings = self._settings(dict(request.args[1]))
             kinds.setdefault(settings.model_dump_json(), (settings, []))[1].append(number)
         yield from kinds.values()
 
-    def _settings(self, asked: dict[str, Any]) -> GenerationSection:
-        """A task's `generation_kwargs` in our words. Raises UsageError for one that we do not know."""
-        until = asked.pop("until", None) or []
-        lengths = [asked.pop(name) for name in _LENGTHS if asked.get(name) is not None]
-        temperature = float(asked.get("temperature") or 0.0)
-        drawn = asked.pop("do_sample", temperature > 0)
-        if unknown := [name for name in asked if name not in _DRAWING]:
+    def _settings(self, kwargs: dict[str, Any]) -> GenerationSection:
+        """Convert a task's `generation_kwargs` to tfkit's settings. Raise UsageError for an unknown one."""
+        until = kwargs.pop("until", None) or []
+        lengths = [kwargs.pop(name) for name in _LENGTHS if kwargs.get(name) is not None]
+        temperature = float(kwargs.get("temperature") or 0.0)
+        drawn = kwargs.pop("do_sample", temperature > 0)
+        if unknown := [name for name in kwargs if name not in _DRAWING]:
             raise UsageError(f"generation_kwargs: {', '.join(unknown)}: tfkit knows until, do_sample, {', '.join((*_LENGTHS, *_DRAWING))}")
         return GenerationSection.model_validate(
-            {name: value for name, value in asked.items() if value is not None}
+            {name: value for name, value in kwargs.items() if value is not None}
             | {
                 "temperature": temperature if drawn else 0.0,
                 "stop": [until] if isinstance(until, str) else until,
@@ -110,9 +110,9 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
         )
 
     def _continued(self, contexts: Sequence[str], settings: GenerationSection, first: int) -> list[str]:
-        """Contexts that leave no room for the longest continuation lose their beginning.
+        """Continue contexts; those without room for the longest continuation lose their beginning.
 
-        `first`: how many were continued in this way before: each has draws of its own, whatever the batches, also the copies of one.
+        `first`: how many were continued with these settings before: each has draws of its own, whatever the batches, even copies of one.
         """
         prompts = self.codec.encode_texts(contexts)
         room = length = self.loaded.config.context_length
@@ -120,7 +120,7 @@ class TfkitLM(LM):  # type: ignore[misc]  # the harness has no types
             prompts = [ids[: len(ids) - len(self.codec.suffix)] for ids in prompts]
             room -= settings.max_new_tokens
         if room <= 0:
-            raise UsageError(f"max_gen_toks is {settings.max_new_tokens}, and the model's context {length} tokens: lower it")
+            raise UsageError(f"max_gen_toks is {settings.max_new_tokens}, but the model's context is {length} tokens: lower it")
         done = complete_ids(
             self.loaded.model,
             self.codec,

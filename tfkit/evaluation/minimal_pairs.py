@@ -1,4 +1,4 @@
-"""Minimal pairs: of two sentences that differ in little, is the good one more probable? (BLiMP, Warstadt et al. 2020, arXiv 1912.00582.)"""
+"""Minimal pairs: of two similar sentences, is the good one more probable? (BLiMP, Warstadt et al. 2020, arXiv 1912.00582.)"""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from tfkit.evaluation.likelihood import Likelihood, Question
 
 
 class MinimalPairs:
-    """log P(good) > log P(bad) of whole sentences, as BLiMP counts; of each group of rows too, as `accuracy.<group>`."""
+    """log P(good) > log P(bad) of whole sentences, as in BLiMP; also per group of rows, as `accuracy.<group>`."""
 
     def questions(self, number: int, row: Row) -> list[Question] | BadRow:
-        """Both sentences, on their own."""
+        """Return both sentences, without context."""
         if empty := [side for side in ("good", "bad") if not row.values[side].strip()]:
             what = f"the {' and the '.join(empty)} sentence"
-            return BadRow("an empty sentence", f"{row.place}: {what} is empty, and nothing is more probable; remove the row")
+            return BadRow("an empty sentence", f"{row.place}: {what} is empty; remove the row")
         return [Question("", row.values["good"]), Question("", row.values["bad"])]
 
     def verdict(self, row: Row, asked: Sequence[Question], answers: Sequence[Likelihood]) -> Verdict:
-        """Right only if the good one is more probable, not as probable."""
+        """Return 1 only if the good one is more probable, not if both are equal."""
         good, bad = (one.log_prob for one in answers)
         right, group = float(good > bad), row.values.get("group")
         scores = {"accuracy": right} | ({} if group is None else {f"accuracy.{group}": right})

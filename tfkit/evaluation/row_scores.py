@@ -1,4 +1,4 @@
-"""How well a model does its objective on held-out rows: each row once, in a fixed order, with the same draws every time."""
+"""Scores of an objective on held-out rows: each row once, in a fixed order, with the same draws every time."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -21,9 +21,9 @@ def score_rows(
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Mapping[str, Sum] | None:
-    """The objective's measures, added up over all rows, or over the first that have at most `max_tokens` together; sums in float64.
+    """Sum the objective's measures over all rows, or over the first with at most `max_tokens` together, in float64.
 
-    `progress(n)` reports n more rows. None if `should_stop`, asked before every batch, said so: half a score is no score.
+    `progress(n)` reports n more rows. Return None if `should_stop`, called before every batch, is true: half a score is no score.
     """
     sums: dict[str, Sum] = {}
     try:
@@ -44,15 +44,14 @@ def judged_batches(
     progress: Callable[[int], None] | None,
     should_stop: Callable[[], bool] | None,
 ) -> Iterator[tuple[NDArray[np.int64], Batch]]:
-    """The numbers of the rows of each batch, and the batch on the model's device, while the model is only asked; as `score_rows` says.
+    """Yield the row numbers of each batch, and the batch on the model's device, in inference mode; arguments as in `score_rows`.
 
-    Which rows are judged depends on their order in the data alone: on no seed, and not on the batch size.
-
-    Raises Interrupted if `should_stop` said so.
+    The choice of rows depends only on their order in the data: on no seed, and not on the batch size. Raise Interrupted if `should_stop`
+    is true.
     """
     device = next(model.parameters()).device
     with inference(model):
-        order = rows.order(0)  # alike in length, so that little is padded
+        order = rows.order(0)  # rows of similar lengths follow each other, to reduce padding
         order = order[order < first_rows(rows, max_tokens)]
         for start in range(0, len(order), batch_size):
             if should_stop is not None and should_stop():
@@ -65,7 +64,7 @@ def judged_batches(
 
 
 def first_rows(rows: Rows, max_tokens: int | None) -> int:
-    """The number of rows at the data's beginning that have at most `max_tokens` together; at least one. None: all rows."""
+    """Return how many rows at the data's beginning have at most `max_tokens` together; at least one. None: all rows."""
     if max_tokens is None:
         return len(rows)
     if isinstance(rows, ExampleRows):
@@ -74,5 +73,5 @@ def first_rows(rows: Rows, max_tokens: int | None) -> int:
 
 
 def tokens_of_first(rows: Rows, count: int) -> int:
-    """The tokens of the first `count` rows; of rows that are cut from texts by their mean."""
+    """Return the tokens of the first `count` rows; for rows cut from texts from their mean."""
     return int(rows.row_lengths()[:count].sum()) if isinstance(rows, ExampleRows) else round(count * rows.mean_tokens)

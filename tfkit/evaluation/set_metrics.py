@@ -1,4 +1,4 @@
-"""Metrics of a whole set from the sums of its rows, such as the loss, each row as often as it counts."""
+"""An objective's measures of each row, such as its loss, as metrics of a whole set: weighted sums over rows."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from tfkit.objectives.objective import Objective, Sum
 
 
 def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Scores:
-    """The objective's own metrics from the sums of each row, which all have the same names."""
+    """Return the objective's own metrics from the sums of each row, which all have the same names."""
     names = list(rows[0])
     totals, targets = (
         np.array([[getattr(row[name], part) for name in names] for row in rows], np.float64) for part in ("total", "targets")
@@ -24,7 +24,7 @@ def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Sco
 
 
 def text_score_metrics(score: TextScore) -> Scores:
-    """Loss, perplexity and bits per byte of a language model, over texts."""
+    """Return loss, perplexity and bits per byte of a language model, over texts."""
 
     def scores(weights: Numbers) -> dict[str, float]:
         return text_metrics(*(float(weights @ part) for part in (score.losses, score.targets, score.bytes)))

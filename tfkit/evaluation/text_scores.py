@@ -1,4 +1,4 @@
-"""How well a language model predicts texts: loss, perplexity and bits per byte, every text on its own.
+"""Scores of a language model on texts: loss, perplexity and bits per byte, every text on its own.
 
 A text is cut into pieces of at most the context length that overlap by one id, so that every id but the text's first is a target once:
 
@@ -32,14 +32,14 @@ Numbers = NDArray[Any]
 
 @dataclass(frozen=True)
 class TextScore:
-    """Losses and counts, text by text, in the order of the stream."""
+    """Sums of each text, in the order of the stream."""
 
     losses: Numbers  # float64, nats: the sum over a text's targets
-    targets: Numbers  # int64: ids that were predicted
+    targets: Numbers  # int64: predicted ids
     bytes: Numbers  # int64: the bytes of text of those ids
 
     def __add__(self, other: "TextScore") -> "TextScore":
-        """The score of both lots of texts together."""
+        """Join the scores of two lots of texts."""
         return TextScore(
             np.concatenate((self.losses, other.losses)),
             np.concatenate((self.targets, other.targets)),
@@ -53,21 +53,21 @@ class TextScore:
 
     @property
     def target_tokens(self) -> int:
-        """Ids that were predicted."""
+        """The number of predicted ids."""
         return int(self.targets.sum())
 
     @property
     def text_bytes(self) -> int:
-        """Bytes of text that were predicted."""
+        """Bytes of predicted text."""
         return int(self.bytes.sum())
 
     def metrics(self) -> dict[str, float]:
-        """`loss` (nats a target), `perplexity`, `bits_per_byte` (NaN if the targets hold no bytes) and `target_tokens`."""
+        """Return `loss` (nats a target), `perplexity`, `bits_per_byte` (NaN if the targets hold no bytes) and `target_tokens`."""
         return text_metrics(self.loss_sum, self.target_tokens, self.text_bytes) | {"target_tokens": self.target_tokens}
 
 
 def text_metrics(loss_sum: float, target_tokens: float, text_bytes: float) -> dict[str, float]:
-    """The means of these sums; NaN of none."""
+    """Return the means of these sums; NaN without targets."""
     loss = loss_sum / target_tokens if target_tokens else math.nan
     return {
         "loss": loss,
@@ -78,7 +78,7 @@ def text_metrics(loss_sum: float, target_tokens: float, text_bytes: float) -> di
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Where the pieces lie: piece i is ids starts[i] to starts[i] + lengths[i] of its text."""
+    """The positions of pieces: piece i is ids starts[i] to starts[i] + lengths[i] of its text."""
 
     texts: Numbers
     starts: Numbers
@@ -86,7 +86,7 @@ class _Pieces:
 
 
 def count_targets(stream: TokenStream, max_tokens: int | None = None) -> Numbers:
-    """The targets of each text that is scored, int64: of all texts, or of the first whole ones that have at most `max_tokens` together.
+    """Return the targets of each scored text, int64: of all texts, or of the first whole ones with at most `max_tokens` together.
 
     The first text is scored however long it is.
     """
@@ -108,9 +108,9 @@ def score_texts(
 ) -> TextScore | None:
     """Score each text of the stream on its own, in pieces of at most `context_length` ids, `batch_size` pieces a forward.
 
-    The result does not depend on the batch size beyond the model's rounding. `progress(n)` reports n more targets scored. None if
-    `should_stop`, asked before every batch, said so: half a score is no score. Raises DataError if no text has a target, ModelError if an
-    id lies outside the model's vocabulary.
+    The result does not depend on the batch size beyond the model's rounding. `progress(n)` reports n more scored targets. Return
+    None if `should_stop`, called before every batch, is true: half a score is no score. Raise DataError if no text has a target, ModelError
+    if an id is outside the model's vocabulary.
     """
     stream.check_vocabulary(model.config.vocab_size)
     targets = count_targets(stream, max_tokens)
@@ -138,7 +138,7 @@ def score_streams(
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> list[TextScore] | None:
-    """The score of each stream, as `score_texts` gives it; `max_tokens` holds for all together, so the last streams may be left out."""
+    """Return the score of each stream, as `score_texts` does; `max_tokens` holds for all together, so the last streams may be skipped."""
     scores: list[TextScore] = []
     budget = TokenBudget(max_tokens)
     for stream in budget.until_spent(streams):
@@ -151,7 +151,7 @@ def score_streams(
 
 
 def _cut(targets: Numbers, context_length: int) -> _Pieces:
-    """The longest pieces first, so that what does not fit the memory fails at once, and neighbours need little padding."""
+    """Return the pieces, the longest first, so that a lack of memory shows at once, and neighbours need little padding."""
     if context_length < 2:
         raise ModelError(f"a context of {context_length} token has no room for a token and its target, so texts cannot be scored")
     stride = context_length - 1
@@ -164,7 +164,7 @@ def _cut(targets: Numbers, context_length: int) -> _Pieces:
 
 
 def _batches(stream: TokenStream, pieces: _Pieces, batch_size: int) -> Iterator[tuple[Numbers, list[Numbers]]]:
-    """The texts of the pieces (B,), and the ids of each."""
+    """Yield the texts of the pieces (B,), and the ids of each."""
     for begin in range(0, len(pieces.texts), batch_size):
         batch = slice(begin, begin + batch_size)
         places = zip(pieces.texts[batch], pieces.starts[batch], pieces.lengths[batch], strict=True)
@@ -172,7 +172,7 @@ def _batches(stream: TokenStream, pieces: _Pieces, batch_size: int) -> Iterator[
 
 
 def _score(model: Transformer, pieces: list[Numbers]) -> tuple[Numbers, int]:
-    """The loss of each piece, (B,) float64 in nats, and the number of targets."""
+    """Return the loss of each piece, (B,) float64 in nats, and the number of targets."""
     head = vocabulary_head(model.head)
     device = head.weight.device
     ids, real = pad(pieces, 0).to(device), real_tokens(pieces).to(device)  # on the right, where causal attention does not see padding
