@@ -1,4 +1,4 @@
-"""What simple compressors reach on the standard library's held-out files, in bits per byte: the bar for a small language model.
+"""The compression of the standard library's held-out files by simple compressors, in bits per byte: the bar for a small language model.
 
 Files and split are tfkit's own (`{stdlib: true}`), and so is the rule: each file is scored on its own, every byte of it.
 """
@@ -22,9 +22,9 @@ PIECES = 4096
 
 
 class WittenBell:
-    """A bigram whose unseen pairs fall back on the unigram, and that on the uniform, each by Witten and Bell's weights (1991, method C).
+    """A bigram whose unseen pairs back off to the unigram, and that to the uniform, by Witten and Bell's weights (1991, method C).
 
-    p(w | h) = (c(h, w) + t(h) p(w)) / (c(h) + t(h)) with t(h) the number of different successors of h, and p(w) likewise over 1/V.
+    p(w | h) = (c(h, w) + t(h) p(w)) / (c(h) + t(h)) with t(h) the number of distinct successors of h, and p(w) likewise over 1/V.
     """
 
     def __init__(self, documents: Iterable[Sequence[int]], vocab_size: int):
@@ -40,7 +40,7 @@ class WittenBell:
         self.successors = np.bincount(self.pairs // vocab_size, minlength=vocab_size)
 
     def probabilities(self, heads: NDArray[np.int64], followers: NDArray[np.int64]) -> NDArray[np.float64]:
-        """p(follower | head) for each pair (N,)."""
+        """Return p(follower | head) for each pair (N,)."""
         pairs = heads * self.vocab_size + followers
         at = np.minimum(np.searchsorted(self.pairs, pairs), len(self.pairs) - 1)
         seen = np.where(self.pairs[at] == pairs, self.pair_counts[at], 0)
@@ -50,31 +50,31 @@ class WittenBell:
         return np.where(known, smoothed, self.unigram[followers])
 
     def bits(self, ids: Sequence[int]) -> float:
-        """What the ids after the first cost, in bits."""
+        """Return the cost of the ids after the first, in bits."""
         row = np.asarray(ids, dtype=np.int64)
         return float(-np.log2(self.probabilities(row[:-1], row[1:])).sum())
 
 
 def xz_sizes(files: Sequence[bytes]) -> list[int]:
-    """Bytes of each file alone under xz -9e."""
+    """Return the bytes of each file alone under xz -9e."""
     return [len(lzma.compress(file, preset=XZ_9E)) for file in files]
 
 
 def primed_xz_sizes(training: bytes, files: Sequence[bytes]) -> list[int]:
-    """Bytes that each file adds to the training text under xz -9e.
+    """Return the bytes that each file adds to the training text under xz -9e.
 
-    A compressor cannot be copied, and to feed it the training text again for each file would take minutes. So it is fed once, and a
-    forked process ends the stream for each file.
+    A compressor cannot be copied, and compressing the training text again for each file would take minutes. So it is compressed once, and
+    a forked process ends the stream for each file.
     """
     compressor = lzma.LZMACompressor(preset=XZ_9E)
-    for start in range(0, len(training), 2**14):  # of a larger piece it would put off most of the work, to be done in every fork
+    for start in range(0, len(training), 2**14):  # with a larger piece it would delay most of the work, to be done in every fork
         compressor.compress(training[start : start + 2**14])
     alone = _ended(compressor, b"")
     return [_ended(compressor, file) - alone for file in files]
 
 
 def _ended(compressor: lzma.LZMACompressor, last: bytes) -> int:
-    """How many more bytes come out when `last` and the end of the stream follow; the compressor itself stays where it was."""
+    """Return how many more bytes `last` and the end of the stream give; the compressor itself is unchanged."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -90,7 +90,7 @@ def _ended(compressor: lzma.LZMACompressor, last: bytes) -> int:
 
 
 def bigram_bits(training: Sequence[str], files: Sequence[str]) -> list[float]:
-    """Bits of each file under a Witten-Bell bigram of byte-level BPE pieces, both learned from the training text."""
+    """Return the bits of each file under a Witten-Bell bigram of byte-level BPE pieces, both learned from the training text."""
     from tfkit.tokenizer import train_byte_bpe  # after the forks: it starts threads
 
     tokenizer = train_byte_bpe(training, PIECES, add_bos=True, progress=None)
@@ -99,7 +99,7 @@ def bigram_bits(training: Sequence[str], files: Sequence[str]) -> list[float]:
 
 
 def tfkit_bits_per_byte(checkpoint: str) -> float:
-    """What `tfkit evaluate` says of the checkpoint, on the validation data of its own recipe."""
+    """Return the result of `tfkit evaluate` for the checkpoint, on the validation data of its own recipe."""
     command = [sys.executable, "-m", "tfkit", "evaluate", "--from", checkpoint, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:
@@ -115,7 +115,7 @@ def timed(name: str, compute: Callable[[], float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--from", dest="checkpoint", metavar="CKPT", help="a run or checkpoint of tfkit, scored beside them")
+    parser.add_argument("--from", dest="checkpoint", metavar="CKPT", help="a run or checkpoint of tfkit to score, too")
     parser.add_argument("--files", action="store_true", help="list the held-out files and their bytes, and stop")
     arguments = parser.parse_args()
 

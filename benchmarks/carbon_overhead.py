@@ -1,4 +1,4 @@
-"""What metering costs: CPU time of the meter's process beside a real run, apart from its start, and of the meter within the trainer."""
+"""The cost of metering: CPU time of the meter's process beside a real run, apart from its start, and of the meter within the trainer."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ evaluation: {{every: {every}, max_tokens: 2000}}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of a run to look at, after CodeCarbon's start (default 60)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of a run to measure, after CodeCarbon's start (default 60)")
     parser.add_argument("--every", type=int, default=200, help="steps between checkpoints, each with an evaluation (default 200)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def beside_a_run(folder: Path, seconds: float, every: int) -> None:
-    """Train on tfkit's own sources, look at the meter's process, and stop the run as Ctrl-C would."""
+    """Train on tfkit's own sources, measure the meter's process, and stop the run as Ctrl-C would."""
     text = json.dumps(str(Path(tfkit.__file__).parent / "**/*.py"))
     (folder / "tiny.yaml").write_text(RECIPE.format(text=text, every=every), encoding="utf-8")
     ledger = folder / "run/carbon/0-1.jsonl"
@@ -61,7 +61,7 @@ def beside_a_run(folder: Path, seconds: float, every: int) -> None:
 
 
 def within_the_trainer(seconds: float) -> None:
-    """The same meter in a process that does nothing else, with a phase a second."""
+    """Run the same meter in a process that does nothing else, with a phase a second."""
     with tempfile.TemporaryDirectory() as folder:
         meter = Meter.start(CarbonSection(), folder=Path(folder), run_id="benchmark", attempt=1, project="benchmark")
         began, cpu = time.monotonic(), time.process_time()
@@ -75,7 +75,7 @@ def within_the_trainer(seconds: float) -> None:
 
 
 def lines(ledger: Path) -> list[dict[str, object]]:
-    """The whole lines of a ledger that may still be written."""
+    """Return the complete lines of a ledger that may still be written."""
     try:
         return [json.loads(line) for line in ledger.read_text(encoding="utf-8").split("\n")[:-1]]
     except FileNotFoundError:
@@ -83,13 +83,13 @@ def lines(ledger: Path) -> list[dict[str, object]]:
 
 
 def boundaries(ledger: Path) -> int:
-    """How often the phase has changed."""
+    """Count the changes of phase."""
     phases = [line["phase"] for line in lines(ledger) if line["kind"] == "tick"]
     return sum(now != before for now, before in zip(phases[1:], phases, strict=False))
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """User and system time so far."""
+    """Return user and system time so far."""
     times = process.cpu_times()
     return times.user + times.system
 

@@ -3,8 +3,8 @@
     tfkit pretrain bert-stdlib
     python benchmarks/distillation.py --teacher runs/bert-stdlib --student distilbert-stdlib --task python-packages
 
-The student alone is the same recipe with the objective that stands in `of`: the same text, steps and first seed, random weights, no
-teacher. Every run is a process of tfkit; a script that was interrupted goes on, and finished runs are reused. Writes a table
+The student alone has the same recipe with the objective in `of`: the same text, steps and first seed, random weights, no
+teacher. Every run is a process of tfkit; an interrupted script goes on, and finished runs are reused. Writes a table
 (docs/distillation.md): the metric on held-out rows, sizes, speed of each student beside its teacher in turns on the same rows, costs.
 """
 
@@ -38,21 +38,21 @@ from measured_runs import (
 from tfkit.recipe.schema.sections import Recipe
 
 TEACHER, TAUGHT, ALONE = "teacher", "student with its teacher", "student alone"
-LARGEST_SHARE = 0.6  # of the teacher's parameters outside the embeddings that a student may have
+LARGEST_FRACTION = 0.6  # of the teacher's parameters outside the embeddings that a student may have
 
 
 @dataclass(frozen=True)
 class Model:
-    """One of the three: what it scores after fine-tuning, one run a seed, and what it is."""
+    """One of the three: its scores after fine-tuning, one run a seed, and its size."""
 
     values: list[float]
     parameters: int  # outside the embeddings
-    pretraining: Cost | None  # None: not known
-    speed: float | None = None  # by that of the teacher; None of the teacher itself
+    pretraining: Cost | None  # None: unknown
+    speed: float | None = None  # relative to the teacher's; None for the teacher
 
     @property
     def mean(self) -> float:
-        """Of the metric."""
+        """The mean of the metric."""
         return statistics.fmean(self.values)
 
 
@@ -63,12 +63,12 @@ def main() -> None:
 
     student, tuning = read_recipe(options.student, options.set).recipe, read_recipe(options.task, options.set).recipe
     if (section := student.objective).kind != "distillation":
-        sys.exit(f"{options.student}: its objective is {section.kind}, and --student is a recipe of distillation")
+        sys.exit(f"{options.student}: its objective is {section.kind}, but --student must be a recipe of distillation")
     train, test = labelled_rows(tuning, options.data, test=False), labelled_rows(tuning, options.test, test=True)
     if not test:
         sys.exit("no test rows: give --test F, or a task with data.validation")
     if (floor := majority(train, test)) is None:
-        sys.exit(f"{options.task}: its rows have no class, and {TEACHER} and students are compared by accuracy")
+        sys.exit(f"{options.task}: its rows have no class, but {TEACHER} and students are compared by accuracy")
     runs = Runs(options.run_root)
     every = [*(["--threads", str(options.threads)] if options.threads else []), *options.set]
     rows, held_out = write_rows(train, options.run_root / "train.jsonl"), write_rows(test, options.run_root / "test.jsonl")
@@ -108,21 +108,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--student", metavar="RECIPE", default="distilbert-stdlib", help="of distillation (default %(default)s)")
     parser.add_argument("--task", metavar="RECIPE", default="python-packages", help="a recipe of classes (default %(default)s)")
     parser.add_argument("--data", metavar="F", type=Path, help="the labelled rows; else the task's data.train")
-    parser.add_argument("--test", metavar="F", type=Path, help="the rows that judge; else the task's data.validation")
+    parser.add_argument("--test", metavar="F", type=Path, help="the test rows; else the task's data.validation")
     parser.add_argument("--seeds", type=int, default=3, help="students and fine-tunings of each (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=21, help="turns in which speed is measured (default %(default)s)")
     parser.add_argument("--set", nargs="*", default=[], metavar="K=V", help="changes to all recipes")
-    parser.add_argument("--threads", type=int, help="of each run, and of the measuring of speed")
-    parser.add_argument("--run-root", type=Path, default=Path("runs/distillation"), help="where the runs lie (default %(default)s)")
+    parser.add_argument("--threads", type=int, help="of each run, and of the speed measurement")
+    parser.add_argument("--run-root", type=Path, default=Path("runs/distillation"), help="the folder of the runs (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("docs/distillation.md"), help="the page")
     return parser.parse_args()
 
 
-# ------------------------------------------------------------------------------------------------------- what is measured
+# ----------------------------------------------------------------------------------------------------------- measurements
 
 
 def steps_of(recipe: Recipe, rows: int) -> int:
-    """The length of a recipe on so many rows."""
+    """Return the length of a recipe on this many rows."""
     training = recipe.training
     if training.tokens is not None:
         sys.exit("the task's length is in tokens: give --set training.tokens=null training.epochs=3")
@@ -130,21 +130,21 @@ def steps_of(recipe: Recipe, rows: int) -> int:
 
 
 def check_size(student: Path, teacher: Path) -> None:
-    """End the script where a student is no smaller than it is to be, before more is computed."""
-    share = outside_embeddings(student) / outside_embeddings(teacher)
-    if share > LARGEST_SHARE:
-        sys.exit(f"the student has {share:.0%} of the teacher's parameters outside the embeddings: more than {LARGEST_SHARE:.0%}")
+    """End the script if a student is larger than allowed, before more is computed."""
+    fraction = outside_embeddings(student) / outside_embeddings(teacher)
+    if fraction > LARGEST_FRACTION:
+        sys.exit(f"the student has {fraction:.0%} of the teacher's parameters outside the embeddings: more than {LARGEST_FRACTION:.0%}")
 
 
 def outside_embeddings(run: Path) -> int:
-    """Parameters that are no embedding of tokens, positions or segments, and no task's head."""
+    """Return the number of parameters outside embeddings of tokens, positions or segments, and outside a task's head."""
     from tfkit.adapters import load
 
     return sum(value.numel() for name, value in load(run).model.named_parameters() if not name.startswith(("embedding.", "head.")))
 
 
 def speed_beside(teacher: Path, student: Path, rows: Path, rounds: int, threads: int | None) -> float:
-    """How many times as fast the student reads the rows: the median of the ratios of turns, so that what else runs here cancels out."""
+    """Return the student's speed relative to the teacher's: the median ratio of turns, so that other load cancels out."""
     import torch
 
     from tfkit.adapters import load
@@ -158,7 +158,7 @@ def speed_beside(teacher: Path, student: Path, rows: Path, rounds: int, threads:
 
 
 def reading(loaded: Any, rows: Path) -> Callable[[], object]:
-    """A forward of the first 32 rows, as the model reads them."""
+    """Return a function that runs a forward of the first 32 rows."""
     import torch
 
     texts = [json.loads(line)["text"] for line in rows.read_text(encoding="utf-8").splitlines()[:32]]
@@ -175,7 +175,7 @@ def reading(loaded: Any, rows: Path) -> Callable[[], object]:
 
 
 def median_ratio(first: Callable[[], object], second: Callable[[], object], rounds: int) -> float:
-    """Time of the first by that of the second, measured in turns; a first turn of each is for warming up."""
+    """Return the time of the first by that of the second, measured in turns; a first turn of each is for warming up."""
     first(), second()
     ratios = []
     for _ in range(rounds):
@@ -187,7 +187,7 @@ def median_ratio(first: Callable[[], object], second: Callable[[], object], roun
     return statistics.median(ratios)
 
 
-# -------------------------------------------------------------------------------------------------------- what is written
+# ------------------------------------------------------------------------------------------------------------------ page
 
 
 def write_page(options: argparse.Namespace, models: Mapping[str, Model], floor: float, test: int, machine: str) -> None:
@@ -214,7 +214,7 @@ Made by
 
 
 def table(models: Mapping[str, Model], floor: float) -> str:
-    """A row for each model; what it keeps is of the teacher's lead over the majority."""
+    """Return a row for each model; `keeps` is its fraction of the teacher's lead over the majority."""
     lines = [
         "| model | parameters | accuracy | keeps | speed | seconds | kWh | gCO2e |",
         "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
@@ -227,19 +227,19 @@ def table(models: Mapping[str, Model], floor: float) -> str:
 
 
 def kept(models: Mapping[str, Model], name: str, floor: float) -> float:
-    """The lead of a model over the majority, by that of the teacher."""
+    """Return the lead of a model over the majority, relative to the teacher's."""
     lead = models[TEACHER].mean - floor
     return (models[name].mean - floor) / lead if lead else float("nan")
 
 
 def conclusion(models: Mapping[str, Model], floor: float) -> str:
-    """The three things that a distillation is to show, each with its number, and whether it does."""
+    """Return the three claims of a distillation, each with its number, and whether it holds."""
     teacher, taught, alone = (models[name] for name in (TEACHER, TAUGHT, ALONE))
     if teacher.mean <= floor:
         return f"The teacher reaches {teacher.mean:.3f}, no more than the most frequent class: there is nothing to keep."
-    share, smaller = kept(models, TAUGHT, floor), taught.parameters / teacher.parameters
+    fraction, smaller = kept(models, TAUGHT, floor), taught.parameters / teacher.parameters
     claims: Sequence[tuple[bool, str]] = [
-        (share >= 0.9, f"keeps {share:.0%} of the teacher's lead over the majority with {smaller:.0%} of its parameters"),
+        (fraction >= 0.9, f"keeps {fraction:.0%} of the teacher's lead over the majority with {smaller:.0%} of its parameters"),
         (taught.mean > alone.mean, f"is {taught.mean - alone.mean:+.3f} beside the same student without a teacher"),
         ((taught.speed or 0) > 1, f"reads {taught.speed or 0:.2f} times as fast"),
     ]

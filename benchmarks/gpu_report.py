@@ -1,9 +1,9 @@
-"""What tfkit does on a GPU, as one file to send: the tests marked gpu, then tokens a second, MFU and memory beside a plain PyTorch loop.
+"""A report of tfkit on a GPU, as one file to send: the tests marked gpu, then tokens a second, MFU and memory beside a plain PyTorch loop.
 
     make gpu                    # the best device that there is
     make gpu DEVICE=cpu         # the same, with tiny shapes, where there is no GPU
 
-Writes gpu-report.md into the current folder, anew after each part, so that a part that hangs costs nothing before it. Every row of the
+Writes gpu-report.md into the current folder, anew after each part, so that a part that hangs loses nothing before it. Every row of the
 table is a process of its own. Under ten minutes on a GPU.
 """
 
@@ -25,13 +25,13 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = Path("gpu-report.md")
 WARM_UP, SECONDS = 3, 6.0  # steps that are not timed; of the timed ones, which are at least 3
-TESTS_LIMIT, ROW_LIMIT, LIMIT = 330, 90, 590  # seconds after which the tests, a row of the table, or all of it are given up
+TESTS_LIMIT, ROW_LIMIT, LIMIT = 330, 90, 590  # seconds after which the tests, a row of the table, or everything is abandoned
 SHAPES = {  # kv_heads 0: GPT-2
     "GPT-2 124M": {"vocab": 50304, "layers": 12, "dim": 768, "heads": 12, "kv_heads": 0, "hidden": 3072, "length": 1024, "rows": 16},
     "Llama 125M": {"vocab": 32000, "layers": 12, "dim": 768, "heads": 12, "kv_heads": 4, "hidden": 2048, "length": 1024, "rows": 16},
 }
 TINY = {"vocab": 512, "layers": 2, "dim": 64, "heads": 4, "length": 64, "rows": 4}
-RUNNERS = {  # of each: whether it is tfkit's, compiled, and keeps the documents of a row apart (tfkit's default)
+RUNNERS = {  # for each: whether it is tfkit's, compiled, and masks the documents of a row from each other (tfkit's default)
     "plain PyTorch": (False, False, False),
     "tfkit": (True, False, False),
     "tfkit, documents apart": (True, False, True),
@@ -41,7 +41,7 @@ RUNNERS = {  # of each: whether it is tfkit's, compiled, and keeps the documents
 
 
 def shape_of(name: str, device: str) -> dict[str, int]:
-    """Tiny on a CPU."""
+    """Return the shape, tiny on a CPU."""
     shape = SHAPES[name]
     return {**shape, **TINY, "kv_heads": 2 if shape["kv_heads"] else 0, "hidden": 128} if device == "cpu" else shape
 
@@ -50,7 +50,7 @@ def shape_of(name: str, device: str) -> dict[str, int]:
 
 
 def measure(name: str, runner: str, device_name: str) -> dict[str, Any]:
-    """Take steps on random ids, in fewer rows where the memory does not hold them."""
+    """Take steps on random ids, in fewer rows if the memory does not hold them."""
     import torch
 
     from tfkit.errors import is_out_of_memory
@@ -82,7 +82,7 @@ def measure(name: str, runner: str, device_name: str) -> dict[str, Any]:
 
 
 def tfkit_config(shape: dict[str, int]) -> Any:
-    """The shape as a description of tfkit's."""
+    """Return the shape as a config of tfkit."""
     from tfkit.families import PRESETS
     from tfkit.model.config import ModelConfig
     from tfkit.recipe.presets import merge
@@ -94,7 +94,7 @@ def tfkit_config(shape: dict[str, int]) -> Any:
 
 
 def make_step(shape: dict[str, int], runner: str, device: Any, dtype: Any, rows: int) -> Callable[[int], float]:
-    """A function that takes the step of a number, from 0, and gives its loss."""
+    """Return a function that takes the step of a number, from 0, and returns its loss."""
     import numpy as np
     import torch
     from plain_decoder import PlainLoop
@@ -132,7 +132,7 @@ def make_step(shape: dict[str, int], runner: str, device: Any, dtype: Any, rows:
 
 
 def timed(step: Callable[[int], float], device: Any) -> tuple[list[float], list[float]]:
-    """Seconds and losses of the steps after the first ones; each loss that is read waits for the device."""
+    """Return seconds and losses of the steps after the first ones; reading each loss waits for the device."""
     import torch
 
     for number in range(WARM_UP):
@@ -152,7 +152,7 @@ def timed(step: Callable[[int], float], device: Any) -> tuple[list[float], list[
 
 
 def versions(device: str) -> list[str]:
-    """What a reader of the report must know of the machine."""
+    """Return the versions and the hardware, for a reader of the report."""
     import torch
 
     from tfkit.training.device import peak_flops
@@ -188,7 +188,7 @@ def _driver() -> str:
 
 
 def run_tests(device: str, chosen: str | None) -> list[str]:
-    """The tests marked gpu: a line with counts, then each failure with its traceback."""
+    """Run the tests marked gpu; return a line with counts, then each failure with its traceback."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "results.xml")
         marks = "gpu and not slow" if device == "cpu" else "gpu"
@@ -217,17 +217,17 @@ def _text(output: Any) -> str:
 
 
 def _block(text: str) -> list[str]:
-    """The end of a text as it is."""
+    """Return the end of a text as a block."""
     return ["", "```text", *text.rstrip().splitlines()[-120:], "```"]
 
 
 def measure_all(device: str, write: Callable[[list[str]], None], end: float) -> None:
-    """The table, row by row; what fails is told below it. No row takes longer than until `end`, of the monotonic clock."""
+    """Measure the table, row by row; errors follow it. No row takes longer than until `end`, of the monotonic clock."""
     table = [
         "| shape | runner | tokens/s | beside plain | MFU | peak MiB | rows | precision |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    troubles: list[str] = []
+    errors: list[str] = []
     for name in SHAPES:
         plain: dict[bool, float] = {}
         shown = f"{name}, made tiny" if device == "cpu" else name
@@ -240,10 +240,10 @@ def measure_all(device: str, write: Callable[[list[str]], None], end: float) -> 
                 )
                 found = json.loads(done.stdout.splitlines()[-1])
             except (subprocess.SubprocessError, json.JSONDecodeError, IndexError) as error:
-                said = _text(getattr(error, "stderr", "")) or traceback.format_exc()
+                text = _text(getattr(error, "stderr", "")) or traceback.format_exc()
                 table.append(f"| {shown} | {runner} | failed | | | | | |")
-                troubles += ["", f"### {shown}: {runner}: {type(error).__name__}", *_block(said)]
-                write([*table, *troubles])
+                errors += ["", f"### {shown}: {runner}: {type(error).__name__}", *_block(text)]
+                write([*table, *errors])
                 continue
             if not ours:
                 plain[compiled] = found["tokens_per_second"]
@@ -251,11 +251,11 @@ def measure_all(device: str, write: Callable[[list[str]], None], end: float) -> 
             mfu = "-" if found["mfu"] is None else f"{found['mfu']:.1%}"
             numbers = f"{found['tokens_per_second']:,.0f} | {ratio} | {mfu} | {found['memory_mib']:,.0f} | {found['rows']}"
             table.append(f"| {shown} | {runner} | {numbers} | {found['precision']} |")
-            write([*table, *troubles])
+            write([*table, *errors])
 
 
 def main() -> None:
-    """Tests, then speed; the report after each."""
+    """Run the tests, then measure speed; write the report after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="cuda, cuda:1, mps, or cpu for tiny shapes")
     parser.add_argument("-k", dest="chosen", help="only the tests with these words in their names, as of pytest")
@@ -269,7 +269,7 @@ def main() -> None:
     end = time.monotonic() + LIMIT
     device = str(pick_device(arguments.device))
     if device == "cpu" and arguments.device != "cpu":
-        sys.exit("PyTorch finds no GPU here (tfkit env tells which devices there are); make gpu DEVICE=cpu does the same on the CPU, tiny")
+        sys.exit("PyTorch finds no GPU here (tfkit env lists the devices); make gpu DEVICE=cpu does the same on the CPU, tiny")
     head = ["# tfkit on a device", "", *versions(device), "", "## Tests", ""]
     print(f"the tests, up to {TESTS_LIMIT} s", file=sys.stderr, flush=True)
     tests = run_tests(device, arguments.chosen)

@@ -1,6 +1,6 @@
-"""Runs of tfkit as processes of their own, with what each reached and what it cost; what was finished once is not run again.
+"""Runs of tfkit as processes of their own, with their results and costs; a finished run is not run again.
 
-What transfer.py and distillation.py share: rows of a recipe as files, majorities, means with their spread, numbers in tables.
+Shared by transfer.py and distillation.py: rows of a recipe as files, majorities, means with their spread, numbers in tables.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from tfkit.recipe.schema.sections import Recipe
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a training: seconds of its steps, energy of the whole process; None: not measured."""
+    """The cost of a training: seconds of its steps, energy of the whole process; None: not measured."""
 
     seconds: float
     energy_kwh: float | None
@@ -32,7 +32,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished run: what its model scores on the test rows, and what it cost."""
+    """A finished run: its model's scores on the test rows, and its cost."""
 
     metrics: dict[str, float]
     steps: int
@@ -41,20 +41,20 @@ class Measured:
 
 
 class Runs:
-    """Runs in one folder, named for what they are and for everything that they depend on, so that other settings make other runs."""
+    """Runs in one folder, with names that depend on all their settings, so that other settings make other runs."""
 
     def __init__(self, root: Path):
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
 
     def train(self, name: str, words: Sequence[str], start: str) -> Path:
-        """The folder of a finished run; one that was interrupted goes on. What it reads of `start`, a checkpoint, is part of its name."""
+        """Return the folder of a finished run; an interrupted one goes on. Its name depends on the checkpoint `start`, too."""
         folder = self._folder(name, words, [], start)
         self._tfkit([*words, "--run", str(folder), "--resume", "--json"], folder)
         return folder
 
     def measure(self, name: str, words: Sequence[str], start: str, train: Path, test: Path, *, keep: bool = False) -> tuple[Measured, Path]:
-        """Train and score; the weights are removed then from the run's folder, unless they are to be kept.
+        """Train and score; then remove the weights from the run's folder, unless they are to be kept.
 
         Other contents of the files, or other weights in the checkpoint `start`, make another run.
         """
@@ -82,7 +82,7 @@ class Runs:
         return self.root / f"{name}-{hashlib.blake2b(about.encode(), digest_size=4).hexdigest()}"
 
     def _tfkit(self, words: Sequence[str], folder: Path) -> str:
-        """Its stdout; what it says on the way is in a file beside the run's folder."""
+        """Run tfkit and return its stdout; its stderr goes into a file beside the run's folder."""
         print(f"{folder.name}: {words[0]}", file=sys.stderr, flush=True)
         log = folder.with_name(f"{folder.name}.log")
         with log.open("a", encoding="utf-8") as errors:
@@ -94,7 +94,7 @@ class Runs:
 
 
 def cost_of(run: dict[str, Any]) -> Cost:
-    """Of a receipt, run.json."""
+    """Return the cost in a receipt, run.json."""
     totals = run["totals"]
     seconds = totals.get("train_seconds", totals["seconds"])  # version 0.1.0 had those of the steps under `seconds`
     return Cost(seconds, totals["energy_kwh"], totals["emissions_g"])
@@ -106,7 +106,7 @@ def from_json(text: str) -> Measured:
 
 
 def receipt_beside(checkpoint: Path) -> dict[str, Any] | None:
-    """The receipt of the run that made a checkpoint, if it still lies in that run's folder and tells what it cost."""
+    """Return the receipt of the run that made a checkpoint, if it is still in that run's folder and has the costs."""
     path = checkpoint.parent.parent / "run.json"
     if checkpoint.parent.name != "checkpoints" or not path.exists():
         return None
@@ -118,7 +118,7 @@ def receipt_beside(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def labelled_rows(recipe: Recipe, path: Path | None, *, test: bool) -> list[Row]:
-    """The training or the test rows: of a file, else of the recipe's own data.train or data.validation."""
+    """Return the training or the test rows: of a file, else of the recipe's own data.train or data.validation."""
     roles = recipe.objective.roles
     data = recipe.data
     if path is not None:
@@ -129,7 +129,7 @@ def labelled_rows(recipe: Recipe, path: Path | None, *, test: bool) -> list[Row]
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> Path:
-    """JSON lines with the names of the parts that the objective reads; left alone where they are the same already."""
+    """Write JSON lines with the roles that the objective reads; leave an equal file unchanged."""
     text = "".join(json.dumps(row.values, ensure_ascii=False) + "\n" for row in rows)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def write_rows(rows: Iterable[Row], path: Path) -> Path:
 
 
 def majority(train: Sequence[Row], test: Sequence[Row]) -> float | None:
-    """The accuracy of always telling the most frequent class of the training rows; None where rows have no class."""
+    """Return the accuracy of always predicting the most frequent class of the training rows; None if rows have no class."""
     if not all("label" in row.values for row in (*train, *test)):
         return None
     labels = [row.values["label"] for row in test]
@@ -147,12 +147,12 @@ def majority(train: Sequence[Row], test: Sequence[Row]) -> float | None:
 
 
 def all_labels(rows: Sequence[Row]) -> list[str]:
-    """The classes or tags of all rows: a small subset need not have them all, and the head is the same for each size."""
+    """Return the classes or tags of all rows: a small subset may lack some, and the head is the same for each size."""
     return sorted({label for row in rows for label in ([row.values["label"]] if "label" in row.values else row.values.get("tags", ()))})
 
 
 def task(rows: Path, labels: Sequence[str], seed: int) -> list[str]:
-    """What every run on a task is told: rows, labels, seed; one checkpoint at the end, and nothing to judge before that."""
+    """Return the settings of every run on a task: rows, labels, seed; one checkpoint at the end, and no evaluation before that."""
     return [
         f"data.train=[{{path: {json.dumps(str(rows))}}}]",
         "data.validation=null",
@@ -169,13 +169,13 @@ def task(rows: Path, labels: Sequence[str], seed: int) -> list[str]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """`0.823 ± 0.004`: the mean and the standard deviation of the sample; of a single value itself."""
+    """Return `0.823 ± 0.004`: the mean and the standard deviation of the sample; a single value alone."""
     mean = f"{statistics.fmean(values):.3f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.3f}"
 
 
 def mean_cost(costs: Sequence[Cost]) -> Cost:
-    """A kind that one of them lacks is None."""
+    """Return the mean costs; a kind that one of them lacks is None."""
     energy = [cost.energy_kwh for cost in costs if cost.energy_kwh is not None]
     emissions = [cost.emissions_g for cost in costs if cost.emissions_g is not None]
     return Cost(
@@ -186,10 +186,10 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
 
 
 def cells(cost: Cost) -> str:
-    """Seconds, kWh and gCO2e as cells of a table."""
+    """Return seconds, kWh and gCO2e as cells of a table."""
     return f"{cost.seconds:,.0f} | {number(cost.energy_kwh)} | {number(cost.emissions_g)}"
 
 
 def number(value: float | None) -> str:
-    """Two digits that count; a dash for what was not measured."""
+    """Return two significant digits; a dash if not measured."""
     return "-" if value is None else f"{value:.2g}"

@@ -1,4 +1,4 @@
-"""GPT-2 and Llama in a hundred lines of plain PyTorch, and the usual loop around them: what gpu_report.py sets tfkit beside.
+"""GPT-2 and Llama in a hundred lines of plain PyTorch, and the usual training loop: the reference of gpu_report.py.
 
 Weights in float32 under autocast to bf16, PyTorch's fused AdamW, one cross-entropy over all logits, nothing deterministic.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Block(nn.Module):
-    """Pre-norm; `shape` as in gpu_report.SHAPES."""
+    """A pre-norm block; `shape` as in gpu_report.SHAPES."""
 
     def __init__(self, shape: dict[str, int]):
         super().__init__()
@@ -26,7 +26,7 @@ class Block(nn.Module):
         self.down = nn.Linear(shape["hidden"], dim, bias=not self.modern)
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        """(B, T, D) -> (B, T, D); `turn`: cosine and sine of each position."""
+        """Map (B, T, D) to (B, T, D); `turn`: cosine and sine of each position."""
         parts = self.qkv(self.attention_norm(x)).split(self.sizes, -1)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
         if self.modern:
@@ -41,7 +41,7 @@ class Block(nn.Module):
 
 
 class PlainDecoder(nn.Module):
-    """GPT-2 where `kv_heads` is 0, else Llama: ids and targets to the mean loss."""
+    """GPT-2 if `kv_heads` is 0, else Llama: from ids and targets to the mean loss."""
 
     def __init__(self, shape: dict[str, int]):
         super().__init__()
@@ -62,7 +62,7 @@ class PlainDecoder(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """(B, T) twice -> the mean over all targets."""
+        """Map (B, T) twice to the mean over all targets."""
         x = self.tokens(ids)
         if self.positions is not None:
             x = x + self.positions.weight[: ids.shape[1]]
@@ -77,7 +77,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class PlainLoop:
-    """One step at a time."""
+    """A training loop, one step at a time."""
 
     def __init__(self, shape: dict[str, int], device: torch.device, *, bf16: bool, compiled: bool):
         self.device, self.bf16 = device, bf16
@@ -86,7 +86,7 @@ class PlainLoop:
         self.loss = torch.compile(self.model) if compiled else self.model
 
     def step(self, ids: Tensor) -> float:
-        """Of rows with one id more than the context, on the CPU: the loss."""
+        """Take a step on rows with one id more than the context, on the CPU; return the loss."""
         ids = ids.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss = self.loss(ids[:, :-1], ids[:, 1:])

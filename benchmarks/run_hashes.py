@@ -1,6 +1,6 @@
-"""Hashes of tiny runs of every family, objective, optimizer and adapter: what a change of the code's shape must leave as it is.
+"""Hashes of tiny runs of every family, objective, optimizer and adapter: a refactoring must leave them unchanged.
 
-    python benchmarks/run_hashes.py before.json              # make the runs, and write what they gave
+    python benchmarks/run_hashes.py before.json              # make the runs, and write their hashes
     ... change the code ...
     python benchmarks/run_hashes.py after.json --against before.json      # exit 1, and the runs and fields that differ
 
@@ -92,19 +92,19 @@ SIZES |= {"init": {"scheme": "normal", "std": 0.1, "residual_scaling": False}}
 
 
 def source(name: str, **fields: Any) -> Section:
-    """A file of the data folder, with every field of a source."""
+    """Return a file of the data folder, with every field of a source."""
     empty = {"format": None, "header": None, "beside": {}, "text": None, "columns": {}, "name": None, "weight": 1.0}
     return {"path": f"data/{name}", **empty, **fields}
 
 
 def data(train: str, validation: str | float | None = 0.3, **fields: Any) -> Section:
-    """The data section; `validation` is a file, or the fraction that is held out."""
+    """Return the data section; `validation` is a file, or the held-out fraction."""
     held_out = [source(validation)] if isinstance(validation, str) else validation
     return {"train": [source(train)], "validation": held_out, **DATA, **fields}
 
 
 def tokenizer(kind: str, variant: str | None, size: int = 300, **fields: Any) -> Section:
-    """A tokenizer that is trained."""
+    """Return a tokenizer to be trained."""
     fields = {"special_tokens": [], "sample_bytes": 1_000_000} | fields
     return {"kind": kind, "variant": variant, "vocab_size": size, **fields}
 
@@ -140,19 +140,19 @@ TAUGHT |= {"masked_only": False}
 
 
 def model(preset: str, layers: tuple[int, int] = (0, 2), **changes: Any) -> Section:
-    """A preset made tiny, with so many layers of its encoder and its decoder."""
+    """Return a preset made tiny, with these numbers of layers of its encoder and its decoder."""
     names = ("encoder_layers", "decoder_layers")
     return {"preset": preset, **SIZES, **{name: count for name, count in zip(names, layers, strict=True) if count}, **changes}
 
 
 def scratch(model: Section, tokenizer: Section, objective: Section, train: str = "texts", **sections: Section) -> Case:
-    """A run from random weights."""
+    """Return a run from random weights."""
     held_out = sections.pop("data", data(train))
     return "pretrain", None, {"model": model, "tokenizer": tokenizer, "data": held_out, "objective": objective, **sections}
 
 
 def tuned(start: str, objective: Section, train: str, changes: Section | None = None, **sections: Section) -> Case:
-    """A run from the checkpoint of another one."""
+    """Return a run from the checkpoint of another one."""
     return "finetune", start, {"model": changes or {}, "data": data(train), "objective": objective, **sections}
 
 
@@ -197,7 +197,7 @@ CASES: dict[str, Case] = {
     "muon-encoder-decoder": scratch(T5, UNIGRAM, SPANS, optimizer=MUON),
     "uncorrected": scratch(BERT, PIECES, MASKED, optimizer=ADAMW | {"bias_correction": False, "layer_decay": 0.8, "clip_norm": None}),
     "warm-up-in-tokens": scratch(GPT2, BYTES, CAUSAL, schedule={"warmup_steps": 0, "warmup_tokens": 200}),
-    # how the step is taken
+    # variants of the step
     "bf16": scratch(GPT2, BYTES, CAUSAL, training={"precision": "bf16"}),
     "bf16-t5": scratch(T5, UNIGRAM, SPANS, training={"precision": "bf16"}),
     "dropout": scratch(model("gpt2", dropout=DROPOUT), BYTES, CAUSAL),
@@ -235,7 +235,7 @@ CASES: dict[str, Case] = {
 
 
 def recipe(name: str) -> dict[str, Section]:
-    """The whole recipe of a case."""
+    """Return the whole recipe of a case."""
     _, start, sections = CASES[name]
     whole = {**sections}
     for section, values in BASE.items():
@@ -249,7 +249,7 @@ def recipe(name: str) -> dict[str, Section]:
 
 
 def write_data(folder: Path) -> None:
-    """Made rows for every objective, the same on every machine."""
+    """Write synthetic rows for every objective, the same on every machine."""
     draw = random.Random(1)
     (folder / "texts").mkdir(parents=True)
 
@@ -284,7 +284,7 @@ def write_data(folder: Path) -> None:
 
 
 def found(name: str) -> Section:
-    """The results of a run that has ended, in the current folder."""
+    """Return the results of a finished run in the current folder."""
     newest = max(Path(name, "checkpoints").glob("step-*"))
     files = sorted([*newest.glob("*.safetensors"), *newest.glob("training_state/*.safetensors")])
     lines = [json.loads(line) for line in Path(name, "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -296,25 +296,25 @@ def found(name: str) -> Section:
 
 
 def run(name: str) -> None:
-    """Train and evaluate one case in this process, and leave with 0 if both ended so."""
+    """Train and evaluate one case in this process, and exit with 0 if both succeed."""
     from tfkit.__main__ import main
 
     command, start, _ = CASES[name]
     Path(f"{name}.yaml").write_text(json.dumps(recipe(name)), encoding="utf-8")
-    said = io.StringIO()
+    output = io.StringIO()
     begin = [] if start is None else ["--from", start]
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stderr(output), contextlib.redirect_stdout(io.StringIO()):
         code = main([command, f"{name}.yaml", *begin, "--run", name, "--threads", "1", "--json"])
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()) as out:
+    with contextlib.redirect_stderr(output), contextlib.redirect_stdout(io.StringIO()) as out:
         code = code or main(["evaluate", f"{name}.yaml", "--from", name, "--threads", "1", "--json"])
     Path(f"{name}.json").write_text(out.getvalue(), encoding="utf-8")
     if code:
-        print(f"{name}: exit {code}\n{said.getvalue()}", file=sys.stderr, flush=True)
+        print(f"{name}: exit {code}\n{output.getvalue()}", file=sys.stderr, flush=True)
     os._exit(code)
 
 
 def make_runs(names: list[str], folder: Path) -> dict[str, Section]:
-    """Each case in a fork of this process, in which everything is imported already; the runs that a case starts from come first."""
+    """Run each case in a fork of this process, in which everything is imported already; the runs that a case starts from come first."""
     import torch._dynamo  # noqa: F401  torch's optimizers import it in their first step
 
     import tfkit.cli.evaluate
@@ -333,7 +333,7 @@ def make_runs(names: list[str], folder: Path) -> dict[str, Section]:
 
 
 def with_starts(names: list[str]) -> list[str]:
-    """The named cases and those that they start or learn from, in the table's order."""
+    """Return the named cases and those that they start or learn from, in the table's order."""
     wanted = {*names}
     for name in names:
         wanted |= {CASES[name][1], CASES[name][2]["objective"].get("teacher")} - {None}

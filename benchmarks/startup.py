@@ -1,4 +1,4 @@
-"""Time whole processes: `tfkit --help` and `tfkit check` beside a bare Python and what typer's import alone costs."""
+"""Time whole processes: `tfkit --help` and `tfkit check` beside a bare Python and the import of typer alone."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ COMMANDS = {
 
 
 def measure(command: list[str]) -> tuple[float, float]:
-    """Run a command with its output thrown away; give its wall time in seconds and its peak memory in MiB."""
+    """Run a command without output; return its wall time in seconds and its peak memory in MiB."""
     nowhere = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
     start = time.perf_counter()
     process = os.posix_spawn(command[0], command, os.environ, file_actions=nowhere)
@@ -38,7 +38,7 @@ def main() -> None:
     os.chdir(Path(__file__).parent)  # so that -m finds the installed tfkit
     for command in COMMANDS.values():
         measure(command)
-    # In rounds, so that a drift of the machine meets every command.
+    # In rounds, so that a drift of the machine affects every command.
     rounds = [{name: measure(command) for name, command in COMMANDS.items()} for _ in range(runs)]
     print("| command | median s | least s | peak MiB |\n| --- | --- | --- | --- |")
     for name in COMMANDS:

@@ -2,7 +2,7 @@
 
     python benchmarks/training_speed.py small gpt2 --rounds 3 --steps 6
 
-Each runner works in a process of its own. The Trainer's steps are timed one by one, its first two left out. tfkit is timed as its
+Each runner works in a process of its own. The Trainer's steps are timed one by one, without its first two. tfkit is timed as its
 users start it: the slope between a run of 2 steps and one of 2 + STEPS, so that start-up and the checkpoint at the end drop out. Read
 the ratios, not the times: the machine may be shared. Needs `pip install transformers accelerate`.
 """
@@ -27,7 +27,7 @@ RUNNERS = ("Trainer, defaults", "Trainer, bf16", "Trainer, bf16, no dropout", "t
 
 
 def train_with_transformers(case: dict[str, int], steps: int, *, bf16: bool, dropout: bool) -> None:
-    """Run in a child: train on random ids, print the seconds of each step after the warm-up."""
+    """Train on random ids, in a child; print the seconds of each step after the warm-up."""
     import torch
     import transformers
     from datasets import Dataset
@@ -37,11 +37,11 @@ def train_with_transformers(case: dict[str, int], steps: int, *, bf16: bool, dro
     none = {} if dropout else {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
     config = transformers.GPT2Config(**shape, n_head=case["heads"], **none)
     ids = torch.randint(case["vocab"], (case["rows"] * (WARM_UP + steps), case["length"])).tolist()
-    marks: list[float] = []
+    times: list[float] = []
 
     class Marker(transformers.TrainerCallback):
         def on_step_end(self, *_: object, **__: object) -> None:
-            marks.append(time.perf_counter())
+            times.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
@@ -61,11 +61,11 @@ def train_with_transformers(case: dict[str, int], steps: int, *, bf16: bool, dro
             data_collator=transformers.default_data_collator,
             callbacks=[Marker()],
         ).train()
-    print("SECONDS", json.dumps([after - before for before, after in zip(marks[WARM_UP - 1 :], marks[WARM_UP:], strict=False)]))
+    print("SECONDS", json.dumps([after - before for before, after in zip(times[WARM_UP - 1 :], times[WARM_UP:], strict=False)]))
 
 
 def run(command: list[str]) -> tuple[float, float, str]:
-    """Wall seconds, peak MiB and stdout of a process."""
+    """Return wall seconds, peak MiB and stdout of a process."""
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
@@ -78,7 +78,7 @@ def run(command: list[str]) -> tuple[float, float, str]:
 
 
 def sample(runner: str, name: str, steps: int) -> tuple[list[float], float]:
-    """Seconds a step, and peak MiB, of one more run."""
+    """Return seconds per step, and peak MiB, of one more run."""
     if runner != "tfkit":
         _, peak, text = run([sys.executable, __file__, name, "--child", runner, "--steps", str(steps)])
         return json.loads(text.partition("SECONDS")[2]), peak
@@ -101,8 +101,8 @@ def main() -> None:
     parser.add_argument("--child", choices=RUNNERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        how = arguments.child
-        train_with_transformers(CASES[arguments.cases[0]], arguments.steps, bf16="bf16" in how, dropout="no dropout" not in how)
+        runner = arguments.child
+        train_with_transformers(CASES[arguments.cases[0]], arguments.steps, bf16="bf16" in runner, dropout="no dropout" not in runner)
         return
     for name in arguments.cases:
         seconds: dict[str, list[float]] = {runner: [] for runner in RUNNERS}

@@ -2,8 +2,8 @@
 
     python benchmarks/transfer.py sentence-polarity --from CKPT --data train.csv --test test.csv
 
-Every run is a process of tfkit on a recipe: `finetune` from the checkpoint, and `pretrain` of the same description with the same
-tokenizer, for as many steps. No run is judged on the test rows before its end. A script that was interrupted goes on where it was;
+Every run is a process of tfkit on a recipe: `finetune` from the checkpoint, and `pretrain` of the same config with the same
+tokenizer, for as many steps. No run is evaluated on the test rows before its end. An interrupted script goes on where it was;
 finished runs are reused. Writes a table and a figure (docs/transfer.md and .svg).
 """
 
@@ -49,7 +49,7 @@ class Point:
 
     @property
     def mean(self) -> float:
-        """Of the metric."""
+        """The mean of the metric."""
         return sum(self.values) / len(self.values)
 
 
@@ -68,12 +68,12 @@ def main() -> None:
         sys.exit("no test rows: give --test F, or a recipe with data.validation")
     start = options.start or recipe.model.start or sys.exit("which checkpoint? Give --from CKPT")
     labels = all_labels(train)
-    of_names = recipe.objective.kind == "tagging" and mark_spans(labels)
-    metric = options.metric or ("f1" if of_names else "accuracy" if labels else sys.exit("give --metric"))
+    has_entities = recipe.objective.kind == "tagging" and mark_spans(labels)
+    metric = options.metric or ("f1" if has_entities else "accuracy" if labels else sys.exit("give --metric"))
     runs = Runs(options.run_root)
     every = [*(["--threads", str(options.threads)] if options.threads else []), *options.set]
     held_out = write_rows(test, options.run_root / "test.jsonl")
-    description = json.dumps(same_description(recipe, start, len(labels)))
+    config = json.dumps(same_config(recipe, start, len(labels)))
     points: dict[str, list[Point]] = {kind: [] for kind in KINDS}
     for size in sizes(options.sizes, len(train)):
         found: dict[str, list[Measured]] = {kind: [] for kind in KINDS}
@@ -83,8 +83,8 @@ def main() -> None:
             common = task(rows, labels, seed)
             for kind in KINDS:
                 tuned = kind == KINDS[0]
-                words = ["finetune", options.recipe, "--from", start] if tuned else ["pretrain", options.recipe, f"model={description}"]
-                words += every  # what is said of one kind alone comes later, and wins
+                words = ["finetune", options.recipe, "--from", start] if tuned else ["pretrain", options.recipe, f"model={config}"]
+                words += every  # settings of one kind alone come later, and win
                 words += common if tuned else [*common, f"tokenizer.path={json.dumps(start)}", *options.scratch_set]
                 words += length(recipe, steps if tuned else round(steps * options.scratch_length))
                 measured, _ = runs.measure(f"{kind.replace(' ', '-')}-{size}-seed{seed}", words, start, rows, held_out)
@@ -100,44 +100,43 @@ def parse() -> argparse.Namespace:
     parser.add_argument("recipe", nargs="?", default="sentence-polarity", help="a recipe of classes or tags (default %(default)s)")
     parser.add_argument("--from", dest="start", metavar="CKPT", help="the pretrained checkpoint; else the recipe's")
     parser.add_argument("--data", metavar="F", type=Path, help="the labelled rows; else the recipe's data.train")
-    parser.add_argument("--test", metavar="F", type=Path, help="the rows that judge; else the recipe's data.validation")
+    parser.add_argument("--test", metavar="F", type=Path, help="the test rows; else the recipe's data.validation")
     parser.add_argument("--sizes", default="100,300,1000,3000,all", help="numbers of labelled examples (default %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each; a seed draws the examples, too (default %(default)s)")
     parser.add_argument("--epochs", type=float, default=3.0, help="passes over the examples (default %(default)s)")
-    parser.add_argument("--least-steps", type=int, default=60, help="steps, where the passes are fewer (default %(default)s)")
+    parser.add_argument("--least-steps", type=int, default=60, help="steps, if the passes are fewer (default %(default)s)")
     parser.add_argument("--scratch-length", type=float, default=1.0, help="steps from random weights, by those of fine-tuning (default 1)")
     parser.add_argument("--scratch-set", nargs="*", default=[], metavar="K=V", help="changes to the recipe for random weights alone")
     parser.add_argument("--set", nargs="*", default=[], metavar="K=V", help="changes to the recipe for all runs")
     parser.add_argument("--metric", help="of tfkit evaluate; else accuracy of classes, f1 of tags")
     parser.add_argument("--threads", type=int, help="of each run")
-    parser.add_argument("--run-root", type=Path, default=Path("runs/transfer"), help="where the runs lie (default %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("docs/transfer.md"), help="the page; its figure lies beside it")
+    parser.add_argument("--run-root", type=Path, default=Path("runs/transfer"), help="the folder of the runs (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("docs/transfer.md"), help="the page; its figure is beside it")
     return parser.parse_args()
 
 
-# ------------------------------------------------------------------------------------------------------------ what is run
+# ------------------------------------------------------------------------------------------------------------------- runs
 
 
 def sizes(written: str, rows: int) -> list[int]:
-    """`100,300,all` as numbers, in order, without those that the rows do not give."""
+    """Parse `100,300,all` into numbers, in order, without those that exceed the rows."""
     wanted = {rows if size == "all" else int(size) for size in written.split(",")}
     return sorted(size for size in wanted if 0 < size <= rows)
 
 
 def subset(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
-    """Rows drawn with the seed; a larger subset of the same seed holds the smaller ones."""
+    """Draw rows with the seed; a larger subset of the same seed holds the smaller ones."""
     return random.Random(seed).sample(list(rows), len(rows))[:size]
 
 
 def length(recipe: Recipe, steps: int) -> list[str]:
-    """So many steps, of which at most a tenth are of warm-up: the recipe's own may be for longer runs."""
+    """Return the settings of a length in steps, at most a tenth of them warm-up: the recipe's own may be for longer runs."""
     warmup = min(recipe.schedule.warmup_steps, math.ceil(steps / 10))
     return [f"training.steps={steps}", f"schedule.warmup_steps={warmup}"]
 
 
-def same_description(recipe: Recipe, start: str, labels: int) -> dict[str, Any]:
-    """Of the checkpoint's model with the recipe's changes and the head that fine-tuning gives it: the model that begins with random
-    weights."""
+def same_config(recipe: Recipe, start: str, labels: int) -> dict[str, Any]:
+    """Return the config of the random model: the checkpoint's, with the recipe's changes and the head that fine-tuning gives it."""
     from tfkit.adapters import describe
     from tfkit.families import FAMILIES
     from tfkit.recipe.presets import merge
@@ -151,7 +150,7 @@ def same_description(recipe: Recipe, start: str, labels: int) -> dict[str, Any]:
     return values
 
 
-# ------------------------------------------------------------------------------------------------------- what is written
+# ------------------------------------------------------------------------------------------------------------------- page
 
 
 def write_page(options: argparse.Namespace, name: str, metric: str, points: Points, floor: float | None, start: str, test: int) -> None:
@@ -188,7 +187,7 @@ Made by
 
 
 def table(points: Points, metric: str) -> str:
-    """A row for each number of examples and kind."""
+    """Return a row for each number of examples and kind."""
     lines = [f"| examples | start | {metric} | steps | seconds | kWh | gCO2e |", "| ---: | --- | --- | ---: | ---: | ---: | ---: |"]
     for pair in zip(*points.values(), strict=True):
         for kind, point in zip(points, pair, strict=True):
@@ -198,7 +197,7 @@ def table(points: Points, metric: str) -> str:
 
 
 def equal_quality(points: Points) -> tuple[Point, Point] | None:
-    """The fewest examples with which fine-tuning is as good as the best of random weights, and that best; None if none are enough."""
+    """Return the fewest examples with which fine-tuning equals the best of random weights, and that best; None if none are enough."""
     tuned, scratch = (points[kind] for kind in KINDS)
     best = max(scratch, key=lambda point: point.mean)
     enough = next((point for point in tuned if point.mean >= best.mean), None)
@@ -206,7 +205,7 @@ def equal_quality(points: Points) -> tuple[Point, Point] | None:
 
 
 def conclusion(points: Points, metric: str, floor: float | None) -> str:
-    """How few examples of fine-tuning are as good as the best of random weights, and what they cost beside it; or that none are."""
+    """Describe how few examples of fine-tuning equal the best of random weights, and their relative cost; or that none do."""
     best = max(points[KINDS[1]], key=lambda point: point.mean)
     if floor is not None and best.mean <= floor:
         return f"From random weights nothing is learned from these numbers of examples: {best.mean:.3f} is the most frequent class."
@@ -221,7 +220,7 @@ def conclusion(points: Points, metric: str, floor: float | None) -> str:
 
 
 def shared_cost(receipt: Mapping[str, Any] | None, points: Points) -> str:
-    """What pretraining cost, once for all that is fine-tuned from it, and after how many such tasks it has paid for itself."""
+    """Describe the cost of pretraining, once for all that is fine-tuned from it, and after how many such tasks it pays for itself."""
     if receipt is None:
         return "What the pretraining of the checkpoint cost is not known: it does not lie in the folder of its run."
     cost = cost_of(dict(receipt))
@@ -253,14 +252,14 @@ STYLE = """
 
 
 def svg(points: Points, metric: str, floor: float | None) -> str:
-    """The metric against the logarithm of the number of examples; bars from the worst to the best seed. No background of its own."""
+    """Draw the metric against the logarithm of the number of examples; bars from the worst to the best seed. No background of its own."""
     every = [point for kind in points.values() for point in kind]
     low, high, step = ticks([value for point in every for value in point.values] + ([] if floor is None else [floor]))
     first, last = (math.log(pick(point.examples for point in every)) for pick in (min, max))
 
     def across(examples: int) -> float:
-        share = (math.log(examples) - first) / (last - first) if last > first else 0.5
-        return round(LEFT + 15 + share * (WIDTH - LEFT - RIGHT - 30), 1)
+        fraction = (math.log(examples) - first) / (last - first) if last > first else 0.5
+        return round(LEFT + 15 + fraction * (WIDTH - LEFT - RIGHT - 30), 1)
 
     def up(value: float) -> float:
         return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
@@ -296,7 +295,7 @@ def svg(points: Points, metric: str, floor: float | None) -> str:
 
 
 def ticks(values: Sequence[float]) -> tuple[float, float, float]:
-    """The ends of an axis and its step: 0.01, 0.02, 0.05, 0.1 ..., so that it has at most eight parts."""
+    """Return the ends of an axis and its step: 0.01, 0.02, 0.05, 0.1 ..., so that it has at most eight parts."""
     least, most = min(values), max(values)
     step = next(size for power in range(-2, 3) for digit in (1, 2, 5) if (most - least) / (size := digit * 10.0**power) <= 6)
     low = math.floor(least / step + 1e-9) * step
