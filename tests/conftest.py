@@ -1,4 +1,4 @@
-"""What every test may rely on: no network, nobody's caches, tokens or settings, and one thread where tests run side by side.
+"""The environment of every test: no network, no caches, tokens or settings of the user, and one thread if tests run side by side.
 
 A test that starts a run passes `carbon.enabled=false` unless carbon is its subject: CodeCarbon has no switch in the environment.
 """

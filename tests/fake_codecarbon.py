@@ -1,6 +1,6 @@
 """A package named codecarbon with a power of 36 W and a fault in one place; the sidecar finds it before the real one.
 
-What tfkit does with it is real: its own process, the thread in there, ledger, emissions.csv, warnings.
+Everything tfkit does with it is real: its own process, the thread in it, ledger, emissions.csv, warnings.
 """
 
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tfkit.carbon import Meter
 
-PATIENCE_SECONDS = 120.0  # for what takes a second, on a machine that is busy with other things
+PATIENCE_SECONDS = 120.0  # for things that take a second, on a machine that is busy
 POWER_W = 36.0
 G_PER_KWH = 100.0
 
@@ -61,7 +61,7 @@ class OfflineEmissionsTracker:
 
 
 def write(folder: Path, good: int = 2, **faults: str) -> Path:
-    """The folder that holds the package. `faults`: code for import, constructor, start, sample or stop; `good` samples come first."""
+    """Write the package; return its folder. `faults`: code for import, constructor, start, sample or stop; `good` samples come first."""
     package = folder / "codecarbon"
     code = {place: faults.get(place, "pass") for place in ("import", "constructor", "start", "sample", "stop")}
     for name, text in {
@@ -77,12 +77,12 @@ def write(folder: Path, good: int = 2, **faults: str) -> Path:
 
 
 def wait_for_the_end() -> None:
-    """To be called in the process of a run: at its end it waits until the sidecar has started, if need be, and has answered."""
+    """Make a run wait at its end until the sidecar has started and answered; call it in the run's process."""
     Meter.stop.__defaults__ = (PATIENCE_SECONDS,)
 
 
 def put_first(folder: Path) -> Callable[[], None]:
-    """What to do in a process so that its meter finds the package of this folder."""
+    """Return a function that makes a process's meter find the package in this folder."""
 
     def before() -> None:
         sys.path.insert(0, str(folder))

@@ -1,4 +1,4 @@
-"""Recipes drawn at random: from the published schema, so that many are valid; of any shape; and bundled ones, mutated."""
+"""Random recipes: drawn from the published schema, so that many are valid; of any shape; and bundled ones, mutated."""
 
 import json
 import random
@@ -51,7 +51,7 @@ ANY: Strategy = st.recursive(
 
 
 def section(annotation: Any) -> Strategy:
-    """Values for a field: mostly of the right shape, with right and wrong names and values."""
+    """Draw values for a field: mostly of the right shape, with right and wrong names and values."""
     inner = list(records(annotation))
     if not inner:
         return SCALARS
@@ -66,7 +66,7 @@ GOOD = {"model": {"preset": "gpt2"}, "data": {"train": [{"stdlib": True}]}, "tra
 SHAPELESS: Strategy = st.fixed_dictionaries(
     {}, optional={name: section(field.annotation) | ANY for name, field in Recipe.model_fields.items()}
 )
-# Two sections are random and the rest is good, so that some get through, and that the later checks are reached.
+# Two sections are random and the rest is valid, so that some pass, and the later checks are reached.
 NEARLY: Strategy = st.dictionaries(st.sampled_from(list(Recipe.model_fields)), st.none(), max_size=2).flatmap(
     lambda names: st.fixed_dictionaries({name: section(Recipe.model_fields[name].annotation) for name in names}).map(
         lambda found: GOOD | found
@@ -86,7 +86,7 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=8) | st.samp
 
 
 def from_schema(schema: dict[str, Any], definitions: dict[str, Any]) -> Strategy:
-    """Values that a JSON Schema of ours allows; the sections' sizes and numbers small enough to be of use together."""
+    """Draw values that a JSON Schema of tfkit allows; the sections' sizes and numbers small enough to be usable together."""
     match schema:
         case {"$ref": name}:
             return st.deferred(lambda: from_schema(definitions[name.rpartition("/")[2]], definitions))
@@ -121,7 +121,7 @@ def from_schema(schema: dict[str, Any], definitions: dict[str, Any]) -> Strategy
             return st.fixed_dictionaries(
                 {name: each[name] for name in required}, optional={name: each[name] for name in each if name not in required}
             )
-    raise AssertionError(f"nothing is drawn for {schema}: teach it to this function")
+    raise AssertionError(f"nothing is drawn for {schema}: add it to this function")
 
 
 def _numbers(schema: dict[str, Any]) -> Strategy:
@@ -131,7 +131,7 @@ def _numbers(schema: dict[str, Any]) -> Strategy:
 
 
 def tidy(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What the schema cannot say, kept most of the time: one length, one source, nothing that nobody reads."""
+    """Restore what the schema cannot express: one length, one source, no unread option."""
     training, tokenizer = recipe["training"], recipe.get("tokenizer", {})
     for name in ("steps", "epochs", "tokens"):
         training.pop(name, None)
@@ -173,7 +173,7 @@ RECIPES: Strategy = FROM_SCHEMA.map(tidy) | FROM_SCHEMA.map(tidy) | FROM_SCHEMA 
 
 
 def as_yaml(recipe: dict[str, Any]) -> bytes:
-    """JSON is YAML."""
+    """Encode as JSON, which is YAML."""
     return json.dumps(recipe, ensure_ascii=False).encode("utf-8", "replace")
 
 
@@ -219,7 +219,7 @@ _PIECES += [
 
 
 def mutated_bytes(dice: random.Random) -> bytes:
-    """The bytes of a bundled recipe with a few pieces cut out, put in, doubled or moved."""
+    """Return the bytes of a bundled recipe with a few pieces removed, inserted, doubled or moved."""
     content = bytearray(dice.choice(BUNDLED))
     for _ in range(dice.randint(1, 6)):
         at, to = sorted((dice.randrange(len(content) + 1), dice.randrange(len(content) + 1)))
@@ -239,7 +239,7 @@ def mutated_bytes(dice: random.Random) -> bytes:
 
 
 def mutated_tree(dice: random.Random) -> bytes:
-    """A bundled recipe whose values and names were changed, removed or swapped."""
+    """Return a bundled recipe whose values and names were changed, removed or swapped."""
     recipe = plain(parse(dice.choice(BUNDLED).decode(), "bundled")[0])  # type: ignore[arg-type]
     for _ in range(dice.randint(1, 3)):
         box, key = dice.choice(list(_boxes(recipe)))
@@ -250,7 +250,7 @@ def mutated_tree(dice: random.Random) -> bytes:
 
 
 def _boxes(value: Any) -> Any:
-    """Each entry of each mapping and list, as what holds it and its key."""
+    """Yield each entry of each mapping and list, as its container and its key."""
     entries = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
     for key, inner in entries:
         yield value, key

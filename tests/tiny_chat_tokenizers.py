@@ -1,4 +1,4 @@
-"""Real tokenizers for each chat format, trained on made sentences, and random conversations that every format can say."""
+"""Real tokenizers for each chat format, trained on random sentences, and random conversations that every format can express."""
 
 from functools import cache
 from typing import Any
@@ -21,12 +21,12 @@ NOUNS = ["cat", "dog", "hat", "mat", "tree", "Straße"]
 
 @cache
 def chat_codec(name: str) -> Tokenizer:
-    """A tokenizer that has what the format writes."""
+    """Return a tokenizer with the special tokens that the format writes."""
     section = TokenizerSection.model_validate({"vocab_size": 340, **KINDS[name]})
     return train_tokenizer(section, [f"the {one} sat on a {other} and ran" for one in NOUNS for other in NOUNS])
 
 
-# Contents with white space at their ends, several bytes a character, and pieces of what formats write.
+# Contents with white space at their ends, several bytes a character, and pieces of the formats' markers.
 WORDS = [
     "the cat",
     " sat",
@@ -51,7 +51,7 @@ contents = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map("".join)
 
 @st.composite
 def conversations(draw: st.DrawFn, system: bool = True) -> list[dict[str, str]]:
-    """One to three exchanges, and where the format has it a system message before them."""
+    """Draw one to three exchanges, and a system message before them if the format has it."""
     messages = [{"role": "system", "content": draw(contents)}] if system and draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, 3))):
         messages += [{"role": "user", "content": draw(contents)}, {"role": "assistant", "content": draw(contents)}]

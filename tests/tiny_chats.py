@@ -1,4 +1,4 @@
-"""Checkpoints with chat templates for tests: tiny random models, and the formats of well-known families, written from what is public."""
+"""Checkpoints with chat templates for tests: tiny random models, and the public formats of well-known families."""
 
 import json
 from pathlib import Path
@@ -89,7 +89,7 @@ You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
 
 
 def chat_tokenizer() -> tuple[str, dict[str, Any]]:
-    """tokenizer.json and tokenizer_config.json of a byte-level tokenizer that puts <s> before and </s> after a text of its own accord."""
+    """Return tokenizer.json and tokenizer_config.json of a byte-level tokenizer that itself puts <s> before and </s> after a text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Backend(BPE(vocab={token: i for i, token in enumerate(SPECIAL + alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -100,7 +100,7 @@ def chat_tokenizer() -> tuple[str, dict[str, Any]]:
 
 
 def write_chat_checkpoint(folder: Path, template: str | None, **changes: Any) -> Path:
-    """A model folder with random weights; None: without a chat template. `changes` are of the model's configuration."""
+    """Write a model folder with random weights; None: without a chat template. `changes` are of the model's config."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.from_json(*chat_tokenizer(), template)
     config = {

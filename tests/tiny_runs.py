@@ -1,7 +1,7 @@
 """Runs of tfkit pretrain for tests: a tiny corpus, a tiny recipe, and each run a process of its own.
 
 A process is a fork of this one, in which everything is imported already: 0.3 s instead of 3. The child's output goes to files, and it
-ends without a word to pytest.
+ends without reporting to pytest.
 """
 
 import faulthandler
@@ -23,7 +23,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 
-# What a run imports, so that the children have it from the start; torch's optimizers import dynamo in their first step.
+# A run's imports, so that the children have them from the start; torch's optimizers import dynamo in their first step.
 import torch._dynamo  # noqa: F401
 
 import tfkit.cli
@@ -34,14 +34,14 @@ from tfkit.training.step import Stepper
 
 assert huggingface_hub.save_torch_state_dict  # a lazy name: this imports it
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # of what the metrics of texts import
+    warnings.simplefilter("ignore", DeprecationWarning)  # of the imports of text metrics
     for _name in (
         "rouge_score.rouge_scorer",
         "sacrebleu",
         *(found.name for package in (tfkit.cli, tfkit.engine) for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")),
     ):
         importlib.import_module(_name)
-gc.freeze()  # the children's collector leaves what is here alone, and so the pages stay shared
+gc.freeze()  # the children's collector ignores what is here, so the pages stay shared
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "and", "ran", "fast", "slow", "big", "small", "red", "Straße", "🙂"]
 HANG_SECONDS = 600  # no command of a test takes a tenth of it, however busy the machine is
 EXACT = ("step", "tokens", "loss", "lr", "grad_norm", "evaluation", "samples")
@@ -60,10 +60,10 @@ carbon: {enabled: false}
 
 @dataclass(frozen=True)
 class Done:
-    """A process that has ended: its exit code (minus the signal that killed it), and what it wrote.
+    """A finished process: its exit code (minus the signal that killed it), and its output.
 
-    With the most memory that it held, and the time of processors that it and the processes it waited for took: unlike wall time
-    that is about the same on a machine that is busy with other things.
+    Also its peak memory, and the processor time of it and of the processes it waited for: unlike wall time that is about the same on a
+    machine that is busy.
     """
 
     code: int
@@ -74,7 +74,7 @@ class Done:
 
 
 def write_corpus(folder: Path, files: int = 8) -> Path:
-    """Text files with words in a fixed random order."""
+    """Write text files with words in a fixed random order."""
     random = np.random.default_rng(1)
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(files):
@@ -90,7 +90,7 @@ def write_recipe(folder: Path, corpus: Path) -> Path:
 
 
 class Process:
-    """tfkit with these arguments in a fork; `before` is called in it first, to put a fault somewhere."""
+    """tfkit with these arguments in a fork; `before` is called in it first, to inject a fault."""
 
     def __init__(self, folder: Path, arguments: list[str], before: Callable[[], object] | None = None):
         self.files = [folder / f"{name}-{time.monotonic_ns()}" for name in ("out", "err")]
@@ -116,7 +116,7 @@ class Process:
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
             sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) for descriptor in (1, 2))
             faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=2)
-            os.fsync = lambda descriptor: None  # type: ignore[assignment]  # half the time, and only a power cut would tell
+            os.fsync = lambda descriptor: None  # type: ignore[assignment]  # half the time, and only a power cut would show it
             if before is not None:
                 before()
             code = main(arguments)
@@ -129,12 +129,12 @@ class Process:
 
 
 def pretrain(run: Path, recipe: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
-    """A whole run in one process."""
+    """Run a whole training in one process."""
     return Process(run.parent, ["pretrain", str(recipe), "--run", str(run), "--threads", "1", *words], before).wait()
 
 
 def strike(number: int, forward: int) -> Callable[[], None]:
-    """A fault: the process gets a signal as the `forward`-th micro-batch of its steps begins, counted from 1."""
+    """Return a fault: the process gets a signal as the `forward`-th micro-batch of its steps begins, counted from 1."""
 
     def before() -> None:
         accumulate, calls = Stepper._accumulate, [0]
@@ -155,17 +155,17 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 
 def exact(run: Path) -> list[dict[str, Any]]:
-    """The fields of metrics.jsonl that resuming must give back bit for bit."""
+    """Return the fields of metrics.jsonl that resuming must reproduce bit for bit."""
     return [{name: value for name, value in record.items() if name in EXACT or name.endswith("_loss")} for record in records(run)]
 
 
 def hashes(run: Path, step: int) -> dict[str, str]:
-    """SHA-256 of the weights and the optimizer's state of a checkpoint."""
+    """Return the SHA-256 of the weights and the optimizer's state of a checkpoint."""
     folder = run / "checkpoints" / f"step-{step:06d}"
     names = ("model.safetensors", "training_state/optimizer.safetensors", "config.json", "tokenizer.json")
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
 def kept(run: Path) -> list[str]:
-    """The names of the checkpoints."""
+    """Return the names of the checkpoints."""
     return sorted(path.name for path in (run / "checkpoints").glob("step-*"))

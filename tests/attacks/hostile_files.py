@@ -1,4 +1,4 @@
-"""Makes the hostile files that tests hand to the program. Nothing here is dangerous to read: the pickles only create an empty file."""
+"""Hostile files that tests pass to the program. Nothing here is dangerous to read: the pickles only create an empty file."""
 
 import io
 import json
@@ -14,7 +14,7 @@ MAX_HEADER = 16 << 20
 
 
 def safetensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
-    """A file with this header (JSON, or bytes as they stand), which tells its own length unless `length` lies about it."""
+    """Return a file with this header (JSON, or bytes as given), with the header's own length unless `length` is given."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -23,7 +23,7 @@ def tensor(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
-# name: what the file holds, and what must stand in the refusal.
+# name: the content of the file, and a part of the error message
 SAFETENSORS: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "too short"),
     "seven bytes": (lambda: b"\1\0\0\0\0\0\0", "too short"),
@@ -66,7 +66,7 @@ SAFETENSORS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 class Canary:
-    """Unpickling this creates a file."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -76,13 +76,13 @@ class Canary:
 
 
 def zipped_pickle(canary: Path) -> bytes:
-    """What torch.save writes, with code in it."""
+    """Return a file as torch.save writes it, with code in it."""
     buffer = io.BytesIO()
     torch.save({"weight": torch.zeros(2), "code": Canary(canary)}, buffer)
     return buffer.getvalue()
 
 
-# How a pickle can look; each creates `canary` when it is opened.
+# Forms of a pickle; each creates `canary` when it is opened.
 PICKLES: dict[str, Callable[[Path], bytes]] = {
     "zip": zipped_pickle,
     "protocol 0": lambda canary: pickle.dumps(Canary(canary), 0),

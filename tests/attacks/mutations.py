@@ -1,4 +1,4 @@
-"""Random damage to a file, from a seed: bytes flipped, cut, put in, and values of its JSON put elsewhere."""
+"""Random damage to a file, from a seed: bytes flipped, cut, inserted, and values of its JSON moved."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ VALUES: list[Any] = [
 
 
 def mutate(path: Path, random: random.Random) -> str:
-    """Damage a file once or twice; says how."""
+    """Damage a file once or twice; return a description."""
     ways = []
     for _ in range(random.choice((1, 1, 1, 2))):
         if path.suffix == ".json" and random.random() < 0.7:
@@ -50,7 +50,7 @@ def _mutate_bytes(path: Path, random: random.Random) -> str:
     data = bytearray(path.read_bytes())
     at, length = random.randrange(len(data) + 1), random.choice((1, 2, 8, 100))
     if random.random() < 0.3:
-        at = min(at, random.randrange(64))  # where formats say what follows
+        at = min(at, random.randrange(64))  # where formats describe what follows
     match random.choice(("flip", "cut", "remove", "insert", "overwrite", "repeat", "fill")):
         case "flip" if data:
             at %= len(data)
@@ -89,7 +89,7 @@ def _mutate_json(path: Path, random: random.Random) -> str:
 
 
 def _mutate_header(path: Path, random: random.Random) -> str:
-    """The JSON of a safetensors header changed, and its length told rightly."""
+    """Change the JSON of a safetensors header, and update its length."""
     data = path.read_bytes()
     try:
         length = int.from_bytes(data[:8], "little")
@@ -103,7 +103,7 @@ def _mutate_header(path: Path, random: random.Random) -> str:
 
 
 def _changed(document: Any, random: random.Random) -> tuple[Any, str]:
-    """The document with one value replaced, removed, or put in another's place."""
+    """Return the document with one value replaced, removed, or moved to another's place."""
     places = list(_places(document, ()))
     if not places:
         return random.choice(VALUES), "all replaced"
@@ -131,7 +131,7 @@ def _changed(document: Any, random: random.Random) -> tuple[Any, str]:
 
 
 def _places(value: Any, path: tuple[Any, ...]) -> Any:
-    """The path of every value inside."""
+    """Yield the path of every value inside."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         yield (*path, key)

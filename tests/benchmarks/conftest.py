@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ import what they share from beside them, as they do when they are started."""
+"""Let the scripts of benchmarks/ import shared modules from their folder, as they do when they are started."""
 
 import sys
 from pathlib import Path

@@ -28,7 +28,7 @@ evaluation: {every: 1}
 
 
 def write_task(folder: Path) -> None:
-    """Text, labelled rows, and two recipes."""
+    """Write text, labelled rows, and two recipes."""
     draw = random.Random(1)
     rows = [{"text": " ".join(draw.choices(["the", "cat", "dog", "sat"], k=6)), "label": "good" if n % 3 else "bad"} for n in range(60)]
     (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -38,6 +38,6 @@ def write_task(folder: Path) -> None:
 
 
 def script(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Python with these words, in the folder."""
+    """Run Python with these words, in the folder."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TFKIT_CACHE": str(folder / "cache")}
     return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -8,6 +8,6 @@ from tfkit.carbon import Meter
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a test states no time-out, the sidecar has as long as a busy machine may need."""
+    """Give the sidecar as long as a busy machine may need, in tests without a time-out of their own."""
     for method in (Meter.stop, Meter.fresh_reading):
         monkeypatch.setattr(method, "__defaults__", (PATIENCE_SECONDS,))

@@ -1,4 +1,4 @@
-"""Probes with a made-up power of 36 W (0.01 Wh a second) at 100 g/kWh, well-behaved and not. The sidecar imports them by name."""
+"""Probes with a constant power of 36 W (0.01 Wh a second) at 100 g/kWh, well-behaved and not. The sidecar imports them by name."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from tfkit.carbon.probe import Machine
 from tfkit.carbon.reading import Totals
 
 HANG_SECONDS = 600.0  # far beyond any time that a busy machine may need
-EXIT_SECONDS = 30.0  # of a time-out of Meter.stop, for what the sidecar does last: half a second where nothing else runs
+EXIT_SECONDS = 30.0  # the part of Meter.stop's time-out for the sidecar's last work: half a second if nothing else runs
 POWER_W = 36.0
 G_PER_KWH = 100.0
 
@@ -73,7 +73,7 @@ class HangingStop(Steady):
 
 
 class Spoiled(Steady):
-    """Every reading after the second is bad."""
+    """A probe whose readings after the second are bad."""
 
     bad = None
 

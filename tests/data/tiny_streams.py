@@ -1,4 +1,4 @@
-"""Token streams of made ids, for the tests of rows that are cut from them."""
+"""Token streams of made ids, for tests of rows cut from them."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ FRAME = Frame(CLS, SEP, PAD)
 
 
 def stream(documents: list[list[list[int]]], name: str = "made") -> TokenStream:
-    """Documents of sentences of ids, as a tokenizer with BERT's template lays them down."""
+    """Return a stream of documents of sentences of ids, in the layout of a tokenizer with BERT's template."""
     tokens: list[int] = []
     starts, sentences = [], []
     for document in documents:
@@ -27,13 +27,13 @@ def stream(documents: list[list[list[int]]], name: str = "made") -> TokenStream:
 
 
 def numbered(sizes: list[list[int]], first: int = 10) -> list[list[list[int]]]:
-    """Documents of sentences of these sizes, in which every id is another."""
+    """Return documents of sentences of these sizes, in which all ids differ."""
     ids = iter(range(first, 1 << 16))
     return [[[next(ids) for _ in range(size)] for size in document] for document in sizes]
 
 
 def drawn(count: int, seed: int, most_sentences: int = 30, longest: int = 12) -> list[list[list[int]]]:
-    """So many documents of random sizes."""
+    """Return `count` documents of random sizes."""
     random = np.random.default_rng(seed)
     sizes = [random.integers(1, longest + 1, random.integers(1, most_sentences + 1)).tolist() for _ in range(count)]
     return numbered(sizes)

@@ -1,4 +1,4 @@
-"""The device that is tested, computing deterministically as in a run; and where the helpers of these tests are."""
+"""The tested device, computing deterministically as in a run; and the paths of these tests' helpers."""
 
 import sys
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ import torch
 
 from tfkit.training.device import make_deterministic, pick_device
 
-# The made rows of the objectives and the tiny models that write are in the folders of their own tests.
+# the objectives' rows and the tiny models that generate are in the folders of their own tests
 sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("objectives", "generation")]
 
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """What --device names."""
+    """Return the device of --device."""
     found = pick_device(request.config.getoption("--device"))
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     make_deterministic(found)

@@ -1,4 +1,4 @@
-"""What a model on any device is asked: to write, to score texts and questions, to judge rows, to fill masks."""
+"""Queries to a model on any device: generation, scores of texts and questions, evaluation of rows, filled masks."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ LABELLED = ("bert-classes", "bert-regression", "bert-tagging", "gpt-multiple_cho
 
 
 def write(model: Transformer, how: str, *, alone: bool = False) -> list[list[int]]:
-    """Prompts of unequal lengths, which take padding in one batch; the texts outgrow windows."""
+    """Continue prompts of unequal lengths, which need padding in one batch; the texts outgrow windows."""
     settings = GenerationSection(max_new_tokens=9, **WRITTEN[how])
     batches = [[prompt] for prompt in PROMPTS] if alone else [PROMPTS]
     return [
@@ -43,7 +43,7 @@ def writer(family: str) -> Transformer:
 
 
 def text_losses(model: Transformer) -> np.ndarray[Any, Any]:
-    """The loss of each of a few texts, some of them longer than the context."""
+    """Return the loss of each of a few texts, some of them longer than the context."""
     random = np.random.default_rng(2)
     lengths = np.array([3, 70, 18, 41])
     starts = np.concatenate([[0], lengths.cumsum()])
@@ -55,13 +55,13 @@ def text_losses(model: Transformer) -> np.ndarray[Any, Any]:
 
 
 def answers(model: Transformer) -> list[float]:
-    """The log-probabilities of a few continuations."""
-    asked = [Ids(ids, max(1, len(ids) - 3), [9, 8, 7]) for ids in PROMPTS if len(ids) > 1]
-    return [one.log_prob for one in score_questions(model, [Question("a", "b")] * len(asked), asked, 3)]
+    """Return the log-probabilities of a few continuations."""
+    questions = [Ids(ids, max(1, len(ids) - 3), [9, 8, 7]) for ids in PROMPTS if len(ids) > 1]
+    return [one.log_prob for one in score_questions(model, [Question("a", "b")] * len(questions), questions, 3)]
 
 
 def judged(model: Transformer, task: Task) -> list[float]:
-    """Every number that is told of labelled rows, one after the other."""
+    """Return every number of the evaluation of labelled rows, one after the other."""
     assert isinstance(task.rows, ExampleRows)
     found = judge_rows(model, task.objective, task.rows, 5)
     assert found is not None
@@ -69,8 +69,8 @@ def judged(model: Transformer, task: Task) -> list[float]:
 
 
 def filled(folder: Path, device: torch.device | None = None) -> list[str]:
-    """What BERT puts for masks."""
+    """Return BERT's texts with filled masks."""
     family, make = CASES["bert-masked_lm"]
     model = family_model(family, make(folder), std=0.4)
-    told = [f"{text} [MASK] cat" for text in texts(4, longest=LENGTH // 3)]
-    return [one.text for one in fill(model if device is None else model.to(device), codec(), told)]
+    masked = [f"{text} [MASK] cat" for text in texts(4, longest=LENGTH // 3)]
+    return [one.text for one in fill(model if device is None else model.to(device), codec(), masked)]

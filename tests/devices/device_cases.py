@@ -1,4 +1,4 @@
-"""Every family and every objective, tiny, with made rows: what the tests of a device compute."""
+"""Every family and every objective, tiny, with synthetic rows: the computations of the device tests."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ from tfkit.tokenizer import Tokenizer
 
 LENGTH, BATCH = 24, 8
 SIZES: dict[str, Any] = {"vocab_size": 300, "context_length": LENGTH, "dim": 24, "hidden_dim": 36, "num_heads": 3, "head_dim": 8}
-OTHERS: dict[str, dict[str, Any]] = {  # beside the sizes, what a family is known for, made to matter in a short row
+OTHERS: dict[str, dict[str, Any]] = {  # besides the sizes, a family's characteristic features, chosen to matter in a short row
     "llama": {"num_heads": 6, "num_kv_heads": 2, "head_dim": 4},
     "smollm2": {"num_kv_heads": 1},
     "mistral": {"num_kv_heads": 1, "attention": {"windows": [5]}},
@@ -56,19 +56,19 @@ LABELS = ("no", "yes", "maybe")
 
 @dataclass(frozen=True)
 class Task:
-    """An objective, its rows, and how a model is changed for it."""
+    """An objective, its rows, and the changes of a model for it."""
 
     objective: Any
     rows: Rows
     changes: Mapping[str, Any]
 
     def batches(self, step: int, micro_batch_size: int = BATCH) -> list[Batch]:
-        """The micro-batches of step `step`, from 0."""
+        """Return the micro-batches of step `step`, from 0."""
         return Loader(self.rows, self.objective.collate, BATCH, micro_batch_size).step(step)
 
 
 def family_config(family: str, changes: Mapping[str, Any], std: float = 0.1) -> ModelConfig:
-    """The first preset of a family, tiny; without dropout, which draws other numbers on another device."""
+    """Return the first preset of a family, tiny; without dropout, which draws other numbers on another device."""
     values = next(values for owner, values in PRESETS.values() if owner.name == family)
     layers = {name: 2 for name in ("encoder_layers", "decoder_layers") if values.get(name)}
     undropped = {"dropout": dict.fromkeys(values.get("dropout", {}), 0.0)}
@@ -77,7 +77,7 @@ def family_config(family: str, changes: Mapping[str, Any], std: float = 0.1) -> 
 
 
 def family_model(family: str, task: Task, std: float = 0.1) -> Transformer:
-    """The same random weights at every call."""
+    """Build a model with the same random weights at every call."""
     return build(family_config(family, task.changes, std), seed=3)
 
 
@@ -100,12 +100,12 @@ def _labelled(folder: Path, objective: Any, rows: list[dict[str, Any]], section:
 
 
 def causal_lm(folder: Path) -> Task:
-    """Documents apart from each other, which takes a mask."""
+    """Return causal language modelling with separated documents, which needs a mask."""
     return Task(CausalLM("apart"), PackedRows([(_stream(codec()), 1.0)], LENGTH, 1), {})
 
 
 def one_document(folder: Path) -> Task:
-    """Nothing apart: the kernels that need no mask."""
+    """Return causal language modelling without a mask, for the kernels that need none."""
     return Task(CausalLM("joined"), PackedRows([(_stream(codec()), 1.0)], LENGTH, 1), {})
 
 
@@ -198,13 +198,13 @@ def _distillation(base: Task, of: dict[str, Any], family: str, **section: Any) -
 
 
 def distilled_masked_lm(folder: Path) -> Task:
-    """DistilBERT's three losses."""
+    """Return DistilBERT's three losses."""
     weights = {"temperature": 2.0, "teacher_weight": 5.0, "text_weight": 2.0, "cosine_weight": 1.0}
     return _distillation(masked_lm(folder), {"kind": "masked_lm"}, "bert", **weights)
 
 
 def distilled_causal_lm(folder: Path) -> Task:
-    """Gemma 2's."""
+    """Return Gemma 2's distillation."""
     return _distillation(causal_lm(folder), {"kind": "causal_lm"}, "gemma2")
 
 

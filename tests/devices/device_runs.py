@@ -1,4 +1,4 @@
-"""Whole runs of tfkit on the device that is tested: forks on the CPU; with a GPU, which no fork can use, programs of their own."""
+"""Whole runs of tfkit on the tested device: forks on the CPU; with a GPU, which no fork can use, separate programs."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def write_recipe(folder: Path, corpus: Path, text: str = TRAINED) -> Path:
 
 
 def run(device: torch.device, folder: Path, *words: str, fault: tuple[str, int] | None = None) -> Done:
-    """tfkit with these words on the device; `fault`: the name of one of FAULTS, and its number."""
+    """Run tfkit with these words on the device; `fault`: the name of one of FAULTS, and its number."""
     arguments = [*words, "--device", str(device), "--threads", "1"]
     if device.type == "cpu":
         return Process(folder, arguments, None if fault is None else FAULTS[fault[0]](device, fault[1])).wait()
@@ -48,12 +48,12 @@ def run(device: torch.device, folder: Path, *words: str, fault: tuple[str, int] 
 
 
 def _stop(device: torch.device, forward: int) -> Any:
-    """SIGTERM as the micro-batch of this number begins."""
+    """Send SIGTERM as the micro-batch of this number begins."""
     return strike(15, forward)
 
 
 def _little_memory(device: torch.device, rows: int) -> Any:
-    """Memory that does not hold a step of all rows: of a GPU really, by a limit; on the CPU said to be so beyond this many rows."""
+    """Limit memory below a step of all rows: on a GPU by a real limit; on the CPU by an error beyond this many rows."""
 
     def limit() -> None:
         if device.type == "cuda":
@@ -73,7 +73,7 @@ def _little_memory(device: torch.device, rows: int) -> Any:
 
 
 def _busy(device: torch.device, number: int) -> Any:
-    """A machine on which the meter starts late, so that the run waits for it at its end."""
+    """Simulate a machine on which the meter starts late, so that the run waits for it at its end."""
     return wait_for_the_end
 
 

@@ -1,8 +1,8 @@
-"""A device that is none: tensors that lie "elsewhere" and compute on the CPU, so that a mistake with devices shows without a GPU.
+"""A simulated device: tensors that are "elsewhere" and compute on the CPU, so that a mistake with devices shows without a GPU.
 
-An operation on tensors of both places is an error, as on CUDA: but for copies, indices, and tensors without dimensions. So is float64
-elsewhere, which Apple's GPUs do not have. The device is called `meta`, the only one of PyTorch beside the CPU that every build can
-differentiate on; a factory that is asked for it makes a tensor with values, as long as the mode is on.
+An operation on tensors of both places is an error, as on CUDA, except copies, indices, and tensors without dimensions. So is float64
+elsewhere, which Apple's GPUs do not have. The device is called `meta`, the only one of PyTorch besides the CPU that every build can
+differentiate on; while the mode is on, a factory for it makes a tensor with values.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ _MIXED = (torch.ops.aten.copy_, torch.ops.aten.index, torch.ops.aten.index_put, 
 
 
 class DeviceError(Exception):
-    """What a GPU would have refused."""
+    """An error that a GPU would raise."""
 
 
 class _Elsewhere(torch.Tensor):
@@ -33,7 +33,7 @@ class _Elsewhere(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.tolist:  # which PyTorch refuses to do for a subclass
+        if func is torch.Tensor.tolist:  # PyTorch refuses it for a subclass
             return args[0].values_on_cpu.tolist()
         if func is torch.Tensor.numpy:
             raise DeviceError("numpy of a tensor that is not on the CPU")
@@ -46,7 +46,7 @@ class _Elsewhere(torch.Tensor):
 
 
 class PretendedDevice(TorchDispatchMode):
-    """While it is on, `ELSEWHERE` is a device like any other; `operations` counts what was computed there."""
+    """A mode in which `ELSEWHERE` is a device like any other; `operations` counts what was computed there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class PretendedDevice(TorchDispatchMode):
 
 
 class _Literals(TorchFunctionMode):
-    """Tensors of Python's numbers are made below what a dispatch mode sees, so they are made on the CPU first."""
+    """A mode that makes tensors of Python's numbers on the CPU first, since a dispatch mode does not see them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -83,15 +83,15 @@ class _Literals(TorchFunctionMode):
 def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, torch.Tensor)]
     elsewhere = any(isinstance(one, _Elsewhere) for one in tensors)
-    strangers = [tuple(one.shape) for one in tensors if not isinstance(one, _Elsewhere) and one.dim()]
-    if elsewhere and strangers and func.overloadpacket not in _MIXED:
-        raise DeviceError(f"{func}: a tensor of the CPU {strangers[0]} among those of the device")
-    asked = kwargs.get("device")
-    kwargs = kwargs if asked is None else kwargs | {"device": torch.device("cpu")}
+    on_cpu = [tuple(one.shape) for one in tensors if not isinstance(one, _Elsewhere) and one.dim()]
+    if elsewhere and on_cpu and func.overloadpacket not in _MIXED:
+        raise DeviceError(f"{func}: a tensor of the CPU {on_cpu[0]} among those of the device")
+    wanted = kwargs.get("device")
+    kwargs = kwargs if wanted is None else kwargs | {"device": torch.device("cpu")}
     out = func(*tree_map(_values, args), **tree_map(_values, kwargs))
-    if not (elsewhere if asked is None else torch.device(asked) == ELSEWHERE):
+    if not (elsewhere if wanted is None else torch.device(wanted) == ELSEWHERE):
         return out
-    known = {id(one.values_on_cpu): one for one in tensors if isinstance(one, _Elsewhere)}  # what an operation in place gives back
+    known = {id(one.values_on_cpu): one for one in tensors if isinstance(one, _Elsewhere)}  # an operation in place returns these
 
     def move(one: Any) -> Any:
         return one if not isinstance(one, torch.Tensor) else known[id(one)] if id(one) in known else _moved(func, one)

@@ -1,4 +1,4 @@
-"""Mistral, Gemma 2, SmolLM2, and Llama 3.1's longer wavelengths: systems.md's A7 to A12 with what bends them."""
+"""Mistral, Gemma 2, SmolLM2, and Llama 3.1's longer wavelengths, with numbers that bite."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """Tiny models of transformers with numbers that bite: three heads a group, an odd vocabulary, weights large enough to show a mistake.
 
-The models stand in files of their own, cases_*.py, each with a dictionary CASES; here they come together.
+The models are in files of their own, cases_*.py, each with a dictionary CASES; here they are collected.
 """
 
 import importlib
@@ -20,15 +20,15 @@ TOLERANCE = 1e-4
 IDS = torch.tensor([[(7 * t + 3 * b + 5) % 83 + 3 for t in range(23)] for b in range(2)])  # (2, 23)
 MASK = torch.ones_like(IDS)
 MASK[1, -5:] = 0  # for encoders
-TARGETS = IDS[:, :11]  # what the decoder of an encoder-decoder reads
+TARGETS = IDS[:, :11]  # the input of an encoder-decoder's decoder
 
 
 @dataclass(frozen=True)
 class Case:
     """A class of transformers and its configuration.
 
-    `std`: of the weights, where LARGE would saturate something. `untied`: with an output matrix of its own, where the configuration cannot
-    say so (T5 1.1).
+    `std`: of the weights, if LARGE would saturate something. `untied`: with an output matrix of its own, if the configuration cannot
+    express it (T5 1.1).
     """
 
     model: type[PreTrainedModel]
@@ -38,7 +38,7 @@ class Case:
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """What transformers' forward is given: decoders the ids, encoders a mask besides, an encoder-decoder the targets too."""
+        """The input of transformers' forward: ids for decoders, also a mask for encoders, and the targets for an encoder-decoder."""
         if self.config.is_encoder_decoder:
             return {"input_ids": IDS, "attention_mask": MASK, "decoder_input_ids": TARGETS}
         return {"input_ids": IDS, "attention_mask": MASK} if self.config.model_type in ("bert", "distilbert") else {"input_ids": IDS}
@@ -53,7 +53,7 @@ CASES: dict[str, Case] = {}
 
 
 def reference(case: str, std: float | None = None) -> PreTrainedModel:
-    """A random model: matrices and biases normal, norms around 1 (Gemma's, which are stored minus one, around 0)."""
+    """Return a random model: matrices and biases normal, norms around 1 (Gemma's, which are stored minus one, around 0)."""
     config = CASES[case].config
     model = CASES[case].model(config).eval()
     if CASES[case].untied:
@@ -69,14 +69,14 @@ def reference(case: str, std: float | None = None) -> PreTrainedModel:
 
 
 def save_reference(folder: Path, case: str, std: float | None = None) -> PreTrainedModel:
-    """The model, written into `folder` by transformers itself."""
+    """Save the model into `folder` with transformers itself."""
     model = reference(case, std)
     model.save_pretrained(folder)
     return model
 
 
 def run(model: Transformer, case: str, **further: Any) -> Output:
-    """Our forward of the case's inputs."""
+    """Run our forward on the case's inputs."""
     inputs = dict(CASES[case].inputs)
     mask = inputs.pop("attention_mask", None)
     output: Output = model(**inputs, padding_mask=None if mask is None else mask.bool(), **further)
@@ -84,20 +84,20 @@ def run(model: Transformer, case: str, **further: Any) -> Output:
 
 
 def real(case: str, tensor: Tensor) -> Tensor:
-    """Of (B, T, ...) what stands at real tokens: the rest means nothing, and differs."""
+    """Return the values of (B, T, ...) at real tokens: the others mean nothing, and differ."""
     inputs = CASES[case].inputs
     masked = "attention_mask" in inputs and "decoder_input_ids" not in inputs and tensor.shape[:2] == MASK.shape
     return tensor[MASK.bool()] if masked else tensor
 
 
 def logits_of(output: Any) -> Tensor:
-    """What the main head of a class of transformers gives; of a model without a head, its hidden states."""
+    """Return the output of the main head of a class of transformers; of a model without a head, its hidden states."""
     found: Tensor = next(output[name] for name in ("logits", "prediction_logits", "last_hidden_state") if name in output)
     return found
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
-    """The largest absolute difference of two tensors of one shape."""
+    """Return the largest absolute difference of two tensors of one shape."""
     assert ours.shape == theirs.shape
     return float((ours - theirs).detach().abs().max())
 

@@ -1,4 +1,4 @@
-"""Gathers what the tests of this folder say of each row of the fault matrix, and writes docs/faults.md when asked to."""
+"""Collect the results of this folder's tests for each row of the fault matrix, and write docs/faults.md if requested."""
 
 import re
 from collections import defaultdict
@@ -13,7 +13,7 @@ _outcomes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
 
 def rows_of(name: str) -> list[str]:
-    """The ids in a test's name: test_f01_f02_kills shows F01 and F02."""
+    """Return the ids in a test's name: test_f01_f02_kills shows F01 and F02."""
     found = _ROW.search(name)
     return found[1].upper().split("_") if found else []
 
@@ -27,7 +27,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test of this folder that shows no row of the matrix, or a row that is none, is a mistake."""
+    """Reject a test of this folder with no row of the matrix, or an unknown one, in its name."""
     for item in items:
         if "tests/faults/" in item.nodeid:
             rows = rows_of(item.nodeid)
@@ -43,7 +43,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def table(kills: int, draws: int) -> str:
-    """The text of docs/faults.md."""
+    """Return the text of docs/faults.md."""
     lines = [
         "# What is done to a run, and what happens then",
         "",
@@ -56,11 +56,11 @@ def table(kills: int, draws: int) -> str:
         "|---|---|---|---|---|",
     ]
     for name, row in MATRIX.items():
-        lines.append(f"| {name} | {row.fault.replace('|', '&#124;')} | {row.promise} | {row.exit} | {_said(name)} |")
+        lines.append(f"| {name} | {row.fault.replace('|', '&#124;')} | {row.promise} | {row.exit} | {_result(name)} |")
     return "\n".join(lines) + "\n"
 
 
-def _said(name: str) -> str:
+def _result(name: str) -> str:
     counts = _outcomes.get(name)
     if not counts:
         reason = MATRIX[name].not_here

@@ -1,13 +1,13 @@
-"""The fault matrix: what is done to a run, and what tfkit promises then. A test that shows a row has its id in its name: test_f03_...
+"""The fault matrix: faults of a run, and tfkit's promises for them. A test of a row has the row's id in its name: test_f03_...
 
-docs/faults.md is this table with what the tests said; `make faults` writes it.
+docs/faults.md is this table with the tests' results; `make faults` writes it.
 """
 
 from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """`exit`: the codes that a run may end with. `not_here`: why no test can show it on a machine without that."""
+    """`exit`: the codes with which a run may end. `not_here`: why no test can show it on this machine."""
 
     fault: str
     promise: str

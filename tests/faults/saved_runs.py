@@ -1,4 +1,4 @@
-"""What the tests of saving, loading, locks and kills share: a run of six steps that saves often, and the one that was never stopped."""
+"""Shared by the tests of saving, loading, locks and kills: a run of six steps that saves often, and the one that was never stopped."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 from tiny_runs import Done, exact, hashes, pretrain, strike, write_corpus, write_recipe
 
 STEPS = 6
-# Dropout, accumulation, the running mean of the log, evaluation, samples: all have a state of their own.
+# Dropout, accumulation, the running mean of the log, evaluation, samples: each has a state of its own.
 WORDS = [
     "model.dropout={embedding: 0.1, attention: 0.1, residual: 0.1}",
     "training={steps: 6, batch_size: 4, micro_batch_size: 2, precision: fp32, log_every: 4}",
@@ -33,22 +33,22 @@ class Base:
         assert done.code == -signal.SIGKILL, done.err
 
     def run(self, run: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
-        """`tfkit pretrain` with the common words and these."""
+        """Run `tfkit pretrain` with the common words and these."""
         return pretrain(run, self.recipe, *WORDS, *words, before=before)
 
     def copy_killed(self, run: Path) -> Path:
-        """A copy of the killed run, to damage; its checkpoints folder."""
+        """Copy the killed run, to damage it; return its checkpoints folder."""
         shutil.copytree(self.killed, run)
         return run / "checkpoints"
 
     def assert_ends_the_same(self, run: Path) -> None:
-        """Resume the run: it ends with the bits of the one that was never stopped, and with nothing left over."""
+        """Resume the run: it ends with the bits of the one that was never stopped, and leaves nothing over."""
         done = self.run(run, "--resume")
         assert done.code == 0, done.err
         self.assert_same(run)
 
     def assert_same(self, run: Path) -> None:
-        """Weights, optimizer state, exact fields of the log, and the best, are those of the run that was never stopped."""
+        """Assert that weights, optimizer state, exact fields of the log, and the best equal those of the run that was never stopped."""
         assert hashes(run, STEPS) == hashes(self.unbroken, STEPS)
         assert exact(run) == exact(self.unbroken)
         assert (run / "checkpoints" / "best.json").read_bytes() == (self.unbroken / "checkpoints" / "best.json").read_bytes()
@@ -57,6 +57,6 @@ class Base:
 
 
 def resumed_from(run: Path) -> str | None:
-    """The checkpoint that the latest attempt began with."""
+    """Return the checkpoint with which the latest attempt began."""
     name: str | None = json.loads((run / "run.json").read_text(encoding="utf-8"))["attempts"][-1]["resumed_from"]
     return name

@@ -1,4 +1,4 @@
-"""Tiny random models that write: decoders of several shapes, windowed ones too, and encoder-decoders."""
+"""Tiny random models that generate: decoders of several shapes, windowed ones too, and encoder-decoders."""
 
 from typing import Any
 
@@ -58,12 +58,12 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     },
 }
 WRITERS = DECODERS | ENCODER_DECODERS
-START = 0  # what the decoders of encoder-decoders begin with
+START = 0  # the first id of encoder-decoders' decoders
 PROMPTS = [[5, 9, 2], [40], [7, 7, 7, 30, 1, 2, 3, 11, 19, 4, 6], [13, 40, 22, 8, 1, 36], [50, 49]]
 
 
 def tiny_model(family: str, context_length: int = 40, seed: int = 3, vocab_size: int = 53) -> Transformer:
-    """Weights of std 0.35, biases and norms off their 0 and 1 too; what comes of an encoder is smaller, or texts would repeat one token."""
+    """Build a model with weights of std 0.35, biases and norms off 0 and 1; an encoder's part is smaller, or texts would repeat a token."""
     sizes = {"vocab_size": vocab_size, "context_length": context_length, "decoder_layers": 2, "dim": 24, "hidden_dim": 44}
     model = build(ModelConfig.model_validate(WRITERS[family] | sizes), seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -83,7 +83,7 @@ def greedy(n: int = 20, **changes: Any) -> GenerationSection:
 
 @torch.no_grad()
 def next_log_probabilities(model: Transformer, prompt: list[int], made: list[int]) -> torch.Tensor:
-    """(V,), by a forward over everything."""
+    """Return (V,), from a forward over the whole text."""
     if model.encoder is None:
         logits = model(torch.tensor([prompt + made])).logits
     else:
@@ -92,7 +92,7 @@ def next_log_probabilities(model: Transformer, prompt: list[int], made: list[int
 
 
 def without_cache(model: Transformer, prompt: list[int], n: int) -> list[int]:
-    """The greedy continuation, as far as the context goes."""
+    """Return the greedy continuation, up to the context length."""
     made: list[int] = []
     if model.config.position.kind != "relative":
         n = min(n, model.config.context_length - (1 if model.encoder is not None else len(prompt)))

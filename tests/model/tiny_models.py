@@ -1,4 +1,4 @@
-"""Tiny random models of the shapes that the families have, and mixes that none has."""
+"""Tiny random models of the families' shapes, and of mixed ones."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def tiny_config(name: str, **changes: Any) -> ModelConfig:
 
 
 def tiny_model(name: str, **changes: Any) -> Transformer:
-    """Weights of std 0.35, biases and norms off their 0 and 1 too; in eval mode."""
+    """Build a model with weights of std 0.35, biases and norms off their 0 and 1 too; in eval mode."""
     model = build(tiny_config(name, **changes), seed=3)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():

@@ -12,4 +12,4 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
         PRESETS["transformer-2017-base"][1], SIZES | {"decoder_layers": 2, "hidden_dim": 44, "dropout": {"embedding": 0, "residual": 0}}
     ),
 }
-"""By the kind of class that computes them; T5ForConditionalGeneration and MarianMTModel."""
+"""By the kind of class that computes them: T5ForConditionalGeneration and MarianMTModel."""

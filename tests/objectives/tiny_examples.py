@@ -22,24 +22,24 @@ from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.step import Stepper
 
-# Relative: of up to 32 cross-entropies that are added up in float32, as those of a step are, in one sum or in several (32 x 2^-24).
+# Relative: for up to 32 cross-entropies summed in float32, as those of a step are, in one sum or in several (32 x 2^-24).
 SUM_ROUNDING = 2e-6
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "and", "ran", "fast", "slow", "big", "small", "red"]
 
 
 def texts(count: int, seed: int = 1, longest: int = 12) -> list[str]:
-    """Made sentences of one word to `longest`."""
+    """Return random sentences of one to `longest` words."""
     random = np.random.default_rng(seed)
     return [" ".join(random.choice(WORDS, int(random.integers(1, longest + 1)))) for _ in range(count)]
 
 
 def tokenizer(kind: str = "wordpiece", **settings: Any) -> Tokenizer:
-    """A real tokenizer, trained on made sentences."""
+    """Train a real tokenizer on random sentences."""
     return train_tokenizer(TokenizerSection.model_validate({"kind": kind, "vocab_size": 300, **settings}), texts(200, seed=9))
 
 
 def examples(folder: Path, rows: Sequence[Mapping[str, Any]], roles: tuple[Role, ...], objective: Any) -> ExampleSet:
-    """The rows as a jsonl file, read and encoded by the objective."""
+    """Write the rows as a jsonl file, and read and encode them with the objective."""
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return example_set(open_source(SourceSection(path=str(path)), "all", None, roles=roles), objective, "error")
@@ -48,27 +48,27 @@ def examples(folder: Path, rows: Sequence[Mapping[str, Any]], roles: tuple[Role,
 def batches(
     stored: ExampleSet, objective: Any, micro_batch_size: int, *, batch_size: int = 8, step: int = 0, **settings: Any
 ) -> list[Batch]:
-    """The micro-batches of one step."""
+    """Return the micro-batches of one step."""
     rows = ExampleRows([(stored, 1.0)], seed=1, batch_size=batch_size, **settings)
     return Loader(rows, objective.collate, batch_size, micro_batch_size).step(step)
 
 
 def model(config: Mapping[str, Any]) -> Transformer:
-    """The same random weights at every call, large enough that a mistake shows."""
+    """Build a model with the same random weights at every call, large enough that a mistake shows."""
     return build(ModelConfig.model_validate({"init": {"std": 0.3}, **config}), seed=3)
 
 
 def losses_and_weights(
     config: Mapping[str, Any], stored: ExampleSet, objective: Any, micro_batch_size: int, steps: int = 3, **settings: Any
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """What a few real steps give, for 1 x 8 = 8 x 1 = 4 x 2; `settings` are of the rows."""
-    taking = model({**config, "init": {"std": 0.1}})
-    weights = Weights(taking, torch.float32)
+    """Return the results of a few real steps, for 1 x 8 = 8 x 1 = 4 x 2; `settings` are of the rows."""
+    trained = model({**config, "init": {"std": 0.1}})
+    weights = Weights(trained, torch.float32)
     # With AdamW's usual eps, an entry whose gradient is all rounding moves by a whole learning rate, in either direction.
     optimizer = Optimizer(weights.master, AdamWSection(lr=3e-3, eps=1e-3))
-    stepper = Stepper(LossModule(taking, objective), weights, optimizer, device=torch.device("cpu"), seed=1)
+    stepper = Stepper(LossModule(trained, objective), weights, optimizer, device=torch.device("cpu"), seed=1)
     found = [stepper.take(step + 1, batches(stored, objective, micro_batch_size, step=step, **settings), 1.0).loss for step in range(steps)]
-    return found, {name: tensor.detach() for name, tensor in taking.named_parameters()}
+    return found, {name: tensor.detach() for name, tensor in trained.named_parameters()}
 
 
 ENCODER: dict[str, Any] = {

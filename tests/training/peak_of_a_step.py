@@ -1,4 +1,4 @@
-"""A program for test_memory.py: what 32 more rows of a micro-batch take at the peak, in bytes, measured in a fresh process.
+"""A program for test_memory.py: the peak memory of 32 more rows of a micro-batch, in bytes, measured in a fresh process.
 
 python peak_of_a_step.py {gpt2|llama|t5|2017} {float32|bfloat16} {kept|checkpointing}
 """
@@ -32,7 +32,7 @@ MODELS = {
 
 
 def made(family: str, dtype: str, checkpointing: bool) -> Stepper:
-    """A model big enough for its activations to show."""
+    """Build a stepper whose model is large enough for its activations to show."""
     taking = stepper(build(config(MODELS[family]), seed=1), dtype=getattr(torch, dtype), objective=objective(family))
     for stack in taking.model.stacks:
         stack.activation_checkpointing = checkpointing
@@ -44,7 +44,7 @@ def objective(family: str) -> Objective:
 
 
 def batch(family: str, rows: int) -> Batch:
-    """Packed rows; of an encoder-decoder sources of 256 tokens and targets of 160, of which the last ones are padding."""
+    """Return packed rows; for an encoder-decoder sources of 256 tokens and targets of 160, of which the last ones are padding."""
     if family not in ("t5", "2017"):
         packed = PackedRows([(stream(1000, documents=600), 1.0)], 256, seed=1)
         return Loader(packed, CausalLM().collate, rows, rows).step(0)[0]
@@ -54,7 +54,7 @@ def batch(family: str, rows: int) -> Batch:
 
 
 def peak() -> int:
-    """The most that this process held at once. Linux; `ru_maxrss` would begin with what the parent held."""
+    """Return the peak memory of this process. Linux only; `ru_maxrss` would begin with the parent's."""
     lines = (line.split() for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
     return next(int(words[1]) * 1024 for words in lines if words[0] == "VmHWM:")
 
@@ -62,7 +62,7 @@ def peak() -> int:
 def main() -> None:
     taking = made(sys.argv[1], sys.argv[2], sys.argv[3] == "checkpointing")
     peaks = []
-    for rows in (1, 16, 48):  # the first: what the allocator does once
+    for rows in (1, 16, 48):  # the first: the allocator's one-time work
         taking.try_out(1, batch(sys.argv[1], rows))
         peaks.append(peak())
     print(peaks[2] - peaks[1])

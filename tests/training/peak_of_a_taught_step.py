@@ -1,4 +1,4 @@
-"""A program for test_memory_of_a_teacher.py: what 32 more rows of a student's micro-batch take at the peak, in bytes, in a fresh process.
+"""A program for test_memory_of_a_teacher.py: the peak memory of 32 more rows of a student's micro-batch, in bytes, in a fresh process.
 
 python peak_of_a_taught_step.py {plain|capped}: whether the teacher's scores are capped, for which there is no fused kernel.
 """
@@ -18,7 +18,7 @@ from tfkit.training.step import Stepper
 
 
 def made(kind: str) -> Stepper:
-    """A student of one layer and a teacher four times as wide."""
+    """Build a stepper for a student of one layer and a teacher four times as wide."""
     wide = BIG | {"dim": 768, "hidden_dim": 3072, "num_heads": 12, "decoder_layers": 2}
     attention = {"softcap": 30.0} if kind == "capped" else {}
     teacher = build(config(GPT2, **wide, attention=attention), seed=2).eval().requires_grad_(False)

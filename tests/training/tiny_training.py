@@ -46,7 +46,7 @@ def config(values: dict[str, Any], **changes: Any) -> ModelConfig:
 
 
 def stream(vocab_size: int = 53, documents: int = 40, seed: int = 5) -> TokenStream:
-    """Documents of 1 to 30 random ids, each with a bos of its own, so that no id ends one document and begins the next."""
+    """Return documents of 1 to 30 random ids, each with a bos of its own, so that no id ends one document and begins the next."""
     random = np.random.default_rng(seed)
     lengths = random.integers(1, 31, documents)
     tokens = random.integers(1, vocab_size, lengths.sum()).astype(np.uint16)
@@ -57,7 +57,7 @@ def stream(vocab_size: int = 53, documents: int = 40, seed: int = 5) -> TokenStr
 def batches(
     objective: CausalLM, micro_batch_size: int, step: int = 0, *, batch_size: int = 8, length: int = 12, seed: int = 1
 ) -> list[Batch]:
-    """The micro-batches of one step of the made stream."""
+    """Return the micro-batches of one step of the random stream."""
     return Loader(PackedRows([(stream(), 1.0)], length, seed), objective.collate, batch_size, micro_batch_size).step(step)
 
 
@@ -69,19 +69,19 @@ def stepper(
     dtype: torch.dtype = torch.float32,
     ema_decay: float | None = None,
 ) -> Stepper:
-    """Everything that takes steps, around a model."""
+    """Return a Stepper, with weights and optimizer, around a model."""
     weights = Weights(model, dtype, ema_decay)
     optimizer = Optimizer(weights.master, section or AdamWSection(lr=1e-2))
     return Stepper(LossModule(model, objective or CausalLM()), weights, optimizer, device=torch.device("cpu"), seed=1)
 
 
 def fresh(values: dict[str, Any] = GPT2, **changes: Any) -> Transformer:
-    """The same random weights at every call."""
+    """Build a model with the same random weights at every call."""
     return build(config(values, **changes), seed=3)
 
 
 def bits(tensors: dict[str, torch.Tensor]) -> dict[str, bytes]:
-    """Copies to compare bit for bit, whatever the numbers are."""
+    """Return copies to compare bit for bit, whatever the numbers are."""
     return {
         name: tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
         for name, tensor in tensors.items()

@@ -1,4 +1,4 @@
-"""`python -m walks SEED`: print the walk of a seed, run it, and print how each command ended; `--shrink` makes it small if it fails."""
+"""`python -m walks SEED`: print the walk of a seed, run it, and print how each command ended; `--shrink` reduces it if it fails."""
 
 import argparse
 import os
@@ -14,26 +14,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m walks", description=__doc__)
     parser.add_argument("seed", type=int, nargs="?", help="of the walk")
     parser.add_argument("--case", type=Path, help="a file of tests/walks/cases instead of a seed")
-    parser.add_argument("--folder", type=Path, help="where it runs and stays; a temporary folder if left out")
+    parser.add_argument("--folder", type=Path, help="where it runs and stays; default: a temporary folder")
     parser.add_argument("--invariants", action="store_true", help="check them, too")
-    parser.add_argument("--shrink", action="store_true", help="make a walk that fails small, and print it as a case")
-    said = parser.parse_args()
+    parser.add_argument("--shrink", action="store_true", help="reduce a walk that fails, and print it as a case")
+    arguments = parser.parse_args()
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     from walks.judged import Judged, judge_walk, shrink_failure  # imports torch
     from walks.scenario import Walk, read_case
     from walks.workflow import draw_walk
 
-    walk = Walk.from_document(read_case(said.case)) if said.case else draw_walk(said.seed)
+    walk = Walk.from_document(read_case(arguments.case)) if arguments.case else draw_walk(arguments.seed)
     _print(walk.to_document())
     with tempfile.TemporaryDirectory() as scratch:
-        judged: Judged = judge_walk(walk, said.folder or Path(scratch, "walk"), invariants=said.invariants)
+        judged: Judged = judge_walk(walk, arguments.folder or Path(scratch, "walk"), invariants=arguments.invariants)
         for command, done in judged.done:
             print("not run" if done is None else done.code, command)
         for failure in judged.failures:
             print(f"\nFAILED {failure.signature}\n{failure.detail}")
-        if judged.failures and said.shrink:
+        if judged.failures and arguments.shrink:
             print("\nshrunk to")
-            _print(shrink_failure(walk, judged.failures[0], Path(scratch), invariants=said.invariants).to_document())
+            _print(shrink_failure(walk, judged.failures[0], Path(scratch), invariants=arguments.invariants).to_document())
     return int(bool(judged.failures))
 
 

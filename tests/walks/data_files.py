@@ -1,4 +1,4 @@
-"""Writes the rows of a walk as files of each format that tfkit reads, packed or not."""
+"""Writers of a walk's rows as files of each format that tfkit reads, packed or not."""
 
 import csv
 import gzip
@@ -49,7 +49,7 @@ def _parquet(rows: Rows, header: bool) -> bytes:
 
 
 def _conll(rows: Rows, header: bool) -> bytes:
-    """A token a line with its tag, whatever their columns are called."""
+    """Write a token and its tag per line, whatever the names of their columns."""
     sentences = [zip(*row.values(), strict=True) for row in rows]
     return "\n".join("".join("\t".join(line) + "\n" for line in lines) for lines in sentences).encode()
 

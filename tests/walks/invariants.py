@@ -1,4 +1,4 @@
-"""What must be true of every run that ended well, whatever its recipe. Each invariant says what is wrong, or raises; nothing is right."""
+"""Invariants of every run that ended well, whatever its recipe. Each one yields or raises what is wrong."""
 
 import contextlib
 import csv
@@ -30,7 +30,7 @@ _DROPOUT = json.dumps(dict.fromkeys(("embedding", "attention", "residual", "hidd
 
 
 class Run:
-    """A run of a walk that has finished: the command that began it, its recipe as the walk has it, and its folder."""
+    """A finished run of a walk: the command that began it, its recipe in the walk, and its folder."""
 
     def __init__(self, folder: Path, command: Command, recipe: dict[str, Any]):
         self.folder, self.command, self.recipe = folder, command, recipe
@@ -39,7 +39,7 @@ class Run:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the checkpoint is a model, and no adapter."""
+        """Whether the checkpoint is a model, not an adapter."""
         return (self.checkpoint / "model.safetensors").exists()
 
     @property
@@ -48,7 +48,7 @@ class Run:
         return load(self.checkpoint).config.head.kind == "lm"
 
     def again(self, name: str, *words: str, stop: str | None = None, **options: Any) -> Path:
-        """The same run in a folder of its own, with other words besides; its last checkpoint. `stop`: killed in the second step first."""
+        """Run the same again in another folder, with further words; return its last checkpoint. `stop`: killed in the second step first."""
         plain = [word for word in self.command.words if word not in ("--resume", "--json")]
         plain[plain.index("--run") + 1] = name
         commands = [Command([*plain, *words])]
@@ -61,7 +61,7 @@ class Run:
         return last_checkpoint(self.folder / name)
 
     def result(self, *words: str) -> str:
-        """What a command prints that must end with 0."""
+        """Return the output of a command that must end with 0."""
         done = run_command(Command([*words, *COMMON, *QUIET]), self.folder)
         if done.code:
             raise RuntimeError(f"{' '.join(words)}: {done.code}: {message_of(done, self.folder)}")
@@ -69,7 +69,7 @@ class Run:
 
 
 def check(walk: Walk, folder: Path, outcome: Outcome) -> list[Failure]:
-    """What is wrong with the finished runs of a walk."""
+    """Return what is wrong with the finished runs of a walk."""
     found = []
     for run in finished_runs(walk, folder, outcome):
         for invariant in INVARIANTS:
@@ -80,13 +80,13 @@ def check(walk: Walk, folder: Path, outcome: Outcome) -> list[Failure]:
                     for what in invariant(run)
                 ]
             except Exception as error:
-                said = str(error).partition("\n")[0][:300]
-                found.append(Failure(f"{run.command.name}: not true that {name}: {type(error).__name__}", f"{run.name}: {said}"))
+                message = str(error).partition("\n")[0][:300]
+                found.append(Failure(f"{run.command.name}: not true that {name}: {type(error).__name__}", f"{run.name}: {message}"))
     return found
 
 
 def finished_runs(walk: Walk, folder: Path, outcome: Outcome) -> Iterator[Run]:
-    """The runs of a walk whose last command ended with 0."""
+    """Yield the runs of a walk whose last command ended with 0."""
     ended = {command.run: (command, done) for command, done in outcome.done if command.run and command.name in ("pretrain", "finetune")}
     for command, done in ended.values():
         if done is not None and done.code == 0:
@@ -95,7 +95,7 @@ def finished_runs(walk: Walk, folder: Path, outcome: Outcome) -> Iterator[Run]:
 
 
 def last_checkpoint(run: Path) -> Path:
-    """The newest checkpoint of a run."""
+    """Return the newest checkpoint of a run."""
     return max((run / "checkpoints").glob("step-*"))
 
 
@@ -103,12 +103,12 @@ def last_checkpoint(run: Path) -> Path:
 
 
 def it_opens_in_transformers(run: Run) -> Iterator[str]:
-    """AutoModel's class of config.json gives the logits that tfkit gives."""
+    """Compare the logits of tfkit with those of config.json's class of transformers."""
     if not run.is_whole:
         return
     config = json.loads((run.checkpoint / "config.json").read_text(encoding="utf-8"))
     name = config.get("architectures", [""])[0]
-    if config["model_type"] == "tfkit" or name == "T5ForSequenceClassification":  # which reads the place of </s>, and needs one
+    if config["model_type"] == "tfkit" or name == "T5ForSequenceClassification":  # it reads the position of </s>, and needs one
         return
     import transformers
 
@@ -127,14 +127,14 @@ def it_opens_in_transformers(run: Run) -> Iterator[str]:
 
 
 def _inputs(ours: Loaded, pad: int | None) -> dict[str, torch.Tensor]:
-    """Token ids that are no padding; of an encoder-decoder the decoder's, too."""
+    """Return token ids without padding; for an encoder-decoder the decoder's, too."""
     ids = torch.tensor([[id for id in range(5, 40) if id != pad][: min(12, ours.config.context_length)]]) % ours.config.vocab_size
     both = ours.config.encoder_layers and ours.config.decoder_layers
     return {"input_ids": ids} | ({"decoder_input_ids": ids[:, :7]} if both else {})
 
 
 def saving_it_again_gives_the_same_bytes(run: Run) -> Iterator[str]:
-    """Load, save: the same files."""
+    """Load, save, and compare the files."""
     if not run.is_whole:
         return
     loaded = load(run.checkpoint)
@@ -151,7 +151,7 @@ def saving_it_again_gives_the_same_bytes(run: Run) -> Iterator[str]:
 
 
 def an_evaluation_afterwards_tells_the_same(run: Run) -> Iterator[str]:
-    """The last evaluation during the training, and `tfkit evaluate` of its checkpoint."""
+    """Compare the last evaluation during training with `tfkit evaluate` of its checkpoint."""
     evaluated = _last_evaluation(run.folder / run.name)
     if evaluated is None or not _in_float32(run):
         return
@@ -167,7 +167,7 @@ def an_evaluation_afterwards_tells_the_same(run: Run) -> Iterator[str]:
 
 
 def _in_float32(run: Run) -> bool:
-    """Whether rows are held out, and judged in float32 both times."""
+    """Whether rows are held out, and evaluated in float32 both times."""
     both = run.recipe.get("training", {}).get("precision"), run.recipe.get("evaluation", {}).get("precision", "float32")
     return run.recipe.get("data", {}).get("validation") is not None and both == ("fp32", "float32")
 
@@ -178,7 +178,7 @@ def _last_evaluation(run: Path) -> tuple[int, dict[str, Any]] | None:
 
 
 def another_micro_batch_or_more_threads_give_the_same_loss(run: Run) -> Iterator[str]:
-    """The first step's loss and gradient, without dropout and in float32."""
+    """Compare the first step's loss and gradient, without dropout and in float32."""
     if run.command.name == "finetune" and not run.recipe:
         return
     words = [f"model.dropout={_DROPOUT}", "training.precision=fp32", "training.log_every=1", "training.activation_checkpointing=false"]
@@ -199,7 +199,7 @@ def another_micro_batch_or_more_threads_give_the_same_loss(run: Run) -> Iterator
 
 
 def killed_and_resumed_it_is_the_same(run: Run) -> Iterator[str]:
-    """A run that was killed in its second step, one that was never stopped, and the walk's own."""
+    """Compare a run that was killed in its second step, one that was never stopped, and the walk's own."""
     if run.command.name == "finetune" and not run.recipe:
         return
     folders = {"whole": run.again(f"{run.name}-whole"), "killed": run.again(f"{run.name}-killed", "checkpoint.every=1", stop="SIGKILL")}
@@ -218,14 +218,14 @@ def killed_and_resumed_it_is_the_same(run: Run) -> Iterator[str]:
 
 
 def _hashes(checkpoint: Path) -> dict[str, str]:
-    """The SHA-256 of what a run computes."""
+    """Return the SHA-256 of a run's results."""
     names = [*checkpoint.rglob("*.safetensors"), checkpoint / "config.json", checkpoint / "tokenizer.json"]
     files = {"step": checkpoint.name} | {str(path.relative_to(checkpoint)): path for path in names if path.exists()}
     return {name: path if isinstance(path, str) else hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
 def its_emissions_sum_to_its_totals(run: Run) -> Iterator[str]:
-    """emissions.csv of a run with a made-up power, stopped and resumed, against run.json."""
+    """Compare emissions.csv of a run with a constant power, stopped and resumed, with run.json."""
     if run.command.name == "finetune" and not run.recipe:
         return
     fake_codecarbon.write(run.folder / "fake")
@@ -254,7 +254,7 @@ def _put_first(folder: Path) -> None:
 
 
 def a_batch_writes_what_each_prompt_alone_gives(run: Run) -> Iterator[str]:
-    """Greedy, in float32."""
+    """Compare greedy completions, in float32."""
     if not run.decodes:
         return
     prompts = ["the cat", "a", "red dog", "o"]

@@ -1,4 +1,4 @@
-"""A walk run and judged, with the invariants or without, and what fails made small."""
+"""A walk that is run and checked, with the invariants or without; failures are reduced."""
 
 import itertools
 import shutil
@@ -14,7 +14,7 @@ Judged = Outcome
 
 
 def judge_walk(walk: Walk, folder: Path, *, invariants: bool = False, before: Callable[[], object] | None = None) -> Outcome:
-    """The outcome of a walk in a new folder; `before` is called in each of its processes."""
+    """Return the outcome of a walk in a new folder; `before` is called in each of its processes."""
     outcome = run_walk(walk, folder, before)
     if invariants:
         outcome.failures += invariants_of.check(walk, folder, outcome)
@@ -24,7 +24,7 @@ def judge_walk(walk: Walk, folder: Path, *, invariants: bool = False, before: Ca
 def shrink_failure(
     walk: Walk, failure: Failure, folder: Path, *, invariants: bool = False, before: Callable[[], object] | None = None, tries: int = TRIES
 ) -> Walk:
-    """A small walk that fails with the same signature."""
+    """Return a small walk that fails with the same signature."""
     invariants = invariants and "not true that" in failure.signature
     numbers = itertools.count()
 
@@ -33,7 +33,7 @@ def shrink_failure(
         try:
             found = judge_walk(smaller, place, invariants=invariants, before=before)
         except (KeyError, IndexError, ValueError, OSError):
-            return False  # what was left out cannot be: a file without rows, a command without words
+            return False  # the reduced walk is impossible: a file without rows, a command without words
         finally:
             shutil.rmtree(place, ignore_errors=True)
         return any(one.signature == failure.signature for one in found.failures)

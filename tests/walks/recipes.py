@@ -1,4 +1,4 @@
-"""Recipes drawn at random: a tiny one that is right, and then many small changes, each kept where `tfkit check` would keep it."""
+"""Random recipes: a tiny valid one, and then many small changes, each kept if `tfkit check` accepts it."""
 
 import json
 import random
@@ -32,17 +32,17 @@ _TRAINED: list[str] = [kind for kind, section in SECTIONS.items() if section.sco
 FAMILIES = sorted({family.name for family, _ in PRESETS.values()})
 OPTIMIZERS = {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(OptimizerSection)}
 SCHEDULES: tuple[str, ...] = get_args(ScheduleSection.model_fields["kind"].annotation)
-_CHANGED = 0.12  # how often each field is set
+_CHANGED = 0.12  # the probability of setting a field
 
 
 def stacks_of(values: Recipe) -> str:
-    """Which stacks a model has, from its preset's values."""
+    """Return the stacks of a model, from its preset's values."""
     encoder, decoder = values.get("encoder_layers"), values.get("decoder_layers")
     return "both" if encoder and decoder else "encoder" if encoder else "decoder"
 
 
 def objectives_for(stacks: str) -> list[str]:
-    """The objectives that train a model with these stacks."""
+    """Return the objectives that train a model with these stacks."""
     return [kind for kind in _TRAINED if stacks in SECTIONS[kind].stacks]
 
 
@@ -54,7 +54,7 @@ class RecipeDrawer:
         self.makers: dict[str, RowMaker] = {}  # of the rows of each recipe, by its name
 
     def pretraining(self) -> Recipe:
-        """A recipe that trains from random weights."""
+        """Draw a recipe that trains from random weights."""
         family = self.dice.choice(FAMILIES)
         preset = self.dice.choice([name for name, (of, _) in PRESETS.items() if of.name == family])
         stacks = stacks_of(PRESETS[preset][1])
@@ -67,7 +67,7 @@ class RecipeDrawer:
         return self._varied(recipe, SECTIONS[kind])
 
     def finetuning(self, kind: str, name: str) -> Recipe:
-        """A recipe for an objective that starts from a checkpoint, which the command line names."""
+        """Draw a recipe for an objective that starts from a checkpoint, which the command line names."""
         recipe: Recipe = {"model": {"from": "nowhere"}, **self.task(kind, name)}
         if self.dice.random() < 0.4:
             adapter: Recipe = {"kind": "lora", "rank": self.dice.choice([1, 2, 8])}
@@ -79,7 +79,7 @@ class RecipeDrawer:
         return self._varied(recipe, SECTIONS[kind])
 
     def task(self, kind: str, name: str) -> Recipe:
-        """Data, objective and length for an objective; the optimizer and schedule, too."""
+        """Draw data, objective and length for an objective; optimizer and schedule, too."""
         section = SECTIONS[kind]
         numbers = "regression" in section.model_fields and self.dice.random() < 0.35
         objective: Recipe = {"kind": kind} | ({"regression": True} if numbers else {})
@@ -109,7 +109,7 @@ class RecipeDrawer:
         return model
 
     def _tokenizer(self, objective: str) -> Recipe:
-        """One that has the special tokens of the objective."""
+        """Draw a tokenizer with the special tokens of the objective."""
         kind = {"masked_lm": "wordpiece", "span_corruption": "unigram"}.get(objective) or self.dice.choice(list(VOCABULARIES))
         variant = self.dice.choice([*VOCABULARIES[kind], None])
         section: Recipe = {"kind": kind, "vocab_size": 300} | ({} if variant is None else {"variant": variant})
@@ -122,11 +122,11 @@ class RecipeDrawer:
     # -- data
 
     def maker(self, kind: str, *, numbers: bool = False) -> RowMaker:
-        """What makes rows for an objective."""
+        """Return the maker of rows for an objective."""
         return RowMaker(self.dice, SECTIONS[kind].roles, numbers=numbers, bad=self.dice.random() < 0.2)
 
     def source(self, maker: RowMaker, name: str, rows: int = 24) -> Recipe:
-        """A source of rows, written into a file of a drawn format."""
+        """Draw a source of rows, written into a file of a drawn format."""
         suffix = self.dice.choice(suffixes_for(maker))
         made, columns = in_columns(maker.rows(rows), maker, suffix)
         packed = "" if suffix == "/" else self.dice.choice(["", "", "", ".gz", ".zip"])
@@ -162,7 +162,7 @@ class RecipeDrawer:
         return data
 
     def _spoil(self, path: str) -> None:
-        """Rows that cannot be read, and a blank one."""
+        """Add rows that cannot be read, and a blank one."""
         file = self.files[path]
         if ".json" in path:
             name = next(iter(file.rows[0]))
@@ -172,7 +172,7 @@ class RecipeDrawer:
     # -- changes
 
     def _varied(self, recipe: Recipe, section: Any) -> Recipe:
-        """The recipe with changes of single fields; those that are refused are left out, but for a few walks."""
+        """Return the recipe with changes of single fields; invalid ones are dropped, except in a few walks."""
         sections: dict[str, Any] = {
             "tokenizer": TokenizerSection,
             "data": DataSection,
@@ -207,7 +207,7 @@ class RecipeDrawer:
 
 
 def with_value(recipe: Recipe, path: str, value: Any) -> Recipe:
-    """A copy with another value at a dotted path."""
+    """Return a copy with another value at a dotted path."""
     name, _, rest = path.partition(".")
     inner = recipe.get(name)
     return {**recipe, name: with_value(inner if isinstance(inner, dict) else {}, rest, value) if rest else value}

@@ -1,4 +1,4 @@
-"""Rows that have what an objective reads, by the forms of its roles: a new objective gets its rows without being listed here."""
+"""Rows for an objective, from the forms of its roles: a new objective gets its rows without being listed here."""
 
 import random
 from typing import Any
@@ -14,7 +14,7 @@ ODD_COLUMNS = ["Spalte 1", "x-y", "文", "a.b", "text_", "class name", "1"]
 
 
 def sentence(dice: random.Random, blank: float = 0.05, most: int = 30) -> str:
-    """Some words, at most so many, with something odd among them now and then; or nothing but blanks, or what is not seen."""
+    """Return some words, at most `most`, sometimes with something odd among them; or only blanks or invisible characters."""
     if dice.random() < blank:
         return dice.choice([*BLANK, *INVISIBLE])
     words = [dice.choice(WORDS) for _ in range(min(most, dice.choice([1, 2, 4, 6, 9, 30 if blank else 3])))]
@@ -24,8 +24,8 @@ def sentence(dice: random.Random, blank: float = 0.05, most: int = 30) -> str:
 
 
 class RowMaker:
-    """Rows for the roles of an objective. `numbers`: labels are numbers with fractions; else of `classes`. `bad`: some rows cannot be
-    read, or have nothing for a tokenizer to see.
+    """Draws rows for the roles of an objective. `numbers`: labels are numbers with fractions; else of `classes`. `bad`: some rows cannot be
+    read, or have no visible text for a tokenizer.
     """
 
     def __init__(self, dice: random.Random, roles: tuple[Role, ...], *, numbers: bool = False, bad: bool = False):
@@ -45,12 +45,12 @@ class RowMaker:
             self.names[role.name] = dice.choice(odd) if dice.random() < 0.25 else role.columns[0]
 
     def row(self) -> Row:
-        """One row, by role."""
+        """Draw one row, by role."""
         length = self.options if self.picks else self.dice.choice([1, 2, 4, 9])
         return {role.name: self._value(role, length) for role in self.roles}
 
     def rows(self, count: int) -> list[Row]:
-        """`count` rows, each class in them."""
+        """Draw `count` rows, with each class in them."""
         found = [self.row() for _ in range(count)]
         for role in self.roles:
             if role.form == "label" and not self.picks and not self.numbers:
@@ -60,7 +60,7 @@ class RowMaker:
 
     @property
     def _blank(self) -> float:
-        """How often a text is blank: labelled rows are bad without any."""
+        """The probability of a blank text: labelled rows without text are bad."""
         return 0.1 if self.bad or tuple(self.roles) == TEXT else 0.0
 
     def _value(self, role: Role, length: int) -> Any:
@@ -81,7 +81,7 @@ class RowMaker:
                 return found if self.listed else found[0]
             case "messages":
                 return self._messages()
-        raise AssertionError(f"no rows are made for a role of the form {role.form}: teach it to this class")
+        raise AssertionError(f"no rows are made for a role of the form {role.form}: add it to this class")
 
     def _messages(self) -> list[dict[str, str]]:
         who, what = ("role", "content") if self.spoken else ("from", "value")
@@ -91,9 +91,9 @@ class RowMaker:
 
 
 def in_columns(rows: list[Row], maker: RowMaker, suffix: str) -> tuple[list[Row], dict[str, Any]]:
-    """The rows under the names of columns, and the source's `columns`: those names that are not recognised.
+    """Return the rows under the names of columns, and the source's `columns`: those names that are not recognised.
 
-    In a table the entries of a list stand in columns of their own.
+    In a table the entries of a list are in columns of their own.
     """
     columns: dict[str, Any] = {role.name: maker.names[role.name] for role in maker.roles if maker.names[role.name] != role.columns[0]}
     found = []
@@ -111,7 +111,7 @@ def in_columns(rows: list[Row], maker: RowMaker, suffix: str) -> tuple[list[Row]
 
 
 def suffixes_for(maker: RowMaker) -> list[str]:
-    """The formats whose files can hold the rows."""
+    """Return the formats whose files can hold the rows."""
     forms = {role.form for role in maker.roles}
     found = [".jsonl", ".json", ".parquet"]
     if forms <= {"text", "label", "references"} and not (maker.listed and "references" in forms):

@@ -1,4 +1,4 @@
-"""Runs a walk, each command a fork of this process with a limit of time and memory, and judges how each ended."""
+"""The execution of a walk: each command is a fork of this process with a limit of time and memory, and its end is checked."""
 
 import faulthandler
 import json
@@ -18,12 +18,12 @@ from tfkit.training.memory import resident_bytes
 from walks.data_files import write
 from walks.scenario import Command, Walk
 
-CPU_SECONDS, SECONDS = 30, 240  # for one command, most of which take a fifth of a second; the other is for one that waits for ever
-MOST_BYTES = 1_000_000_000  # resident, beyond what this process holds, which a fork begins with
+CPU_SECONDS, SECONDS = 30, 240  # for one command, most of which take a fifth of a second; wall time for one that waits for ever
+MOST_BYTES = 1_000_000_000  # resident, beyond this process's memory, with which a fork begins
 ERROR = "error.txt"  # the last error's message, in the folder of the walk
 MOST_NEW_BYTES = 4_000_000_000  # of address space
 
-# The exit codes that each command may end with in a walk: all are documented, and no other can be explained by what a walk does.
+# The exit codes with which each command may end in a walk: all are documented, and a walk explains no other.
 CODES = {
     "check": {0, 2},
     "inspect": {0, 2, 3, 4},
@@ -38,18 +38,18 @@ _BARE = re.compile(
     r"^(KeyError|IndexError|ValueError|TypeError|RuntimeError|AttributeError|Traceback)|Error\(s\) in loading state_dict|"
     r"NoneType|object has no attribute|PyObject|panicked at|Expected all tensors|size mismatch for"
 )
-# Nothing is damaged in a walk: what tfkit wrote it can read.
+# Nothing is damaged in a walk: tfkit can read its own files.
 _DAMAGE = re.compile(r"[Cc]opy .*again|damaged|do not fit config|is not the one|sha256")
 _PLACE = re.compile(r"[\w-]+[./][\w./-]+|--\w+|\w+:\d+|[a-z_]+=|objective|(row|prompt) \d+|the (model|checkpoint|tokenizer|prompt)")
 _REMEDY = re.compile(
     r"[;:,] [^;]*\b(give|set|add|remove|use|raise|choose|name|say|check|repair|lower|leave|make|write|train|start|keep|state|delete|"
-    r"mend|average|turn|shorten|correct|take|put|try|change|ask|resume|evaluate|lists)\b|did you mean|needs? |is no |--resume"
+    r"mend|average|turn|shorten|correct|take|put|try|change|ask|resume|evaluate|lists|skip|restore)\b|did you mean|needs? |is no |--resume"
 )
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What must not happen: a signature, equal for the same mistake, and what was seen."""
+    """A violation: a signature, equal for the same mistake, and the observation."""
 
     signature: str
     detail: str
@@ -57,18 +57,18 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """How far a walk came: each command with how it ended (None: not run, since what it needs is missing), and what failed."""
+    """The result of a walk: each command with its end (None: not run, since its input is missing), and the failures."""
 
     done: list[tuple[Command, Done | None]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
     def code(self, command: str) -> int | None:
-        """The exit code of the last one of this name that ran."""
-        return next((done.code for said, done in reversed(self.done) if said.name == command and done), None)
+        """Return the exit code of the last command of this name that ran."""
+        return next((done.code for one, done in reversed(self.done) if one.name == command and done), None)
 
 
 def run_walk(walk: Walk, folder: Path, before: Callable[[], object] | None = None) -> Outcome:
-    """Run every command of the walk in `folder`; one that needs a run that failed is left out. `before` is called in each process."""
+    """Run every command of the walk in `folder`; skip one that needs a failed run. `before` is called in each process."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, file in walk.files.items():
         write(folder, name, file)
@@ -92,20 +92,20 @@ def run_walk(walk: Walk, folder: Path, before: Callable[[], object] | None = Non
 
 
 def _named_by(command: Command, walk: Walk) -> set[str]:
-    """What a command names: its words, and what a recipe among them takes from another run."""
+    """Return a command's inputs: its words, and the runs that a recipe among them uses."""
     recipes = [walk.recipes[word] for word in command.words if word in walk.recipes]
     teachers = {recipe["objective"]["teacher"] for recipe in recipes if "teacher" in recipe.get("objective", {})}
     return {*command.words} | teachers
 
 
 def run_command(command: Command, folder: Path, before: Callable[[], object] | None = None) -> Done:
-    """One command, in a process of its own in `folder`."""
+    """Run one command, in a process of its own in `folder`."""
 
     def start() -> None:
         os.chdir(folder)
         os.environ["TFKIT_CACHE"] = str(folder / "cache")
         Path(ERROR).unlink(missing_ok=True)
-        console.error = _noted(console.error)
+        console.error = _recorded(console.error)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else 0
         if size:
             resource.setrlimit(resource.RLIMIT_AS, (size + MOST_NEW_BYTES, size + MOST_NEW_BYTES))
@@ -120,18 +120,18 @@ def run_command(command: Command, folder: Path, before: Callable[[], object] | N
     return Process(folder, command.words, start).wait()
 
 
-def _noted(error: Callable[[str], None]) -> Callable[[str], None]:
-    """Console.error, which leaves its text in a file besides, apart from progress and warnings."""
+def _recorded(error: Callable[[str], None]) -> Callable[[str], None]:
+    """Return console.error with a copy of its text in a file, separate from progress and warnings."""
 
-    def noted(text: str) -> None:
+    def record(text: str) -> None:
         Path(ERROR).write_text(text, encoding="utf-8", errors="replace")
         error(text)
 
-    return noted
+    return record
 
 
 def judge(command: Command, done: Done, folder: Path) -> list[Failure]:
-    """What is wrong with how a command ended."""
+    """Return what is wrong with a command's end."""
     allowed = CODES[command.name] | _stopped(command)
     if done.code == -signal.SIGXCPU or ("Timeout (" in done.err and done.code == 1):
         return [Failure(f"{command.name}: hangs in {_frame(done.err)}", done.err[-3000:])]
@@ -151,7 +151,7 @@ def judge(command: Command, done: Done, folder: Path) -> list[Failure]:
 
 
 def _stopped(command: Command) -> set[int]:
-    """The codes of a process that got the command's signal."""
+    """Return the codes of a process that got the command's signal."""
     if command.signal is None:
         return set()
     number = getattr(signal, command.signal)
@@ -168,7 +168,7 @@ def _judge_json(command: Command, done: Done) -> list[Failure]:
 
 
 def _judge_message(command: Command, done: Done, text: str) -> list[Failure]:
-    """A message of an error says more than the library's exception: it names a place and a remedy."""
+    """Check that an error message is more than a library's exception: it names a place and a remedy."""
     lacks = [
         *(["a message"] if not text else []),
         *(["a reason, since nothing was damaged"] if _DAMAGE.search(text) else []),
@@ -180,9 +180,9 @@ def _judge_message(command: Command, done: Done, text: str) -> list[Failure]:
 
 
 def message_of(done: Done, folder: Path) -> str:
-    """The error of the last command; what click says of a wrong command line goes past tfkit's console."""
-    noted = folder / ERROR
-    return noted.read_text(encoding="utf-8") if noted.exists() else done.err
+    """Return the error of the last command; click's errors about a command line bypass tfkit's console."""
+    record = folder / ERROR
+    return record.read_text(encoding="utf-8") if record.exists() else done.err
 
 
 def _trace(command: Command, done: Done, folder: Path) -> str:
@@ -191,12 +191,12 @@ def _trace(command: Command, done: Done, folder: Path) -> str:
 
 
 def _frame(trace: str) -> str:
-    """The innermost line of tfkit in a traceback, or of faulthandler's, whose innermost is first."""
+    """Return the innermost line of tfkit in a traceback, or in faulthandler's, whose innermost is first."""
     found = re.findall(r'File "[^"]*/(tfkit/[\w/]+\.py)", line \d+,? in (\w+)', trace)
     return ":".join(found[0] if "most recent call first" in trace else found[-1]) if found else "nowhere"
 
 
 def _plain(text: str) -> str:
-    """The last line of a message without numbers, names and paths that differ from walk to walk."""
+    """Return the last line of a message without numbers, names and paths that differ from walk to walk."""
     last = (text.strip().splitlines() or [""])[-1]
     return re.sub(r"\(the traceback is in .*|'[^']*'|\"[^\"]*\"|\S*/\S+|[\d.,e-]*\d", "*", last)[:200]

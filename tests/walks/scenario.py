@@ -1,4 +1,4 @@
-"""A walk as data: the files that it reads, its recipes, and its commands. All is drawn before anything runs, so that it can shrink."""
+"""A walk as data: the files that it reads, its recipes, and its commands. It is drawn as a whole before it runs, so that it can shrink."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ Recipe = dict[str, Any]
 
 @dataclass
 class DataFile:
-    """Rows by column. The suffixes of the file's name say how they are written; `header`: whether a table names its columns."""
+    """Rows by column. The suffixes of the file's name are their format; `header`: whether a table has a header line."""
 
     rows: list[dict[str, Any]]
     header: bool = True
@@ -20,7 +20,7 @@ class DataFile:
 
 @dataclass
 class Command:
-    """The words behind `tfkit`, and a signal that the process gets as its n-th micro-batch begins.
+    """The words after `tfkit`, and a signal that the process gets as its n-th micro-batch begins.
 
     A command that trains and is stopped is followed by one that resumes it.
     """
@@ -36,7 +36,7 @@ class Command:
 
     @property
     def run(self) -> str | None:
-        """The run folder that it makes."""
+        """The run folder that it creates."""
         return self.words[self.words.index("--run") + 1] if "--run" in self.words else None
 
     def __str__(self) -> str:
@@ -46,19 +46,19 @@ class Command:
 
 @dataclass
 class Walk:
-    """Files, recipes and commands; paths are relative to the folder that it runs in."""
+    """Files, recipes and commands; paths are relative to the folder in which it runs."""
 
     files: dict[str, DataFile] = field(default_factory=dict)
     recipes: dict[str, Recipe] = field(default_factory=dict)
     commands: list[Command] = field(default_factory=list)
 
     def to_document(self) -> dict[str, Any]:
-        """As plain mappings and lists."""
+        """Convert to plain mappings and lists."""
         return asdict(self)
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Walk":
-        """From plain mappings and lists."""
+        """Create from plain mappings and lists."""
         return cls(
             {name: DataFile(**file) for name, file in document.get("files", {}).items()},
             dict(document.get("recipes", {})),
@@ -66,11 +66,11 @@ class Walk:
         )
 
     def copy(self) -> "Walk":
-        """A deep copy."""
+        """Return a deep copy."""
         return Walk.from_document(json.loads(json.dumps(self.to_document())))
 
 
 def read_case(path: Path) -> dict[str, Any]:
-    """A case of tests/walks/cases as plain mappings and lists."""
+    """Read a case of tests/walks/cases as plain mappings and lists."""
     document: dict[str, Any] = json.loads(json.dumps(YAML(typ="safe").load(path.read_text(encoding="utf-8"))))
     return document

@@ -1,4 +1,4 @@
-"""Makes a walk that fails small: parts are left out or cut in half, one at a time, as long as it fails in the same way."""
+"""Reduction of a failing walk: parts are removed or halved, one at a time, as long as it fails in the same way."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ TRIES = 150
 
 
 def shrink(walk: Walk, fails: Callable[[Walk], bool], tries: int = TRIES) -> Walk:
-    """The smallest walk that is found in so many tries for which `fails` holds; it holds for `walk`."""
+    """Return the smallest walk for which `fails` holds that `tries` attempts find; it holds for `walk`."""
     seen: set[str] = set()
 
     def is_smaller(found: Walk) -> bool:
@@ -30,7 +30,7 @@ def _text(walk: Walk) -> str:
 
 
 def _smaller(walk: Walk) -> Iterator[Walk]:
-    """The walk with one thing less, the largest things first."""
+    """Yield the walk with one part less, the largest parts first."""
     for number in reversed(range(len(walk.commands))):
         yield _edited(walk, lambda made, n=number: made.commands.pop(n))
     for number, command in enumerate(walk.commands):
@@ -63,7 +63,7 @@ def _edited(walk: Walk, edit: Callable[[Walk], Any]) -> Walk:
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where something may be removed: outer parts before inner ones; never the kind of a section, nor the one entry of a list."""
+    """Yield the paths that may be removed: outer parts before inner ones; never the kind of a section, nor the one entry of a list."""
     keys = [key for key in value if key != "kind"] if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
     removable = not isinstance(value, list) or len(value) > 1
     for key in keys:
@@ -80,7 +80,7 @@ def _remove(value: Any, path: tuple[Any, ...]) -> None:
 
 
 def _options(words: list[str]) -> Iterator[tuple[int, int]]:
-    """An option with its value, and changes of a recipe: where each starts, and how many words it has."""
+    """Yield options with their values, and changes of a recipe: the start of each, and its number of words."""
     for start, word in enumerate(words[1:], 1):
         following = words[start + 1] if start + 1 < len(words) else "--"
         if word.startswith("--"):
@@ -90,7 +90,7 @@ def _options(words: list[str]) -> Iterator[tuple[int, int]]:
 
 
 def _cuts(count: int) -> Iterator[tuple[int, int]]:
-    """Halves, quarters, and single rows of a few."""
+    """Yield halves, quarters, and single rows of a few."""
     if count > 8:
         yield from ((0, count // 2), (count // 2, count), (0, count // 4))
     elif count > 1:

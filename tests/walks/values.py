@@ -9,10 +9,10 @@ from pydantic import BaseModel
 from tfkit.recipe.reading.fields import records
 
 ODD_TEXTS = ["Straße", "🙂", "東京都", "été", "तमिल", "تجربة", "தமிழ்", "<|endoftext|>", "</s>", "[MASK]", "<extra_id_0>", "a" * 40, "'\"\\"]
-# What some tokenizers make no token of: a row of labelled words that has one is bad.
+# Texts without a token in some tokenizers: a row of labelled words that has one is bad.
 INVISIBLE = ["\u200b", "\t", "\u0301", "\x7f", "\u2028", "\ufeff"]
 
-# Where a value of the schema would be of little use: too large for a tiny run, or bound to what else the recipe says.
+# Fields for which the schema's values are of little use: too large for a tiny run, or dependent on the rest of the recipe.
 CHOICES: dict[str, list[Any]] = {
     "optimizer.lr": [1e-4, 1e-3, 1e-2, 0.1],
     "optimizer.adamw_lr": [1e-3, 1e-2],
@@ -65,7 +65,7 @@ CHOICES: dict[str, list[Any]] = {
     "objective.teacher_weight": [1.0, 0.5],
 }
 
-# Fields that are drawn elsewhere (sources, lengths), that take minutes, or that a walk cannot give.
+# Fields that are drawn elsewhere (sources, lengths), that take minutes, or that a walk cannot provide.
 NEVER = {
     *("tokenizer.path", "training.compile", "training.tensorboard", "training.adapter", "training.seed", "generation.seed"),
     *("objective.teacher", "objective.teacher_sha256", "objective.of", "objective.copy_layers", "objective.labels", "objective.regression"),
@@ -84,7 +84,7 @@ NEVER = {
 
 
 def draw(dice: random.Random, schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
-    """A small value that a JSON Schema allows."""
+    """Draw a small value that a JSON Schema allows."""
     match schema:
         case {"$ref": name}:
             return draw(dice, definitions[name.rpartition("/")[2]], definitions)
@@ -114,12 +114,12 @@ def draw(dice: random.Random, schema: dict[str, Any], definitions: dict[str, Any
         case {"type": "object", "properties": properties}:
             required = schema.get("required", [])
             return {name: draw(dice, properties[name], definitions) for name in properties if name in required or dice.random() < 0.3}
-    raise AssertionError(f"nothing is drawn for {schema}: teach it to this function")
+    raise AssertionError(f"nothing is drawn for {schema}: add it to this function")
 
 
 @cache
 def fields(record: type[BaseModel], path: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """The dotted path of each field of a section, its schema, and the definitions that this refers to; sections inside it, too."""
+    """Return the dotted path of each field of a section, its schema, and the schema's definitions; also for sections inside it."""
     schema = record.model_json_schema()
     found: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
     for name, field in record.model_fields.items():
@@ -134,5 +134,5 @@ def fields(record: type[BaseModel], path: str) -> list[tuple[str, dict[str, Any]
 
 
 def value_of(dice: random.Random, path: str, schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
-    """A value for the field at a dotted path."""
+    """Draw a value for the field at a dotted path."""
     return dice.choice(CHOICES[path]) if path in CHOICES else draw(dice, schema, definitions)

@@ -1,4 +1,4 @@
-"""The commands of a walk: one run, what is done with its checkpoint, and a second run that starts from there."""
+"""The commands of a walk: one run, uses of its checkpoint, and a second run that starts from there."""
 
 import json
 import random
@@ -17,7 +17,7 @@ WRITES = ("lm", "masked_lm", "choices")  # heads whose models `tfkit generate` i
 
 
 def draw_walk(seed: int) -> Walk:
-    """The walk of a seed."""
+    """Draw the walk of a seed."""
     return _Drawer(random.Random(seed)).walk()
 
 
@@ -54,7 +54,7 @@ class _Drawer:
     # -- training
 
     def train(self, words: list[str], run: str, recipe: Recipe) -> None:
-        """A run, in one piece or stopped, perhaps more than once, and resumed."""
+        """Add a run, in one piece or stopped, perhaps more than once, and resumed."""
         words = [*words, "--run", run, *COMMON]
         for _ in range(self.dice.choice([0, 0, 0, 1, 1, 2])):
             steps = recipe["training"].get("steps", 3)
@@ -65,7 +65,7 @@ class _Drawer:
         self.add(*resumed, *self.maybe("--json"))
 
     def finetune(self, recipe: Recipe, kind: str, stacks: str) -> None:
-        """A second run on other data, mostly for another task, with a recipe or without."""
+        """Add a second run on other data, mostly for another task, with a recipe or without."""
         possible = objectives_for(stacks)
         if recipe["tokenizer"]["kind"] != "wordpiece":
             possible = [name for name in possible if name != "masked_lm"]
@@ -88,7 +88,7 @@ class _Drawer:
         self.use("second", other, second, "more")
 
     def distill(self, recipe: Recipe) -> None:
-        """A student that learns from the first run."""
+        """Add a student that learns from the first run."""
         of = {name: value for name, value in recipe["objective"].items() if name != "next_sentence"}
         objective: Recipe = {"kind": "distillation", "teacher": "first", "of": of, "temperature": self.dice.choice([1.0, 2.0])}
         objective |= {"text_weight": self.dice.choice([0.0, 1.0])} | ({"cosine_weight": 1.0} if self.dice.random() < 0.3 else {})
@@ -98,16 +98,16 @@ class _Drawer:
         self.train(["pretrain", "second.yaml"], "second", second)
         self.use("second", of["kind"], second, "train")
 
-    # -- what is done with a run
+    # -- uses of a run
 
     def use(self, run: str, kind: str, recipe: Recipe, rows: str) -> None:
-        """Evaluate, generate, verify, average, in this order, each now and then."""
+        """Add evaluate, generate, verify and average, in this order, each sometimes."""
         if self.dice.random() < 0.5:
             self.add("evaluate", "--from", run, *COMMON, *QUIET, *self.maybe("--json"))
         if self.dice.random() < 0.3:
             maker = self.recipes.makers[rows]
             source = self.recipes.source(maker, f"{run}-other", 6)
-            odd = maker.names != {role.name: role.columns[0] for role in maker.roles}  # named by the run's recipe, and so sought here
+            odd = maker.names != {role.name: role.columns[0] for role in maker.roles}  # named by the run's recipe, and so expected here
             said = [f"data.validation=[{json.dumps(source)}]"] if odd or len(source) > 1 else ["--data", source["path"]]
             said += [] if SECTIONS[kind].reads_text and kind != "causal_lm" else ["--predictions", f"{run}.jsonl"]
             self.add("evaluate", "--from", run, *said, *COMMON, *QUIET, *self.maybe("--json"))
@@ -121,7 +121,7 @@ class _Drawer:
             self.add("average", run, "--last", "2", "--out", f"{run}-mean")
 
     def generate(self, run: str, kind: str) -> None:
-        fills = kind == "masked_lm" and self.dice.random() < 0.9  # which draws nothing, and refuses what says how
+        fills = kind == "masked_lm" and self.dice.random() < 0.9  # which draws nothing, and refuses options for drawing
         words = ["generate", "--from", run, *([] if fills else ["--max-new-tokens", str(self.dice.choice([1, 3, 9]))])]
         options = {
             "--temperature": ["0", "0.7", "5"],
@@ -154,7 +154,7 @@ class _Drawer:
         return short + (self.dice.choice(["தமிழ்", *ODD_TEXTS]) if self.dice.random() < 0.2 else "")
 
     def judge(self, run: str, kind: str) -> None:
-        """Ask another objective, one that judges by likelihood."""
+        """Add an evaluation with another objective, by likelihood."""
         maker = self.recipes.maker(kind)
         source = self.recipes.source(maker, kind, 8)
         said: dict[str, Any] = {"kind": kind}
