@@ -1,10 +1,10 @@
-"""What a user can do wrong, each with the exit code of docs/cli.md. Anything else that is raised is a bug (code 1)."""
+"""Errors that a user can correct, each with the exit code of docs/cli.md. Any other exception is a bug (code 1)."""
 
 import errno
 
 
 class TfkitError(ValueError):
-    """An error that a user can mend: the message says what is wrong, where, and what to do. No traceback is shown."""
+    """An error that a user can correct: its message has the problem, the place and the remedy. No traceback is shown."""
 
     exit_code = 1
 
@@ -28,7 +28,7 @@ class ModelError(TfkitError):
 
 
 class OtherVersionError(ModelError):
-    """A file in a form that a later version of tfkit wrote: it may be whole, and this version cannot tell."""
+    """A file in the format of a later version of tfkit: it may be complete, but this version cannot check it."""
 
 
 class MachineError(TfkitError):
@@ -44,13 +44,13 @@ class UnhealthyError(TfkitError):
 
 
 class QualityGateError(TfkitError):
-    """A comparison given with --fail-if came true."""
+    """A comparison given with --fail-if is true."""
 
     exit_code = 8
 
 
 class Stopped(Exception):
-    """A run was asked to stop; raised after everything was saved. The exit code is 128 + the number of the signal that asked."""
+    """A run was stopped by a signal; raised after everything was saved. The exit code is 128 + the number of the signal."""
 
     result: dict[str, object] | None = None  # of a training: how far it came
 
@@ -60,11 +60,11 @@ class Stopped(Exception):
 
 
 def how_to_install(extra: str) -> str:
-    """The remedy where the libraries of an extra are missing."""
+    """Return the remedy for missing libraries of an extra."""
     return f"needs the extra {extra}: in the folder of tfkit, pip install -e '.[{extra}]'"
 
 
-# What the operating system says of a place or of the machine, and never of a mistake in a program.
+# The operating system's errors about a place or the machine, never about a mistake in a program.
 _REFUSALS = {
     getattr(errno, name)
     for name in ("EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ELOOP", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "EMFILE", "ENFILE")
@@ -73,7 +73,7 @@ _REFUSALS = {
 
 
 def refusal(error: BaseException) -> str | None:
-    """For people, what the operating system refused; None if `error` may be a bug."""
+    """Return the operating system's refusal in words; None if `error` may be a bug."""
     if not isinstance(error, OSError) or error.errno not in _REFUSALS:
         return None
     place = f"{error.filename}: " if error.filename is not None else ""
@@ -90,7 +90,7 @@ _OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that the memory of the machine or the GPU is used up. By name and words: torch is not imported here."""
+    """Whether `error` means that the memory of the machine or the GPU is used up. By name and words: torch is not imported here."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _OUT_OF_MEMORY)

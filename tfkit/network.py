@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face Hub: tried again where that may help, checked against the hub's own hashes, and forbidden by a switch."""
+"""Downloads from the Hugging Face Hub: retried where that may help, checked against the hub's own hashes, and forbidden by a switch."""
 
 import hashlib
 import os
@@ -9,14 +9,14 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-_PAUSES = (1.0, 4.0)  # seconds between tries; the client of the hub makes some of its own within each
+_PAUSES = (1.0, 4.0)  # seconds between tries; the hub's client makes retries of its own within each
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 _CHUNK = 1 << 20
 
 
 class WrongContentError(ValueError):
-    """What came is not what the hub has under its hash."""
+    """Downloaded content that differs from the hub's hash."""
 
 
 def is_offline() -> bool:
@@ -25,10 +25,10 @@ def is_offline() -> bool:
 
 
 def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[Result], None] | None = None) -> Result:
-    """What `download` gives, which puts its files into `repository`, a folder of the hub's cache.
+    """Return the result of `download`, which puts its files into `repository`, a folder of the hub's cache.
 
-    Passing trouble (a server that is down, a time-out, half a file, wrong content) is met with two more tries; what `download` raised
-    last passes on, or WrongContentError. Files with wrong content do not stay in the cache; `discard` removes what was made of them.
+    After a transient error (a server that is down, a time-out, half a file, wrong content) there are two more tries; then the last error
+    of `download` is raised, or WrongContentError. Files with wrong content do not stay in the cache; `discard` removes their results.
     """
     for pause in (*_PAUSES, None):
         began = time.time()
@@ -38,7 +38,7 @@ def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[R
                 return result
             if discard is not None:
                 discard(result)
-            error: Exception = WrongContentError(f"{', '.join(wrong)} came with other content than the hub's hash says")
+            error: Exception = WrongContentError(f"{', '.join(wrong)} had other content than the hub's hash")
         except Exception as raised:
             error = raised
             if not _drop_wrong_files(repository, began) and not _is_passing(raised):
@@ -50,7 +50,7 @@ def fetch(download: Callable[[], Result], repository: Path, discard: Callable[[R
 
 
 def _is_passing(error: BaseException) -> bool:
-    """Whether another try may help: by the status of an answer, or because there was none."""
+    """Whether another try may help: by the status of a response, or because there was none."""
     from huggingface_hub import constants
 
     if is_offline() or constants.HF_HUB_OFFLINE:
@@ -69,10 +69,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _drop_wrong_files(repository: Path, since: float) -> list[str]:
-    """Remove the blobs that came since then and are not what their names say: the SHA-256 of a large file, git's SHA-1 of a small one."""
+    """Remove new blobs that do not match their names: the SHA-256 of a large file, git's SHA-1 of a small one."""
     wrong = []
     for blob in (repository / "blobs").glob("*"):
-        if blob.suffix or blob.stat().st_mtime < since - 2 or _has_hash(blob, blob.name):  # an .incomplete one will be gone on with
+        if blob.suffix or blob.stat().st_mtime < since - 2 or _has_hash(blob, blob.name):  # an .incomplete one is continued later
             continue
         blob.unlink()
         for link in (repository / "snapshots").rglob("*"):

@@ -5,9 +5,9 @@ from typing import Any
 
 
 def format_fields(fields: Mapping[str, Any]) -> list[str]:
-    """Fields of a step as a person reads them: {"step": 120, "steps": 1000, "lr": 1e-3} gives `step 120/1000`, `lr 1.0e-3`.
+    """Format the fields of a step for people: {"step": 120, "steps": 1000, "lr": 1e-3} gives `step 120/1000`, `lr 1.0e-3`.
 
-    Known by name: step, steps, lr, tokens_per_second, eta_seconds, energy_wh, energy_kwh, emissions_g; None is left out, any other
+    Known by name: step, steps, lr, tokens_per_second, eta_seconds, energy_wh, energy_kwh, emissions_g; None is skipped, any other
     number shows four digits under its name.
     """
     shown = {name: value for name, value in fields.items() if value is not None and not (name == "steps" and "step" in fields)}
@@ -34,17 +34,17 @@ def _format_field(name: str, value: Any, fields: Mapping[str, Any]) -> str:
 
 
 def format_count(count: float) -> str:
-    """999, 12.3k, 1.2M, 3.4B, 5.6T."""
+    """Format a count as 999, 12.3k, 1.2M, 3.4B, 5.6T."""
     return _scaled(count, {"T": 1e12, "B": 1e9, "M": 1e6, "k": 1e3, "": 1})
 
 
 def format_bytes(count: float) -> str:
-    """999 B, 12.3 kB, 1.2 MB, 3.4 GB, 5.6 TB."""
+    """Format bytes as 999 B, 12.3 kB, 1.2 MB, 3.4 GB, 5.6 TB."""
     return _scaled(count, {" TB": 1e12, " GB": 1e9, " MB": 1e6, " kB": 1e3, " B": 1})
 
 
 def format_seconds(seconds: float) -> str:
-    """0:07, 3:10, 2:03:04, 5d 02h."""
+    """Format seconds as 0:07, 3:10, 2:03:04, 5d 02h."""
     if not 0 <= seconds < 1e10:
         return "?"
     minutes, second = divmod(round(seconds), 60)
@@ -55,17 +55,17 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_mass(grams: float) -> str:
-    """Grams as 12 ug, 195 mg, 1.2 g, 3.4 kg, 5.6 t."""
+    """Format grams as 12 ug, 195 mg, 1.2 g, 3.4 kg, 5.6 t."""
     return _scaled(grams, {" t": 1e6, " kg": 1e3, " g": 1, " mg": 1e-3, " ug": 1e-6}) if grams else "0 g"
 
 
 def format_energy(watt_hours: float) -> str:
-    """Watt-hours as 410 mWh, 1.2 Wh, 3.4 kWh, 3.1 MWh."""
+    """Format watt-hours as 410 mWh, 1.2 Wh, 3.4 kWh, 3.1 MWh."""
     return _scaled(watt_hours, {" MWh": 1e6, " kWh": 1e3, " Wh": 1, " mWh": 1e-3}) if watt_hours else "0 Wh"
 
 
 def _scaled(value: float, units: Mapping[str, float]) -> str:
-    """The value in the largest unit that it fills once rounded, else in the smallest; a decimal below 100, none above or if it is 0."""
+    """Format the value in the largest unit that it fills once rounded, else in the smallest; a decimal below 100, none above or if 0."""
     if not abs(value) < float("inf"):
         return "?"
     unit, size = next((item for item in units.items() if abs(value) >= 0.9995 * item[1]), list(units.items())[-1])

@@ -349,11 +349,11 @@ class Recipe(Data):
     checkpoint: CheckpointSection = CheckpointSection()
     evaluation: EvaluationSection = EvaluationSection()
     generation: GenerationSection = GenerationSection()
-    trackers: list[TrackerSection] = Field([], description="Where metrics go beside metrics.jsonl.")
+    trackers: list[TrackerSection] = Field([], description="Further outputs of the metrics of metrics.jsonl.")
     carbon: CarbonSection = CarbonSection()
 
 
 def rebuild_recipe() -> None:
-    """Let Recipe, and its JSON Schema, have what is `declared` by now: a section of an objective that comes from elsewhere."""
+    """Rebuild Recipe and its JSON Schema with the sections that are declared by now, those of objectives from elsewhere included."""
     Recipe.model_fields["objective"].annotation = any_declared()
     Recipe.model_rebuild(force=True)
