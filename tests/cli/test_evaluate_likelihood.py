@@ -140,12 +140,12 @@ def test_it_trains_nothing_and_needs_a_language_model(place: Path, tmp_path: Pat
         words = [*command, PAIRED, data, *(["model={}", "tokenizer={}"] if command[0] == "finetune" else [])]
         done = Process(tmp_path, [*words, "--run", str(tmp_path / "run")]).wait()
         assert done.code == 2, done.err
-        assert "minimal_pairs judges a finished model, and trains none: `tfkit evaluate --from CKPT` reads it" in done.err
+        assert "minimal_pairs evaluates a finished model: use it with `tfkit evaluate --from CKPT`" in done.err
         assert not (tmp_path / "run").exists()
     (checkpoint,) = (place / "encoder" / "checkpoints").glob("step-*")
     for encoder, code in (("encoder", 2), (str(shutil.copytree(checkpoint, tmp_path / "alone")), 4)):  # its recipe, or the model
         done = evaluate(tmp_path, "--from", encoder, PAIRED, "--data", "pairs.jsonl", "carbon.enabled=false")
-        assert (done.code, "minimal_pairs judges decoders; this model has an encoder" in done.err) == (code, True), done.err
+        assert (done.code, "minimal_pairs evaluates decoders; this model has an encoder" in done.err) == (code, True), done.err
     done = evaluate(tmp_path, "--from", "learned", "objective={kind: few_shot, template: '{context}'}", "--data", "questions.jsonl")
     assert (done.code, "{answer} once, at its end" in done.err) == (2, True), done.err
 

@@ -97,7 +97,7 @@ REFUSED = {
     "model.preset=distilbert-base": "set model.embedding.segments to 2",
     "objective.next_sentence=false": "short_rows is read with next_sentence: true alone: remove it",
     "generation.prompts=[the cat]": "a model that is trained for masked_lm does not continue text; remove it",
-    "objective.split=[0.8, 0.1, 0.2]": "the shares are 1.1 together",
+    "objective.split=[0.8, 0.1, 0.2]": "the fractions sum to 1.1",
     "objective={kind: masked_lm, whole_words: true, rarity: 0.5}": "whole_words and rarity exclude each other",
 }
 

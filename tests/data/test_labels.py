@@ -72,8 +72,8 @@ def test_rows_with_equal_texts_have_equal_text_whatever_their_labels() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["objective={kind: classification, labels: [a, b, a]}"], "objective.labels: 'a' is there twice: remove one"),
-        (["objective={kind: classification, labels: [a, b], regression: true}"], "labels are classes, and regression has none"),
+        (["objective={kind: classification, labels: [a, b, a]}"], "objective.labels: 'a' is given twice: remove one"),
+        (["objective={kind: classification, labels: [a, b], regression: true}"], "labels are classes, but regression has none"),
         (["objective={kind: classification}", "data.train.0.columns={label: [a, b]}"], "label is a label, which is in one column"),
         (["objective={kind: multiple_choice}"], "'_start_' is not a special token of the tokenizer: add it to tokenizer.special_tokens"),
         (["objective={kind: multiple_choice}", "model.head={tied: true}"], "needs the score of a choice: add choices: true"),

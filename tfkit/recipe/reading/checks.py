@@ -111,7 +111,7 @@ def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     if stacks not in objective.stacks:
         wanted = " and ".join(_STACKS[name] for name in objective.stacks)
         has = {"encoder": "an encoder", "decoder": "a decoder alone", "both": "an encoder and a decoder"}[stacks]
-        does = "judges" if objective.scored_by == "likelihood" else "trains"
+        does = "evaluates" if objective.scored_by == "likelihood" else "trains"
         yield (
             ("model",),
             f"the objective {objective.kind} {does} {wanted}; this model has {has}: choose another model, or another objective",

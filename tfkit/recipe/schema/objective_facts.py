@@ -26,20 +26,20 @@ class ObjectiveSection(Data):
     stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # the models that it trains
     head: ClassVar[str] = "lm"  # the kind of head that it trains
     reads_text: ClassVar[bool] = True  # rows cut from a stream of text; else each row is an example of its own
-    answers_in_text: ClassVar[bool] = False  # each row has a text that is to be written
-    scored_by: ClassVar[ScoredBy] = "row"  # likelihood: it judges finished models, and trains none
+    answers_in_text: ClassVar[bool] = False  # each row has a text to generate
+    scored_by: ClassVar[ScoredBy] = "row"  # likelihood: it evaluates finished models, and trains none
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # that an evaluation may report
     # The fields that name further models, and whether these are trained, too; the field `<name>_sha256` beside each pins its weights.
     companions: ClassVar[Mapping[str, bool]] = {}
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """Those of its metrics that these fields give an evaluation."""
+        """The metrics that an evaluation has with these fields."""
         return self.metrics
 
     @property
     def trained_for(self) -> "ObjectiveSection":
-        """The objective that the trained model is judged by: of a distillation that of the student."""
+        """The objective by which the trained model is evaluated: for a distillation that of the student."""
         return self
 
     @property
@@ -59,34 +59,34 @@ class ObjectiveSection(Data):
 
     @property
     def named_labels(self) -> list[str] | None:
-        """The classes or tags that the recipe names; None: those of the data."""
+        """The recipe's classes or tags; None: those of the data."""
         return None
 
     @property
     def problem_type(self) -> str | None:
-        """As config.json of Hugging Face has it; None where the head says it."""
+        """The type of the labels in Hugging Face's config.json; None if the head determines it."""
         return None
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterable[Contradiction]:
-        """What contradicts it in the other sections of a recipe; `model`: the values of the model's description that are stated."""
+        """Return contradictions to the other sections of a recipe; `model`: the values of the model's config that are given."""
         return ()
 
     def misfits(self, recipe: "Recipe", model: dict[str, Any]) -> Iterable[Contradiction]:
-        """Why a model and its tokenizer are not for it, beside stacks and head: of a recipe, or of a finished model."""
+        """Return why a model and its tokenizer do not fit, apart from stacks and head: those of a recipe, or a finished model's."""
         return ()
 
     @property
     def companion_paths(self) -> dict[str, str]:
-        """The model that each of its `companions` names; a field may be null."""
+        """The path of each companion that is not null."""
         return {name: path for name in self.companions if (path := getattr(self, name)) is not None}
 
     @property
     def pins(self) -> dict[str, str | None]:
-        """The SHA-256 that each companion must have; None: any."""
+        """The required SHA-256 of each companion; None: any."""
         return {name: getattr(self, f"{name}_sha256") for name in self.companions}
 
     def pinned(self, hashes: Mapping[str, str | None]) -> Self:
-        """The same section with these SHA-256 of its companions."""
+        """Return the same section with these SHA-256 of its companions."""
         return self.model_copy(update={f"{name}_sha256": sha256 for name, sha256 in hashes.items()})
 
 
@@ -95,20 +95,20 @@ SECTIONS: dict[str, type[ObjectiveSection]] = {}  # by kind, in the order in whi
 
 
 def declared(section: type[Section]) -> type[Section]:
-    """Let recipes have objectives of this section. Once Recipe is built, `rebuild_recipe` makes it known there, too."""
+    """Declare a section, so that recipes may have it. Once Recipe is built, call `rebuild_recipe`, too."""
     (kind,) = get_args(section.model_fields["kind"].annotation)
     SECTIONS[kind] = section
     return section
 
 
 def any_declared() -> Any:
-    """The union of all declared sections."""
+    """Return the union of all declared sections."""
     return reduce(or_, SECTIONS.values())
 
 
 def judges_only(section: ObjectiveSection) -> UsageError:
-    """Error for an objective that only judges where a command would train."""
+    """Return the error for training with an objective that is for evaluation only."""
     return UsageError(
-        f"objective: {section.kind} judges a finished model, and trains none: `tfkit evaluate --from CKPT` reads it; train with another, "
+        f"objective: {section.kind} evaluates a finished model: use it with `tfkit evaluate --from CKPT`; train with another objective, "
         "such as causal_lm"
     )

@@ -14,12 +14,12 @@ from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
 if TYPE_CHECKING:
     from tfkit.recipe.schema.sections import Recipe
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def _all_different(labels: list[str]) -> list[str]:
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise ValueError(f"{', '.join(map(repr, twice))} is there twice: remove one")
+        raise ValueError(f"{', '.join(map(repr, twice))} is given twice: remove one")
     return labels
 
 
@@ -27,7 +27,7 @@ Labels = Annotated[list[str], AfterValidator(_all_different)]
 
 
 _OF_CLASSES = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority")
-OF_TEXTS = {  # the metrics of texts that a model writes, and which of evaluation.text_metrics gives each
+OF_TEXTS = {  # the metrics of generated texts, and the entry of evaluation.text_metrics that gives each
     "exact_match": "exact_match",
     "bleu": "bleu",
     "chrf": "chrf",
@@ -51,23 +51,23 @@ class CausalLMSection(ObjectiveSection):
 
 @declared
 class MaskedLMSection(ObjectiveSection):
-    """Guess the tokens that are hidden in a text from both sides (BERT, arXiv 1810.04805; DistilBERT without the next sentence)."""
+    """Predict the masked tokens of a text from both sides (BERT, arXiv 1810.04805; DistilBERT without the next sentence)."""
 
     kind: Literal["masked_lm"]
-    rate: float = Field(0.15, gt=0, lt=1, description="Share of a row's tokens that are to be guessed, rounded; at least one.")
-    split: tuple[Share, Share, Share] = Field(
-        (0.8, 0.1, 0.1), description="Shares of these that become [MASK], that become a random token, and that stay as they are."
+    rate: float = Field(0.15, gt=0, lt=1, description="Fraction of a row's tokens to predict, rounded; at least one.")
+    split: tuple[Fraction, Fraction, Fraction] = Field(
+        (0.8, 0.1, 0.1), description="Fractions of these that become [MASK], become a random token, and stay unchanged."
     )
     masking: Literal["dynamic", "static"] = Field(
         "dynamic",
         description="dynamic: drawn anew in each epoch. static: the same in all; a source of weight 10 then gives BERT's ten copies.",
     )
-    whole_words: bool = Field(False, description="Choose words, all their pieces together, as BERT's later models; needs WordPiece.")
+    whole_words: bool = Field(False, description="Mask whole words, all their pieces together, as BERT's later models; needs WordPiece.")
     rarity: float = Field(
-        0.0, ge=0, le=1, description="Rare tokens are chosen more often, in proportion to count ^ -rarity (DistilBERT 0.7); 0: all alike."
+        0.0, ge=0, le=1, description="Rare tokens are masked more often, in proportion to count ^ -rarity (DistilBERT 0.7); 0: all alike."
     )
-    next_sentence: bool = Field(False, description="Rows are two texts, and it is to be said whether the second follows the first (BERT).")
-    short_rows: float = Field(0.1, ge=0, le=1, description="With next_sentence: share of rows that are filled to a random shorter length.")
+    next_sentence: bool = Field(False, description="Rows are two texts; predict whether the second follows the first (BERT).")
+    short_rows: float = Field(0.1, ge=0, le=1, description="With next_sentence: fraction of rows that have a random shorter length.")
 
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder",)
     head: ClassVar[str] = "masked_lm"
@@ -76,7 +76,7 @@ class MaskedLMSection(ObjectiveSection):
     @model_validator(mode="after")
     def _fits(self) -> "MaskedLMSection":
         if abs(sum(self.split) - 1) > 1e-9:
-            raise ValueError(f"split: the shares are {sum(self.split):.3g} together; they must be 1")
+            raise ValueError(f"split: the fractions sum to {sum(self.split):.3g}; their sum must be 1")
         if self.whole_words and self.rarity:
             raise ValueError("whole_words and rarity exclude each other: a word has no count; set one of them only")
         if not self.next_sentence and self.short_rows != MaskedLMSection.model_fields["short_rows"].default:
@@ -85,12 +85,12 @@ class MaskedLMSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """Next sentences have a loss and an accuracy of their own."""
+        """The metrics; those of next sentences only if they are predicted."""
         of_pairs = ("mlm_loss", "next_sentence_loss", "next_sentence_accuracy")
         return self.metrics if self.next_sentence else tuple(name for name in self.metrics if name not in of_pairs)
 
     def misfits(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Masks are an entry of the tokenizer, and the two texts of a row segments of the model, which has a head for them or has none."""
+        """Check that the tokenizer has a mask token, and that the model has segments and an NSP head if rows are two texts."""
         section, head = recipe.tokenizer, model.get("head")
         if section.path is None and section.kind != "wordpiece":
             yield (
@@ -112,7 +112,7 @@ class MaskedLMSection(ObjectiveSection):
 class ClassificationSection(ObjectiveSection):
     """The class of a text, or of a pair of texts; or a number for it (regression).
 
-    A pair is joined as the tokenizer's template says; by the token that ends a text where it says nothing of pairs.
+    A pair is joined by the tokenizer's template; by the token that ends a text if it has no template for pairs.
     """
 
     kind: Literal["classification"]
@@ -133,36 +133,36 @@ class ClassificationSection(ObjectiveSection):
 
     @property
     def has_labels(self) -> bool:
-        """A number has none."""
+        """Whether the head has classes: a number has none."""
         return not self.regression
 
     @property
     def named_labels(self) -> list[str] | None:
-        """As `labels` has them."""
+        """The recipe's `labels`."""
         return self.labels
 
     @property
     def problem_type(self) -> str | None:
-        """A head of one output could be of one class, too."""
+        """`regression` for a number: a head of one output could be of one class, too."""
         return "regression" if self.regression else None
 
     @model_validator(mode="after")
     def _classes_or_a_number(self) -> "ClassificationSection":
         if self.regression and self.labels is not None:
-            raise ValueError("labels are classes, and regression has none: remove one of the two")
+            raise ValueError("labels are classes, but regression has none: remove one of the two")
         return self
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """Those of classes, or of numbers."""
+        """The metrics of classes, or those of numbers."""
         return tuple(name for name in self.metrics if name == "loss" or (name in ("rmse", "pearson", "spearman")) == self.regression)
 
 
 @declared
 class TaggingSection(ObjectiveSection):
-    """A tag for each word of a sentence: its part of speech, or the part of a name that it is (B-person, I-person, O).
+    """A tag for each word of a sentence: its part of speech, or its part of a name (B-person, I-person, O).
 
-    The tag stands at a word's first piece. Words come with a space before them where the tokenizer's own pieces have one (GPT-2).
+    The tag is predicted at a word's first piece. Words have a space before them if the tokenizer's own pieces have one (GPT-2).
     """
 
     kind: Literal["tagging"]
@@ -181,7 +181,7 @@ class TaggingSection(ObjectiveSection):
 
     @property
     def named_labels(self) -> list[str] | None:
-        """As `labels` has them."""
+        """The recipe's `labels`."""
         return self.labels
 
 
@@ -189,14 +189,14 @@ class TaggingSection(ObjectiveSection):
 class MultipleChoiceSection(ObjectiveSection):
     """The right one of several answers, as GPT was fine-tuned: a score for `start context delimiter answer classify` of each answer,
     and the language model's loss beside it. The three are special tokens of the tokenizer (tokenizer.special_tokens); a finished
-    tokenizer that lacks them gets them behind its own entries, and the model vectors for them.
+    tokenizer without them gets them after its own entries, and the model gets embeddings for them.
     """
 
     kind: Literal["multiple_choice"]
     lm_weight: Weight = Field(0.5, description="Weight of the language model's loss on contexts and answers; 0: none.")
     start: str | None = Field("_start_", description="The special token before the context; null: none.")
     delimiter: str = Field("_delimiter_", description="The special token between the context and an answer.")
-    classify: str = Field("_classify_", description="The special token behind an answer, where its score is read.")
+    classify: str = Field("_classify_", description="The special token after an answer, at which its score is read.")
 
     roles: ClassVar[tuple[Role, ...]] = (
         Role("context", "text", ("context", "goal", "premise", "ctx", "question", "prompt", "story", "sentence")),
@@ -209,11 +209,11 @@ class MultipleChoiceSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The language model's loss where it is trained."""
+        """The metrics; the language model's loss only if it is trained."""
         return self.metrics if self.lm_weight else tuple(name for name in self.metrics if name != "lm")
 
     def misfits(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """The head scores a choice, and the tokenizer has the special tokens between the texts; a finished one gets them."""
+        """Check that the head scores a choice, and that the tokenizer has the tokens between the texts; a finished one gets them."""
         section, head = recipe.tokenizer, model.get("head")
         if "head" in recipe.model.changes and isinstance(head, dict) and not head.get("choices"):
             yield ("model", "head"), "the objective multiple_choice needs the score of a choice: add choices: true"
@@ -228,11 +228,11 @@ class MultipleChoiceSection(ObjectiveSection):
 
 @declared
 class SpanCorruptionSection(ObjectiveSection):
-    """Write down the spans that are missing from a text (T5, arXiv 1910.10683, 3.1.4). The documents of a source are read as one text."""
+    """Generate the spans that are missing from a text (T5, arXiv 1910.10683, 3.1.4). The documents of a source are read as one text."""
 
     kind: Literal["span_corruption"]
-    rate: float = Field(0.15, gt=0, le=0.9, description="Share of the tokens that is taken out.")
-    mean_span: float = Field(3.0, ge=1, le=1_000_000, description="Tokens that are taken out together, on average.")
+    rate: float = Field(0.15, gt=0, le=0.9, description="Fraction of the tokens that are removed.")
+    mean_span: float = Field(3.0, ge=1, le=1_000_000, description="Mean length of a removed span, in tokens.")
     masking: Literal["dynamic", "static"] = Field("dynamic", description="dynamic: other spans in each epoch. static: the same in all.")
 
     stacks: ClassVar[tuple[Stacks, ...]] = ("both",)
@@ -241,15 +241,15 @@ class SpanCorruptionSection(ObjectiveSection):
 
 @declared
 class TextToTextSection(ObjectiveSection):
-    """Write the text that answers another: translation, summaries, any task in words (2017 Transformer; T5)."""
+    """Generate the text that answers another: translation, summaries, any task in words (2017 Transformer; T5)."""
 
     kind: Literal["text_to_text"]
     label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="Share of each target spread over the whole vocabulary, as PyTorch does; 0.1 in the 2017 paper."
+        0.0, ge=0, lt=1, description="Fraction of each target spread over the whole vocabulary, as in PyTorch; 0.1 in the 2017 paper."
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
-        # No `input` and no `question`: in the rows that have one, an `instruction` or a `context` often stands beside it.
+        # No `input` and no `question`: in the rows that have one, there is often an `instruction` or a `context`, too.
         Role("source", "text", ("source", "src", "inputs", "document", "article", "dialogue", "text", "en")),
         Role("target", "references", ("target", "tgt", "targets", "summary", "highlights", "fr", "de")),
     )
@@ -260,23 +260,23 @@ class TextToTextSection(ObjectiveSection):
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """The loss without smoothing where labels are smoothed."""
+        """The metrics; the loss without smoothing only if labels are smoothed."""
         return self.metrics if self.label_smoothing else tuple(name for name in self.metrics if name != "nll")
 
 
 @declared
 class ChatSection(ObjectiveSection):
-    """Answer in a conversation: the loss is on what the assistant says, and on the token that ends its turn, alone.
+    """Answer in a conversation: the loss is only on the assistant's text, and on the token that ends its turn.
 
-    A row is a conversation (role and content, or from and value), or an exchange (instruction, input, output). What each format writes
-    stands in tfkit/tokenizer/chat_formats.py; the checkpoint gets it as its chat template. A finished tokenizer that lacks the special
-    tokens of the format gets them behind its own entries, and the model vectors for them.
+    A row is a conversation (role and content, or from and value), or an exchange (instruction, input, output). The text of each
+    format is in tfkit/tokenizer/chat_formats.py; the checkpoint gets it as its chat template. A finished tokenizer without the special
+    tokens of the format gets them after its own entries, and the model gets embeddings for them.
     """
 
     kind: Literal["chat"]
     format: Literal["auto", "template", "chatml", "llama2", "llama3", "gemma", "mistral"] = Field(
         "auto",
-        description="How a conversation is written. template: by the tokenizer's own chat template. chatml: SmolLM2. auto: the tokenizer's "
+        description="The format of a conversation. template: the tokenizer's own chat template. chatml: SmolLM2. auto: the tokenizer's "
         "own template, else the format whose special tokens it has.",
     )
     system: str | None = Field(
@@ -297,11 +297,11 @@ class ChatSection(ObjectiveSection):
 
     @property
     def judged_alone(self) -> Self:
-        """Without other conversations in its row."""
+        """The same objective without other conversations in a row."""
         return self.model_copy(update={"pack": False})
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """Settings that nothing reads."""
+        """Yield settings that nothing reads."""
         if self.pack and not recipe.data.length_groups:
             yield ("data", "length_groups"), "packed rows have about equal lengths: remove it, or objective.pack"
         if self.system is not None and self.format == "template":
@@ -319,31 +319,33 @@ class DistillationSection(ObjectiveSection):
     kind: Literal["distillation"]
     teacher: str = Field(min_length=1, description="The model to learn from: a checkpoint, a run folder, or hub:org/name@revision.")
     teacher_sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="Of its weights, as a run writes it into its recipe, to learn from no other; null: any."
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of its weights, as a run writes it into its recipe, to learn from no other; null: any.",
     )
     of: Annotated[CausalLMSection | MaskedLMSection, Field(discriminator="kind")] = Field(
-        description="What the student is trained for, with the fields of that objective: {kind: causal_lm}, {kind: masked_lm, rate: 0.15}."
+        description="The student's own objective, with its fields: {kind: causal_lm}, {kind: masked_lm, rate: 0.15}."
     )
     temperature: Positive = Field(1.0, description="Divides the logits of both, so that unlikely tokens count for more.")
     teacher_weight: Weight = Field(1.0, description="Weight of the divergence from the teacher's distribution; 0: none.")
     text_weight: Weight = Field(0.0, description="Weight of the loss on the text itself, that of the objective `of`; 0: none.")
     cosine_weight: Weight = Field(0.0, description="Weight of 1 - cosine between the last hidden states of both; 0: none.")
-    masked_only: bool = Field(False, description="Of masked_lm: ask the teacher at masked tokens alone, not at all.")
+    masked_only: bool = Field(False, description="For masked_lm: the divergence at masked tokens only, not at all tokens.")
     copy_layers: list[Annotated[int, Field(ge=0, lt=MAX_LAYERS)]] | None = Field(
         None,
         min_length=1,
-        description="The teacher's layer that each of the student's begins as, from 0; the rest is copied too. null: random weights.",
+        description="The teacher's layer copied into each of the student's, from 0; the rest is copied too. null: random weights.",
     )
 
     companions: ClassVar[Mapping[str, bool]] = {"teacher": False}
 
     @property
     def trained_for(self) -> ObjectiveSection:
-        """The objective of the student beside its teacher."""
+        """The student's own objective."""
         return self.of
 
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
-        """The teacher is read, in the tokens that it knows, and each setting of the distillation by something."""
+        """Check that the teacher is used, with its own tokens, and that each setting of the distillation is read."""
         default = DistillationSection.model_fields
         if recipe.tokenizer.path is None and recipe.model.start is None:
             yield ("tokenizer",), "a student reads its teacher's tokens: set tokenizer.path to the value of objective.teacher"
@@ -362,7 +364,7 @@ class DistillationSection(ObjectiveSection):
 
 @declared
 class MinimalPairsSection(ObjectiveSection):
-    """Of two sentences that differ in little, the model should find the good one more probable (BLiMP, arXiv 1912.00582). Judges only."""
+    """Of two similar sentences, the model should find the good one more probable (BLiMP, arXiv 1912.00582). For evaluation only."""
 
     kind: Literal["minimal_pairs"]
 
@@ -377,30 +379,31 @@ class MinimalPairsSection(ObjectiveSection):
 
     @property
     def reads_training(self) -> bool:
-        """It judges alone."""
+        """Whether it reads data.train: it only evaluates."""
         return False
 
 
 @declared
 class FewShotSection(ObjectiveSection):
-    """Which of several answers a language model finds the most probable, behind examples of the task in its prompt (GPT-3, arXiv
-    2005.14165, 2.4). No weight is changed: it judges only. The examples are rows of data.train.
+    """Choose the most probable of several answers, after examples of the task in the prompt (GPT-3, arXiv 2005.14165, 2.4).
+
+    For evaluation only: no weight is changed. The examples are rows of data.train.
     """
 
     kind: Literal["few_shot"]
     shots: Shots = Field(0, description="Examples before each question, drawn anew for each, never the row itself; 0: none.")
-    seed: int = Field(1, ge=0, lt=2**32, description="Of the draws.")
+    seed: int = Field(1, ge=0, lt=2**32, description="Seed of the draws.")
     template: str = Field(
-        "{context} {answer}", description="How a row is written, {context} once and {answer} at the end: 'Q: {context} A: {answer}'."
+        "{context} {answer}", description="The text of a row, {context} once and {answer} at the end: 'Q: {context} A: {answer}'."
     )
-    separator: str = Field("\n\n", description="What stands between two rows of a prompt.")
+    separator: str = Field("\n\n", description="The text between two rows of a prompt.")
     choices: Labels | None = Field(
-        None, min_length=2, description="The answers of rows that have none of their own: of a classification what its labels are called."
+        None, min_length=2, description="The answers of rows that have none of their own: for a classification the names of its labels."
     )
     normalize: Literal["none", "tokens", "bytes", "unconditional"] = Field(
         "none",
-        description="The answer's log-probability, that over its tokens, or over its bytes; unconditional: less its log-probability "
-        "without the question, behind what the template has between {context} and {answer} (as GPT-3 for some tasks).",
+        description="The answer's log-probability, the same per token, or per byte; unconditional: minus its log-probability without "
+        "the question, after the template's text between {context} and {answer} (as GPT-3 for some tasks).",
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
@@ -418,7 +421,7 @@ class FewShotSection(ObjectiveSection):
 
     @property
     def reads_training(self) -> bool:
-        """For the examples of its prompts, if there are any."""
+        """Whether it reads data.train: for the examples of its prompts, if there are any."""
         return self.shots > 0
 
     @model_validator(mode="after")
