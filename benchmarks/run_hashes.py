@@ -234,8 +234,8 @@ CASES: dict[str, Case] = {
 }
 
 
-def recipe(name: str) -> dict[str, Section]:
-    """Return the whole recipe of a case."""
+def recipe(name: str) -> dict[str, Any]:
+    """The whole recipe of a case."""
     _, start, sections = CASES[name]
     whole = {**sections}
     for section, values in BASE.items():
@@ -245,7 +245,7 @@ def recipe(name: str) -> dict[str, Section]:
         whole["evaluation"] |= {"text_metrics": ["exact_match"]}
     if start is not None:
         whole["model"] = {"from": start, **whole["model"]}
-    return whole
+    return whole | {"trackers": []}
 
 
 def write_data(folder: Path) -> None:
