@@ -2,8 +2,8 @@ import math
 
 import pytest
 
+from tfkit.engine.gate import check_gates, parse_gate
 from tfkit.errors import QualityGateError, UsageError
-from tfkit.evaluation.gate import check_gates, parse_gate
 
 METRICS = ("loss", "perplexity")
 

@@ -16,6 +16,7 @@ import torch
 from tiny_chats import TEMPLATES, write_chat_checkpoint, write_lines
 from tiny_runs import Done, Process
 
+import tfkit.adapters
 import tfkit.cli.chat
 import tfkit.cli.evaluate
 import tfkit.cli.generate
@@ -159,8 +160,7 @@ def test_f06_evaluate_gives_no_result(base: Path, tmp_path: Path, number: int) -
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["generate", "evaluate"])
 def test_f06_while_the_model_is_loaded(base: Path, command: str, number: int) -> None:
-    module = getattr(tfkit.cli, command)
-    done = {"generate": generate, "evaluate": evaluate}[command](base, before=at_call(module, "_load", 1, kill(number)))
+    done = {"generate": generate, "evaluate": evaluate}[command](base, before=at_call(tfkit.adapters, "load", 1, kill(number)))
     assert_stopped(done, number)
     assert done.out == ""
 

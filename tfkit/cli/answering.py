@@ -1,14 +1,17 @@
-"""Prompts as they come -> a JSON line each, in order: in batches of what is there, so that a pipe is answered while it is open."""
+"""What generate writes: text, on a terminal as it is made; or a JSON line for each prompt, in order, in batches of those that are there."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tfkit import console
-from tfkit.cli.prompts import Prompt
+from tfkit.cli.prompts import Prompt, line_of
 from tfkit.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
+    from tfkit.engine.text_generator import TextGenerator
 
 Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]  # None: interrupted by a signal
 
@@ -46,3 +49,43 @@ def _answers(batch: Sequence[Prompt], first: int, answer: Answer) -> Iterator[di
             yield from answer([prompt], number)
     else:
         yield from answered
+
+
+def continue_lines(
+    generator: "TextGenerator", texts_of: Callable[[Sequence[Prompt]], list[str]], prompts: Sequence[Prompt], first: int
+) -> list[dict[str, Any] | None]:
+    """The JSON line of docs/cli.md for each prompt; `first`: the number of the first."""
+    completions = generator.complete(texts_of(prompts), first)
+    return [None if completion.finish == "interrupted" else line_of(completion) for completion in completions]
+
+
+def fill_lines(generator: "TextGenerator", prompts: Sequence[Prompt], first: int) -> list[dict[str, Any]]:
+    """The JSON line of docs/cli.md for each prompt whose masks are filled, with the candidates."""
+    return [
+        {
+            "completion": filling.text,
+            "tokens": len(filling.candidates),
+            "finish": "stop",
+            "candidates": [[asdict(candidate) for candidate in row] for row in filling.candidates],
+        }
+        for filling in generator.fill([prompt.text for prompt in prompts], first)
+    ]
+
+
+def write_text(generator: "TextGenerator", shown: str, text: str) -> int:
+    """Write `shown` and the continuation of `text`, on a terminal as it is made. Return the number of new tokens."""
+    live = sys.stdout is not None and sys.stdout.isatty()
+    if live:
+        console.piece(shown)
+
+    def on_text(_row: int, piece: str) -> None:
+        if live:
+            console.piece(piece)
+
+    [completion] = generator.complete([text], on_text=on_text)
+    if live:
+        console.result("")
+    elif completion.finish != "interrupted":
+        console.result(shown + completion.text)
+    generator.work.stop.raise_if_requested("the continuation is not whole")
+    return completion.tokens

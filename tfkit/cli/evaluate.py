@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,21 +11,13 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.errors import MachineError, ModelError, UsageError
-from tfkit.evaluation.gate import check_gates, parse_gate
+from tfkit.engine.gate import check_gates, parse_gate
+from tfkit.errors import MachineError, UsageError
 from tfkit.units import format_energy, format_mass
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
     from tfkit.engine.listener import StopRequest
-    from tfkit.engine.scoring.by_row import Scored
-    from tfkit.engine.session import Session
-    from tfkit.engine.settings import Settings
-    from tfkit.hub import Loaded
-    from tfkit.recipe.schema.objective_facts import ObjectiveSection
-
-_SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
-_SEED = 1  # of the bootstrap
 
 
 def evaluate(
@@ -49,9 +41,7 @@ def evaluate(
     model (docs/evaluation.md). --run keeps the result, and the energy in emissions.csv, in a run folder.
     """
     from tfkit.cli.session import command_session
-    from tfkit.engine.session import WHOLE
-    from tfkit.engine.settings import read_settings, settings_inputs, split_arguments
-    from tfkit.recipe.schema.objective_sections import CausalLMSection
+    from tfkit.engine.settings import split_arguments
     from tfkit.run import strict_json
 
     words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
@@ -60,95 +50,27 @@ def evaluate(
     if predictions is not None:
         _require_writable(predictions)
 
-    from tfkit.hub import find_checkpoint
+    from tfkit.engine.scoring.evaluator import Evaluator
 
-    folder = find_checkpoint(checkpoint)
-    settings = read_settings(words[0] if words else None, folder, changes, _SECTIONS, data)
-    inputs = settings_inputs(settings, folder, checkpoint)
+    evaluator = Evaluator(checkpoint, words[0] if words else None, changes, data)
+    objective = evaluator.objective
     if predictions is not None:
-        inputs.refuse_file(predictions, "--predictions")
+        evaluator.inputs.refuse_file(predictions, "--predictions")
     if run is not None:
-        inputs.refuse_folder(run, "--run")
-    objective = settings.recipe.objective.trained_for if settings.recipe else CausalLMSection()
-    gates = [parse_gate(text, _metrics(objective, settings.evaluation.text_metrics)) for text in fail_if or ()]
+        evaluator.inputs.refuse_folder(run, "--run")
+    gates = [parse_gate(text, evaluator.metric_names()) for text in fail_if or ()]
     if predictions is not None and objective.reads_text and objective.scored_by == "row":
         raise UsageError(f"--predictions: of texts and of labelled rows, and {objective.kind} has neither; leave it out")
-    with command_session("evaluate", settings.carbon, run, threads) as work:
-        with work.stop.at_once():
-            loaded = _load(folder, settings, device, threads)
-        found = _score(loaded, settings, work, each=predictions is not None)
-        with work.stop.at_once(WHOLE):
-            reading = work.own(work.meter.stop())  # which waits for a first measurement
-            result = _result(loaded, found, settings, reading)
-        work.finish(result, data=result["data"])
+    with command_session("evaluate", evaluator.settings.carbon, run, threads) as work:
+        result, rows, reading = evaluator.score(work, device, threads, each=predictions is not None)
         with suppress(console.ReaderGone):  # the gates judge all the same, and a file may be wanted
             if json:
                 console.json(strict_json.loads(strict_json.dumps(result)))
             else:
                 console.result(_table(result, reading))
         if predictions is not None:
-            _write_predictions(predictions, found.predictions, work.stop)
+            _write_predictions(predictions, rows, work.stop)
     check_gates(gates, result["metrics"])
-
-
-def _metrics(objective: "ObjectiveSection", text_metrics: Collection[str]) -> list[str]:
-    """What the evaluation of an objective may tell."""
-    from tfkit.recipe.schema.objective_sections import OF_TEXTS
-
-    return [name for name in objective.metrics if OF_TEXTS.get(name) in (None, *text_metrics)]
-
-
-def _score(loaded: "Loaded", settings: "Settings", work: "Session", *, each: bool) -> "Scored":
-    """What there is to tell; `each`: of every row, too."""
-    from tfkit.engine.scoring.by_likelihood import evaluate_likelihood
-    from tfkit.engine.scoring.by_row import evaluate_rows
-    from tfkit.engine.scoring.by_text import evaluate_texts
-
-    recipe = settings.recipe
-    if recipe is None or recipe.objective.trained_for.scored_by == "text":
-        return evaluate_texts(settings, loaded, work, each=each)
-    return (evaluate_likelihood if recipe.objective.scored_by == "likelihood" else evaluate_rows)(recipe, loaded, work)
-
-
-def _load(folder: Path, settings: "Settings", device: str | None, threads: int | None) -> "Loaded":
-    """The model in the arithmetic of the settings."""
-    import torch
-
-    from tfkit.adapters import load
-    from tfkit.training.device import pick_device
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    loaded = load(folder, device=pick_device(device), dtype=getattr(torch, settings.evaluation.precision))
-    if loaded.codec is None:
-        raise ModelError(f"{folder}: no tokenizer.json here, and texts cannot be scored without; put the model's own tokenizer beside it")
-    return loaded
-
-
-def _result(loaded: "Loaded", found: "Scored", settings: "Settings", reading: "Reading") -> dict[str, Any]:
-    """The document of docs/cli.md."""
-    from tfkit.engine.session import energy_fields, place_fields
-    from tfkit.evaluation.bootstrap import intervals
-
-    resamples = settings.evaluation.bootstrap if found.examples > 1 else None
-    spread = intervals(found.scores, found.examples, resamples, _SEED) if found.scores is not None and resamples is not None else {}
-    decoding = {} if found.decoding is None else {"decoding": found.decoding}
-    return {
-        "schema_version": 1,
-        "metrics": found.metrics,
-        "intervals": spread,
-        "bootstrap": resamples if spread else None,
-        "examples": found.examples,
-        "tokens": found.tokens,
-        "checkpoint": str(loaded.folder),
-        "data": [{"name": one.name, "fingerprint": one.fingerprint} for one in found.stored],
-        "batch_size": settings.evaluation.batch_size,
-        "precision": settings.evaluation.precision,
-        "context_length": loaded.config.context_length,
-        **decoding,
-        **energy_fields(reading),
-        **place_fields(reading),
-    }
 
 
 def _table(result: dict[str, Any], reading: "Reading") -> str:

@@ -1,30 +1,17 @@
 """tfkit generate: continue prompts. One prompt gives text; prompts from a file or stdin give JSON lines, in order."""
 
-import json
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.prompts import Prompt, line_of, read_prompts
-from tfkit.errors import ModelError
+from tfkit.cli.prompts import Prompt, read_prompts
 from tfkit.units import format_energy, format_mass
-
-if TYPE_CHECKING:
-    from tfkit.cli.chat import ContinueTexts
-    from tfkit.engine.session import Session
-    from tfkit.engine.settings import Settings
-    from tfkit.generation.config_file import CheckpointSettings
-    from tfkit.hub import Loaded
-
-_SECTIONS = ("generation", "carbon")
-_BATCH = 16  # prompts that are continued at once
 
 
 def generate(
@@ -61,7 +48,7 @@ def generate(
     """
     from tfkit.cli.session import command_session
     from tfkit.engine.inputs import inputs_of
-    from tfkit.engine.settings import quoted, read_settings, split_arguments
+    from tfkit.engine.settings import PROMPTS_AT_ONCE, quoted, split_arguments
 
     words, overrides = split_arguments(arguments or ())
     numbers = {
@@ -76,116 +63,42 @@ def generate(
     if stop:
         overrides.append(f"generation.stop=[{', '.join(map(quoted, stop))}]")
     with ExitStack() as stack:
-        batches = read_prompts(prompt, input_, words, chat, _BATCH, stack)
+        batches = read_prompts(prompt, input_, words, chat, PROMPTS_AT_ONCE, stack)
 
-        from tfkit.cli.answering import answer_lines
-        from tfkit.cli.chat import answer_ends, converse, render
-        from tfkit.cli.fill import fill_lines, fill_text, fills_masks
-        from tfkit.generation.complete import complete
-        from tfkit.hub import find_checkpoint
-        from tfkit.tokenizer.template import open_template
+        from tfkit.cli.answering import answer_lines, continue_lines, fill_lines, write_text
+        from tfkit.cli.chat import converse
+        from tfkit.engine.text_generator import TextGenerator
 
-        folder = find_checkpoint(checkpoint)
-        settings = read_settings(None, folder, overrides, _SECTIONS)
+        generator = TextGenerator(checkpoint, overrides, chat=chat)
         if run is not None:
-            inputs_of([Path(input_)] if input_ else [], [], [folder, checkpoint]).refuse_folder(run, "--run")
-        work = stack.enter_context(command_session("generate", settings.carbon, run, threads))
+            inputs_of([Path(input_)] if input_ else [], [], [generator.folder, checkpoint]).refuse_folder(run, "--run")
+        work = stack.enter_context(command_session("generate", generator.settings.carbon, run, threads))
         with work.stop.at_once():
-            loaded = _load(folder, device, threads)
-            assert loaded.codec is not None
-            fills = fills_masks(loaded, chat, overrides)
-            decided = _decide(loaded, settings, fills)
-            template = stack.enter_context(open_template(loaded.codec, loaded.folder)) if chat and batches is not None else None
-        continue_texts = partial(
-            complete,
-            loaded.model,
-            loaded.codec,
-            settings=decided.settings,
-            constraints=decided.constraints,
-            eos_ids=answer_ends(loaded) if chat else loaded.eos_ids,
-            start_id=loaded.start_id,
-            should_stop=work.should_stop,
-            rendered=chat,
-        )
+            generator.load(work, device, threads)
+            template = stack.enter_context(generator.template()) if chat and batches is not None else None
 
         def texts_of(prompts: Sequence[Prompt]) -> list[str]:
             if template is None:
-                return [given.text for given in prompts]
+                return [one.text for one in prompts]
             with work.stop.at_once():
-                return [render(template, given) for given in prompts]
-
-        def continue_lines(prompts: Sequence[Prompt], first: int) -> list[dict[str, Any] | None]:
-            completions = continue_texts(texts_of(prompts), first_row=first)
-            return [None if completion.finish == "interrupted" else line_of(completion) for completion in completions]
+                return [template.render(one.conversation, add_generation_prompt=True, place=one.place) for one in prompts]
 
         count = 1
         if batches is None:
-            count, tokens = 0, converse(continue_texts, loaded, work, json_)
-        elif prompt is not None and not json_ and fills:
-            tokens = fill_text(loaded, prompt)
+            count, tokens = 0, converse(generator, json_)
+        elif prompt is not None and not json_ and generator.fills_masks:
+            [filling] = generator.fill([prompt])
+            console.result(filling.text)
+            tokens = len(filling.candidates)
         elif prompt is not None and not json_:
             [text] = texts_of(next(batches))
-            continues = not chat and loaded.model.encoder is None
-            tokens = _write_text(continue_texts, prompt if continues else "", text, work)
-        elif fills:
-            count, tokens = answer_lines(batches, partial(fill_lines, loaded), work, "filled")
+            tokens = write_text(generator, prompt if generator.continues_prompts else "", text)
+        elif generator.fills_masks:
+            count, tokens = answer_lines(batches, partial(fill_lines, generator), work, "filled")
         else:
-            count, tokens = answer_lines(batches, continue_lines, work, "continued")
+            count, tokens = answer_lines(batches, partial(continue_lines, generator, texts_of), work, "continued")
         reading = work.own(work.meter.fresh_reading())
         work.finish({"prompts": count, "tokens": tokens})
         if reading.status == "ok":
             energy, mass = format_energy(reading.energy_wh), format_mass(reading.emissions_g)
             console.say(f"{tokens:,} tokens, {energy}, {mass} CO2e ({reading.place})")
-
-
-def _load(folder: Path, device: str | None, threads: int | None) -> "Loaded":
-    import torch
-
-    from tfkit.adapters import load
-    from tfkit.training.device import pick_device
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    loaded = load(folder, device=pick_device(device))
-    if loaded.codec is None:
-        raise ModelError(f"{folder}: no tokenizer.json here, and text cannot be read without; put the model's own tokenizer beside it")
-    return loaded
-
-
-def _decide(loaded: "Loaded", settings: "Settings", fills: bool) -> "CheckpointSettings":
-    """What the checkpoint says of writing, under what the run that made it and the command line say; each reported once."""
-    from tfkit.generation.config_file import checkpoint_settings
-
-    decided = checkpoint_settings(
-        loaded.generation,
-        settings.generation,
-        None if settings.recipe is not None else settings.generation.model_fields_set,
-        encodes=loaded.model.encoder is not None,
-        vocab_size=loaded.config.vocab_size,
-        folder=loaded.folder,
-    )
-    if decided.taken and not fills:
-        taken = ", ".join(f"{name}={json.dumps(value)}" for name, value in decided.taken.items())
-        console.say(f"settings of the checkpoint's generation_config.json: {taken}; options and generation.key=value override them")
-    if decided.unsupported and not fills:
-        console.warn(f"generation_config.json: not supported and ignored: {', '.join(decided.unsupported)}")
-    return decided
-
-
-def _write_text(continue_texts: "ContinueTexts", shown: str, text: str, work: "Session") -> int:
-    """What is shown of the prompt, and its continuation; on a terminal as it is made. Gives the tokens made."""
-    live = sys.stdout is not None and sys.stdout.isatty()
-    if live:
-        console.piece(shown)
-
-    def on_text(_row: int, piece: str) -> None:
-        if live:
-            console.piece(piece)
-
-    [completion] = continue_texts([text], on_text=on_text)
-    if live:
-        console.result("")
-    elif completion.finish != "interrupted":
-        console.result(shown + completion.text)
-    work.stop.raise_if_requested("the continuation is not whole")
-    return completion.tokens

@@ -19,6 +19,8 @@ from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.data_sections import DataSection, ValidationSets
 from tfkit.recipe.schema.sections import CarbonSection, EvaluationSection, GenerationSection, Recipe
 
+PROMPTS_AT_ONCE = 16  # which generate continues together
+
 
 @dataclass(frozen=True)
 class Settings:

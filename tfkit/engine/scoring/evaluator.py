@@ -1,0 +1,105 @@
+"""The evaluation of a checkpoint: by text, by row or by likelihood, as its objective says; and the result of docs/cli.md."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tfkit.engine.inputs import Inputs
+from tfkit.engine.settings import read_settings, settings_inputs
+from tfkit.errors import ModelError
+from tfkit.hub import find_checkpoint
+from tfkit.recipe.schema.objective_sections import CausalLMSection
+
+if TYPE_CHECKING:
+    from tfkit.carbon import Reading
+    from tfkit.engine.scoring.by_row import Scored
+    from tfkit.engine.session import Session
+    from tfkit.hub import Loaded
+
+_SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
+_SEED = 1  # of the bootstrap
+
+
+class Evaluator:
+    """An evaluation whose settings are read and checked; nothing is loaded before `score`.
+
+    `recipe`: a name or a path; None: that of the run that made the checkpoint, else the defaults. `words`: key=value. `data`: a file,
+    folder or glob in place of data.validation.
+    """
+
+    def __init__(self, checkpoint: str, recipe: str | None, words: Sequence[str], data: str | None):
+        self.folder = find_checkpoint(checkpoint)
+        self.settings = read_settings(recipe, self.folder, words, _SECTIONS, data)
+        self.objective = self.settings.recipe.objective.trained_for if self.settings.recipe else CausalLMSection()
+        self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)
+
+    def metric_names(self) -> list[str]:
+        """Return the metrics that the evaluation may have."""
+        from tfkit.recipe.schema.objective_sections import OF_TEXTS
+
+        return [name for name in self.objective.metrics if OF_TEXTS.get(name) in (None, *self.settings.evaluation.text_metrics)]
+
+    def score(
+        self, work: "Session", device: str | None = None, threads: int | None = None, *, each: bool = False
+    ) -> "tuple[dict[str, Any], list[dict[str, Any]], Reading]":
+        """Return the result of docs/cli.md, a prediction for each row if `each`, and the energy. Raises Stopped: half a score is none."""
+        from tfkit.engine.session import WHOLE
+
+        with work.stop.at_once():
+            loaded = self._load(device, threads)
+        found = self._scored(loaded, work, each=each)
+        with work.stop.at_once(WHOLE):
+            reading = work.own(work.meter.stop())  # which waits for a first measurement
+            result = self._result(loaded, found, reading)
+        work.finish(result, data=result["data"])
+        return result, found.predictions, reading
+
+    def _load(self, device: str | None, threads: int | None) -> "Loaded":
+        """Load the model in the arithmetic of the settings."""
+        import torch
+
+        from tfkit.adapters import load
+        from tfkit.training.device import pick_device
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        loaded = load(self.folder, device=pick_device(device), dtype=getattr(torch, self.settings.evaluation.precision))
+        if loaded.codec is None:
+            raise ModelError(
+                f"{self.folder}: no tokenizer.json here, and texts cannot be scored without; put the model's own tokenizer beside it"
+            )
+        return loaded
+
+    def _scored(self, loaded: "Loaded", work: "Session", *, each: bool) -> "Scored":
+        from tfkit.engine.scoring.by_likelihood import evaluate_likelihood
+        from tfkit.engine.scoring.by_row import evaluate_rows
+        from tfkit.engine.scoring.by_text import evaluate_texts
+
+        recipe = self.settings.recipe
+        if recipe is None or recipe.objective.trained_for.scored_by == "text":
+            return evaluate_texts(self.settings, loaded, work, each=each)
+        return (evaluate_likelihood if recipe.objective.scored_by == "likelihood" else evaluate_rows)(recipe, loaded, work)
+
+    def _result(self, loaded: "Loaded", found: "Scored", reading: "Reading") -> dict[str, Any]:
+        from tfkit.engine.session import energy_fields, place_fields
+        from tfkit.evaluation.bootstrap import intervals
+
+        evaluation = self.settings.evaluation
+        resamples = evaluation.bootstrap if found.examples > 1 else None
+        spread = intervals(found.scores, found.examples, resamples, _SEED) if found.scores is not None and resamples is not None else {}
+        decoding = {} if found.decoding is None else {"decoding": found.decoding}
+        return {
+            "schema_version": 1,
+            "metrics": found.metrics,
+            "intervals": spread,
+            "bootstrap": resamples if spread else None,
+            "examples": found.examples,
+            "tokens": found.tokens,
+            "checkpoint": str(loaded.folder),
+            "data": [{"name": one.name, "fingerprint": one.fingerprint} for one in found.stored],
+            "batch_size": evaluation.batch_size,
+            "precision": evaluation.precision,
+            "context_length": loaded.config.context_length,
+            **decoding,
+            **energy_fields(reading),
+            **place_fields(reading),
+        }

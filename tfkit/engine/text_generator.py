@@ -1,0 +1,123 @@
+"""A checkpoint that writes: it continues texts, answers conversations, or fills the masks of a masked language model."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tfkit.engine.settings import read_settings
+from tfkit.errors import ModelError, UsageError
+from tfkit.generation.complete import OnText, TextCompletion, complete
+from tfkit.generation.config_file import CheckpointSettings, checkpoint_settings
+from tfkit.hub import find_checkpoint
+from tfkit.tokenizer.template import ChatTemplate, open_template
+
+if TYPE_CHECKING:
+    from tfkit.engine.session import Session
+    from tfkit.generation.fill import Filling
+
+_SECTIONS = ("generation", "carbon")
+_PURPOSES = {
+    "none": "has no head: it gives hidden states, which represent texts and their tokens",
+    "classes": "gives the class of a text, or a number for it",
+    "tags": "gives a tag for each token of a text",
+}
+
+
+class TextGenerator:
+    """Writes with the settings of the run that made the checkpoint, else of its generation_config.json, as `words` (key=value) change them.
+
+    Nothing is loaded before `load`. `chat`: prompts are conversations.
+    """
+
+    def __init__(self, checkpoint: str, words: Sequence[str], *, chat: bool = False):
+        self.folder = find_checkpoint(checkpoint)
+        self.words, self.chat = words, chat
+        self.settings = read_settings(None, self.folder, words, _SECTIONS)
+
+    def load(self, work: "Session", device: str | None = None, threads: int | None = None) -> None:
+        """Load the model. Raises ModelError for one that writes no text, UsageError for settings that it would not read."""
+        import torch
+
+        from tfkit.adapters import load
+        from tfkit.training.device import pick_device
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.work, self.loaded = work, load(self.folder, device=pick_device(device))
+        if self.loaded.codec is None:
+            raise ModelError(
+                f"{self.folder}: no tokenizer.json here, and text cannot be read without; put the model's own tokenizer beside it"
+            )
+        self.codec = self.loaded.codec
+        self.fills_masks = self._check_kind()
+        self.decided = self._decide()
+
+    @property
+    def continues_prompts(self) -> bool:
+        """Whether its text belongs behind the prompt; else it is a text of its own."""
+        return not self.chat and self.loaded.model.encoder is None
+
+    def complete(
+        self, texts: Sequence[str], first_row: int = 0, on_text: OnText | None = None, should_stop: Callable[[], bool] | None = None
+    ) -> list[TextCompletion]:
+        """Continue each text; in a chat each is a conversation that `render` wrote. `first_row`: the number of the first, for the draws."""
+        ends = [*self.loaded.eos_ids, *([self.codec.eos_id] if self.chat else [])]  # of some chat models eos is the end of a turn
+        return complete(
+            self.loaded.model,
+            self.codec,
+            texts,
+            self.decided.settings,
+            constraints=self.decided.constraints,
+            eos_ids=[end for end in dict.fromkeys(ends) if end is not None],
+            start_id=self.loaded.start_id,
+            should_stop=should_stop or self.work.should_stop,
+            rendered=self.chat,
+            first_row=first_row,
+            on_text=on_text,
+        )
+
+    def fill(self, texts: Sequence[str], first_row: int = 0) -> "list[Filling]":
+        """Fill the masks of each text."""
+        from tfkit.generation.fill import fill
+
+        return fill(self.loaded.model, self.codec, texts, first_row=first_row)
+
+    @contextmanager
+    def template(self) -> Iterator[ChatTemplate]:
+        """Open the checkpoint's chat template. Raises ModelError where it has none."""
+        with open_template(self.codec, self.loaded.folder) as template:
+            yield template
+
+    def _check_kind(self) -> bool:
+        """Whether the model fills masks, rather than continue texts."""
+        kind = self.loaded.config.head.kind
+        if kind in _PURPOSES:
+            raise ModelError(
+                f"{self.loaded.folder}: this model {_PURPOSES[kind]}, and it writes no text; generate takes language models, which "
+                "continue a text, and masked ones, which fill each [MASK]"
+            )
+        if kind == "masked_lm" and self.chat:
+            raise UsageError("this is a masked language model: it fills each [MASK] of a text, and answers nothing; leave --chat out")
+        unread = [word.partition("=")[0] for word in self.words if word.startswith("generation.")]
+        if kind == "masked_lm" and unread:
+            raise UsageError(f"this is a masked language model: it draws nothing, so {', '.join(unread)} would not be read; leave that out")
+        return kind == "masked_lm"
+
+    def _decide(self) -> CheckpointSettings:
+        """The settings of the checkpoint, under those of its run and of `words`; each that is taken or ignored is reported once."""
+        decided = checkpoint_settings(
+            self.loaded.generation,
+            self.settings.generation,
+            None if self.settings.recipe is not None else self.settings.generation.model_fields_set,
+            encodes=self.loaded.model.encoder is not None,
+            vocab_size=self.loaded.config.vocab_size,
+            folder=self.loaded.folder,
+        )
+        listener = self.work.listener
+        if decided.taken and not self.fills_masks:
+            taken = ", ".join(f"{name}={json.dumps(value)}" for name, value in decided.taken.items())
+            listener.say(f"settings of the checkpoint's generation_config.json: {taken}; options and generation.key=value override them")
+        if decided.unsupported and not self.fills_masks:
+            listener.warn(f"generation_config.json: not supported and ignored: {', '.join(decided.unsupported)}")
+        return decided
