@@ -1,4 +1,4 @@
-"""tfkit: pretrain and fine-tune the Transformers of the field's history. `tfkit.load(folder)` is the library's door."""
+"""tfkit: pretrain and fine-tune the Transformers of the field's history. docs/library.md shows how it is called from Python."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,14 +6,30 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tfkit.adapters import load as load
+    from tfkit.engine.api import evaluate as evaluate
+    from tfkit.engine.api import finetune as finetune
+    from tfkit.engine.api import generate as generate
+    from tfkit.engine.api import plan as plan
+    from tfkit.engine.api import pretrain as pretrain
+    from tfkit.engine.api import resume as resume
 
-__all__ = ["__version__", "load"]
+_OF_THE_ENGINE = ("evaluate", "finetune", "generate", "plan", "pretrain", "resume")
+__all__ = ["__version__", "evaluate", "finetune", "generate", "load", "plan", "pretrain", "resume"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when `load` is first asked for, so that `import tfkit` stays light."""
+    """Import what is asked for when it is first asked for, so that `import tfkit` stays light."""
     if name == "load":
         from tfkit.adapters import load
 
         return load
+    if name in _OF_THE_ENGINE:
+        from tfkit.engine import api
+
+        return getattr(api, name)
     raise AttributeError(f"module 'tfkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, for completion in a notebook."""
+    return sorted(__all__)

@@ -1,16 +1,28 @@
-"""What a run will take, before its first step: memory, disk, and the micro-batch that fits."""
+"""Estimates of a run before its first step, without weights: FLOPs, memory, disk, time, energy; and the micro-batch that fits."""
+
+import time
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
 
 import torch
 
-from tfkit.engine.components import choose_trained, holds_whole_model, trained_numbers
+from tfkit.carbon import resolve_place
+from tfkit.data import Loader
+from tfkit.engine.companions import companion_flops_per_token
+from tfkit.engine.components import batch_sizes, choose_trained, holds_whole_model, in_steps, total_steps, trained_numbers
+from tfkit.engine.training_data import TrainingData
 from tfkit.errors import MachineError
 from tfkit.hub.names import our_shapes
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
+from tfkit.objectives.context import tokens_of
+from tfkit.objectives.registry import open_rows
 from tfkit.recipe import model_config
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
-from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fit, state_bytes
+from tfkit.training.flops import adapted_flops_per_token, training_flops_per_token
+from tfkit.training.memory import activation_bytes_per_token, available_bytes, largest_divisor, likely_peak, rows_that_fit, state_bytes
 from tfkit.training.optimizer import state_numbers
 
 AUTO_MICRO_BATCH_TOKENS = 16_384
@@ -18,6 +30,113 @@ AUTO_MICRO_BATCH_TOKENS = 16_384
 AUTO_MICRO_BATCH_BYTES = 4 * 2**30
 SHORTEST_TEXT = 128
 LONGEST_TEXT = 1024  # tokens of a row of text without a recipe: of longer rows a few are a step of minutes on a CPU
+
+_PROCESS_BYTES = 350_000_000  # of Python with its libraries
+# Of the speed of a large matrix product: the most that a training can have, what small models on a CPU have, and what overhead leaves.
+_EFFICIENCY = {"low": 1.0, "likely": 0.3, "high": 0.05}
+_WATTS = {"cpu": {"low": 10.0, "likely": 45.0, "high": 200.0}, "cuda": {"low": 80.0, "likely": 300.0, "high": 700.0}}
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number that is not known exactly."""
+
+    low: float
+    likely: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take. Seconds, energy and emissions are rough: by this machine's speed at a matrix product, and a table of watts."""
+
+    parameters: int
+    trained_parameters: int
+    tokens: int  # of all steps
+    steps: int
+    micro_batch_size: int
+    flops: dict[str, float]  # total, and its parts: forward, backward, companions, evaluation
+    memory_bytes: int  # at the peak, on the device that trains
+    disk_bytes: int  # of the checkpoints that are kept
+    seconds: Range
+    energy_kwh: Range
+    emissions_g: Range
+    basis: str  # "table": nothing was tried out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON has them."""
+        return {"schema_version": 1, **asdict(self)}
+
+
+def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device) -> Estimate:
+    """Estimate a run from its recipe and its data; of the model only the shapes are made."""
+    with torch.device("meta"):
+        model = Transformer(data.config)
+    choose_trained(recipe, model)
+    rows = open_rows(recipe, data.objective, data.train, data.config)
+    sizes = batch_sizes(recipe, rows)
+    steps = total_steps(recipe, rows, sizes)
+    tokens = round(sizes.before(steps) * rows.mean_tokens)
+    flops = _flops(recipe, data, model, Loader(rows, data.objective.collate, sizes, 1), steps, tokens)
+    parameters, trained, kept = sum(one.numel() for one in model.parameters()), trained_numbers(model), kept_numbers(recipe, model)
+    precision = pick_precision(recipe.training.precision, device)
+    state = state_bytes(parameters, trained, kept, precision, whole=holds_whole_model(recipe))
+    row_bytes = activation_bytes_per_token(data.config) * rows.longest
+    left = available_bytes() if device.type == "cpu" else None
+    micro_batch = recipe.training.micro_batch_size or choose_micro_batch(
+        sizes.unit, rows.longest, row_bytes, None if left is None else left - state
+    )
+    logits = micro_batch * rows.longest * data.config.vocab_size * precision.itemsize if data.config.head.kind in ("lm", "masked_lm") else 0
+    speed, watts = matrix_speed(device), _WATTS["cuda" if device.type == "cuda" else "cpu"]
+    seconds = {name: flops["total"] / (speed * share) for name, share in _EFFICIENCY.items()}
+    kwh = {name: seconds[name] * watts[name] / 3.6e6 for name in seconds}
+    grams = {name: value * resolve_place(recipe.carbon).intensity_g_per_kwh for name, value in kwh.items()}
+    return Estimate(
+        parameters,
+        trained,
+        tokens,
+        steps,
+        micro_batch,
+        flops,
+        likely_peak(_PROCESS_BYTES, state, micro_batch * row_bytes, logits),
+        planned_bytes(recipe, model),
+        Range(**seconds),
+        Range(**kwh),
+        Range(**grams),
+        "table",
+    )
+
+
+def _flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, tokens: int) -> dict[str, float]:
+    """FLOPs of the whole run by part; an evaluation is a forward over its tokens."""
+    length, first = round(loader.rows.mean_tokens), loader.step(0)[:1]
+    written = sum(batch.decoder_tokens for batch in first) / sum(batch.tokens for batch in first)
+    forward = training_flops_per_token(data.config, length, written) / 3
+    backward = 2 * forward + adapted_flops_per_token(dict(model.named_parameters()), data.config, written)
+    every = in_steps(recipe.evaluation.every, loader.rows, loader.sizes)
+    evaluations = (steps // every if every else 0) + (not every or steps % every > 0)
+    held_out = sum(tokens_of(one.stored) for one in data.validation)
+    scored = min(held_out, recipe.evaluation.max_tokens or held_out)
+    parts = {
+        "forward": tokens * forward,
+        "backward": tokens * backward,
+        "companions": tokens * companion_flops_per_token(data.objective, length),
+        "evaluation": evaluations * scored * forward,
+    }
+    return {"total": sum(parts.values()), **parts}
+
+
+@cache
+def matrix_speed(device: torch.device) -> float:
+    """Measure the FLOP/s of a large matrix product in float32 on the device; a tenth of a second."""
+    side, count, done = 1024, 0, 0.0
+    a = torch.ones(side, side, device=device)
+    torch.mm(a, a)
+    while done < 0.1:
+        begin = time.perf_counter()
+        float(torch.mm(a, a)[0, 0])  # waits for a GPU
+        done, count = done + time.perf_counter() - begin, count + 1
+    return 2.0 * side**3 * count / done
 
 
 def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None, ranks: int = 1) -> int:

@@ -11,7 +11,7 @@ from tfkit.engine.base_model import pinned
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.companions import companion_flops_per_token, pin_companions
 from tfkit.engine.components import Components, assemble, first_model, restore, trained_numbers
-from tfkit.engine.estimate import planned_bytes, require_memory, require_memory_for_blocks
+from tfkit.engine.estimate import Estimate, estimate_run, planned_bytes, require_memory, require_memory_for_blocks
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.loop_hooks import LoopHooks
@@ -50,6 +50,10 @@ class Run:
         self.data = prepare_data(self.recipe, self.listener, self.stop, self.meter)
         require_memory(self.recipe, self.data.config, self.device)
         return self.data
+
+    def estimate(self) -> Estimate:
+        """Estimate the run, once it is prepared."""
+        return estimate_run(self.recipe, self.data, self.device)
 
     def start(self, folder: RunFolder, given: Given, kind: Kind, *, exact: bool = False, force: bool = False) -> None:
         """Train to the end. `exact`: fall back to no older checkpoint; `force`: start although the disk does not hold the checkpoints.

@@ -18,7 +18,7 @@ from tfkit.engine.preflight import check_lost, check_openings
 from tfkit.errors import ModelError
 from tfkit.hub import find_checkpoint
 from tfkit.model.config import ModelConfig
-from tfkit.objectives.context import Stored
+from tfkit.objectives.context import Stored, tokens_of
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import objective_tokenizer, open_objective
 from tfkit.recipe import model_config
@@ -119,7 +119,7 @@ def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: T
     for found in validation:
         if shared := overlap(stored, found):
             listener.warn(f"{found.name}: {shared:,} of {len(found):,} held-out rows are among those that are trained on")
-    tokens = sum(int(one.lengths.sum()) if isinstance(one, ExampleSet) else len(one.tokens) for one in stored)
+    tokens = sum(map(tokens_of, stored))
     listener.say(
         f"{tokens:,} training tokens, vocabulary {tokenizer.size:,}" + (", from the cache" if all(s.cached for s in stored) else "")
     )

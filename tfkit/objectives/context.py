@@ -11,6 +11,11 @@ from tfkit.tokenizer import Tokenizer
 Stored = TokenStream | ExampleSet  # what is in the cache of a source: a stream of text, or examples
 
 
+def tokens_of(stored: Stored) -> int:
+    """Return the number of tokens in a source."""
+    return int(stored.lengths.sum()) if isinstance(stored, ExampleSet) else len(stored.tokens)
+
+
 @dataclass(frozen=True)
 class ModelContext:
     """The model that an objective is opened for."""

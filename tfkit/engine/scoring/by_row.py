@@ -15,7 +15,7 @@ from tfkit.evaluation.predictions import Judged, answer_metrics
 from tfkit.evaluation.row_scores import first_rows, tokens_of_first
 from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.evaluation.written import rows_of, undrawn, write_texts
-from tfkit.objectives.context import Stored
+from tfkit.objectives.context import Stored, tokens_of
 from tfkit.objectives.labelled import LabelledObjective, WritingObjective
 from tfkit.objectives.metrics import Scores, unit_weights
 from tfkit.objectives.metrics.texts import require_libraries
@@ -108,7 +108,7 @@ def _unlabelled(recipe: Recipe, objective: Objective, sets: list[ValidationSet],
         cut = open_rows(recipe, objective, [(one.stored, 1.0)], loaded.config)
         first = first_rows(cut, budget.left)
         scored.append(one.stored)
-        rows, tokens = rows + first, tokens + (_tokens(one.stored) if first == len(cut) else tokens_of_first(cut, first))
+        rows, tokens = rows + first, tokens + (tokens_of(one.stored) if first == len(cut) else tokens_of_first(cut, first))
         budget.spend(tokens_of_first(cut, first))
     with work.listener.progress("scoring", rows, "rows") as bar, work.stop.at_once(WHOLE):
         metrics = score_sets(recipe, objective, sets, loaded.model, progress=bar.advance)
@@ -182,7 +182,3 @@ def _labels(recipe: Recipe, loaded: "Loaded") -> list[str]:
     if not loaded.labels:
         raise ModelError(f"{loaded.folder}: config.json names no labels (id2label), so nobody knows what its classes are; name them there")
     return list(loaded.labels)
-
-
-def _tokens(stored: Stored) -> int:
-    return int(stored.lengths.sum()) if isinstance(stored, ExampleSet) else len(stored.tokens)

@@ -1,0 +1,34 @@
+"""What a run changes in its process and a library must give back: threads, seeds, deterministic algorithms, warnings."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"  # which deterministic algorithms on a GPU need
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Give back, after the block, torch's threads, random state and determinism, the warnings' filters and the environment."""
+    import torch
+
+    threads, state, variable = torch.get_num_threads(), torch.random.get_rng_state(), os.environ.get(_VARIABLE)
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    deterministic, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, filled = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.random.set_rng_state(state)
+            if gpus:
+                torch.cuda.set_rng_state_all(gpus)
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            torch.backends.cudnn.benchmark = benchmark
+            torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+            if variable is None:
+                os.environ.pop(_VARIABLE, None)
+            else:
+                os.environ[_VARIABLE] = variable

@@ -1,0 +1,85 @@
+"""The results of the library: the documents of --json (docs/cli.md) as typed objects."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from tfkit.run.metrics import read_metrics
+
+
+@dataclass(frozen=True)
+class _Result:
+    """A document whose fields are attributes."""
+
+    document: dict[str, Any]
+
+    @classmethod
+    def of(cls, document: dict[str, Any], **others: Any) -> Self:
+        """Take the fields that are declared from the document; a field that it lacks is None."""
+        names = {one.name for one in fields(cls)} - {"document", *others}
+        return cls(document, **{name: document.get(name) for name in names}, **others)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document, as --json prints it."""
+        return dict(self.document)
+
+
+@dataclass(frozen=True)
+class TrainingResult(_Result):
+    """What pretrain, finetune and resume return. `status` is finished or stopped; seconds are wall time, over all attempts."""
+
+    run: str
+    checkpoint: str | None  # None: stopped before a first checkpoint
+    status: str
+    steps: int
+    tokens: int
+    loss: float | None  # nats a target, over the steps of the last line of the log
+    evaluation: dict[str, float | None]
+    best: dict[str, Any] | None
+    stopped_early: bool
+    seconds: float
+    train_seconds: float
+    tokens_per_second: float | None
+    energy_kwh: float | None  # None: not measured
+    energy_kwh_parts: dict[str, float] | None
+    emissions_g: float | None
+    carbon_status: str
+    place: str | None
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl, one for each line: steps, evaluations, samples. Ready for pandas.DataFrame."""
+        return read_metrics(Path(self.run) / "metrics.jsonl")
+
+
+@dataclass(frozen=True)
+class EvaluationResult(_Result):
+    """What evaluate returns. `predictions` has a document for each text or labelled row, where they were asked for."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    bootstrap: int | None
+    examples: int
+    tokens: int
+    checkpoint: str
+    data: list[dict[str, str]]
+    batch_size: int
+    precision: str
+    context_length: int
+    decoding: dict[str, Any] | None
+    energy_kwh: float | None
+    energy_kwh_parts: dict[str, float] | None
+    emissions_g: float | None
+    carbon_status: str
+    place: str | None
+    predictions: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The continuation of one prompt, which generate returns. `finish` is stop or length."""
+
+    prompt: str
+    completion: str
+    tokens: int
+    finish: str
