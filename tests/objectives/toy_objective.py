@@ -17,13 +17,13 @@ from torch import Tensor
 from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import UsageError
+from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.companion import Companion, open_companion
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.labelled import LabelledObjective, RowResult
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
-from tfkit.objectives.padding import pad, real, single
 from tfkit.objectives.registry import Registered, register
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.roles import Role
@@ -77,13 +77,15 @@ class Toy(LabelledObjective):
     def collate(self, rows: ExampleBatch) -> Batch:
         """The chosen and the rejected text of each pair in turns, (2 B, T)."""
         texts, labels = [], []
-        for one in single(rows):
+        for one in rows.single():
             cut = [int(one["sizes"][0])]
             for ids, is_answer in zip(np.split(one["input_ids"], cut), np.split(one["is_answer"], cut), strict=True):
                 texts.append(ids)
                 labels.append(np.append(np.where(is_answer, ids, IGNORED)[1:], IGNORED))
         is_chosen = torch.arange(len(texts)) % 2 == 0
-        return Batch(pad(texts, self.tokenizer.pad_id or 0), pad(labels, IGNORED), padding_mask=real(texts), extras={"chosen": is_chosen})
+        return Batch(
+            pad(texts, self.tokenizer.pad_id or 0), pad(labels, IGNORED), padding_mask=padding_mask(texts), extras={"chosen": is_chosen}
+        )
 
     def counts(self, batch: Batch) -> dict[str, int]:
         return {"preference": int(batch.extras["chosen"].sum())}

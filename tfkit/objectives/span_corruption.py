@@ -33,7 +33,7 @@ class SpanCorruption(Objective):
     terms: Mapping[str, float] = MappingProxyType({"lm": 1.0})
 
     def __init__(self, lengths: SpanLengths, sentinels: Sequence[int], eos_id: int, start_id: int, static: bool = False):
-        """`sentinels`: the ids that stand for the first span, the second ...; `static`: the same spans in every epoch."""
+        """`sentinels`: the ids that replace the first span, the second ...; `static`: the same spans in every epoch."""
         self.lengths, self.eos_id, self.start_id, self.static = lengths, eos_id, start_id, static
         self._sentinels = np.array(sentinels, np.int64)
 
@@ -48,9 +48,7 @@ class SpanCorruption(Objective):
         parts = np.repeat(np.tile(np.arange(2 * spans), count), sizes).reshape(count, -1)  # (B, raw) the part that a token is in
         first = np.diff(parts, axis=1, prepend=-1) != 0
         noise = parts % 2 == 1
-        ids = np.where(
-            first, self._sentinels[parts // 2], rows.ids
-        )  # each part's first token becomes the sentinel that stands for the part
+        ids = np.where(first, self._sentinels[parts // 2], rows.ids)  # each part's first token becomes the part's sentinel
         labels = self._ended(np.where(noise, rows.ids, ids)[noise | first], count)
         input_ids = self._ended(np.where(noise, ids, rows.ids)[~noise | first], count)
         return Batch(input_ids, labels, decoder_input_ids=shifted_right(labels, self.start_id))
