@@ -1,1 +1,1 @@
-"""Writing text with a decoder, or answering it with an encoder-decoder. decoding.py and beams.py work on ids, complete.py on text."""
+"""Text generation by decoders and encoder-decoders, and filling of masks. decoding.py and beams.py work on ids, complete.py on text."""

@@ -1,8 +1,8 @@
-"""The texts that the model is making: their next inputs, their cache, and what an encoder made of the prompts.
+"""The texts being generated: their next inputs, their cache, and the prompts that an encoder reads.
 
 columns      0   1   2   3 | 4   5
-row 0        .   .   a   b | c   d      a decoder's prompts are padded on the left, so that all rows continue in the same column;
-row 1        p   q   r   s | t   eos    the model numbers positions by real tokens, so that each row stands as if alone
+row 0        .   .   a   b | c   d      a decoder's prompts are padded on the left, so that all rows grow in the same column;
+row 1        p   q   r   s | t   eos    the model numbers positions by real tokens, so each row is computed as alone
 
 An encoder reads the prompts padded on the right, and the decoder's rows all begin with its start token.
 """
@@ -20,24 +20,24 @@ from tfkit.model.transformer import Transformer
 
 
 class Batch:
-    """The rows that the model still computes, their cache, and which columns of it hold real tokens."""
+    """The unfinished rows, their cache, and the mask of its columns that hold real tokens."""
 
     def __init__(self, model: Transformer, texts: Sequence[Sequence[int]], most_new: int, sources: Sequence[Sequence[int]] | None = None):
-        """`texts`: what a decoder continues. `most_new`: the new tokens of the row that gets the most. `sources`: what an encoder reads."""
+        """`texts`: the decoder's first ids. `most_new`: the largest number of new tokens of a row. `sources`: the encoder's input."""
         self.model = model
         weight = vocabulary_head(model.head).weight
         self.input_ids, self.real = _padded(texts, weight.device, left=True)  # (B, columns so far)
-        self.source = None if sources is None else _padded(sources, weight.device, left=False)  # ids and which are real, (B, M)
+        self.source = None if sources is None else _padded(sources, weight.device, left=False)  # ids and their mask, (B, M)
         self.padded = not bool(self.real.all())
         self.cache = KeyValueCache(model.config, len(texts), self.real.shape[1] + most_new, weight.dtype, weight.device)
 
     @property
     def full(self) -> bool:
-        """Whether the columns no longer fit the context, so that padding must go before the next step."""
+        """Whether the columns no longer fit the context, so that padding must be removed before the next step."""
         return self.real.shape[1] > self.model.config.context_length and self.model.config.position.kind != "relative"
 
     def next_logits(self) -> Tensor:
-        """(B, V), after the last token of each row; logits of the prompt's other positions are never made.
+        """Return the logits (B, V) after the last token of each row; those of a prompt's other positions are never computed.
 
         Raises ModelError if they are not finite.
         """
@@ -45,7 +45,7 @@ class Batch:
         if self.source is None:
             output = self.model(self.input_ids, padding_mask=mask, cache=self.cache)
         else:
-            ids, real = self.source  # read in the first step: the cache keeps what the decoder needs of it
+            ids, real = self.source  # encoded in the first step; then the cache holds the keys and values
             output = self.model(ids, padding_mask=real, decoder_input_ids=self.input_ids, decoder_padding_mask=mask, cache=self.cache)
         logits: Tensor = self.model.head(output.hidden[:, -1])
         if not torch.isfinite(logits).all():
@@ -54,17 +54,17 @@ class Batch:
             )
         return logits
 
-    def take(self, tokens: Sequence[int], done: Sequence[bool]) -> None:
-        """Make these the next input; what follows in a row that is done is padding."""
+    def append(self, tokens: Sequence[int], done: Sequence[bool]) -> None:
+        """Set the next input, one token for each row; a row that is done gets padding."""
         self.input_ids = torch.tensor(tokens, device=self.real.device)[:, None]  # (B, 1)
         self.real = torch.cat((self.real, ~torch.tensor(done, device=self.real.device)[:, None]), dim=1)
         self.padded = self.padded or any(done)
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only, and without the columns that then hold nothing but padding; a row may stand twice.
+    def select_rows(self, rows: Sequence[int]) -> None:
+        """Keep only these rows, and remove the columns that are then all padding; a row may occur twice.
 
-        Whenever the columns fill the context, the row without padding has reached its limit: once it is left out, what remains begins
-        later, and moves to the left.
+        Whenever the columns fill the context, the row without padding has reached its limit: without it, the other rows begin later, and
+        move to the left.
         """
         kept = torch.tensor(rows, device=self.real.device)
         self.cache.select_rows(kept)
@@ -76,12 +76,12 @@ class Batch:
         self.cache.drop_columns(empty)
         self.padded = not bool(self.real.all())
 
-    def exchange(self, rows: Sequence[int]) -> None:
-        """Go on with these rows in place of as many, each from the same prompt as the one whose place it takes."""
+    def reorder_rows(self, rows: Sequence[int]) -> None:
+        """Replace the rows by as many of them, in this order; each must have the prompt of the row whose place it takes."""
         if list(rows) != list(range(len(rows))):
             self.cache.reorder_rows(torch.tensor(rows, device=self.real.device))
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Return ids (B, width of the longest), and which of them are real."""
+    """Return ids (B, width of the longest) and their mask, True = real token."""
     return pad(rows, 0, left=left).to(device), real_tokens(rows, left=left).to(device)

@@ -1,12 +1,12 @@
-"""Beam search: the likeliest whole text, as far as a few unfinished ones at a time can tell. Nothing is drawn.
+"""Beam search: an approximate search for the likeliest whole text. Nothing is sampled.
 
 Each step continues every beam by every token, and keeps the `num_beams` likeliest texts that have not ended:
 
     a             -> a b, a c
-    a b, a c      -> a c d, a b e        (both may come from one beam)      a b <eos> is whole: scored, and set aside
+    a b, a c      -> a c d, a b e        (both may come from one beam)      a b <eos> is whole: scored and stored
 
-The whole texts compete by log-probability over a function of their length, without which short ones would win. Everything is as in
-transformers' generate(num_beams=...); the second law of lengths is that of GNMT (Wu et al. 2016, arXiv 1609.08144, equation 14).
+Whole texts compete by log-probability divided by a function of their length, without which short ones would win. All of it is as in
+transformers' generate(num_beams=...); the second function of the length is GNMT's (Wu et al. 2016, arXiv 1609.08144, equation 14).
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -27,16 +27,16 @@ _IMPOSSIBLE = float("-inf")
 
 @dataclass(frozen=True)
 class _Beam:
-    """A text that is not whole yet."""
+    """An unfinished text."""
 
     ids: list[int]
     log_probability: float
-    parent: int  # the beam that it continues
+    parent: int  # the index of the beam that it extends
 
 
 @dataclass(frozen=True)
 class WholeText:
-    """A text that has ended, without the eos that ended it."""
+    """A finished text, without the eos that ended it."""
 
     ids: list[int]
     score: float
@@ -44,7 +44,7 @@ class WholeText:
 
 
 class BeamSearch:
-    """The search for the continuation of one prompt. `ended(ids)` tells whether a text ends with its last token, besides at an eos."""
+    """The search for the continuation of one prompt. `ended(ids)`: whether a text ends with its last token other than eos."""
 
     def __init__(
         self,
@@ -56,23 +56,23 @@ class BeamSearch:
     ):
         self.text, self.limit, self.settings, self.eos_ids, self.ended = list(text), limit, settings, eos_ids, ended
         self.running = [_Beam([], 0.0, 0)]
-        self.whole: list[WholeText] = []  # the best first
+        self.whole: list[WholeText] = []  # best first
         self.done = False
 
     @property
     def texts(self) -> list[list[int]]:
-        """The ids of each beam, those that it continues included."""
+        """The ids of each beam, the prompt included."""
         return [self.text + beam.ids for beam in self.running]
 
     @property
     def best(self) -> list[int]:
-        """The best text so far: a whole one, if there is one."""
+        """The best text so far: a whole one if there is any."""
         return self.whole[0].ids if self.whole else self.running[0].ids
 
     def extend(self, candidates: Iterable[tuple[float, int, int]]) -> None:
-        """Go on with these: (log-probability of the whole text, beam, token), the likeliest first.
+        """Extend the beams by candidates (log-probability of the whole text, beam, token), likeliest first.
 
-        There must be so many that enough of them do not end; and only the first `num_beams` may end, as in transformers.
+        At least `num_beams` of them must not end a text; only the first `num_beams` may end one, as in transformers.
         """
         beams, whole, running = self.settings.num_beams, self.whole, []
         for rank, (log_probability, parent, token) in enumerate(candidates):
@@ -97,13 +97,13 @@ class BeamSearch:
         return "length" if len(ids) == self.limit else None
 
     def _is_settled(self, best: _Beam) -> bool:
-        """Whether the whole texts that there are stay, by the rule of the settings."""
+        """Whether the whole texts found so far are final, by the early_stopping of the settings."""
         if len(self.whole) < self.settings.num_beams:
             return False
         if self.settings.early_stopping == "full":
             return True
         grows = self.settings.early_stopping == "never" and self.settings.length_penalty > 0
-        length = self.limit if grows else len(best.ids)  # at which the best unfinished text would score most
+        length = self.limit if grows else len(best.ids)  # at which the best unfinished text would have its highest score
         return best.log_probability / self._divisor(length) <= self.whole[-1].score
 
     def _divisor(self, length: int) -> float:
@@ -119,7 +119,7 @@ def search(
     constraints: Constraints,
     should_stop: Callable[[], bool] | None,
 ) -> None:
-    """Run all searches to their ends. `batch` has a row for each of them, and `logits` (B, V) are those after its prompts."""
+    """Run all searches to their end. `batch` has a row for each of them, and `logits` (B, V) are those after the prompts."""
     running = list(searches)
     while True:
         places = len(logits) // len(running)  # rows of each
@@ -129,24 +129,24 @@ def search(
             return
         rows = [i * places + beam.parent for i, one in unfinished for beam in one.running]
         if len(unfinished) == len(running) and places == settings.num_beams:
-            batch.exchange(rows)
-        else:  # the first step, in which a prompt had one row, or one in which a search has ended
-            batch.keep(rows)
+            batch.reorder_rows(rows)
+        else:  # the first step, in which a prompt has one row, or one in which a search has ended
+            batch.select_rows(rows)
         running = [one for _, one in unfinished]
-        batch.take([beam.ids[-1] for one in running for beam in one.running], [False] * len(rows))
+        batch.append([beam.ids[-1] for one in running for beam in one.running], [False] * len(rows))
         logits = batch.next_logits()
 
 
 def _extend(searches: Sequence[BeamSearch], logits: Tensor, settings: GenerationSection, constraints: Constraints) -> None:
-    """Continue all beams, from logits (B, V) with as many rows for each search."""
+    """Extend all beams by the logits (B, V), which have equally many rows for each search."""
     vocabulary = logits.shape[-1]
     scores = logits.float().log_softmax(dim=-1)
     scores = without_repetition(scores, (text for one in searches for text in one.texts), settings)
     progress = (Progress(one.text, beam.ids, one.limit) for one in searches for beam in one.running)
     scores = constraints.apply(scores, progress, searches[0].eos_ids)
     before = torch.tensor([beam.log_probability for one in searches for beam in one.running], device=scores.device)
-    scores = (scores + before[:, None]).unflatten(0, (len(searches), -1)).flatten(1)  # (searches, rows a search * V)
-    count = max(2, 1 + len(searches[0].eos_ids)) * settings.num_beams  # so that enough are left if all beams end at every eos
+    scores = (scores + before[:, None]).unflatten(0, (len(searches), -1)).flatten(1)  # (searches, rows of a search * V)
+    count = max(2, 1 + len(searches[0].eos_ids)) * settings.num_beams  # enough even if all beams end at every eos
     best = scores.topk(min(count, scores.shape[1]), dim=-1)
     for one, values, indices in zip(searches, best.values.tolist(), best.indices.tolist(), strict=True):
         one.extend((value, index // vocabulary, index % vocabulary) for value, index in zip(values, indices, strict=True))

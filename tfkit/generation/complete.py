@@ -1,4 +1,4 @@
-"""Continuing texts: encode, decode with a cache, and give text back as it becomes certain."""
+"""Text completion: encode prompts, generate with a cache, and return text as soon as it is final."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ OnText = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class TextCompletion:
-    """The continuation of one prompt: its text up to a stop string, the tokens that were made, and why it ends."""
+    """The continuation of one prompt: its text up to a stop string, the number of generated tokens, and why it ended."""
 
     text: str
     tokens: int
@@ -39,9 +39,9 @@ def complete(
     rendered: bool = False,
     constraints: Constraints = Constraints(),
 ) -> list[TextCompletion]:
-    """Continue each text, or answer it: what an encoder reads is a whole text, and the decoder's is one of its own.
+    """Continue each text; or, with an encoder-decoder, write a text of its own for each.
 
-    For the ids of the prompts see `encode_prompts`, for the rest `complete_ids`.
+    See `encode_prompts` for the ids of the prompts, and `complete_ids` for the rest.
     """
     return complete_ids(
         model,
@@ -58,10 +58,10 @@ def complete(
 
 
 def encode_prompts(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[str], *, rendered: bool = False) -> list[list[int]]:
-    """The ids that the model reads of each prompt.
+    """Return the model's input ids of each prompt.
 
-    Of a prompt to be continued they are those that the tokenizer's template puts before and into a text, as in training; what it puts
-    after one would end the text. With `rendered` the prompts are conversations from a chat template, whose special tokens are written out.
+    A prompt to be continued is encoded by the tokenizer's template, as in training, without the tokens that the template puts after a
+    text, which would end it. With `rendered` the prompts are conversations from a chat template, whose special tokens are written out.
     """
     if rendered:
         return encode_rendered(tokenizer, prompts)
@@ -82,9 +82,9 @@ def complete_ids(
     first_row: int = 0,
     constraints: Constraints = Constraints(),
 ) -> list[TextCompletion]:
-    """The same of prompts that are ids already.
+    """Continue prompts that are given as ids.
 
-    `on_text(i, piece)` gets what is certain of completion i; the pieces joined are its text. For the rest see `generate`.
+    `on_text(i, piece)` is called with the final pieces of completion i, which joined are its text. See `generate` for the rest.
     """
     check_vocabulary(prompt_ids, model.config.vocab_size)
     decode = partial(tokenizer.decode, skip_special_tokens=True)
@@ -118,7 +118,7 @@ def complete_ids(
     for row, stream in enumerate(streams):
         give(row, stream.close())
     return [
-        # A stop string may appear as the last bytes are given out; in a row that was interrupted they are not the last.
+        # A stop string may appear in the last bytes; those of an interrupted row are not its last.
         TextCompletion(stream.text, len(completion.ids), "stop" if stream.stopped and completion.finish == "length" else completion.finish)
         for stream, completion in zip(streams, completions, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""generation_config.json -> our settings, and the constraints that a checkpoint puts on every text."""
+"""generation_config.json -> generation settings, and the checkpoint's constraints on every text."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _SETTINGS = (
     "stop_strings",
 )
 _EARLY_STOPPING = {True: "full", False: "likely", "never": "never"}
-# What changes a text in transformers and has no counterpart here, with the values that change nothing.
+# Keys that change a text in transformers and are not supported here, with their neutral values.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "constraints": (),
     "diversity_penalty": (0,),
@@ -48,7 +48,7 @@ _UNSUPPORTED_DRAWS: dict[str, tuple[Any, ...]] = {"epsilon_cutoff": (0,), "eta_c
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """The settings to write with, the fields that come from the checkpoint, what constrains every text, and the keys that are ignored."""
+    """The settings, those of their fields that the checkpoint sets, its constraints on every text, and its unsupported keys."""
 
     settings: GenerationSection
     taken: dict[str, Any]
@@ -59,10 +59,10 @@ class CheckpointSettings:
 def checkpoint_settings(
     found: Mapping[str, Any], settings: GenerationSection, given: Collection[str] | None, *, encodes: bool, vocab_size: int, folder: Path
 ) -> CheckpointSettings:
-    """Put what generation_config.json says under the settings.
+    """Merge the content of generation_config.json, `found`, into the settings.
 
-    `given`: the fields that the command line states, which win; None if a recipe states all, so that only what constrains every text is
-    read of the file. `encodes`: whether the model is an encoder-decoder. Raises ModelError for a value that cannot be, with its key.
+    `given`: the fields that the command line sets, which take precedence; None if a recipe sets all, so that only constraints are read
+    from the file. `encodes`: whether the model is an encoder-decoder. Raises ModelError for an impossible value, with its key.
     """
     values = {name: value for name, value in found.items() if value is not None}
     path = folder / "generation_config.json"
@@ -93,14 +93,14 @@ def checkpoint_settings(
 
 
 def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> dict[str, Any]:
-    """The fields of our section that the file states and the command line does not."""
+    """Return the fields of our section that the file sets and the command line does not."""
     taken = {_RENAMED.get(name, name): values[name] for name in _SETTINGS if name in values}
     if isinstance(taken.get("early_stopping"), bool | str):
         taken["early_stopping"] = _EARLY_STOPPING.get(taken["early_stopping"], taken["early_stopping"])
     if "max_length" in values and "max_new_tokens" not in values:
         taken["max_new_tokens"] = values["max_length"]
         if encodes and type(values["max_length"]) is int:
-            taken["max_new_tokens"] = max(1, values["max_length"] - 1)  # the token that the decoder begins with counts there
+            taken["max_new_tokens"] = max(1, values["max_length"] - 1)  # there the decoder's start token is counted
     if values.get("do_sample") is True:
         taken |= {name: values[name] for name in _DRAWS if name in values}
     elif values.get("do_sample") is False and not set(_DRAWS) & set(given):
@@ -109,7 +109,7 @@ def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> 
         if taken.get(name) == 0:
             taken[name] = None
     if set(_DRAWS) & set(given):
-        taken.pop("num_beams", None)  # beam search would draw nothing
+        taken.pop("num_beams", None)  # beam search does not sample
     for name in ("temperature", "top_p", "min_p", "repetition_penalty", "length_penalty"):
         if type(taken.get(name)) is int:
             taken[name] = float(taken[name])
@@ -124,7 +124,7 @@ def _list(values: Mapping[str, Any], name: str, path: Path) -> list[Any]:
 
 
 def _ids(values: Mapping[str, Any], name: str, path: Path, vocab_size: int) -> tuple[int, ...]:
-    """Token ids, of which one may be without a list."""
+    """Return token ids; a single one may be given without a list."""
     found = values.get(name, [])
     tokens = found if isinstance(found, list) else [found]
     for token in tokens:

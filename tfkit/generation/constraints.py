@@ -1,6 +1,6 @@
-"""Which tokens a checkpoint excludes or forces, whatever the settings: bad words, suppressed and forced tokens, the shortest text.
+"""Tokens that a checkpoint excludes or forces, whatever the settings: bad words, suppressed and forced tokens, a shortest length.
 
-Everything is as the processors of the same names in transformers, and in their order, after those against repetition.
+All of it is as in transformers' processors of the same names, in their order, after those against repetition.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -14,7 +14,7 @@ _EXCLUDED = float("-inf")
 
 
 class Progress(NamedTuple):
-    """A text on its way: the prompt or what a decoder begins with, the ids made, and the most ids that may be made."""
+    """An unfinished text: the decoder's first ids (such as the prompt), the ids generated, and the largest number of them."""
 
     text: Sequence[int]
     ids: Sequence[int]
@@ -23,23 +23,23 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Constraints:
-    """The lengths of a text count all of its ids: also the prompt's, or the token that a decoder begins with."""
+    """A checkpoint's constraints. `min_length` and `max_length` count all ids of the decoder: its prompt or start token, too."""
 
-    bad_words: tuple[tuple[int, ...], ...] = ()  # rows of ids that never appear
+    bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of ids that never appear
     suppressed: tuple[int, ...] = ()
     suppressed_first: tuple[int, ...] = ()  # as the first new token
-    forced_first: int | None = None  # behind a text of one token: what an encoder-decoder writes first
+    forced_first: int | None = None  # after a text of one token: an encoder-decoder's first new token
     forced_last: tuple[int, ...] = ()  # one of these is the last token of a text that reaches its limit
     min_length: int = 0
     min_new_tokens: int = 0
     max_length: int | None = None
 
     def limit(self, length: int, limit: int) -> int:
-        """The most new tokens behind a text of this length, at least one; `limit`: by the settings and the model's context."""
+        """Return the largest number of new tokens after a text of `length`; at least 1. `limit`: that of the settings and the context."""
         return limit if self.max_length is None else max(1, min(limit, self.max_length - length))
 
     def apply(self, scores: Tensor, rows: Iterable[Progress], eos_ids: Collection[int]) -> Tensor:
-        """Scores (B, V) of the next tokens with what is excluded at -inf; `rows` are not asked for if nothing can be."""
+        """Return the scores (B, V) of the next tokens, excluded ones at -inf. `rows` is not iterated if nothing is excluded."""
         if self in (_FREE, Constraints(max_length=self.max_length)):
             return scores
         scores = scores.clone()
@@ -63,12 +63,12 @@ class Constraints:
             row[list(self.suppressed_first)] = _EXCLUDED
 
     def _completed(self, progress: Progress, ends: list[int]) -> list[int]:
-        """The tokens that would complete a bad word."""
+        """Return the tokens that would complete a bad word."""
         found = []
         for word in self.bad_words:
             *before, last = word
             tail = [*progress.text, *progress.ids][-len(before) :] if before else []
-            if before == tail and not (not before and last in ends):  # an end alone is no bad word
+            if before == tail and not (not before and last in ends):  # an eos alone is no bad word
                 found.append(last)
         return found
 

@@ -1,4 +1,4 @@
-"""Decoding with a cache of keys and values: the prompts once, then one token a step for all rows that are not finished."""
+"""Decoding with a key-value cache: the prompts at once, then in each step one token for every unfinished row."""
 
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -27,7 +27,7 @@ OnToken = Callable[[int, int], bool | None]
 
 @dataclass(frozen=True)
 class Completion:
-    """The new ids of one prompt, without the token that ended them, and why they end."""
+    """The new ids of one prompt, without the token that ended them, and why they ended."""
 
     ids: list[int]
     finish: Finish
@@ -35,11 +35,11 @@ class Completion:
 
 @dataclass
 class _Row:
-    """A prompt on its way."""
+    """A prompt that is being continued."""
 
-    index: int  # its place in the call
-    text: list[int]  # the prompt, or what an encoder-decoder's decoder begins with
-    limit: int  # new tokens that it may still become
+    index: int  # of its prompt
+    text: list[int]  # the prompt, or an encoder-decoder's start token
+    limit: int  # the largest number of new tokens
     random: np.random.Generator
     ids: list[int] = field(default_factory=list)
     finish: Finish = "interrupted"
@@ -62,16 +62,16 @@ def generate(
     first_row: int = 0,
     constraints: Constraints = Constraints(),
 ) -> list[Completion]:
-    """Continue each prompt, in order; a batch gives what each prompt gives alone (in float32, ties aside).
+    """Continue each prompt, in order. A batch gives the same as each prompt alone (in float32, ties aside).
 
-    An encoder-decoder reads the prompt and writes a text of its own, which begins after `start_id`.
+    An encoder-decoder reads the prompt and writes a text of its own after `start_id`.
 
     A row ends with "stop" at one of `eos_ids` (not part of the result) or when `on_token(row, id)` returns true, and with "length" after
-    `settings.max_new_tokens` or when prompt and continuation fill the model's context. Beam search, which knows its text only at the end,
-    calls `on_token` then, and asks `ended(row, ids)` on the way whether a text ends here. `should_stop` is asked before every step, and
-    all the while the prompts are read; once it is true, the unfinished rows end as "interrupted". The draws of row i come from
-    (settings.seed, first_row + i). `constraints`: the checkpoint's. Stop strings are text and so the matter of complete.py. Raises
-    DataError for an empty prompt, or one that leaves no room, ModelError for a model that cannot write.
+    `settings.max_new_tokens` or when prompt and continuation fill the model's context. Beam search, whose text is
+    known only at the end, calls `on_token` there, and `ended(row, ids)` for each candidate. `should_stop` is called before every step, and
+    before every module while the prompts are read; once it returns true, the unfinished rows end as "interrupted". Row i is sampled by
+    the seed (settings.seed, first_row + i). `constraints`: the checkpoint's. Stop strings are text, which complete.py handles. Raises
+    DataError for an empty prompt or one that leaves no room, ModelError for a model that cannot generate.
     """
     if not prompts:
         return []
@@ -84,7 +84,7 @@ def generate(
         rows.append(_Row(i, text, limit, np.random.default_rng((settings.seed, first_row + i))))
     with inference(model), suppress(Interrupted):
         batch = Batch(model, [row.text for row in rows], max(row.limit for row in rows), prompts if model.encoder is not None else None)
-        with interruptible(model, should_stop):  # only here: between single tokens it is asked often enough
+        with interruptible(model, should_stop):  # single tokens are short enough to check only between them
             logits = batch.next_logits()
         if settings.num_beams == 1:
             _decode(batch, logits, rows, settings, constraints, eos_ids, on_token, should_stop)
@@ -94,7 +94,7 @@ def generate(
 
 
 def _beginning(model: Transformer, start_id: int | None) -> list[int] | None:
-    """What the decoder of an encoder-decoder begins with; None: a decoder alone begins with the prompt."""
+    """Return the decoder's first ids in an encoder-decoder; None for a decoder alone, which begins with the prompt."""
     if model.decoder is None or not isinstance(model.head, VocabularyHead):
         what = "is an encoder" if model.decoder is None else f"has a head of the kind {model.config.head.kind}"
         raise ModelError(f"the model {what}: it reads text and cannot write any; generate needs a decoder with a language model's head")
@@ -109,12 +109,12 @@ def _beginning(model: Transformer, start_id: int | None) -> list[int] | None:
 
 
 def _context(model: Transformer) -> int:
-    """The most tokens of a text: relative positions know no end."""
+    """Return the largest number of tokens in a text, which relative positions do not limit."""
     return model.config.context_length if model.config.position.kind != "relative" else sys.maxsize
 
 
 def check_length(length: int, number: int, model: Transformer) -> None:
-    """Raise DataError if a prompt of `length` tokens is empty, or leaves no room; `number`, from 0, is which one it is."""
+    """Raise DataError if a prompt of `length` tokens is empty or leaves no room; `number`: its index, from 0."""
     longest = _context(model) - (model.encoder is None)
     if length == 0:
         raise DataError(f"prompt {number + 1} has no tokens, so there is nothing to continue: give it some text")
@@ -135,21 +135,20 @@ def _decode(
     on_token: OnToken | None,
     should_stop: Callable[[], bool] | None,
 ) -> None:
-    """One token a row and step, greedy or drawn, from the logits (B, V) after the prompts to the end of the last row.
+    """Generate one token for each row and step, greedily or by sampling, from the logits (B, V) after the prompts until all rows end.
 
-    Rows that are done go along until leaving them out pays: each drop at least halves them, so that all the copies together cost no more
-    than the cache.
+    Finished rows are removed when at least half of the rows are finished, so that all copies of the cache together cost no more than it.
     """
     while True:
         tokens = _choose(logits, rows, settings, constraints, eos_ids)
         for row, token in zip(rows, tokens, strict=True):
             _accept(row, token, eos_ids, on_token)
-        batch.take(tokens, [row.done for row in rows])
+        batch.append(tokens, [row.done for row in rows])
         remaining = [i for i, row in enumerate(rows) if not row.done]
         if not remaining or (should_stop and should_stop()):
             return
         if batch.full or 2 * len(remaining) <= len(rows):
-            batch.keep(remaining)
+            batch.select_rows(remaining)
             rows = [rows[i] for i in remaining]
         logits = batch.next_logits()
 
@@ -157,7 +156,7 @@ def _decode(
 def _choose(
     logits: Tensor, rows: Sequence[_Row], settings: GenerationSection, constraints: Constraints, eos_ids: Collection[int]
 ) -> list[int]:
-    """The next token of each row, from logits (B, V)."""
+    """Choose the next token of each row from the logits (B, V)."""
     logits = without_repetition(logits, (row.text + row.ids for row in rows), settings)
     logits = constraints.apply(logits, (Progress(row.text, row.ids, row.limit) for row in rows), eos_ids)
     if settings.temperature == 0:
@@ -190,11 +189,11 @@ def _search(
     ended: Callable[[int, list[int]], bool] | None,
     should_stop: Callable[[], bool] | None,
 ) -> None:
-    """Beam search, from the logits (B, V) after the prompts to the end of the last row."""
+    """Run beam search from the logits (B, V) after the prompts until all rows end."""
     searches = [BeamSearch(row.text, row.limit, settings, eos_ids, None if ended is None else partial(ended, row.index)) for row in rows]
     search(batch, logits, searches, settings, constraints, should_stop)
     for row, one in zip(rows, searches, strict=True):
         for token in one.best:
             _accept(row, token, (), on_token)
         if one.done and not row.done:
-            row.end(one.whole[0].ending if one.whole else "stop")  # none: every next token is excluded
+            row.end(one.whole[0].ending if one.whole else "stop")  # no whole text: every next token is excluded

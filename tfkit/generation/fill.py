@@ -1,4 +1,4 @@
-"""Filling the masks of texts with a masked language model: one forward, and at each mask the likeliest token."""
+"""Fill the masks of texts by a masked language model: one forward, and at each mask the likeliest token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _USUAL = "[MASK]"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that may stand at a mask, as it would be written there, and its probability."""
+    """A token for a mask, as it would be written there, and its probability."""
 
     token: str
     probability: float
@@ -31,16 +31,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Filling:
-    """A text with its masks filled, and for each mask what may stand there, the likeliest first."""
+    """A text with its masks filled, and the candidates for each mask, likeliest first."""
 
     text: str
     candidates: list[list[Candidate]]
 
 
 def fill(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], *, top: int = 5, first_row: int = 0) -> list[Filling]:
-    """Fill every mask of each text, each as if the others stayed masks; the rest of a text stays as it was written.
+    """Fill every mask of each text, each as if the others remained masks; the rest of a text is unchanged.
 
-    The mask is the tokenizer's mask token, else [MASK]. `top`: candidates that are told of each. `first_row`: the number of the first
+    The mask is the tokenizer's mask token, else [MASK]. `top`: the number of candidates for each. `first_row`: the number of the first
     text, for errors. Raises DataError for a text without a mask or beyond the context, ModelError for a tokenizer without a mask.
     """
     mask, mask_id = _mask_of(tokenizer)
@@ -65,7 +65,7 @@ def _mask_of(tokenizer: Tokenizer) -> tuple[str, int]:
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str], mask: str, mask_id: int) -> list[list[int]]:
-    """The ids of each text. A tokenizer that reads special tokens in a text as plain text gets what stands between the masks."""
+    """Return the ids of each text. If the tokenizer reads special tokens in a text as plain text, the parts between masks are encoded."""
     rows = tokenizer.encode_texts(texts)
     for i, text in enumerate(texts):
         if rows[i].count(mask_id) != text.count(mask):
@@ -82,7 +82,7 @@ def _check(ids: Sequence[int], number: int, mask: str, mask_id: int, context_len
 
 
 def _at_masks(model: Transformer, rows: Sequence[Sequence[int]], mask_id: int) -> Tensor:
-    """The probabilities at all masks, in order: (N, V) in float32, on the CPU."""
+    """Return the probabilities at all masks, in order: (N, V) in float32, on the CPU."""
     ids, real = pad(rows, 0), real_tokens(rows)  # (B, T), padded on the right
     device = vocabulary_head(model.head).weight.device
     hidden = model(ids.to(device), padding_mask=None if real.all() else real.to(device)).hidden
@@ -94,21 +94,21 @@ def _at_masks(model: Transformer, rows: Sequence[Sequence[int]], mask_id: int) -
 
 
 def _written(tokenizer: Tokenizer, parts: Sequence[str], ids: list[int], mask_id: int, probabilities: Tensor, tokens: Tensor) -> Filling:
-    """A text of `parts` with what (N, top) tokens say between them, the first of each row in place."""
+    """Join the `parts` of a text by the first of the tokens (N, top) of each mask; all of them are candidates."""
     places = [place for place, token in enumerate(ids) if token == mask_id]
     filled, text = list(ids), ""
     candidates = []
-    for part, place, row, shares in zip_longest(parts, places, tokens.tolist(), probabilities.tolist()):
+    for part, place, row, found in zip_longest(parts, places, tokens.tolist(), probabilities.tolist()):
         text += part
-        if place is None:  # behind the last mask
+        if place is None:  # after the last mask
             break
         pieces = [_piece(tokenizer, filled[:place], token, text) for token in row]
-        candidates.append([Candidate(piece, share) for piece, share in zip(pieces, shares, strict=True)])
+        candidates.append([Candidate(piece, probability) for piece, probability in zip(pieces, found, strict=True)])
         filled[place], text = row[0], text + pieces[0]
     return Filling(text, candidates)
 
 
 def _piece(tokenizer: Tokenizer, before: Sequence[int], token: int, text: str) -> str:
-    """A token as it is written behind a text: ##s as s, and a word without a space before it where the text ends in one."""
+    """Return a token as it is written after a text: ##s as s, and no second space after a text that ends in one."""
     piece = text_behind(tokenizer.decode, context_of(tokenizer.decode, before), [token])
     return piece.lstrip(" ") if not text or text[-1].isspace() else piece

@@ -1,4 +1,4 @@
-"""The state in which a model is asked rather than trained."""
+"""Contexts for inference: evaluation mode without gradients, and forwards that can be interrupted."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,14 +9,14 @@ from torch import nn
 
 
 class Interrupted(Exception):
-    """A forward was left in the middle."""
+    """A forward was interrupted."""
 
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients inside; the model's mode is put back after.
+    """A context without dropout and gradients; the model's mode is restored after it.
 
-    `no_grad` and not `inference_mode`: whatever a model keeps for later must stay usable by a training step.
+    `no_grad` instead of `inference_mode`: tensors that a model keeps must remain usable in a training step.
     """
     training = model.training
     model.eval()
@@ -29,13 +29,13 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def interruptible(model: nn.Module, should_stop: Callable[[], bool] | None) -> Iterator[None]:
-    """Inside, a forward raises Interrupted before its next module once `should_stop()` is true: reading long texts may take minutes."""
+    """A context in which a forward raises Interrupted before its next module once `should_stop()` is true: long texts may take minutes."""
 
-    def ask(module: nn.Module, arguments: Any) -> None:
+    def check(module: nn.Module, arguments: Any) -> None:
         if should_stop is not None and should_stop():
             raise Interrupted
 
-    hooks = [module.register_forward_pre_hook(ask) for module in model.modules()] if should_stop is not None else []
+    hooks = [module.register_forward_pre_hook(check) for module in model.modules()] if should_stop is not None else []
     try:
         yield
     finally:

@@ -1,36 +1,36 @@
-"""From ids to text while they are being made: never half a character, never text beyond a stop string."""
+"""Decode ids to text while they are generated: never half a character, never text beyond a stop string."""
 
 from collections.abc import Callable, Collection, Sequence
 
 Decode = Callable[[list[int]], str]
 
-_REPLACEMENT = "\ufffd"  # what decoders give for bytes that are not, or not yet, a character
-_WINDOW = 32  # ids that are decoded again with each new one
-_CONTEXT = 8  # ids that are decoded before a text; more where these give no text, or begin inside a character
+_REPLACEMENT = "\ufffd"  # decoders return it for bytes that are not, or not yet, a character
+_WINDOW = 32  # ids that are decoded again with each new id
+_CONTEXT = 8  # ids that are decoded before a text; more if these give no text, or begin inside a character
 
 
 class TextStream:
-    """The text of one continuation, id by id.
+    """The text of one continuation, decoded id by id.
 
-    The ids are decoded behind `context`, the end of the prompt (`context_of`), and not on their own, since some decoders (SentencePiece's)
-    drop the space that begins a text. Text is held back while its last bytes are no whole character, and while it may be the beginning of
-    a stop string. `byte_ids`: the tokens of single bytes. A decoder turns a whole row of them into replacement characters if one byte is
-    wrong, so their text is certain only when the row has ended; but a stop string in it ends the text at once.
+    The ids are decoded after `context`, the end of the prompt (`context_of`), and not alone, since some decoders (SentencePiece's) drop
+    the space at the beginning of a text. Text is held back while its last bytes are an incomplete character, and while it may begin a
+    stop string. `byte_ids`: the tokens of single bytes. A decoder turns a whole sequence of them into replacement characters if one byte
+    is wrong, so their text is final only when the sequence has ended; but a stop string in it ends the text at once.
     """
 
     def __init__(self, decode: Decode, context: Sequence[int] = (), stop: Sequence[str] = (), byte_ids: Collection[int] = ()):
-        self.text = ""  # all that was given out
-        self.stopped = False  # a stop string came; nothing follows
+        self.text = ""  # all text returned so far
+        self.stopped = False  # at a stop string; no text follows
         self._decode = decode
         self._stop = [string for string in stop if string]
         self._byte_ids = byte_ids
-        self._held = ""  # whole characters that may begin a stop string
-        self._read = 0  # characters of the window's text that were taken
+        self._held = ""  # complete characters that may begin a stop string
+        self._read = 0  # characters of the window's text that were used
         self._begin_window(context)
 
     def push(self, token: int) -> str:
-        """The text that this id makes certain; often empty."""
-        if self.stopped or not self._decode([token, token]):  # a special token, which decoding leaves out
+        """Add an id; return the text that is now final, which is often empty."""
+        if self.stopped or not self._decode([token, token]):  # a special token, which decoding skips
             return ""
         self._window.append(token)
         text = self._window_text()
@@ -44,7 +44,7 @@ class TextStream:
         return self._give(new)
 
     def close(self) -> str:
-        """The text that was held back, with replacement characters for bytes that never became whole."""
+        """Return the text that was held back, with replacement characters for incomplete characters."""
         if self.stopped:
             return ""
         rest = self._give(self._window_text()[self._read :])
@@ -75,12 +75,12 @@ class TextStream:
         return certain
 
     def _overlap(self, text: str) -> int:
-        """The length of the longest end of the text with which a stop string begins."""
+        """Return the length of the longest suffix of the text that is a prefix of a stop string."""
         return max((n for string in self._stop for n in range(1, len(string)) if text.endswith(string[:n])), default=0)
 
 
 def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
-    """The end of these ids behind which others are decoded as behind all of them: it gives some text, and begins with a whole character."""
+    """Return the end of these ids after which others decode as after all of them: it gives some text, and begins with a whole character."""
     length = _CONTEXT
     while length < len(ids):
         context = list(ids[-length:])
@@ -92,17 +92,17 @@ def context_of(decode: Decode, ids: Sequence[int]) -> list[int]:
 
 
 def text_behind(decode: Decode, context: Sequence[int], ids: Sequence[int]) -> str:
-    """The text of a whole continuation at once behind a `context_of` its prompt, as far as its last character is whole."""
+    """Return the text of a whole continuation after a `context_of` its prompt, up to its last complete character."""
     before = _text_of(decode, context)
     return _decode_behind(decode, context, before, ids).rstrip(_REPLACEMENT)[len(before) :]
 
 
 def _decode_behind(decode: Decode, context: Sequence[int], before: str, ids: Sequence[int]) -> str:
-    """The text of both together, of which that of the context is `before`."""
+    """Return the text of context and ids together; `before` is the text of the context."""
     text = _text_of(decode, [*context, *ids])
     if text.startswith(before):
         return text
-    return before + decode(list(ids))  # ids that begin with a wrong byte, which would change the characters before it, too
+    return before + decode(list(ids))  # the ids begin with a wrong byte, which would change the characters before it
 
 
 def _text_of(decode: Decode, ids: Sequence[int]) -> str:

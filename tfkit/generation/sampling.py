@@ -1,7 +1,7 @@
-"""From logits to a token. Pure functions on (..., V); excluded entries are -inf.
+"""Sampling of tokens from logits, by pure functions on (..., V); excluded entries are -inf.
 
-The order is transformers': repeated tokens and n-grams, temperature, top-k, top-p, min-p. Greedy decoding and beam search, which draw
-nothing, stop after the first two.
+The order is transformers': repeated tokens and n-grams, temperature, top-k, top-p, min-p. Greedy decoding and beam search, which do
+not sample, use only the first two.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,11 @@ from torch import Tensor
 from tfkit.recipe.schema.sections import GenerationSection
 
 _EXCLUDED = float("-inf")
-_COLD = 1e-6  # a temperature below which only what is likeliest, or as likely to a few parts in a million, is ever drawn
+_COLD = 1e-6  # a temperature below which only the likeliest tokens, equal to a few parts in a million, are ever drawn
 
 
 def penalize_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> Tensor:
-    """Scores (B, V) in which a token of its row's text is multiplied by the penalty if negative, else divided by it.
+    """Multiply the scores (B, V) of tokens in their row's text by the penalty if negative, else divide them by it.
 
     CTRL (Keskar et al. 2019, arXiv 1909.05858), with the sign as in transformers' RepetitionPenaltyLogitsProcessor.
     """
@@ -28,7 +28,7 @@ def penalize_repetition(scores: Tensor, texts: Sequence[Sequence[int]], penalty:
 
 
 def exclude_repeated_ngrams(scores: Tensor, texts: Sequence[Sequence[int]], n: int) -> Tensor:
-    """Scores (B, V) without the tokens that would repeat an n-gram of their row's text; transformers' NoRepeatNGramLogitsProcessor."""
+    """Exclude from scores (B, V) what would repeat an n-gram of its row's text (transformers' NoRepeatNGramLogitsProcessor)."""
     scores = scores.clone()
     for row, text in zip(scores, texts, strict=True):
         end = list(text[len(text) - (n - 1) :]) if len(text) >= n - 1 else None
@@ -38,9 +38,9 @@ def exclude_repeated_ngrams(scores: Tensor, texts: Sequence[Sequence[int]], n: i
 
 
 def without_repetition(scores: Tensor, texts: Iterable[Sequence[int]], settings: GenerationSection) -> Tensor:
-    """Scores (B, V), or log-probabilities, as the settings against repetition leave them.
+    """Apply the settings against repetition to scores (B, V), or log-probabilities.
 
-    `texts` gives the ids of each row so far, and is not asked for them if there are no such settings.
+    `texts`: the ids of each row so far; it is not iterated if there are no such settings.
     """
     if settings.repetition_penalty == 1 and settings.no_repeat_ngram is None:
         return scores
@@ -53,13 +53,13 @@ def without_repetition(scores: Tensor, texts: Iterable[Sequence[int]], settings:
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Exclude all but the k likeliest; those that tie with the last of them stay (transformers' TopKLogitsWarper)."""
+    """Exclude all but the k likeliest; ties with the last of them are kept (transformers' TopKLogitsWarper)."""
     threshold = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]  # (..., 1)
     return logits.masked_fill(logits < threshold, _EXCLUDED)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Exclude the unlikely tail: the fewest likeliest tokens that hold at least the share p stay, and never fewer than one.
+    """Exclude the unlikely tail: the smallest set of likeliest tokens with a probability of at least p is kept, and at least one token.
 
     Nucleus sampling (Holtzman et al. 2019, arXiv 1904.09751); transformers' TopPLogitsWarper.
     """
@@ -71,13 +71,13 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """Exclude what is less likely than p times the likeliest (Nguyen et al. 2024, arXiv 2407.01082; transformers' MinPLogitsWarper)."""
+    """Exclude tokens less likely than p times the likeliest (Nguyen et al. 2024, arXiv 2407.01082; transformers' MinPLogitsWarper)."""
     probabilities = logits.softmax(dim=-1)
     return logits.masked_fill(probabilities < p * probabilities.amax(dim=-1, keepdim=True), _EXCLUDED)
 
 
 def probabilities(logits: Tensor, settings: GenerationSection) -> Tensor:
-    """What a token is drawn from, float32 (..., V). The temperature must not be 0, which is greedy decoding."""
+    """Return the distribution to sample from, float32 (..., V). The temperature must not be 0, which is greedy decoding."""
     logits = logits.float()
     if settings.temperature < _COLD:
         logits = logits - logits.amax(dim=-1, keepdim=True)  # else the division might overflow, and infinity has no softmax
@@ -92,13 +92,13 @@ def probabilities(logits: Tensor, settings: GenerationSection) -> Tensor:
 
 
 def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """The tokens (B,) at which the cumulated probabilities (B, V) pass the uniform numbers (B,) of [0, 1), both on the CPU.
+    """Return the tokens (B,) at which the cumulative probabilities (B, V) pass the uniform numbers (B,) of [0, 1), both on the CPU.
 
-    One number a token makes a row's draws independent of the rows beside it and of the device.
+    With one number for each token, a row's samples depend neither on the other rows nor on the device.
     """
-    cumulated = probabilities.cpu().double().cumsum(dim=-1)  # (B, V); not every device has float64, or an order of its own for sums
-    total = cumulated[:, -1:]
-    tokens = torch.searchsorted(cumulated, uniforms.to(cumulated)[:, None] * total, right=True)  # (B, 1)
-    # A uniform number just below 1 may round up to the total; the last token with any probability is then meant.
-    last = (cumulated < total).sum(dim=-1, keepdim=True)
+    cumulative = probabilities.cpu().double().cumsum(dim=-1)  # (B, V); not every device has float64, or an order of its own for sums
+    total = cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, uniforms.to(cumulative)[:, None] * total, right=True)  # (B, 1)
+    # A uniform number just below 1 may round up to the total; then take the last token with a probability above 0.
+    last = (cumulative < total).sum(dim=-1, keepdim=True)
     return torch.minimum(tokens, last).squeeze(-1)
