@@ -31,7 +31,7 @@ _OWN = frozenset({"lengths", "texts", "places"})  # files beside those of the ar
 
 class Encoded(NamedTuple):
     """A row as arrays. A plain sequence is of whole numbers, kept as int32; an array keeps its type, of booleans or numbers, the same for
-    every row. `length` counts the tokens that the model sees of it, `truncated` says that some were cut off.
+    every row. `length` is the number of tokens that the model reads of it; `truncated`: some were cut off.
 
     `unread`: the number of further, equally good targets of the row, which are left out.
     """
