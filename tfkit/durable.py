@@ -46,7 +46,27 @@ def with_retries(work: Callable[[], _T]) -> _T:
 
 def write_atomically(path: Path, text: str) -> None:
     """Put `text` (UTF-8) under `path`, whole or not at all; a link there is replaced, not followed. Raises OSError after a few tries."""
-    with_retries(lambda: _write_once(path, text))
+    with_retries(lambda: write_once(path, text))
+
+
+def write_once(path: Path, text: str, unless: Callable[[], bool] = lambda: False) -> bool:
+    """Do the same with one try, and return whether it was done: not if `unless` is true when the text is on the disk."""
+    temporary = temporary_sibling(path)
+    try:
+        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if unless():
+            temporary.unlink()
+            return False
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+    return True
 
 
 def write_folder(final: Path, fill: Callable[[Path], object], take_name: Callable[[Path, Path], object] | None = None) -> None:
@@ -70,21 +90,6 @@ def rename(path: Path, name: Path) -> None:
     """Rename, and bring the new name to the disk."""
     path.rename(name)
     sync_folder(name.parent)
-
-
-def _write_once(path: Path, text: str) -> None:
-    temporary = temporary_sibling(path)
-    try:
-        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_folder(path.parent)
 
 
 def sync_tree(folder: Path) -> None:

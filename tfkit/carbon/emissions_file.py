@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from tfkit.carbon.columns import installed_columns
 from tfkit.carbon.ledger import Attempt, LedgerReader, Phase
-from tfkit.durable import sync_folder
+from tfkit.durable import write_once
 
 NAME = "emissions.csv"
 TRIES = 200
@@ -129,23 +129,11 @@ def _back_up(path: Path, data: bytes) -> None:
 
 def _replace(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]], stamp: Stamp) -> bool:
     """Replace the file with the rows, unless it has changed since they were derived."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")  # the next start of a killed run removes it by this name
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        if _stamp(path) != stamp:
-            return False
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-    with contextlib.suppress(OSError):  # some systems let no folder be opened
-        sync_folder(path.parent)
-    return True
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_once(path, table.getvalue(), unless=lambda: _stamp(path) != stamp)
 
 
 def _stamp(path: Path) -> Stamp:
