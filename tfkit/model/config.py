@@ -121,7 +121,8 @@ class AttentionConfig(Data):
         [None],
         min_length=1,
         max_length=MAX_LAYERS,
-        description="Tokens that a layer sees, itself included; null: all. One a layer, repeated: [4096, null].",
+        description="Tokens that a layer sees backwards, itself included, and in an encoder forwards, too; null: all. One a layer, "
+        "repeated: [4096, null].",
     )
 
 

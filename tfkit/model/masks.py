@@ -19,7 +19,9 @@ from tfkit.model.position import Positions
 
 @dataclass(frozen=True)
 class Mask:
-    """The keys that each new position sees: of its own document and no padding; if `causal`, none after it; at most `window` of them."""
+    """The keys that each new position sees: of its own document and no padding; if `causal`, none after it; with a `window` none that are
+    `window` or more positions away.
+    """
 
     positions: Positions
     causal: bool
@@ -31,11 +33,9 @@ class Mask:
         new = self.positions
         if new.padding_mask is not None or new.document_ids is not None:
             return "other"
-        if not self.causal:
-            return "full"
-        if self._cuts or (new.offset and new.length > 1):
+        if self._cuts or (self.causal and new.offset and new.length > 1):
             return "other"
-        return "causal" if new.length > 1 else "full"
+        return "causal" if self.causal and new.length > 1 else "full"
 
     def dense(self) -> Tensor:
         """Boolean (1 or B, 1, T, S), True where query t may see key s; S counts the keys that a layer of this window has at hand."""
@@ -46,7 +46,7 @@ class Mask:
         mask = (keys <= queries) if self.causal else torch.ones_like(keys <= queries)
         if self._cuts:
             assert self.window is not None
-            mask = mask & (keys > queries - self.window)
+            mask = mask & (keys > queries - self.window) & (keys < queries + self.window)
         mask = mask[None, None]  # (1, 1, T, S)
         if new.document_ids is not None:
             mask = mask & (new.document_ids[:, None, :, None] == new.document_ids[:, None, None, :])
