@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 
 # A run's imports, so that the children have them from the start; torch's optimizers import dynamo in their first step.
@@ -32,7 +31,6 @@ import tfkit.generation.complete
 from tfkit.__main__ import main
 from tfkit.training.step import Stepper
 
-assert huggingface_hub.save_torch_state_dict  # a lazy name: this imports it
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of the imports of text metrics
     for _name in (

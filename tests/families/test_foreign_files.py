@@ -11,7 +11,7 @@ from tiny_references import IDS, TOLERANCE, difference, reference, save_referenc
 from transformers import AutoModelForCausalLM
 
 from tfkit.errors import ModelError
-from tfkit.hub import describe, load, save_model
+from tfkit.hub import describe, load, save_model, tensor_files
 
 
 def edit_config(folder: Path, remove: tuple[str, ...] = (), **changes: Any) -> None:
@@ -63,10 +63,7 @@ def test_shards_and_their_index(tmp_path: Path, case: str) -> None:
 
 
 def test_large_models_are_written_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    whole = huggingface_hub.save_torch_state_dict
-    monkeypatch.setattr(huggingface_hub, "save_torch_state_dict", lambda *args, **kwargs: whole(*args, **kwargs, max_shard_size="20KB"))
+    monkeypatch.setattr(tensor_files, "SHARD_BYTES", 20_000)
     theirs = save_reference(tmp_path / "theirs", "llama")
     (tmp_path / "ours").mkdir()
     loaded = load(tmp_path / "theirs")

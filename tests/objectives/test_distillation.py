@@ -139,7 +139,7 @@ def test_the_loss_and_its_gradient_are_those_of_distilberts_script(tmp_path: Pat
     loss.backward()
     expected.backward()
     gradients = {name: parameter.grad for name, parameter in ours.named_parameters() if parameter.grad is not None}
-    named = to_foreign(gradients, FAMILIES["distilbert"], ours.config)
+    named = dict(to_foreign(gradients, FAMILIES["distilbert"], ours.config))
     wanted = {name: parameter.grad for name, parameter in student.named_parameters()}
     assert named.keys() == wanted.keys()
     for name, gradient in named.items():
@@ -208,7 +208,9 @@ def test_a_distilbert_begins_with_every_other_layer_of_its_bert(tmp_path: Path) 
     """By the names in their files, as DistilBERT's extract_distilbert.py has them; every tensor of the student is among them."""
     student, teacher = model(STUDENT), model(ENCODER | {"encoder_layers": 4, "head": ENCODER["head"] | {"next_sentence": True}})
     copy_layers(student, teacher, [0, 3])
-    theirs, bert = (to_foreign(one.state_dict(), FAMILIES[name], one.config) for one, name in ((student, "distilbert"), (teacher, "bert")))
+    theirs, bert = (
+        dict(to_foreign(one.state_dict(), FAMILIES[name], one.config)) for one, name in ((student, "distilbert"), (teacher, "bert"))
+    )
     parts = {
         "attention.q_lin": "attention.self.query",
         "attention.k_lin": "attention.self.key",

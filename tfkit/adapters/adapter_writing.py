@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tfkit.adapters.peft_config import base_record, peft_settings
-from tfkit.adapters.peft_files import to_peft, write_tensors
+from tfkit.adapters.peft_files import NAME, to_peft
 from tfkit.hub import OWN_TYPE, family_of, save_model
 from tfkit.hub.find import ADAPTER
+from tfkit.hub.tensor_files import write_tensors
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.schema.sections import LoraSection
 from tfkit.tokenizer import Tokenizer
@@ -52,4 +54,4 @@ def save_adapter(
         named = {"base_model_name_or_path": hub, **({"revision": revision} if revision else {})}
     settings = peft_settings(section, config, peft.ranks, peft.modules, peft.saved, transposed=peft.transposed)
     (folder / ADAPTER).write_text(json.dumps({**named, **settings}, indent=2) + "\n", encoding="utf-8")
-    write_tensors(folder, peft.tensors)
+    write_tensors(folder / NAME, peft.tensors, torch.float32, {"format": "pt"})

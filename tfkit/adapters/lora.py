@@ -6,7 +6,7 @@ B starts at zero, so that the model starts unchanged. Merged into W it costs not
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 import torch.nn as nn
@@ -68,11 +68,30 @@ def layers_of(model: nn.Module) -> dict[str, LoraLinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
 
 
-def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return these values of the model's parameters with the updates merged: W + alpha / rank * B A."""
-    updates = {f"{name}.weight": (layer.scale, f"{name}.{A}", f"{name}.{B}") for name, layer in layers_of(model).items()}
-    factors = {name for _, a, b in updates.values() for name in (a, b)}
-    whole = {name: tensor.detach() for name, tensor in tensors.items() if name not in factors}
-    for name, (scale, a, b) in updates.items():
-        whole[name] = whole[name] + scale * (tensors[b].detach() @ tensors[a].detach())
-    return whole
+def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return these values of the model's parameters with the updates merged, W + alpha / rank * B A, each computed when it is read."""
+    return _Merged(model, tensors)
+
+
+class _Merged(Mapping[str, Tensor]):
+    def __init__(self, model: nn.Module, tensors: Mapping[str, Tensor]):
+        self._tensors = tensors
+        self._updates = {f"{name}.weight": (layer.scale, f"{name}.{A}", f"{name}.{B}") for name, layer in layers_of(model).items()}
+        factors = {name for _, a, b in self._updates.values() for name in (a, b)}
+        self._names = dict.fromkeys(name for name in tensors if name not in factors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        weight = self._tensors[name].detach()
+        if name not in self._updates:
+            return weight
+        scale, a, b = self._updates[name]
+        return weight + scale * (self._tensors[b].detach() @ self._tensors[a].detach())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

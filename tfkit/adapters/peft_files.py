@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tfkit.adapters.lora import A, B
@@ -83,12 +82,6 @@ def _stacked(factors: Mapping[str, Tensor], rows: Mapping[str, int]) -> Tensor:
             column += rank
         row += count
     return whole
-
-
-def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write the file, in float32."""
-    whole = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
-    save_file(whole, folder / NAME, metadata={"format": "pt"})
 
 
 @dataclass(frozen=True)

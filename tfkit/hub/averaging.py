@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from tfkit.errors import ModelError
+from tfkit.hub.tensor_files import write_model_tensors
 from tfkit.hub.weights import Tensors, Weight, find_weights, read_weights
 
 
@@ -29,9 +30,7 @@ def mean_weights(folders: Sequence[Path], advance: Callable[[int], object]) -> T
 
 def save_weights(folder: Path, tensors: Tensors) -> None:
     """Write model.safetensors, or shards, of tensors under their names in the files."""
-    from huggingface_hub import save_torch_state_dict
-
-    save_torch_state_dict(tensors, folder, metadata={"format": "pt"})
+    write_model_tensors(folder, {name: tensor.shape for name, tensor in tensors.items()}, tensors.items())
 
 
 def _mean(stored: Sequence[Weight], advance: Callable[[int], object]) -> torch.Tensor:

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from tfkit.hub.config_json import FACTS, FACTS_VERSION, OWN_TYPE, SPECIAL_IDS, TRAINING_ONLY_FIELDS, family_of, label_fields, to_config_json
-from tfkit.hub.names import to_foreign
-from tfkit.hub.weights import Tensors
+from tfkit.hub.names import expected_shapes, to_foreign
+from tfkit.hub.tensor_files import write_model_tensors
 from tfkit.model.config import ClassesHeadConfig, ModelConfig
 from tfkit.tokenizer import Tokenizer, save_tokenizer
 
@@ -23,7 +23,7 @@ _STATED = ("bos_token_id", "eos_token_id", _PAD)  # null if there is none
 def save_model(
     folder: Path,
     config: ModelConfig,
-    tensors: Tensors | None,
+    tensors: Mapping[str, Tensor] | None,
     tokenizer: Tokenizer | None,
     *,
     family: str | None = None,
@@ -36,13 +36,12 @@ def save_model(
 ) -> None:
     """Write config.json, generation_config.json, model.safetensors (or shards), the tokenizer's files and tfkit.json into a folder.
 
-    `tensors` are the parameters under our names (None: their files are written elsewhere); `family` is preferred if several can express
-    the model; `end_ids` end a text if these are several, or others than the tokenizer's eos; `labels` are the names of classes or
-    tags, and `problem_type` is Hugging Face's word for their type (`regression`: a number instead); `facts` go into tfkit.json, for what
-    config.json cannot express; `generation`: the generation_config.json of the model that this one was made from, whose keys are all kept.
+    `tensors` are the parameters under our names, each read when it is written (None: their files are written elsewhere); `family` is
+    preferred if several can express the model; `end_ids` end a text if these are several, or others than the tokenizer's eos; `labels`
+    are the names of classes or tags, and `problem_type` is Hugging Face's word for their type (`regression`: a number instead); `facts`
+    go into tfkit.json, for what config.json cannot express; `generation`: the generation_config.json of the model that this one was
+    made from, whose keys are all kept.
     """
-    from huggingface_hub import save_torch_state_dict
-
     found = family_of(config, prefer=family)
     ids = dict(special_ids or {}) or _special_ids(tokenizer)
     if end_ids:
@@ -63,9 +62,7 @@ def save_model(
     about: dict[str, Any] = {"schema_version": FACTS_VERSION, "model": config.model_dump(mode="json", include=TRAINING_ONLY_FIELDS)}
     _write_json(folder / FACTS, about | ({"labels": list(labels)} if labels else {}) | dict(facts or {}))
     if tensors is not None:
-        foreign = to_foreign(tensors, found, config) if found else tensors
-        whole = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in foreign.items()}
-        save_torch_state_dict(whole, folder, metadata={"format": "pt"})
+        write_model_tensors(folder, expected_shapes(found, config), to_foreign(tensors, found, config))
     if tokenizer is not None:
         save_tokenizer(tokenizer, folder)
 

@@ -1,10 +1,11 @@
 """The names and shapes of tensors, ours <-> a family's, from its rules."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from tfkit.errors import ModelError
 from tfkit.families import FAMILIES
@@ -125,18 +126,19 @@ def from_foreign(foreign: Tensors, family: Family, config: ModelConfig) -> Tenso
     return tensors
 
 
-def to_foreign(tensors: Tensors, family: Family, config: ModelConfig) -> Tensors:
-    """Return our tensors under the family's names, in its layout."""
-    foreign: Tensors = {}
-    written: set[tuple[str, ...]] = set()
+def to_foreign(tensors: Mapping[str, Tensor], family: Family | None, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """Yield our tensors under the family's names (None: ours), in its layout, and read each of them only for the one that it makes."""
+    if family is None:
+        yield from tensors.items()
+        return
     for rule in _expand(family.rules, config):
-        if not all(name in tensors for name in rule.ours):
-            continue  # a bias or a head that this model does not have
-        tensor = torch.cat([tensors[name] for name in rule.ours]) if len(rule.ours) > 1 else tensors[rule.ours[0]]
-        tensor = tensor.t().contiguous() if rule.transposed else tensor[None] if rule.row else tensor
-        foreign[rule.theirs] = tensor.clone() if rule.ours in written else tensor  # no two tensors of a file share memory
-        written.add(rule.ours)
-    return foreign
+        if all(name in tensors for name in rule.ours):  # else a bias or a head that this model does not have
+            yield rule.theirs, _in_layout([tensors[name] for name in rule.ours], rule)
+
+
+def _in_layout(parts: Sequence[Tensor], rule: Rule) -> Tensor:
+    tensor = torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+    return tensor.t() if rule.transposed else tensor[None] if rule.row else tensor
 
 
 def on_meta(config: ModelConfig) -> Transformer:

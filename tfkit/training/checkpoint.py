@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tfkit.errors import ModelError
+from tfkit.hub.tensor_files import write_tensors
 from tfkit.run import strict_json
 from tfkit.run.model_files import MIB, check_version, find_file, read_object
 from tfkit.run.safetensors_header import read_header
@@ -26,7 +27,7 @@ SCHEMA_VERSION = 1  # of both files
 def save_training_state(folder: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
     """Write `folder`/training_state. The states of random generators are among the tensors (uint8).
 
-    Raises TypeError or ValueError for a `state` that JSON cannot hold exactly, and the errors of safetensors, such as for a full disk.
+    Raises TypeError or ValueError for a `state` that JSON cannot hold exactly, and OSError, such as for a full disk.
     """
     place = folder / FOLDER
     place.mkdir()
@@ -37,7 +38,7 @@ def save_training_state(folder: Path, tensors: dict[str, torch.Tensor], state: d
             "the training state does not survive JSON: it holds a number that is not finite, a tuple, or keys that are not strings"
         )
     (place / _STATE).write_text(text + "\n", encoding="utf-8")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, place / _TENSORS)
+    write_tensors(place / _TENSORS, tensors)
 
 
 def load_training_state(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -1,0 +1,118 @@
+"""Writing safetensors files one tensor at a time: the header first, from types and shapes, then each tensor at its place.
+
+So a save needs no second copy of the weights, wherever its tensors come from: merged, fused, or copied from a GPU. Files are those of
+`safetensors.torch.save_file`, and shards those of `huggingface_hub.save_torch_state_dict`, byte for byte.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from math import prod
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+SHARD_BYTES = 5 * 10**9  # of tensors in one file
+_OF_A_MODEL = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+_TYPES = {  # in the order of safetensors, which begins a file with the last type
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+}
+_ORDER = {dtype: number for number, dtype in enumerate(_TYPES)}
+Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]  # type and shape of each tensor, by name
+
+
+class TensorFile:
+    """A safetensors file being written; a context, within which each tensor of the layout is given to `write`, in any order."""
+
+    def __init__(self, path: Path, layout: Layout, metadata: Mapping[str, str] | None = None):
+        self.path, self.layout = path, layout
+        header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+        self._begins: dict[str, int] = {}
+        end = 0
+        for name, (dtype, shape) in sorted(layout.items(), key=lambda item: (-_ORDER[item[1][0]], item[0])):
+            self._begins[name], end = end, end + prod(shape) * dtype.itemsize
+            header[name] = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [self._begins[name], end]}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        self._header = text.ljust(-(-len(text) // 8) * 8)  # so that the tensors are aligned
+
+    def __enter__(self) -> Self:
+        self._file = self.path.open("wb")
+        self._file.write(len(self._header).to_bytes(8, "little") + self._header)
+        self._missing = set(self.layout)
+        return self
+
+    def __exit__(self, kind: object, *_error: object) -> None:
+        self._file.close()
+        assert kind is not None or not self._missing, self._missing
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor, converted to the type of the layout."""
+        dtype, shape = self.layout[name]
+        assert tuple(tensor.shape) == tuple(shape), (name, tensor.shape, shape)
+        self._missing.remove(name)
+        self._file.seek(8 + len(self._header) + self._begins[name])
+        self._file.write(tensor.detach().to("cpu", dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write these tensors into one file; `dtype` None: each in its own type."""
+    with TensorFile(path, {name: (dtype or tensor.dtype, tensor.shape) for name, tensor in tensors.items()}, metadata) as file:
+        for name, tensor in tensors.items():
+            file.write(name, tensor)
+
+
+def write_model_tensors(folder: Path, shapes: Mapping[str, Sequence[int]], tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write model.safetensors in float32, or shards and their index, in place of any that the folder has.
+
+    `shapes` are those of all tensors; `tensors` yields them in any order, and at most two of them are held at once.
+    """
+    shards = _split(shapes)
+    count = len(shards)
+    names = ["model.safetensors"] if count == 1 else [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    for path in [path for path in folder.iterdir() if _OF_A_MODEL.fullmatch(path.name)]:
+        path.unlink()
+    with ExitStack() as stack:
+        files: dict[str, TensorFile] = {}
+        for shard, file_name in zip(shards, names, strict=True):
+            layout = {name: (torch.float32, shapes[name]) for name in shard}
+            files |= dict.fromkeys(shard, stack.enter_context(TensorFile(folder / file_name, layout, {"format": "pt"})))
+        for name, tensor in tensors:
+            files[name].write(name, tensor)
+    if count > 1:
+        weight_map = {name: file_name for shard, file_name in zip(shards, names, strict=True) for name in shard}
+        metadata = {"total_size": sum(map(_bytes, shapes.values())), "format": "pt"}
+        index = json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2)
+        (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+
+
+def _split(shapes: Mapping[str, Sequence[int]]) -> list[list[str]]:
+    """Return the names of each shard, in order; a tensor larger than a shard has one of its own."""
+    shards: list[list[str]] = []
+    current: list[str] = []
+    size = 0  # of the current one
+    for name, shape in shapes.items():
+        if _bytes(shape) > SHARD_BYTES:
+            shards.append([name])
+            continue
+        if size + _bytes(shape) > SHARD_BYTES:
+            shards.append(current)
+            current, size = [], 0
+        current.append(name)
+        size += _bytes(shape)
+    return [*shards, current] if current else shards
+
+
+def _bytes(shape: Sequence[int]) -> int:
+    return prod(shape) * torch.float32.itemsize
