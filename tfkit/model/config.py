@@ -225,7 +225,7 @@ class ModelConfig(Data):
     norm: NormConfig
     attention: AttentionConfig = AttentionConfig()
     mlp: MlpConfig
-    head: HeadConfig = Field(description="What is read off the hidden states.")
+    head: HeadConfig = Field(description="The output layer on top of the hidden states.")
     dropout: DropoutConfig = DropoutConfig()
     init: InitConfig = InitConfig()
 
