@@ -6,12 +6,6 @@ from pathlib import Path
 import pytest
 from tiny_runs import WORDS, pretrain
 
-from tfkit.data import cache_folder, open_source, token_stream
-from tfkit.data.store.overlap import overlap
-from tfkit.data.store.token_stream import TokenStream
-from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.tokenizer import train_byte_bpe
-
 RECIPE = """
 model: {preset: gpt2, decoder_layers: 1, dim: 8, num_heads: 1, context_length: 16}
 tokenizer: {vocab_size: 300}
@@ -45,21 +39,3 @@ def test_a_run_tells_of_held_out_rows_that_it_trains_on(tmp_path: Path, words: l
     done = pretrain(tmp_path / "clean", tmp_path / "recipe.yaml", *words)
     assert done.code == 0, done.err
     assert "trained on" not in done.err
-
-
-def test_a_stream_from_before_texts_were_hashed_is_built_again(tmp_path: Path) -> None:
-    tokenizer = train_byte_bpe([" ".join(WORDS)], 300, add_bos=True)
-
-    def stream() -> TokenStream:
-        return token_stream(open_source(SourceSection(path=str(tmp_path / "one.jsonl")), "all", None), tokenizer)
-
-    first = stream()
-    assert overlap([first], first) == len(first) == 20
-    (index,) = cache_folder().glob("streams/*/index.json")
-    document = json.loads(index.read_bytes())
-    del document["files"]["texts.bin"]
-    index.write_text(json.dumps(document), encoding="utf-8")
-    again = stream()
-    assert (again.cached, again.fingerprint) == (False, first.fingerprint)
-    assert overlap([first], again) == 20
-    assert stream().cached

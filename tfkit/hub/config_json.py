@@ -82,12 +82,15 @@ def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for name, value in ids.items():
         if not _are_ids(name, value):
             raise ModelError(f"{folder / 'config.json'}: {name} is {_shown(value)}, which is not a token id")
-    stated = read_generation(hf, folder)
-    further = {name: stated[name] for name in SPECIAL_IDS if _are_ids(name, stated.get(name))}
+    return merge_special_ids(ids, read_generation(hf, folder))
+
+
+def merge_special_ids(ids: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ids with those that only generation_config.json has; every id that ends a text in one of them ends it."""
+    further = {name: generation[name] for name in SPECIAL_IDS if _are_ids(name, generation.get(name))}
     ends = [end for found in (ids, further) for end in _listed(found.get(_EOS, []))]
-    if ends:
-        ids[_EOS] = ends[0] if len({*ends}) == 1 else list(dict.fromkeys(ends))
-    return further | ids
+    merged = {_EOS: ends[0] if len({*ends}) == 1 else list(dict.fromkeys(ends))} if ends else {}
+    return further | dict(ids) | merged
 
 
 def read_generation(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -7,7 +7,17 @@ from typing import Any
 
 from torch import Tensor
 
-from tfkit.hub.config_json import FACTS, FACTS_VERSION, OWN_TYPE, SPECIAL_IDS, TRAINING_ONLY_FIELDS, family_of, label_fields, to_config_json
+from tfkit.hub.config_json import (
+    FACTS,
+    FACTS_VERSION,
+    OWN_TYPE,
+    SPECIAL_IDS,
+    TRAINING_ONLY_FIELDS,
+    family_of,
+    label_fields,
+    merge_special_ids,
+    to_config_json,
+)
 from tfkit.hub.names import expected_shapes, to_foreign
 from tfkit.hub.tensor_files import write_model_tensors
 from tfkit.model.config import ClassesHeadConfig, ModelConfig
@@ -52,6 +62,7 @@ def save_model(
             ids.setdefault(_START, start)  # pad, as T5 and Marian begin; or the id that its decoder began with in training
     if isinstance(config.head, ClassesHeadConfig) and config.head.pool == "last" and (padding := padding_id(tokenizer)) is not None:
         ids.setdefault(_PAD, padding)  # Hugging Face's classes use it to find the last token of a padded text
+    ids = merge_special_ids(ids, generation or {})  # as they are read again
     own = {"architectures": ["Transformer"], "model_type": OWN_TYPE, "config": config.model_dump(mode="json")}
     body = to_config_json(found, config, labels) if found else own | label_fields(config.head, labels)
     _write_json(
@@ -68,17 +79,11 @@ def save_model(
 
 
 def _generation(stated: Mapping[str, Any], ids: Mapping[str, Any]) -> dict[str, Any]:
-    """Return generation_config.json: all keys of the model's own, with these ids, and every id that ended a text."""
-    ends = [end for found in (ids, stated) for end in _listed(found.get(_EOS))]
-    merged = {_EOS: list(dict.fromkeys(ends))} if len({*ends}) > 1 else {}
+    """Return generation_config.json: all keys of the model's own, with these ids."""
     if not stated:
         return {"_from_model_config": True, **ids}
     # If the file does not force an end, config.json may, and transformers reads the file alone.
-    return {**stated, **{name: value for name, value in ids.items() if name != _FORCED or name in stated}, **merged}
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    return {**stated, **{name: value for name, value in ids.items() if name != _FORCED or name in stated}}
 
 
 def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
