@@ -5,7 +5,8 @@ import pytest
 
 from tfkit import __version__
 from tfkit.__main__ import main
-from tfkit.cli.env import LIBRARIES, lines
+from tfkit.cli.env import lines
+from tfkit.engine.environment import LIBRARIES
 from tfkit.run.machine import version
 
 

@@ -11,8 +11,7 @@ from tfkit.cli.prompts import Prompt, write_line
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
-    from tfkit.engine.text_generator import TextGenerator
-    from tfkit.generation.complete import TextCompletion
+    from tfkit.engine.text_generator import TextCompletion, TextGenerator
 
 
 def converse(generator: "TextGenerator", as_json: bool) -> int:

@@ -1,8 +1,5 @@
 """tfkit evaluate: how good a checkpoint is at texts, labelled rows or choices, and whether that is good enough."""
 
-import errno
-import os
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,12 +9,11 @@ import typer
 from tfkit import console
 from tfkit.cli import options
 from tfkit.engine.gate import check_gates, parse_gate
-from tfkit.errors import MachineError, UsageError
+from tfkit.errors import UsageError
 from tfkit.units import format_energy, format_mass
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
-    from tfkit.engine.listener import StopRequest
 
 
 def evaluate(
@@ -41,6 +37,7 @@ def evaluate(
     model (docs/evaluation.md). --run keeps the result, and the energy in emissions.csv, in a run folder.
     """
     from tfkit.cli.session import command_session
+    from tfkit.engine.predictions_file import require_writable, write_predictions
     from tfkit.engine.settings import split_arguments
     from tfkit.run import strict_json
 
@@ -48,7 +45,7 @@ def evaluate(
     if len(words) > 1:
         raise UsageError(f"evaluate takes one recipe, not {' and '.join(words)}; changes to it are written key=value")
     if predictions is not None:
-        _require_writable(predictions)
+        require_writable(predictions)
 
     from tfkit.engine.scoring.evaluator import Evaluator
 
@@ -69,7 +66,7 @@ def evaluate(
             else:
                 console.result(_table(result, reading))
         if predictions is not None:
-            _write_predictions(predictions, rows, work.stop)
+            write_predictions(predictions, rows, work.stop)
     check_gates(gates, result["metrics"])
 
 
@@ -93,43 +90,3 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
         rows["energy"] = f"{energy}, {mass} CO2e ({reading.place})"
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
-
-
-def _require_writable(path: Path) -> None:
-    """Raise MachineError for what cannot be written: found before anything is computed."""
-    try:
-        folder = path.absolute().parent
-        if not folder.is_dir():
-            raise MachineError(f"{path}: the folder {path.parent} does not exist; make it first")
-        if path.is_dir():
-            raise MachineError(f"{path}: is a folder; --predictions takes the name of a file")
-        written = path if path.exists() and not _takes_a_new_file(path) else path.resolve().parent
-        if not written.exists():
-            raise FileNotFoundError(errno.ENOENT, f"it leads to {path.resolve()}, and there is no such folder")
-        if not os.access(written, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise MachineError(f"{path}: cannot be written ({error.strerror}); give another place for --predictions") from error
-
-
-def _takes_a_new_file(path: Path) -> bool:
-    """Whether a new file may take the name; not that of a device, of a pipe or of a link."""
-    return not path.is_symlink() and (path.is_file() or not path.exists())
-
-
-def _write_predictions(path: Path, predictions: Iterable[dict[str, Any]], stop: "StopRequest") -> None:
-    """A JSON line each, in order. A pipe may have no reader yet, or a slow one: a signal ends that."""
-    from tfkit.durable import write_atomically
-    from tfkit.run import strict_json
-
-    text = "".join(strict_json.dumps(one) + "\n" for one in predictions)
-    try:
-        if _takes_a_new_file(path):
-            write_atomically(path, text)
-        else:
-            with stop.at_once("the result is told, the predictions are not all written"):
-                path.write_text(text, encoding="utf-8", newline="\n")
-    except BrokenPipeError:
-        return  # its reader has had enough
-    except OSError as error:
-        raise MachineError(f"{path}: cannot be written ({error.strerror}); give another place for --predictions") from error

@@ -12,9 +12,8 @@ from tfkit import console
 from tfkit.cli import options
 
 if TYPE_CHECKING:
-    from tfkit.engine.shown_rows import ShownRow, ShownToken
-    from tfkit.engine.training_data import TrainingData
-    from tfkit.recipe.schema.sections import Recipe
+    from tfkit.engine.inspection import Inspection
+    from tfkit.engine.shown_rows import ShownToken
 
 Part = tuple[str, str]  # a text and its style
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
@@ -42,51 +41,22 @@ def inspect(
 
     resolved = read_recipe(recipe, overrides or ())
     with command_session("inspect", CarbonSection(enabled=False)) as work:
-        from tfkit.engine.training_data import prepare_data
+        from tfkit.engine.inspection import inspect_first_step
 
-        data = prepare_data(resolved.recipe, console, work.stop, work.meter)
-        with work.stop.at_once():
-            shown, totals = _first_rows(resolved.recipe, data, rows)
+        found = inspect_first_step(resolved.recipe, rows, work)
     if json:
-        console.json(_document(resolved.recipe, data, shown, totals))
+        console.json(_document(found))
         return
-    width = shutil.get_terminal_size().columns - 1
-    for line in _lines(resolved.recipe, data.objective.legend(), shown, totals, width):
+    for line in _lines(found, shutil.get_terminal_size().columns - 1):
         console.result_parts(line)
 
 
-def _first_rows(recipe: "Recipe", data: "TrainingData", count: int) -> "tuple[list[tuple[str, ShownRow]], dict[str, Any]]":
-    """Rows of the first step with their places, padded together, and what the whole step holds."""
-    from tfkit.data import ExampleRows, Loader
-    from tfkit.engine.components import batch_sizes
-    from tfkit.engine.shown_rows import Reader
-    from tfkit.objectives.registry import open_rows
-
-    rows = open_rows(recipe, data.objective, data.train, data.config)
-    size = batch_sizes(recipe, rows).size(0)
-    loader = Loader(rows, data.objective.collate, size, 1)
-    count = min(count, size)
-    places = [rows.place(number) if isinstance(rows, ExampleRows) else f"row {number}" for number in loader.numbers(0).tolist()[:count]]
-    batch = data.objective.collate(rows.gather(loader.epochs(0)[:count], loader.numbers(0)[:count]))
-    reader = Reader(data.tokenizer, data.config.head.kind, data.labels)
-    found = reader.rows(batch)
-    each = len(found) // count  # a choice between several is a row each
-    named = [(places[i // each] + (f", choice {i % each}" if each > 1 else ""), row) for i, row in enumerate(found)]
-    step = loader.step(0)
-    counts: dict[str, int] = {}
-    for one in step:
-        for term, number in data.objective.counts(one).items():
-            counts[term] = counts.get(term, 0) + number
-    totals = {"rows": size, "tokens": sum(one.tokens for one in step), "targets": counts, "rows_an_epoch": len(rows)}
-    return named, totals
-
-
-def _document(recipe: "Recipe", data: "TrainingData", shown: "list[tuple[str, ShownRow]]", totals: dict[str, Any]) -> dict[str, Any]:
+def _document(found: "Inspection") -> dict[str, Any]:
     return {
         "schema_version": 1,
-        "objective": recipe.objective.kind,
-        "labels": data.labels,
-        "first_step": totals,
+        "objective": found.objective,
+        "labels": found.labels,
+        "first_step": found.totals,
         "rows": [
             {
                 "place": place,
@@ -94,16 +64,14 @@ def _document(recipe: "Recipe", data: "TrainingData", shown: "list[tuple[str, Sh
                 "target": None if row.target is None else [asdict(token) for token in row.target],
                 **row.facts,
             }
-            for place, row in shown
+            for place, row in found.rows
         ],
     }
 
 
-def _lines(
-    recipe: "Recipe", legend: list[str], shown: "list[tuple[str, ShownRow]]", totals: dict[str, Any], width: int
-) -> Iterator[list[Part]]:
+def _lines(found: "Inspection", width: int) -> Iterator[list[Part]]:
     """What is printed, line by line."""
-    for place, row in shown:
+    for place, row in found.rows:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
         said = {name: _SHOWN.get(name, {}).get(value, value) for name, value in row.facts.items() if name not in _UNSAID}
         facts = "".join(f", {name.replace('_', ' ')}: {value}" for name, value in said.items())
@@ -114,12 +82,12 @@ def _lines(
             yield [("  to write", "bold")]
             yield from _runs(row.target, width)
         yield []
-    targets = ", ".join(f"{count:,} {term}" for term, count in totals["targets"].items())
-    yield [(f"first step: {totals['rows']:,} rows, {totals['tokens']:,} tokens, targets: {targets}", "")]
-    yield [(f"an epoch: {totals['rows_an_epoch']:,} rows; objective {recipe.objective.kind}", "")]
+    targets = ", ".join(f"{count:,} {term}" for term, count in found.totals["targets"].items())
+    yield [(f"first step: {found.totals['rows']:,} rows, {found.totals['tokens']:,} tokens, targets: {targets}", "")]
+    yield [(f"an epoch: {found.totals['rows_an_epoch']:,} rows; objective {found.objective}", "")]
     yield [("loss", "green"), (": predicted; token->label: the first is read, the second predicted", "")]
     yield [("no mark: read, not predicted   ", ""), ("pad", "dim"), (": padding   --- another document", "")]
-    for note in legend:
+    for note in found.legend:
         yield [(note, "")]
 
 

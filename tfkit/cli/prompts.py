@@ -15,7 +15,7 @@ from tfkit import console
 from tfkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from tfkit.generation.complete import TextCompletion
+    from tfkit.engine.text_generator import TextCompletion
 
 _BLOCK = 1 << 16  # bytes that are read at once
 _LONGEST_LINE = 16 << 20  # bytes: more than any prompt

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tfkit.engine.session import Session
     from tfkit.generation.fill import Filling
 
+__all__ = ["TextCompletion", "TextGenerator"]
 _SECTIONS = ("generation", "carbon")
 _PURPOSES = {
     "none": "has no head: it gives hidden states, which represent texts and their tokens",

@@ -1,0 +1,124 @@
+"""The mean of a run's last checkpoints, as a model folder. What imports torch is imported once the checkpoints are found."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkit.durable import comes_from_the_disk, with_retries, write_folder
+from tfkit.engine.inputs import Inputs
+from tfkit.engine.listener import Listener
+from tfkit.errors import MachineError, ModelError, UsageError
+from tfkit.run import strict_json
+from tfkit.run.card import mean_card
+from tfkit.run.checkpoints import checkpoints
+from tfkit.run.manifest import read_manifest, recorded_bytes, verify, write_manifest
+
+if TYPE_CHECKING:
+    from tfkit.hub.weights import Tensors
+
+_SAME = ("config.json", "tokenizer.json", "tokenizer_config.json")  # in checkpoints of one model
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The checkpoints whose mean was written, by rising step, and the step of the newest."""
+
+    checkpoints: list[str]
+    step: int
+
+
+def average_checkpoints(run: Path, out: Path, last: int, listener: Listener) -> Averaged:
+    """Write the mean of the weights of the newest `last` checkpoints of a run to the model folder `out`.
+
+    Raises UsageError for an `out` that is there or lies in the run, ModelError for checkpoints that are missing, damaged or not of one run,
+    and MachineError for a disk that does not take the folder.
+    """
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{out}: is there already, and nothing is replaced: give another --out")
+    Inputs(models=(run / "checkpoints",)).refuse_folder(out, "--out")
+    chosen = _last(run, last)
+    facts = _facts_of_one_run(chosen, listener)
+
+    from tfkit.hub.averaging import mean_weights, weights_bytes
+
+    with listener.progress("averaging", weights_bytes(chosen), "bytes") as bar:
+        tensors = mean_weights(chosen, bar.advance)
+    try:
+        with_retries(lambda: write_folder(out, lambda folder: _write(folder, chosen, tensors, facts)))
+    except Exception as error:
+        if isinstance(error, ModelError) or not comes_from_the_disk(error):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise MachineError(
+            f"{out}: cannot be written ({reason}), and nothing is left there: mend the disk, or give another --out"
+        ) from error
+    return Averaged([path.name for path in chosen], facts["step"])
+
+
+def _last(run: Path, last: int) -> list[Path]:
+    """The newest complete checkpoints by rising step. Raises ModelError if there are fewer."""
+    if not (run / "checkpoints").is_dir():
+        raise ModelError(f"{run}: is no run folder: there is no folder checkpoints in it")
+    found = checkpoints(run / "checkpoints")
+    if len(found) < last:
+        there = (
+            f"complete checkpoints here are {', '.join(path.name for path in found)}" if found else "there is no complete checkpoint here"
+        )
+        raise ModelError(
+            f"{run}: --last {last} of its checkpoints, but {there}. A run keeps checkpoint.keep of them, one every checkpoint.every steps: "
+            "raise it (also for a run that goes on with --resume), or average fewer"
+        )
+    return found[-last:]
+
+
+def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, Any]:
+    """The tfkit.json of the newest, once every file of all is checked. Raises ModelError if they are damaged, or of several runs."""
+    from tfkit.adapters import is_adapter
+    from tfkit.hub.config_json import read_facts
+
+    with listener.progress("checking", sum(map(recorded_bytes, chosen)), "bytes") as bar:
+        for path in chosen:
+            if problems := verify(path, advance=bar.advance):
+                raise ModelError(f"{problems[0]}; `tfkit verify` tells of all. Average other checkpoints, or restore the files")
+    if adapter := next(filter(is_adapter, chosen), None):
+        raise ModelError(
+            f"{adapter}: holds updates, and the mean of their factors is not that of the weights: average checkpoints of a run with "
+            "training.adapter.merge=true"
+        )
+    entries = [read_manifest(path) for path in chosen]
+    facts = [read_facts(path) for path in chosen]
+    for path, entry, fact in zip(chosen, entries, facts, strict=True):
+        other = [name for name in _SAME if entry.get(name) != entries[-1].get(name)]
+        if fact.get("run_id") != facts[-1].get("run_id"):
+            other.append("the run_id in tfkit.json")
+        if other:
+            raise ModelError(
+                f"{path}: is not of the same run as {chosen[-1].name}: {', '.join(other)} differ; average a run's own checkpoints"
+            )
+    return facts[-1]
+
+
+def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict[str, Any]) -> None:
+    """Write the newest checkpoint's files without its training state, the mean weights, and the lineage of the mean."""
+    from tfkit.hub import content_hash
+    from tfkit.hub.averaging import save_weights
+
+    newest = chosen[-1]
+    for name in read_manifest(newest):
+        if not name.startswith("training_state/") and ".safetensors" not in name and name != "tfkit.json":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(newest / name, folder / name)
+    run_id = facts.get("run_id")
+    parents = [{"role": "averaged", "path": str(path), "run_id": run_id, "sha256": content_hash(path)} for path in chosen]
+    averaged = {"kind": "mean", "checkpoints": len(chosen)} | ({"of": facts["averaged"]} if "averaged" in facts else {})
+    lineage = facts.get("lineage", {})
+    lineage = lineage | {"parents": [*lineage.get("parents", []), *parents]}
+    document = facts | {"averaged": averaged, "lineage": lineage}
+    (folder / "tfkit.json").write_text(strict_json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if (newest / "README.md").is_file():
+        card = mean_card((newest / "README.md").read_text(encoding="utf-8", errors="replace"), [path.name for path in chosen])
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    save_weights(folder, tensors)
+    write_manifest(folder)

@@ -1,0 +1,58 @@
+"""The environment of the commands: versions, processor, threads, devices and the cache. torch need not be installed."""
+
+import platform
+from typing import Any
+
+from tfkit import __version__
+from tfkit.errors import TfkitError
+from tfkit.run.machine import processor, usable_cores, version
+
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "tokenizers",
+    "datasets",
+    "safetensors",
+    "huggingface-hub",
+    "codecarbon",
+    "pydantic",
+    "tensorboard",
+    "transformers",
+)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return the document of `tfkit env --json`."""
+    found = processor()
+    return {
+        "schema_version": 1,
+        "tfkit": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: version(name) for name in LIBRARIES},
+        "processor": {"name": found["name"], "bf16": None if found["bf16"] is None else bool(found["bf16"])},
+        "threads": usable_cores(),
+        "devices": _devices(),
+        "cache": _cache(),
+    }
+
+
+def _devices() -> list[str]:
+    try:
+        import torch
+    except ImportError:
+        return []
+    found = ["cpu"]
+    found += [f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
+
+
+def _cache() -> dict[str, Any]:
+    from tfkit.data.store.folder_cache import cache_folder, cache_size
+
+    try:
+        return {"folder": str(cache_folder()), "bytes": cache_size(), "error": None}
+    except TfkitError as error:  # the very thing that is reported about
+        return {"folder": None, "bytes": None, "error": str(error)}

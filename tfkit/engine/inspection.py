@@ -1,0 +1,50 @@
+"""The first rows of the first step of a training, as the model will see them."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from tfkit.data import ExampleRows, Loader
+from tfkit.engine.components import batch_sizes
+from tfkit.engine.session import Session
+from tfkit.engine.shown_rows import Reader, ShownRow
+from tfkit.engine.training_data import TrainingData, prepare_data
+from tfkit.objectives.registry import open_rows
+from tfkit.recipe.schema.sections import Recipe
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Rows with their places, and `totals` of the whole first step: rows, tokens, targets by term, rows_an_epoch."""
+
+    objective: str
+    labels: list[str]
+    legend: list[str]  # notes on how to read the rows
+    rows: list[tuple[str, ShownRow]]
+    totals: dict[str, Any]
+
+
+def inspect_first_step(recipe: Recipe, count: int, work: Session) -> Inspection:
+    """Show up to `count` rows of the first step, padded together. Text is tokenized as in training, and stays in the cache for it."""
+    data = prepare_data(recipe, work.listener, work.stop, work.meter)
+    with work.stop.at_once():
+        rows, totals = _first_rows(recipe, data, count)
+    return Inspection(recipe.objective.kind, data.labels, data.objective.legend(), rows, totals)
+
+
+def _first_rows(recipe: Recipe, data: TrainingData, count: int) -> tuple[list[tuple[str, ShownRow]], dict[str, Any]]:
+    rows = open_rows(recipe, data.objective, data.train, data.config)
+    size = batch_sizes(recipe, rows).size(0)
+    loader = Loader(rows, data.objective.collate, size, 1)
+    count = min(count, size)
+    places = [rows.place(number) if isinstance(rows, ExampleRows) else f"row {number}" for number in loader.numbers(0).tolist()[:count]]
+    batch = data.objective.collate(rows.gather(loader.epochs(0)[:count], loader.numbers(0)[:count]))
+    shown = Reader(data.tokenizer, data.config.head.kind, data.labels).rows(batch)
+    each = len(shown) // count  # a choice between several is a row each
+    named = [(places[i // each] + (f", choice {i % each}" if each > 1 else ""), row) for i, row in enumerate(shown)]
+    step = loader.step(0)
+    targets: Counter[str] = Counter()
+    for one in step:
+        targets.update(data.objective.counts(one))
+    totals = {"rows": size, "tokens": sum(one.tokens for one in step), "targets": dict(targets), "rows_an_epoch": len(rows)}
+    return named, totals

@@ -1,0 +1,68 @@
+"""The step that ended a run, taken again from the checkpoint before it, to find the first module that goes wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tfkit.engine.components import Components, assemble, first_model, restore
+from tfkit.engine.listener import Listener
+from tfkit.engine.session import Session
+from tfkit.engine.training_data import TrainingData, prepare_data
+from tfkit.errors import MachineError
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.run.checkpoints import checkpoints, step_of
+from tfkit.run.manifest import verify
+from tfkit.training.checkpoint import load_training_state
+from tfkit.training.device import keep_freed_memory, make_deterministic, pick_device
+from tfkit.training.loop import Progress, take_steps
+from tfkit.training.replay import Finding, batch_sha256, find_first_bad, weights_sha256
+
+
+def replay_step(
+    run: Path, recipe: Recipe, document: dict[str, Any], work: Session, device: str | None = None, threads: int | None = None
+) -> Finding | None:
+    """Take the step of a replay document again; return the first module that goes wrong, or None. The run folder is only read.
+
+    Raises MachineError if this machine does not compute the same as the run did.
+    """
+    torch.set_num_threads(threads or document["threads"])
+    data = prepare_data(recipe, work.listener, work.stop, work.meter)
+    work.meter.phase("replay")
+    with work.stop.at_once():
+        parts, before = _state_before(run, recipe, data, document, device, work.listener)
+        batches = parts.loader.step(before.step)
+        _check_same(document, weights_sha256(parts.weights.master), [batch_sha256(batch) for batch in batches])
+        return find_first_bad(parts.stepper, batches, document["step"])
+
+
+def _state_before(
+    run: Path, recipe: Recipe, data: TrainingData, document: dict[str, Any], device: str | None, listener: Listener
+) -> tuple[Components, Progress]:
+    """The components as they were before the step: from the newest good checkpoint, through the steps since then."""
+    place = pick_device(device or document["device"])
+    make_deterministic(place)
+    keep_freed_memory()
+    model = first_model(recipe, data, listener)
+    parts = assemble(recipe, data, model, place, len(document["micro_batches"][0]["rows"]))
+    usable = [path for path in checkpoints(run / "checkpoints") if step_of(path) < document["step"] and not verify(path)]
+    tensors, state = load_training_state(usable[-1]) if usable else ({}, {})
+    progress = restore(parts, usable[-1], tensors, state) if usable else Progress()
+    listener.say(f"from {usable[-1].name if usable else 'the random weights of the start'} to step {document['step']}")
+    take_steps(parts.stepper, parts.loader, parts.schedule, parts.plan, progress, document["step"] - 1)
+    return parts, progress
+
+
+def _check_same(document: dict[str, Any], weights: str, batches: list[str]) -> None:
+    """Raise MachineError, with what is known of the difference, unless weights and batches are those of the run."""
+    wrong = []
+    if batches != [batch["sha256"] for batch in document["micro_batches"]]:
+        wrong.append("the rows of the step")
+    if weights != document["weights_sha256"]:
+        wrong.append("the weights before it")
+    if wrong:
+        there = f"torch {document['torch']}, {document['threads']} threads, {document['device']}, {document['precision']}"
+        raise MachineError(
+            f"step {document['step']} cannot be reproduced: {' and '.join(wrong)} are not those of the run ({there}; here torch "
+            f"{torch.__version__}, {torch.get_num_threads()} threads). Replay it on the machine of the run, with its data and its versions"
+        )
