@@ -544,7 +544,7 @@ def test_the_last_line_of_a_stopped_run_goes_on_with_it(base: Path, tmp_path: Pa
     prompts = "generation={prompts: ['it''s the cat', \"$HOME\"], max_new_tokens: 2}"
     run = stopped_run(base, tmp_path, "training.steps=15", prompts, "--json")
     command = last_line(pretrain(run, base / "tiny.yaml", "--resume", prompts, "--json", before=strike(signal.SIGTERM, 2)))
-    assert command == ["pretrain", str(base / "tiny.yaml"), prompts, "--run", str(run), "--resume", "--json", "--threads", "1"]
+    assert command == ["resume", str(run), "--json", "--threads", "1"]
     done = Process(tmp_path, command).wait()
     assert (done.code, json.loads(done.out)["steps"]) == (0, 15), done.err
 
@@ -564,7 +564,7 @@ def test_a_recipe_from_a_pipe_and_one_that_needs_its_overrides(base: Path, tmp_p
     )
     (tmp_path / "pipe").write_text(recipe, encoding="utf-8")
     command = last_line(program.wait())
-    assert command[1] == str(tmp_path / "piped" / "recipe.yaml")
+    assert command == ["resume", str(tmp_path / "piped"), "--threads", "1"]
     done = Process(tmp_path, command).wait()
     assert done.code == 0, done.err
     assert hashes(tmp_path / "piped", 6) == hashes(tmp_path / "run", 6)

@@ -61,6 +61,7 @@ def assert_ends(done: Done, code: int, said: str, lines: int = 1) -> None:
 
 
 PRETRAIN, EVALUATE, GENERATE = "pretrain tiny.yaml --threads 1 --run new", "evaluate --from run", "generate --from run --prompt the"
+RESUME = "resume new --threads 1"
 NO_CARBON = "carbon.enabled=false"
 
 
@@ -68,7 +69,8 @@ NO_CARBON = "carbon.enabled=false"
     "line",
     [
         *(f"{PRETRAIN} training.steps=2", f"{EVALUATE} {NO_CARBON}", f"{GENERATE} {NO_CARBON} --max-new-tokens 2", "check tiny.yaml"),
-        *("verify run", "recipes", "recipes demo", "env", "check --schema", "pretrain tiny.yaml --run run --resume", "--version"),
+        *("verify run", "recipes", "recipes demo", "env", "check --schema", "--version"),
+        *("pretrain tiny.yaml --run run --resume", "resume run"),
         f"{EVALUATE} {NO_CARBON} --run new",
         f"{GENERATE} {NO_CARBON} --max-new-tokens 2 --run new",
     ],
@@ -87,6 +89,10 @@ def test_f07_0_done(base: Path, tmp_path: Path, line: str) -> None:
         (f"{PRETRAIN} carbon.country=XYZ", "XYZ"),
         ("pretrain tiny.yaml --run run", "holds checkpoints of an earlier run"),
         ("pretrain tiny.yaml --run stopped --resume training.seed=2", "training.seed: 1 in the run, 2 now"),
+        ("resume stopped training.seed=2", "training.seed: 1 in the run, 2 now"),
+        ("resume stopped training.steps=2", "this run has taken 4 steps"),
+        ("resume stopped training.stps=3", "training.stps: unknown, did you mean steps"),
+        ("resume gone", "gone: there is no run to go on with here"),
         (f"{EVALUATE} --fail-if bleu>3", "bleu"),
         (f"{EVALUATE} --fail-if loss", "loss"),
         (f"{EVALUATE} training.steps=3", "this command reads only the sections"),
@@ -136,7 +142,8 @@ def test_f36_3_data(base: Path, tmp_path: Path, line: str, said: str) -> None:
     assert done.out == ""
 
 
-def test_f38_3_other_data(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", [f"{PRETRAIN} --resume", RESUME])
+def test_f38_3_other_data(base: Path, tmp_path: Path, line: str) -> None:
     shutil.copytree(base / "stopped", tmp_path / "new")
     shutil.copytree(base / "corpus", tmp_path / "corpus")
     write_recipe(tmp_path, base / "corpus")
@@ -144,7 +151,7 @@ def test_f38_3_other_data(base: Path, tmp_path: Path) -> None:
     for path in (recipe, tmp_path / "tiny.yaml"):
         path.write_text(path.read_text(encoding="utf-8").replace(str(base / "corpus"), str(tmp_path / "corpus")), encoding="utf-8")
     (tmp_path / "corpus" / "0.txt").write_text("other words " * 300, encoding="utf-8")
-    done = run(tmp_path, tmp_path, f"{PRETRAIN} --resume")
+    done = run(tmp_path, tmp_path, line)
     assert_ends(done, 3, "text is not what this run was started with")
     assert done.out == ""
 
@@ -175,9 +182,10 @@ def test_f11_f13_4_model(base: Path, tmp_path: Path, line: str, said: str) -> No
     assert (done.out == "") == (line not in ("verify damaged", "verify empty")), "the verdict is the result of verify"
 
 
-def test_f09_4_no_checkpoint_to_resume_from(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", [f"{PRETRAIN} --resume --exact", f"{RESUME} --exact"])
+def test_f09_4_no_checkpoint_to_resume_from(base: Path, tmp_path: Path, line: str) -> None:
     shutil.copytree(base / "damaged", tmp_path / "new")
-    done = run(base, tmp_path, f"{PRETRAIN} --resume --exact")
+    done = run(base, tmp_path, line)
     assert_ends(done, 4, "model.safetensors")
     assert done.out == ""
 
@@ -187,6 +195,7 @@ def test_f09_4_no_checkpoint_to_resume_from(base: Path, tmp_path: Path) -> None:
     [
         ("pretrain tiny.yaml --run file", "cannot be a run folder"),
         (f"{PRETRAIN} --device cuda:99", "cuda"),
+        (f"{RESUME} --device cuda:99", "cuda"),
         (f"{EVALUATE} --run file", "cannot be a run folder"),
         (f"{EVALUATE} --device cuda:99 {NO_CARBON}", "cuda"),
         (f"{EVALUATE} --predictions gone/x.jsonl", "does not exist; make it first"),
@@ -195,6 +204,8 @@ def test_f09_4_no_checkpoint_to_resume_from(base: Path, tmp_path: Path) -> None:
     ],
 )
 def test_f17_5_environment(base: Path, tmp_path: Path, line: str, said: str) -> None:
+    if line.startswith("resume"):
+        shutil.copytree(base / "stopped", tmp_path / "new")
     done = run(base, tmp_path, line)
     assert_ends(done, 5, said)
     assert done.out == ""
@@ -208,7 +219,10 @@ def test_f17_5_a_cache_that_cannot_be_written(base: Path, tmp_path: Path) -> Non
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux")
 @pytest.mark.parametrize(
     "line",
-    [f"{PRETRAIN} training.steps=2", f"{EVALUATE} {NO_CARBON}", f"{GENERATE} {NO_CARBON}", "check demo", "recipes", "env", "verify run"],
+    [
+        *(f"{PRETRAIN} training.steps=2", f"{EVALUATE} {NO_CARBON}", f"{GENERATE} {NO_CARBON}"),
+        *("check demo", "recipes", "env", "verify run", "resume run"),
+    ],
 )
 def test_f16_5_a_result_that_cannot_be_written(base: Path, tmp_path: Path, line: str) -> None:
     done = run(base, tmp_path, line, before=lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), sys.stdout.fileno()))
@@ -216,8 +230,9 @@ def test_f16_5_a_result_that_cannot_be_written(base: Path, tmp_path: Path, line:
 
 
 def test_f44_5_a_run_folder_in_use(base: Path, tmp_path: Path) -> None:
-    with RunFolder.open(tmp_path / "new", resume=False, command=[]):
-        for line in (PRETRAIN, f"{EVALUATE} {NO_CARBON} --run new", f"{GENERATE} {NO_CARBON} --run new"):
+    shutil.copytree(base / "stopped", tmp_path / "new")
+    with RunFolder.open(tmp_path / "new", resume=True, command=[]):
+        for line in (PRETRAIN, RESUME, f"{EVALUATE} {NO_CARBON} --run new", f"{GENERATE} {NO_CARBON} --run new"):
             assert_ends(run(base, tmp_path, line), 5, f"this run folder is in use by process {os.getpid()}")
 
 
@@ -252,14 +267,18 @@ def signalled(number: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("line", [PRETRAIN, f"{EVALUATE} {NO_CARBON}", f"{GENERATE} {NO_CARBON}"])
+@pytest.mark.parametrize("line", [PRETRAIN, RESUME, f"{EVALUATE} {NO_CARBON}", f"{GENERATE} {NO_CARBON}"])
 def test_f03_f06_f08_129_130_143_signals(base: Path, tmp_path: Path, line: str, number: int, code: int) -> None:
+    if line == RESUME:
+        shutil.copytree(base / "stopped", tmp_path / "new")
     done = run(base, tmp_path, line, before=signalled(number))
     if line == PRETRAIN:  # and the command that goes on
-        assert_ends(done, code, "stopped after step 1", lines=2)
+        assert_ends(done, code, "stopped after step 1 of 12; its checkpoint is saved", lines=2)
+    elif line == RESUME:  # which first makes up for the evaluation that the first signal prevented
+        assert_ends(done, code, "stopped during the evaluation", lines=2)
     else:
         assert_ends(done, code, f"stopped by {signal.Signals(number).name}")
     assert done.out == ""
-    if line == PRETRAIN:
-        assert "its checkpoint is saved" in done.err
+    if line in (PRETRAIN, RESUME):
+        assert done.err.splitlines()[-1] == f"tfkit resume {tmp_path / 'new'} --threads 1"
         assert run(base, tmp_path, f"{PRETRAIN} --resume").code == 0

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 COMMANDS = {
     "pretrain": "Train a model from random weights.",
     "finetune": "Train a checkpoint further, for a task of yours.",
+    "resume": "Go on with a run as it was started, from its folder alone.",
     "evaluate": "Score a model on texts, labelled rows or pairs.",
     "generate": "Let a model continue text.",
     "average": "The mean of a run's last checkpoints, as a model folder.",

@@ -28,7 +28,7 @@ def finetune(
     Without a recipe the task is read from the columns of the data and the kind of the model; what was decided is printed as a recipe.
     """
     from tfkit import console
-    from tfkit.cli.train import command_line, resume_command, train
+    from tfkit.cli.train import command_line, train
     from tfkit.engine import attempt
     from tfkit.engine.settings import quoted, split_arguments
     from tfkit.errors import UsageError
@@ -37,7 +37,7 @@ def finetune(
     words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
     if len(words) > 1:
         raise UsageError(f"finetune takes one recipe, not {' and '.join(words)}; changes to it are written key=value")
-    given = list(changes)  # what a resume is given, beside the recipe
+    given = list(changes)  # the arguments beside the recipe
     for name, value in (("--from", checkpoint), ("--data", data)):
         given += [name, value] if value is not None else []
     if data is not None:  # before the others, so that data.train.0.columns can name columns
@@ -47,5 +47,5 @@ def finetune(
     source = open_recipe(words[0]) if words else None
     folder = run or Path("runs") / (source.name if source is not None else attempt.recognition_of(changes).run_name)
     chosen = attempt.RunOptions(folder, resume, exact, force, device, threads, command_line())
-    again = resume_command("finetune", source, words, given, chosen, as_json=json)
+    again = ["finetune", *words, *given, "--run", str(folder), "--resume"]
     train(lambda signals: attempt.finetune(source, changes, checkpoint, chosen, console, signals), chosen, again, as_json=json)

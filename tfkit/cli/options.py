@@ -34,7 +34,7 @@ Checkpoint = Annotated[
 ]
 RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint of the run folder.")]
-Exact = Annotated[bool, typer.Option("--exact", help="With --resume: refuse to fall back to an older checkpoint.")]
+Exact = Annotated[bool, typer.Option("--exact", help="In going on with a run: refuse to fall back to an older checkpoint.")]
 NoVerify = Annotated[
     bool, typer.Option("--no-verify", callback=_skip_verification, help="Read models without comparing their files with their checksums.")
 ]

@@ -20,11 +20,11 @@ def pretrain(
 ) -> None:
     """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume goes on from it."""
     from tfkit import console
-    from tfkit.cli.train import command_line, resume_command, train
+    from tfkit.cli.train import command_line, train
     from tfkit.engine import attempt
     from tfkit.recipe import open_recipe
 
     source, words = open_recipe(recipe), tuple(overrides or ())
     chosen = attempt.RunOptions(run or Path("runs") / source.name, resume, exact, force, device, threads, command_line())
-    again = resume_command("pretrain", source, [recipe], words, chosen, as_json=json)
+    again = ["pretrain", recipe, *words, "--run", str(chosen.run), "--resume"]
     train(lambda signals: attempt.pretrain(source, words, chosen, console, signals), chosen, again, as_json=json)

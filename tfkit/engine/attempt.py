@@ -53,7 +53,7 @@ def pretrain(source: RecipeText, words: Sequence[str], options: RunOptions, list
         return planned
 
     planned = None if options.goes_on else start()  # its errors come before there is a folder
-    return _attempt(lambda: planned or start(), Given(source, tuple(words)), source.name, "pre-training", options, listener, stop)
+    return _attempt(lambda: planned or start(), Given(source, tuple(words)), "pre-training", options, listener, stop)
 
 
 def finetune(
@@ -77,8 +77,7 @@ def finetune(
         return lambda: seen.recipe(listener)
 
     start = None if options.goes_on else begin()  # what is wrong with a recipe is reported before there is a folder
-    name = source.name if source is not None else options.run.resolve().name
-    return _attempt(start or (lambda: begin()()), Given(source, tuple(words)), name, "fine-tuning", options, listener, stop)
+    return _attempt(start or (lambda: begin()()), Given(source, tuple(words)), "fine-tuning", options, listener, stop)
 
 
 def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: 
     def gone() -> "Recipe":
         raise UsageError(f"{options.run}: the checkpoints of this run are gone; start it again with its recipe")
 
-    return _attempt(gone, Given(None, tuple(words)), options.run.resolve().name, kind, options, listener, stop)
+    return _attempt(gone, Given(None, tuple(words)), kind, options, listener, stop)
 
 
 def recognition_of(words: Sequence[str]) -> "Any":
@@ -141,13 +140,12 @@ def require_trainable(recipe: "Recipe") -> None:
 def _attempt(
     start: "Callable[[], Recipe]",
     given: Given,
-    name: str,
     kind: "Kind",
     options: RunOptions,
     listener: Listener,
     stop: StopRequest,
 ) -> dict[str, Any]:
-    """Lock the run folder, and train; `name` is the run's, for the meter.
+    """Lock the run folder, and train.
 
     `start` makes the recipe of a run that begins; of data they are not touched before the run folder is there and locked. A run that goes
     on has its own recipe, to which `given` may bring changes. Raises Stopped with `result` where the attempt was stopped in its training.
@@ -169,13 +167,12 @@ def _attempt(
             with stop.at_once():
                 recipe = start()
             require_trainable(recipe)
-        return _metered(recipe, given, name, kind, options, folder, listener, stop)
+        return _metered(recipe, given, kind, options, folder, listener, stop)
 
 
 def _metered(
     recipe: "Recipe",
     given: Given,
-    name: str,
     kind: "Kind",
     options: RunOptions,
     folder: RunFolder,
@@ -186,6 +183,7 @@ def _metered(
     from tfkit.engine.session import record_totals
 
     folder.begin_attempt(options.threads)
+    name = given.recipe.name if given.recipe is not None else folder.path.name
     run: Run | None = None
     stopped: Stopped | None = None
     meter = Meter.start(recipe.carbon, folder=folder.path, run_id=folder.run_id, attempt=folder.attempt, project=name)

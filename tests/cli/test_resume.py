@@ -1,0 +1,105 @@
+"""tfkit resume: the last line of a stopped run, and the run folder alone, give the bits of the run that was never stopped."""
+
+import json
+import os
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+from tiny_runs import WORDS, Done, Process, exact, hashes, pretrain, strike, write_corpus, write_recipe
+
+import tfkit.engine.training_data
+
+BERT = [
+    *("model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"),
+    *("objective={kind: masked_lm}", "training.steps=2", "evaluation.every=null"),
+]
+TASK = """# For a test.
+model: {from: bert, dropout: {residual: 0.2}}
+data: {train: [{path: rows.jsonl}], validation: 0.3}
+objective: {kind: classification}
+training: {batch_size: 4, precision: fp32, steps: 3}
+"""
+COMMON = ["carbon.enabled=false", "training.steps=6", "training.log_every=2", "--threads", "1", "--json"]
+STARTS = {
+    "pretrain": ["pretrain", "tiny.yaml", "model.dropout={residual: 0.1}", *COMMON],
+    "finetune by a recipe": ["finetune", "task.yaml", *COMMON],
+    "finetune without one": ["finetune", "--from", "bert", "--data", "rows.jsonl", *COMMON],
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus, a recipe to pretrain, a BERT, labelled rows and a recipe to fine-tune it."""
+    folder = tmp_path_factory.mktemp("resume")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    done = pretrain(folder / "bert", recipe, *BERT)
+    assert done.code == 0, done.err
+    rows = [{"text": " ".join([WORDS[i % 15], WORDS[i // 15]] * (1 + i % 5)), "label": ["good", "bad"][i % 2]} for i in range(60)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "task.yaml").write_text(TASK, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def work(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(base)
+
+
+def last_line(done: Done) -> str:
+    assert done.code == 143, done.err
+    return done.err.splitlines()[-1]
+
+
+def struck_at_its_data() -> None:
+    """SIGTERM comes as the sources are opened, long before the first step."""
+    sources = tfkit.engine.training_data.training_sources
+
+    def struck(*arguments: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return sources(*arguments)  # type: ignore[arg-type]
+
+    tfkit.engine.training_data.training_sources = struck  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_the_last_line_of_a_stopped_run_gives_the_bits_of_one_that_was_not(base: Path, tmp_path: Path, start: str) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    straight = Process(base, [*STARTS[start], "--run", str(whole)]).wait()
+    assert straight.code == 0, straight.err
+    line = last_line(Process(base, [*STARTS[start], "--run", str(run)], strike(signal.SIGTERM, 2)).wait())
+    assert line == f"tfkit resume {run} --json --threads 1"
+    again = last_line(Process(base, [*shlex.split(line)[1:], "--force"], strike(signal.SIGTERM, 2)).wait())
+    assert again == f"tfkit resume {run} --force --json --threads 1"
+    done = Process(base, shlex.split(again)[1:]).wait()
+    assert (done.code, "changes" in done.err, "warning" in done.err) == (0, False, False), done.err
+    assert hashes(run, 6) == hashes(whole, 6)
+    assert exact(run) == exact(whole)
+    names = ("steps", "tokens", "loss", "evaluation")
+    assert [json.loads(done.out)[name] for name in names] == [json.loads(straight.out)[name] for name in names]
+    assert Process(base, ["resume", str(run), "--json"]).wait().out == done.out  # a finished run repeats its result
+
+
+def test_before_its_training_a_run_goes_on_by_the_command_that_was_given(base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    start = ["pretrain", "tiny.yaml", "training.steps=4", "--run", str(run), "--threads", "1"]
+    line = last_line(Process(base, start, struck_at_its_data).wait())
+    assert line == f"tfkit pretrain tiny.yaml training.steps=4 --run {run} --resume --threads 1"
+    last_line(Process(base, shlex.split(line)[1:], strike(signal.SIGTERM, 2)).wait())
+    line = last_line(Process(base, ["resume", str(run), "training.steps=5", "--threads", "1"], struck_at_its_data).wait())
+    assert line == f"tfkit resume {run} training.steps=5 --threads 1"  # the run folder does not know of this length yet
+    line = last_line(Process(base, shlex.split(line)[1:], strike(signal.SIGTERM, 2)).wait())
+    assert line == f"tfkit resume {run} --threads 1"
+    done = Process(base, [*shlex.split(line)[1:], "--json"]).wait()
+    assert (done.code, json.loads(done.out)["steps"]) == (0, 5), done.err
+
+
+def test_what_no_run_can_go_on_with_is_refused(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "gone"):
+        done = Process(tmp_path, ["resume", str(folder)]).wait()
+        assert (done.code, done.out, "there is no run to go on with here" in done.err) == (2, "", True), done.err
+    assert not (tmp_path / "gone").exists()
+    done = Process(tmp_path, ["resume", "bert", "training.seed=2"]).wait()
+    assert (done.code, done.out, "training.seed: 1 in the run, 2 now" in done.err) == (2, "", True), done.err

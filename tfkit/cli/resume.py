@@ -1,0 +1,32 @@
+"""tfkit resume: a run that was stopped or killed, continued as it was started."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfkit.cli import options
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
+    overrides: options.Overrides = None,
+    exact: options.Exact = False,
+    force: options.Force = False,
+    no_verify: options.NoVerify = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Go on with a run from its newest good checkpoint, with the recipe and the changes that it was started with.
+
+    The same as --resume of pretrain and finetune, from the folder alone. A finished run repeats its result.
+    """
+    from tfkit import console
+    from tfkit.cli.train import command_line, train
+    from tfkit.engine import attempt
+
+    words = tuple(overrides or ())
+    chosen = attempt.RunOptions(run, True, exact, force, device, threads, command_line())
+    train(lambda signals: attempt.resume(words, chosen, console, signals), chosen, ["resume", str(run), *words], as_json=json)
