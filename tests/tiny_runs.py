@@ -88,9 +88,16 @@ def write_recipe(folder: Path, corpus: Path) -> Path:
 
 
 class Process:
-    """tfkit with these arguments in a fork; `before` is called in it first, to inject a fault."""
+    """tfkit with these arguments in a fork, or another program; `before` is called in it first, to inject a fault."""
 
-    def __init__(self, folder: Path, arguments: list[str], before: Callable[[], object] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        arguments: list[str],
+        before: Callable[[], object] | None = None,
+        program: Callable[[list[str]], int] = main,
+    ):
+        self.program = program
         self.files = [folder / f"{name}-{time.monotonic_ns()}" for name in ("out", "err")]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # forking beside the threads of torch: the child starts none
@@ -117,7 +124,7 @@ class Process:
             os.fsync = lambda descriptor: None  # type: ignore[assignment]  # half the time, and only a power cut would show it
             if before is not None:
                 before()
-            code = main(arguments)
+            code = self.program(arguments)
         except BaseException:
             traceback.print_exc()
         finally:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tfkit.engine import attempt
@@ -196,7 +197,7 @@ def _completions(generator: Any, prompts: list[Any], first: int) -> list[Complet
 
 
 class _Interrupts(StopSignals):
-    """A stop request by Ctrl-C, which is held back until nothing is lost, or by the caller's callable."""
+    """A stop request by Ctrl-C, which is held back until nothing is lost, or by the caller's callable. A third Ctrl-C does not wait."""
 
     def __init__(self, asked: Callable[[], bool]):
         super().__init__(("SIGINT",))
@@ -212,26 +213,33 @@ class _Interrupts(StopSignals):
         if self._asked():
             raise Stopped(f"stopped: {message}")
 
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._count == 2:  # a third signal kills a command, and would kill a notebook's kernel
+            raise KeyboardInterrupt
+        super()._handle(number, frame)
+
 
 @contextmanager
 def _interrupts(should_stop: ShouldStop) -> Iterator[_Interrupts]:
-    """Hold Ctrl-C back in the block, and raise KeyboardInterrupt in place of the Stopped that it leads to."""
+    """Hold Ctrl-C back in the block, and raise KeyboardInterrupt after it, in place of the Stopped that it leads to."""
     with _Interrupts(should_stop or (lambda: False)) as stop:
         try:
             yield stop
         except Stopped:
-            if stop.requested is not None:
-                raise KeyboardInterrupt from None
-            raise
+            if stop.requested is None:
+                raise
+    if stop.requested is not None:  # also where it came too late to stop anything
+        raise KeyboardInterrupt
 
 
 def _trained(options: RunOptions, should_stop: ShouldStop, train: Callable[[_Interrupts], dict[str, Any]]) -> TrainingResult:
     try:
         with isolated(), _interrupts(should_stop) as stop:
-            return TrainingResult.of(train(stop))
+            result = train(stop)
     except Stopped as stopped:
-        nothing = {"run": str(options.run), "status": "stopped", "steps": 0, "tokens": 0, "evaluation": {}, "stopped_early": True}
+        nothing = {"run": str(options.run.resolve()), "status": "stopped", "steps": 0, "tokens": 0, "evaluation": {}, "stopped_early": True}
         return TrainingResult.of(stopped.result or nothing)
+    return TrainingResult.of(result)
 
 
 def _recipe_text(recipe: AnyRecipe) -> RecipeText:
@@ -240,7 +248,7 @@ def _recipe_text(recipe: AnyRecipe) -> RecipeText:
         return open_recipe(str(recipe))
     document = recipe_document(recipe, None) if isinstance(recipe, Recipe) else dict(recipe)
     try:
-        return RecipeText(Path("recipe"), dump_document(document))
+        return RecipeText(Path("<recipe>"), dump_document(document))  # no file has this name
     except Exception as error:  # of the YAML library: a value that a recipe cannot hold
         raise UsageError(f"the recipe holds a value that YAML does not have: {error}") from error
 

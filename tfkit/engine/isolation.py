@@ -1,11 +1,9 @@
-"""What a run changes in its process and a library must give back: threads, seeds, deterministic algorithms, warnings."""
+"""What a run changes in its process and a library must give back: threads, seeds, deterministic algorithms, warnings, the environment."""
 
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"  # which deterministic algorithms on a GPU need
 
 
 @contextmanager
@@ -13,7 +11,7 @@ def isolated() -> Iterator[None]:
     """Give back, after the block, torch's threads, random state and determinism, the warnings' filters and the environment."""
     import torch
 
-    threads, state, variable = torch.get_num_threads(), torch.random.get_rng_state(), os.environ.get(_VARIABLE)
+    threads, state, environment = torch.get_num_threads(), torch.random.get_rng_state(), dict(os.environ)
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     deterministic, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark, filled = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
@@ -28,7 +26,6 @@ def isolated() -> Iterator[None]:
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
             torch.backends.cudnn.benchmark = benchmark
             torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
-            if variable is None:
-                os.environ.pop(_VARIABLE, None)
-            else:
-                os.environ[_VARIABLE] = variable
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update(environment)

@@ -1,6 +1,6 @@
 """The results of the library: the documents of --json (docs/cli.md) as typed objects."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +11,7 @@ from tfkit.run.metrics import read_metrics
 class _Result:
     """A document whose fields are attributes."""
 
-    document: dict[str, Any]
+    document: dict[str, Any] = field(repr=False)
 
     @classmethod
     def of(cls, document: dict[str, Any], **others: Any) -> Self:
@@ -72,7 +72,7 @@ class EvaluationResult(_Result):
     emissions_g: float | None
     carbon_status: str
     place: str | None
-    predictions: list[dict[str, Any]]
+    predictions: list[dict[str, Any]] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,37 @@
+"""Calls of the library in forks, and the recipe of tiny_runs as a dict."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tiny_runs import Process
+
+
+def call(folder: Path, function: Callable[[], Any], before: Callable[[], object] | None = None) -> Any:
+    """Return what a function returns in a fork whose folder this is, as JSON has it. It must print nothing."""
+    answer = folder / f"answer-{time.monotonic_ns()}"
+
+    def program(_: list[str]) -> int:
+        os.chdir(folder)
+        answer.write_text(json.dumps(function()), encoding="utf-8")
+        return 0
+
+    done = Process(folder, [], before, program).wait()
+    assert (done.code, done.out, done.err) == (0, "", ""), done.out + done.err
+    return json.loads(answer.read_text(encoding="utf-8"))
+
+
+def recipe(corpus: Path) -> dict[str, Any]:
+    """Return a recipe of twelve steps of two micro-batches, with dropout."""
+    shape = {"decoder_layers": 2, "dim": 16, "num_heads": 2, "context_length": 16, "init": {"std": 0.1}, "dropout": {"residual": 0.1}}
+    return {
+        "model": {"preset": "gpt2", **shape},
+        "tokenizer": {"vocab_size": 300},
+        "data": {"train": [{"path": str(corpus)}], "validation": 0.3},
+        "training": {"steps": 12, "batch_size": 4, "micro_batch_size": 2, "precision": "fp32", "log_every": 3},
+        "evaluation": {"every": 4, "max_tokens": 300},
+        "carbon": {"enabled": False},
+    }
