@@ -212,9 +212,7 @@ def killed_and_resumed_it_is_the_same(run: Run) -> Iterator[str]:
         if found != files["whole"]:
             differs = sorted(key for key in {*found, *files["whole"]} if found.get(key) != files["whole"].get(key))
             yield f"{name} has other files: {', '.join(differs)}"
-    lines = {
-        name: [{**line, "evaluation": line.get("evaluation")} for line in exact(folder.parent.parent)] for name, folder in folders.items()
-    }
+    lines = {name: [{**line, "evaluation": line.get("evaluation")} for line in exact(folder)] for name, folder in folders.items()}
     for name, found_lines in lines.items():
         if found_lines != lines["whole"]:
             yield f"{name} has other metrics: {found_lines} for {lines['whole']}"
