@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tfkit import console
@@ -14,6 +16,31 @@ if TYPE_CHECKING:
     from tfkit.engine.text_generator import TextGenerator
 
 Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]  # None: interrupted by a signal
+
+
+def write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], text: str | None) -> tuple[int, int]:
+    """Answer the prompts; return their number and that of the tokens made. `text`: the only prompt, whose answer is written as text."""
+    work = generator.work
+    with ExitStack() as stack:
+        with work.stop.at_once():
+            template = stack.enter_context(generator.template()) if generator.chat else None
+
+        def texts_of(prompts: Sequence[Prompt]) -> list[str]:
+            if template is None:
+                return [one.text for one in prompts]
+            with work.stop.at_once():
+                return [template.render(one.conversation, add_generation_prompt=True, place=one.place) for one in prompts]
+
+        if text is not None and generator.fills_masks:
+            [filling] = generator.fill([text])
+            console.result(filling.text)
+            return 1, len(filling.candidates)
+        if text is not None:
+            [continued] = texts_of(next(batches))
+            return 1, write_text(generator, text if generator.continues_prompts else "", continued)
+        if generator.fills_masks:
+            return answer_lines(batches, partial(fill_lines, generator), work, "filled")
+        return answer_lines(batches, partial(continue_lines, generator, texts_of), work, "continued")
 
 
 def answer_lines(batches: Iterator[list[Prompt]], answer: Answer, work: "Session", done: str) -> tuple[int, int]:

@@ -38,18 +38,15 @@ def evaluate(
     """
     from tfkit.cli.session import command_session
     from tfkit.engine.predictions_file import require_writable, write_predictions
-    from tfkit.engine.settings import split_arguments
     from tfkit.run import strict_json
 
-    words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
-    if len(words) > 1:
-        raise UsageError(f"evaluate takes one recipe, not {' and '.join(words)}; changes to it are written key=value")
+    chosen, changes = options.split_recipe("evaluate", recipe, overrides)
     if predictions is not None:
         require_writable(predictions)
 
     from tfkit.engine.scoring.evaluator import Evaluator
 
-    evaluator = Evaluator(checkpoint, words[0] if words else None, changes, data)
+    evaluator = Evaluator(checkpoint, chosen, changes, data)
     objective = evaluator.objective
     if predictions is not None:
         evaluator.inputs.refuse_file(predictions, "--predictions")

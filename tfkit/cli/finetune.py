@@ -30,22 +30,19 @@ def finetune(
     from tfkit import console
     from tfkit.cli.train import command_line, train
     from tfkit.engine import attempt
-    from tfkit.engine.settings import quoted, split_arguments
-    from tfkit.errors import UsageError
+    from tfkit.engine.settings import quoted
     from tfkit.recipe import open_recipe
 
-    words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
-    if len(words) > 1:
-        raise UsageError(f"finetune takes one recipe, not {' and '.join(words)}; changes to it are written key=value")
-    given = list(changes)  # the arguments beside the recipe
+    chosen, changes = options.split_recipe("finetune", recipe, overrides)
+    given = [*([chosen] if chosen else []), *changes]
     for name, value in (("--from", checkpoint), ("--data", data)):
         given += [name, value] if value is not None else []
     if data is not None:  # before the others, so that data.train.0.columns can name columns
         changes.insert(0, f"data.train=[{{path: {quoted(data)}}}]")
     if checkpoint is not None:
         changes.append(f"model.from={quoted(checkpoint)}")
-    source = open_recipe(words[0]) if words else None
+    source = open_recipe(chosen) if chosen else None
     folder = run or Path("runs") / (source.name if source is not None else attempt.recognition_of(changes).run_name)
-    chosen = attempt.RunOptions(folder, resume, exact, force, device, threads, command_line())
-    again = ["finetune", *words, *given, "--run", str(folder), "--resume"]
-    train(lambda signals: attempt.finetune(source, changes, checkpoint, chosen, console, signals), chosen, again, as_json=json)
+    how = attempt.RunOptions(folder, resume, exact, force, device, threads, command_line())
+    again = ["finetune", *given, "--run", str(folder), "--resume"]
+    train(lambda signals: attempt.finetune(source, changes, checkpoint, how, console, signals), how, again, as_json=json)

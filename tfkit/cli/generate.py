@@ -1,8 +1,6 @@
 """tfkit generate: continue prompts. One prompt gives text; prompts from a file or stdin give JSON lines, in order."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +8,9 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.cli.prompts import Prompt, read_prompts
+from tfkit.cli.answering import write_answers
+from tfkit.cli.chat import converse
+from tfkit.cli.prompts import read_prompts
 from tfkit.units import format_energy, format_mass
 
 
@@ -51,22 +51,14 @@ def generate(
     from tfkit.engine.settings import PROMPTS_AT_ONCE, quoted, split_arguments
 
     words, overrides = split_arguments(arguments or ())
-    numbers = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "num_beams": num_beams,
-        "seed": seed,
-    }
+    numbers = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    numbers |= {"num_beams": num_beams, "seed": seed}
     overrides += [f"generation.{name}={value}" for name, value in numbers.items() if value is not None]
     if stop:
         overrides.append(f"generation.stop=[{', '.join(map(quoted, stop))}]")
     with ExitStack() as stack:
         batches = read_prompts(prompt, input_, words, chat, PROMPTS_AT_ONCE, stack)
 
-        from tfkit.cli.answering import answer_lines, continue_lines, fill_lines, write_text
-        from tfkit.cli.chat import converse
         from tfkit.engine.text_generator import TextGenerator
 
         generator = TextGenerator(checkpoint, overrides, chat=chat)
@@ -75,28 +67,10 @@ def generate(
         work = stack.enter_context(command_session("generate", generator.settings.carbon, run, threads))
         with work.stop.at_once():
             generator.load(work, device, threads)
-            template = stack.enter_context(generator.template()) if chat and batches is not None else None
-
-        def texts_of(prompts: Sequence[Prompt]) -> list[str]:
-            if template is None:
-                return [one.text for one in prompts]
-            with work.stop.at_once():
-                return [template.render(one.conversation, add_generation_prompt=True, place=one.place) for one in prompts]
-
-        count = 1
         if batches is None:
             count, tokens = 0, converse(generator, json_)
-        elif prompt is not None and not json_ and generator.fills_masks:
-            [filling] = generator.fill([prompt])
-            console.result(filling.text)
-            tokens = len(filling.candidates)
-        elif prompt is not None and not json_:
-            [text] = texts_of(next(batches))
-            tokens = write_text(generator, prompt if generator.continues_prompts else "", text)
-        elif generator.fills_masks:
-            count, tokens = answer_lines(batches, partial(fill_lines, generator), work, "filled")
         else:
-            count, tokens = answer_lines(batches, partial(continue_lines, generator, texts_of), work, "continued")
+            count, tokens = write_answers(generator, batches, None if json_ else prompt)
         reading = work.own(work.meter.fresh_reading())
         work.finish({"prompts": count, "tokens": tokens})
         if reading.status == "ok":

@@ -1,11 +1,13 @@
 """The arguments and options that commands share, each declared once."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tfkit import console
+from tfkit.errors import UsageError
 from tfkit.run.verified import unverified
 
 
@@ -55,3 +57,16 @@ Chat = Annotated[
 Quiet = Annotated[
     bool, typer.Option("--quiet", callback=_set_quiet, is_eager=True, help="No progress: the result, warnings and errors only.")
 ]
+
+
+def split_recipe(command: str, recipe: str | None, overrides: Sequence[str] | None) -> tuple[str | None, list[str]]:
+    """Return the recipe, if one was given, and the changes: where RECIPE may be left out, the first key=value is in its place.
+
+    Raises UsageError for several recipes.
+    """
+    from tfkit.engine.settings import split_arguments
+
+    words, changes = split_arguments([*([recipe] if recipe else []), *(overrides or ())])
+    if len(words) > 1:
+        raise UsageError(f"{command} takes one recipe, not {' and '.join(words)}; changes to it are written key=value")
+    return (words[0] if words else None), changes

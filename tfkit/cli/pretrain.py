@@ -25,6 +25,6 @@ def pretrain(
     from tfkit.recipe import open_recipe
 
     source, words = open_recipe(recipe), tuple(overrides or ())
-    chosen = attempt.RunOptions(run or Path("runs") / source.name, resume, exact, force, device, threads, command_line())
-    again = ["pretrain", recipe, *words, "--run", str(chosen.run), "--resume"]
-    train(lambda signals: attempt.pretrain(source, words, chosen, console, signals), chosen, again, as_json=json)
+    how = attempt.RunOptions(run or Path("runs") / source.name, resume, exact, force, device, threads, command_line())
+    again = ["pretrain", recipe, *words, "--run", str(how.run), "--resume"]
+    train(lambda signals: attempt.pretrain(source, words, how, console, signals), how, again, as_json=json)

@@ -28,5 +28,5 @@ def resume(
     from tfkit.engine import attempt
 
     words = tuple(overrides or ())
-    chosen = attempt.RunOptions(run, True, exact, force, device, threads, command_line())
-    train(lambda signals: attempt.resume(words, chosen, console, signals), chosen, ["resume", str(run), *words], as_json=json)
+    how = attempt.RunOptions(run, True, exact, force, device, threads, command_line())
+    train(lambda signals: attempt.resume(words, how, console, signals), how, ["resume", str(run), *words], as_json=json)
