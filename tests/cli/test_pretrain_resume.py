@@ -97,7 +97,9 @@ def test_the_runs_have_something_to_lose(unbroken: Callable[[str], Path]) -> Non
 def test_sigterm_inside_a_step(base: Path, unbroken: Callable[[str], Path], variant: str, forward: int) -> None:
     run, recipe = base / f"{variant}-term-{forward}", base / "tiny.yaml"
     words = [*COMMON, *VARIANTS[variant]]
-    step = -(-forward // MICRO_BATCHES)
+    step = forward // MICRO_BATCHES  # one that is not whole is dropped
+    if variant == "adafactor-ramp-mean" and forward == 7 * MICRO_BATCHES:
+        step = 6  # the seventh has more micro-batches
     done = pretrain(run, recipe, *words, before=strike(signal.SIGTERM, forward))
     assert (done.code, done.out) == (143, "")
     assert f"stopped after step {step} of {STEPS}; its checkpoint is saved" in done.err
@@ -114,7 +116,7 @@ def test_stopped_at_every_step(base: Path, unbroken: Callable[[str], Path]) -> N
     variant = "muon-bf16"
     run, recipe = base / "every-step", base / "tiny.yaml"
     for step in range(1, STEPS + 1):
-        done = pretrain(run, recipe, "--resume", *COMMON, *VARIANTS[variant], before=strike(signal.SIGTERM, 1))
+        done = pretrain(run, recipe, "--resume", *COMMON, *VARIANTS[variant], before=strike(signal.SIGTERM, MICRO_BATCHES))
         assert done.code == 143, done.err
         assert attempts(run)[-1] == ("stopped", step - 1, step)
     assert pretrain(run, recipe, "--resume", *COMMON, *VARIANTS[variant]).code == 0

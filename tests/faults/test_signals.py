@@ -43,14 +43,24 @@ def resumes_as_if_nothing_had_been(run: Path, base: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGHUP", "SIGINT"]
 )
-@pytest.mark.parametrize("micro_batch", [1, 9, 10])
-def test_f03_f06_f08_a_signal_inside_a_step(base: Path, tmp_path: Path, number: int, code: int, micro_batch: int) -> None:
+@pytest.mark.parametrize(("micro_batch", "step"), [(2, 1), (9, 4), (10, 5)])
+def test_f03_f06_f08_a_signal_inside_a_step(base: Path, tmp_path: Path, number: int, code: int, micro_batch: int, step: int) -> None:
+    """Between the two micro-batches of a step it drops the step."""
     done = pretrain(tmp_path / "run", base / "tiny.yaml", *WORDS, before=strike(number, micro_batch))
     assert (done.code, done.out) == (code, "")
-    step = -(-micro_batch // 2)
     assert f"stopped after step {step} of {STEPS}; its checkpoint is saved, and --resume goes on from there" in done.err
     assert "Traceback" not in done.err
     assert kept(tmp_path / "run")[-1] == f"step-{step:06d}"
+    resumes_as_if_nothing_had_been(tmp_path / "run", base)
+
+
+def test_f03_a_signal_inside_the_first_step(base: Path, tmp_path: Path) -> None:
+    """No checkpoint is there to go on from; --resume starts."""
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *WORDS, before=strike(signal.SIGTERM, 1))
+    assert (done.code, done.out) == (143, "")
+    assert f"stopped within step 1 of {STEPS}: no step was taken yet, and --resume starts with it" in done.err
+    assert "Traceback" not in done.err
+    assert not kept(tmp_path / "run")
     resumes_as_if_nothing_had_been(tmp_path / "run", base)
 
 

@@ -141,6 +141,17 @@ def test_a_signal_saves_once_and_evaluates_nothing() -> None:
     assert due.events == ["log 2", "save 2", "log 4", "save 4"]
 
 
+@pytest.mark.parametrize(("whole", "events"), [(0, []), (1, ["save 1"]), (2, ["save 2"]), (3, ["save 2", "save 3"])])
+def test_a_stop_between_micro_batches_saves_the_last_whole_step(whole: int, events: list[str]) -> None:
+    """Once; before the first step is whole there is nothing to save."""
+    hooks = Recorder()
+    progress, asked = Progress(), iter(range(100))
+    hooks.should_stop = lambda: next(asked) == 2 * whole  # type: ignore[method-assign]  # asked within each step, and after it
+    with pytest.raises(Stopped, match=f"after step {whole} of 9; its" if whole else "within step 1 of 9: no step was taken yet"):
+        go(hooks, Plan(steps=9, log_every=9, evaluate_every=None, save_every=2), progress)
+    assert (hooks.events, progress.step, progress.tokens) == (events, whole, whole * 96)
+
+
 def test_a_stop_in_an_evaluation_saves_too() -> None:
     hooks = Recorder(break_at=2)
     with pytest.raises(Stopped) as caught:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_training import GPT2, batches, bits, fresh, stepper
 
-from tfkit.errors import UnhealthyError
+from tfkit.errors import Stopped, UnhealthyError
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema.sections import AdamWSection, MuonSection
 
@@ -31,6 +31,17 @@ def test_an_unhealthy_step_changes_nothing(section: AdamWSection | MuonSection, 
     assert caught.value.exit_code == 6
     assert "optimizer.lr" in str(caught.value)
     assert [bits(tensors) for tensors in everything] == before
+
+
+@pytest.mark.parametrize("micro_batch", [2, 3])
+def test_a_step_that_is_stopped_leaves_no_trace(micro_batch: int) -> None:
+    """Its gradients are dropped, so that the next step is as if it had never begun. It is not asked before the first micro-batch."""
+    taking, other = stepper(fresh(GPT2), dtype=torch.bfloat16), stepper(fresh(GPT2), dtype=torch.bfloat16)
+    asked = iter(range(2, 9))
+    with pytest.raises(Stopped, match=f"within step 1, before micro-batch {micro_batch} of 4"):
+        taking.take(1, batches(OBJECTIVE, 2), 1.0, should_stop=lambda: next(asked) == micro_batch)
+    assert taking.take(1, batches(OBJECTIVE, 2, 1), 1.0) == other.take(1, batches(OBJECTIVE, 2, 1), 1.0)
+    assert bits(taking.weights.master) == bits(other.weights.master)
 
 
 def test_a_gradient_can_be_infinite_where_the_loss_is_not() -> None:

@@ -44,8 +44,8 @@ def pretrain(
 ) -> TrainingResult:
     """Train the model of a recipe from random weights, in the folder `run` (default: runs/<recipe>).
 
-    `should_stop` is asked between steps; the result of a run that it stops has the status "stopped". KeyboardInterrupt is raised once the
-    step has ended and a checkpoint is saved. Raises the classes of tfkit.errors.
+    `should_stop` is called between micro-batches; the result of a run that it stops has the status "stopped", and the unfinished step is
+    dropped. KeyboardInterrupt is raised once the last whole step is saved. Raises the classes of tfkit.errors.
     """
     source, words = _recipe_text(recipe), _words(overrides)
     options = RunOptions(_folder(run, source), resume, exact, force, device, threads, ["tfkit.pretrain"])

@@ -110,12 +110,12 @@ class Hooks(Protocol):
         """Whether the evaluations so far end the run early."""
 
     def should_stop(self) -> bool:
-        """Whether the run is asked to stop."""
+        """Whether the run is asked to stop. Called between micro-batches, and after each step."""
 
 
 def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hooks: Hooks, progress: Progress) -> None:
-    """Take the remaining steps, or fewer if the evaluations end the run early. Raises Stopped after a checkpoint was saved,
-    UnhealthyError before a bad update, and MachineError if the memory does not hold a micro-batch of one row.
+    """Take the remaining steps, or fewer if the evaluations end the run early. Raises Stopped after a checkpoint of the last whole step
+    was saved, UnhealthyError before a bad update, and MachineError if the memory does not hold a micro-batch of one row.
 
     A checkpoint is saved before the evaluation of its step, so that a failure there cannot lose it; a run resumed from such a checkpoint
     evaluates first.
@@ -127,7 +127,12 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
     while progress.step < plan.steps and not hooks.should_stop_early():
         start = time.perf_counter()
         step = progress.step + 1
-        report = _take(stepper, loader, schedule.factor(step), plan, hooks, progress)
+        try:
+            report = _take(stepper, loader, schedule.factor(step), plan, hooks, progress)
+        except Stopped:  # between micro-batches: the step is dropped
+            if saved_step != progress.step:
+                hooks.save(progress)
+            raise _stopped(progress.step, plan) from None
         took = time.perf_counter() - start
         progress.step, progress.tokens, progress.seconds = step, progress.tokens + report.tokens, progress.seconds + took
         seconds, tokens = seconds + took, tokens + report.tokens
@@ -150,7 +155,13 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
         if (stopped or hooks.should_stop_early()) and saved_step != step:
             hooks.save(progress)
         if stopped:
-            raise Stopped(f"stopped after step {step} of {plan.steps}; its checkpoint is saved, and --resume goes on from there")
+            raise _stopped(step, plan)
+
+
+def _stopped(step: int, plan: Plan) -> Stopped:
+    if not step:
+        return Stopped(f"stopped within step 1 of {plan.steps}: no step was taken yet, and --resume starts with it")
+    return Stopped(f"stopped after step {step} of {plan.steps}; its checkpoint is saved, and --resume goes on from there")
 
 
 def take_steps(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, progress: Progress, until: int) -> None:
@@ -191,7 +202,7 @@ def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Ho
 
     def attempt() -> StepReport:
         highest = progress.history.highest(plan.loss_jump_sigmas)
-        return stepper.take(progress.step + 1, loader.step(progress.step), factor, highest)
+        return stepper.take(progress.step + 1, loader.step(progress.step), factor, highest, hooks.should_stop)
 
     try:
         report = _fit(attempt, stepper, hooks)

@@ -2,13 +2,13 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tfkit.errors import UnhealthyError, UsageError
+from tfkit.errors import Stopped, UnhealthyError, UsageError
 from tfkit.objectives.objective import Batch
 from tfkit.training.depth import Unfreezing
 from tfkit.training.health import StepReport, UnhealthyStepError
@@ -34,10 +34,18 @@ class Stepper:
         self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing = device, seed, unfreezing
 
-    def take(self, step: int, batches: Sequence[Batch], lr_factor: float, highest_loss: float = math.inf) -> StepReport:
+    def take(
+        self,
+        step: int,
+        batches: Sequence[Batch],
+        lr_factor: float,
+        highest_loss: float = math.inf,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> StepReport:
         """Take step number `step` (from 1).
 
-        Raises UnhealthyStepError before anything is updated if the loss or the gradient is not finite, or the loss above `highest_loss`.
+        Raises UnhealthyStepError before anything is updated if the loss or the gradient is not finite, or the loss above `highest_loss`;
+        Stopped, without a trace of the step, if `should_stop`, called before each micro-batch but the first, is true.
         """
         counts = _add_up(self.objective.counts(batch) for batch in batches)
         if not all(counts.values()):
@@ -47,6 +55,9 @@ class Stepper:
         sums: dict[str, Tensor] = {}
         with self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext():
             for index, batch in enumerate(batches):
+                if index and should_stop is not None and should_stop():
+                    self.drop_gradients()
+                    raise Stopped(f"stopped within step {step}, before micro-batch {index + 1} of {len(batches)}")
                 for term, value in self._accumulate(step, index, batch, counts).items():
                     sums[term] = sums[term] + value if term in sums else value
         means = {term: float(value) / counts[term] for term, value in sums.items()}
