@@ -1,3 +1,4 @@
+import builtins
 import io
 import json
 import os
@@ -5,7 +6,10 @@ import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Self
 
 import pytest
 from hypothesis import given
@@ -210,3 +214,92 @@ def test_a_run_outlives_the_reader_of_its_log() -> None:
     assert json.loads(process.stdout.read()) == {"done": True}
     process.stdout.close()
     assert process.wait() == 0
+
+
+# -- notebooks
+
+
+class ZMQInteractiveShell:
+    """The class of a notebook's shell, by whose name rich detects Jupyter."""
+
+
+class Output:
+    """Stands in for ipywidgets.Output: keeps what is displayed inside it."""
+
+    made: ClassVar[list["Output"]] = []
+    entered: ClassVar["Output | None"] = None
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.closed = False
+        self.made.append(self)
+
+    def __enter__(self) -> Self:
+        Output.entered = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Output.entered = None
+
+    def clear_output(self, wait: bool) -> None:
+        assert wait
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Pretend to be in a notebook; the texts that are displayed beside widgets."""
+    beside: list[str] = []
+
+    def display(shown: Any) -> None:
+        if not isinstance(shown, Output):
+            text = shown._repr_mimebundle_((), ())["text/plain"].strip()
+            (Output.entered.shown if Output.entered else beside).append(text)
+
+    for name, facts in (("IPython", {}), ("IPython.display", {"display": display}), ("ipywidgets", {"Output": Output})):
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        vars(module).update(facts)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    monkeypatch.setattr(Output, "made", [])
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    return beside
+
+
+def test_a_notebook_has_a_live_line(displayed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One widget, whose line is replaced at most ten times a second, and which is gone in the end; what is said stays."""
+    clock = iter([0.0, 0.05, 0.11])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with console.live() as line:
+        assert line.terminal
+        for step in (119, 120, 121):
+            line.update({**FIELDS, "step": step})
+        console.say("a checkpoint is saved")
+    [widget] = Output.made
+    assert [text[:13] for text in widget.shown] == ["step 119/1000", "step 121/1000"]
+    assert "loss 2.812" in widget.shown[0]
+    assert widget.closed
+    assert [text for text in displayed if text] == ["a checkpoint is saved"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_notebook_without_ipywidgets_has_plain_lines(
+    displayed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)  # as if it were not installed
+    with console.live() as line:
+        line.update({"step": 121, "loss": 2.5})
+    assert capsys.readouterr().err == "step 121  loss 2.5\n"
+    assert displayed == []
+
+
+def test_ipython_in_a_pipe_is_no_notebook(
+    displayed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builtins, "get_ipython", type("TerminalInteractiveShell", (), {}))
+    with console.live() as line:
+        line.update({"step": 121, "loss": 2.5})
+    assert capsys.readouterr().err == "step 121  loss 2.5\n"

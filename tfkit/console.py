@@ -1,10 +1,12 @@
 """The only place that prints. The result goes to stdout and nothing else does; words, warnings and progress go to stderr.
 
-On a terminal progress is a live line (rich, imported when it is first drawn); elsewhere it is plain lines. Where the locale is C or
-the stream cannot write a character, what we say is ASCII; a result is data and stays as it is, its JSON escaped.
+On a terminal, and in a notebook, progress is a live line (rich, imported when it is first drawn); elsewhere it is plain lines. Where the
+locale is C or the stream cannot write a character, what we say is ASCII; a result is data and stays as it is, its JSON escaped.
 """
 
+import builtins
 import contextlib
+import importlib.util
 import json as json_module
 import os
 import shutil
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _PLAIN_SECONDS = 10.0  # between plain lines of progress
+_NOTEBOOK_SECONDS = 0.1  # between live lines, of which each is a message to the browser
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 _STYLES = {"red": _RED, "yellow": _YELLOW, "green": "\x1b[32m", "dim": "\x1b[2m", "bold": "\x1b[1m"}
 _LINE_SEPARATORS = {
@@ -245,13 +248,19 @@ class _PlainLines:
         _write_line("  ".join(parts))
 
 
-class _TerminalLine:
+class _RichLine:
     terminal = True
 
     def __init__(self, console: "Console", draw: Callable[[str], None]):
         self.console, self.draw = console, draw
+        self.seconds = _NOTEBOOK_SECONDS if console.is_jupyter else 0.0
+        self.next = 0.0
 
     def __call__(self, parts: list[str], share: float | None) -> None:
+        if self.seconds:
+            if (now := time.monotonic()) < self.next:
+                return
+            self.next = now + self.seconds
         # One column stays free: some terminals wrap when the last one is filled.
         line = fit(parts, self.console.width - 1, share, unicode=_unicode(self.console.file))
         self.draw(line)
@@ -262,7 +271,7 @@ def _line_shower() -> Iterator[_Shower]:
     stream = sys.stderr
     if _quiet:
         yield _Silent()
-    elif not _is_terminal(stream):
+    elif not _is_terminal(stream) and not _is_notebook():
         yield _PlainLines()
     else:
         from rich.console import Console
@@ -272,7 +281,16 @@ def _line_shower() -> Iterator[_Shower]:
         console = Console(file=stream, highlight=False)
         # While it is up, what `say` writes to stderr appears above it. It leaves no trace: the result is what stays.
         with RichLive(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as line:
-            yield _TerminalLine(console, lambda text: line.update(Text(text, no_wrap=True, overflow="crop"), refresh=True))
+            yield _RichLine(console, lambda text: line.update(Text(text, no_wrap=True, overflow="crop"), refresh=True))
+
+
+def _is_notebook() -> bool:
+    """Whether output goes to a Jupyter notebook, by rich, which needs ipywidgets to show a line in place of the last one there."""
+    if not hasattr(builtins, "get_ipython") or importlib.util.find_spec("ipywidgets") is None:
+        return False  # without importing rich
+    from rich.console import Console
+
+    return Console().is_jupyter
 
 
 def fit(parts: list[str], width: int, share: float | None = None, *, unicode: bool = True) -> str:
