@@ -22,7 +22,7 @@ from tiny_runs import Process, exact, hashes, kept, pretrain, strike, write_corp
 import tfkit
 from tfkit.engine.api import _interrupts
 from tfkit.engine.listener import Live, Progress
-from tfkit.errors import DataError, TfkitError
+from tfkit.errors import DataError, Stopped, TfkitError
 from tfkit.recipe import read_recipe
 from tfkit.recipe.dump import dump_document
 
@@ -271,6 +271,43 @@ def test_ctrl_c_saves_and_is_raised(base: Path) -> None:
     assert call(base, lambda: tfkit.resume("pressed", {"training.steps": done + 1}).status) == "finished"
 
 
+def test_a_stop_drops_the_step_that_is_not_whole(base: Path, document: dict[str, Any]) -> None:
+    """Ctrl-C in the first micro-batch of two: of the first step, and of the fourth."""
+
+    def train(run: str) -> bool:
+        with suppress(KeyboardInterrupt):
+            tfkit.pretrain(document, run=run)
+            return False
+        return True
+
+    assert call(base, lambda: train("first"), before=strike(signal.SIGINT, 1))
+    assert kept(base / "first") == []
+    assert call(base, lambda: train("fourth"), before=strike(signal.SIGINT, 7))
+    assert kept(base / "fourth") == ["step-000003"]
+    for run in ("first", "fourth"):
+        call(base, lambda run=run: tfkit.pretrain(document, run=run, resume=True).status)
+        assert hashes(base / run, STEPS) == hashes(base / "unbroken", STEPS)
+
+
+def test_half_a_score_is_none(base: Path) -> None:
+    """Where nothing is saved a stop is an exception, and Ctrl-C is Ctrl-C."""
+
+    def raised(act: Callable[[], object]) -> str:
+        try:
+            act()
+        except (Stopped, KeyboardInterrupt) as error:
+            return type(error).__name__
+        return ""
+
+    acts: list[Callable[[], object]] = [
+        lambda: tfkit.evaluate(start="unbroken", should_stop=lambda: True),
+        lambda: tfkit.generate("the cat", start="unbroken", should_stop=lambda: True),
+        lambda: tfkit.evaluate(start="unbroken", listener=Recorder(lambda event: interrupt() if event == "progress" else None)),
+        lambda: tfkit.plan("tiny.yaml", listener=Recorder(lambda event: interrupt() if event == "progress" else None)),
+    ]
+    assert call(base, lambda: [raised(act) for act in acts]) == ["Stopped", "Stopped", "KeyboardInterrupt", "KeyboardInterrupt"]
+
+
 def test_ctrl_c_in_the_preparation_is_raised_at_once(base: Path) -> None:
     assert interrupted(base, "prepared", lambda event: interrupt() if event == "progress" else None)
     assert not (base / "prepared" / "checkpoints").exists()
@@ -292,16 +329,16 @@ def test_two_runs_in_one_process_are_each_as_if_alone(base: Path, document: dict
     call(base, lambda: tfkit.pretrain(other, run="alone").run)
 
     def both() -> Any:
-        tfkit.pretrain(other, run="first", threads=1)
+        tfkit.pretrain(other, run="one", threads=1)
         torch.rand(3)
-        tfkit.generate("the cat", {"generation.temperature": 1.0}, start="first")
+        tfkit.generate("the cat", {"generation.temperature": 1.0}, start="one")
         return [tfkit.pretrain(document, run="second").run, tfkit.pretrain(other, run="third").run]
 
     call(base, both)
     alone = hashes(base / "alone", STEPS)
-    assert hashes(base / "first", STEPS) == hashes(base / "third", STEPS) == alone
+    assert hashes(base / "one", STEPS) == hashes(base / "third", STEPS) == alone
     assert hashes(base / "second", STEPS) == hashes(base / "unbroken", STEPS) != alone
-    assert exact(base / "first") == exact(base / "third") == exact(base / "alone")
+    assert exact(base / "one") == exact(base / "third") == exact(base / "alone")
 
 
 def process_state() -> dict[str, Any]:
