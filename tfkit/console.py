@@ -47,17 +47,17 @@ def set_quiet(quiet: bool) -> None:
 
 
 def result(text: str) -> None:
-    """A line of the result. ReaderGone: the reader has had enough; MachineError: it cannot be written (a full disk)."""
+    """Write a line of the result. ReaderGone: the reader has had enough; MachineError: it cannot be written (a full disk)."""
     _write_result(text + "\n")
 
 
 def piece(text: str) -> None:
-    """A part of a result that is still being made, without an end of line."""
+    """Write a part of a result that is still being made, without an end of line."""
     _write_result(text)
 
 
 def result_parts(parts: Sequence[tuple[str, str]]) -> None:
-    """A line of the result made of (text, style): red, yellow, green, dim, bold or "". Styles show on a terminal only."""
+    """Write a line of the result made of (text, style): red, yellow, green, dim, bold or "". Styles show on a terminal only."""
     styled = _is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
     ascii_wanted = not _unicode(sys.stdout)
     texts = ((ascii_only(text) if ascii_wanted else text, style) for text, style in parts)
@@ -65,12 +65,12 @@ def result_parts(parts: Sequence[tuple[str, str]]) -> None:
 
 
 def result_columns() -> int | None:
-    """How wide the terminal is that shows the result; None: it goes elsewhere, where a line is a line."""
+    """Return the width of the terminal that shows the result; None: the result goes elsewhere, where a line is a line."""
     return shutil.get_terminal_size().columns if _is_terminal(sys.stdout) else None
 
 
 def columns_of(text: str) -> int:
-    """How wide a text is on a terminal: some characters take two columns, some none."""
+    """Return the width of a text on a terminal: some characters take two columns, some none."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -79,7 +79,7 @@ def columns_of(text: str) -> int:
 
 
 def json(document: Any) -> None:
-    """A JSON document on one line; NaN and infinities are refused, since JSON has none."""
+    """Write a JSON document on one line; NaN and infinities are refused, since JSON has none."""
     text = json_module.dumps(document, ensure_ascii=not _unicode(sys.stdout), allow_nan=False)
     _write_result(text.translate(_LINE_SEPARATORS) + "\n")
 
@@ -97,7 +97,7 @@ def _write_result(text: str) -> None:
 
 
 def result_failed(error: OSError) -> NoReturn:
-    """Say what it means that stdout was not written: ReaderGone for a broken pipe, else MachineError (a full disk)."""
+    """Raise for a stdout that was not written: ReaderGone for a broken pipe, else MachineError (a full disk)."""
     _drop(sys.stdout)
     if isinstance(error, BrokenPipeError):
         raise ReaderGone from error
@@ -108,23 +108,23 @@ def result_failed(error: OSError) -> NoReturn:
 
 
 def say(text: str) -> None:
-    """What a person may want to know; silent with --quiet."""
+    """Report something worth knowing; silent with --quiet."""
     if not _quiet:
         _write_line(text)
 
 
 def warn(text: str) -> None:
-    """Something a person should know, and the run goes on."""
+    """Report something that may be wrong; the run goes on."""
     _write_line(f"warning: {text}", _YELLOW)
 
 
 def error(text: str) -> None:
-    """What went wrong. Nothing before it, so that `file:line:column:` begins the line."""
+    """Report an error. Nothing comes before it, so that `file:line:column:` begins the line."""
     _write_line(text, _RED)
 
 
 def ask(prompt: str) -> str | None:
-    """What a person types behind a prompt, without the end of the line; None if nothing more comes (Ctrl-D)."""
+    """Return the line that a person types after a prompt, without its end; None if nothing more comes (Ctrl-D)."""
     if sys.stderr is not None:
         sys.stderr.write(prompt)
         sys.stderr.flush()
@@ -147,7 +147,7 @@ def _write_line(text: str, colour: str = "") -> None:
 
 
 def _drop(stream: TextIO) -> None:
-    """Let what is left in the stream go nowhere; the interpreter flushes it once more on its way out."""
+    """Discard what is left in the stream; the interpreter flushes it once more on its way out."""
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
@@ -155,24 +155,8 @@ def _drop(stream: TextIO) -> None:
 # -- progress
 
 
-class Progress(Protocol):
-    """What `progress` hands out."""
-
-    def advance(self, count: int = 1) -> None:
-        """So much more is done."""
-
-
-class Live(Protocol):
-    """What `live` hands out; `terminal` says whether an update replaces the line before, or adds one."""
-
-    terminal: bool
-
-    def update(self, fields: Mapping[str, Any]) -> None:
-        """Show these fields, in this order; see `units.format_fields`."""
-
-
 @contextlib.contextmanager
-def progress(description: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
+def progress(description: str, total: int | None = None, unit: str = "") -> Iterator["_Counter"]:
     """Count up to `total` (None: unknown) in `unit`. Off a terminal: a line every ten seconds, and the last one if there was any."""
     with _line_shower() as show:
         yield (counter := _Counter(description, total, unit, show))
@@ -180,8 +164,8 @@ def progress(description: str, total: int | None = None, unit: str = "") -> Iter
 
 
 @contextlib.contextmanager
-def live() -> Iterator[Live]:
-    """The live line of training: one line that always fits the terminal; elsewhere a plain line for each update."""
+def live() -> Iterator["_LiveLine"]:
+    """Show the live line of training: one line that always fits the terminal; elsewhere a plain line for each update."""
     with _line_shower() as show:
         yield _LiveLine(show)
 
@@ -294,7 +278,7 @@ def _is_notebook() -> bool:
 
 
 def fit(parts: list[str], width: int, share: float | None = None, *, unicode: bool = True) -> str:
-    """The parts on one line of at most `width` characters: dropped from the right where they do not fit; a bar where there is room."""
+    """Join the parts to a line of at most `width` characters; those at the right are dropped if need be; a bar where there is room."""
     parts = parts if unicode else [ascii_only(part) for part in parts]
     line = ""
     for part in parts:
@@ -326,7 +310,7 @@ _ASCII = str.maketrans(
 
 
 def ascii_only(text: str) -> str:
-    """The text in ASCII: dashes, quotes and arrows as they are typed, any other character as its code."""
+    """Return the text in ASCII: dashes, quotes and arrows as they are typed, any other character as its code."""
     return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
 
 

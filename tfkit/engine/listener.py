@@ -1,10 +1,8 @@
 """How the engine reports: to a Listener, which the console implements and a notebook may; and how it is asked to stop."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
-
-from tfkit.errors import Stopped
 
 
 class Progress(Protocol):
@@ -68,7 +66,7 @@ class Silent:
 
 
 class StopRequest(Protocol):
-    """How a computation learns that it is to end. `run.signals.StopSignals` is one, set by signals; `Asked` asks a callable."""
+    """How a computation learns that it is to end. `run.signals.StopSignals` is one, set by signals."""
 
     def should_stop(self) -> bool:
         """Whether it is to end as soon as nothing is lost."""
@@ -78,22 +76,3 @@ class StopRequest(Protocol):
 
     def raise_if_requested(self, message: str = ...) -> None:
         """Raise Stopped if it is to end; `message` says what was saved and how to go on."""
-
-
-class Asked:
-    """A StopRequest that asks a callable."""
-
-    def __init__(self, should_stop: Callable[[], bool]):
-        self.should_stop = should_stop
-
-    def raise_if_requested(self, message: str = "nothing was lost") -> None:
-        """Raise Stopped if the callable says so."""
-        if self.should_stop():
-            raise Stopped(f"stopped: {message}")
-
-    @contextmanager
-    def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
-        """Ask before the block and after it."""
-        self.raise_if_requested(message)
-        yield
-        self.raise_if_requested(message)
