@@ -1,13 +1,16 @@
-"""Calls of the library in forks, and the recipe of tiny_runs as a dict."""
+"""Calls of the library in forks, the recipe of tiny_runs as a dict, and a listener."""
 
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tiny_runs import Process
+
+from tfkit.engine.listener import Live, Progress
 
 
 def call(folder: Path, function: Callable[[], Any], before: Callable[[], object] | None = None) -> Any:
@@ -35,3 +38,39 @@ def recipe(corpus: Path) -> dict[str, Any]:
         "evaluation": {"every": 4, "max_tokens": 300},
         "carbon": {"enabled": False},
     }
+
+
+class Recorder:
+    """A listener that notes what it receives, and calls `at` first."""
+
+    terminal = False
+
+    def __init__(self, at: Callable[[str], object] = lambda event: None):
+        self.at = at
+        self.events: list[list[Any]] = []
+
+    def note(self, event: str, *facts: Any) -> None:
+        self.events.append([event, *facts])
+        self.at(event)
+
+    def say(self, text: str) -> None:
+        self.note("say", text)
+
+    def warn(self, text: str) -> None:
+        self.note("warn", text)
+
+    def advance(self, count: int = 1) -> None:
+        self.note("advance", count)
+
+    def update(self, fields: Mapping[str, Any]) -> None:
+        self.note("update", dict(fields))
+
+    @contextmanager
+    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
+        self.note("progress", description)
+        yield self
+
+    @contextmanager
+    def live(self) -> Iterator[Live]:
+        self.note("live")
+        yield self

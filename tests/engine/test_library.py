@@ -1,4 +1,4 @@
-"""The library: what a script in Python sees of a run, what a run leaves in its process, and how it is stopped."""
+"""The library: what a script in Python sees of a run, and what a run leaves in its process."""
 
 import json
 import os
@@ -6,25 +6,21 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from library_calls import call, recipe
-from tiny_runs import Process, exact, hashes, kept, pretrain, strike, write_corpus
+from library_calls import Recorder, call
+from tiny_runs import Process, exact, hashes, pretrain
 
 import tfkit
-from tfkit.engine.api import _interrupts
-from tfkit.engine.listener import Live, Progress
-from tfkit.errors import DataError, Stopped, TfkitError
+from tfkit.errors import DataError, TfkitError
 from tfkit.recipe import read_recipe
-from tfkit.recipe.dump import dump_document
 
 STEPS = 12
 SCRIPT = """
@@ -40,21 +36,6 @@ curve = [(record["step"], record["loss"]) for record in result.history if "loss"
 scores = {record["step"]: record["evaluation"]["perplexity"] for record in result.history if "evaluation" in record}
 steps, losses = zip(*curve)
 """
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a corpus, the recipe, and a run of it that was never stopped."""
-    folder = tmp_path_factory.mktemp("library")
-    document = recipe(write_corpus(folder / "corpus"))
-    (folder / "tiny.yaml").write_text(dump_document(document), encoding="utf-8")
-    call(folder, lambda: tfkit.pretrain(document, run="unbroken").to_dict())
-    return folder
-
-
-@pytest.fixture(scope="module")
-def document(base: Path) -> dict[str, Any]:
-    return recipe(base / "corpus")
 
 
 def test_a_script_of_twelve_lines(base: Path) -> None:
@@ -162,68 +143,6 @@ def test_errors_have_their_exit_codes_and_places(base: Path, document: dict[str,
         assert place in found[name][1], name
 
 
-def test_should_stop_gives_a_result_and_resume_goes_on(base: Path, document: dict[str, Any]) -> None:
-    def stopped() -> Any:
-        asked = iter([False] * 9)
-        return tfkit.pretrain(document, run="stopped", should_stop=lambda: next(asked, True)).to_dict()
-
-    result = call(base, stopped)
-    assert (result["status"], result["stopped_early"]) == ("stopped", True)
-    assert 0 < result["steps"] < STEPS
-    assert kept(base / "stopped")[-1] == Path(result["checkpoint"]).name == f"step-{result['steps']:06d}"
-    result = call(base, lambda: tfkit.resume("stopped").to_dict())
-    assert (result["status"], result["steps"]) == ("finished", STEPS)
-    assert hashes(base / "stopped", STEPS) == hashes(base / "unbroken", STEPS)
-    assert exact(base / "stopped") == exact(base / "unbroken")
-    assert call(base, lambda: tfkit.resume("stopped").to_dict()) == result  # again
-
-
-def test_a_run_that_is_stopped_before_its_first_step(base: Path, document: dict[str, Any]) -> None:
-    def stopped() -> Any:
-        result = tfkit.pretrain(document, run="early", should_stop=lambda: True)
-        return [result.to_dict(), result.checkpoint, result.history]
-
-    result, checkpoint, history = call(base, stopped)
-    assert (result["status"], result["steps"], checkpoint, history) == ("stopped", 0, None, [])
-    assert result["run"] == str(base / "early")
-
-
-class Recorder:
-    """A listener that notes what it receives, and calls `at` first."""
-
-    terminal = False
-
-    def __init__(self, at: Callable[[str], object] = lambda event: None):
-        self.at = at
-        self.events: list[list[Any]] = []
-
-    def note(self, event: str, *facts: Any) -> None:
-        self.events.append([event, *facts])
-        self.at(event)
-
-    def say(self, text: str) -> None:
-        self.note("say", text)
-
-    def warn(self, text: str) -> None:
-        self.note("warn", text)
-
-    def advance(self, count: int = 1) -> None:
-        self.note("advance", count)
-
-    def update(self, fields: Mapping[str, Any]) -> None:
-        self.note("update", dict(fields))
-
-    @contextmanager
-    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
-        self.note("progress", description)
-        yield self
-
-    @contextmanager
-    def live(self) -> Iterator[Live]:
-        self.note("live")
-        yield self
-
-
 def test_a_listener_receives_what_the_command_prints(base: Path, document: dict[str, Any]) -> None:
     def train() -> Any:
         listener = Recorder()
@@ -236,92 +155,6 @@ def test_a_listener_receives_what_the_command_prints(base: Path, document: dict[
     assert any("held-out rows are among those that are trained on" in event[1] for event in events if event[0] == "warn")
     [updated] = [event[1] for event in events if event[0] == "update"]
     assert (updated["step"], updated["steps"]) == (3, 3)
-
-
-def interrupted(base: Path, run: str, at: Callable[[str], object], steps: int = 10**6) -> bool:
-    """Whether a training with this listener, in a fork, raised KeyboardInterrupt, and gave the handler of SIGINT back."""
-
-    def train() -> bool:
-        before = signal.getsignal(signal.SIGINT)
-        try:
-            tfkit.pretrain("tiny.yaml", {"training.steps": steps}, run=run, listener=Recorder(at))
-        except KeyboardInterrupt:
-            return signal.getsignal(signal.SIGINT) == before
-        return False
-
-    return bool(call(base, train))
-
-
-def interrupt(_: str = "") -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_ctrl_c_saves_and_is_raised(base: Path) -> None:
-    timers: list[threading.Timer] = []
-
-    def soon(event: str) -> None:
-        if event == "update" and not timers:
-            timers.append(threading.Timer(0.02, interrupt))
-            timers[0].start()
-
-    assert interrupted(base, "pressed", soon)
-    [*_, newest] = kept(base / "pressed")
-    done = int(newest.removeprefix("step-"))
-    assert 3 <= done < 10**6
-    assert call(base, lambda: tfkit.resume("pressed", {"training.steps": done + 1}).status) == "finished"
-
-
-def test_a_stop_drops_the_step_that_is_not_whole(base: Path, document: dict[str, Any]) -> None:
-    """Ctrl-C in the first micro-batch of two: of the first step, and of the fourth."""
-
-    def train(run: str) -> bool:
-        with suppress(KeyboardInterrupt):
-            tfkit.pretrain(document, run=run)
-            return False
-        return True
-
-    assert call(base, lambda: train("first"), before=strike(signal.SIGINT, 1))
-    assert kept(base / "first") == []
-    assert call(base, lambda: train("fourth"), before=strike(signal.SIGINT, 7))
-    assert kept(base / "fourth") == ["step-000003"]
-    for run in ("first", "fourth"):
-        call(base, lambda run=run: tfkit.pretrain(document, run=run, resume=True).status)
-        assert hashes(base / run, STEPS) == hashes(base / "unbroken", STEPS)
-
-
-def test_half_a_score_is_none(base: Path) -> None:
-    """Where nothing is saved a stop is an exception, and Ctrl-C is Ctrl-C."""
-
-    def raised(act: Callable[[], object]) -> str:
-        try:
-            act()
-        except (Stopped, KeyboardInterrupt) as error:
-            return type(error).__name__
-        return ""
-
-    acts: list[Callable[[], object]] = [
-        lambda: tfkit.evaluate(start="unbroken", should_stop=lambda: True),
-        lambda: tfkit.generate("the cat", start="unbroken", should_stop=lambda: True),
-        lambda: tfkit.evaluate(start="unbroken", listener=Recorder(lambda event: interrupt() if event == "progress" else None)),
-        lambda: tfkit.plan("tiny.yaml", listener=Recorder(lambda event: interrupt() if event == "progress" else None)),
-    ]
-    assert call(base, lambda: [raised(act) for act in acts]) == ["Stopped", "Stopped", "KeyboardInterrupt", "KeyboardInterrupt"]
-
-
-def test_ctrl_c_in_the_preparation_is_raised_at_once(base: Path) -> None:
-    assert interrupted(base, "prepared", lambda event: interrupt() if event == "progress" else None)
-    assert not (base / "prepared" / "checkpoints").exists()
-    assert json.loads((base / "prepared" / "run.json").read_text(encoding="utf-8"))["status"] != "finished"
-
-
-def test_the_third_ctrl_c_ends_the_run_but_not_the_process(base: Path) -> None:
-    assert interrupted(base, "thrice", lambda event: [interrupt() for _ in range(3)] if event == "update" else None)
-    assert not kept(base / "thrice")
-
-
-def test_ctrl_c_that_comes_too_late_is_raised_all_the_same() -> None:
-    with pytest.raises(KeyboardInterrupt), _interrupts(None):
-        interrupt()
 
 
 def test_two_runs_in_one_process_are_each_as_if_alone(base: Path, document: dict[str, Any]) -> None:
@@ -419,14 +252,3 @@ def test_import_tfkit_imports_nothing_else() -> None:
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
     assert {name.split(".")[0] for name in done.stdout.split()} - sys.stdlib_module_names == {"tfkit"}
     assert [name for name in done.stdout.split() if name.startswith("tfkit")] == ["tfkit"]
-
-
-def test_a_strike_of_sigterm_is_the_callers(base: Path, document: dict[str, Any]) -> None:
-    """The library handles Ctrl-C alone: a program that is asked to end has its own way."""
-
-    def train() -> Any:
-        heard: list[int] = []
-        signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
-        return [tfkit.pretrain(document, {"training.steps": 2}, run="termed").status, heard]
-
-    assert call(base, train, before=strike(signal.SIGTERM, 2)) == ["finished", [signal.SIGTERM]]

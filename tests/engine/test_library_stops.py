@@ -1,0 +1,143 @@
+"""The library is stopped: by its caller, and by Ctrl-C."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from library_calls import Recorder, call
+from tiny_runs import exact, hashes, kept, strike
+
+import tfkit
+from tfkit.engine.api import _interrupts
+from tfkit.errors import Stopped
+
+STEPS = 12
+
+
+def test_should_stop_gives_a_result_and_resume_goes_on(base: Path, document: dict[str, Any]) -> None:
+    def stopped() -> Any:
+        asked = iter([False] * 9)
+        return tfkit.pretrain(document, run="stopped", should_stop=lambda: next(asked, True)).to_dict()
+
+    result = call(base, stopped)
+    assert (result["status"], result["stopped_early"]) == ("stopped", True)
+    assert 0 < result["steps"] < STEPS
+    assert kept(base / "stopped")[-1] == Path(result["checkpoint"]).name == f"step-{result['steps']:06d}"
+    result = call(base, lambda: tfkit.resume("stopped").to_dict())
+    assert (result["status"], result["steps"]) == ("finished", STEPS)
+    assert hashes(base / "stopped", STEPS) == hashes(base / "unbroken", STEPS)
+    assert exact(base / "stopped") == exact(base / "unbroken")
+    assert call(base, lambda: tfkit.resume("stopped").to_dict()) == result  # again
+
+
+def test_a_run_that_is_stopped_before_its_first_step(base: Path, document: dict[str, Any]) -> None:
+    def stopped() -> Any:
+        result = tfkit.pretrain(document, run="early", should_stop=lambda: True)
+        return [result.to_dict(), result.checkpoint, result.history]
+
+    result, checkpoint, history = call(base, stopped)
+    assert (result["status"], result["steps"], checkpoint, history) == ("stopped", 0, None, [])
+    assert result["run"] == str(base / "early")
+
+
+def interrupted(base: Path, run: str, at: Callable[[str], object]) -> bool:
+    """Whether a training with this listener, in a fork, raised KeyboardInterrupt, and gave the handler of SIGINT back."""
+
+    def train() -> bool:
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            tfkit.pretrain("tiny.yaml", {"training.steps": 10**6}, run=run, listener=Recorder(at))
+        except KeyboardInterrupt:
+            return signal.getsignal(signal.SIGINT) == before
+        return False
+
+    return bool(call(base, train))
+
+
+def interrupt(_: str = "") -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_saves_and_is_raised(base: Path) -> None:
+    timers: list[threading.Timer] = []
+
+    def soon(event: str) -> None:
+        if event == "update" and not timers:
+            timers.append(threading.Timer(0.02, interrupt))
+            timers[0].start()
+
+    assert interrupted(base, "pressed", soon)
+    [*_, newest] = kept(base / "pressed")
+    done = int(newest.removeprefix("step-"))
+    assert 3 <= done < 10**6
+    assert call(base, lambda: tfkit.resume("pressed", {"training.steps": done + 1}).status) == "finished"
+
+
+def test_a_stop_drops_the_step_that_is_not_whole(base: Path, document: dict[str, Any]) -> None:
+    """Ctrl-C in the first micro-batch of two: of the first step, and of the fourth."""
+
+    def train(run: str) -> bool:
+        with suppress(KeyboardInterrupt):
+            tfkit.pretrain(document, run=run)
+            return False
+        return True
+
+    assert call(base, lambda: train("first"), before=strike(signal.SIGINT, 1))
+    assert kept(base / "first") == []
+    assert call(base, lambda: train("fourth"), before=strike(signal.SIGINT, 7))
+    assert kept(base / "fourth") == ["step-000003"]
+    for run in ("first", "fourth"):
+        call(base, lambda run=run: tfkit.pretrain(document, run=run, resume=True).status)
+        assert hashes(base / run, STEPS) == hashes(base / "unbroken", STEPS)
+
+
+def test_half_a_score_is_none(base: Path) -> None:
+    """Where nothing is saved a stop is an exception, and Ctrl-C is Ctrl-C."""
+
+    def raised(act: Callable[[], object]) -> str:
+        try:
+            act()
+        except (Stopped, KeyboardInterrupt) as error:
+            return type(error).__name__
+        return ""
+
+    acts: list[Callable[[], object]] = [
+        lambda: tfkit.evaluate(start="unbroken", should_stop=lambda: True),
+        lambda: tfkit.generate("the cat", start="unbroken", should_stop=lambda: True),
+        lambda: tfkit.evaluate(start="unbroken", listener=Recorder(lambda event: interrupt() if event == "progress" else None)),
+        lambda: tfkit.plan("tiny.yaml", listener=Recorder(lambda event: interrupt() if event == "progress" else None)),
+    ]
+    assert call(base, lambda: [raised(act) for act in acts]) == ["Stopped", "Stopped", "KeyboardInterrupt", "KeyboardInterrupt"]
+
+
+def test_ctrl_c_in_the_preparation_is_raised_at_once(base: Path) -> None:
+    assert interrupted(base, "prepared", lambda event: interrupt() if event == "progress" else None)
+    assert not (base / "prepared" / "checkpoints").exists()
+    assert json.loads((base / "prepared" / "run.json").read_text(encoding="utf-8"))["status"] != "finished"
+
+
+def test_the_third_ctrl_c_ends_the_run_but_not_the_process(base: Path) -> None:
+    assert interrupted(base, "thrice", lambda event: [interrupt() for _ in range(3)] if event == "update" else None)
+    assert not kept(base / "thrice")
+
+
+def test_ctrl_c_that_comes_too_late_is_raised_all_the_same() -> None:
+    with pytest.raises(KeyboardInterrupt), _interrupts(None):
+        interrupt()
+
+
+def test_a_strike_of_sigterm_is_the_callers(base: Path, document: dict[str, Any]) -> None:
+    """The library handles Ctrl-C alone: a program that is asked to end has its own way."""
+
+    def train() -> Any:
+        heard: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+        return [tfkit.pretrain(document, {"training.steps": 2}, run="termed").status, heard]
+
+    assert call(base, train, before=strike(signal.SIGTERM, 2)) == ["finished", [signal.SIGTERM]]
