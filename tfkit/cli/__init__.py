@@ -28,11 +28,11 @@ class LazyGroup(TyperGroup):
     """A group that knows its commands' names and summaries, and imports a command to run it or to show its help."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """All names; none is imported."""
+        """Return all names; none is imported."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command, imported now; None if there is none of this name."""
+        """Return the command, imported now; None if there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
         function = getattr(importlib.import_module(f"tfkit.cli.{cmd_name}"), cmd_name)
@@ -48,7 +48,7 @@ class LazyGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The table of --help, without an import."""
+        """Write the table of --help, without an import."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 

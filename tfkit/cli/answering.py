@@ -1,4 +1,4 @@
-"""What generate writes: text, on a terminal as it is made; or a JSON line for each prompt, in order, in batches of those that are there."""
+"""The output of generate: text, on a terminal as it is made; or a JSON line a prompt, in order, in batches of those that are there."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -37,13 +37,13 @@ def write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], t
             return 1, len(filling.candidates)
         if text is not None:
             [continued] = texts_of(next(batches))
-            return 1, write_text(generator, text if generator.continues_prompts else "", continued)
+            return 1, _write_text(generator, text if generator.continues_prompts else "", continued)
         if generator.fills_masks:
-            return answer_lines(batches, partial(fill_lines, generator), work, "filled")
-        return answer_lines(batches, partial(continue_lines, generator, texts_of), work, "continued")
+            return _answer_lines(batches, partial(_fill_lines, generator), work, "filled")
+        return _answer_lines(batches, partial(_continue_lines, generator, texts_of), work, "continued")
 
 
-def answer_lines(batches: Iterator[list[Prompt]], answer: Answer, work: "Session", done: str) -> tuple[int, int]:
+def _answer_lines(batches: Iterator[list[Prompt]], answer: Answer, work: "Session", done: str) -> tuple[int, int]:
     """Write the line of each prompt as soon as its batch is answered; return the prompts and the tokens made.
 
     `answer` gets prompts and the number of the first. An error in a prompt ends it after the lines of those before. `done`: what was done
@@ -78,16 +78,16 @@ def _answers(batch: Sequence[Prompt], first: int, answer: Answer) -> Iterator[di
         yield from answered
 
 
-def continue_lines(
+def _continue_lines(
     generator: "TextGenerator", texts_of: Callable[[Sequence[Prompt]], list[str]], prompts: Sequence[Prompt], first: int
 ) -> list[dict[str, Any] | None]:
-    """The JSON line of docs/cli.md for each prompt; `first`: the number of the first."""
+    """Return the JSON line of docs/cli.md for each prompt; `first`: the number of the first."""
     completions = generator.complete(texts_of(prompts), first)
     return [None if completion.finish == "interrupted" else line_of(completion) for completion in completions]
 
 
-def fill_lines(generator: "TextGenerator", prompts: Sequence[Prompt], first: int) -> list[dict[str, Any]]:
-    """The JSON line of docs/cli.md for each prompt whose masks are filled, with the candidates."""
+def _fill_lines(generator: "TextGenerator", prompts: Sequence[Prompt], first: int) -> list[dict[str, Any]]:
+    """Return the JSON line of docs/cli.md for each prompt whose masks are filled, with the candidates."""
     return [
         {
             "completion": filling.text,
@@ -99,7 +99,7 @@ def fill_lines(generator: "TextGenerator", prompts: Sequence[Prompt], first: int
     ]
 
 
-def write_text(generator: "TextGenerator", shown: str, text: str) -> int:
+def _write_text(generator: "TextGenerator", shown: str, text: str) -> int:
     """Write `shown` and the continuation of `text`, on a terminal as it is made. Return the number of new tokens."""
     live = sys.stdout is not None and sys.stdout.isatty()
     if live:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def converse(generator: "TextGenerator", as_json: bool) -> int:
-    """Answer what is typed until Ctrl-D, or Ctrl-C at the prompt; Ctrl-C in an answer ends the answer. Gives the tokens made."""
+    """Answer what is typed until Ctrl-D, or Ctrl-C at the prompt; Ctrl-C in an answer ends the answer. Return the tokens made."""
     messages: list[dict[str, Any]] = []
     tokens = 0
     work = generator.work
@@ -32,7 +32,7 @@ def converse(generator: "TextGenerator", as_json: bool) -> int:
 
 
 def _listen(work: "Session") -> str | None:
-    """The next line that is not empty; None at the end."""
+    """Return the next line that is not empty; None at the end."""
     with work.stop.at_once("the conversation is over"):
         while (line := console.ask("> ")) is not None:
             if line.strip():
@@ -41,7 +41,7 @@ def _listen(work: "Session") -> str | None:
 
 
 def _answer(generator: "TextGenerator", text: str, turn: int, as_json: bool) -> "TextCompletion":
-    """The model's turn, written as it is made."""
+    """Return the model's turn, and write it as it is made."""
     work = generator.work
 
     def on_text(_row: int, piece: str) -> None:
@@ -58,7 +58,7 @@ def _answer(generator: "TextGenerator", text: str, turn: int, as_json: bool) -> 
 
 @contextmanager
 def _ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Inside, Ctrl-C does nothing but make what this gives return true."""
+    """Hold Ctrl-C back in the block: it only makes the callable that this gives return true."""
     pressed = threading.Event()
     previous = signal.signal(signal.SIGINT, lambda number, frame: pressed.set())
     try:

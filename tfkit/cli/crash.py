@@ -1,4 +1,4 @@
-"""Where the traceback of a bug goes: the run's folder, once a run has said that it has one."""
+"""The place of a bug's traceback: the run's folder, once a run has said that it has one."""
 
 import contextlib
 import traceback
@@ -10,13 +10,13 @@ _folder: Path | None = None
 
 
 def set_folder(folder: Path | None) -> None:
-    """From now on a bug leaves its traceback in crash.log of this folder; None: on stderr."""
+    """Set the folder whose crash.log gets the traceback of a bug; None: it goes to stderr."""
     global _folder
     _folder = folder
 
 
 def report(error: BaseException) -> None:
-    """One line on stderr, and the traceback in the folder; without one, or if it cannot be written, on stderr as well."""
+    """Write one line on stderr, and the traceback in the folder; without one, or if it cannot be written, on stderr as well."""
     trace = "".join(traceback.format_exception(error))
     first = str(error).strip().partition("\n")[0]
     line = f"tfkit: a bug: {type(error).__name__}" + (f": {first}" if first else "")

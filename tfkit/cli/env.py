@@ -1,4 +1,4 @@
-"""tfkit env: what a bug report needs, and what decides the speed here."""
+"""tfkit env: the facts that a bug report needs, and those that decide the speed here."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def env(json: options.Json = False, quiet: options.Quiet = False) -> None:
 
 
 def lines(document: dict[str, Any]) -> list[str]:
-    """The document for people: a name and a value a line."""
+    """Return the document for people: a name and a value a line."""
     bf16 = {True: "bf16", False: "no bf16", None: "bf16 unknown"}[document["processor"]["bf16"]]
     cache = document["cache"]
     size = cache["error"] if cache["bytes"] is None else f"{cache['folder']} ({format_bytes(cache['bytes'])})"

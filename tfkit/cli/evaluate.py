@@ -68,7 +68,7 @@ def evaluate(
 
 
 def _table(result: dict[str, Any], reading: "Reading") -> str:
-    """The result for people."""
+    """Return the result for people."""
     metrics, units = dict(result["metrics"]), {}
     scored = f"{result['examples']:,} rows"
     if "target_tokens" in metrics:  # of texts

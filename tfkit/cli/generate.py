@@ -23,7 +23,7 @@ def generate(
     temperature: Annotated[float | None, typer.Option(metavar="T", help="Divides the logits; 0 is greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(metavar="K", help="Draw from the K likeliest tokens only.")] = None,
     top_p: Annotated[float | None, typer.Option(metavar="P", help="Draw from the likeliest that hold this share.")] = None,
-    num_beams: Annotated[int | None, typer.Option(metavar="B", help="Beam search over so many texts; nothing is drawn.")] = None,
+    num_beams: Annotated[int | None, typer.Option(metavar="B", help="Beam search over B texts; nothing is drawn.")] = None,
     stop: Annotated[list[str] | None, typer.Option(metavar="S", help="End where this text appears; may be given again.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="S", help="Of the draws.")] = None,
     chat: options.Chat = False,
@@ -40,7 +40,7 @@ def generate(
     as it comes. An encoder-decoder gives its own text alone. Settings that are not given are those of the run that made the checkpoint,
     else those of its generation_config.json. --run keeps the energy, in emissions.csv, in a run folder.
 
-    A masked language model gives each prompt with its [MASK]s filled by the likeliest tokens; nothing is drawn, and JSON lines tell of
+    A masked language model gives each prompt with its [MASK]s filled by the likeliest tokens; nothing is drawn, and JSON lines hold
     the other candidates.
 
     With --chat each prompt is answered, as the checkpoint's own chat template has it; a JSON line may hold {"messages": [{"role": "user",

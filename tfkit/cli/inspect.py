@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Part = tuple[str, str]  # a text and its style
 _GUTTER = {"loss": "loss  ", "no loss": "      ", "padding": "pad   "}
 _STYLE = {"loss": "green", "no loss": "", "padding": "dim"}
-# What is said of a row as a whole, in words; of a choice its row is in its place already.
+# The facts of a whole row in words; of a choice its row is in its place already.
 _SHOWN: dict[str, dict[int, str]] = {"next_sentence": {0: "follows", 1: "does not follow"}, "right": {True: "yes", False: "no"}}
 _UNSAID = ("row",)
 
@@ -70,11 +70,11 @@ def _document(found: "Inspection") -> dict[str, Any]:
 
 
 def _lines(found: "Inspection", width: int) -> Iterator[list[Part]]:
-    """What is printed, line by line."""
+    """Yield the output, line by line."""
     for place, row in found.rows:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
-        said = {name: _SHOWN.get(name, {}).get(value, value) for name, value in row.facts.items() if name not in _UNSAID}
-        facts = "".join(f", {name.replace('_', ' ')}: {value}" for name, value in said.items())
+        words = {name: _SHOWN.get(name, {}).get(value, value) for name, value in row.facts.items() if name not in _UNSAID}
+        facts = "".join(f", {name.replace('_', ' ')}: {value}" for name, value in words.items())
         with_loss = f", {row.targets:,} with a loss" if row.targets or "label" not in row.facts else ""
         yield [(f"{place}: {real:,} tokens{with_loss}{facts}", "bold")]
         yield from _runs(row.tokens, width)
@@ -92,7 +92,7 @@ def _lines(found: "Inspection", width: int) -> Iterator[list[Part]]:
 
 
 def _runs(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:
-    """Tokens of one kind together, wrapped, with their kind at the left; a line between documents."""
+    """Yield tokens of one kind together, wrapped, with their kind at the left; a line between documents."""
     for number, (_, document) in enumerate(groupby(tokens, key=lambda token: token.document)):
         if number:
             yield [("  ---", "bold")]
@@ -109,7 +109,7 @@ def _word(token: "ShownToken") -> str:
 
 
 def _wrap(words: list[str], width: int) -> Iterator[str]:
-    """Words on lines of at most `width` columns; a longer word has a line of its own."""
+    """Yield words on lines of at most `width` columns; a longer word has a line of its own."""
     line = ""
     for word in words:
         if line and console.columns_of(line) + 1 + console.columns_of(word) > width:

@@ -1,4 +1,4 @@
-"""Runs a command and turns what it raises into the exit codes of the command line's contract."""
+"""Run a command and turn what it raises into the exit codes of the command line's contract."""
 
 import warnings
 from collections.abc import Iterator
@@ -62,13 +62,13 @@ def _report(error: Exception) -> int:
 
 @contextmanager
 def _warnings_in_words() -> Iterator[None]:
-    """Python's warnings, ours and the libraries', as one line for people, and each text once."""
-    said: set[str] = set()
+    """Show Python's warnings, ours and the libraries', as one line for people, and each text once."""
+    shown: set[str] = set()
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
         text = " ".join(str(message).split())
-        if text not in said:
-            said.add(text)
+        if text not in shown:
+            shown.add(text)
             console.warn(text)
 
     with warnings.catch_warnings():

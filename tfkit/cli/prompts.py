@@ -1,4 +1,4 @@
-"""What generate continues, read from the command line, a file or stdin; and the line that it writes for each."""
+"""The prompts of generate, read from the command line, a file or stdin; and the line that it writes for each."""
 
 import io
 import json
@@ -23,7 +23,7 @@ _LONGEST_LINE = 16 << 20  # bytes: more than any prompt
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to continue; with --chat what a user says, or else all messages of a conversation. `place` is where it stands, for errors."""
+    """A text to continue; with --chat what a user says, or else all messages of a conversation. `place` is its place, for errors."""
 
     place: str
     text: str = ""
@@ -31,7 +31,7 @@ class Prompt:
 
     @property
     def given(self) -> dict[str, Any]:
-        """As its JSON line has it, for the one that is written."""
+        """The fields of its JSON line, for the one that is written."""
         return {"prompt": self.text} if self.messages is None else {"messages": self.messages}
 
     @property
@@ -43,7 +43,7 @@ class Prompt:
 def read_prompts(
     prompt: str | None, path: str | None, words: Sequence[str], chat: bool, size: int, stack: ExitStack
 ) -> Iterator[list[Prompt]] | None:
-    """The prompts in batches of at most `size`, read as they are asked for; a file is opened now, and `stack` closes it.
+    """Return the prompts in batches of at most `size`, read as they are asked for; a file is opened now, and `stack` closes it.
 
     Of a pipe a batch is what is there: a line is not kept waiting for the next. None only with --chat on a terminal, where a conversation
     begins. Raises UsageError, DataError; an error in a line is raised after the batch of the lines before it.
@@ -74,17 +74,17 @@ def read_prompts(
 
 
 def write_line(prompt: Prompt, completion: "TextCompletion") -> None:
-    """The JSON line of docs/cli.md."""
+    """Write the JSON line of docs/cli.md."""
     console.json(prompt.given | line_of(completion))
 
 
 def line_of(completion: "TextCompletion") -> dict[str, Any]:
-    """What the JSON line says beside the prompt."""
+    """Return the fields of the JSON line beside the prompt."""
     return {"completion": completion.text, "tokens": completion.tokens, "finish": completion.finish}
 
 
 def _batches(file: BinaryIO, place: str, chat: bool, size: int) -> Iterator[list[Prompt]]:
-    """The prompts of lines, empty ones left out. If the first is a JSON object, all must be; else each line is a prompt as it stands."""
+    """Yield the prompts of lines, empty ones left out. If the first is a JSON object, all must be; else each line is a prompt as it is."""
     rows = None
     for lines in _lines(file, place, size):
         batch: list[Prompt] = []
@@ -103,7 +103,7 @@ def _batches(file: BinaryIO, place: str, chat: bool, size: int) -> Iterator[list
 
 
 def _lines(file: BinaryIO, place: str, size: int) -> Iterator[list[tuple[int, bytes]]]:
-    """The lines that are not empty, with their numbers, up to `size` at once: as many as can be read without waiting, at least one."""
+    """Yield the lines that are not empty, with their numbers, up to `size` at once: at least one, and those that need no waiting."""
     whole: deque[tuple[int, bytes]] = deque()
     number, rest, ended = 0, b"", False
     while whole or not ended:
@@ -126,7 +126,7 @@ def _lines(file: BinaryIO, place: str, size: int) -> Iterator[list[tuple[int, by
 
 
 def _is_ready(file: BinaryIO) -> bool:
-    """Whether reading would not wait."""
+    """Return whether reading would not wait."""
     try:
         return bool(select.select([file], [], [], 0)[0])
     except (OSError, ValueError):  # bytes in memory; or Windows, where a pipe cannot be asked
@@ -169,7 +169,7 @@ def _read_messages(messages: Any, place: str) -> list[dict[str, Any]]:
 
 
 def _whole(text: str, place: str, what: str = "the prompt") -> str:
-    """The text, unless it holds half a character, as JSON and the command line can."""
+    """Return the text. Raise DataError if it holds half a character, as JSON and the command line can."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -7,7 +7,7 @@ from tfkit.units import format_count, format_energy, format_mass, format_seconds
 
 
 def show_training_result(result: dict[str, Any], as_json: bool) -> None:
-    """As one document, or as a few lines for people."""
+    """Show it as one document, or as a few lines for people."""
     if as_json:
         console.json(result)
         return
@@ -30,5 +30,5 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _number(value: float | None) -> str:
-    """None: it is not finite, and so not JSON; the document names it in `nonfinite`."""
+    """Format a value; None is one that is not finite, and so not JSON: the document names it in `nonfinite`."""
     return "not finite" if value is None else f"{value:.4g}"

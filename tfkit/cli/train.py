@@ -31,7 +31,7 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
 
 
 def command_line() -> list[str]:
-    """The command line of this process, for run.json."""
+    """Return the command line of this process, for run.json."""
     return ["tfkit", *sys.argv[1:]]
 
 

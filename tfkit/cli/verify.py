@@ -25,7 +25,7 @@ def verify(
     with console.progress("verifying", sum(map(recorded_bytes, folders)), "bytes") as bar:
         verdicts = [_judge(folder, bar.advance) for folder in folders]
     bad = [verdict for verdict in verdicts if verdict.problems]
-    with suppress(console.ReaderGone):  # the exit code tells it, too
+    with suppress(console.ReaderGone):  # the exit code says it, too
         if json:
             found = [asdict(verdict) for verdict in verdicts]
             console.json({"schema_version": 1, "path": str(checkpoint), "good": not bad, "checkpoints": found, "notes": notes})
@@ -49,14 +49,14 @@ class _Verdict:
     extra: list[str] = field(default_factory=list)  # files that the manifest does not name: ignored by all readers
 
     def lines(self) -> list[str]:
-        """The verdict for people: a line, and one for each file that is wrong or extra."""
+        """Return the verdict for people: a line, and one for each file that is wrong or extra."""
         size = f" ({self.files} files, {self.bytes:,} bytes)" if self.files else ""
         found = [*self.problems, *(f"{self.path}/{name}: not in the manifest; it may be there, and is ignored" for name in self.extra)]
         return [f"{self.path}: {self.verdict}{size}", *(f"  {line}" for line in found)]
 
 
 def _find(path: Path) -> tuple[list[Path], list[str]]:
-    """The checkpoint folders that a path means, and what else is to be said of them. Raises ModelError if there are none."""
+    """Return the checkpoint folders that a path means, and notes on them. Raises ModelError if there are none."""
     from tfkit.errors import ModelError
     from tfkit.run.checkpoints import step_folders
 
@@ -100,7 +100,7 @@ def _judge(folder: Path, advance: Callable[[int], object]) -> _Verdict:
 
 
 def _unreadable(folder: Path) -> list[str]:
-    """What can be seen without checksums: JSON that is none, and weights whose header does not fit the file."""
+    """Return the problems that show without checksums: JSON that is none, and weights whose header does not fit the file."""
     from tfkit.errors import ModelError
     from tfkit.run.model_files import MIB, read_object
     from tfkit.run.safetensors_header import read_header

@@ -81,7 +81,7 @@ def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, A
     with listener.progress("checking", sum(map(recorded_bytes, chosen)), "bytes") as bar:
         for path in chosen:
             if problems := verify(path, advance=bar.advance):
-                raise ModelError(f"{problems[0]}; `tfkit verify` tells of all. Average other checkpoints, or restore the files")
+                raise ModelError(f"{problems[0]}; `tfkit verify` lists all. Average other checkpoints, or restore the files")
     if adapter := next(filter(is_adapter, chosen), None):
         raise ModelError(
             f"{adapter}: holds updates, and the mean of their factors is not that of the weights: average checkpoints of a run with "

@@ -69,16 +69,16 @@ def kept_labels(start: Start, recipe: Recipe, labels: list[str]) -> list[str]:
 
 
 def check_order(checkpoint: str, own: Sequence[str], named: Sequence[str]) -> None:
-    """Raise UsageError if a recipe names the classes of a checkpoint in another order: its head would tell one for another."""
+    """Raise UsageError if a recipe names the classes of a checkpoint in another order: its head would take one for another."""
     if [*named] != [*own] and {*named} == {*own}:
         raise UsageError(
-            f"objective.labels: {checkpoint} tells these classes in another order, and its head would take one for another; "
+            f"objective.labels: {checkpoint} has these classes in another order, and its head would take one for another; "
             f"name them as it does, {', '.join(own)}, or leave objective.labels out"
         )
 
 
-def tells_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> bool:
-    """Whether a head of the checkpoint's kind tells classes that the checkpoint does not know, so that it has to learn them anew.
+def has_other_labels(start: Start, head: HeadConfig, labels: Sequence[str]) -> bool:
+    """Whether a head of the checkpoint's kind has classes that the checkpoint does not know, so that it has to learn them anew.
 
     A checkpoint whose classes have no names but LABEL_0 and so on knows as many others: those that the recipe names, or numbers.
     """
@@ -136,7 +136,7 @@ def start_model(recipe: Recipe, start: Start, config: ModelConfig, labels: Seque
     """The checkpoint's weights in the model of `config`, and the names of those that are new, drawn with the recipe's seed."""
     own = start.described.config
     head = config.head if config.head != own.head or recipe.model.changes.get("head") else None
-    others = tells_other_labels(start, config.head, labels)
+    others = has_other_labels(start, config.head, labels)
     cut = own.position.kind == config.position.kind == "learned" and config.context_length < own.context_length
     later = ("head", "vocab_size", *(["context_length"] if cut else []))  # the tables of the last two change below
     changes = {name: value for name, value in recipe.model.changes.items() if name not in later}

@@ -35,7 +35,7 @@ def write_model(
 ) -> None:
     """The result of the training so far, and beside it tokenizer, labels and `facts`."""
     adapter, result = recipe.training.adapter, weights.result
-    said: dict[str, Any] = {
+    beside: dict[str, Any] = {
         "family": family,
         "end_ids": data.end_ids,
         "labels": data.labels,
@@ -44,10 +44,10 @@ def write_model(
         "generation": data.start.described.generation if data.start is not None else None,
     }
     if adapter is None or data.start is None or adapter.merge:
-        save_model(folder, model.config, merged(model, result), data.tokenizer, **said)
+        save_model(folder, model.config, merged(model, result), data.tokenizer, **beside)
         return
     base = Base(data.start.path, data.start.described.folder, data.start.sha256)
-    save_adapter(folder, model.config, {name: result[name] for name in weights.trained}, data.tokenizer, adapter, base, **said)
+    save_adapter(folder, model.config, {name: result[name] for name in weights.trained}, data.tokenizer, adapter, base, **beside)
 
 
 class Checkpointer:

@@ -35,7 +35,7 @@ _LATEST, _MEAN = "latest/", "mean/"
 
 @dataclass(frozen=True)
 class Components:
-    """What the loop works with."""
+    """The parts of a training that the loop uses."""
 
     precision: torch.dtype
     loader: Loader[Batch]
@@ -47,7 +47,7 @@ class Components:
 
 
 def first_model(recipe: Recipe, data: TrainingData, listener: Listener) -> Transformer:
-    """What the first step starts from: random weights, those of a checkpoint, and what the objective makes of them. Raises ModelError."""
+    """Return the model of the first step: random weights or those of a checkpoint, as the objective initializes them. Raises ModelError."""
     new: tuple[str, ...] = ()
     if data.start is not None:
         model, new = start_model(recipe, data.start, data.config, data.labels)

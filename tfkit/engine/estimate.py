@@ -48,7 +48,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take. Seconds, energy and emissions are rough: by this machine's speed at a matrix product, and a table of watts."""
+    """The needs of a run. Seconds, energy and emissions are rough: by this machine's speed at a matrix product, and a table of watts."""
 
     parameters: int
     trained_parameters: int

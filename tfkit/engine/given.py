@@ -27,7 +27,7 @@ class Given:
 
     @classmethod
     def from_document(cls, document: Any) -> Self | None:
-        """What `document` wrote to run.json; None for anything else, such as the run of an older version."""
+        """Read the output of `document` in run.json; None for anything else, such as the run of an older version."""
         if not isinstance(document, dict) or document.keys() != {"recipe", "text", "overrides"}:
             return None
         recipe, text, overrides = document["recipe"], document["text"], document["overrides"]
@@ -43,7 +43,7 @@ class Given:
         return {"recipe": path, "text": text, "overrides": list(self.overrides)}
 
     def followed_by(self, now: "Given") -> "Given":
-        """What is given when a resume says `now` after this: the earlier overrides hold until the edited file or `now` says otherwise."""
+        """Return the recipe as given when `now` follows: the earlier overrides hold until the edited file or `now` changes them."""
         new = [word for word in now.overrides if word == now._last(_key(word)) != self._last(_key(word))]
         edits: list[str] = []
         if self.recipe and now.recipe:
@@ -63,8 +63,8 @@ def no_other_length(words: Sequence[str]) -> list[str]:
     tree = Mapping(COMMAND_LINE)
     apply_overrides(tree, words)  # what is wrong with them is reported where the recipe is read
     training = plain(tree).get("training")
-    said = {name for name, value in training.items() if value is not None} & {*LENGTHS} if isinstance(training, dict) else set()
-    return [f"training.{name}=null" for name in LENGTHS if name not in said] if said else []
+    units = {name for name, value in training.items() if value is not None} & {*LENGTHS} if isinstance(training, dict) else set()
+    return [f"training.{name}=null" for name in LENGTHS if name not in units] if units else []
 
 
 def _key(word: str) -> str:

@@ -1,4 +1,4 @@
-"""What a command reads: no output of its own may take the place of it, or come to lie in it. Torch-free."""
+"""The inputs of a command: no output of its own may replace one, or be written into one. Torch-free."""
 
 import os
 from collections.abc import Iterable
@@ -55,7 +55,7 @@ class Inputs:
 
 
 def recipe_inputs(recipe: Recipe, *files: Path) -> Inputs:
-    """What a recipe reads, and these files."""
+    """Return the inputs of a recipe, and these files."""
     models = [recipe.model.start, recipe.tokenizer.path, *recipe.objective.companion_paths.values()]
     return inputs_of(files, sections_of(recipe.data), models)
 

@@ -1,4 +1,4 @@
-"""What a run changes in its process and a library must give back: threads, seeds, deterministic algorithms, warnings, the environment."""
+"""The state of a process that a run changes and gives back: threads, seeds, deterministic algorithms, warnings, environment."""
 
 import os
 import warnings

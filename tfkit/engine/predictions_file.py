@@ -36,7 +36,7 @@ def write_predictions(path: Path, predictions: Iterable[dict[str, Any]], stop: S
         if _takes_a_new_file(path):
             write_atomically(path, text)
         else:
-            with stop.at_once("the result is told, the predictions are not all written"):
+            with stop.at_once("the result is given, the predictions are not all written"):
                 path.write_text(text, encoding="utf-8", newline="\n")
     except BrokenPipeError:
         return  # its reader has had enough

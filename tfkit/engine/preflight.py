@@ -1,4 +1,4 @@
-"""What would train a model wrongly without a word, looked for in the data before the first step."""
+"""Checks of the data before the first step, for faults that would train a model wrongly in silence."""
 
 from collections.abc import Sequence
 from itertools import islice

@@ -68,12 +68,12 @@ class Recognition:
 
     @property
     def inputs(self) -> Inputs:
-        """What is read, as far as the command line says it."""
+        """Return the inputs, as far as the command line names them."""
         held_out = self.given["data"].get("validation")
         return inputs_of([], [self.source, *map(_source, held_out if isinstance(held_out, list) else [])], [self.start])
 
     def recipe(self, listener: Listener) -> Recipe:
-        """Make the recipe of what is seen, and print it. Raises UsageError where no task can be told, DataError and ModelError."""
+        """Make the recipe for this data and model, and report it. Raises UsageError where no task fits, DataError and ModelError."""
         seen, model = _look(self.source, self.given["data"].get("on_bad_row", "error")), _kind(self.start)
         task = decide(seen, model, self.given.get("objective", {}))
         size = _decide_size(seen, model, task.objective["kind"], self.given)
@@ -83,12 +83,12 @@ class Recognition:
 
 
 def _given(words: Sequence[str]) -> dict[str, Any]:
-    """What the command line says, as a recipe in which the rest is missing."""
+    """Return the command line as a recipe in which the rest is missing."""
     tree = Mapping(COMMAND_LINE)
     if problems := apply_overrides(tree, words):
         raise RecipeError(problems)
-    said: dict[str, Any] = plain(tree)
-    return {name: section for name, section in said.items() if isinstance(section, dict)}
+    given: dict[str, Any] = plain(tree)
+    return {name: section for name, section in given.items() if isinstance(section, dict)}
 
 
 def _source(values: Any) -> SourceSection:
@@ -99,7 +99,7 @@ def _source(values: Any) -> SourceSection:
 
 
 def _look(section: SourceSection, on_bad_row: Any) -> Seen:
-    """What the first rows of the source show. Raises DataError."""
+    """Look at the first rows of the source. Raises DataError."""
     records = first_records(section, on_bad_row)
     columns = list(dict.fromkeys(name for record in records for name in record.values))
     named = section.columns | ({} if section.text is None else {"text": section.text})
@@ -147,7 +147,7 @@ def _rows(kind: str, named: dict[str, Any], records: Sequence[Record]) -> list[R
 
 
 def _kind(start: str) -> Kind:
-    """What the checkpoint is, its weights unread. Raises ModelError."""
+    """Describe the checkpoint without reading its weights. Raises ModelError."""
     described = describe(start)
     config, codec = described.config, described.codec
     both = config.encoder_layers and config.decoder_layers
@@ -218,15 +218,15 @@ def _decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any]) -> S
 def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
     """The recipe without what the command line says itself, and without what would contradict that."""
     point = size.point
-    said = {name: given.get(name, {}) for name in ("data", "optimizer", "schedule", "training", "evaluation")}
-    held_out = said["data"].get("validation", HELD_OUT)
+    own = {name: given.get(name, {}) for name in ("data", "optimizer", "schedule", "training", "evaluation")}
+    held_out = own["data"].get("validation", HELD_OUT)
     optimizer = {"kind": point.optimizer["kind"], "lr": size.lr, **point.optimizer}
-    if said["optimizer"].get("kind", optimizer["kind"]) != optimizer["kind"]:
-        optimizer = {"kind": said["optimizer"]["kind"], "lr": optimizer["lr"]}
+    if own["optimizer"].get("kind", optimizer["kind"]) != optimizer["kind"]:
+        optimizer = {"kind": own["optimizer"]["kind"], "lr": optimizer["lr"]}
     schedule = dict(point.schedule)
-    if said["schedule"].get("kind", schedule["kind"]) == "noam" or {"warmup_steps", "warmup_tokens"} & said["schedule"].keys():
+    if own["schedule"].get("kind", schedule["kind"]) == "noam" or {"warmup_steps", "warmup_tokens"} & own["schedule"].keys():
         schedule.pop("warmup_ratio", None)
-    length = {} if any(said["training"].get(name) is not None for name in LENGTHS if name != "epochs") else {"epochs": size.epochs}
+    length = {} if any(own["training"].get(name) is not None for name in LENGTHS if name != "epochs") else {"epochs": size.epochs}
     log = {"log_every": size.log_every} if size.log_every else {}
     judged = {"metric": task.metric} if task.metric else {}
     return {
@@ -242,7 +242,7 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _header(seen: Seen, model: Kind, task: Task, size: Size) -> str:
-    """What was seen and decided, as the comment that a recipe begins with."""
+    """Return the comment that a recipe begins with: the data, the model, the decisions."""
     kind = task.objective["kind"]
     reads = ", ".join(f"{role} from {column!r}" for role, column in (seen.reads.get(kind) or seen.reads.get("causal_lm", {})).items())
     return (

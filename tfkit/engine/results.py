@@ -26,7 +26,7 @@ class _Result:
 
 @dataclass(frozen=True)
 class TrainingResult(_Result):
-    """What pretrain, finetune and resume return. `status` is finished or stopped; seconds are wall time, over all attempts."""
+    """The result of pretrain, finetune and resume. `status` is finished or stopped; seconds are wall time, over all attempts."""
 
     run: str
     checkpoint: str | None  # None: stopped before a first checkpoint
@@ -54,7 +54,7 @@ class TrainingResult(_Result):
 
 @dataclass(frozen=True)
 class EvaluationResult(_Result):
-    """What evaluate returns. `predictions` has a document for each text or labelled row, where they were asked for."""
+    """The result of evaluate. `predictions` has a document for each text or labelled row, where they were asked for."""
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]

@@ -90,7 +90,7 @@ def report_changes(folder: RunFolder, resumed: Resumed, listener: Listener) -> N
             "another curve than it came"
         )
     if judged := changes.get("evaluation.metric"):
-        listener.warn(f"{judged}. The best checkpoint is told by the new one from here on")
+        listener.warn(f"{judged}. The best checkpoint is chosen by the new one from here on")
     if scored := changes.get("evaluation.max_tokens"):
         listener.warn(f"{scored}. Scores from here on are of other texts than those before, and so is what was the best checkpoint")
 
@@ -170,7 +170,7 @@ def _fields(recipe: Recipe, saved: Recipe) -> dict[str, Any]:
     """Every field under its dotted name; the model as its full description, with the vocabulary and the head that the run gave it."""
     document = recipe.model_dump(mode="json")
     known = saved.model.changes
-    if recipe.model.start is not None:  # what the checkpoint itself says stands in the saved recipe, whole
+    if recipe.model.start is not None:  # the saved recipe has the checkpoint's own description, whole
         description = ModelConfig.model_validate(merge(known, recipe.model.changes)).model_dump(mode="json")
         document["model"] = {"from": recipe.model.start, **description}
     else:

@@ -28,7 +28,7 @@ class Session:
     metered: bool
 
     def should_stop(self) -> bool:
-        """Whether the command is asked to end."""
+        """Whether the command should end."""
         return self.stop.should_stop()
 
     def own(self, reading: Reading) -> Reading:
@@ -102,13 +102,13 @@ def place_fields(reading: Reading) -> dict[str, Any]:
 
 
 def record_totals(folder: RunFolder, reading: Reading, totals: dict[str, Any]) -> None:
-    """What all attempts of a run took together, however the last one ended: time, energy, rework, and what the caller has counted."""
+    """Record the totals of all attempts of a run, however the last one ended: time, energy, rework, and the caller's counts."""
     seconds = {"seconds": round(folder.seconds(read_seconds(folder.path, folder.run_id)), 3)}
     folder.record(totals=folder.totals | seconds | totals | energy_fields(reading) | place_fields(reading) | _rework_fields(folder))
 
 
 def _rework_fields(folder: RunFolder) -> dict[str, float | None]:
-    """What went into steps that were lost and done again, which is in the totals too; None without a ledger."""
+    """Return the part of the totals that went into steps that were lost and done again; None without a ledger."""
     lost = read_rework(folder.path, folder.run_id)
     return {
         "rework_kwh": lost["energy_wh"] / 1000 if lost else None,

@@ -1,4 +1,4 @@
-"""What evaluate and generate take from a recipe, from the run that made the checkpoint, and from key=value."""
+"""The settings of evaluate and generate: from a recipe, from the run that made the checkpoint, and from key=value."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -49,7 +49,7 @@ class _Sections(Data):
 
 
 def settings_inputs(settings: Settings, *models: str | Path) -> Inputs:
-    """What a command with these settings reads, and these models."""
+    """Return the inputs of a command with these settings, and these models."""
     files = [settings.path] if settings.path is not None else []
     return inputs_of(files, sections_of(settings.data) if settings.data is not None else [], models)
 
@@ -123,7 +123,7 @@ def _without_recipe(overrides: Sequence[str]) -> Settings:
 def _read_as_trained(data: DataSection, path: str) -> DataSection:
     """The columns of data.train's first source hold for the one that is scored in place of data.validation, unless it names its own.
 
-    So does what is said of files without a header, if it is such a file, too.
+    So do the settings of files without a header, if it is such a file, too.
     """
     trained, sets = data.train[0], data.validation
     if not isinstance(sets, list) or not sets or sets[0].path != path:

@@ -29,7 +29,7 @@ class ShownToken:
     """One position. `label`: what is predicted at it, where its own token is read; `document`: which one of its row."""
 
     id: int
-    token: str  # the entry of the vocabulary, as it stands there
+    token: str  # the entry of the vocabulary, as it is there
     kind: Kind
     label: str | None = None
     document: int = 0
@@ -37,7 +37,7 @@ class ShownToken:
 
 @dataclass
 class ShownRow:
-    """A row: its tokens; what a decoder is to write; and what is said of the whole row (`label`, `next_sentence`)."""
+    """A row: its tokens; the target of a decoder; and the facts of the whole row (`label`, `next_sentence`)."""
 
     tokens: list[ShownToken]
     target: list[ShownToken] | None = None

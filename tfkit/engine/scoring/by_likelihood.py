@@ -36,7 +36,7 @@ class _Set:
 def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Scored:
     """Judge the rows of data.validation. Raises ModelError if the model gives no likelihoods, UsageError if there are no rows."""
     if problems := fitting_problems(recipe, loaded.config):
-        raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; only a language model tells how probable a text is")
+        raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; only a language model gives the probability of a text")
     assert loaded.codec is not None
     sources = validation_sources(recipe.data, recipe.objective.roles)
     if not sources:
