@@ -58,7 +58,7 @@ def test_it_trains_resumes_opens_in_transformers_and_writes(kind: str, tmp_path:
     recipe.write_text(f"# For a test.{RECIPES[kind]}{REST.lstrip()}", encoding="utf-8")
     done = pretrain(whole, recipe)
     assert done.code == 0, done.err
-    assert pretrain(run, recipe, before=strike(signal.SIGTERM, 1)).code == 143
+    assert pretrain(run, recipe, before=strike(signal.SIGTERM, 2)).code == 143
     assert kept(run) == ["step-000001"]
     assert pretrain(run, recipe, "--resume").code == 0
     assert hashes(run, 3) == hashes(whole, 3)
