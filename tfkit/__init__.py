@@ -1,5 +1,6 @@
 """tfkit: pretrain and fine-tune the Transformers of the field's history. docs/library.md shows how it is called from Python."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -23,6 +24,8 @@ def __getattr__(name: str) -> Any:
         from tfkit.adapters import load
 
         return load
+    if name == "console":  # the command line's listener
+        return importlib.import_module("tfkit.console")
     if name in _OF_THE_ENGINE:
         from tfkit.engine import api
 

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP as a flag that the loop polls, so that a run ends between two steps with everything saved."""
+"""SIGTERM, SIGINT and SIGHUP as a flag that the loop polls, so that a run ends between two micro-batches with every whole step saved."""
 
 import os
 import signal
