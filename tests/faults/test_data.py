@@ -424,13 +424,14 @@ def test_f36_a_line_of_100_mb_is_read_in_bounded_memory(tmp_path: Path, kind: st
     peak = tmp_path / "peak"
 
     def measured() -> None:
-        load = tfkit.data.store.token_stream._load
+        build = tfkit.data.store.token_stream.indexed_folder
 
-        def noted(*arguments: Any, **options: Any) -> Any:
+        def noted(*arguments: Any) -> Any:
+            built = build(*arguments)
             peak.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss), encoding="utf-8")
-            return load(*arguments, **options)
+            return built
 
-        tfkit.data.store.token_stream._load = noted
+        tfkit.data.store.token_stream.indexed_folder = noted
 
     done = train_on(tmp_path / "a.jsonl", tmp_path, "tokenizer.sample_bytes=10000000", before=measured)
     assert done.code == 0, done.err
