@@ -3,10 +3,9 @@
 python peak_of_a_taught_step.py {plain|capped}: whether the teacher's scores are capped, for which there is no fused kernel.
 """
 
-import resource
 import sys
 
-from peak_of_a_step import BIG, batch
+from peak_of_a_step import BIG, batch, peak
 from tiny_training import GPT2, config, stepper
 
 from tfkit.model.transformer import build
@@ -32,7 +31,7 @@ def main() -> None:
     peaks = []
     for rows in (16, 48):
         taking.try_out(1, batch("gpt2", rows))
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        peaks.append(peak())
     print(peaks[1] - peaks[0])
 
 

@@ -115,7 +115,9 @@ def score_texts(
     stream.check_vocabulary(model.config.vocab_size)
     targets = count_targets(stream, max_tokens)
     if not targets.any():
-        raise DataError("there is nothing to score: no text has a token that follows another; give texts that are not empty")
+        raise DataError(
+            f"{stream.name}: there is nothing to score: no text has a token that follows another; give texts that are not empty"
+        )
     losses = np.zeros(len(targets))
     with inference(model):
         for texts, ids in _batches(stream, _cut(targets, context_length), batch_size):
