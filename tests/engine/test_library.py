@@ -67,6 +67,14 @@ def test_a_recipe_in_each_form_is_the_same_run(base: Path, document: dict[str, A
     assert len({json.dumps(hashes(Path(run), 2)) for run in runs}) == 1
 
 
+def test_an_evaluation_takes_a_recipe_in_each_form(base: Path, document: dict[str, Any]) -> None:
+    def losses() -> list[float]:
+        forms = (None, "tiny.yaml", Path("tiny.yaml"), document, read_recipe("tiny.yaml").recipe)
+        return [tfkit.evaluate(form, start="unbroken", threads=1).metrics["loss"] for form in forms]
+
+    assert len(set(call(base, losses))) == 1
+
+
 def test_a_recipe_by_its_name(base: Path, document: dict[str, Any]) -> None:
     """A dict replaces what it names, as key=value does; the folder is that of the recipe's name."""
     result = call(base, lambda: tfkit.pretrain("gpt2-stdlib", {**document, "training.steps": 1, "schedule": {}}).to_dict())
@@ -125,6 +133,7 @@ def test_errors_have_their_exit_codes_and_places(base: Path, document: dict[str,
         "no data": (lambda: tfkit.pretrain(document, {"data.train": [{"path": "nothing.txt"}]}), 3, "nothing.txt"),
         "no model": (lambda: tfkit.evaluate(start="nothing"), 4, "nothing"),
         "no model to write with": (lambda: tfkit.generate("a", start="nothing"), 4, "nothing"),
+        "output in an input": (lambda: tfkit.generate("a", start="unbroken", run="unbroken/checkpoints/step-000012/x"), 2, "lies in"),
         "no device": (lambda: tfkit.pretrain(document, device="xpu"), 5, "xpu"),
     }
 

@@ -38,6 +38,7 @@ def evaluate(
     """
     from tfkit.cli.session import command_session
     from tfkit.engine.predictions_file import require_writable, write_predictions
+    from tfkit.recipe import open_recipe
     from tfkit.run import strict_json
 
     chosen, changes = options.split_recipe("evaluate", recipe, overrides)
@@ -46,7 +47,7 @@ def evaluate(
 
     from tfkit.engine.scoring.evaluator import Evaluator
 
-    evaluator = Evaluator(checkpoint, chosen, changes, data)
+    evaluator = Evaluator(checkpoint, open_recipe(chosen) if chosen is not None else None, changes, data)
     objective = evaluator.objective
     if predictions is not None:
         evaluator.inputs.refuse_file(predictions, "--predictions")

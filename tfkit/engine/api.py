@@ -23,6 +23,7 @@ from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
     from tfkit.engine.estimate import Estimate
+    from tfkit.engine.text_generator import TextGenerator
 
 AnyRecipe = str | Path | Mapping[str, Any] | Recipe
 Overrides = Mapping[str, Any] | None
@@ -100,7 +101,7 @@ def resume(
 
 
 def evaluate(
-    recipe: str | Path | None = None,
+    recipe: AnyRecipe | None = None,
     overrides: Overrides = None,
     *,
     start: str | Path,
@@ -120,7 +121,8 @@ def evaluate(
     from tfkit.engine.session import session
 
     with isolated(), _interrupts(should_stop) as stop:
-        evaluator = Evaluator(str(start), str(recipe) if recipe is not None else None, _words(overrides), str(data) if data else None)
+        source = _recipe_text(recipe) if recipe is not None else None
+        evaluator = Evaluator(str(start), source, _words(overrides), str(data) if data else None)
         if run is not None:
             evaluator.inputs.refuse_folder(Path(run), "run")
         folder = Path(run) if run is not None else None
@@ -147,6 +149,7 @@ def generate(
     `chat`: a prompt is what a user says, or a list of messages {"role", "content"}. A masked language model fills the masks.
     Raises Stopped.
     """
+    from tfkit.engine.inputs import inputs_of
     from tfkit.engine.session import session
     from tfkit.engine.settings import PROMPTS_AT_ONCE
     from tfkit.engine.text_generator import TextGenerator
@@ -156,6 +159,8 @@ def generate(
     with isolated(), _interrupts(should_stop) as stop:
         generator = TextGenerator(str(start), _words(overrides), chat=chat)
         folder, carbon = Path(run) if run is not None else None, generator.settings.carbon
+        if folder is not None:
+            inputs_of([], [], [generator.folder, str(start)]).refuse_folder(folder, "run")
         with session("generate", carbon, folder, listener or Silent(), stop, threads=threads, words=["tfkit.generate"]) as work:
             generator.load(work, device, threads)
             for first in range(0, len(everything), PROMPTS_AT_ONCE):
@@ -180,7 +185,7 @@ def plan(recipe: AnyRecipe, overrides: Overrides = None, *, device: str | None =
         return run.estimate()
 
 
-def _completions(generator: Any, prompts: list[Any], first: int) -> list[Completion]:
+def _completions(generator: "TextGenerator", prompts: list[Any], first: int) -> list[Completion]:
     shown = [prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False) for prompt in prompts]
     if generator.fills_masks:
         filled = zip(shown, generator.fill(shown, first), strict=True)

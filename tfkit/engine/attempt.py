@@ -17,6 +17,7 @@ from tfkit.recipe.schema.objective_facts import judges_only
 from tfkit.run.folder import RunFolder, is_begun
 
 if TYPE_CHECKING:
+    from tfkit.engine.recognition import Recognition
     from tfkit.engine.run import Kind, Run
     from tfkit.recipe.schema.sections import Recipe
 
@@ -94,7 +95,7 @@ def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: 
     return _attempt(gone, Given(None, tuple(words)), kind, options, listener, stop)
 
 
-def recognition_of(words: Sequence[str]) -> "Any":
+def recognition_of(words: Sequence[str]) -> "Recognition":
     """Return the Recognition of a fine-tuning without a recipe."""
     from tfkit.engine.recognition import Recognition  # which imports torch
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tfkit.engine.inputs import Inputs, inputs_of, sections_of
 from tfkit.errors import UsageError
 from tfkit.model.config import Data
-from tfkit.recipe import RecipeError, read_recipe
+from tfkit.recipe import RecipeError, RecipeText, open_recipe
 from tfkit.recipe.reading.overrides import apply_overrides
 from tfkit.recipe.reading.read import recipe_of
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, plain
@@ -66,7 +66,7 @@ def quoted(text: str) -> str:
 
 
 def read_settings(
-    recipe: str | None, checkpoint: Path, overrides: Sequence[str], sections: Collection[str], scored: str | None = None
+    recipe: RecipeText | None, checkpoint: Path, overrides: Sequence[str], sections: Collection[str], scored: str | None = None
 ) -> Settings:
     """The settings of the recipe, else of the run that the checkpoint belongs to, else the defaults; overrides win.
 
@@ -79,21 +79,19 @@ def read_settings(
             raise UsageError(f"command line: {name}: this command reads only the sections {', '.join(sections)}")
     if scored is not None:  # before the others, so that data.validation.0.text=... can name the column
         overrides = [f"data.validation=[{{path: {quoted(scored)}}}]", *overrides]
-    path = recipe or _saved_recipe(checkpoint)
+    source = recipe or _saved_recipe(checkpoint)
     other_objective = any(name.partition(".")[0] == "objective" for name in names)
-    if path is None and not other_objective:
+    if source is None and not other_objective:
         return _without_recipe(overrides)
     if recipe is None and other_objective:
         overrides = [*_defaults_of_other_objectives(), *overrides]
-    file: Path | None = None
-    if path is not None:
-        resolved = read_recipe(path, overrides)
-        found, file = resolved.recipe, resolved.path
+    if source is not None:
+        found = source.read(overrides)
         if scored is not None:
             found = found.model_copy(update={"data": _read_as_trained(found.data, scored)})
     else:  # evaluate trains nothing, so what is trained on, and how long, may be anything
         found = recipe_of([f"model.from={quoted(str(checkpoint))}", "data.train=[{path: nothing}]", "training.steps=1", *overrides])
-    return Settings(found.data, found.evaluation, found.generation, found.carbon, found, file)
+    return Settings(found.data, found.evaluation, found.generation, found.carbon, found, source.path if source is not None else None)
 
 
 def _defaults_of_other_objectives() -> list[str]:
@@ -138,8 +136,8 @@ def _read_as_trained(data: DataSection, path: str) -> DataSection:
     return data.model_copy(update={"validation": [scored.model_copy(update=update), *others]})
 
 
-def _saved_recipe(checkpoint: Path) -> str | None:
+def _saved_recipe(checkpoint: Path) -> RecipeText | None:
     """The recipe.yaml of the run folder that holds a checkpoint, if it is in one."""
     folder = checkpoint.resolve().parent
     saved = folder.parent / "recipe.yaml"
-    return str(saved) if folder.name == "checkpoints" and saved.is_file() else None
+    return open_recipe(str(saved)) if folder.name == "checkpoints" and saved.is_file() else None

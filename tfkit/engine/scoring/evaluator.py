@@ -7,6 +7,7 @@ from tfkit.engine.inputs import Inputs
 from tfkit.engine.settings import read_settings, settings_inputs
 from tfkit.errors import ModelError
 from tfkit.hub import find_checkpoint
+from tfkit.recipe import RecipeText
 from tfkit.recipe.schema.objective_sections import CausalLMSection
 
 if TYPE_CHECKING:
@@ -22,11 +23,11 @@ _SEED = 1  # of the bootstrap
 class Evaluator:
     """An evaluation whose settings are read and checked; nothing is loaded before `score`.
 
-    `recipe`: a name or a path; None: that of the run that made the checkpoint, else the defaults. `words`: key=value. `data`: a file,
+    `recipe`: None: that of the run that made the checkpoint, else the defaults. `words`: key=value. `data`: a file,
     folder or glob in place of data.validation.
     """
 
-    def __init__(self, checkpoint: str, recipe: str | None, words: Sequence[str], data: str | None):
+    def __init__(self, checkpoint: str, recipe: RecipeText | None, words: Sequence[str], data: str | None):
         self.folder = find_checkpoint(checkpoint)
         self.settings = read_settings(recipe, self.folder, words, _SECTIONS, data)
         self.objective = self.settings.recipe.objective.trained_for if self.settings.recipe else CausalLMSection()
