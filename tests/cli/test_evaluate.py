@@ -198,7 +198,7 @@ def test_nan_fails_any_gate(capsys, tmp_path, data):
         (["--predictions", "no/such/folder/p.jsonl"], 5, "does not exist; make it first"),
         (["--predictions", "."], 5, ".: is a folder; --predictions takes the name of a file"),
         (["--predictions", "p" * 300], 5, "cannot be written (File name too long); give another place for --predictions"),
-        (["data={train: [{path: a}], validation: [{path: a, name: dev}, {path: b, name: dev}]}"], 2, "unknown"),
+        (["data={train: [{path: a}], validation: [{path: b}]}"], 2, "causal_lm is evaluated without rows of data.train"),
         (["data.validation=[{path: a, name: dev}, {path: b, name: dev}]"], 2, "two sets have the name 'dev'"),
         (['data.validation=[{path: a, name: "2"}, {path: b}]'], 2, "two sets have the name '2'"),
         (["carbon.country=XXX"], 2, "XXX"),

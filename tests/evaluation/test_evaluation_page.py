@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from tfkit.recipe.reading.read import recipe_of
+from tfkit.engine.settings import read_settings
 from tfkit.recipe.schema.best_metric import HIGHER, LOWER
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.objective_sections import FewShotSection
@@ -22,9 +22,12 @@ def test_the_page_has_its_commands() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[4])
 def test_a_command_of_the_page_is_one(command: list[str]) -> None:
-    changes = [word for word in command[4:] if "=" in word and not word.startswith("data.")]
-    given = [] if any(word.startswith("data=") for word in changes) else ["data.train=[{path: nothing}]"]
-    assert recipe_of(["model.from=runs/my", "training.steps=1", *given, *changes]).objective.kind in ("minimal_pairs", "few_shot")
+    changes = [word for word in command[4:] if "=" in word]
+    data = command[command.index("--data") + 1] if "--data" in command else None
+    settings = read_settings(None, Path("runs/my"), changes, ("data", "objective", "evaluation", "generation", "carbon"), data)
+    assert settings.objective.kind in ("minimal_pairs", "few_shot")
+    assert settings.data is not None
+    assert settings.data.validation
 
 
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=lambda section: section.__name__)

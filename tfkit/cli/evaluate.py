@@ -48,7 +48,7 @@ def evaluate(
     from tfkit.engine.scoring.evaluator import Evaluator
 
     evaluator = Evaluator(checkpoint, open_recipe(chosen) if chosen is not None else None, changes, data)
-    objective = evaluator.objective
+    objective = evaluator.settings.objective.trained_for
     if predictions is not None:
         evaluator.inputs.refuse_file(predictions, "--predictions")
     if run is not None:

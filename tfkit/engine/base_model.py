@@ -104,7 +104,7 @@ def tuned_config(start: Start, recipe: Recipe, labels: Sequence[str], tokenizer:
         same = tuple(labels) == described.labels
         if (head := new_head(recipe.objective, family, config, len(labels) or 1, same_labels=same)) is not None:
             config = apply_changes(config, {"head": head})
-    if unfit := fitting_problems(recipe, config):
+    if unfit := fitting_problems(recipe.objective, config):
         raise ModelError(f"{start.path}: " + "; ".join(unfit))
     problems = _adapter_problems(recipe, described, config)
     if config.vocab_size < (own := described.config.vocab_size):

@@ -4,45 +4,53 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from tfkit.engine.inputs import Inputs, inputs_of, sections_of
 from tfkit.errors import UsageError
 from tfkit.model.config import Data
 from tfkit.recipe import RecipeError, RecipeText, open_recipe
 from tfkit.recipe.reading.overrides import apply_overrides
-from tfkit.recipe.reading.read import recipe_of
-from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, plain
-from tfkit.recipe.reading.validate import problems_in
-from tfkit.recipe.schema.data_sections import DataSection, ValidationSets
-from tfkit.recipe.schema.sections import CarbonSection, EvaluationSection, GenerationSection, Recipe
+from tfkit.recipe.reading.problems import Problem
+from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, place_of, plain
+from tfkit.recipe.reading.validate import one_of, problems_in
+from tfkit.recipe.schema.data_sections import DataSection, SourceSection, ValidationSets
+from tfkit.recipe.schema.objective_facts import SECTIONS, ObjectiveSection
+from tfkit.recipe.schema.sections import CarbonSection, EvaluationSection, GenerationSection, TrainingSection
 
 PROMPTS_AT_ONCE = 16  # which generate continues together
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The sections of a recipe that do not train."""
+    """The sections of a recipe that do not train, and how a training of it would order its rows."""
 
     data: DataSection | None  # None: no recipe, and no texts were given
+    objective: ObjectiveSection
     evaluation: EvaluationSection
     generation: GenerationSection
     carbon: CarbonSection
-    recipe: Recipe | None = None  # the whole, where there is one
-    path: Path | None = None  # the file that it was read from
+    seed: int
+    batch_size: int
+    has_recipe: bool
+    path: Path | None = None  # the file that the recipe was read from
 
 
-class _Texts(Data):
-    """The data section where there is no recipe: only what to score."""
+class _Data(Data):
+    """The data section where there is no recipe: rows to score, and rows that are shown beside them."""
 
+    train: list[SourceSection] | None = None
     validation: ValidationSets | None = None
     on_bad_row: Literal["error", "skip"] = "error"
 
 
 class _Sections(Data):
-    data: _Texts = _Texts()
+    data: _Data = _Data()
+    objective: dict[str, Any] = Field(default_factory=dict)
     evaluation: EvaluationSection = EvaluationSection()
     generation: GenerationSection = GenerationSection()
     carbon: CarbonSection = CarbonSection()
@@ -70,8 +78,9 @@ def read_settings(
 ) -> Settings:
     """The settings of the recipe, else of the run that the checkpoint belongs to, else the defaults; overrides win.
 
-    `scored`: a file, folder or glob in place of data.validation. Where no recipe is, an override of `objective` makes one for the
-    checkpoint. Raises UsageError, also for an override of another section than `sections`: the command would not read it.
+    `scored`: a file, folder or glob in place of data.validation.
+
+    Raises UsageError, also for an override of another section than `sections`: the command would not read it.
     """
     names = [override.partition("=")[0].strip() for override in overrides]
     for name in names:
@@ -80,18 +89,16 @@ def read_settings(
     if scored is not None:  # before the others, so that data.validation.0.text=... can name the column
         overrides = [f"data.validation=[{{path: {quoted(scored)}}}]", *overrides]
     source = recipe or _saved_recipe(checkpoint)
-    other_objective = any(name.partition(".")[0] == "objective" for name in names)
-    if source is None and not other_objective:
+    if source is None:
         return _without_recipe(overrides)
-    if recipe is None and other_objective:
+    if recipe is None and any(name.partition(".")[0] == "objective" for name in names):
         overrides = [*_defaults_of_other_objectives(), *overrides]
-    if source is not None:
-        found = source.read(overrides)
-        if scored is not None:
-            found = found.model_copy(update={"data": _read_as_trained(found.data, scored)})
-    else:  # evaluate trains nothing, so what is trained on, and how long, may be anything
-        found = recipe_of([f"model.from={quoted(str(checkpoint))}", "data.train=[{path: nothing}]", "training.steps=1", *overrides])
-    return Settings(found.data, found.evaluation, found.generation, found.carbon, found, source.path if source is not None else None)
+    found = source.read(overrides)
+    data, training = found.data, found.training
+    if scored is not None:
+        data = _read_as_trained(data, scored)
+    judged = (found.objective, found.evaluation, found.generation, found.carbon)
+    return Settings(data, *judged, training.seed, training.batch_size, has_recipe=True, path=source.path)
 
 
 def _defaults_of_other_objectives() -> list[str]:
@@ -103,19 +110,42 @@ def _defaults_of_other_objectives() -> list[str]:
 
 
 def _without_recipe(overrides: Sequence[str]) -> Settings:
-    """The defaults, and what the overrides say."""
+    """The defaults, and what the overrides say. Raises RecipeError."""
     tree = Mapping(COMMAND_LINE)
     problems = apply_overrides(tree, overrides)
-    data = plain(tree)
-    try:
-        given = _Sections.model_validate_json(json.dumps(data), strict=True)  # as read_recipe does
-    except ValidationError as error:
-        problems += problems_in(error, _Sections, data, tree)
-    if problems:
+    given = _validated(_Sections, plain(tree), tree, (), problems)
+    objective = None if given is None else _objective(given, tree, problems)
+    if problems or given is None or objective is None:
         raise RecipeError(problems)
-    texts = given.data.validation
-    scored = DataSection(train=texts, validation=texts, on_bad_row=given.data.on_bad_row) if texts else None
-    return Settings(scored, given.evaluation, given.generation, given.carbon)
+    scored = given.data.validation
+    data = DataSection(train=given.data.train or scored, validation=scored, on_bad_row=given.data.on_bad_row) if scored else None
+    training = TrainingSection.model_fields
+    order = (training["seed"].default, training["batch_size"].default)
+    return Settings(data, objective, given.evaluation, given.generation, given.carbon, *order, has_recipe=False)
+
+
+def _objective(given: _Sections, tree: Mapping, problems: list[Problem]) -> ObjectiveSection | None:
+    """The objective's own section, and its problems."""
+    kind = given.objective.get("kind", "causal_lm")
+    if kind not in SECTIONS:
+        problems.append(_problem(tree, ("objective", "kind"), one_of(kind, SECTIONS)))
+        return None
+    found = _validated(SECTIONS[kind], {"kind": kind, **given.objective}, tree, ("objective",), problems)
+    if found is not None and given.data.train and not (found.scored_by == "likelihood" and found.reads_training):
+        problems.append(_problem(tree, ("data", "train"), f"{kind} is evaluated without rows of data.train: remove it"))
+    return found
+
+
+def _problem(tree: Mapping, path: tuple[str, ...], message: str) -> Problem:
+    return Problem(place_of(tree, path, key=False), path, message)
+
+
+def _validated(schema: type[Model], values: Any, tree: Mapping, base: tuple[str, ...], problems: list[Problem]) -> Model | None:
+    try:
+        return schema.model_validate_json(json.dumps(values), strict=True)  # as read_recipe does
+    except ValidationError as error:
+        problems += problems_in(error, schema, values, tree, base)
+        return None
 
 
 def _read_as_trained(data: DataSection, path: str) -> DataSection:

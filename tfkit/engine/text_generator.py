@@ -110,7 +110,7 @@ class TextGenerator:
         decided = checkpoint_settings(
             self.loaded.generation,
             self.settings.generation,
-            None if self.settings.recipe is not None else self.settings.generation.model_fields_set,
+            None if self.settings.has_recipe else self.settings.generation.model_fields_set,
             encodes=self.loaded.model.encoder is not None,
             vocab_size=self.loaded.config.vocab_size,
             folder=self.loaded.folder,

@@ -18,7 +18,7 @@ from tfkit.engine.preflight import check_lost, check_openings
 from tfkit.errors import ModelError
 from tfkit.hub import find_checkpoint
 from tfkit.model.config import ModelConfig
-from tfkit.objectives.context import Stored, tokens_of
+from tfkit.objectives.context import ModelContext, Stored, tokens_of
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import objective_tokenizer, open_objective
 from tfkit.recipe import model_config
@@ -84,7 +84,9 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
             listener.say(source.describe())
         require_memory_for_companions(recipe)
         start = open_start(recipe.model) if recipe.model.start is not None else None
-        tokenizer = objective_tokenizer(recipe, start.tokenizer if start else _tokenizer(recipe, sources, listener))
+        is_finished = start is not None or recipe.tokenizer.path is not None
+        own = start.tokenizer if start else _tokenizer(recipe, sources, listener)
+        tokenizer = objective_tokenizer(recipe.objective, own, is_finished=is_finished)
         # A part that is held out by chance may have a class that the rest lacks; validation data of its own may not.
         labels = _labels(recipe, [*sources, *held_out] if isinstance(recipe.data.validation, float) else sources)
         if start is not None:
@@ -92,15 +94,15 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
             config = tuned_config(start, recipe, labels, tokenizer)
         else:
             config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
-        objective = open_objective(recipe, config, tokenizer, labels)
+        folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
+        objective = open_objective(recipe.objective, ModelContext(config, tokenizer, labels, recipe.training.seed, folder))
         if not objective.reads_special_tokens:
             check_openings((*sources, *held_out), roles, tokenizer)
-        stored = [store(source, recipe, objective, tokenizer, listener) for source in sources]
-        validation = [store(source, recipe, objective, tokenizer, listener) for source in held_out]
+        stored = [store(source, recipe.data, objective, tokenizer, listener) for source in sources]
+        validation = [store(source, recipe.data, objective, tokenizer, listener) for source in held_out]
         for one in validation:
             one.check_targets()
     _report(stored, validation, tokenizer, listener)
-    is_finished = start is not None or recipe.tokenizer.path is not None
     if recipe.data.max_lost is not None:
         check_lost(stored, recipe.data.max_lost)
     for warning in objective.warnings(stored, tokenizer, config.context_length, is_finished=is_finished):
@@ -163,10 +165,10 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
     return tokenizer
 
 
-def store(source: Source, recipe: Recipe, objective: Objective, tokenizer: Tokenizer, listener: Listener) -> Stored:
+def store(source: Source, data: DataSection, objective: Objective, tokenizer: Tokenizer, listener: Listener) -> Stored:
     """Return a source as the cache holds it, after building it there if need be."""
     encoder = objective.labelled
     with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
         if encoder is None:
             return token_stream(source, tokenizer, bar.advance, sentences=objective.reads_sentences)
-        return example_set(source, encoder, recipe.data.on_bad_row, bar.advance)
+        return example_set(source, encoder, data.on_bad_row, bar.advance)

@@ -9,12 +9,12 @@ from tfkit.evaluation.row_scores import first_rows, score_rows, tokens_of_first
 from tfkit.evaluation.text_scores import score_streams
 from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.context import Stored
+from tfkit.objectives.context import RowOrder, Stored
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.objective import Objective, Sum
 from tfkit.objectives.registry import open_rows, row_order
-from tfkit.recipe.schema.sections import Recipe
+from tfkit.recipe.schema.sections import EvaluationSection, Recipe
 
 
 def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
@@ -26,7 +26,8 @@ def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, sho
     """
     if recipe.objective.trained_for.scored_by == "text":
         return _texts(recipe, data, model, should_stop)
-    return score_sets(recipe, data.objective.judged_by, data.validation, model, should_stop=should_stop)
+    order = row_order(recipe, data.config)
+    return score_sets(recipe.evaluation, order, data.objective.judged_by, data.validation, model, should_stop=should_stop)
 
 
 def check_validation(recipe: Recipe, data: TrainingData) -> None:
@@ -42,7 +43,8 @@ def check_validation(recipe: Recipe, data: TrainingData) -> None:
 
 
 def score_sets(
-    recipe: Recipe,
+    settings: EvaluationSection,
+    order: RowOrder,
     objective: Objective,
     sets: Sequence[ValidationSet],
     model: Transformer,
@@ -53,7 +55,7 @@ def score_sets(
     """The metrics of each set, together and apart; `progress(n)` reports n more rows. None if it was to stop."""
     names, labelled = [one.name for one in sets], objective.labelled
     if labelled is not None and labelled.evaluates_answers:
-        found = judge_sets(recipe, labelled, [one.stored for one in sets], model, should_stop=should_stop)
+        found = judge_sets(settings, order, labelled, [one.stored for one in sets], model, should_stop=should_stop)
         if found is None:
             return None
         everything = [one for part in found for one in part]  # F1 and correlations of all are no mean of those of each
@@ -61,11 +63,10 @@ def score_sets(
         return of_sets(whole, parts, names)
     together: dict[str, Sum] = {}
     each = []
-    budget = TokenBudget(recipe.evaluation.max_tokens)
+    budget = TokenBudget(settings.max_tokens)
     for held_out in budget.until_spent(sets):
-        rows = open_rows(recipe, objective, [(held_out.stored, 1.0)], model.config)
-        size = recipe.evaluation.batch_size
-        sums = score_rows(model, objective, rows, size, max_tokens=budget.left, progress=progress, should_stop=should_stop)
+        rows = objective.open_rows([(held_out.stored, 1.0)], order)
+        sums = score_rows(model, objective, rows, settings.batch_size, max_tokens=budget.left, progress=progress, should_stop=should_stop)
         if sums is None:
             return None
         together = {name: together[name] + found if name in together else found for name, found in sums.items()}
@@ -75,7 +76,8 @@ def score_sets(
 
 
 def judge_sets(
-    recipe: Recipe,
+    settings: EvaluationSection,
+    order: RowOrder,
     objective: LabelledObjective,
     sets: Iterable[Stored],
     model: Transformer,
@@ -85,10 +87,10 @@ def judge_sets(
 ) -> list[list[Judged]] | None:
     """The results of each set, row by row; None if it was to stop."""
     found: list[list[Judged]] = []
-    budget, size = TokenBudget(recipe.evaluation.max_tokens), recipe.evaluation.batch_size
+    budget = TokenBudget(settings.max_tokens)
     for stored in budget.until_spent(sets):
-        rows = objective.open_rows([(stored, 1.0)], row_order(recipe, model.config))
-        judged = judge_rows(model, objective, rows, size, max_tokens=budget.left, progress=progress, should_stop=should_stop)
+        rows = objective.open_rows([(stored, 1.0)], order)
+        judged = judge_rows(model, objective, rows, settings.batch_size, max_tokens=budget.left, progress=progress, should_stop=should_stop)
         if judged is None:
             return None
         found.append(judged)

@@ -134,37 +134,25 @@ def load(
     """
     folder = find_checkpoint(path)
     with verified(folder, weights=True):
-        return _load(folder, device, dtype, head, other_labels, changes, seed)
-
-
-def _load(
-    folder: Path,
-    device: str | torch.device,
-    dtype: torch.dtype,
-    head: HeadConfig | None,
-    other_labels: bool,
-    changes: Mapping[str, Any],
-    seed: int,
-) -> Loaded:
-    opened = _open(folder, head, changes)
-    hf, family, config, weights = opened.hf, opened.family, opened.config, opened.weights
-    if other_labels:
-        rows = label_tensors(family, config)
-        weights = {name: weight for name, weight in weights.items() if name not in rows}
-    new_head = head is not None or other_labels
-    lacking = missing_of_head(weights, family, config) if new_head else frozenset()
-    expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
-    _check_fit(weights, expected, folder)
-    codec = _codec(opened)
-    foreign = read_weights(weights)
-    tensors = from_foreign(foreign, family, config) if family else foreign
-    new = _draw_head(config, seed, tensors) if new_head and is_head_incomplete(tensors, config) else {}
-    model = _fill(config, {name: tensor.to(dtype) for name, tensor in (tensors | new).items()})
-    label_source = hf if config.head == opened.own_head and not other_labels else {}  # it has no labels of another head
-    labels, problem = read_labels(label_source, config.head), read_problem_type(label_source)
-    name = family.name if family else OWN_TYPE
-    generation = read_generation(hf, folder)
-    return Loaded(model.to(device), codec, config, name, folder, opened.special_ids, labels, problem, tuple(new), generation)
+        opened = _open(folder, head, changes)
+        hf, family, config, weights = opened.hf, opened.family, opened.config, opened.weights
+        if other_labels:
+            rows = label_tensors(family, config)
+            weights = {name: weight for name, weight in weights.items() if name not in rows}
+        new_head = head is not None or other_labels
+        lacking = missing_of_head(weights, family, config) if new_head else frozenset()
+        expected = {name: shape for name, shape in expected_shapes(family, config).items() if name not in lacking}
+        _check_fit(weights, expected, folder)
+        codec = _codec(opened)
+        foreign = read_weights(weights)
+        tensors = from_foreign(foreign, family, config) if family else foreign
+        new = _draw_head(config, seed, tensors) if new_head and is_head_incomplete(tensors, config) else {}
+        model = _fill(config, {name: tensor.to(dtype) for name, tensor in (tensors | new).items()})
+        label_source = hf if config.head == opened.own_head and not other_labels else {}  # it has no labels of another head
+        labels, problem = read_labels(label_source, config.head), read_problem_type(label_source)
+        name = family.name if family else OWN_TYPE
+        generation = read_generation(hf, folder)
+        return Loaded(model.to(device), codec, config, name, folder, opened.special_ids, labels, problem, tuple(new), generation)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The objectives by their kind: a line of OBJECTIVES opens one, from its section of the recipe and the model that it is for."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfkit.data import Rows
@@ -71,17 +70,17 @@ def register(section: type[ObjectiveSection], registered: Registered) -> None:
     OBJECTIVES[kind] = registered
 
 
-def open_objective(recipe: Recipe, config: ModelConfig, tokenizer: Tokenizer, labels: Sequence[str]) -> Objective:
-    """The objective of a recipe for a model. `labels`: the classes or tags, where it has some. Raises ModelError if they do not fit."""
-    section = recipe.objective
-    folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
-    return _registered(section).open(section, ModelContext(config, tokenizer, labels, recipe.training.seed, folder))
+def open_objective(section: ObjectiveSection, context: ModelContext) -> Objective:
+    """The objective of a section for a model. Raises ModelError if they do not fit."""
+    return _registered(section).open(section, context)
 
 
-def objective_tokenizer(recipe: Recipe, tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer as the objective reads it and the checkpoint gets it. Raises UsageError if it cannot say what the objective writes."""
-    is_finished = recipe.tokenizer.path is not None or recipe.model.start is not None
-    return _registered(recipe.objective).fit_tokenizer(recipe.objective, tokenizer, is_finished=is_finished)
+def objective_tokenizer(section: ObjectiveSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
+    """The tokenizer as the objective reads it and the checkpoint gets it. `is_finished`: it was not trained for this run.
+
+    Raises UsageError if it cannot say what the objective writes.
+    """
+    return _registered(section).fit_tokenizer(section, tokenizer, is_finished=is_finished)
 
 
 def _registered(section: ObjectiveSection) -> Registered:

@@ -10,6 +10,7 @@ from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.engine.listener import Listener
 from tfkit.engine.scoring.by_row import Scored
 from tfkit.engine.session import WHOLE
+from tfkit.engine.settings import Settings
 from tfkit.engine.training_data import set_names
 from tfkit.engine.validation import of_sets
 from tfkit.errors import DataError, ModelError, UsageError
@@ -18,7 +19,8 @@ from tfkit.evaluation.judging import Judge, Judgement, judge_by_likelihood, verd
 from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.objectives.metrics import unit_weights
 from tfkit.recipe.reading.checks import fitting_problems
-from tfkit.recipe.schema.sections import Recipe
+from tfkit.recipe.schema.data_sections import DataSection
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
@@ -33,22 +35,23 @@ class _Set:
     fingerprint: str
 
 
-def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Scored:
+def evaluate_likelihood(settings: Settings, loaded: "Loaded", work: "Session") -> Scored:
     """Judge the rows of data.validation. Raises ModelError if the model gives no likelihoods, UsageError if there are no rows."""
-    if problems := fitting_problems(recipe, loaded.config):
+    section, data = settings.objective, settings.data
+    if problems := fitting_problems(section, loaded.config):
         raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; only a language model gives the probability of a text")
     assert loaded.codec is not None
-    sources = validation_sources(recipe.data, recipe.objective.roles)
-    if not sources:
+    sources = validation_sources(data, section.roles) if data is not None else []
+    if data is None or not sources:
         raise UsageError("there are no rows to judge: give them as --data F, or a recipe with data.validation")
     start_id = loaded.start_id if loaded.config.encoder_layers else None
     if loaded.config.encoder_layers and start_id is None:
         raise ModelError(f"{loaded.folder}: nothing says what its decoder begins with; name decoder_start_token_id in config.json")
-    settings, budget = recipe.evaluation, TokenBudget(recipe.evaluation.max_tokens)
+    budget = TokenBudget(settings.evaluation.max_tokens)
     judged: dict[str, Judgement] = {}
-    names = set_names(recipe.data, sources)
+    names = set_names(data, sources)
     with work.stop.at_once(WHOLE):
-        judge = _judge(recipe)
+        judge = _judge(section, data)
         for name, source in budget.until_spent(zip(names, sources, strict=True)):
             skipped: dict[str, Skipped] = {}
             with work.listener.progress(f"judging {source.name}", None, "rows") as bar:
@@ -57,10 +60,10 @@ def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Sc
                     loaded.codec,
                     judge,
                     source.rows(skipped),
-                    settings.batch_size,
+                    settings.evaluation.batch_size,
                     start_id=start_id,
                     max_tokens=budget.left,
-                    on_bad_row=recipe.data.on_bad_row,
+                    on_bad_row=data.on_bad_row,
                     skipped=skipped,
                     progress=bar.advance,
                 )
@@ -78,14 +81,13 @@ def evaluate_likelihood(recipe: Recipe, loaded: "Loaded", work: "Session") -> Sc
     return Scored(metrics, len(verdicts), tokens, used, scores, [one.prediction for one in verdicts])
 
 
-def _judge(recipe: Recipe) -> Judge:
-    section = recipe.objective
-    return JUDGES[section.kind](section, _examples(recipe) if section.reads_training else (), recipe.data.on_bad_row)
+def _judge(section: ObjectiveSection, data: DataSection) -> Judge:
+    return JUDGES[section.kind](section, _examples(section, data) if section.reads_training else (), data.on_bad_row)
 
 
-def _examples(recipe: Recipe) -> Iterator[Row]:
+def _examples(section: ObjectiveSection, data: DataSection) -> Iterator[Row]:
     try:
-        for source in training_sources(recipe.data, recipe.objective.roles):
+        for source in training_sources(data, section.roles):
             yield from source.rows()
     except DataError as error:
         raise DataError(f"{error}; the examples of objective.shots are rows of data.train: name such rows there, or ask without") from error

@@ -8,6 +8,7 @@ from tfkit.data import ExampleSet, Source
 from tfkit.data.sources.open_sources import validation_sources
 from tfkit.engine.base_model import check_order
 from tfkit.engine.session import WHOLE
+from tfkit.engine.settings import Settings
 from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store
 from tfkit.engine.validation import judge_sets, of_sets, score_sets
 from tfkit.errors import ModelError, UsageError
@@ -15,14 +16,14 @@ from tfkit.evaluation.predictions import Judged, answer_metrics
 from tfkit.evaluation.row_scores import first_rows, tokens_of_first
 from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.evaluation.written import rows_of, undrawn, write_texts
-from tfkit.objectives.context import Stored, tokens_of
+from tfkit.objectives.context import ModelContext, RowOrder, Stored, tokens_of
 from tfkit.objectives.labelled import LabelledObjective, WritingObjective
 from tfkit.objectives.metrics import Scores, unit_weights
 from tfkit.objectives.metrics.texts import require_libraries
 from tfkit.objectives.objective import Objective, weighted_loss
-from tfkit.objectives.registry import objective_tokenizer, open_objective, open_rows
+from tfkit.objectives.registry import objective_tokenizer, open_objective
 from tfkit.recipe.reading.checks import fitting_problems
-from tfkit.recipe.schema.sections import Recipe
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
@@ -65,59 +66,59 @@ class Scored:
     decoding: dict[str, Any] | None = None  # how texts were written, where some were
 
 
-def evaluate_rows(recipe: Recipe, loaded: "Loaded", work: "Session") -> Scored:
-    """Score the rows of data.validation for the recipe's objective; of a distillation for what the student is trained for.
+def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session") -> Scored:
+    """Score the rows of data.validation for the objective; of a distillation for what the student is trained for.
 
     Raises UsageError if the model is not for this objective, or has no such rows; ModelError if nobody says what its classes are.
     """
-    recipe = _judged_alone(recipe)
-    if problems := fitting_problems(recipe, loaded.config):
+    section, data = settings.objective.trained_for.judged_alone, settings.data
+    if problems := fitting_problems(section, loaded.config):
         raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
-    if recipe.objective.answers_in_text:
-        require_libraries(recipe.evaluation.text_metrics)
-    sources = validation_sources(recipe.data, recipe.objective.roles)
-    if not sources:
+    if section.answers_in_text:
+        require_libraries(settings.evaluation.text_metrics)
+    sources = validation_sources(data, section.roles) if data is not None else []
+    if data is None or not sources:
         raise UsageError("there are no rows to score: give them as --data F, or a recipe with data.validation")
     assert loaded.codec is not None
-    tokenizer = objective_tokenizer(recipe, loaded.codec)
-    objective = open_objective(recipe, loaded.config, tokenizer, _labels(recipe, loaded))
+    tokenizer = objective_tokenizer(section, loaded.codec, is_finished=True)
+    context = ModelContext(loaded.config, tokenizer, _labels(section, loaded), settings.seed, loaded.folder)
+    objective = open_objective(section, context)
     with work.stop.at_once():
-        stored = [store(source, recipe, objective, tokenizer, work.listener) for source in sources]
+        stored = [store(source, data, objective, tokenizer, work.listener) for source in sources]
     report_rows(stored, work.listener)
     for one in stored:
         one.check_vocabulary(loaded.config.vocab_size)
-    names = set_names(recipe.data, sources)
+    names = set_names(data, sources)
+    order = RowOrder(loaded.config.context_length, settings.seed, settings.batch_size, data.length_groups)
     if objective.labelled is not None:
         examples = [one for one in stored if isinstance(one, ExampleSet)]
-        return _labelled(recipe, objective.labelled, names, sources, examples, loaded, work)
+        return _labelled(settings, order, objective.labelled, names, sources, examples, loaded, work)
     sets = [ValidationSet(name, one) for name, one in zip(names, stored, strict=True)]
-    return _unlabelled(recipe, objective, sets, loaded, work)
+    return _unlabelled(settings, order, objective, sets, loaded, work)
 
 
-def _judged_alone(recipe: Recipe) -> Recipe:
-    """The recipe with the objective itself, each row of which is judged on its own."""
-    return recipe.model_copy(update={"objective": recipe.objective.trained_for.judged_alone})
-
-
-def _unlabelled(recipe: Recipe, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", work: "Session") -> Scored:
+def _unlabelled(
+    settings: Settings, order: RowOrder, objective: Objective, sets: list[ValidationSet], loaded: "Loaded", work: "Session"
+) -> Scored:
     """Rows that are cut from texts: what the objective measures, and no answers."""
-    budget = TokenBudget(recipe.evaluation.max_tokens)
+    budget = TokenBudget(settings.evaluation.max_tokens)
     scored: list[Stored] = []
     rows = tokens = 0
     for one in budget.until_spent(sets):
-        cut = open_rows(recipe, objective, [(one.stored, 1.0)], loaded.config)
+        cut = objective.open_rows([(one.stored, 1.0)], order)
         first = first_rows(cut, budget.left)
         scored.append(one.stored)
         rows, tokens = rows + first, tokens + (tokens_of(one.stored) if first == len(cut) else tokens_of_first(cut, first))
         budget.spend(tokens_of_first(cut, first))
     with work.listener.progress("scoring", rows, "rows") as bar, work.stop.at_once(WHOLE):
-        metrics = score_sets(recipe, objective, sets, loaded.model, progress=bar.advance)
+        metrics = score_sets(settings.evaluation, order, objective, sets, loaded.model, progress=bar.advance)
     assert metrics is not None  # nothing asked it to stop
     return Scored(metrics, rows, tokens, scored)
 
 
 def _labelled(
-    recipe: Recipe,
+    settings: Settings,
+    order: RowOrder,
     objective: LabelledObjective,
     names: Sequence[str],
     sources: Sequence[Source],
@@ -126,16 +127,16 @@ def _labelled(
     work: "Session",
 ) -> Scored:
     """Rows that have an answer each: the model's, and the metrics of all of them."""
-    writer = objective.writer if recipe.evaluation.text_metrics else None
-    text_metrics = recipe.evaluation.text_metrics if writer else ()
+    writer = objective.writer if settings.evaluation.text_metrics else None
+    text_metrics = settings.evaluation.text_metrics if writer else ()
     total = sum(map(len, stored))
     with work.listener.progress("scoring", total * (2 if writer else 1), "rows") as bar, work.stop.at_once(WHOLE):
-        judged = judge_sets(recipe, objective, stored, loaded.model, progress=bar.advance)
+        judged = judge_sets(settings.evaluation, order, objective, stored, loaded.model, progress=bar.advance)
         assert judged is not None  # nothing asked it to stop
         used = stored[: len(judged)]
         if writer is not None:
             sets = zip(sources, used, judged, strict=False)
-            judged = [_with_texts(recipe, writer, source, one, found, loaded, bar.advance) for source, one, found in sets]
+            judged = [_with_texts(settings, writer, source, one, found, loaded, bar.advance) for source, one, found in sets]
         everything = [found for part in judged for found in part]
         scores = answer_metrics(objective, everything, text_metrics)
         each = [answer_metrics(objective, part, text_metrics)(unit_weights(len(part))) for part in judged if len(names) > 1]
@@ -145,12 +146,12 @@ def _labelled(
         {"place": one.place(found.number), "loss": weighted_loss(objective.terms, found.sums), **found.prediction} for one, found in rows
     ]
     tokens = sum(int(one.lengths[found.number]) for one, found in rows)
-    settings = undrawn(recipe.generation).model_dump(include=set(_DECODING)) if writer else None
-    return Scored(metrics, len(rows), tokens, used, scores, documents, settings)
+    decoding = undrawn(settings.generation).model_dump(include=set(_DECODING)) if writer else None
+    return Scored(metrics, len(rows), tokens, used, scores, documents, decoding)
 
 
 def _with_texts(
-    recipe: Recipe,
+    settings: Settings,
     objective: WritingObjective,
     source: Source,
     stored: ExampleSet,
@@ -160,18 +161,18 @@ def _with_texts(
 ) -> list[Judged]:
     """The same rows with what the model writes for each, and what was to be written."""
     examples = [stored[one.number] for one in judged]
-    settings, size = undrawn(recipe.generation), recipe.evaluation.batch_size
-    texts = write_texts(loaded.model, objective, examples, settings, size, loaded.eos_ids, progress)
+    decoding, size = undrawn(settings.generation), settings.evaluation.batch_size
+    texts = write_texts(loaded.model, objective, examples, decoding, size, loaded.eos_ids, progress)
     wanted = {one.number: example for one, example in zip(judged, examples, strict=True)}
     right = {number: objective.references(row, wanted[number]) for number, row in enumerate(rows_of(source, stored)) if number in wanted}
     return [replace(one, prediction={"text": text, "references": right[one.number]}) for one, text in zip(judged, texts, strict=True)]
 
 
-def _labels(recipe: Recipe, loaded: "Loaded") -> list[str]:
-    """The classes of the checkpoint, in its own order; by the recipe's names, if it gives as many."""
-    if not recipe.objective.has_labels:
+def _labels(section: ObjectiveSection, loaded: "Loaded") -> list[str]:
+    """The classes of the checkpoint, in its own order; by the section's names, if it gives as many."""
+    if not section.has_labels:
         return []
-    if named := recipe.objective.named_labels:
+    if named := section.named_labels:
         count = getattr(loaded.config.head, "count", 0)
         if len(named) != count:
             raise UsageError(

@@ -8,7 +8,6 @@ from tfkit.engine.settings import read_settings, settings_inputs
 from tfkit.errors import ModelError
 from tfkit.hub import find_checkpoint
 from tfkit.recipe import RecipeText
-from tfkit.recipe.schema.objective_sections import CausalLMSection
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
@@ -30,14 +29,14 @@ class Evaluator:
     def __init__(self, checkpoint: str, recipe: RecipeText | None, words: Sequence[str], data: str | None):
         self.folder = find_checkpoint(checkpoint)
         self.settings = read_settings(recipe, self.folder, words, _SECTIONS, data)
-        self.objective = self.settings.recipe.objective.trained_for if self.settings.recipe else CausalLMSection()
         self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)
 
     def metric_names(self) -> list[str]:
         """Return the metrics that the evaluation may have."""
         from tfkit.recipe.schema.objective_sections import OF_TEXTS
 
-        return [name for name in self.objective.metrics if OF_TEXTS.get(name) in (None, *self.settings.evaluation.text_metrics)]
+        metrics, written = self.settings.objective.trained_for.metrics, self.settings.evaluation.text_metrics
+        return [name for name in metrics if OF_TEXTS.get(name) in (None, *written)]
 
     def score(
         self, work: "Session", device: str | None = None, threads: int | None = None, *, each: bool = False
@@ -75,10 +74,10 @@ class Evaluator:
         from tfkit.engine.scoring.by_row import evaluate_rows
         from tfkit.engine.scoring.by_text import evaluate_texts
 
-        recipe = self.settings.recipe
-        if recipe is None or recipe.objective.trained_for.scored_by == "text":
+        scored_by = self.settings.objective.trained_for.scored_by
+        if scored_by == "text":
             return evaluate_texts(self.settings, loaded, work, each=each)
-        return (evaluate_likelihood if recipe.objective.scored_by == "likelihood" else evaluate_rows)(recipe, loaded, work)
+        return (evaluate_likelihood if scored_by == "likelihood" else evaluate_rows)(self.settings, loaded, work)
 
     def _result(self, loaded: "Loaded", found: "Scored", reading: "Reading") -> dict[str, Any]:
         from tfkit.engine.session import energy_fields, place_fields

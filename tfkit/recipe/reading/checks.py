@@ -18,17 +18,16 @@ from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     """Return the problems of a recipe whose fields are each valid."""
     found = [*_lengths(recipe), *_warmup(recipe), *_vocabulary(recipe), *_unread(recipe), *_start(recipe)]
-    found += [*recipe.objective.problems(recipe, _model(recipe)), *_adapter(recipe), *_judging(recipe)]
+    found += [*recipe.objective.problems(recipe, _values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
     if recipe.model.start is None:  # otherwise the model's config is in its own files
-        found += _objective(recipe)
+        found += _objective(recipe.objective.trained_for, recipe.model, recipe.tokenizer)
     return [Problem(place_of(tree, path, key=False), path, message) for path, message in found]
 
 
-def fitting_problems(recipe: Recipe, config: ModelConfig) -> list[str]:
-    """Return why a finished model, with this config and its own tokenizer, does not fit a recipe's objective."""
-    section = ModelSection.model_validate(config.model_dump())
-    finished = recipe.model_copy(update={"model": section, "tokenizer": TokenizerSection(path="its own")})
-    return [message for _, message in _objective(finished)]
+def fitting_problems(objective: ObjectiveSection, config: ModelConfig) -> list[str]:
+    """Return why a finished model, with this config and its own tokenizer, does not fit an objective."""
+    model = ModelSection.model_validate(config.model_dump())
+    return [message for _, message in _objective(objective.trained_for, model, TokenizerSection(path="its own"))]
 
 
 def _start(recipe: Recipe) -> Iterator[tuple[Path, str]]:
@@ -93,20 +92,20 @@ def _vocabulary(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("tokenizer", "vocab_size"), message
 
 
-def _model(recipe: Recipe) -> dict[str, Any]:
+def _values(model: ModelSection) -> dict[str, Any]:
     """Return the values of the model's config, as far as they are given."""
-    return merge(PRESETS[recipe.model.preset][1] if recipe.model.preset in PRESETS else {}, recipe.model.changes)
+    return merge(PRESETS[model.preset][1] if model.preset in PRESETS else {}, model.changes)
 
 
 _STACKS = {"encoder": "encoders", "decoder": "decoders", "both": "models with an encoder and a decoder"}
 
 
-def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+def _objective(objective: ObjectiveSection, model: ModelSection, tokenizer: TokenizerSection) -> Iterator[tuple[Path, str]]:
     """Check that the objective fits the model's stacks and head."""
-    objective, model = recipe.objective.trained_for, _model(recipe)
-    encoder, decoder = bool(model.get("encoder_layers")), bool(model.get("decoder_layers"))
+    values = _values(model)
+    encoder, decoder = bool(values.get("encoder_layers")), bool(values.get("decoder_layers"))
     stacks = "both" if encoder and decoder else "encoder" if encoder else "decoder"
-    head = recipe.model.changes.get("head") if objective.head in ("classes", "tags") else model.get("head")
+    head = model.changes.get("head") if objective.head in ("classes", "tags") else values.get("head")
     kind = head.get("kind", "lm") if isinstance(head, dict) else objective.head
     if stacks not in objective.stacks:
         wanted = " and ".join(_STACKS[name] for name in objective.stacks)
@@ -119,13 +118,12 @@ def _objective(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     elif kind != (wanted := "lm" if objective.head == "choices" else objective.head):
         yield ("model", "head"), f"the objective {objective.kind} needs a head of kind {wanted}, not {kind}"
     elif stacks == "both":
-        yield from _encoder_decoder(recipe, objective)
-    yield from objective.misfits(recipe, model)
+        yield from _encoder_decoder(tokenizer, objective)
+    yield from objective.misfits(model, values, tokenizer)
 
 
-def _encoder_decoder(recipe: Recipe, objective: ObjectiveSection) -> Iterator[tuple[Path, str]]:
+def _encoder_decoder(section: TokenizerSection, objective: ObjectiveSection) -> Iterator[tuple[Path, str]]:
     """Check that the tokenizer has a token with which a decoder begins, one that ends targets, and sentinels for spans."""
-    section = recipe.tokenizer
     if section.path is not None:
         return
     own = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]

@@ -20,7 +20,7 @@ from tfkit.recipe.reading.checks import cross_problems
 from tfkit.recipe.reading.overrides import apply_overrides
 from tfkit.recipe.reading.parse import MAX_BYTES, parse
 from tfkit.recipe.reading.problems import MAX_PATH, Problem, RecipeError, cut
-from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Place, flatten, plain
+from tfkit.recipe.reading.tree import Mapping, Node, Place, flatten, plain
 from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.bounds import MAX_VOCAB_SIZE
 from tfkit.recipe.schema.sections import Recipe
@@ -99,16 +99,6 @@ def _read(tree: Node | None, problems: list[Problem], name: str, overrides: Sequ
     if problems or recipe is None:
         raise RecipeError(problems)
     return recipe, tree
-
-
-def recipe_of(overrides: Sequence[str]) -> Recipe:
-    """Read a recipe from key=value alone. Raise UsageError as `read_recipe` does."""
-    tree = Mapping(COMMAND_LINE)
-    problems = apply_overrides(tree, overrides)
-    recipe, more = _check(tree)
-    if problems or more or recipe is None:
-        raise RecipeError([*problems, *more])
-    return recipe
 
 
 def find_recipe(name_or_path: str) -> Path:

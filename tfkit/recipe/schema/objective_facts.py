@@ -10,7 +10,8 @@ from tfkit.model.config import Data
 from tfkit.recipe.schema.roles import TEXT, Role
 
 if TYPE_CHECKING:
-    from tfkit.recipe.schema.sections import Recipe
+    from tfkit.recipe.schema.data_sections import TokenizerSection
+    from tfkit.recipe.schema.sections import ModelSection, Recipe
 
 Stacks = Literal["encoder", "decoder", "both"]
 ScoredBy = Literal["text", "row", "likelihood"]
@@ -71,8 +72,11 @@ class ObjectiveSection(Data):
         """Return contradictions to the other sections of a recipe; `model`: the values of the model's config that are given."""
         return ()
 
-    def misfits(self, recipe: "Recipe", model: dict[str, Any]) -> Iterable[Contradiction]:
-        """Return why a model and its tokenizer do not fit, apart from stacks and head: those of a recipe, or a finished model's."""
+    def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterable[Contradiction]:
+        """Return why a model and its tokenizer do not fit, apart from stacks and head: those of a recipe, or a finished model's.
+
+        `values`: of the model's config, as far as they are given.
+        """
         return ()
 
     @property

@@ -12,7 +12,8 @@ from tfkit.recipe.schema.roles import Role
 from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
 
 if TYPE_CHECKING:
-    from tfkit.recipe.schema.sections import Recipe
+    from tfkit.recipe.schema.data_sections import TokenizerSection
+    from tfkit.recipe.schema.sections import ModelSection, Recipe
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -89,21 +90,21 @@ class MaskedLMSection(ObjectiveSection):
         of_pairs = ("mlm_loss", "next_sentence_loss", "next_sentence_accuracy")
         return self.metrics if self.next_sentence else tuple(name for name in self.metrics if name not in of_pairs)
 
-    def misfits(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
+    def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
         """Check that the tokenizer has a mask token, and that the model has segments and an NSP head if rows are two texts."""
-        section, head = recipe.tokenizer, model.get("head")
-        if section.path is None and section.kind != "wordpiece":
+        head = values.get("head")
+        if tokenizer.path is None and tokenizer.kind != "wordpiece":
             yield (
                 ("tokenizer", "kind"),
-                f"{section.kind} has no [CLS], [SEP] and [MASK], which the objective masked_lm needs: use wordpiece",
+                f"{tokenizer.kind} has no [CLS], [SEP] and [MASK], which the objective masked_lm needs: use wordpiece",
             )
-        if "head" in recipe.model.changes and isinstance(head, dict) and bool(head.get("next_sentence")) != self.next_sentence:
+        if "head" in model.changes and isinstance(head, dict) and bool(head.get("next_sentence")) != self.next_sentence:
             wanted = str(self.next_sentence).lower()
             yield (
                 ("model", "head"),
                 f"objective.next_sentence is {wanted}, but that of the head is not: make them equal, or leave the head out",
             )
-        embedding = model.get("embedding")
+        embedding = values.get("embedding")
         if self.next_sentence and ((embedding.get("segments") if isinstance(embedding, dict) else None) or 0) < 2:
             yield ("model",), "next_sentence distinguishes its two texts by segments: set model.embedding.segments to 2"
 
@@ -212,17 +213,17 @@ class MultipleChoiceSection(ObjectiveSection):
         """The metrics; the language model's loss only if it is trained."""
         return self.metrics if self.lm_weight else tuple(name for name in self.metrics if name != "lm")
 
-    def misfits(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
+    def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
         """Check that the head scores a choice, and that the tokenizer has the tokens between the texts; a finished one gets them."""
-        section, head = recipe.tokenizer, model.get("head")
-        if "head" in recipe.model.changes and isinstance(head, dict) and not head.get("choices"):
+        head = values.get("head")
+        if "head" in model.changes and isinstance(head, dict) and not head.get("choices"):
             yield ("model", "head"), "the objective multiple_choice needs the score of a choice: add choices: true"
-        if section.path is not None or recipe.model.start is not None:
+        if tokenizer.path is not None or model.start is not None:
             return
-        own = VOCABULARIES[section.kind][variant_of(section.kind, section.variant)]
+        own = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
         for name in ("start", "delimiter", "classify"):
             token = getattr(self, name)
-            if token is not None and token not in (*own.first, *section.special_tokens, *own.last):
+            if token is not None and token not in (*own.first, *tokenizer.special_tokens, *own.last):
                 yield ("objective", name), f"{token!r} is not a special token of the tokenizer: add it to tokenizer.special_tokens"
 
 
