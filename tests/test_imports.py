@@ -15,12 +15,24 @@ PACKAGE = Path(__file__).parent.parent / "tfkit"
 MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 # What each room may import of ours, itself and the bare `tfkit` (its version) aside.
-PURE = {"errors", "durable", "network", "model.config", "families", "recipe", "carbon.reading", "carbon.card_fields", "units"}
+PURE = {
+    "errors",
+    "durable",
+    "network",
+    "model.config",
+    "families",
+    "recipe",
+    "carbon.reading",
+    "carbon.card_fields",
+    "units",
+    "error_document",
+}
 # Of the room `run`: how a checkpoint lies on disk, without torch.
 CHECKPOINTS = {"run.checkpoints", "run.manifest", "run.model_files", "run.safetensors_header", "run.strict_json", "run.verified"}
 MAY_IMPORT = {
     "errors": set(),
     "durable": set(),
+    "openmp": set(),
     "network": set(),
     "units": set(),
     "model.config": set(),
@@ -42,7 +54,7 @@ MAY_IMPORT = {
     | {"training", "evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model", "run", "carbon"},
     "cli": {"engine", "recipe", "console", "errors", "units", "network", "run", "carbon"},
     "__main__": {"cli", "console", "errors", "run"},
-    "__init__": {"engine", "adapters"},
+    "__init__": {"engine", "adapters", "openmp"},
 }
 HEAVY = {"torch", "datasets", "tokenizers", "transformers", "codecarbon"}
 

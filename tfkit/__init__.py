@@ -3,7 +3,10 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tfkit.openmp import bound_spinning
+
 __version__ = "0.1.0"
+bound_spinning()
 
 if TYPE_CHECKING:
     from tfkit.adapters import load as load
