@@ -3,6 +3,7 @@
 from tfkit.data import Loader
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.components import Components
+from tfkit.engine.contention import Contention
 from tfkit.engine.micro_batches import MicroBatches
 from tfkit.engine.training_data import RunContext
 from tfkit.engine.training_log import TrainingLog
@@ -31,9 +32,12 @@ class LoopHooks:
         self.save, self.evaluate, self.evaluated = checkpointer.save, validator.evaluate, validator.evaluated
         self.should_stop_early, self.should_stop = validator.should_stop_early, context.stop.should_stop
         self.out_of_memory = micro_batches.halve
+        self.contention = Contention(context.folder.path, context.listener.warn) if context.device.type == "cpu" else None
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
-        """Show the step on a terminal's live line."""
+        """Show the step on a terminal's live line, and report a processor that others use."""
+        if self.contention is not None:
+            self.contention.stepped(seconds)
         if self.training_log.terminal:
             self.training_log.show(report.loss, report.lr, report.tokens / seconds)
 

@@ -1,0 +1,87 @@
+"""A run beside other busy processes, by faked clocks: reported once, with the number of threads that are free."""
+
+from pathlib import Path
+
+import pytest
+
+from tfkit.engine import contention
+from tfkit.engine.contention import Contention
+
+
+class Machine:
+    """Clocks and a load that a test sets."""
+
+    def __init__(self, load: float, used: float):
+        self.now, self.processor_seconds, self.load, self.used = 0.0, 0.0, load, used
+        self.warnings: list[str] = []
+
+    def watch(self, threads: int) -> Contention:
+        return Contention(
+            Path("runs/x"),
+            self.warnings.append,
+            threads=threads,
+            wall=lambda: self.now,
+            processor=lambda: self.processor_seconds,
+            load=lambda: (self.load, 0.0, 0.0),
+        )
+
+    def step(self, watch: Contention, seconds: float, between: float = 0.0) -> None:
+        """Pass the time of a step, and before it some that another thing took, without a processor."""
+        self.now += between + seconds
+        self.processor_seconds += self.used * seconds
+        watch.stepped(seconds)
+
+
+@pytest.fixture(autouse=True)
+def cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contention, "usable_cores", lambda: 4)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+
+
+def test_it_is_reported_once_with_the_threads_that_are_free() -> None:
+    machine = Machine(load=5.2, used=3.1)
+    watch = machine.watch(threads=4)
+    for _ in range(29):
+        machine.step(watch, 2)
+    assert not machine.warnings
+    for _ in range(100):
+        machine.step(watch, 2)
+    (warning,) = machine.warnings
+    assert "at a load of 5.2 on 4 cores this run's 4 threads get the time of 3.1," in warning
+    assert "`tfkit resume runs/x --threads 3`" in warning
+
+
+@pytest.mark.parametrize(
+    ("load", "used", "threads"),
+    [
+        (4.2, 3.1, 4),  # alone: its own threads, which wait for each other
+        (9.0, 3.9, 4),  # others wait, and this run does not
+        (9.0, 0.5, 1),  # nothing to give up
+        (9.0, 1.9, 2),  # both threads have their core
+    ],
+)
+def test_no_contention(load: float, used: float, threads: int) -> None:
+    machine = Machine(load, used)
+    watch = machine.watch(threads)
+    for _ in range(200):
+        machine.step(watch, 2)
+    assert not machine.warnings
+
+
+def test_time_between_steps_does_not_count() -> None:
+    """A minute on the disk, without a processor, is no contention."""
+    machine = Machine(load=6.0, used=4.0)
+    watch = machine.watch(threads=4)
+    for _ in range(100):
+        machine.step(watch, 2, between=60)
+    assert not machine.warnings
+    machine.used = 2.0
+    for _ in range(100):
+        machine.step(watch, 2, between=0.1)
+    assert len(machine.warnings) == 1
+    assert "--threads 2`" in machine.warnings[0]
+
+
+def test_a_system_without_a_load() -> None:
+    watch = Contention(Path("runs/x"), pytest.fail, threads=4, load=None)
+    watch.stepped(100.0)

@@ -1,0 +1,64 @@
+"""Contention for the processor in a run, noticed by its own processor time and the machine's load, and reported once with the remedy.
+
+A parallel step waits for its slowest thread: a single process beside it can halve its speed. Nothing is changed by itself, since another
+number of threads changes the last bits of a run.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from tfkit.run.machine import usable_cores
+
+WINDOW_SECONDS = 60.0  # of steps; the system's shortest average of the load is over a minute, too
+_MARGIN = 0.5  # processes that wait for a core, on average: fewer are no trouble
+_LOST = 0.25  # cores that the run does not get
+
+
+class Contention:
+    """Watches the steps of a run on the processor; `warn` is called at most once."""
+
+    def __init__(
+        self,
+        run: Path,
+        warn: Callable[[str], None],
+        *,
+        threads: int | None = None,
+        wall: Callable[[], float] = time.perf_counter,
+        processor: Callable[[], float] = time.process_time,
+        load: Callable[[], tuple[float, float, float]] | None = getattr(os, "getloadavg", None),
+    ):
+        self.run, self.warn, self.wall, self.processor, self.load = run, warn, wall, processor, load
+        self.threads, self.cores, self.machine = threads or torch.get_num_threads(), usable_cores(), os.cpu_count() or 1
+        self.watching = self.threads > 1 and load is not None
+        self._wall, self._processor = wall(), processor()
+        self._step_seconds, self._used = 0.0, 0.0  # of this window
+
+    def stepped(self, seconds: float) -> None:
+        """Count a step that took `seconds` and has just ended; what lies between two steps, an evaluation or a save, does not count."""
+        if not self.watching:
+            return
+        wall, processor = self.wall(), self.processor()
+        if wall - self._wall < 1.1 * seconds + 0.1:
+            self._step_seconds, self._used = self._step_seconds + wall - self._wall, self._used + processor - self._processor
+        self._wall, self._processor = wall, processor
+        if self._step_seconds >= WINDOW_SECONDS:
+            self._judge(self._used / self._step_seconds)
+            self._step_seconds, self._used = 0.0, 0.0
+
+    def _judge(self, used: float) -> None:
+        """Report contention if more processes than cores want to compute, and the run's threads lack some of their time."""
+        assert self.load is not None
+        load = self.load()[0]
+        if load <= self.machine + _MARGIN or used >= min(self.threads, self.cores) - _LOST:
+            return
+        self.watching = False
+        fewer = min(max(round(self.machine - (load - self.threads)), 1), self.threads - 1)
+        self.warn(
+            f"other processes compete for the processor: at a load of {load:.1f} on {self.machine} cores this run's {self.threads} threads "
+            f"get the time of {used:.1f}, and each step waits for its slowest thread. Fewer threads may be faster: stop the run, and "
+            f"`tfkit resume {self.run} --threads {fewer}` goes on with it, equal up to rounding"
+        )
