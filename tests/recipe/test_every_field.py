@@ -126,6 +126,12 @@ def limit(seen: Seen) -> float | None:
     return seen.run.context.recipe.data.max_lost
 
 
+def card_languages(seen: Seen) -> str:
+    """The languages in the front matter of the last checkpoint's card."""
+    card = (seen.folder / "checkpoints" / checkpoints(seen)[-1] / "README.md").read_text(encoding="utf-8")
+    return card.partition("\nlanguage:")[2].partition("\nmodel-index:")[0]
+
+
 def micro_batches(seen: Seen) -> list[int]:
     return [len(batch.input_ids) for batch in seen.run.components.loader.step(0)]
 
@@ -380,6 +386,7 @@ TABLE = {
     "data.validation.columns": Change("data.validation.0.columns={text: body}", validation_data),
     "data.validation.name": Change("data.validation=[{path: two.jsonl}, {path: one.jsonl, name: dev}]", evaluation),
     "data.length_groups": Change("data.length_groups=false", order, LABELLED),
+    "data.language": Change("data.language=[en, de]", card_languages),
     "data.max_lost": Change("data.max_lost=0.5", limit, LABELLED),
     "data.on_bad_row": Change("data.on_bad_row=skip", train_data),
     "objective": Change(LABELLED, shapes),

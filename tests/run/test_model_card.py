@@ -1,6 +1,7 @@
 """The card of every kind of model: the Hub's name for what it is for, and a class of transformers that opens it, by its head."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
@@ -11,7 +12,9 @@ from tfkit.carbon.reading import Reading
 from tfkit.families import FAMILIES, PRESETS
 from tfkit.hub import family_of
 from tfkit.model.config import ModelConfig
-from tfkit.run.card import model_card
+from tfkit.recipe.schema.data_sections import DataSection
+from tfkit.run.card import mean_card, model_card
+from tfkit.run.card_facts import BaseCard, CardData, last_name
 
 TASKS = {
     "text-generation": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -31,20 +34,28 @@ OLD = "T5WithLMHeadModel"  # what old files call T5ForConditionalGeneration, and
 KINDS = [(one.name, name) for one in FAMILIES.values() if one.model_type is not None for name in one.architectures if name != OLD]
 
 
-def card_of(config: ModelConfig, family: str | None, base: Path | None = None) -> str:
+ROWS = CardData(["rows.jsonl"], validation={"": "rows.jsonl (held out)"})
+
+
+def card_of(config: ModelConfig, family: str | None, **changes: Any) -> str:
     found = family_of(config, prefer=family)
-    return model_card(
-        name="run",
-        kind="fine-tuning",
-        config=config,
-        architecture=found.architecture(config) if found else None,
-        parameters=7,
-        progress={"steps": 3, "tokens": 9, "loss": 0.5},
-        evaluation={"accuracy": 0.25},
-        data=["rows.jsonl"],
-        reading=Reading(),
-        base=base,
-    )
+    facts: dict[str, Any] = {
+        "name": "run",
+        "kind": "fine-tuning",
+        "config": config,
+        "architecture": found.architecture(config) if found else None,
+        "parameters": 7,
+        "progress": {"steps": 3, "tokens": 9, "loss": 0.5},
+        "evaluation": {"accuracy": 0.25},
+        "data": ROWS,
+        "reading": Reading(),
+    }
+    return model_card(**facts | changes)
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    about: dict[str, Any] = YAML(typ="safe").load(card.removeprefix("---\n").split("\n---\n", 1)[0])
+    return about
 
 
 @pytest.mark.parametrize(("family", "name"), KINDS)
@@ -55,8 +66,7 @@ def test_task_and_class_are_those_of_transformers(family: str, name: str) -> Non
         head = {key: value for key, value in values["head"].items() if key in ("tied", "bias", "scale", "softcap")}
     config = ModelConfig.model_validate(values | {"head": {**head, **FAMILIES[family].architectures[name]}})
     card = card_of(config, family)
-    front, body = card.removeprefix("---\n").split("\n---\n", 1)
-    about = YAML(typ="safe").load(front)
+    about, body = front_matter(card), card.removeprefix("---\n").split("\n---\n", 1)[1]
     assert about["library_name"] == "transformers"
     assert BESIDE.get(name, name) in TASKS[about["pipeline_tag"]].values()
     assert f"\n    transformers.{name}.from_pretrained" in body
@@ -72,10 +82,87 @@ def test_a_model_that_only_tfkit_computes_says_so() -> None:
 
 
 def test_an_adapter_says_how_peft_opens_it_on_its_base() -> None:
-    card = card_of(ModelConfig.model_validate(PRESETS["gpt2"][1]), "gpt2", Path("models/gpt2"))
+    base: dict[str, Any] = {"base": "hub:openai-community/gpt2@main", "adapter": True}
+    card = card_of(ModelConfig.model_validate(PRESETS["gpt2"][1]), "gpt2", **base)
     assert "library_name: peft\n" in card
-    opening = 'peft.PeftModel.from_pretrained(transformers.GPT2LMHeadModel.from_pretrained("models/gpt2"), ".")'
+    opening = 'peft.PeftModel.from_pretrained(transformers.GPT2LMHeadModel.from_pretrained("openai-community/gpt2"), ".")'
     assert f"It opens with `peft` and with `tfkit`:\n\n    {opening}\n    tfkit generate --from ." in card
-    assert "| updates of | models/gpt2 |" in card
+    assert "| updates of | openai-community/gpt2 |" in card
+    assert {name: front_matter(card)[name] for name in ("base_model", "base_model_relation")} == {
+        "base_model": "openai-community/gpt2",
+        "base_model_relation": "adapter",
+    }
     tagger = ModelConfig.model_validate(PRESETS["gpt2"][1] | {"head": {"kind": "tags", "count": 5}})
-    assert 'GPT2ForTokenClassification.from_pretrained("models/gpt2", num_labels=5), ".")' in card_of(tagger, "gpt2", Path("models/gpt2"))
+    assert 'GPT2ForTokenClassification.from_pretrained("openai-community/gpt2", num_labels=5), ".")' in card_of(tagger, "gpt2", **base)
+
+
+def test_the_hub_s_library_reads_the_metadata() -> None:
+    """Scores as the results of `model-index`, each of its own set; base model, data sets, languages, licence."""
+    repocard = pytest.importorskip("huggingface_hub.repocard")
+    section = DataSection.model_validate(
+        {
+            "train": [{"path": "/home/someone/secret/rows.csv"}, {"hub": "org/reviews"}, {"stdlib": "docstrings"}],
+            "validation": [{"path": "a/dev.csv", "name": "dev"}, {"hub": "org/reviews", "split": "test", "name": "dev.2"}],
+            "language": ["en", "no"],
+        }
+    )
+    scores = {"loss": 0.5, "accuracy": 1e-5, "dev.loss": 0.25, "dev.accuracy": None, "dev.2.accuracy": 0.75, "dev.2.target_tokens": 7.0}
+    head = FAMILIES["bert"].architectures["BertForSequenceClassification"] | {"count": 31}
+    labels = ["yes|no", *map(str, range(30))]
+    card = card_of(
+        ModelConfig.model_validate(PRESETS["bert-base"][1] | {"head": head}),
+        "bert",
+        data=CardData.of(section),
+        evaluation={**scores, "perplexity": float("inf")},
+        base="/home/someone/runs/base/checkpoints/step-000500",
+        base_card=BaseCard("apache-2.0", ("de",)),
+        labels=labels,
+    )
+    assert "someone" not in card
+    assert "| data | rows.csv, org/reviews, Python's standard library, docstrings |" in card
+    assert "| labels | yes\\|no, 0, 1," in card
+    assert "18 and 11 more |" in card
+    data = repocard.ModelCard(card).data
+    assert (data.language, data.license, data.base_model, data.datasets) == (["en", "no"], "apache-2.0", "base", ["org/reviews"])
+    found = [(one.dataset_name, one.task_type, one.metric_type, one.metric_value) for one in data.eval_results]
+    task = "text-classification"
+    assert found == [
+        ("dev.csv, org/reviews", task, "loss", 0.5),
+        ("dev.csv, org/reviews", task, "accuracy", 1e-5),
+        ("dev.csv", task, "loss", 0.25),
+        ("org/reviews", task, "accuracy", 0.75),
+    ]
+    assert front_matter(card)["model-index"][0]["name"] == "run"
+    mean = mean_card(card, ["step-000400", "step-000500"])
+    assert {*front_matter(mean)} == {*front_matter(card)} - {"model-index"}, "the scores are those of one checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("models/gpt2", "gpt2"),
+        ("/home/me/gpt2/", "gpt2"),
+        (r"C:\Users\me\gpt2", "gpt2"),
+        ("runs/base/checkpoints/step-000500", "base"),
+        ("hub:org/name@abc", "org/name"),
+        ("/home/me/hub/models--org--na--me/snapshots/0a1b", "org/na--me"),
+        ("../data/*.jsonl", "*.jsonl"),
+    ],
+)
+def test_a_card_names_no_folder_above(path: str, name: str) -> None:
+    assert last_name(path) == name
+
+
+@pytest.mark.parametrize(
+    ("front", "card"),
+    [
+        ("license: mit\nlanguage: en", BaseCard("mit", ("en",))),
+        ('license: "cc-by-4.0"\nlanguage:\n- en\n- "no"\n- pt-BR\ntags: [x]', BaseCard("cc-by-4.0", ("en", "no", "pt-BR"))),
+        ("language: [en, de]\nlicense: other\nlicense_name: mine", BaseCard("", ("en", "de"))),
+        ("tags: [license, language]", BaseCard()),
+    ],
+)
+def test_licence_and_languages_come_from_the_base_s_card(front: str, card: BaseCard, tmp_path: Path) -> None:
+    assert BaseCard.read(tmp_path) == BaseCard()
+    (tmp_path / "README.md").write_text(f"---\n{front}\n---\n\n# A model\nlicense: gpl\n", encoding="utf-8")
+    assert BaseCard.read(tmp_path) == card

@@ -18,6 +18,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.card import model_card
+from tfkit.run.card_facts import BaseCard, CardData
 from tfkit.run.checkpoints import best_checkpoint, checkpoints, prune, read_best, record_best, save_checkpoint, step_of
 from tfkit.training.checkpoint import save_training_state
 from tfkit.training.loop import Progress
@@ -144,7 +145,7 @@ class Checkpointer:
         prune(self.root, keep, best_checkpoint(self.root))
 
     def _card(self, step: int) -> str:
-        config, progress = self.model.config, self.log.progress
+        config, progress, start = self.model.config, self.log.progress, self.data.start
         family = family_of(config, prefer=self.family)
         return model_card(
             name=self.context.folder.path.name,
@@ -154,8 +155,11 @@ class Checkpointer:
             parameters=self.parameters,
             progress={"steps": step, "tokens": progress.tokens, "loss": self.log.latest.get("loss")},
             evaluation=self.log.evaluations.get(step, {}),
-            data=[stored.name for stored, _ in self.data.train],
+            data=CardData.of(self.context.recipe.data),
             averaged=f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else "",
             reading=self.context.meter.reading(),
-            base=adapted(self.context.recipe, self.data.start),
+            base=start.path if start else None,
+            base_card=BaseCard.read(start.described.folder) if start else BaseCard(),
+            adapter=adapted(self.context.recipe, start) is not None,
+            labels=self.data.labels,
         )

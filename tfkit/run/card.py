@@ -1,13 +1,21 @@
-"""The model card: README.md of a checkpoint, with the carbon that the Hub reads."""
+"""The model card: README.md of a checkpoint, with the metadata that the Hub reads: base model, data, scores, carbon. No path is in it.
 
-from collections.abc import Sequence
-from pathlib import Path
+The metadata: https://huggingface.co/docs/hub/model-cards; scores as `model-index`.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfkit.carbon.card_fields import co2_block, co2_sentence
 from tfkit.carbon.reading import Reading
 from tfkit.model.config import ClassesHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
+from tfkit.run.card_facts import BaseCard, CardData, last_name
 from tfkit.run.machine import processor
+
+_MOST_LABELS = 20  # that the table names
 
 
 def model_card(
@@ -19,34 +27,44 @@ def model_card(
     parameters: int,
     progress: dict[str, Any],
     evaluation: dict[str, float | None],
-    data: list[str],
+    data: CardData,
     reading: Reading,
     averaged: str = "",
-    base: Path | None = None,
+    base: str | None = None,
+    base_card: BaseCard = BaseCard(),
+    adapter: bool = False,
+    labels: Sequence[str] = (),
 ) -> str:
     """Return Markdown with YAML front matter. `kind` is "pre-training" or "fine-tuning"; `architecture` is transformers' class for it, if
-    there is one; `averaged` names the weights whose mean these are; `base` is the model that these are updates of, if they are.
+    there is one; `averaged` names the weights whose mean these are; `base` is where the model that this one started from lies, and with
+    `adapter` these are updates of it.
     """
-    carbon = co2_block(reading, kind, processor()["name"])
     task, example = _use(config)
-    library = "tfkit" if architecture is None else "transformers" if base is None else "peft"
+    library = "tfkit" if architecture is None else "peft" if adapter else "transformers"
+    base = None if base is None else last_name(base)
     front = [f"library_name: {library}", f"pipeline_tag: {task}", "tags: [tfkit]"]
-    if carbon:
+    front += _list("language", data.languages or base_card.languages)
+    front += [f"license: {base_card.license}"] if base_card.license else []
+    front += [f"base_model: {_yaml(base)}", f"base_model_relation: {'adapter' if adapter else 'finetune'}"] if base else []
+    front += _list("datasets", data.hub)
+    if carbon := co2_block(reading, kind, processor()["name"]):
         front += ["co2_eq_emissions:", *(f"  {key}: {_yaml(value)}" for key, value in carbon.items())]
+    front += _model_index(name, task, data, evaluation)
     layers = " + ".join(str(count) for count in (config.encoder_layers, config.decoder_layers) if count)
     rows = {
-        "updates of": str(base or ""),
+        "updates of" if adapter else "base model": base or "",
         "parameters": f"{parameters:,}",
         "layers, width, heads": f"{layers}, {config.dim}, {config.num_heads} ({config.num_kv_heads} for keys and values)",
         "vocabulary, context": f"{config.vocab_size:,}, {config.context_length:,}",
-        "data": ", ".join(data),
+        "data": ", ".join(data.names),
+        "labels": _named(labels),
         "steps, tokens": f"{progress['steps']:,}, {progress['tokens']:,}",
         "weights": averaged,
         "training loss": f"{progress['loss']:.4f}" if progress["loss"] is not None else "",
         **{f"validation {metric.replace('_', ' ')}": _number(value) for metric, value in evaluation.items() if metric != "target_tokens"},
     }
-    table = "\n".join(f"| {label} | {value} |" for label, value in rows.items() if value)
-    opening = [_opening(architecture, config, base)] if architecture else []
+    table = "\n".join(f"| {label} | {_cell(value)} |" for label, value in rows.items() if value)
+    opening = [_opening(architecture, config, base if adapter else None)] if architecture else []
     names = f"`{library}` and with `tfkit`" if architecture else "`tfkit`; `transformers` has no class for it"
     return f"""---
 {chr(10).join(front)}
@@ -71,7 +89,42 @@ def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:,.4g}"
 
 
-def _opening(architecture: str, config: ModelConfig, base: Path | None) -> str:
+def _model_index(name: str, task: str, data: CardData, evaluation: Mapping[str, float | None]) -> list[str]:
+    """Return the scores as lines of YAML, in the Hub's form: finite ones, by the set that they are of."""
+    scores: dict[str, dict[str, float]] = {name_of_set: {} for name_of_set in data.validation}
+    prefixes = {f"{name_of_set}." if name_of_set else "": name_of_set for name_of_set in sorted(scores, key=len, reverse=True)}
+    for metric, value in evaluation.items():
+        prefix = next((prefix for prefix in prefixes if metric.startswith(prefix)), None)
+        if prefix is not None and value is not None and math.isfinite(value) and not metric.endswith("target_tokens"):
+            scores[prefixes[prefix]][metric.removeprefix(prefix)] = float(value)
+    lines = []
+    for name_of_set, dataset in data.validation.items():
+        if scores[name_of_set]:
+            lines += [
+                f"  - task: {{type: {task}}}",
+                f"    dataset: {{name: {_yaml(dataset)}, type: {_yaml(dataset)}}}",
+                "    metrics:",
+                *(f"    - {{type: {_yaml(metric)}, value: {_yaml(value)}}}" for metric, value in scores[name_of_set].items()),
+            ]
+    return ["model-index:", f"- name: {_yaml(name)}", "  results:", *lines] if lines else []
+
+
+def _list(key: str, values: Sequence[str]) -> list[str]:
+    """Return a list as lines of YAML; none if it is empty."""
+    return [f"{key}:", *(f"- {_yaml(value)}" for value in values)] if values else []
+
+
+def _named(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _MOST_LABELS:,} more" if len(labels) > _MOST_LABELS else ""
+    return ", ".join(labels[:_MOST_LABELS]) + more
+
+
+def _cell(value: str) -> str:
+    """Return text that ends no cell of a table."""
+    return " ".join(value.split()).replace("|", "\\|")
+
+
+def _opening(architecture: str, config: ModelConfig, base: str | None) -> str:
     """Return the line of Python that opens the model."""
     if base is None:
         return f'transformers.{architecture}.from_pretrained(".")'
@@ -82,6 +135,7 @@ def _opening(architecture: str, config: ModelConfig, base: Path | None) -> str:
 def mean_card(card: str, checkpoints: Sequence[str]) -> str:
     """Return the newest checkpoint's card as that of their mean: without the loss and scores, which belong to that one alone."""
     kept: list[str] = []
+    card = re.sub(r"^model-index:\n(?:[ -][^\n]*\n)*?(?=\w|---$)", "", card, count=1, flags=re.MULTILINE)
     for line in card.splitlines():
         if not line.startswith(("| weights |", "| training loss |", "| validation ")):
             kept.append(line)
@@ -113,4 +167,6 @@ def _use(config: ModelConfig) -> tuple[str, str]:
 
 def _yaml(value: Any) -> str:
     """Return a scalar as YAML: a number as a plain decimal, since the Hub reads no exponents; text in quotes."""
-    return f"{value:.10f}".rstrip("0").rstrip(".") if isinstance(value, float) else '"' + str(value).replace('"', "'") + '"'
+    if isinstance(value, float):
+        return f"{value:.10f}".rstrip("0").rstrip(".")
+    return json.dumps(str(value), ensure_ascii=False)

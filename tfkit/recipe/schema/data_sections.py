@@ -10,6 +10,8 @@ from tfkit.model.config import Data
 from tfkit.recipe.schema.bounds import Count, SampleBytes, SourceWeight, VocabSize
 from tfkit.recipe.schema.vocabularies import READ_BY, VOCABULARIES, variant_of
 
+LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]
+
 
 class TokenizerSection(Data):
     """A tokenizer trained on the training text, or a finished one."""
@@ -143,5 +145,8 @@ class DataSection(Data):
         ge=0,
         lt=1,
         description="Largest fraction of a training source's rows that may be skipped or cut to the context; null: any.",
+    )
+    language: LanguageCode | Annotated[list[LanguageCode], Field(min_length=1)] | None = Field(
+        None, description="The language of the texts, for the model card: a code such as en, or several: [en, de]; null: the base model's."
     )
     length_groups: bool = Field(True, description="Labelled rows: batches of similar lengths, the longest first, to reduce padding.")

@@ -1,0 +1,86 @@
+"""The facts of a model card beyond the model: what its data and its base are called, and what the base's own card says of it.
+
+Names only: a folder above a file or a model is of this machine, and nothing to a reader of the card.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tfkit.errors import ModelError
+from tfkit.recipe.schema.data_sections import DataSection, SourceSection, set_names
+from tfkit.run.model_files import MIB, find_file, read_text
+
+_LANGUAGE = r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{2,8})*"
+
+
+@dataclass(frozen=True)
+class CardData:
+    """The names of the training data, the data sets of the Hub among them, and each validation set by its name in metrics."""
+
+    names: list[str]
+    hub: list[str] = field(default_factory=list)
+    validation: dict[str, str] = field(default_factory=dict)  # "": all sets together
+    languages: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, section: DataSection) -> "CardData":
+        """Read a recipe's data section."""
+        names = list(dict.fromkeys(map(_source_name, section.train)))
+        sets = section.validation if isinstance(section.validation, list) else []
+        validation = dict(zip(set_names(sets), map(_source_name, sets), strict=True)) if len(sets) > 1 else {}
+        together = ", ".join(dict.fromkeys(map(_source_name, sets))) or f"{', '.join(names)} (held out)"
+        languages = [section.language] if isinstance(section.language, str) else list(section.language or [])
+        return cls(
+            names, [one.hub for one in section.train if one.hub and _is_repository(one.hub)], {"": together, **validation}, languages
+        )
+
+
+def _source_name(source: SourceSection) -> str:
+    if source.stdlib:
+        return "Python's standard library" + ("" if source.stdlib is True else f", {source.stdlib.replace('_', ' ')}")
+    if source.hub:
+        return source.hub if _is_repository(source.hub) else last_name(source.hub)
+    return last_name(source.path or "")
+
+
+def _is_repository(name: str) -> bool:
+    """Whether a data set is one of the Hub, not a folder: the folder may be gone, so its form decides."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None and not Path(name).exists()
+
+
+def last_name(path: str) -> str:
+    """Return the name of a model or of data without the folders above it: a checkpoint has its run's, a model of the Hub `org/name`."""
+    if path.startswith("hub:"):
+        return path[4:].partition("@")[0]
+    parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".", "..")]
+    if parts[-2:-1] == ["snapshots"] and len(parts) > 2 and parts[-3].startswith("models--"):  # in the Hub's cache
+        return parts[-3].removeprefix("models--").replace("--", "/", 1)
+    if parts[-2:-1] == ["checkpoints"] and parts[-1].startswith("step-") and len(parts) > 2:
+        return parts[-3]
+    return parts[-1] if parts else path
+
+
+@dataclass(frozen=True)
+class BaseCard:
+    """The licence and the languages that the card of a base model states."""
+
+    license: str = ""
+    languages: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> "BaseCard":
+        """Read the front matter of a folder's README.md; what is missing, unusual or unreadable counts as unknown."""
+        try:
+            path = find_file(folder, "README.md")
+            text = "" if path is None else read_text(path, MIB)
+        except ModelError:
+            return cls()
+        front = re.match(r"---\s*\n(.*?\n)---\s*\n", text, re.DOTALL)
+        if front is None:
+            return cls()
+        license = re.search(r"^license:[ \t]*[\"']?([A-Za-z0-9][\w.+-]*)[\"']?[ \t]*$", front[1], re.MULTILINE)
+        known = license is not None and license[1].lower() not in ("other", "unknown")
+        languages = re.search(r"^language:((?:[ \t]*\S[^\n]*)?\n(?:[ \t]*- [^\n]*\n)*)", front[1], re.MULTILINE)
+        codes = re.findall(rf"(?<![\w-]){_LANGUAGE}(?![\w-])", languages[1]) if languages else []
+        return cls(license[1] if license and known else "", tuple(codes))
