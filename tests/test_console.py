@@ -78,16 +78,33 @@ def test_json_has_no_nan() -> None:
         console.json({"loss": float("nan")})
 
 
-def test_quiet_leaves_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_leaves_decisions_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
     console.set_quiet(True)
     console.say("said")
+    console.decided("model: {from: x}")
     with console.live() as line:
         line.update(FIELDS)
     with console.progress("reading", 2) as bar:
         bar.advance(2)
     console.warn("w")
     console.error("e")
-    assert capsys.readouterr().err == "warning: w\ne\n"
+    assert capsys.readouterr().err == "model: {from: x}\nwarning: w\ne\n"
+
+
+def test_quiet_is_a_line_a_minute(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    console.set_quiet(True)
+    with console.live() as line:
+        for step in range(1, 16):
+            now += 10
+            line.update({"step": step, "steps": 15})
+    assert capsys.readouterr().err == "step 6/15\nstep 12/15\n"
+    with console.progress("reading", 20, "rows") as bar:
+        for _ in range(13):
+            now += 10
+            bar.advance()
+    assert [line.split("  ")[1] for line in capsys.readouterr().err.splitlines()] == ["6/20 rows", "12/20 rows"]
 
 
 def test_off_a_terminal_each_update_is_a_plain_line(capsys: pytest.CaptureFixture[str]) -> None:

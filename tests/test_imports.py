@@ -31,6 +31,7 @@ PURE = {
 CHECKPOINTS = {"run.checkpoints", "run.manifest", "run.model_files", "run.safetensors_header", "run.strict_json", "run.verified"}
 MAY_IMPORT = {
     "errors": set(),
+    "error_document": set(),
     "durable": set(),
     "openmp": set(),
     "network": set(),
@@ -52,7 +53,7 @@ MAY_IMPORT = {
     "training": PURE | CHECKPOINTS | {"evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model"},
     "engine": PURE
     | {"training", "evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model", "run", "carbon"},
-    "cli": {"engine", "recipe", "console", "errors", "units", "network", "run", "carbon"},
+    "cli": {"engine", "recipe", "console", "errors", "error_document", "units", "network", "run", "carbon"},
     "__main__": {"cli", "console", "errors", "run"},
     "__init__": {"engine", "adapters", "openmp"},
 }

@@ -17,8 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as error:
         from tfkit import console
 
-        console.error(str(error))
-        return error.exit_code
+        return console.fail(str(error), error.exit_code)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
 
+from tfkit.error_document import error_document
 from tfkit.errors import MachineError
 from tfkit.units import format_count, format_fields, format_seconds
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _PLAIN_SECONDS = 10.0  # between plain lines of progress
+_QUIET_SECONDS = 60.0  # between lines with --quiet
 _NOTEBOOK_SECONDS = 0.1  # between live lines, of which each is a message to the browser
 _RED, _YELLOW, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 _STYLES = {"red": _RED, "yellow": _YELLOW, "green": "\x1b[32m", "dim": "\x1b[2m", "bold": "\x1b[1m"}
@@ -31,14 +33,23 @@ _LINE_SEPARATORS = {
     ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"
 }  # which JSON allows in a string, and readers split lines at
 _quiet = False
+_json_wanted = False  # so that an error is a document on stdout, too
+_json_written = False
 
 
 class ReaderGone(Exception):
     """Nobody reads stdout any more, as in `tfkit generate ... | head -1`: the program ends quietly, with 0."""
 
 
+def begin(as_json: bool) -> None:
+    """Begin a command: it is not quiet until it says so, and has written nothing; `as_json`: its errors are documents, too."""
+    global _json_wanted, _json_written
+    set_quiet(False)
+    _json_wanted, _json_written = as_json, False
+
+
 def set_quiet(quiet: bool) -> None:
-    """Silence `say`, `progress` and `live`; results, warnings and errors stay."""
+    """Silence `say`, and leave one line a minute of `progress` and `live`; results, decisions, warnings and errors stay."""
     global _quiet
     _quiet = quiet
 
@@ -80,8 +91,17 @@ def columns_of(text: str) -> int:
 
 def json(document: Any) -> None:
     """Write a JSON document on one line; NaN and infinities are refused, since JSON has none."""
+    global _json_written
+    _json_written = True
     text = json_module.dumps(document, ensure_ascii=not _unicode(sys.stdout), allow_nan=False)
     _write_result(text.translate(_LINE_SEPARATORS) + "\n")
+
+
+def error_result(text: str, code: int) -> None:
+    """Write an error as a JSON document, if the command's result is one and was not written: that may say more of the error."""
+    if _json_wanted and not _json_written:
+        with contextlib.suppress(ReaderGone, MachineError):  # stdout is gone or full: there is stderr, and the exit code
+            json(error_document(code, text))
 
 
 def _write_result(text: str) -> None:
@@ -113,6 +133,11 @@ def say(text: str) -> None:
         _write_line(text)
 
 
+def decided(text: str) -> None:
+    """Report what was decided for the user, also with --quiet."""
+    _write_line(text)
+
+
 def warn(text: str) -> None:
     """Report something that may be wrong; the run goes on."""
     _write_line(f"warning: {text}", _YELLOW)
@@ -121,6 +146,13 @@ def warn(text: str) -> None:
 def error(text: str) -> None:
     """Report an error. Nothing comes before it, so that `file:line:column:` begins the line."""
     _write_line(text, _RED)
+
+
+def fail(text: str, code: int) -> int:
+    """Report the error that ends a command, and return its exit code."""
+    error(text)
+    error_result(text, code)
+    return code
 
 
 def ask(prompt: str) -> str | None:
@@ -157,7 +189,9 @@ def _drop(stream: TextIO) -> None:
 
 @contextlib.contextmanager
 def progress(description: str, total: int | None = None, unit: str = "") -> Iterator["_Counter"]:
-    """Count up to `total` (None: unknown) in `unit`. Off a terminal: a line every ten seconds, and the last one if there was any."""
+    """Count up to `total` (None: unknown) in `unit`. Off a terminal: a line every ten seconds (quiet: every minute), and
+    the last one if there was any.
+    """
     with _line_shower() as show:
         yield (counter := _Counter(description, total, unit, show))
         counter.finish()
@@ -171,9 +205,10 @@ def live() -> Iterator["_LiveLine"]:
 
 
 class _Shower(Protocol):
-    """Shows one line in place of the last one; `terminal` says whether it does, or writes plain lines."""
+    """Shows one line in place of the last one; `terminal` says whether it does, or writes plain lines, `seconds` apart."""
 
     terminal: bool
+    seconds: float
 
     def __call__(self, parts: list[str], share: float | None) -> None: ...
 
@@ -184,12 +219,12 @@ class _Counter:
         self.done = 0
         self.begin = time.monotonic()
         self.shown = False
-        self.next = self.begin + (0.2 if show.terminal else _PLAIN_SECONDS)
+        self.next = self.begin + (0.2 if show.terminal else show.seconds)
 
     def advance(self, count: int = 1) -> None:
         self.done += count
         if (now := time.monotonic()) >= self.next:
-            self.next = now + (0.1 if self.show.terminal else _PLAIN_SECONDS)
+            self.next = now + (0.1 if self.show.terminal else self.show.seconds)
             self._draw(now)
 
     def finish(self) -> None:
@@ -218,18 +253,23 @@ class _LiveLine:
         self.show(format_fields(fields), share)
 
 
-class _Silent:
-    terminal = False
-
-    def __call__(self, parts: list[str], share: float | None) -> None:
-        """Show nothing."""
-
-
 class _PlainLines:
-    terminal = False
+    terminal, seconds = False, _PLAIN_SECONDS
 
     def __call__(self, parts: list[str], share: float | None) -> None:
         _write_line("  ".join(parts))
+
+
+class _QuietLines:
+    terminal, seconds = False, _QUIET_SECONDS
+
+    def __init__(self) -> None:
+        self.next = time.monotonic() + self.seconds
+
+    def __call__(self, parts: list[str], share: float | None) -> None:
+        if (now := time.monotonic()) >= self.next:
+            self.next = now + self.seconds
+            _write_line("  ".join(parts))
 
 
 class _RichLine:
@@ -254,7 +294,7 @@ class _RichLine:
 def _line_shower() -> Iterator[_Shower]:
     stream = sys.stderr
     if _quiet:
-        yield _Silent()
+        yield _QuietLines()
     elif not _is_terminal(stream) and not _is_notebook():
         yield _PlainLines()
     else:

@@ -56,6 +56,9 @@ class Recorder:
     def say(self, text: str) -> None:
         self.note("say", text)
 
+    def decided(self, text: str) -> None:
+        self.note("decided", text)
+
     def warn(self, text: str) -> None:
         self.note("warn", text)
 

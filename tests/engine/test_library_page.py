@@ -52,7 +52,7 @@ def test_every_option_is_described() -> None:
 
 def test_the_console_and_the_silent_listener_have_every_method() -> None:
     methods = [name for name in vars(listener.Listener) if not name.startswith("_")]
-    assert set(methods) == {"say", "warn", "progress", "live"}
+    assert set(methods) == {"say", "decided", "warn", "progress", "live"}
     for name in methods:
         expected = [*inspect.signature(getattr(listener.Listener, name)).parameters.values()][1:]
         assert [*inspect.signature(getattr(listener.Silent, name)).parameters.values()][1:] == expected

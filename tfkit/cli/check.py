@@ -6,6 +6,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.error_document import error_document
 from tfkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def _document(recipe: str, error: "RecipeError | None") -> dict[str, object]:
 
     problems = error.problems if error else []
     return {
+        **(error_document(error.exit_code, str(error)) if error else {}),
         "schema_version": 1,
         "recipe": recipe,
         "valid": not problems,

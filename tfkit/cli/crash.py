@@ -15,8 +15,10 @@ def set_folder(folder: Path | None) -> None:
     _folder = folder
 
 
-def report(error: BaseException) -> None:
-    """Write one line on stderr, and the traceback in the folder; without one, or if it cannot be written, on stderr as well."""
+def report(error: BaseException) -> int:
+    """Write one line on stderr, and the traceback in the folder; without one, or if it cannot be written, on stderr as well.
+    Return the exit code of a bug.
+    """
     trace = "".join(traceback.format_exception(error))
     first = str(error).strip().partition("\n")[0]
     line = f"tfkit: a bug: {type(error).__name__}" + (f": {first}" if first else "")
@@ -25,7 +27,6 @@ def report(error: BaseException) -> None:
             log = _folder / "crash.log"
             with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(trace)
-            console.error(f"{line} (the traceback is in {log})")
-            return
+            return console.fail(f"{line} (the traceback is in {log})", 1)
     console.error(trace.rstrip())
-    console.error(line)
+    return console.fail(line, 1)

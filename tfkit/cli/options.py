@@ -55,7 +55,13 @@ Chat = Annotated[
     typer.Option("--chat", help="Prompts are what a user says: the checkpoint's chat template is put around them. Alone: a conversation."),
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", callback=_set_quiet, is_eager=True, help="No progress: the result, warnings and errors only.")
+    bool,
+    typer.Option(
+        "--quiet",
+        callback=_set_quiet,
+        is_eager=True,
+        help="The result, warnings, errors, what was decided, and one line of progress a minute.",
+    ),
 ]
 
 

@@ -17,15 +17,14 @@ _ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mr
 
 def run(words: list[str], signals: StopSignals) -> int:
     """Run a command line and return the exit code. Raises Stopped, and whatever a library made of it where it struck."""
-    console.set_quiet(False)
+    console.begin("--json" in words)
     crash.set_folder(None)
     try:
         with _warnings_in_words():
             _invoke(words)
         return 0
     except KeyboardInterrupt:
-        console.error("interrupted")
-        return 130
+        return console.fail("interrupted", 130)
     except Exception as error:
         if isinstance(error, Stopped) or signals.requested is not None:
             raise
@@ -35,29 +34,26 @@ def run(words: list[str], signals: StopSignals) -> int:
 def _report(error: Exception) -> int:
     """Say what went wrong, if anything did, and return the exit code."""
     if isinstance(error, TfkitError):
-        console.error(str(error))
-        return error.exit_code
+        return console.fail(str(error), error.exit_code)
     if isinstance(error, console.ReaderGone):
         return 0
     if isinstance(error, typer.Abort):
-        console.error("interrupted")
-        return 130
+        return console.fail("interrupted", 130)
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, _ClickException):
         error.show()  # type: ignore[attr-defined]
+        console.error_result(error.format_message(), 2)  # type: ignore[attr-defined]
         return 2
     if is_out_of_memory(error):
-        console.error(
+        return console.fail(
             "out of memory: give the machine more, or ask for less: a smaller training.micro_batch_size, evaluation.batch_size, "
-            "model.context_length or model; fewer or shorter prompts, fewer new tokens or beams; training.activation_checkpointing=true"
+            "model.context_length or model; fewer or shorter prompts, fewer new tokens or beams; training.activation_checkpointing=true",
+            MachineError.exit_code,
         )
-        return MachineError.exit_code
     if (refused := refusal(error)) is not None:
-        console.error(refused)
-        return MachineError.exit_code
-    crash.report(error)
-    return 1
+        return console.fail(refused, MachineError.exit_code)
+    return crash.report(error)
 
 
 @contextmanager

@@ -27,6 +27,9 @@ class Listener(Protocol):
     def say(self, text: str) -> None:
         """Report something worth knowing."""
 
+    def decided(self, text: str) -> None:
+        """Report what was decided for the user: the task, rate, length of a run; never silent."""
+
     def warn(self, text: str) -> None:
         """Report something that may be wrong; the run goes on."""
 
@@ -43,6 +46,9 @@ class Silent:
     terminal = False
 
     def say(self, text: str) -> None:
+        """Show nothing."""
+
+    def decided(self, text: str) -> None:
         """Show nothing."""
 
     def warn(self, text: str) -> None:

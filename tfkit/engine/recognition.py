@@ -78,7 +78,7 @@ class Recognition:
         task = decide(seen, model, self.given.get("objective", {}))
         size = _decide_size(seen, model, task.objective["kind"], self.given)
         recipe, document = read_document(_document(task, size, self.given), "the recipe of what was seen", self.words)
-        listener.say(_header(seen, model, task, size) + dump_document(document))
+        listener.decided(_header(seen, model, task, size) + dump_document(document))
         return recipe
 
 

@@ -1,0 +1,104 @@
+"""With --json an error is one document on stdout, too; stderr and the exit code stay."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tfkit.cli.check
+from tfkit import console, errors
+from tfkit.__main__ import main
+from tfkit.cli import COMMANDS
+from tfkit.error_document import error_document
+
+NEEDED = {
+    "pretrain": ["no-such-recipe"],
+    "finetune": ["--from", "nowhere", "--data", "none.csv"],
+    "resume": ["nowhere"],
+    "evaluate": ["--from", "nowhere"],
+    "predict": ["--from", "nowhere", "--data", "none.csv"],
+    "runs": ["--no-such-option"],
+    "generate": ["--from", "nowhere", "--prompt", "x"],
+    "average": ["nowhere", "--last", "2", "--out", "mean"],
+    "replay": ["nowhere"],
+    "inspect": ["no-such-recipe"],
+    "check": ["no-such-recipe"],
+    "verify": ["nowhere"],
+    "recipes": ["no-such-recipe"],
+    "env": ["--no-such-option"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = main([command, *NEEDED[command], "--json"])
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    error = json.loads(out)["error"]
+    assert list(error) == ["code", "kind", "message", "place", "remedy"]
+    assert error["code"] == code
+    assert error["kind"] in ("usage", "data", "model")
+    assert error["message"].splitlines()[-1] in err
+    assert main([command, *NEEDED[command]]) == code
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            errors.DataError("rows.csv:17: no text in column body; name another with text: NAME, or repair the row"),
+            {"code": 3, "kind": "data", "place": "rows.csv:17", "remedy": "name another with text: NAME, or repair the row"},
+        ),
+        (
+            errors.ModelError("my models/bert: the weights do not fit. Copy both again"),
+            {"code": 4, "kind": "model", "place": None, "remedy": "Copy both again"},
+        ),
+        (
+            errors.UsageError("--device abacus: not a device; use cpu, cuda, cuda:0, mps or auto"),
+            {"code": 2, "kind": "usage", "place": "--device abacus", "remedy": "use cpu, cuda, cuda:0, mps or auto"},
+        ),
+        (
+            errors.Stopped("stopped after step 3 of 9; its checkpoint is saved\ntfkit resume runs/x --json", 15),
+            {"code": 143, "kind": "stopped", "place": None, "remedy": "tfkit resume runs/x --json"},
+        ),
+        (errors.UnhealthyError("step 3: the loss is not finite"), {"code": 6, "kind": "unhealthy", "place": "step 3", "remedy": None}),
+        (KeyboardInterrupt(), {"code": 130, "kind": "stopped", "place": None, "remedy": None}),
+        (MemoryError(), {"code": 5, "kind": "environment", "place": None}),
+        (PermissionError(13, "Permission denied", "/there"), {"code": 5, "kind": "environment", "place": "/there"}),
+        (ZeroDivisionError("by zero"), {"code": 1, "kind": "bug", "place": None, "message": "tfkit: a bug: ZeroDivisionError: by zero"}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_every_kind(
+    error: BaseException, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check(json: bool = False) -> None:
+        """Raise it."""
+        raise error
+
+    monkeypatch.setattr(tfkit.cli.check, "check", check)
+    assert main(["check", "--json"]) == expected["code"]
+    found = json.loads(capsys.readouterr().out)["error"]
+    assert found | expected == found
+
+
+def test_a_result_that_is_written_is_the_only_document(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A failed gate, a damaged file of verify: the command's own document says more of it."""
+
+    def check(json: bool = False) -> None:
+        """Give a result, and fail."""
+        console.json({"metrics": {"loss": 2.5}, "gates": []})
+        raise errors.QualityGateError("quality gate failed: loss > 2 (it is 2.5)")
+
+    monkeypatch.setattr(tfkit.cli.check, "check", check)
+    assert main(["check", "--json"]) == 8
+    assert json.loads(capsys.readouterr().out) == {"metrics": {"loss": 2.5}, "gates": []}
+
+
+def test_several_lines_and_a_long_beginning_are_no_place() -> None:
+    assert error_document(2, "a.yaml:1:2: wrong\nb.yaml:3:4: wrong")["error"]["place"] == "a.yaml:1:2"
+    assert error_document(2, "x" * 400 + ": wrong")["error"]["place"] is None
+    assert error_document(2, "the model reads, and writes; it has no head: leave that out")["error"]["place"] is None

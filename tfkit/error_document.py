@@ -1,0 +1,60 @@
+"""An error as the document that commands give under --json: {"error": {"code", "kind", "message", "place", "remedy"}}.
+
+Messages are written for people, as "PLACE: what is wrong; what to do". Place and remedy are read off that form, and null where a message
+has none: the message is always whole.
+"""
+
+import re
+from typing import Any
+
+KINDS = {
+    1: "bug",
+    2: "usage",
+    3: "data",
+    4: "model",
+    5: "environment",
+    6: "unhealthy",
+    7: "budget",
+    8: "gate",
+    9: "peer",
+}  # by exit code; 128 and more: stopped
+_MOST = 300  # characters of a place
+_SPACED_PLACE = re.compile(r"(?:--|/|\./|\.\./|~|command line$|hub data set |(?:step|prompt) \d+$)|[^;,]*\.\w{1,8}(?::\d+){0,2}$")
+_IMPERATIVES = (
+    *(
+        "add",
+        "average",
+        "check",
+        "choose",
+        "copy",
+        "correct",
+        "delete",
+        "end",
+        "fetch",
+        "free",
+        "give",
+        "in the folder of tfkit, pip",
+        "leave",
+        "load",
+    ),
+    *("lower", "make", "mend", "merge", "name", "put", "raise", "remove", "rename", "repair", "replay", "restore", "resume", "run", "save"),
+    *("set", "shorten", "split", "start", "stop", "take", "train", "try", "unpack", "unset", "use", "wait", "write"),
+)
+_REMEDY = re.compile(rf"(?:^|(?<=[;.?:]) |\n)(?=(?:{'|'.join(_IMPERATIVES)})\b)|\n(?=tfkit )", re.IGNORECASE)
+
+
+def error_document(code: int, message: str) -> dict[str, Any]:
+    """Return the document of an error with this exit code."""
+    place, _, rest = message.partition(": ")
+    if not rest or code == 1 or len(place) > _MOST or "\n" in place or (" " in place and not _SPACED_PLACE.match(place)):
+        place, rest = "", message
+    found = _REMEDY.search(rest)
+    return {
+        "error": {
+            "code": code,
+            "kind": KINDS.get(code, "stopped"),
+            "message": message,
+            "place": place or None,
+            "remedy": rest[found.end() :].strip() if found else None,
+        }
+    }
