@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tfkit.cli.examples import epilog
+
 # In the order of a project's life. Each lives in tfkit/cli/<name>.py, as a function of that name.
 COMMANDS = {
     "pretrain": "Train a model from random weights.",
@@ -37,12 +39,12 @@ class LazyGroup(TyperGroup):
             return None
         function = getattr(importlib.import_module(f"tfkit.cli.{cmd_name}"), cmd_name)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(cmd_name, context_settings={"help_option_names": ["-h", "--help"]})(function)
+        single.command(cmd_name, epilog=epilog(cmd_name), context_settings={"help_option_names": ["-h", "--help"]})(function)
         return typer.main.get_command(single)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Refuse an unknown command with the name that was probably meant."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             ctx.fail(f"No such command {args[0]!r}. " + (f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(COMMANDS)}."))
         return super().resolve_command(ctx, args)
@@ -57,7 +59,6 @@ app = typer.Typer(
     name="tfkit",
     cls=LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # plain help: it is quick, and readable at any width and in any locale
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

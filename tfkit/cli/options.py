@@ -23,8 +23,16 @@ def _set_quiet(quiet: bool) -> bool:
     return quiet
 
 
-Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: a path, or the name of a bundled one.", show_default=False)]
-OptionalRecipe = Annotated[str | None, typer.Argument(metavar="RECIPE", help="A recipe: a path, or the name of a bundled one.")]
+def _recipe_names(incomplete: str) -> list[str]:
+    """Return the names of bundled recipes that begin so, for completion in a shell."""
+    from tfkit.recipe import bundled_recipes
+
+    return [name for recipe in bundled_recipes() if (name := recipe.name.rpartition("/")[2]).startswith(incomplete)]
+
+
+_RECIPE = "A recipe: a path, or the name of a bundled one."
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help=_RECIPE, show_default=False, autocompletion=_recipe_names)]
+OptionalRecipe = Annotated[str | None, typer.Argument(metavar="RECIPE", help=_RECIPE, autocompletion=_recipe_names)]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

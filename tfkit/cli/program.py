@@ -1,5 +1,6 @@
 """Run a command and turn what it raises into the exit codes of the command line's contract."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from tfkit.run.signals import StopSignals
 
 # Typer's own click, or the one that it depends on: what either raises for a wrong command line.
 _ClickException: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+COMPLETION = "_TFKIT_COMPLETE"  # set by the script that --install-completion installs
 
 
 def run(words: list[str], signals: StopSignals) -> int:
@@ -40,7 +43,9 @@ def _report(error: Exception) -> int:
     if isinstance(error, typer.Abort):
         return console.fail("interrupted", 130)
     if isinstance(error, typer.Exit):
-        return error.exit_code
+        if error.exit_code != 1:
+            return error.exit_code
+        return console.fail("completion: this shell is not known; run it in bash, zsh, fish or PowerShell", MachineError.exit_code)
     if isinstance(error, _ClickException):
         error.show()  # type: ignore[attr-defined]
         console.error_result(error.format_message(), 2)  # type: ignore[attr-defined]
@@ -74,6 +79,8 @@ def _warnings_in_words() -> Iterator[None]:
 
 def _invoke(arguments: list[str]) -> None:
     command = typer.main.get_command(app)
+    if COMPLETION in os.environ:  # a shell asks what may come next
+        command.main(list(arguments), "tfkit")
     try:
         # Not command.main(): it turns errors, a broken pipe among them, into messages and codes of its own.
         with command.make_context("tfkit", list(arguments)) as context:

@@ -1,0 +1,83 @@
+"""The end of each command's --help, and completion in a shell."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from tfkit.__main__ import main
+from tfkit.cli import COMMANDS, app
+from tfkit.cli.examples import EXAMPLES
+from tfkit.recipe.bundled import find_bundled
+
+ROOT = Path(__file__).parent.parent.parent
+LINES = [line for command in COMMANDS for line in EXAMPLES[command]]
+
+
+def words_of(line: str) -> list[str]:
+    """Return the words of the tfkit command in an example, without a pipe before it and a redirection behind it."""
+    words = shlex.split(line)
+    words = words[words.index("tfkit") + 1 :]
+    return words[: words.index(">")] if ">" in words else words
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_each_example_is_a_command_line_that_is_accepted(line: str) -> None:
+    name, *words = words_of(line)
+    group: Any = typer.main.get_command(app)
+    command = group.get_command(None, name)
+    command.make_context(name, list(words))
+    recipe = next((word for word in words[:1] if not word.startswith("-") and "/" not in word and not word.endswith(".yaml")), None)
+    if name in ("pretrain", "finetune", "inspect", "check", "recipes") and recipe is not None:
+        assert find_bundled(recipe) is not None
+
+
+def test_help_ends_with_the_examples_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["evaluate", "--help"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    start = next(number for number, line in enumerate(out) if line.strip() == "Examples:")
+    assert [line.strip() for line in out[start + 1 :] if line.strip()] == list(EXAMPLES["evaluate"])
+
+
+def test_help_names_completion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "--install-completion" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="bash")
+def test_completion_installs_and_completes(tmp_path: Path) -> None:
+    """In a real bash: the script is installed, is valid, and what it asks for is answered."""
+    environment = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = f"{shlex.quote(sys.executable)} -m tfkit --install-completion; code=$?; exit $code"
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    script = tmp_path / ".bash_completions" / "tfkit.sh"
+    assert script.is_file()
+    assert str(script) in (tmp_path / ".bashrc").read_text(encoding="utf-8")
+    assert subprocess.run(["/bin/bash", "-n", str(script)], check=False).returncode == 0
+    for words, expected in (("tfkit ver", ["verify"]), ("tfkit check gpt2-s", ["gpt2-stdlib"]), ("tfkit recipes --js", ["--json"])):
+        asked = {"_TFKIT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        done = subprocess.run([sys.executable, "-m", "tfkit"], capture_output=True, text=True, env=environment | asked)
+        assert done.stdout.split() == expected, done.stderr
+
+
+def test_a_shell_without_completion_is_the_machine(tmp_path: Path) -> None:
+    program = """
+import shellingham, sys
+def none(*_: object) -> None:
+    raise shellingham.ShellDetectionFailure
+shellingham.detect_shell = none
+from tfkit.__main__ import main
+sys.exit(main(["--install-completion"]))
+"""
+    environment = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.returncode == 5
+    assert done.stderr == "completion: this shell is not known; run it in bash, zsh, fish or PowerShell\n"
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,43 @@
+"""The examples in each command's --help: short, and each a whole command that runs."""
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "pretrain": (
+        "tfkit pretrain demo",
+        "tfkit pretrain gpt2-stdlib training.steps=200 --run runs/short",
+        "tfkit pretrain gpt2-stdlib --run runs/short --resume",
+    ),
+    "finetune": (
+        "tfkit finetune --from hub:HuggingFaceTB/SmolLM2-135M --data notes.txt",
+        "tfkit finetune --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv --run runs/reviews",
+        "tfkit finetune python-packages --from runs/bert-stdlib training.epochs=1",
+    ),
+    "resume": ("tfkit resume runs/demo", "tfkit resume runs/demo training.steps=2000"),
+    "evaluate": (
+        "tfkit evaluate --from runs/demo",
+        "tfkit evaluate --from runs/reviews --data test.csv --predictions answers.jsonl",
+        'tfkit evaluate --from runs/demo --fail-if "perplexity > 20" --json',
+    ),
+    "predict": (
+        "tfkit predict --from runs/reviews --data new.csv --out labelled.csv",
+        "cat new.jsonl | tfkit predict --from runs/reviews --data -",
+    ),
+    "generate": (
+        'tfkit generate --from runs/demo --prompt "def read_lines(path):"',
+        "tfkit generate --from hub:HuggingFaceTB/SmolLM2-135M-Instruct --chat",
+        "tfkit generate --from runs/demo --input prompts.jsonl --temperature 0 > texts.jsonl",
+    ),
+    "runs": ("tfkit runs", "tfkit runs runs --json"),
+    "average": ("tfkit average runs/demo --last 2 --out models/demo-mean",),
+    "replay": ("tfkit replay runs/demo",),
+    "inspect": ("tfkit inspect gpt2-stdlib", "tfkit inspect gsm8k-chat data.train.0.path=train.jsonl"),
+    "check": ("tfkit check gpt2-stdlib training.steps=10", "tfkit check mine.yaml --json", "tfkit check --schema > recipe.schema.json"),
+    "verify": ("tfkit verify runs/demo",),
+    "recipes": ("tfkit recipes", "tfkit recipes gpt2-stdlib > mine.yaml"),
+    "env": ("tfkit env", "tfkit env --json"),
+}
+
+
+def epilog(command: str) -> str | None:
+    """Return the examples as the end of a command's help; None if it has none."""
+    lines = EXAMPLES.get(command)
+    return "\n".join(["Examples:", "", "\b", *(f"  {line}" for line in lines)]) if lines else None
