@@ -72,7 +72,7 @@ def _drop_wrong_files(repository: Path, since: float) -> list[str]:
     """Remove new blobs that do not match their names: the SHA-256 of a large file, git's SHA-1 of a small one."""
     wrong = []
     for blob in (repository / "blobs").glob("*"):
-        if blob.suffix or blob.stat().st_mtime < since - 2 or _has_hash(blob, blob.name):  # an .incomplete one is continued later
+        if blob.suffix or blob.stat().st_mtime < since - 2 or has_hash(blob, blob.name):  # an .incomplete one is continued later
             continue
         blob.unlink()
         for link in (repository / "snapshots").rglob("*"):
@@ -82,7 +82,8 @@ def _drop_wrong_files(repository: Path, since: float) -> list[str]:
     return wrong
 
 
-def _has_hash(blob: Path, expected: str) -> bool:
+def has_hash(blob: Path, expected: str) -> bool:
+    """Whether a file has this SHA-256, of 64 digits, or is git's blob of this name, of 40."""
     if len(expected) not in (40, 64):
         return True  # not a hash
     digest = hashlib.sha256() if len(expected) == 64 else hashlib.sha1(b"blob %d\0" % blob.stat().st_size, usedforsecurity=False)

@@ -21,7 +21,7 @@ COMMANDS = {
     "inspect": "Show the first rows as the model will see them.",
     "check": "List all errors of a recipe, in under a second.",
     "verify": "Check every file of a checkpoint against its checksum.",
-    "recipes": "List the bundled recipes, or print one.",
+    "recipes": "List the bundled recipes, print one, or fetch its data.",
     "env": "Versions, processor, devices and caches: what a bug report needs.",
 }
 

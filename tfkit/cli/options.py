@@ -23,7 +23,7 @@ def _set_quiet(quiet: bool) -> bool:
     return quiet
 
 
-def _recipe_names(incomplete: str) -> list[str]:
+def recipe_names(incomplete: str) -> list[str]:
     """Return the names of bundled recipes that begin so, for completion in a shell."""
     from tfkit.recipe import bundled_recipes
 
@@ -31,8 +31,8 @@ def _recipe_names(incomplete: str) -> list[str]:
 
 
 _RECIPE = "A recipe: a path, or the name of a bundled one."
-Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help=_RECIPE, show_default=False, autocompletion=_recipe_names)]
-OptionalRecipe = Annotated[str | None, typer.Argument(metavar="RECIPE", help=_RECIPE, autocompletion=_recipe_names)]
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help=_RECIPE, show_default=False, autocompletion=recipe_names)]
+OptionalRecipe = Annotated[str | None, typer.Argument(metavar="RECIPE", help=_RECIPE, autocompletion=recipe_names)]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

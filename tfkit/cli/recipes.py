@@ -1,26 +1,43 @@
-"""tfkit recipes: the bundled recipes, or the text of one."""
+"""tfkit recipes: the bundled recipes, the text of one, or its public data."""
 
 import sys
 import textwrap
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.errors import UsageError
+from tfkit.units import format_bytes
+
+if TYPE_CHECKING:
+    from tfkit.recipe import BundledRecipe
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one.", autocompletion=options.recipe_names)] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the public data that it names, to where it looks for them.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """List the bundled recipes with what each is for, or print one, to copy and change."""
+    """List the bundled recipes with what each is for, or print one, to copy and change.
+
+    With --fetch the data of a recipe are brought below the current folder, as data/..., each file checked by its hash; a broken download
+    goes on where it ended.
+    """
     from tfkit.recipe import bundled_recipes
 
     if name is not None:
-        _print_one(name, json)
+        recipe = _find(name)
+        if fetch:
+            _fetch(recipe, json)
+        else:
+            _print_one(recipe, json)
         return
+    if fetch:
+        raise UsageError("--fetch: the data of which recipe? Give its NAME; `tfkit recipes` lists them")
     every = bundled_recipes()
     if json:
         listed = [{"name": recipe.name, "path": str(recipe.path), "summary": recipe.summary} for recipe in every]
@@ -35,16 +52,39 @@ def recipes(
             console.result(" " * (width + 2) + line)
 
 
-def _print_one(name: str, json: bool) -> None:
-    from tfkit.errors import UsageError
+def _find(name: str) -> "BundledRecipe":
     from tfkit.recipe.bundled import bundled_recipes, find_bundled
 
     recipe = find_bundled(name)
     if recipe is None:
         names = ", ".join(recipe.name for recipe in bundled_recipes())
         raise UsageError(f"{name}: no bundled recipe has this name; there are {names}")
+    return recipe
+
+
+def _print_one(recipe: "BundledRecipe", json: bool) -> None:
     text = recipe.path.read_text(encoding="utf-8")
     if json:
         console.json({"schema_version": 1, "name": recipe.name, "path": str(recipe.path), "summary": recipe.summary, "text": text})
     else:
         console.result(text.rstrip("\n"))
+
+
+def _fetch(recipe: "BundledRecipe", json: bool) -> None:
+    from tfkit.engine.fetching import fetch_files, sets_of
+
+    sets = sets_of(recipe)
+    for data_set in sets:
+        console.say(f"{data_set.source}, licence: {data_set.licence}")
+    found = fetch_files(sets, console)
+    if json:
+        files = [{"path": one.file.path, "url": one.file.url, "hash": one.file.hash, "fetched": one.fetched} for one in found]
+        console.json({"schema_version": 1, "name": recipe.name, "files": files})
+        return
+    for one in found:
+        size = format_bytes(Path(one.file.path).stat().st_size)
+        console.result(f"{one.file.path}  {size}" + ("" if one.fetched else ", there already"))
+    if not found:
+        console.result(f"{recipe.name} reads no files of its own")
+    kind = "pretrain" if not recipe.name.startswith("finetune/") else "finetune"
+    console.say(f"now: tfkit {kind} {recipe.name.rpartition('/')[2]}")

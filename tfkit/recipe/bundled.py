@@ -1,7 +1,10 @@
-"""The recipes that come with tfkit: in the wheel beside the package's code, in a checkout at its root."""
+"""The recipes that come with tfkit: in the wheel beside the package's code, in a checkout at its root; and where their data are from."""
 
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tfkit
 
@@ -13,6 +16,25 @@ class BundledRecipe:
     name: str
     path: Path
     summary: str
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A public file that a recipe reads: its path there, its address, and its content's hash."""
+
+    path: str  # from the current folder
+    url: str
+    hash: str  # 64 digits: SHA-256; 40: the name of the file's blob in git, a SHA-1
+    bytes: int | None  # None: unknown
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The files of one public data set, with the page that it is from and its licence."""
+
+    source: str
+    licence: str
+    files: tuple[DataFile, ...]
 
 
 def bundled_folder() -> Path:
@@ -36,6 +58,25 @@ def find_bundled(name: str) -> BundledRecipe | None:
     exact = [recipe for recipe in recipes if recipe.name == name]
     short = [recipe for recipe in recipes if recipe.name.rpartition("/")[2] == name]
     return exact[0] if exact else short[0] if len(short) == 1 else None
+
+
+def data_sets() -> dict[str, DataSet]:
+    """Return the data sets that can be fetched, by the folder `data/NAME` in which recipes look for them (recipes/data.json)."""
+    entries = json.loads((bundled_folder() / "data.json").read_text(encoding="utf-8"))
+    return {name: DataSet(entry["source"], entry["licence"], tuple(_files(name, entry["files"]))) for name, entry in entries.items()}
+
+
+def _files(name: str, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[DataFile]:
+    for file, facts in entries.items():
+        yield DataFile(f"data/{name}/{file}", facts["url"], facts.get("sha256") or facts["git_blob"], facts.get("bytes"))
+
+
+def fetch_command(path: str) -> str | None:
+    """Return the command that fetches a file that a bundled recipe names; None if none does."""
+    if path not in {file.path for found in data_sets().values() for file in found.files}:
+        return None
+    names = (recipe.name for recipe in bundled_recipes() if path in recipe.path.read_text(encoding="utf-8"))
+    return next((f"tfkit recipes {name.rpartition('/')[2]} --fetch" for name in names), None)
 
 
 def _summary(path: Path) -> str:

@@ -15,6 +15,7 @@ from tfkit.data.formats.readers import Layout, Rows, read_rows, reader_versions
 from tfkit.data.formats.suffixes import KINDS, is_hidden, is_searched, is_zip, suffix_of
 from tfkit.data.sources.archives import count_members
 from tfkit.errors import DataError
+from tfkit.recipe.bundled import fetch_command
 
 _CHUNK = 1 << 20
 
@@ -142,7 +143,8 @@ def _find(path: Path, pattern: str) -> list[Path]:
     else:
         found = _glob(path)
         if not found:
-            raise DataError(f"{pattern}: no such file or folder, and no file matches it as a glob (from {Path.cwd()}); correct the path")
+            remedy = f"fetch it with `{command}`" if (command := fetch_command(pattern)) else "correct the path"
+            raise DataError(f"{pattern}: no such file or folder, and no file matches it as a glob (from {Path.cwd()}); {remedy}")
     return found
 
 

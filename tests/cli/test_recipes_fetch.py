@@ -1,0 +1,170 @@
+"""The public data of a bundled recipe, from a server on this machine."""
+
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tfkit.__main__ import main
+from tfkit.engine import fetching
+from tfkit.recipe import bundled, bundled_recipes
+
+CONTENT = "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(9000)).encode()
+RECIPE = """# A recipe of a test.
+model: {preset: bert-tiny}
+tokenizer: {kind: wordpiece, vocab_size: 300}
+data: {train: [{path: data/made/train.csv, header: [text, label]}]}
+objective: {kind: classification}
+training: {steps: 1}
+"""
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves CONTENT; `broken`: so many answers end half-way; `ranges`: whether it sends parts; `status`: of the next answers."""
+
+    content, broken, ranges = CONTENT, 0, True
+    statuses: list[int]
+    asked: list[str | None]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.headers["Range"])
+        if self.server.statuses:
+            self.send_error(self.server.statuses.pop(0))
+            return
+        content, begin = self.server.content, 0
+        if self.server.ranges and self.headers["Range"]:
+            begin = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        if begin >= len(content) > 0 and begin:
+            self.send_error(416)
+            return
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Length", str(len(content) - begin))
+        self.end_headers()
+        if self.server.broken:
+            self.server.broken -= 1
+            self.wfile.write(content[begin : begin + (len(content) - begin) // 2])
+        else:
+            self.wfile.write(content[begin:])
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """The server, a bundled recipe whose data it has, and an empty current folder."""
+    with Server(("127.0.0.1", 0), Handler) as running:
+        running.statuses, running.asked = [], []
+        folder = tmp_path / "recipes"
+        (folder / "finetune").mkdir(parents=True)
+        (folder / "finetune" / "made.yaml").write_text(RECIPE, encoding="utf-8")
+        file = {
+            "url": f"http://127.0.0.1:{running.server_port}/train.csv",
+            "sha256": hashlib.sha256(CONTENT).hexdigest(),
+            "bytes": len(CONTENT),
+        }
+        table = {"made": {"source": "https://example.org", "licence": "CC0", "files": {"train.csv": file}}}
+        (folder / "data.json").write_text(json.dumps(table), encoding="utf-8")
+        monkeypatch.setattr(bundled, "bundled_folder", lambda: folder)
+        monkeypatch.setattr(fetching, "_PAUSES", (0.0, 0.0))
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+FILE = Path("data/made/train.csv")
+
+
+def test_the_files_are_where_the_recipe_looks(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "made", "--fetch"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{FILE}  {len(CONTENT) / 1000:.0f} kB\n"
+    assert "https://example.org, licence: CC0" in err
+    assert "now: tfkit finetune made" in err
+    assert FILE.read_bytes() == CONTENT
+    assert [path.name for path in FILE.parent.iterdir()] == ["train.csv"]
+    assert main(["recipes", "made", "--fetch", "--json"]) == 0
+    (file,) = json.loads(capsys.readouterr().out)["files"]
+    assert (file["path"], file["fetched"]) == (str(FILE), False)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_download_goes_on(server: Server, ranges: bool) -> None:
+    """Within the command, and in the next one; from the start if the server sends whole files only."""
+    server.broken, server.ranges = 4, ranges
+    assert main(["recipes", "made", "--fetch"]) == 3
+    assert not FILE.exists()
+    assert main(["recipes", "made", "--fetch"]) == 0
+    assert FILE.read_bytes() == CONTENT
+    assert server.asked[0] is None
+    begun = [int(asked.removeprefix("bytes=").rstrip("-")) for asked in server.asked[1:] if asked]
+    assert begun[0] == len(CONTENT) // 2
+    assert (begun == sorted(set(begun))) == ranges
+
+
+def test_a_server_in_trouble_is_asked_again_and_one_that_refuses_is_not(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.statuses = [503, 429]
+    assert main(["recipes", "made", "--fetch"]) == 0
+    FILE.unlink()
+    server.statuses, server.asked = [404], []
+    capsys.readouterr()
+    assert main(["recipes", "made", "--fetch"]) == 3
+    assert len(server.asked) == 1
+    assert "cannot be fetched (Not Found)" in capsys.readouterr().err
+
+
+def test_other_content_is_not_kept(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.content = CONTENT[:-1] + b"!"
+    assert main(["recipes", "made", "--fetch"]) == 3
+    assert "has other content than the recipe's data" in capsys.readouterr().err
+    assert not list(FILE.parent.iterdir())
+    FILE.write_text("mine", encoding="utf-8")
+    assert main(["recipes", "made", "--fetch"]) == 3
+    assert "move it away" in capsys.readouterr().err
+    assert FILE.read_text(encoding="utf-8") == "mine"
+
+
+def test_offline(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TFKIT_OFFLINE", "1")
+    assert main(["recipes", "made", "--fetch"]) == 3
+    assert "TFKIT_OFFLINE is set; unset it, or put the file of http://127.0.0.1" in capsys.readouterr().err
+    assert not server.asked
+
+
+def test_a_missing_file_names_the_command_that_fetches_it(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "made"]) == 3
+    assert "fetch it with `tfkit recipes made --fetch`" in capsys.readouterr().err
+
+
+def test_every_bundled_recipe_is_runnable_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its data come with Python, from the Hub, or are fetched; derived ones say how they are made."""
+    derived = {"finetune/sentence-polarity", "pretrain/transformer-2017-python-docs-fr"}
+    for recipe in bundled_recipes():
+        if recipe.name in derived:
+            with pytest.raises(ValueError, match="derived from its source; the first lines of the recipe say how"):
+                fetching.sets_of(recipe)
+            continue
+        fetching.sets_of(recipe)
+    files = [file for found in bundled.data_sets().values() for file in found.files]
+    assert len(files) == len({file.path for file in files}) > 10
+    for file in files:
+        assert file.url.startswith("https://")
+        assert len(file.hash) in (40, 64)
+    assert main(["recipes", "gpt2-stdlib", "--fetch"]) == 0
+    assert capsys.readouterr().out == "pretrain/gpt2-stdlib reads no files of its own\n"
+    assert main(["recipes", "--fetch"]) == 2

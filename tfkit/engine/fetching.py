@@ -1,0 +1,129 @@
+"""The public data of bundled recipes, fetched to the paths at which the recipes look for them.
+
+A file appears under its name only when it is whole, on the disk, and has the content that the recipe was run with. What a broken
+connection leaves, a hidden file beside it, is continued by the next try or the next command.
+"""
+
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfkit.durable import rename, sync_file
+from tfkit.engine.listener import Listener, Progress
+from tfkit.errors import DataError, MachineError
+from tfkit.network import has_hash, is_offline
+from tfkit.recipe import read_recipe
+from tfkit.recipe.bundled import BundledRecipe, DataFile, DataSet, data_sets
+from tfkit.recipe.schema.data_sections import SourceSection
+
+_PAUSES = (1.0, 4.0)  # seconds between tries
+_TIME_OUT = 30.0  # seconds without a byte
+_PASSING = (408, 425, 429, 500, 502, 503, 504)
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that is there now; `fetched` says whether this call brought it."""
+
+    file: DataFile
+    fetched: bool
+
+
+def sets_of(recipe: BundledRecipe) -> list[DataSet]:
+    """Return the data sets that a recipe reads and that can be fetched, in its order. Raise DataError if others cannot."""
+    sections = read_recipe(str(recipe.path)).recipe.data
+    validation = sections.validation if isinstance(sections.validation, list) else []
+    paths = [path for source in (*sections.train, *validation) for path in _paths(source)]
+    known, found = data_sets(), dict[str, DataSet]()
+    for path in paths:
+        name = Path(path).parent.name
+        if path not in {file.path for file in known[name].files} if name in known else True:
+            raise DataError(f"{path}: cannot be fetched: it is derived from its source; the first lines of the recipe say how")
+        found[name] = known[name]
+    return list(found.values())
+
+
+def _paths(source: SourceSection) -> Iterator[str]:
+    if source.path is not None:
+        yield from (source.path, *source.beside.values())
+
+
+def fetch_files(sets: list[DataSet], listener: Listener) -> list[Fetched]:
+    """Fetch the files that are not there yet, below the current folder. Raises DataError for other content, or without a network."""
+    return [Fetched(file, _fetch(file, listener)) for found in sets for file in found.files]
+
+
+def _fetch(file: DataFile, listener: Listener) -> bool:
+    path = Path(file.path)
+    if os.path.lexists(path):
+        if not (path.is_file() and has_hash(path, file.hash)):
+            raise DataError(f"{path}: is there already, with other content than the recipe's data; move it away, and fetch again")
+        return False
+    if is_offline():
+        raise DataError(f"{path}: TFKIT_OFFLINE is set; unset it, or put the file of {file.url} there")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with listener.progress(f"fetching {path}", file.bytes, "bytes") as bar:
+            position = _Position(bar)
+            _with_retries(file.url, lambda: _download(file.url, part, position))
+        if not has_hash(part, file.hash):
+            part.unlink()
+            raise DataError(f"{file.url}: has other content than the recipe's data ({file.hash} was expected); nothing of it is kept")
+        sync_file(part)
+        rename(part, path)
+    except OSError as error:
+        raise MachineError(f"{path}: cannot be written ({error.strerror}); make room there, or start in another folder") from error
+    return True
+
+
+class _Position:
+    """Advances a progress to a position, however often a download begins again."""
+
+    def __init__(self, bar: Progress):
+        self.bar, self.shown = bar, 0
+
+    def __call__(self, position: int) -> None:
+        self.bar.advance(position - self.shown)
+        self.shown = position
+
+
+def _with_retries(url: str, download: Callable[[], None]) -> None:
+    for pause in (*_PAUSES, None):
+        try:
+            return download()
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            passing = not isinstance(error, urllib.error.HTTPError) or error.code in _PASSING
+            if pause is None or not passing:
+                reason = getattr(error, "reason", None) or error
+                raise DataError(
+                    f"{url}: cannot be fetched ({reason}); check the network, then fetch again: it goes on from there"
+                ) from None
+            time.sleep(pause)
+    return None
+
+
+def _download(url: str, part: Path, show: Callable[[int], object]) -> None:
+    """Append to `part` what it lacks, or write it anew if the server sends only whole files. Raises what urllib raises, and OSError."""
+    done = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "tfkit", **({"Range": f"bytes={done}-"} if done else {})})
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIME_OUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is lacking, or the file was never of this length: its hash decides
+            return
+        raise
+    with response, part.open("ab" if response.status == 206 else "wb") as out:
+        begin = done = done if response.status == 206 else 0
+        length = response.length
+        while chunk := response.read(_CHUNK):
+            out.write(chunk)
+            show(done := done + len(chunk))
+    if length is not None and done - begin < length:
+        raise ConnectionError("the connection broke off")
