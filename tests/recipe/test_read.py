@@ -174,11 +174,19 @@ def test_what_is_said_of_files_that_nothing_reads(tmp_path: Path, source: str, e
 
 def test_missing_sections_and_lengths(tmp_path: Path) -> None:
     assert errors(tmp_path, "model: {preset: gpt2}\n") == ["r.yaml:1:1: data: missing", "r.yaml:1:1: training: missing"]
-    (found,) = errors(tmp_path, MINIMAL, "training.epochs=1")
+    (found,) = errors(tmp_path, MINIMAL.replace("steps: 10", "steps: 10, epochs: 1"))
     assert found == (
         "r.yaml:4:1: training: the length is exactly one of steps, epochs, tokens; here are steps and epochs: remove one, or set it to null"
     )
-    assert read_recipe(str(tmp_path / "r.yaml"), ["training.epochs=1", "training.steps=null"]).recipe.training.epochs == 1
+
+
+def test_the_length_of_the_command_line_wins_in_any_unit(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    for words in (["training.epochs=1"], ["training.tokens=9", "training.epochs=1"], ["training.epochs=1", "training.steps=null"]):
+        training = read_recipe(path, words).recipe.training
+        assert (training.steps, training.epochs, training.tokens) == (None, 1, None)
+    (found,) = errors(tmp_path, MINIMAL, "training.steps=null")
+    assert "the length is exactly one of steps, epochs, tokens" in found
 
 
 def test_overrides_apply_in_turn_and_the_last_wins(tmp_path: Path) -> None:

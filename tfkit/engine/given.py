@@ -5,17 +5,13 @@ that is left out the second time does not. Torch-free.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from tfkit.recipe import RecipeText
-from tfkit.recipe.reading.overrides import apply_overrides
-from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, plain
-from tfkit.recipe.schema.sections import LENGTHS
-
-LENGTH = tuple(f"training.{name}" for name in LENGTHS)
+from tfkit.recipe.reading.overrides import LENGTH
 
 
 @dataclass(frozen=True)
@@ -51,20 +47,12 @@ class Given:
             changed = {name: value for name, value in now.recipe.fields().items() if name not in before or before[name] != value}
             hidden = [name for name in changed if _touches(name, self.overrides) and not _touches(name, now.overrides)]
             edits = [f"{name}={json.dumps(changed[name], ensure_ascii=False)}" for name in hidden]
-        words = [*edits, *new]
-        return Given(now.recipe, (*self.overrides, *no_other_length(words), *words))
+        return Given(now.recipe, (*self.overrides, *edits, *new))
 
     def _last(self, key: str) -> str | None:
-        return next((word for word in reversed(self.overrides) if _key(word) == key), None)
-
-
-def no_other_length(words: Sequence[str]) -> list[str]:
-    """The overrides that take a run's own length away where these give another, in another unit."""
-    tree = Mapping(COMMAND_LINE)
-    apply_overrides(tree, words)  # what is wrong with them is reported where the recipe is read
-    training = plain(tree).get("training")
-    units = {name for name, value in training.items() if value is not None} & {*LENGTHS} if isinstance(training, dict) else set()
-    return [f"training.{name}=null" for name in LENGTHS if name not in units] if units else []
+        """Return the override of a field that counts; the units of the length are one field."""
+        names = LENGTH if key in LENGTH else (key,)
+        return next((word for word in reversed(self.overrides) if _key(word) in names), None)
 
 
 def _key(word: str) -> str:

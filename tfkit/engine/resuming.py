@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from tfkit.durable import write_atomically
-from tfkit.engine.given import LENGTH, Given, no_other_length
+from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener
 from tfkit.errors import MachineError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import dump_recipe, model_config, read_recipe
 from tfkit.recipe.presets import merge
+from tfkit.recipe.reading.overrides import LENGTH
 from tfkit.recipe.reading.tree import flatten
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
@@ -55,7 +56,7 @@ def resumed(folder: RunFolder, now: Given) -> Resumed:
     given, base, wanted = now, begun, None
     if now.recipe is None:
         given = before.followed_by(now) if before else now
-        new = given.overrides[len(before.overrides) :] if before else (*no_other_length(now.overrides), *now.overrides)
+        new = given.overrides[len(before.overrides) :] if before else now.overrides
         wanted = read_recipe(str(folder.recipe), new).recipe
         given = replace(given, recipe=before.recipe if before else None)
     elif before is not None and before.recipe is not None:

@@ -5,6 +5,9 @@ from collections.abc import Sequence as Arguments
 from tfkit.recipe.reading.parse import MAX_DEPTH, parse
 from tfkit.recipe.reading.problems import Problem, RecipeError, quoted
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Path, Scalar, Sequence, child, dotted
+from tfkit.recipe.schema.sections import LENGTHS
+
+LENGTH = tuple(f"training.{name}" for name in LENGTHS)
 
 
 def apply_overrides(root: Mapping, overrides: Arguments[str]) -> list[Problem]:
@@ -32,6 +35,8 @@ def _apply(root: Mapping, override: str) -> None:
     if problems:
         raise RecipeError(Problem(COMMAND_LINE, (*steps, *problem.path), problem.message) for problem in problems)
     _set(root, steps, value or Scalar(COMMAND_LINE, None, ""))
+    if name.strip() in LENGTH and text.strip() not in ("", "null", "~"):
+        _drop_other_lengths(root, steps[1])
 
 
 def _set(root: Mapping, steps: list[str], value: Node) -> None:
@@ -46,6 +51,15 @@ def _set(root: Mapping, steps: list[str], value: Node) -> None:
             _put(here, step, reached)
         here = reached
     _put(here, _step(here, steps[-1], path), value)
+
+
+def _drop_other_lengths(root: Mapping, unit: str) -> None:
+    """Remove the length in other units: a training has one, and the last one that is given wins."""
+    training = root.values["training"]
+    assert isinstance(training, Mapping)
+    for name in {*LENGTHS} - {unit}:
+        training.values.pop(name, None)
+        training.keys.pop(name, None)
 
 
 def _step(here: Node, name: str, path: Path) -> str | int:
