@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 
 # A run's imports, so that the children have them from the start; torch's optimizers import dynamo in their first step.
-import torch._dynamo  # noqa: F401
+import torch._dynamo
 
 import tfkit.cli
 import tfkit.engine
 import tfkit.generation.complete
 from tfkit.__main__ import main
+from tfkit.engine.estimate import matrix_speed
 from tfkit.training.step import Stepper
 
 with warnings.catch_warnings():
@@ -39,6 +40,10 @@ with warnings.catch_warnings():
         *(found.name for package in (tfkit.cli, tfkit.engine) for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")),
     ):
         importlib.import_module(_name)
+_threads = torch.get_num_threads()
+torch.set_num_threads(1)  # a fork beside a pool of threads would hang in its first product
+matrix_speed(torch.device("cpu"))  # which the estimate of a run measures once a process
+torch.set_num_threads(_threads)
 gc.freeze()  # the children's collector ignores what is here, so the pages stay shared
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "and", "ran", "fast", "slow", "big", "small", "red", "Straße", "🙂"]
 HANG_SECONDS = 600  # no command of a test takes a tenth of it, however busy the machine is

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -57,8 +58,9 @@ def test_the_program_itself(base: Path, recipe: Path) -> None:
 def test_the_document(base: Path, run: Path) -> None:
     document = json.loads((base / "run.stdout").read_text(encoding="utf-8"))
     assert list(document) == [
-        *("schema_version", "run", "checkpoint", "status", "steps", "tokens", "loss", "evaluation", "best", "stopped_early"),
-        *("seconds", "train_seconds", "tokens_per_second", "energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status", "place"),
+        *("schema_version", "run", "checkpoint", "status", "steps", "tokens", "loss", "evaluation", "before", "improvement", "best"),
+        *("stopped_early", "seconds", "train_seconds", "tokens_per_second", "energy_kwh", "energy_kwh_parts", "emissions_g"),
+        *("carbon_status", "place", "gates"),
     ]
     assert (document["schema_version"], document["steps"], document["tokens"]) == (1, 12, 12 * 4 * 16)
     assert document["run"] == str(run)
@@ -199,7 +201,9 @@ def test_the_size_of_the_run_is_said_before_its_first_step(base: Path, recipe: P
     done = pretrain(base / "sized", recipe, "training.micro_batch_size=2")
     assert done.code == 0, done.err
     (line,) = [line for line in done.err.splitlines() if line.startswith("12 steps of 4 rows")]
-    assert line.startswith("12 steps of 4 rows, about 64 tokens each; micro-batches of 2 rows, at most 32 tokens")
+    assert line.startswith("12 steps of 4 rows, about 64 tokens each, ")
+    assert " epochs; micro-batches of 2 rows, at most 32 tokens" in line
+    assert re.search(r"; roughly \d+:\d\d$", line)
     if sys.platform == "linux":
         said = float(line.partition("; about ")[2].partition(" GB")[0]) * 1e9
         assert said == pytest.approx(records(base / "sized")[-1].get("memory") or records(base / "sized")[0]["memory"], rel=0.3)

@@ -18,6 +18,7 @@ def finetune(
     exact: options.Exact = False,
     force: options.Force = False,
     no_verify: options.NoVerify = False,
+    fail_if: options.FailIf = None,
     device: options.Device = None,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -43,6 +44,6 @@ def finetune(
         changes.append(f"model.from={quoted(checkpoint)}")
     source = open_recipe(chosen) if chosen else None
     folder = run or Path("runs") / (source.name if source is not None else attempt.recognition_of(changes).run_name)
-    how = attempt.RunOptions(folder, resume, exact, force, device, threads, command_line())
+    how = attempt.RunOptions(folder, resume, exact, force, device, threads, command_line(), fail_if or ())
     again = ["finetune", *given, "--run", str(folder), "--resume"]
     train(lambda signals: attempt.finetune(source, changes, checkpoint, how, console, signals), how, again, as_json=json)

@@ -57,6 +57,7 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, max=_MOST_THREADS, metavar="N", help="Threads of the processor; its cores if left out."),
 ]
+FailIf = Annotated[list[str] | None, typer.Option("--fail-if", metavar="GATE", help='End with 8 if true: "loss > 3".', show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Chat = Annotated[
     bool,

@@ -13,6 +13,7 @@ def pretrain(
     exact: options.Exact = False,
     force: options.Force = False,
     no_verify: options.NoVerify = False,
+    fail_if: options.FailIf = None,
     device: options.Device = None,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -25,6 +26,6 @@ def pretrain(
     from tfkit.recipe import open_recipe
 
     source, words = open_recipe(recipe), tuple(overrides or ())
-    how = attempt.RunOptions(run or Path("runs") / source.name, resume, exact, force, device, threads, command_line())
+    how = attempt.RunOptions(run or Path("runs") / source.name, resume, exact, force, device, threads, command_line(), fail_if or ())
     again = ["pretrain", recipe, *words, "--run", str(how.run), "--resume"]
     train(lambda signals: attempt.pretrain(source, words, how, console, signals), how, again, as_json=json)

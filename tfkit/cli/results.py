@@ -23,8 +23,12 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
         "trained": f"{steps} steps, {tokens} tokens in {seconds}",
         "loss": f"{loss:.4f}" if loss is not None else "",
         "validation": "  ".join(f"{name} {_number(value)}" for name, value in evaluation.items() if name != "target_tokens"),
+        "before": "  ".join(f"{name} {_number(value)}" for name, value in (result.get("before") or {}).items() if name != "target_tokens"),
         "energy": f"{format_energy(1000 * energy)}, {format_mass(mass)} CO2e{place}" if energy and mass is not None else "",
     }
+    if (gain := result.get("improvement")) is not None and best:
+        change = f"better by {gain:.4g}" if gain > 0 else f"WORSE by {-gain:.4g}" if gain < 0 else "no better"
+        rows["result"] = f"{best['metric']} {_number(best['value'])}, {change} than before the first step"
     width = max(map(len, rows))
     console.result("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items() if value))
 

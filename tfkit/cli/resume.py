@@ -14,6 +14,7 @@ def resume(
     exact: options.Exact = False,
     force: options.Force = False,
     no_verify: options.NoVerify = False,
+    fail_if: options.FailIf = None,
     device: options.Device = None,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -28,5 +29,5 @@ def resume(
     from tfkit.engine import attempt
 
     words = tuple(overrides or ())
-    how = attempt.RunOptions(run, True, exact, force, device, threads, command_line())
+    how = attempt.RunOptions(run, True, exact, force, device, threads, command_line(), fail_if or ())
     train(lambda signals: attempt.resume(words, how, console, signals), how, ["resume", str(run), *words], as_json=json)

@@ -3,11 +3,14 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
+from tfkit import console
 from tfkit.cli import crash
 from tfkit.cli.results import show_training_result
 from tfkit.engine.attempt import RunOptions
+from tfkit.engine.gate import require_passed
 from tfkit.errors import Stopped
 from tfkit.run.signals import StopSignals
 
@@ -27,7 +30,9 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
             again = words if stopped.result is None else ["resume", str(options.run)]
             command = shlex.join(["tfkit", *again, *_flags(options, as_json)])
             raise Stopped(f"{stopped}\n{command}", signals.requested) from None
-        show_training_result(result, as_json)
+        with suppress(console.ReaderGone):  # the gates judge all the same
+            show_training_result(result, as_json)
+    require_passed(result["gates"])
 
 
 def command_line() -> list[str]:
@@ -37,5 +42,6 @@ def command_line() -> list[str]:
 
 def _flags(options: RunOptions, as_json: bool) -> list[str]:
     flags = [f"--{name}" for name, given in (("exact", options.exact), ("force", options.force), ("json", as_json)) if given]
-    pairs = (("device", options.device), ("threads", options.threads))
+    gates = [("fail-if", gate) for gate in options.fail_if]
+    pairs: list[tuple[str, str | int | None]] = [("device", options.device), ("threads", options.threads), *gates]
     return [*flags, *(part for name, value in pairs if value is not None for part in (f"--{name}", str(value)))]

@@ -181,8 +181,7 @@ def plan(recipe: AnyRecipe, overrides: Overrides = None, *, device: str | None =
     attempt.require_trainable(planned)
     with isolated(), _interrupts(None) as stop, session("plan", CarbonSection(enabled=False), None, listener or Silent(), stop) as work:
         run = Run(planned, pick_device(device), work.listener, stop, work.meter)
-        run.prepare()
-        return run.estimate()
+        return run.prepare()
 
 
 def _completions(generator: "TextGenerator", prompts: list[Any], first: int) -> list[Completion]:

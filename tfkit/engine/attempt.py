@@ -3,17 +3,19 @@
 torch is imported after the folder is locked and the recipe is checked: a refusal is quick.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfkit.engine.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.given import Given
 from tfkit.engine.inputs import recipe_inputs
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.errors import Stopped, UsageError
 from tfkit.recipe import RecipeText
 from tfkit.recipe.schema.objective_facts import judges_only
+from tfkit.run import strict_json
 from tfkit.run.folder import RunFolder, is_begun
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class RunOptions:
     device: str | None = None
     threads: int | None = None
     command: Sequence[str] = ()  # for run.json
+    fail_if: Sequence[str] = ()  # comparisons of the result's metrics that must not be true
 
     @property
     def goes_on(self) -> bool:
@@ -50,6 +53,7 @@ def pretrain(source: RecipeText, words: Sequence[str], options: RunOptions, list
                 f"{source.path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint"
             )
         require_trainable(planned)
+        training_gates(options.fail_if, planned, fine_tuning=False)
         recipe_inputs(planned, source.path).refuse_folder(options.run, "--run")
         return planned
 
@@ -72,7 +76,7 @@ def finetune(
 
     def begin() -> "Callable[[], Recipe]":
         if source is not None:
-            return _by_recipe(source, checkpoint, words, options.run, listener)
+            return _by_recipe(source, checkpoint, words, options, listener)
         seen = recognition_of(words)
         seen.inputs.refuse_folder(options.run, "--run")
         return lambda: seen.recipe(listener)
@@ -102,13 +106,16 @@ def recognition_of(words: Sequence[str]) -> "Recognition":
     return Recognition.of(words)
 
 
-def _by_recipe(source: RecipeText, checkpoint: str | None, words: Sequence[str], run: Path, listener: Listener) -> "Callable[[], Recipe]":
+def _by_recipe(
+    source: RecipeText, checkpoint: str | None, words: Sequence[str], options: RunOptions, listener: Listener
+) -> "Callable[[], Recipe]":
     """Check the recipe, and return what makes that of the run once its folder is locked. Raises UsageError."""
     recipe = source.read(words)
     if recipe.model.start is None:
         raise UsageError(f"{source.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
     require_trainable(recipe)
-    recipe_inputs(recipe, source.path).refuse_folder(run, "--run")
+    training_gates(options.fail_if, recipe, fine_tuning=True)
+    recipe_inputs(recipe, source.path).refuse_folder(options.run, "--run")
     if checkpoint is not None and recipe.model.sha256 is not None:
         return lambda: _from_this_one(checkpoint, source, recipe, words, listener)
     return lambda: recipe
@@ -159,16 +166,23 @@ def _attempt(
             going_on = resumed(folder, given)
             recipe, given = going_on.recipe, going_on.given
             require_trainable(recipe)
+            gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
             if going_on.same_end and (result := finished_result(folder)) is not None:
                 listener.say(f"{folder.path}: this run is finished; here is its result again")
-                return result
+                return _judged(result, gates)
             require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))
             report_changes(folder, going_on, listener)
         else:
             with stop.at_once():
                 recipe = start()
             require_trainable(recipe)
-        return _metered(recipe, given, kind, options, folder, listener, stop)
+            gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
+        return _judged(_metered(recipe, given, kind, options, gates, folder, listener, stop), gates)
+
+
+def _judged(result: dict[str, Any], gates: Collection[Gate]) -> dict[str, Any]:
+    """The result with the verdict on each gate, which run.json does not keep: the next command may have others."""
+    return {**result, "gates": strict_json.loads(strict_json.dumps({"gates": judge(gates, training_metrics(result))}))["gates"]}
 
 
 def _metered(
@@ -176,6 +190,7 @@ def _metered(
     given: Given,
     kind: "Kind",
     options: RunOptions,
+    gates: Collection[Gate],
     folder: RunFolder,
     listener: Listener,
     stop: StopRequest,
@@ -197,7 +212,9 @@ def _metered(
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         run = training_run.Run(recipe, pick_device(options.device), listener, stop, meter)
-        run.prepare()
+        run.prepare(begun=folder.begun)
+        for gate in gates:
+            run.data.objective.judged_by.check_metric(gate.metric.rpartition(".")[2])
         run.start(folder, given, kind, exact=options.exact, force=options.force)
     except Stopped as error:
         stopped = error

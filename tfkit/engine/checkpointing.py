@@ -111,6 +111,22 @@ class Checkpointer:
         path, best = best_checkpoint(self.root), read_best(self.root)
         return {"checkpoint": str(path), "step": best.step, "metric": best.metric, "value": best.value} if path and best else None
 
+    def improvement(self) -> float | None:
+        """How much better than before the first step the best checkpoint is, by the metric that chose it; None where one is not scored."""
+        before, best = (self.log.before or {}).get(self.metric), self.best()
+        if before is None or best is None or best["metric"] != self.metric:
+            return None
+        return float(best["value"] - before if self.metric in HIGHER else before - best["value"])
+
+    def describe_loss(self) -> str:
+        """Describe a fine-tuning after which the model is worse than before it."""
+        before, best = (self.log.before or {})[self.metric], self.best()
+        assert best is not None
+        return (
+            f"this run made the model worse: {self.metric} {best['value']:.4g} at its best, in step {best['step']:,}, and {before:.4g} "
+            "before the first step. Try a lower optimizer.lr, fewer steps, or other data"
+        )
+
     def parents(self) -> list[dict[str, str | None]]:
         """The models that this one comes from, as tfkit.json has them."""
         return [*([self.data.start.parent()] if self.data.start else []), *parents(self.data.objective)]

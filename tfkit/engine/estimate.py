@@ -63,6 +63,11 @@ class Estimate:
     emissions_g: Range
     basis: str  # "table": nothing was tried out
 
+    @property
+    def training_flops(self) -> float:
+        """The FLOPs of the steps alone, companions included."""
+        return self.flops["total"] - self.flops["evaluation"]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""
         return {"schema_version": 1, **asdict(self)}
@@ -109,7 +114,7 @@ def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device) -> Es
 
 def _flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, tokens: int) -> dict[str, float]:
     """FLOPs of the whole run by part; an evaluation is a forward over its tokens."""
-    length, first = round(loader.rows.mean_tokens), loader.step(0)[:1]
+    length, first = round(loader.rows.mean_tokens), Loader(loader.rows, loader.collate, 1, 1).step(0)
     written = sum(batch.decoder_tokens for batch in first) / sum(batch.tokens for batch in first)
     forward = training_flops_per_token(data.config, length, written) / 3
     backward = 2 * forward + adapted_flops_per_token(dict(model.named_parameters()), data.config, written)

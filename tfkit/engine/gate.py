@@ -3,10 +3,14 @@
 import math
 import operator
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tfkit.errors import QualityGateError, UsageError
+from tfkit.recipe.schema.data_sections import set_names
+from tfkit.recipe.schema.objective_sections import OF_TEXTS
+from tfkit.recipe.schema.sections import Recipe
 
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
 _FORM = re.compile(
@@ -50,11 +54,48 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
     return Gate(metric, comparison, threshold)
 
 
+def training_gates(texts: Sequence[str], recipe: Recipe, *, fine_tuning: bool) -> list[Gate]:
+    """Parse the gates of a training, before it. Raise UsageError for a metric that its result will not have."""
+    scored = [name for name in recipe.objective.trained_for.training_metrics if name not in OF_TEXTS] if recipe.data.validation else []
+    held_out = recipe.data.validation
+    names = set_names(held_out) if isinstance(held_out, list) else [str(number) for number in range(1, len(recipe.data.train) + 1)]
+    known = [*scored, *(f"{of}.{name}" for of in names for name in scored if len(names) > 1), "loss", "seconds"]
+    known += ["improvement"] if fine_tuning and scored else []
+    known += ["energy_kwh", "emissions_g"] if recipe.carbon.enabled else []
+    gates = [parse_gate(text, known) for text in texts]
+    if other := next((gate for gate in gates if gate.metric not in known), None):
+        raise UsageError(f"--fail-if '{other}': unknown metric {other.metric!r}; there are {', '.join(dict.fromkeys(known))}")
+    return gates
+
+
+def training_metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the metrics of a training's result for its gates: the scores of its last evaluation, and the facts of the whole run.
+
+    `loss` is that of the evaluation where there is one. None: not measured, or not a number.
+    """
+    spelled = result.get("nonfinite", {})
+    scores = {
+        name: float(spelled.get(f"evaluation.{name}", "nan")) if value is None else value for name, value in result["evaluation"].items()
+    }
+    return {name: result.get(name) for name in ("loss", "improvement", "seconds", "energy_kwh", "emissions_g")} | scores
+
+
 def check_gates(gates: Collection[Gate], metrics: Mapping[str, float]) -> None:
     """Raise QualityGateError that names every failed gate, UsageError for a metric that this evaluation does not have."""
     for gate in gates:
         if gate.metric not in metrics:
             raise UsageError(f"--fail-if '{gate}': no metric {gate.metric!r} here; there are {', '.join(metrics)}")
-    failed = [f"{gate} (it is {metrics[gate.metric]:g})" for gate in gates if gate.fails(metrics[gate.metric])]
+    require_passed(judge(gates, metrics))
+
+
+def judge(gates: Collection[Gate], metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """Return the verdict on each gate, for `gates` of a result. A metric that is missing or None counts as NaN."""
+    values = [(gate, math.nan if (value := metrics.get(gate.metric)) is None else value) for gate in gates]
+    return [{"gate": str(gate), "metric": gate.metric, "value": value, "failed": gate.fails(value)} for gate, value in values]
+
+
+def require_passed(verdicts: Collection[Mapping[str, Any]]) -> None:
+    """Raise QualityGateError that names every gate that failed."""
+    failed = [f"{one['gate']} (it is {'nan' if one['value'] is None else format(one['value'], 'g')})" for one in verdicts if one["failed"]]
     if failed:
         raise QualityGateError(f"quality gate failed: {', '.join(failed)}")

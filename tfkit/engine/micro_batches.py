@@ -1,14 +1,32 @@
-"""The micro-batches of a run: chosen by the memory that is left, halved where it ends, and described before the first step."""
+"""The steps of a run: cut to the rows that there are, their micro-batches chosen by the memory that is left and halved where it ends,
+described before the first one.
+"""
 
 from functools import cached_property
 
 from tfkit.data import Loader
 from tfkit.engine.companions import companion_bytes_per_row
 from tfkit.engine.components import Components, trained_numbers
-from tfkit.engine.estimate import choose_micro_batch, kept_numbers
-from tfkit.engine.training_data import RunContext
+from tfkit.engine.estimate import Estimate, choose_micro_batch, kept_numbers
+from tfkit.engine.listener import Listener
+from tfkit.engine.training_data import RunContext, TrainingData
 from tfkit.errors import MachineError
+from tfkit.objectives.registry import open_rows
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.loop import Progress
 from tfkit.training.memory import available_bytes, largest_divisor, likely_peak, resident_bytes, step_bytes_per_row
+from tfkit.units import format_energy, format_seconds
+
+
+def with_batch_of_rows(recipe: Recipe, data: TrainingData, listener: Listener) -> Recipe:
+    """The recipe with a batch of at most the rows that there are, and a warning: a larger one would read them several times a step."""
+    training = recipe.training
+    if training.batch_ramp is not None or training.batch_size <= (rows := len(open_rows(recipe, data.objective, data.train, data.config))):
+        return recipe
+    micro = training.micro_batch_size and min(training.micro_batch_size, rows)
+    batch = rows // micro * micro if micro else rows
+    listener.warn(f"training.batch_size is {training.batch_size:,}, and there are {rows:,} rows to train on: a step has {batch:,} rows")
+    return recipe.model_copy(update={"training": training.model_copy(update={"batch_size": batch, "micro_batch_size": micro})})
 
 
 class MicroBatches:
@@ -60,16 +78,34 @@ class MicroBatches:
         kept = 0 if self.restored else kept_numbers(self.context.recipe, self.model)
         return 4 * (trained_numbers(self.model) + kept)
 
-    def describe(self) -> str:
-        """Describe the size of the steps and, on a CPU, of the memory: too much of either is seen before the first step."""
+    def describe(self, planned: Estimate, progress: Progress) -> str:
+        """Describe the steps that are left, and the memory, time and energy of them: too much of one is seen before the first step.
+
+        The time is that of the steps so far, else roughly the planned one.
+        """
         rows, sizes, micro_batch = self.loader.rows, self.loader.sizes, self.loader.micro_batch_size
-        size = f"{self.components.plan.steps:,} steps of {sizes.full:,} rows, about {round(sizes.full * rows.mean_tokens):,} tokens each"
-        size += f"; micro-batches of {micro_batch:,} rows, at most {micro_batch * rows.longest:,} tokens"
+        steps, epochs = self.components.plan.steps, sizes.before(self.components.plan.steps) / len(rows)
+        size = f"{steps:,} steps of {sizes.full:,} rows, about {round(sizes.full * rows.mean_tokens):,} tokens each, {epochs:.3g} epochs"
+        size += f"; micro-batches of {micro_batch:,} rows, at most {micro_batch * rows.longest:,} tokens{self._memory()}"
+        left = (steps - progress.step) / max(1, steps)
+        seconds = left * planned.seconds.likely
+        if progress.step:
+            size += f"; {steps - progress.step:,} steps are left"
+            seconds = (steps - progress.step) * progress.seconds / progress.step
+        size += f"; {'about' if progress.step else 'roughly'} {format_seconds(seconds)}"
+        if self.context.recipe.carbon.enabled:
+            energy = 1000 * planned.energy_kwh.likely * seconds / max(planned.seconds.likely, 1e-9)
+            size += f", {format_energy(energy)}"
+        return size
+
+    def _memory(self) -> str:
+        """Describe the memory of a step on a CPU, where it can be known."""
+        rows, micro_batch = self.loader.rows, self.loader.micro_batch_size
         held = resident_bytes() if self.context.device.type == "cpu" else None
         if held is None:
-            return size
+            return ""
         head = self.model.config.head.kind in ("lm", "masked_lm")
         logits = micro_batch * rows.longest * self.model.config.vocab_size * self.components.precision.itemsize if head else 0
         peak = likely_peak(held, self.bytes_to_come, micro_batch * self.row_bytes, logits)
         left = available_bytes()
-        return size + f"; about {peak / 1e9:.2g} GB of memory" + ("" if left is None else f", of {(left + held) / 1e9:.3g} GB")
+        return f"; about {peak / 1e9:.2g} GB of memory" + ("" if left is None else f", of {(left + held) / 1e9:.3g} GB")

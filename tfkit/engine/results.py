@@ -35,6 +35,8 @@ class TrainingResult(_Result):
     tokens: int
     loss: float | None  # nats a target, over the steps of the last line of the log
     evaluation: dict[str, float | None]
+    before: dict[str, float | None] | None  # of a fine-tuning: the same metrics before its first step
+    improvement: float | None  # of the best checkpoint over that, by the metric that chose it; positive is better
     best: dict[str, Any] | None
     stopped_early: bool
     seconds: float

@@ -9,16 +9,16 @@ import torch
 from tfkit.carbon import Meter, Reading
 from tfkit.engine.base_model import pinned
 from tfkit.engine.checkpointing import Checkpointer
-from tfkit.engine.companions import companion_flops_per_token, pin_companions
-from tfkit.engine.components import Components, assemble, first_model, restore, trained_numbers
+from tfkit.engine.companions import pin_companions
+from tfkit.engine.components import assemble, first_model, restore, trained_numbers
 from tfkit.engine.estimate import Estimate, estimate_run, planned_bytes, require_memory, require_memory_for_blocks
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.loop_hooks import LoopHooks
-from tfkit.engine.micro_batches import MicroBatches
+from tfkit.engine.micro_batches import MicroBatches, with_batch_of_rows
 from tfkit.engine.resuming import require_length, warn_of_other_rounding, write_recipe
 from tfkit.engine.session import energy_fields, place_fields
-from tfkit.engine.training_data import RunContext, TrainingData, prepare_data
+from tfkit.engine.training_data import RunContext, prepare_data
 from tfkit.engine.training_log import TrainingLog, saved_log
 from tfkit.engine.validator import Validator
 from tfkit.errors import Stopped
@@ -30,7 +30,6 @@ from tfkit.run.checkpoints import free_space_for, newest_good
 from tfkit.run.folder import RunFolder
 from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import keep_freed_memory, make_deterministic, peak_flops
-from tfkit.training.flops import adapted_flops_per_token, training_flops_per_token
 from tfkit.training.loop import Progress, train, try_out
 
 Kind = Literal["pre-training", "fine-tuning"]
@@ -44,16 +43,19 @@ class Run:
         self.progress = Progress()
         self.assembled = False  # until then `progress` is not that of earlier attempts
 
-    def prepare(self) -> TrainingData:
-        """Read and tokenize the data, train or load the tokenizer, look at the base model; no weights yet. Raises MachineError."""
+    def prepare(self, *, begun: bool = False) -> Estimate:
+        """Read and tokenize the data, train or load the tokenizer, look at the base model; estimate the run. No weights yet.
+
+        `begun`: its first steps are taken, so that its recipe holds as it is. Raises MachineError.
+        """
         require_memory_for_blocks(self.recipe, self.device)
         self.data = prepare_data(self.recipe, self.listener, self.stop, self.meter)
         require_memory(self.recipe, self.data.config, self.device)
-        return self.data
-
-    def estimate(self) -> Estimate:
-        """Estimate the run, once it is prepared."""
-        return estimate_run(self.recipe, self.data, self.device)
+        with self.stop.at_once("nothing was trained yet"):
+            if not begun:
+                self.recipe = with_batch_of_rows(self.recipe, self.data, self.listener)
+            self.planned = estimate_run(self.recipe, self.data, self.device)
+        return self.planned
 
     def start(self, folder: RunFolder, given: Given, kind: Kind, *, exact: bool = False, force: bool = False) -> None:
         """Train to the end. `exact`: fall back to no older checkpoint; `force`: start although the disk does not hold the checkpoints.
@@ -64,7 +66,7 @@ class Run:
         resolved = pin_companions(pinned(self.recipe, self.data.start, folder), self.data.objective, folder)
         self.context = RunContext(self.recipe, folder, self.stop, self.listener, self.meter, self.device)
         self._assemble(first_model(self.recipe, self.data, self.listener), kind, exact=exact, force=force)
-        self._record()
+        self._record(kind)
         write_recipe(folder, resolved, self.data.config)  # now: another length than that of the result would say that it was reached
         folder.record(given=given.document())
         self._train()
@@ -86,6 +88,8 @@ class Run:
             "tokens": progress.tokens,
             "loss": self.log.latest.get("loss"),
             "evaluation": self.log.evaluations.get(progress.step, {}),
+            "before": self.log.before,
+            "improvement": self.checkpointer.improvement(),
             "best": self.checkpointer.best(),
             "stopped_early": progress.step < self.components.plan.steps,
             "seconds": folder.totals["seconds"],
@@ -100,6 +104,8 @@ class Run:
     def finish(self, reading: Reading) -> dict[str, Any]:
         """Write the card of the last checkpoint and the receipt of a finished run; return its result."""
         result = self.result(reading, "finished")
+        if (gain := result["improvement"]) is not None and gain < 0:
+            self.listener.warn(self.checkpointer.describe_loss())
         self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step)
         self.context.folder.record(result=result)
         self.context.folder.end_attempt("finished", step=self.progress.step)
@@ -131,16 +137,16 @@ class Run:
         if recipe.training.compile:
             for stack in model.stacks:
                 stack.compile()
-        flops = flops_per_token(components, data)
+        flops = self.planned.training_flops / self.planned.tokens
         self.log = TrainingLog(context, components.plan, self.progress, flops, peak_flops(self.device, components.precision), saved)
         preset = recipe.model.preset
         family = data.start.described.family if data.start else PRESETS[preset][0].name if preset else None
         self.checkpointer = Checkpointer(context, data, components, self.log, kind=kind, family=family)
-        validator = Validator(context, data, components, self.log, self.checkpointer)
-        self.hooks = LoopHooks(context, components, self.log, self.checkpointer, validator, self.micro_batches)
+        self.validator = Validator(context, data, components, self.log, self.checkpointer)
+        self.hooks = LoopHooks(context, components, self.log, self.checkpointer, self.validator, self.micro_batches)
         self.assembled = True
 
-    def _record(self) -> None:
+    def _record(self, kind: Kind) -> None:
         """Record the checkpoint and the machine that the attempt goes on from; the result of an earlier attempt is dropped."""
         context, training = self.context, self.recipe.training
         arithmetic = {
@@ -154,7 +160,8 @@ class Run:
             warn_of_other_rounding(context.folder, arithmetic, self.listener)
             context.folder.goes_on(self.resumed_from, self.progress.step)
             self.checkpointer.restore_best()
-        context.folder.record(**arithmetic, data=self.data.fingerprints(), parents=self.checkpointer.parents())
+        planned = {"kind": kind, "planned_steps": self.components.plan.steps, "before": self.log.before}
+        context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents())
 
     def _train(self) -> None:
         components = self.components
@@ -164,11 +171,13 @@ class Run:
             self.listener.warn(
                 f"the warm-up is longer than the run of {components.plan.steps} steps: the learning rate never reaches its peak"
             )
-        self.listener.say(self.micro_batches.describe())
+        self.listener.say(self.micro_batches.describe(self.planned, self.progress))
         self._try_out()
-        self.meter.phase("train", self.progress.step)
         with self.log:
             try:
+                if self.checkpointer.kind == "fine-tuning" and not self.progress.step:
+                    self.validator.score_before()
+                self.meter.phase("train", self.progress.step)
                 train(components.stepper, components.loader, components.schedule, components.plan, self.hooks, self.progress)
             except Stopped:
                 self.context.folder.end_attempt("stopped", step=self.progress.step)
@@ -185,12 +194,3 @@ class Run:
             if self.recipe.training.compile:
                 self.listener.say("compiling the model")
             try_out(self.components.stepper, self.components.loader, self.hooks, self.progress)
-
-
-def flops_per_token(components: Components, data: TrainingData) -> float:
-    """FLOPs of a training step for each of its tokens, by the first step; companions and adapters included."""
-    model, first = components.stepper.loss_module.model, components.loader.step(0)
-    length = round(components.loader.rows.mean_tokens)
-    written = sum(batch.decoder_tokens for batch in first) / sum(batch.tokens for batch in first)
-    flops = training_flops_per_token(model.config, length, written) + companion_flops_per_token(data.objective, length)
-    return flops + adapted_flops_per_token(dict(model.named_parameters()), model.config, written)

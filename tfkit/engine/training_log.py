@@ -23,16 +23,24 @@ class SavedLog:
     lines: int  # records of steps
     loss: float | None  # of the last of them; None: not finite, or none yet
     evaluations: dict[int, dict[str, float | None]]  # by step; None: not finite
+    before: dict[str, float] | None = None  # the scores before the first step
 
     def state(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        return {"lines": self.lines, "loss": self.loss, "evaluations": [[step, values] for step, values in self.evaluations.items()]}
+        evaluations = [[step, values] for step, values in self.evaluations.items()]
+        before: dict[str, float | str] | None = None
+        if self.before is not None:
+            before = {name: value if math.isfinite(value) else str(value) for name, value in self.before.items()}
+        return {"lines": self.lines, "loss": self.loss, "evaluations": evaluations, "before": before}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
         """The inverse of `state`. Raises TypeError, ValueError, KeyError or AttributeError for anything else."""
         evaluations = {int(step): {str(name): finite(value) for name, value in values.items()} for step, values in state["evaluations"]}
-        return cls(int(state["lines"]), finite(state["loss"]), evaluations)
+        before = state.get("before")  # an older version has none
+        if before is not None:
+            before = {str(name): float(value) if isinstance(value, str) else value for name, value in before.items()}
+        return cls(int(state["lines"]), finite(state["loss"]), evaluations, before)
 
 
 def finite(value: float | None) -> float | None:
@@ -58,6 +66,7 @@ class TrainingLog:
         self.latest: dict[str, Any] = steps[-1] if steps else {}
         self.evaluations: dict[int, dict[str, Any]] = {record["step"]: record["evaluation"] for record in records if "evaluation" in record}
         self.sampled = {record["step"] for record in records if "samples" in record}
+        self.before: dict[str, float] | None = None  # the scores before the first step, of a fine-tuning
         self._lines = len(steps)
         if saved is not None:
             self._restore(saved)
@@ -66,7 +75,7 @@ class TrainingLog:
     def state(self) -> dict[str, Any]:
         """Return the part for a checkpoint."""
         evaluations = {step: {name: finite(value) for name, value in values.items()} for step, values in self.evaluations.items()}
-        return SavedLog(self._lines, finite(self.latest.get("loss")), evaluations).state()
+        return SavedLog(self._lines, finite(self.latest.get("loss")), evaluations, self.before).state()
 
     def _restore(self, saved: SavedLog) -> None:
         """Go on from what the checkpoint keeps, and report what metrics.jsonl lacks of it."""
@@ -81,7 +90,7 @@ class TrainingLog:
                 f"{self.context.folder.metrics}: lacks {' and '.join(missing)} up to step {self.progress.step}. The run goes on from what "
                 "its checkpoint keeps of them; the lines stay missing"
             )
-        self._lines = saved.lines
+        self._lines, self.before = saved.lines, saved.before
         for step, values in saved.evaluations.items():
             found = self.evaluations.get(step, {})
             if {name: finite(value) for name, value in found.items()} != values:  # else the same, with infinities
@@ -146,8 +155,17 @@ class TrainingLog:
     def scores(self, step: int, metrics: dict[str, float]) -> None:
         """Append the scores of an evaluation, and show them."""
         self._metrics.append({"step": step, "evaluation": metrics})
+        self._show_scores(step, f"step {step}", metrics)
+
+    def scores_before(self, metrics: dict[str, float]) -> None:
+        """Keep the scores before the first step, in run.json and in each checkpoint, and show them: metrics.jsonl has those of steps."""
+        self.before = metrics
+        self.context.folder.record(before=metrics)
+        self._show_scores(0, "before the first step", metrics)
+
+    def _show_scores(self, step: int, when: str, metrics: dict[str, float]) -> None:
         self._track(step, {f"evaluation/{name}": value for name, value in metrics.items()})
-        self.context.listener.say(f"step {step}: validation " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        self.context.listener.say(f"{when}: validation " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
     def samples(self, step: int, pairs: list[dict[str, str]], continues: bool = True) -> None:
         """Append the texts that the model wrote, and show them: behind the prompt if they continue it, else each as a text of its own."""

@@ -24,10 +24,21 @@ class Validator:
         """Score the validation sets and write the samples, as far as metrics.jsonl lacks them. Raises Stopped."""
         self.context.meter.phase("evaluate")
         if self.data.validation and progress.step not in self.log.evaluations:
-            self._note_scores(progress.step, self._score())
+            self._note_scores(progress.step, self._score("during the evaluation"))
         if self.prompts and progress.step not in self.log.sampled:
             self._write_samples(progress.step)
         self.context.meter.phase("train")
+
+    def score_before(self) -> None:
+        """Score the model before the first step, if there is anything to score it on: by that it is seen whether the run is of use.
+
+        Raises Stopped.
+        """
+        if self.data.validation and self.log.before is None:
+            self.context.meter.phase("evaluate")
+            self.log.scores_before(
+                self._score("in the evaluation before the first step: no step was taken yet, and --resume starts with it")
+            )
 
     def evaluated(self, step: int) -> bool:
         """Whether all of this step's evaluation is in metrics.jsonl."""
@@ -43,11 +54,11 @@ class Validator:
         values = [metrics.get(metric) for _, metrics in sorted(self.log.evaluations.items())]
         return since_best(values, metric in HIGHER) >= patience
 
-    def _score(self) -> dict[str, float]:
+    def _score(self, moment: str) -> dict[str, float]:
         with eager(self.model), self.components.weights.result_at_work():
             metrics = score_validation(self.context.recipe, self.data, self.model, self.context.stop.should_stop)
         if metrics is None:
-            raise Stopped("stopped during the evaluation")
+            raise Stopped(f"stopped {moment}")
         return metrics
 
     def _note_scores(self, step: int, metrics: dict[str, float]) -> None:

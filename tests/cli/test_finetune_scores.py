@@ -1,0 +1,138 @@
+"""A fine-tuning is scored before its first step: the scores of a resumed run, the improvement, and the gates on them."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_runs import Done, Process, exact, pretrain, records, strike, write_corpus, write_recipe
+
+BERT = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"]
+TASK = """
+model: {from: start}
+data: {train: [{path: rows.jsonl}], validation: [{path: rows.jsonl}]}
+objective: {kind: classification}
+optimizer: {lr: 3e-2}
+schedule: {kind: constant}
+training: {steps: 6, batch_size: 4, precision: fp32, log_every: 1}
+checkpoint: {every: 2}
+evaluation: {every: 2}
+carbon: {enabled: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT, rows whose label is their first word, a recipe, and a whole run of it."""
+    folder = tmp_path_factory.mktemp("scores")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    words = [*BERT, "objective={kind: masked_lm}", "training.steps=3", "evaluation.every=null"]
+    done = pretrain(folder / "start", recipe, *words)
+    assert done.code == 0, done.err
+    random = np.random.default_rng(3)
+    texts = [" ".join(random.choice(["cat", "dog", "sat", "ran"], 4)) for _ in range(24)]
+    rows = [json.dumps({"text": text, "label": text.split()[0]}) for text in texts]
+    (folder / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "task.yaml").write_text(TASK, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(place)
+    return place
+
+
+def finetune(run: str, *words: str, before: Any = None) -> Done:
+    return Process(Path.cwd(), ["finetune", "task.yaml", "--run", run, "--threads", "1", *words], before).wait()
+
+
+def exact_result(done: Done) -> dict[str, Any]:
+    """Return the fields that a resumed run repeats, bit for bit."""
+    result = json.loads(done.out)
+    return {name: result[name] for name in ("steps", "tokens", "loss", "evaluation", "before", "improvement", "best", "gates")}
+
+
+def test_the_scores_before_the_first_step_are_those_of_the_start_and_survive_a_stop(work: Path) -> None:
+    words = ["--json", "--fail-if", "improvement < 0", "--fail-if", "loss > 100"]
+    whole = finetune("whole", *words)
+    assert whole.code == 0, whole.err
+    result = exact_result(whole)
+    assert result["before"].keys() == result["evaluation"].keys()
+    assert 0 < result["improvement"] == result["before"]["loss"] - result["best"]["value"]
+    assert [(gate["gate"], gate["failed"]) for gate in result["gates"]] == [("improvement < 0", False), ("loss > 100", False)]
+    assert result["gates"][1]["value"] == result["evaluation"]["loss"]
+    assert json.loads((work / "whole" / "run.json").read_bytes())["before"] == result["before"]
+    assert min(record["step"] for record in records(work / "whole")) == 1, "metrics.jsonl is of steps"
+    assert whole.err.count("before the first step: validation loss") == 1
+    still = finetune("still", "--json", "optimizer.lr=1e-30", "optimizer.weight_decay=0", "training.steps=1")
+    assert json.loads(still.out)["evaluation"] == json.loads(still.out)["before"] == result["before"]
+    assert finetune("stopped", *words, before=strike(signal.SIGTERM, 4)).code == 143
+    resumed = finetune("stopped", *words, "--resume")
+    assert resumed.code == 0, resumed.err
+    assert "before the first step: validation" not in resumed.err
+    again = exact_result(resumed) | {"best": None}
+    assert again == result | {"best": None}
+    assert exact(work / "stopped") == exact(work / "whole")
+    repeated = finetune("whole", "--json", "--resume", "--fail-if", "improvement > 0")
+    assert (repeated.code, exact_result(repeated)["before"]) == (8, result["before"])
+
+
+def test_a_run_that_makes_the_model_worse_says_so_last_and_fails_its_gate(work: Path) -> None:
+    words = ["optimizer.lr=30", "evaluation.metric=loss"]
+    done = finetune("worse", *words)
+    assert done.code == 0, done.err
+    assert "WORSE by" in done.out.splitlines()[-1]
+    assert done.err.splitlines()[-1].startswith("warning: this run made the model worse: loss ")
+    done = finetune("gated", *words, "--fail-if", "improvement < 0", "--json")
+    assert (done.code, json.loads(done.out)["gates"][0]["failed"]) == (8, True)
+    assert "quality gate failed: improvement < 0 (it is -" in done.err
+    assert finetune("gated", "--fail-if", "improvement < 0", "--resume").code == 8, "a finished run is judged again"
+
+
+def test_without_validation_data_there_is_no_score_before(work: Path) -> None:
+    done = finetune("blind", "data.validation=null", "evaluation.every=null", "training.steps=1", "--json")
+    assert done.code == 0, done.err
+    assert (json.loads(done.out)["before"], json.loads(done.out)["improvement"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--fail-if", "bleu < 3"], "unknown metric 'bleu'; there are loss, accuracy"),
+        (["--fail-if", "other.loss > 3"], "unknown metric 'other.loss'"),
+        (["--fail-if", "energy_kwh > 3"], "unknown metric 'energy_kwh'"),
+        (["--fail-if", "improvement < 0", "data.validation=null", "evaluation.every=null"], "unknown metric 'improvement'"),
+        (["--fail-if", "loss"], "is not a comparison"),
+    ],
+)
+def test_a_gate_on_what_there_will_not_be_is_refused_before_there_is_a_folder(work: Path, words: list[str], message: str) -> None:
+    done = finetune("refused", *words)
+    assert (done.code, done.out, message in done.err) == (2, "", True), done.err
+    assert not (work / "refused").exists()
+
+
+def test_a_pretraining_has_gates_and_nothing_before(work: Path) -> None:
+    words = ["tiny.yaml", "--run", "random", "--threads", "1", "training.steps=3", "--json"]
+    done = Process(work, ["pretrain", *words, "--fail-if", "perplexity < 1e9"]).wait()
+    result = json.loads(done.out)
+    assert (done.code, result["before"], result["gates"][0]["value"]) == (8, None, result["evaluation"]["perplexity"]), done.err
+    done = Process(work, ["pretrain", *words, "--fail-if", "improvement < 0"]).wait()
+    assert (done.code, "unknown metric 'improvement'" in done.err) == (2, True), done.err
+
+
+def test_a_batch_is_cut_to_the_rows(work: Path) -> None:
+    """Not of a run that has begun with the larger one."""
+    done = finetune("cut", "training={epochs: 2, batch_size: 100000, micro_batch_size: 50}", "--json")
+    assert (done.code, json.loads(done.out)["steps"]) == (0, 2), done.err
+    assert "training.batch_size is 100,000, and there are 24 rows to train on: a step has 24 rows" in done.err
+    saved = (work / "cut" / "recipe.yaml").read_text(encoding="utf-8")
+    assert " batch_size: 24" in saved
+    shutil.copytree(work / "cut", work / "older")
+    recipe = work / "older" / "recipe.yaml"
+    recipe.write_text(saved.replace(" batch_size: 24", " batch_size: 48"), "utf-8")
+    done = Process(work, ["resume", "older", "training.epochs=4", "--json"]).wait()
+    assert (done.code, "a step has" in done.err) == (0, False), done.err
