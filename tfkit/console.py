@@ -155,6 +155,13 @@ def fail(text: str, code: int) -> int:
     return code
 
 
+def acknowledge(text: str) -> None:
+    """Report a signal, from any thread and at any moment: past the stream, which another thread may be writing to."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        before = "\r\x1b[K" if _is_terminal(sys.stderr) else ""  # over the live line
+        os.write(sys.stderr.fileno(), f"{before}{ascii_only(text)}\n".encode())
+
+
 def ask(prompt: str) -> str | None:
     """Return the line that a person types after a prompt, without its end; None if nothing more comes (Ctrl-D)."""
     if sys.stderr is not None:

@@ -147,3 +147,43 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
     thread.start()
     thread.join()
     assert found == [(None, signal.getsignal(signal.SIGTERM))]
+
+
+WITHIN_ONE_CALL = """
+import hashlib
+from tfkit import console
+from tfkit.run.signals import StopSignals
+with StopSignals(acknowledge=console.acknowledge) as signals:
+    print("running", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # a quarter of an hour outside of Python, as a large micro-batch is
+"""
+
+
+def test_signals_are_acknowledged_within_a_long_call_and_the_third_ends_it() -> None:
+    with child(WITHIN_ONE_CALL) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.readline() == "SIGTERM: stopping as soon as nothing is lost; a third signal ends at once, without saving\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == "SIGINT: stopping already; one more signal ends at once, without saving\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.readline() == "SIGTERM: ended at once, without saving\n"
+        assert process.wait(timeout=120) == 143
+
+
+def test_one_who_stops_at_once_acknowledges_nothing_else() -> None:
+    with child(PREPARING.replace("StopSignals()", "StopSignals(acknowledge=print)")) as process:
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err) == (143, "stopped by SIGTERM: nothing had to be saved\n", "")
+
+
+def test_the_wake_up_pipe_before_comes_back() -> None:
+    threads = threading.active_count()
+    with StopSignals(acknowledge=print), StopSignals(acknowledge=print):
+        assert threading.active_count() == threads + 2
+    assert signal.set_wakeup_fd(-1) == -1
+    for _ in range(600):
+        if threading.active_count() == threads:
+            return
+        time.sleep(0.1)
+    pytest.fail("a thread is left")

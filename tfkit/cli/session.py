@@ -19,5 +19,8 @@ if TYPE_CHECKING:
 def command_session(command: str, carbon: "CarbonSection", run: Path | None = None, threads: int | None = None) -> Iterator[Session]:
     """Meter the block, under the name of the command; see `engine.session`."""
     crash.set_folder(run)
-    with StopSignals() as signals, session(command, carbon, run, console, signals, threads=threads, words=sys.argv) as work:
+    with (
+        StopSignals(acknowledge=console.acknowledge) as signals,
+        session(command, carbon, run, console, signals, threads=threads, words=sys.argv) as work,
+    ):
         yield work

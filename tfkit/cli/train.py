@@ -22,7 +22,7 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
     and the changes of this attempt in the run folder.
     """
     crash.set_folder(options.run)
-    with StopSignals() as signals:
+    with StopSignals(acknowledge=console.acknowledge) as signals:
         try:
             result = attempt(signals)
         except Stopped as stopped:

@@ -1,9 +1,15 @@
-"""SIGTERM, SIGINT and SIGHUP as a flag that the loop polls, so that a run ends between two micro-batches with every whole step saved."""
+"""SIGTERM, SIGINT and SIGHUP as a flag that the loop polls, so that a run ends between two micro-batches with every whole step saved.
 
+Python runs its handlers between two of its instructions, and a backward pass is one of minutes. So a thread reads the signals from the
+pipe into which the interpreter writes their numbers at once (signal.set_wakeup_fd): it acknowledges them, and a third ends the process.
+"""
+
+import contextlib
 import os
 import signal
+import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -11,6 +17,13 @@ from typing import Any, Self
 from tfkit.errors import Stopped
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP")  # Windows has no SIGHUP
+_GRACE_SECONDS = 1.0  # in which Python's own handler may end the process after a third signal
+_STRUCK_SECONDS = 0.3  # in which a signal that is to end the block where it strikes does so, and needs no further words
+_ACKNOWLEDGED = (
+    "stopping as soon as nothing is lost; a third signal ends at once, without saving",
+    "stopping already; one more signal ends at once, without saving",
+    "ended at once, without saving",
+)
 
 
 class StopSignals:
@@ -18,10 +31,15 @@ class StopSignals:
 
     A signal that is ignored on entry stays ignored (nohup, a shell's background job). Outside the main thread, where Python allows no
     handlers, it does nothing. Inside others it takes their place, and raises Stopped on entry if they have got a signal.
+
+    `acknowledge` is called with a sentence for each signal, at once, in a thread of its own.
     """
 
-    def __init__(self, names: Sequence[str] = _NAMES) -> None:
-        self._names = names
+    def __init__(self, names: Sequence[str] = _NAMES, acknowledge: Callable[[str], None] | None = None) -> None:
+        self._names, self._acknowledge = names, acknowledge
+        self._pipe: tuple[socket.socket, socket.socket] | None = None
+        self._outer_pipe = -1
+        self._left = threading.Event()
         self._requested: int | None = None
         self._count = 0
         self._at_once = False
@@ -66,12 +84,43 @@ class StopSignals:
                     continue
                 self._previous[number] = previous
                 signal.signal(number, self._handle)
+            if self._acknowledge is not None and self._previous:
+                self._watch()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._left.set()
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._outer_pipe)
+            for end in self._pipe:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)  # which ends the thread's reading
+                end.close()
+            self._pipe = None
         while self._previous:
             number, previous = self._previous.popitem()
             signal.signal(number, signal.SIG_DFL if previous is None else previous)  # None: set by C code, which cannot be put back
+
+    def _watch(self) -> None:
+        """Start the thread that acknowledges signals."""
+        reading, writing = socket.socketpair()
+        writing.setblocking(False)
+        self._pipe, self._outer_pipe = (reading, writing), signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._acknowledge_all, args=(reading, {*self._previous}), name="signals", daemon=True).start()
+
+    def _acknowledge_all(self, reading: socket.socket, numbers: set[int]) -> None:
+        assert self._acknowledge is not None
+        count = 0
+        with contextlib.suppress(OSError, ValueError):  # closed: the block is left
+            while received := reading.recv(64):
+                for number in (one for one in received if one in numbers):
+                    if self._at_once and self._left.wait(_STRUCK_SECONDS):
+                        return
+                    self._acknowledge(f"{signal.Signals(number).name}: {_ACKNOWLEDGED[min(count, 2)]}")
+                    count += 1
+                    if count == 3:
+                        self._left.wait(_GRACE_SECONDS)
+                        os._exit(128 + number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._count += 1
