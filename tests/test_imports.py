@@ -174,7 +174,8 @@ def test_the_model_reads_no_family_name(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["pretrain", "--help"], ["recipes"], ["check", "gpt2-stdlib"], ["check", "--schema"]]
+    "arguments",
+    [["--help"], ["--version"], ["pretrain", "--help"], ["recipes"], ["check", "gpt2-stdlib"], ["check", "--schema"], ["runs", "."]],
 )
 def test_the_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "tfkit", *arguments]

@@ -14,6 +14,7 @@ COMMANDS = {
     "pretrain": "Train a model from random weights.",
     "finetune": "Train a checkpoint further, for a task of yours.",
     "resume": "Go on with a run as it was started, from its folder alone.",
+    "runs": "List the runs of a folder: status, steps, scores, time and energy.",
     "evaluate": "Score a model on texts, labelled rows or pairs.",
     "generate": "Let a model continue text.",
     "average": "The mean of a run's last checkpoints, as a model folder.",

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from tfkit.engine.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.given import Given
 from tfkit.engine.inputs import recipe_inputs
+from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.errors import Stopped, UsageError
 from tfkit.recipe import RecipeText
 from tfkit.recipe.schema.objective_facts import judges_only
 from tfkit.run import strict_json
 from tfkit.run.folder import RunFolder, is_begun
+from tfkit.run.listing import read_run
 
 if TYPE_CHECKING:
     from tfkit.engine.recognition import Recognition
@@ -75,6 +77,8 @@ def finetune(
     """
 
     def begin() -> "Callable[[], Recipe]":
+        if checkpoint is not None:
+            complete_killed_run(checkpoint)
         if source is not None:
             return _by_recipe(source, checkpoint, words, options, listener)
         seen = recognition_of(words)
@@ -90,13 +94,22 @@ def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: 
     from tfkit.recipe import read_recipe
 
     if not is_begun(options.run):
-        raise UsageError(f"{options.run}: there is no run to go on with here: no checkpoint, or no recipe.yaml; name the folder of a run")
+        raise _nothing_to_resume(options.run)
     kind: Kind = "pre-training" if read_recipe(str(options.run / "recipe.yaml")).recipe.model.start is None else "fine-tuning"
 
     def gone() -> "Recipe":
         raise UsageError(f"{options.run}: the checkpoints of this run are gone; start it again with its recipe")
 
     return _attempt(gone, Given(None, tuple(words)), kind, options, listener, stop)
+
+
+def _nothing_to_resume(run: Path) -> UsageError:
+    """Return the error for a folder without a checkpoint to go on from, which names it for what it is."""
+    found = read_run(run)
+    if found.status in ("foreign", "damaged"):
+        return UsageError(f"{run}: there is no run to go on with here ({found.problem}); name the folder of a run")
+    because, again = f" ({found.problem})" if found.problem else "", f". Start it again: {found.resume}" if found.resume else ""
+    return UsageError(f"{run}: this run has no checkpoint to go on from; it is {found.status}{because}{again}")
 
 
 def recognition_of(words: Sequence[str]) -> "Recognition":
@@ -199,6 +212,7 @@ def _metered(
     from tfkit.engine.session import record_totals
 
     folder.begin_attempt(options.threads)
+    folder.record(kind=kind)
     name = given.recipe.name if given.recipe is not None else folder.path.name
     run: Run | None = None
     stopped: Stopped | None = None

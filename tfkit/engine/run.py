@@ -66,7 +66,7 @@ class Run:
         resolved = pin_companions(pinned(self.recipe, self.data.start, folder), self.data.objective, folder)
         self.context = RunContext(self.recipe, folder, self.stop, self.listener, self.meter, self.device)
         self._assemble(first_model(self.recipe, self.data, self.listener), kind, exact=exact, force=force)
-        self._record(kind)
+        self._record()
         write_recipe(folder, resolved, self.data.config)  # now: another length than that of the result would say that it was reached
         folder.record(given=given.document())
         self._train()
@@ -146,7 +146,7 @@ class Run:
         self.hooks = LoopHooks(context, components, self.log, self.checkpointer, self.validator, self.micro_batches)
         self.assembled = True
 
-    def _record(self, kind: Kind) -> None:
+    def _record(self) -> None:
         """Record the checkpoint and the machine that the attempt goes on from; the result of an earlier attempt is dropped."""
         context, training = self.context, self.recipe.training
         arithmetic = {
@@ -160,7 +160,7 @@ class Run:
             warn_of_other_rounding(context.folder, arithmetic, self.listener)
             context.folder.goes_on(self.resumed_from, self.progress.step)
             self.checkpointer.restore_best()
-        planned = {"kind": kind, "planned_steps": self.components.plan.steps, "before": self.log.before}
+        planned = {"planned_steps": self.components.plan.steps, "before": self.log.before}
         context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents())
 
     def _train(self) -> None:

@@ -65,6 +65,7 @@ def session(
         if run is not None:
             folder = stack.enter_context(RunFolder.open(run, resume=False, command=[*words], warn=listener.warn))
             folder.begin_attempt(threads)
+            folder.record(kind=command)
             before = read_totals(folder.path, folder.run_id)
         meter = Meter.start(
             carbon,

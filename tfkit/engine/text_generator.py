@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.settings import read_settings
 from tfkit.errors import ModelError, UsageError
 from tfkit.generation.complete import OnText, TextCompletion, complete
@@ -32,6 +33,7 @@ class TextGenerator:
     """
 
     def __init__(self, checkpoint: str, words: Sequence[str], *, chat: bool = False):
+        complete_killed_run(checkpoint)
         self.folder = find_checkpoint(checkpoint)
         self.words, self.chat = words, chat
         self.settings = read_settings(None, self.folder, words, _SECTIONS)

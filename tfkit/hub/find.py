@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tfkit.errors import ModelError
 from tfkit.network import fetch, is_offline
+from tfkit.run import strict_json
 
 ADAPTER = "adapter_config.json"  # in a folder with updates of another model's weights, in the format of the peft library
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -45,18 +46,34 @@ def _find_folder(folder: Path) -> Path:
             refuse_later_version(path)
         best, found = read_best(root), best_checkpoint(root) or newest_checkpoint(root)
         if found is None:
-            raise ModelError(f"{folder}: this run has no complete checkpoint yet; wait for its first, or name another with --from")
+            raise ModelError(f"{folder}: this run {_state(folder)}, and has no complete checkpoint yet; name another folder with --from")
         newest = step_folders(root)[-1]
         if best is not None and step_of(found) != best.step:
             warnings.warn(f"{folder}: its best checkpoint, of step {best.step}, is not whole here; {found.name} is taken", stacklevel=1)
         elif best is None and found != newest:
             warnings.warn(f"{folder}: its newest checkpoint, {newest.name}, is not whole; {found.name} is taken", stacklevel=1)
         return found
+    if (folder / "run.json").is_file():
+        raise ModelError(f"{folder}: this run {_state(folder)}, and has no complete checkpoint; name another folder with --from")
     if not folder.exists():
         raise ModelError(f"{folder}: there is no such folder; --from takes a checkpoint, a run folder, or a Hugging Face model folder")
     if folder.is_file():
         raise ModelError(pickle_refusal(folder) or f"{folder}: a file; --from takes the folder that holds it, with its config.json")
     raise ModelError(f"{folder}: no config.json here, so this is neither a model folder nor a run folder; name one with --from")
+
+
+def _state(folder: Path) -> str:
+    """Describe how far a run is, by its run.json."""
+    try:
+        document = strict_json.loads((folder / "run.json").read_bytes())
+        status, attempts = document["status"], document["attempts"]
+        if status == "failed":
+            return f"failed ({attempts[-1]['error']})"
+        return {"running": "is at work", "stopped": "was stopped", "killed": "was killed", "new": "was not begun"}.get(
+            status, "is finished"
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return "has no readable run.json"
 
 
 def _download(name: str) -> Path:

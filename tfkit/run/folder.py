@@ -6,14 +6,16 @@ runs/<name>/  recipe.yaml  run.json  metrics.jsonl  emissions.csv  carbon/  tens
 import errno
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tfkit.errors import MachineError, Stopped, UsageError
-from tfkit.run.checkpoints import clear_leftovers
+from tfkit.errors import MachineError, Stopped, TfkitError, UsageError
+from tfkit.run.checkpoints import clear_leftovers, newest_step
 from tfkit.run.lock import FolderLock
 from tfkit.run.machine import describe_machine, working_commit
 from tfkit.run.receipt import End, Receipt
@@ -49,14 +51,15 @@ class RunFolder:
         self._receipt = receipt
         self._warn = warn
         self._warned = False
+        self._is_new = False
         self.arithmetic = _arithmetic_of(receipt.document)
         """The facts that the rounding of the previous attempt depended on, as far as they were recorded."""
 
     @classmethod
     def open(
-        cls, path: Path, *, resume: bool, command: list[str], name: str | None = None, warn: Callable[[str], None] = _ignore
+        cls, path: Path, *, resume: bool, command: list[str] | None, name: str | None = None, warn: Callable[[str], None] = _ignore
     ) -> "RunFolder":
-        """Make the folder if it does not exist, and lock it. The run's name is by default that of the folder.
+        """Make the folder if it does not exist, and lock it. The run's name is by default that of the folder; `command`: None: as it was.
 
         Raises MachineError if it cannot be written or another process has locked it. Raises UsageError if it holds a checkpoint without
         `resume`, files that are not a run's, or a link where a run writes, or if the name is no slug, or the path turns back.
@@ -71,6 +74,7 @@ class RunFolder:
                     f"run name {name!r}: a name is letters, digits, dot, dash and underscore, and begins with a letter or digit. "
                     "Give a folder of such a name with --run"
                 )
+            is_new = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
             _refuse_links(path)
             _refuse_obstacles(path)
@@ -82,15 +86,17 @@ class RunFolder:
         try:
             _clear_leftovers(path)
             _refuse_checkpoints(path, resume)
-            receipt = Receipt.open(path / "run.json", warn)
-            receipt.record({"name": name, "command": command})
+            receipt = Receipt.open(path / "run.json", warn, newest_step(path / "checkpoints") or None)
+            receipt.record({"name": name} | ({} if command is None else {"command": command}))
         except OSError as error:
             lock.release()
             raise _cannot_write(path, error) from error
         except BaseException:
             lock.release()
             raise
-        return cls(path, lock, receipt, warn)
+        folder = cls(path, lock, receipt, warn)
+        folder._is_new = is_new
+        return folder
 
     @property
     def run_id(self) -> str:
@@ -177,6 +183,9 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._is_new and isinstance(error, TfkitError | Stopped) and not self._receipt.document["attempts"]:
+            with suppress(OSError):
+                _delete(self.path)  # nothing was begun
         stopped = isinstance(error, Stopped | KeyboardInterrupt)
         message = f"{type(error).__name__}: {error}" if error else "ended without a status"
         self.end_attempt("stopped" if stopped else "failed", error=message)
@@ -197,6 +206,35 @@ def is_begun(path: Path) -> bool:
         return (path / "recipe.yaml").is_file() and any((path / "checkpoints").glob("step-*"))
     except OSError:  # opening the folder reports the reason
         return False
+
+
+def delete_run(path: Path) -> bool:
+    """Delete a run, and return whether its folder is gone: it stays where other files are in it.
+
+    Raises MachineError if it is in use or cannot be deleted.
+    """
+    lock = FolderLock(path / "lock")
+    try:
+        _refuse_links(path)
+        lock.acquire()
+        try:
+            return _delete(path)
+        finally:
+            lock.release()
+    except (OSError, UsageError) as error:
+        raise MachineError(f"{path}: cannot be deleted ({error}); delete it yourself") from error
+
+
+def _delete(path: Path) -> bool:
+    """Delete the files of a run and, where nothing else is in it, its folder."""
+    for name in _WRITTEN:
+        if (path / name).is_dir():
+            shutil.rmtree(path / name)
+        else:
+            (path / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        path.rmdir()
+    return not path.exists()
 
 
 def _refuse_turning_back(path: Path) -> None:

@@ -37,7 +37,7 @@ class FolderLock:
             locked = _try_lock(descriptor)
             owner = _read_owner(descriptor)
             if locked is None:
-                locked = not (owner and _may_be_alive(owner))
+                locked = not _may_be_alive(owner)
             if not locked:
                 raise MachineError(self._in_use(owner))
             os.ftruncate(descriptor, 0)
@@ -66,6 +66,21 @@ class FolderLock:
         )
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process has the lock. Taking it to see that takes a moment, in which another cannot have it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW)
+    except OSError:
+        return False
+    try:
+        locked = _try_lock(descriptor)
+        return not locked if locked is not None else _may_be_alive(_read_owner(descriptor))
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def _this_process() -> dict[str, object]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "started_utc": datetime.now(UTC).isoformat(timespec="seconds")}
 
@@ -81,6 +96,8 @@ def _read_owner(descriptor: int) -> dict[str, object]:
 
 
 def _may_be_alive(owner: dict[str, object]) -> bool:
+    if not owner:
+        return False
     pid = owner["pid"]
     if owner["host"] != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
         return True

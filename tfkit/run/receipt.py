@@ -3,7 +3,7 @@
     schema_version  run_id  name  command  status
     attempts: [{number, status, started_utc, ended_utc, seconds, host, pid, resumed_from, from_step, to_step, error}]
     versions  platform  processor  threads  commit          of the latest attempt that took steps, or of one that is to be the first
-    data  given {recipe, text, overrides}  result {...}  and further recorded fields
+    kind  planned_steps  before {...}  data  given {recipe, text, overrides}  result {...}  and further recorded fields
     totals {seconds, train_seconds, tokens, energy_kwh, energy_kwh_parts {cpu, gpu, ram}, emissions_g, carbon_status, place, rework_...}
 
 `status`, of the run and of an attempt: running, stopped (by a signal or budget, can be resumed), finished, failed, killed (found still
@@ -42,17 +42,14 @@ class Receipt:
         self._written = -math.inf
 
     @classmethod
-    def open(cls, path: Path, warn: Callable[[str], None]) -> "Receipt":
+    def open(cls, path: Path, warn: Callable[[str], None], saved_step: int | None = None) -> "Receipt":
         """Read `path`, marking attempts that a kill left "running"; or begin a new run. A damaged file is set aside, with a warning.
 
-        Raises OtherVersionError for the file of a later version of tfkit.
+        `saved_step`: of the newest checkpoint, which is as far as a killed attempt came. Raises OtherVersionError for the file of a later
+        version of tfkit.
         """
         try:
-            document = strict_json.loads(path.read_bytes())
-            if isinstance(document, dict):
-                check_version(document, path, SCHEMA_VERSION)
-            if not _is_receipt(document):
-                raise ValueError("not a run's receipt")
+            document = read_receipt(path)
         except FileNotFoundError:
             return cls(path, _new_document())
         except OtherVersionError:
@@ -67,6 +64,8 @@ class Receipt:
         for part in (document, *document["attempts"]):
             if part["status"] == "running":
                 part["status"] = "killed"
+                if part is not document:
+                    part["to_step"] = saved_step
         return cls(path, document)
 
     @property
@@ -144,6 +143,19 @@ class Receipt:
         self._keep_time()
         self._written = time.monotonic()
         write_atomically(self.path, strict_json.dumps(self.document, indent=1) + "\n")
+
+
+def read_receipt(path: Path) -> dict[str, Any]:
+    """Return the document of a run.json.
+
+    Raises OSError, ValueError for one that is damaged, and OtherVersionError for one of a later version.
+    """
+    document = strict_json.loads(path.read_bytes())
+    if isinstance(document, dict):
+        check_version(document, path, SCHEMA_VERSION)
+    if not _is_receipt(document):
+        raise ValueError("not a run's receipt")
+    return dict(document)
 
 
 def _new_document() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.inputs import Inputs
+from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.settings import read_settings, settings_inputs
 from tfkit.errors import ModelError
 from tfkit.hub import find_checkpoint
@@ -27,6 +28,7 @@ class Evaluator:
     """
 
     def __init__(self, checkpoint: str, recipe: RecipeText | None, words: Sequence[str], data: str | None):
+        complete_killed_run(checkpoint)
         self.folder = find_checkpoint(checkpoint)
         self.settings = read_settings(recipe, self.folder, words, _SECTIONS, data)
         self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)

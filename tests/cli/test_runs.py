@@ -1,0 +1,148 @@
+"""tfkit runs: what is in a folder of runs, named for what it is; killed runs completed; the deletion of what came to nothing."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import Done, Process, pretrain, strike, write_corpus, write_recipe
+
+from tfkit.run.lock import FolderLock
+
+WORDS = ["checkpoint.every=2", "training.steps=6", "evaluation.every=2", "training.log_every=1", "training.micro_batch_size=4"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs in every state, and of what is none."""
+    place = tmp_path_factory.mktemp("listed")
+    recipe, folder = write_recipe(place, write_corpus(place / "corpus")), place / "runs"
+    folder.mkdir()
+    strikes: dict[str, Any] = {
+        "stopped": strike(signal.SIGTERM, 5),
+        "killed": strike(signal.SIGKILL, 5),
+        "early": strike(signal.SIGKILL, 1),
+    }
+    for name in ("finished", *strikes):
+        pretrain(folder / name, recipe, *WORDS, before=strikes.get(name))
+    assert pretrain(folder / "failed", recipe, "data.train=[{path: nowhere.txt}]").code == 3
+    (folder / "notes").mkdir()
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "run.json").write_text("{", encoding="utf-8")
+    shutil.copytree(folder / "finished", folder / "chain" / "first")
+    os.symlink(folder / "finished", folder / "link")
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "runs", symlinks=True)
+
+
+def runs(folder: Path, *words: str) -> Done:
+    return Process(folder.parent, ["runs", str(folder), *words]).wait()
+
+
+def test_every_run_is_listed_as_what_it_is(folder: Path) -> None:
+    done = runs(folder, "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    found = {Path(one["run"]).name: one for one in document["runs"]}
+    facts = {name: (one["kind"], one["status"], one["steps"], one["planned_steps"]) for name, one in found.items()}
+    assert facts == {
+        "finished": ("pretrain", "finished", 6, 6),
+        "stopped": ("pretrain", "stopped", 5, 6),
+        "killed": ("pretrain", "killed", 4, 6),
+        "early": ("pretrain", "killed", 0, 6),
+        "failed": ("pretrain", "failed", 0, None),
+        "first": ("pretrain", "finished", 6, 6),
+        "damaged": (None, "damaged", None, None),
+        "link": (None, "foreign", None, None),
+        "notes": (None, "foreign", None, None),
+    }
+    assert found["stopped"]["resume"] == f"tfkit resume {folder / 'stopped'}"
+    assert found["finished"]["resume"] is None
+    assert found["finished"]["metrics"].keys() == found["killed"]["metrics"].keys() >= {"loss", "perplexity"}
+    assert found["finished"]["best"]["metric"] == "loss"
+    assert "nowhere.txt" in found["failed"]["problem"]
+    assert found["notes"]["problem"] == "no run.json: no run of tfkit"
+    lines = runs(folder).out.splitlines()
+    assert lines[0].split() == ["run", "kind", "status", "steps", "best", "score", "time", "energy", "CO2e"]
+    assert any(line.split()[1:4] == ["pretrain", "stopped", "5/6"] for line in lines)
+    assert [line for line in lines if line.startswith(f"{folder / 'failed'}: DataError: ")]
+    alone = json.loads(runs(folder / "finished", "--json").out)["runs"]
+    assert [one["run"] for one in alone] == [str(folder / "finished")]
+
+
+@pytest.mark.parametrize("command", ["runs", "evaluate", "generate"])
+def test_a_killed_run_is_completed_by_the_next_command(folder: Path, command: str) -> None:
+    run = folder / "killed"
+    before = json.loads((run / "run.json").read_bytes())
+    assert (before["status"], before["attempts"][0]["status"], "totals" in before) == ("running", "running", False)
+    more = ["--prompt", "the", "--max-new-tokens", "1"] if command == "generate" else []
+    words = [str(folder)] if command == "runs" else ["--from", str(run), "carbon.enabled=false", *more]
+    done = Process(folder.parent, [command, *words]).wait()
+    assert done.code == 0, done.err
+    receipt = json.loads((run / "run.json").read_bytes())
+    (attempt,) = receipt["attempts"]
+    assert (receipt["status"], attempt["status"], attempt["to_step"], attempt["ended_utc"]) == ("killed", "killed", 4, None)
+    assert receipt["totals"]["tokens"] == 4 * 4 * 16
+    assert receipt["totals"]["seconds"] == attempt["seconds"] > 0
+    assert receipt["command"] == before["command"]
+
+
+def test_a_run_without_a_checkpoint_is_named_for_what_it_is(folder: Path) -> None:
+    for name, state in {"failed": "failed (DataError: ", "early": "was killed"}.items():
+        done = Process(folder.parent, ["evaluate", "--from", str(folder / name)]).wait()
+        assert (done.code, f"this run {state}" in done.err) == (4, True), done.err
+    receipt = json.loads((folder / "failed" / "run.json").read_bytes()) | {"command": ["tfkit", "pretrain", "a recipe.yaml"]}
+    (folder / "failed" / "run.json").write_text(json.dumps(receipt), encoding="utf-8")  # here it is the test's own
+    done = Process(folder.parent, ["resume", str(folder / "failed")]).wait()
+    assert (done.code, "it is failed (DataError: " in done.err) == (2, True), done.err
+    assert done.err.endswith("Start it again: tfkit pretrain 'a recipe.yaml' --resume\n")
+    done = Process(folder.parent, ["resume", str(folder / "notes")]).wait()
+    assert (done.code, "no run of tfkit" in done.err) == (2, True), done.err
+
+
+def test_only_runs_that_came_to_nothing_are_deleted(folder: Path) -> None:
+    """Neither one at work, nor one with a checkpoint unless that is asked for, nor what is no run, nor other files in a run's folder."""
+    shutil.copytree(folder / "early", folder / "at-work")
+    shutil.copytree(folder / "early", folder / "with-notes")
+    (folder / "with-notes" / "notes.txt").write_text("mine", encoding="utf-8")
+    lock = FolderLock(folder / "at-work" / "lock")
+    lock.acquire()
+    everything = {path.name for path in folder.iterdir()}
+    done = runs(folder, "--delete-unfinished")
+    assert (done.code, done.out, {path.name for path in folder.iterdir()}) == (2, "", everything)
+    assert "add --yes to do so" in done.err
+    done = runs(folder, "--delete-unfinished", "--yes", "--json")
+    assert done.code == 0, done.err
+    assert {path.name for path in folder.iterdir()} == everything - {"early", "failed"}
+    assert os.listdir(folder / "with-notes") == ["notes.txt"]
+    document = json.loads(done.out)
+    assert sorted(document["deleted"]) == [str(folder / name) for name in ("early", "failed")]
+    assert [one["status"] for one in document["runs"] if one["run"] == str(folder / "at-work")] == ["running"]
+    done = runs(folder, "--delete-unfinished", "--with-checkpoints", "--yes")
+    assert done.code == 0, done.err
+    assert {path.name for path in folder.iterdir()} == everything - {"early", "failed", "stopped", "killed"}
+    lock.release()
+
+
+def test_other_words(tmp_path: Path) -> None:
+    assert runs(tmp_path / "nowhere").code == 2
+    assert runs(tmp_path, "--yes").code == 2
+    (tmp_path / "empty").mkdir()
+    assert runs(tmp_path / "empty").out == f"{tmp_path / 'empty'}: no runs\n"
+
+
+def test_a_start_that_fails_at_once_leaves_no_folder(tmp_path: Path) -> None:
+    """Nothing was measured or recorded yet: the data that a fine-tuning without a recipe would look at are not there."""
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    assert pretrain(tmp_path / "start", recipe, "training.steps=3", "evaluation.every=null").code == 0
+    words = ["finetune", "--from", "start", "--data", "nowhere.csv", "--run", "run"]
+    os.chdir(tmp_path)
+    done = Process(tmp_path, words).wait()
+    assert (done.code, (tmp_path / "run").exists()) == (3, False), done.err

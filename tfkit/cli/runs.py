@@ -1,0 +1,115 @@
+"""tfkit runs: the runs of a folder, and the deletion of those that came to nothing."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tfkit import console
+from tfkit.cli import options
+from tfkit.errors import UsageError
+from tfkit.units import format_energy, format_mass, format_seconds
+
+if TYPE_CHECKING:
+    from tfkit.run.listing import ListedRun
+
+_HEAD = ("run", "kind", "status", "steps", "best score", "time", "energy", "CO2e")
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of runs, or a run.")] = Path("runs"),
+    delete_unfinished: Annotated[
+        bool, typer.Option("--delete-unfinished", help="Delete runs that ended before their first checkpoint; asks, or needs --yes.")
+    ] = False,
+    with_checkpoints: Annotated[
+        bool, typer.Option("--with-checkpoints", help="With --delete-unfinished: those that have checkpoints, too.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """List the runs of a folder: kind, status, steps, best score, time, energy and CO2e; and what else is in it.
+
+    A run whose process was killed is marked as killed. Runs that are at work, and folders that are no runs, are never deleted.
+    """
+    from tfkit.engine.killed import complete_killed_run
+    from tfkit.run.listing import list_runs
+
+    if (with_checkpoints or yes) and not delete_unfinished:
+        raise UsageError("--with-checkpoints and --yes are for --delete-unfinished; add it, or leave them out")
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; give the folder that runs are in, as --run named it")
+    found = list_runs(folder)
+    for one in found:
+        if one.status == "killed":
+            complete_killed_run(one.run)
+    found = list_runs(folder)
+    gone = _delete([one for one in found if _may_go(one, with_checkpoints)], yes=yes) if delete_unfinished else []
+    if json:
+        document = {"schema_version": 1, "runs": [one.to_dict() for one in found if one.run not in gone]}
+        console.json(document | ({"deleted": gone} if delete_unfinished else {}))
+        return
+    left = [one for one in found if one.run not in gone]
+    console.result(_table(left) if left else f"{folder}: no runs")
+
+
+def _may_go(one: "ListedRun", with_checkpoints: bool) -> bool:
+    from tfkit.run.listing import UNFINISHED
+
+    return one.status in UNFINISHED and (with_checkpoints or not one.checkpoints)
+
+
+def _delete(doomed: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
+    """Delete these runs, if that is wanted, and return what is gone. Raises UsageError where nobody can be asked."""
+    from tfkit.run.folder import delete_run
+
+    if not doomed:
+        console.say("there is no unfinished run to delete")
+        return []
+    listed = "\n  ".join(f"{one.run}: {one.status}, {one.checkpoints} checkpoints" for one in doomed)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"--delete-unfinished would delete these runs; add --yes to do so:\n  {listed}")
+        if (console.ask(f"Delete these runs?\n  {listed}\n[y/N] ") or "").strip().lower() not in ("y", "yes"):
+            return []
+    gone = []
+    for one in doomed:
+        if delete_run(Path(one.run)):
+            gone.append(one.run)
+            console.say(f"{one.run}: deleted")
+        else:
+            console.warn(f"{one.run}: the run is deleted; files that were not its own are left there")
+    return gone
+
+
+def _table(found: "Sequence[ListedRun]") -> str:
+    rows = [_HEAD, *(_row(one) for one in found)]
+    widths = [max(console.columns_of(row[column]) for row in rows) for column in range(len(_HEAD))]
+    lines = [
+        "  ".join(cell + " " * (width - console.columns_of(cell)) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    notes = [f"{one.run}: {one.problem}" for one in found if one.problem]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def _row(one: "ListedRun") -> tuple[str, ...]:
+    planned = f"/{one.planned_steps:,}" if isinstance(one.planned_steps, int) and one.planned_steps != one.steps else ""
+    return (
+        one.run,
+        one.kind or "",
+        one.status,
+        "" if one.steps is None else f"{one.steps:,}{planned}",
+        _score(one.best, one.metrics),
+        "" if one.seconds is None else format_seconds(one.seconds),
+        "" if one.energy_kwh is None else format_energy(1000 * one.energy_kwh),
+        "" if one.emissions_g is None else format_mass(one.emissions_g),
+    )
+
+
+def _score(best: dict[str, Any] | None, metrics: dict[str, float | None]) -> str:
+    if best is not None:
+        return f"{best['metric']} {best['value']:.4g}"
+    name, value = next(iter(metrics.items()), ("", None))
+    return "" if value is None else f"{name} {value:.4g}"

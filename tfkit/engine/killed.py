@@ -1,0 +1,37 @@
+"""A run whose process was killed: the next command that reads it completes its receipt. Torch-free."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tfkit.carbon import read_totals
+from tfkit.engine.session import record_totals
+from tfkit.run import strict_json
+from tfkit.run.checkpoints import newest_checkpoint
+from tfkit.run.folder import RunFolder
+from tfkit.run.listing import read_run
+from tfkit.run.receipt import read_receipt
+
+
+def complete_killed_run(path: str | Path) -> None:
+    """Mark a killed attempt in run.json, and record the totals up to then. `path`: what --from takes; nothing is done for anything else.
+
+    A folder that cannot be written stays as it is.
+    """
+    folder = Path(path)
+    if folder.parent.name == "checkpoints":
+        folder = folder.parent.parent
+    with suppress(OSError, ValueError):  # ValueError: ours, too
+        if read_receipt(folder / "run.json")["status"] == "running" and read_run(folder).status == "killed":
+            with RunFolder.open(folder, resume=True, command=None) as run:
+                record_totals(run, read_totals(run.path, run.run_id), _of_the_steps(folder / "checkpoints"))
+
+
+def _of_the_steps(root: Path) -> dict[str, Any]:
+    """Return seconds and tokens of the steps that are saved, as a training records them."""
+    newest = newest_checkpoint(root)
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if newest is not None:
+            progress = strict_json.loads((newest / "training_state" / "state.json").read_bytes())["progress"]
+            return {"train_seconds": round(progress["seconds"], 3), "tokens": progress["tokens"]}
+    return {}
