@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.data import Encoded, Example, ExampleBatch, ExampleRows, ExampleSet, Row
@@ -99,6 +100,16 @@ class Chat(WritingObjective):
         encoded = iter(self.conversations.encode([text for text in texts if not isinstance(text, BadRow)]))
         return [text if isinstance(text, BadRow) else self._example(row, next(encoded)) for row, text in zip(rows, texts, strict=True)]
 
+    def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """The ids of a conversation up to where its answer begins, which the last label alone marks.
+
+        Of messages that end with an answer, that is the one that is asked for.
+        """
+        with self.conversations.renderer() as render:
+            texts = [self._text(row, render, asked=True) for row in rows]
+        prompts = iter(self.conversations.encode([(text[0][: text[1][-1][0]], []) for text in texts if not isinstance(text, BadRow)]))
+        return [text if isinstance(text, BadRow) else self._prompt(row, next(prompts).ids) for row, text in zip(rows, texts, strict=True)]
+
     def collate(self, rows: ExampleBatch) -> Batch:
         """Rows padded on the right, or packed: there the tokens of a conversation see no other."""
         joined = {name: [np.concatenate([one[name] for one in row]) for row in rows.rows] for name in self.ids}
@@ -147,10 +158,10 @@ class Chat(WritingObjective):
         share = sum(int((part != IGNORED).sum()) for part in labels) / sum(map(len, labels))
         return [f"{share:.1%} of the training tokens are targets: what the assistant says, and the ends of its turns"]
 
-    def _text(self, row: Row, render: Render) -> tuple[str, Spans] | BadRow:
-        """The text of a row's conversation."""
+    def _text(self, row: Row, render: Render, *, asked: bool = False) -> tuple[str, Spans] | BadRow:
+        """The text of a row's conversation; `asked`: with an answer of no meaning in place of the last one."""
         try:
-            return self._checked(conversation(row), row.place, render)
+            return self._checked(asked_conversation(row) if asked else conversation(row), row.place, render)
         except UnfitError as error:
             return BadRow(error.kind, f"{row.place}: {error}; correct the row")
         except ModelError as error:  # the template refuses it
@@ -175,6 +186,16 @@ class Chat(WritingObjective):
                     raise _control_token(number, found)
         return text
 
+    def _prompt(self, row: Row, ids: NDArray[np.int64]) -> Encoded | BadRow:
+        if len(ids) >= self.context_length:
+            return BadRow(
+                "no room for an answer",
+                f"{row.place}: {len(ids):,} tokens, which leave no room for an answer in the context of {self.context_length:,}; "
+                "shorten or remove the row",
+            )
+        labels = [*[IGNORED] * (len(ids) - 1), self.conversations.end_id]
+        return Encoded({"input_ids": ids.tolist(), "labels": labels}, len(ids), False)
+
     def _example(self, row: Row, found: ChatIds) -> Encoded | BadRow:
         length = self.context_length
         ids, targets = found.ids[:length], found.targets[:length]
@@ -196,6 +217,27 @@ def conversation(row: Row) -> list[dict[str, Any]]:
 
     A system message of the conversation's own goes before a column that was only recognised as one.
     """
+    messages = _messages(row)
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    if not answers:
+        raise UnfitError("no answer", "the assistant says nothing in this conversation, so there is nothing to learn")
+    if not all(answer.strip() for answer in answers):
+        raise UnfitError("an empty answer", "an answer of the assistant is empty")
+    return messages
+
+
+def asked_conversation(row: Row) -> list[dict[str, Any]]:
+    """Return the messages before the last answer, or all of them where that is still to come, and an answer of no meaning."""
+    messages = _messages(row)
+    if messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    if not any(message["role"] == "user" for message in messages):
+        raise UnfitError("no question", "there is no message of a user to answer")
+    return [*messages, *ANSWER]
+
+
+def _messages(row: Row) -> list[dict[str, Any]]:
+    """Return the messages of a row of either shape, those of an exchange with its answer, be it empty."""
     values = row.values
     if "messages" in values:
         messages = [_message(number, message) for number, message in enumerate(values["messages"], 1)]
@@ -209,11 +251,6 @@ def conversation(row: Row) -> list[dict[str, Any]]:
         raise UnfitError(
             "two system messages", "there is a system message among the messages, and another one in the column that columns.system names"
         )
-    answers = [message["content"] for message in messages if message["role"] == "assistant"]
-    if not answers:
-        raise UnfitError("no answer", "the assistant says nothing in this conversation, so there is nothing to learn")
-    if not all(answer.strip() for answer in answers):
-        raise UnfitError("an empty answer", "an answer of the assistant is empty")
     return messages
 
 

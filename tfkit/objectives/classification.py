@@ -20,7 +20,7 @@ from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.labelled import LabelledObjective, RowResult
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer, short
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import classification_metrics
 from tfkit.objectives.metrics.regression import regression_metrics
@@ -55,11 +55,17 @@ class Classification(LabelledObjective):
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """input_ids, segment_ids (of pairs), and the number of the class, or the value (float32)."""
+        return self._encoded(rows, [self._label(row) for row in rows])
+
+    def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """The same with a label of no meaning."""
+        return self._encoded(rows, [0] * len(rows))
+
+    def _encoded(self, rows: Sequence[Row], labels: Sequence[float | BadRow]) -> list[Encoded | BadRow]:
         texts = [(row.values["text"], row.values.get("pair")) for row in rows]
         around = {*self.tokenizer.prefix, *self.tokenizer.suffix, self.tokenizer.sep_id, self.tokenizer.eos_id}
         found: list[Encoded | BadRow] = []
-        for row, text in zip(rows, encode_texts(self.tokenizer, texts, self.context_length), strict=True):
-            label = self._label(row)
+        for row, label, text in zip(rows, labels, encode_texts(self.tokenizer, texts, self.context_length), strict=True):
             if isinstance(label, BadRow):
                 found.append(label)
                 continue
@@ -131,6 +137,14 @@ class Classification(LabelledObjective):
         for right, predicted, log_prob, loss in zip(*(part.tolist() for part in parts), strict=True):
             answer = {"label": self.labels[right], "predicted": self.labels[predicted], "probability": float(np.exp(log_prob))}
             yield RowResult({"classes": Sum(loss, 1), "accuracy": Sum(float(predicted == right), 1)}, answer)
+
+    def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
+        """The likeliest class; or the number, which has no probability."""
+        logits = model(**batch.inputs()).logits.float()  # (B, classes)
+        if self.section.regression:
+            yield from (Answer(short(value)) for value in logits[:, 0].tolist())
+        else:
+            yield from (class_answer(row, self.labels, all_labels=all_labels) for row in logits.softmax(-1).tolist())
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
         """Those of classes, or of numbers."""

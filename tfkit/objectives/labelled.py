@@ -1,12 +1,21 @@
-"""Objectives of labelled rows: each row is an example of its own and has an answer, which the model gives row by row."""
+"""Objectives of labelled rows: each row is an example of its own and has an answer, which the model gives row by row.
+
+An objective gives its predictions for rows without an answer by two methods: `encode_unlabelled` makes examples of what the rows ask,
+and `answers` gives an Answer for each row of the batch that `collate` made of them. Which parts of a row that reads is said by
+`asked_roles` of its section. Where the answer is a text that the model writes, `prompt_ids` of such an example takes the place of
+`answers`.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tfkit.data import Encoder, Example, ExampleRows, Row
+from tfkit.data import Encoded, Encoder, Example, ExampleRows, Row
+from tfkit.data.columns.rows import BadRow
+from tfkit.errors import UsageError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import RowOrder, Stored, example_rows
 from tfkit.objectives.metrics import Scores
@@ -21,8 +30,30 @@ class RowResult(NamedTuple):
     prediction: dict[str, Any]
 
 
+class Answer(NamedTuple):
+    """The model's answer to a row, as JSON has it. None: the answer has no probability, or those of all labels were not asked for.
+
+    Where the answer is a list, such as the tags of words, so are the other two.
+    """
+
+    prediction: Any
+    probability: float | list[float | None] | None = None
+    probabilities: dict[str, float] | list[dict[str, float] | None] | None = None  # of each label
+
+
 class LabelledObjective(Objective, Encoder, Protocol):
     """An objective that encodes each row as an example, and compares the model's answer with the row's."""
+
+    def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """Encode rows as `encode` does, with a label of no meaning in place of their own, which they need not have.
+
+        Raises UsageError by default: an objective that compares answers, such as one of preferences, predicts none.
+        """
+        raise UsageError("this objective predicts no label of a row, and no text; continue texts with tfkit generate")
+
+    def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
+        """Answer each row of a batch of unlabelled examples, `rows`; `all_labels`: with the probability of every label."""
+        raise AssertionError("its answers are texts, or it gives none")
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """The result of each row of a batch: one forward gives both, so that metrics and predictions are of the same numbers."""
@@ -78,6 +109,18 @@ def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:
     values, rows = values.cpu(), rows.cpu()
     totals = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, values.double())
     return [Sum(total, targets) for total, targets in zip(totals.tolist(), rows.bincount(minlength=count).tolist(), strict=True)]
+
+
+def class_answer(probabilities: Sequence[float], labels: Sequence[str], *, all_labels: bool) -> Answer:
+    """The likeliest label; `probabilities` are those of all labels, in their order."""
+    best = int(np.argmax(probabilities))
+    every = {label: short(value) for label, value in zip(labels, probabilities, strict=True)} if all_labels else None
+    return Answer(labels[best], short(probabilities[best]), every)
+
+
+def short(value: float) -> float:
+    """The number with the fewest digits that is the same in float32."""
+    return float(str(np.float32(value)))
 
 
 def not_blank(texts: list[str]) -> list[str]:

@@ -23,7 +23,7 @@ from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
-from tfkit.objectives.labelled import LabelledObjective, RowResult, sums_by_row
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer, sums_by_row
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import no_room
 from tfkit.recipe.schema.objective_sections import MultipleChoiceSection
@@ -54,12 +54,18 @@ class MultipleChoice(LabelledObjective):
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """input_ids of all answers one after the other, the size of each, and the number of the right one."""
+        return self._encoded(rows, [right_choice(row.place, row.values["choices"], row.values["label"]) for row in rows])
+
+    def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """The same, as if the first answer was the right one."""
+        return self._encoded(rows, [bad_choices(row.place, row.values["choices"]) or 0 for row in rows])
+
+    def _encoded(self, rows: Sequence[Row], rights: Sequence[int | BadRow]) -> list[Encoded | BadRow]:
         texts = [text for row in rows for text in (row.values["context"], *row.values["choices"])]
         ids = iter(self.tokenizer.encode_bare(texts))
         found: list[Encoded | BadRow] = []
-        for row in rows:
+        for row, right in zip(rows, rights, strict=True):
             context, *answers = (next(ids) for _ in range(1 + len(row.values["choices"])))
-            right = right_choice(row.place, row.values["choices"], row.values["label"])
             if isinstance(right, BadRow):
                 found.append(right)
                 continue
@@ -135,6 +141,15 @@ class MultipleChoice(LabelledObjective):
             sums |= {"accuracy": Sum(float(predicted == right), 1)}
             yield RowResult(sums, {"right": right, "predicted": predicted, "scores": mine.tolist()})
 
+    def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
+        """The text of the likeliest answer; the probability of a text that is there twice is that of both."""
+        scores = model(**batch.inputs()).extra_logits[:, 0].float()  # (C,)
+        for row, mine in zip(rows, scores.split(batch.extras["row"].bincount().tolist()), strict=True):
+            sums: dict[str, float] = {}
+            for choice, value in zip(row.values["choices"], mine.softmax(0).tolist(), strict=True):
+                sums[choice] = sums.get(choice, 0.0) + value
+            yield class_answer(list(sums.values()), list(sums), all_labels=all_labels)
+
     def _special(self, name: str) -> list[int]:
         """The id of a special token that the section names; none for null."""
         token = getattr(self.section, name)
@@ -163,12 +178,19 @@ def _by_row(scores: Tensor, batch: Batch) -> Tensor:
     return torch.where(mine, scores, -torch.inf)
 
 
-def right_choice(place: str, choices: Sequence[str], written: str) -> int | BadRow:
-    """The number of the right answer, from a number counted from 0, a letter, or its text."""
+def bad_choices(place: str, choices: Sequence[str]) -> BadRow | None:
+    """Return what is wrong with the answers of a row."""
     if len(choices) < 2:
         return BadRow("less than two answers", f"{place}: {len(choices)} answers, and nothing to choose; remove the row")
     if (empty := next((number for number, choice in enumerate(choices) if not choice.strip()), None)) is not None:
         return BadRow("an empty answer", f"{place}: answer {empty}, counted from 0, has no text; correct or remove the row")
+    return None
+
+
+def right_choice(place: str, choices: Sequence[str], written: str) -> int | BadRow:
+    """The number of the right answer, from a number counted from 0, a letter, or its text."""
+    if (bad := bad_choices(place, choices)) is not None:
+        return bad
     number = int(written) if written.isascii() and written.isdecimal() else _LETTERS.find(written) if len(written) == 1 else -1
     found = {number} & set(range(len(choices))) | ({choices.index(written)} if written in choices else set())
     if len(found) != 1:

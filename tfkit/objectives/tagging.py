@@ -19,7 +19,7 @@ from tfkit.errors import UsageError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
-from tfkit.objectives.labelled import LabelledObjective, RowResult
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import tag_metrics
 from tfkit.objectives.metrics.entities import entity_metrics
@@ -53,6 +53,10 @@ class Tagging(LabelledObjective):
         good = [row for row, problem in zip(rows, problems, strict=True) if problem is None]
         encoded = iter(zip(good, self.tokenizer.encode_words([row.values["tokens"] for row in good], self.context_length), strict=True))
         return [self._example(*next(encoded)) if problem is None else problem for problem in problems]
+
+    def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """The same with a tag of no meaning at each word's first piece, where the model's own is read."""
+        return self.encode([row._replace(values={**row.values, "tags": self.labels[:1] * len(row.values["tokens"])}) for row in rows])
 
     def collate(self, rows: ExampleBatch) -> Batch:
         """Sentences padded on the right; labels (B, T)."""
@@ -100,6 +104,15 @@ class Tagging(LabelledObjective):
             right, mine = ([self.labels[numbers[place]] for place in words] for numbers in (labels, predicted))
             hits = sum(one == other for one, other in zip(right, mine, strict=True))
             yield RowResult({"tags": Sum(loss, len(words)), "accuracy": Sum(float(hits), len(words))}, {"tags": right, "predicted": mine})
+
+    def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
+        """The likeliest tag of each word; None for words beyond the context."""
+        probabilities = model(**batch.inputs()).logits.float().softmax(-1)  # (B, T, tags)
+        for row, labels, found in zip(rows, batch.labels, probabilities, strict=True):
+            words = [class_answer(word, self.labels, all_labels=all_labels) for word in found[labels != IGNORED].tolist()]
+            words += [Answer(None)] * (len(row.values["tokens"]) - len(words))
+            tags, likely, every = map(list, zip(*words, strict=True))
+            yield Answer(tags, likely, every if all_labels else None)
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
         """Those of tags, and of the names that they mark, if they mark any."""

@@ -49,6 +49,16 @@ class TextToText(WritingObjective):
         targets = self.tokenizer.encode_bare([row.values["target"][0] if row.values["target"] else "" for row in rows])
         return [self._example(row, source, target.tolist()) for row, source, target in zip(rows, sources, targets, strict=True)]
 
+    def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """The ids of the source, and a target that is its end alone."""
+        sources = encode_texts(self.tokenizer, [(row.values["source"], None) for row in rows], self.context_length)
+        return [
+            _empty(row, "source")
+            if self._is_empty(source)
+            else Encoded({"source": source.ids, "target": [self.eos_id]}, len(source.ids), source.truncated)
+            for row, source in zip(rows, sources, strict=True)
+        ]
+
     def collate(self, rows: ExampleBatch) -> Batch:
         """Sources (B, T) and labels (B, T'), each padded on the right; padding is known by lengths, never by ids."""
         examples = rows.single()
@@ -102,12 +112,13 @@ class TextToText(WritingObjective):
         """All targets of the row."""
         return not_blank(row.values["target"])
 
+    def _is_empty(self, source: TextIds) -> bool:
+        return len(source.ids) == len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
+
     def _example(self, row: Row, source: TextIds, target: list[int]) -> Encoded | BadRow:
         """The example of a row, or what is wrong with it."""
-        around = len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
-        for role, length in (("source", len(source.ids) - around), ("target", len(target))):
-            if length == 0:
-                return BadRow(f"empty {role}", f"{row.place}: the {role} has no text; correct or remove the row")
+        if self._is_empty(source) or not target:
+            return _empty(row, "source" if self._is_empty(source) else "target")
         if self.eos_id in target:
             end = self.tokenizer.backend.id_to_token(self.eos_id)
             return BadRow("an end within a target", f"{row.place}: the target has {end!r}, which ends it, in its text; remove it there")
@@ -115,3 +126,7 @@ class TextToText(WritingObjective):
         truncated = source.truncated or len(target) >= self.context_length
         unread = max(0, len(row.values["target"]) - 1)
         return Encoded({"source": source.ids, "target": ids}, len(source.ids) + len(ids), truncated, unread)
+
+
+def _empty(row: Row, role: str) -> BadRow:
+    return BadRow(f"empty {role}", f"{row.place}: the {role} has no text; correct or remove the row")

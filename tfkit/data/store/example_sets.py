@@ -41,6 +41,10 @@ class Encoded(NamedTuple):
     truncated: bool = False
     unread: int = 0
 
+    def example(self) -> "Example":
+        """Return the arrays as a set keeps them."""
+        return {name: _fixed(numbers) for name, numbers in self.arrays.items()}
+
 
 @runtime_checkable
 class Encoder(Protocol):
@@ -180,8 +184,7 @@ class _Writers:
         """Add an example."""
         assert not self.examples or self._names() == sorted(found.arrays), "every example has the same arrays"
         assert _OWN.isdisjoint(found.arrays), "these files are the folder's own"
-        for name, numbers in sorted(found.arrays.items()):
-            kept = _fixed(numbers)
+        for name, kept in sorted(found.example().items()):
             assert self.dtypes.setdefault(name, kept.dtype.str) == kept.dtype.str, "every example has arrays of the same types"
             self._add(name, kept.tobytes(), len(kept))
         place = row.place.encode(errors="replace")

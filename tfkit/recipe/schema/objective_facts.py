@@ -34,6 +34,11 @@ class ObjectiveSection(Data):
     companions: ClassVar[Mapping[str, bool]] = {}
 
     @property
+    def asked_roles(self) -> tuple[Role, ...]:
+        """The parts of a row whose answer is to be predicted: all but the answer, which is a label or a list of references."""
+        return tuple(role for role in self.roles if role.form not in ("label", "labels", "references"))
+
+    @property
     def training_metrics(self) -> tuple[str, ...]:
         """The metrics that an evaluation has with these fields."""
         return self.metrics

@@ -1,0 +1,128 @@
+"""Answers to rows without a label: those of the same rows with one, from inputs that hold nothing of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_chat import chat
+from test_chat import rows as talks
+from test_classification import CONFIG as CLASSES
+from test_classification import ROWS as TEXTS
+from test_classification import classification
+from test_multiple_choice import GPT, choice
+from test_multiple_choice import rows as questions
+from test_tagging import CONFIG as TAGS
+from test_tagging import ROWS as SENTENCES
+from test_tagging import tagging
+from test_text_to_text import ROWS as PAIRS
+from test_text_to_text import objective as text_to_text
+from tiny_examples import ENCODER, examples, model
+
+from tfkit.data import Encoded, ExampleBatch, ExampleRows, Row
+from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.columns.rows import BadRow
+from tfkit.objectives.labelled import Answer
+from tfkit.recipe.schema.objective_facts import SECTIONS
+
+NUMBER = ENCODER | {"head": {"kind": "classes", "count": 1, "pool": "first", "dense": "tanh", "bias": True}}
+
+
+def asked(kind: str, made: Sequence[Mapping[str, Any]]) -> list[Row | BadRow]:
+    """The rows without their answers."""
+    columns = Columns(SECTIONS[kind](kind=kind).asked_roles)
+    answers = ("label", "tags", "output", "fr")
+    return [columns.take(Record({k: v for k, v in row.items() if k not in answers}, f"rows:{i}")) for i, row in enumerate(made, 1)]
+
+
+def answered(objective: Any, ours: Any, rows: list[Any], **options: Any) -> list[Answer]:
+    """All rows in one batch, in evaluation mode."""
+    encoded = objective.encode_unlabelled(rows)
+    assert all(isinstance(one, Encoded) for one in encoded)
+    numbers = np.arange(len(rows))
+    batch = objective.collate(ExampleBatch([[one.example()] for one in encoded], numbers * 0, numbers))
+    with torch.no_grad():
+        return list(objective.answers(ours.eval(), batch, rows, **options))
+
+
+def predicted(folder: Path, objective: Any, ours: Any, made: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """The predictions of an evaluation of the labelled rows."""
+    stored = examples(folder, made, SECTIONS[kind].roles, objective)
+    numbers = np.arange(len(made))
+    batch = objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=len(made)).gather(numbers * 0, numbers))
+    with torch.no_grad():
+        return [found.prediction for found in objective.predict(ours.eval(), batch)]
+
+
+def test_classes_have_the_probabilities_of_the_softmax(tmp_path: Path) -> None:
+    objective, ours = classification(), model(CLASSES)
+    wanted = predicted(tmp_path, objective, ours, TEXTS, "classification")
+    found = answered(objective, ours, asked("classification", TEXTS), all_labels=True)
+    assert [one.prediction for one in found] == [one["predicted"] for one in wanted]
+    assert [one.probability for one in found] == pytest.approx([one["probability"] for one in wanted], rel=1e-5)
+    for one in found:
+        assert [*one.probabilities] == [*objective.labels]
+        assert sum(one.probabilities.values()) == pytest.approx(1, abs=1e-6)
+        assert one.probability == max(one.probabilities.values()) == one.probabilities[one.prediction]
+    assert answered(objective, ours, asked("classification", TEXTS))[0].probabilities is None
+
+
+def test_a_number_has_no_probability(tmp_path: Path) -> None:
+    objective, ours = classification(labels=(), regression=True), model(NUMBER)
+    made = [row | {"label": 0.5} for row in TEXTS]
+    wanted = predicted(tmp_path, objective, ours, made, "classification")
+    found = answered(objective, ours, asked("classification", made), all_labels=True)
+    assert [one.prediction for one in found] == pytest.approx([one["predicted"] for one in wanted], rel=1e-5)
+    assert {(one.probability, one.probabilities) for one in found} == {(None, None)}
+
+
+def test_each_word_has_a_tag_and_those_beyond_the_context_none(tmp_path: Path) -> None:
+    objective, ours = tagging(length=12), model(TAGS)
+    wanted = predicted(tmp_path, objective, ours, SENTENCES, "tagging")
+    found = answered(objective, ours, asked("tagging", SENTENCES), all_labels=True)
+    cut = 0
+    for one, row, right in zip(found, SENTENCES, wanted, strict=True):
+        read = len(right["predicted"])
+        assert (one.prediction[:read], len(one.prediction)) == (right["predicted"], len(row["tokens"]))
+        assert one.prediction[read:] == one.probability[read:] == one.probabilities[read:] == [None] * (len(row["tokens"]) - read)
+        assert all(max(every.values()) == likely for every, likely in zip(one.probabilities[:read], one.probability, strict=False))
+        cut += read < len(row["tokens"])
+    assert 0 < cut < len(SENTENCES)
+
+
+def test_the_chosen_answer_is_a_text(tmp_path: Path) -> None:
+    objective, ours, made = choice(), model(GPT), questions(None)
+    wanted = predicted(tmp_path, objective, ours, made, "multiple_choice")
+    found = answered(objective, ours, asked("multiple_choice", made), all_labels=True)
+    assert [one.prediction for one in found] == [row["choices"][one["predicted"]] for row, one in zip(made, wanted, strict=True)]
+    scores = torch.tensor(wanted[0]["scores"]).softmax(0).tolist()
+    assert found[0].probabilities == pytest.approx(dict(zip(made[0]["choices"], scores, strict=True)), rel=1e-5)
+    twice = [made[0] | {"choices": ["the cat", "a dog", "the cat"]}]
+    [one] = answered(objective, ours, asked("multiple_choice", twice), all_labels=True)
+    assert ([*one.probabilities], sum(one.probabilities.values())) == (["the cat", "a dog"], pytest.approx(1))
+    [bad] = objective.encode_unlabelled(asked("multiple_choice", [{"context": "the", "choices": ["cat"]}]))
+    assert bad.message == "rows:1: 1 answers, and nothing to choose; remove the row"
+
+
+def test_a_written_answer_has_the_prompt_of_the_labelled_row(tmp_path: Path) -> None:
+    """Of a conversation that is whole, the last answer is asked for; of one that ends with a question, the next."""
+    objective = text_to_text()
+    labelled = examples(tmp_path, PAIRS, SECTIONS["text_to_text"].roles, objective)
+    for number, one in enumerate(objective.encode_unlabelled(asked("text_to_text", PAIRS))):
+        assert objective.prompt_ids(one.example()) == objective.prompt_ids(labelled[number])
+    [bad] = objective.encode_unlabelled(asked("text_to_text", [{"en": ""}]))
+    assert bad.message == "rows:1: the source has no text; correct or remove the row"
+
+    talking, made = chat(), talks()
+    labelled = examples(tmp_path, made, SECTIONS["chat"].roles, talking)
+    begun = [row | ({"messages": row["messages"][:-1]} if "messages" in row else {}) for row in made]
+    for rows in (made, begun):
+        for number, one in enumerate(talking.encode_unlabelled(asked("chat", rows))):
+            assert talking.prompt_ids(one.example()) == talking.prompt_ids(labelled[number])
+            assert one.length == len(talking.prompt_ids(one.example()))
+    [bad] = talking.encode_unlabelled(asked("chat", [{"messages": [{"role": "system", "content": "Be brief."}]}]))
+    assert bad.message == "rows:1: there is no message of a user to answer; correct the row"
+    [bad] = chat(length=20).encode_unlabelled(asked("chat", [{"instruction": "the cat " * 20}]))
+    assert "tokens, which leave no room for an answer in the context of 20; shorten or remove the row" in bad.message
