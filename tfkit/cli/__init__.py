@@ -16,6 +16,7 @@ COMMANDS = {
     "resume": "Go on with a run as it was started, from its folder alone.",
     "runs": "List the runs of a folder: status, steps, scores, time and energy.",
     "evaluate": "Score a model on texts, labelled rows or pairs.",
+    "predict": "Labels, tags, numbers or answers for rows without a label.",
     "generate": "Let a model continue text.",
     "average": "The mean of a run's last checkpoints, as a model folder.",
     "replay": "Take the step that ended a run again, and name the module that goes wrong.",

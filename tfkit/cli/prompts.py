@@ -2,23 +2,18 @@
 
 import io
 import json
-import os
-import select
 import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tfkit import console
+from tfkit.engine.pipe import Pipe
 from tfkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from tfkit.engine.text_generator import TextCompletion
-
-_BLOCK = 1 << 16  # bytes that are read at once
-_LONGEST_LINE = 16 << 20  # bytes: more than any prompt
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ def line_of(completion: "TextCompletion") -> dict[str, Any]:
 def _batches(file: BinaryIO, place: str, chat: bool, size: int) -> Iterator[list[Prompt]]:
     """Yield the prompts of lines, empty ones left out. If the first is a JSON object, all must be; else each line is a prompt as it is."""
     rows = None
-    for lines in _lines(file, place, size):
+    for lines in _lines(Pipe(file, place), size):
         batch: list[Prompt] = []
         for number, line in lines:
             if rows is None:
@@ -102,35 +97,18 @@ def _batches(file: BinaryIO, place: str, chat: bool, size: int) -> Iterator[list
         raise DataError(f'{place}: there is no prompt; give lines such as {{"prompt": "Once upon"}}, or a prompt a line')
 
 
-def _lines(file: BinaryIO, place: str, size: int) -> Iterator[list[tuple[int, bytes]]]:
+def _lines(pipe: Pipe, size: int) -> Iterator[list[tuple[int, bytes]]]:
     """Yield the lines that are not empty, with their numbers, up to `size` at once: at least one, and those that need no waiting."""
-    whole: deque[tuple[int, bytes]] = deque()
-    number, rest, ended = 0, b"", False
-    while whole or not ended:
-        while len(whole) < size and not ended and (not whole or _is_ready(file)):
-            try:
-                block = file.read(_BLOCK)
-            except OSError as error:
-                raise _unreadable(place, error) from error
-            ended = not block
-            *lines, rest = (rest + block).split(b"\n") if not ended else (rest, b"")
-            if len(rest) > _LONGEST_LINE:
-                raise DataError(f"{place}:{number + len(lines) + 1}: a line of more than {_LONGEST_LINE:,} bytes; write a prompt a line")
-            for line in lines:
-                number += 1
-                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if line.strip():
-                    whole.append((number, line))
-        if whole:
-            yield [whole.popleft() for _ in range(min(size, len(whole)))]
-
-
-def _is_ready(file: BinaryIO) -> bool:
-    """Return whether reading would not wait."""
-    try:
-        return bool(select.select([file], [], [], 0)[0])
-    except (OSError, ValueError):  # bytes in memory; or Windows, where a pipe cannot be asked
-        return not hasattr(file, "fileno") or os.name != "nt"
+    found: list[tuple[int, bytes]] = []
+    for number, line in enumerate(pipe, 1):
+        bare = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).removesuffix(b"\n")
+        if bare.strip():
+            found.append((number, bare))
+        if found and (len(found) == size or not pipe.is_ready()):
+            yield found
+            found = []
+    if found:
+        yield found
 
 
 def _unreadable(place: str, error: OSError) -> DataError:

@@ -1,47 +1,159 @@
-"""The file of the predictions of an evaluation: it is known to be writable before anything is computed."""
+"""A file of predictions, a row of the data a line: JSON lines or a table. It is known to be writable before anything is computed."""
 
+import csv
 import errno
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from tfkit.durable import write_atomically
+from tfkit.durable import sync_file, sync_folder, temporary_sibling
 from tfkit.engine.listener import StopRequest
-from tfkit.errors import MachineError
-from tfkit.run import strict_json
+from tfkit.errors import DataError, MachineError
+from tfkit.run.strict_json import finite
+
+WriteLine = Callable[[Mapping[str, Any]], None]
+DELIMITERS = {".csv": ",", ".tsv": "\t"}  # of tables, by the suffix of the file
+_SEPARATORS = {ord(one): f"\\u{ord(one):04x}" for one in "\x85\u2028\u2029"}  # at which some readers split lines
 
 
-def require_writable(path: Path) -> None:
+def require_writable(path: Path, option: str = "--predictions") -> None:
     """Raise MachineError for a path that cannot be written."""
     try:
         folder = path.absolute().parent
         if not folder.is_dir():
             raise MachineError(f"{path}: the folder {path.parent} does not exist; make it first")
         if path.is_dir():
-            raise MachineError(f"{path}: is a folder; --predictions takes the name of a file")
+            raise MachineError(f"{path}: is a folder; {option} takes the name of a file")
         written = path if path.exists() and not _takes_a_new_file(path) else path.resolve().parent
         if not written.exists():
             raise FileNotFoundError(errno.ENOENT, f"it leads to {path.resolve()}, and there is no such folder")
         if not os.access(written, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise MachineError(f"{path}: cannot be written ({error.strerror}); give another place for --predictions") from error
+        raise _unwritable(path, error, option) from error
 
 
-def write_predictions(path: Path, predictions: Iterable[dict[str, Any]], stop: StopRequest) -> None:
-    """Write a JSON line for each, in order. A pipe may have no reader yet, or a slow one: a signal ends that."""
-    text = "".join(strict_json.dumps(one) + "\n" for one in predictions)
+def write_predictions(path: Path, predictions: Iterable[Mapping[str, Any]], stop: StopRequest) -> None:
+    """Write a JSON line for each, in order. A reader of a pipe that has had enough ends it."""
+    with suppress(BrokenPipeError), lines_file(path, stop, "--predictions") as write:
+        for one in predictions:
+            write(one)
+
+
+@contextmanager
+def lines_file(
+    path: Path, stop: StopRequest, option: str, delimiter: str | None = None, beside: tuple[str, ...] = ()
+) -> Iterator[WriteLine]:
+    """Open a file for lines, each written as it is given: of JSON, or of a table if there is a `delimiter`.
+
+    A new file has its name once the block ends; after an error there is none. A device, a pipe or a link is written directly: a pipe may
+    have no reader yet, or a slow one, and a signal ends that. `beside`: columns of a table that its first rows may lack. Raises
+    MachineError, and BrokenPipeError where nobody reads a pipe any more.
+    """
+    is_new = _takes_a_new_file(path)
+    temporary = temporary_sibling(path) if is_new else path
+    waiting = nullcontext if is_new else partial(stop.at_once, "the predictions are not all written")
     try:
-        if _takes_a_new_file(path):
-            write_atomically(path, text)
-        else:
-            with stop.at_once("the result is given, the predictions are not all written"):
-                path.write_text(text, encoding="utf-8", newline="\n")
+        with waiting():
+            opened = open(temporary, "x" if is_new else "w", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
+        with opened as file:
+            lines = _Table(file, delimiter, beside) if delimiter else _JsonLines(file)
+
+            def write(line: Mapping[str, Any]) -> None:
+                with waiting():
+                    lines.write(line)
+                    if not is_new:
+                        file.flush()
+
+            yield write
+            lines.finish()
+        if is_new:
+            sync_file(temporary)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     except BrokenPipeError:
-        return  # its reader has had enough
+        raise
     except OSError as error:
-        raise MachineError(f"{path}: cannot be written ({error.strerror}); give another place for --predictions") from error
+        raise _unwritable(path, error, option) from error
+    finally:
+        if is_new:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def json_line(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line as JSON has it: null for a number that is not finite, and text for what JSON does not know, such as a date."""
+    return finite({name: _plain(value) for name, value in line.items()})
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else str(value)
+
+
+class _JsonLines:
+    """A JSON document a line."""
+
+    def __init__(self, file: IO[str]):
+        self.file = file
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        self.file.write(json.dumps(json_line(line), ensure_ascii=False).translate(_SEPARATORS) + "\n")
+
+    def finish(self) -> None:
+        """Nothing is held back."""
+
+
+class _Table:
+    """Rows under a header: the fields of the first row that has a prediction, before which the others wait, and the columns `beside`."""
+
+    def __init__(self, file: IO[str], delimiter: str, beside: tuple[str, ...]):
+        self.writer, self.beside = csv.writer(file, delimiter=delimiter, lineterminator="\n"), beside
+        self.header: list[str] | None = None
+        self.waiting: list[Mapping[str, Any]] = []
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        self.waiting.append(line)
+        if self.header is None and line["prediction"] is None:
+            return
+        if self.header is None:
+            self._begin(line)
+        for one in self.waiting:
+            self._write(one, self.header or [])
+        self.waiting.clear()
+
+    def finish(self) -> None:
+        """Write what waits: no row has a prediction."""
+        if self.waiting and self.header is None:
+            self._begin(self.waiting[0])
+        for one in self.waiting:
+            self._write(one, self.header or [])
+
+    def _begin(self, line: Mapping[str, Any]) -> None:
+        self.header = [*line, *(name for name in self.beside if name not in line)]
+        self.writer.writerow(self.header)
+
+    def _write(self, line: Mapping[str, Any], header: list[str]) -> None:
+        if unknown := next((name for name in line if name not in header), None):
+            raise DataError(f"a row has the field {unknown!r}, and the first has none of this name; write JSON lines: --out F.jsonl")
+        self.writer.writerow([_cell(line.get(name)) for name in header])
+
+
+def _cell(value: Any) -> Any:
+    """A value as a table has it: lists and mappings as JSON."""
+    value = _plain(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+
+def _unwritable(path: Path, error: OSError, option: str) -> MachineError:
+    return MachineError(f"{path}: cannot be written ({error.strerror}); give another place for {option}")
 
 
 def _takes_a_new_file(path: Path) -> bool:

@@ -11,7 +11,16 @@ import torch
 
 from tfkit.errors import ModelError
 from tfkit.families.rules import Family
-from tfkit.hub.config_json import LIMIT, OWN_TYPE, apply_changes, read_config, read_generation, read_labels, read_problem_type
+from tfkit.hub.config_json import (
+    LIMIT,
+    OWN_TYPE,
+    apply_changes,
+    read_config,
+    read_facts,
+    read_generation,
+    read_labels,
+    read_problem_type,
+)
 from tfkit.hub.find import find_checkpoint
 from tfkit.hub.ids import check_tokenizer, read_ids
 from tfkit.hub.model_writing import save_model
@@ -102,6 +111,8 @@ class Described:
     special_ids: dict[str, Any]
     labels: tuple[str, ...]
     generation: dict[str, Any] = field(default_factory=dict)
+    problem_type: str | None = None
+    objective: str | None = None  # the kind that the model was trained for, by tfkit.json
 
 
 def describe(path: str | Path) -> Described:
@@ -112,7 +123,8 @@ def describe(path: str | Path) -> Described:
         family = opened.family.name if opened.family else OWN_TYPE
         labels = read_labels(opened.hf, opened.config.head)
         generation = read_generation(opened.hf, folder)
-        return Described(folder, opened.config, _codec(opened), family, opened.special_ids, labels, generation)
+        problem, objective = read_problem_type(opened.hf), read_facts(folder).get("objective")
+        return Described(folder, opened.config, _codec(opened), family, opened.special_ids, labels, generation, problem, objective)
 
 
 def load(

@@ -12,11 +12,16 @@ from typing import Any
 
 def dumps(document: Mapping[str, Any], indent: int | None = None) -> str:
     """Return the text of `document`, on one line unless `indent` is given. Raises TypeError for what JSON does not have."""
+    return json.dumps(
+        finite(document), indent=indent, allow_nan=False
+    )  # ASCII: no U+2028 for readers that split lines there, no lone surrogate
+
+
+def finite(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `document` with null for the numbers that are not finite, and their names."""
     nonfinite: dict[str, str] = {}
     plain = {name: _finite(value, name, nonfinite) for name, value in document.items()}
-    if nonfinite:
-        plain["nonfinite"] = nonfinite
-    return json.dumps(plain, indent=indent, allow_nan=False)  # ASCII: no U+2028 for readers that split lines there, no lone surrogate
+    return plain | ({"nonfinite": nonfinite} if nonfinite else {})
 
 
 def loads(text: str | bytes) -> Any:

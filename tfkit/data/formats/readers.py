@@ -40,6 +40,15 @@ def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: i
     records: Records = (record for content in contents for record in _records(content, columns, layout))
     if layout.beside:
         records = _side_by_side(records, path, {column: paths[number] for column, paths in layout.beside.items()})
+    return _rows(records, columns)
+
+
+def read_content(content: Content, columns: Columns, layout: Layout) -> Rows:
+    """Return the rows of what is no file, and can perhaps be read only once."""
+    return _rows(_records(content, columns, layout), columns)
+
+
+def _rows(records: Records, columns: Columns) -> Rows:
     return (record if isinstance(record, BadRow) else _row(record, columns) for record in records)
 
 

@@ -24,6 +24,7 @@ from tfkit.objectives.objective import Objective, weighted_loss
 from tfkit.objectives.registry import objective_tokenizer, open_objective
 from tfkit.recipe.reading.checks import fitting_problems
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
@@ -72,17 +73,12 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session") -> Scor
     Raises UsageError if the model is not for this objective, or has no such rows; ModelError if nobody says what its classes are.
     """
     section, data = settings.objective.trained_for.judged_alone, settings.data
-    if problems := fitting_problems(section, loaded.config):
-        raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
+    objective, tokenizer = open_finished(section, loaded, settings.seed)
     if section.answers_in_text:
         require_libraries(settings.evaluation.text_metrics)
     sources = validation_sources(data, section.roles) if data is not None else []
     if data is None or not sources:
         raise UsageError("there are no rows to score: give them as --data F, or a recipe with data.validation")
-    assert loaded.codec is not None
-    tokenizer = objective_tokenizer(section, loaded.codec, is_finished=True)
-    context = ModelContext(loaded.config, tokenizer, _labels(section, loaded), settings.seed, loaded.folder)
-    objective = open_objective(section, context)
     with work.stop.at_once():
         stored = [store(source, data, objective, tokenizer, work.listener) for source in sources]
     report_rows(stored, work.listener)
@@ -95,6 +91,16 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session") -> Scor
         return _labelled(settings, order, objective.labelled, names, sources, examples, loaded, work)
     sets = [ValidationSet(name, one) for name, one in zip(names, stored, strict=True)]
     return _unlabelled(settings, order, objective, sets, loaded, work)
+
+
+def open_finished(section: ObjectiveSection, loaded: "Loaded", seed: int) -> tuple[Objective, Tokenizer]:
+    """The objective for a finished model, and the tokenizer that it reads. Raises ModelError if they do not fit."""
+    if problems := fitting_problems(section, loaded.config):
+        raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
+    assert loaded.codec is not None
+    tokenizer = objective_tokenizer(section, loaded.codec, is_finished=True)
+    context = ModelContext(loaded.config, tokenizer, _labels(section, loaded), seed, loaded.folder)
+    return open_objective(section, context), tokenizer
 
 
 def _unlabelled(

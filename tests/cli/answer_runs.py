@@ -1,0 +1,78 @@
+"""Tiny trained runs of each kind of answer, for the tests of what they say of labelled rows, and of rows without a label."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_runs import pretrain
+
+SIZES = "dim: 16, num_heads: 2, context_length: 32, init: {std: 0.3}"
+ENCODER = f"model: {{preset: bert-tiny, {SIZES}}}\ntokenizer: {{kind: wordpiece, vocab_size: 120}}"
+GPT = f"""model: {{preset: gpt, decoder_layers: 2, {SIZES}}}
+tokenizer: {{kind: bpe_eow, vocab_size: 90, special_tokens: [_start_, _delimiter_, _classify_]}}"""
+T5 = f"""model: {{preset: t5-small, encoder_layers: 1, decoder_layers: 1, head_dim: 8, hidden_dim: 32, {SIZES}}}
+tokenizer: {{kind: unigram, vocab_size: 140}}"""
+LLAMA = """model: {preset: llama2-7b, decoder_layers: 1, dim: 16, num_heads: 2, num_kv_heads: 1, hidden_dim: 32, context_length: 160}
+tokenizer: {variant: smollm2, vocab_size: 320}"""
+KINDS = {
+    "classes": (ENCODER, "{kind: classification}", "{text: text, label: label}"),
+    "numbers": (ENCODER, "{kind: classification, regression: true}", "{text: text, pair: other, label: size}"),
+    "tags": (ENCODER, "{kind: tagging}", "{tokens: words, tags: names}"),
+    "parts": (ENCODER, "{kind: tagging}", "{tokens: words, tags: parts}"),
+    "choices": (GPT, "{kind: multiple_choice}", "{context: text, choices: [other, third], label: right}"),
+    "texts": (T5, "{kind: text_to_text, label_smoothing: 0.1}", "{source: text, target: answers}"),
+    "chat": (LLAMA, "{kind: chat, pack: true}", "{messages: talk}"),
+}
+REST = """
+training: {steps: 12, batch_size: 8, precision: fp32}
+optimizer: {lr: 3e-3}
+generation: {max_new_tokens: 6}
+evaluation: {bootstrap: 60}
+carbon: {enabled: false}
+"""
+WORDS = ["the", "cat", "dog", "sat", "on", "a", "mat"]
+
+
+def made_rows(count: int) -> list[dict[str, Any]]:
+    """Rows that every objective finds its columns in."""
+    random, rows = np.random.default_rng(7), []
+    for number in range(count):
+        words = [str(word) for word in random.choice(WORDS, int(random.integers(2, 9)))]
+        first, second, third = (" ".join(random.permutation(words)) for _ in range(3))
+        begun = ["B-animal" if word in ("cat", "dog") else "I-animal" if word == "mat" else "O" for word in words]
+        asked = [{"role": "user", "content": first}, {"role": "assistant", "content": words[0]}]
+        rows.append(
+            {
+                "text": first,
+                "other": second,
+                "third": third,
+                "label": "red" if "cat" in words else "green" if "dog" in words else "blue",
+                "size": round(len(words) / 3, 4),
+                "words": words,
+                "names": begun,
+                "parts": ["noun" if word in ("cat", "dog", "mat") else "other" for word in words],
+                "right": number % 2,
+                "answers": [words[0], *([f"{words[-1]} {words[0]}"] if number % 3 else [])],
+                "talk": asked + ([{"role": "user", "content": second}, {"role": "assistant", "content": third}] if number % 2 else []),
+            }
+        )
+    return rows
+
+
+def train(folder: Path) -> Path:
+    """Train a run of each kind, beside its data."""
+    rows = made_rows(50)
+    for name, part in (("train", rows[:26]), ("test", rows[26:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, (model, objective, columns) in KINDS.items():
+            data = ", ".join(
+                f"{part}: [{{path: {file}.jsonl, columns: {columns}}}]" for part, file in (("train", "train"), ("validation", "test"))
+            )
+            (folder / f"{name}.yaml").write_text(f"{model}\ndata: {{{data}}}\nobjective: {objective}{REST}", encoding="utf-8")
+            done = pretrain(folder / name, folder / f"{name}.yaml")
+            assert done.code == 0, done.err
+    return folder

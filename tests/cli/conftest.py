@@ -1,0 +1,12 @@
+"""Runs that the tests of several commands read."""
+
+from pathlib import Path
+
+import answer_runs
+import pytest
+
+
+@pytest.fixture(scope="session")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained run of each kind of answer, and its data."""
+    return answer_runs.train(tmp_path_factory.mktemp("answers"))

@@ -1,0 +1,265 @@
+"""tfkit predict: the answers of every kind of model to rows without a label, from files and pipes, and what is written where."""
+
+import csv
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from answer_runs import KINDS, made_rows
+from test_evaluate import write_checkpoint
+from tiny_runs import Done, Process
+
+from tfkit.engine import predicting
+
+ANSWERS = {"classes": "label", "numbers": "size", "tags": "names", "parts": "parts", "choices": "right", "texts": "answers"}
+ROWS = made_rows(50)[26:]
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
+
+
+@pytest.fixture(autouse=True)
+def _here(answers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def predict(*words: object, stdin: bytes = b"") -> Done:
+    """The command in a fork, with these bytes in a file as its stdin."""
+    Path("stdin").write_bytes(stdin)
+
+    def before() -> None:
+        os.dup2(os.open("stdin", os.O_RDONLY), 0)
+        sys.stdin = os.fdopen(0, encoding="utf-8")
+
+    return Process(Path(), ["predict", *map(str, words), "--threads", "1"], before).wait()
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def unlabelled(name: str) -> list[dict[str, Any]]:
+    """The held-out rows without the answer, and with further fields."""
+    rows = [{"id": number, **{key: value for key, value in row.items() if key != ANSWERS.get(name)}} for number, row in enumerate(ROWS)]
+    return [row | {"talk": row["talk"][:-1]} for row in rows] if name == "chat" else rows
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_rows_without_a_label_have_the_predictions_of_an_evaluation(answers: Path, name: str) -> None:
+    """With and without the label, in batches of any size."""
+    command = ["evaluate", "--from", name, "--predictions", str(Path("of.jsonl").absolute()), "--threads", "1"]
+    done = Process(Path(), command, before=lambda: os.chdir(answers)).wait()
+    assert done.code == 0, done.err
+    wanted = lines(Path("of.jsonl").read_text(encoding="utf-8"))
+    rows = unlabelled(name)
+    done = predict("--from", answers / name, "--data", write_rows(Path("new.jsonl"), rows), "--all", "evaluation.batch_size=5")
+    assert (done.code, "Traceback" in done.err) == (0, False), done.err
+    found = lines(done.out)
+    assert [{key: one[key] for key in row} for one, row in zip(found, rows, strict=True)] == rows  # every field, in order
+    mine, told = [one["prediction"] for one in found], [one.get("predicted", one.get("text")) for one in wanted]
+    if name == "numbers":
+        assert mine == pytest.approx(told, rel=1e-4)
+    elif name == "choices":
+        assert mine == [row[("other", "third")[number]] for row, number in zip(rows, told, strict=True)]
+    else:
+        assert mine == told
+    if name == "classes":
+        assert [one["probability"] for one in found] == pytest.approx([one["probability"] for one in wanted], rel=1e-4)
+        assert all(one["probability"] == max(one["probabilities"].values()) for one in found)
+        assert [*found[0]["probabilities"]] == ["blue", "green", "red"]
+    assert ("probability" in found[0]) == ("probabilities" in found[0]) == (name not in ("numbers", "texts", "chat"))
+    labelled = lines(predict("--from", answers / name, "--data", answers / "test.jsonl").out)
+    assert [one["prediction"] for one in labelled] == (pytest.approx(mine, rel=1e-4) if name == "numbers" else mine)
+    if name in ANSWERS:
+        assert [one[ANSWERS[name]] for one in labelled] == [row[ANSWERS[name]] for row in ROWS]  # a label that is there is kept
+    assert "probabilities" not in labelled[0]
+
+
+def test_a_table_in_gives_a_table_out(answers: Path) -> None:
+    """With every cell as it was; other input, and stdout, have JSON lines."""
+    rows = [{"id": "007", "text": row["text"], "note": 'é, "q"\nnew line'} for row in ROWS]
+    with open("new.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    start = ["--from", answers / "classes", "--data", "new.csv"]
+    printed = lines(predict(*start).out)
+    done = predict(*start, "--out", "out.csv", "--json")
+    assert done.code == 0, done.err
+    with open("out.csv", newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [{key: one[key] for key in rows[0]} for one in table] == rows
+    assert [(one["prediction"], float(one["probability"])) for one in table] == [(one["prediction"], one["probability"]) for one in printed]
+    document = json.loads(done.out)
+    assert (document["rows"], document["bad_rows"], document["out"], document["objective"]) == (24, 0, "out.csv", "classification")
+    assert document["tokens"] > 24 * 2
+    done = predict(*start, "--out", "out.jsonl")
+    assert [line.split("  ")[0] for line in done.out.splitlines()] == ["predictions", "rows", "checkpoint"]
+    text = Path("out.jsonl").read_text(encoding="utf-8")
+    assert (lines(text), "é" in text) == (printed, True)
+    assert predict(*start, "--out", "out.tsv", "--all").code == 0
+    with open("out.tsv", newline="", encoding="utf-8") as file:
+        wide = list(csv.DictReader(file, delimiter="\t"))
+    assert json.loads(wide[0]["probabilities"]).keys() == {"blue", "green", "red"}
+
+
+def test_rows_that_cannot_be_read(answers: Path) -> None:
+    """An error with file and row, after the rows before it; with data.on_bad_row=skip a line without a prediction."""
+    good = {"id": 1, "text": "the cat"}
+    bad = ['{"id": 2, "other": "no text"}', "not JSON", '{"id": 4, "text": "\\u200b", "x": NaN}']
+    Path("bad.jsonl").write_text("\n".join([json.dumps(good), *bad, json.dumps(good), ""]), encoding="utf-8")
+    start = ["--from", answers / "classes", "--data", "bad.jsonl"]
+    done = predict(*start)
+    assert (done.code, len(done.out.splitlines())) == (3, 1), done.out
+    assert "bad.jsonl:2: no column 'text'; columns found: id, other" in done.err
+    assert "data.on_bad_row: skip" in done.err
+    done = predict(*start, "data.on_bad_row=skip")
+    assert done.code == 0, done.err
+    first, second, third, fourth, fifth = lines(done.out)
+    assert first == fifth
+    assert (second["id"], second["prediction"]) == (2, None)
+    assert second["error"].startswith("bad.jsonl:2: no column 'text'")
+    assert third.keys() == {"prediction", "error"}
+    assert (fourth["id"], fourth["x"], fourth["prediction"], fourth["nonfinite"]) == (4, None, None, {"x": "nan"})
+    assert "3 bad rows skipped: 1 no column 'text' (first bad.jsonl:2), 1 not JSON (first bad.jsonl:3), 1 no tokens" in done.err
+    done = predict(*start, "data.on_bad_row=skip", "--out", "out.csv")
+    assert (done.code, "the field 'other', and the first has none" in done.err) == (3, True), done.err
+    Path("bad.csv").write_text("id,text\n1,\n2,the cat,and more\n3,a dog\n", encoding="utf-8")
+    done = predict("--from", answers / "classes", "--data", "bad.csv", "data.on_bad_row=skip", "--out", "out.csv", "--json")
+    assert (done.code, json.loads(done.out)["bad_rows"]) == (0, 2), done.err
+    with open("out.csv", newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [*table[0]] == ["id", "text", "prediction", "probability", "error"]
+    assert [(one["id"], one["prediction"] != "", one["error"] != "") for one in table] == [("1", 0, 1), ("", 0, 1), ("3", 1, 0)]
+    assert [*Path().glob(".*out.csv*")] == []
+
+
+def test_what_is_wrong_with_the_command(answers: Path) -> None:
+    write_checkpoint(answers.parent / "model")
+    start = ["--from", answers / "classes", "--data", answers / "test.jsonl"]
+    for words, code, message in [
+        (["hello"], 2, "predict does not know what 'hello' is: rows are given as --data F"),
+        (["training.steps=3"], 2, "training.steps: this command reads only the sections data, objective, evaluation, generation, carbon"),
+        (["--out", "nowhere/out.jsonl"], 5, "the folder nowhere does not exist"),
+        (["--out", answers / "test.jsonl"], 2, "is among the data that this command reads"),
+    ]:
+        done = predict(*start, *words)
+        assert (done.code, message in done.err, done.out) == (code, True, ""), done.err
+    Path("empty.jsonl").touch()
+    for data, message in [("empty.jsonl", "no rows here"), ("nowhere.csv", "no such file or folder"), ("-", "stdin: there is no row")]:
+        done = predict(*start[:2], "--data", data)
+        assert (done.code, message in done.err) == (3, True), done.err
+    for model, code, message in [
+        (Path("nowhere"), 4, "nowhere"),
+        (answers.parent / "model", 4, "this model continues texts, and has no chat template, so nothing says what it should predict"),
+        (FIXTURES / "finished", 2, "causal_lm gives no answer to a row: predict is for models that were trained on labelled rows"),
+    ]:
+        done = predict("--from", model, "--data", "empty.jsonl")
+        assert (done.code, message in done.err) == (code, True), done.err
+
+
+PIPED = [b'{"text": "the cat", "id": 3}\n', b"id,text\n3,the cat\n", b"\xef\xbb\xbfid\ttext\r\n3\tthe cat\r\n", b"\nthe cat\n"]
+
+
+@pytest.mark.parametrize("stdin", PIPED)
+def test_what_comes_from_a_pipe_is_recognised(answers: Path, stdin: bytes) -> None:
+    done = predict("--from", answers / "classes", "--data", "-", stdin=stdin)
+    assert done.code == 0, done.err
+    one = lines(done.out)[-1]
+    assert (one["text"], one["prediction"] in ("blue", "green", "red"), str(one.get("id", 3))) == ("the cat", True, "3")
+
+
+def test_a_text_a_line_is_a_question_or_a_source(answers: Path) -> None:
+    """Whatever the column is called in training; words need a list."""
+    for name in ("texts", "numbers"):
+        [one] = lines(predict("--from", answers / name, "--data", "-", stdin=b"the cat sat\n").out)
+        assert (one["text"], type(one["prediction"])) == ("the cat sat", str if name == "texts" else float)
+    done = predict("--from", answers / "chat", "--data", "-", "data.validation.0.columns={}", stdin=b"the cat sat\n")
+    assert (done.code, [*lines(done.out)[0]]) == (0, ["text", "prediction"]), done.err
+    done = predict("--from", answers / "tags", "--data", "-", stdin=b"the cat sat\n")
+    assert (done.code, "no column 'words'" in done.err) == (3, True), done.err
+
+
+def test_a_checkpoint_from_elsewhere_knows_its_objective(answers: Path) -> None:
+    """By tfkit.json, else by its head."""
+    for name in KINDS:
+        [checkpoint] = (answers / name / "checkpoints").glob("step-*")
+        alone = shutil.copytree(checkpoint, Path(f"{name}-alone"))
+        columns = f"data.validation.0.columns={KINDS[name][2]}"
+        start = ["--data", answers / "test.jsonl", "carbon.enabled=false", "generation.max_new_tokens=6", columns]
+        wanted = [one["prediction"] for one in lines(predict("--from", answers / name, *start).out)]
+        for facts in (True, False):
+            if not facts:
+                for file in ("tfkit.json", "manifest.json"):
+                    (alone / file).unlink()
+            done = predict("--from", alone, *start)
+            assert done.code == 0, done.err
+            assert [one["prediction"] for one in lines(done.out)] == wanted
+
+
+# -- the program
+
+
+def command(answers: Path, *words: object) -> list[str]:
+    return [sys.executable, "-m", "tfkit", "predict", "--from", str(answers / "classes"), *map(str, words), "--threads", "1"]
+
+
+def test_a_row_from_a_pipe_is_answered_as_it_comes(answers: Path) -> None:
+    """Without waiting for a full batch; and Ctrl-C ends the waiting."""
+    program = subprocess.Popen(command(answers, "--data", "-"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdin is not None
+    assert program.stdout is not None
+    for number in range(3):
+        program.stdin.write(json.dumps({"id": number, "text": "the cat"}).encode() + b"\n{")
+        program.stdin.flush()
+        assert select.select([program.stdout], [], [], 60)[0], "no answer"
+        assert json.loads(program.stdout.readline())["id"] == number
+        program.stdin.write(b'"id": 9, "text": "a dog"}\n')
+        program.stdin.flush()
+        assert json.loads(program.stdout.readline())["id"] == 9
+    time.sleep(0.2)
+    program.send_signal(signal.SIGINT)
+    _, err = program.communicate(timeout=60)
+    assert (program.returncode, b"6 rows were answered" in err, b"Traceback" in err) == (130, True, False), err
+
+
+def test_a_reader_that_has_had_enough_ends_it(answers: Path) -> None:
+    rows = write_rows(Path("many.jsonl"), unlabelled("classes") * 400)
+    program = subprocess.Popen(command(answers, "--data", rows), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout is not None
+    assert program.stderr is not None
+    assert json.loads(program.stdout.readline())["id"] == 0
+    program.stdout.close()
+    assert program.stderr.read() == b""
+    assert program.wait(60) == 0
+    program.stderr.close()
+
+
+def test_a_stopped_command_leaves_no_half_file(answers: Path) -> None:
+    rows = write_rows(Path("many.jsonl"), unlabelled("classes") * 400)
+
+    def before() -> None:
+        windows = predicting._windows
+
+        def struck(*arguments: Any) -> Any:
+            for number, window in enumerate(windows(*arguments)):
+                if number == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield window
+
+        predicting._windows = struck
+
+    done = Process(Path(), ["predict", "--from", str(answers / "classes"), "--data", str(rows), "--out", "new.jsonl"], before).wait()
+    assert (done.code, "112 rows were answered" in done.err) == (143, True), done.err
+    assert [*Path().glob("*new*")] == []

@@ -1,0 +1,140 @@
+"""tfkit predict: the labels, tags, numbers or answers that a checkpoint gives to rows, which need none."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tfkit import console
+from tfkit.cli import options
+from tfkit.errors import DataError, UsageError
+from tfkit.units import format_energy, format_mass
+
+if TYPE_CHECKING:
+    from tfkit.carbon import Reading
+    from tfkit.engine.pipe import Pipe
+    from tfkit.engine.predicting import Predictor
+    from tfkit.engine.session import Session
+
+
+def predict(
+    checkpoint: options.Checkpoint,
+    data: Annotated[str, typer.Option(metavar="F", help="The rows: a file, folder or glob; -: from stdin.")],
+    overrides: options.Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="F", help="Write them here: JSON lines, or a table if its name is .csv or .tsv.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="With the probability of every label.")] = False,
+    run: options.RunFolder = None,
+    no_verify: options.NoVerify = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Predict what a model was trained to say of a row: its class, its tags, a number, the right one of several answers, or a text.
+
+    The rows need no label; each is written with all its fields, `prediction` and `probability`, in order. The columns are those of the
+    model's training: others are named with data.validation.0.columns={text: NAME}. From stdin come JSON lines, csv or tsv under a header
+    line, or a text a line, and each is answered as it comes. A row that cannot be read is an error; with data.on_bad_row=skip it is
+    written without a prediction, and with an `error`.
+
+    Examples:
+
+      tfkit predict --from runs/my --data new.csv --out predicted.csv
+
+      echo "what a film" | tfkit predict --from runs/my --data - --all
+    """
+    from tfkit.cli.session import command_session
+    from tfkit.engine.predictions_file import require_writable
+    from tfkit.engine.settings import split_arguments
+
+    words, changes = split_arguments(overrides or ())
+    if words:
+        raise UsageError(f"predict does not know what {words[0]!r} is: rows are given as --data F, a change as key=value")
+    if out is not None:
+        require_writable(out, "--out")
+
+    from tfkit.engine.predicting import Predictor
+
+    predictor = Predictor(checkpoint, changes, data, all_labels=all_)
+    if out is not None:
+        predictor.inputs.refuse_file(out, "--out")
+    if run is not None:
+        predictor.inputs.refuse_folder(run, "--run")
+    with command_session("predict", predictor.settings.carbon, run, threads) as work:
+        with work.stop.at_once():
+            pipe = _pipe() if data == "-" else None
+            rows = predictor.open_rows(pipe)
+            predictor.load(device, threads)
+        _write(predictor, predictor.answers(rows, pipe.is_ready if pipe else lambda: True), out, work)
+        for warning in predictor.warnings():
+            console.warn(warning)
+        reading = work.own(work.meter.stop() if json else work.meter.fresh_reading())
+        result = predictor.result(reading) | ({} if out is None else {"out": str(out)})
+        work.finish(result)
+        if out is None:
+            if reading.status == "ok":
+                console.say(f"{result['rows']:,} rows, {_energy(reading)}")
+        elif json:
+            console.json(result)
+        else:
+            console.result(_table(result, reading))
+
+
+def _pipe() -> "Pipe":
+    from tfkit.engine.pipe import Pipe
+
+    if sys.stdin is None:
+        raise DataError("stdin: closed, so no row comes from it; give --data F")
+    return Pipe(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin")
+
+
+def _write(predictor: "Predictor", answers: Iterator[list[dict[str, Any]]], out: Path | None, work: "Session") -> None:
+    """Write the lines of each window as it is answered. Raises ReaderGone where nobody reads them any more."""
+    from tfkit.engine.predictions_file import DELIMITERS, lines_file
+
+    with ExitStack() as stack:
+        write: Callable[[dict[str, Any]], None] = _print_line
+        if out is not None:
+            beside = ("error",) if predictor.on_bad_row == "skip" else ()
+            write = stack.enter_context(lines_file(out, work.stop, "--out", DELIMITERS.get(out.suffix.lower()), beside))
+        bar = stack.enter_context(console.progress("predicting", None, "rows"))
+        while True:
+            with work.stop.at_once(f"{predictor.counts.rows:,} rows were answered"):  # which may wait for a row
+                lines = next(answers, None)
+            if lines is None:
+                return
+            for line in lines:
+                try:
+                    write(line)
+                except BrokenPipeError as error:
+                    raise console.ReaderGone from error
+            bar.advance(len(lines))
+
+
+def _print_line(line: dict[str, Any]) -> None:
+    from tfkit.engine.predictions_file import json_line
+
+    console.json(json_line(line))
+
+
+def _table(result: dict[str, Any], reading: "Reading") -> str:
+    """Return the result for people."""
+    rows = {
+        "predictions": result["out"],
+        "rows": f"{result['rows']:,}",
+        "without a prediction": f"{result['bad_rows']:,}" if result["bad_rows"] else "",
+        "cut to the context": f"{result['truncated']:,}" if result["truncated"] else "",
+        "checkpoint": result["checkpoint"],
+        "energy": _energy(reading) if result["energy_kwh"] is not None else "",
+    }
+    width = max(len(name) for name, value in rows.items() if value)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items() if value)
+
+
+def _energy(reading: "Reading") -> str:
+    return f"{format_energy(reading.energy_wh)}, {format_mass(reading.emissions_g)} CO2e ({reading.place})"

@@ -1,0 +1,262 @@
+"""The predictions of a checkpoint for rows that need no label: those of tfkit predict, tfkit.predict and loaded.predict."""
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from tfkit.data.columns.rows import BadRow, Row, Skipped, describe_skipped, skip
+from tfkit.data.formats.file_content import BOM, Content
+from tfkit.data.formats.readers import Layout
+from tfkit.data.sources.asked_rows import Asked, AskedColumns, asked_content, asked_rows
+from tfkit.data.sources.open_sources import open_source
+from tfkit.engine.own_objective import own_objective
+from tfkit.engine.pipe import Pipe
+from tfkit.engine.settings import Settings, quoted, read_settings, settings_inputs
+from tfkit.errors import DataError, ModelError, UsageError
+from tfkit.hub import find_checkpoint
+from tfkit.recipe.schema.data_sections import SourceSection
+
+if TYPE_CHECKING:
+    from tfkit.carbon import Reading
+    from tfkit.data import Encoded
+    from tfkit.hub import Loaded
+    from tfkit.objectives.labelled import Answer
+
+_SECTIONS = ("data", "objective", "evaluation", "generation", "carbon")
+_MOST_BATCHES = 32  # in a window, whose rows are sorted by length
+_MOST_CHARACTERS = 1 << 24  # of the texts of a window
+
+
+@dataclass
+class Counts:
+    """Sums over the rows so far."""
+
+    rows: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    first_truncated: str = ""  # place of the first such row
+    skipped: dict[str, Skipped] = field(default_factory=dict)  # rows without a prediction, by what is wrong with them
+
+
+class Predictor:
+    """Answers rows with a checkpoint, as it was trained to, by the columns that its training read.
+
+    Settings are read and checked at once; nothing is loaded before `load` or `use`. `words`: key=value, among them
+    data.validation.0.columns and the like for the rows. `data`: a file, folder or glob; -: the rows come in another way.
+    """
+
+    def __init__(self, checkpoint: str | Path, words: Sequence[str], data: str = "-", *, all_labels: bool = False):
+        self.folder, self.all_labels = find_checkpoint(checkpoint), all_labels
+        self.settings = _settings(self.folder, words, data)
+        self.section, rows = self.settings.objective.trained_for.judged_alone, self.settings.data
+        if self.section.reads_text or self.section.scored_by != "row":
+            raise UsageError(
+                f"{self.folder}: {self.section.kind} gives no answer to a row: predict is for models that were trained on labelled rows, "
+                "on pairs of texts or on conversations; fine-tune it on such rows, or continue texts with tfkit generate"
+            )
+        assert rows is not None  # by `data`
+        assert isinstance(rows.validation, list)
+        self.sources, self.on_bad_row = rows.validation, rows.on_bad_row
+        self.inputs = settings_inputs(self.settings, self.folder, checkpoint)
+        self.counts = Counts()
+
+    def columns(self, section: SourceSection) -> AskedColumns:
+        """The columns that are read of a source."""
+        named = section.columns | ({} if section.text is None else {"text": section.text})
+        return AskedColumns(self.section.asked_roles, named)
+
+    def open_rows(self, pipe: Pipe | None = None) -> Iterator[Asked]:
+        """Find the sources now, and return their rows, read as they are asked for; those of `-` come from `pipe`. Raises DataError."""
+        return chain.from_iterable([self._open(section, pipe) for section in self.sources])
+
+    def given_rows(self, rows: Iterable[Mapping[str, Any] | str]) -> Iterator[Asked]:
+        """Return rows that are given as they are: their fields, or a text alone."""
+        columns = self.columns(self.sources[0])
+        return (columns.asked(row, f"row {number}") for number, row in enumerate(rows, 1))
+
+    def load(self, device: str | None = None, threads: int | None = None) -> None:
+        """Load the model. Raises ModelError for one that does not fit the objective."""
+        import torch
+
+        from tfkit.adapters import load
+        from tfkit.training.device import pick_device
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.use(load(self.folder, device=pick_device(device), dtype=getattr(torch, self.settings.evaluation.precision)))
+
+    def use(self, loaded: "Loaded") -> None:
+        """Take a model that is loaded already. Raises ModelError."""
+        from tfkit.engine.scoring.by_row import open_finished
+
+        if loaded.codec is None:
+            raise ModelError(f"{self.folder}: no tokenizer.json here, and no text can be read without; put the model's own beside it")
+        objective = open_finished(self.section, loaded, self.settings.seed)[0].labelled
+        assert objective is not None  # it reads rows
+        self.loaded, self.objective = loaded, objective
+
+    def answers(self, rows: Iterable[Asked], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
+        """Yield the fields of the rows with their predictions, in order, a window of those that are there, by `is_ready`, at a time.
+
+        Raises DataError for a row that cannot be read, after the rows before it, or, with data.on_bad_row: skip, gives it no prediction,
+        but an `error`.
+        """
+        for window in _windows(rows, self.settings.evaluation.batch_size, is_ready):
+            encoded = self._encoded(window)
+            bad = None
+            if self.on_bad_row == "error":
+                bad = next((number for number, one in enumerate(encoded) if isinstance(one, BadRow)), None)
+            if lines := self._lines(window[:bad], encoded[:bad]):
+                yield lines
+            if bad is not None:
+                found = encoded[bad]
+                assert isinstance(found, BadRow)
+                raise found.refusal()
+
+    def warnings(self) -> list[str]:
+        """Sentences about the rows so far that were not read, or not read whole."""
+        counts, length = self.counts, self.loaded.config.context_length
+        cut = (
+            f"{counts.truncated:,} of {counts.rows:,} rows are longer than the model's context of {length:,} tokens, and were not read to "
+            f"their ends (first {counts.first_truncated})"
+        )
+        return [text for text in (describe_skipped("predictions", counts.skipped), cut if counts.truncated else "") if text]
+
+    def result(self, reading: "Reading") -> dict[str, Any]:
+        """Return the document of docs/cli.md; `reading`: of the energy."""
+        from tfkit.engine.session import energy_fields, place_fields
+
+        counts, evaluation = self.counts, self.settings.evaluation
+        return {
+            "schema_version": 1,
+            "rows": counts.rows,
+            "bad_rows": sum(one.rows for one in counts.skipped.values()),
+            "truncated": counts.truncated,
+            "tokens": counts.tokens,
+            "objective": self.section.kind,
+            "checkpoint": str(self.loaded.folder),
+            "batch_size": evaluation.batch_size,
+            "precision": evaluation.precision,
+            **energy_fields(reading),
+            **place_fields(reading),
+        }
+
+    def _open(self, section: SourceSection, pipe: Pipe | None) -> Iterator[Asked]:
+        columns = self.columns(section)
+        if section.path == "-" and pipe is not None:
+            return _from_pipe(pipe, columns, section)
+        # A bad row is found where it is read, after the rows before it are answered.
+        return asked_rows(open_source(section, "all", None, "skip", columns=columns))
+
+    def _encoded(self, window: Sequence[Asked]) -> "list[Encoded | BadRow]":
+        """The example of each row, or what is wrong with it."""
+        rows = [asked.row for asked in window if isinstance(asked.row, Row)]
+        encoded = iter(self.objective.encode_unlabelled(rows) if rows else ())
+        return [next(encoded) if isinstance(asked.row, Row) else asked.row for asked in window]
+
+    def _lines(self, window: Sequence[Asked], encoded: "Sequence[Encoded | BadRow]") -> list[dict[str, Any]]:
+        """The fields of each row, and what was found."""
+        good = {number: one for number, one in enumerate(encoded) if not isinstance(one, BadRow)}
+        answers = self._answer([window[number].row for number in good], list(good.values()))
+        by_number = dict(zip(good, answers, strict=True))
+        lines = []
+        for number, (asked, one) in enumerate(zip(window, encoded, strict=True)):
+            self.counts.rows += 1
+            if isinstance(one, BadRow):
+                skip(one, self.counts.skipped)
+                lines.append({**asked.fields, "prediction": None, "error": one.message})
+                continue
+            self.counts.tokens += one.length
+            self.counts.truncated += one.truncated
+            self.counts.first_truncated = self.counts.first_truncated or (asked.row.place if one.truncated else "")
+            found = by_number[number]._asdict()
+            lines.append({**asked.fields, **{name: value for name, value in found.items() if name == "prediction" or value is not None}})
+        return lines
+
+    def _answer(self, rows: Sequence[Any], encoded: "Sequence[Encoded]") -> "list[Answer]":
+        """The answer to each row; batches are of rows of similar lengths."""
+        import numpy as np
+
+        from tfkit.data import ExampleBatch
+        from tfkit.evaluation.written import undrawn, write_texts
+        from tfkit.generation.complete import check_vocabulary
+        from tfkit.generation.inference import inference
+        from tfkit.objectives.labelled import Answer
+
+        model, objective, size = self.loaded.model, self.objective, self.settings.evaluation.batch_size
+        examples = [one.example() for one in encoded]
+        check_vocabulary([example[name].tolist() for example in examples for name in objective.ids], self.loaded.config.vocab_size)
+        if objective.writer is not None:
+            settings = undrawn(self.settings.generation)
+            return [Answer(text) for text in write_texts(model, objective.writer, examples, settings, size, self.loaded.eos_ids)]
+        device = next(model.parameters()).device
+        order = sorted(range(len(examples)), key=lambda number: -encoded[number].length)
+        found: dict[int, Answer] = {}
+        with inference(model):
+            for first in range(0, len(order), size):
+                numbers = order[first : first + size]
+                kept = np.array(numbers, np.int64)
+                batch = objective.collate(ExampleBatch([[examples[number]] for number in numbers], np.zeros_like(kept), kept)).to(device)
+                answers = objective.answers(model, batch, [rows[number] for number in numbers], all_labels=self.all_labels)
+                found |= dict(zip(numbers, answers, strict=True))
+        return [found[number] for number in range(len(examples))]
+
+
+def _settings(folder: Path, words: Sequence[str], data: str) -> Settings:
+    """The settings of the run that made the checkpoint, else the objective that its files name."""
+    found = read_settings(None, folder, words, _SECTIONS, data)
+    if found.has_recipe or any(word.partition("=")[0].strip().partition(".")[0] == "objective" for word in words):
+        return found
+    section = own_objective(folder)
+    named = [f"objective.{name}={quoted(value) if isinstance(value, str) else str(value).lower()}" for name, value in section.items()]
+    return read_settings(None, folder, [*named, *words], _SECTIONS, data)
+
+
+def _windows(rows: Iterable[Asked], batch_size: int, is_ready: Callable[[], bool]) -> Iterator[list[Asked]]:
+    """Yield rows in windows: the first of one batch, so that the first answers come at once, each of the next twice as large, bounded.
+
+    An error in the source is raised after the rows before it.
+    """
+    window: list[Asked] = []
+    most, characters = batch_size, 0
+    try:
+        for asked in rows:
+            window.append(asked)
+            characters += len(asked.row.text) if isinstance(asked.row, Row) else 0
+            if len(window) >= most or characters >= _MOST_CHARACTERS or not is_ready():
+                yield window
+                window, characters, most = [], 0, min(2 * most, _MOST_BATCHES * batch_size)
+    except DataError:
+        if window:
+            yield window
+        raise
+    if window:
+        yield window
+
+
+def _from_pipe(pipe: Pipe, columns: AskedColumns, section: SourceSection) -> Iterator[Asked]:
+    """Yield the rows of a pipe. Raises DataError if there are none."""
+    layout = Layout(section.format or _format_of(pipe.first_line(), columns), tuple(section.header or ()))
+    empty = True
+    for asked in asked_content(Content(pipe.name, "", "", lambda: cast(IO[bytes], pipe)), columns, layout):
+        empty = False
+        yield asked
+    if empty:
+        raise DataError(f"{pipe.name}: there is no row; give JSON lines, csv under a header line, or a text a line")
+
+
+def _format_of(line: bytes, columns: AskedColumns) -> str:
+    """The format of what begins with this line: JSON lines, a table whose header has the columns that are read, or a text a line."""
+    text = line.removeprefix(BOM).decode(errors="replace").strip()
+    if text.startswith("{"):
+        return "jsonl"
+    for name, delimiter in (("csv", ","), ("tsv", "\t")):
+        try:
+            columns.check(next(csv.reader([text], delimiter=delimiter)), "")
+        except (DataError, csv.Error, StopIteration):
+            continue
+        return name
+    return "lines"
