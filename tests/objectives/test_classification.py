@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from tiny_examples import ENCODER, SUM_ROUNDING, batches, examples, losses_and_weights, model, texts, tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -57,6 +58,25 @@ def test_ids_segments_mask_and_loss_are_those_of_transformers(tmp_path: Path) ->
     assert sums["accuracy"] == (right, 16)
     metrics = objective.metrics(sums)
     assert metrics == {"loss": pytest.approx(float(loss), abs=1e-5), "accuracy": right / 16}
+
+
+def test_balanced_classes_are_those_of_scikit_learn_and_pytorch(tmp_path: Path) -> None:
+    """1 yes and 12 no of 16 rows: reported, and weighted in training alone. Examples are the same, so the cache is."""
+    rows = [row | {"label": LABELS[(i > 11) + (i > 12)]} for i, row in enumerate(ROWS)]
+    plain, weighted, ours = classification(), classification(class_weights="balanced"), model(CONFIG).eval()
+    assert plain.fingerprint() == weighted.fingerprint()
+    stored = examples(tmp_path, rows, ClassificationSection.roles, plain)
+    weighted.prepare([stored])
+    (batch,) = batches(stored, weighted, 16, batch_size=16)
+    weights = compute_class_weight("balanced", classes=np.arange(3), y=[LABELS.index(row["label"]) for row in rows])
+    with torch.no_grad():
+        logits = ours(**batch.inputs()).logits
+        expected = torch.nn.functional.cross_entropy(logits, batch.labels, torch.tensor(weights, dtype=torch.float32))
+        assert weighted.loss(ours, batch)["classes"] / 16 == pytest.approx(float(expected), rel=1e-5)  # the weights of all rows sum to 16
+        assert weighted.measure(ours, batch) == plain.measure(ours, batch)
+    assert plain.notes([stored]) == ["the classes are unequal: 'no' has 12 rows, 'yes' 1; objective.class_weights=balanced weights them"]
+    assert weighted.notes([stored]) == ["the classes are unequal: 'no' has 12 rows, 'yes' 1; each counts in inverse proportion"]
+    assert not plain.notes([examples(tmp_path, ROWS, ClassificationSection.roles, plain)])
 
 
 def test_regression_is_the_mean_squared_error(tmp_path: Path) -> None:

@@ -433,6 +433,7 @@ TABLE = {
     "objective[multiple_choice].delimiter": Change("objective.delimiter=<x>", train_data, ASKED),
     "objective[multiple_choice].classify": Change("objective.classify=<x>", train_data, ASKED),
     "objective[classification].labels": Change("objective.labels=[no, yes, maybe]", shapes, LABELLED),
+    "objective[classification].class_weights": Change("objective.class_weights=balanced", curve, LABELLED),
     "objective[classification].regression": Change(
         "objective.regression=true",
         shapes,

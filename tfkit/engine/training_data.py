@@ -105,6 +105,7 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
     _report(stored, validation, tokenizer, listener)
     if recipe.data.max_lost is not None:
         check_lost(stored, recipe.data.max_lost)
+    objective.prepare(stored)
     for warning in objective.warnings(stored, tokenizer, config.context_length, is_finished=is_finished):
         listener.warn(warning)
     for note in objective.notes(stored):

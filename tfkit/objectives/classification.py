@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data import Encoded, ExampleBatch, ExampleSet, Row
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
+from tfkit.objectives.context import Stored
 from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer, short
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import classification_metrics
@@ -31,6 +33,7 @@ from tfkit.recipe.schema.objective_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 
 _MOST = float(np.finfo(np.float32).max)
+_UNEQUAL = 3  # times the rows of the smallest class: then they are reported
 
 
 class Classification(LabelledObjective):
@@ -46,10 +49,12 @@ class Classification(LabelledObjective):
         self.section, self.tokenizer, self.labels = section, tokenizer, tuple(labels)
         self.context_length, self.start_id = context_length, start_id
         self._numbers = {label: number for number, label in enumerate(labels)}
+        self._weights: Tensor | None = None  # (classes,) of the loss in training; None: all alike
 
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""
-        about = f"classification\0{self.section.model_dump_json()}\0{self.labels}\0{self.tokenizer.fingerprint()}\0{self.context_length}"
+        section = self.section.model_dump_json(exclude={"class_weights"})
+        about = f"classification\0{section}\0{self.labels}\0{self.tokenizer.fingerprint()}\0{self.context_length}"
         about += "\0float32" if self.section.regression else ""
         return hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
 
@@ -102,8 +107,11 @@ class Classification(LabelledObjective):
         return {"classes": len(batch.labels)}
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        """The sum over texts."""
-        return {"classes": self._losses(model(**batch.inputs()).logits, batch.labels)}
+        """The sum over texts, each with its class's weight."""
+        logits = model(**batch.inputs()).logits
+        if self._weights is None:
+            return {"classes": self._losses(logits, batch.labels)}
+        return {"classes": F.cross_entropy(logits.float(), batch.labels, self._weights.to(logits.device), reduction="sum")}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         """The loss, and how many classes are right."""
@@ -117,6 +125,29 @@ class Classification(LabelledObjective):
         """`loss`, and `accuracy`, or the root of the mean squared error."""
         loss = weighted_loss(self.terms, sums)
         return {"loss": loss, "rmse": math.sqrt(loss)} if self.section.regression else {"loss": loss, "accuracy": sums["accuracy"].mean}
+
+    def prepare(self, stored: Sequence[Stored]) -> None:
+        """Weight each class by N / (classes * its rows), as scikit-learn's `balanced`: the weights of all rows have a mean of 1."""
+        if self.section.class_weights is not None:
+            counts = self._class_counts(stored)
+            self._weights = torch.from_numpy(counts.sum() / ((counts > 0).sum() * counts.clip(min=1))).float()
+
+    def notes(self, stored: Sequence[Stored]) -> list[str]:
+        """Unequal classes: one that has more than three times the rows of another."""
+        if self.section.regression:
+            return []
+        counts = self._class_counts(stored)
+        most, least = int(counts.argmax()), int(counts.argmin())
+        if counts[most] <= _UNEQUAL * counts[least]:
+            return []
+        sizes = f"{self.labels[most]!r} has {counts[most]:,} rows, {self.labels[least]!r} {counts[least]:,}"
+        weighted = "each counts in inverse proportion" if self._weights is not None else "objective.class_weights=balanced weights them"
+        return [f"the classes are unequal: {sizes}; {weighted}"]
+
+    def _class_counts(self, stored: Sequence[Stored]) -> NDArray[np.int64]:
+        """Count the rows of each class, (classes,)."""
+        numbers = [np.asarray(one.arrays["label"][0]) for one in stored if isinstance(one, ExampleSet)]
+        return np.bincount(np.concatenate(numbers), minlength=len(self.labels))
 
     @property
     def evaluates_answers(self) -> bool:

@@ -162,6 +162,10 @@ class Objective(Protocol):
         """The texts that the model continues to answer these, and whether their special tokens are spelled out."""
         return list(texts), False
 
+    def prepare(self, stored: "Sequence[Stored]") -> None:
+        """Take from the rows to train on what the loss needs, such as how frequent each class is."""
+        return
+
     def initialize(self, model: Any) -> None:
         """Change the weights before the first step."""
         return

@@ -121,6 +121,11 @@ class ClassificationSection(ObjectiveSection):
         None, min_length=2, description="The classes, in the order of their numbers; null: those of the training rows, sorted."
     )
     regression: bool = Field(False, description="The label is a number, and the loss the squared error (STS-B).")
+    class_weights: Literal["balanced"] | None = Field(
+        None,
+        description="balanced: in training each row counts in inverse proportion to its class's frequency, with a mean of 1 over the rows; "
+        "evaluations are not weighted. null: each row counts 1.",
+    )
 
     roles: ClassVar[tuple[Role, ...]] = (
         Role("text", "text", ("text", "sentence", "sentence1", "premise", "question", "question1")),
@@ -151,6 +156,8 @@ class ClassificationSection(ObjectiveSection):
     def _classes_or_a_number(self) -> "ClassificationSection":
         if self.regression and self.labels is not None:
             raise ValueError("labels are classes, but regression has none: remove one of the two")
+        if self.regression and self.class_weights is not None:
+            raise ValueError("class_weights is of classes, but regression has none: remove one of the two")
         return self
 
     @property
