@@ -81,3 +81,10 @@ def test_fields_of_a_step() -> None:
         "1 kWh",
         "note x",
     ]
+
+
+def test_baselines_are_shown_by_one_metric() -> None:
+    found = {"most_frequent_tag": {"accuracy": 0.5, "f1": 0.0}, "most_frequent_tag_of_word": {"accuracy": 0.75, "f1": 0.123456}}
+    assert units.format_baselines(found) == "f1 0 most frequent tag, 0.1235 most frequent tag of word"
+    assert units.format_baselines({"mean": {"rmse": 1.5}}) == "rmse 1.5 mean"
+    assert units.format_baselines({}) == ""

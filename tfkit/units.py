@@ -72,3 +72,17 @@ def _scaled(value: float, units: Mapping[str, float]) -> str:
     scaled = value / size
     text = f"{scaled:.1f}" if abs(scaled) < 99.95 else f"{scaled:.0f}"
     return text.removesuffix(".0") + unit
+
+
+# The metrics by which baselines are shown to people: the first that they have.
+_SHOWN = ("f1", "accuracy", "rmse", "chrf", "rougeL", "exact_match", "bleu")
+
+
+def format_baselines(baselines: Mapping[str, Mapping[str, float]]) -> str:
+    """Format the baselines of a result by one metric: `accuracy 0.520 most frequent class, 0.781 naive bayes`; empty if there are none."""
+    metric = next((name for name in _SHOWN if any(name in scores for scores in baselines.values())), None)
+    if metric is None:
+        return ""
+    return f"{metric} " + ", ".join(
+        f"{scores[metric]:.4g} {name.replace('_', ' ')}" for name, scores in baselines.items() if metric in scores
+    )

@@ -46,6 +46,9 @@ def test_it_says_what_the_runs_own_validation_said(place: Path, tmp_path: Path, 
     said = records(place / name)[-1]["evaluation"]
     assert found["metrics"] == pytest.approx(said, rel=1e-5)
     assert found["examples"] > 0
+    beside = json.loads((place / name / "run.json").read_text(encoding="utf-8"))["result"]["baselines"]
+    assert found["baselines"] == beside
+    assert [*beside] == (["most_frequent_class", "naive_bayes"] if name == "classes" else [])
     if name == "masked":
         few = json.loads(evaluate(tmp_path, "--from", str(place / name), "evaluation.max_tokens=100", "--json").out)
         assert 0 < few["tokens"] <= 100 < found["tokens"]
@@ -65,10 +68,21 @@ def test_the_table_has_every_metric(place: Path, tmp_path: Path) -> None:
     done = evaluate(tmp_path, "--from", str(place / "classes"))
     assert [line.split("  ")[0] for line in done.out.splitlines()] == [
         *("loss", "accuracy", "f1 macro", "f1 micro", "matthews", "majority"),
-        *("scored", "data", "checkpoint"),
+        *("baselines", "scored", "data", "checkpoint"),
     ]
+    assert "baselines   accuracy 0.5 most frequent class, " in done.out
     assert "  (95 %: 0." in done.out
     assert "12 rows" in done.out
+
+
+def test_without_the_training_rows_a_baseline_is_of_the_scored_ones(place: Path, tmp_path: Path) -> None:
+    (checkpoint,) = (place / "classes" / "checkpoints").glob("step-*")
+    alone = str(shutil.copytree(checkpoint, tmp_path / "alone"))
+    words = ["--from", alone, "--data", str(place / "rows.jsonl"), "objective={kind: classification}", "carbon.enabled=false"]
+    done = evaluate(tmp_path, *words, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["baselines"]
+    assert {name: scores["accuracy"] for name, scores in found.items()} == {"most_frequent_class_of_scored_rows": 0.5}
 
 
 def test_what_does_not_fit_is_refused(place: Path, tmp_path: Path) -> None:

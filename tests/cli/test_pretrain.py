@@ -58,8 +58,18 @@ def test_the_program_itself(base: Path, recipe: Path) -> None:
 def test_the_document(base: Path, run: Path) -> None:
     document = json.loads((base / "run.stdout").read_text(encoding="utf-8"))
     assert list(document) == [
-        *("schema_version", "run", "checkpoint", "status", "steps", "tokens", "loss", "evaluation", "before", "improvement", "best"),
-        *("stopped_early", "seconds", "train_seconds", "tokens_per_second", "energy_kwh", "energy_kwh_parts", "emissions_g"),
+        *("schema_version", "run", "checkpoint", "status", "steps", "tokens", "loss", "evaluation", "before", "improvement"),
+        *(
+            "baselines",
+            "best",
+            "stopped_early",
+            "seconds",
+            "train_seconds",
+            "tokens_per_second",
+            "energy_kwh",
+            "energy_kwh_parts",
+            "emissions_g",
+        ),
         *("carbon_status", "place", "gates"),
     ]
     assert (document["schema_version"], document["steps"], document["tokens"]) == (1, 12, 12 * 4 * 16)

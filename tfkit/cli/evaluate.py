@@ -10,7 +10,7 @@ from tfkit import console
 from tfkit.cli import options
 from tfkit.engine.gate import check_gates, parse_gate
 from tfkit.errors import UsageError
-from tfkit.units import format_energy, format_mass
+from tfkit.units import format_baselines, format_energy, format_mass
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
@@ -82,6 +82,7 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
         low, high = result["intervals"].get(name, (value, value))
         spread = f"  (95 %: {low:.{places}f} to {high:.{places}f})" if low < high else ""
         rows[name.replace("_", " ")] = f"{value:.{places}f}{units.get(name, '')}{spread}"
+    rows |= {"baselines": beside} if (beside := format_baselines(result["baselines"])) else {}
     rows |= {"scored": scored, "data": ", ".join(entry["name"] for entry in result["data"]), "checkpoint": result["checkpoint"]}
     if result["energy_kwh"] is not None:
         energy, mass = format_energy(reading.energy_wh), format_mass(reading.emissions_g)

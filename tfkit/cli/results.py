@@ -3,7 +3,7 @@
 from typing import Any
 
 from tfkit import console
-from tfkit.units import format_count, format_energy, format_mass, format_seconds
+from tfkit.units import format_baselines, format_count, format_energy, format_mass, format_seconds
 
 
 def show_training_result(result: dict[str, Any], as_json: bool) -> None:
@@ -24,6 +24,7 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
         "loss": f"{loss:.4f}" if loss is not None else "",
         "validation": "  ".join(f"{name} {_number(value)}" for name, value in evaluation.items() if name != "target_tokens"),
         "before": "  ".join(f"{name} {_number(value)}" for name, value in (result.get("before") or {}).items() if name != "target_tokens"),
+        "baselines": format_baselines(result.get("baselines") or {}),
         "energy": f"{format_energy(1000 * energy)}, {format_mass(mass)} CO2e{place}" if energy and mass is not None else "",
     }
     if (gain := result.get("improvement")) is not None and best:

@@ -37,6 +37,7 @@ class TrainingResult(_Result):
     evaluation: dict[str, float | None]
     before: dict[str, float | None] | None  # of a fine-tuning: the same metrics before its first step
     improvement: float | None  # of the best checkpoint over that, by the metric that chose it; positive is better
+    baselines: dict[str, dict[str, float]]  # by name: scores of the validation rows that need no model
     best: dict[str, Any] | None
     stopped_early: bool
     seconds: float
@@ -59,6 +60,7 @@ class EvaluationResult(_Result):
     """The result of evaluate. `predictions` has a document for each text or labelled row, where they were asked for."""
 
     metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]  # by name: scores of the same rows that need no model
     intervals: dict[str, tuple[float, float]]
     bootstrap: int | None
     examples: int

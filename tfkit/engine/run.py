@@ -8,6 +8,7 @@ import torch
 
 from tfkit.carbon import Meter, Reading
 from tfkit.engine.base_model import pinned
+from tfkit.engine.baseline_scores import training_baselines
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.companions import pin_companions
 from tfkit.engine.components import assemble, first_model, restore, trained_numbers
@@ -31,6 +32,7 @@ from tfkit.run.folder import RunFolder
 from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import keep_freed_memory, make_deterministic, peak_flops
 from tfkit.training.loop import Progress, train, try_out
+from tfkit.units import format_baselines
 
 Kind = Literal["pre-training", "fine-tuning"]
 
@@ -90,6 +92,7 @@ class Run:
             "evaluation": self.log.evaluations.get(progress.step, {}),
             "before": self.log.before,
             "improvement": self.checkpointer.improvement(),
+            "baselines": self.baselines,
             "best": self.checkpointer.best(),
             "stopped_early": progress.step < self.components.plan.steps,
             "seconds": folder.totals["seconds"],
@@ -144,6 +147,8 @@ class Run:
         self.checkpointer = Checkpointer(context, data, components, self.log, kind=kind, family=family)
         self.validator = Validator(context, data, components, self.log, self.checkpointer)
         self.hooks = LoopHooks(context, components, self.log, self.checkpointer, self.validator, self.micro_batches)
+        with self.stop.at_once("no step was taken yet"):
+            self.baselines = training_baselines(recipe)
         self.assembled = True
 
     def _record(self) -> None:
@@ -172,6 +177,8 @@ class Run:
                 f"the warm-up is longer than the run of {components.plan.steps} steps: the learning rate never reaches its peak"
             )
         self.listener.say(self.micro_batches.describe(self.planned, self.progress))
+        if beside := format_baselines(self.baselines):
+            self.listener.say(f"baselines of the validation rows: {beside}")
         self._try_out()
         with self.log:
             try:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tfkit.data import ExampleSet, Source
 from tfkit.data.sources.open_sources import validation_sources
 from tfkit.engine.base_model import check_order
+from tfkit.engine.baseline_scores import evaluation_baselines, scored_rows
 from tfkit.engine.session import WHOLE
 from tfkit.engine.settings import Settings
 from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store
 from tfkit.engine.validation import judge_sets, of_sets, score_sets
 from tfkit.errors import ModelError, UsageError
+from tfkit.evaluation.baselines import Baselines
 from tfkit.evaluation.predictions import Judged, answer_metrics
 from tfkit.evaluation.row_scores import first_rows, tokens_of_first
 from tfkit.evaluation.token_budget import TokenBudget
@@ -65,6 +67,7 @@ class Scored:
     scores: Scores | None = None  # of labelled rows: the metrics of all together, for their intervals
     predictions: list[dict[str, Any]] = field(default_factory=list)  # of labelled rows, one each
     decoding: dict[str, Any] | None = None  # how texts were written, where some were
+    baselines: Baselines = field(default_factory=dict)
 
 
 def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session") -> Scored:
@@ -153,7 +156,9 @@ def _labelled(
     ]
     tokens = sum(int(one.lengths[found.number]) for one, found in rows)
     decoding = undrawn(settings.generation).model_dump(include=set(_DECODING)) if writer else None
-    return Scored(metrics, len(rows), tokens, used, scores, documents, decoding)
+    with work.stop.at_once(WHOLE):
+        beside = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, judged))
+    return Scored(metrics, len(rows), tokens, used, scores, documents, decoding, beside)
 
 
 def _with_texts(

@@ -92,6 +92,7 @@ class Evaluator:
         return {
             "schema_version": 1,
             "metrics": found.metrics,
+            "baselines": found.baselines,
             "intervals": spread,
             "bootstrap": resamples if spread else None,
             "examples": found.examples,

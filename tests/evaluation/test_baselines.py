@@ -1,0 +1,101 @@
+"""The baselines against scikit-learn, and against what is counted by hand; also where no training row is known."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.dummy import DummyClassifier
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.naive_bayes import MultinomialNB
+
+from tfkit.data.columns.rows import Row
+from tfkit.evaluation import baselines as module
+from tfkit.evaluation.baselines import NaiveBayes, baselines, has_baselines
+from tfkit.recipe.schema.objective_facts import SECTIONS
+
+WORDS = ["the", "cat", "dog", "sat", "on", "mat", "ran", "Fast", "slow", "red"]
+
+
+def rows(*values: dict[str, Any]) -> list[Row]:
+    return [Row("", f"rows:{number}", one) for number, one in enumerate(values)]
+
+
+def drawn(count: int, seed: int) -> Iterator[Row]:
+    """Texts whose words depend on their class, of three unequal ones."""
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        label = int(random.choice(3, p=[0.6, 0.3, 0.1]))
+        chances = np.ones(len(WORDS))
+        chances[3 * label : 3 * label + 3] = 3
+        words = random.choice(WORDS, int(random.integers(1, 9)), p=chances / chances.sum())
+        yield Row("", str(number), {"text": " ".join(words), "label": f"class {label}"})
+
+
+def test_classes_equal_scikit_learn() -> None:
+    train, scored = list(drawn(300, 1)), list(drawn(100, 2))
+    texts, labels = ([[row.values[name] for row in part] for part in (train, scored)] for name in ("text", "label"))
+    counts = CountVectorizer()
+    bayes = MultinomialNB().fit(counts.fit_transform(texts[0]), labels[0]).predict(counts.transform(texts[1]))
+    often = DummyClassifier().fit(texts[0], labels[0]).predict(texts[1])
+    found = baselines(SECTIONS["classification"](kind="classification"), train, iter(scored))
+    for name, predicted in {"naive_bayes": bayes, "most_frequent_class": often}.items():
+        assert found[name]["accuracy"] == accuracy_score(labels[1], predicted)
+        assert found[name]["f1_macro"] == pytest.approx(f1_score(labels[1], predicted, average="macro"))
+    assert found["naive_bayes"]["accuracy"] > found["most_frequent_class"]["accuracy"]
+
+
+def test_the_words_of_two_texts_are_apart() -> None:
+    """The same words in the other order: the class is known by the side alone."""
+    pairs = [("good", "bad", "yes"), ("bad", "good", "no")] * 3
+    of_pairs = rows(*({"text": text, "pair": pair, "label": label} for text, pair, label in pairs))
+    assert baselines(SECTIONS["classification"](kind="classification"), of_pairs, of_pairs)["naive_bayes"]["accuracy"] == 1
+
+
+def test_words_beyond_the_limit_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_WORDS", 2)
+    bayes = NaiveBayes()
+    for words, label in ((["a", "b"], "one"), (["a", "b"], "one"), (["c"], "two")):
+        bayes.learn(words, label)
+    assert list(bayes.classify([["c"], ["a"], []])) == ["one", "one", "one"]
+
+
+def test_each_word_has_its_most_frequent_tag() -> None:
+    section = SECTIONS["tagging"](kind="tagging")
+    train = rows({"tokens": ["the", "cat", "sat"], "tags": ["O", "B-x", "O"]}, {"tokens": ["cat", "cat"], "tags": ["B-x", "O"]})
+    scored = rows({"tokens": ["the", "cat", "new"], "tags": ["O", "B-x", "B-x"]}, {"tokens": ["no", "tag"], "tags": ["O"]})
+    found = baselines(section, train, scored)
+    assert found["most_frequent_tag"]["accuracy"] == pytest.approx(1 / 3)
+    assert found["most_frequent_tag_of_word"]["accuracy"] == pytest.approx(2 / 3)
+    assert found["most_frequent_tag_of_word"]["f1"] == pytest.approx(2 / 3)  # one of two names
+    of_scored = baselines(section, None, scored)["most_frequent_tag_of_scored_rows"]
+    assert of_scored["accuracy"] == pytest.approx(2 / 3)  # B-x
+
+
+def test_a_number_has_the_mean_of_the_training_rows() -> None:
+    section = SECTIONS["classification"](kind="classification", regression=True)
+    train, scored = rows({"text": "a", "label": "1"}, {"text": "b", "label": "3"}), rows({"text": "c", "label": "4"})
+    assert baselines(section, train, scored) == {"mean": {"rmse": 2.0}}
+    assert baselines(section, None, scored) == {"mean_of_scored_rows": {"rmse": 0.0}}
+
+
+def test_choices_have_chance_and_the_longest() -> None:
+    scored = rows(
+        {"context": "x", "choices": ["a", "bb"], "label": "1"},
+        {"context": "x", "choices": ["aaa", "b", "c", "d"], "label": "B"},
+    )
+    found = baselines(SECTIONS["multiple_choice"](kind="multiple_choice"), [], scored)
+    assert found == {"chance": {"accuracy": 0.375}, "longest_answer": {"accuracy": 0.5}}
+
+
+def test_a_text_is_compared_with_its_source() -> None:
+    section = SECTIONS["text_to_text"](kind="text_to_text")
+    scored = rows({"source": "a b c d", "target": ["a b c d", "x"]}, {"source": "a b c d", "target": "z"}, {"source": "no", "target": [""]})
+    assert baselines(section, [], scored, ["exact_match"]) == {"source": {"exact_match": 0.5}}
+    assert not has_baselines(section, [])
+
+
+def test_a_language_model_has_none() -> None:
+    for kind in ("causal_lm", "chat", "masked_lm"):
+        assert baselines(SECTIONS[kind](kind=kind), None, [], ["bleu"]) == {}

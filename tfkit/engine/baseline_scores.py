@@ -1,0 +1,54 @@
+"""The baselines of a run's validation rows, and of the rows of an evaluation: the rows to train on are read once more, without a model."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+
+from tfkit.data import ExampleSet, Source
+from tfkit.data.columns.rows import Row
+from tfkit.data.sources.open_sources import training_sources, validation_sources
+from tfkit.errors import TfkitError
+from tfkit.evaluation.baselines import Baselines, baselines, has_baselines
+from tfkit.evaluation.predictions import Judged
+from tfkit.recipe import read_recipe
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.recipe.schema.sections import Recipe
+
+
+def training_baselines(recipe: Recipe) -> Baselines:
+    """Return the baselines of the validation rows of a run; none without such rows, or for an objective that has none."""
+    section = recipe.objective.trained_for
+    if not has_baselines(section, ()):
+        return {}
+    held_out = validation_sources(recipe.data, section.roles)
+    return baselines(section, _training_rows(recipe), chain.from_iterable(source.rows({}) for source in held_out)) if held_out else {}
+
+
+def evaluation_baselines(section: ObjectiveSection, text_metrics: Sequence[str], checkpoint: Path, scored: Iterable[Row]) -> Baselines:
+    """Return the baselines of the rows of an evaluation.
+
+    The rows to train on are those of the run that made the checkpoint. Where they cannot be read, the names of the baselines say that
+    they are of the scored rows themselves.
+    """
+    if not has_baselines(section, text_metrics):
+        return {}
+    saved = checkpoint.resolve().parent.parent / "recipe.yaml"
+    rows = list(scored)
+    try:
+        run = read_recipe(str(saved)).recipe if saved.is_file() else None
+        if run is not None and run.objective.trained_for.kind == section.kind and not any(one.hub for one in run.data.train):
+            return baselines(section, _training_rows(run), rows, text_metrics)
+    except TfkitError:  # moved or changed files are no reason to fail an evaluation
+        pass
+    return baselines(section, None, rows, text_metrics)
+
+
+def scored_rows(sources: Sequence[Source], stored: Sequence[ExampleSet], judged: Sequence[Sequence[Judged]]) -> Iterator[Row]:
+    """Yield the rows that were judged: all, or the first; also those that the model cannot read."""
+    for source, examples, found in zip(sources, stored, judged, strict=False):
+        yield from islice(source.rows({}), None if len(found) == len(examples) else len(found))
+
+
+def _training_rows(recipe: Recipe) -> Iterator[Row]:
+    sources = training_sources(recipe.data, recipe.objective.roles)
+    return chain.from_iterable(source.rows({}) for source in sources)

@@ -1,0 +1,201 @@
+"""Scores that need no Transformer, for the same rows and metrics: the bar for a model that was trained for labels, tags, numbers or texts.
+
+One pass over the training rows, which counts them and at most 100,000 different words; one over the rows that are scored.
+"""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from tfkit.data.columns.forms import by_number
+from tfkit.data.columns.rows import BadRow, Row
+from tfkit.objectives.metrics import Numbers, unit_weights
+from tfkit.objectives.metrics.classes import classification_metrics
+from tfkit.objectives.metrics.entities import entity_metrics
+from tfkit.objectives.metrics.regression import regression_metrics
+from tfkit.objectives.metrics.tag_spans import mark_spans
+from tfkit.objectives.multiple_choice import right_choice
+from tfkit.recipe.numbers import read_number
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
+
+Baselines = dict[str, dict[str, float]]  # by name: its metrics
+MOST_WORDS = 100_000  # different ones that are counted; later ones are unknown
+_WORD = re.compile(r"\w+")
+
+
+class NaiveBayes:
+    """Multinomial naive Bayes over words, with one added to every count (McCallum and Nigam 1998), as scikit-learn's."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[str] = Counter()  # of each class
+        self._numbers: dict[str, int] = {}  # of the classes
+        self._counts: dict[str, Counter[int]] = {}  # of each word, in each class
+        self._words: Counter[int] = Counter()  # of all words, in each class
+        self._gains: dict[str, tuple[Numbers, Numbers]] = {}
+
+    def learn(self, words: Iterable[str], label: str) -> None:
+        """Count the words of a row."""
+        self.rows[label] += 1
+        number = self._numbers.setdefault(label, len(self._numbers))
+        for word in words:
+            counts = self._counts.get(word)
+            if counts is None:
+                if len(self._counts) >= MOST_WORDS:
+                    continue
+                counts = self._counts[word] = Counter()
+            counts[number] += 1
+            self._words[number] += 1
+
+    def classify(self, rows: Iterable[Iterable[str]]) -> Iterator[str]:
+        """Yield the likeliest class of each row; unknown words count for none. Nothing may be learned afterwards."""
+        labels, all_rows = list(self._numbers), self.rows.total()
+        prior = np.array([math.log(self.rows[label] / all_rows) for label in labels])  # (classes,)
+        word = np.log([self._words[number] + len(self._counts) for number in range(len(labels))]) if self._counts else 0.0
+        for words in rows:
+            known = [word for word in words if word in self._counts]
+            scores = prior - len(known) * word
+            for one in known:
+                places, gains = self._gain(one)
+                scores[places] += gains
+            yield labels[int(scores.argmax())]
+
+    def _gain(self, word: str) -> tuple[Numbers, Numbers]:
+        """Return the classes that have a word, and the logarithms of its counts with one added."""
+        if word not in self._gains:
+            counts = self._counts[word]
+            self._gains[word] = np.array([*counts.keys()]), np.log1p([*counts.values()])
+        return self._gains[word]
+
+
+def has_baselines(section: ObjectiveSection, text_metrics: Sequence[str]) -> bool:
+    """Whether an objective has baselines; one whose answers are texts only if texts are compared."""
+    return section.kind in _OF_KIND or (section.kind == "text_to_text" and bool(text_metrics))
+
+
+def baselines(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row], text_metrics: Sequence[str] = ()) -> Baselines:
+    """Return the baselines of an objective; none for language models. `train`: None where the training rows are unknown.
+
+    `text_metrics`: how generated texts are compared with those of the rows.
+    """
+    if not has_baselines(section, text_metrics):
+        return {}
+    if section.kind == "text_to_text":
+        return _source(scored, text_metrics)
+    return _number(train, scored) if getattr(section, "regression", False) else _OF_KIND[section.kind](train, scored)
+
+
+def _classes(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
+    """Score the most frequent class, and naive Bayes over the words of a text or of each of two texts."""
+    rows = list(scored)
+    targets = [str(row.values["label"]) for row in rows]
+    if train is None:
+        return {"most_frequent_class_of_scored_rows": _class_scores(targets, _most(Counter(targets), len(targets)))}
+    bayes = NaiveBayes()
+    for row in train:
+        bayes.learn(_words(row.values), str(row.values["label"]))
+    return {
+        "most_frequent_class": _class_scores(targets, _most(bayes.rows, len(targets))),
+        "naive_bayes": _class_scores(targets, list(bayes.classify(_words(row.values) for row in rows))),
+    }
+
+
+def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
+    """Score the most frequent tag of each word, and for unknown words the most frequent of all."""
+    rows = list(_tagged(scored))
+    targets = [tags for _, tags in rows]
+    if train is None:
+        often = _most(Counter(chain(*targets)), 1)[0]
+        return {"most_frequent_tag_of_scored_rows": _tag_scores(targets, [[often] * len(tags) for tags in targets])}
+    of_word: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    all_tags: Counter[str] = Counter()
+    for words, tags in _tagged(train):
+        all_tags.update(tags)
+        for word, tag in zip(words, tags, strict=True):
+            if word in of_word or len(of_word) < MOST_WORDS:
+                of_word[word][tag] += 1
+    often = _most(all_tags, 1)[0]
+    usual = {word: _most(counts, 1)[0] for word, counts in of_word.items()}
+    return {
+        "most_frequent_tag": _tag_scores(targets, [[often] * len(tags) for tags in targets]),
+        "most_frequent_tag_of_word": _tag_scores(targets, [[usual.get(word, often) for word in words] for words, _ in rows]),
+    }
+
+
+def _number(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
+    """Score the mean: the constant with the least squared error."""
+    targets = np.array([*_numbers(scored)])
+    name, known = ("mean_of_scored_rows", targets) if train is None else ("mean", np.fromiter(_numbers(train), float))
+    return {name: {"rmse": regression_metrics(targets, np.full(len(targets), known.mean()))(unit_weights(len(targets)))["rmse"]}}
+
+
+def _choices(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
+    """Score chance, and the longest answer."""
+    chances, longest = [], []
+    for row in scored:
+        choices = row.values["choices"]
+        right = right_choice(row.place, choices, row.values["label"])
+        if not isinstance(right, BadRow):
+            chances.append(1 / len(choices))
+            longest.append(max(range(len(choices)), key=lambda number: len(choices[number])) == right)
+    return {"chance": {"accuracy": float(np.mean(chances))}, "longest_answer": {"accuracy": float(np.mean(longest))}}
+
+
+def _source(scored: Iterable[Row], text_metrics: Sequence[str]) -> Baselines:
+    """Score the source itself as the generated text."""
+    from tfkit.objectives.metrics.texts import reference_metrics
+
+    pairs = [(row.values["source"], right) for row in scored if (right := _references(row.values["target"]))]
+    return {"source": reference_metrics([one for one, _ in pairs], [right for _, right in pairs], text_metrics)(unit_weights(len(pairs)))}
+
+
+_OF_KIND: Mapping[str, Callable[[Iterable[Row] | None, Iterable[Row]], Baselines]] = {
+    "classification": _classes,
+    "tagging": _tags,
+    "multiple_choice": _choices,
+}
+
+
+def _words(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lower-case words of a text; those of a second one are words of their own."""
+    yield from _WORD.findall(values["text"].lower())
+    yield from (f"{word} 2" for word in _WORD.findall((values.get("pair") or "").lower()))
+
+
+def _numbers(rows: Iterable[Row]) -> Iterator[float]:
+    values = (by_number(row.values["label"]) for row in rows)
+    return (number for value in values if (number := read_number(str(value))) is not None)
+
+
+def _tagged(rows: Iterable[Row]) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield the words and the tags of the rows that have a tag for each word."""
+    for row in rows:
+        words, tags = row.values["tokens"], [str(tag) for tag in row.values["tags"]]
+        if len(words) == len(tags):
+            yield words, tags
+
+
+def _references(target: str | Sequence[str]) -> list[str]:
+    """Return the right answers that have text."""
+    return [text for text in ([target] if isinstance(target, str) else target) if text.strip()]
+
+
+def _most(counts: Counter[str], times: int) -> list[str]:
+    """Return the most frequent one, as often as it is wanted; of several the first in the alphabet, whatever the order of the rows."""
+    return [min(counts, key=lambda one: (-counts[one], one))] * times
+
+
+def _class_scores(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    number = {label: place for place, label in enumerate(sorted({*targets, *predictions}))}
+    numbers = (np.array([number[label] for label in labels]) for labels in (targets, predictions))
+    scores = classification_metrics(*numbers)(unit_weights(len(targets)))
+    return {name: scores[name] for name in ("accuracy", "f1_macro", "matthews")}
+
+
+def _tag_scores(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict[str, float]:
+    entities = entity_metrics(targets, predictions)(unit_weights(len(targets))) if mark_spans([*chain(*targets)]) else {}
+    return _class_scores([*chain(*targets)], [*chain(*predictions)]) | entities
