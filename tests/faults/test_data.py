@@ -290,13 +290,13 @@ def test_f37_too_little_text_is_refused_with_numbers(tmp_path: Path) -> None:
 
 
 def test_f37_a_part_without_rows_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
-    done = train_on(tmp_path / "a.txt", tmp_path, "data.validation=0.001")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": TEXT}) + "\n", encoding="utf-8")
+    done = train_on(tmp_path / "a.jsonl", tmp_path, "data.validation=0.001")
     assert done.code == 3
-    assert "a.txt: 1 file, 0.9 kB; held out part, 0.10% of the rows: no text in any row" in done.err
-    done = train_on(tmp_path / "a.txt", tmp_path, "data.validation=0.999")
+    assert "a.jsonl: 1 file, 1.0 kB; held out part, 0.10% of the rows: no text in any row" in done.err
+    done = train_on(tmp_path / "a.jsonl", tmp_path, "data.validation=0.999")
     assert done.code == 3
-    assert "a.txt: 1 file, 0.9 kB; train part, 0.10% of the rows: no text to train a tokenizer on" in done.err
+    assert "a.jsonl: 1 file, 1.0 kB; train part, 0.10% of the rows: no text to train a tokenizer on" in done.err
 
 
 def test_f37_ids_beyond_the_vocabulary_are_refused(tmp_path: Path) -> None:

@@ -255,6 +255,7 @@ DESCRIPTION: dict[str, Any] = {
 }
 DRAWS = f"{WRITES} | generation.max_new_tokens=24"
 BEAMS = f"{DRAWS} | generation.num_beams=6 | generation.stop=[i, s]"
+SPLITS = "data.train=[{path: splits}] | data.validation=null"
 HUB = "data.train=[{hub: saved}]"
 CONFIGS = "data.train=[{hub: configs}]"
 STREAMED = "data.train=[{hub: saved, streamed: true}]"
@@ -350,6 +351,7 @@ TABLE = {
     "data.train": Change("data.train=[{path: two.jsonl}]", train_data),
     "data.train.stdlib": Change("data.train=[{stdlib: true}]", train_data, "tokenizer={path: finished}"),
     "data.train.path": Change("data.train.0.path=two.jsonl", train_data),
+    "data.train.files": Change("data.train.0.files=all", train_data, SPLITS),
     "data.train.format": Change("data.train.0.format=text", train_data),
     "data.train.header": Change("data.train.0.header=[body, text]", train_data, "data.train=[{path: table.csv}]"),
     "data.train.beside": Change(
@@ -369,6 +371,7 @@ TABLE = {
     "data.validation": Change("data.validation=0.3", validation_data),
     "data.validation.stdlib": Change("data.validation=[{stdlib: true}]", validation_data),
     "data.validation.path": Change("data.validation.0.path=one.jsonl", validation_data),
+    "data.validation.files": Change("data.validation.0.files=test", validation_data, "data.validation=[{path: splits}]"),
     "data.validation.format": Change("data.validation.0.format=text", validation_data),
     "data.validation.header": Change("data.validation.0.header=[body, text]", validation_data, "data.validation=[{path: table.csv}]"),
     "data.validation.beside": Change(
@@ -385,6 +388,7 @@ TABLE = {
     "data.validation.text": Change("data.validation.0.text=body", validation_data),
     "data.validation.columns": Change("data.validation.0.columns={text: body}", validation_data),
     "data.validation.name": Change("data.validation=[{path: two.jsonl}, {path: one.jsonl, name: dev}]", evaluation),
+    "data.split_by": Change("data.split_by=row", train_data, SPLITS),
     "data.length_groups": Change("data.length_groups=false", order, LABELLED),
     "data.language": Change("data.language=[en, de]", card_languages),
     "data.max_lost": Change("data.max_lost=0.5", limit, LABELLED),
@@ -601,6 +605,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = {name: [{"text": text(), "body": text()} for _ in range(40)] for name in ("one", "two", "first", "second")}
     for name in ("one", "two"):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[name]), encoding="utf-8")
+    (folder / "splits").mkdir()
+    for name, split in (("one", "train"), ("two", "valid"), ("first", "test")):
+        (folder / "splits" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[name]), encoding="utf-8")
     joined = [{"text": row["text"].replace(" ", "", 3)} for row in rows["one"]]
     (folder / "joined.jsonl").write_text("".join(json.dumps(row) + "\n" for row in joined), encoding="utf-8")
     labelled = [row | {"label": random.choice(["no", "yes"]), "value": int(random.integers(9))} for row in rows["one"]]

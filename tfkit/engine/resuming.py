@@ -13,6 +13,7 @@ from tfkit.errors import MachineError, UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import dump_recipe, model_config, read_recipe
 from tfkit.recipe.presets import merge
+from tfkit.recipe.reading.earlier import split_as
 from tfkit.recipe.reading.overrides import LENGTH
 from tfkit.recipe.reading.tree import flatten
 from tfkit.recipe.schema.sections import Recipe
@@ -65,7 +66,7 @@ def resumed(folder: RunFolder, now: Given) -> Resumed:
         with suppress(UsageError):  # a recipe of an older version that is none today: then everything is compared
             base = before.recipe.read(before.overrides)
     else:
-        wanted = now.recipe.read(now.overrides)
+        wanted = now.recipe.read((*split_as(begun, now.recipe.fields()), *now.overrides))
     own, then, new_fields = _fields(begun, begun), _fields(base, begun), _fields(wanted, begun)
     touched = {name for name in then.keys() | new_fields.keys() if then.get(name) != new_fields.get(name)}
     changes = _differences(own, own | {name: new_fields.get(name) for name in touched})

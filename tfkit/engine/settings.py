@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from tfkit.data.sources.split_files import evaluated_files
 from tfkit.engine.inputs import Inputs, inputs_of, sections_of
 from tfkit.errors import UsageError
 from tfkit.model.config import Data
 from tfkit.recipe import RecipeError, RecipeText, open_recipe
+from tfkit.recipe.reading.earlier import split_as
 from tfkit.recipe.reading.overrides import apply_overrides
 from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, place_of, plain
@@ -87,12 +90,16 @@ def read_settings(
         if name.partition(".")[0] not in sections:
             raise UsageError(f"command line: {name}: this command reads only the sections {', '.join(sections)}")
     if scored is not None:  # before the others, so that data.validation.0.text=... can name the column
-        overrides = [f"data.validation=[{{path: {quoted(scored)}}}]", *overrides]
-    source = recipe or _saved_recipe(checkpoint)
+        overrides = [f"data.validation=[{{path: {quoted(scored)}, files: {evaluated_files(scored)}}}]", *overrides]
+    saved = _saved_recipe(checkpoint)
+    source = recipe or saved
     if source is None:
         return _without_recipe(overrides)
     if recipe is None and any(name.partition(".")[0] == "objective" for name in names):
         overrides = [*_defaults_of_other_objectives(), *overrides]
+    if recipe is not None and saved is not None:
+        with suppress(UsageError):  # the run's own recipe is not what this command was given
+            overrides = [*split_as(saved.read(), recipe.fields()), *overrides]
     found = source.read(overrides)
     data, training = found.data, found.training
     if scored is not None:

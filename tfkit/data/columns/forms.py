@@ -1,7 +1,7 @@
 """Readers of a column for a role, one for each form of recipe.roles. Each returns the value of the role, or why it does not fit."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tfkit.recipe.schema.roles import Form
@@ -104,6 +104,13 @@ def texts_of(value: Any) -> Iterable[str]:
     elif isinstance(value, list):
         for part in value:
             yield from texts_of(part)
+
+
+def first_turn(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return the contents of the messages of a conversation up to the first one of the user; of all, if the user says nothing."""
+    speakers = [message.get("role", message.get("from")) for message in messages]
+    end = next((number for number, speaker in enumerate(speakers, 1) if speaker in ("user", "human")), len(messages))
+    return [message.get("content", message.get("value")) for message in messages[:end]]
 
 
 def find_surrogate(value: Any) -> str:

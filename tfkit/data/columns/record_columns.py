@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from tfkit.data.columns.forms import READERS, Unfit, by_number, find_surrogate, read_literal, read_text, texts_of
+from tfkit.data.columns.forms import READERS, Unfit, by_number, find_surrogate, first_turn, read_literal, read_text, texts_of
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.errors import DataError
 from tfkit.recipe.schema.roles import TEXT, Role
@@ -64,7 +64,7 @@ class Columns:
                 )
             values[role.name] = value
         key = self._text(values, bare=True) + ("\n" if record.is_file else "")
-        return Row(self._text(values), record.place, values, frozenset(self.named), key)
+        return Row(self._text(values), record.place, values, frozenset(self.named), key, self._input_key(values))
 
     def read_of(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Return for each role that a record has in its shape the column that it is taken from."""
@@ -165,6 +165,15 @@ class Columns:
         found = [(role.form, values[role.name]) for role in self.roles if role.name in values and role.form not in ("label", "labels")]
         texts = ((form, map(str.strip, texts_of(value)) if bare else texts_of(value)) for form, value in found)
         return "\n".join((" " if form == "texts" else "\n").join(parts) for form, parts in texts)
+
+    def _input_key(self, values: Mapping[str, Any]) -> str | None:
+        """Return the bare text of what the model is given of a row, of a conversation up to the first turn of the user; None: of all."""
+        given = {role.name: values[role.name] for role in self.roles if role.is_input and role.name in values}
+        if "messages" in given:
+            given["messages"] = first_turn(given["messages"])
+        elif all(role.is_input or role.form in ("label", "labels") for role in self.roles if role.name in values):
+            return None
+        return self._text(given, bare=True)
 
     def _given_names(self, role: Role) -> tuple[str, ...]:
         named = self.named.get(role.name)

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
 from tfkit.errors import DataError
 
 PartName = Literal["train", "held_out", "all"]
+SplitBy = Literal["input", "row"]
 OnBadRow = Literal["error", "skip"]
 BAD_ROWS_VERSION = 2  # part of the fingerprint if bad rows are skipped: raise it when other rows are bad than before
 FIRST_ROWS = 1000  # are checked before anything is built from a source
@@ -25,7 +26,8 @@ class Row(NamedTuple):
     place: str
     values: Mapping[str, Any] = MappingProxyType({})  # empty if the text is all
     named: frozenset[str] = frozenset()
-    key: str = ""  # its text without white space at the ends of each value: rows with equal keys land in the same split
+    key: str = ""  # its text without white space at the ends of each value
+    input_key: str | None = None  # the same of what the model is given of it; None: that is all of it
 
 
 class BadRow(NamedTuple):
@@ -130,25 +132,39 @@ class Part:
     """One side of a held-out split of a source. Without a fraction there is one part, for every name.
 
     The side of a key is its hash: the same on every machine, in every order, and after rows were added. Rows with equal keys land in the
-    same split.
+    same split. The key is a row's input (`by`), or, as in tfkit 0.1, all its text.
     """
 
     name: PartName
     fraction: float | None
+    by: SplitBy = field(default="input", repr=False)  # its repr is part of the fingerprints of caches, and was so before it had this
 
     def select(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Return the rows of the part."""
-        return (row for row in rows if self.keeps(row.key.encode()))
+        return (row for row in rows if self.keeps(self.key_of(row).encode()))
+
+    def key_of(self, row: Row) -> str:
+        """Return the key of a row."""
+        return row.input_key if self.by == "input" and row.input_key is not None else row.key
 
     def fingerprint(self, rows: Iterable[Row | BadRow]) -> str:
-        """Return the part's contribution to the fingerprint of a source with these rows: with one more word if a row was in another part in
-        version 0.1.0, which split rows by their texts including the white space at the ends.
+        """Return the part's contribution to the fingerprint of a source with these rows: with a further word for each earlier rule by which
+        a row would be in another part: `keys`, of version 0.1.0, which split rows by their texts including the white space at the ends, and
+        `inputs`, of later ones, which split them by their whole texts.
         """
-        if self.fraction is None or self.name == "all":
+        if not self.is_split:
             return str(self)
-        rekeyed = (row for row in rows if isinstance(row, Row) and row.key != row.text)
-        moved = any(self.keeps(row.key.encode()) != self.keeps(row.text.encode()) for row in rekeyed)
-        return f"{self}\0keys" if moved else str(self)
+        moved = {"keys": False, "inputs": False}
+        for row in rows:
+            if isinstance(row, Row):
+                for word, other in (("keys", row.text), ("inputs", self.key_of(row))):
+                    moved[word] = moved[word] or (other != row.key and self.keeps(other.encode()) != self.keeps(row.key.encode()))
+        return "\0".join([str(self), *(word for word, is_moved in moved.items() if is_moved)])
+
+    @property
+    def is_split(self) -> bool:
+        """Whether there are two parts, of which this is one."""
+        return self.fraction is not None and self.name != "all"
 
     def keeps(self, key: bytes) -> bool:
         """Whether the row (or file) of this key belongs to the part."""

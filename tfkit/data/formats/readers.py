@@ -3,7 +3,7 @@
 A row that cannot be read is a BadRow, and reading goes on after it. Damage to a whole file raises DataError, with the place.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,6 +91,11 @@ def reader_versions(path: Path, layout: Layout) -> dict[str, int]:
     contents = members(path) if is_zip(path) else [content_of(path)]
     names = {_format_of(content, layout) for content in contents}
     return {name: version for name, version in READER_VERSIONS.items() if name in names}
+
+
+def are_texts(paths: Sequence[Path], layout: Layout) -> bool:
+    """Whether each of the files is one row, its whole text."""
+    return not any(is_zip(path) for path in paths) and all(_format_of(content_of(path), layout) == "text" for path in paths)
 
 
 def _format_of(content: Content, layout: Layout) -> str:

@@ -50,5 +50,5 @@ def _characters(row: Row) -> int:
 def _rows(section: SourceSection, on_bad_row: OnBadRow, most: int) -> Iterator[Row]:
     if section.streamed:  # download no more than is read
         section = section.model_copy(update={"rows": min(section.rows or most, most)})
-    source = open_source(section, "all", None, on_bad_row, columns=_Everything(named={"": "everything"}))
+    source = open_source(section, "train", None, on_bad_row, columns=_Everything(named={"": "everything"}))
     return source.rows()

@@ -6,14 +6,16 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.data.formats.file_content import BOM, content_of, opened, reading
-from tfkit.data.formats.readers import Layout, Rows, read_rows, reader_versions
+from tfkit.data.formats.readers import Layout, Rows, are_texts, read_rows, reader_versions
 from tfkit.data.formats.suffixes import KINDS, is_hidden, is_searched, is_zip, suffix_of
 from tfkit.data.sources.archives import count_members
+from tfkit.data.sources.cut_texts import MOST_CUT, cut, describe_cut
 from tfkit.errors import DataError
 from tfkit.recipe.bundled import fetch_command
 
@@ -30,6 +32,7 @@ class FileSource:
     part: Part
     on_bad_row: OnBadRow = "error"
     layout: Layout = field(default_factory=Layout)
+    uses: str = ""  # what the other files of the folder are for, or those beside the file
 
     @property
     def size_bytes(self) -> int:
@@ -40,13 +43,15 @@ class FileSource:
         """Return files, MB on disk, part, the files in archives, and the number of other files."""
         count = len(self.paths)
         about = [f"{self.name}: {count} file{'s' if count > 1 else ''}, {megabytes(self._bytes_on_disk())}"]
-        about += [self.part.describe()] if self.part.describe() else []
+        about += [self.uses] if self.uses else []
+        part = describe_cut(self.part) if self.by_position else self.part.describe()
+        about += [part] if part else []
         archives = [count_members(path) for path in self.paths if is_zip(path)]
         if archives:
             inside = sum(read for read, _ in archives)
             about.append(f"{inside:,} file{'s' if inside > 1 else ''} in {'it' if count == 1 else 'archives'}")
         others = sum(skipped for _, skipped in archives)
-        if Path(self.name).expanduser().is_dir():
+        if Path(self.name).expanduser().is_dir() and not self.uses:
             others += sum(1 for _ in _walk(Path(self.name).expanduser())) - count
         if others:
             about.append(f"{others} other file{'s' if others > 1 else ''} skipped")
@@ -57,7 +62,7 @@ class FileSource:
         and the versions of readers. The folder may move.
         """
         digest = hashlib.blake2b(
-            f"files\0{self.columns.fingerprint()}\0{self.part.fingerprint(self._all_rows())}{fingerprint_of(self.on_bad_row)}".encode(),
+            f"files\0{self.columns.fingerprint()}\0{self._part_fingerprint()}{fingerprint_of(self.on_bad_row)}".encode(),
             digest_size=16,
         )
         if self.layout != Layout():
@@ -75,11 +80,24 @@ class FileSource:
 
     def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
         """Yield every row of the part, file after file."""
-        return self.part.select(good_rows(self._all_rows(), self.on_bad_row, skipped))
+        rows = good_rows(self._all_rows(), self.on_bad_row, skipped)
+        return (kept for row in rows if (kept := cut(row, self.part))) if self.by_position else self.part.select(rows)
+
+    @cached_property
+    def by_position(self) -> bool:
+        """Whether each text is cut in two: the rows are whole texts, so few that the hash leaves one of the two parts without any."""
+        if self.part.by != "input" or not self.part.is_split or len(self.paths) > MOST_CUT or not are_texts(self.paths, self.layout):
+            return False
+        sides = (self.part.keeps(self.part.key_of(row).encode()) for row in good_rows(self._all_rows(), self.on_bad_row))
+        first = next(sides, None)
+        return first is not None and all(side == first for side in sides)
 
     def check(self) -> None:
         """Find errors in the first rows now."""
         check_rows(self._all_rows(), self.on_bad_row, self.name, FIRST_ROWS)
+
+    def _part_fingerprint(self) -> str:
+        return f"{self.part}\0position" if self.by_position else self.part.fingerprint(self._all_rows())
 
     def _all_rows(self) -> Rows:
         for number, path in enumerate(self.paths):

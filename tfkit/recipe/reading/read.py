@@ -17,6 +17,7 @@ from tfkit.recipe.bundled import bundled_recipes, find_bundled
 from tfkit.recipe.dump import dump_document
 from tfkit.recipe.presets import model_problems
 from tfkit.recipe.reading.checks import cross_problems
+from tfkit.recipe.reading.earlier import complete
 from tfkit.recipe.reading.overrides import apply_overrides
 from tfkit.recipe.reading.parse import MAX_BYTES, parse
 from tfkit.recipe.reading.problems import MAX_PATH, Problem, RecipeError, cut
@@ -93,6 +94,7 @@ def _read(tree: Node | None, problems: list[Problem], name: str, overrides: Sequ
     if not isinstance(tree, Mapping):
         what = "is empty" if tree is None else "is not made of sections"
         raise RecipeError([*problems, Problem(Place(name, 1, 1), (), f"the recipe {what}; `tfkit recipes` lists examples")])
+    complete(tree)
     problems += apply_overrides(tree, overrides)
     recipe, more = _check(tree)
     problems += more

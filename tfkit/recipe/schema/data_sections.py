@@ -80,6 +80,11 @@ class SourceSection(Data):
     path: str | None = Field(
         None, description="A file, folder or glob: txt, code, jsonl, json, csv, tsv, parquet, CoNLL, CoNLL-U, or .gz and .zip of these."
     )
+    files: Literal["train", "validation", "test", "all"] | None = Field(
+        None,
+        description="Of a folder or glob: only the files with this word in their names (valid, val and dev are validation). null: if "
+        "the names differ in this, data.train reads those of training and data.validation those of validation; else all.",
+    )
     format: Literal["text", "lines", "jsonl", "json", "csv", "tsv", "parquet", "conll", "conllu"] | None = Field(
         None, description="The format of the files of path; null: by their suffixes. text: each file is a row; lines: each line is one."
     )
@@ -135,7 +140,14 @@ class DataSection(Data):
 
     train: list[SourceSection] = Field(min_length=1, description="The sources of the training text.")
     validation: ValidationSets | Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="Sources (stdlib has its own held-out files), or the fraction of train that is held out, row by row."
+        None,
+        description="Sources (stdlib has its own held-out files), or the fraction of train that is held out; of a folder with files called "
+        "valid or dev these, in place of a fraction.",
+    )
+    split_by: Literal["input", "row"] = Field(
+        "input",
+        description="input: rows that share their input are held out together, files called train, valid or test are used as such, one "
+        "text is split by position. row: as in tfkit 0.1, by all texts of a row, whatever a file is called.",
     )
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="A row that cannot be read ends the run, naming file and row; or is skipped, and counted."

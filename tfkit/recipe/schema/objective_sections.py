@@ -208,7 +208,7 @@ class MultipleChoiceSection(ObjectiveSection):
 
     roles: ClassVar[tuple[Role, ...]] = (
         Role("context", "text", ("context", "goal", "premise", "ctx", "question", "prompt", "story", "sentence")),
-        Role("choices", "texts", ("choices", "endings", "options", "answers")),
+        Role("choices", "texts", ("choices", "endings", "options", "answers"), in_input=False),
         Role("label", "label", ("label", "labels", "answer", "answerKey", "gold"), by_number=True),
     )
     head: ClassVar[str] = "choices"  # of a language model that also scores whole sequences

@@ -11,7 +11,7 @@ class Role(NamedTuple):
 
     `columns` are the recognised names, of which the first that a row has is used; a recipe may name another. Rows may have one of several
     shapes: of the roles of a shape, a row needs those of the first shape that it has, or that a recipe names. `by_number`: a class that a
-    data set stores as a number is read as the number, not as its name.
+    data set stores as a number is read as the number, not as its name. Rows that share their input are held out together.
     """
 
     name: str
@@ -20,6 +20,12 @@ class Role(NamedTuple):
     required: bool = True
     shape: str | None = None  # None: every row has it
     by_number: bool = False
+    in_input: bool = True  # False: rows that differ in this part alone share their input
+
+    @property
+    def is_input(self) -> bool:
+        """Whether the part is given to the model: neither a label nor a text that is to be written."""
+        return self.in_input and self.form not in ("label", "labels", "references")
 
 
 TEXT = (Role("text", "text", ("text",)),)

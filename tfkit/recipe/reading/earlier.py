@@ -1,0 +1,20 @@
+"""Recipes that an earlier version wrote out whole, as it does for every run: the fields that they lack mean what that version did."""
+
+from collections.abc import Collection
+
+from tfkit.recipe.reading.tree import Mapping, Scalar
+from tfkit.recipe.schema.sections import Recipe
+
+_DATA_0_1 = {"train", "validation", "on_bad_row", "max_lost", "length_groups"}  # all fields of the section then
+
+
+def complete(recipe: Mapping) -> None:
+    """Add the fields of later versions to a recipe that has every field of its own version."""
+    data = recipe.values.get("data")
+    if isinstance(data, Mapping) and data.values.keys() == _DATA_0_1:
+        data.set("split_by", Scalar(data.place, "row", "row"), data.place)
+
+
+def split_as(begun: Recipe, written: Collection[str]) -> list[str]:
+    """Return the overrides by which a recipe with these written fields, if it does not name the split, splits its rows as its run does."""
+    return [] if "data.split_by" in written else [f"data.split_by={begun.data.split_by}"]
