@@ -123,6 +123,7 @@ CAUSAL = {"kind": "causal_lm", "documents": "apart"}
 MASKED = {"kind": "masked_lm", "rate": 0.3, "split": [0.8, 0.1, 0.1], "masking": "dynamic", "whole_words": False, "rarity": 0.0}
 MASKED |= {"next_sentence": False, "short_rows": 0.1}
 CLASSES = {"kind": "classification", "labels": None, "regression": False}
+SEVERAL = {"kind": "multi_label", "labels": None, "delimiter": "|"}
 TAGS = {"kind": "tagging", "labels": None}
 CHOICES = {"kind": "multiple_choice", "lm_weight": 0.5, "start": "_start_", "delimiter": "_delimiter_", "classify": "_classify_"}
 SPANS = {"kind": "span_corruption", "rate": 0.15, "mean_span": 3.0, "masking": "dynamic"}
@@ -180,6 +181,7 @@ CASES: dict[str, Case] = {
     "bert-classes": scratch(BERT, PIECES, CLASSES, "rows.jsonl"),
     "gpt2-classes": scratch(GPT2, BYTES, CLASSES, "pairs-of-texts.jsonl"),
     "bert-regression": scratch(BERT, PIECES, CLASSES | {"regression": True}, "numbers.jsonl"),
+    "bert-several-labels": scratch(BERT, PIECES, SEVERAL, "several.jsonl"),
     "bert-tags": scratch(BERT, PIECES, TAGS, "tags.jsonl"),
     "gpt2-tags": scratch(GPT2, BYTES, TAGS, "tags.jsonl"),
     "gpt-choices": scratch(model("gpt"), ENDS | {"special_tokens": ["_start_", "_delimiter_", "_classify_"]}, CHOICES, "choices.jsonl"),
@@ -281,6 +283,7 @@ def write_data(folder: Path) -> None:
     write("choices.jsonl", lambda: {"context": text(2, 5), "choices": [text(1, 4), text(1, 4)], "label": draw.randint(0, 1)})
     write("pairs.jsonl", lambda: {"source": text(2, 9), "target": text(1, 9)})
     write("chats.jsonl", turn)
+    write("several.jsonl", lambda: {"text": text(2, 14), "labels": draw.sample(["calm", "loud", "odd"], draw.randint(0, 3))})
 
 
 def found(name: str) -> Section:

@@ -75,6 +75,11 @@ DATA = {
         knowledge=lambda n, t: f"{n} " + t[::-1] * 9,
     ),
     "questions": rows(question=a_text, sentence=a_text, label=lambda n, t: ["yes", "no"][n % 2]),
+    "genres": rows(text=a_text, genres=lambda n, t: [name for name in ("calm", "loud", "odd") if n % len(name) == 0]),
+    "topics": rows(text=a_text, label=lambda n, t: "; ".join(name for name in ("calm", "loud", "odd") if n % len(name) == 0)),
+    "flags": rows(
+        remark=lambda n, t: f"{n} " + t * 9, toxic=lambda n, t: n % 2, insult=lambda n, t: int(n % 3 == 0), threat=lambda n, t: 0
+    ),
     "strange": rows(colour=a_text, size=lambda n, t: n),
 }
 TOLD = [
@@ -83,6 +88,9 @@ TOLD = [
     ("bert", "likeness", {"kind": "classification", "regression": True}, "rmse", "a number with fractions"),
     ("gpt", "pairs", {"kind": "classification", "regression": False}, "accuracy", "GPT (Radford"),
     ("t5", "classes", {"kind": "classification", "regression": False}, "accuracy", "Adafactor at a constant 1e-3"),
+    ("bert", "genres", {"kind": "multi_label", "delimiter": "|"}, "f1_micro", "any number of labels: of 3 in these rows."),
+    ("gpt", "topics", {"kind": "multi_label", "delimiter": ";"}, "f1_micro", "of 3 in these rows, separated by ';'."),
+    ("bert", "flags", {"kind": "multi_label"}, "f1_micro", "of 3 in these rows, each a column of 0 and 1"),
     ("bert", "names", {"kind": "tagging"}, "f1", "parts of names"),
     ("bert", "parts", {"kind": "tagging"}, "accuracy", "tokens and their tags."),
     ("gpt", "choices", {"kind": "multiple_choice"}, "accuracy", "several answers"),
@@ -98,6 +106,7 @@ TOLD = [
 READ = {
     "classes": "text from 'text', label from 'label'",
     "pairs": "text from 'premise', pair from 'hypothesis', label from 'label'",
+    "flags": "text from 'remark', labels from 'toxic, insult, threat'",
     "magpie": "messages from 'conversations'",
     "orders": "instruction from 'instruction', output from 'output'",
     "plain": "text from 'text'",

@@ -44,6 +44,21 @@ def test_the_class_of_a_text_and_its_padding_are_shown(recipe: Path, capsys: pyt
     assert not (recipe.parent / "runs").exists()
 
 
+def test_the_labels_of_a_text_are_shown(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": "the cat sat", "labels": labels} for labels in ("calm|odd", "", "odd")]
+    (recipe.parent / "several.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["objective={kind: multi_label}", "data={train: [{path: several.jsonl}]}", "evaluation.every=null", "training.batch_size=3"]
+    assert main(["inspect", str(recipe), *words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {row["place"]: row["labels"] for row in document["rows"]} == {
+        "several.jsonl:1": ["calm", "odd"],
+        "several.jsonl:2": [],
+        "several.jsonl:3": ["odd"],
+    }
+    assert document["first_step"]["targets"] == {"labels": 6}
+    assert {token["kind"] for row in document["rows"] for token in row["tokens"]} == {"no loss"}
+
+
 def test_a_number_is_shown_as_it_was_written(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"text": "the cat sat", "label": label} for label in (1.92, "-0.1", 3)]
     (recipe.parent / "numbers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

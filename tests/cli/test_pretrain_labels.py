@@ -98,6 +98,32 @@ def test_classes(place: Path, words: list[str], stacks: str) -> None:
     assert f"transformers.{type(theirs).__name__}.from_pretrained" in card
 
 
+def test_several_labels(place: Path) -> None:
+    """The parts of speech of a text, with a delimiter between them; the figures are those of what transformers predicts."""
+    for name in ("train", "dev"):
+        path = place / f"{name}.jsonl"
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        several = [row | {"labels": "|".join(sorted({*row["tags"]} - {"OTHER"}))} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in several), encoding="utf-8")
+    assert any(not row["labels"] for row in several)
+    folder, scores, _ = run(place, *BERT, PLAIN, "objective={kind: multi_label}")
+    theirs, codec = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    assert (theirs.config.problem_type, theirs.config.id2label) == ("multi_label_classification", {0: "NOUN", 1: "VERB"})
+    with torch.no_grad():
+        found = [theirs(**codec(row["text"], return_tensors="pt")).logits[0] > 0 for row in DEV]
+    told = [{label for label, one in zip(("NOUN", "VERB"), row.tolist(), strict=True) if one} for row in found]
+    right = [{*row["labels"].split("|")} - {""} for row in several]
+    assert scores["exact_match"] == pytest.approx(np.mean([one == other for one, other in zip(told, right, strict=True)]), abs=1e-6)
+    hits, all_of_them = sum(map(len, map(set.intersection, told, right))), sum(map(len, [*told, *right]))
+    assert (scores["f1_micro"], hits > 0) == (pytest.approx(2 * hits / all_of_them, abs=1e-6), True)
+    assert "pipeline_tag: text-classification\n" in (folder / "README.md").read_text(encoding="utf-8")
+    done = Process(place, ["evaluate", "--from", "run", "--data", "dev.jsonl", "--predictions", "p.jsonl", "--json"]).wait()
+    assert done.code == 0, done.err
+    lines = [json.loads(line) for line in (place / "p.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [{*line["predicted"]} for line in lines] == told
+    assert json.loads(done.out)["metrics"]["f1_macro"] == pytest.approx(scores["f1_macro"])
+
+
 def test_names_of_classes_survive_loading_and_saving(place: Path) -> None:
     words = [*GPT2, "objective={kind: classification, labels: [Straße, no, '🙂']}", "data.train.0.columns={label: word}"]
     for name in ("train", "dev"):

@@ -22,6 +22,7 @@ from tfkit.objectives.classification import Classification
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.masked_lm import MaskedLM
+from tfkit.objectives.multi_label import MultiLabel
 from tfkit.objectives.multiple_choice import MultipleChoice
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.span_corruption import open_span_corruption
@@ -29,6 +30,7 @@ from tfkit.objectives.tagging import Tagging
 from tfkit.objectives.text_to_text import TextToText
 from tfkit.recipe.presets import merge
 from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.multi_label_section import MultiLabelSection
 from tfkit.recipe.schema.objective_sections import (
     ChatSection,
     ClassificationSection,
@@ -151,6 +153,13 @@ def classes_at_the_end(folder: Path) -> Task:
     return _classes(folder, regression=False, last=True)
 
 
+def multi_label(folder: Path) -> Task:
+    rows = [{"text": text, "labels": [LABELS[place] for place in range(3) if i >> place & 1]} for i, text in enumerate(texts(16))]
+    section = MultiLabelSection(kind="multi_label")
+    head = {"kind": "classes", "count": 3, "pool": "first", "dense": "tanh"}
+    return _labelled(folder, MultiLabel(section, codec(), LABELS, LENGTH, None), rows, section, {"head": head})
+
+
 def tagging(folder: Path) -> Task:
     random = np.random.default_rng(1)
     rows = []
@@ -214,7 +223,7 @@ _OF: dict[str, tuple[Callable[[Path], Task], ...]] = {
     "gpt2": (causal_lm, chat, multiple_choice),
     "llama": (causal_lm, one_document, chat, classes_at_the_end),
     "gemma2": (causal_lm, chat, distilled_causal_lm),
-    "bert": (masked_lm, next_sentence, classes, regression, tagging),
+    "bert": (masked_lm, next_sentence, classes, regression, multi_label, tagging),
     "distilbert": (masked_lm, classes, tagging, distilled_masked_lm),
     **dict.fromkeys(("transformer_2017", "t5"), (span_corruption, text_to_text)),
 }

@@ -12,6 +12,9 @@ from test_chat import rows as talks
 from test_classification import CONFIG as CLASSES
 from test_classification import ROWS as TEXTS
 from test_classification import classification
+from test_multi_label import CONFIG as LABEL_SETS
+from test_multi_label import ROWS as LABELLED
+from test_multi_label import multi_label
 from test_multiple_choice import GPT, choice
 from test_multiple_choice import rows as questions
 from test_tagging import CONFIG as TAGS
@@ -33,7 +36,7 @@ NUMBER = ENCODER | {"head": {"kind": "classes", "count": 1, "pool": "first", "de
 def asked(kind: str, made: Sequence[Mapping[str, Any]]) -> list[Row | BadRow]:
     """The rows without their answers."""
     columns = Columns(SECTIONS[kind](kind=kind).asked_roles)
-    answers = ("label", "tags", "output", "fr")
+    answers = ("label", "labels", "tags", "output", "fr")
     return [columns.take(Record({k: v for k, v in row.items() if k not in answers}, f"rows:{i}")) for i, row in enumerate(made, 1)]
 
 
@@ -67,6 +70,20 @@ def test_classes_have_the_probabilities_of_the_softmax(tmp_path: Path) -> None:
         assert sum(one.probabilities.values()) == pytest.approx(1, abs=1e-6)
         assert one.probability == max(one.probabilities.values()) == one.probabilities[one.prediction]
     assert answered(objective, ours, asked("classification", TEXTS))[0].probabilities is None
+
+
+def test_labels_that_do_not_exclude_each_other_have_a_probability_each(tmp_path: Path) -> None:
+    objective, ours = multi_label(), model(LABEL_SETS)
+    wanted = predicted(tmp_path, objective, ours, LABELLED, "multi_label")
+    found = answered(objective, ours, asked("multi_label", LABELLED), all_labels=True)
+    assert [one.prediction for one in found] == [one["predicted"] for one in wanted]
+    assert {len(one.prediction) for one in found} == {2, 3}
+    for one, right in zip(found, wanted, strict=True):
+        assert [*one.probabilities] == [*objective.labels]
+        assert one.probability == [one.probabilities[label] for label in one.prediction]
+        for label, probability in one.probabilities.items():
+            assert (probability > 0.5) == (label in one.prediction)
+            assert right["probabilities"].get(label, probability) == pytest.approx(probability, rel=1e-5)
 
 
 def test_a_number_has_no_probability(tmp_path: Path) -> None:

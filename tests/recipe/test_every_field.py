@@ -267,6 +267,7 @@ MASKS = f"{ENCODER} | {WORDPIECE} | objective={{kind: masked_lm}}"
 JOINED = "data.train.0.path=joined.jsonl"  # words of several pieces
 MASKED_TAUGHT = f"{ENCODER} | tokenizer={{path: masked}} | objective={{kind: distillation, teacher: masked, of: {{kind: masked_lm}}}}"
 LABELLED = "objective={kind: classification} | data.train=[{path: labelled.jsonl}] | data.validation=[{path: labelled.jsonl}]"
+SEVERAL = LABELLED.replace("classification", "multi_label")
 _WORDS = "{path: labelled.jsonl, columns: {tokens: [text, body], tags: [label, label]}}"
 TAGGED = f"objective={{kind: tagging}} | data.train=[{_WORDS}] | data.validation=[{_WORDS}]"
 _ANSWERS = "{path: labelled.jsonl, columns: {context: text, choices: [label, body]}}"
@@ -432,6 +433,8 @@ TABLE = {
     "objective[distillation].masked_only": Change("objective.masked_only=true", curve, MASKED_TAUGHT),
     "objective[distillation].copy_layers": Change("objective.copy_layers=[1, 0]", curve, TAUGHT),
     "objective[tagging].labels": Change("objective.labels=[no, yes, maybe]", shapes, TAGGED),
+    "objective[multi_label].labels": Change("objective.labels=[no, yes, maybe]", shapes, SEVERAL),
+    "objective[multi_label].delimiter": Change("objective.delimiter=e", shapes, SEVERAL),
     "objective[multiple_choice].lm_weight": Change("objective.lm_weight=1", curve, ASKED),
     "objective[multiple_choice].start": Change("objective.start=null", train_data, ASKED),
     "objective[multiple_choice].delimiter": Change("objective.delimiter=<x>", train_data, ASKED),

@@ -53,9 +53,9 @@ class RowMaker:
         """Draw `count` rows, with each class in them."""
         found = [self.row() for _ in range(count)]
         for role in self.roles:
-            if role.form == "label" and not self.picks and not self.numbers:
+            if role.form in ("label", "label_set") and not self.picks and not self.numbers:
                 for number, name in enumerate(self.classes * 2):
-                    found[number % count][role.name] = name
+                    found[number % count][role.name] = [name] if role.form == "label_set" else name
         return found
 
     @property
@@ -72,6 +72,8 @@ class RowMaker:
                 return [self.dice.choice(WORDS if self.dice.random() < 0.9 else odd) for _ in range(length)]
             case "labels":
                 return [self.dice.choice(self.classes) for _ in range(length)]
+            case "label_set":
+                return self.dice.sample(self.classes, self.dice.randint(0, len(self.classes)))
             case "label" if self.picks:
                 return self.dice.randrange(length)
             case "label":

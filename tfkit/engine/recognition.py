@@ -20,6 +20,7 @@ from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError
 from tfkit.recipe.dump import dump_document
+from tfkit.recipe.label_sets import find_label_sets, flag_columns
 from tfkit.recipe.reading.overrides import apply_overrides
 from tfkit.recipe.reading.read import read_document, slug
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, plain
@@ -29,7 +30,7 @@ from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.objective_sections import ClassificationSection
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
 from tfkit.recipe.starting_points import ENOUGH_CHARACTERS, ENOUGH_ROWS, HELD_OUT, StartingPoint, starting_point
-from tfkit.recipe.tasks import Kind, Seen, Task, decide, few_values, unread_texts
+from tfkit.recipe.tasks import FEW, Kind, Seen, Task, decide, few_values, long_texts, unread_texts
 from tfkit.run.checkpoints import step_folders
 from tfkit.tokenizer.conversations import resolve_format
 from tfkit.training.memory import activation_bytes_per_token
@@ -37,7 +38,15 @@ from tfkit.training.memory import activation_bytes_per_token
 _TEXT = next(role for role in ClassificationSection.roles if role.name == "text")
 _CHARACTERS_A_TOKEN = 4  # about, of English
 _LONG_STEP = 2e12  # FLOPs of a step that takes some ten seconds on a CPU: then each has a line in the log
-_LABELLED = ("classification", "tagging", "multiple_choice", "text_to_text", "chat", "causal_lm")  # causal_lm: a text is there
+_LABELLED = (
+    "classification",
+    "multi_label",
+    "tagging",
+    "multiple_choice",
+    "text_to_text",
+    "chat",
+    "causal_lm",
+)  # causal_lm: a text is there
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,8 @@ class Recognition:
         seen, model = _look(self.source, self.given["data"].get("on_bad_row", "error")), _kind(self.start)
         task = decide(seen, model, self.given.get("objective", {}))
         size = _decide_size(seen, model, task.objective["kind"], self.given)
-        recipe, document = read_document(_document(task, size, self.given), "the recipe of what was seen", self.words)
+        words = (*self.words, *_columns_of(task, self.given))
+        recipe, document = read_document(_document(task, size, self.given), "the recipe of what was seen", words)
         listener.decided(_header(seen, model, task, size) + dump_document(document))
         return recipe
 
@@ -103,13 +113,15 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
     records = first_records(section, on_bad_row)
     columns = list(dict.fromkeys(name for record in records for name in record.values))
     named = section.columns | ({} if section.text is None else {"text": section.text})
-    rows = {kind: _rows(kind, named, records) for kind in _LABELLED}
+    held = {name: [record.values.get(name) for record in records] for name in columns}
+    flags = {} if named else flag_columns(held, [name for name in columns if long_texts(held[name])])
+    given = dict.fromkeys(_LABELLED, named) | {"multi_label": named or flags}
+    rows = {kind: _rows(kind, given[kind], records) for kind in _LABELLED}
     fitting = {kind: found for kind, found in rows.items() if 2 * len(found) > len(records)}
-    reads = {kind: Columns(SECTIONS[kind].roles, named).read_of(records[0].values) for kind in fitting}
+    reads = {kind: Columns(SECTIONS[kind].roles, given[kind]).read_of(records[0].values) for kind in fitting}
     of_classes = reads.get("classification", {})
     unclear = "text" not in named and "pair" not in of_classes
     count, characters = _size(section, on_bad_row, records)
-    held = {name: [record.values.get(name) for record in records] for name in columns}
     beside = [name for name in columns if name != "text" and few_values(held[name])]
     return Seen(
         section.path or section.hub or f"stdlib: {section.stdlib}",
@@ -125,6 +137,7 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
         reads=reads,
         like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
         unread={} if named else {kind: unread_texts(kind, reads[kind], held) for kind in fitting},
+        label_sets=find_label_sets([row.values["labels"] for row in fitting.get("multi_label", ())], flags, FEW),
     )
 
 
@@ -239,6 +252,13 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
         "checkpoint": {"every": "epoch", "keep": 1} if held_out else {},
         "evaluation": {"every": "epoch", **judged} if held_out else {},
     }
+
+
+def _columns_of(task: Task, given: dict[str, Any]) -> list[str]:
+    """Return the columns that every source has to name, as key=value."""
+    sources = {part: given["data"].get(part) for part in ("train", "validation")} if task.columns else {}
+    names = [f"data.{part}.{number}" for part, found in sources.items() if isinstance(found, list) for number in range(len(found))]
+    return [f"{name}.columns={json.dumps(task.columns, ensure_ascii=False)}" for name in names]
 
 
 def _header(seen: Seen, model: Kind, task: Task, size: Size) -> str:

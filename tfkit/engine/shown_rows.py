@@ -63,7 +63,9 @@ class Reader:
         ids = batch.input_ids[number].tolist()
         real = [True] * len(ids) if batch.padding_mask is None else batch.padding_mask[number].tolist()
         documents = [0] * len(ids) if batch.document_ids is None else batch.document_ids[number].tolist()
-        labels = batch.labels[number].tolist() if batch.labels.dim() == 2 and len(batch.labels) > number else None
+        labels = (
+            batch.labels[number].tolist() if batch.labels.dim() == 2 and not self._of_whole(batch) and len(batch.labels) > number else None
+        )
         row = ShownRow(self._plain(ids, real, documents))
         if batch.decoder_input_ids is not None and labels is not None:
             row.target = [self._token(label, "padding" if label == IGNORED else "loss") for label in labels]
@@ -100,10 +102,16 @@ class Reader:
         if batch.labels.dim() == 1 and len(batch.labels) == len(batch.input_ids):
             value = batch.labels[number]
             facts["label"] = float(str(np.float32(value.item()))) if value.is_floating_point() else self._label(int(value))
+        if self._of_whole(batch):
+            facts["labels"] = [self._label(place) for place, applies in enumerate(batch.labels[number].tolist()) if applies]
         for name, tensor in sorted(batch.extras.items()):
             if isinstance(tensor, Tensor) and tensor.dim() == 1 and len(tensor) == len(batch.input_ids):
                 facts[name] = tensor[number].item()
         return facts
+
+    def _of_whole(self, batch: Batch) -> bool:
+        """Whether a row of the labels is about the whole text: which of several apply."""
+        return batch.labels.dim() == 2 and batch.labels.is_floating_point()
 
     def _label(self, number: int) -> str:
         return self.labels[number] if number < len(self.labels) else str(number)

@@ -139,7 +139,7 @@ def report_rows(stored: Sequence[Stored], listener: Listener) -> None:
 
 def _labels(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
     """The classes or tags: those that the recipe names, else those of the rows."""
-    return (recipe.objective.named_labels or find_labels(sources)) if recipe.objective.has_labels else []
+    return (recipe.objective.named_labels or find_labels(sources, recipe.objective.labels_in)) if recipe.objective.has_labels else []
 
 
 def set_names(data: DataSection, held_out: Sequence[Source]) -> list[str]:

@@ -1,8 +1,4 @@
-"""Sequence classification: the class of a text or of a pair of texts, or a number for it.
-
-The text is encoded by the tokenizer's own template, as in pretraining. A T5 reads it in the encoder and again, shifted right, in the
-decoder, whose last state is classified (as transformers' T5ForSequenceClassification).
-"""
+"""Sequence classification: the class of a text or of a pair of texts, or a number for it."""
 
 import hashlib
 import math
@@ -19,7 +15,6 @@ from torch import Tensor
 from tfkit.data import Encoded, ExampleBatch, ExampleSet, Row
 from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.rows import BadRow
-from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
 from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer, short
@@ -27,7 +22,7 @@ from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import classification_metrics
 from tfkit.objectives.metrics.regression import regression_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
-from tfkit.objectives.text_pairs import encode_texts
+from tfkit.objectives.whole_texts import WholeTexts, labels_of
 from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.objective_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
@@ -47,7 +42,7 @@ class Classification(LabelledObjective):
     ):
         """`labels` are the classes (none for regression); `start_id` is given for an encoder-decoder: what its decoder begins with."""
         self.section, self.tokenizer, self.labels = section, tokenizer, tuple(labels)
-        self.context_length, self.start_id = context_length, start_id
+        self.context_length, self._texts = context_length, WholeTexts(tokenizer, context_length, start_id)
         self._numbers = {label: number for number, label in enumerate(labels)}
         self._weights: Tensor | None = None  # (classes,) of the loss in training; None: all alike
 
@@ -60,47 +55,17 @@ class Classification(LabelledObjective):
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """input_ids, segment_ids (of pairs), and the number of the class, or the value (float32)."""
-        return self._encoded(rows, [self._label(row) for row in rows])
+        return self._texts.encode(rows, [label if isinstance(label := self._label(row), BadRow) else self._array(label) for row in rows])
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """The same with a label of no meaning."""
-        return self._encoded(rows, [0] * len(rows))
-
-    def _encoded(self, rows: Sequence[Row], labels: Sequence[float | BadRow]) -> list[Encoded | BadRow]:
-        texts = [(row.values["text"], row.values.get("pair")) for row in rows]
-        around = {*self.tokenizer.prefix, *self.tokenizer.suffix, self.tokenizer.sep_id, self.tokenizer.eos_id}
-        found: list[Encoded | BadRow] = []
-        for row, label, text in zip(rows, labels, encode_texts(self.tokenizer, texts, self.context_length), strict=True):
-            if isinstance(label, BadRow):
-                found.append(label)
-                continue
-            if around.issuperset(text.ids):  # a class could be read off the special tokens alone, and would mean nothing
-                found.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row"))
-                continue
-            kept = np.array([label], np.float32 if self.section.regression else np.int32)
-            found.append(Encoded({"input_ids": text.ids, "segment_ids": text.segments, "label": kept}, len(text.ids), text.truncated))
-        return found
+        return self._texts.encode(rows, [self._array(0)] * len(rows))
 
     def collate(self, rows: ExampleBatch) -> Batch:
         """Texts padded on the right; labels (B,)."""
         examples = rows.single()
-        ids = [example["input_ids"] for example in examples]
-        padding = self.tokenizer.pad_id or 0
-        input_ids, mask = pad(ids, padding), padding_mask(ids)
-        kept = np.concatenate([example["label"] for example in examples])
-        labels = torch.from_numpy(kept if self.section.regression else kept.astype(np.int64))
-        segments = pad([example["segment_ids"] for example in examples], 0)
-        decoder_input_ids = None
-        if self.start_id is not None:
-            decoder_input_ids = torch.cat([torch.full((len(ids), 1), self.start_id), input_ids[:, :-1]], dim=1)
-        return Batch(
-            input_ids,
-            labels,
-            padding_mask=mask,
-            segment_ids=segments if bool(segments.any()) else None,
-            decoder_input_ids=decoder_input_ids,
-            decoder_padding_mask=None if decoder_input_ids is None else mask,
-        )
+        labels = labels_of(examples)
+        return self._texts.collate(examples, torch.from_numpy(labels if self.section.regression else labels.astype(np.int64)))
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """The texts."""
@@ -188,6 +153,9 @@ class Classification(LabelledObjective):
         if self.section.regression:
             return F.mse_loss(logits.float()[:, 0], labels, reduction="sum")
         return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+    def _array(self, label: float) -> NDArray[Any]:
+        return np.array([label], np.float32 if self.section.regression else np.int32)
 
     def _label(self, row: Row) -> float | BadRow:
         written = row.values["label"]

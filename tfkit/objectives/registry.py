@@ -13,6 +13,7 @@ from tfkit.objectives.classification import Classification
 from tfkit.objectives.context import ModelContext, RowOrder, Stored
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.masked_lm import MaskedLM
+from tfkit.objectives.multi_label import MultiLabel
 from tfkit.objectives.multiple_choice import MultipleChoice
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.span_corruption import open_span_corruption
@@ -35,11 +36,16 @@ class Registered(NamedTuple):
     fit_tokenizer: FitTokenizer = lambda section, tokenizer, is_finished: tokenizer  # adds the entries that the objective writes
 
 
-def _open_classification(section: Any, context: ModelContext) -> Classification:
-    start_id = context.tokenizer.start_id if context.is_encoder_decoder else None
-    if context.is_encoder_decoder and start_id is None:
-        raise ModelError("an encoder-decoder needs a token for its decoder to begin with, bos or pad, and the tokenizer has none")
-    return Classification(section, context.tokenizer, context.labels, context.config.context_length, start_id)
+def _open_of_labels(made: type[Classification] | type[MultiLabel]) -> Callable[[Any, ModelContext], Objective]:
+    """Open an objective that labels whole texts."""
+
+    def opened(section: Any, context: ModelContext) -> Objective:
+        start_id = context.tokenizer.start_id if context.is_encoder_decoder else None
+        if context.is_encoder_decoder and start_id is None:
+            raise ModelError("an encoder-decoder needs a token for its decoder to begin with, bos or pad, and the tokenizer has none")
+        return made(section, context.tokenizer, context.labels, context.config.context_length, start_id)
+
+    return opened
 
 
 def _open_distillation(section: DistillationSection, context: ModelContext) -> Distillation:
@@ -50,7 +56,8 @@ def _open_distillation(section: DistillationSection, context: ModelContext) -> D
 OBJECTIVES: dict[str, Registered] = {
     "causal_lm": Registered(lambda section, to: CausalLM(section.documents, to.tokenizer.eos_id)),
     "masked_lm": Registered(lambda section, to: MaskedLM(section, to.tokenizer, to.seed)),
-    "classification": Registered(_open_classification),
+    "classification": Registered(_open_of_labels(Classification)),
+    "multi_label": Registered(_open_of_labels(MultiLabel)),
     "tagging": Registered(lambda section, to: Tagging(section, to.tokenizer, to.labels, to.config.context_length)),
     "multiple_choice": Registered(
         lambda section, to: MultipleChoice(section, to.tokenizer, to.config.context_length), multiple_choice.fit_tokenizer

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfkit.errors import UsageError
+from tfkit.recipe.label_sets import LabelSets
 from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.objective_facts import SECTIONS, Stacks
 
-_FEW = 5  # smallest mean number of rows of each class: a column with fewer holds names or numbers, not classes
+FEW = 5  # smallest mean number of rows of each class: a column with fewer holds names or numbers, not classes
 _LONG, _WORDS = 60, 6  # characters and spaces, at least, in half of the texts of a column that is more than names
 _APART = 20  # characters of a text that is not part of another by chance
 _MOST_LISTED = 20
@@ -34,6 +35,7 @@ class Seen:
     reads: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # for each of `kinds`: the column of each part of a row
     like_texts: tuple[str, ...] = ()  # columns that a classification recognises for its one text, if there is no second one
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # `unread_texts` for each of `kinds`
+    label_sets: LabelSets | None = None  # of a multi-label classification
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,14 @@ _HEADS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A decision: the objective's section, the metric of the best checkpoint (None: the loss), and the reason."""
+    """A decision: the objective's section, the metric of the best checkpoint (None: the loss), the reason, and the columns that the
+    sources have to name.
+    """
 
     objective: dict[str, Any]
     metric: str | None
     because: str
+    columns: Mapping[str, str | list[str]] = field(default_factory=dict)
 
 
 def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
@@ -81,6 +86,8 @@ def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
     _check_all_is_read(seen, model, kind)
     if kind == "classification":
         return _classification(seen, model, given)
+    if kind == "multi_label":
+        return _multi_label(seen.label_sets)
     if kind == "tagging":
         names = any(tag.startswith(("B-", "I-")) for tag in seen.tags)
         return Task(
@@ -100,7 +107,12 @@ def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
 
 
 # The part that a column of otherwise unread text may be in an objective's rows, and the part beside it.
-_ROOM = {"classification": ("pair", "text"), "chat": ("input", "instruction"), "multiple_choice": ("", "context")}
+_ROOM = {
+    "classification": ("pair", "text"),
+    "multi_label": ("pair", "text"),
+    "chat": ("input", "instruction"),
+    "multiple_choice": ("", "context"),
+}
 
 
 def _check_all_is_read(seen: Seen, model: Kind, kind: str) -> None:
@@ -123,7 +135,11 @@ def _labelled(seen: Seen, model: Kind) -> str | None:
     """Return the one objective of labelled rows that fits the columns; None if there is text alone."""
     certain: list[str] = [kind for kind in ("tagging", "multiple_choice") if kind in seen.kinds]
     certain += ["chat"] if seen.conversations else []
-    found = certain[:1] or [kind for kind in ("chat", "text_to_text", "classification") if kind in seen.kinds]
+    sets = seen.label_sets
+    of_classes = "multi_label" if sets and not sets.columns else "classification"
+    found = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.kinds]
+    if not found and sets and model.stacks == "encoder":  # a language model may be meant to read the text beside columns of 0 and 1
+        found = ["multi_label"]
     possible = [kind for kind in found if model.stacks in SECTIONS[kind].stacks]
     if len(possible) > 1:
         raise _refusal(seen, model, f"this may be {' or '.join(possible)}", *(f"objective.kind={kind}" for kind in possible[:2]))
@@ -187,7 +203,7 @@ def _classification(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
     if numbers and all(number is not None for number in numbers) and not given:
         if any(number is not None and not number.is_integer() for number in numbers):
             return Task({"kind": "classification", "regression": True}, "rmse", "a text, and a number with fractions for it")
-        if different > 2 and different * _FEW > len(numbers):
+        if different > 2 and different * FEW > len(numbers):
             raise UsageError(
                 f"{seen.name}: the label is a whole number, with {different:,} different ones in {len(numbers):,} rows: classes, or a "
                 "numbers to predict? Set objective.kind=classification, or objective={kind: classification, regression: true}"
@@ -196,13 +212,22 @@ def _classification(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
     return Task({"kind": "classification"}, "accuracy", f"a text, and a label: {shown} in these rows")
 
 
+def _multi_label(sets: LabelSets | None) -> Task:
+    """Choose how the labels of a row are separated."""
+    if sets is None:
+        return Task({"kind": "multi_label"}, "f1_micro", "a text, and any number of labels")
+    section = {"kind": "multi_label"} | ({"delimiter": sets.delimiter} if sets.delimiter else {})
+    how = f", separated by {sets.delimiter!r}" if sets.delimiter else ", each a column of 0 and 1" if sets.columns else ""
+    return Task(section, "f1_micro", f"a text, and any number of labels: of {sets.count:,} in these rows{how}", sets.columns)
+
+
 def few_values(values: Sequence[object]) -> bool:
     """Whether a column may hold labels: short values, at least two, that repeat often."""
     short = all(isinstance(value, bool | int) or (isinstance(value, str) and len(value) <= 40) for value in values)
-    return short and 2 <= len({*map(str, values)}) <= len(values) / _FEW
+    return short and 2 <= len({*map(str, values)}) <= len(values) / FEW
 
 
-def _long_texts(values: Sequence[object]) -> bool:
+def long_texts(values: Sequence[object]) -> bool:
     """Whether a column holds texts of some length, hardly any of them twice: not names, addresses or explanations of a class."""
     texts = [value for value in values if isinstance(value, str) and value.strip()]
     if 2 * len(texts) <= len(values) or 2 * len({*texts}) <= len(texts):
@@ -219,8 +244,8 @@ def unread_texts(kind: str, reads: Mapping[str, str], held: Mapping[str, Sequenc
     part, beside = _ROOM.get(kind, ("", ""))
     if beside not in reads or part in reads:
         return ()
-    read, asked = [held[name] for name in reads.values()], held[reads[beside]]
-    found = [name for name in held if name not in reads.values() and _long_texts(held[name])]
+    read, asked = [held[name] for name in reads.values() if name in held], held[reads[beside]]
+    found = [name for name in held if name not in reads.values() and long_texts(held[name])]
     return tuple(name for name in found if not _repeats(held[name], asked, read))
 
 

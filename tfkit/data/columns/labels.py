@@ -1,7 +1,8 @@
 """The classes, or tags, in the rows of a source."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from tfkit.data.columns.rows import Source
 from tfkit.errors import DataError
@@ -9,14 +10,18 @@ from tfkit.errors import DataError
 _NUMBER = re.compile(r"-?[0-9]{1,1000}")  # Python refuses far longer ones
 
 
-def find_labels(sources: Sequence[Source]) -> list[str]:
-    """Return every label of the rows, sorted: numbers by value, words alphabetically. Raise DataError if there are fewer than two."""
+def find_labels(sources: Sequence[Source], labels_in: Callable[[Any], Iterable[str]] = tuple) -> list[str]:
+    """Return every label of the rows, sorted: numbers by value, words alphabetically. Raise DataError if there are fewer than two.
+
+    `labels_in` gives the labels of a set of them, as the objective reads it.
+    """
     found: set[str] = set()
     for source in sources:
         for row in source.rows():
             if "label" in row.values:
                 found.add(str(row.values["label"]))  # a ClassName is more than its text, which is what is stored
             found.update(map(str, row.values.get("tags", ())))
+            found.update(labels_in(row.values.get("labels", ())))
     if len(found) < 2:
         names = ", ".join(source.name for source in sources)
         only = f"only the label {found.pop()!r}" if found else "no label"

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from tfkit.data.columns.forms import READERS, Unfit, by_number, find_surrogate, first_turn, read_literal, read_text, texts_of
+from tfkit.data.columns.forms import Unfit, by_number, find_surrogate, first_turn, read_literal, read_text, texts_of
 from tfkit.data.columns.rows import BadRow, Row
+from tfkit.data.columns.structured_forms import READERS
 from tfkit.errors import DataError
-from tfkit.recipe.schema.roles import TEXT, Role
+from tfkit.recipe.schema.roles import LABELS, TEXT, Role
 
 _PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 _MISSING = object()
@@ -162,7 +163,7 @@ class Columns:
 
         Labels are excluded: rows with equal texts are equal.
         """
-        found = [(role.form, values[role.name]) for role in self.roles if role.name in values and role.form not in ("label", "labels")]
+        found = [(role.form, values[role.name]) for role in self.roles if role.name in values and role.form not in LABELS]
         texts = ((form, map(str.strip, texts_of(value)) if bare else texts_of(value)) for form, value in found)
         return "\n".join((" " if form == "texts" else "\n").join(parts) for form, parts in texts)
 
@@ -171,7 +172,7 @@ class Columns:
         given = {role.name: values[role.name] for role in self.roles if role.is_input and role.name in values}
         if "messages" in given:
             given["messages"] = first_turn(given["messages"])
-        elif all(role.is_input or role.form in ("label", "labels") for role in self.roles if role.name in values):
+        elif all(role.is_input or role.form in LABELS for role in self.roles if role.name in values):
             return None
         return self._text(given, bare=True)
 
@@ -190,7 +191,8 @@ class Columns:
         """Return a record's raw value for a role, and the name of the column."""
         if isinstance(several := self.named.get(role.name), list):
             parts = [_value(name, values) for name in several]
-            return (_MISSING if any(part is _MISSING for part in parts) else parts), ", ".join(several)
+            found: Any = dict(zip(several, parts, strict=True)) if role.form == "label_set" else parts  # a column may be a label
+            return (_MISSING if any(part is _MISSING for part in parts) else found), ", ".join(several)
         for name in self._given_names(role) or role.columns:
             found = _value(name, values)
             if found is not _MISSING:

@@ -1,16 +1,19 @@
 """The metric of the best checkpoint: the metrics that evaluations during training compute, and which direction of each is better."""
 
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.recipe.schema.objective_sections import OF_TEXTS
 
 LOWER = frozenset({"loss", "perplexity", "bits_per_byte", "rmse", "nll", "mlm_loss", "next_sentence_loss", "choices", "lm"})
 HIGHER = frozenset(
     {
         *("accuracy", "token_accuracy", "next_sentence_accuracy", "matthews", "pearson", "spearman"),
-        *("precision", "recall", "f1", "f1_macro", "f1_micro"),
+        *("precision", "recall", "f1", "f1_macro", "f1_micro", "exact_match"),
     }
 )
 
 
 def metrics_of(objective: ObjectiveSection) -> list[str]:
     """Return the metrics that can select an objective's best checkpoint; not those of generated texts, which only `tfkit evaluate` has."""
-    return [name for name in objective.trained_for.training_metrics if name in LOWER | HIGHER]
+    of_training = objective.trained_for
+    later = OF_TEXTS.keys() if of_training.answers_in_text else ()
+    return [name for name in of_training.training_metrics if name in LOWER | HIGHER and name not in later]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_arg
 
 from tfkit.errors import UsageError
 from tfkit.model.config import Data
-from tfkit.recipe.schema.roles import TEXT, Role
+from tfkit.recipe.schema.roles import LABELS, TEXT, Role
 
 if TYPE_CHECKING:
     from tfkit.recipe.schema.data_sections import TokenizerSection
@@ -35,8 +35,8 @@ class ObjectiveSection(Data):
 
     @property
     def asked_roles(self) -> tuple[Role, ...]:
-        """The parts of a row whose answer is to be predicted: all but the answer, which is a label or a list of references."""
-        return tuple(role for role in self.roles if role.form not in ("label", "labels", "references"))
+        """The parts of a row whose answer is to be predicted: all but the answer, which is labels or references."""
+        return tuple(role for role in self.roles if role.form not in (*LABELS, "references"))
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
@@ -67,6 +67,10 @@ class ObjectiveSection(Data):
     def named_labels(self) -> list[str] | None:
         """The recipe's classes or tags; None: those of the data."""
         return None
+
+    def labels_in(self, value: Any) -> Mapping[str, bool]:
+        """Return the labels that a row's value of the role `labels` names, and whether each applies; none without such a role."""
+        return {}
 
     @property
     def problem_type(self) -> str | None:

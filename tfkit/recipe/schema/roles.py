@@ -2,12 +2,13 @@
 
 from typing import Literal, NamedTuple
 
-Form = Literal["text", "label", "texts", "labels", "messages", "references"]
+Form = Literal["text", "label", "texts", "labels", "messages", "references", "label_set"]
+LABELS: tuple[Form, ...] = ("label", "labels", "label_set")  # are no part of the input
 
 
 class Role(NamedTuple):
     """One part of a row. `form`: a text; a label (a word or number); lists of these; the messages of a conversation; references, one
-    text or a list of equally good texts.
+    text or a list of equally good texts; a set of labels.
 
     `columns` are the recognised names, of which the first that a row has is used; a recipe may name another. Rows may have one of several
     shapes: of the roles of a shape, a row needs those of the first shape that it has, or that a recipe names. `by_number`: a class that a
@@ -25,7 +26,7 @@ class Role(NamedTuple):
     @property
     def is_input(self) -> bool:
         """Whether the part is given to the model: neither a label nor a text that is to be written."""
-        return self.in_input and self.form not in ("label", "labels", "references")
+        return self.in_input and self.form not in (*LABELS, "references")
 
 
 TEXT = (Role("text", "text", ("text",)),)

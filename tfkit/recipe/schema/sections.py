@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from tfkit.model.config import Data
+from tfkit.recipe.schema import multi_label_section  # noqa: F401 -- declares its objective
 from tfkit.recipe.schema.bounds import (
     BatchSize,
     Beams,

@@ -1,0 +1,160 @@
+"""Multi-label classification against transformers' own loss and scikit-learn's metrics; what rows give labels; micro-batches."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score, precision_score, recall_score
+from tiny_examples import ENCODER, SUM_ROUNDING, examples, losses_and_weights, model, texts, tokenizer
+from transformers import AutoModelForSequenceClassification
+
+from tfkit.data import ExampleRows
+from tfkit.data.columns.labels import find_labels
+from tfkit.data.sources.open_sources import open_source
+from tfkit.errors import DataError
+from tfkit.hub import load, save_model
+from tfkit.objectives.metrics import unit_weights
+from tfkit.objectives.metrics.label_sets import label_set_metrics
+from tfkit.objectives.multi_label import MultiLabel
+from tfkit.objectives.objective import Batch
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.multi_label_section import MultiLabelSection
+
+LABELS = ("animal", "clothes", "motion", "size")
+CONFIG = ENCODER | {"head": {"kind": "classes", "count": 4, "pool": "first", "dense": "tanh", "bias": True}}
+LLAMA: dict[str, Any] = {
+    "vocab_size": 300,
+    "context_length": 24,
+    "decoder_layers": 2,
+    "dim": 24,
+    "num_heads": 3,
+    "position": {"kind": "rotary"},
+    "norm": {"kind": "rms"},
+    "mlp": {"activation": "silu", "gated": True},
+    "head": {"kind": "classes", "count": 4, "pool": "last"},
+}
+TOKENIZER = tokenizer()
+random = np.random.default_rng(7)
+ROWS: list[dict[str, Any]] = [
+    {"text": text, "labels": [label for label in LABELS if random.random() < 0.4], **({"pair": other} if i % 2 else {})}
+    for i, (text, other) in enumerate(zip(texts(16), texts(16, seed=2), strict=True))
+]
+assert any(not row["labels"] for row in ROWS)
+
+
+def multi_label(**section: Any) -> MultiLabel:
+    return MultiLabel(MultiLabelSection(kind="multi_label", **section), TOKENIZER, LABELS, 24, None)
+
+
+def whole(folder: Path, rows: list[dict[str, Any]], objective: MultiLabel) -> Batch:
+    stored = examples(folder, rows, MultiLabelSection.roles, objective)
+    return objective.collate(ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(len(rows), np.int64), np.arange(len(rows))))
+
+
+@pytest.mark.parametrize("config", [CONFIG, LLAMA], ids=["bert", "llama"])
+def test_logits_and_loss_are_those_of_transformers_which_opens_the_checkpoint_with_its_labels(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    objective, ours = multi_label(), model(config).eval()
+    batch = whole(tmp_path, ROWS if config is CONFIG else [{**row, "pair": None} for row in ROWS], objective)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_model(folder, ours.config, ours.state_dict(), TOKENIZER, labels=LABELS, problem_type=objective.section.problem_type)
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert theirs.config.problem_type == "multi_label_classification"
+    assert batch.padding_mask is not None
+    given = {"input_ids": batch.input_ids, "attention_mask": batch.padding_mask.long()}
+    given |= {} if batch.segment_ids is None else {"token_type_ids": batch.segment_ids}
+    with torch.no_grad():
+        output = theirs(**given, labels=batch.labels)
+        loss = objective.loss(ours, batch)["labels"] / objective.counts(batch)["labels"]
+        logits = ours(**batch.inputs()).logits
+        metrics, results = objective.metrics(objective.measure(ours, batch)), list(objective.predict(ours, batch))
+    torch.testing.assert_close(logits, output.logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(loss, output.loss, atol=1e-5, rtol=0)
+    applies = output.logits > 0
+    exact = float((applies == batch.labels.bool()).all(1).double().mean())
+    assert metrics == {"loss": pytest.approx(float(output.loss), abs=1e-5), "exact_match": exact}
+    for row, result, mine, probabilities in zip(ROWS, results, applies.tolist(), output.logits.sigmoid().tolist(), strict=True):
+        predicted = [label for label, one in zip(LABELS, mine, strict=True) if one]
+        assert (result.prediction["labels"], result.prediction["predicted"]) == (row["labels"], predicted)
+        wanted = {label: p for label, p in zip(LABELS, probabilities, strict=True) if label in predicted or label in row["labels"]}
+        assert result.prediction["probabilities"] == pytest.approx(wanted, abs=1e-4)
+    assert sum(result.sums["labels"].total for result in results) / 64 == pytest.approx(float(output.loss), abs=1e-5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = load(tmp_path / "theirs")
+    assert (again.labels, again.problem_type) == (LABELS, "multi_label_classification")
+
+
+def test_metrics_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(3)
+    right, predicted = random.random((40, 5)) < 0.3, random.random((40, 5)) < 0.3
+    right[:, 4] = predicted[:, 4] = False  # a label that is nowhere
+    drawn = random.integers(0, 4, 40)
+    scores = label_set_metrics(*([np.flatnonzero(row).tolist() for row in rows] for rows in (right, predicted)), 5)
+    for weights in (unit_weights(40), drawn.astype(float)):
+        rows = np.repeat(np.arange(40), weights.astype(int))
+        pair = right[rows], predicted[rows]
+        assert scores(weights) == {
+            "f1_micro": pytest.approx(f1_score(*pair, average="micro", zero_division=0)),
+            "f1_macro": pytest.approx(f1_score(*pair, average="macro", zero_division=0)),
+            "precision": pytest.approx(precision_score(*pair, average="micro", zero_division=0)),
+            "recall": pytest.approx(recall_score(*pair, average="micro", zero_division=0)),
+        }
+    assert set(label_set_metrics([[], []], [[], []], 3)(unit_weights(2)).values()) == {0.0}
+
+
+WRITTEN = {
+    "a list": ({}, [{"labels": ["size", "animal"]}, {"labels": []}, {"labels": None}]),
+    "a text": ({}, [{"labels": "size| animal"}, {"labels": ""}, {"labels": "|"}]),
+    "a delimiter of its own": ({"delimiter": " and "}, [{"labels": "size and animal"}, {"labels": ""}, {"labels": " "}]),
+    "an object": ({}, [{"labels": dict.fromkeys(LABELS, 0) | {"size": 1, "animal": True}}, *[{"labels": {"size": 0, "motion": "0"}}] * 2]),
+}
+
+
+@pytest.mark.parametrize(("section", "rows"), WRITTEN.values(), ids=WRITTEN)
+def test_the_labels_of_a_row_in_every_form(tmp_path: Path, section: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    batch = whole(tmp_path, [{"text": "the cat", **row} for row in rows], multi_label(**section))
+    assert batch.labels.tolist() == [[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_columns_of_zeros_and_ones_are_labels_of_their_names_also_of_those_that_no_row_has(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,animal,motion,size\nthe cat,1,0,0\nthe hat,0,0,0\nthe big dog,1,0,1\n", encoding="utf-8")
+    section = MultiLabelSection(kind="multi_label")
+    source = open_source(
+        SourceSection(path=str(path), columns={"labels": ["animal", "motion", "size"]}), "all", None, roles=MultiLabelSection.roles
+    )
+    assert find_labels([source], section.labels_in) == ["animal", "motion", "size"]
+    found = [section.labels_in(row.values["labels"]) for row in source.rows()]
+    assert [[name for name, applies in one.items() if applies] for one in found] == [["animal"], [], ["animal", "size"]]
+    words = SourceSection(path=str(path), columns={"labels": ["text", "motion"]})
+    assert next(iter(open_source(words, "all", None, roles=MultiLabelSection.roles).rows())).values["labels"] == ["the cat", "0"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "error"),
+    [
+        (["size", "colour"], r"rows.jsonl:17: the label 'colour' is none of animal, clothes, motion, size; correct the row"),
+        ([0, 0, 1, 0], r"rows.jsonl:17: column 'labels' holds a list of zeros and ones, which names no labels, not a list of labels"),
+        ({"size": 1, "animal": None}, r"rows.jsonl:17: column 'labels' holds nothing for 'animal', not 0 or 1"),
+        ({"size": [1]}, r"rows.jsonl:17: column 'labels' holds list for 'size', not 0 or 1, or a label"),
+        ([["size"]], r"rows.jsonl:17: column 'labels' holds a list with list, not a list of labels"),
+    ],
+)
+def test_what_names_no_known_labels_is_an_error_with_its_row(tmp_path: Path, labels: Any, error: str) -> None:
+    with pytest.raises(DataError, match=error):
+        examples(tmp_path, [*ROWS, {"text": "the cat", "labels": labels}], MultiLabelSection.roles, multi_label())
+
+
+def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
+    objective = multi_label()
+    stored = examples(tmp_path, ROWS, MultiLabelSection.roles, objective)
+    losses, weights = losses_and_weights(CONFIG, stored, objective, 8)
+    for size in (1, 4):
+        found_losses, found_weights = losses_and_weights(CONFIG, stored, objective, size)
+        assert found_losses == pytest.approx(losses, rel=SUM_ROUNDING)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
