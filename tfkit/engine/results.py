@@ -48,6 +48,7 @@ class TrainingResult(_Result):
     emissions_g: float | None
     carbon_status: str
     place: str | None
+    gates: list[dict[str, Any]] | None  # the verdicts of --fail-if
 
     @property
     def history(self) -> list[dict[str, Any]]:
