@@ -186,6 +186,35 @@ def test_bad_rows_sets_and_a_limit(place: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_rows_that_share_an_input_are_references_of_one_text(place: Path, tmp_path: Path) -> None:
+    """As the same answers in a list in one row: each input is written once, and counts once."""
+    rows = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    listed: dict[str, list[str]] = {}
+    for row in rows:
+        listed.setdefault(row["text"], []).extend(row["answers"])
+    joined = [{"text": text, "answers": list(dict.fromkeys(answers))} for text, answers in listed.items()]
+    apart = [{"text": row["text"], "answers": row["answers"][n : n + 1]} for n in range(9) for row in joined if n < len(row["answers"])]
+    assert len(apart) > len(joined)
+    found = []
+    for name, written in (("joined", joined), ("apart", apart)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written), encoding="utf-8")
+        words = ["data.validation.0.columns={instruction: text, output: answers}", "evaluation.bleu_tokenize=char"]
+        found.append(judged(tmp_path, "--from", str(place / "chat"), "--data", str(tmp_path / f"{name}.jsonl"), *words))
+    (whole, lines), (split, each) = found
+    for metric in OF_TEXTS:
+        assert split["metrics"][metric] == pytest.approx(whole["metrics"][metric], rel=1e-9), metric
+        assert split["intervals"][metric] == pytest.approx(whole["intervals"][metric], rel=1e-9), metric
+    assert (whole["examples"], split["examples"]) == (len(joined), len(apart))
+    assert (split["inputs"], split["references"]) == (len(joined), len(apart)) == (whole["inputs"], whole["references"])
+    streams = [[one["references"][place] if place < len(one["references"]) else None for one in lines] for place in range(3)]
+    bleu = sacrebleu.corpus_bleu([one["text"] for one in lines], streams, tokenize="char").score
+    assert whole["metrics"]["bleu"] == pytest.approx(bleu)
+    wanted = {row["text"]: {"text": line["text"], "references": row["answers"]} for row, line in zip(joined, lines, strict=True)}
+    assert [{name: one[name] for name in ("text", "references")} for one in each] == [wanted[row["text"]] for row in apart]
+    done = evaluate(tmp_path, "--from", str(place / "chat"), "--data", str(tmp_path / "apart.jsonl"), *words, "evaluation.bootstrap=null")
+    assert f"{len(apart)} rows of {len(joined)} inputs, with {len(apart)} references" in done.out
+
+
 def test_gates(place: Path, tmp_path: Path) -> None:
     start = ["--from", str(place / "classes")]
     assert evaluate(tmp_path, *start, "--fail-if", "f1_macro < 0", "--fail-if", "matthews > 1").code == 0

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from tfkit.objectives.metrics.regression import regression_metrics
 from tfkit.objectives.metrics.tag_spans import mark_spans, spans
 from tfkit.objectives.metrics.texts import reference_metrics
 from tfkit.objectives.text_to_text import TextToText
+from tfkit.recipe.schema.sections import EvaluationSection
 
 
 def weightings(rows: int, seed: int = 0) -> Iterator[Numbers]:
@@ -168,6 +170,14 @@ def test_texts_equal_sacrebleu_and_rouge_score(name: str) -> None:
         )
 
 
+@pytest.mark.parametrize("tokenize", get_args(EvaluationSection.model_fields["bleu_tokenize"].annotation))
+def test_the_tokenizer_of_bleu_can_be_named(tokenize: str) -> None:
+    texts, references = ["猫坐在垫子上。", "the cat, (sat)«on» a mat"], [["猫坐在垫子上!"], ["the cat (sat) «on» the mat", "a cat"]]
+    streams = [[references[0][0], references[1][0]], [None, references[1][1]]]
+    wanted = sacrebleu.BLEU(tokenize=tokenize).corpus_score(texts, streams).score
+    assert reference_metrics(texts, references, ["bleu"], tokenize)(np.ones(2))["bleu"] == pytest.approx(wanted, abs=1e-9)
+
+
 def test_a_library_that_is_missing_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(text_scores._LIBRARIES, "rouge", "no_such_library_anywhere")
     with pytest.raises(MachineError, match=r"rouge needs the extra eval: in the folder of tfkit, pip install -e '\.\[eval\]'"):
@@ -189,6 +199,23 @@ def test_intervals_are_those_of_the_mean_and_hold_it_as_often_as_they_say() -> N
     assert one == pytest.approx(normal, abs=0.02)
     assert one == intervals(lambda weights: {"mean": weights @ values / weights.sum()}, 200, 2000, seed=1)["mean"]
     assert one != intervals(lambda weights: {"mean": weights @ values / weights.sum()}, 200, 2000, seed=2)["mean"]
+
+
+def test_every_interval_contains_its_estimate() -> None:
+    """Of 500 classes with two rows each a resample lacks many, and its macro F1 is nearly always below that of the set."""
+    random = np.random.default_rng(3)
+    targets = np.arange(1000) % 500
+    predictions = np.where(random.random(1000) < 0.6, targets, random.integers(500, size=1000))
+    scores = classification_metrics(targets, predictions)
+    found, estimates = intervals(scores, 1000, 200, seed=1), scores(unit_weights(1000))
+    resampled = [scores(np.bincount(random.integers(1000, size=1000), minlength=1000) * 1.0)["f1_macro"] for _ in range(200)]
+    assert np.percentile(resampled, 97.5) < estimates["f1_macro"]
+    assert all(low <= estimates[name] <= high for name, (low, high) in found.items())
+    assert found["f1_macro"][1] - found["f1_macro"][0] == pytest.approx(np.subtract(*np.percentile(resampled, (97.5, 2.5))), rel=0.25)
+    perfect = intervals(classification_metrics(targets, targets), 1000, 50, seed=1)
+    assert perfect["accuracy"] == [1, 1]
+    nearly = intervals(classification_metrics(targets, np.append(targets[1:], 0)), 1000, 50, seed=1)["accuracy"]
+    assert 0 <= nearly[0] <= nearly[1] <= 1
 
 
 def test_resamples_without_a_value_count_for_nothing() -> None:

@@ -215,6 +215,12 @@ def judged(seen: Seen) -> list[Any]:
     return [sorted(result["metrics"]), result["intervals"]]
 
 
+def bleu_tokenizer(seen: Seen) -> str:
+    """As the result has it; tests/cli/test_evaluate_answers.py shows it at work."""
+    name: str = _result(seen, "judged")["bleu_tokenize"]
+    return name
+
+
 def _result(seen: Seen, name: str) -> dict[str, Any]:
     kept = seen.folder.with_name(f"{seen.folder.name}-{name}")
     assert main(["evaluate", "--from", str(seen.folder), "--run", str(kept), "--json"]) == 0
@@ -519,6 +525,7 @@ TABLE = {
     "evaluation.max_tokens": Change("evaluation.max_tokens=100", evaluation),
     "evaluation.precision": Change("evaluation.precision=bfloat16", scored),
     "evaluation.text_metrics": Change("evaluation.text_metrics=[chrf]", judged, f"{WRITTEN} | generation.max_new_tokens=2"),
+    "evaluation.bleu_tokenize": Change("evaluation.bleu_tokenize=char", bleu_tokenizer, WRITTEN),
     "evaluation.bootstrap": Change("evaluation.bootstrap=7", judged),
     "generation.prompts": Change(WRITES, samples),
     "generation.max_new_tokens": Change("generation.max_new_tokens=3", samples, DRAWS),

@@ -72,6 +72,8 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
     """Return the result for people."""
     metrics, units = dict(result["metrics"]), {}
     scored = f"{result['examples']:,} rows"
+    if result["examples"] > result.get("inputs", result["examples"]):
+        scored += f" of {result['inputs']:,} inputs, with {result['references']:,} references"
     if "target_tokens" in metrics:  # of texts
         units = {"loss": " nats a token"}
         scored = f"{metrics.pop('target_tokens'):,} tokens of {result['examples']:,} texts"

@@ -71,7 +71,9 @@ class EvaluationResult(_Result):
     batch_size: int
     precision: str
     context_length: int
-    decoding: dict[str, Any] | None
+    decoding: dict[str, Any] | None  # of written texts, as are
+    inputs: int | None  # how many were written, and
+    references: int | None  # with how many they were compared
     energy_kwh: float | None
     energy_kwh_parts: dict[str, float] | None
     emissions_g: float | None

@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from tfkit.data import ExampleRows
 from tfkit.evaluation.row_scores import judged_batches
 from tfkit.evaluation.set_metrics import loss_metrics
 from tfkit.generation.inference import Interrupted
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import LabelledObjective
-from tfkit.objectives.metrics import Scores, together
+from tfkit.objectives.metrics import Numbers, Scores, together
 from tfkit.objectives.metrics.texts import reference_metrics
 from tfkit.objectives.objective import Sum
 
@@ -48,10 +50,19 @@ def judge_rows(
     return sorted(found, key=lambda one: one.number)
 
 
-def answer_metrics(objective: LabelledObjective, judged: Sequence[Judged], text_metrics: Sequence[str] = ()) -> Scores:
-    """The objective's own metrics, those of all answers together, and of written texts those that are named."""
-    predictions = [one.prediction for one in judged]
-    parts = [loss_metrics(objective, [one.sums for one in judged]), *objective.answer_metrics(predictions)]
-    if text_metrics:
-        parts.append(reference_metrics([one["text"] for one in predictions], [one["references"] for one in predictions], text_metrics))
-    return together(parts)
+def answer_metrics(objective: LabelledObjective, judged: Sequence[Judged]) -> Scores:
+    """The objective's own metrics, and those of all answers together."""
+    return together([loss_metrics(objective, [one.sums for one in judged]), *objective.answer_metrics([one.prediction for one in judged])])
+
+
+def written_metrics(
+    objective: LabelledObjective, judged: Sequence[Judged], of_input: Numbers, text_metrics: Sequence[str], bleu_tokenize: str
+) -> Scores:
+    """The same of rows whose inputs have the numbers `of_input` (N,), and those of the written texts, which are named.
+
+    Their weights are of inputs: each row counts as often as its input, and a written text once for it, against all its references.
+    """
+    of_rows, firsts = answer_metrics(objective, judged), np.unique(of_input, return_index=True)[1]
+    written = [judged[first].prediction for first in firsts]
+    of_texts = reference_metrics([one["text"] for one in written], [one["references"] for one in written], text_metrics, bleu_tokenize)
+    return lambda weights: of_rows(weights[of_input]) | of_texts(weights)

@@ -78,7 +78,7 @@ def evaluate_likelihood(settings: Settings, loaded: "Loaded", work: "Session") -
     metrics = of_sets(scores(unit_weights(len(verdicts))), each, names)
     used = [_Set(source.name, source.fingerprint()) for source, _ in zip(sources, judged, strict=False)]
     tokens = sum(found.tokens for found in judged.values())
-    return Scored(metrics, len(verdicts), tokens, used, scores, [one.prediction for one in verdicts])
+    return Scored(metrics, len(verdicts), tokens, used, scores, len(verdicts), [one.prediction for one in verdicts])
 
 
 def _judge(section: ObjectiveSection, data: DataSection) -> Judge:

@@ -1,25 +1,26 @@
 """Evaluation by an objective's own rows, for every objective but a causal language model's."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tfkit.data import ExampleSet, Source
 from tfkit.data.sources.open_sources import validation_sources
 from tfkit.engine.base_model import check_order
 from tfkit.engine.baseline_scores import evaluation_baselines, scored_rows
+from tfkit.engine.scoring.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
 from tfkit.engine.session import WHOLE
 from tfkit.engine.settings import Settings
 from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store
 from tfkit.engine.validation import judge_sets, of_sets, score_sets
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.baselines import Baselines
-from tfkit.evaluation.predictions import Judged, answer_metrics
+from tfkit.evaluation.predictions import Judged, answer_metrics, written_metrics
 from tfkit.evaluation.row_scores import first_rows, tokens_of_first
 from tfkit.evaluation.token_budget import TokenBudget
-from tfkit.evaluation.written import rows_of, undrawn, write_texts
+from tfkit.evaluation.written import undrawn
 from tfkit.objectives.context import ModelContext, RowOrder, Stored, tokens_of
-from tfkit.objectives.labelled import LabelledObjective, WritingObjective
+from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.metrics import Scores, unit_weights
 from tfkit.objectives.metrics.texts import require_libraries
 from tfkit.objectives.objective import Objective, weighted_loss
@@ -64,9 +65,10 @@ class Scored:
     examples: int
     tokens: int
     stored: Sequence[Read]
-    scores: Scores | None = None  # of labelled rows: the metrics of all together, for their intervals
+    scores: Scores | None = None  # of labelled rows and texts: the metrics of all together, for their intervals
+    units: int = 0  # by whose weights these are: rows, or the inputs for which texts were written
     predictions: list[dict[str, Any]] = field(default_factory=list)  # of labelled rows, one each
-    decoding: dict[str, Any] | None = None  # how texts were written, where some were
+    facts: dict[str, Any] = field(default_factory=dict)  # further ones of the result: how texts were written, where some were
     baselines: Baselines = field(default_factory=dict)
 
 
@@ -138,45 +140,62 @@ def _labelled(
     """Rows that have an answer each: the model's, and the metrics of all of them."""
     writer = objective.writer if settings.evaluation.text_metrics else None
     text_metrics = settings.evaluation.text_metrics if writer else ()
-    total = sum(map(len, stored))
-    with work.listener.progress("scoring", total * (2 if writer else 1), "rows") as bar, work.stop.at_once(WHOLE):
+    counts = _rows_within(objective, order, stored, settings.evaluation.max_tokens)
+    used = stored[: len(counts)]
+    inputs: list[list[SharedInput]] = []
+    if writer is not None:
+        inputs = [shared_inputs(writer, *one) for one in zip(sources, used, counts, strict=False)]
+    with work.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, work.stop.at_once(WHOLE):
         judged = judge_sets(settings.evaluation, order, objective, stored, loaded.model, progress=bar.advance)
         assert judged is not None  # nothing asked it to stop
-        used = stored[: len(judged)]
         if writer is not None:
-            sets = zip(sources, used, judged, strict=False)
-            judged = [_with_texts(settings, writer, source, one, found, loaded, bar.advance) for source, one, found in sets]
-        everything = [found for part in judged for found in part]
-        scores = answer_metrics(objective, everything, text_metrics)
-        each = [answer_metrics(objective, part, text_metrics)(unit_weights(len(part))) for part in judged if len(names) > 1]
-        metrics = of_sets(scores(unit_weights(len(everything))), each, names)
+            sets = zip(used, judged, inputs, strict=True)
+            judged = [with_texts(settings, writer, one, found, shared, loaded, bar.advance) for one, found, shared in sets]
+        metrics, scores, units = _metrics(settings, objective, names, judged, inputs)
     rows = [(one, found) for one, part in zip(used, judged, strict=True) for found in part]
     documents = [
         {"place": one.place(found.number), "loss": weighted_loss(objective.terms, found.sums), **found.prediction} for one, found in rows
     ]
     tokens = sum(int(one.lengths[found.number]) for one, found in rows)
-    decoding = undrawn(settings.generation).model_dump(include=set(_DECODING)) if writer else None
+    facts: dict[str, Any] = {}
+    if writer is not None:
+        facts["decoding"] = undrawn(settings.generation).model_dump(include=set(_DECODING))
+        facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in text_metrics else {}
+        facts |= {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
     with work.stop.at_once(WHOLE):
         beside = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, judged))
-    return Scored(metrics, len(rows), tokens, used, scores, documents, decoding, beside)
+    return Scored(metrics, len(rows), tokens, used, scores, units, documents, facts, beside)
 
 
-def _with_texts(
+def _rows_within(objective: LabelledObjective, order: RowOrder, sets: Sequence[ExampleSet], max_tokens: int | None) -> list[int]:
+    """The rows of each set that are scored; the last sets may be left out."""
+    budget, counts = TokenBudget(max_tokens), []
+    for one in budget.until_spent(sets):
+        rows = objective.open_rows([(one, 1.0)], order)
+        counts.append(first_rows(rows, budget.left))
+        budget.spend(tokens_of_first(rows, counts[-1]))
+    return counts
+
+
+def _metrics(
     settings: Settings,
-    objective: WritingObjective,
-    source: Source,
-    stored: ExampleSet,
-    judged: Sequence[Judged],
-    loaded: "Loaded",
-    progress: Any,
-) -> list[Judged]:
-    """The same rows with what the model writes for each, and what was to be written."""
-    examples = [stored[one.number] for one in judged]
-    decoding, size = undrawn(settings.generation), settings.evaluation.batch_size
-    texts = write_texts(loaded.model, objective, examples, decoding, size, loaded.eos_ids, progress)
-    wanted = {one.number: example for one, example in zip(judged, examples, strict=True)}
-    right = {number: objective.references(row, wanted[number]) for number, row in enumerate(rows_of(source, stored)) if number in wanted}
-    return [replace(one, prediction={"text": text, "references": right[one.number]}) for one, text in zip(judged, texts, strict=True)]
+    objective: LabelledObjective,
+    names: Sequence[str],
+    judged: Sequence[Sequence[Judged]],
+    inputs: Sequence[Sequence[SharedInput]],
+) -> tuple[dict[str, float], Scores, int]:
+    """The metrics; the same as a function of how often each input counts (where no texts are written, each row is one); the inputs."""
+
+    def scores_of(sets: Sequence[Sequence[Judged]], shared: Sequence[Sequence[SharedInput]]) -> tuple[Scores, int]:
+        rows = [one for part in sets for one in part]
+        if not shared:
+            return answer_metrics(objective, rows), len(rows)
+        evaluation, of_input = settings.evaluation, number_inputs(shared)
+        return written_metrics(objective, rows, of_input, evaluation.text_metrics, evaluation.bleu_tokenize), int(of_input.max()) + 1
+
+    scores, units = scores_of(judged, inputs)
+    parts = [scores_of([part], inputs[number : number + 1]) for number, part in enumerate(judged) if len(names) > 1]
+    return of_sets(scores(unit_weights(units)), [part(unit_weights(count)) for part, count in parts], names), scores, units
 
 
 def _labels(section: ObjectiveSection, loaded: "Loaded") -> list[str]:

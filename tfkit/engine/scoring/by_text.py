@@ -41,7 +41,7 @@ def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, e
     if each:
         with work.stop.at_once(WHOLE):
             lines = _text_predictions(sources, scores)
-    return Scored(metrics, len(whole.targets), tokens, streams[: len(scores)], text_score_metrics(whole), lines)
+    return Scored(metrics, len(whole.targets), tokens, streams[: len(scores)], text_score_metrics(whole), len(whole.targets), lines)
 
 
 def _sources(settings: "Settings") -> list[Source]:

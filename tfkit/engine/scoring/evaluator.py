@@ -86,9 +86,8 @@ class Evaluator:
         from tfkit.evaluation.bootstrap import intervals
 
         evaluation = self.settings.evaluation
-        resamples = evaluation.bootstrap if found.examples > 1 else None
-        spread = intervals(found.scores, found.examples, resamples, _SEED) if found.scores is not None and resamples is not None else {}
-        decoding = {} if found.decoding is None else {"decoding": found.decoding}
+        resamples = evaluation.bootstrap if found.units > 1 else None
+        spread = intervals(found.scores, found.units, resamples, _SEED) if found.scores is not None and resamples is not None else {}
         return {
             "schema_version": 1,
             "metrics": found.metrics,
@@ -102,7 +101,7 @@ class Evaluator:
             "batch_size": evaluation.batch_size,
             "precision": evaluation.precision,
             "context_length": loaded.config.context_length,
-            **decoding,
+            **found.facts,
             **energy_fields(reading),
             **place_fields(reading),
         }

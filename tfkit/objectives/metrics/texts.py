@@ -1,11 +1,12 @@
 """Metrics of written texts, by the field's own libraries: sacreBLEU (arXiv 1804.08771) for BLEU and chrF, rouge-score for ROUGE.
 
-BLEU and chrF are sacreBLEU's defaults, from 0 to 100: BLEU of whole sets with the tokenizer 13a and exponential smoothing, chrF2 of
-characters. ROUGE is the mean over rows of the F-measure, from 0 to 1, without stemming; of several references the best one counts.
+BLEU and chrF are sacreBLEU's defaults, from 0 to 100: BLEU of whole sets with the tokenizer 13a (or a named one) and exponential smoothing,
+chrF2 of characters. ROUGE is the mean over rows of the F-measure, from 0 to 1, without stemming; of several references the best one counts.
 """
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,15 @@ from tfkit.objectives.metrics import Numbers, Scores, together
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
-def reference_metrics(texts: Sequence[str], references: Sequence[Sequence[str]], metrics: Sequence[str]) -> Scores:
-    """The named metrics of the text of each row against its references, one or more. Raises MachineError for a library that is missing."""
-    return together([_METRICS[name](list(texts), references) for name in metrics])
+def reference_metrics(
+    texts: Sequence[str], references: Sequence[Sequence[str]], metrics: Sequence[str], bleu_tokenize: str = "13a"
+) -> Scores:
+    """The named metrics of the text of each input against its references, one or more; `bleu_tokenize` is sacreBLEU's name of a tokenizer.
+
+    Raises MachineError for a library that is missing.
+    """
+    found = {name: _METRICS[name] for name in metrics} | ({"bleu": partial(_bleu, bleu_tokenize)} if "bleu" in metrics else {})
+    return together([measure(list(texts), references) for measure in found.values()])
 
 
 def require_libraries(metrics: Sequence[str]) -> None:
@@ -38,8 +45,9 @@ def _exact_match(texts: list[str], references: Sequence[Sequence[str]]) -> Score
     return lambda weights: {"exact_match": float(weights @ right / weights.sum())}
 
 
-def _bleu(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
-    return _sacrebleu("bleu", _library("bleu").BLEU(force=True), texts, references)  # force: no advice about texts that look tokenized
+def _bleu(tokenize: str, texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
+    bleu = _library("bleu").BLEU(tokenize=tokenize, force=True)  # force: no advice about texts that look tokenized
+    return _sacrebleu("bleu", bleu, texts, references)
 
 
 def _chrf(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
@@ -70,7 +78,7 @@ def _rouge(texts: list[str], references: Sequence[Sequence[str]]) -> Scores:
 
 _METRICS: Mapping[str, Callable[[list[str], Sequence[Sequence[str]]], Scores]] = {
     "exact_match": _exact_match,
-    "bleu": _bleu,
+    "bleu": partial(_bleu, "13a"),
     "chrf": _chrf,
     "rouge": _rouge,
 }

@@ -282,6 +282,9 @@ class EvaluationSection(Data):
         ["exact_match", "bleu", "chrf", "rouge"],
         description="How tfkit evaluate compares generated texts with those of the rows. []: none is generated.",
     )
+    bleu_tokenize: Literal["13a", "intl", "zh", "char", "none"] = Field(
+        "13a", description="sacreBLEU's tokenizer of texts: 13a, intl (also splits at the punctuation of other scripts), zh, char, none."
+    )
     bootstrap: Resamples | None = Field(
         1000, description="Bootstrap samples of the rows from which tfkit evaluate computes 95 % intervals; null: none."
     )
