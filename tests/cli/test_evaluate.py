@@ -82,7 +82,7 @@ def test_the_document(capsys, folder, data):
     assert run("--from", folder, "--data", data, "--json", "evaluation.batch_size=2") == 0
     document = json.loads(capsys.readouterr().out)
     assert document.keys() == {
-        *("schema_version", "metrics", "baselines", "intervals", "bootstrap", "examples", "tokens", "checkpoint", "data"),
+        *("schema_version", "metrics", "baselines", "intervals", "bootstrap", "examples", "tokens", "trained_on", "checkpoint", "data"),
         *("batch_size", "precision", "context_length"),
         *("energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status", "place"),
     }

@@ -1,10 +1,12 @@
 """Held-out rows that are trained on, too, are counted and told: of text, and of labelled rows."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_runs import WORDS, pretrain
+from tiny_runs import WORDS, Process, pretrain
 
 RECIPE = """
 model: {preset: gpt2, decoder_layers: 1, dim: 8, num_heads: 1, context_length: 16}
@@ -39,3 +41,25 @@ def test_a_run_tells_of_held_out_rows_that_it_trains_on(tmp_path: Path, words: l
     done = pretrain(tmp_path / "clean", tmp_path / "recipe.yaml", *words)
     assert done.code == 0, done.err
     assert "trained on" not in done.err
+
+
+@pytest.mark.parametrize("words", [[], ["objective={kind: classification, labels: [no, yes, maybe]}"]])
+def test_evaluate_reports_which_of_its_rows_the_run_was_trained_on(tmp_path: Path, words: list[str]) -> None:
+    assert pretrain(tmp_path / "run", tmp_path / "recipe.yaml", *words, "data.validation=null").code == 0
+
+    def evaluated(*more: str) -> tuple[dict[str, Any], str]:
+        done = Process(tmp_path, ["evaluate", "--from", "run", "--data", "three.jsonl", "--json", "--threads", "1", *more]).wait()
+        assert done.code == 0, done.err
+        return json.loads(done.out), done.err
+
+    result, said = evaluated()
+    assert (result["trained_on"], result["examples"]) == (8, 18)
+    assert "8 of the 18 texts that were scored are among those that the run was trained on" in said
+    result, _ = evaluated("evaluation.max_tokens=1")
+    assert (result["trained_on"], result["examples"]) == (1, 1)
+    shutil.rmtree(tmp_path / "cache")
+    assert evaluated()[0]["trained_on"] == 8, "from the run's own files"
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "two.jsonl").unlink()
+    result, said = evaluated()
+    assert (result["trained_on"], "trained on" in said) == (None, False)

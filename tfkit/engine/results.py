@@ -66,6 +66,7 @@ class EvaluationResult(_Result):
     bootstrap: int | None
     examples: int
     tokens: int
+    trained_on: int | None  # of the scored texts those that the run was trained on; None: not known
     checkpoint: str
     data: list[dict[str, str]]
     batch_size: int

@@ -7,6 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tfkit.data.store.folder_cache import cache_folder
+from tfkit.data.store.folder_index import INDEX
+from tfkit.data.store.hashes import HashedFiles
+
+Hashes = NDArray[Any]  # (rows,) uint64
+
 
 class Hashed(Protocol):
     """The cached form of a source, which has a hash of each row's text, (rows,) uint64."""
@@ -19,6 +25,15 @@ class Hashed(Protocol):
 def text_hash(text: str) -> bytes:
     """Return a hash of eight bytes; white space at the ends makes no difference."""
     return hashlib.blake2b(text.strip().encode(), digest_size=8).digest()
+
+
+def cached_hashes(fingerprint: str) -> Hashes | None:
+    """Return the hashes of the texts of a source that is in the cache; None if it is not."""
+    for kind in ("examples", "streams"):
+        folder = cache_folder() / kind / fingerprint
+        if (folder / INDEX).is_file():
+            return HashedFiles(folder).compared("texts.bin", "<u8")
+    return None
 
 
 def overlap(kept: Sequence[Hashed], held_out: Hashed) -> int:

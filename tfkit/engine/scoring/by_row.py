@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tfkit.data import ExampleSet, Source
 from tfkit.data.sources.open_sources import validation_sources
+from tfkit.data.store.overlap import Hashes
 from tfkit.engine.base_model import check_order
 from tfkit.engine.baseline_scores import evaluation_baselines, scored_rows
 from tfkit.engine.scoring.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
@@ -69,6 +70,7 @@ class Scored:
     units: int = 0  # by whose weights these are: rows, or the inputs for which texts were written
     predictions: list[dict[str, Any]] = field(default_factory=list)  # of labelled rows, one each
     facts: dict[str, Any] = field(default_factory=dict)  # further ones of the result: how texts were written, where some were
+    texts: Sequence[Hashes] = ()  # the hashes of the scored texts of each set
     baselines: Baselines = field(default_factory=dict)
 
 
@@ -84,6 +86,8 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session") -> Scor
     sources = validation_sources(data, section.roles) if data is not None else []
     if data is None or not sources:
         raise UsageError("there are no rows to score: give them as --data F, or a recipe with data.validation")
+    for source in sources:
+        work.listener.say(source.describe())
     with work.stop.at_once():
         stored = [store(source, data, objective, tokenizer, work.listener) for source in sources]
     report_rows(stored, work.listener)
@@ -124,7 +128,7 @@ def _unlabelled(
     with work.listener.progress("scoring", rows, "rows") as bar, work.stop.at_once(WHOLE):
         metrics = score_sets(settings.evaluation, order, objective, sets, loaded.model, progress=bar.advance)
     assert metrics is not None  # nothing asked it to stop
-    return Scored(metrics, rows, tokens, scored)
+    return Scored(metrics, rows, tokens, scored, texts=[one.texts for one in scored])
 
 
 def _labelled(
@@ -164,7 +168,18 @@ def _labelled(
         facts |= {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
     with work.stop.at_once(WHOLE):
         beside = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, judged))
-    return Scored(metrics, len(rows), tokens, used, scores, units, documents, facts, beside)
+    return Scored(
+        metrics,
+        len(rows),
+        tokens,
+        used,
+        scores,
+        units,
+        documents,
+        facts,
+        [one.texts[:count] for one, count in zip(used, counts, strict=True)],
+        beside,
+    )
 
 
 def _rows_within(objective: LabelledObjective, order: RowOrder, sets: Sequence[ExampleSet], max_tokens: int | None) -> list[int]:

@@ -41,7 +41,9 @@ def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, e
     if each:
         with work.stop.at_once(WHOLE):
             lines = _text_predictions(sources, scores)
-    return Scored(metrics, len(whole.targets), tokens, streams[: len(scores)], text_score_metrics(whole), len(whole.targets), lines)
+    rows, used = len(whole.targets), streams[: len(scores)]
+    texts = [stream.texts[: len(score.targets)] for stream, score in zip(used, scores, strict=True)]
+    return Scored(metrics, rows, tokens, used, text_score_metrics(whole), rows, lines, texts=texts)
 
 
 def _sources(settings: "Settings") -> list[Source]:
@@ -55,6 +57,7 @@ def _streams(sources: list[Source], loaded: "Loaded", work: "Session") -> list[T
     assert loaded.codec is not None
     streams = []
     for source in sources:
+        work.listener.say(source.describe())
         with work.listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar, work.stop.at_once():
             streams.append(token_stream(source, loaded.codec, bar.advance))
         if note := streams[-1].describe_skipped():

@@ -52,6 +52,9 @@ class Evaluator:
         with work.stop.at_once(WHOLE):
             reading = work.own(work.meter.stop())  # which waits for a first measurement
             result = self._result(loaded, found, reading)
+        if result["trained_on"]:
+            what = f"{result['trained_on']:,} of the {sum(map(len, found.texts)):,} texts that were scored"
+            work.listener.warn(f"{what} are among those that the run was trained on: the metrics say little about other texts")
         work.finish(result, data=result["data"])
         return result, found.predictions, reading
 
@@ -82,6 +85,7 @@ class Evaluator:
         return (evaluate_likelihood if scored_by == "likelihood" else evaluate_rows)(self.settings, loaded, work)
 
     def _result(self, loaded: "Loaded", found: "Scored", reading: "Reading") -> dict[str, Any]:
+        from tfkit.engine.scoring.trained_rows import count_trained_rows
         from tfkit.engine.session import energy_fields, place_fields
         from tfkit.evaluation.bootstrap import intervals
 
@@ -96,6 +100,7 @@ class Evaluator:
             "bootstrap": resamples if spread else None,
             "examples": found.examples,
             "tokens": found.tokens,
+            "trained_on": count_trained_rows(loaded.folder, found.texts),
             "checkpoint": str(loaded.folder),
             "data": [{"name": one.name, "fingerprint": one.fingerprint} for one in found.stored],
             "batch_size": evaluation.batch_size,

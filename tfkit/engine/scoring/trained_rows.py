@@ -1,0 +1,44 @@
+"""How many of the rows of an evaluation its run was trained on: by the hashes of their texts, which the cache has of both."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tfkit.data.sources.open_sources import training_sources
+from tfkit.data.store.overlap import Hashes, cached_hashes, text_hash
+from tfkit.errors import TfkitError
+from tfkit.recipe import read_recipe
+
+_MOST_BYTES = 1 << 30  # of training rows that are read again
+
+
+def count_trained_rows(checkpoint: Path, scored: Sequence[Hashes]) -> int | None:
+    """Return how many of the scored texts the run that made a checkpoint was trained on; None if nothing here shows which these were.
+
+    A text of which the run was trained on a part is not counted.
+    """
+    known = _hashes(checkpoint) if scored else None
+    return None if known is None else int(np.isin(np.concatenate(scored), known).sum())
+
+
+def _hashes(checkpoint: Path) -> Hashes | None:
+    """Return the hashes of the training texts: from the cache, else from the rows themselves, if they are not many."""
+    try:
+        fingerprints = json.loads((checkpoint / "tfkit.json").read_bytes())["data"]["train"]
+        found = [cached_hashes(one) for one in fingerprints]
+    except (OSError, ValueError, KeyError, TypeError):  # another program's checkpoint
+        return None
+    if found and all(one is not None for one in found):
+        return np.unique(np.concatenate([one for one in found if one is not None]))
+    saved = checkpoint.resolve().parent.parent / "recipe.yaml"
+    try:
+        run = read_recipe(str(saved)).recipe
+        sources = [] if any(one.hub for one in run.data.train) else training_sources(run.data, run.objective.roles)
+        if not sources or sum(source.size_bytes for source in sources) > _MOST_BYTES:
+            return None
+        texts: Iterator[bytes] = (text_hash(row.text) for source in sources for row in source.rows({}))
+        return np.unique(np.frombuffer(b"".join(texts), "<u8"))
+    except TfkitError:  # moved or changed
+        return None
