@@ -9,22 +9,23 @@ __version__ = "0.1.0"
 bound_spinning()
 
 if TYPE_CHECKING:
-    from tfkit.adapters import load as load
     from tfkit.engine.api import evaluate as evaluate
     from tfkit.engine.api import finetune as finetune
     from tfkit.engine.api import generate as generate
     from tfkit.engine.api import plan as plan
+    from tfkit.engine.api import predict as predict
     from tfkit.engine.api import pretrain as pretrain
     from tfkit.engine.api import resume as resume
+    from tfkit.engine.loaded_model import load as load
 
-_OF_THE_ENGINE = ("evaluate", "finetune", "generate", "plan", "pretrain", "resume")
-__all__ = ["__version__", "evaluate", "finetune", "generate", "load", "plan", "pretrain", "resume"]
+_OF_THE_ENGINE = ("evaluate", "finetune", "generate", "plan", "predict", "pretrain", "resume")
+__all__ = ["__version__", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for when it is first asked for, so that `import tfkit` stays light."""
     if name == "load":
-        from tfkit.adapters import load
+        from tfkit.engine.loaded_model import load
 
         return load
     if name == "console":  # the command line's listener

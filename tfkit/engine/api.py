@@ -4,30 +4,26 @@ Nothing is printed unless a listener prints it, errors are the classes of tfkit.
 `recipe` is a bundled name, a path, a dict or a Recipe; `overrides` is a dict of dotted names, or of sections.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tfkit.engine import attempt
 from tfkit.engine.attempt import RunOptions
+from tfkit.engine.calls import Interrupts, Overrides, ShouldStop, interrupts, word, words_of
 from tfkit.engine.isolation import isolated
 from tfkit.engine.listener import Listener, Silent
 from tfkit.engine.results import Completion, EvaluationResult, TrainingResult
 from tfkit.errors import Stopped, UsageError
 from tfkit.recipe import Recipe, RecipeText, open_recipe
 from tfkit.recipe.dump import dump_document, recipe_document
-from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
     from tfkit.engine.estimate import Estimate
-    from tfkit.engine.text_generator import TextGenerator
+    from tfkit.engine.predicting import Predictor
 
 AnyRecipe = str | Path | Mapping[str, Any] | Recipe
-Overrides = Mapping[str, Any] | None
-ShouldStop = Callable[[], bool] | None
 
 
 def pretrain(
@@ -48,7 +44,7 @@ def pretrain(
     `should_stop` is called between micro-batches; the result of a run that it stops has the status "stopped", and the unfinished step is
     dropped. KeyboardInterrupt is raised once the last whole step is saved. Raises the classes of tfkit.errors.
     """
-    source, words = _recipe_text(recipe), _words(overrides)
+    source, words = _recipe_text(recipe), words_of(overrides)
     options = RunOptions(_folder(run, source), resume, exact, force, device, threads, ["tfkit.pretrain"])
     return _trained(options, should_stop, lambda stop: attempt.pretrain(source, words, options, listener or Silent(), stop))
 
@@ -72,11 +68,11 @@ def finetune(
 
     For the rest see `pretrain`.
     """
-    words = _words(overrides)
+    words = words_of(overrides)
     if data is not None:  # before the others, so that data.train.0.columns can name columns
-        words.insert(0, _word("data.train", [{"path": str(data)}]))
+        words.insert(0, word("data.train", [{"path": str(data)}]))
     if start is not None:
-        words.append(_word("model.from", str(start)))
+        words.append(word("model.from", str(start)))
     source = _recipe_text(recipe) if recipe is not None else None
     folder = _folder(run, source) if run is not None or source is not None else Path("runs") / attempt.recognition_of(words).run_name
     options = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"])
@@ -97,7 +93,7 @@ def resume(
 ) -> TrainingResult:
     """Go on with the run in a folder as it was started; a finished one repeats its result. For the rest see `pretrain`."""
     options = RunOptions(Path(run), True, exact, force, device, threads, ["tfkit.resume"])
-    return _trained(options, should_stop, lambda stop: attempt.resume(_words(overrides), options, listener or Silent(), stop))
+    return _trained(options, should_stop, lambda stop: attempt.resume(words_of(overrides), options, listener or Silent(), stop))
 
 
 def evaluate(
@@ -120,9 +116,9 @@ def evaluate(
     from tfkit.engine.scoring.evaluator import Evaluator
     from tfkit.engine.session import session
 
-    with isolated(), _interrupts(should_stop) as stop:
+    with isolated(), interrupts(should_stop) as stop:
         source = _recipe_text(recipe) if recipe is not None else None
-        evaluator = Evaluator(str(start), source, _words(overrides), str(data) if data else None)
+        evaluator = Evaluator(str(start), source, words_of(overrides), str(data) if data else None)
         if run is not None:
             evaluator.inputs.refuse_folder(Path(run), "run")
         folder = Path(run) if run is not None else None
@@ -151,23 +147,76 @@ def generate(
     """
     from tfkit.engine.inputs import inputs_of
     from tfkit.engine.session import session
-    from tfkit.engine.settings import PROMPTS_AT_ONCE
     from tfkit.engine.text_generator import TextGenerator
 
-    everything = [prompts] if isinstance(prompts, str) else list(prompts)
-    found: list[Completion] = []
-    with isolated(), _interrupts(should_stop) as stop:
-        generator = TextGenerator(str(start), _words(overrides), chat=chat)
+    with isolated(), interrupts(should_stop) as stop:
+        generator = TextGenerator(str(start), words_of(overrides), chat=chat)
         folder, carbon = Path(run) if run is not None else None, generator.settings.carbon
         if folder is not None:
             inputs_of([], [], [generator.folder, str(start)]).refuse_folder(folder, "run")
         with session("generate", carbon, folder, listener or Silent(), stop, threads=threads, words=["tfkit.generate"]) as work:
             generator.load(work, device, threads)
-            for first in range(0, len(everything), PROMPTS_AT_ONCE):
-                found += _completions(generator, everything[first : first + PROMPTS_AT_ONCE], first)
-                stop.raise_if_requested(f"{len(found):,} prompts were continued")
+            found = generator.all_completions(prompts)
             work.finish({"prompts": len(found), "tokens": sum(one.tokens for one in found)})
     return found
+
+
+def predict(
+    rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str,
+    overrides: Overrides = None,
+    *,
+    start: str | Path,
+    all_labels: bool = False,
+    run: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    listener: Listener | None = None,
+    should_stop: ShouldStop = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield each row, a dict or a text alone, with the `prediction` and `probability` that the checkpoint `start` gives it, in order.
+
+    Rows need no label, and are read a few batches ahead. `all_labels`: with `probabilities`, of every label. `overrides`:
+    {"data.validation.0.columns": {"text": "body"}}. Raises DataError for a row that cannot be read; with {"data.on_bad_row": "skip"} it
+    is yielded with an `error` in place of a prediction. Raises Stopped.
+    """
+    from tfkit.engine.predicting import Predictor
+
+    predictor = Predictor(start, words_of(overrides), all_labels=all_labels)
+    if run is not None:
+        predictor.inputs.refuse_folder(Path(run), "run")
+    return _predictions(predictor, rows, Path(run) if run is not None else None, device, threads, listener or Silent(), should_stop)
+
+
+def _predictions(
+    predictor: "Predictor",
+    rows: Any,
+    folder: Path | None,
+    device: str | None,
+    threads: int | None,
+    listener: Listener,
+    should_stop: ShouldStop,
+) -> Iterator[dict[str, Any]]:
+    """Load the model when the first row is asked for. Between two windows the process is the caller's own."""
+    import torch
+
+    from tfkit.engine.session import session
+
+    answers = predictor.answers(predictor.given_rows(rows))
+    with ExitStack() as stack:
+        with isolated(), interrupts(should_stop) as stop, stop.at_once():
+            carbon = predictor.settings.carbon
+            work = stack.enter_context(session("predict", carbon, folder, listener, stop, threads=threads, words=["tfkit.predict"]))
+            predictor.load(device, threads)
+        while True:
+            with isolated(), interrupts(should_stop) as stop, stop.at_once(f"{predictor.counts.rows:,} rows were answered"):
+                torch.set_num_threads(threads or torch.get_num_threads())
+                window = next(answers, None)
+            if window is None:
+                break
+            yield from window
+        for warning in predictor.warnings():
+            listener.warn(warning)
+        work.finish(predictor.result(work.own(work.meter.fresh_reading())))
 
 
 def plan(recipe: AnyRecipe, overrides: Overrides = None, *, device: str | None = None, listener: Listener | None = None) -> "Estimate":
@@ -177,68 +226,16 @@ def plan(recipe: AnyRecipe, overrides: Overrides = None, *, device: str | None =
     from tfkit.recipe.schema.sections import CarbonSection
     from tfkit.training.device import pick_device
 
-    planned = _recipe_text(recipe).read(_words(overrides))
+    planned = _recipe_text(recipe).read(words_of(overrides))
     attempt.require_trainable(planned)
-    with isolated(), _interrupts(None) as stop, session("plan", CarbonSection(enabled=False), None, listener or Silent(), stop) as work:
+    with isolated(), interrupts(None) as stop, session("plan", CarbonSection(enabled=False), None, listener or Silent(), stop) as work:
         run = Run(planned, pick_device(device), work.listener, stop, work.meter)
         return run.prepare()
 
 
-def _completions(generator: "TextGenerator", prompts: list[Any], first: int) -> list[Completion]:
-    shown = [prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False) for prompt in prompts]
-    if generator.fills_masks:
-        filled = zip(shown, generator.fill(shown, first), strict=True)
-        return [Completion(prompt, one.text, len(one.candidates), "stop") for prompt, one in filled]
-    texts = shown
-    if generator.chat:
-        turns = [[{"role": "user", "content": one}] if isinstance(one, str) else [*map(dict, one)] for one in prompts]
-        with generator.template() as template:
-            texts = [
-                template.render(turn, add_generation_prompt=True, place=f"prompt {number}") for number, turn in enumerate(turns, first + 1)
-            ]
-    found = zip(shown, generator.complete(texts, first), strict=True)
-    return [Completion(prompt, one.text, one.tokens, one.finish) for prompt, one in found]
-
-
-class _Interrupts(StopSignals):
-    """A stop request by Ctrl-C, which is held back until nothing is lost, or by the caller's callable. A third Ctrl-C does not wait."""
-
-    def __init__(self, asked: Callable[[], bool]):
-        super().__init__(("SIGINT",))
-        self._asked = asked
-
-    def should_stop(self) -> bool:
-        """Whether Ctrl-C was pressed, or the callable says so."""
-        return super().should_stop() or self._asked()
-
-    def raise_if_requested(self, message: str = "nothing was lost") -> None:
-        """Raise Stopped if the computation is to end."""
-        super().raise_if_requested(message)
-        if self._asked():
-            raise Stopped(f"stopped: {message}")
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._count == 2:  # a third signal kills a command, and would kill a notebook's kernel
-            raise KeyboardInterrupt
-        super()._handle(number, frame)
-
-
-@contextmanager
-def _interrupts(should_stop: ShouldStop) -> Iterator[_Interrupts]:
-    """Hold Ctrl-C back in the block, and raise KeyboardInterrupt after it, in place of the Stopped that it leads to."""
-    with _Interrupts(should_stop or (lambda: False)) as stop:
-        try:
-            yield stop
-        except Stopped:
-            if stop.requested is None:
-                raise
-    if stop.requested is not None:  # also where it came too late to stop anything
-        raise KeyboardInterrupt
-
-
-def _trained(options: RunOptions, should_stop: ShouldStop, train: Callable[[_Interrupts], dict[str, Any]]) -> TrainingResult:
+def _trained(options: RunOptions, should_stop: ShouldStop, train: Callable[[Interrupts], dict[str, Any]]) -> TrainingResult:
     try:
-        with isolated(), _interrupts(should_stop) as stop:
+        with isolated(), interrupts(should_stop) as stop:
             result = train(stop)
     except Stopped as stopped:
         nothing = {"run": str(options.run.resolve()), "status": "stopped", "steps": 0, "tokens": 0, "evaluation": {}, "stopped_early": True}
@@ -255,18 +252,6 @@ def _recipe_text(recipe: AnyRecipe) -> RecipeText:
         return RecipeText(Path("<recipe>"), dump_document(document))  # no file has this name
     except Exception as error:  # of the YAML library: a value that a recipe cannot hold
         raise UsageError(f"the recipe holds a value that YAML does not have: {error}") from error
-
-
-def _words(overrides: Overrides) -> list[str]:
-    """Overrides as key=value."""
-    return [_word(name, value) for name, value in (overrides or {}).items()]
-
-
-def _word(name: str, value: Any) -> str:
-    try:
-        return f"{name}={json.dumps(value, ensure_ascii=False, default=str)}"
-    except ValueError as error:
-        raise UsageError(f"{name}: a value that a recipe cannot hold: {error}") from error
 
 
 def _folder(run: str | Path | None, source: RecipeText | None) -> Path:

@@ -12,6 +12,7 @@ from tfkit.data.formats.file_content import BOM, Content
 from tfkit.data.formats.readers import Layout
 from tfkit.data.sources.asked_rows import Asked, AskedColumns, asked_content, asked_rows
 from tfkit.data.sources.open_sources import open_source
+from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.own_objective import own_objective
 from tfkit.engine.pipe import Pipe
 from tfkit.engine.settings import Settings, quoted, read_settings, settings_inputs
@@ -49,6 +50,7 @@ class Predictor:
     """
 
     def __init__(self, checkpoint: str | Path, words: Sequence[str], data: str = "-", *, all_labels: bool = False):
+        complete_killed_run(checkpoint)
         self.folder, self.all_labels = find_checkpoint(checkpoint), all_labels
         self.settings = _settings(self.folder, words, data)
         self.section, rows = self.settings.objective.trained_for.judged_alone, self.settings.data
@@ -72,10 +74,15 @@ class Predictor:
         """Find the sources now, and return their rows, read as they are asked for; those of `-` come from `pipe`. Raises DataError."""
         return chain.from_iterable([self._open(section, pipe) for section in self.sources])
 
-    def given_rows(self, rows: Iterable[Mapping[str, Any] | str]) -> Iterator[Asked]:
-        """Return rows that are given as they are: their fields, or a text alone."""
+    def given_rows(self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str) -> Iterator[Asked]:
+        """Return rows that are given as they are, or one: their fields, or a text alone. Raises UsageError for anything else."""
+        if hasattr(rows, "to_dict"):  # of pandas, whose iteration gives the names of the columns
+            raise UsageError(f"predict takes rows, and this is a {type(rows).__name__}; give its rows: table.to_dict('records')")
         columns = self.columns(self.sources[0])
-        return (columns.asked(row, f"row {number}") for number, row in enumerate(rows, 1))
+        for number, row in enumerate([rows] if isinstance(rows, Mapping | str) else rows, 1):
+            if not isinstance(row, Mapping | str):
+                raise UsageError(f"row {number}: a row is a dict or a text, and this is of type {type(row).__name__}")
+            yield columns.asked(row, f"row {number}")
 
     def load(self, device: str | None = None, threads: int | None = None) -> None:
         """Load the model. Raises ModelError for one that does not fit the objective."""

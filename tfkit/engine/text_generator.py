@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.killed import complete_killed_run
-from tfkit.engine.settings import read_settings
+from tfkit.engine.results import Completion
+from tfkit.engine.settings import PROMPTS_AT_ONCE, read_settings
 from tfkit.errors import ModelError, UsageError
 from tfkit.generation.complete import OnText, TextCompletion, complete
 from tfkit.generation.config_file import CheckpointSettings, checkpoint_settings
@@ -16,6 +17,7 @@ from tfkit.tokenizer.template import ChatTemplate, open_template
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
     from tfkit.generation.fill import Filling
+    from tfkit.hub import Loaded
 
 __all__ = ["TextCompletion", "TextGenerator"]
 _SECTIONS = ("generation", "carbon")
@@ -47,7 +49,11 @@ class TextGenerator:
 
         if threads is not None:
             torch.set_num_threads(threads)
-        self.work, self.loaded = work, load(self.folder, device=pick_device(device))
+        self.use(load(self.folder, device=pick_device(device)), work)
+
+    def use(self, loaded: "Loaded", work: "Session") -> None:
+        """Take a model that is loaded already. Raises as `load`."""
+        self.work, self.loaded = work, loaded
         if self.loaded.codec is None:
             raise ModelError(
                 f"{self.folder}: no tokenizer.json here, and text cannot be read without; put the model's own tokenizer beside it"
@@ -80,6 +86,15 @@ class TextGenerator:
             on_text=on_text,
         )
 
+    def all_completions(self, prompts: str | Sequence[Any]) -> list[Completion]:
+        """Continue prompts of the library, in batches: texts, or, in a chat, also lists of messages. Raises Stopped between two batches."""
+        everything = [prompts] if isinstance(prompts, str) else list(prompts)
+        found: list[Completion] = []
+        for first in range(0, len(everything), PROMPTS_AT_ONCE):
+            found += self._completions(everything[first : first + PROMPTS_AT_ONCE], first)
+            self.work.stop.raise_if_requested(f"{len(found):,} prompts were continued")
+        return found
+
     def fill(self, texts: Sequence[str], first_row: int = 0) -> "list[Filling]":
         """Fill the masks of each text."""
         from tfkit.generation.fill import fill
@@ -91,6 +106,22 @@ class TextGenerator:
         """Open the checkpoint's chat template. Raises ModelError where it has none."""
         with open_template(self.codec, self.loaded.folder) as template:
             yield template
+
+    def _completions(self, prompts: Sequence[Any], first: int) -> list[Completion]:
+        shown = [prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False) for prompt in prompts]
+        if self.fills_masks:
+            filled = zip(shown, self.fill(shown, first), strict=True)
+            return [Completion(prompt, one.text, len(one.candidates), "stop") for prompt, one in filled]
+        texts = shown
+        if self.chat:
+            turns = [[{"role": "user", "content": one}] if isinstance(one, str) else [*map(dict, one)] for one in prompts]
+            with self.template() as template:
+                texts = [
+                    template.render(turn, add_generation_prompt=True, place=f"prompt {number}")
+                    for number, turn in enumerate(turns, first + 1)
+                ]
+        found = zip(shown, self.complete(texts, first), strict=True)
+        return [Completion(prompt, one.text, one.tokens, one.finish) for prompt, one in found]
 
     def _check_kind(self) -> bool:
         """Whether the model fills masks, rather than continue texts."""

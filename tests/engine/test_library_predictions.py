@@ -1,0 +1,120 @@
+"""tfkit.predict, and what a loaded model does: the predictions of the command, vectors as transformers' hidden states give them."""
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from library_calls import Recorder, call
+from tiny_runs import Process
+from transformers import AutoModel, AutoTokenizer
+
+import tfkit
+from tfkit.errors import DataError, ModelError, UsageError
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
+CLASSES = FIXTURES / "classes"
+ROWS = [
+    {"id": number, "text": text} for number, text in enumerate(["the cat sat on a mat", "a dog", "fast " * 20, "hat", "the dog ran"] * 8)
+]
+UNMETERED = {"carbon.enabled": False}
+
+
+def test_the_library_and_the_command_say_the_same(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    command = ["predict", "--from", str(CLASSES), "--data", str(tmp_path / "rows.jsonl"), "--all", "--threads", "1"]
+    told = [json.loads(line) for line in Process(tmp_path, command).wait().out.splitlines()]
+    assert [one["id"] for one in told] == [*range(40)]
+    assert call(tmp_path, lambda: [*tfkit.predict(ROWS, UNMETERED, start=CLASSES, all_labels=True, threads=1)]) == told
+    loaded = tfkit.load(CLASSES)
+    mine = [*loaded.predict(ROWS, all_labels=True)]
+    assert [one["prediction"] for one in mine] == [one["prediction"] for one in told]
+    assert [one["probability"] for one in mine] == pytest.approx([one["probability"] for one in told], rel=1e-5)
+    [alone] = loaded.predict("the cat sat on a mat")
+    assert (alone["text"], alone["probability"]) == (ROWS[0]["text"], pytest.approx(mine[0]["probability"], rel=1e-5))
+    [row] = loaded.predict({"body": "a dog", "text": "hat"}, {"data.validation.0.columns": {"text": "body"}})
+    assert row == {"body": "a dog", "text": "hat", **{name: mine[1][name] for name in ("prediction", "probability")}} | {
+        "probability": pytest.approx(mine[1]["probability"], rel=1e-5)
+    }
+    with torch.no_grad():
+        loaded.model.head.classes.bias[2] += 99.0  # the model as it is now, not as it was saved
+    assert {one["prediction"] for one in loaded.predict(ROWS)} == {"none"}
+
+
+def test_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
+    taken = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in ROWS * 100:
+            taken.append(row)
+            yield row
+
+    threads, recorder = torch.get_num_threads(), Recorder()
+    found = tfkit.predict(rows(), UNMETERED, start=CLASSES, listener=recorder, threads=1, run=tmp_path / "run")
+    assert not taken
+    assert next(found)["id"] == 0
+    assert len(taken) == 16  # a batch
+    assert torch.get_num_threads() == threads
+    found.close()
+    [*_] = tfkit.predict(ROWS, UNMETERED, start=CLASSES, listener=recorder, run=tmp_path / "whole")
+    [warning] = [event for event in recorder.events if event[0] == "warn" and "context" in event[1]]
+    assert "8 of 40 rows are longer than the model's context of 16 tokens, and were not read to their ends (first row 3)" in warning[1]
+    assert json.loads((tmp_path / "whole" / "run.json").read_text(encoding="utf-8"))["result"]["rows"] == 40
+
+
+def test_what_is_no_row() -> None:
+    loaded = tfkit.load(CLASSES)
+    with pytest.raises(DataError, match="row 2: no column 'text'"):
+        [*loaded.predict([{"text": "hat"}, {"other": "hat"}])]
+    first, second = loaded.predict([{"text": "hat"}, {"other": "hat"}], {"data.on_bad_row": "skip"})
+    assert (first["prediction"] is None, second["prediction"], second["other"]) == (False, None, "hat")
+    with pytest.raises(UsageError, match="row 1: a row is a dict or a text, and this is of type int"):
+        next(loaded.predict([3]))  # type: ignore[list-item]
+
+    class Table(list[str]):
+        def to_dict(self, orient: str) -> None: ...
+
+    with pytest.raises(UsageError, match=r"this is a Table; give its rows: table.to_dict\('records'\)"):
+        next(loaded.predict(Table(["text"])))
+    with pytest.raises(UsageError, match="causal_lm gives no answer to a row"):
+        tfkit.predict(ROWS, start=FIXTURES / "finished")
+
+
+def test_a_loaded_model_writes_as_generate_does(tmp_path: Path) -> None:
+    settings = {"generation.max_new_tokens": 5, "generation.temperature": 0}
+    prompts = ["the cat", "a dog", "hat"] * 7
+    loaded = tfkit.load(FIXTURES / "finished")
+    wanted = tfkit.generate(prompts, {**settings, **UNMETERED}, start=FIXTURES / "finished")
+    assert loaded.generate(prompts, settings) == wanted
+    assert loaded.generate("the cat", settings) == wanted[:1]
+    with pytest.raises(ModelError, match="gives the class of a text"):
+        tfkit.load(CLASSES).generate("the cat")
+
+
+@pytest.mark.parametrize("name", ["classes", "finished", "translation"])
+def test_vectors_are_the_mean_of_transformers_last_hidden_states(name: str) -> None:
+    """Of an encoder, a decoder, and the encoder of an encoder-decoder; special tokens are among the tokens, padding is not."""
+    loaded = tfkit.load(FIXTURES / name)
+    texts = ["the cat sat on a mat", "hat", "a dog ran fast " * 9]
+    found = loaded.embed(texts)
+    assert (found.shape, found.dtype, loaded.model.training) == ((3, loaded.config.dim), torch.float32, False)
+    length = loaded.config.context_length
+    theirs, codec = AutoModel.from_pretrained(loaded.folder).eval(), AutoTokenizer.from_pretrained(loaded.folder)
+    for text, vector in zip(texts, found, strict=True):
+        ids = codec(text, truncation=True, max_length=length, return_tensors="pt").input_ids
+        with torch.no_grad():
+            hidden = (theirs.get_encoder()(ids) if loaded.model.encoder and loaded.model.decoder else theirs(ids)).last_hidden_state
+        torch.testing.assert_close(vector, hidden[0].mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(loaded.embed("hat"), found[1:2], atol=1e-6, rtol=1e-5)
+    assert loaded.embed([]).shape == (0, loaded.config.dim)
+
+
+def test_the_help_of_load_has_an_example() -> None:
+    text = inspect.getdoc(tfkit.load)
+    assert text is not None
+    for name in ("predict", "generate", "embed", "save"):
+        assert f"loaded.{name}(" in text
+        assert inspect.getdoc(getattr(type(tfkit.load(CLASSES)), name))

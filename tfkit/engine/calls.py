@@ -1,0 +1,62 @@
+"""The surroundings of a call of the library: Ctrl-C is held back, and overrides are a dict."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from tfkit.errors import Stopped, UsageError
+from tfkit.run.signals import StopSignals
+
+Overrides = Mapping[str, Any] | None
+ShouldStop = Callable[[], bool] | None
+
+
+class Interrupts(StopSignals):
+    """A stop request by Ctrl-C, which is held back until nothing is lost, or by the caller's callable. A third Ctrl-C does not wait."""
+
+    def __init__(self, asked: Callable[[], bool]):
+        super().__init__(("SIGINT",))
+        self._asked = asked
+
+    def should_stop(self) -> bool:
+        """Whether Ctrl-C was pressed, or the callable says so."""
+        return super().should_stop() or self._asked()
+
+    def raise_if_requested(self, message: str = "nothing was lost") -> None:
+        """Raise Stopped if the computation is to end."""
+        super().raise_if_requested(message)
+        if self._asked():
+            raise Stopped(f"stopped: {message}")
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._count == 2:  # a third signal kills a command, and would kill a notebook's kernel
+            raise KeyboardInterrupt
+        super()._handle(number, frame)
+
+
+@contextmanager
+def interrupts(should_stop: ShouldStop) -> Iterator[Interrupts]:
+    """Hold Ctrl-C back in the block, and raise KeyboardInterrupt after it, in place of the Stopped that it leads to."""
+    with Interrupts(should_stop or (lambda: False)) as stop:
+        try:
+            yield stop
+        except Stopped:
+            if stop.requested is None:
+                raise
+    if stop.requested is not None:  # also where it came too late to stop anything
+        raise KeyboardInterrupt
+
+
+def words_of(overrides: Overrides) -> list[str]:
+    """Overrides as key=value."""
+    return [word(name, value) for name, value in (overrides or {}).items()]
+
+
+def word(name: str, value: Any) -> str:
+    """A value as key=value. Raises UsageError."""
+    try:
+        return f"{name}={json.dumps(value, ensure_ascii=False, default=str)}"
+    except ValueError as error:
+        raise UsageError(f"{name}: a value that a recipe cannot hold: {error}") from error

@@ -1,0 +1,94 @@
+"""A model in memory for Python: `tfkit.load`, and what a loaded model does with rows, prompts and texts."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkit.engine.calls import Overrides, interrupts, words_of
+from tfkit.engine.isolation import isolated
+from tfkit.engine.listener import Silent
+from tfkit.engine.results import Completion
+from tfkit.errors import ModelError
+from tfkit.hub import Loaded
+
+if TYPE_CHECKING:
+    import torch
+
+_TEXTS_AT_ONCE = 32  # which `embed` reads together
+
+
+@dataclass(frozen=True)
+class LoadedModel(Loaded):
+    """A model in memory, with the tokenizer and the configuration of its folder. What it computes is of `model` as it is now."""
+
+    def predict(
+        self, rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str, overrides: Overrides = None, *, all_labels: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """Yield each row, a dict or a text alone, with its `prediction`, as `tfkit.predict` does; no energy is measured."""
+        from tfkit.engine.predicting import Predictor
+
+        predictor = Predictor(self.folder, words_of(overrides), all_labels=all_labels)
+        predictor.use(self)
+        answers = predictor.answers(predictor.given_rows(rows))
+        while True:
+            with isolated():
+                window = next(answers, None)
+            if window is None:
+                return
+            yield from window
+
+    def generate(
+        self, prompts: str | Sequence[str] | Sequence[Sequence[Mapping[str, str]]], overrides: Overrides = None, *, chat: bool = False
+    ) -> list[Completion]:
+        """Continue each prompt, in order, as `tfkit.generate` does; no energy is measured."""
+        from tfkit.engine.session import session
+        from tfkit.engine.text_generator import TextGenerator
+        from tfkit.recipe.schema.sections import CarbonSection
+
+        generator = TextGenerator(str(self.folder), words_of(overrides), chat=chat)
+        unmetered = CarbonSection(enabled=False)
+        with isolated(), interrupts(None) as stop, session("generate", unmetered, None, Silent(), stop) as work:
+            generator.use(self, work)
+            return generator.all_completions(prompts)
+
+    def embed(self, texts: str | Iterable[str]) -> "torch.Tensor":
+        """Return a vector for each text, (N, dim), float32, on the CPU: the mean of the last hidden states over the text's tokens.
+
+        The states are those after the last norm, of an encoder-decoder those of its encoder; the special tokens that the tokenizer puts
+        around a text are among its tokens, and what is beyond the context is not read. Vectors are not normalised: their cosine is
+        torch.nn.functional.cosine_similarity. Raises DataError for a text without a token.
+        """
+        from tfkit.evaluation.embeddings import embed
+
+        if self.codec is None:
+            raise ModelError(f"{self.folder}: no tokenizer.json here, and no text can be read without; put the model's own beside it")
+        return embed(self.model, self.codec, [texts] if isinstance(texts, str) else list(texts), _TEXTS_AT_ONCE)
+
+
+def load(
+    path: str | Path, *, device: "str | torch.device" = "cpu", dtype: "torch.dtype | None" = None, verify: bool = True, **options: Any
+) -> LoadedModel:
+    """Load a checkpoint, a run folder (its best checkpoint, else its newest), a Hugging Face model folder, or hub:org/name@revision.
+
+    An adapter, ours or peft's, is loaded as its base with the updates added. `dtype`: float32 if it is left out. `verify`: compare the
+    files with the manifests of their folders, if there are any. `options`: those of tfkit.hub.load. Raises ModelError.
+
+    Example:
+
+        loaded = tfkit.load("runs/my")  # .model (a torch.nn.Module)  .tokenizer  .config  .labels
+        ids = torch.tensor([loaded.tokenizer.encode("the cat sat").ids])
+        logits = loaded.model(ids).logits  # (1, tokens, vocabulary); of a classifier (1, classes)
+
+        for row in loaded.predict([{"text": "what a film"}]):  # of a model that was trained on labelled rows
+            print(row["prediction"], row["probability"])
+        loaded.generate("Once upon a time")[0].completion  # of a language model
+        loaded.embed(["a text", "another"])  # (2, dim)
+        loaded.save("folder")  # the model folder that training writes
+    """
+    import torch
+
+    from tfkit import adapters
+
+    found = adapters.load(path, device=device, dtype=dtype or torch.float32, verify=verify, **options)
+    return LoadedModel(**{one.name: getattr(found, one.name) for one in fields(found)})
