@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def test_the_batch_does_not_matter_and_is_told(place: Path, tmp_path: Path, name
 def nearly(value: Any) -> Any:
     """Numbers up to rounding."""
     numbers = isinstance(value, list) and value and isinstance(value[0], float)
-    return pytest.approx(value, rel=1e-4, abs=1e-5) if numbers or isinstance(value, float) else value
+    return pytest.approx(value, rel=1e-4, abs=1e-5) if numbers or isinstance(value, float | dict) else value
 
 
 def test_beams_and_greedy_texts_are_the_models_best(place: Path, tmp_path: Path) -> None:
@@ -280,3 +281,49 @@ def test_other_data_are_read_by_the_columns_of_the_training(place: Path, tmp_pat
     assert own["metrics"] == pytest.approx(judged(tmp_path, "--from", str(place / "numbers"))[0]["metrics"], rel=1e-5)
     assert own["metrics"] != other["metrics"]
     assert result["metrics"]["loss"] > 0
+
+
+def test_figures_of_each_class(place: Path, tmp_path: Path) -> None:
+    """In the result objects of their own, which agree with the predictions; on the terminal tables."""
+    for name, wanted in (("classes", {"classes", "confusion"}), ("tags", {"classes", "confusion", "entities"}), ("numbers", set())):
+        result, said = judged(tmp_path, "--from", str(place / name))
+        assert result.keys() & {"classes", "confusion", "entities"} == wanted
+        if name == "numbers":
+            continue
+        key = "label" if name == "classes" else "tags"
+        pairs = [(one[key], one["predicted"]) for one in said]
+        pairs = pairs if name == "classes" else [pair for one in pairs for pair in zip(*one, strict=True)]
+        assert {(right, other): n for right, row in result["confusion"].items() for other, n in row.items()} == Counter(pairs)
+        assert np.mean([one["f1"] for one in result["classes"].values()]) == pytest.approx(result["metrics"]["f1_macro"])
+    tables = evaluate(tmp_path, "--from", str(place / "classes")).out.split("\n\n")
+    assert [table.splitlines()[0].split() for table in tables[1:]] == [
+        ["class", "precision", "recall", "f1", "support"],
+        ["label", "\\", "predicted", "blue", "green", "red"],
+    ]
+    assert len(tables[1].splitlines()) == len(tables[2].splitlines()) == 4
+    tables = evaluate(tmp_path, "--from", str(place / "tags")).out.split("\n\n")
+    assert [line.split()[0] for line in tables[1].splitlines()] == ["entity", "animal"]
+
+
+def test_predictions_have_what_was_asked_and_the_probabilities(place: Path, tmp_path: Path) -> None:
+    """By the names of the parts of a row; also where the file lies elsewhere than when it was first read."""
+    rows = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    asked = {
+        "classes": lambda row: {"text": row["text"]},
+        "numbers": lambda row: {"text": row["text"], "pair": row["other"]},
+        "tags": lambda row: {"tokens": row["words"]},
+        "choices": lambda row: {"context": row["text"], "choices": [row["other"], row["third"]]},
+        "texts": lambda row: {"source": row["text"]},
+        "chat": lambda row: {"messages": row["talk"]},
+    }
+    (tmp_path / "test.jsonl").write_bytes((place / "test.jsonl").read_bytes())
+    for name, parts in asked.items():
+        judged(tmp_path, "--from", str(place / name))  # so that the cache has another path
+        _, said = judged(tmp_path, "--from", str(place / name), "--data", str(tmp_path / "test.jsonl"))
+        assert [{part: one[part] for part in parts(row)} for one, row in zip(said, rows, strict=True)] == [*map(parts, rows)]
+        assert said[0]["place"] == f"{tmp_path}/test.jsonl:1"
+        if name == "classes":
+            for one in said:
+                assert [*one["probabilities"]] == ["blue", "green", "red"]
+                assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+                assert one["probabilities"][one["predicted"]] == pytest.approx(one["probability"], rel=1e-6)

@@ -8,6 +8,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.class_tables import class_tables
 from tfkit.engine.gate import check_gates, parse_gate
 from tfkit.errors import UsageError
 from tfkit.units import format_baselines, format_energy, format_mass
@@ -90,4 +91,4 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
         energy, mass = format_energy(reading.energy_wh), format_mass(reading.emissions_g)
         rows["energy"] = f"{energy}, {mass} CO2e ({reading.place})"
     width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()) + class_tables(result)

@@ -72,6 +72,9 @@ class EvaluationResult(_Result):
     batch_size: int
     precision: str
     context_length: int
+    classes: dict[str, dict[str, float]] | None  # precision, recall, f1 and support of each class or tag, where there are some, and
+    entities: dict[str, dict[str, float]] | None  # of each kind of name that tags mark
+    confusion: dict[str, dict[str, int]] | None  # how often each class was predicted for each; zeros are left out
     decoding: dict[str, Any] | None  # of written texts, as are
     inputs: int | None  # how many were written, and
     references: int | None  # with how many they were compared

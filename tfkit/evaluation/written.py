@@ -4,9 +4,13 @@ The texts are the model's best guess: greedy, or by beam search, as the recipe's
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import PurePath
+
+import numpy as np
 
 from tfkit.data import ExampleSet, Row, Source
 from tfkit.data.store.example_sets import Example
+from tfkit.data.store.overlap import text_hash
 from tfkit.generation.complete import complete_ids
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import WritingObjective
@@ -47,8 +51,13 @@ def write_texts(
 
 
 def rows_of(source: Source, stored: ExampleSet) -> Iterator[Row]:
-    """The row of each example. A set keeps the order of its source, and lacks its bad rows."""
+    """The row of each example. A set keeps the order of its source, and lacks its bad rows; the folder of its files may have moved."""
     rows = source.rows({})
-    for number in range(len(stored)):
-        place = stored.place(number)
-        yield next(row for row in rows if row.place.encode(errors="replace").decode() == place)
+    for number, text in enumerate(np.asarray(stored.texts, "<u8")):
+        name = PurePath(stored.place(number)).name
+        yield next(row for row in rows if _name(row) == name and text_hash(row.text) == text.tobytes())
+
+
+def _name(row: Row) -> str:
+    """The end of a row's place, as a set has it: `rows.jsonl:17`."""
+    return PurePath(row.place.encode(errors="replace").decode()).name

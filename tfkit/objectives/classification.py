@@ -17,9 +17,9 @@ from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer, short
+from tfkit.objectives.labelled import Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer, short
 from tfkit.objectives.metrics import Scores
-from tfkit.objectives.metrics.classes import classification_metrics
+from tfkit.objectives.metrics.classes import class_figures, classification_metrics
 from tfkit.objectives.metrics.regression import regression_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.whole_texts import WholeTexts, labels_of
@@ -129,9 +129,10 @@ class Classification(LabelledObjective):
             return
         log_probs = logits.log_softmax(-1)
         best, losses = log_probs.max(-1), -log_probs.gather(1, batch.labels[:, None])[:, 0]
-        parts = (batch.labels, best.indices, best.values, losses)
-        for right, predicted, log_prob, loss in zip(*(part.tolist() for part in parts), strict=True):
+        parts = (part.tolist() for part in (batch.labels, best.indices, best.values, losses))
+        for right, predicted, log_prob, loss, of_row in zip(*parts, log_probs.exp().cpu().numpy(), strict=True):
             answer = {"label": self.labels[right], "predicted": self.labels[predicted], "probability": float(np.exp(log_prob))}
+            answer["probabilities"] = LabelProbabilities(self.labels, of_row)
             yield RowResult({"classes": Sum(loss, 1), "accuracy": Sum(float(predicted == right), 1)}, answer)
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
@@ -146,8 +147,16 @@ class Classification(LabelledObjective):
         """Those of classes, or of numbers."""
         if self.section.regression:
             return [regression_metrics(*(np.array([one[name] for one in predictions]) for name in ("value", "predicted")))]
-        numbers = self._numbers
-        return [classification_metrics(*(np.array([numbers[one[name]] for one in predictions]) for name in ("label", "predicted")))]
+        return [classification_metrics(*self._class_numbers(predictions))]
+
+    def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Those of each class; none of numbers."""
+        return {} if self.section.regression else class_figures(*self._class_numbers(predictions), self.labels)
+
+    def _class_numbers(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The right and the predicted classes: (N,) each."""
+        right, predicted = (np.array([self._numbers[one[name]] for one in predictions], np.int64) for name in ("label", "predicted"))
+        return right, predicted
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.section.regression:

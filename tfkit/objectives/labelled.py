@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.data import Encoded, Encoder, Example, ExampleRows, Row
@@ -62,6 +63,10 @@ class LabelledObjective(Objective, Encoder, Protocol):
         """Metrics of all answers together that no sum over rows gives, such as F1; none by default."""
         return []
 
+    def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Figures of each label, by name, such as the `classes` and `confusion` of class_figures; none by default."""
+        return {}
+
     @property
     def evaluates_answers(self) -> bool:
         """Whether the evaluations of a training report `answer_metrics`, too."""
@@ -109,6 +114,17 @@ def sums_by_row(values: Tensor, rows: Tensor, count: int) -> list[Sum]:
     values, rows = values.cpu(), rows.cpu()
     totals = torch.zeros(count, dtype=torch.float64).index_add_(0, rows, values.double())
     return [Sum(total, targets) for total, targets in zip(totals.tolist(), rows.bincount(minlength=count).tolist(), strict=True)]
+
+
+class LabelProbabilities(NamedTuple):
+    """The probability of each label, as small as it can be kept for each of many rows."""
+
+    labels: Sequence[str]
+    values: NDArray[np.float32]  # (labels,)
+
+    def by_label(self) -> dict[str, float]:
+        """Return the same by name."""
+        return {label: short(value) for label, value in zip(self.labels, self.values, strict=True)}
 
 
 def class_answer(probabilities: Sequence[float], labels: Sequence[str], *, all_labels: bool) -> Answer:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, Row
@@ -21,8 +22,8 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
 from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer
 from tfkit.objectives.metrics import Scores
-from tfkit.objectives.metrics.classes import tag_metrics
-from tfkit.objectives.metrics.entities import entity_metrics
+from tfkit.objectives.metrics.classes import class_figures, tag_metrics
+from tfkit.objectives.metrics.entities import entity_figures, entity_metrics
 from tfkit.objectives.metrics.tag_spans import mark_spans
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import check_room
@@ -116,10 +117,20 @@ class Tagging(LabelledObjective):
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
         """Those of tags, and of the names that they mark, if they mark any."""
-        tags, predicted = ([one[name] for one in predictions] for name in ("tags", "predicted"))
-        targets, found = (np.array([self._numbers[tag] for row in rows for tag in row]) for rows in (tags, predicted))
+        tags, predicted = _columns(predictions)
         of_words = np.repeat(np.arange(len(predictions)), [len(row) for row in tags])  # (W,)
-        return [tag_metrics(targets, found, of_words), *([entity_metrics(tags, predicted)] if mark_spans(self.labels) else [])]
+        of_tags = tag_metrics(self._flat(tags), self._flat(predicted), of_words)
+        return [of_tags, *([entity_metrics(tags, predicted)] if mark_spans(self.labels) else [])]
+
+    def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Those of each tag, and of each kind of name that the tags mark, if they mark any: `entities`."""
+        tags, predicted = _columns(predictions)
+        found = class_figures(self._flat(tags), self._flat(predicted), self.labels)
+        return found | ({"entities": entity_figures(tags, predicted)} if mark_spans(self.labels) else {})
+
+    def _flat(self, rows: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+        """The numbers of the tags of all words: (W,)."""
+        return np.array([self._numbers[tag] for row in rows for tag in row], np.int64)
 
     def _problem(self, row: Row) -> BadRow | None:
         """Return what is wrong with the words and tags of a row."""
@@ -149,6 +160,11 @@ class Tagging(LabelledObjective):
         if seen < 0 or (not truncated and seen + 1 < len(row.values["tokens"])):
             return _nothing(row, seen + 1)
         return Encoded({"input_ids": ids, "labels": labels}, len(ids), truncated)
+
+
+def _columns(predictions: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], list[list[str]]]:
+    """The right and the predicted tags of each row."""
+    return [one["tags"] for one in predictions], [one["predicted"] for one in predictions]
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from tfkit.data.sources.open_sources import validation_sources
 from tfkit.data.store.overlap import Hashes
 from tfkit.engine.base_model import check_order
 from tfkit.engine.baseline_scores import evaluation_baselines, scored_rows
+from tfkit.engine.scoring.prediction_lines import prediction_lines
 from tfkit.engine.scoring.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
 from tfkit.engine.session import WHOLE
 from tfkit.engine.settings import Settings
@@ -24,7 +25,7 @@ from tfkit.objectives.context import ModelContext, RowOrder, Stored, tokens_of
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.metrics import Scores, unit_weights
 from tfkit.objectives.metrics.texts import require_libraries
-from tfkit.objectives.objective import Objective, weighted_loss
+from tfkit.objectives.objective import Objective
 from tfkit.objectives.registry import objective_tokenizer, open_objective
 from tfkit.recipe.reading.checks import fitting_problems
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
@@ -74,8 +75,10 @@ class Scored:
     baselines: Baselines = field(default_factory=dict)
 
 
-def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session") -> Scored:
+def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each: bool = False) -> Scored:
     """Score the rows of data.validation for the objective; of a distillation for what the student is trained for.
+
+    `each`: with a prediction for every row that has an answer.
 
     Raises UsageError if the model is not for this objective, or has no such rows; ModelError if nobody says what its classes are.
     """
@@ -97,7 +100,7 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session") -> Scor
     order = RowOrder(loaded.config.context_length, settings.seed, settings.batch_size, data.length_groups)
     if objective.labelled is not None:
         examples = [one for one in stored if isinstance(one, ExampleSet)]
-        return _labelled(settings, order, objective.labelled, names, sources, examples, loaded, work)
+        return _labelled(settings, order, objective.labelled, names, sources, examples, loaded, work, each=each)
     sets = [ValidationSet(name, one) for name, one in zip(names, stored, strict=True)]
     return _unlabelled(settings, order, objective, sets, loaded, work)
 
@@ -140,6 +143,8 @@ def _labelled(
     stored: Sequence[ExampleSet],
     loaded: "Loaded",
     work: "Session",
+    *,
+    each: bool,
 ) -> Scored:
     """Rows that have an answer each: the model's, and the metrics of all of them."""
     writer = objective.writer if settings.evaluation.text_metrics else None
@@ -157,17 +162,15 @@ def _labelled(
             judged = [with_texts(settings, writer, one, found, shared, loaded, bar.advance) for one, found, shared in sets]
         metrics, scores, units = _metrics(settings, objective, names, judged, inputs)
     rows = [(one, found) for one, part in zip(used, judged, strict=True) for found in part]
-    documents = [
-        {"place": one.place(found.number), "loss": weighted_loss(objective.terms, found.sums), **found.prediction} for one, found in rows
-    ]
     tokens = sum(int(one.lengths[found.number]) for one, found in rows)
-    facts: dict[str, Any] = {}
+    facts = objective.answer_figures([found.prediction for _, found in rows])
     if writer is not None:
         facts["decoding"] = undrawn(settings.generation).model_dump(include=set(_DECODING))
         facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in text_metrics else {}
         facts |= {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
     with work.stop.at_once(WHOLE):
         beside = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, judged))
+        lines = prediction_lines(settings.objective.trained_for, objective, sources, used, judged) if each else []
     return Scored(
         metrics,
         len(rows),
@@ -175,7 +178,7 @@ def _labelled(
         used,
         scores,
         units,
-        documents,
+        lines,
         facts,
         [one.texts[:count] for one, count in zip(used, counts, strict=True)],
         beside,

@@ -82,7 +82,9 @@ class Evaluator:
         scored_by = self.settings.objective.trained_for.scored_by
         if scored_by == "text":
             return evaluate_texts(self.settings, loaded, work, each=each)
-        return (evaluate_likelihood if scored_by == "likelihood" else evaluate_rows)(self.settings, loaded, work)
+        if scored_by == "likelihood":
+            return evaluate_likelihood(self.settings, loaded, work)
+        return evaluate_rows(self.settings, loaded, work, each=each)
 
     def _result(self, loaded: "Loaded", found: "Scored", reading: "Reading") -> dict[str, Any]:
         from tfkit.engine.scoring.trained_rows import count_trained_rows

@@ -1,6 +1,8 @@
 """Metrics of classes. They equal scikit-learn's, with the same answers where a ratio is 0 / 0."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +41,33 @@ def tag_metrics(targets: Numbers, predictions: Numbers, rows: Numbers) -> Scores
     """The same of words (W,), each of which counts as often as its row, `rows` (W,)."""
     words = classification_metrics(targets, predictions)
     return lambda weights: words(weights[rows])
+
+
+def class_figures(targets: Numbers, predictions: Numbers, labels: Sequence[str]) -> dict[str, Any]:
+    """Figures of each class of class numbers, (N,) each, that are a target or a prediction.
+
+    `classes`: its `ratios`; `confusion`: how often each class was predicted for it, without the zeros.
+    """
+    pairs, counts = np.unique(np.stack([targets, predictions]), axis=1, return_counts=True)
+    confusion: dict[str, dict[str, int]] = {}
+    for right, predicted, count in zip(*pairs.tolist(), counts.tolist(), strict=True):
+        confusion.setdefault(labels[right], {})[labels[predicted]] = count
+    hits, is_target, is_predicted = (
+        np.bincount(numbers, minlength=len(labels)) for numbers in (targets[targets == predictions], targets, predictions)
+    )
+    seen: list[int] = np.flatnonzero(is_target + is_predicted).tolist()
+    classes = {labels[one]: ratios(int(hits[one]), int(is_predicted[one]), int(is_target[one])) for one in seen}
+    return {"classes": classes, "confusion": confusion}
+
+
+def ratios(hits: int, predicted: int, targets: int) -> dict[str, float]:
+    """`precision`, `recall`, `f1` and `support`, the number of targets; 0 for 0 / 0."""
+    return {
+        "precision": hits / predicted if predicted else 0.0,
+        "recall": hits / targets if targets else 0.0,
+        "f1": 2 * hits / (predicted + targets) if predicted + targets else 0.0,
+        "support": targets,
+    }
 
 
 def _matthews(hits: float, targets: Numbers, predictions: Numbers, total: float) -> float:

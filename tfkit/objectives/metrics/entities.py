@@ -1,10 +1,12 @@
 """Precision, recall and F1 of the names that tags mark, as seqeval gives them (its default mode): a name is right as a whole or not."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from tfkit.objectives.metrics import Numbers, Scores
+from tfkit.objectives.metrics.classes import ratios
 from tfkit.objectives.metrics.tag_spans import spans
 
 
@@ -23,3 +25,15 @@ def entity_metrics(targets: Sequence[Sequence[str]], predictions: Sequence[Seque
         }
 
     return scores
+
+
+def entity_figures(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:
+    """`ratios` of each kind of name, in the order of the alphabet."""
+    hits: Counter[str] = Counter()
+    predicted: Counter[str] = Counter()
+    right: Counter[str] = Counter()
+    for one, other in zip(targets, predictions, strict=True):
+        here, found = spans(one), spans(other)
+        for counts, some in ((hits, here & found), (predicted, found), (right, here)):
+            counts.update(span.kind for span in some)
+    return {kind: ratios(hits[kind], predicted[kind], right[kind]) for kind in sorted(predicted.keys() | right.keys())}
