@@ -3,7 +3,6 @@
 import json
 import shlex
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import numpy as np
 import pytest
 from tiny_runs import WORDS, Done, Process, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
-from tfkit.engine.recognition import _data_name, _decide_size, _look, _model_name
+from tfkit.engine.recognition import _data_name, _look, _model_name
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.tasks import Kind, Seen
+from tfkit.recipe.starting_points import DECISIONS
 
 STARTS = {
     "bert": [
@@ -164,7 +163,10 @@ def test_a_task_is_told_and_its_recipe_runs_again(
     assert objective.items() <= told.objective.model_dump().items()
     assert told.evaluation.metric == metric
     [*_, last] = kept(run)
+    assert f"# rules  decisions: {DECISIONS}\n" in recipe
     assert finetune("printed.yaml", "--run", "again").code == 0
+    rules = [json.loads((folder / "run.json").read_text(encoding="utf-8")).get("decisions") for folder in (run, Path("again"))]
+    assert rules == [DECISIONS, None]  # where they decided
     assert hashes(Path("again"), int(last[5:])) == hashes(run, int(last[5:]))
     scores = [record["evaluation"] for record in records(run) if "evaluation" in record]
     assert told.objective.reads_text or len(scores) == told.training.epochs  # one after each; texts are a row or two together
@@ -189,19 +191,6 @@ def test_a_model_with_a_chat_template_gets_the_rate_of_a_tuned_one(place: Path) 
         assert (done.code, "# size   about 60 rows to train on" in done.err) == (0, True), done.err
         recipe = read_recipe(f"{run}/recipe.yaml").recipe
         assert (recipe.optimizer.lr, recipe.training.batch_size) == (rate, 8)
-
-
-def test_a_long_context_is_cut_for_text(place: Path) -> None:
-    """8,192 tokens a row, 32 rows a step: no line in minutes. The command line's own length stays, and each long step has a line."""
-    seen = Seen("text", ("text",), frozenset(["causal_lm"]), 1, count=1, characters=1_000_000)
-    model = Kind("m", "llama", "decoder", "lm", 135_000_000, False, False, context_length=8192, token_bytes=2_000_000)
-    size = _decide_size(seen, model, "causal_lm", {"data": {}})
-    assert (size.context_length, size.batch_size, size.log_every) == (1024, 8, 1)
-    assert "about 220 rows of 1,024 tokens" in size.because
-    size = _decide_size(seen, model, "causal_lm", {"data": {}, "model": {"context_length": 512}, "training": {"batch_size": 2}})
-    assert (size.context_length, size.batch_size, size.log_every) == (None, 2, None)
-    assert _decide_size(seen, replace(model, context_length=512), "causal_lm", {"data": {}}).context_length is None
-    assert _decide_size(seen, replace(model, token_bytes=10**15), "causal_lm", {"data": {}}).context_length == 128
 
 
 def test_what_the_command_line_says_is_kept(place: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfkit.recipe.starting_points import BERT, GPT, SMOLLM2, T5, TUNED, starting_point
+from tfkit.recipe.starting_points import BERT, GPT, SMOLLM2, T5, TUNED, starting_point, step_tokens
 
 
 @pytest.mark.parametrize(
@@ -20,13 +20,27 @@ from tfkit.recipe.starting_points import BERT, GPT, SMOLLM2, T5, TUNED, starting
     ],
 )
 def test_a_small_set_gets_small_batches_and_more_epochs(rows: int, batch_size: int, epochs: int) -> None:
-    assert SMOLLM2.batch_for(rows) == batch_size
+    assert SMOLLM2.batch_for(rows, 20, 8192) == batch_size
     assert SMOLLM2.epochs_for(rows, batch_size) == epochs
 
 
-@pytest.mark.parametrize(("row_tokens", "batch_size"), [(64, 32), (256, 32), (1024, 8), (8192, 1), (100_000, 1)])
-def test_a_step_on_text_has_at_most_8192_tokens(row_tokens: int, batch_size: int) -> None:
-    assert GPT.batch_for(10**6, row_tokens) == batch_size
+@pytest.mark.parametrize(
+    ("row_tokens", "batch_size", "least"),
+    [(64, 32, 1), (256, 32, 1), (1024, 8, 1), (8192, 1, 1), (1e5, 1, 1), (1024, 8, None), (1e5, 8, None)],
+)
+def test_a_step_has_the_tokens_that_it_may_have(row_tokens: float, batch_size: int, least: int | None) -> None:
+    """Of labelled rows at least 8."""
+    assert GPT.batch_for(10**6, row_tokens, 8192, least) == batch_size
+
+
+def test_a_large_model_takes_smaller_steps() -> None:
+    assert [step_tokens(parameters) for parameters in (10**6, 135_000_000, 10**10)] == [8192, 2469, 1024]
+    assert TUNED.batch_for(10**6, 200, step_tokens(135_000_000)) == 8
+
+
+def test_each_class_has_thirty_examples_in_ten_epochs_at_most() -> None:
+    assert [BERT.epochs_for(600, 16, classes) for classes in (2, 77, 150, 1000)] == [4, 4, 8, 10]
+    assert BERT.epochs_for(100_000, 32, 1000) == 3
 
 
 def test_a_rate_for_large_batches_falls_with_the_square_root_of_the_batch() -> None:
@@ -34,8 +48,16 @@ def test_a_rate_for_large_batches_falls_with_the_square_root_of_the_batch() -> N
     assert [GPT.lr(124_000_000, size) for size in (8, 32)] == [6.25e-5, 6.25e-5]
 
 
-def test_a_small_encoder_learns_faster_than_bert_and_a_tuned_model_slower() -> None:
-    assert [BERT.lr(parameters, 32) for parameters in (4_000_000, 22_700_000, 110_000_000, 340_000_000)] == [3e-4, 3e-4, 3e-5, 2e-5]
+def test_a_small_model_learns_faster_and_a_tuned_one_slower() -> None:
+    for point, sizes in (
+        (BERT, (4_000_000, 22_700_000, 110_000_000, 340_000_000)),
+        (GPT, (4_000_000, 124_000_000)),
+        (T5, (10**6, 60 * 10**6)),
+    ):
+        rates = [point.lr(parameters, 32) for parameters in sizes]
+        assert rates == sorted(rates, reverse=True)
+        assert rates[0] > 5 * rates[-1]
     assert (starting_point("chat", "decoder", tuned=True), starting_point("chat", "decoder")) == (TUNED, SMOLLM2)
+    assert (starting_point("causal_lm", "decoder", tuned=True), starting_point("causal_lm", "decoder")) == (TUNED, GPT)
     assert TUNED.lr(135_000_000, 8) == 5e-5
     assert [starting_point("classification", stacks, tuned=True) for stacks in ("encoder", "decoder", "both")] == [BERT, GPT, T5]

@@ -16,6 +16,7 @@ from tfkit.engine.listener import Listener, StopRequest
 from tfkit.errors import Stopped, UsageError
 from tfkit.recipe import RecipeText
 from tfkit.recipe.schema.objective_facts import judges_only
+from tfkit.recipe.starting_points import DECISIONS
 from tfkit.run import strict_json
 from tfkit.run.folder import RunFolder, is_begun
 from tfkit.run.listing import read_run
@@ -189,6 +190,8 @@ def _attempt(
             with stop.at_once():
                 recipe = start()
             require_trainable(recipe)
+            if given.recipe is None:
+                folder.record(decisions=DECISIONS)
             gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
         return _judged(_metered(recipe, given, kind, options, gates, folder, listener, stop), gates)
 

@@ -20,6 +20,7 @@ from tfkit.objectives.context import tokens_of
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe import model_config
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.recipe.starting_points import trained_bytes
 from tfkit.training.device import pick_precision
 from tfkit.training.flops import adapted_flops_per_token, training_flops_per_token
 from tfkit.training.memory import activation_bytes_per_token, available_bytes, largest_divisor, likely_peak, rows_that_fit, state_bytes
@@ -154,14 +155,15 @@ def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None
     return largest_divisor(max(1, unit // ranks), max(1, min(worth, rows_that_fit(row_bytes, left))))
 
 
-def text_length(context_length: int, token_bytes: int, parameters: int) -> int:
-    """Tokens of a row of text where no recipe says so: the model's context, but at most 1,024, and halved until the free memory holds one.
+def text_length(context_length: int, texts: int, step: int, token_bytes: int, parameters: int) -> int:
+    """Tokens of a row of text where no recipe says so: the length of the `texts`, in whole 64s, at most the context.
 
-    `token_bytes`: activations of a token. Beside them are weights, gradients and moments in fp32, and a working copy.
+    At most a quarter of the tokens of a `step`, and halved until the free memory holds a row. `token_bytes`: activations of a token.
     """
-    length, left = min(context_length, LONGEST_TEXT), available_bytes()
-    while left is not None and length > SHORTEST_TEXT and length * token_bytes > left - 18 * parameters:
-        length //= 2
+    length = min(context_length, LONGEST_TEXT, max(SHORTEST_TEXT, min(step // 4, texts + 63) // 64 * 64))
+    left = available_bytes()
+    while left is not None and length > SHORTEST_TEXT and length * token_bytes > left - trained_bytes(parameters):
+        length = max(SHORTEST_TEXT, length // 2)
     return length
 
 

@@ -1,8 +1,7 @@
 """A fine-tuning without a recipe: the recipe is made of what the data and the checkpoint show, printed, and then run as any other."""
 
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from tfkit.adapters import describe
+from tfkit.data.columns.forms import texts_of
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, Row
 from tfkit.data.sources.first_records import count_rows, first_records
-from tfkit.engine.estimate import text_length
+from tfkit.engine.decided_size import RowTokens, Size, decide_size, row_tokens
 from tfkit.engine.inputs import Inputs, inputs_of
 from tfkit.engine.listener import Listener
 from tfkit.errors import UsageError
@@ -29,15 +29,16 @@ from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.objective_sections import ClassificationSection
 from tfkit.recipe.schema.sections import LENGTHS, Recipe
-from tfkit.recipe.starting_points import ENOUGH_CHARACTERS, ENOUGH_ROWS, HELD_OUT, StartingPoint, starting_point
+from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS, HELD_OUT
 from tfkit.recipe.tasks import FEW, Kind, Seen, Task, decide, few_values, long_texts, unread_texts
 from tfkit.run.checkpoints import step_folders
+from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.conversations import resolve_format
 from tfkit.training.memory import activation_bytes_per_token
 
 _TEXT = next(role for role in ClassificationSection.roles if role.name == "text")
-_CHARACTERS_A_TOKEN = 4  # about, of English
-_LONG_STEP = 2e12  # FLOPs of a step that takes some ten seconds on a CPU: then each has a line in the log
+_SAMPLE = 200  # rows whose tokens are counted
+_ANSWERS = ("label", "labels", "tags")  # roles whose values are not in the model's input
 _LABELLED = (
     "classification",
     "multi_label",
@@ -83,9 +84,13 @@ class Recognition:
 
     def recipe(self, listener: Listener) -> Recipe:
         """Make the recipe for this data and model, and report it. Raises UsageError where no task fits, DataError and ModelError."""
-        seen, model = _look(self.source, self.given["data"].get("on_bad_row", "error")), _kind(self.start)
+        seen = _look(self.source, self.given["data"].get("on_bad_row", "error"))
+        model, codec = _kind(self.start)
         task = decide(seen, model, self.given.get("objective", {}))
-        size = _decide_size(seen, model, task.objective["kind"], self.given)
+        kind = task.objective["kind"]
+        reads = seen.reads.get(kind) or seen.reads.get("causal_lm", {})
+        tokens = _row_tokens(self.source, [column for role, column in reads.items() if role not in _ANSWERS], codec)
+        size = decide_size(seen, model, kind, self.given, tokens)
         words = (*self.words, *_columns_of(task, self.given))
         recipe, document = read_document(_document(task, size, self.given), "the recipe of what was seen", words)
         listener.decided(_header(seen, model, task, size) + dump_document(document))
@@ -159,8 +164,16 @@ def _rows(kind: str, named: dict[str, Any], records: Sequence[Record]) -> list[R
     return [row for record in records if isinstance(row := columns.take(record), Row)]
 
 
-def _kind(start: str) -> Kind:
-    """Describe the checkpoint without reading its weights. Raises ModelError."""
+def _row_tokens(section: SourceSection, columns: Iterable[str], codec: Tokenizer | None) -> RowTokens | None:
+    """Count the tokens of these columns in the first rows; None where they would come over the network again."""
+    if section.streamed:
+        return None
+    records = first_records(section, "skip", _SAMPLE)
+    return row_tokens([" ".join(text for name in columns for text in texts_of(one.values.get(name))) for one in records], codec)
+
+
+def _kind(start: str) -> tuple[Kind, Tokenizer | None]:
+    """Describe the checkpoint without reading its weights; with its tokenizer. Raises ModelError."""
     described = describe(start)
     config, codec = described.config, described.codec
     both = config.encoder_layers and config.decoder_layers
@@ -170,7 +183,7 @@ def _kind(start: str) -> Kind:
             resolve_format("auto", codec, None)
         except UsageError:
             speaks = False
-    return Kind(
+    kind = Kind(
         start,
         described.family,
         "both" if both else "encoder" if config.encoder_layers else "decoder",
@@ -182,50 +195,7 @@ def _kind(start: str) -> Kind:
         config.context_length,
         activation_bytes_per_token(config),
     )
-
-
-@dataclass(frozen=True)
-class Size:
-    """The length of a row of text, where it is not the model's own; rows a step, epochs, the rate and the lines of the log; and why."""
-
-    point: StartingPoint
-    context_length: int | None
-    batch_size: int
-    epochs: int
-    lr: float
-    log_every: int | None
-    because: str
-
-
-def _decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any]) -> Size:
-    """By the rows that there are, the size of the model, and the memory that is free."""
-    training, held_out = given.get("training", {}), given["data"].get("validation", HELD_OUT)
-    point = starting_point(kind, model.stacks, tuned=model.tuned and training.get("adapter") is None)
-    trained = seen.count * (1 - held_out if isinstance(held_out, float) else 1)
-    rows = math.ceil(trained)
-    row_tokens, shorter, unit = seen.characters / _CHARACTERS_A_TOKEN / max(1, seen.count), None, "rows to train on"
-    if SECTIONS[kind].reads_text:
-        length = given.get("model", {}).get("context_length")
-        if not isinstance(length, int):
-            length = text_length(model.context_length, model.token_bytes, model.parameters)
-            shorter = length if length < model.context_length else None
-        row_tokens, rows, unit = length, math.ceil(trained * row_tokens / length), f"rows of {length:,} tokens"
-    batch = training.get("batch_size")
-    if not isinstance(batch, int):
-        batch = point.batch_for(rows, round(row_tokens) if SECTIONS[kind].reads_text else None)
-    because = f"{'at least' if seen.count >= ENOUGH_ROWS or seen.characters >= ENOUGH_CHARACTERS else 'about'} {rows:,} {unit}"
-    if shorter:
-        because += f", which the memory and the time of a step allow; model.context_length={model.context_length} keeps the model's own"
-    long_steps = 6 * model.parameters * batch * row_tokens > _LONG_STEP
-    return Size(
-        point,
-        shorter,
-        batch,
-        point.epochs_for(rows, batch),
-        point.lr(model.parameters, batch),
-        1 if long_steps else None,
-        because,
-    )
+    return kind, codec
 
 
 def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
@@ -248,7 +218,7 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
         "objective": task.objective,
         "optimizer": optimizer,
         "schedule": schedule,
-        "training": {**length, "batch_size": size.batch_size, **log},
+        "training": {**length, "batch_size": size.batch_size, **({"adapter": size.adapter} if size.adapter else {}), **log},
         "checkpoint": {"every": "epoch", "keep": 1} if held_out else {},
         "evaluation": {"every": "epoch", **judged} if held_out else {},
     }
@@ -272,6 +242,7 @@ def _header(seen: Seen, model: Kind, task: Task, size: Size) -> str:
         + f"# model  {model}\n"
         f"# as     {size.point.source}\n"
         f"# size   {size.because}\n"
+        f"# rules  decisions: {DECISIONS}\n"
         "# Saved as a file, this is a recipe: tfkit finetune FILE\n"
     )
 

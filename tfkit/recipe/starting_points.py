@@ -3,22 +3,33 @@ Torch-free.
 
 The largest rate is for the smallest models. The rest is tfkit's choice: a tenth of the rows held out, an evaluation and a
 checkpoint after each epoch, the best of them kept; for T5 the batch and the epochs (the paper trains 2^18 steps of 128 sequences); and
-smaller batches and more epochs for few rows.
+smaller batches and more epochs for few rows. docs/decisions.md shows them beside a grid (benchmarks/decisions.py).
 """
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
+DECISIONS = 2  # the version of these rules, and of those in tfkit/engine/recognition.py: raise it where one of them changes
 HELD_OUT = 0.1
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _ANY = 10**18
+LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # where the memory does not hold a training of all
 
-
-# Fewer steps than these hardly change a model; a batch below the smallest is mostly noise, and slow.
-_STEPS_AN_EPOCH, _STEPS, _SMALLEST_BATCH, _MOST_EPOCHS = 25, 50, 8, 10
-_TEXT_TOKENS = 8192  # in a step on text
+# A batch below the smallest is mostly noise, and slow; a class is hardly learned from fewer examples, repeated ones included.
+_STEPS_AN_EPOCH, _SMALLEST_BATCH, _MOST_EPOCHS, _EXAMPLES_OF_A_CLASS = 25, 8, 10, 30
+_STEP_FLOPS, _FEWEST_TOKENS, _MOST_TOKENS = 2e12, 1024, 8192  # of a step: some ten seconds of a CPU
 ENOUGH_ROWS, ENOUGH_CHARACTERS = 4000, 20_000_000  # more than these change no decision
+
+
+def step_tokens(parameters: int) -> int:
+    """Return the tokens of a step that a CPU takes in some ten seconds: 8,192 for small models, 1,024 at least."""
+    return int(min(_MOST_TOKENS, max(_FEWEST_TOKENS, _STEP_FLOPS / (6 * parameters))))
+
+
+def trained_bytes(parameters: int) -> int:
+    """Return the memory of a training of all weights: fp32 weights, gradients and two moments, and a working copy in 16 bits."""
+    return 18 * parameters
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class StartingPoint:
     schedule: dict[str, Any]
     epochs: int
     batch_size: int  # if there are enough rows
+    steps: int = 50  # fewer hardly change a model
     scaled: bool = False  # whether the rates, which are for that batch, fall with the square root of a smaller one (arXiv 2205.10287)
 
     def lr(self, parameters: int, batch_size: int) -> float:
@@ -40,43 +52,49 @@ class StartingPoint:
             return rate
         return float(f"{rate * math.sqrt(batch_size / self.batch_size):.2g}")
 
-    def batch_for(self, rows: int, row_tokens: int | None = None) -> int:
-        """Return the rows per step: halved until an epoch of `rows` has 25 steps, but at least 8. `row_tokens`: tokens of a row of text."""
-        size = self.batch_size
-        if row_tokens is not None:
-            size = min(size, max(1, _TEXT_TOKENS // row_tokens))
+    def batch_for(self, rows: int, row_tokens: float, most_tokens: int, least: int | None = None) -> int:
+        """Return the rows per step: as many as `most_tokens` hold, halved until an epoch of `rows` has 25 steps, but at least 8.
+
+        `least`: a smaller batch that is enough.
+        """
+        smallest = least or _SMALLEST_BATCH
+        size = min(self.batch_size, max(smallest, 1 << (int(most_tokens / max(1, row_tokens)) or 1).bit_length() - 1))
         while size > _SMALLEST_BATCH and rows < _STEPS_AN_EPOCH * size:
             size //= 2
         return size
 
-    def epochs_for(self, rows: int, batch_size: int) -> int:
-        """Return the epochs: more if there would be fewer than 50 steps, but at most 10."""
-        return max(self.epochs, min(_MOST_EPOCHS, math.ceil(_STEPS * batch_size / max(1, rows))))
+    def epochs_for(self, rows: int, batch_size: int, classes: int = 0) -> int:
+        """Return the epochs: more, but at most 10, for enough steps, and for thirty examples of each of `classes`."""
+        seen = max(self.steps * batch_size, _EXAMPLES_OF_A_CLASS * classes)
+        return max(self.epochs, min(_MOST_EPOCHS, math.ceil(seen / max(1, rows))))
 
 
 BERT = StartingPoint(
-    "BERT (arXiv 1810.04805, A.3: 2e-5, 3e-5 or 5e-5, 2 to 4 epochs, batch 32); up to 60 million parameters 3e-4, measured with MiniLM",
+    "BERT (arXiv 1810.04805, A.3: 2e-5 to 5e-5, 2 to 4 epochs, batch 32); for smaller models 5e-4 and 1e-3, measured (docs/decisions.md)",
     _LATER_ADAM | {"eps": 1e-6},
-    ((60_000_000, 3e-4), (200_000_000, 3e-5), (_ANY, 2e-5)),
+    ((10_000_000, 1e-3), (60_000_000, 5e-4), (200_000_000, 5e-5), (_ANY, 2e-5)),
     {"kind": "linear", "warmup_ratio": 0.1},  # run_classifier.py's warmup_proportion
     3,
     32,
+    steps=150,
 )
 GPT = StartingPoint(
-    "GPT (Radford et al. 2018, 4.1: 6.25e-5, 3 epochs, batch 32, linear with 0.2 % of warm-up)",
+    "GPT (Radford et al. 2018, 4.1: 6.25e-5, 3 epochs, batch 32, linear); for smaller models 3e-4 and 1e-3, measured (docs/decisions.md)",
     _LATER_ADAM,
-    ((_ANY, 6.25e-5),),
-    {"kind": "linear", "warmup_ratio": 0.002},
+    ((10_000_000, 1e-3), (60_000_000, 3e-4), (_ANY, 6.25e-5)),
+    {"kind": "linear", "warmup_ratio": 0.1},
     3,
     32,
+    steps=100,
 )
 T5 = StartingPoint(
-    "T5 (arXiv 1910.10683, 3.1.2: Adafactor at a constant 1e-3)",
+    "T5 (arXiv 1910.10683, 3.1.2: Adafactor at a constant 1e-3); for small models 1e-2, measured (docs/decisions.md)",
     {"kind": "adafactor"},
-    ((_ANY, 1e-3),),
+    ((20_000_000, 1e-2), (_ANY, 1e-3)),
     {"kind": "constant"},
     5,
     32,
+    steps=150,
 )
 SMOLLM2 = StartingPoint(
     "SmolLM2's supervised fine-tuning (arXiv 2502.02737: 3e-4, its small models 1e-3; 2 epochs, batch 128, cosine with 10 % of warm-up)",
@@ -99,6 +117,6 @@ TUNED = StartingPoint(
 
 def starting_point(kind: str, stacks: str, tuned: bool = False) -> StartingPoint:
     """Return the defaults for an objective and a model's stacks; `tuned`: it has a chat template, and all of it is trained."""
-    if kind == "chat":
-        return TUNED if tuned else SMOLLM2
-    return {"encoder": BERT, "decoder": GPT, "both": T5}[stacks]
+    if tuned and kind in ("chat", "causal_lm"):
+        return TUNED
+    return SMOLLM2 if kind == "chat" else {"encoder": BERT, "decoder": GPT, "both": T5}[stacks]

@@ -1,0 +1,79 @@
+"""The decisions of a fine-tuning without a recipe that depend on rows, model and memory."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tfkit.engine import decided_size
+from tfkit.engine.decided_size import RowTokens, Size, decide_size, row_tokens
+from tfkit.recipe.schema.data_sections import TokenizerSection
+from tfkit.recipe.starting_points import LORA
+from tfkit.recipe.tasks import Kind, Seen
+from tfkit.tokenizer import train_tokenizer
+
+TEXT = Seen("text", ("text",), frozenset(["causal_lm"]), 1, count=1, characters=1_000_000)
+LARGE = Kind("m", "llama", "decoder", "lm", 135_000_000, True, False, tuned=True, context_length=8192, token_bytes=2_000_000)
+WHOLE = RowTokens(225_280, 225_280)  # one text file
+
+
+def decided(seen: Seen, start: Kind, kind: str, tokens: RowTokens | None, **given: Any) -> Size:
+    return decide_size(seen, start, kind, {"data": {}, **given}, tokens)
+
+
+def test_a_long_context_is_cut_for_text() -> None:
+    """8,192 tokens a row, 32 rows a step: no line in minutes. The command line's own length stays, and each long step has a line."""
+    size = decided(TEXT, LARGE, "causal_lm", WHOLE)
+    assert (size.context_length, size.batch_size, size.log_every, size.lr) == (576, 4, 1, 5e-5)
+    assert "about 352 rows of 576 tokens" in size.because
+    size = decided(TEXT, LARGE, "causal_lm", WHOLE, model={"context_length": 256}, training={"batch_size": 2})
+    assert (size.context_length, size.batch_size, size.log_every) == (None, 2, None)
+    assert decided(TEXT, replace(LARGE, context_length=512), "causal_lm", WHOLE).context_length is None
+    assert decided(TEXT, replace(LARGE, token_bytes=10**15), "causal_lm", WHOLE).context_length == 128
+    small = decided(TEXT, replace(LARGE, parameters=4_000_000), "causal_lm", WHOLE)
+    assert (small.context_length, small.batch_size, small.log_every) == (1024, 8, None)
+
+
+def test_short_texts_need_no_long_rows() -> None:
+    short = replace(TEXT, count=10_000)
+    assert decided(short, LARGE, "causal_lm", RowTokens(40, 150)).context_length == 192
+    assert decided(short, LARGE, "causal_lm", RowTokens(20, 60)).context_length == 128
+
+
+def test_long_conversations_make_small_steps() -> None:
+    """All of them may be read, and none is cut."""
+    rows = replace(TEXT, count=1_000)
+    sizes = [decided(rows, LARGE, "chat", RowTokens(mean, 10**5)) for mean in (60, 600)]
+    assert [(size.batch_size, size.context_length, size.log_every) for size in sizes] == [(32, None, 1), (8, None, 1)]
+
+
+def test_many_classes_need_more_epochs() -> None:
+    encoder = Kind("m", "bert", "encoder", "masked_lm", 22_000_000, False, False, context_length=512, token_bytes=10**6)
+    rows = replace(TEXT, count=1_000, labels=tuple(f"class {number % 300}" for number in range(1_000)))
+    assert decided(rows, encoder, "classification", RowTokens(12, 20)).epochs == 10
+    assert decided(replace(rows, labels=("a", "b")), encoder, "classification", RowTokens(12, 20)).epochs == 6  # 150 steps of 32
+
+
+@pytest.mark.parametrize(("free", "adapter"), [(3_000_000_000, None), (2_000_000_000, LORA)])
+def test_an_adapter_is_for_a_model_that_the_memory_cannot_train(monkeypatch: pytest.MonkeyPatch, free: int, adapter: Any) -> None:
+    monkeypatch.setattr(decided_size, "available_bytes", lambda: free)
+    rows = replace(TEXT, count=200)
+    size = decided(rows, LARGE, "chat", RowTokens(60, 99))
+    assert size.adapter == adapter
+    assert ("a training of all weights needs 2.43 GB, and 2 are free" in size.because) == (adapter is not None)
+    assert (size.lr > 1e-4) == (adapter is not None)  # updates of low rank take a higher rate
+    own = decided(rows, LARGE, "chat", RowTokens(60, 99), training={"adapter": {"rank": 2}})
+    assert (own.adapter, own.lr > 1e-4) == (None, True)
+    assert decided(rows, replace(LARGE, has_chat_tokens=False), "chat", RowTokens(60, 99)).adapter is None  # new tokens are trained
+
+
+def test_tokens_are_counted_or_estimated() -> None:
+    rows = [f"the {'cat sat on a mat ' * number}" for number in range(100)]
+    codec = train_tokenizer(TokenizerSection(kind="byte_bpe", vocab_size=300), rows)
+    counts = sorted(len(ids) for ids in codec.encode_texts(rows))
+    assert row_tokens(rows, codec) == RowTokens(sum(counts) / 100, counts[94])
+    found = row_tokens(["the cat " * 100_000, ""], codec)
+    assert found is not None
+    assert found.most == pytest.approx(len(codec.encode_texts(["the cat " * 100_000])[0]), rel=0.01)  # of the beginning
+    assert row_tokens([], codec) is row_tokens(["a"], None) is None
+    assert "about 225 rows of 1,000 tokens" in decided(TEXT, LARGE, "causal_lm", None, model={"context_length": 1000}).because

@@ -1,0 +1,103 @@
+"""The size of a fine-tuning without a recipe: tokens of a row, rows of a step, epochs, rate, all weights or an adapter; and why.
+
+By the rows that there are, the tokens of the first ones, the model, and the memory that is free.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tfkit.engine.estimate import text_length
+from tfkit.recipe.schema.objective_facts import SECTIONS
+from tfkit.recipe.starting_points import (
+    ENOUGH_CHARACTERS,
+    ENOUGH_ROWS,
+    HELD_OUT,
+    LORA,
+    StartingPoint,
+    starting_point,
+    step_tokens,
+    trained_bytes,
+)
+from tfkit.recipe.tasks import Kind, Seen
+from tfkit.tokenizer import Tokenizer
+from tfkit.training.memory import available_bytes
+
+_CHARACTERS_A_TOKEN = 4  # about, of English
+_LOOKED_AT = 300_000  # characters that are tokenized, in a tenth of a second
+_LONG_STEP = 5e11  # FLOPs of a step that takes some seconds on a CPU: then each has a line in the log
+
+
+@dataclass(frozen=True)
+class RowTokens:
+    """The tokens of the first rows: their mean, and the length that 95 % of them do not exceed."""
+
+    mean: float
+    most: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """The decisions; None: the model's own length, all weights, the usual lines of the log."""
+
+    point: StartingPoint
+    context_length: int | None
+    batch_size: int
+    epochs: int
+    lr: float
+    log_every: int | None
+    adapter: dict[str, Any] | None
+    because: str
+
+
+def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | None:
+    """Count the tokens of each text, or of its beginning; None without a tokenizer or a text."""
+    if codec is None or not any(texts):
+        return None
+    share = max(1000, _LOOKED_AT // len(texts))
+    beginnings = [text[:share] for text in texts]
+    counts = sorted(
+        round(len(ids) * len(text) / max(1, len(beginning)))
+        for ids, text, beginning in zip(codec.encode_texts(beginnings), texts, beginnings, strict=True)
+    )
+    return RowTokens(sum(counts) / len(counts), max(1, counts[math.ceil(0.95 * len(counts)) - 1]))
+
+
+def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
+    """Decide; `given`: what the command line says, which stays. `tokens`: None: by the characters."""
+    training, held_out = given.get("training", {}), given["data"].get("validation", HELD_OUT)
+    adapter, needs = _adapter(model, kind, training)
+    point = starting_point(kind, model.stacks, tuned=model.tuned and training.get("adapter", adapter) is None)
+    if tokens is None:
+        mean = seen.characters / _CHARACTERS_A_TOKEN / max(1, seen.count)
+        tokens = RowTokens(mean, math.ceil(mean))
+    trained = seen.count * (1 - held_out if isinstance(held_out, float) else 1)
+    at_once = step_tokens(model.parameters)
+    rows, row, shorter, unit = math.ceil(trained), tokens.mean, None, "rows to train on"
+    if SECTIONS[kind].reads_text:
+        length = given.get("model", {}).get("context_length")
+        if not isinstance(length, int):
+            length = text_length(model.context_length, tokens.most, at_once, model.token_bytes, model.parameters)
+            shorter = length if length < model.context_length else None
+        rows, row, unit = math.ceil(trained * tokens.mean / length), length, f"rows of {length:,} tokens"
+    batch = training.get("batch_size")
+    if not isinstance(batch, int):
+        batch = point.batch_for(rows, row, at_once, least=1 if SECTIONS[kind].reads_text else None)
+    because = f"{'at least' if seen.count >= ENOUGH_ROWS or seen.characters >= ENOUGH_CHARACTERS else 'about'} {rows:,} {unit}"
+    if shorter:
+        because += (
+            f": the texts, the memory and the time of a step allow it; model.context_length={model.context_length} is the model's own"
+        )
+    long_steps = 6 * model.parameters * batch * row > _LONG_STEP
+    epochs = point.epochs_for(rows, batch, len({*seen.labels}) if kind == "classification" else 0)
+    return Size(point, shorter, batch, epochs, point.lr(model.parameters, batch), 1 if long_steps else None, adapter, because + needs)
+
+
+def _adapter(model: Kind, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Return the adapter of a decoder whose training would not fit the memory that is free, and why; new tokens need all weights."""
+    left, needed = available_bytes(), trained_bytes(model.parameters)
+    speaks = kind == "causal_lm" or (kind == "chat" and model.has_chat_tokens)
+    if left is None or needed <= left or not speaks or "adapter" in training:
+        return None, ""
+    return LORA, f"; a training of all weights needs {needed / 1e9:.3g} GB, and {left / 1e9:.3g} are free, so LoRA's"
