@@ -26,8 +26,11 @@ def test_a_long_context_is_cut_for_text() -> None:
     size = decided(TEXT, LARGE, "causal_lm", WHOLE)
     assert (size.context_length, size.batch_size, size.log_every, size.lr) == (576, 4, 1, 5e-5)
     assert "about 352 rows of 576 tokens" in size.because
+    assert size.because.endswith("; 4 a step, 88 steps an epoch, 2 epochs; rate 5e-05, for 135 million parameters")
     size = decided(TEXT, LARGE, "causal_lm", WHOLE, model={"context_length": 256}, training={"batch_size": 2})
     assert (size.context_length, size.batch_size, size.log_every) == (None, 2, None)
+    given = decided(TEXT, LARGE, "causal_lm", WHOLE, training={"steps": 9}, optimizer={"lr": 1.0})
+    assert given.because.endswith("steps an epoch")  # what is given was not decided
     assert decided(TEXT, replace(LARGE, context_length=512), "causal_lm", WHOLE).context_length is None
     assert decided(TEXT, replace(LARGE, token_bytes=10**15), "causal_lm", WHOLE).context_length == 128
     small = decided(TEXT, replace(LARGE, parameters=4_000_000), "causal_lm", WHOLE)

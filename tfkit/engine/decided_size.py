@@ -10,6 +10,7 @@ from typing import Any
 
 from tfkit.engine.estimate import text_length
 from tfkit.recipe.schema.objective_facts import SECTIONS
+from tfkit.recipe.schema.sections import LENGTHS
 from tfkit.recipe.starting_points import (
     ENOUGH_CHARACTERS,
     ENOUGH_ROWS,
@@ -89,9 +90,14 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
         because += (
             f": the texts, the memory and the time of a step allow it; model.context_length={model.context_length} is the model's own"
         )
-    long_steps = 6 * model.parameters * batch * row > _LONG_STEP
     epochs = point.epochs_for(rows, batch, len({*seen.labels}) if kind == "classification" else 0)
-    return Size(point, shorter, batch, epochs, point.lr(model.parameters, batch), 1 if long_steps else None, adapter, because + needs)
+    because += f"; {batch} a step, {math.ceil(rows / batch):,} steps an epoch"
+    because += "" if {*LENGTHS} & training.keys() else f", {epochs} epochs"
+    rate, long_steps = point.lr(model.parameters, batch), 6 * model.parameters * batch * row > _LONG_STEP
+    because += needs + (
+        "" if "lr" in given.get("optimizer", {}) else f"; rate {rate:g}, for {model.parameters / 1e6:,.3g} million parameters"
+    )
+    return Size(point, shorter, batch, epochs, rate, 1 if long_steps else None, adapter, because)
 
 
 def _adapter(model: Kind, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
