@@ -75,7 +75,7 @@ def _scaled(value: float, units: Mapping[str, float]) -> str:
 
 
 # The metrics by which baselines are shown to people: the first that they have.
-_SHOWN = ("f1", "accuracy", "rmse", "chrf", "rougeL", "exact_match", "bleu")
+_SHOWN = ("f1", "accuracy", "f1_micro", "rmse", "chrf", "rougeL", "exact_match", "bleu")
 
 
 def format_baselines(baselines: Mapping[str, Mapping[str, float]]) -> str:

@@ -61,6 +61,25 @@ def test_words_beyond_the_limit_are_unknown(monkeypatch: pytest.MonkeyPatch) -> 
     assert list(bayes.classify([["c"], ["a"], []])) == ["one", "one", "one"]
 
 
+def test_each_label_has_its_own_naive_bayes() -> None:
+    section = SECTIONS["multi_label"](kind="multi_label")
+    train = rows(
+        *({"text": f"{word} film", "labels": labels} for word, labels in (("sad", ["drama"]), ("funny", "comedy|film"), ("dull", "")) * 4),
+        {"text": "sad", "labels": "drama"},
+    )
+    scored = rows({"text": "sad", "labels": "drama"}, {"text": "funny", "labels": ["film", "comedy"]}, {"text": "dull", "labels": []})
+    found = baselines(section, train, scored)
+    assert found["naive_bayes"] == {"f1_micro": 1, "f1_macro": 1, "precision": 1, "recall": 1, "exact_match": 1}
+    assert found["most_frequent_labels"] == {
+        "f1_micro": pytest.approx(2 / 6),  # drama for all: 1 of 3, and 1 of the 3 there are
+        "f1_macro": pytest.approx(0.5 / 3),
+        "precision": pytest.approx(1 / 3),
+        "recall": pytest.approx(1 / 3),
+        "exact_match": pytest.approx(1 / 3),
+    }
+    assert [*baselines(section, None, scored)] == ["most_frequent_labels_of_scored_rows"]
+
+
 def test_each_word_has_its_most_frequent_tag() -> None:
     section = SECTIONS["tagging"](kind="tagging")
     train = rows({"tokens": ["the", "cat", "sat"], "tags": ["O", "B-x", "O"]}, {"tokens": ["cat", "cat"], "tags": ["B-x", "O"]})

@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,17 @@ from tfkit.data.columns.rows import BadRow, Row
 from tfkit.objectives.metrics import Numbers, unit_weights
 from tfkit.objectives.metrics.classes import classification_metrics
 from tfkit.objectives.metrics.entities import entity_metrics
+from tfkit.objectives.metrics.label_sets import label_set_metrics
 from tfkit.objectives.metrics.regression import regression_metrics
 from tfkit.objectives.metrics.tag_spans import mark_spans
 from tfkit.objectives.multiple_choice import right_choice
 from tfkit.recipe.numbers import read_number
+from tfkit.recipe.schema.multi_label_section import MultiLabelSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 
 Baselines = dict[str, dict[str, float]]  # by name: its metrics
 MOST_WORDS = 100_000  # different ones that are counted; later ones are unknown
+MOST_SETS = 100_000  # rows with sets of labels that are learned from: each label is learned apart
 _WORD = re.compile(r"\w+")
 
 
@@ -74,7 +77,7 @@ class NaiveBayes:
 
 def has_baselines(section: ObjectiveSection, text_metrics: Sequence[str]) -> bool:
     """Whether an objective has baselines; one whose answers are texts only if texts are compared."""
-    return section.kind in _OF_KIND or (section.kind == "text_to_text" and bool(text_metrics))
+    return section.kind in (*_OF_KIND, "multi_label") or (section.kind == "text_to_text" and bool(text_metrics))
 
 
 def baselines(section: ObjectiveSection, train: Iterable[Row] | None, scored: Iterable[Row], text_metrics: Sequence[str] = ()) -> Baselines:
@@ -86,6 +89,8 @@ def baselines(section: ObjectiveSection, train: Iterable[Row] | None, scored: It
         return {}
     if section.kind == "text_to_text":
         return _source(scored, text_metrics)
+    if isinstance(section, MultiLabelSection):
+        return _label_sets(section, train, scored)
     return _number(train, scored) if getattr(section, "regression", False) else _OF_KIND[section.kind](train, scored)
 
 
@@ -102,6 +107,24 @@ def _classes(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
         "most_frequent_class": _class_scores(targets, _most(bayes.rows, len(targets))),
         "naive_bayes": _class_scores(targets, list(bayes.classify(_words(row.values) for row in rows))),
     }
+
+
+def _label_sets(section: MultiLabelSection, train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
+    """Score the most frequent set of labels, and naive Bayes of each label apart, from at most 100,000 rows."""
+    rows = list(_with_sets(section, scored))
+    known = rows if train is None else list(_with_sets(section, islice(train, MOST_SETS)))
+    often = set(_most(Counter("\0".join(sorted(labels)) for _, labels in known), 1)[0].split("\0")) - {""}
+    constant = _set_scores([labels for _, labels in rows], [often] * len(rows))
+    if train is None:
+        return {"most_frequent_labels_of_scored_rows": constant}
+    found: list[set[str]] = [set() for _ in rows]
+    for label in sorted(set[str]().union(*(labels for _, labels in known))):
+        bayes = NaiveBayes()
+        for words, labels in known:
+            bayes.learn(words, str(label in labels))
+        for labels, applies in zip(found, bayes.classify(words for words, _ in rows), strict=True):
+            labels |= {label} if applies == "True" else set()
+    return {"most_frequent_labels": constant, "naive_bayes": _set_scores([labels for _, labels in rows], found)}
 
 
 def _tags(train: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
@@ -160,6 +183,13 @@ _OF_KIND: Mapping[str, Callable[[Iterable[Row] | None, Iterable[Row]], Baselines
 }
 
 
+def _with_sets(section: MultiLabelSection, rows: Iterable[Row]) -> Iterator[tuple[list[str], set[str]]]:
+    """Yield the words and the labels of each row."""
+    for row in rows:
+        found = section.labels_in(row.values["labels"])
+        yield list(_words(row.values)), {label for label, applies in found.items() if applies}
+
+
 def _words(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lower-case words of a text; those of a second one are words of their own."""
     yield from _WORD.findall(values["text"].lower())
@@ -194,6 +224,13 @@ def _class_scores(targets: Sequence[str], predictions: Sequence[str]) -> dict[st
     numbers = (np.array([number[label] for label in labels]) for labels in (targets, predictions))
     scores = classification_metrics(*numbers)(unit_weights(len(targets)))
     return {name: scores[name] for name in ("accuracy", "f1_macro", "matthews")}
+
+
+def _set_scores(targets: Sequence[set[str]], predictions: Sequence[set[str]]) -> dict[str, float]:
+    labels = {label: number for number, label in enumerate(sorted(set[str]().union(*targets, *predictions)))}
+    right, found = ([[labels[label] for label in row] for row in side] for side in (targets, predictions))
+    exact = float(np.mean([one == other for one, other in zip(targets, predictions, strict=True)]))
+    return label_set_metrics(right, found, len(labels))(unit_weights(len(targets))) | {"exact_match": exact}
 
 
 def _tag_scores(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> dict[str, float]:
