@@ -1,9 +1,6 @@
 """tfkit finetune: a model from the weights of a checkpoint, by a recipe or by what the data shows."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from tfkit.cli import options
 
@@ -11,14 +8,15 @@ from tfkit.cli import options
 def finetune(
     recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
-    checkpoint: Annotated[str | None, typer.Option("--from", metavar="CKPT", help="The checkpoint to start from; else model.from.")] = None,
-    data: Annotated[str | None, typer.Option(metavar="F", help="A file, folder or glob of rows to train on; else data.train.")] = None,
+    checkpoint: options.Start = None,
+    data: options.TrainingRows = None,
     run: options.RunFolder = None,
     resume: options.Resume = False,
     exact: options.Exact = False,
     force: options.Force = False,
     no_verify: options.NoVerify = False,
     fail_if: options.FailIf = None,
+    dry_run: options.DryRun = False,
     device: options.Device = None,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -29,21 +27,20 @@ def finetune(
     Without a recipe the task is read from the columns of the data and the kind of the model; what was decided is printed as a recipe.
     """
     from tfkit import console
-    from tfkit.cli.train import command_line, train
+    from tfkit.cli.train import command_line, show_dry_run, train, tuning_words
     from tfkit.engine import attempt
-    from tfkit.engine.settings import quoted
+    from tfkit.engine.beginning import finetuning, recognition_of
     from tfkit.recipe import open_recipe
 
     chosen, changes = options.split_recipe("finetune", recipe, overrides)
     given = [*([chosen] if chosen else []), *changes]
     for name, value in (("--from", checkpoint), ("--data", data)):
         given += [name, value] if value is not None else []
-    if data is not None:  # before the others, so that data.train.0.columns can name columns
-        changes.insert(0, f"data.train=[{{path: {quoted(data)}}}]")
-    if checkpoint is not None:
-        changes.append(f"model.from={quoted(checkpoint)}")
+    words = tuning_words(changes, checkpoint, data)
     source = open_recipe(chosen) if chosen else None
-    folder = run or Path("runs") / (source.name if source is not None else attempt.recognition_of(changes).run_name)
+    if dry_run:
+        return show_dry_run(finetuning(source, words, checkpoint), device, threads, resume=resume, as_json=json)
+    folder = run or Path("runs") / (source.name if source is not None else recognition_of(words).run_name)
     how = attempt.RunOptions(folder, resume, exact, force, device, threads, command_line(), fail_if or ())
     again = ["finetune", *given, "--run", str(folder), "--resume"]
-    train(lambda signals: attempt.finetune(source, changes, checkpoint, how, console, signals), how, again, as_json=json)
+    train(lambda signals: attempt.finetune(source, words, checkpoint, how, console, signals), how, again, as_json=json)

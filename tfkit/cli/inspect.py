@@ -10,6 +10,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.errors import UsageError
 
 if TYPE_CHECKING:
     from tfkit.engine.inspection import Inspection
@@ -24,8 +25,10 @@ _UNSAID = ("row",)
 
 
 def inspect(
-    recipe: options.Recipe,
+    recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
+    checkpoint: options.Start = None,
+    data: options.TrainingRows = None,
     rows: Annotated[int, typer.Option("--rows", min=1, metavar="N", help="Rows to show.")] = 3,
     no_verify: options.NoVerify = False,
     json: options.Json = False,
@@ -33,25 +36,39 @@ def inspect(
 ) -> None:
     """Show the first rows of the first step: every token, whether it has a loss, its label, what is padding, and where documents end.
 
-    Nothing is trained. Text is tokenized as in training, and stays in the cache for it.
+    Nothing is trained. Text is tokenized as in training, and stays in the cache for it. Without a recipe, as in `tfkit finetune`, the task
+    is read from the columns of the data and the kind of the model.
     """
     from tfkit.cli.session import command_session
-    from tfkit.recipe import read_recipe
+    from tfkit.cli.train import tuning_words
+    from tfkit.engine.beginning import finetuning
+    from tfkit.recipe import open_recipe
     from tfkit.recipe.schema.sections import CarbonSection
 
-    resolved = read_recipe(recipe, overrides or ())
+    chosen, changes = options.split_recipe("inspect", recipe, overrides)
+    if chosen is None and checkpoint is None and data is None:
+        raise UsageError("inspect: the rows of which training? Give a RECIPE, or --from CKPT and --data F")
+    words = tuning_words(changes, checkpoint, data)
+    source = open_recipe(chosen) if chosen is not None else None
+    known = source.read(words) if source is not None else None
+    beginning = finetuning(source, words, checkpoint) if known is None or checkpoint is not None else None
     with command_session("inspect", CarbonSection(enabled=False)) as work:
         from tfkit.engine.inspection import inspect_first_step
 
-        found = inspect_first_step(resolved.recipe, rows, work)
+        if beginning is not None:
+            with work.stop.at_once():
+                known = beginning.decide(work.listener).recipe
+        assert known is not None
+        found = inspect_first_step(known, rows, work)
     if json:
-        console.json(_document(found))
+        console.json(document(found))
         return
-    for line in _lines(found, shutil.get_terminal_size().columns - 1):
+    for line in lines(found, shutil.get_terminal_size().columns - 1):
         console.result_parts(line)
 
 
-def _document(found: "Inspection") -> dict[str, Any]:
+def document(found: "Inspection") -> dict[str, Any]:
+    """Return the document of --json."""
     return {
         "schema_version": 1,
         "objective": found.objective,
@@ -69,7 +86,7 @@ def _document(found: "Inspection") -> dict[str, Any]:
     }
 
 
-def _lines(found: "Inspection", width: int) -> Iterator[list[Part]]:
+def lines(found: "Inspection", width: int) -> Iterator[list[Part]]:
     """Yield the output, line by line."""
     for place, row in found.rows:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))

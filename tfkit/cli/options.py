@@ -42,6 +42,10 @@ Overrides = Annotated[
 Checkpoint = Annotated[
     str, typer.Option("--from", metavar="CKPT", help="A checkpoint, a run folder, a Hugging Face model folder, or hub:org/name@revision.")
 ]
+Start = Annotated[str | None, typer.Option("--from", metavar="CKPT", help="The checkpoint to start from; else model.from.")]
+TrainingRows = Annotated[
+    str | None, typer.Option("--data", metavar="F", help="A file, folder or glob of rows to train on; else data.train.")
+]
 RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint of the run folder.")]
 Exact = Annotated[bool, typer.Option("--exact", help="In going on with a run: refuse to fall back to an older checkpoint.")]
@@ -58,6 +62,9 @@ Threads = Annotated[
     typer.Option("--threads", min=1, max=_MOST_THREADS, metavar="N", help="Threads of the processor; its cores if left out."),
 ]
 FailIf = Annotated[list[str] | None, typer.Option("--fail-if", metavar="GATE", help='End with 8 if true: "loss > 3".', show_default=False)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Start nothing: the recipe on stdout, and on stderr the first rows, steps, memory and time.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Chat = Annotated[
     bool,

@@ -14,6 +14,7 @@ def pretrain(
     force: options.Force = False,
     no_verify: options.NoVerify = False,
     fail_if: options.FailIf = None,
+    dry_run: options.DryRun = False,
     device: options.Device = None,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -21,11 +22,14 @@ def pretrain(
 ) -> None:
     """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume goes on from it."""
     from tfkit import console
-    from tfkit.cli.train import command_line, train
+    from tfkit.cli.train import command_line, show_dry_run, train
     from tfkit.engine import attempt
+    from tfkit.engine.beginning import pretraining
     from tfkit.recipe import open_recipe
 
     source, words = open_recipe(recipe), tuple(overrides or ())
+    if dry_run:
+        return show_dry_run(pretraining(source, words), device, threads, resume=resume, as_json=json)
     how = attempt.RunOptions(run or Path("runs") / source.name, resume, exact, force, device, threads, command_line(), fail_if or ())
     again = ["pretrain", recipe, *words, "--run", str(how.run), "--resume"]
     train(lambda signals: attempt.pretrain(source, words, how, console, signals), how, again, as_json=json)

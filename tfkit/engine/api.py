@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.engine import attempt
 from tfkit.engine.attempt import RunOptions
+from tfkit.engine.beginning import recognition_of, require_trainable
 from tfkit.engine.calls import Interrupts, Overrides, ShouldStop, interrupts, word, words_of
 from tfkit.engine.isolation import isolated
 from tfkit.engine.listener import Listener, Silent
@@ -74,7 +75,7 @@ def finetune(
     if start is not None:
         words.append(word("model.from", str(start)))
     source = _recipe_text(recipe) if recipe is not None else None
-    folder = _folder(run, source) if run is not None or source is not None else Path("runs") / attempt.recognition_of(words).run_name
+    folder = _folder(run, source) if run is not None or source is not None else Path("runs") / recognition_of(words).run_name
     options = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"])
     checkpoint = str(start) if start is not None else None
     return _trained(options, should_stop, lambda stop: attempt.finetune(source, words, checkpoint, options, listener or Silent(), stop))
@@ -227,7 +228,7 @@ def plan(recipe: AnyRecipe, overrides: Overrides = None, *, device: str | None =
     from tfkit.training.device import pick_device
 
     planned = _recipe_text(recipe).read(words_of(overrides))
-    attempt.require_trainable(planned)
+    require_trainable(planned)
     with isolated(), interrupts(None) as stop, session("plan", CarbonSection(enabled=False), None, listener or Silent(), stop) as work:
         run = Run(planned, pick_device(device), work.listener, stop, work.meter)
         return run.prepare()
@@ -238,7 +239,8 @@ def _trained(options: RunOptions, should_stop: ShouldStop, train: Callable[[Inte
         with isolated(), interrupts(should_stop) as stop:
             result = train(stop)
     except Stopped as stopped:
-        nothing = {"run": str(options.run.resolve()), "status": "stopped", "steps": 0, "tokens": 0, "evaluation": {}, "stopped_early": True}
+        counts = {"steps": 0, "tokens": 0, "evaluation": {}, "gates": []}
+        nothing = {"run": str(options.run.resolve()), "status": "stopped", "stopped_early": True, **counts}
         return TrainingResult.of(stopped.result or nothing)
     return TrainingResult.of(result)
 

@@ -8,21 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfkit.engine.beginning import Beginning, finetuning, pretraining, require_trainable
 from tfkit.engine.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.given import Given
-from tfkit.engine.inputs import recipe_inputs
-from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.errors import Stopped, UsageError
 from tfkit.recipe import RecipeText
-from tfkit.recipe.schema.objective_facts import judges_only
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.run import strict_json
 from tfkit.run.folder import RunFolder, is_begun
 from tfkit.run.listing import read_run
 
 if TYPE_CHECKING:
-    from tfkit.engine.recognition import Recognition
     from tfkit.engine.run import Kind, Run
     from tfkit.recipe.schema.sections import Recipe
 
@@ -48,20 +45,7 @@ class RunOptions:
 
 def pretrain(source: RecipeText, words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Train the model of a recipe from random weights; `words` are key=value. Return the result of docs/cli.md."""
-
-    def start() -> "Recipe":
-        planned = source.read(words)
-        if planned.model.start is not None:
-            raise UsageError(
-                f"{source.path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint"
-            )
-        require_trainable(planned)
-        training_gates(options.fail_if, planned, fine_tuning=False)
-        recipe_inputs(planned, source.path).refuse_folder(options.run, "--run")
-        return planned
-
-    planned = None if options.goes_on else start()  # its errors come before there is a folder
-    return _attempt(lambda: planned or start(), Given(source, tuple(words)), "pre-training", options, listener, stop)
+    return _begin_or_resume(lambda: pretraining(source, words), Given(source, tuple(words)), "pre-training", options, listener, stop)
 
 
 def finetune(
@@ -76,18 +60,8 @@ def finetune(
 
     `words`: key=value, with those of `model.from` and `data.train`; `checkpoint`: the value of `model.from`, where that is among them.
     """
-
-    def begin() -> "Callable[[], Recipe]":
-        if checkpoint is not None:
-            complete_killed_run(checkpoint)
-        if source is not None:
-            return _by_recipe(source, checkpoint, words, options, listener)
-        seen = recognition_of(words)
-        seen.inputs.refuse_folder(options.run, "--run")
-        return lambda: seen.recipe(listener)
-
-    start = None if options.goes_on else begin()  # what is wrong with a recipe is reported before there is a folder
-    return _attempt(start or (lambda: begin()()), Given(source, tuple(words)), "fine-tuning", options, listener, stop)
+    given = Given(source, tuple(words))
+    return _begin_or_resume(lambda: finetuning(source, words, checkpoint), given, "fine-tuning", options, listener, stop)
 
 
 def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
@@ -113,50 +87,28 @@ def _nothing_to_resume(run: Path) -> UsageError:
     return UsageError(f"{run}: this run has no checkpoint to go on from; it is {found.status}{because}{again}")
 
 
-def recognition_of(words: Sequence[str]) -> "Recognition":
-    """Return the Recognition of a fine-tuning without a recipe."""
-    from tfkit.engine.recognition import Recognition  # which imports torch
+def _begin_or_resume(
+    begin: Callable[[], Beginning], given: Given, kind: "Kind", options: RunOptions, listener: Listener, stop: StopRequest
+) -> dict[str, Any]:
+    """Begin a run, of whose recipe what is wrong is reported before there is a folder; or go on with the one that is there."""
 
-    return Recognition.of(words)
+    def checked() -> Beginning:
+        beginning = begin()
+        if beginning.recipe is not None:
+            training_gates(options.fail_if, beginning.recipe, fine_tuning=kind == "fine-tuning")
+        beginning.inputs.refuse_folder(options.run, "--run")
+        return beginning
 
+    beginning = None if options.goes_on else checked()
 
-def _by_recipe(
-    source: RecipeText, checkpoint: str | None, words: Sequence[str], options: RunOptions, listener: Listener
-) -> "Callable[[], Recipe]":
-    """Check the recipe, and return what makes that of the run once its folder is locked. Raises UsageError."""
-    recipe = source.read(words)
-    if recipe.model.start is None:
-        raise UsageError(f"{source.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
-    require_trainable(recipe)
-    training_gates(options.fail_if, recipe, fine_tuning=True)
-    recipe_inputs(recipe, source.path).refuse_folder(options.run, "--run")
-    if checkpoint is not None and recipe.model.sha256 is not None:
-        return lambda: _from_this_one(checkpoint, source, recipe, words, listener)
-    return lambda: recipe
+    def start() -> "Recipe":
+        here = beginning or checked()
+        decided = here.decide(listener)
+        if here.recipe is None:
+            listener.decided(decided.text)
+        return decided.recipe
 
-
-def _from_this_one(checkpoint: str, source: RecipeText, recipe: "Recipe", words: Sequence[str], listener: Listener) -> "Recipe":
-    """The resolved recipe of a run, from another checkpoint than its own: what it says of that one does not hold, but for dropout."""
-    from tfkit.hub import content_hash, find_checkpoint
-    from tfkit.recipe.dump import recipe_document
-    from tfkit.recipe.reading.read import read_document
-
-    if content_hash(find_checkpoint(checkpoint)) == recipe.model.sha256:
-        return recipe
-    own = source.read()
-    document = recipe_document(own, None)
-    document["model"] = {"from": checkpoint} | {name: value for name, value in own.model.changes.items() if name == "dropout"}
-    listener.say(f"{source.path}: was run from {own.model.start}; of what it says of the model only dropout holds for {checkpoint}")
-    return read_document(document, str(source.path), words)[0]
-
-
-def require_trainable(recipe: "Recipe") -> None:
-    """Raise UsageError for an objective that only judges, and for a place that is none."""
-    from tfkit.carbon import resolve_place
-
-    if recipe.objective.scored_by == "likelihood":
-        raise judges_only(recipe.objective)
-    resolve_place(recipe.carbon)
+    return _attempt(start, given, kind, options, listener, stop)
 
 
 def _attempt(

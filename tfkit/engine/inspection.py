@@ -28,11 +28,11 @@ def inspect_first_step(recipe: Recipe, count: int, work: Session) -> Inspection:
     """Show up to `count` rows of the first step, padded together. Text is tokenized as in training, and stays in the cache for it."""
     data = prepare_data(recipe, work.listener, work.stop, work.meter)
     with work.stop.at_once():
-        rows, totals = _first_rows(recipe, data, count)
-    return Inspection(recipe.objective.kind, data.labels, data.objective.legend(), rows, totals)
+        return first_rows(recipe, data, count)
 
 
-def _first_rows(recipe: Recipe, data: TrainingData, count: int) -> tuple[list[tuple[str, ShownRow]], dict[str, Any]]:
+def first_rows(recipe: Recipe, data: TrainingData, count: int) -> Inspection:
+    """Show up to `count` rows of the first step of data that are prepared."""
     rows = open_rows(recipe, data.objective, data.train, data.config)
     size = batch_sizes(recipe, rows).size(0)
     loader = Loader(rows, data.objective.collate, size, 1)
@@ -47,4 +47,4 @@ def _first_rows(recipe: Recipe, data: TrainingData, count: int) -> tuple[list[tu
     for one in step:
         targets.update(data.objective.counts(one))
     totals = {"rows": size, "tokens": sum(one.tokens for one in step), "targets": dict(targets), "rows_an_epoch": len(rows)}
-    return named, totals
+    return Inspection(recipe.objective.kind, data.labels, data.objective.legend(), named, totals)

@@ -13,13 +13,13 @@ from tfkit.data.columns.forms import texts_of
 from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import FIRST_ROWS, Row
 from tfkit.data.sources.first_records import count_rows, first_records
+from tfkit.engine.beginning import Decided
 from tfkit.engine.decided_size import RowTokens, Size, decide_size, row_tokens
 from tfkit.engine.inputs import Inputs, inputs_of
 from tfkit.engine.listener import Listener
 from tfkit.errors import UsageError
 from tfkit.hub.names import on_meta
 from tfkit.recipe import RecipeError
-from tfkit.recipe.dump import dump_document
 from tfkit.recipe.label_sets import find_label_sets, flag_columns
 from tfkit.recipe.reading.overrides import apply_overrides
 from tfkit.recipe.reading.read import read_document, slug
@@ -28,7 +28,7 @@ from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.objective_sections import ClassificationSection
-from tfkit.recipe.schema.sections import LENGTHS, Recipe
+from tfkit.recipe.schema.sections import LENGTHS
 from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS, HELD_OUT
 from tfkit.recipe.tasks import FEW, Kind, Seen, Task, decide, few_values, long_texts, unread_texts
 from tfkit.run.checkpoints import step_folders
@@ -82,8 +82,8 @@ class Recognition:
         held_out = self.given["data"].get("validation")
         return inputs_of([], [self.source, *map(_source, held_out if isinstance(held_out, list) else [])], [self.start])
 
-    def recipe(self, listener: Listener) -> Recipe:
-        """Make the recipe for this data and model, and report it. Raises UsageError where no task fits, DataError and ModelError."""
+    def decide(self, _listener: Listener) -> Decided:
+        """Make the recipe for this data and model. Raises UsageError where no task fits, DataError and ModelError."""
         seen = _look(self.source, self.given["data"].get("on_bad_row", "error"))
         model, codec = _kind(self.start)
         task = decide(seen, model, self.given.get("objective", {}))
@@ -93,8 +93,7 @@ class Recognition:
         size = decide_size(seen, model, kind, self.given, tokens)
         words = (*self.words, *_columns_of(task, self.given))
         recipe, document = read_document(_document(task, size, self.given), "the recipe of what was seen", words)
-        listener.decided(_header(seen, model, task, size) + dump_document(document))
-        return recipe
+        return Decided(recipe, document, _header(seen, model, task, size))
 
 
 def _given(words: Sequence[str]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class TrainingResult(_Result):
     emissions_g: float | None
     carbon_status: str
     place: str | None
-    gates: list[dict[str, Any]] | None  # the verdicts of --fail-if
+    gates: list[dict[str, Any]]  # the verdicts of --fail-if
 
     @property
     def history(self) -> list[dict[str, Any]]:

@@ -100,6 +100,7 @@ class Run:
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
             **energy_fields(reading),
             **place_fields(reading),
+            "gates": [],  # those of the command that asks for the result
         }
         document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume will read it: a perplexity may be infinite
         return document

@@ -7,6 +7,7 @@ import re
 import select
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,17 @@ class RecipeText:
 
     def read(self, overrides: Sequence[str] = ()) -> Recipe:
         """Check the recipe with these overrides. UsageError lists all problems, one a line, as place: field: what and remedy."""
-        return _read(*parse(self.text, str(self.path)), str(self.path), overrides)[0]
+        return self.changed(overrides)[0]
+
+    def changed(self, overrides: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+        """Return the checked recipe, and its document with the overrides applied. Raise UsageError as `read` does."""
+        recipe, tree = _read(*parse(self.text, str(self.path)), str(self.path), overrides)
+        return recipe, plain(tree)
+
+    @property
+    def comment(self) -> str:
+        """The lines of comment that the text begins with."""
+        return "".join(takewhile(lambda line: line.startswith("#"), self.text.lstrip("\n").splitlines(keepends=True)))
 
     def fields(self) -> dict[str, Any]:
         """Return the written values under dotted names, lists as a whole. Raise UsageError if the text is not YAML."""

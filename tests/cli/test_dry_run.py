@@ -1,0 +1,106 @@
+"""--dry-run: the recipe on stdout, the first rows and the size of the run on stderr, no run folder; and inspect without a recipe."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tiny_runs import Done, Process, hashes, pretrain, write_corpus, write_recipe
+
+from tfkit.recipe import read_recipe
+
+PAIRS = [("cat", "mat"), ("dog", "hat")]
+ROWS = [{"text": f"the {animal} sat on the {place} {number}", "label": animal} for number in range(20) for animal, place in PAIRS]
+WORDS = ["--from", "start", "--data", "rows.jsonl", "--threads", "1"]
+LATER = ["carbon.enabled=false", "training.precision=fp32"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dry")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    model = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"]
+    done = pretrain(folder / "start", recipe, *model, "objective={kind: masked_lm}", "training.steps=3", "evaluation.every=null")
+    assert done.code == 0, done.err
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def place(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(made)
+    return made
+
+
+def command(*words: str) -> Done:
+    return Process(Path.cwd(), [*words]).wait()
+
+
+def test_the_decided_recipe_is_shown_and_runs_as_it_was_saved(place: Path) -> None:
+    before = {path.name for path in place.iterdir()}
+    planned = command("finetune", *WORDS, *LATER, "--dry-run")
+    assert planned.code == 0, planned.err
+    assert {path.name for path in place.iterdir() if not path.name.startswith(("out-", "err-"))} == {
+        name for name in before if not name.startswith(("out-", "err-"))
+    }
+    assert planned.out.startswith("# classification: a text, and a label")
+    assert "model: {from: start}" in planned.out
+    assert planned.err.count("# classification: a text") == 0, "stdout has it"
+    assert "[CLS] the" in planned.err
+    lines = planned.err.splitlines()
+    assert any(re.match(r"47 steps of 8 rows, about \d+ tokens each, 10.2 epochs; micro-batches of 8 rows", line) for line in lines)
+    assert any(line.startswith("roughly ") for line in lines)
+    (place / "task.yaml").write_text(planned.out, encoding="utf-8")
+    length = ["training.steps=2"]
+    for run, words in {"saved": ["task.yaml"], "direct": [*WORDS, *LATER]}.items():
+        done = command("finetune", *words, *length, "--run", run, "--threads", "1")
+        assert done.code == 0, done.err
+    assert hashes(place / "saved", 2) == hashes(place / "direct", 2)
+
+
+def test_a_recipe_with_changes_is_shown_with_them(place: Path) -> None:
+    words = ["tiny.yaml", "training.epochs=2", "model.context_length=12"]
+    planned = command("pretrain", *words, "--dry-run")
+    assert planned.code == 0, planned.err
+    (place / "changed.yaml").write_text(planned.out, encoding="utf-8")
+    assert read_recipe("changed.yaml").recipe == read_recipe("tiny.yaml", words[1:]).recipe
+    assert "steps: 12" not in planned.out
+    assert planned.out.startswith("# A recipe for tests.\n")
+    assert not (place / "runs").exists()
+
+
+def test_the_document(place: Path) -> None:
+    planned = command("finetune", *WORDS, *LATER, "training.batch_size=5000", "--dry-run", "--json")
+    document = json.loads(planned.out)
+    assert document["recipe"]["objective"] == {"kind": "classification"}
+    rows = document["first_step"]["rows_an_epoch"]
+    assert document["batch_size"] == document["first_step"]["rows"] == rows
+    assert f"there are {rows} rows to train on" in planned.err
+    assert document["estimate"]["steps"] == document["recipe"]["training"]["epochs"]
+    assert len(document["rows"]) == 2
+    assert document["baselines"].keys() == {"most_frequent_class", "naive_bayes"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["pretrain", "tiny.yaml", "--resume"], 2, "leave --resume out"),
+        (["pretrain", "tiny.yaml", "data.train=[{path: nowhere.txt}]"], 3, "nowhere.txt"),
+        (["pretrain", "tiny.yaml", "training.step=2"], 2, "did you mean steps"),
+        (["finetune", "--from", "start", "--data", "nowhere.txt"], 3, "nowhere.txt"),
+        (["finetune", "tiny.yaml"], 2, "which checkpoint?"),
+    ],
+)
+def test_errors_are_those_of_the_run(place: Path, words: list[str], code: int, message: str) -> None:
+    done = command(*words, "--dry-run")
+    assert (done.code, done.out, message in done.err) == (code, "", True), done.err
+
+
+def test_rows_are_inspected_without_a_recipe(place: Path) -> None:
+    found = command("inspect", "--from", "start", "--data", "rows.jsonl", "--rows", "1", "--json")
+    assert found.code == 0, found.err
+    assert (json.loads(found.out)["objective"], json.loads(found.out)["labels"]) == ("classification", ["cat", "dog"])
+    chosen = command("inspect", "--from", "start", "--data", "rows.jsonl", "objective={kind: masked_lm}", "--json")
+    assert json.loads(chosen.out)["objective"] == "masked_lm", chosen.err
+    done = command("inspect")
+    assert (done.code, "Give a RECIPE, or --from CKPT and --data F" in done.err) == (2, True), done.err

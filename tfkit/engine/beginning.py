@@ -1,0 +1,103 @@
+"""The recipe of a run that begins: as it was written, with the changes of the command line, or as the data and the model decide it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tfkit.engine.inputs import Inputs, recipe_inputs
+from tfkit.engine.killed import complete_killed_run
+from tfkit.engine.listener import Listener
+from tfkit.errors import UsageError
+from tfkit.recipe import RecipeText
+from tfkit.recipe.dump import dump_document, recipe_document
+from tfkit.recipe.schema.objective_facts import judges_only
+
+if TYPE_CHECKING:
+    from tfkit.engine.recognition import Recognition
+    from tfkit.recipe.schema.sections import Recipe
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The recipe of a run, and the same as a document that can be saved, with the comment that it begins with."""
+
+    recipe: "Recipe"
+    document: dict[str, Any]
+    comment: str = ""
+
+    @property
+    def text(self) -> str:
+        """The recipe as YAML."""
+        return self.comment + dump_document(self.document)
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A run that is to begin: its recipe, checked, where there is one, and the inputs that it names.
+
+    `decide` gives the recipe once the run folder is locked: until then no data are looked at.
+    """
+
+    decide: Callable[[Listener], Decided]
+    inputs: Inputs
+    recipe: "Recipe | None" = None
+
+
+def pretraining(source: RecipeText, words: Sequence[str]) -> Beginning:
+    """A training from random weights; `words` are key=value. Raises UsageError."""
+    recipe, document = source.changed(words)
+    if recipe.model.start is not None:
+        raise UsageError(f"{source.path}: model.from: pretraining starts from random weights; `tfkit finetune` starts from a checkpoint")
+    require_trainable(recipe)
+    decided = Decided(recipe, document, source.comment)
+    return Beginning(lambda _: decided, recipe_inputs(recipe, source.path), recipe)
+
+
+def finetuning(source: RecipeText | None, words: Sequence[str], checkpoint: str | None) -> Beginning:
+    """A training from a checkpoint, by a recipe or by what the data and the checkpoint show. Raises UsageError.
+
+    `words`: key=value, with those of `model.from` and `data.train`; `checkpoint`: the value of `model.from`, where that is among them.
+    """
+    if checkpoint is not None:
+        complete_killed_run(checkpoint)
+    if source is None:
+        seen = recognition_of(words)
+        return Beginning(seen.decide, seen.inputs)
+    recipe, document = source.changed(words)
+    if recipe.model.start is None:
+        raise UsageError(f"{source.path}: which checkpoint? Give --from CKPT, or model: {{from: CKPT}} in the recipe")
+    require_trainable(recipe)
+    decided, inputs = Decided(recipe, document, source.comment), recipe_inputs(recipe, source.path)
+    if checkpoint is not None and recipe.model.sha256 is not None:
+        return Beginning(lambda listener: _from_this_one(checkpoint, source, decided, words, listener), inputs, recipe)
+    return Beginning(lambda _: decided, inputs, recipe)
+
+
+def recognition_of(words: Sequence[str]) -> "Recognition":
+    """Return the Recognition of a fine-tuning without a recipe."""
+    from tfkit.engine.recognition import Recognition  # which imports torch
+
+    return Recognition.of(words)
+
+
+def require_trainable(recipe: "Recipe") -> None:
+    """Raise UsageError for an objective that only judges, and for a place that is none."""
+    from tfkit.carbon import resolve_place
+
+    if recipe.objective.scored_by == "likelihood":
+        raise judges_only(recipe.objective)
+    resolve_place(recipe.carbon)
+
+
+def _from_this_one(checkpoint: str, source: RecipeText, decided: Decided, words: Sequence[str], listener: Listener) -> Decided:
+    """The resolved recipe of a run, from another checkpoint than its own: what it says of that one does not hold, but for dropout."""
+    from tfkit.hub import content_hash, find_checkpoint
+    from tfkit.recipe.reading.read import read_document
+
+    if content_hash(find_checkpoint(checkpoint)) == decided.recipe.model.sha256:
+        return decided
+    own = source.read()
+    document = recipe_document(own, None)
+    document["model"] = {"from": checkpoint} | {name: value for name, value in own.model.changes.items() if name == "dropout"}
+    listener.say(f"{source.path}: was run from {own.model.start}; of what it says of the model only dropout holds for {checkpoint}")
+    return Decided(*read_document(document, str(source.path), words))

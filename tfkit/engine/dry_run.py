@@ -1,0 +1,69 @@
+"""A training that is planned and not started: its recipe, its first rows and its size. Text is tokenized, and no run folder is made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tfkit.engine.baseline_scores import training_baselines
+from tfkit.engine.beginning import Decided, require_trainable
+from tfkit.engine.estimate import Estimate
+from tfkit.engine.inspection import Inspection, first_rows
+from tfkit.engine.listener import Listener
+from tfkit.engine.run import Run
+from tfkit.engine.session import Session
+from tfkit.evaluation.baselines import Baselines
+from tfkit.training.device import pick_device
+from tfkit.training.memory import available_bytes
+from tfkit.units import format_baselines, format_bytes, format_energy, format_seconds
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The plan of a training."""
+
+    decided: Decided
+    inspection: Inspection
+    estimate: Estimate
+    batch_size: int
+    baselines: Baselines
+
+    def describe(self) -> list[str]:
+        """Describe the size of the run in a few lines."""
+        plan, tokens = self.estimate, round(self.estimate.tokens / self.estimate.steps)
+        epochs = plan.steps * self.batch_size / self.inspection.totals["rows_an_epoch"]
+        free = available_bytes()
+        of = "" if free is None else f", of {format_bytes(free)} that are free"
+        return [
+            f"{plan.steps:,} steps of {self.batch_size:,} rows, about {tokens:,} tokens each, {epochs:.3g} epochs; micro-batches "
+            f"of {plan.micro_batch_size:,} rows",
+            f"{plan.parameters:,} parameters, of which {plan.trained_parameters:,} are trained; about {format_bytes(plan.memory_bytes)} of "
+            f"memory{of}; {format_bytes(plan.disk_bytes)} of checkpoints",
+            f"roughly {format_seconds(plan.seconds.likely)} ({format_seconds(plan.seconds.low)} to {format_seconds(plan.seconds.high)}), "
+            f"{format_energy(1000 * plan.energy_kwh.likely)}",
+            *([f"baselines of the validation rows: {beside}"] if (beside := format_baselines(self.baselines)) else []),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document of --json, but for the rows."""
+        return {
+            "recipe": self.decided.document,
+            "batch_size": self.batch_size,
+            "estimate": self.estimate.to_dict(),
+            "baselines": self.baselines,
+        }
+
+
+def dry_run(decide: Callable[[Listener], Decided], work: Session, *, rows: int, device: str | None, threads: int | None) -> DryRun:
+    """Plan a training, with its first `rows` rows. Raises what the training would raise before its first step."""
+    with work.stop.at_once():
+        decided = decide(work.listener)
+    require_trainable(decided.recipe)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    run = Run(decided.recipe, pick_device(device), work.listener, work.stop, work.meter)
+    estimate = run.prepare()
+    with work.stop.at_once():
+        found = first_rows(run.recipe, run.data, rows)
+        return DryRun(decided, found, estimate, run.recipe.training.batch_size, training_baselines(run.recipe))
