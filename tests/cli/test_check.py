@@ -88,3 +88,34 @@ def test_it_starts_quickly(arguments: list[str], seconds: float) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(took) < 3 * seconds
+
+
+def test_files_that_are_missing_are_errors_among_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.csv").touch()
+    recipe = """model: {from: start}
+data:
+  train:
+  - {path: rows}
+  - {path: rows/*.csv}
+  - {path: row/*.csv}
+  - {hub: org/name}
+  - {path: data/banking77/train.csv}
+  validation: [{path: rows/a.csv, beside: {label: rows/b.csv}}]
+objective: {kind: distillation, teacher: "hub:org/teacher"}
+training: {step: 3}
+"""
+    Path("r.yaml").write_text(recipe, encoding="utf-8")
+    assert main(["check", "r.yaml"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    any_file = "no such file or folder, and no file matches it as a glob"
+    assert [line.replace(f" (from {tmp_path})", "") for line in lines if ": no such " in line] == [
+        "r.yaml:1:15: model.from: 'start': no such folder; correct the path",
+        f"r.yaml:6:12: data.train.2.path: 'row/*.csv': {any_file}; correct the path",
+        f"r.yaml:8:12: data.train.4.path: 'data/banking77/train.csv': {any_file}; `tfkit recipes banking77 --fetch` fetches it",
+        "r.yaml:9:51: data.validation.0.beside.label: 'rows/b.csv': no such file, and no file matches it as a glob; correct the path",
+    ]
+    assert any("training.step: unknown, did you mean steps" in line for line in lines)

@@ -20,7 +20,10 @@ def check(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """List all errors of a recipe, each with file:line:column, the field and the remedy; 0 if there are none, else 2."""
+    """List all errors of a recipe, each with file:line:column, the field and the remedy; 0 if there are none, else 2.
+
+    Files and folders that it names are looked for, too; what is on the Hub is not.
+    """
     from tfkit.recipe import RecipeError, json_schema, read_recipe
 
     if schema:
@@ -29,7 +32,7 @@ def check(
     if recipe is None:
         raise UsageError("tfkit check: which RECIPE? A path or a bundled name; `tfkit recipes` lists these")
     try:
-        resolved = read_recipe(recipe, overrides or ())
+        resolved = read_recipe(recipe, overrides or (), with_files=True)
     except RecipeError as error:
         if json:
             console.json(_document(recipe, error))

@@ -19,6 +19,7 @@ from tfkit.recipe.dump import dump_document
 from tfkit.recipe.presets import model_problems
 from tfkit.recipe.reading.checks import cross_problems
 from tfkit.recipe.reading.earlier import complete
+from tfkit.recipe.reading.files import missing_files
 from tfkit.recipe.reading.overrides import apply_overrides
 from tfkit.recipe.reading.parse import MAX_BYTES, parse
 from tfkit.recipe.reading.problems import MAX_PATH, Problem, RecipeError, cut
@@ -46,9 +47,9 @@ class RecipeText:
         """Check the recipe with these overrides. UsageError lists all problems, one a line, as place: field: what and remedy."""
         return self.changed(overrides)[0]
 
-    def changed(self, overrides: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
-        """Return the checked recipe, and its document with the overrides applied. Raise UsageError as `read` does."""
-        recipe, tree = _read(*parse(self.text, str(self.path)), str(self.path), overrides)
+    def changed(self, overrides: Sequence[str], *, with_files: bool = False) -> tuple[Recipe, dict[str, Any]]:
+        """Return the checked recipe, and its document with the overrides applied. Raise UsageError as `read_recipe` does."""
+        recipe, tree = _read(*parse(self.text, str(self.path)), str(self.path), overrides, with_files=with_files)
         return recipe, plain(tree)
 
     @property
@@ -88,10 +89,13 @@ def open_recipe(name_or_path: str) -> RecipeText:
     return RecipeText(path, _text(path))
 
 
-def read_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> ResolvedRecipe:
-    """Read and check a recipe. UsageError lists all its problems, one a line, as place: field: what and remedy."""
+def read_recipe(name_or_path: str, overrides: Sequence[str] = (), *, with_files: bool = False) -> ResolvedRecipe:
+    """Read and check a recipe. UsageError lists all its problems, one a line, as place: field: what and remedy.
+
+    `with_files`: files and folders that it names and that are missing are problems, too.
+    """
     source = open_recipe(name_or_path)
-    return ResolvedRecipe(source.read(overrides), source)
+    return ResolvedRecipe(source.changed(overrides, with_files=with_files)[0], source)
 
 
 def read_document(document: dict[str, Any], name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, Any]]:
@@ -101,14 +105,16 @@ def read_document(document: dict[str, Any], name: str, overrides: Sequence[str] 
     return recipe, plain(changed)
 
 
-def _read(tree: Node | None, problems: list[Problem], name: str, overrides: Sequence[str]) -> tuple[Recipe, Mapping]:
+def _read(
+    tree: Node | None, problems: list[Problem], name: str, overrides: Sequence[str], *, with_files: bool = False
+) -> tuple[Recipe, Mapping]:
     if not isinstance(tree, Mapping):
         what = "is empty" if tree is None else "is not made of sections"
         raise RecipeError([*problems, Problem(Place(name, 1, 1), (), f"the recipe {what}; `tfkit recipes` lists examples")])
     complete(tree)
     problems += apply_overrides(tree, overrides)
     recipe, more = _check(tree)
-    problems += more
+    problems += [*more, *(missing_files(tree) if with_files else [])]
     if problems or recipe is None:
         raise RecipeError(problems)
     return recipe, tree

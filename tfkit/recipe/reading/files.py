@@ -1,0 +1,51 @@
+"""The files and folders that a recipe names, looked for on this machine: a recipe is good without them, its run is not."""
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path as FilePath
+from typing import Any
+
+from tfkit.recipe.bundled import fetch_command
+from tfkit.recipe.reading.problems import Problem, quoted
+from tfkit.recipe.reading.tree import Node, Path, place_of, plain
+from tfkit.recipe.schema.objective_facts import SECTIONS
+
+
+def missing_files(tree: Node) -> list[Problem]:
+    """Return a problem for each path of a recipe, valid or not, that leads nowhere. What is on the Hub is not looked for."""
+    found = []
+    for path, name, what in _paths(plain(tree)):
+        if isinstance(name, str) and not name.startswith("hub:") and not _exists(name):
+            fetch = fetch_command(name)
+            remedy = f"`{fetch}` fetches it" if fetch else "correct the path"
+            found.append(
+                Problem(place_of(tree, path, key=False), path, f"{quoted(name)}: no such {what} (from {FilePath.cwd()}); {remedy}")
+            )
+    return found
+
+
+def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
+    """Yield each path of a recipe with its field."""
+    sections = {name: section for name, section in recipe.items() if isinstance(section, dict)}
+    data, objective = sections.get("data", {}), sections.get("objective", {})
+    for part in ("train", "validation"):
+        sources = data.get(part)
+        for number, source in enumerate(sources if isinstance(sources, list) else []):
+            if isinstance(source, dict):
+                yield ("data", part, number, "path"), source.get("path"), "file or folder, and no file matches it as a glob"
+                beside = source.get("beside")
+                for role, path in beside.items() if isinstance(beside, dict) else ():
+                    yield ("data", part, number, "beside", role), path, "file, and no file matches it as a glob"
+    yield ("tokenizer", "path"), sections.get("tokenizer", {}).get("path"), "folder"
+    yield ("model", "from"), sections.get("model", {}).get("from"), "folder"
+    section = SECTIONS.get(objective.get("kind", "causal_lm")) if isinstance(objective.get("kind", ""), str) else None
+    for name in section.companions if section else ():
+        yield ("objective", name), objective.get(name), "folder"
+
+
+def _exists(name: str) -> bool:
+    try:
+        path = FilePath(name).expanduser()
+        return path.exists() or bool(next(glob.iglob(str(path), recursive=True), None))
+    except (OSError, RuntimeError, ValueError):  # a name that no file can have, no such user
+        return False
