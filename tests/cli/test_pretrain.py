@@ -17,6 +17,7 @@ import torch
 from tiny_runs import Done, exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
 import tfkit
+import tfkit.engine.loop_hooks
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.run.manifest import verify
 
@@ -217,6 +218,16 @@ def test_the_size_of_the_run_is_said_before_its_first_step(base: Path, recipe: P
     if sys.platform == "linux":
         said = float(line.partition("; about ")[2].partition(" GB")[0]) * 1e9
         assert said == pytest.approx(records(base / "sized")[-1].get("memory") or records(base / "sized")[0]["memory"], rel=0.3)
+
+
+def test_the_time_of_a_longer_run_is_said_once_by_its_first_steps(base: Path, recipe: Path) -> None:
+    def before() -> None:
+        tfkit.engine.loop_hooks.WORTH_REPORTING_SECONDS = 0.0
+
+    done = pretrain(base / "timed", recipe, before=before)
+    (line,) = [line for line in done.err.splitlines() if " s a step" in line]
+    assert re.fullmatch(r"step 3: [\d.e-]+ s a step, so about \d+:\d\d for the 9 steps that are left", line)
+    assert " s a step" not in pretrain(base / "short", recipe).err
 
 
 def test_micro_batches_change_nothing_but_the_rounding(base: Path, recipe: Path) -> None:

@@ -13,6 +13,10 @@ from tfkit.run.replay_file import write_replay
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loop import Log, Progress
 from tfkit.training.replay import describe_step
+from tfkit.units import format_energy, format_seconds
+
+MEASURED_STEPS = 3  # by which the time of a run is known
+WORTH_REPORTING_SECONDS = 60.0
 
 
 class LoopHooks:
@@ -32,6 +36,7 @@ class LoopHooks:
         self.save, self.evaluate, self.evaluated = checkpointer.save, validator.evaluate, validator.evaluated
         self.should_stop_early, self.should_stop = validator.should_stop_early, context.stop.should_stop
         self.out_of_memory = micro_batches.halve
+        self._measured: list[float] = []  # the seconds of the first steps of this attempt
         self.contention = Contention(context.folder.path, context.listener.warn) if context.device.type == "cpu" else None
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
@@ -40,6 +45,21 @@ class LoopHooks:
             self.contention.stepped(seconds)
         if self.training_log.terminal:
             self.training_log.show(report.loss, report.lr, report.tokens / seconds)
+        if len(self._measured) < MEASURED_STEPS:
+            self._measured.append(seconds)
+            if len(self._measured) == MEASURED_STEPS:
+                self._report_time(progress.step)
+
+    def _report_time(self, step: int) -> None:
+        """Report the time and energy of the steps that are left, by those after the first, which is slower; of a short run none."""
+        each, left = sum(self._measured[1:]) / (MEASURED_STEPS - 1), self.components.plan.steps - step
+        if left * each < WORTH_REPORTING_SECONDS:
+            return
+        reading = self.context.meter.reading()
+        energy = f" and {format_energy(reading.power_w * left * each / 3600)}" if reading.status == "ok" and reading.power_w else ""
+        self.context.listener.say(
+            f"step {step}: {each:.2g} s a step, so about {format_seconds(left * each)}{energy} for the {left:,} steps that are left"
+        )
 
     def skipped(self, error: UnhealthyStepError) -> None:
         """Report the step that is not taken."""
