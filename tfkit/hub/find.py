@@ -77,7 +77,7 @@ def _state(folder: Path) -> str:
 
 
 def _download(name: str) -> Path:
-    """Download a hub repository: configuration, safetensors and tokenizer only, never code or pickles.
+    """Download a hub repository: configuration, safetensors, tokenizer and card only, never code or pickles.
 
     With TFKIT_OFFLINE=1, as with HF_HUB_OFFLINE=1, return only one that was downloaded before.
     """
@@ -85,7 +85,7 @@ def _download(name: str) -> Path:
     from huggingface_hub.file_download import repo_folder_name
 
     repository, _, revision = name.partition("@")
-    files = ["*.json", "*.safetensors", "*.jinja"]
+    files = ["*.json", "*.safetensors", "*.jinja", "vocab.txt", "README.md"]
 
     def download() -> Path:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=files, local_files_only=is_offline()))

@@ -61,7 +61,7 @@ def with_configured_tokens(tokenizer_json: str, settings: Mapping[str, Any], spe
     backend = Backend.from_str(tokenizer_json)
     present = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     changed = False
-    for key, token, token_id in _tokens(settings, special, named):
+    for key, token, token_id in named_tokens(settings, special, named):
         own_id = backend.token_to_id(token.content)
         if own_id is None and key in _MORE and str(settings.get("tokenizer_class") or "Gemma").startswith("Gemma"):
             raise TokenError(
@@ -84,7 +84,7 @@ def _differs(one: AddedToken, other: AddedToken) -> bool:
     return any(getattr(one, flag) != getattr(other, flag) for flag in _FLAGS)
 
 
-def _tokens(
+def named_tokens(
     settings: Mapping[str, Any], special: Mapping[str, Any], named: Mapping[str, Any]
 ) -> Iterator[tuple[str, AddedToken, int | None]]:
     """Yield the key that names a token, the token, and its id if one is given."""

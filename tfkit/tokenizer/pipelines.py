@@ -34,14 +34,14 @@ def byte_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], splitter: pre
     return backend
 
 
-def bert_normalizer(lowercase: bool = True, strip_accents: bool | None = None) -> normalizers.Normalizer:
+def bert_normalizer(lowercase: bool = True, strip_accents: bool | None = None, chinese: bool = True) -> normalizers.Normalizer:
     """Build BERT's normalizer: control characters removed, every white space a space, Chinese characters words of their own."""
-    return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=strip_accents, lowercase=lowercase)
+    return normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase)
 
 
-def wordpiece(vocab: dict[str, int], normalizer: normalizers.Normalizer) -> Backend:
+def wordpiece(vocab: dict[str, int], normalizer: normalizers.Normalizer, unk_token: str = "[UNK]") -> Backend:
     """Build BertTokenizer's pipeline: words are split at white space and punctuation; one with an unknown character is [UNK] as a whole."""
-    backend = Backend(models.WordPiece(vocab=vocab, unk_token="[UNK]"))
+    backend = Backend(models.WordPiece(vocab=vocab, unk_token=unk_token))
     backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix=PREFIX)

@@ -7,13 +7,14 @@ from typing import Any
 from tfkit.errors import ModelError
 from tfkit.run.model_files import MIB, parse_json, read_object, read_text
 from tfkit.run.verified import find_named
+from tfkit.tokenizer import vocab_file
 from tfkit.tokenizer.broken import broken_tokenizer, expansion
 from tfkit.tokenizer.configured import TokenError, find_conflict, with_configured_tokens
 from tfkit.tokenizer.hf_class import class_settings
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
 
 TOKENIZER, CONFIG, SPECIAL, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"
-TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE)
+TOKENIZER_FILES = (TOKENIZER, CONFIG, SPECIAL, TEMPLATE, vocab_file.NAME)
 ADDED = "added_tokens.json"
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _TOKENIZER_LIMIT, _SETTINGS_LIMIT, _TEMPLATE_LIMIT = 64 * MIB, 16 * MIB, MIB  # the largest known tokenizer.json has 33 MiB
@@ -28,27 +29,32 @@ _NOT_KEPT = (
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer | None:
-    """Load the tokenizer of a folder, None if it has no tokenizer.json. Raise ModelError on damage, naming the file, and if the
-    settings would make it another tokenizer in transformers than tokenizer.json does (configured.py).
+    """Load the tokenizer of a folder, None if it has neither a tokenizer.json nor BERT's vocab.txt. Raise ModelError on damage, naming the
+    file, and if the settings would make it another tokenizer in transformers than tokenizer.json does (configured.py).
 
     The template in tokenizer.json alone decides whether a text begins with bos: `add_bos_token` of the config is not read.
     """
     folder = Path(folder)
-    path = find_named(folder, TOKENIZER)
+    path = find_named(folder, TOKENIZER) or find_named(folder, vocab_file.NAME)
     if path is None:
         return None
-    settings = _read_settings(folder)
+    settings, special, named = _read_settings(folder), _read_object(folder, SPECIAL), _read_object(folder, ADDED)
+    if path.name == TOKENIZER:
+        text = read_text(path, _TOKENIZER_LIMIT)
+    elif vocab_file.is_of_bert(settings, _read_object(folder, "config.json")):
+        settings = vocab_file.with_roles(settings)
+        text = vocab_file.tokenizer_json(path, settings, special, named)
+    else:
+        return None
     template = _read_template(folder, settings)
-    text = read_text(path, _TOKENIZER_LIMIT)
     document = parse_json(text, path)
     if expansion(document) > _MOST_EXPANSION:
         raise ModelError(f"{path}: makes over {_MOST_EXPANSION:,} characters of one, which could fill the memory; it is refused as unsafe")
-    named = _read_object(folder, ADDED)
     with broken_tokenizer(str(path)):
         if conflict := find_conflict(document, settings):
             raise ModelError(f"{folder / CONFIG}: {conflict}")
         try:
-            text = with_configured_tokens(text, settings, _read_object(folder, SPECIAL), named)
+            text = with_configured_tokens(text, settings, special, named)
         except TokenError as error:
             raise ModelError(f"{folder}: {error}") from None
         for key in _NOT_KEPT:
