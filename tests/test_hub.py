@@ -204,7 +204,8 @@ def test_a_configuration_that_is_no_json_object(tmp_path: Path, text: str) -> No
 def test_a_model_type_that_is_not_supported(tmp_path: Path, kind: object) -> None:
     write(tmp_path)
     edit_config(tmp_path, model_type=kind)
-    assert refusal(tmp_path).endswith(f"model_type {kind!r} is not one that tfkit can load ({', '.join(MODEL_TYPES)})")
+    assert f"model_type {kind!r} is not implemented" in refusal(tmp_path)
+    assert refusal(tmp_path).endswith(f"Use a model of one of these types: {', '.join(MODEL_TYPES)}")
 
 
 @pytest.mark.parametrize("garbage", [None, "x", -1, 0.5, [], {}, [3], {"a": 1}, "5"])

@@ -2,6 +2,7 @@ import json
 from typing import Any
 
 from tfkit.families import PRESETS
+from tfkit.families.hub_models import RELEASES
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import json_schema
 from tfkit.recipe.schema.sections import Recipe
@@ -22,7 +23,7 @@ def test_the_schema_offers_every_field() -> None:
     assert set(model["properties"]) == {"preset", *ModelConfig.model_fields}
     assert not model.get("required")
     assert model["additionalProperties"] is False
-    assert model["properties"]["preset"]["anyOf"][0]["enum"] == list(PRESETS)
+    assert model["properties"]["preset"]["anyOf"][0]["enum"] == [*PRESETS, *RELEASES]
     assert {"type": "null"} in model["properties"]["hidden_dim"]["anyOf"]
 
 

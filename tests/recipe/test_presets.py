@@ -66,8 +66,14 @@ def test_a_full_description(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ("{}", ["1:1: model: needs a preset ("]),
-        ("{preset: gtp2, dmi: 3}", ["1:17: model.preset: 'gtp2' is none of ", "1:23: model.dmi: unknown, did you mean dim"]),
+        ("{}", ["1:1: model: needs a preset, such as gpt2, or a full description"]),
+        (
+            "{preset: gtp2, dmi: 3}",
+            [
+                "1:17: model.preset: 'gtp2' is no preset; did you mean gpt2? There are transformer-2017-base, gpt, ",
+                "1:23: model.dmi: unknown, did you mean dim",
+            ],
+        ),
         ("{preset: 3}", ["1:17: model.preset: must be text, not 3"]),
         ("gpt2", ["1:8: model: must be a section of fields, not the text 'gpt2'"]),
         ("{preset: gpt2, n_embd: 3}", ["1:23: model.n_embd: unknown, did you mean dim"]),

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tfkit.families import PRESETS
+from tfkit.families.hub_models import RELEASES
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.schema.sections import Recipe
 
@@ -19,7 +20,7 @@ def json_schema() -> dict[str, Any]:
         description = fields[name].pop("description")
         fields[name] = {"anyOf": [fields[name], {"type": "null"}], "description": description}
     preset = schema["$defs"]["ModelSection"]["properties"]["preset"]
-    preset["anyOf"] = [{"type": "string", "enum": list(PRESETS)}, {"type": "null"}]
+    preset["anyOf"] = [{"type": "string", "enum": [*PRESETS, *RELEASES]}, {"type": "null"}]
     schema["$defs"]["ModelSection"] |= {"properties": {"preset": preset, **fields}, "additionalProperties": False}
     schema["$defs"] |= _renamed(parts)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -7,11 +7,12 @@ from pydantic import ValidationError
 
 from tfkit.errors import UsageError
 from tfkit.families import PRESETS
+from tfkit.families.hub_models import preset_of, unknown_preset
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.reading.fields import sections_with
 from tfkit.recipe.reading.problems import Problem, RecipeError
 from tfkit.recipe.reading.tree import Mapping, Node, Place, place_of
-from tfkit.recipe.reading.validate import one_of, problems_in, unknown
+from tfkit.recipe.reading.validate import problems_in, unknown
 from tfkit.recipe.schema.sections import START_FIELDS, ModelSection, Recipe
 
 # Null: they follow from dim and num_heads.
@@ -44,11 +45,12 @@ def model_problems(written: dict[str, Any], vocab_size: int, tree: Node) -> list
     changes = {name: value for name, value in written.items() if name != "preset"}
     if preset is not None and not isinstance(preset, str):
         return []  # the recipe's schema reports it
+    preset = None if preset is None else preset_of(preset)
     if preset is not None and preset not in PRESETS:
         place = place_of(tree, ("model", "preset"), key=False)
-        return [Problem(place, ("model", "preset"), one_of(preset, PRESETS)), *_unknown_fields(changes, tree)]
+        return [Problem(place, ("model", "preset"), unknown_preset(preset)), *_unknown_fields(changes, tree)]
     if preset is None and not changes:
-        message = f"needs a preset ({', '.join(PRESETS)}) or a full description"
+        message = "needs a preset, such as gpt2, or a full description"
         return [Problem(place_of(tree, ("model",), key=True), ("model",), message)]
     values = _values(preset, changes, vocab_size)
     problems, stopped = _validate(values, tree)

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
+from tfkit.families.hub_models import preset_of
 from tfkit.model.config import Data
 from tfkit.recipe.schema import multi_label_section  # noqa: F401 -- declares its objective
 from tfkit.recipe.schema.bounds import (
@@ -38,7 +39,9 @@ class ModelSection(Data):
 
     model_config = ConfigDict(extra="allow")
 
-    preset: str | None = Field(None, description="A published size to start from, such as gpt2 or llama2-7b.")
+    preset: Annotated[str, AfterValidator(preset_of)] | None = Field(
+        None, description="A published size to start from, such as gpt2 or llama2-7b, or its name on the Hub: bert-base-uncased."
+    )
 
     @property
     def start(self) -> str | None:

@@ -1,0 +1,81 @@
+"""The Hub's models by name: those that a preset describes, and the family that is nearest to a model_type which is not implemented."""
+
+import difflib
+
+from tfkit.families import FAMILIES, MODEL_TYPES, PRESETS
+
+_GOOGLE_SIZES = {"bert-tiny": "L-2_H-128_A-2", "bert-mini": "L-4_H-256_A-4", "bert-small": "L-4_H-512_A-8", "bert-medium": "L-8_H-512_A-8"}
+RELEASES: dict[str, str] = {  # repository -> preset
+    "openai-community/openai-gpt": "gpt",
+    **{f"openai-community/{name}": name for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")},
+    **{f"google/bert_uncased_{size}": name for name, size in _GOOGLE_SIZES.items()},
+    **{f"prajjwal1/{name}": name for name in _GOOGLE_SIZES},
+    **{f"google-bert/{name}-uncased": name for name in ("bert-base", "bert-large")},
+    **{f"google-bert/{name}": name for name in ("bert-base-cased", "bert-large-cased")},
+    "distilbert/distilbert-base-uncased": "distilbert-base",
+    **{f"distilbert/{name}": name for name in ("distilbert-base-cased", "distilbert-base-multilingual-cased")},
+    **{f"google-t5/t5-{size}": f"t5-{size}" for size in ("small", "base", "large", "3b", "11b")},
+    **{f"google/t5-v1_1-{size}": f"t5-v1.1-{size}" for size in ("small", "base", "large", "xl", "xxl")},
+    **{f"huggyllama/llama-{theirs}": f"llama-{ours}" for theirs, ours in {"7b": "7b", "13b": "13b", "30b": "33b", "65b": "65b"}.items()},
+    **{f"meta-llama/Llama-2-{size}-hf": f"llama2-{size}" for size in ("7b", "13b", "70b")},
+    **{f"meta-llama/Meta-Llama-3-{size}": f"llama3-{size.lower()}" for size in ("8B", "70B")},
+    **{f"meta-llama/Llama-3.1-{size}": f"llama3.1-{size.lower()}" for size in ("8B", "70B", "405B")},
+    **{f"meta-llama/Llama-3.2-{size}": f"llama3.2-{size.lower()}" for size in ("1B", "3B")},
+    **{f"mistralai/Mistral-7B-v0.{version}": f"mistral-7b-v0.{version}" for version in (1, 2, 3)},
+    **{f"google/gemma-2-{size}": f"gemma2-{size}" for size in ("2b", "9b", "27b")},
+    **{f"HuggingFaceTB/SmolLM2-{size}": f"smollm2-{size.lower()}" for size in ("135M", "360M", "1.7B")},
+}
+_BY_NAME = {name.lower(): preset for release, preset in RELEASES.items() for name in (release, release.rpartition("/")[2])}
+
+# Of the model_types of transformers whose names do not show it.
+_NEAREST = {
+    "bert": ("roberta", "xlm-roberta", "camembert", "electra", "albert", "deberta", "deberta-v2", "mpnet", "modernbert", "xlm", "esm"),
+    "gpt2": ("gpt_neo", "gptj", "opt", "bloom", "codegen", "gpt_bigcode", "xglm", "ctrl", "transfo-xl", "phi"),
+    "llama": (
+        "qwen2",
+        "qwen3",
+        "phi3",
+        "olmo",
+        "olmo2",
+        "stablelm",
+        "falcon",
+        "gpt_neox",
+        "granite",
+        "cohere",
+        "smollm3",
+        "internlm2",
+        "yi",
+    ),
+    "mistral": ("mixtral", "ministral"),
+    "gemma2": ("gemma", "gemma3", "gemma3_text", "recurrent_gemma"),
+    "t5": ("mt5", "umt5", "longt5", "switch_transformers", "byt5"),
+    "marian": ("bart", "mbart", "m2m_100", "pegasus", "blenderbot", "fsmt", "prophetnet", "nllb-moe"),
+}
+
+
+def preset_of(name: str) -> str:
+    """Return the preset that the Hub's name of a model means, with or without its organization; any other name as it is."""
+    return name if name in PRESETS else _BY_NAME.get(name.lower(), name)
+
+
+def unknown_preset(name: str) -> str:
+    """Return the message for a name that is no preset's: what was probably meant, and a preset of each family."""
+    lower = name.lower().rpartition("/")[2]
+    meant = difflib.get_close_matches(lower, [*PRESETS, *_BY_NAME], n=1, cutoff=0.75)
+    if (kind := _of_the_kind(lower)) is not None:
+        near = f"the nearest family is {kind}."
+    else:
+        near = f"did you mean {meant[0]}?" if meant else "give another."
+    some = ", ".join(next(iter(family.presets)) for family in FAMILIES.values())
+    return f"{name!r} is no preset; {near} There are {some} and others; `tfkit check --schema` lists all {len(PRESETS)}"
+
+
+def nearest_type(name: str) -> str | None:
+    """Return the model_type that is implemented and nearest to one that is not, by its kind or its name; None if nothing is near."""
+    close = difflib.get_close_matches(name, MODEL_TYPES, n=1, cutoff=0.8)
+    return _of_the_kind(name) or (close[0] if close else next((known for known in MODEL_TYPES if known in name), None))
+
+
+def _of_the_kind(name: str) -> str | None:
+    """Return the model_type that is implemented and of the kind of `name`, a model_type of the table or the name of one of its models."""
+    return next((nearest for nearest, kinds in _NEAREST.items() if name in kinds or name.partition("-")[0] in kinds), None)
