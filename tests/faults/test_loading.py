@@ -153,7 +153,7 @@ def test_f09_f11_a_run_folder_with_an_incomplete_newest_or_best(base: Base, tmp_
     assert f"its best checkpoint, of step {best}, is not whole here; {other} is taken" in done.err
     (run / "checkpoints" / other / "manifest.json").unlink()
     done = tfkit(tmp_path, *words)
-    assert (done.code, done.out) == (4, "")
+    assert (done.code, json.loads(done.out)["error"]["code"]) == (4, 4)
     assert "no complete checkpoint" in done.err
 
 
