@@ -126,6 +126,7 @@ CLASSES = {"kind": "classification", "labels": None, "regression": False}
 SEVERAL = {"kind": "multi_label", "labels": None, "delimiter": "|"}
 TAGS = {"kind": "tagging", "labels": None}
 CHOICES = {"kind": "multiple_choice", "lm_weight": 0.5, "start": "_start_", "delimiter": "_delimiter_", "classify": "_classify_"}
+ANSWERS = {"kind": "question_answering", "unanswerable": True, "doc_stride": 4, "max_answer_tokens": 5}
 SPANS = {"kind": "span_corruption", "rate": 0.15, "mean_span": 3.0, "masking": "dynamic"}
 TEXT = {"kind": "text_to_text", "label_smoothing": 0.1}
 CHAT = {"kind": "chat", "format": "chatml", "system": None, "pack": False}
@@ -182,6 +183,7 @@ CASES: dict[str, Case] = {
     "gpt2-classes": scratch(GPT2, BYTES, CLASSES, "pairs-of-texts.jsonl"),
     "bert-regression": scratch(BERT, PIECES, CLASSES | {"regression": True}, "numbers.jsonl"),
     "bert-several-labels": scratch(BERT, PIECES, SEVERAL, "several.jsonl"),
+    "bert-answers": scratch(BERT, PIECES, ANSWERS, "answers.jsonl"),
     "bert-tags": scratch(BERT, PIECES, TAGS, "tags.jsonl"),
     "gpt2-tags": scratch(GPT2, BYTES, TAGS, "tags.jsonl"),
     "gpt-choices": scratch(model("gpt"), ENDS | {"special_tokens": ["_start_", "_delimiter_", "_classify_"]}, CHOICES, "choices.jsonl"),
@@ -271,6 +273,12 @@ def write_data(folder: Path) -> None:
         words = text(2, 10).split()
         return {"tokens": words, "tags": ["B-animal" if word in ("cat", "dog") else "O" for word in words]}
 
+    def questioned() -> Section:
+        words = text(20, 40).split()
+        first = draw.randrange(len(words))
+        answer = {"text": words[first], "answer_start": len(" ".join([*words[:first], ""]))}
+        return {"question": text(2, 5), "context": " ".join(words), "answers": [answer] * draw.randint(0, 1)}
+
     def turn() -> Section:
         roles = [{"role": "user", "content": text(2, 6)}, {"role": "assistant", "content": text(1, 6)}]
         return {"messages": roles * draw.randint(1, 2)}
@@ -284,6 +292,7 @@ def write_data(folder: Path) -> None:
     write("pairs.jsonl", lambda: {"source": text(2, 9), "target": text(1, 9)})
     write("chats.jsonl", turn)
     write("several.jsonl", lambda: {"text": text(2, 14), "labels": draw.sample(["calm", "loud", "odd"], draw.randint(0, 3))})
+    write("answers.jsonl", questioned)
 
 
 def found(name: str) -> Section:

@@ -412,6 +412,7 @@ HEADS: list[dict[str, Any]] = [
     {"kind": "classes", "count": 3, "pool": "last", "bias": True},
     {"kind": "classes", "count": 1, "pool": "first", "dense": "tanh", "bias": True},
     {"kind": "tags", "count": 3},
+    {"kind": "spans"},
 ]
 
 
@@ -432,5 +433,5 @@ def test_any_head_is_put_on_a_model_with_any_other(tmp_path: Path, preset: str) 
                 continue
             loaded = load(folder, head=asked, seed=2)
             assert loaded.config.head.model_dump(exclude={"tied"}) == asked.model_dump(exclude={"tied"})  # the file says what is tied
-            if own["kind"] != other["kind"] and other["kind"] in ("classes", "tags"):
+            if own["kind"] != other["kind"] and other["kind"] in ("classes", "tags", "spans"):
                 assert {name for name in loaded.model.state_dict() if name.startswith("head.")} == {*loaded.new_parameters}

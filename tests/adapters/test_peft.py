@@ -48,6 +48,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "llama, grouped heads": ("llama", {"targets": ["[qkvo]_proj", "gate_proj"]}, None),
     "llama, one layer": ("llama", {"targets": ["decoder.blocks.0.*.v_proj"]}, None),
     "bert, classes": ("bert", {"targets": ["q_proj", "v_proj", "down_proj"]}, CLASSES),
+    "bert, answers": ("bert", {}, {"kind": "spans"}),
     "bert, masked": ("bert", {}, None),
     "t5": ("t5", {"targets": ["q_proj", "v_proj", "down_proj"]}, None),
 }
@@ -80,9 +81,10 @@ def logits(model: nn.Module, config: ModelConfig) -> Tensor:
     ids = torch.randint(4, config.vocab_size, (2, 9), generator=torch.Generator().manual_seed(7))
     given = {"decoder_input_ids": ids[:, :6]} if config.encoder_layers and config.decoder_layers else {}
     with torch.no_grad():
-        found = model.eval()(ids, **given).logits
-    assert isinstance(found, Tensor)
-    return found
+        found = model.eval()(ids, **given)
+    logits = torch.stack([found.start_logits, found.end_logits], -1) if hasattr(found, "start_logits") else found.logits
+    assert isinstance(logits, Tensor)
+    return logits
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -101,7 +103,7 @@ def test_peft_opens_an_adapter_with_the_same_logits_and_transformers_the_merged_
     save_adapter(folder, model.config, trained, None, section, base, family=start.family, facts={})
 
     architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
-    labels = {} if head is None else {"num_labels": head["count"]}
+    labels = {"num_labels": head["count"]} if head and "count" in head else {}
     theirs = getattr(transformers, architecture).from_pretrained(tmp_path / "base", **labels)
     if head is not None and head.get("pool") == "last":
         theirs.config.pad_token_id = 0

@@ -22,6 +22,8 @@ KINDS = {
     "tags": (ENCODER, "{kind: tagging}", "{tokens: words, tags: names}"),
     "parts": (ENCODER, "{kind: tagging}", "{tokens: words, tags: parts}"),
     "choices": (GPT, "{kind: multiple_choice}", "{context: text, choices: [other, third], label: right}"),
+    "sets": (ENCODER, "{kind: multi_label}", "{text: text, labels: kinds}"),
+    "spans": (ENCODER, "{kind: question_answering}", "{question: first, context: text, answers: asked}"),
     "texts": (T5, "{kind: text_to_text, label_smoothing: 0.1}", "{source: text, target: answers}"),
     "chat": (LLAMA, "{kind: chat, pack: true}", "{messages: talk}"),
 }
@@ -53,6 +55,9 @@ def made_rows(count: int) -> list[dict[str, Any]]:
                 "words": words,
                 "names": begun,
                 "parts": ["noun" if word in ("cat", "dog", "mat") else "other" for word in words],
+                "kinds": [kind for kind, word in (("cat", "cat"), ("dog", "dog"), ("place", "on")) if word in words],
+                "first": words[0],
+                "asked": [{"text": words[-1], "answer_start": first.index(words[-1])}],
                 "right": number % 2,
                 "answers": [words[0], *([f"{words[-1]} {words[0]}"] if number % 3 else [])],
                 "talk": asked + ([{"role": "user", "content": second}, {"role": "assistant", "content": third}] if number % 2 else []),

@@ -59,6 +59,30 @@ def test_the_labels_of_a_text_are_shown(recipe: Path, capsys: pytest.CaptureFixt
     assert {token["kind"] for row in document["rows"] for token in row["tokens"]} == {"no loss"}
 
 
+def test_the_windows_of_a_question_and_the_answer_in_them(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    context = " ".join(["the cat sat on the mat"] * 3 + ["a dog ran"])
+    rows = [{"question": "who ran", "context": context, "answers": [{"text": "a dog", "answer_start": context.index("a dog")}]}]
+    rows += [{"question": "who sat", "context": "the cat", "answers": []}]
+    (recipe.parent / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = [
+        *("objective={kind: question_answering, unanswerable: true, doc_stride: 2}", "tokenizer={kind: wordpiece, vocab_size: 200}"),
+        *("model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 20}", "data={train: [{path: asked.jsonl}]}"),
+        *("evaluation.every=null", "training.batch_size=2"),
+    ]
+    assert main(["inspect", str(recipe), *words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    [*before, last], [other] = ([row for row in document["rows"] if row["place"].startswith(f"asked.jsonl:{line}")] for line in (1, 2))
+    assert [row["place"] for row in (*before, last)] == [f"asked.jsonl:1, window {number}" for number in range(len(before) + 1)]
+    assert (len(before) > 0, other["place"]) == (True, "asked.jsonl:2")
+    for row in (*before, other):
+        assert [token["token"] for token in row["tokens"] if token["label"] == "no answer" and token["kind"] == "loss"] == ["[CLS]"]
+    assert "".join(token["token"].removeprefix("##") for token in last["tokens"] if token["label"] == "answer") == "adog"
+    assert document["first_step"]["targets"] == {"spans": len(before) + 2}
+    assert main(["inspect", str(recipe), *words]) == 0
+    shown = capsys.readouterr().out
+    assert ("[CLS]->no answer" in shown, "->answer: a token of the answer" in shown) == (True, True)
+
+
 def test_a_number_is_shown_as_it_was_written(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"text": "the cat sat", "label": label} for label in (1.92, "-0.1", 3)]
     (recipe.parent / "numbers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

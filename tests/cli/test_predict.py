@@ -19,7 +19,8 @@ from tiny_runs import Done, Process
 
 from tfkit.engine import predicting
 
-ANSWERS = {"classes": "label", "numbers": "size", "tags": "names", "parts": "parts", "choices": "right", "texts": "answers"}
+ANSWERS = {"classes": "label", "numbers": "size", "sets": "kinds", "tags": "names", "parts": "parts", "choices": "right"}
+ANSWERS |= {"spans": "asked", "texts": "answers"}
 ROWS = made_rows(50)[26:]
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
 

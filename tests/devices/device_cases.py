@@ -25,6 +25,7 @@ from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.multi_label import MultiLabel
 from tfkit.objectives.multiple_choice import MultipleChoice
 from tfkit.objectives.objective import Batch
+from tfkit.objectives.question_answering import QuestionAnswering
 from tfkit.objectives.span_corruption import open_span_corruption
 from tfkit.objectives.tagging import Tagging
 from tfkit.objectives.text_to_text import TextToText
@@ -41,6 +42,7 @@ from tfkit.recipe.schema.objective_sections import (
     TaggingSection,
     TextToTextSection,
 )
+from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
 from tfkit.tokenizer import Tokenizer
 
 LENGTH, BATCH = 24, 8
@@ -170,6 +172,15 @@ def tagging(folder: Path) -> Task:
     return _labelled(folder, Tagging(section, codec(), ("B-animal", "O"), LENGTH), rows, section, {"head": {"kind": "tags", "count": 2}})
 
 
+def question_answering(folder: Path) -> Task:
+    rows = [
+        {"question": question, "context": context, "answers": [{"text": context.split()[0], "answer_start": 0}] * (i % 3 > 0)}
+        for i, (question, context) in enumerate(zip(texts(16, longest=5), texts(16, seed=2, longest=40), strict=True))
+    ]
+    section = QuestionAnsweringSection(kind="question_answering", unanswerable=True, doc_stride=4)
+    return _labelled(folder, QuestionAnswering(section, codec(), LENGTH), rows, section, {"head": {"kind": "spans"}})
+
+
 def multiple_choice(folder: Path) -> Task:
     rows = [
         {"context": context, "choices": texts(2 + i % 3, seed=i + 5, longest=7), "label": i % (2 + i % 3)}
@@ -223,7 +234,7 @@ _OF: dict[str, tuple[Callable[[Path], Task], ...]] = {
     "gpt2": (causal_lm, chat, multiple_choice),
     "llama": (causal_lm, one_document, chat, classes_at_the_end),
     "gemma2": (causal_lm, chat, distilled_causal_lm),
-    "bert": (masked_lm, next_sentence, classes, regression, multi_label, tagging),
+    "bert": (masked_lm, next_sentence, classes, regression, multi_label, tagging, question_answering),
     "distilbert": (masked_lm, classes, tagging, distilled_masked_lm),
     **dict.fromkeys(("transformer_2017", "t5"), (span_corruption, text_to_text)),
 }

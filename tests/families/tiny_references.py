@@ -92,6 +92,8 @@ def real(case: str, tensor: Tensor) -> Tensor:
 
 def logits_of(output: Any) -> Tensor:
     """Return the output of the main head of a class of transformers; of a model without a head, its hidden states."""
+    if "start_logits" in output:
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
     found: Tensor = next(output[name] for name in ("logits", "prediction_logits", "last_hidden_state") if name in output)
     return found
 

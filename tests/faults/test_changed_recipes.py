@@ -24,6 +24,11 @@ TAGS = [
     *("checkpoint.every=2", "objective={kind: tagging}"),
     "data={train: [{path: labelled.jsonl, columns: {tokens: [text, text], tags: [label, label]}}], validation: 0.3}",
 ]
+ANSWERS = [
+    *("checkpoint.every=2", "objective={kind: question_answering}", "tokenizer={kind: wordpiece, vocab_size: 200}"),
+    "model={preset: bert-tiny, encoder_layers: 1, dim: 16, num_heads: 2, context_length: 24}",
+    "data={train: [{path: answers.jsonl}], validation: 0.3}",
+]
 CHOICES = [
     *("checkpoint.every=2", "objective={kind: multiple_choice}"),
     "tokenizer={special_tokens: [_start_, _delimiter_, _classify_, <x>], vocab_size: 300}",
@@ -56,6 +61,7 @@ ADAPTED = ["checkpoint.every=2", "model={from: gpt}", "tokenizer={}", "training.
 BEGUN = {
     "masks": MASKS,
     "tags": TAGS,
+    "answers": ANSWERS,
     "choices": CHOICES,
     "chat": CHAT,
     "spans": SPANS,
@@ -151,6 +157,9 @@ REFUSED = {
     "objective.pack=true": "chat",
     "objective.labels=[no, yes, maybe]": "classes",
     "objective.labels=[yes, no]": "tags",
+    "objective.unanswerable=true": "answers",
+    "objective.doc_stride=1": "answers",
+    "objective.max_answer_tokens=2": "answers",
     "objective.lm_weight=0": "choices",
     "objective.start=null": "choices",
     "objective.delimiter=<x>": "choices",
@@ -269,6 +278,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     base = tmp_path_factory.mktemp("changed")
     write_recipe(base, write_corpus(base / "corpus"))
     rows = [{"text": f"the cat sat on {number} mats", "label": ["no", "yes"][number % 3 % 2]} for number in range(40)]
+    asked = [{"question": "who sat", "context": row["text"], "answers": {"text": ["cat"], "answer_start": [4]}} for row in rows]
+    (base / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
     (base / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.chdir(base)

@@ -17,6 +17,9 @@ from test_multi_label import ROWS as LABELLED
 from test_multi_label import multi_label
 from test_multiple_choice import GPT, choice
 from test_multiple_choice import rows as questions
+from test_question_answering import CONFIG as SPANS
+from test_question_answering import ROWS as CONTEXTS
+from test_question_answering import answering
 from test_tagging import CONFIG as TAGS
 from test_tagging import ROWS as SENTENCES
 from test_tagging import tagging
@@ -36,7 +39,7 @@ NUMBER = ENCODER | {"head": {"kind": "classes", "count": 1, "pool": "first", "de
 def asked(kind: str, made: Sequence[Mapping[str, Any]]) -> list[Row | BadRow]:
     """The rows without their answers."""
     columns = Columns(SECTIONS[kind](kind=kind).asked_roles)
-    answers = ("label", "labels", "tags", "output", "fr")
+    answers = ("label", "labels", "answers", "tags", "output", "fr")
     return [columns.take(Record({k: v for k, v in row.items() if k not in answers}, f"rows:{i}")) for i, row in enumerate(made, 1)]
 
 
@@ -84,6 +87,18 @@ def test_labels_that_do_not_exclude_each_other_have_a_probability_each(tmp_path:
         for label, probability in one.probabilities.items():
             assert (probability > 0.5) == (label in one.prediction)
             assert right["probabilities"].get(label, probability) == pytest.approx(probability, rel=1e-5)
+
+
+def test_answers_in_a_context_are_those_of_an_evaluation_and_may_be_none(tmp_path: Path) -> None:
+    objective, ours = answering(max_answer_tokens=1), model(SPANS)
+    wanted = predicted(tmp_path, objective, ours, CONTEXTS, "question_answering")
+    found = answered(objective, ours, asked("question_answering", CONTEXTS), all_labels=True)
+    assert [one.prediction for one in found] == [one["predicted"] for one in wanted]
+    assert "" in {one.prediction for one in found} != {""}
+    for one, row in zip(found, CONTEXTS, strict=True):
+        assert all(text in row["context"] for text in one.probabilities)
+        assert sum(one.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert 0 < one.probability <= one.probabilities[one.prediction] + 1e-6
 
 
 def test_a_number_has_no_probability(tmp_path: Path) -> None:

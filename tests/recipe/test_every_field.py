@@ -274,6 +274,9 @@ JOINED = "data.train.0.path=joined.jsonl"  # words of several pieces
 MASKED_TAUGHT = f"{ENCODER} | tokenizer={{path: masked}} | objective={{kind: distillation, teacher: masked, of: {{kind: masked_lm}}}}"
 LABELLED = "objective={kind: classification} | data.train=[{path: labelled.jsonl}] | data.validation=[{path: labelled.jsonl}]"
 SEVERAL = LABELLED.replace("classification", "multi_label")
+_SOURCE = "[{path: questions.jsonl}]"
+FOUND = f"{ENCODER} | {WORDPIECE} | objective={{kind: question_answering}} | data.train={_SOURCE} | data.validation={_SOURCE}"
+FOUND += " | evaluation.max_tokens=3000"
 _WORDS = "{path: labelled.jsonl, columns: {tokens: [text, body], tags: [label, label]}}"
 TAGGED = f"objective={{kind: tagging}} | data.train=[{_WORDS}] | data.validation=[{_WORDS}]"
 _ANSWERS = "{path: labelled.jsonl, columns: {context: text, choices: [label, body]}}"
@@ -441,6 +444,9 @@ TABLE = {
     "objective[tagging].labels": Change("objective.labels=[no, yes, maybe]", shapes, TAGGED),
     "objective[multi_label].labels": Change("objective.labels=[no, yes, maybe]", shapes, SEVERAL),
     "objective[multi_label].delimiter": Change("objective.delimiter=e", shapes, SEVERAL),
+    "objective[question_answering].unanswerable": Change("objective.unanswerable=true", evaluation, FOUND),
+    "objective[question_answering].doc_stride": Change("objective.doc_stride=1", train_data, FOUND),
+    "objective[question_answering].max_answer_tokens": Change("objective.max_answer_tokens=1", evaluation, FOUND),
     "objective[multiple_choice].lm_weight": Change("objective.lm_weight=1", curve, ASKED),
     "objective[multiple_choice].start": Change("objective.start=null", train_data, ASKED),
     "objective[multiple_choice].delimiter": Change("objective.delimiter=<x>", train_data, ASKED),
@@ -622,6 +628,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "joined.jsonl").write_text("".join(json.dumps(row) + "\n" for row in joined), encoding="utf-8")
     labelled = [row | {"label": random.choice(["no", "yes"]), "value": int(random.integers(9))} for row in rows["one"]]
     (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled), encoding="utf-8")
+    questions = [
+        {"question": row["body"][:9], "context": row["text"], "answers": {"text": [row["text"][2:9]], "answer_start": [2]}}
+        for row in rows["one"]
+    ]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions), encoding="utf-8")
     table = "".join(f"{row['text']},{row['body']}\n" for row in ({"text": "text", "body": "body"}, *rows["one"]))
     (folder / "table.csv").write_text(table, encoding="utf-8")
     splits = {"train": datasets.Dataset.from_list(rows["one"][:25]), "other": datasets.Dataset.from_list(rows["two"][:25])}

@@ -22,6 +22,7 @@ TASKS = {
     "fill-mask": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     "text-classification": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "token-classification": auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    "question-answering": auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     "feature-extraction": auto.MODEL_MAPPING_NAMES,
 }
 # Of classes with two heads, the one that stands in a mapping.

@@ -110,7 +110,9 @@ class RecipeDrawer:
 
     def _tokenizer(self, objective: str) -> Recipe:
         """Draw a tokenizer with the special tokens of the objective."""
-        kind = {"masked_lm": "wordpiece", "span_corruption": "unigram"}.get(objective) or self.dice.choice(list(VOCABULARIES))
+        kind = {"masked_lm": "wordpiece", "question_answering": "wordpiece", "span_corruption": "unigram"}.get(
+            objective
+        ) or self.dice.choice(list(VOCABULARIES))
         variant = self.dice.choice([*VOCABULARIES[kind], None])
         section: Recipe = {"kind": kind, "vocab_size": 300} | ({} if variant is None else {"variant": variant})
         if objective == "multiple_choice":

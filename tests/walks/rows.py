@@ -47,7 +47,10 @@ class RowMaker:
     def row(self) -> Row:
         """Draw one row, by role."""
         length = self.options if self.picks else self.dice.choice([1, 2, 4, 9])
-        return {role.name: self._value(role, length) for role in self.roles}
+        found = {role.name: self._value(role, length) for role in self.roles}
+        for name in [role.name for role in self.roles if role.form == "answers"]:
+            found[name] = self._answers(found["context"])
+        return found
 
     def rows(self, count: int) -> list[Row]:
         """Draw `count` rows, with each class in them."""
@@ -72,6 +75,8 @@ class RowMaker:
                 return [self.dice.choice(WORDS if self.dice.random() < 0.9 else odd) for _ in range(length)]
             case "labels":
                 return [self.dice.choice(self.classes) for _ in range(length)]
+            case "answers":
+                return None  # follows from the context
             case "label_set":
                 return self.dice.sample(self.classes, self.dice.randint(0, len(self.classes)))
             case "label" if self.picks:
@@ -84,6 +89,12 @@ class RowMaker:
             case "messages":
                 return self._messages()
         raise AssertionError(f"no rows are made for a role of the form {role.form}: add it to this class")
+
+    def _answers(self, context: str) -> list[dict[str, Any]]:
+        """The first words of a context, or what is bad: no answer."""
+        words = context.split()
+        text = words[0] if words else ""
+        return [{"text": text, "answer_start": context.find(text)}] if text and not (self.bad and self.dice.random() < 0.2) else []
 
     def _messages(self) -> list[dict[str, str]]:
         who, what = ("role", "content") if self.spoken else ("from", "value")

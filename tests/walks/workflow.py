@@ -39,7 +39,7 @@ class _Drawer:
         judging = [name for name in ("minimal_pairs", "few_shot") if stacks in SECTIONS[name].stacks and SECTIONS[kind].head == "lm"]
         if judging and self.dice.random() < 0.3:
             self.judge("first", self.dice.choice(judging))
-        if kind in ("causal_lm", "masked_lm") and self.dice.random() < 0.2:
+        if kind in ("causal_lm", "masked_lm") and self.dice.random() < 0.3:
             self.distill(recipe)
         elif self.dice.random() < 0.75:
             self.finetune(recipe, kind, stacks)
@@ -68,7 +68,7 @@ class _Drawer:
         """Add a second run on other data, mostly for another task, with a recipe or without."""
         possible = objectives_for(stacks)
         if recipe["tokenizer"]["kind"] != "wordpiece":
-            possible = [name for name in possible if name != "masked_lm"]
+            possible = [name for name in possible if name not in ("masked_lm", "question_answering")]
         if recipe["tokenizer"]["kind"] != "unigram":
             possible = [name for name in possible if name != "span_corruption"]
         other = self.dice.choice(possible)

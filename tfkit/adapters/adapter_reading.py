@@ -155,7 +155,7 @@ def _open(folder: Path) -> _Opened:
 def _with_head(folder: Path, peft: PeftConfig, base: Described) -> ModelConfig:
     """Return the base's config with the head of the adapter's task; the tensors show the number of classes."""
     config = head_of_task(peft, base.config, base.family, 1)
-    if config is base.config and not isinstance(config.head, ClassesHeadConfig | TagsHeadConfig):
+    if not isinstance(config.head, ClassesHeadConfig | TagsHeadConfig):
         return config
     output = next(rule.theirs for rule in rules_of(base.family, config) if rule.ours[0] in ("head.classes.weight", "head.tags.weight"))
     weight = find_tensors(folder).get(output)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tfkit.adapters.choose import find_targets
 from tfkit.errors import UsageError
-from tfkit.model.config import ClassesHeadConfig, TagsHeadConfig
 from tfkit.model.transformer import Transformer
+from tfkit.recipe.schema.objective_facts import OWN_HEADS
 from tfkit.recipe.schema.sections import LoraSection
 
 A, B = LORA_PARAMETERS = ("lora_a", "lora_b")  # in addition to weight and bias
@@ -42,7 +42,7 @@ class LoraLinear(nn.Linear):
 def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[str] = ()) -> None:
     """Freeze the model, and give the recipe's targets their updates, drawn with `seed`.
 
-    The parameters in `new`, which must be of the head, and a head of classes or tags, the task's own, are trained in full.
+    The parameters in `new`, which must be of the head, and a head of classes, tags or spans, the task's own, are trained in full.
     Raise UsageError for a target that does not exist, and for new entries of the vocabulary.
     """
     if foreign := [name for name in new if not name.startswith("head.")]:
@@ -51,7 +51,7 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
             "train all weights, or use entries that the vocabulary has"
         )
     model.requires_grad_(False)
-    own = isinstance(model.config.head, ClassesHeadConfig | TagsHeadConfig)
+    own = model.config.head.kind in OWN_HEADS
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in {*new} or (own and name.startswith("head.")))
     generator = torch.Generator().manual_seed(seed)

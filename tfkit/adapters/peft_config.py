@@ -12,7 +12,8 @@ from tfkit.families import FAMILIES
 from tfkit.hub.config_json import LIMIT, read_facts
 from tfkit.hub.content_hash import content_hash
 from tfkit.hub.find import ADAPTER, find_checkpoint
-from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
+from tfkit.model.config import ModelConfig
+from tfkit.recipe.schema.objective_facts import OWN_HEADS
 from tfkit.recipe.schema.sections import LoraSection
 from tfkit.run.model_files import read_object
 from tfkit.run.verified import find_named
@@ -25,7 +26,7 @@ _UNSUPPORTED = (
 # Initializations of the factors that leave the base as it is; the others (pissa, olora, corda, loftq ...) change it.
 _INITIALIZATIONS = (None, True, False, "gaussian", "orthogonal", "eva")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|(gpt2|openai-gpt|bert|distilbert|t5)(-[\w.-]+)?")  # the oldest models have no owner
-_TASKS = {"classes": "SEQ_CLS", "tags": "TOKEN_CLS", "none": "FEATURE_EXTRACTION"}
+_TASKS = {"classes": "SEQ_CLS", "tags": "TOKEN_CLS", "spans": "QUESTION_ANS", "none": "FEATURE_EXTRACTION"}
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,11 @@ def _is_folder(path: Path) -> bool:
 
 
 def head_of_task(config: PeftConfig, base: ModelConfig, family: str, count: int) -> ModelConfig:
-    """Return the model that peft made of a base for a task: with a head for `count` classes or tags, if the base has none."""
-    kind = {"SEQ_CLS": "classes", "TOKEN_CLS": "tags"}.get(config.task or "")
-    if kind is None or (isinstance(base.head, ClassesHeadConfig | TagsHeadConfig) and base.head.kind == kind):
+    """Return the model that peft made of a base for a task: with its head, for `count` classes or tags, if the base has none."""
+    kind = next((kind for kind in OWN_HEADS if _TASKS[kind] == config.task), None)
+    if kind in (None, base.head.kind):
         return base
     known = [values for values in FAMILIES[family].architectures.values() if values["kind"] == kind] if family in FAMILIES else []
     if not known:
         raise ModelError(f"{config.base}: {config.task}: the family {family} has no head for that")
-    return ModelConfig.model_validate(base.model_dump() | {"head": {**known[0], "count": count}})
+    return ModelConfig.model_validate(base.model_dump() | {"head": {**known[0], **({} if kind == "spans" else {"count": count})}})

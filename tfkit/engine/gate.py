@@ -9,7 +9,7 @@ from typing import Any
 
 from tfkit.errors import QualityGateError, UsageError
 from tfkit.recipe.schema.data_sections import set_names
-from tfkit.recipe.schema.objective_sections import OF_TEXTS
+from tfkit.recipe.schema.objective_sections import metrics_of_texts
 from tfkit.recipe.schema.sections import Recipe
 
 _COMPARISONS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
@@ -56,7 +56,8 @@ def parse_gate(text: str, metrics: Collection[str]) -> Gate:
 
 def training_gates(texts: Sequence[str], recipe: Recipe, *, fine_tuning: bool) -> list[Gate]:
     """Parse the gates of a training, before it. Raise UsageError for a metric that its result will not have."""
-    scored = [name for name in recipe.objective.trained_for.training_metrics if name not in OF_TEXTS] if recipe.data.validation else []
+    section = recipe.objective.trained_for
+    scored = [name for name in section.training_metrics if name not in metrics_of_texts(section)] if recipe.data.validation else []
     held_out = recipe.data.validation
     names = set_names(held_out) if isinstance(held_out, list) else [str(number) for number in range(1, len(recipe.data.train) + 1)]
     known = [*scored, *(f"{of}.{name}" for of in names for name in scored if len(names) > 1), "loss", "seconds"]

@@ -40,8 +40,12 @@ def first_rows(recipe: Recipe, data: TrainingData, count: int) -> Inspection:
     places = [rows.place(number) if isinstance(rows, ExampleRows) else f"row {number}" for number in loader.numbers(0).tolist()[:count]]
     batch = data.objective.collate(rows.gather(loader.epochs(0)[:count], loader.numbers(0)[:count]))
     shown = Reader(data.tokenizer, data.config.head.kind, data.labels).rows(batch)
-    each = len(shown) // count  # a choice between several is a row each
-    named = [(places[i // each] + (f", choice {i % each}" if each > 1 else ""), row) for i, row in enumerate(shown)]
+    owners = batch.extras["row"].tolist() if "row" in batch.extras else list(range(count))
+    part = "window" if data.config.head.kind == "spans" else "choice"  # of a row that is several sequences
+    named = []
+    for i, (owner, row) in enumerate(zip(owners, shown, strict=True)):
+        name = f", {part} {i - owners.index(owner)}" if owners.count(owner) > 1 else ""
+        named.append((places[owner] + name, row))
     step = loader.step(0)
     targets: Counter[str] = Counter()
     for one in step:

@@ -43,6 +43,7 @@ _LABELLED = (
     "classification",
     "multi_label",
     "tagging",
+    "question_answering",
     "multiple_choice",
     "text_to_text",
     "chat",
@@ -142,6 +143,7 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
         like_texts=tuple(name for name in columns if name in _TEXT.columns) if unclear and of_classes else (),
         unread={} if named else {kind: unread_texts(kind, reads[kind], held) for kind in fitting},
         label_sets=find_label_sets([row.values["labels"] for row in fitting.get("multi_label", ())], flags, FEW),
+        unanswerable=any(not row.values["answers"] for row in fitting.get("question_answering", ())),
     )
 
 

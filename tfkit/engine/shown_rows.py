@@ -1,7 +1,7 @@
 """The rows of a batch as a person can check them: every token, whether it has a loss, what it is to become, and what is padding."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -71,6 +71,8 @@ class Reader:
             row.target = [self._token(label, "padding" if label == IGNORED else "loss") for label in labels]
         elif labels is not None and self.head == "lm":
             row.tokens = self._shifted(row.tokens, labels)
+        elif labels is not None and self.head == "spans":
+            row.tokens = self._marked(row.tokens, *labels)
         elif labels is not None:
             row.tokens = [self._labelled(token, label) for token, label in zip(row.tokens, labels, strict=True)]
         row.facts = self._facts(batch, number)
@@ -96,6 +98,11 @@ class Reader:
             return token
         name = self._entry(label) if self.head == "masked_lm" else self._label(label)
         return ShownToken(token.id, token.token, "loss", name, token.document)
+
+    def _marked(self, tokens: list[ShownToken], first: int, last: int) -> list[ShownToken]:
+        """Tokens of which a part is the answer; the first one alone says that there is none."""
+        label = "answer" if last else "no answer"
+        return [replace(token, kind="loss", label=label) if first <= place <= last else token for place, token in enumerate(tokens)]
 
     def _facts(self, batch: Batch, number: int) -> dict[str, Any]:
         facts: dict[str, Any] = {}

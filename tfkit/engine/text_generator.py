@@ -25,6 +25,7 @@ _PURPOSES = {
     "none": "has no head: it gives hidden states, which represent texts and their tokens",
     "classes": "gives the class of a text, or a number for it",
     "tags": "gives a tag for each token of a text",
+    "spans": "marks the answer to a question in its context",
 }
 
 

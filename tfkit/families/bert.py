@@ -45,6 +45,7 @@ ARCHITECTURES: Architectures = {
     "BertForPreTraining": {"kind": "masked_lm", "next_sentence": True},
     "BertForSequenceClassification": {"kind": "classes", "pool": "first", "dense": "tanh", "bias": True},
     "BertForTokenClassification": {"kind": "tags"},
+    "BertForQuestionAnswering": {"kind": "spans"},
     "BertModel": {"kind": "none"},
 }
 _OURS, _THEIRS = "encoder.blocks.{i}", "bert.encoder.layer.{i}"
@@ -82,6 +83,7 @@ RULES = (
     # One name for two heads.
     *(Rule(f"classifier.{part}", (f"head.classes.{part}",), when=lambda config: not _is_tagger(config)) for part in ("weight", "bias")),
     *(Rule(f"classifier.{part}", (f"head.tags.{part}",), when=_is_tagger) for part in ("weight", "bias")),
+    *(Rule(f"qa_outputs.{part}", (f"head.spans.{part}",)) for part in ("weight", "bias")),
 )
 
 

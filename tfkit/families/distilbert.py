@@ -40,6 +40,7 @@ ARCHITECTURES: Architectures = {
     "DistilBertForMaskedLM": {"kind": "masked_lm", "next_sentence": False},
     "DistilBertForSequenceClassification": {"kind": "classes", "pool": "first", "dense": "relu", "bias": True},
     "DistilBertForTokenClassification": {"kind": "tags"},
+    "DistilBertForQuestionAnswering": {"kind": "spans"},
     "DistilBertModel": {"kind": "none", "pooler": False},
 }
 _OURS, _THEIRS = "encoder.blocks.{i}", "distilbert.transformer.layer.{i}"
@@ -72,6 +73,7 @@ RULES = (
     # One name for two heads.
     *(Rule(f"classifier.{part}", (f"head.classes.{part}",), when=lambda config: not _is_tagger(config)) for part in ("weight", "bias")),
     *(Rule(f"classifier.{part}", (f"head.tags.{part}",), when=_is_tagger) for part in ("weight", "bias")),
+    *(Rule(f"qa_outputs.{part}", (f"head.spans.{part}",)) for part in ("weight", "bias")),
 )
 
 

@@ -172,6 +172,12 @@ class TagsHeadConfig(Data):
     count: Rows = Field(description="Tags.")
 
 
+class SpansHeadConfig(Data):
+    """Two logits at every token: an answer begins, and ends, there."""
+
+    kind: Literal["spans"]
+
+
 class NoHeadConfig(Data):
     """No head: the model returns hidden states."""
 
@@ -180,7 +186,8 @@ class NoHeadConfig(Data):
 
 
 HeadConfig = Annotated[
-    LanguageModelHeadConfig | MaskedLanguageModelHeadConfig | ClassesHeadConfig | TagsHeadConfig | NoHeadConfig, Field(discriminator="kind")
+    LanguageModelHeadConfig | MaskedLanguageModelHeadConfig | ClassesHeadConfig | TagsHeadConfig | SpansHeadConfig | NoHeadConfig,
+    Field(discriminator="kind"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Output heads: a language model's logits, classes of a text, tags of its tokens."""
+"""Output heads: a language model's logits, classes of a text, tags of its tokens, the answer in it."""
 
 import torch
 import torch.nn as nn
@@ -11,6 +11,7 @@ from tfkit.model.config import (
     MaskedLanguageModelHeadConfig,
     ModelConfig,
     NoHeadConfig,
+    SpansHeadConfig,
     TagsHeadConfig,
 )
 from tfkit.model.dropout import build_dropout
@@ -130,6 +131,18 @@ class TagsHead(Head):
         return self.tags(self.dropout(hidden))
 
 
+class SpansHead(Head):
+    """A logit for the beginning of an answer and one for its end, at every token; no dropout before it, as in BERT."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.spans = nn.Linear(config.dim, 2)
+
+    def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, 2)."""
+        return self.spans(hidden)
+
+
 class NoHead(Head):
     """No head: the model returns hidden states and, with a pooler, BERT's vector of the whole text."""
 
@@ -157,6 +170,8 @@ def build_head(config: ModelConfig, tokens: nn.Embedding) -> Head:
             return ClassesHead(config, head)
         case TagsHeadConfig() as head:
             return TagsHead(config, head)
+        case SpansHeadConfig():
+            return SpansHead(config)
         case NoHeadConfig() as head:
             return NoHead(config, head)
 

@@ -16,6 +16,7 @@ from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.multi_label import MultiLabel
 from tfkit.objectives.multiple_choice import MultipleChoice
 from tfkit.objectives.objective import Objective
+from tfkit.objectives.question_answering import QuestionAnswering
 from tfkit.objectives.span_corruption import open_span_corruption
 from tfkit.objectives.tagging import Tagging
 from tfkit.objectives.teacher import open_teacher
@@ -62,6 +63,7 @@ OBJECTIVES: dict[str, Registered] = {
     "multiple_choice": Registered(
         lambda section, to: MultipleChoice(section, to.tokenizer, to.config.context_length), multiple_choice.fit_tokenizer
     ),
+    "question_answering": Registered(lambda section, to: QuestionAnswering(section, to.tokenizer, to.config.context_length)),
     "span_corruption": Registered(lambda section, to: open_span_corruption(section, to.config, to.tokenizer)),
     "text_to_text": Registered(lambda section, to: TextToText(section, to.tokenizer, to.config.context_length)),
     "chat": Registered(lambda section, to: Chat(section, to.tokenizer, to.config.context_length, to.folder), chat.fit_tokenizer),

@@ -10,7 +10,7 @@ from typing import Any
 from tfkit.errors import UsageError
 from tfkit.recipe.label_sets import LabelSets
 from tfkit.recipe.numbers import read_number
-from tfkit.recipe.schema.objective_facts import SECTIONS, Stacks
+from tfkit.recipe.schema.objective_facts import OWN_HEADS, SECTIONS, Stacks
 
 FEW = 5  # smallest mean number of rows of each class: a column with fewer holds names or numbers, not classes
 _LONG, _WORDS = 60, 6  # characters and spaces, at least, in half of the texts of a column that is more than names
@@ -36,6 +36,7 @@ class Seen:
     like_texts: tuple[str, ...] = ()  # columns that a classification recognises for its one text, if there is no second one
     unread: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # `unread_texts` for each of `kinds`
     label_sets: LabelSets | None = None  # of a multi-label classification
+    unanswerable: bool = False  # some questions have no answer in their context
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ _HEADS = {
     "masked_lm": "a head for masked tokens",
     "classes": "a head for classes",
     "tags": "a head for tags",
+    "spans": "a head for answers in a context",
     "none": "no head",
 }
 
@@ -93,6 +95,10 @@ def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
         return Task(
             {"kind": kind}, "f1" if names else "accuracy", "tokens and their tags" + (", which are parts of names" if names else "")
         )
+    if kind == "question_answering":
+        some = ", which some questions have not" if seen.unanswerable else ""
+        section = {"kind": kind} | ({"unanswerable": True} if some else {})
+        return Task(section, "f1", f"questions, contexts, and the answers in them{some}")
     if kind == "multiple_choice":
         return Task({"kind": kind}, "accuracy", "a context, several answers, and which of them is right")
     if kind == "text_to_text":
@@ -133,7 +139,7 @@ def _check_all_is_read(seen: Seen, model: Kind, kind: str) -> None:
 
 def _labelled(seen: Seen, model: Kind) -> str | None:
     """Return the one objective of labelled rows that fits the columns; None if there is text alone."""
-    certain: list[str] = [kind for kind in ("tagging", "multiple_choice") if kind in seen.kinds]
+    certain: list[str] = [kind for kind in ("tagging", "question_answering", "multiple_choice") if kind in seen.kinds]
     certain += ["chat"] if seen.conversations else []
     sets = seen.label_sets
     of_classes = "multi_label" if sets and not sets.columns else "classification"
@@ -159,6 +165,8 @@ _INSTEAD = {
     ("tagging", "both"): _CLASSES,
     ("multiple_choice", "encoder"): _CLASSES,
     ("multiple_choice", "both"): _CLASSES,
+    ("question_answering", "decoder"): "data.train.0.columns={instruction: NAME, input: NAME, output: NAME} for answers in a conversation",
+    ("question_answering", "both"): "data.train.0.columns={source: '{question} {context}', target: NAME} to write the answers",
     ("text_to_text", "encoder"): _CLASSES,
     ("text_to_text", "decoder"): "data.train.0.columns={instruction: NAME, output: NAME} for answers in a conversation",
 }
@@ -176,7 +184,7 @@ def _of_text(seen: Seen, model: Kind) -> str:
     if "causal_lm" not in seen.kinds:
         rest = f"data.train.0.columns={{text: NAME}} for {kind}, on text alone"
         raise _refusal(seen, model, "no task has these columns", _FIRST[model.stacks], rest)
-    if model.head in ("classes", "tags"):
+    if model.head in OWN_HEADS:
         what = f"the data has text alone, but the model's head predicts {model.head}"
         raise _refusal(seen, model, what, "data.train.0.columns={label: NAME}", f"objective.kind={kind}, for another head")
     if seen.like_labels and model.stacks == "encoder":

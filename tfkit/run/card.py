@@ -11,7 +11,7 @@ from typing import Any
 
 from tfkit.carbon.card_fields import co2_block, co2_sentence
 from tfkit.carbon.reading import Reading
-from tfkit.model.config import ClassesHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, TagsHeadConfig
+from tfkit.model.config import ClassesHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, SpansHeadConfig, TagsHeadConfig
 from tfkit.run.card_facts import BaseCard, CardData, last_name
 from tfkit.run.machine import processor
 
@@ -160,6 +160,8 @@ def _use(config: ModelConfig) -> tuple[str, str]:
             return "text-classification", 'tfkit.load(".")'
         case TagsHeadConfig():
             return "token-classification", 'tfkit.load(".")'
+        case SpansHeadConfig():
+            return "question-answering", 'tfkit.load(".")'
         case NoHeadConfig():
             return "feature-extraction", 'tfkit.load(".")'
     return ("text2text-generation" if config.encoder_layers else "text-generation"), 'tfkit generate --from . --prompt "..."'

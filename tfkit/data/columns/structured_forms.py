@@ -1,5 +1,6 @@
-"""Readers of the forms that have parts: a set of labels. The others are in forms.py."""
+"""Readers of the forms that have parts: a set of labels, the answers to a question. The others are in forms.py."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,4 +43,36 @@ def _read_flags(value: Mapping[str, Any]) -> list[str] | dict[str, bool] | Unfit
     return {name: _FLAGS[one] for name, one in kept.items()}
 
 
-READERS: Mapping[Form, Callable[[Any], Any]] = {**forms.READERS, "label_set": read_label_set}
+_ANSWERS = "answers with text and answer_start"
+
+
+def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
+    """Read the answers to a question, each with its `text` and the character of the context at which it begins, `answer_start`: a list
+    of them, as in SQuAD's files, or one object of two lists, as on the Hub; of a table, as JSON. Null and an empty list are no answer.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except ValueError:
+            return Unfit("text", _ANSWERS)
+    if isinstance(value, Mapping):
+        texts, starts = value.get("text"), value.get("answer_start")
+        if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
+            value = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+        else:
+            value = [value]
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        return Unfit(type(value).__name__, _ANSWERS)
+    found = []
+    for one in value:
+        text, start = (one.get("text"), one.get("answer_start")) if isinstance(one, Mapping) else (None, None)
+        if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
+            missing = "text" if not isinstance(text, str) else "answer_start"
+            return Unfit(f"an answer without {missing}", _ANSWERS)
+        found.append({"text": text, "answer_start": start})
+    return found
+
+
+READERS: Mapping[Form, Callable[[Any], Any]] = {**forms.READERS, "label_set": read_label_set, "answers": read_answers}

@@ -7,6 +7,7 @@ from typing import IO, Any
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats.file_content import BOM, Content, decode, opened, pieces, wide
+from tfkit.data.formats.squad import questions_of
 from tfkit.errors import DataError
 
 _CHUNK = 1 << 20
@@ -69,7 +70,7 @@ def _items(text: "_Text") -> Records:
             found = type(value).__name__
             yield BadRow("not a JSON object", f'{place}: expected a JSON object, found {found}; write {{"column": ...}} for each')
         else:
-            yield Record(value, place)
+            yield from questions_of(Record(value, place))
         more = text.take_comma("]", f"after item {number}")
     text.expect("]")
 

@@ -35,10 +35,11 @@ class Evaluator:
 
     def metric_names(self) -> list[str]:
         """Return the metrics that the evaluation may have."""
-        from tfkit.recipe.schema.objective_sections import OF_TEXTS
+        from tfkit.recipe.schema.objective_sections import metrics_of_texts
 
-        metrics, written = self.settings.objective.trained_for.metrics, self.settings.evaluation.text_metrics
-        return [name for name in metrics if OF_TEXTS.get(name) in (None, *written)]
+        section = self.settings.objective.trained_for
+        of_texts, written = metrics_of_texts(section), self.settings.evaluation.text_metrics
+        return [name for name in section.metrics if of_texts.get(name) in (None, *written)]
 
     def score(
         self, work: "Session", device: str | None = None, threads: int | None = None, *, each: bool = False

@@ -10,7 +10,7 @@ from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.tree import Node, Path, place_of
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
-from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.recipe.schema.objective_facts import OWN_HEADS, ObjectiveSection
 from tfkit.recipe.schema.sections import EvaluationSection, ModelSection, Recipe, ScheduleSection
 from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
@@ -105,7 +105,7 @@ def _objective(objective: ObjectiveSection, model: ModelSection, tokenizer: Toke
     values = _values(model)
     encoder, decoder = bool(values.get("encoder_layers")), bool(values.get("decoder_layers"))
     stacks = "both" if encoder and decoder else "encoder" if encoder else "decoder"
-    head = model.changes.get("head") if objective.head in ("classes", "tags") else values.get("head")
+    head = model.changes.get("head") if objective.head in OWN_HEADS else values.get("head")
     kind = head.get("kind", "lm") if isinstance(head, dict) else objective.head
     if stacks not in objective.stacks:
         wanted = " and ".join(_STACKS[name] for name in objective.stacks)
@@ -173,7 +173,7 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("data", "max_lost"), f"no row is lost: bad ones are errors, and {recipe.objective.kind} cuts none; remove it"
     if not recipe.data.length_groups and recipe.objective.reads_text:
         yield ("data", "length_groups"), f"only labelled rows are grouped, and {recipe.objective.kind} reads text: remove it"
-    if recipe.generation.prompts and recipe.objective.trained_for.head in ("classes", "tags", "masked_lm"):
+    if recipe.generation.prompts and recipe.objective.trained_for.head in (*OWN_HEADS, "masked_lm"):
         yield (
             ("generation", "prompts"),
             f"a model that is trained for {recipe.objective.trained_for.kind} does not continue text; remove it",
@@ -221,7 +221,7 @@ def _columns(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]
     """Check that columns are mapped to roles of the objective, each once."""
     roles = {role.name: role.form for role in recipe.objective.roles}
     for name, column in source.columns.items():
-        if isinstance(column, list) and roles.get(name) in ("label", "messages"):
+        if isinstance(column, list) and roles.get(name) in ("label", "messages", "answers"):
             yield "columns", f"{name} is a {roles[name]}, which is in one column: name one"
         if name not in roles:
             yield "columns", f"the objective {recipe.objective.kind} does not read {name!r}; it reads {', '.join(roles)}"

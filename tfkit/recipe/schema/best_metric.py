@@ -1,7 +1,7 @@
 """The metric of the best checkpoint: the metrics that evaluations during training compute, and which direction of each is better."""
 
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
-from tfkit.recipe.schema.objective_sections import OF_TEXTS
+from tfkit.recipe.schema.objective_sections import metrics_of_texts
 
 LOWER = frozenset({"loss", "perplexity", "bits_per_byte", "rmse", "nll", "mlm_loss", "next_sentence_loss", "choices", "lm"})
 HIGHER = frozenset(
@@ -14,6 +14,5 @@ HIGHER = frozenset(
 
 def metrics_of(objective: ObjectiveSection) -> list[str]:
     """Return the metrics that can select an objective's best checkpoint; not those of generated texts, which only `tfkit evaluate` has."""
-    of_training = objective.trained_for
-    later = OF_TEXTS.keys() if of_training.answers_in_text else ()
-    return [name for name in of_training.training_metrics if name in LOWER | HIGHER and name not in later]
+    section = objective.trained_for
+    return [name for name in section.training_metrics if name in LOWER | HIGHER and name not in metrics_of_texts(section)]

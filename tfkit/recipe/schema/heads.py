@@ -5,7 +5,7 @@ from typing import Any
 from tfkit.families import PRESETS
 from tfkit.families.rules import Family
 from tfkit.model.config import ClassesHeadConfig, ModelConfig, TagsHeadConfig
-from tfkit.recipe.schema.objective_facts import ObjectiveSection
+from tfkit.recipe.schema.objective_facts import OWN_HEADS, ObjectiveSection
 from tfkit.recipe.schema.objective_sections import MaskedLMSection
 from tfkit.recipe.schema.sections import Recipe
 
@@ -42,7 +42,7 @@ def task_head(recipe: Recipe, labels: int) -> dict[str, Any] | None:
     """
     objective, preset = recipe.objective.trained_for, recipe.model.preset
     kind = objective.head
-    if "head" in recipe.model.changes or kind not in ("classes", "tags", "choices", "masked_lm"):
+    if "head" in recipe.model.changes or kind not in (*OWN_HEADS, "choices", "masked_lm"):
         return None
     if isinstance(objective, MaskedLMSection):  # the NSP head is present if the objective needs it
         own = PRESETS[preset][1]["head"] if preset in PRESETS else {"kind": "masked_lm", "tied": True}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Stacks = Literal["encoder", "decoder", "both"]
 ScoredBy = Literal["text", "row", "likelihood"]
+OWN_HEADS = ("classes", "tags", "spans")  # heads of a task, which replace that of the model's pretraining
 Contradiction = tuple[tuple[str | int, ...], str]  # the path of a field, and what is wrong with it
 
 

@@ -38,6 +38,11 @@ OF_TEXTS = {  # the metrics of generated texts, and the entry of evaluation.text
 }
 
 
+def metrics_of_texts(section: ObjectiveSection) -> Mapping[str, str]:
+    """Return the metrics of the texts that an objective generates, as OF_TEXTS; none if it generates none."""
+    return OF_TEXTS if section.answers_in_text else {}
+
+
 @declared
 class CausalLMSection(ObjectiveSection):
     """Predict the next token."""

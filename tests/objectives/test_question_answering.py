@@ -1,0 +1,345 @@
+"""Question answering against transformers' windows, loss and logits; the official script's scores; windows, bad rows, micro-batches."""
+
+import collections
+import json
+import re
+import string
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_examples import ENCODER, SUM_ROUNDING, WORDS, examples, losses_and_weights, model, texts, tokenizer
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+from tfkit.data import ExampleRows
+from tfkit.data.sources.open_sources import open_source
+from tfkit.errors import DataError, ModelError
+from tfkit.hub import load, save_model
+from tfkit.objectives.answer_spans import NO_ANSWER, Span, best_spans, merge
+from tfkit.objectives.metrics.squad import answer_scores
+from tfkit.objectives.objective import Batch
+from tfkit.objectives.question_answering import QuestionAnswering
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
+
+TOKENIZER = tokenizer()
+CONFIG = ENCODER | {"head": {"kind": "spans"}}
+DISTILBERT = CONFIG | {"embedding": {"norm": True}, "norm": {"kind": "layer", "placement": "post", "eps": 1e-12}}
+Rows = list[dict[str, Any]]
+
+
+def made(count: int = 16, seed: int = 4, longest: int = 45) -> Rows:
+    """Questions about random words; some contexts are of several windows, and every fourth question has no answer."""
+    random = np.random.default_rng(seed)
+    rows: Rows = []
+    for i, question in enumerate(texts(count, seed, longest=5)):
+        words = random.choice(WORDS, int(random.integers(6, longest))).tolist()
+        first = int(random.integers(0, len(words) - 2))
+        start, text = len(" ".join([*words[:first], ""])), " ".join(words[first : first + 2])
+        rows.append({"question": question, "context": " ".join(words), "answers": [{"text": text, "answer_start": start}] if i % 4 else []})
+    return rows
+
+
+ROWS = made()
+
+
+def answering(length: int = 24, **section: Any) -> QuestionAnswering:
+    given = {"unanswerable": True, "doc_stride": 4, "max_answer_tokens": 5} | section
+    return QuestionAnswering(QuestionAnsweringSection(kind="question_answering", **given), TOKENIZER, length)
+
+
+def whole(folder: Path, rows: Rows, objective: QuestionAnswering) -> Batch:
+    stored = examples(folder, rows, QuestionAnsweringSection.roles, objective)
+    gathered = ExampleRows([(stored, 1.0)], 1, batch_size=16).gather(np.zeros(len(rows), np.int64), np.arange(len(rows)))
+    return objective.collate(gathered)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """The model and its tokenizer as transformers opens them."""
+    (tmp_path / "model").mkdir()
+    ours = model(CONFIG)
+    save_model(tmp_path / "model", ours.config, ours.state_dict(), TOKENIZER)
+    return tmp_path / "model"
+
+
+def test_windows_and_ends_are_those_of_transformers(tmp_path: Path, saved: Path) -> None:
+    """As its run_qa.py makes them of `stride` and `truncation="only_second"`."""
+    batch = whole(tmp_path, ROWS, answering())
+    theirs = AutoTokenizer.from_pretrained(saved)
+    found = theirs(
+        *([row[name] for row in ROWS] for name in ("question", "context")),
+        max_length=24,
+        stride=4,
+        truncation="only_second",
+        padding=True,
+        return_tensors="pt",
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    assert batch.input_ids.tolist() == found["input_ids"].tolist()
+    assert batch.segment_ids is not None
+    assert batch.segment_ids.tolist() == found["token_type_ids"].tolist()
+    rows = found["overflow_to_sample_mapping"].tolist()
+    assert batch.extras["row"].tolist() == rows
+    assert len(rows) > 1.5 * len(ROWS)
+    ends = []
+    for window, row in enumerate(rows):
+        spans = [
+            span if of == 1 else None for span, of in zip(found["offset_mapping"][window].tolist(), found.sequence_ids(window), strict=True)
+        ]
+        assert batch.extras["spans"][window].tolist() == [span or [-1, -1] for span in spans]
+        for answer in ROWS[row]["answers"] or [{"text": "", "answer_start": -1}]:
+            start, end = answer["answer_start"], answer["answer_start"] + len(answer["text"])
+            begins = [place for place, span in enumerate(spans) if span and span[0] == start]
+            stops = [place for place, span in enumerate(spans) if span and span[1] == end]
+            ends.append([begins[0], stops[0]] if begins and stops and start >= 0 else [0, 0])
+    assert batch.labels.tolist() == ends
+    assert {tuple(end) == (0, 0) for row, end in zip(rows, ends, strict=True) if ROWS[row]["answers"]} == {True, False}
+
+
+@pytest.mark.parametrize("config", [CONFIG, DISTILBERT], ids=["bert", "distilbert"])
+def test_logits_and_loss_are_those_of_transformers(tmp_path: Path, config: dict[str, Any]) -> None:
+    """Each window alone: transformers divides by the padding of a batch, too."""
+    objective, ours = answering(), model(config).eval()
+    (tmp_path / "model").mkdir()
+    save_model(tmp_path / "model", ours.config, ours.state_dict(), TOKENIZER)
+    theirs = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "model").eval()
+    total = windows = 0.0
+    with torch.no_grad():
+        for row in ROWS[:6]:
+            batch = whole(tmp_path, [row], objective)
+            sums = objective.loss(ours, batch)["spans"]
+            for window, (start, end) in enumerate(batch.labels):
+                real = slice(None) if batch.padding_mask is None else batch.padding_mask[window]
+                mine = {
+                    name: tensor[window : window + 1, real]
+                    for name, tensor in batch.inputs().items()
+                    if name in ("input_ids", "segment_ids")
+                }
+                given = {"input_ids": mine["input_ids"]} | ({"token_type_ids": mine["segment_ids"]} if config is CONFIG else {})
+                output = theirs(**given, start_positions=start[None], end_positions=end[None])
+                found = ours(**mine).logits[0]
+                torch.testing.assert_close(found, torch.stack([output.start_logits[0], output.end_logits[0]], -1), atol=1e-4, rtol=0)
+                total, windows = total + float(output.loss), windows + 1
+                sums = sums - output.loss
+            torch.testing.assert_close(sums, torch.tensor(0.0), atol=1e-4, rtol=0)
+        batch = whole(tmp_path, ROWS[:6], objective)
+        assert objective.counts(batch) == {"spans": windows}
+        metrics = objective.metrics(objective.measure(ours, batch))
+    assert metrics["loss"] == pytest.approx(total / windows, abs=1e-4)
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert load(tmp_path / "theirs").config.head.kind == "spans"
+
+
+def test_losses_and_weights_do_not_depend_on_the_micro_batch(tmp_path: Path) -> None:
+    objective = answering()
+    stored = examples(tmp_path, ROWS, QuestionAnsweringSection.roles, objective)
+    losses, weights = losses_and_weights(CONFIG, stored, objective, 8)
+    for size in (1, 4):
+        found_losses, found_weights = losses_and_weights(CONFIG, stored, objective, size)
+        assert found_losses == pytest.approx(losses, rel=SUM_ROUNDING)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(found_weights[name], tensor, atol=1e-6, rtol=0, msg=name)
+
+
+# ---------------------------------------------------------------------------------------------------------- what is predicted
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6), st.booleans())
+def test_the_best_answer_is_the_best_of_all_parts_of_all_windows(seed: int, longest: int, is_answerable: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 9, 2, generator=generator)
+    spans = torch.full((3, 9, 2), -1)
+    for window in range(3):  # tokens 3 to 7 are of the context, two letters each; the windows share some
+        spans[window, 3:8] = torch.tensor([[10 * place, 10 * place + 2] for place in range(3 * window, 3 * window + 5)])
+    none = None if is_answerable else float((logits[:, 0, 0] + logits[:, 0, 1]).min())
+    found = merge(best_spans(logits, spans, longest), none)
+    wanted = {(int(spans[w, i, 0]), int(spans[w, j, 1])): 0.0 for w in range(3) for i in range(3, 8) for j in range(i, min(8, i + longest))}
+    for start, end in wanted:
+        scores = [
+            float(logits[w, i, 0] + logits[w, j, 1])
+            for w in range(3)
+            for i in range(3, 8)
+            for j in range(i, 8)
+            if (spans[w, i, 0], spans[w, j, 1]) == (start, end) and j < i + longest
+        ]
+        wanted[start, end] = max(scores)
+    best = max(wanted.values())
+    if none is not None and none > best:
+        assert found[0] == Span(none, *NO_ANSWER)
+    else:
+        assert (found[0].score, wanted[found[0][1:]]) == (best, best)
+    parts = [span for span in found if span[1:] != NO_ANSWER]
+    assert [span.score for span in parts] == sorted(wanted.values(), reverse=True)[: len(parts)]
+    assert len(parts) == min(20, len(wanted))
+
+
+def test_no_answer_is_predicted_where_its_lowest_score_is_above_every_part() -> None:
+    windows = [[Span(2.0, 5, 9), Span(1.0, 5, 7)], [Span(3.0, 5, 9)]]
+    assert merge(windows, None) == [Span(3.0, 5, 9), Span(1.0, 5, 7)]
+    assert merge(windows, 3.5)[0] == Span(3.5, *NO_ANSWER)
+    assert merge(windows, 3.0)[0] == Span(3.0, 5, 9)
+
+
+def test_predictions_are_parts_of_the_context_and_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    objective, ours = answering(unanswerable=False), model(CONFIG).eval()
+    rows = [row for row in ROWS if row["answers"]]
+    with torch.no_grad():
+        together = [result.prediction for result in objective.predict(ours, whole(tmp_path, rows, objective))]
+        for row, found in zip(rows, together, strict=True):
+            [alone] = objective.predict(ours, whole(tmp_path, [row], objective))
+            assert (alone.prediction["predicted"], alone.prediction["answers"]) == (found["predicted"], [row["answers"][0]["text"]])
+            assert alone.prediction["probability"] == pytest.approx(found["probability"], rel=1e-4)
+            start = found["answer_start"]
+            assert row["context"][start : start + len(found["predicted"])] == found["predicted"] != ""
+            exact, f1 = answer_scores(found["predicted"], found["answers"])
+            assert (alone.sums["exact_match"], alone.sums["f1"]) == ((exact, 1), (f1, 1))
+
+
+# ------------------------------------------------------------------------------------------------------------------- scores
+
+
+def official(prediction: str, answers: list[str]) -> tuple[float, float]:
+    """The functions of SQuAD 2.0's evaluate script, version 2.0, written down here as a reference."""
+
+    def normalize(text: str) -> str:
+        text = "".join(ch for ch in text.lower() if ch not in set(string.punctuation))
+        return " ".join(re.sub(re.compile(r"\b(a|an|the)\b", re.UNICODE), " ", text).split())
+
+    def f1(gold: str, mine: str) -> float:
+        gold_tokens, tokens = (normalize(one).split() if one else [] for one in (gold, mine))
+        same = sum((collections.Counter(gold_tokens) & collections.Counter(tokens)).values())
+        if len(gold_tokens) == 0 or len(tokens) == 0:
+            return int(gold_tokens == tokens)
+        if same == 0:
+            return 0
+        precision, recall = 1.0 * same / len(tokens), 1.0 * same / len(gold_tokens)
+        return (2 * precision * recall) / (precision + recall)
+
+    gold = [answer for answer in answers if normalize(answer)] or [""]
+    return max(int(normalize(one) == normalize(prediction)) for one in gold), max(f1(one, prediction) for one in gold)
+
+
+ANSWERS = st.lists(st.sampled_from(["the", "A", "an", "cat", "Cat.", "dog's", "U.S.", "--", "1,000", "Straße", "theme", "  "]), max_size=4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ANSWERS, st.lists(ANSWERS, max_size=3))
+def test_scores_are_those_of_the_official_script(prediction: list[str], answers: list[list[str]]) -> None:
+    arguments = " ".join(prediction), [" ".join(answer) for answer in answers]
+    assert answer_scores(*arguments) == official(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "exact", "f1"),
+    [
+        ("The Cat!", ["cat"], 1, 1),
+        ("a big cat", ["the cat", "cat and dog"], 0, 2 / 3),
+        ("", [], 1, 1),
+        ("cat", [], 0, 0),
+        ("", ["cat"], 0, 0),
+        ("the", ["a"], 1, 1),
+    ],
+)
+def test_scores_of_articles_punctuation_and_no_answer(prediction: str, answers: list[str], exact: float, f1: float) -> None:
+    assert answer_scores(prediction, answers) == (exact, pytest.approx(f1))
+
+
+# --------------------------------------------------------------------------------------------------------------------- rows
+
+
+CONTEXT = "The naïve cat sat on the mat. A red hat!"
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"text": ["naïve cat"], "answer_start": [4]},
+        [{"text": "naïve cat", "answer_start": 4}],
+        {"text": "naïve cat", "answer_start": 4},
+        '{"text": ["naïve cat"], "answer_start": [4]}',
+    ],
+)
+def test_answers_in_every_form(tmp_path: Path, answers: Any) -> None:
+    batch = whole(tmp_path, [{"question": "who sat", "context": CONTEXT, "answers": answers}], answering(length=48))
+    [[first, last]] = batch.labels.tolist()
+    spans = batch.extras["spans"][0].tolist()
+    assert (spans[first][0], spans[last][1]) == (4, 13)
+
+
+def test_an_answer_begins_behind_the_space_that_a_token_has(tmp_path: Path) -> None:
+    codec = tokenizer("byte_bpe", vocab_size=400)
+    objective = QuestionAnswering(QuestionAnsweringSection(kind="question_answering"), codec, 64)
+    rows = [{"question": "who sat", "context": CONTEXT, "answers": [{"text": "cat sat", "answer_start": 10}]}]
+    batch = whole(tmp_path, rows, objective)
+    [[first, last]] = batch.labels.tolist()
+    assert codec.decode(batch.input_ids[0, first : last + 1].tolist()) == " cat sat"
+    assert batch.extras["spans"][0, first].tolist()[0] == 10
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "another place": (
+        {"answers": [{"text": "cat", "answer_start": 9}]},
+        r"the answer 'cat' is not in the context at character 9 \(there is ' ca', and it is at 10\); correct answer_start",
+    ),
+    "nowhere": ({"answers": [{"text": "dog", "answer_start": -3}]}, r"the answer 'dog' .* \(there is 'The'\)"),
+    "blank": ({"answers": [{"text": " ", "answer_start": 3}]}, "an answer has no text"),
+    "none": ({"answers": []}, "the question has no answer; if that is meant, set objective.unanswerable: true"),
+    "no start": ({"answers": {"text": ["cat"]}}, "column 'answers' holds an answer without text, not answers with text and answer_start"),
+    "a word": ({"answers": "cat"}, "column 'answers' holds text, not answers with text and answer_start"),
+    "no question": ({"question": "\u200b", "answers": [{"text": "cat", "answer_start": 10}]}, "the question gives no token"),
+    "no context": ({"context": "", "answers": []}, "the context gives no token"),
+}
+
+
+@pytest.mark.parametrize(("changes", "error"), BAD.values(), ids=BAD)
+def test_what_is_wrong_with_a_row_is_named_with_its_place(tmp_path: Path, changes: dict[str, Any], error: str) -> None:
+    objective = answering(unanswerable=changes.get("context") == "")
+    good = {"question": "who sat", "context": CONTEXT, "answers": [{"text": "cat", "answer_start": 10}]}
+    with pytest.raises(DataError, match=r"rows.jsonl:2: " + error):
+        examples(tmp_path, [good, good | changes], QuestionAnsweringSection.roles, objective)
+
+
+def test_the_nested_files_of_squad_are_rows(tmp_path: Path) -> None:
+    answer = {"text": "cat", "answer_start": 10}
+    first = {
+        "context": CONTEXT,
+        "qas": [{"id": "1", "question": "who", "answers": [answer]}, {"id": "2", "question": "what", "answers": []}],
+    }
+    second = {"context": "the dog ran", "qas": [{"id": "3", "question": "which", "answers": [], "is_impossible": True}]}
+    path = tmp_path / "squad.json"
+    path.write_text(
+        json.dumps({"version": "v2.0", "data": [{"title": "x", "paragraphs": [first]}, {"title": "y", "paragraphs": [second]}]})
+    )
+    rows = list(open_source(SourceSection(path=str(path)), "all", None, roles=QuestionAnsweringSection.roles).rows())
+    assert [row.values for row in rows] == [
+        {"question": "who", "context": CONTEXT, "answers": [answer]},
+        {"question": "what", "context": CONTEXT, "answers": []},
+        {"question": "which", "context": "the dog ran", "answers": []},
+    ]
+    assert rows[1].place.endswith("squad.json, item 1, paragraph 1, question 2")
+    assert rows[0].text == f"who\n{CONTEXT}"
+
+
+def test_a_long_question_is_cut_and_a_context_without_room_is_refused(tmp_path: Path) -> None:
+    long = {"question": "the cat " * 20, "context": CONTEXT, "answers": [{"text": "cat", "answer_start": 10}]}
+    stored = examples(tmp_path, [long, *ROWS], QuestionAnsweringSection.roles, answering())
+    assert (stored.truncated, Path(stored.first_truncated).name) == (1, "rows.jsonl:1")
+    assert len({*stored[0]["sizes"].tolist()} - {24}) <= 1
+    with pytest.raises(ModelError, match="a context of 6 tokens has no room for text"):
+        answering(length=6)
+    with pytest.raises(ModelError, match="use a model with one of WordPiece"):
+        QuestionAnswering(QuestionAnsweringSection(kind="question_answering"), tokenizer("byte_bpe", vocab_size=400, add_bos=False), 24)
+
+
+def test_an_answer_that_is_in_no_window_is_counted(tmp_path: Path) -> None:
+    words = " ".join(WORDS * 2)
+    rows = [{"question": "who", "context": words, "answers": [{"text": words, "answer_start": 0}]}]
+    stored = examples(tmp_path, rows, QuestionAnsweringSection.roles, answering())
+    assert (stored.truncated, {*stored[0]["ends"].tolist()}) == (1, {0})

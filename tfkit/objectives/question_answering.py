@@ -1,0 +1,249 @@
+"""Extractive question answering: the part of a context that answers a question (BERT, arXiv 1810.04805, sections 4.2 and 4.3).
+
+An example is a question with all windows of its context; each window is a sequence, `[CLS] question [SEP] window [SEP]`, for which the
+model gives the beginning and the end of the answer. A window without the answer has both at its first token. As in transformers, the
+loss is the mean of two cross-entropies over the tokens of a window; here those of the padding are excluded, so that it does not depend
+on the other windows of a batch.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data.columns.rows import BadRow
+from tfkit.errors import ModelError
+from tfkit.model.padding import pad, padding_mask
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.answer_spans import NO_ANSWER, Span, best_spans, merge, probabilities
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
+from tfkit.objectives.metrics.squad import answer_scores
+from tfkit.objectives.objective import Batch, Sum, weighted_loss
+from tfkit.objectives.text_pairs import no_room
+from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
+from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.windows import QuestionWindows, Window, WindowEncoder
+
+_AT_ONCE = 64  # windows in a forward without gradients, however many a question has
+Answers = Sequence[Mapping[str, Any]]  # the right ones of a row, each with text and answer_start
+
+
+class QuestionAnswering(LabelledObjective):
+    """Cross-entropy of beginning and end, summed over windows."""
+
+    terms: Mapping[str, float] = MappingProxyType({"spans": 1.0})
+    ids = ("input_ids",)
+
+    def __init__(self, section: QuestionAnsweringSection, tokenizer: Tokenizer, context_length: int):
+        """Raises ModelError for a tokenizer that puts nothing before a pair or between its texts, and for a context without room."""
+        if not (tokenizer.prefix and tokenizer.joins_pairs):
+            raise ModelError(
+                "question_answering reads at the first token that there is no answer, and the tokenizer puts none before a text, or none "
+                "between two; use a model with one of WordPiece, such as BERT's"
+            )
+        self.section, self.tokenizer, self.context_length = section, tokenizer, context_length
+        try:
+            self._windows = WindowEncoder(tokenizer, context_length, section.doc_stride)
+        except ValueError:
+            raise no_room(context_length) from None
+
+    def fingerprint(self) -> str:
+        """Of what `encode` depends on."""
+        section = self.section
+        about = ("question_answering", section.unanswerable, section.doc_stride, self.tokenizer.fingerprint(), self.context_length)
+        return hashlib.blake2b("\0".join(map(repr, about)).encode(), digest_size=16).hexdigest()
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """The windows of each question, one after the other: input_ids, segment_ids and the characters of each token (`spans`); the size
+        of each window, the first and last token of the answer in it (`ends`); context and answers, as JSON in UTF-8 (`text`).
+        """
+        return self._encoded(rows, [self._answers(row) for row in rows])
+
+    def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """The same without an answer."""
+        return self._encoded(rows, [()] * len(rows))
+
+    def collate(self, rows: ExampleBatch) -> Batch:
+        """The windows of all questions, C in all, padded on the right; labels (C, 2): the first and the last token of the answer.
+
+        In `extras`: the row of a window (C,), the characters of each token (C, T, 2), and `text` of each row (B, bytes).
+        """
+        examples = rows.single()
+        cuts = [np.cumsum(one["sizes"])[:-1] for one in examples]
+
+        def parts(name: str, each: int = 1) -> list[Any]:
+            return [part for one, cut in zip(examples, cuts, strict=True) for part in np.split(one[name], cut * each)]
+
+        sequences = parts("input_ids")
+        segments = pad(parts("segment_ids"), 0)
+        return Batch(
+            pad(sequences, self.tokenizer.pad_id or 0),
+            torch.from_numpy(np.concatenate([one["ends"] for one in examples]).astype(np.int64).reshape(-1, 2)),
+            padding_mask=padding_mask(sequences),
+            segment_ids=segments if bool(segments.any()) else None,
+            extras={
+                "row": torch.cat([torch.full((len(one["sizes"]),), number) for number, one in enumerate(examples)]),
+                "spans": pad(parts("spans", 2), -1).reshape(len(sequences), -1, 2),
+                "text": pad([one["text"] for one in examples], ord(" ")).to(torch.uint8),
+            },
+        )
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The windows."""
+        return {"spans": len(batch.labels)}
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        """The sum over windows."""
+        return {"spans": _losses(_logits(model, batch), batch.labels).sum()}
+
+    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
+        """The loss and the scores of the answers."""
+        sums: dict[str, Sum] = {}
+        for result in self.predict(model, batch):
+            sums = {name: sums[name] + one if sums else one for name, one in result.sums.items()}
+        return sums
+
+    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
+        """`loss` (nats a window and end), `exact_match` and `f1`; if some questions have no answer, also of those with and without one."""
+        names = self.section.training_metrics[1:]
+        return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in names}}
+
+    def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
+        """The best answer over all windows of a question, with its place in the context."""
+        logits = _logits(model, batch, _AT_ONCE)
+        losses = _losses(logits, batch.labels).cpu().double()
+        for number, (context, answers, spans) in enumerate(self._ranked(logits, batch)):
+            of_row = losses[batch.extras["row"].cpu() == number]
+            text, probability, start = _first(context, spans)
+            exact, f1 = answer_scores(text, answers)
+            has, has_none = int(bool(answers)), int(not answers)
+            sums = {
+                "spans": Sum(float(of_row.sum()), len(of_row)),
+                "exact_match": Sum(exact, 1),
+                "f1": Sum(f1, 1),
+                "has_answer_exact_match": Sum(exact * has, has),
+                "has_answer_f1": Sum(f1 * has, has),
+                "no_answer_exact_match": Sum(exact * has_none, has_none),
+            }
+            yield RowResult(sums, {"answers": answers, "predicted": text, "probability": probability, "answer_start": start})
+
+    def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
+        """The best answer, empty if there is none; `all_labels`: the probability of each that was among the best."""
+        for context, _, spans in self._ranked(_logits(model, batch, _AT_ONCE), batch):
+            every: dict[str, float] = {}
+            for span, probability in zip(spans, probabilities(spans), strict=True):  # the same words may be there twice
+                every[context[span.start : span.end]] = every.get(context[span.start : span.end], 0.0) + probability
+            text, probability, _ = _first(context, spans)
+            yield Answer(text, short(probability), {name: short(one) for name, one in every.items()} if all_labels else None)
+
+    def legend(self) -> list[str]:
+        """How a window shows its answer."""
+        return ["->answer: a token of the answer, of which the first and the last are predicted; ->no answer: it is not in this window"]
+
+    def _ranked(self, logits: Tensor, batch: Batch) -> Iterator[tuple[str, list[str], list[Span]]]:
+        """Yield the context of each row, its right answers, and the best of the model."""
+        found = best_spans(logits, batch.extras["spans"], self.section.max_answer_tokens)
+        of_none = (logits[:, 0, 0] + logits[:, 0, 1]).tolist()
+        rows = batch.extras["row"].tolist()
+        for number, written in enumerate(batch.extras["text"].cpu().numpy()):
+            context, answers = json.loads(written.tobytes())
+            mine = [window for window, row in enumerate(rows) if row == number]
+            no_answer = min(of_none[window] for window in mine) if self.section.unanswerable else None
+            yield context, answers, merge([found[window] for window in mine], no_answer)
+
+    def _encoded(self, rows: Sequence[Row], answers: Sequence[Answers | BadRow]) -> list[Encoded | BadRow]:
+        found = self._windows.encode([(row.values["question"], row.values["context"]) for row in rows])
+        triples = zip(rows, found, answers, strict=True)
+        return [right if isinstance(right, BadRow) else _example(row, windows, right) for row, windows, right in triples]
+
+    def _answers(self, row: Row) -> Answers | BadRow:
+        """The right answers of a row, or what is wrong with them."""
+        context: str = row.values["context"]
+        answers: Answers = row.values["answers"]
+        for answer in answers:
+            text, start = answer["text"], answer["answer_start"]
+            if not text.strip():
+                return BadRow("an empty answer", f"{row.place}: an answer has no text; correct the row, or remove the answer")
+            if start < 0 or context[start : start + len(text)] != text:
+                place = context.find(text)
+                there = f"there is {context[max(0, start) :][: len(text)]!r}" + (f", and it is at {place:,}" if place >= 0 else "")
+                return BadRow(
+                    "an answer that is not in its context",
+                    f"{row.place}: the answer {text!r} is not in the context at character {start:,} ({there}); correct answer_start",
+                )
+        if not answers and not self.section.unanswerable:
+            return BadRow(
+                "no answer",
+                f"{row.place}: the question has no answer; if that is meant, set objective.unanswerable: true, else remove the row",
+            )
+        return answers
+
+
+def _logits(model: Transformer, batch: Batch, at_once: int | None = None) -> Tensor:
+    """(C, T, 2), in float32, of so many windows at once (None: all); minus infinity at the padding."""
+    size = at_once or len(batch.labels)
+    given = batch.inputs()
+    parts = [model(**{name: tensor[i : i + size] for name, tensor in given.items()}).logits for i in range(0, len(batch.labels), size)]
+    logits = torch.cat(parts).float()
+    return logits if batch.padding_mask is None else logits.masked_fill(~batch.padding_mask[..., None], -torch.inf)
+
+
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """(C, T, 2), (C, 2) -> (C,): the mean of the losses of both ends."""
+    return F.cross_entropy(logits, labels, reduction="none").mean(1)
+
+
+def _first(context: str, spans: Sequence[Span]) -> tuple[str, float, int | None]:
+    """Return the text of the best answer, its probability and its place; an empty text if there is none, or the logits are no numbers."""
+    if not spans:
+        return "", math.nan, None
+    best = spans[0]
+    return context[best.start : best.end], probabilities(spans)[0], None if best[1:] == NO_ANSWER else best.start
+
+
+def _example(row: Row, found: QuestionWindows, answers: Answers) -> Encoded | BadRow:
+    """Return the example of a row, with its first answer as the target."""
+    windows, truncated = found
+    for part, of in (("question", windows[0].question_tokens), ("context", sum(span[0] >= 0 for one in windows for span in one.spans))):
+        if not of:
+            return BadRow("no tokens", f"{row.place}: the {part} gives no token; remove the row")
+    ends = [(0, 0)] * len(windows)
+    if answers:
+        start, text = answers[0]["answer_start"], answers[0]["text"]
+        marked = _ends(windows, start, start + len(text))
+        if marked is None:
+            return BadRow("no tokens", f"{row.place}: the answer {text!r} gives no token; remove the answer, or the row")
+        ends, truncated = marked, truncated or not any(map(any, marked))  # an answer that is longer than what windows share
+    text = json.dumps([row.values["context"], [answer["text"] for answer in answers]], ensure_ascii=False)
+    arrays: dict[str, Sequence[int] | NDArray[Any]] = {
+        "input_ids": [one for window in windows for one in window.ids],
+        "segment_ids": np.array([one for window in windows for one in window.segments], np.uint8),
+        "spans": [place for window in windows for span in window.spans for place in span],
+        "sizes": [len(window.ids) for window in windows],
+        "ends": [place for pair in ends for place in pair],
+        "text": np.frombuffer(text.encode(), np.uint8),
+    }
+    return Encoded(arrays, sum(len(window.ids) for window in windows), truncated)
+
+
+def _ends(windows: Sequence[Window], start: int, end: int) -> list[tuple[int, int]] | None:
+    """Return the first and the last token of an answer in each window that holds all of it, (0, 0) in others; None: it has no token."""
+    tokens = [[place for place, (first, last) in enumerate(window.spans) if first < end and last > start] for window in windows]
+    covered = [(window.spans[places[0]][0], window.spans[places[-1]][1]) for window, places in zip(windows, tokens, strict=True) if places]
+    if not covered:
+        return None
+    whole = min(first for first, _ in covered), max(last for _, last in covered)
+    pairs = zip(windows, tokens, strict=True)
+    return [
+        (places[0], places[-1]) if places and (window.spans[places[0]][0], window.spans[places[-1]][1]) == whole else (0, 0)
+        for window, places in pairs
+    ]

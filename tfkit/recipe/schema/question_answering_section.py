@@ -1,0 +1,60 @@
+"""The section of extractive question answering: the answer to a question is a part of its context. Torch-free."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tfkit.recipe.schema.bounds import Count, CountOrZero
+from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, Stacks, declared
+from tfkit.recipe.schema.roles import Role
+from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
+
+if TYPE_CHECKING:
+    from tfkit.recipe.schema.data_sections import TokenizerSection
+    from tfkit.recipe.schema.sections import ModelSection
+
+
+@declared
+class QuestionAnsweringSection(ObjectiveSection):
+    """Mark the part of a context that answers a question (SQuAD, arXiv 1606.05250; unanswerable questions: SQuAD 2, 1806.03822).
+
+    A context that is longer than the model reads is read in overlapping windows, each behind the question.
+    """
+
+    kind: Literal["question_answering"]
+    unanswerable: bool = Field(
+        False, description="Some questions have no answer in their context, and the model may predict that there is none (SQuAD 2)."
+    )
+    doc_stride: CountOrZero = Field(
+        128, description="Tokens that two windows of a context share, as in transformers; at most half of a window."
+    )
+    max_answer_tokens: Count = Field(30, description="Tokens of the longest answer that is predicted.")
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("question", "text", ("question", "query")),
+        Role("context", "text", ("context", "passage", "paragraph")),
+        Role("answers", "answers", ("answers", "answer")),
+    )
+    stacks: ClassVar[tuple[Stacks, ...]] = ("encoder",)
+    head: ClassVar[str] = "spans"
+    reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("loss", "exact_match", "f1"),
+        *("has_answer_exact_match", "has_answer_f1", "no_answer_exact_match"),
+    )
+
+    @property
+    def training_metrics(self) -> tuple[str, ...]:
+        """The metrics; those of questions with and without an answer only if some have none."""
+        return self.metrics if self.unanswerable else self.metrics[:3]
+
+    def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
+        """Check that the tokenizer puts a token before a pair: there the model reads that a window has no answer."""
+        own = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
+        begins = own.roles.keys() & {"cls_token", "bos_token"} and (tokenizer.add_bos or tokenizer.kind != "byte_bpe")
+        if tokenizer.path is None and not begins:
+            yield (
+                ("tokenizer", "kind"),
+                f"{tokenizer.kind} as it is here puts no token before a text, which question_answering needs: use wordpiece",
+            )
