@@ -56,8 +56,9 @@ class Tagging(LabelledObjective):
         return [self._example(*next(encoded)) if problem is None else problem for problem in problems]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """The same with a tag of no meaning at each word's first piece, where the model's own is read."""
-        return self.encode([row._replace(values={**row.values, "tags": self.labels[:1] * len(row.values["tokens"])}) for row in rows])
+        """The same with the number of each word at its first piece, where its tag is read; a word that gives no token has none."""
+        encoded = self.tokenizer.encode_words([row.values["tokens"] for row in rows], self.context_length)
+        return [self._question(row, *one) for row, one in zip(rows, encoded, strict=True)]
 
     def collate(self, rows: ExampleBatch) -> Batch:
         """Sentences padded on the right; labels (B, T)."""
@@ -107,11 +108,13 @@ class Tagging(LabelledObjective):
             yield RowResult({"tags": Sum(loss, len(words)), "accuracy": Sum(float(hits), len(words))}, {"tags": right, "predicted": mine})
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
-        """The likeliest tag of each word; None for words beyond the context."""
+        """The likeliest tag of each word; None for words that were not read: beyond the context, or without a token."""
         probabilities = model(**batch.inputs()).logits.float().softmax(-1)  # (B, T, tags)
-        for row, labels, found in zip(rows, batch.labels, probabilities, strict=True):
-            words = [class_answer(word, self.labels, all_labels=all_labels) for word in found[labels != IGNORED].tolist()]
-            words += [Answer(None)] * (len(row.values["tokens"]) - len(words))
+        for row, numbers, found in zip(rows, batch.labels, probabilities, strict=True):
+            words = [Answer(None)] * len(row.values["tokens"])
+            is_word = numbers != IGNORED
+            for number, word in zip(numbers[is_word].tolist(), found[is_word].tolist(), strict=True):
+                words[number] = class_answer(word, self.labels, all_labels=all_labels)
             tags, likely, every = map(list, zip(*words, strict=True))
             yield Answer(tags, likely, every if all_labels else None)
 
@@ -131,6 +134,12 @@ class Tagging(LabelledObjective):
     def _flat(self, rows: Sequence[Sequence[str]]) -> NDArray[np.int64]:
         """The numbers of the tags of all words: (W,)."""
         return np.array([self._numbers[tag] for row in rows for tag in row], np.int64)
+
+    def _question(self, row: Row, ids: list[int], words: list[int | None], truncated: bool) -> Encoded | BadRow:
+        if all(word is None for word in words):
+            return BadRow("no tokens", f"{row.place}: the words give no token; remove the row")
+        firsts = [IGNORED if word is None or word == before else word for before, word in zip([None, *words], words, strict=False)]
+        return Encoded({"input_ids": ids, "labels": firsts}, len(ids), truncated)
 
     def _problem(self, row: Row) -> BadRow | None:
         """Return what is wrong with the words and tags of a row."""
