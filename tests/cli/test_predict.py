@@ -247,6 +247,16 @@ def test_a_reader_that_has_had_enough_ends_it(answers: Path) -> None:
     program.stderr.close()
 
 
+def test_a_reader_of_a_named_pipe_that_has_had_enough_ends_it(answers: Path) -> None:
+    rows = write_rows(Path("many.jsonl"), unlabelled("classes") * 400)
+    os.mkfifo("pipe")
+    program = subprocess.Popen(command(answers, "--data", rows, "--out", "pipe"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with open("pipe", encoding="utf-8") as pipe:
+        assert json.loads(pipe.readline())["id"] == 0
+    out, err = program.communicate(timeout=60)
+    assert (program.returncode, out, err) == (0, b"", b"")
+
+
 def test_a_stopped_command_leaves_no_half_file(answers: Path) -> None:
     rows = write_rows(Path("many.jsonl"), unlabelled("classes") * 400)
 

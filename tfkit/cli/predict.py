@@ -70,7 +70,10 @@ def predict(
             pipe = _pipe() if data == "-" else None
             rows = predictor.open_rows(pipe)
             predictor.load(device, threads)
-        _write(predictor, predictor.answers(rows, pipe.is_ready if pipe else lambda: True), out, work)
+        try:
+            _write(predictor, predictor.answers(rows, pipe.is_ready if pipe else lambda: True), out, work)
+        except BrokenPipeError as error:  # of --out
+            raise console.ReaderGone from error
         for warning in predictor.warnings():
             console.warn(warning)
         reading = work.own(work.meter.stop() if json else work.meter.fresh_reading())
@@ -94,7 +97,7 @@ def _pipe() -> "Pipe":
 
 
 def _write(predictor: "Predictor", answers: Iterator[list[dict[str, Any]]], out: Path | None, work: "Session") -> None:
-    """Write the lines of each window as it is answered. Raises ReaderGone where nobody reads them any more."""
+    """Write the lines of each window as it is answered. Raises ReaderGone or BrokenPipeError where nobody reads them any more."""
     from tfkit.engine.predictions_file import DELIMITERS, lines_file
 
     with ExitStack() as stack:
@@ -109,10 +112,7 @@ def _write(predictor: "Predictor", answers: Iterator[list[dict[str, Any]]], out:
             if lines is None:
                 return
             for line in lines:
-                try:
-                    write(line)
-                except BrokenPipeError as error:
-                    raise console.ReaderGone from error
+                write(line)
             bar.advance(len(lines))
 
 
