@@ -87,6 +87,19 @@ def test_rows_without_a_label_have_the_predictions_of_an_evaluation(answers: Pat
     assert "probabilities" not in labelled[0]
 
 
+def test_words_of_a_conll_file_without_tags(answers: Path) -> None:
+    """The same tags as with further columns, and as in JSON lines."""
+    sentences = [row["words"] for row in ROWS[:5]]
+    Path("words.conll").write_text("\n".join("".join(f"{word}\n" for word in words) for words in sentences), encoding="utf-8")
+    start = ["--from", answers / "tags", "data.validation.0.columns={tokens: tokens}"]
+    found = lines(predict(*start, "--data", "words.conll").out)
+    assert [one["tokens"] for one in found] == sentences
+    rows = write_rows(Path("words.jsonl"), [{"tokens": words} for words in sentences])
+    assert lines(predict(*start, "--data", rows).out) == found
+    Path("tagged.conll").write_text("\n".join("".join(f"{word} X\n" for word in words) for words in sentences), encoding="utf-8")
+    assert [one["prediction"] for one in lines(predict(*start, "--data", "tagged.conll").out)] == [one["prediction"] for one in found]
+
+
 def test_a_table_in_gives_a_table_out(answers: Path) -> None:
     """With every cell as it was; other input, and stdout, have JSON lines."""
     rows = [{"id": "007", "text": row["text"], "note": 'é, "q"\nnew line'} for row in ROWS]

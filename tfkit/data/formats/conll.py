@@ -22,11 +22,13 @@ class _Line(NamedTuple):
 
 
 def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read a sentence as {tokens, tags}: the first column and the last. With a header, each column has its name.
+    """Read a sentence as {tokens, tags}: the first column and the last. With a header, each column has its name. Where words are read
+    without tags, they may stand alone.
 
     Columns are separated by a tab, if the line has one, else by spaces. Places are those of a sentence's first line.
     """
-    width = len(header)
+    forms = {role.form for role in columns.roles}
+    width, fewest = len(header), 1 if header or ("texts" in forms and "labels" not in forms) else 2
     if header:
         columns.check(header, content.name)
     for lines in _sentences(content):
@@ -35,25 +37,25 @@ def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ())
             continue
         rows = [(_fields(line.text), line.place) for line in lines]
         width = width or len(rows[0][0])
-        if bad := next(filter(None, (_unfit(fields, width, bool(header), place) for fields, place in rows)), None):
+        if bad := next(filter(None, (_unfit(fields, width, fewest, bool(header), place) for fields, place in rows)), None):
             yield bad
             continue
         found = [list(column) for column in zip(*(fields for fields, _ in rows), strict=True)]
-        values = dict(zip(header, found, strict=True)) if header else {"tokens": found[0], "tags": found[-1]}
-        yield Record(values, rows[0][1])
+        names = header or ("tokens", "tags")[: len(found)]
+        yield Record(dict(zip(names, found if header else [found[0], found[-1]], strict=False)), rows[0][1])
 
 
 def _fields(line: str) -> list[str]:
     return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
 
 
-def _unfit(fields: list[str], width: int, named: bool, place: str) -> BadRow | None:
-    """Return the error in the columns of a token."""
+def _unfit(fields: list[str], width: int, fewest: int, named: bool, place: str) -> BadRow | None:
+    """Return the error in the columns of a token, of which there are `width`, and at least `fewest`."""
     if len(fields) != width:
         where = "header" if named else "file's first sentence"
         reason = f"{len(fields)} columns, but the {where} has {width}"
         return BadRow("wrong number of columns", f"{place}: {reason}; separate token and tags by a tab or by spaces, repair the line")
-    if width < 2 and not named:
+    if width < fewest:
         return BadRow("no tag", f"{place}: a token without a tag; write both, separated by a tab or by spaces")
     if not (fields[0] and fields[-1]):
         return BadRow("an empty column", f"{place}: an empty {'tag' if fields[0] else 'token'}; repair the line, or remove it")
