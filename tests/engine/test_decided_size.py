@@ -50,6 +50,23 @@ def test_long_conversations_make_small_steps() -> None:
     assert [(size.batch_size, size.context_length, size.log_every) for size in sizes] == [(32, None, 1), (8, None, 1)]
 
 
+def test_few_rows_hold_out_enough_to_choose_by() -> None:
+    fractions = [decided(replace(TEXT, count=rows), LARGE, "chat", RowTokens(60, 99)).held_out for rows in (10, 32, 100, 252, 10**4)]
+    assert fractions == [0.3, 0.3, 0.2, 0.1, 0.1]
+    assert decided(TEXT, LARGE, "causal_lm", WHOLE).held_out == 0.1  # of one text
+    assert decide_size(TEXT, LARGE, "chat", {"data": {"validation": None}}, None).held_out is None
+
+
+def test_relative_positions_read_rows_that_are_longer_than_the_context() -> None:
+    t5 = Kind("m", "t5", "both", "lm", 10**6, False, True, context_length=64, token_bytes=1000, reads_further=True)
+    rows = replace(TEXT, count=400)
+    size = decided(rows, t5, "text_to_text", RowTokens(70, 130))
+    assert (size.context_length, "192 tokens hold 95 % of the rows" in size.because) == (192, True)
+    assert decided(rows, t5, "text_to_text", RowTokens(20, 60)).context_length is None
+    assert decided(rows, replace(t5, reads_further=False), "text_to_text", RowTokens(70, 130)).context_length is None
+    assert decided(rows, t5, "text_to_text", RowTokens(70, 10**6)).context_length == 1024
+
+
 def test_many_classes_need_more_epochs() -> None:
     encoder = Kind("m", "bert", "encoder", "masked_lm", 22_000_000, False, False, context_length=512, token_bytes=10**6)
     rows = replace(TEXT, count=1_000, labels=tuple(f"class {number % 300}" for number in range(1_000)))

@@ -43,6 +43,10 @@ def test_each_class_has_thirty_examples_in_ten_epochs_at_most() -> None:
     assert BERT.epochs_for(100_000, 32, 1000) == 3
 
 
+def test_a_tuned_model_does_not_read_few_rows_ten_times() -> None:
+    assert [TUNED.epochs_for(rows, 8) for rows in (29, 130, 1000)] == [4, 4, 2]
+
+
 def test_a_rate_for_large_batches_falls_with_the_square_root_of_the_batch() -> None:
     assert [SMOLLM2.lr(135_000_000, size) for size in (128, 32, 8, 512)] == [1e-3, 5e-4, 2.5e-4, 1e-3]
     assert [GPT.lr(124_000_000, size) for size in (8, 32)] == [6.25e-5, 6.25e-5]

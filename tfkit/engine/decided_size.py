@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfkit.engine.estimate import text_length
+from tfkit.engine.estimate import LONGEST_TEXT, text_length
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import LENGTHS
 from tfkit.recipe.starting_points import (
@@ -17,6 +17,7 @@ from tfkit.recipe.starting_points import (
     HELD_OUT,
     LORA,
     StartingPoint,
+    held_out_for,
     starting_point,
     step_tokens,
     trained_bytes,
@@ -43,12 +44,13 @@ class Size:
     """The decisions; None: the model's own length, all weights, the usual lines of the log."""
 
     point: StartingPoint
-    context_length: int | None
+    context_length: int | None  # where it is not the model's own
     batch_size: int
     epochs: int
     lr: float
     log_every: int | None
     adapter: dict[str, Any] | None
+    held_out: Any  # data.validation
     because: str
 
 
@@ -67,37 +69,45 @@ def row_tokens(texts: Sequence[str], codec: Tokenizer | None) -> RowTokens | Non
 
 def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], tokens: RowTokens | None) -> Size:
     """Decide; `given`: what the command line says, which stays. `tokens`: None: by the characters."""
-    training, held_out = given.get("training", {}), given["data"].get("validation", HELD_OUT)
+    training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
+    held_out = given["data"].get("validation", HELD_OUT if reads_text else held_out_for(seen.count))
     adapter, needs = _adapter(model, kind, training)
     point = starting_point(kind, model.stacks, tuned=model.tuned and training.get("adapter", adapter) is None)
     if tokens is None:
         mean = seen.characters / _CHARACTERS_A_TOKEN / max(1, seen.count)
         tokens = RowTokens(mean, math.ceil(mean))
-    trained = seen.count * (1 - held_out if isinstance(held_out, float) else 1)
-    at_once = step_tokens(model.parameters)
-    rows, row, shorter, unit = math.ceil(trained), tokens.mean, None, "rows to train on"
-    if SECTIONS[kind].reads_text:
-        length = given.get("model", {}).get("context_length")
-        if not isinstance(length, int):
-            length = text_length(model.context_length, tokens.most, at_once, model.token_bytes, model.parameters)
-            shorter = length if length < model.context_length else None
-        rows, row, unit = math.ceil(trained * tokens.mean / length), length, f"rows of {length:,} tokens"
+    rows = seen.count * (1 - held_out if isinstance(held_out, float) else 1)
+    row, unit, at_once = tokens.mean, "rows to train on", step_tokens(model.parameters)
+    own = given.get("model", {}).get("context_length")
+    length = own if isinstance(own, int) else _length(model, tokens, at_once, reads_text=reads_text)
+    if reads_text:
+        rows, row, unit = rows * tokens.mean / length, length, f"rows of {length:,} tokens"
+    rows = math.ceil(rows)
     batch = training.get("batch_size")
     if not isinstance(batch, int):
-        batch = point.batch_for(rows, row, at_once, least=1 if SECTIONS[kind].reads_text else None)
-    because = f"{'at least' if seen.count >= ENOUGH_ROWS or seen.characters >= ENOUGH_CHARACTERS else 'about'} {rows:,} {unit}"
-    if shorter:
-        because += (
-            f": the texts, the memory and the time of a step allow it; model.context_length={model.context_length} is the model's own"
-        )
+        batch = point.batch_for(rows, row, at_once, least=1 if reads_text else None)
     epochs = point.epochs_for(rows, batch, len({*seen.labels}) if kind == "classification" else 0)
+    rate, long_steps = point.lr(model.parameters, batch), 6 * model.parameters * batch * row > _LONG_STEP
+    other = None if length in (own, model.context_length) else length
+    because = f"{'at least' if seen.count >= ENOUGH_ROWS or seen.characters >= ENOUGH_CHARACTERS else 'about'} {rows:,} {unit}"
+    if other is not None:
+        why = "the texts, the memory and the time of a step allow it" if reads_text else f"{length:,} tokens hold 95 % of the rows"
+        because += f": {why}; model.context_length={model.context_length} is the model's own"
     because += f"; {batch} a step, {math.ceil(rows / batch):,} steps an epoch"
     because += "" if {*LENGTHS} & training.keys() else f", {epochs} epochs"
-    rate, long_steps = point.lr(model.parameters, batch), 6 * model.parameters * batch * row > _LONG_STEP
     because += needs + (
         "" if "lr" in given.get("optimizer", {}) else f"; rate {rate:g}, for {model.parameters / 1e6:,.3g} million parameters"
     )
-    return Size(point, shorter, batch, epochs, rate, 1 if long_steps else None, adapter, because)
+    return Size(point, other, batch, epochs, rate, 1 if long_steps else None, adapter, held_out, because)
+
+
+def _length(model: Kind, tokens: RowTokens, at_once: int, *, reads_text: bool) -> int:
+    """Return the tokens of a row of text; of a labelled row the model's own, or more if its positions allow it and the rows are longer."""
+    if reads_text:
+        return text_length(model.context_length, tokens.most, at_once, model.token_bytes, model.parameters)
+    if not model.reads_further or tokens.most <= model.context_length:
+        return model.context_length
+    return max(model.context_length, text_length(LONGEST_TEXT, tokens.most, 4 * LONGEST_TEXT, model.token_bytes, model.parameters))
 
 
 def _adapter(model: Kind, kind: str, training: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:

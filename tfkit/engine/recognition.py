@@ -29,7 +29,7 @@ from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.objective_sections import ClassificationSection
 from tfkit.recipe.schema.sections import LENGTHS
-from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS, HELD_OUT
+from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS
 from tfkit.recipe.tasks import FEW, Kind, Seen, Task, decide, few_values, long_texts, unread_texts
 from tfkit.run.checkpoints import step_folders
 from tfkit.tokenizer import Tokenizer
@@ -195,6 +195,7 @@ def _kind(start: str) -> tuple[Kind, Tokenizer | None]:
         codec is not None and codec.chat_template is not None,
         config.context_length,
         activation_bytes_per_token(config),
+        config.position.kind == "relative",
     )
     return kind, codec
 
@@ -203,7 +204,7 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
     """The recipe without what the command line says itself, and without what would contradict that."""
     point = size.point
     own = {name: given.get(name, {}) for name in ("data", "optimizer", "schedule", "training", "evaluation")}
-    held_out = own["data"].get("validation", HELD_OUT)
+    held_out = size.held_out
     optimizer = {"kind": point.optimizer["kind"], "lr": size.lr, **point.optimizer}
     if own["optimizer"].get("kind", optimizer["kind"]) != optimizer["kind"]:
         optimizer = {"kind": own["optimizer"]["kind"], "lr": optimizer["lr"]}

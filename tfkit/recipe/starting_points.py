@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 DECISIONS = 2  # the version of these rules, and of those in tfkit/engine/recognition.py: raise it where one of them changes
-HELD_OUT = 0.1
+HELD_OUT, _MOST_HELD_OUT, _FEWEST_HELD_OUT = 0.1, 0.3, 20  # fractions; and rows, by which the best checkpoint is chosen
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _ANY = 10**18
 LORA = {"rank": 16, "alpha": 32, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}  # where the memory does not hold a training of all
 
 # A batch below the smallest is mostly noise, and slow; a class is hardly learned from fewer examples, repeated ones included.
-_STEPS_AN_EPOCH, _SMALLEST_BATCH, _MOST_EPOCHS, _EXAMPLES_OF_A_CLASS = 25, 8, 10, 30
+_STEPS_AN_EPOCH, _SMALLEST_BATCH, _EXAMPLES_OF_A_CLASS = 25, 8, 30
 _STEP_FLOPS, _FEWEST_TOKENS, _MOST_TOKENS = 2e12, 1024, 8192  # of a step: some ten seconds of a CPU
 ENOUGH_ROWS, ENOUGH_CHARACTERS = 4000, 20_000_000  # more than these change no decision
 
@@ -32,6 +32,11 @@ def trained_bytes(parameters: int) -> int:
     return 18 * parameters
 
 
+def held_out_for(rows: int) -> float:
+    """Return the fraction of labelled rows that is held out: a tenth; of fewer than 200 rows more, for 20, but at most 0.3."""
+    return round(max(HELD_OUT, min(_MOST_HELD_OUT, _FEWEST_HELD_OUT / max(1, rows))), 2)
+
+
 @dataclass(frozen=True)
 class StartingPoint:
     """An optimizer without its rate; the rates, each with the largest model that it is for; a schedule and a length."""
@@ -43,6 +48,7 @@ class StartingPoint:
     epochs: int
     batch_size: int  # if there are enough rows
     steps: int = 50  # fewer hardly change a model
+    most_epochs: int = 10  # to reach them
     scaled: bool = False  # whether the rates, which are for that batch, fall with the square root of a smaller one (arXiv 2205.10287)
 
     def lr(self, parameters: int, batch_size: int) -> float:
@@ -64,9 +70,9 @@ class StartingPoint:
         return size
 
     def epochs_for(self, rows: int, batch_size: int, classes: int = 0) -> int:
-        """Return the epochs: more, but at most 10, for enough steps, and for thirty examples of each of `classes`."""
+        """Return the epochs: more, but at most `most_epochs`, for enough steps, and for thirty examples of each of `classes`."""
         seen = max(self.steps * batch_size, _EXAMPLES_OF_A_CLASS * classes)
-        return max(self.epochs, min(_MOST_EPOCHS, math.ceil(seen / max(1, rows))))
+        return max(self.epochs, min(self.most_epochs, math.ceil(seen / max(1, rows))))
 
 
 BERT = StartingPoint(
@@ -112,6 +118,7 @@ TUNED = StartingPoint(
     {"kind": "cosine", "warmup_ratio": 0.1},
     2,
     32,
+    most_epochs=4,
 )
 
 

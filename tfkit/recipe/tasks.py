@@ -53,6 +53,7 @@ class Kind:
     tuned: bool = False  # has a chat template
     context_length: int = 0
     token_bytes: int = 0  # activations of a token, about
+    reads_further: bool = False  # than its context: relative positions, as T5's
 
     def __str__(self) -> str:
         head = _HEADS.get(self.head, self.head)
