@@ -97,7 +97,7 @@ JSON_DAMAGE = {
     "more behind": ('[{"text": "a"}]\n[{"text": "b"}]', r"more follows after the end, at character 17 .*format: jsonl"),
     "half a character behind": (b'[{"text": "a"}]\xc3', r"more follows after the end"),
     "jsonl": ('{"text": "a"}\n{"text": "b"}\n', r"a.json: one object, without an array of objects in it; .*format: jsonl"),
-    "two arrays": ('{"train": [{"text": "a"}], "test": [{"text": "b"}]}', r"holds several arrays of objects \(train, test\)"),
+    "two arrays": ('{"old": [{"text": "a"}], "new": [{"text": "b"}]}', r"holds several arrays of objects \(old, new\)"),
     "a string": ('"text"', r"begins with neither \[ nor \{"),
     "deep": ('[{"text": "a"}, ' + "[" * 100_000, r"item 2: not JSON \(too deeply nested\)"),
     "digits": ('[{"text": "a"}, {"n": ' + "1" * 5000 + "}]", r"item 2: not JSON \(Exceeds the limit"),

@@ -82,7 +82,7 @@ def test_a_folder_is_used_by_the_names_of_its_files(made: Made) -> None:
 def test_a_fraction_is_held_out_where_no_file_is_called_valid(made: Made) -> None:
     folder = made("train.csv", "test.csv")
     assert parts(folder) == ({"train.csv"}, {"train.csv"})
-    with pytest.raises(DataError, match=r"no file here is called valid; name the files to validate on, or set data\.validation"):
+    with pytest.raises(DataError, match=r"nothing here is called valid; name what to validate on, or set data\.validation"):
         parts(folder, validation=[SourceSection(path=str(folder))])
 
 
@@ -127,5 +127,5 @@ def test_as_in_0_1_every_file_is_read(made: Made) -> None:
     folder = made("train.csv", "valid.csv", "test.csv")
     data = DataSection(train=[SourceSection(path=str(folder))], validation=0.5, split_by="row")
     assert {row.text.split()[0] for row in training_sources(data)[0].rows()} == {"train.csv", "valid.csv", "test.csv"}
-    with pytest.raises(DataError, match="no file here is called test; name the files, or read all of them with files: all"):
+    with pytest.raises(DataError, match="nothing here is called test; name the files, or read all of them with files: all"):
         parts(made("train.csv").parent / folder.name / "train.csv", files="test")

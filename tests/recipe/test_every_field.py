@@ -364,6 +364,7 @@ TABLE = {
     "data.train.files": Change("data.train.0.files=all", train_data, SPLITS),
     "data.train.format": Change("data.train.0.format=text", train_data),
     "data.train.header": Change("data.train.0.header=[body, text]", train_data, "data.train=[{path: table.csv}]"),
+    "data.train.field": Change("data.train.0.field=second", train_data, "data.train=[{path: keyed.json, field: first}]"),
     "data.train.beside": Change(
         "data.train.0.beside={other: two.jsonl}",
         train_data,
@@ -384,6 +385,9 @@ TABLE = {
     "data.validation.files": Change("data.validation.0.files=test", validation_data, "data.validation=[{path: splits}]"),
     "data.validation.format": Change("data.validation.0.format=text", validation_data),
     "data.validation.header": Change("data.validation.0.header=[body, text]", validation_data, "data.validation=[{path: table.csv}]"),
+    "data.validation.field": Change(
+        "data.validation.0.field=second", validation_data, "data.validation=[{path: keyed.json, field: first}]"
+    ),
     "data.validation.beside": Change(
         "data.validation.0.beside={other: two.jsonl}",
         validation_data,
@@ -621,6 +625,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = {name: [{"text": text(), "body": text()} for _ in range(40)] for name in ("one", "two", "first", "second")}
     for name in ("one", "two"):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[name]), encoding="utf-8")
+    (folder / "keyed.json").write_text(json.dumps({name: rows[name] for name in ("first", "second")}), encoding="utf-8")
     (folder / "splits").mkdir()
     for name, split in (("one", "train"), ("two", "valid"), ("first", "test")):
         (folder / "splits" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[name]), encoding="utf-8")

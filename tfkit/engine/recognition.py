@@ -124,6 +124,10 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
     rows = {kind: _rows(kind, given[kind], records) for kind in _LABELLED}
     fitting = {kind: found for kind, found in rows.items() if 2 * len(found) > len(records)}
     reads = {kind: Columns(SECTIONS[kind].roles, given[kind]).read_of(records[0].values) for kind in fitting}
+    by_first = {kind for kind in fitting if _by_first_names(kind, reads[kind], given[kind])}
+    if any(not SECTIONS[kind].reads_text for kind in by_first):  # later names are for rows that no kind reads by its first ones
+        fitting = {kind: fitting[kind] for kind in fitting if kind in by_first}
+        reads = {kind: reads[kind] for kind in fitting}
     of_classes = reads.get("classification", {})
     unclear = "text" not in named and "pair" not in of_classes
     count, characters = _size(section, on_bad_row, records)
@@ -145,6 +149,12 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
         label_sets=find_label_sets([row.values["labels"] for row in fitting.get("multi_label", ())], flags, FEW),
         unanswerable=any(not row.values["answers"] for row in fitting.get("question_answering", ())),
     )
+
+
+def _by_first_names(kind: str, reads: dict[str, str], named: dict[str, str | list[str]]) -> bool:
+    """Whether all that a kind reads of a row has a name that it looks for first, or that the user gives."""
+    roles = {role.name: role for role in SECTIONS[kind].roles}
+    return all(name in named or column in roles[name].columns for name, column in reads.items())
 
 
 def _size(section: SourceSection, on_bad_row: Any, records: Sequence[Record]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from tfkit.data.columns.forms import Unfit, by_number, find_surrogate, first_turn, read_literal, read_text, texts_of
+from tfkit.data.columns.later_names import later_column, reads_later
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.columns.structured_forms import READERS
 from tfkit.errors import DataError
@@ -78,7 +79,7 @@ class Columns:
 
         def has(role: Role) -> bool:
             enough = all if role.name in self.named else any
-            return enough(name in names or self._root(name) in names for name in self._names(role))
+            return enough(name in names or self._root(name) in names for name in self._names(role)) or self._later(role, names) is not None
 
         roles = self._of_shape(has)
         if roles is None:
@@ -108,7 +109,9 @@ class Columns:
         """Return those of the columns that are read."""
         read = {name for role in self.roles for name in self._names(role)}
         roots = {self._root(name) for name in read}
-        return [name for name in found if name in read or name in roots]
+        found = list(found)
+        later = {self._later(role, found) for role in self.roles}
+        return [name for name in found if name in read or name in roots or name in later]
 
     def missing(self, role: Role, found: Mapping[str, Any], place: str) -> BadRow:
         """Error for a record that lacks a role's column; for a template or list of columns, it names the missing ones."""
@@ -197,7 +200,14 @@ class Columns:
             found = _value(name, values)
             if found is not _MISSING:
                 return found, name
-        return _MISSING, ""
+        later = self._later(role, values)
+        return (_MISSING, "") if later is None else (values[later], later)
+
+    def _later(self, role: Role, names: Iterable[str]) -> str | None:
+        """Return the column of a role that has none of its first names; of an optional one only if a required one is read so, too."""
+        if role.name in self.named or not (role.required or reads_later(self.roles, self.named, names)):
+            return None
+        return later_column(role, names)
 
     def _read(self, role: Role, values: Mapping[str, Any]) -> tuple[Any, str]:
         """Return a role's value in a record, Unfit or missing, and the name of the column.

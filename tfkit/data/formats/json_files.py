@@ -1,16 +1,21 @@
-"""JSON as rows: an object a line, or an array of objects, read an item at a time."""
+"""JSON as rows: an object a line, or an array of objects or arrays, read an item at a time."""
 
 import codecs
 import json
-from typing import IO, Any
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import IO, Any, NamedTuple
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
 from tfkit.data.columns.rows import BadRow
 from tfkit.data.formats.file_content import BOM, Content, decode, opened, pieces, wide
+from tfkit.data.formats.recognised import header_of
 from tfkit.data.formats.squad import questions_of
 from tfkit.errors import DataError
 
 _CHUNK = 1 << 20
+_HEADER_ROWS = 100  # arrays that are looked at for the names of their columns
 _CUT = ", so writing it may have been cut short"
 _SPACE = " \t\n\r"
 _LINES = "write an array of objects; if each line is an object, set format: jsonl"
@@ -38,8 +43,14 @@ def _line(text: str, place: str) -> Record | BadRow:
     return Record(record, place)
 
 
-def read_json(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
-    """Read an array of objects, or an object that holds one such array beside other values. Places count items from 1."""
+def read_json(
+    content: Content, columns: Columns, header: tuple[str, ...] = (), keys: Sequence[str] = (), *, numbered: bool = False
+) -> Records:
+    """Read an array of objects, or of arrays, or an object that holds one such array beside other values. Places count items from 1.
+
+    `keys`: those of an object whose arrays are read, one after the other. Of arrays the first one may hold the names of the columns, if
+    they are not given.
+    """
     with opened(content) as file:
         text = _Text(file, content.name)
         match text.peek():
@@ -47,36 +58,112 @@ def read_json(content: Content, columns: Columns, header: tuple[str, ...] = ()) 
                 return
             case "[":
                 text.expect("[")
-                yield from _items(text)
+                yield from _rows(_items(text), columns, header, numbered=numbered)
             case "{":
                 text.expect("{")
-                yield from _members(text)
+                yield from _members(text, columns, header, keys, numbered=numbered)
             case _:
                 raise text.broken("begins with neither [ nor {", _LINES)
         if text.peek():
             raise text.broken("more follows after the end", _LINES)
 
 
-def _items(text: "_Text") -> Records:
+class Arrays(NamedTuple):
+    """The arrays in an object: their keys, and of arrays of arrays the first rows of all as texts."""
+
+    keys: list[str]
+    first_rows: list[list[str]]
+
+
+def arrays_in(content: Content) -> Arrays:
+    """Return the arrays of objects in a JSON object; if there are none, those of arrays. Nothing for another value than an object."""
+    objects, arrays = Arrays([], []), Arrays([], [])
+    with opened(content) as file:
+        text = _Text(file, content.name)
+        more = text.peek() == "{"
+        if more:
+            text.expect("{")
+            more = text.peek() != "}"
+        while more:
+            _, name = text.value(text.name)
+            text.expect(":", f"after {name!r}")
+            if text.peek() == "[":
+                text.expect("[")
+                kind = text.peek()
+                items = _items(text)
+                if kind == "[":
+                    arrays.first_rows.extend(_texts(islice(items, _HEADER_ROWS)))
+                {"{": objects, "[": arrays}.get(kind, Arrays([], [])).keys.append(str(name))
+                deque(items, maxlen=0)
+            else:
+                text.value(text.name)
+            more = text.take_comma("}", f"after the value of {name!r}")
+    return objects if objects.keys else arrays
+
+
+def _texts(items: Iterable["_Item"]) -> list[list[str]]:
+    """Return the rows that are arrays, each value as text."""
+    rows = [one.value for one in items if isinstance(one.value, list)]
+    return [[cell if isinstance(cell, str) else json.dumps(cell) for cell in row] for row in rows]
+
+
+class _Item(NamedTuple):
+    """An item of an array, and its place; or the error in its bytes."""
+
+    value: Any
+    place: str
+    bad: BadRow | None = None
+
+
+def _items(text: "_Text", where: str = "") -> Iterator[_Item]:
     """Yield the items of an array whose [ was read."""
     number, more = 0, text.peek() != "]"
     while more:
         number += 1
-        place = f"{text.name}, item {number}"
+        place = f"{text.name}, {where}item {number}"
         written, value = text.value(place)
-        if not written.isascii() and (bad := _not_utf8(written, place)):
-            yield bad
-        elif not isinstance(value, dict):
-            found = type(value).__name__
-            yield BadRow("not a JSON object", f'{place}: expected a JSON object, found {found}; write {{"column": ...}} for each')
-        else:
-            yield from questions_of(Record(value, place))
+        yield _Item(value, place, None if written.isascii() else _not_utf8(written, place))
         more = text.take_comma("]", f"after item {number}")
     text.expect("]")
 
 
-def _members(text: "_Text") -> Records:
-    """Yield the items of the only array of objects in an object whose { was read."""
+def _rows(items: Iterator[_Item], columns: Columns, header: Sequence[str], *, numbered: bool) -> Records:
+    """Yield the records of items that are objects; or arrays, with this header, else the one that they show."""
+    first = list(islice(items, _HEADER_ROWS))
+    if not first or not isinstance(first[0].value, list):
+        header = ()
+    elif not header:
+        header = header_of(_texts(first), columns, numbered=numbered)
+        if not header:
+            header, first = _texts(first[:1])[0], first[1:]
+    for one in chain(first, items):
+        if one.bad or header:
+            yield one.bad or _array_row(one, header)
+        else:
+            yield from _object_rows(one)
+
+
+def _object_rows(item: _Item) -> Records:
+    """Yield the records of an object: itself, or its questions if it is an article of SQuAD."""
+    if isinstance(item.value, dict):
+        yield from questions_of(Record(item.value, item.place))
+        return
+    found = type(item.value).__name__
+    yield BadRow("not a JSON object", f'{item.place}: expected a JSON object, found {found}; write {{"column": ...}} for each')
+
+
+def _array_row(item: _Item, header: Sequence[str]) -> Record | BadRow:
+    if not isinstance(item.value, list):
+        found = type(item.value).__name__
+        return BadRow("not a JSON array", f"{item.place}: expected an array of {len(header)} values, found {found}; repair the row")
+    if len(item.value) != len(header):
+        reason = f"{len(item.value)} values in a row of {len(header)} columns"
+        return BadRow("wrong number of fields", f"{item.place}: {reason}; repair the row")
+    return Record(dict(zip(header, item.value, strict=True)), item.place)
+
+
+def _members(text: "_Text", columns: Columns, header: Sequence[str], keys: Sequence[str], *, numbered: bool) -> Records:
+    """Yield the rows under the keys of an object whose { was read; without keys, of the only array of objects in it."""
     found: list[str] = []
     more = text.peek() != "}"
     while more:
@@ -86,15 +173,22 @@ def _members(text: "_Text") -> Records:
             text.value(text.name)
         else:
             text.expect("[")
-            is_rows = text.peek() == "{"
+            is_rows = name in keys if keys else text.peek() == "{"
             found += [str(name)] * is_rows
-            if len(found) > 1:
-                raise DataError(f"{text.name}: holds several arrays of objects ({', '.join(found)}); write only the one with the rows")
-            yield from (item for item in _items(text) if is_rows)
+            if len(found) > 1 and not keys:
+                raise DataError(
+                    f"{text.name}: holds several arrays of objects ({', '.join(found)}); name the one with the rows: field: NAME"
+                )
+            items = _items(text, f"{name} " if keys else "")
+            if is_rows:
+                yield from _rows(items, columns, header, numbered=numbered)
+            else:
+                deque(items, maxlen=0)
         more = text.take_comma("}", f"after the value of {name!r}")
     text.expect("}")
     if not found:
-        raise DataError(f"{text.name}: one object, without an array of objects in it; {_LINES}")
+        wanted = f"no array under {', '.join(map(repr, keys))}" if keys else "one object, without an array of objects in it"
+        raise DataError(f"{text.name}: {wanted}; {_LINES}")
 
 
 class _Text:

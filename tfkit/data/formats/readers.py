@@ -13,8 +13,9 @@ from tfkit.data.formats.conll import read_conll, read_conllu
 from tfkit.data.formats.file_content import Content, content_of, decode, pieces, whole
 from tfkit.data.formats.json_files import read_json, read_jsonl
 from tfkit.data.formats.parquet import read_parquet
+from tfkit.data.formats.recognised import Table, conll_of, table_of
 from tfkit.data.formats.suffixes import FORMAT_OF, is_zip
-from tfkit.data.formats.tables import read_csv, read_tsv
+from tfkit.data.formats.tables import read_csv, read_separated, read_tsv
 from tfkit.data.sources.archives import members
 from tfkit.errors import DataError
 
@@ -26,17 +27,27 @@ class Layout:
     """The recipe's description of the files' layout, where the files do not show it.
 
     `format`: of all of them; None: by their suffixes. `header`: the names of the columns of files without a header line.
-    `beside`: further columns, each from files that are parallel, line by line, one for each file.
+    `beside`: further columns, each from files that are parallel, line by line, one for each file. `keys`: of a JSON object those that hold
+    the rows; empty: the only one that does. `recognises`: the layout is looked for in the first lines of a file, too; not so in tfkit 0.1.
     """
 
     format: str | None = None
     header: tuple[str, ...] = ()
     beside: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+    array_columns: tuple[str, ...] = ()  # of the arrays under the keys, which were recognised over all of them
+    recognises: bool = True
+    numbered: bool = False  # the recipe names columns without names by their numbers
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the recipe describes anything of it."""
+        return (self.format, self.header, self.beside) != (None, (), {})
 
 
 def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: int = 0) -> Rows:
     """Return the rows of a file, or of the files in an archive; `number` is its index among the source's files. Raise DataError."""
-    contents = members(path) if is_zip(path) else iter([content_of(path)])
+    contents = members(path, recognises=layout.recognises) if is_zip(path) else iter([content_of(path)])
     records: Records = (record for content in contents for record in _records(content, columns, layout))
     if layout.beside:
         records = _side_by_side(records, path, {column: paths[number] for column, paths in layout.beside.items()})
@@ -82,30 +93,57 @@ FORMATS: dict[str, Callable[[Content, Columns, tuple[str, ...]], Records]] = {
     "conll": read_conll,
     "conllu": read_conllu,
 }
+_SEPARATED = {"csv": ",", "tsv": "\t"}
 HEADERS = ("csv", "tsv", "conll")  # the formats that read a given header
 READER_VERSIONS = {"tsv": 2}  # part of the fingerprint of files of a format: raise it, or add one, when the same bytes give other rows
 
 
 def reader_versions(path: Path, layout: Layout) -> dict[str, int]:
     """Return the versions of the readers of a file, or of the files in an archive; without formats that have only one version."""
-    contents = members(path) if is_zip(path) else [content_of(path)]
+    contents = members(path, recognises=layout.recognises) if is_zip(path) else [content_of(path)]
     names = {_format_of(content, layout) for content in contents}
     return {name: version for name, version in READER_VERSIONS.items() if name in names}
 
 
-def are_texts(paths: Sequence[Path], layout: Layout) -> bool:
+def are_texts(paths: Sequence[Path], columns: Columns, layout: Layout) -> bool:
     """Whether each of the files is one row, its whole text."""
-    return not any(is_zip(path) for path in paths) and all(_format_of(content_of(path), layout) == "text" for path in paths)
+    return not any(is_zip(path) for path in paths) and all(_seen_format(content_of(path), columns, layout) == "text" for path in paths)
+
+
+def describe_layout(path: Path, columns: Columns, layout: Layout) -> str:
+    """Describe what the content of a file showed of its layout; empty if nothing."""
+    if is_zip(path) or not layout.recognises:
+        return ", ".join(layout.keys)
+    content = content_of(path)
+    named, seen = _format_of(content, layout), _seen_format(content, columns, layout)
+    if seen != named:
+        return f"read as {seen}, by its lines"
+    if seen not in _SEPARATED:
+        return f"under {', '.join(map(repr, layout.keys))}" if layout.keys else ""
+    table = table_of(content, columns, _SEPARATED[seen], numbered=layout.numbered)
+    return "" if layout.header or table == Table(_SEPARATED[seen]) else table.describe()
 
 
 def _format_of(content: Content, layout: Layout) -> str:
     return layout.format or FORMAT_OF.get(content.suffix, "text")
 
 
-def _records(content: Content, columns: Columns, layout: Layout) -> Records:
+def _seen_format(content: Content, columns: Columns, layout: Layout) -> str:
+    """Return the format of a file: CoNLL, where its lines show it and its columns are wanted, else that of its name."""
     name = _format_of(content, layout)
+    looks = layout.recognises and layout.format is None and name in ("text", "tsv") and "tokens" in columns.wanted(["tokens", "tags"])
+    return (conll_of(content) if looks else None) or name
+
+
+def _records(content: Content, columns: Columns, layout: Layout) -> Records:
+    name = _seen_format(content, columns, layout)
     if layout.header and name not in HEADERS:
         raise DataError(f"{content.name}: header names the columns of {', '.join(HEADERS)} files, but this is {name}; remove header")
+    if name in _SEPARATED and layout.recognises:
+        table = table_of(content, columns, _SEPARATED[name], numbered=layout.numbered)
+        return read_separated(content, columns, table.delimiter, layout.header or table.header)
+    if name == "json":
+        return read_json(content, columns, layout.array_columns, layout.keys, numbered=layout.numbered)
     return FORMATS[name](content, columns, layout.header)
 
 

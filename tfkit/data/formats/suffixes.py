@@ -1,5 +1,6 @@
 """The names of data files: the suffixes of formats, and those for which a folder or an archive is searched."""
 
+import re
 from pathlib import PurePath
 
 # The formats of rows with columns, and of lines. Any other file named in a recipe is one text.
@@ -49,6 +50,11 @@ def is_zip(path: PurePath) -> bool:
 def is_searched(path: PurePath) -> bool:
     """Whether a file in a named folder or archive is read; the path is relative to it."""
     return suffix_of(path) in _SEARCHED and not is_hidden(path)
+
+
+def is_about(path: PurePath) -> bool:
+    """Whether a file is about the others beside it: a README or a licence."""
+    return re.match(r"(readme|licen[sc]e|copying)\b", path.name.lower()) is not None
 
 
 def is_hidden(path: PurePath) -> bool:

@@ -1,4 +1,4 @@
-"""Tables as rows: comma- or tab-separated text under a header line."""
+"""Tables as rows: text separated by commas, tabs or other signs, under a header line or a given header."""
 
 import csv
 import re
@@ -15,13 +15,13 @@ from tfkit.errors import DataError
 
 def read_csv(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
     """Read comma-separated records under a header line, or the given header (RFC 4180); a field may hold line ends."""
-    return _read_separated(content, columns, ",", header)
+    return read_separated(content, columns, ",", header)
 
 
 def read_tsv(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
     """Read records separated by tabs: quoted as in csv if that gives the fields of the header, else plain, as files of this kind often are
     (GLUE), where a quote is an ordinary character. A quoted field may hold tabs and line ends."""
-    return _read_separated(content, columns, "\t", header)
+    return read_separated(content, columns, "\t", header)
 
 
 class _Line(NamedTuple):
@@ -124,11 +124,16 @@ def _is_plain_quote(line: str) -> bool:
 _WITHIN = re.compile(r'[^\t]"[^\t\r\n]')
 
 
-def _read_separated(content: Content, columns: Columns, delimiter: str, given: tuple[str, ...]) -> Records:
+def read_separated(content: Content, columns: Columns, delimiter: str, given: tuple[str, ...]) -> Records:
+    """Read records with this delimiter under a header line, or the given header."""
     csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 kB
     bad_lines: list[BadRow] = []  # of the current record
     lines = _decoded(content)
-    reader = _TsvReader(lines, len(given), bad_lines) if delimiter == "\t" else csv.reader(_noted(lines, bad_lines), strict=True)
+    reader = (
+        _TsvReader(lines, len(given), bad_lines)
+        if delimiter == "\t"
+        else csv.reader(_noted(lines, bad_lines), delimiter=delimiter, strict=True)
+    )
     header = list(given)
     if given:
         columns.check(header, content.name)

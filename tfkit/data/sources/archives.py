@@ -12,29 +12,32 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from tfkit.data.formats.file_content import Budget, Content, first_line, reading, unpacked
-from tfkit.data.formats.suffixes import KINDS, is_hidden, is_searched, is_zip, suffix_of
+from tfkit.data.formats.suffixes import KINDS, is_about, is_hidden, is_searched, is_zip, suffix_of
 from tfkit.errors import DataError
 
 _ENCRYPTED = 1  # a bit of the flags
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # bzip2 and LZMA may expand a kilobyte to a gigabyte at once
 
 
-def members(path: Path) -> Iterator[Content]:
-    """Yield the data files of an archive, while it is open. Raise DataError if it is damaged, unsafe or has none."""
+def members(path: Path, *, recognises: bool = True) -> Iterator[Content]:
+    """Yield the data files of an archive, while it is open. Raise DataError if it is damaged, unsafe or has none.
+
+    `recognises`: without a README or a licence beside others; as in tfkit 0.1 with them.
+    """
     archive, size = _archive(path)
     with archive:
-        found = _wanted(archive, path)
+        found = _wanted(archive, path, recognises=recognises)
         Budget(str(path), size).spend(sum(info.file_size for info in found))  # its own claim, before anything is unpacked
         budget = Budget(str(path), size)
         for info in found:
             yield Content(_shown(path, info), suffix_of(_name(info)), "zip", partial(_open, archive, info, path, budget))
 
 
-def count_members(path: Path) -> tuple[int, int]:
+def count_members(path: Path, *, recognises: bool = True) -> tuple[int, int]:
     """Return how many files of an archive are read, and how many are skipped. Raise DataError as `members` does."""
     archive, _ = _archive(path)
     with archive:
-        found = len(_wanted(archive, path))
+        found = len(_wanted(archive, path, recognises=recognises))
         return found, sum(1 for info in archive.infolist() if not info.is_dir()) - found
 
 
@@ -49,7 +52,7 @@ def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, budget: B
         return unpacked(_name(info), archive.open(info), budget)
 
 
-def _wanted(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
+def _wanted(archive: zipfile.ZipFile, path: Path, *, recognises: bool) -> list[zipfile.ZipInfo]:
     files = [info for info in archive.infolist() if not info.is_dir() and not is_hidden(_name(info))]
     for info in files:
         if is_zip(_name(info)):
@@ -61,6 +64,8 @@ def _wanted(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
         if info.compress_type not in _METHODS:
             raise DataError(f"{_shown(path, info)}: is compressed by another method than deflate; unpack it, and name its files")
     found = sorted((info for info in files if is_searched(_name(info))), key=lambda info: info.filename)
+    if recognises:
+        found = [info for info in found if not is_about(_name(info))] or found
     if not found:
         raise DataError(f"{path}: no {KINDS} file in this archive; unpack it, and name the files")
     return found

@@ -12,8 +12,8 @@ from pathlib import Path
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import FIRST_ROWS, OnBadRow, Part, Row, Skipped, check_rows, fingerprint_of, good_rows, megabytes
 from tfkit.data.formats.file_content import BOM, content_of, opened, reading
-from tfkit.data.formats.readers import Layout, Rows, are_texts, read_rows, reader_versions
-from tfkit.data.formats.suffixes import KINDS, is_hidden, is_searched, is_zip, suffix_of
+from tfkit.data.formats.readers import Layout, Rows, are_texts, describe_layout, read_rows, reader_versions
+from tfkit.data.formats.suffixes import KINDS, is_about, is_hidden, is_searched, is_zip, suffix_of
 from tfkit.data.sources.archives import count_members
 from tfkit.data.sources.cut_texts import MOST_CUT, cut, describe_cut
 from tfkit.errors import DataError
@@ -44,9 +44,10 @@ class FileSource:
         count = len(self.paths)
         about = [f"{self.name}: {count} file{'s' if count > 1 else ''}, {megabytes(self._bytes_on_disk())}"]
         about += [self.uses] if self.uses else []
+        about += [seen] if (seen := describe_layout(self.paths[0], self.columns, self.layout)) else []
         part = describe_cut(self.part) if self.by_position else self.part.describe()
         about += [part] if part else []
-        archives = [count_members(path) for path in self.paths if is_zip(path)]
+        archives = [count_members(path, recognises=self.layout.recognises) for path in self.paths if is_zip(path)]
         if archives:
             inside = sum(read for read, _ in archives)
             about.append(f"{inside:,} file{'s' if inside > 1 else ''} in {'it' if count == 1 else 'archives'}")
@@ -65,7 +66,9 @@ class FileSource:
             f"files\0{self.columns.fingerprint()}\0{self._part_fingerprint()}{fingerprint_of(self.on_bad_row)}".encode(),
             digest_size=16,
         )
-        if self.layout != Layout():
+        if self.layout.keys:
+            digest.update(f"keys\0{self.layout.keys}\0".encode())
+        if self.layout.is_given:
             digest.update(f"{self.layout.format}\0{self.layout.header}\0{list(self.layout.beside)}\0".encode())
         paths = [path.absolute() for path in (*self.paths, *(path for beside in self.layout.beside.values() for path in beside))]
         base = _common_folder(paths)
@@ -86,7 +89,12 @@ class FileSource:
     @cached_property
     def by_position(self) -> bool:
         """Whether each text is cut in two: the rows are whole texts, so few that the hash leaves one of the two parts without any."""
-        if self.part.by != "input" or not self.part.is_split or len(self.paths) > MOST_CUT or not are_texts(self.paths, self.layout):
+        if (
+            self.part.by != "input"
+            or not self.part.is_split
+            or len(self.paths) > MOST_CUT
+            or not are_texts(self.paths, self.columns, self.layout)
+        ):
             return False
         sides = (self.part.keeps(self.part.key_of(row).encode()) for row in good_rows(self._all_rows(), self.on_bad_row))
         first = next(sides, None)
@@ -117,11 +125,12 @@ def find_beside(pattern: str, paths: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def find_files(pattern: str) -> list[Path]:
+def find_files(pattern: str, *, recognises: bool = True) -> list[Path]:
     """Return the files of a path, sorted: itself, a folder's known text and data files, or the matches of a glob (** is recursive).
 
     Of .json files a folder's search finds those that hold an array. Hidden files are skipped, and links to folders are not
-    followed: they may lead in a circle. Raise DataError if nothing matches.
+    followed: they may lead in a circle. A README or a licence beside other files of a folder is not data (`recognises`; it was in tfkit
+    0.1). Raise DataError if nothing matches.
     """
     if "\0" in pattern:
         raise DataError(f"{pattern!r}: a path cannot hold a NUL character; correct the path")
@@ -130,7 +139,10 @@ def find_files(pattern: str) -> list[Path]:
     except RuntimeError as error:
         raise DataError(f"{pattern}: there is no such user's home folder; correct the path") from error
     with reading(path):  # a name that is too long, a folder that may not be entered
-        return sorted((_readable(file) for file in _find(path, pattern)), key=lambda file: file.as_posix())
+        found = _find(path, pattern)
+        if recognises and path.is_dir():
+            found = [file for file in found if not is_about(file)] or found
+        return sorted((_readable(file) for file in found), key=lambda file: file.as_posix())
 
 
 def is_read_by(path: Path, pattern: str) -> bool:

@@ -1,15 +1,17 @@
 """From the section of a recipe to a Source. Errors in the first row are found here, before anything is built."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import OnBadRow, Part, PartName, Source, SplitBy
 from tfkit.data.formats.readers import Layout
+from tfkit.data.formats.recognised import header_of
 from tfkit.data.sources.hub_datasets import HubSource
 from tfkit.data.sources.hub_stream import StreamedSource
 from tfkit.data.sources.local_files import FileSource, find_beside, find_files
-from tfkit.data.sources.split_files import divide, require_split, siblings
+from tfkit.data.sources.split_files import Named, Split, SplitFiles, files_by_split, json_arrays, keys_by_split, siblings
 from tfkit.data.sources.stdlib import HELD_OUT, StdlibSource
 from tfkit.data.sources.stdlib_tasks import StdlibTask
 from tfkit.errors import DataError
@@ -53,34 +55,49 @@ def open_source(
 
 
 def _open_files(section: SourceSection, pattern: str, columns: Columns, part: Part, on_bad_row: OnBadRow) -> FileSource:
-    found = tuple(find_files(pattern))
+    recognises = part.by == "input"
+    found = paths = tuple(find_files(pattern, recognises=recognises))
     beside = {column: find_beside(other, found) for column, other in section.beside.items()}
-    paths, part, uses = _used(section, pattern, found, part)
+    keys: tuple[str, ...] = () if section.field is None else (section.field,)
+    uses = ""
+    numbered = any(name.isdecimal() for named in (*section.columns.values(), section.text or "") for name in _listed(named))
+    array_columns: tuple[str, ...] = ()
+    if recognises and not keys and (of_keys := keys_by_split(arrays := json_arrays(found))):
+        array_columns = header_of(arrays.first_rows, columns, numbered=numbered)
+        everything = tuple(key for group in of_keys.values() for key in group)
+        keys, part, uses = _used(section, pattern, everything, of_keys, part)
+    elif section.files not in (None, "all") or not Path(pattern).expanduser().is_file():
+        paths, part, uses = _used(section, pattern, found, files_by_split(pattern, found), part)
+    elif recognises and part.name == "train" and (others := siblings(found[0])):
+        uses = f"beside it {', '.join(others)}, which are used if the folder is named in its place"
     kept = {column: tuple(other for path, other in zip(found, others, strict=True) if path in paths) for column, others in beside.items()}
-    layout = Layout(section.format, tuple(section.header or ()), kept)
+    layout = Layout(section.format, tuple(section.header or ()), kept, keys, array_columns, recognises, numbered)
     return FileSource(pattern, paths, replace(columns, beside=tuple(beside)), part, on_bad_row, layout, uses)
 
 
-def _used(section: SourceSection, pattern: str, found: tuple[Path, ...], part: Part) -> tuple[tuple[Path, ...], Part, str]:
-    """Return the files of a part, the part of their rows, and what the other files are for. Raise DataError."""
-    if section.files == "all" or (section.files is None and part.by == "row"):
+def _listed(named: str | list[str]) -> list[str]:
+    return [named] if isinstance(named, str) else named
+
+
+def _used(
+    section: SourceSection, pattern: str, found: tuple[Named, ...], groups: Mapping[Split | None, Sequence[Named]], part: Part
+) -> tuple[tuple[Named, ...], Part, str]:
+    """Return the files (or keys of a JSON object) of a part, the part of their rows, and what the others are for. Raise DataError."""
+    if section.files == "all" or (section.files is None and (part.by == "row" or part.name == "all" or len(groups) < 2)):
         return found, part, ""
     if section.files is not None:
-        return require_split(pattern, found, section.files), part, f"the files called {section.files}"
-    division = divide(pattern, found)
-    if division is None:
-        others = siblings(found[0]) if part.name == "train" and len(found) == 1 else []
-        return found, part, f"beside it {', '.join(others)}, which are used if the folder is named in its place" if others else ""
-    if part.name == "all":
-        return found, part, ""
+        if section.files not in groups:
+            raise DataError(f"{pattern}: nothing here is called {section.files}; name the files, or read all of them with files: all")
+        return tuple(groups[section.files]), part, f"what is called {section.files}"
+    division = SplitFiles.of(groups)
     if part.name == "train":
         is_whole = part.fraction is None or division.validated_on
         uses = division.describe(validates=part.fraction is not None)
         return division.trained_on, Part("train", None, part.by) if is_whole else part, uses
     if division.validated_on:
-        return division.validated_on, Part("held_out", None, part.by), "the files called validation"
+        return division.validated_on, Part("held_out", None, part.by), "what is called validation"
     if part.fraction is None and division.train:
-        raise DataError(f"{pattern}: no file here is called valid; name the files to validate on, or set data.validation to a fraction")
+        raise DataError(f"{pattern}: nothing here is called valid; name what to validate on, or set data.validation to a fraction")
     return (division.trained_on, part, "") if part.fraction is not None else (found, part, "")
 
 

@@ -1,4 +1,4 @@
-"""The files of a folder or glob that are called train, valid (validation, val, dev) or test, and which of them a source reads.
+"""The files of a folder or glob, or the keys of a JSON object, that are called train, valid (validation, val, dev) or test.
 
 As of the Hub's data sets, the word may be anywhere in the name, or be that of a folder: `train-00000-of-00004.parquet`, `SNLI_dev.csv`,
 `data/test/a.jsonl`. Files of code are called test.py for other reasons.
@@ -6,12 +6,14 @@ As of the Hub's data sets, the word may be anywhere in the name, or be that of a
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
+from tfkit.data.formats.file_content import content_of
+from tfkit.data.formats.json_files import Arrays, arrays_in
 from tfkit.data.formats.suffixes import TEXT_SUFFIXES, suffix_of
 from tfkit.data.sources.local_files import find_files
 from tfkit.errors import DataError
@@ -23,22 +25,30 @@ _CODE = TEXT_SUFFIXES - {".txt", ".text"}
 _MOST_NAMES = 3
 
 
-@dataclass(frozen=True)
-class SplitFiles:
-    """The files of a folder by what they are called; `others` have no such word in their names."""
+Named = TypeVar("Named", Path, str)
 
-    train: tuple[Path, ...] = ()
-    validation: tuple[Path, ...] = ()
-    test: tuple[Path, ...] = ()
-    others: tuple[Path, ...] = ()
+
+@dataclass(frozen=True)
+class SplitFiles(Generic[Named]):
+    """The files of a folder, or the keys of a JSON object, by what they are called; `others` have no such word in their names."""
+
+    train: tuple[Named, ...]
+    validation: tuple[Named, ...]
+    test: tuple[Named, ...]
+    others: tuple[Named, ...]
+
+    @classmethod
+    def of(cls, groups: "Mapping[Split | None, Sequence[Named]]") -> "SplitFiles[Named]":
+        """Return the groups as one."""
+        return cls(*(tuple(groups.get(split, ())) for split in (*_SPLITS, None)))
 
     @property
-    def trained_on(self) -> tuple[Path, ...]:
+    def trained_on(self) -> tuple[Named, ...]:
         """Those to train on: where none is called so, the ones without a word, else those of validation."""
         return self.train or self.others or self.validation
 
     @property
-    def validated_on(self) -> tuple[Path, ...]:
+    def validated_on(self) -> tuple[Named, ...]:
         """Those of validation, if they are not trained on; else none."""
         return self.validation if self.trained_on is not self.validation else ()
 
@@ -64,36 +74,39 @@ def split_of(name: PurePath) -> Split | None:
     return None
 
 
-def divide(pattern: str, paths: Sequence[Path]) -> SplitFiles | None:
-    """Divide the files of a folder or glob by their names; None for a single file, and where the names are all of one kind."""
-    if Path(pattern).expanduser().is_file():
-        return None
-    groups = _by_split(pattern, paths)
-    return SplitFiles(*(tuple(groups.get(split, ())) for split in (*_SPLITS, None))) if len(groups) > 1 else None
-
-
 def evaluated_files(pattern: str) -> str:
     """Return the `files` of a source that is scored: test, else validation, else all."""
     with suppress(DataError):  # which is raised where the source is read
-        if division := divide(pattern, find_files(pattern)):
-            return "test" if division.test else "validation" if division.validated_on else "all"
+        found = find_files(pattern)
+        groups: Mapping[Split | None, Sequence[object]] = keys_by_split(json_arrays(found)) or files_by_split(pattern, found)
+        if "test" in groups and len(groups) > 1:
+            return "test"
+        return "validation" if "validation" in groups and (None in groups or "train" in groups) else "all"
     return "all"
 
 
-def require_split(pattern: str, paths: Sequence[Path], split: Split) -> tuple[Path, ...]:
-    """Return the files of one split, whether there are others or not. Raise DataError if there are none."""
-    found = _by_split(pattern, paths).get(split)
-    if found is None:
-        raise DataError(f"{pattern}: no file here is called {split}; name the files, or read all of them with files: all")
-    return tuple(found)
-
-
-def _by_split(pattern: str, paths: Sequence[Path]) -> dict[Split | None, list[Path]]:
+def files_by_split(pattern: str, paths: Sequence[Path]) -> dict[Split | None, list[Path]]:
+    """Return the files of a folder or glob by their splits; a file that is named itself has none."""
+    if Path(pattern).expanduser().is_file():
+        return {None: [*paths]}
     root = _root(pattern)
     groups: dict[Split | None, list[Path]] = {}
     for path in paths:
         groups.setdefault(split_of(path.relative_to(root)), []).append(path)
     return groups
+
+
+def keys_by_split(arrays: Arrays) -> dict[Split | None, list[str]]:
+    """Return the keys of a JSON object under which rows are, by their splits; empty where no key has to be named."""
+    groups: dict[Split | None, list[str]] = {}
+    for key in arrays.keys:
+        groups.setdefault(split_of(PurePath(f"{key}.json")), []).append(key)
+    return groups if len(groups) > 1 or (len(arrays.keys) == 1 and arrays.first_rows) else {}
+
+
+def json_arrays(paths: Sequence[Path]) -> Arrays:
+    """Return the arrays in the object of a single JSON file; none for other files."""
+    return arrays_in(content_of(paths[0])) if len(paths) == 1 and suffix_of(paths[0]) == ".json" else Arrays([], [])
 
 
 def siblings(path: Path) -> list[str]:
@@ -105,16 +118,14 @@ def siblings(path: Path) -> list[str]:
 
 
 def _root(pattern: str) -> Path:
-    """Return the folder, that of a file, or that of a glob which is named without wildcards."""
+    """Return the folder, or that of a glob which is named without wildcards."""
     path = Path(pattern).expanduser()
     if path.is_dir():
         return path
-    if path.is_file():
-        return path.parent
     magic = next(number for number, part in enumerate(path.parts) if glob.has_magic(part))
     return Path(*path.parts[:magic])
 
 
-def _names(paths: Sequence[Path]) -> str:
-    names = [path.name for path in paths[:_MOST_NAMES]]
-    return ", ".join(names) + (f" and {len(paths) - _MOST_NAMES} more" if len(paths) > _MOST_NAMES else "")
+def _names(found: Sequence[Path | str]) -> str:
+    names = [one if isinstance(one, str) else one.name for one in found[:_MOST_NAMES]]
+    return ", ".join(names) + (f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else "")

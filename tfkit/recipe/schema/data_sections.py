@@ -91,6 +91,9 @@ class SourceSection(Data):
     header: list[str] | None = Field(
         None, min_length=1, description="The names of the columns of csv, tsv or conll files without a header line."
     )
+    field: str | None = Field(
+        None, description="The key of a JSON object that holds the rows; null: the only one that does, or those that are called as a split."
+    )
     beside: dict[str, str] = Field(
         {}, description="Further columns, each from a file that is parallel to path, line by line: {de: train.de.gz} beside train.en.gz."
     )

@@ -27,6 +27,41 @@ def _all_different(labels: list[str]) -> list[str]:
 Labels = Annotated[list[str], AfterValidator(_all_different)]
 
 
+# Further names of columns, of frequent public data sets, in the order in which they are looked for.
+_TEXT_NAMES = (
+    *("sentence_a", "sentence_1", "text_a", "text_1", "text1", "sent1", "string1", "review", "review_text", "reviewtext", "review_body"),
+    *("tweet", "tweet_text", "comment", "comment_text", "message", "sms", "utterance", "query", "phrase", "headline", "post", "content"),
+    *("full_text", "clean_text", "body", "statement", "claim", "passage", "document", "article", "abstract", "description", "title", "v2"),
+)
+_PAIR_NAMES = ("sentence_b", "sentence_2", "text_b", "text_2", "text2", "sent2", "string2")
+_LABEL_NAMES = (
+    *("sentiment", "sentiment_label", "airline_sentiment", "polarity", "rating", "star_rating", "stars", "overall", "emotion", "topic"),
+    *(
+        "target",
+        "class_label",
+        "class_index",
+        "class_name",
+        "label_text",
+        "category_name",
+        "intent_name",
+        "is_spam",
+        "spam",
+        "toxic",
+        "hate_speech",
+    ),
+    *("is_duplicate", "similarity", "similarity_score", "relatedness_score", "entailment_judgment", "entailment_label", "stance", "v1"),
+)
+_TAG_NAMES = ("tag", "ner_labels", "entity_tags", "iob", "bio", "pos_labels", "pos_tag", "ner_tag", "xpos", "chunk_tags")
+_SOURCE_NAMES = (
+    *("mr", "meaning_representation", "source_text", "src_text", "input_text", "documents", "original", "complex", "normal", "informal"),
+    *("question", "nl", "english", "reviewtext", "maintext"),
+)
+_TARGET_NAMES = (
+    *("ref", "reference", "human_reference", "target_text", "tgt_text", "output_text", "tldr", "abstract", "simplified", "simple"),
+    *("formal", "paraphrase", "sql", "code", "french", "german", "spanish", "italian"),
+)
+_ANSWER_NAMES = ("assistant", "bot", "solution", "reply")
+
 _OF_CLASSES = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority")
 OF_TEXTS = {  # the metrics of generated texts, and the entry of evaluation.text_metrics that gives each
     "exact_match": "exact_match",
@@ -133,9 +168,9 @@ class ClassificationSection(ObjectiveSection):
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
-        Role("text", "text", ("text", "sentence", "sentence1", "premise", "question", "question1")),
-        Role("pair", "text", ("pair", "sentence2", "hypothesis", "question2"), required=False),
-        Role("label", "label", ("label", "labels", "gold_label", "category", "class", "intent", "score")),
+        Role("text", "text", ("text", "sentence", "sentence1", "premise", "question", "question1"), later=_TEXT_NAMES),
+        Role("pair", "text", ("pair", "sentence2", "hypothesis", "question2"), required=False, later=_PAIR_NAMES),
+        Role("label", "label", ("label", "labels", "gold_label", "category", "class", "intent", "score"), later=_LABEL_NAMES),
     )
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder", "both")
     head: ClassVar[str] = "classes"
@@ -184,8 +219,8 @@ class TaggingSection(ObjectiveSection):
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
-        Role("tokens", "texts", ("tokens", "words", "forms", "form", "word")),
-        Role("tags", "labels", ("tags", "ner_tags", "upos", "pos_tags", "pos", "labels", "ner")),
+        Role("tokens", "texts", ("tokens", "words", "forms", "form", "word"), later=("token", "sentence_tokens", "text_tokens")),
+        Role("tags", "labels", ("tags", "ner_tags", "upos", "pos_tags", "pos", "labels", "ner"), later=_TAG_NAMES),
     )
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder")
     head: ClassVar[str] = "tags"
@@ -263,8 +298,8 @@ class TextToTextSection(ObjectiveSection):
 
     roles: ClassVar[tuple[Role, ...]] = (
         # No `input` and no `question`: in the rows that have one, there is often an `instruction` or a `context`, too.
-        Role("source", "text", ("source", "src", "inputs", "document", "article", "dialogue", "text", "en")),
-        Role("target", "references", ("target", "tgt", "targets", "summary", "highlights", "fr", "de")),
+        Role("source", "text", ("source", "src", "inputs", "document", "article", "dialogue", "text", "en"), later=_SOURCE_NAMES),
+        Role("target", "references", ("target", "tgt", "targets", "summary", "highlights", "fr", "de"), later=_TARGET_NAMES),
     )
     stacks: ClassVar[tuple[Stacks, ...]] = ("both",)
     reads_text: ClassVar[bool] = False
@@ -299,9 +334,9 @@ class ChatSection(ObjectiveSection):
 
     roles: ClassVar[tuple[Role, ...]] = (
         Role("messages", "messages", ("messages", "conversations", "conversation"), shape="conversation"),
-        Role("instruction", "text", ("instruction", "question", "prompt", "query"), shape="exchange"),
+        Role("instruction", "text", ("instruction", "question", "prompt", "query"), shape="exchange", later=("user", "human", "problem")),
         Role("input", "text", ("input", "context"), required=False, shape="exchange"),
-        Role("output", "references", ("output", "answer", "completion", "response"), shape="exchange"),
+        Role("output", "references", ("output", "answer", "completion", "response"), shape="exchange", later=_ANSWER_NAMES),
         Role("system", "text", ("system", "system_prompt"), required=False),
     )
     reads_text: ClassVar[bool] = False

@@ -23,6 +23,7 @@ class Role(NamedTuple):
     shape: str | None = None  # None: every row has it
     by_number: bool = False
     in_input: bool = True  # False: rows that differ in this part alone share their input
+    later: tuple[str, ...] = ()  # further names, in any case, which are looked for where a row has none of `columns`
 
     @property
     def is_input(self) -> bool:

@@ -1,0 +1,194 @@
+"""Layouts and columns that are recognised by content: delimiters, headers, CoNLL, keys and arrays of JSON, names of public data sets."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfkit.data import Row, open_source
+from tfkit.data.columns.labels import find_labels
+from tfkit.data.columns.record_columns import Columns, Record
+from tfkit.data.sources.first_records import first_records
+from tfkit.data.sources.open_sources import training_sources, validation_sources
+from tfkit.data.sources.split_files import evaluated_files
+from tfkit.errors import DataError
+from tfkit.recipe.schema.data_sections import DataSection, SourceSection
+from tfkit.recipe.schema.objective_sections import ChatSection, ClassificationSection, TaggingSection, TextToTextSection
+from tfkit.recipe.schema.roles import TEXT, Role
+
+CLASSES, TAGS, PAIRS = ClassificationSection.roles, TaggingSection.roles, TextToTextSection.roles
+Roles = tuple[Role, ...]
+
+
+def source(path: Path, roles: Roles = CLASSES, split_by: str = "input", **section: Any) -> Any:
+    return open_source(SourceSection(path=str(path), **section), "all", None, roles=roles, split_by=split_by)
+
+
+def rows(path: Path, roles: Roles = CLASSES, **section: Any) -> list[dict[str, Any]]:
+    return [dict(row.values) for row in source(path, roles, **section).rows()]
+
+
+REVIEWS = [(f"film {i}{', ' * (i % 3)} {'good' if i % 2 else 'bad'} and long", "pos" if i % 2 else "neg") for i in range(40)]
+
+
+@pytest.mark.parametrize(("delimiter", "named"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars"), (",", "")])
+@pytest.mark.parametrize("header", [True, False])
+def test_delimiters_and_a_missing_header_are_recognised_and_reported(tmp_path: Path, delimiter: str, named: str, header: bool) -> None:
+    lines = [f'"{text}"{delimiter}{label}' if delimiter == "," else f"{text}{delimiter}{label}" for text, label in REVIEWS]
+    (tmp_path / "a.csv").write_text("\n".join([f"text{delimiter}label"] * header + lines) + "\n")
+    assert rows(tmp_path / "a.csv") == [{"text": text, "label": label} for text, label in REVIEWS]
+    said = source(tmp_path / "a.csv").describe()
+    assert (f"separated by {named}" in said) == bool(named)
+    assert ("without a header, read as text, label" in said) == (not header)
+    assert [record.values for record in first_records(SourceSection(path=str(tmp_path / "a.csv")))] == rows(tmp_path / "a.csv")
+
+
+def test_columns_without_names_have_numbers(tmp_path: Path) -> None:
+    lines = [f"{i}\t{i % 3}\tfirst text {i}\tsecond text {i}" for i in range(60)]
+    (tmp_path / "a.tsv").write_text("\n".join(lines) + "\n")
+    assert rows(tmp_path / "a.tsv")[7] == {"text": "first text 7", "pair": "second text 7", "label": "1"}
+    assert rows(tmp_path / "a.tsv", columns={"text": "3", "label": "0"})[7] == {"text": "second text 7", "label": "7"}
+    section = SourceSection(path=str(tmp_path / "a.tsv"), columns={"text": "3", "label": "0"})
+    assert [*first_records(section)[0].values] == ["0", "1", "2", "3"]
+    (tmp_path / "b.tsv").write_text("".join(f"A text {i}.\tUn texte {i}.\n" for i in range(60)))
+    assert rows(tmp_path / "b.tsv", PAIRS)[3] == {"source": "A text 3.", "target": ["Un texte 3."]}
+
+
+@pytest.mark.parametrize("first", ["id;opinion", "Kommentar,opinion", "label,2020"])
+def test_a_first_row_that_may_be_a_header_is_one(tmp_path: Path, first: str) -> None:
+    sign = ";" if ";" in first else ","
+    (tmp_path / "a.csv").write_text("\n".join([first, *(f"text {i}{sign}{i % 2}" for i in range(40))]) + "\n")
+    names = first.split(sign)
+    assert rows(tmp_path / "a.csv", columns={"text": names[0], "label": names[1]})[0] == {"text": "text 0", "label": "0"}
+
+
+def test_as_in_0_1_nothing_is_recognised(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text;label\na;b\n" * 3)
+    with pytest.raises(DataError, match="columns found: text;label"):
+        source(tmp_path / "a.csv", split_by="row")
+    (tmp_path / "words.txt").write_text("a O\nb O\nc O\n\nd O\n")
+    assert source(tmp_path / "words.txt", TEXT, split_by="row")
+    with pytest.raises(DataError, match="no column 'tokens'"):
+        source(tmp_path / "words.txt", TAGS, split_by="row")
+
+
+CONLL = "-DOCSTART- -X- O\n\n" + "".join(f"EU{i} NNP B-ORG\nrejects VBZ O\n. . O\n\n" for i in range(5))
+CONLLU = "# text = a b\n1\ta\ta\tDET\tD\t_\t2\tdet\t_\t_\n2\tb\tb\tNOUN\tN\t_\t0\troot\t_\t_\n\n" * 3
+POS = "".join(f"the\tDET\nword{i}\tNOUN\n.\tPUNCT\n\n" for i in range(9))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "eng.train", "a.tsv", "a"])
+@pytest.mark.parametrize(("text", "tags"), [(CONLL, ["B-ORG", "O", "O"]), (CONLLU, ["DET", "NOUN"]), (POS, ["DET", "NOUN", "PUNCT"])])
+def test_conll_is_recognised_whatever_its_name(tmp_path: Path, name: str, text: str, tags: list[str]) -> None:
+    (tmp_path / name).write_text(text)
+    found = rows(tmp_path / name, TAGS)
+    assert found[0]["tags"] == tags
+    assert f"read as conll{'u' * (text == CONLLU)}, by its lines" in source(tmp_path / name, TAGS).describe()
+    if not name.endswith(".tsv"):  # a language model reads the text
+        assert rows(tmp_path / name, TEXT) == [{"text": text}]
+
+
+@pytest.mark.parametrize("text", ["A poem\nof lines\n\nand O\n", "one two\nthree four\n\nfive six\n", "a O\nb O\n"])
+def test_prose_is_no_conll(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(DataError, match="no column 'tokens'"):
+        rows(tmp_path / "a.txt", TAGS)
+
+
+def test_readmes_and_licences_of_a_folder_are_no_data(tmp_path: Path) -> None:
+    for name in ("README.md", "readme.txt", "LICENSE.txt", "LICENCE.md", "a.txt", "sub/README.rst", "licenses.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert [row["text"] for row in rows(tmp_path, TEXT)] == ["a.txt", "licenses.txt"]
+    assert len([*source(tmp_path, TEXT, "row").rows()]) == 7
+    assert [row["text"] for row in rows(tmp_path / "README.md", TEXT)] == ["README.md"]
+    assert [row["text"] for row in rows(tmp_path / "sub", TEXT)] == ["sub/README.rst"]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("README.txt", "b.txt"):
+            archive.writestr(name, name)
+    assert [row["text"] for row in rows(tmp_path / "a.zip", TEXT)] == ["b.txt"]
+    assert len([*source(tmp_path / "a.zip", TEXT, "row").rows()]) == 2
+
+
+def objects(name: str) -> list[dict[str, str]]:
+    return [{"text": f"{name} {i}", "label": "ab"[i % 2]} for i in range(4)]
+
+
+def test_a_key_of_a_json_object_can_be_a_split_or_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"version": 1, "train": objects("train"), "dev": objects("dev"), "test": objects("test"), "notes": [{}]}))
+    data = DataSection(train=[SourceSection(path=str(path))], validation=0.1)
+    [train], [held_out] = training_sources(data, CLASSES), validation_sources(data, CLASSES)
+    assert [row.text for row in train.rows()] == [f"train {i}" for i in range(4)]
+    assert [row.text for row in held_out.rows()] == [f"dev {i}" for i in range(4)]
+    assert next(iter(train.rows())).place == f"{path}, train item 1"
+    assert "train to train on, dev to validate on, test kept for tfkit evaluate, notes not read" in train.describe()
+    assert train.fingerprint() != held_out.fingerprint()
+    assert evaluated_files(str(path)) == "test"
+    assert [row["text"] for row in rows(path, field="test")] == [f"test {i}" for i in range(4)]
+    path.write_text(json.dumps({"good": objects("a"), "bad": objects("b")}))
+    with pytest.raises(DataError, match=r"holds several arrays of objects \(good, bad\); name the one with the rows: field: NAME"):
+        rows(path)
+    assert [row["text"] for row in rows(path, field="bad")] == [f"b {i}" for i in range(4)]
+    with pytest.raises(DataError, match="no array under 'ugly'"):
+        rows(path, field="ugly")
+
+
+def test_arrays_of_arrays_have_a_header_or_columns_by_number(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([["text", "label"], *map(list, REVIEWS)]))
+    assert rows(path) == [{"text": text, "label": label} for text, label in REVIEWS]
+    path.write_text(json.dumps([*map(list, REVIEWS), ["too", "many", "cells"]]))
+    with pytest.raises(DataError, match=r"item 41: 3 values in a row of 2 columns; repair the row"):
+        rows(path)
+    path.write_text(json.dumps({"train": [*map(list, REVIEWS)], "val": [["one of these", "pos"]] * 9, "oos_test": [["what", "neg"]]}))
+    for columns in ({}, {"text": "0", "label": "1"}):
+        data = DataSection(train=[SourceSection(path=str(path), columns=columns)], validation=0.1)
+        [train], [held_out] = training_sources(data, CLASSES), validation_sources(data, CLASSES)
+        assert [row.text for row in train.rows()] == [text.strip() for text, _ in REVIEWS]
+        assert len([*held_out.rows()]) == 9
+    path.write_text(json.dumps([[i, f"name{i}", 2 * i] for i in range(30)]))
+    assert rows(path, columns={"text": "1", "label": "2"})[3] == {"text": "name3", "label": "6"}
+
+
+PUBLIC: dict[str, tuple[Roles, dict[str, Any], dict[str, str]]] = {
+    "IMDB of Kaggle": (CLASSES, {"review": "a", "sentiment": "positive"}, {"text": "review", "label": "sentiment"}),
+    "Yelp": (CLASSES, {"Review Text": "a", "Rating": 3}, {"text": "Review Text", "label": "Rating"}),
+    "SMS spam": (CLASSES, {"v1": "ham", "v2": "a"}, {"text": "v2", "label": "v1"}),
+    "tweets": (CLASSES, {"id": 1, "tweet": "a", "target": 0}, {"text": "tweet", "label": "target"}),
+    "SST of Kaggle": (CLASSES, {"Phrase": "a", "Sentiment": 2}, {"text": "Phrase", "label": "Sentiment"}),
+    "airlines": (CLASSES, {"text": "a", "airline_sentiment": "neutral"}, {"text": "text", "label": "airline_sentiment"}),
+    "SICK": (
+        CLASSES,
+        {"sentence_A": "a", "sentence_B": "b", "entailment_label": "x"},
+        {"text": "sentence_A", "pair": "sentence_B", "label": "entailment_label"},
+    ),
+    "capitals": (CLASSES, {"Text": "a", "Label": "x"}, {"text": "Text", "label": "Label"}),
+    "as in 0.1": (CLASSES, {"Text": "a", "text": "b", "label": "x", "sentiment": "y", "text2": "c"}, {"text": "text", "label": "label"}),
+    "E2E": (PAIRS, {"mr": "name[a]", "ref": "b"}, {"source": "mr", "target": "ref"}),
+    "WikiLarge": (PAIRS, {"complex": "a", "simple": "b"}, {"source": "complex", "target": "simple"}),
+    "MATH": (ChatSection.roles, {"problem": "a", "solution": "b"}, {"instruction": "problem", "output": "solution"}),
+    "tags": (TAGS, {"Tokens": ["a"], "ner_tag": ["O"]}, {"tokens": "Tokens", "tags": "ner_tag"}),
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_columns_of_public_data_sets_are_recognised(name: str) -> None:
+    roles, values, wanted = PUBLIC[name]
+    columns = Columns(roles)
+    assert columns.read_of(values) == wanted
+    assert isinstance(columns.take(Record(values, "a:1")), Row)
+    columns.check(values, "a")
+    assert set(wanted.values()) <= {*columns.wanted(values)}
+
+
+def test_as_many_classes_as_rows_are_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"a text,id-{i}\n" for i in range(30)))
+    with pytest.raises(
+        DataError, match=r"30 different labels in 30 rows, so hardly any class has two; name the column of the classes with"
+    ):
+        find_labels([source(tmp_path / "a.csv")])
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"a text,id-{i % 15}\n" for i in range(30)))
+    assert len(find_labels([source(tmp_path / "a.csv")])) == 15
