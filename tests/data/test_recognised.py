@@ -192,3 +192,12 @@ def test_as_many_classes_as_rows_are_asked_about(tmp_path: Path) -> None:
         find_labels([source(tmp_path / "a.csv")])
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"a text,id-{i % 15}\n" for i in range(30)))
     assert len(find_labels([source(tmp_path / "a.csv")])) == 15
+
+
+@pytest.mark.parametrize("sign", ";|")
+def test_quotes_in_files_of_other_delimiters_are_quotes_only_where_that_fits(tmp_path: Path, sign: str) -> None:
+    lines = [f'"well" said, {i}{sign}{i % 2}' if i % 3 else f'"two{sign}parts {i}"{sign}{i % 2}' for i in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join([f"text{sign}label", *lines]) + "\n")
+    found = rows(tmp_path / "a.csv")
+    assert [row["text"] for row in found[:3]] == [f"two{sign}parts 0", '"well" said, 1', '"well" said, 2']
+    assert len(found) == 40

@@ -31,8 +31,8 @@ class _Line(NamedTuple):
     bad: BadRow | None
 
 
-class _TsvReader:
-    """A csv.reader with the rule of read_tsv.
+class _PlainReader:
+    """A csv.reader with the rule of read_tsv, for any delimiter but a comma.
 
     A quote that is open at the end of a line may begin a field of several lines, or be a plain character of a complete row. The
     lines up to the one where it is closed, at the end of a field, are one record if together they have the fields of the header, unless
@@ -43,10 +43,12 @@ class _TsvReader:
     MOST_LINES = 10_000  # of one record: a quote that is never closed must not read the whole file into memory
     LOOKED_AT = 200  # lines ahead, if the file decides
 
-    def __init__(self, lines: Iterator[_Line], width: int, bad_lines: list[BadRow]):
+    def __init__(self, lines: Iterator[_Line], delimiter: str, width: int, bad_lines: list[BadRow]):
         """`width`: the fields of a record; 0: those of the first line. Errors in a line of a record go into `bad_lines`."""
         self.line_num = 0
         self.width = width
+        self._delimiter = delimiter
+        self._quote_within = re.compile(f'[^{re.escape(delimiter)}]"[^{re.escape(delimiter)}\\r\\n]')
         self._lines = lines
         self._ahead: deque[_Line] = deque()  # lines that were read and not yet taken
         self._bad_lines = bad_lines
@@ -57,16 +59,16 @@ class _TsvReader:
 
     def __next__(self) -> list[str]:
         text = self._take()
-        fields = self._quoted(text) if '"' in text else _plain(text)
+        fields = self._quoted(text) if '"' in text else self._plain(text)
         self.width = self.width or len(fields)
         return fields
 
     def _quoted(self, first: str) -> list[str]:
         """Return the fields of the record that begins with this line, which has a quote."""
-        self._has_plain_quotes = self._has_plain_quotes or _is_plain_quote(first)
-        plain, lines = _plain(first), [first]
+        self._has_plain_quotes = self._has_plain_quotes or self._is_plain_quote(first)
+        plain, lines = self._plain(first), [first]
         try:
-            fields = next(csv.reader(self._from(first, lines), delimiter="\t", strict=True))
+            fields = next(csv.reader(self._from(first, lines), delimiter=self._delimiter, strict=True))
         except csv.Error:  # a quote within a field, or one that is never closed
             return plain
         if len(lines) == 1:
@@ -79,11 +81,11 @@ class _TsvReader:
 
     def _are_rows(self, lines: list[str]) -> bool:
         """Whether lines that can be read as one record are better read as one each."""
-        fit = [len(_plain(line)) == self.width for line in lines]
+        fit = [len(self._plain(line)) == self.width for line in lines]
         if 2 * sum(fit) <= len(fit):
             return False
         if not any(fit[1:-1]) and not self._has_plain_quotes:
-            self._has_plain_quotes = any(map(_is_plain_quote, islice(self._peek(), self.LOOKED_AT)))
+            self._has_plain_quotes = any(map(self._is_plain_quote, islice(self._peek(), self.LOOKED_AT)))
         return any(fit[1:-1]) or self._has_plain_quotes
 
     def _take(self) -> str:
@@ -109,19 +111,14 @@ class _TsvReader:
                 return
             yield self._ahead[number].text
 
+    def _plain(self, line: str) -> list[str]:
+        """Return the fields of a line in which quotes are plain characters; none for an empty one."""
+        bare = line.removesuffix("\n").removesuffix("\r")
+        return bare.split(self._delimiter) if bare else []
 
-def _plain(line: str) -> list[str]:
-    """Return the fields of a line in which quotes are plain characters; none for an empty one."""
-    bare = line.removesuffix("\n").removesuffix("\r")
-    return bare.split("\t") if bare else []
-
-
-def _is_plain_quote(line: str) -> bool:
-    """Whether a quote, not doubled, is between two characters of a field: a quoted field has it doubled, and others have none."""
-    return _WITHIN.search(line.replace('""', "")) is not None
-
-
-_WITHIN = re.compile(r'[^\t]"[^\t\r\n]')
+    def _is_plain_quote(self, line: str) -> bool:
+        """Whether a quote, not doubled, is between two characters of a field: a quoted field has it doubled, and others have none."""
+        return self._quote_within.search(line.replace('""', "")) is not None
 
 
 def read_separated(content: Content, columns: Columns, delimiter: str, given: tuple[str, ...]) -> Records:
@@ -130,9 +127,7 @@ def read_separated(content: Content, columns: Columns, delimiter: str, given: tu
     bad_lines: list[BadRow] = []  # of the current record
     lines = _decoded(content)
     reader = (
-        _TsvReader(lines, len(given), bad_lines)
-        if delimiter == "\t"
-        else csv.reader(_noted(lines, bad_lines), delimiter=delimiter, strict=True)
+        _PlainReader(lines, delimiter, len(given), bad_lines) if delimiter != "," else csv.reader(_noted(lines, bad_lines), strict=True)
     )
     header = list(given)
     if given:
