@@ -109,9 +109,9 @@ def test_what_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     """A folder that is there; a folder that is no run; one checkpoint; no --out."""
     (tmp_path / "there").mkdir()
     assert main(["average", str(run), "--last", "2", "--out", str(tmp_path / "there")]) == 2
-    assert "nothing is replaced" in capsys.readouterr().err
+    assert "is never overwritten" in capsys.readouterr().err
     assert main(["average", str(tmp_path), "--out", str(tmp_path / "mean")]) == 4
-    assert "is no run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
     assert main(["average", str(run), "--last", "1", "--out", str(tmp_path / "mean")]) == 2
     assert main(["average", str(run)]) == 2
     assert "--out" in capsys.readouterr().err

@@ -93,7 +93,7 @@ def test_a_bug_in_a_run_leaves_its_traceback_there(
     ("arguments", "words"),
     [
         (["chek"], "Did you mean 'check'"),
-        (["qqq"], "There are: pretrain"),
+        (["qqq"], "Commands: pretrain"),
         (["--foo"], "--foo"),
         (["check", "--foo"], "--foo"),
         (["check", "--json=3"], "--json"),

@@ -69,7 +69,7 @@ def test_a_new_head_on_old_weights_is_trained_resumed_and_opens_in_transformers(
     start = ["--from", str(place / "bert")]
     done = finetune("whole", *start)
     assert done.code == 0, done.err
-    assert "new, and so random: head.pooler.weight, head.pooler.bias, head.classes.weight, head.classes.bias" in done.err
+    assert "newly initialized: head.pooler.weight, head.pooler.bias, head.classes.weight, head.classes.bias" in done.err
     assert finetune("run", *start, before=strike(signal.SIGTERM, 3)).code == 143
     assert kept(work / "run") == ["step-000003"]
     assert finetune("run", *start, "--resume").code == 0
@@ -109,7 +109,7 @@ def test_a_task_that_a_checkpoint_knows_keeps_its_head_and_the_order_of_its_clas
     assert finetune("first", "--from", str(place / "bert"), "objective.labels=[good, bad]").code == 0
     done = finetune("second", "--from", "first")
     assert done.code == 0, done.err
-    assert "new, and so random" not in done.err
+    assert "newly initialized" not in done.err
     assert load("second").labels == ("good", "bad")
 
 
@@ -123,7 +123,7 @@ def test_other_classes_are_learned_anew(place: Path, work: Path, labels: list[st
     Path("labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     done = finetune("second", "--from", "first", "optimizer.lr=1e-30", "optimizer.weight_decay=0", "training.seed=5")
     assert done.code == 0, done.err
-    assert "new, and so random: head.classes.weight, head.classes.bias\n" in done.err
+    assert "newly initialized: head.classes.weight, head.classes.bias\n" in done.err
     before, after = (load_any(name).model.state_dict() for name in ("first", "second"))
     assert load_any("second").labels == tuple(sorted(labels))
     torch.testing.assert_close(after["head.pooler.weight"], before["head.pooler.weight"], atol=1e-6, rtol=0)
@@ -221,10 +221,10 @@ def test_another_checkpoint_under_the_same_path_is_refused(place: Path, work: Pa
     loaded.save("start")
     done = finetune("run", "--from", "start", "--resume")
     assert done.code == 4
-    assert "is not what this run was started with" in done.err
+    assert "has changed since this run was started" in done.err
     done = Process(work, ["finetune", "run/recipe.yaml", "--run", "other", "--threads", "1"]).wait()
     assert done.code == 4
-    assert "is not what this recipe was run with" in done.err
+    assert "has changed since this recipe was run" in done.err
 
 
 def test_a_resolved_recipe_from_another_checkpoint(place: Path, work: Path) -> None:

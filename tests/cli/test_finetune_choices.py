@@ -47,7 +47,7 @@ def test_three_entries_are_added_and_the_others_stay(place: Path) -> None:
     words = ["finetune", "task.yaml", "--run", "run", "--threads", "1"]
     done = Process(place, [*words, "optimizer.lr=1e-30", "optimizer.weight_decay=0"]).wait()
     assert done.code == 0, done.err
-    assert "new, and so random: head.choice.weight, head.choice.bias, the last 3 entries of the vocabulary" in done.err
+    assert "newly initialized: head.choice.weight, head.choice.bias, the last 3 entries of the vocabulary" in done.err
     again = Process(place, ["finetune", "run/recipe.yaml", "--run", "again", "--threads", "1"]).wait()
     assert again.code == 0, again.err
     assert hashes(place / "again", 4) == hashes(place / "run", 4)
@@ -83,7 +83,7 @@ def test_the_scores_of_such_a_run_and_its_end(place: Path) -> None:
     assert scores["loss"] == pytest.approx(scores["choices"] + 0.5 * scores["lm"])
     again = Process(place, ["finetune", "task.yaml", "--from", "run", "--run", "on", "--threads", "1", "objective.start=null"]).wait()
     assert again.code == 0, again.err
-    assert "new, and so random" not in again.err
+    assert "newly initialized" not in again.err
 
 
 @pytest.mark.parametrize("tied", [True, False])

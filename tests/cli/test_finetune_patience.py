@@ -78,7 +78,7 @@ def test_it_ends_where_the_rule_says_and_is_the_beginning_of_the_whole_run(place
     assert 1 < best < end < 16, values
     done = finetune("ended", "training.patience=3")
     assert done.code == 0, done.err
-    assert f"step {end}: no better loss in 3 evaluations, so the run ends here" in done.err
+    assert f"step {end}: no better loss in 3 evaluations, so the run stops here" in done.err
     found = result("ended")
     assert (found["steps"], found["stopped_early"], result("whole")["stopped_early"]) == (end, True, False)
     assert found["best"] == {

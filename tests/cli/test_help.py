@@ -79,5 +79,5 @@ sys.exit(main(["--install-completion"]))
     environment = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert done.returncode == 5
-    assert done.stderr == "completion: this shell is not known; run it in bash, zsh, fish or PowerShell\n"
+    assert done.stderr == "completion: this shell is not supported; run it in bash, zsh, fish or PowerShell\n"
     assert not list(tmp_path.iterdir())

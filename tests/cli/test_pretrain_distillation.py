@@ -176,7 +176,7 @@ def test_a_run_does_not_go_on_with_another_teacher(place: Path, tmp_path: Path) 
     finally:
         shutil.move(place / "kept", place / "bert")
     assert done.code == 4, done.err
-    assert "objective.teacher: bert is not what this run was started with: the SHA-256 of its weights was " in done.err
+    assert "objective.teacher: bert has changed since this run was started: the SHA-256 of its weights was " in done.err
     assert taught(run, "distilbert", "--resume").code == 0  # the refusal has changed nothing
 
 
@@ -208,7 +208,7 @@ def test_a_teacher_that_does_not_fit_is_named_before_anything_is_tokenized(place
     assert "copy_layers: the teacher has no layer 4, only 0 to 3" in done.err
     done = taught(tmp_path / "other", "distilbert", f"objective.teacher_sha256={'f' * 64}")
     assert done.code == 4
-    assert f"bert is not what this recipe was run with: the SHA-256 of its weights was {'f' * 64} and is now " in done.err
+    assert f"bert has changed since this recipe was run: the SHA-256 of its weights was {'f' * 64} and is now " in done.err
     done = taught(tmp_path / "none", "distilbert", "objective.teacher=nowhere")
     assert done.code == 4
     assert "objective.teacher: nowhere: there is no such folder" in done.err

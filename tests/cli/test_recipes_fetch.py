@@ -131,7 +131,7 @@ def test_a_server_in_trouble_is_asked_again_and_one_that_refuses_is_not(server: 
 def test_other_content_is_not_kept(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     server.content = CONTENT[:-1] + b"!"
     assert main(["recipes", "made", "--fetch"]) == 3
-    assert "has other content than the recipe's data" in capsys.readouterr().err
+    assert "its content is not that of the recipe's data" in capsys.readouterr().err
     assert not list(FILE.parent.iterdir())
     FILE.write_text("mine", encoding="utf-8")
     assert main(["recipes", "made", "--fetch"]) == 3
@@ -166,5 +166,5 @@ def test_every_bundled_recipe_is_runnable_or_says_why_not(capsys: pytest.Capture
         assert file.url.startswith("https://")
         assert len(file.hash) in (40, 64)
     assert main(["recipes", "gpt2-stdlib", "--fetch"]) == 0
-    assert capsys.readouterr().out == "pretrain/gpt2-stdlib reads no files of its own\n"
+    assert capsys.readouterr().out == "pretrain/gpt2-stdlib needs no data files\n"
     assert main(["recipes", "--fetch"]) == 2

@@ -126,7 +126,7 @@ def test_f47_errors_and_warnings_are_ascii_too(base: Path, tmp_path: Path, envir
 def test_f47_stdin_closed_where_prompts_come_from_it(base: Path, tmp_path: Path) -> None:
     done = Process(tmp_path, ["generate", "-", "--from", str(base / "run")], ENVIRONMENTS["stdin closed"]).wait()
     assert (done.code, done.out) == (3, "")
-    assert done.err == "stdin: closed, so no prompt comes from it; give --prompt TEXT or --input F\n"
+    assert done.err == "stdin: closed, so no prompt can be read from it; give --prompt TEXT or --input F\n"
 
 
 # -- terminals

@@ -104,7 +104,7 @@ def test_f07_0_done(base: Path, tmp_path: Path, line: str) -> None:
         ("check gone.yaml", "no such file"),
         ("check tiny.yaml a.b=1", "command line: a: unknown"),
         ("check", "which RECIPE?"),
-        ("average run --out empty", "is there already, and nothing is replaced"),
+        ("average run --out empty", "already exists and is never overwritten"),
         ("recipes gone", "no bundled recipe has this name"),
     ],
 )

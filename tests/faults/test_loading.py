@@ -51,7 +51,7 @@ def assert_falls_back(base: Base, run: Path, file: Path) -> None:
     refused = base.run(run, "--resume", "--exact")
     assert (refused.code, refused.out) == (4, "")
     assert str(file) in refused.err
-    assert "Without --exact an older one is resumed from" in refused.err
+    assert "Without --exact the run resumes from an older one" in refused.err
     assert kept(run) == ["step-000002", "step-000004"]
     done = base.run(run, "--resume")
     assert done.code == 0, done.err

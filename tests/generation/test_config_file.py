@@ -144,7 +144,7 @@ def test_what_is_not_supported_is_named_where_it_matters() -> None:
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ({"bad_words_ids": [[VOCABULARY]]}, "bad_words_ids has 41, which is no token of the 41"),
+        ({"bad_words_ids": [[VOCABULARY]]}, "bad_words_ids has 41, which is not a token of the 41"),
         ({"bad_words_ids": [[]]}, "bad_words_ids has an empty list"),
         ({"bad_words_ids": 3}, "bad_words_ids is 3, not a list"),
         ({"suppress_tokens": [-1]}, "suppress_tokens has -1"),

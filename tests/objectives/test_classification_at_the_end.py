@@ -111,7 +111,7 @@ def test_a_pair_without_a_template_is_joined_by_the_end_of_a_text(tmp_path: Path
 
 def test_a_pair_that_nothing_can_join_is_refused_with_the_remedy(tmp_path: Path) -> None:
     codec = tokenizer("bpe_eow")
-    with pytest.raises(DataError, match=r"no token that could stand between .* columns: \{text: '\{premise\} => \{hypothesis\}'\}"):
+    with pytest.raises(DataError, match=r"no token to put between .* columns: \{text: '\{premise\} => \{hypothesis\}'\}"):
         batch_of(tmp_path, PAIRS, classification(codec, described(CASES["gpt2"][0], codec)))
 
 

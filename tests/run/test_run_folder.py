@@ -209,7 +209,7 @@ def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
 
 def test_a_users_own_files_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("mine")
-    with pytest.raises(UsageError, match=r"holds a recipe\.yaml that no run of tfkit wrote"):
+    with pytest.raises(UsageError, match=r"holds a recipe\.yaml that was not written by tfkit"):
         open_run(tmp_path)
     assert os.listdir(tmp_path) == ["recipe.yaml"]
 

@@ -13,18 +13,18 @@ from tfkit.cli.examples import epilog
 COMMANDS = {
     "pretrain": "Train a model from random weights.",
     "finetune": "Train a checkpoint further, for a task of yours.",
-    "resume": "Go on with a run as it was started, from its folder alone.",
+    "resume": "Continue a run as it was started, from its folder alone.",
     "runs": "List the runs of a folder: status, steps, scores, time and energy.",
     "evaluate": "Score a model on texts, labelled rows or pairs.",
     "predict": "Labels, tags, numbers or answers for rows without a label.",
     "generate": "Let a model continue text.",
-    "average": "The mean of a run's last checkpoints, as a model folder.",
-    "replay": "Take the step that ended a run again, and name the module that goes wrong.",
+    "average": "Average a run's last checkpoints into a model folder.",
+    "replay": "Repeat the step that ended a run, and name the first module that goes wrong.",
     "inspect": "Show the first rows as the model will see them.",
     "check": "List all errors of a recipe, in under a second.",
     "verify": "Check every file of a checkpoint against its checksum.",
     "recipes": "List the bundled recipes, print one, or fetch its data.",
-    "env": "Versions, processor, devices and caches: what a bug report needs.",
+    "env": "Show versions, processor, devices and caches, for a bug report.",
 }
 
 
@@ -48,7 +48,7 @@ class LazyGroup(TyperGroup):
         """Refuse an unknown command with the name that was probably meant."""
         if args and not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            ctx.fail(f"No such command {args[0]!r}. " + (f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(COMMANDS)}."))
+            ctx.fail(f"No such command {args[0]!r}. " + (f"Did you mean {close[0]!r}?" if close else f"Commands: {', '.join(COMMANDS)}."))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

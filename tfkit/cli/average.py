@@ -11,7 +11,7 @@ from tfkit.cli import options
 
 def average(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The model folder to write; it must not be there yet.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The model folder to write; it must not exist yet.")],
     last: Annotated[int, typer.Option("--last", min=2, metavar="N", help="How many of the newest complete checkpoints.")] = 5,
     json: options.Json = False,
     quiet: options.Quiet = False,

@@ -30,7 +30,7 @@ def check(
         console.json(json_schema())
         return
     if recipe is None:
-        raise UsageError("tfkit check: which RECIPE? A path or a bundled name; `tfkit recipes` lists these")
+        raise UsageError("tfkit check: which RECIPE? Give a path or the name of a bundled recipe; `tfkit recipes` lists these")
     try:
         resolved = read_recipe(recipe, overrides or (), with_files=True)
     except RecipeError as error:

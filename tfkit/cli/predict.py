@@ -27,7 +27,7 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(metavar="F", help="Write them here: JSON lines, or a table if its name is .csv or .tsv.")
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="With the probability of every label.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Add the probability of every label.")] = False,
     run: options.RunFolder = None,
     no_verify: options.NoVerify = False,
     device: options.Device = None,
@@ -92,7 +92,7 @@ def _pipe() -> "Pipe":
     from tfkit.engine.pipe import Pipe
 
     if sys.stdin is None:
-        raise DataError("stdin: closed, so no row comes from it; give --data F")
+        raise DataError("stdin: closed, so no row can be read from it; give --data F")
     return Pipe(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin")
 
 

@@ -45,14 +45,14 @@ def _report(error: Exception) -> int:
     if isinstance(error, typer.Exit):
         if error.exit_code != 1:
             return error.exit_code
-        return console.fail("completion: this shell is not known; run it in bash, zsh, fish or PowerShell", MachineError.exit_code)
+        return console.fail("completion: this shell is not supported; run it in bash, zsh, fish or PowerShell", MachineError.exit_code)
     if isinstance(error, _ClickException):
         error.show()  # type: ignore[attr-defined]
         console.error_result(error.format_message(), 2)  # type: ignore[attr-defined]
         return 2
     if is_out_of_memory(error):
         return console.fail(
-            "out of memory: give the machine more, or ask for less: a smaller training.micro_batch_size, evaluation.batch_size, "
+            "out of memory: use a machine with more, or reduce the need: a smaller training.micro_batch_size, evaluation.batch_size, "
             "model.context_length or model; fewer or shorter prompts, fewer new tokens or beams; training.activation_checkpointing=true",
             MachineError.exit_code,
         )

@@ -64,7 +64,7 @@ def read_prompts(
             raise _unreadable(str(path), error) from error
         return _batches(file, str(path), chat, size)
     if sys.stdin is None:
-        raise DataError("stdin: closed, so no prompt comes from it; give --prompt TEXT or --input F")
+        raise DataError("stdin: closed, so no prompt can be read from it; give --prompt TEXT or --input F")
     return _batches(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin", chat, size)
 
 
@@ -94,7 +94,7 @@ def _batches(file: BinaryIO, place: str, chat: bool, size: int) -> Iterator[list
                 raise
         yield batch
     if rows is None:
-        raise DataError(f'{place}: there is no prompt; give lines such as {{"prompt": "Once upon"}}, or a prompt a line')
+        raise DataError(f'{place}: there is no prompt; give lines such as {{"prompt": "Once upon"}}, or one prompt per line')
 
 
 def _lines(pipe: Pipe, size: int) -> Iterator[list[tuple[int, bytes]]]:
@@ -151,7 +151,7 @@ def _whole(text: str, place: str, what: str = "the prompt") -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{place}: character {error.start + 1} of {what} is half of one (a surrogate); write it whole") from None
+        raise DataError(f"{place}: character {error.start + 1} of {what} is half of one (a surrogate); write the whole character") from None
     return text
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one.", autocompletion=options.recipe_names)] = None,
-    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the public data that it names, to where it looks for them.")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch its public data to the paths that it names.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -83,8 +83,8 @@ def _fetch(recipe: "BundledRecipe", json: bool) -> None:
         return
     for one in found:
         size = format_bytes(Path(one.file.path).stat().st_size)
-        console.result(f"{one.file.path}  {size}" + ("" if one.fetched else ", there already"))
+        console.result(f"{one.file.path}  {size}" + ("" if one.fetched else ", already there"))
     if not found:
-        console.result(f"{recipe.name} reads no files of its own")
+        console.result(f"{recipe.name} needs no data files")
     kind = "pretrain" if not recipe.name.startswith("finetune/") else "finetune"
     console.say(f"now: tfkit {kind} {recipe.name.rpartition('/')[2]}")

@@ -12,7 +12,7 @@ from tfkit.errors import ModelError
 
 def replay(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that ended with exit code 6.", show_default=False)],
-    step: Annotated[int | None, typer.Option("--step", metavar="N", help="The step; the latest one that was written down.")] = None,
+    step: Annotated[int | None, typer.Option("--step", metavar="N", help="The step; by default the latest that was recorded.")] = None,
     no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,

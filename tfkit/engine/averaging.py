@@ -36,7 +36,7 @@ def average_checkpoints(run: Path, out: Path, last: int, listener: Listener) -> 
     and MachineError for a disk that does not take the folder.
     """
     if out.exists() or out.is_symlink():
-        raise UsageError(f"{out}: is there already, and nothing is replaced: give another --out")
+        raise UsageError(f"{out}: already exists and is never overwritten; give another --out")
     Inputs(models=(run / "checkpoints",)).refuse_folder(out, "--out")
     chosen = _last(run, last)
     facts = _facts_of_one_run(chosen, listener)
@@ -52,7 +52,7 @@ def average_checkpoints(run: Path, out: Path, last: int, listener: Listener) -> 
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise MachineError(
-            f"{out}: cannot be written ({reason}), and nothing is left there: mend the disk, or give another --out"
+            f"{out}: cannot be written ({reason}), and nothing is left there: check the disk, or give another --out"
         ) from error
     return Averaged([path.name for path in chosen], facts["step"])
 
@@ -60,7 +60,7 @@ def average_checkpoints(run: Path, out: Path, last: int, listener: Listener) -> 
 def _last(run: Path, last: int) -> list[Path]:
     """The newest complete checkpoints by rising step. Raises ModelError if there are fewer."""
     if not (run / "checkpoints").is_dir():
-        raise ModelError(f"{run}: is no run folder: there is no folder checkpoints in it")
+        raise ModelError(f"{run}: is not a run folder: it has no folder checkpoints")
     found = checkpoints(run / "checkpoints")
     if len(found) < last:
         there = (
@@ -84,7 +84,7 @@ def _facts_of_one_run(chosen: Sequence[Path], listener: Listener) -> dict[str, A
                 raise ModelError(f"{problems[0]}; `tfkit verify` lists all. Average other checkpoints, or restore the files")
     if adapter := next(filter(is_adapter, chosen), None):
         raise ModelError(
-            f"{adapter}: holds updates, and the mean of their factors is not that of the weights: average checkpoints of a run with "
+            f"{adapter}: holds LoRA updates, and the mean of their factors is not that of the weights: average checkpoints of a run with "
             "training.adapter.merge=true"
         )
     entries = [read_manifest(path) for path in chosen]

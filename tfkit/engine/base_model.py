@@ -33,7 +33,7 @@ class Start:
         """Its own. Raises ModelError if it has none."""
         if self.described.codec is None:
             raise ModelError(
-                f"{self.described.folder}: no tokenizer.json here, and text means nothing without; put the model's own beside it"
+                f"{self.described.folder}: no tokenizer.json here, and text cannot be read without; put the model's own beside it"
             )
         return self.described.codec
 
@@ -49,8 +49,8 @@ def open_start(section: ModelSection) -> Start:
     sha256 = content_hash(described.folder)
     if section.sha256 not in (None, sha256):
         raise ModelError(
-            f"model.from: {section.start} is not what this recipe was run with: the SHA-256 of its weights was {section.sha256} and is now "
-            f"{sha256}. Restore it, or remove model.sha256 to start from what it is now"
+            f"model.from: {section.start} has changed since this recipe was run: the SHA-256 of its weights was {section.sha256} and is "
+            f"now {sha256}. Restore it, or remove model.sha256 to start from it as it is now"
         )
     return Start(section.start, described, sha256, run_id_of(described.folder))
 
@@ -155,7 +155,7 @@ def pinned(recipe: Recipe, start: Start | None, folder: RunFolder) -> Recipe:
     begun = read_recipe(str(folder.recipe)).recipe.model.sha256 if folder.has_checkpoints and folder.recipe.exists() else None
     if begun not in (None, start.sha256):
         raise ModelError(
-            f"model.from: {start.path} is not what this run was started with: the SHA-256 of its weights was {begun} and is now "
+            f"model.from: {start.path} has changed since this run was started: the SHA-256 of its weights was {begun} and is now "
             f"{start.sha256}. Restore it, or start another run with --run; of a run that goes on, name one of its checkpoints"
         )
     return recipe.model_copy(update={"model": recipe.model.pinned(start.sha256)})

@@ -70,7 +70,7 @@ def pin_companions(recipe: Recipe, objective: Objective, folder: RunFolder) -> R
         for one in objective.companions:
             if begun.get(one.name) != one.sha256:
                 raise ModelError(
-                    f"objective.{one.name}: {one.path} is not what this run was started with: the SHA-256 of its weights was "
+                    f"objective.{one.name}: {one.path} has changed since this run was started: the SHA-256 of its weights was "
                     f"{begun.get(one.name)} and is now {one.sha256}. Restore it, or start another run with --run; of a run that goes on, "
                     "name one of its checkpoints"
                 )

@@ -52,7 +52,7 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener) -> Trans
     if data.start is not None:
         model, new = start_model(recipe, data.start, data.config, data.labels)
         if new:
-            listener.say(f"new, and so random: {', '.join(new)}")
+            listener.say(f"newly initialized: {', '.join(new)}")
     else:
         model = build(data.config, recipe.training.seed)
     data.objective.initialize(model)

@@ -63,7 +63,7 @@ def _fetch(file: DataFile, listener: Listener) -> bool:
     path = Path(file.path)
     if os.path.lexists(path):
         if not (path.is_file() and has_hash(path, file.hash)):
-            raise DataError(f"{path}: is there already, with other content than the recipe's data; move it away, and fetch again")
+            raise DataError(f"{path}: already exists, with other content than the recipe's data; move it away, then fetch again")
         return False
     if is_offline():
         raise DataError(f"{path}: TFKIT_OFFLINE is set; unset it, or put the file of {file.url} there")
@@ -75,11 +75,13 @@ def _fetch(file: DataFile, listener: Listener) -> bool:
             _with_retries(file.url, lambda: _download(file.url, part, position))
         if not has_hash(part, file.hash):
             part.unlink()
-            raise DataError(f"{file.url}: has other content than the recipe's data ({file.hash} was expected); nothing of it is kept")
+            raise DataError(
+                f"{file.url}: its content is not that of the recipe's data (expected hash: {file.hash}); the download was discarded"
+            )
         sync_file(part)
         rename(part, path)
     except OSError as error:
-        raise MachineError(f"{path}: cannot be written ({error.strerror}); make room there, or start in another folder") from error
+        raise MachineError(f"{path}: cannot be written ({error.strerror}); make room there, or run it in another folder") from error
     return True
 
 
@@ -103,7 +105,7 @@ def _with_retries(url: str, download: Callable[[], None]) -> None:
             if pause is None or not passing:
                 reason = getattr(error, "reason", None) or error
                 raise DataError(
-                    f"{url}: cannot be fetched ({reason}); check the network, then fetch again: it goes on from there"
+                    f"{url}: cannot be fetched ({reason}); check the network, then fetch again: the download continues where it ended"
                 ) from None
             time.sleep(pause)
     return None

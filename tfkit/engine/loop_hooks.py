@@ -72,13 +72,13 @@ class LoopHooks:
         try:
             write_replay(path, describe_step(self.components.stepper, self.loader, error))
         except OSError as trouble:
-            return f"The step could not be written down for tfkit replay ({trouble.strerror})"
-        return f"`tfkit replay {path}` takes the step again and names the first module that goes wrong"
+            return f"The step could not be recorded for tfkit replay ({trouble.strerror})"
+        return f"`tfkit replay {path}` repeats the step and names the first module that goes wrong"
 
     def nondeterministic(self, reason: str) -> None:
         """Warn that resuming is not exact here."""
         self.context.listener.warn(
-            f"{reason}; it runs all the same, and a resumed run may differ from one that was never stopped in its last bits"
+            f"{reason}; it is used nevertheless, and a resumed run may differ from an uninterrupted one in the last bits"
         )
 
     def log(self, line: Log) -> None:

@@ -67,7 +67,7 @@ class Pipe(io.BufferedIOBase):
         self._lines += [line + b"\n" for line in lines]
         self._number += len(lines)
         if len(self._rest) > _LONGEST_LINE:
-            raise DataError(f"{self.name}:{self._number + 1}: a line of more than {_LONGEST_LINE:,} bytes; write a row a line")
+            raise DataError(f"{self.name}:{self._number + 1}: a line of more than {_LONGEST_LINE:,} bytes; write one row per line")
 
 
 def _can_read(file: BinaryIO) -> bool:

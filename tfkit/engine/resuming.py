@@ -92,7 +92,7 @@ def report_changes(folder: RunFolder, resumed: Resumed, listener: Listener) -> N
             "another curve than it came"
         )
     if judged := changes.get("evaluation.metric"):
-        listener.warn(f"{judged}. The best checkpoint is chosen by the new one from here on")
+        listener.warn(f"{judged}. From here on the best checkpoint is chosen by the new one")
     if scored := changes.get("evaluation.max_tokens"):
         listener.warn(f"{scored}. Scores from here on are of other texts than those before, and so is what was the best checkpoint")
 
@@ -111,7 +111,7 @@ def warn_of_other_rounding(folder: RunFolder, arithmetic: dict[str, Any], listen
     before, now = folder.arithmetic, arithmetic | folder.machine
     known = {name: value for name, value in before.items() if value is not None}
     if changed := _differences(known, {name: now.get(name) for name in known}):
-        listener.warn(f"{'; '.join(changed.values())}. So the result is that of the run that was never stopped only up to rounding")
+        listener.warn(f"{'; '.join(changed.values())}. So the result equals that of an uninterrupted run only up to rounding")
 
 
 def finished_result(folder: RunFolder) -> dict[str, Any] | None:
@@ -142,7 +142,7 @@ def write_recipe(folder: RunFolder, recipe: Recipe, config: ModelConfig) -> None
     try:
         write_atomically(folder.recipe, dump_recipe(recipe, config))
     except OSError as error:
-        raise MachineError(f"{folder.recipe}: cannot be written ({error.strerror}); mend the disk, or give another --run") from error
+        raise MachineError(f"{folder.recipe}: cannot be written ({error.strerror}); check the disk, or give another --run") from error
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:

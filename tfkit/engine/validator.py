@@ -71,7 +71,7 @@ class Validator:
             listener.warn(f"step {step}: the evaluation has no {metric}, so this cannot be the best checkpoint")
         if self.should_stop_early() and step < self.components.plan.steps:
             patience = self.context.recipe.training.patience
-            listener.say(f"step {step}: no better {metric} in {patience} evaluations, so the run ends here")
+            listener.say(f"step {step}: no better {metric} in {patience} evaluations, so the run stops here")
 
     def _write_samples(self, step: int) -> None:
         from tfkit.generation.complete import complete

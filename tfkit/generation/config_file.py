@@ -71,7 +71,7 @@ def checkpoint_settings(
         merged = GenerationSection.model_validate(settings.model_dump() | taken, strict=True)
     except ValidationError as error:
         what = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
-        raise ModelError(f"{path}: {what}; mend the file, or remove the key") from None
+        raise ModelError(f"{path}: {what}; correct the file, or remove the key") from None
     lengths = {"min_length": _number(values, "min_length", path), "min_new_tokens": _number(values, "min_new_tokens", path)}
     if "max_length" in values and "max_new_tokens" not in values and "max_new_tokens" in taken:
         lengths["max_length"] = _number(values, "max_length", path)
@@ -119,7 +119,7 @@ def _taken(values: Mapping[str, Any], given: Collection[str], encodes: bool) -> 
 def _list(values: Mapping[str, Any], name: str, path: Path) -> list[Any]:
     found = values.get(name, [])
     if not isinstance(found, list):
-        raise ModelError(f"{path}: {name} is {repr(found)[:80]}, not a list; mend the file, or remove the key")
+        raise ModelError(f"{path}: {name} is {repr(found)[:80]}, not a list; correct the file, or remove the key")
     return found
 
 
@@ -130,15 +130,15 @@ def _ids(values: Mapping[str, Any], name: str, path: Path, vocab_size: int) -> t
     for token in tokens:
         if type(token) is not int or not 0 <= token < vocab_size:
             raise ModelError(
-                f"{path}: {name} has {repr(token)[:80]}, which is no token of the {vocab_size:,}; mend the file, or remove the key"
+                f"{path}: {name} has {repr(token)[:80]}, which is not a token of the {vocab_size:,}; correct the file, or remove the key"
             )
     if name == "bad_words_ids" and not tokens:
-        raise ModelError(f"{path}: {name} has an empty list; mend the file, or remove the key")
+        raise ModelError(f"{path}: {name} has an empty list; correct the file, or remove the key")
     return tuple(tokens)
 
 
 def _number(values: Mapping[str, Any], name: str, path: Path) -> int:
     found = values.get(name, 0)
     if type(found) is not int or found < 0:
-        raise ModelError(f"{path}: {name} is {repr(found)[:80]}, not a number of tokens; mend the file, or remove the key")
+        raise ModelError(f"{path}: {name} is {repr(found)[:80]}, not a number of tokens; correct the file, or remove the key")
     return found

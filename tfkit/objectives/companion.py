@@ -34,7 +34,7 @@ def open_companion(section: ObjectiveSection, name: str) -> Companion:
     sha256 = content_hash(loaded.folder)
     if (pin := section.pins[name]) not in (None, sha256):
         raise ModelError(
-            f"objective.{name}: {path} is not what this recipe was run with: the SHA-256 of its weights was {pin} and is now {sha256}. "
-            f"Restore it, or remove objective.{name}_sha256 to go on with what it is now"
+            f"objective.{name}: {path} has changed since this recipe was run: the SHA-256 of its weights was {pin} and is now {sha256}. "
+            f"Restore it, or remove objective.{name}_sha256 to use it as it is now"
         )
     return Companion(name, loaded.model.requires_grad_(trained), path, sha256, run_id_of(loaded.folder), loaded.codec, trained)

@@ -73,6 +73,6 @@ def _continues(tokenizer: Tokenizer) -> NDArray[np.bool_]:
     """(V,): whether an entry goes on with a word, as WordPiece's ##ing."""
     model = json.loads(tokenizer.tokenizer_json)["model"]
     if model.get("type") != "WordPiece":
-        raise ModelError("objective.whole_words: the pieces of words are known of WordPiece tokenizers alone; set it to false")
+        raise ModelError("objective.whole_words: only WordPiece tokenizers show which pieces form a word; set it to false")
     prefix = model["continuing_subword_prefix"]
     return np.array([(tokenizer.backend.id_to_token(i) or "").startswith(prefix) for i in range(tokenizer.size)])

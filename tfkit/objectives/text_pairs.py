@@ -55,7 +55,7 @@ def _pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], length: int) 
     between = tokenizer.sep_id if tokenizer.eos_id is None else tokenizer.eos_id
     if between is None:
         raise DataError(
-            "the tokenizer has no token that could stand between the two texts of a pair; put both into one text, with words of your own "
+            "the tokenizer has no token to put between the two texts of a pair; put both into one text, with words of your own "
             "between them: columns: {text: '{premise} => {hypothesis}'}"
         )
     room = length - len(tokenizer.prefix) - 1 - len(tokenizer.suffix)

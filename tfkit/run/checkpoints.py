@@ -97,11 +97,13 @@ def newest_good(root: Path, warn: Callable[[str], None], exact: bool = False) ->
         problems = verify(path)
         if not problems:
             for newer, problem in damaged.items():
-                warn(f"passed over a damaged checkpoint: {problem}; it is kept as {_set_aside(newer).name} until the run is past it")
+                warn(
+                    f"passed over a damaged checkpoint: {problem}; it is kept as {_set_aside(newer).name} until the run has passed its step"
+                )
             return path
         damaged[path] = "; ".join(problems)
         if exact:
-            raise ModelError(f"the newest checkpoint cannot be used: {damaged[path]}. Without --exact an older one is resumed from")
+            raise ModelError(f"the newest checkpoint cannot be used: {damaged[path]}. Without --exact the run resumes from an older one")
     if damaged:
         raise ModelError(
             f"no checkpoint in {root} can be used: {'; '.join(damaged.values())}. Start anew with another --run, or restore the files"
@@ -293,5 +295,5 @@ def _cannot_save(root: Path, step: int, error: Exception) -> MachineError:
     with contextlib.suppress(OSError):
         reason = f"{reason}; {shutil.disk_usage(root).free / 1e9:.3g} GB free"
     return MachineError(
-        f"{_folder(root, step)}: cannot save the checkpoint ({reason}). The older ones are whole: mend the disk, then --resume"
+        f"{_folder(root, step)}: cannot save the checkpoint ({reason}). The older ones are intact: check the disk, then --resume"
     )

@@ -274,7 +274,9 @@ def _refuse_foreign_files(path: Path) -> None:
     """Raise UsageError for files of the user's own: run.json is a run's first file, so a recipe.yaml without it is not a run's."""
     found = [name for name in _FILES if (path / name).exists()]
     if found and "run.json" not in found and not (path / "run.json.damaged").exists():
-        raise UsageError(f"{path}: holds a {found[0]} that no run of tfkit wrote, and would be overwritten. Give another folder with --run")
+        raise UsageError(
+            f"{path}: holds a {found[0]} that was not written by tfkit and would be overwritten. Give another folder with --run"
+        )
 
 
 def _clear_leftovers(path: Path) -> None:
@@ -286,9 +288,7 @@ def _clear_leftovers(path: Path) -> None:
 
 def _refuse_checkpoints(path: Path, resume: bool) -> None:
     if not resume and any((path / "checkpoints").glob("step-*")):
-        raise UsageError(
-            f"{path}: holds checkpoints of an earlier run. A training goes on with --resume, or give another folder with --run"
-        )
+        raise UsageError(f"{path}: holds checkpoints of an earlier run. Resume it with --resume, or give another folder with --run")
 
 
 def _cannot_write(path: Path, error: Exception) -> MachineError:

@@ -59,7 +59,7 @@ class MetricsLog:
             return
         except OSError as error:
             raise MachineError(
-                f"{self.path}: cannot cut the metrics back to step {step} ({error.strerror}): free the disk or mend it"
+                f"{self.path}: cannot cut the metrics back to step {step} ({error.strerror}): free some space, or check the disk"
             ) from error
 
     def sync(self) -> None:

@@ -44,7 +44,9 @@ def read_text(path: Path, limit: int) -> str:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     if len(content) > limit:
-        raise ModelError(f"{path}: larger than {limit / MIB:g} MiB, more than such a file ever has; copy it again, or refuse it too")
+        raise ModelError(
+            f"{path}: larger than {limit / MIB:g} MiB, more than such a file ever has; copy it again from a source that you trust"
+        )
     try:
         return content.decode()
     except UnicodeDecodeError as error:

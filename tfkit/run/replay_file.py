@@ -32,7 +32,7 @@ def read_replay(run_folder: Path, step: int | None = None) -> dict[str, Any]:
     found = sorted((run_folder / FOLDER).glob("step-*.json" if step is None else f"step-{step:06d}.json"))
     if not found:
         which = f"of step {step} " if step is not None else ""
-        raise ModelError(f"{run_folder}: holds no replay file {which}(in {FOLDER}/); one is left when a run ends with exit code 6")
+        raise ModelError(f"{run_folder}: holds no replay file {which}(in {FOLDER}/); a run that ends with exit code 6 leaves one")
     path = found[-1]
     try:
         document = strict_json.loads(path.read_bytes())

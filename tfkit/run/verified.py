@@ -58,7 +58,7 @@ def verified(folder: Path, *, weights: bool) -> Iterator[None]:
             stop.set()
     for path, identity in hashed.items():
         if identity_of(path) != identity:
-            raise ModelError(f"{path}: was changed while it was read; load it again when nothing writes it any more")
+            raise ModelError(f"{path}: was changed while it was read; load it again when nothing writes to it")
 
 
 def find_named(folder: Path, name: str) -> Path | None:

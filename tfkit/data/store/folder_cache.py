@@ -31,7 +31,7 @@ def cache_folder() -> Path:
     if chosen:
         folder = Path(chosen).expanduser().absolute()
         if not _writable(folder):
-            raise MachineError(f"TFKIT_CACHE={chosen}: this folder cannot be made or written; choose another, or mend its permissions")
+            raise MachineError(f"TFKIT_CACHE={chosen}: this folder cannot be made or written; choose another, or correct its permissions")
         return folder
     usual = _usual_folder()
     if usual is not None and _writable(usual):
