@@ -151,6 +151,14 @@ def test_a_missing_file_names_the_command_that_fetches_it(server: Server, capsys
     assert "fetch it with `tfkit recipes made --fetch`" in capsys.readouterr().err
 
 
+def test_a_missing_run_names_the_recipe_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", "python-packages"]) == 4
+    assert "runs/bert-stdlib: there is no such folder; make it with `tfkit pretrain bert-stdlib`" in capsys.readouterr().err
+
+
 def test_every_bundled_recipe_is_runnable_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
     """Its data come with Python, from the Hub, or are fetched; derived ones say how they are made."""
     derived = {"finetune/sentence-polarity", "pretrain/transformer-2017-python-docs-fr"}

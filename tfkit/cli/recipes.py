@@ -86,5 +86,4 @@ def _fetch(recipe: "BundledRecipe", json: bool) -> None:
         console.result(f"{one.file.path}  {size}" + ("" if one.fetched else ", already there"))
     if not found:
         console.result(f"{recipe.name} needs no data files")
-    kind = "pretrain" if not recipe.name.startswith("finetune/") else "finetune"
-    console.say(f"now: tfkit {kind} {recipe.name.rpartition('/')[2]}")
+    console.say(f"now: {recipe.command}")

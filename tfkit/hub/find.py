@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tfkit.errors import ModelError
 from tfkit.network import fetch, is_offline
+from tfkit.recipe.bundled import training_command
 from tfkit.run import strict_json
 
 ADAPTER = "adapter_config.json"  # in a folder with updates of another model's weights, in the format of the peft library
@@ -56,7 +57,9 @@ def _find_folder(folder: Path) -> Path:
     if (folder / "run.json").is_file():
         raise ModelError(f"{folder}: this run {_state(folder)}, and has no complete checkpoint; name another folder with --from")
     if not folder.exists():
-        raise ModelError(f"{folder}: there is no such folder; --from takes a checkpoint, a run folder, or a Hugging Face model folder")
+        remedy = "--from takes a checkpoint, a run folder, or a Hugging Face model folder"
+        command = training_command(folder)
+        raise ModelError(f"{folder}: there is no such folder; {f'make it with `{command}`' if command else remedy}")
     if folder.is_file():
         raise ModelError(pickle_refusal(folder) or f"{folder}: a file; --from takes the folder that holds it, with its config.json")
     raise ModelError(f"{folder}: no config.json here, so this is neither a model folder nor a run folder; name one with --from")

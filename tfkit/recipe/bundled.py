@@ -17,6 +17,12 @@ class BundledRecipe:
     path: Path
     summary: str
 
+    @property
+    def command(self) -> str:
+        """The command line that runs it."""
+        kind, _, name = self.name.rpartition("/")
+        return f"tfkit {'finetune' if kind == 'finetune' else 'pretrain'} {name}"
+
 
 @dataclass(frozen=True)
 class DataFile:
@@ -77,6 +83,12 @@ def fetch_command(path: str) -> str | None:
         return None
     names = (recipe.name for recipe in bundled_recipes() if path in recipe.path.read_text(encoding="utf-8"))
     return next((f"tfkit recipes {name.rpartition('/')[2]} --fetch" for name in names), None)
+
+
+def training_command(folder: Path) -> str | None:
+    """Return the command that makes a run folder, such as runs/bert-stdlib, in which a bundled recipe starts; None for another folder."""
+    recipe = find_bundled(folder.name) if folder.parent == Path("runs") else None
+    return recipe and recipe.command
 
 
 def _summary(path: Path) -> str:
