@@ -323,6 +323,7 @@ def test_the_nested_files_of_squad_are_rows(tmp_path: Path) -> None:
         {"question": "what", "context": CONTEXT, "answers": []},
         {"question": "which", "context": "the dog ran", "answers": []},
     ]
+    assert rows[0].input_key == rows[1].input_key != rows[2].input_key  # a context is held out as a whole
     assert rows[1].place.endswith("squad.json, item 1, paragraph 1, question 2")
     assert rows[0].text == f"who\n{CONTEXT}"
 

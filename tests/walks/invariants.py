@@ -122,7 +122,9 @@ def it_opens_in_transformers(run: Run) -> Iterator[str]:
     inputs = _inputs(ours, config.get("pad_token_id"))
     with torch.no_grad():
         wanted = theirs(**inputs)
-        expected = next(wanted[key] for key in ("prediction_logits", "logits", "last_hidden_state") if key in wanted)
+        ends = [wanted[key] for key in ("start_logits", "end_logits") if key in wanted]
+        single = (wanted[key] for key in ("prediction_logits", "logits", "last_hidden_state") if key in wanted)
+        expected = torch.stack(ends, -1) if ends else next(single)
         output = ours.model.eval()(**inputs)
         found = output.hidden if ours.config.head.kind == "none" else output.logits
     rounding = TOLERANCE * max(1.0, float(expected.abs().max()))  # weights may have grown to any size

@@ -91,10 +91,9 @@ class RowMaker:
         raise AssertionError(f"no rows are made for a role of the form {role.form}: add it to this class")
 
     def _answers(self, context: str) -> list[dict[str, Any]]:
-        """The first words of a context, or what is bad: no answer."""
-        words = context.split()
-        text = words[0] if words else ""
-        return [{"text": text, "answer_start": context.find(text)}] if text and not (self.bad and self.dice.random() < 0.2) else []
+        """The first plain word of a context, or what is bad: no answer."""
+        text = next((word for word in context.split() if word in WORDS), None)
+        return [{"text": text, "answer_start": context.index(text)}] if text and not (self.bad and self.dice.random() < 0.2) else []
 
     def _messages(self) -> list[dict[str, str]]:
         who, what = ("role", "content") if self.spoken else ("from", "value")

@@ -32,7 +32,7 @@ class QuestionAnsweringSection(ObjectiveSection):
     max_answer_tokens: Count = Field(30, description="Tokens of the longest answer that is predicted.")
 
     roles: ClassVar[tuple[Role, ...]] = (
-        Role("question", "text", ("question", "query")),
+        Role("question", "text", ("question", "query"), in_input=False),  # all questions about a context are held out together
         Role("context", "text", ("context", "passage", "paragraph")),
         Role("answers", "answers", ("answers", "answer")),
     )

@@ -8,8 +8,7 @@ LABELS: tuple[Form, ...] = ("label", "labels", "label_set", "answers")  # are no
 
 class Role(NamedTuple):
     """One part of a row. `form`: a text; a label (a word or number); lists of these; the messages of a conversation; references, one
-    text or a list of equally good texts; a set of labels; the answers
-    to a question, which are parts of a context.
+    text or a list of equally good texts; a set of labels; the answers to a question, which are parts of its context.
 
     `columns` are the recognised names, of which the first that a row has is used; a recipe may name another. Rows may have one of several
     shapes: of the roles of a shape, a row needs those of the first shape that it has, or that a recipe names. `by_number`: a class that a
