@@ -69,8 +69,7 @@ def test_json_lines_in_order(capsys, folder, tmp_path):
     options = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
     assert run("--from", folder, "--input", path, *options) == 0
     found = lines(capsys.readouterr().out)
-    assert found == expected(folder, prompts, **settings)
-    assert found[0].keys() == {"prompt", "completion", "tokens", "finish"}
+    assert found == [{"id": i, **row} for i, row in enumerate(expected(folder, prompts, **settings))]  # with every field of its line
 
 
 @pytest.mark.parametrize(

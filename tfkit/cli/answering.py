@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tfkit import console
-from tfkit.cli.prompts import Prompt, line_of
+from tfkit.cli.prompts import Prompt, line_of, write_line
 from tfkit.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _answer_lines(batches: Iterator[list[Prompt]], answer: Answer, work: "Sessio
                 if line is None:
                     work.stop.raise_if_requested(f"{count:,} prompts were {done}")
                     return count, tokens
-                console.json(prompt.given | line)
+                write_line(prompt, line)
                 count += 1
                 tokens += line["tokens"]
             bar.advance(len(batch))

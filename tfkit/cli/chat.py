@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tfkit import console
-from tfkit.cli.prompts import Prompt, write_line
+from tfkit.cli.prompts import line_of, prompt_of, write_line
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
@@ -25,7 +25,7 @@ def converse(generator: "TextGenerator", as_json: bool) -> int:
             text = template.render(messages, add_generation_prompt=True)
             completion = _answer(generator, text, len(messages), as_json)
             if as_json:
-                write_line(Prompt("", said), completion)
+                write_line(prompt_of("", said), line_of(completion))
             messages.append({"role": "assistant", "content": completion.text})
             tokens += completion.tokens
     return tokens

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tfkit import console
 from tfkit.engine.pipe import Pipe
+from tfkit.engine.predictions_file import json_line
 from tfkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -18,16 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to continue; with --chat what a user says, or else all messages of a conversation. `place` is its place, for errors."""
+    """A text to continue; with --chat what a user says, or else all messages of a conversation. `place` is its place, for errors.
+
+    `given`: the fields of its JSON line, for the one that is written.
+    """
 
     place: str
+    given: dict[str, Any]
     text: str = ""
     messages: list[dict[str, Any]] | None = None
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The fields of its JSON line, for the one that is written."""
-        return {"prompt": self.text} if self.messages is None else {"messages": self.messages}
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def read_prompts(
             + (f", not {' and '.join(named)}" if named else "; on a terminal, --chat alone is a conversation" if chat else "")
         )
     if prompt is not None:
-        return iter([[Prompt("--prompt", _whole(prompt, "--prompt"))]])
+        return iter([[prompt_of("--prompt", prompt)]])
     if path not in (None, "-"):
         try:
             file = stack.enter_context(io.FileIO(str(path)))
@@ -68,9 +68,14 @@ def read_prompts(
     return _batches(getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), "stdin", chat, size)
 
 
-def write_line(prompt: Prompt, completion: "TextCompletion") -> None:
-    """Write the JSON line of docs/cli.md."""
-    console.json(prompt.given | line_of(completion))
+def prompt_of(place: str, text: str) -> Prompt:
+    """Return a text alone as a prompt."""
+    return Prompt(place, {"prompt": text}, _whole(text, place))
+
+
+def write_line(prompt: Prompt, answer: dict[str, Any]) -> None:
+    """Write the JSON line of docs/cli.md: the fields that were given, and the answer's."""
+    console.json(json_line(prompt.given | answer))
 
 
 def line_of(completion: "TextCompletion") -> dict[str, Any]:
@@ -120,18 +125,18 @@ def _read_line(line: bytes, place: str, rows: bool, chat: bool) -> Prompt:
         text = line.decode().removesuffix("\r")
     except UnicodeDecodeError as error:
         raise DataError(f"{place}:{error.start + 1}: not UTF-8; save the prompts as UTF-8") from None
-    return _read_row(_value(line), place, chat) if rows else Prompt(place, text)
+    return _read_row(_value(line), place, chat) if rows else Prompt(place, {"prompt": text}, text)
 
 
 def _read_row(row: Any, place: str, chat: bool) -> Prompt:
     if not isinstance(row, dict):
         raise DataError(f'{place}: not a JSON object, as the first line is; write {{"prompt": ...}} in every line')
     if chat and "messages" in row:
-        return Prompt(place, messages=_read_messages(row["messages"], place))
+        return Prompt(place, row, messages=_read_messages(row["messages"], place))
     if not isinstance(row.get("prompt"), str):
         hint = "; messages are read with --chat" if "messages" in row else ""
         raise DataError(f'{place}: no text under "prompt"; here are {", ".join(map(str, row)) or "no fields"}{hint}')
-    return Prompt(place, _whole(row["prompt"], place))
+    return Prompt(place, row, _whole(row["prompt"], place))
 
 
 def _read_messages(messages: Any, place: str) -> list[dict[str, Any]]:
