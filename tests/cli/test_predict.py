@@ -183,7 +183,13 @@ def test_what_is_wrong_with_the_command(answers: Path) -> None:
         assert (done.code, message in done.err) == (code, True), done.err
 
 
-PIPED = [b'{"text": "the cat", "id": 3}\n', b"id,text\n3,the cat\n", b"\xef\xbb\xbfid\ttext\r\n3\tthe cat\r\n", b"\nthe cat\n"]
+PIPED = [
+    b"id;text\n3;the cat\n",
+    b'{"text": "the cat", "id": 3}\n',
+    b"id,text\n3,the cat\n",
+    b"\xef\xbb\xbfid\ttext\r\n3\tthe cat\r\n",
+    b"\nthe cat\n",
+]
 
 
 @pytest.mark.parametrize("stdin", PIPED)

@@ -246,24 +246,27 @@ def _windows(rows: Iterable[Asked], batch_size: int, is_ready: Callable[[], bool
 
 def _from_pipe(pipe: Pipe, columns: AskedColumns, section: SourceSection) -> Iterator[Asked]:
     """Yield the rows of a pipe. Raises DataError if there are none."""
-    layout = Layout(section.format or _format_of(pipe.first_line(), columns), tuple(section.header or ()))
-    empty = True
-    for asked in asked_content(Content(pipe.name, "", "", lambda: cast(IO[bytes], pipe)), columns, layout):
+    name, delimiter = (section.format, None) if section.format else _format_of(pipe.first_line(), columns)
+    layout, empty = Layout(name, tuple(section.header or ())), True
+    for asked in asked_content(Content(pipe.name, "", "", lambda: cast(IO[bytes], pipe)), columns, layout, delimiter):
         empty = False
         yield asked
     if empty:
         raise DataError(f"{pipe.name}: there is no row; give JSON lines, csv under a header line, or a text a line")
 
 
-def _format_of(line: bytes, columns: AskedColumns) -> str:
-    """The format of what begins with this line: JSON lines, a table whose header has the columns that are read, or a text a line."""
+def _format_of(line: bytes, columns: AskedColumns) -> tuple[str, str | None]:
+    """The format of what begins with this line: JSON lines, a table whose header has the columns that are read, or a text a line.
+
+    And the delimiter of a table.
+    """
     text = line.removeprefix(BOM).decode(errors="replace").strip()
     if text.startswith("{"):
-        return "jsonl"
-    for name, delimiter in (("csv", ","), ("tsv", "\t")):
+        return "jsonl", None
+    for delimiter in ",\t;|":
         try:
             columns.check(next(csv.reader([text], delimiter=delimiter)), "")
         except (DataError, csv.Error, StopIteration):
             continue
-        return name
-    return "lines"
+        return "csv", delimiter
+    return "lines", None

@@ -4,7 +4,7 @@ A row that cannot be read is a BadRow, and reading goes on after it. Damage to a
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tfkit.data.columns.record_columns import Columns, Record, Records
@@ -54,9 +54,11 @@ def read_rows(path: Path, columns: Columns, layout: Layout = Layout(), number: i
     return _rows(records, columns)
 
 
-def read_content(content: Content, columns: Columns, layout: Layout) -> Rows:
-    """Return the rows of what is no file, and can perhaps be read only once."""
-    return _rows(_records(content, columns, layout), columns)
+def read_content(content: Content, columns: Columns, layout: Layout, delimiter: str | None = None) -> Rows:
+    """Return the rows of what is no file, and can be read only once; `delimiter`: of a table."""
+    if delimiter is not None:
+        return _rows(read_separated(content, columns, delimiter, layout.header), columns)
+    return _rows(_records(content, columns, replace(layout, recognises=False)), columns)
 
 
 def _rows(records: Records, columns: Columns) -> Rows:

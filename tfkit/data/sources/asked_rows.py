@@ -51,9 +51,9 @@ def asked_rows(source: Source) -> Iterator[Asked]:
         yield from map(_asked, read_rows(path, source.columns, source.layout, number))
 
 
-def asked_content(content: Content, columns: AskedColumns, layout: Layout) -> Iterator[Asked]:
+def asked_content(content: Content, columns: AskedColumns, layout: Layout, delimiter: str | None) -> Iterator[Asked]:
     """Yield the rows of what is no file, and can be read only once; of texts a line each those that are not blank."""
-    rows = map(_asked, read_content(content, columns.of_texts() if layout.format == "lines" else columns, layout))
+    rows = map(_asked, read_content(content, columns.of_texts() if layout.format == "lines" else columns, layout, delimiter))
     return (row for row in rows if layout.format != "lines" or str(row.fields.get("text", "?")).strip())
 
 
