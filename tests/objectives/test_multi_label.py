@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import f1_score, precision_score, recall_score
+from sklearn.metrics import f1_score, precision_recall_fscore_support, precision_score, recall_score
 from tiny_examples import ENCODER, SUM_ROUNDING, examples, losses_and_weights, model, texts, tokenizer
 from transformers import AutoModelForSequenceClassification
 
@@ -16,7 +16,7 @@ from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError
 from tfkit.hub import load, save_model
 from tfkit.objectives.metrics import unit_weights
-from tfkit.objectives.metrics.label_sets import label_set_metrics
+from tfkit.objectives.metrics.label_sets import label_set_figures, label_set_metrics
 from tfkit.objectives.multi_label import MultiLabel
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema.data_sections import SourceSection
@@ -80,8 +80,8 @@ def test_logits_and_loss_are_those_of_transformers_which_opens_the_checkpoint_wi
     for row, result, mine, probabilities in zip(ROWS, results, applies.tolist(), output.logits.sigmoid().tolist(), strict=True):
         predicted = [label for label, one in zip(LABELS, mine, strict=True) if one]
         assert (result.prediction["labels"], result.prediction["predicted"]) == (row["labels"], predicted)
-        wanted = {label: p for label, p in zip(LABELS, probabilities, strict=True) if label in predicted or label in row["labels"]}
-        assert result.prediction["probabilities"] == pytest.approx(wanted, abs=1e-4)
+        wanted = dict(zip(LABELS, probabilities, strict=True))
+        assert result.prediction["probabilities"].by_label() == pytest.approx(wanted, abs=1e-4)
     assert sum(result.sums["labels"].total for result in results) / 64 == pytest.approx(float(output.loss), abs=1e-5)
     theirs.save_pretrained(tmp_path / "theirs")
     again = load(tmp_path / "theirs")
@@ -104,6 +104,12 @@ def test_metrics_are_those_of_scikit_learn() -> None:
             "recall": pytest.approx(recall_score(*pair, average="micro", zero_division=0)),
         }
     assert set(label_set_metrics([[], []], [[], []], 3)(unit_weights(2)).values()) == {0.0}
+    found = label_set_figures(*([np.flatnonzero(row).tolist() for row in rows] for rows in (right, predicted)), ["a", "b", "c", "d", "e"])
+    precision, recall, f1, support = precision_recall_fscore_support(right[:, :4], predicted[:, :4])
+    assert [*found["classes"]] == ["a", "b", "c", "d"]  # e is nowhere
+    for number, of_label in enumerate(found["classes"].values()):
+        wanted = {"precision": precision[number], "recall": recall[number], "f1": f1[number], "support": support[number]}
+        assert of_label == pytest.approx(wanted)
 
 
 WRITTEN = {

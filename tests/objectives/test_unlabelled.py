@@ -86,7 +86,7 @@ def test_labels_that_do_not_exclude_each_other_have_a_probability_each(tmp_path:
         assert one.probability == [one.probabilities[label] for label in one.prediction]
         for label, probability in one.probabilities.items():
             assert (probability > 0.5) == (label in one.prediction)
-            assert right["probabilities"].get(label, probability) == pytest.approx(probability, rel=1e-5)
+            assert right["probabilities"].by_label()[label] == pytest.approx(probability, rel=1e-5)
 
 
 def test_answers_in_a_context_are_those_of_an_evaluation_and_may_be_none(tmp_path: Path) -> None:

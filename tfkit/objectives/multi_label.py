@@ -19,9 +19,9 @@ from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
+from tfkit.objectives.labelled import Answer, LabelledObjective, LabelProbabilities, RowResult, short
 from tfkit.objectives.metrics import Scores
-from tfkit.objectives.metrics.label_sets import label_set_metrics
+from tfkit.objectives.metrics.label_sets import label_set_figures, label_set_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.whole_texts import WholeTexts, labels_of
 from tfkit.recipe.schema.multi_label_section import MultiLabelSection
@@ -85,14 +85,13 @@ class MultiLabel(LabelledObjective):
         return True
 
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
-        """The labels of a text that are more likely than not, and the probability of each that is right or predicted."""
+        """The labels of a text that are more likely than not, and the probability of each."""
         logits = model(**batch.inputs()).logits.float()  # (B, labels)
         sums = _losses(logits, batch.labels).cpu().double().sum(1).tolist()
-        parts = (sums, (logits > 0).tolist(), batch.labels.bool().tolist(), logits.sigmoid().tolist())
-        for loss, applies, is_right, probabilities in zip(*parts, strict=True):
+        parts = (sums, (logits > 0).tolist(), batch.labels.bool().tolist(), logits.sigmoid().cpu().numpy())
+        for loss, applies, is_right, of_row in zip(*parts, strict=True):
             right, predicted = self._named(is_right), self._named(applies)
-            seen = {name: p for name, p, *of in zip(self.labels, probabilities, is_right, applies, strict=True) if any(of)}
-            answer = {"labels": right, "predicted": predicted, "probabilities": seen}
+            answer = {"labels": right, "predicted": predicted, "probabilities": LabelProbabilities(self.labels, of_row)}
             yield RowResult({"labels": Sum(loss, len(self.labels)), "exact_match": Sum(float(right == predicted), 1)}, answer)
 
     def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
@@ -105,8 +104,16 @@ class MultiLabel(LabelledObjective):
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
         """Those of sets of labels."""
+        return [label_set_metrics(*self._sets(predictions), len(self.labels))]
+
+    def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Those of each label."""
+        return label_set_figures(*self._sets(predictions), self.labels)
+
+    def _sets(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[list[list[int]], list[list[int]]]:
+        """The numbers of the right and of the predicted labels of each row."""
         right, predicted = ([[self._numbers[label] for label in one[name]] for one in predictions] for name in ("labels", "predicted"))
-        return [label_set_metrics(right, predicted, len(self.labels))]
+        return right, predicted
 
     def _named(self, applies: Sequence[bool]) -> list[str]:
         return [label for label, one in zip(self.labels, applies, strict=True) if one]

@@ -1,10 +1,12 @@
 """Metrics of sets of labels. They equal scikit-learn's of indicator matrices, with the same answers where a ratio is 0 / 0."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tfkit.objectives.metrics import Numbers, Scores
+from tfkit.objectives.metrics.classes import ratios
 
 
 def label_set_metrics(targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]], count: int) -> Scores:
@@ -13,8 +15,7 @@ def label_set_metrics(targets: Sequence[Sequence[int]], predictions: Sequence[Se
     `f1_micro`, `precision` and `recall` over all pairs of a row and a label, and `f1_macro`, the mean over labels, where a label that
     is never a target nor predicted counts as 0.
     """
-    pairs = [({*right}, {*predicted}) for right, predicted in zip(targets, predictions, strict=True)]
-    hits, are_targets, are_predicted = (_flat(sets) for sets in ([r & p for r, p in pairs], [r for r, _ in pairs], [p for _, p in pairs]))
+    hits, are_targets, are_predicted = _entries(targets, predictions)
 
     def scores(weights: Numbers) -> dict[str, float]:
         found, wanted, given = (
@@ -28,6 +29,24 @@ def label_set_metrics(targets: Sequence[Sequence[int]], predictions: Sequence[Se
         }
 
     return scores
+
+
+def label_set_figures(targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]], labels: Sequence[str]) -> dict[str, Any]:
+    """`classes`: the `ratios` of each label that is a target or a prediction."""
+    hits, wanted, given = (np.bincount(of, minlength=len(labels)).tolist() for _, of in _entries(targets, predictions))
+    return {
+        "classes": {
+            label: ratios(hit, predicted, right)
+            for label, hit, right, predicted in zip(labels, hits, wanted, given, strict=True)
+            if right or predicted
+        }
+    }
+
+
+def _entries(targets: Sequence[Sequence[int]], predictions: Sequence[Sequence[int]]) -> list[tuple[Numbers, Numbers]]:
+    """Return the row and the label of every hit, of every target, and of every prediction."""
+    pairs = [({*right}, {*predicted}) for right, predicted in zip(targets, predictions, strict=True)]
+    return [_flat(sets) for sets in ([r & p for r, p in pairs], [r for r, _ in pairs], [p for _, p in pairs])]
 
 
 def _flat(sets: Sequence[set[int]]) -> tuple[Numbers, Numbers]:
