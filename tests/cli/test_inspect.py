@@ -57,6 +57,9 @@ def test_the_labels_of_a_text_are_shown(recipe: Path, capsys: pytest.CaptureFixt
     }
     assert document["first_step"]["targets"] == {"labels": 6}
     assert {token["kind"] for row in document["rows"] for token in row["tokens"]} == {"no loss"}
+    assert main(["inspect", str(recipe), *words]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"tokens, labels: {labels}\n" in shown for labels in ("calm, odd", "none", "odd"))
 
 
 def test_the_windows_of_a_question_and_the_answer_in_them(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,9 +90,9 @@ def lines(found: "Inspection", width: int) -> Iterator[list[Part]]:
     """Yield the output, line by line."""
     for place, row in found.rows:
         real = sum(token.kind != "padding" for token in (*row.tokens, *(row.target or ())))
-        words = {name: _SHOWN.get(name, {}).get(value, value) for name, value in row.facts.items() if name not in _UNSAID}
+        words = {name: _shown(name, value) for name, value in row.facts.items() if name not in _UNSAID}
         facts = "".join(f", {name.replace('_', ' ')}: {value}" for name, value in words.items())
-        with_loss = f", {row.targets:,} with a loss" if row.targets or "label" not in row.facts else ""
+        with_loss = f", {row.targets:,} with a loss" if row.targets or not {"label", "labels"} & row.facts.keys() else ""
         yield [(f"{place}: {real:,} tokens{with_loss}{facts}", "bold")]
         yield from _runs(row.tokens, width)
         if row.target is not None:
@@ -106,6 +106,11 @@ def lines(found: "Inspection", width: int) -> Iterator[list[Part]]:
     yield [("no mark: read, not predicted   ", ""), ("pad", "dim"), (": padding   --- another document", "")]
     for note in found.legend:
         yield [(note, "")]
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A fact in words."""
+    return ", ".join(value) or "none" if isinstance(value, list) else _SHOWN.get(name, {}).get(value, value)
 
 
 def _runs(tokens: "list[ShownToken]", width: int) -> Iterator[list[Part]]:

@@ -115,7 +115,8 @@ def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device) -> Es
 
 def _flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, tokens: int) -> dict[str, float]:
     """FLOPs of the whole run by part; an evaluation is a forward over its tokens."""
-    length, first = round(loader.rows.mean_tokens), Loader(loader.rows, loader.collate, 1, 1).step(0)
+    length = min(round(loader.rows.mean_tokens), data.config.context_length)  # a row may be several sequences
+    first = Loader(loader.rows, loader.collate, 1, 1).step(0)
     written = sum(batch.decoder_tokens for batch in first) / sum(batch.tokens for batch in first)
     forward = training_flops_per_token(data.config, length, written) / 3
     backward = 2 * forward + adapted_flops_per_token(dict(model.named_parameters()), data.config, written)
