@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfkit.recipe.starting_points import BERT, GPT, SMOLLM2, T5, TUNED, starting_point, step_tokens
+from tfkit.recipe.starting_points import BERT, GPT, SMOLLM2, TUNED, starting_point, step_tokens
 
 
 @pytest.mark.parametrize(
@@ -53,15 +53,18 @@ def test_a_rate_for_large_batches_falls_with_the_square_root_of_the_batch() -> N
 
 
 def test_a_small_model_learns_faster_and_a_tuned_one_slower() -> None:
-    for point, sizes in (
-        (BERT, (4_000_000, 22_700_000, 110_000_000, 340_000_000)),
-        (GPT, (4_000_000, 124_000_000)),
-        (T5, (10**6, 60 * 10**6)),
+    for kind, stacks, sizes in (
+        ("tagging", "encoder", (4_000_000, 22_700_000, 110_000_000, 340_000_000)),
+        ("causal_lm", "decoder", (4_000_000, 124_000_000)),
+        ("text_to_text", "both", (1_000_000, 60_000_000)),
     ):
-        rates = [point.lr(parameters, 32) for parameters in sizes]
+        rates = [starting_point(kind, stacks, parameters).lr(parameters, 32) for parameters in sizes]
         assert rates == sorted(rates, reverse=True)
         assert rates[0] > 5 * rates[-1]
-    assert (starting_point("chat", "decoder", tuned=True), starting_point("chat", "decoder")) == (TUNED, SMOLLM2)
-    assert (starting_point("causal_lm", "decoder", tuned=True), starting_point("causal_lm", "decoder")) == (TUNED, GPT)
+    points = [
+        starting_point(kind, "decoder", 135_000_000, tuned=tuned)
+        for kind in ("chat", "causal_lm", "classification")
+        for tuned in (True, False)
+    ]
+    assert points == [TUNED, SMOLLM2, TUNED, GPT, GPT, GPT]
     assert TUNED.lr(135_000_000, 8) == 5e-5
-    assert [starting_point("classification", stacks, tuned=True) for stacks in ("encoder", "decoder", "both")] == [BERT, GPT, T5]

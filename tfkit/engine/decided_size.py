@@ -72,7 +72,7 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
     training, reads_text = given.get("training", {}), SECTIONS[kind].reads_text
     held_out = given["data"].get("validation", HELD_OUT if reads_text else held_out_for(seen.count))
     adapter, needs = _adapter(model, kind, training)
-    point = starting_point(kind, model.stacks, tuned=model.tuned and training.get("adapter", adapter) is None)
+    point = starting_point(kind, model.stacks, model.parameters, tuned=model.tuned and training.get("adapter", adapter) is None)
     if tokens is None:
         mean = seen.characters / _CHARACTERS_A_TOKEN / max(1, seen.count)
         tokens = RowTokens(mean, math.ceil(mean))

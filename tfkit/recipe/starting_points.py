@@ -94,13 +94,23 @@ GPT = StartingPoint(
     steps=100,
 )
 T5 = StartingPoint(
-    "T5 (arXiv 1910.10683, 3.1.2: Adafactor at a constant 1e-3); for small models 1e-2, measured (docs/decisions.md)",
+    "T5 (arXiv 1910.10683, 3.1.2: Adafactor at a constant 1e-3)",
     {"kind": "adafactor"},
-    ((20_000_000, 1e-2), (_ANY, 1e-3)),
+    ((_ANY, 1e-3),),
     {"kind": "constant"},
     5,
     32,
     steps=150,
+)
+_SMALL_T5 = 20_000_000
+SMALL_T5 = StartingPoint(
+    "measured with a T5 of a million parameters (docs/decisions.md): Adafactor at 1e-2, linear",
+    {"kind": "adafactor"},
+    ((_ANY, 1e-2),),
+    {"kind": "linear", "warmup_ratio": 0.1},
+    3,
+    32,
+    steps=100,
 )
 SMOLLM2 = StartingPoint(
     "SmolLM2's supervised fine-tuning (arXiv 2502.02737: 3e-4, its small models 1e-3; 2 epochs, batch 128, cosine with 10 % of warm-up)",
@@ -122,8 +132,8 @@ TUNED = StartingPoint(
 )
 
 
-def starting_point(kind: str, stacks: str, tuned: bool = False) -> StartingPoint:
+def starting_point(kind: str, stacks: str, parameters: int, tuned: bool = False) -> StartingPoint:
     """Return the defaults for an objective and a model's stacks; `tuned`: it has a chat template, and all of it is trained."""
     if tuned and kind in ("chat", "causal_lm"):
         return TUNED
-    return SMOLLM2 if kind == "chat" else {"encoder": BERT, "decoder": GPT, "both": T5}[stacks]
+    return SMOLLM2 if kind == "chat" else {"encoder": BERT, "decoder": GPT, "both": SMALL_T5 if parameters <= _SMALL_T5 else T5}[stacks]
