@@ -1,0 +1,259 @@
+"""The decisions of `tfkit finetune --from CKPT --data F` on ten tasks, beside grids of rates and lengths, and what costs no training.
+
+    python benchmarks/decisions.py --data DATA --minilm CKPT --smollm2 CKPT
+
+Each cell is a process of tfkit; an interrupted script goes on where it was, and finished cells are reused. The rules of the decisions
+(tfkit/recipe/starting_points.py) were chosen on five tasks and are shown on the other five. Writes docs/decisions.md.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decision_tasks import TASKS, Task, read_rows, write_task
+from measured_runs import Measured, Runs, forked_process
+
+from tfkit.data.columns.rows import Row
+from tfkit.recipe.schema.objective_facts import SECTIONS
+from tfkit.recipe.starting_points import DECISIONS
+
+PRETRAINING_STEPS = {"bert-stdlib": 250, "t5-stdlib": 400, "smollm2-stdlib": 60}
+CLOSE = 0.03  # of the best of the grid
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A fine-tuning that was measured: what was decided or given, and the score on the rows that were not trained on."""
+
+    name: str
+    lr: float
+    batch_size: int
+    epochs: float
+    steps: int
+    score: float
+
+
+def main() -> None:
+    options = parse()
+    runs = Runs(options.run_root, forked_process)
+    by_name = {task.name: task for task in TASKS}
+    wanted = [by_name[name] for name in options.only or by_name]
+    for task in wanted:
+        if not options.page:
+            for _ in cells(task, runs, options, measure=True):
+                pass
+            untouched(task, runs, options, measure=True)
+    options.cells = "all"
+    write_page(runs, options)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder of the data sets")
+    parser.add_argument("--minilm", required=True, metavar="CKPT", help="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--smollm2", required=True, metavar="CKPT", help="HuggingFaceTB/SmolLM2-135M-Instruct")
+    parser.add_argument("--only", nargs="*", metavar="TASK", help="measure these alone, in this order")
+    parser.add_argument("--cells", choices=("all", "default", "grid"), default="all", help="the grids do not depend on tfkit's rules")
+    parser.add_argument("--page", action="store_true", help="measure nothing: write the page from what there is")
+    parser.add_argument("--run-root", type=Path, default=Path("runs/decisions"), help="the folder of the runs (default %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("docs/decisions.md"), help="the page (default %(default)s)")
+    return parser.parse_args()
+
+
+# ------------------------------------------------------------------------------------------------------------------ cells
+
+
+def cells(task: Task, runs: Runs, options: argparse.Namespace, *, measure: bool) -> Iterator[Cell]:
+    """Yield the default decision and the cells of the grid, as far as they are measured; with `measure` all."""
+    train, test = write_task(task, options.data, options.run_root)
+    start = checkpoint(task, runs, options, measure=measure)
+    if start is None:
+        return
+    common = ["finetune", "--from", start, "--data", str(train), "carbon.enabled=false"]
+    common += ["evaluation.text_metrics=[]"] if task.kind in ("chat", "text_to_text") else []
+    named = [] if options.cells == "grid" else [(f"default-{DECISIONS}", common)]
+    for epochs in task.epochs if options.cells != "default" else ():
+        for lr in task.rates:
+            words = [word.replace("LR", f"{lr:g}") for word in task.plain]
+            words += [f"training.batch_size={task.batch_size}", f"training.epochs={epochs}", "data.validation=null", *task.settings]
+            named.append((f"lr{lr:g}-epochs{epochs}", [*common, *words]))
+    for name, words in named:
+        whole = f"{task.name}-{name}"
+        if measure or runs.is_measured(whole, words, start, train, test):
+            try:
+                found, folder = runs.measure(whole, words, start, train, test)
+            except SystemExit as error:  # an absurd rate may end a run
+                print(error, file=sys.stderr)
+                continue
+            yield _cell(name, found, folder, task.metric)
+
+
+def _cell(name: str, found: Measured, folder: Path, metric: str) -> Cell:
+    from tfkit.recipe import read_recipe
+
+    recipe = read_recipe(str(folder / "recipe.yaml")).recipe
+    return Cell(name, recipe.optimizer.lr, recipe.training.batch_size, recipe.training.epochs or 0.0, found.steps, found.metrics[metric])
+
+
+def checkpoint(task: Task, runs: Runs, options: argparse.Namespace, *, measure: bool) -> str | None:
+    """Return the model that a task starts from; one of our own is pretrained first. None: it is not there and nothing is measured."""
+    if task.start in ("minilm", "smollm2"):
+        return str(getattr(options, task.start))
+    folder = options.run_root / task.start
+    if measure:
+        words = ["pretrain", task.start, f"training.steps={PRETRAINING_STEPS[task.start]}"]
+        runs.call([*words, "--run", str(folder), "--resume", "--json", "carbon.enabled=false", "checkpoint.keep=1"], folder)
+    return str(folder) if (folder / "checkpoints").exists() else None
+
+
+def untouched(task: Task, runs: Runs, options: argparse.Namespace, *, measure: bool) -> float | None:
+    """Return the score of the checkpoint before any fine-tuning; None for a task that needs a new head."""
+    if task.kind not in ("chat", "causal_lm", "masked_lm", "text_to_text"):
+        return None
+    record = options.run_root / f"{task.name}-untouched.json"
+    if not record.exists() and measure:
+        _, test = write_task(task, options.data, options.run_root)
+        words = ["evaluate", "--from", checkpoint(task, runs, options, measure=False) or "", "--data", str(test), "--json"]
+        words += [
+            f"data.train=[{{path: {json.dumps(str(test))}}}]",
+            f"objective={{kind: {task.kind}}}",
+            "evaluation.bootstrap=null",
+            "evaluation.max_tokens=null",
+            "carbon.enabled=false",
+        ]
+        words += ["evaluation.text_metrics=[]"] if task.kind in ("chat", "text_to_text") else []
+        scores = runs.call(words, record.with_suffix(""))
+        record.write_text(json.dumps(json.loads(scores)["metrics"]), encoding="utf-8")
+    return json.loads(record.read_text(encoding="utf-8"))[task.metric] if record.exists() else None
+
+
+# ------------------------------------------------------------------------------------------------------------------- page
+
+
+@dataclass(frozen=True)
+class Shown:
+    """All that was measured of a task."""
+
+    task: Task
+    default: Cell
+    grid: list[Cell]
+    untouched: float | None
+    baselines: dict[str, float]
+    rows: tuple[int, int]
+
+    @property
+    def best(self) -> Cell:
+        """The best of the grid."""
+        return min(self.grid, key=lambda cell: self.badness(cell.score))
+
+    def badness(self, score: float) -> float:
+        """A number that is smaller for a better score."""
+        return score if self.task.metric == "loss" else -score
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the default is within 3 % of the best of the grid, or better."""
+        return self.badness(self.default.score) <= self.badness(self.best.score) + CLOSE * abs(self.best.score)
+
+    @property
+    def bars(self) -> list[float]:
+        """The scores that cost no fine-tuning."""
+        return [*self.baselines.values(), *([] if self.untouched is None else [self.untouched])]
+
+    @property
+    def is_above_bars(self) -> bool:
+        """Whether the default is no worse than any score that costs no fine-tuning and that the grid exceeds."""
+        beaten = [bar for bar in self.bars if self.badness(self.best.score) < self.badness(bar)]
+        return all(self.badness(self.default.score) <= self.badness(bar) for bar in beaten)
+
+
+def shown(task: Task, runs: Runs, options: argparse.Namespace) -> Shown | None:
+    """Return what was measured of a task; None without a default decision or a grid."""
+    found = list(cells(task, runs, options, measure=False))
+    default = [cell for cell in found if cell.name.startswith("default")]
+    grid = [cell for cell in found if not cell.name.startswith("default")]
+    if not default or not grid:
+        return None
+    train, test = (read_rows(path) for path in write_task(task, options.data, options.run_root))
+    return Shown(
+        task, default[0], grid, untouched(task, runs, options, measure=False), _baselines(task, train, test), (len(train), len(test))
+    )
+
+
+def _baselines(task: Task, train: list[dict[str, Any]], test: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the baselines that have the metric of the task."""
+    from tfkit.evaluation.baselines import baselines
+
+    rows = ([Row("", "", values) for values in part] for part in (train, test))
+    found = baselines(SECTIONS[task.kind](kind=task.kind), *rows)
+    return {name: metrics[task.metric] for name, metrics in found.items() if task.metric in metrics}
+
+
+def write_page(runs: Runs, options: argparse.Namespace) -> None:
+    found = [one for task in TASKS if (one := shown(task, runs, options)) is not None]
+    if not found:
+        sys.exit("nothing is measured yet")
+    of_shown = [one for one in found if not one.task.chosen_on]
+    lines = [
+        "# Decisions of a fine-tuning without a recipe",
+        "",
+        f"Made by `benchmarks/decisions.py`; version {DECISIONS} of the rules in `tfkit/recipe/starting_points.py`. Each score is of rows",
+        "that no run was trained on. `default` is `tfkit finetune --from CKPT --data F` without further settings; the grid has four rates",
+        "at two lengths, trains on all rows and keeps its last weights, where the default holds out a tenth and keeps the best. One run",
+        "each, seed 1: a point of accuracy on these numbers of rows is noise. The best of eight is chosen on the rows that it is scored",
+        "on, which favours the grid.",
+        "",
+    ]
+    for title, group in (("Shown: no rule was chosen on these", of_shown), ("Chosen on", [one for one in found if one.task.chosen_on])):
+        if group:
+            lines += [f"## {title}", "", *_summary(group), "", _verdict(group), ""]
+    measured = {one.task.name for one in found}
+    if missing := [task.name for task in TASKS if task.name not in measured]:
+        lines += [f"Not measured: {', '.join(missing)}.", ""]
+    lines += ["## The grids", "", *(line for one in found for line in _grid(one))]
+    options.out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    print(options.out)
+
+
+def _summary(group: Sequence[Shown]) -> list[str]:
+    lines = [
+        "| task | kind | model | rows, scored | score | untouched | baselines | rate, batch, epochs | default | best of the grid | "
+        "within 3 % |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in group:
+        bars = ", ".join(f"{name.replace('_', ' ')} {score:.3f}" for name, score in one.baselines.items()) or "-"
+        before = "-" if one.untouched is None else f"{one.untouched:.3f}"
+        decided = f"{one.default.lr:g}, {one.default.batch_size}, {one.default.epochs:g}"
+        best = f"{one.best.score:.3f} ({one.best.lr:g}, {one.best.epochs:g} epochs)"
+        rows = f"{one.rows[0]:,}, {one.rows[1]:,}"
+        close = ("yes" if one.is_close else "no") + ("" if one.is_above_bars else "; below a bar")
+        cells_of = (one.task.name, one.task.group, one.task.start, rows, one.task.metric, before, bars, decided, f"{one.default.score:.3f}")
+        lines.append(f"| {' | '.join((*cells_of, best, close))} |")
+    return lines
+
+
+def _verdict(group: Sequence[Shown]) -> str:
+    close, above = sum(one.is_close for one in group), sum(one.is_above_bars for one in group)
+    return (
+        f"Within 3 % of the best of the grid, or better: {close} of {len(group)}. Not below the untouched checkpoint or a baseline "
+        f"that the grid exceeds: {above} of {len(group)}."
+    )
+
+
+def _grid(one: Shown) -> list[str]:
+    rates, epochs = one.task.rates, one.task.epochs
+    scores = {cell.name: f"{cell.score:.3f}" for cell in one.grid}
+    lines = [f"{one.task.name}: {one.task.metric}, batch {one.task.batch_size}", ""]
+    lines += [f"| epochs | {' | '.join(f'{rate:g}' for rate in rates)} |", "| --- |" + " --- |" * len(rates)]
+    for length in epochs:
+        lines.append(f"| {length} | {' | '.join(scores.get(f'lr{rate:g}-epochs{length}', 'failed') for rate in rates)} |")
+    return [*lines, ""]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The page of decisions: its tasks, its verdicts, and the rows that it cuts."""
+
+import json
+from pathlib import Path
+
+import decision_tasks
+import decisions
+import pytest
+from decision_tasks import DECODER, TASKS, Task, read_rows, write_task
+from decisions import Cell, Shown
+
+TASK = Task(
+    "one", "language modelling", True, "smollm2", "causal_lm", {"path": "text.txt"}, None, (3, 2), "loss", DECODER, 8, (1, 2, 3, 4), (1, 3)
+)
+
+
+def cell(name: str, score: float) -> Cell:
+    return Cell(name, 1e-3, 8, 2, 50, score)
+
+
+def shown(default: float, grid: list[float], metric: str = "loss", untouched: float | None = None, **baselines: float) -> Shown:
+    task = next(task for task in TASKS if task.metric == metric)
+    return Shown(
+        task, cell("default-2", default), [cell(f"lr{number}", score) for number, score in enumerate(grid)], untouched, baselines, (9, 9)
+    )
+
+
+def test_ten_tasks_of_six_kinds_half_of_them_to_choose_on() -> None:
+    assert (len(TASKS), len({task.group for task in TASKS}), len({task.name for task in TASKS})) == (10, 6, 10)
+    assert sum(task.chosen_on for task in TASKS) == 5
+    assert all(max(task.rows) <= 2000 for task in TASKS)
+    assert {task.start for task in TASKS} == {"minilm", "smollm2", *decisions.PRETRAINING_STEPS}
+
+
+@pytest.mark.parametrize(
+    ("one", "is_close", "is_above"),
+    [
+        (shown(1.03, [1.0, 2.0]), True, True),
+        (shown(1.04, [1.0, 2.0]), False, True),
+        (shown(0.9, [1.0, 2.0]), True, True),  # better than the grid
+        (shown(1.02, [1.0, 2.0], untouched=1.01), True, False),
+        (shown(1.02, [1.0, 2.0], untouched=0.9), True, True),  # which the grid does not reach either
+        (shown(0.88, [0.9, 0.5], "accuracy", naive_bayes=0.7, most_frequent_class=0.1), True, True),
+        (shown(0.87, [0.9, 0.5], "accuracy", naive_bayes=0.89), False, False),
+    ],
+)
+def test_the_verdicts(one: Shown, is_close: bool, is_above: bool) -> None:
+    assert (one.is_close, one.is_above_bars) == (is_close, is_above)
+
+
+def test_a_text_is_cut_into_pieces_of_which_the_last_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decision_tasks, "PIECE", 8)
+    (tmp_path / "text.txt").write_text("".join(f"line {number}\n" for number in range(12)), encoding="utf-8")
+    train, test = write_task(TASK, tmp_path, tmp_path / "rows")
+    assert [[row["text"] for row in read_rows(path)] for path in (train, test)] == [
+        ["line 0\nline 1\n", "line 2\nline 3\n", "line 4\nline 5\n"],
+        ["line 10\n", "line 11\n"],
+    ]
+
+
+def test_rows_are_drawn_without_repetition_and_the_same_in_each_call(tmp_path: Path) -> None:
+    rows = [{"text": f"a text with number {number}", "label": str(number % 2)} for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = Task(
+        "two",
+        "classification",
+        True,
+        "minilm",
+        "classification",
+        {"path": "rows.jsonl"},
+        None,
+        (20, 9),
+        "accuracy",
+        (),
+        8,
+        (1, 2, 3, 4),
+        (1, 3),
+    )
+    first, again = ([read_rows(path) for path in write_task(task, tmp_path, tmp_path / name)] for name in ("a", "b"))
+    assert first == again
+    texts = [row["text"] for part in first for row in part]
+    assert (len(texts), len({*texts})) == (29, 29)
