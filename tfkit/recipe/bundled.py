@@ -88,7 +88,7 @@ def fetch_command(path: str) -> str | None:
 def training_command(folder: Path) -> str | None:
     """Return the command that makes a run folder, such as runs/bert-stdlib, in which a bundled recipe starts; None for another folder."""
     recipe = find_bundled(folder.name) if folder.parent == Path("runs") else None
-    return recipe and recipe.command
+    return None if recipe is None else recipe.command
 
 
 def _summary(path: Path) -> str:
