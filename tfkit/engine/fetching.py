@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfkit.durable import rename, sync_file
+from tfkit.durable import rename, sync_file, write_atomically
+from tfkit.engine.derived_data import DERIVED
 from tfkit.engine.listener import Listener, Progress
 from tfkit.errors import DataError, MachineError
 from tfkit.network import has_hash, is_offline
@@ -56,21 +57,48 @@ def _paths(source: SourceSection) -> Iterator[str]:
 
 def fetch_files(sets: list[DataSet], listener: Listener) -> list[Fetched]:
     """Fetch the files that are not there yet, below the current folder. Raises DataError for other content, or without a network."""
-    return [Fetched(file, _fetch(file, listener)) for found in sets for file in found.files]
+    found = []
+    for one in sets:
+        lacking = [file for file in one.files if not _is_there(file)]
+        if one.archive is not None and lacking:
+            _make(one, one.archive, lacking, listener)
+        else:
+            for file in lacking:
+                _fetch(file, listener)
+        found += [Fetched(file, file in lacking) for file in one.files]
+    return found
 
 
-def _fetch(file: DataFile, listener: Listener) -> bool:
+def _is_there(file: DataFile) -> bool:
     path = Path(file.path)
-    if os.path.lexists(path):
-        if not (path.is_file() and has_hash(path, file.hash)):
-            raise DataError(f"{path}: already exists, with other content than the recipe's data; move it away, then fetch again")
+    if not os.path.lexists(path):
         return False
+    if not (path.is_file() and has_hash(path, file.hash)):
+        raise DataError(f"{path}: already exists, with other content than the recipe's data; move it away, then fetch again")
+    return True
+
+
+def _make(found: DataSet, archive: DataFile, files: list[DataFile], listener: Listener) -> None:
+    """Make files from their archive, which is fetched, and removed again."""
+    _fetch(archive, listener)
+    texts = DERIVED[found.name](Path(archive.path))
+    for file in files:
+        path = Path(file.path)
+        write_atomically(path, texts[path.name])
+        if not has_hash(path, file.hash):
+            path.unlink()
+            raise DataError(f"{path}: this version makes it otherwise than the recipe's data; report it, with `tfkit env`")
+    Path(archive.path).unlink()
+
+
+def _fetch(file: DataFile, listener: Listener) -> None:
+    path = Path(file.path)
     if is_offline():
         raise DataError(f"{path}: TFKIT_OFFLINE is set; unset it, or put the file of {file.url} there")
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with listener.progress(f"fetching {path}", file.bytes, "bytes") as bar:
+        with listener.progress(f"fetching {file.url.rpartition('/')[2]}", file.bytes, "bytes") as bar:
             position = _Position(bar)
             _with_retries(file.url, lambda: _download(file.url, part, position))
         if not has_hash(part, file.hash):
@@ -82,7 +110,6 @@ def _fetch(file: DataFile, listener: Listener) -> bool:
         rename(part, path)
     except OSError as error:
         raise MachineError(f"{path}: cannot be written ({error.strerror}); make room there, or run it in another folder") from error
-    return True
 
 
 class _Position:

@@ -1,7 +1,7 @@
 """The recipes that come with tfkit: in the wheel beside the package's code, in a checkout at its root; and where their data are from."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,13 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DataSet:
-    """The files of one public data set, with the page that it is from and its licence."""
+    """The files of one public data set, with its page and its licence, and with the archive from which they are made, if they are."""
 
+    name: str
     source: str
     licence: str
     files: tuple[DataFile, ...]
+    archive: DataFile | None
 
 
 def bundled_folder() -> Path:
@@ -69,12 +71,18 @@ def find_bundled(name: str) -> BundledRecipe | None:
 def data_sets() -> dict[str, DataSet]:
     """Return the data sets that can be fetched, by the folder `data/NAME` in which recipes look for them (recipes/data.json)."""
     entries = json.loads((bundled_folder() / "data.json").read_text(encoding="utf-8"))
-    return {name: DataSet(entry["source"], entry["licence"], tuple(_files(name, entry["files"]))) for name, entry in entries.items()}
+    return {name: _data_set(name, entry) for name, entry in entries.items()}
 
 
-def _files(name: str, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[DataFile]:
-    for file, facts in entries.items():
-        yield DataFile(f"data/{name}/{file}", facts["url"], facts.get("sha256") or facts["git_blob"], facts.get("bytes"))
+def _data_set(name: str, entry: Mapping[str, Any]) -> DataSet:
+    archive = entry.get("archive")
+
+    def file(path: str, facts: Mapping[str, Any]) -> DataFile:
+        url = facts["url"] if archive is None else archive["url"]
+        return DataFile(f"data/{name}/{path}", url, facts.get("sha256") or facts["git_blob"], facts.get("bytes"))
+
+    files = tuple(file(path, facts) for path, facts in entry["files"].items())
+    return DataSet(name, entry["source"], entry["licence"], files, file(".archive", archive) if archive else None)
 
 
 def fetch_command(path: str) -> str | None:
