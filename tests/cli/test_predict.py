@@ -1,6 +1,7 @@
 """tfkit predict: the answers of every kind of model to rows without a label, from files and pipes, and what is written where."""
 
 import csv
+import datetime
 import json
 import os
 import select
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 from answer_runs import KINDS, made_rows
 from test_evaluate import write_checkpoint
@@ -126,6 +128,20 @@ def test_a_table_in_gives_a_table_out(answers: Path) -> None:
     with open("out.tsv", newline="", encoding="utf-8") as file:
         wide = list(csv.DictReader(file, delimiter="\t"))
     assert json.loads(wide[0]["probabilities"]).keys() == {"blue", "green", "red"}
+
+
+def test_parquet_and_tables_without_a_header(answers: Path) -> None:
+    """Every column is kept, those that nothing reads, too; what has no names is read by the names that its content suggests."""
+    made = [{"id": number, "text": row["text"], "when": datetime.date(2024, 5, number + 1)} for number, row in enumerate(ROWS)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(made), "rows.parquet")
+    start = ["--from", answers / "classes", "--data"]
+    found = lines(predict(*start, "rows.parquet").out)
+    assert [(one["id"], one["text"], one["when"]) for one in found] == [(row["id"], row["text"], str(row["when"])) for row in made]
+    texts = [f"{row['text']} again" for row in ROWS]
+    Path("bare.csv").write_text("".join(f"{text};{row['label']}\n" for text, row in zip(texts, ROWS, strict=True)), encoding="utf-8")
+    bare = predict(*start, "bare.csv")
+    assert bare.code == 0, bare.err
+    assert [(one["text"], one["label"]) for one in lines(bare.out)] == [(text, row["label"]) for text, row in zip(texts, ROWS, strict=True)]
 
 
 def test_rows_that_cannot_be_read(answers: Path) -> None:

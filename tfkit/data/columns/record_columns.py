@@ -113,6 +113,10 @@ class Columns:
         later = {self._later(role, found) for role in self.roles}
         return [name for name in found if name in read or name in roots or name in later]
 
+    def kept(self, found: Iterable[str]) -> list[str]:
+        """Return those of the columns that a record holds: here the ones that are read."""
+        return self.wanted(found)
+
     def missing(self, role: Role, found: Mapping[str, Any], place: str) -> BadRow:
         """Error for a record that lacks a role's column; for a template or list of columns, it names the missing ones."""
         names = self._names(role)

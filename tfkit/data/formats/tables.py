@@ -150,7 +150,7 @@ def read_separated(content: Content, columns: Columns, delimiter: str, given: tu
             bad_lines.clear()
         elif fields and not header:
             header = fields
-            read = () if columns.beyond_roles else columns.wanted(header)
+            read = () if columns.beyond_roles else columns.kept(header)
             if twice := next((name for name in read if header.count(name) > 1), None):
                 raise DataError(f"{place}: two columns are called {twice!r}, which is read: rename one")
             columns.check(header, place)

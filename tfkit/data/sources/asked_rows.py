@@ -26,7 +26,7 @@ class AskedColumns(Columns):
         """Return a row whose one value is the Asked of the record, which is bad where the row would be."""
         return Row("", record.place, {"": Asked(record.values, super().take(record))})
 
-    def wanted(self, found: Iterable[str]) -> list[str]:
+    def kept(self, found: Iterable[str]) -> list[str]:
         """Return all of them."""
         return list(found)
 

@@ -141,13 +141,13 @@ class StreamedSource:
         if stream.column_names is None:  # those of files without a schema are known with their records
             return stream
         self.columns.check(stream.column_names, self._where)
-        return stream.select_columns(self.columns.wanted(stream.column_names))
+        return stream.select_columns(self.columns.kept(stream.column_names))
 
     def _arriving(self, stream: Any) -> Generator[bytes, None, None]:
         """Yield each record as a line of JSON, with the columns that are read. Any error is a DataError."""
         try:
             for values in islice(stream, self.most):
-                wanted = {name: values[name] for name in self.columns.wanted(values)} or values  # for the message about the columns found
+                wanted = {name: values[name] for name in self.columns.kept(values)} or values  # for the message about the columns found
                 yield json.dumps(wanted, default=self._plain).encode() + b"\n"
         except DataError:
             raise
