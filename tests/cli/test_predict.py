@@ -152,7 +152,7 @@ def test_rows_that_cannot_be_read(answers: Path) -> None:
     start = ["--from", answers / "classes", "--data", "bad.jsonl"]
     done = predict(*start)
     assert (done.code, len(done.out.splitlines())) == (3, 1), done.out
-    assert "bad.jsonl:2: no column 'text'; columns found: id, other" in done.err
+    assert "bad.jsonl:2: no column 'text'; columns found: id, other; name the one that holds the text with data.val" in done.err
     assert "data.on_bad_row: skip" in done.err
     done = predict(*start, "data.on_bad_row=skip")
     assert done.code == 0, done.err

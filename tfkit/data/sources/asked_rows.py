@@ -9,6 +9,7 @@ from tfkit.data.columns.rows import BadRow, Row, Source
 from tfkit.data.formats.file_content import Content
 from tfkit.data.formats.readers import Layout, read_content, read_rows
 from tfkit.data.sources.local_files import FileSource
+from tfkit.recipe.schema.roles import Role
 
 
 class Asked(NamedTuple):
@@ -29,6 +30,9 @@ class AskedColumns(Columns):
     def kept(self, found: Iterable[str]) -> list[str]:
         """Return all of them."""
         return list(found)
+
+    def _remedy(self, role: Role) -> str:
+        return f"data.validation.0.columns={{{role.name}: NAME}}"
 
     def of_texts(self) -> "AskedColumns":
         """Return the columns of rows that are a text alone, in the column `text`: it is the first part that is a text."""
