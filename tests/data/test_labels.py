@@ -74,7 +74,7 @@ def test_rows_with_equal_texts_have_equal_text_whatever_their_labels() -> None:
     [
         (["objective={kind: classification, labels: [a, b, a]}"], "objective.labels: 'a' is given twice: remove one"),
         (["objective={kind: classification, labels: [a, b], regression: true}"], "labels are classes, but regression has none"),
-        (["objective={kind: classification}", "data.train.0.columns={label: [a, b]}"], "label is a label, which is in one column"),
+        (["objective={kind: classification}", "data.train.0.columns={label: [a, b]}"], "label is read from one column: name one"),
         (["objective={kind: multiple_choice}"], "'_start_' is not a special token of the tokenizer: add it to tokenizer.special_tokens"),
         (["objective={kind: multiple_choice}", "model.head={tied: true}"], "needs the score of a choice: add choices: true"),
         (["objective={kind: tagging}", "model={preset: t5-small}"], "the objective tagging trains encoders and decoders"),

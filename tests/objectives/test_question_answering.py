@@ -17,12 +17,13 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from tfkit.data import ExampleRows
 from tfkit.data.sources.open_sources import open_source
-from tfkit.errors import DataError, ModelError
+from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.hub import load, save_model
 from tfkit.objectives.answer_spans import NO_ANSWER, Span, best_spans, merge
 from tfkit.objectives.metrics.squad import answer_scores
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.question_answering import QuestionAnswering
+from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
 
@@ -344,3 +345,22 @@ def test_an_answer_that_is_in_no_window_is_counted(tmp_path: Path) -> None:
     rows = [{"question": "who", "context": words, "answers": [{"text": words, "answer_start": 0}]}]
     stored = examples(tmp_path, rows, QuestionAnsweringSection.roles, answering())
     assert (stored.truncated, {*stored[0]["ends"].tolist()}) == (1, {0})
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["model.preset=gpt2"], "the objective question_answering trains encoders; this model has a decoder alone"),
+        (["tokenizer.kind=unigram"], "tokenizer.kind: unigram as it is here puts no token before a text, .*: use wordpiece"),
+        (["tokenizer={kind: byte_bpe, add_bos: false}"], "byte_bpe as it is here puts no token before a text"),
+        (["data.train.0.columns={answers: [a, b]}"], "answers is read from one column: name one"),
+        (["generation.prompts=[the]"], "a model that is trained for question_answering does not continue text; remove it"),
+        (["model.head={kind: tags, count: 2}"], "needs a head of kind spans, not tags"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(words: list[str], error: str) -> None:
+    given = ["model.preset=bert-tiny", "tokenizer.kind=wordpiece", "data.train=[{path: rows.json}]", "training.steps=1"]
+    with pytest.raises(UsageError, match=error):
+        read_document({"objective": {"kind": "question_answering"}}, "r", [*given, *words])
+    recipe, _ = read_document({"objective": {"kind": "question_answering"}}, "r", given)
+    assert recipe.objective.head == "spans"

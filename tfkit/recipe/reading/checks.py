@@ -222,7 +222,7 @@ def _columns(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]
     roles = {role.name: role.form for role in recipe.objective.roles}
     for name, column in source.columns.items():
         if isinstance(column, list) and roles.get(name) in ("label", "messages", "answers"):
-            yield "columns", f"{name} is a {roles[name]}, which is in one column: name one"
+            yield "columns", f"{name} is read from one column: name one"
         if name not in roles:
             yield "columns", f"the objective {recipe.objective.kind} does not read {name!r}; it reads {', '.join(roles)}"
     if source.text is not None and "text" not in roles:
