@@ -95,7 +95,7 @@ TOLD = [
     ("bert", "genres", {"kind": "multi_label", "delimiter": "|"}, "f1_micro", "any number of labels: of 3 in these rows."),
     ("gpt", "topics", {"kind": "multi_label", "delimiter": ";"}, "f1_micro", "of 3 in these rows, separated by ';'."),
     ("bert", "flags", {"kind": "multi_label"}, "f1_micro", "of 3 in these rows, each a column of 0 and 1"),
-    ("bert", "asked", {"kind": "question_answering", "unanswerable": True}, "f1", "the answers in them, which some questions have not."),
+    ("bert", "asked", {"kind": "question_answering", "unanswerable": True}, "f1", "the answers in them; some questions have none."),
     ("bert", "names", {"kind": "tagging"}, "f1", "parts of names"),
     ("bert", "parts", {"kind": "tagging"}, "accuracy", "tokens and their tags."),
     ("gpt", "choices", {"kind": "multiple_choice"}, "accuracy", "several answers"),
@@ -200,6 +200,11 @@ def test_a_model_with_a_chat_template_gets_the_rate_of_a_tuned_one(place: Path) 
         assert (recipe.optimizer.lr, recipe.training.batch_size) == (rate, 8)
 
 
+def test_labels_that_are_named_are_meant(place: Path) -> None:
+    done = learn(place, "gpt", "genres", "data.train.0.columns={text: text, labels: genres}", "training.steps=1")
+    assert (done.code, "# multi_label: a text, and any number of labels" in done.err) == (0, True), done.err
+
+
 def test_what_the_command_line_says_is_kept(place: Path) -> None:
     words = ["training.steps=3", "optimizer={kind: adafactor, lr: 1e-2}", "schedule.warmup_steps=1", "data.validation=null"]
     done = learn(place, "gpt", "both", *words, "data.train.0.columns={text: question, label: answer}", "objective.regression=false")
@@ -219,6 +224,12 @@ def test_what_the_command_line_says_is_kept(place: Path) -> None:
         ("gpt", "both", [], ["this may be chat or classification", "question, answer, category", "objective.kind=classification"]),
         ("bert", "orders", [], ["these are the columns of chat", "an encoder (bert, ", "--from a decoder", "{text: NAME, label: NAME}"]),
         ("gpt", "translations", [], ["columns of text_to_text", "--from a model of an encoder and", "{instruction: NAME, output: NAME}"]),
+        (
+            "gpt",
+            "genres",
+            [],
+            ["'genres' may be the labels of the text", "objective.kind=multi_label\n  objective.kind=causal_lm, if it is not"],
+        ),
         ("gpt", "asked", [], ["columns of question_answering", "--from an encoder", "{instruction: NAME, input: NAME, output: NAME}"]),
         ("t5", "parts", [], ["columns of tagging", "tokens, upos", "--from an encoder or a decoder"]),
         ("bert", "choices", [], ["columns of multiple_choice", "--from a decoder"]),

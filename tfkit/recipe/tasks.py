@@ -97,7 +97,7 @@ def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
             {"kind": kind}, "f1" if names else "accuracy", "tokens and their tags" + (", which are parts of names" if names else "")
         )
     if kind == "question_answering":
-        some = ", which some questions have not" if seen.unanswerable else ""
+        some = "; some questions have none" if seen.unanswerable else ""
         section = {"kind": kind} | ({"unanswerable": True} if some else {})
         return Task(section, "f1", f"questions, contexts, and the answers in them{some}")
     if kind == "multiple_choice":
@@ -147,6 +147,11 @@ def _labelled(seen: Seen, model: Kind) -> str | None:
     found = certain[:1] or [kind for kind in ("chat", "text_to_text", of_classes) if kind in seen.kinds]
     if not found and sets and model.stacks == "encoder":  # a language model may be meant to read the text beside columns of 0 and 1
         found = ["multi_label"]
+    labels = seen.reads.get("multi_label", {}).get("labels")
+    is_recognised = "causal_lm" in seen.kinds and labels not in ("labels", "label")  # a note about a text may have such a name
+    if found == ["multi_label"] and model.stacks == "decoder" and is_recognised:
+        what = f"the column {labels!r} may be the labels of the text"
+        raise _refusal(seen, model, what, "objective.kind=multi_label", "objective.kind=causal_lm, if it is not")
     possible = [kind for kind in found if model.stacks in SECTIONS[kind].stacks]
     if len(possible) > 1:
         raise _refusal(seen, model, f"this may be {' or '.join(possible)}", *(f"objective.kind={kind}" for kind in possible[:2]))
