@@ -97,6 +97,8 @@ def read_settings(
         return _without_recipe(overrides)
     if recipe is None and any(name.partition(".")[0] == "objective" for name in names):
         overrides = [*_defaults_of_other_objectives(), *overrides]
+    if recipe is None and "data.on_bad_row" not in names:  # rows may be left out of a training, not of a score
+        overrides = ["data.on_bad_row=error", *overrides]
     if recipe is not None and saved is not None:
         with suppress(UsageError):  # the run's own recipe is not what this command was given
             overrides = [*split_as(saved.read(), recipe.fields()), *overrides]

@@ -1,7 +1,7 @@
 """From a recipe's data and tokenizer sections to what is trained on: what every training command does first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from tfkit.engine.companions import require_memory_for_companions
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.preflight import check_lost, check_openings
 from tfkit.errors import ModelError
+from tfkit.evaluation.lost_rows import LostRow, describe_lost, lost_rows, reasons, scored_examples
 from tfkit.hub import find_checkpoint
 from tfkit.model.config import ModelConfig
 from tfkit.objectives.context import ModelContext, Stored, tokens_of
@@ -50,6 +51,7 @@ class ValidationSet:
 
     name: str
     stored: Stored
+    lost: Sequence[LostRow] = ()  # labelled rows that are in no example, and count as wrong
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,15 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
         if not objective.reads_special_tokens:
             check_openings((*sources, *held_out), roles, tokenizer)
         stored = [store(source, recipe.data, objective, tokenizer, listener) for source in sources]
-        validation = [store(source, recipe.data, objective, tokenizer, listener) for source in held_out]
+        judged = objective.labelled if recipe.data.on_bad_row == "error" else None
+        counts_lost = judged is not None and judged.evaluates_answers
+        validation = [store(source, recipe.data, objective, tokenizer, listener, counts_lost=counts_lost) for source in held_out]
         for one in validation:
             one.check_targets()
-    _report(stored, validation, tokenizer, listener)
+    named = [ValidationSet(name, one) for name, one in zip(set_names(recipe.data, held_out), validation, strict=True)]
+    if counts_lost:
+        named = [with_lost(one, source, objective, listener) for one, source in zip(named, held_out, strict=True)]
+    _report(stored, [one.stored for one in named], tokenizer, listener)
     if recipe.data.max_lost is not None:
         check_lost(stored, recipe.data.max_lost)
     objective.prepare(stored)
@@ -111,8 +118,6 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
     for note in objective.notes(stored):
         listener.say(note)
     weights = [section.weight for section in recipe.data.train]
-    names = set_names(recipe.data, held_out)
-    named = [ValidationSet(name, one) for name, one in zip(names, validation, strict=True)]
     return TrainingData(tokenizer, labels, config, objective, list(zip(stored, weights, strict=True)), named, start)
 
 
@@ -166,10 +171,23 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
     return tokenizer
 
 
-def store(source: Source, data: DataSection, objective: Objective, tokenizer: Tokenizer, listener: Listener) -> Stored:
-    """Return a source as the cache holds it, after building it there if need be."""
+def with_lost(one: ValidationSet, source: Source, objective: Objective, listener: Listener, count: int | None = None) -> ValidationSet:
+    """Return a set with its lost rows, among the first `count` examples, which are reported, and are no longer among the skipped ones."""
+    if objective.labelled is None or not isinstance(one.stored, ExampleSet):
+        return one
+    lost = lost_rows(source, one.stored, objective.labelled, len(one.stored) if count is None else count)
+    if note := describe_lost(source.name, lost):
+        listener.warn(note)
+    kept = {kind: skipped for kind, skipped in one.stored.skipped.items() if kind not in reasons(lost)}
+    return replace(one, stored=replace(one.stored, skipped=kept), lost=lost)
+
+
+def store(
+    source: Source, data: DataSection, objective: Objective, tokenizer: Tokenizer, listener: Listener, *, counts_lost: bool = False
+) -> Stored:
+    """Return a source as the cache holds it, after building it there if need be. `counts_lost`: of an evaluation that counts lost rows."""
     encoder = objective.labelled
     with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
         if encoder is None:
             return token_stream(source, tokenizer, bar.advance, sentences=objective.reads_sentences)
-        return example_set(source, encoder, data.on_bad_row, bar.advance)
+        return (scored_examples if counts_lost else example_set)(source, encoder, data.on_bad_row, bar.advance)

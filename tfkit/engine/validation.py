@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tfkit.data import TokenStream
 from tfkit.engine.training_data import TrainingData, ValidationSet
+from tfkit.evaluation.lost_rows import within, wrong_answers
 from tfkit.evaluation.predictions import Judged, answer_metrics, judge_rows
 from tfkit.evaluation.row_scores import first_rows, score_rows, tokens_of_first
 from tfkit.evaluation.text_scores import score_streams
@@ -58,6 +59,10 @@ def score_sets(
         found = judge_sets(settings, order, labelled, [one.stored for one in sets], model, should_stop=should_stop)
         if found is None:
             return None
+        found = [
+            [*part, *wrong_answers(labelled, within(one.lost, len(part), len(one.stored)), len(part))]
+            for part, one in zip(found, sets, strict=False)
+        ]
         everything = [one for part in found for one in part]  # F1 and correlations of all are no mean of those of each
         whole, *parts = (answer_metrics(labelled, part)(unit_weights(len(part))) for part in (everything, *found))
         return of_sets(whole, parts, names)

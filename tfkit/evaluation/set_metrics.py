@@ -10,10 +10,10 @@ from tfkit.objectives.objective import Objective, Sum
 
 
 def loss_metrics(objective: Objective, rows: Sequence[Mapping[str, Sum]]) -> Scores:
-    """Return the objective's own metrics from the sums of each row, which all have the same names."""
-    names = list(rows[0])
+    """Return the objective's own metrics from the sums of each row; a lost row has not all of them."""
+    names, nothing = list(dict.fromkeys(name for row in rows for name in row)), Sum(0.0, 0)
     totals, targets = (
-        np.array([[getattr(row[name], part) for name in names] for row in rows], np.float64) for part in ("total", "targets")
+        np.array([[getattr(row.get(name, nothing), part) for name in names] for row in rows], np.float64) for part in ("total", "targets")
     )  # (N, names)
 
     def scores(weights: Numbers) -> dict[str, float]:

@@ -53,9 +53,13 @@ def write_texts(
 def rows_of(source: Source, stored: ExampleSet) -> Iterator[Row]:
     """The row of each example. A set keeps the order of its source, and lacks its bad rows; the folder of its files may have moved."""
     rows = source.rows({})
-    for number, text in enumerate(np.asarray(stored.texts, "<u8")):
-        name = PurePath(stored.place(number)).name
-        yield next(row for row in rows if _name(row) == name and text_hash(row.text) == text.tobytes())
+    for number in range(len(stored)):
+        yield next(row for row in rows if is_row_of(row, stored, number))
+
+
+def is_row_of(row: Row, stored: ExampleSet, number: int) -> bool:
+    """Whether a row is that of an example: by the end of its place, and its text."""
+    return _name(row) == PurePath(stored.place(number)).name and text_hash(row.text) == np.asarray(stored.texts[number], "<u8").tobytes()
 
 
 def _name(row: Row) -> str:

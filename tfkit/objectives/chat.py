@@ -43,6 +43,9 @@ from tfkit.tokenizer.conversations import (
 _SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatbot": "assistant"}
 
 
+_CONTROL = "special tokens in a text"
+
+
 def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
     """The tokenizer that the checkpoint gets: it reads special tokens, and has the chat template of the format.
 
@@ -152,6 +155,11 @@ class Chat(WritingObjective):
         answers = [message["content"] for message in conversation(row) if message["role"] == "assistant"]
         return [answers[len(_answer_places(example)) - 1]]  # later ones were cut off
 
+    def wrong(self, row: Row) -> RowResult:
+        """No text."""
+        answers = [message["content"] for message in conversation(row) if message["role"] == "assistant"]
+        return RowResult({}, {"text": "", "references": not_blank(row.values.get("output", answers[-1:]))})
+
     def notes(self, stored: Sequence[Stored]) -> list[str]:
         """The fraction of the tokens that are targets."""
         labels = [np.asarray(one.arrays["labels"][0]) for one in stored if isinstance(one, ExampleSet)]
@@ -163,9 +171,9 @@ class Chat(WritingObjective):
         try:
             return self._checked(asked_conversation(row) if asked else conversation(row), row.place, render)
         except UnfitError as error:
-            return BadRow(error.kind, f"{row.place}: {error}; correct the row")
+            return BadRow(error.kind, f"{row.place}: {error}; correct the row", lost=error.kind == _CONTROL)
         except ModelError as error:  # the template refuses it
-            return BadRow("refused by the chat template", str(error))
+            return BadRow("refused by the chat template", str(error), lost=True)
 
     def _checked(self, messages: Sequence[Mapping[str, Any]], place: str, render: Render) -> tuple[str, Spans]:
         """The text of a conversation. Raises UnfitError if it would have special tokens that a message writes, and not the format.
@@ -207,6 +215,7 @@ class Chat(WritingObjective):
                 "no answer within the context",
                 f"{row.place}: {len(found.ids):,} tokens, and none of an answer is among the first {length:,}; set a larger "
                 "model.context_length, or remove the row",
+                lost=True,
             )
         unread = max(0, len(_answers(row)) - 1)
         return Encoded({"input_ids": ids.tolist(), "labels": labels.tolist()}, len(ids), len(found.ids) > length, unread)
@@ -255,7 +264,7 @@ def _messages(row: Row) -> list[dict[str, Any]]:
 
 
 def _control_token(number: int, token: str) -> UnfitError:
-    return UnfitError("special tokens in a text", f"message {number} has {token!r}, which would be read as a special token")
+    return UnfitError(_CONTROL, f"message {number} has {token!r}, which would be read as a special token")
 
 
 def _texts(value: Any) -> Iterator[str]:

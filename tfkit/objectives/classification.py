@@ -17,7 +17,7 @@ from tfkit.data.columns.forms import ClassName
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
-from tfkit.objectives.labelled import Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer, short
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, class_answer, short
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import class_figures, classification_metrics
 from tfkit.objectives.metrics.regression import regression_metrics
@@ -151,11 +151,22 @@ class Classification(LabelledObjective):
 
     def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Those of each class; none of numbers."""
-        return {} if self.section.regression else class_figures(*self._class_numbers(predictions), self.labels)
+        return {} if self.section.regression else class_figures(*self._class_numbers(predictions), self._all_labels(predictions))
+
+    def wrong(self, row: Row) -> RowResult | None:
+        """No class, which is none of the labels; None for a number."""
+        if self.section.regression:
+            return None
+        return RowResult({"accuracy": Sum(0.0, 1)}, {"label": str(row.values["label"]), "predicted": NO_LABEL})
+
+    def _all_labels(self, predictions: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The classes, and those that lost rows have beside them."""
+        return list(dict.fromkeys([*self.labels, *(one[name] for one in predictions for name in ("label", "predicted"))]))
 
     def _class_numbers(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
         """The right and the predicted classes: (N,) each."""
-        right, predicted = (np.array([self._numbers[one[name]] for one in predictions], np.int64) for name in ("label", "predicted"))
+        numbers = {label: number for number, label in enumerate(self._all_labels(predictions))}
+        right, predicted = (np.array([numbers[one[name]] for one in predictions], np.int64) for name in ("label", "predicted"))
         return right, predicted
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -188,5 +199,7 @@ def unknown_label(place: str, written: str, labels: Sequence[str]) -> BadRow:
     """Error for a label that the training rows, or the recipe, do not have."""
     known = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
     return BadRow(
-        f"label {written!r}", f"{place}: the label {written!r} is none of {known}; correct the row, or name all in objective.labels"
+        f"label {written!r}",
+        f"{place}: the label {written!r} is none of {known}; correct the row, or name all in objective.labels",
+        lost=True,
     )

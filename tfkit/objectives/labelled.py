@@ -23,6 +23,8 @@ from tfkit.objectives.metrics import Scores
 from tfkit.objectives.objective import Batch, Objective, Sum
 from tfkit.tokenizer import Tokenizer
 
+NO_LABEL = "(no answer)"  # the prediction for a row, or a word, that the model was not given
+
 
 class RowResult(NamedTuple):
     """The objective's sums of one row, and the prediction beside the right answer, as a file of predictions has them."""
@@ -66,6 +68,19 @@ class LabelledObjective(Objective, Encoder, Protocol):
     def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Figures of each label, by name, such as the `classes` and `confusion` of class_figures; none by default."""
         return {}
+
+    def wrong(self, row: Row) -> RowResult | None:
+        """The result of a row that is lost: a wrong answer. None by default: an answer that is a number is not wrong or right."""
+        return None
+
+    @property
+    def cuts_answers(self) -> bool:
+        """Whether a row that is cut to the context has a shorter answer than its own, which `completed` completes."""
+        return False
+
+    def completed(self, row: Row, result: RowResult) -> RowResult:
+        """The result of a row that was cut, with what was cut off as wrong."""
+        return result
 
     @property
     def evaluates_answers(self) -> bool:

@@ -19,7 +19,7 @@ from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
-from tfkit.objectives.labelled import Answer, LabelledObjective, LabelProbabilities, RowResult, short
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, LabelProbabilities, RowResult, short
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.label_sets import label_set_figures, label_set_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
@@ -104,16 +104,25 @@ class MultiLabel(LabelledObjective):
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
         """Those of sets of labels."""
-        return [label_set_metrics(*self._sets(predictions), len(self.labels))]
+        right, predicted, every = self._sets(predictions)
+        return [label_set_metrics(right, predicted, len(every))]
 
     def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Those of each label."""
-        return label_set_figures(*self._sets(predictions), self.labels)
+        return label_set_figures(*self._sets(predictions))
 
-    def _sets(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[list[list[int]], list[list[int]]]:
-        """The numbers of the right and of the predicted labels of each row."""
-        right, predicted = ([[self._numbers[label] for label in one[name]] for one in predictions] for name in ("labels", "predicted"))
-        return right, predicted
+    def wrong(self, row: Row) -> RowResult:
+        """No label that there is."""
+        found = [label for label, applies in self.section.labels_in(row.values["labels"]).items() if applies]
+        return RowResult({"exact_match": Sum(0.0, 1)}, {"labels": found, "predicted": [NO_LABEL]})
+
+    def _sets(self, predictions: Sequence[Mapping[str, Any]]) -> tuple[list[list[int]], list[list[int]], list[str]]:
+        """The numbers of the right and of the predicted labels of each row, and all labels; lost rows may have further ones."""
+        columns = [[one[name] for one in predictions] for name in ("labels", "predicted")]
+        every = list(dict.fromkeys([*self.labels, *(label for rows in columns for row in rows for label in row)]))
+        numbers = {label: number for number, label in enumerate(every)}
+        right, predicted = ([[numbers[label] for label in row] for row in rows] for rows in columns)
+        return right, predicted, every
 
     def _named(self, applies: Sequence[bool]) -> list[str]:
         return [label for label, one in zip(self.labels, applies, strict=True) if one]

@@ -20,7 +20,7 @@ from tfkit.errors import UsageError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.classification import unknown_label
-from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer
+from tfkit.objectives.labelled import NO_LABEL, Answer, LabelledObjective, RowResult, class_answer
 from tfkit.objectives.metrics import Scores
 from tfkit.objectives.metrics.classes import class_figures, tag_metrics
 from tfkit.objectives.metrics.entities import entity_figures, entity_metrics
@@ -120,20 +120,31 @@ class Tagging(LabelledObjective):
 
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
         """Those of tags, and of the names that they mark, if they mark any."""
-        tags, predicted = _columns(predictions)
+        tags, predicted, every = _columns(predictions, self.labels)
         of_words = np.repeat(np.arange(len(predictions)), [len(row) for row in tags])  # (W,)
-        of_tags = tag_metrics(self._flat(tags), self._flat(predicted), of_words)
-        return [of_tags, *([entity_metrics(tags, predicted)] if mark_spans(self.labels) else [])]
+        of_tags = tag_metrics(_flat(tags, every), _flat(predicted, every), of_words)
+        return [of_tags, *([entity_metrics(tags, _names(predicted))] if mark_spans(self.labels) else [])]
 
     def answer_figures(self, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Those of each tag, and of each kind of name that the tags mark, if they mark any: `entities`."""
-        tags, predicted = _columns(predictions)
-        found = class_figures(self._flat(tags), self._flat(predicted), self.labels)
-        return found | ({"entities": entity_figures(tags, predicted)} if mark_spans(self.labels) else {})
+        tags, predicted, every = _columns(predictions, self.labels)
+        found = class_figures(_flat(tags, every), _flat(predicted, every), list(every))
+        return found | ({"entities": entity_figures(tags, _names(predicted))} if mark_spans(self.labels) else {})
 
-    def _flat(self, rows: Sequence[Sequence[str]]) -> NDArray[np.int64]:
-        """The numbers of the tags of all words: (W,)."""
-        return np.array([self._numbers[tag] for row in rows for tag in row], np.int64)
+    def wrong(self, row: Row) -> RowResult:
+        """No tag for any word."""
+        return self.completed(row, RowResult({"accuracy": Sum(0.0, 0)}, {"tags": [], "predicted": []}))
+
+    @property
+    def cuts_answers(self) -> bool:
+        """Words beyond the context have no prediction."""
+        return True
+
+    def completed(self, row: Row, result: RowResult) -> RowResult:
+        """The words beyond the context have no tag."""
+        tags, right, cut = list(map(str, row.values["tags"])), result.sums["accuracy"], len(result.prediction["predicted"])
+        sums = result.sums | {"accuracy": Sum(right.total, len(tags))}
+        return RowResult(sums, {"tags": tags, "predicted": [*result.prediction["predicted"], *[NO_LABEL] * (len(tags) - cut)]})
 
     def _question(self, row: Row, ids: list[int], words: list[int | None], truncated: bool) -> Encoded | BadRow:
         if all(word is None for word in words):
@@ -171,9 +182,21 @@ class Tagging(LabelledObjective):
         return Encoded({"input_ids": ids, "labels": labels}, len(ids), truncated)
 
 
-def _columns(predictions: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], list[list[str]]]:
-    """The right and the predicted tags of each row."""
-    return [one["tags"] for one in predictions], [one["predicted"] for one in predictions]
+def _columns(predictions: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> tuple[list[list[str]], list[list[str]], Mapping[str, int]]:
+    """The right and the predicted tags of each row, and the numbers of all of them; lost rows may have further ones."""
+    tags, predicted = ([one[name] for one in predictions] for name in ("tags", "predicted"))
+    every = dict.fromkeys([*labels, *(tag for rows in (tags, predicted) for row in rows for tag in row)])
+    return tags, predicted, {tag: number for number, tag in enumerate(every)}
+
+
+def _flat(rows: Sequence[Sequence[str]], numbers: Mapping[str, int]) -> NDArray[np.int64]:
+    """The numbers of the tags of all words: (W,)."""
+    return np.array([numbers[tag] for row in rows for tag in row], np.int64)
+
+
+def _names(predicted: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Tags in which a word without a prediction is outside of names."""
+    return [["O" if tag == NO_LABEL else tag for tag in row] for row in predicted]
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -186,4 +209,5 @@ def _nothing(row: Row, number: int) -> BadRow:
     return BadRow(
         "a word that the tokenizer gives nothing for",
         f"{row.place}: word {number + 1}, {word!r}, gives no token, so its tag cannot be learned; remove it and its tag from the row",
+        lost=True,
     )

@@ -112,6 +112,10 @@ class TextToText(WritingObjective):
         """All targets of the row."""
         return not_blank(row.values["target"])
 
+    def wrong(self, row: Row) -> RowResult:
+        """No text."""
+        return RowResult({}, {"text": "", "references": not_blank(row.values["target"])})
+
     def _is_empty(self, source: TextIds) -> bool:
         return len(source.ids) == len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
 
@@ -121,7 +125,9 @@ class TextToText(WritingObjective):
             return _empty(row, "source" if self._is_empty(source) else "target")
         if self.eos_id in target:
             end = self.tokenizer.backend.id_to_token(self.eos_id)
-            return BadRow("an end within a target", f"{row.place}: the target has {end!r}, which ends it, in its text; remove it there")
+            return BadRow(
+                "an end within a target", f"{row.place}: the target has {end!r}, which ends it, in its text; remove it there", lost=True
+            )
         ids = [*target[: self.context_length - 1], self.eos_id]
         truncated = source.truncated or len(target) >= self.context_length
         unread = max(0, len(row.values["target"]) - 1)
@@ -129,4 +135,4 @@ class TextToText(WritingObjective):
 
 
 def _empty(row: Row, role: str) -> BadRow:
-    return BadRow(f"empty {role}", f"{row.place}: the {role} has no text; correct or remove the row")
+    return BadRow(f"empty {role}", f"{row.place}: the {role} has no text; correct or remove the row", lost=role == "source")

@@ -39,7 +39,7 @@ class WholeTexts:
                 found.append(label)
                 continue
             if around.issuperset(text.ids):  # a class could be read off the special tokens alone, and would mean nothing
-                found.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row"))
+                found.append(BadRow("no tokens", f"{row.place}: the text gives no token; remove the row", lost=True))
                 continue
             found.append(Encoded({"input_ids": text.ids, "segment_ids": text.segments, "label": label}, len(text.ids), text.truncated))
         return found

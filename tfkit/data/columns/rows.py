@@ -31,10 +31,14 @@ class Row(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be read: its kind, by which it is counted (`not UTF-8`), and the whole message, with place and remedy."""
+    """A row that cannot be read: its kind, by which it is counted (`not UTF-8`), and the whole message, with place and remedy.
+
+    `lost`: the row is a good one, but the model cannot be given it, or has no such answer: in an evaluation it counts as wrong.
+    """
 
     kind: str
     message: str
+    lost: bool = False
 
     @property
     def place(self) -> str:

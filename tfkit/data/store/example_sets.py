@@ -116,19 +116,31 @@ class ExampleSet:
         """Check nothing: an encoder refuses a row without a target."""
 
 
-def example_set(source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None = None) -> ExampleSet:
+def example_set(
+    source: Source,
+    encoder: Encoder,
+    on_bad_row: OnBadRow,
+    progress: Callable[[int], None] | None = None,
+    *,
+    keeps_lost: bool = False,
+) -> ExampleSet:
     """Return the examples of a source, from the cache or built there. Raises DataError on a bad row that is not skipped, and for no rows.
 
-    `progress` is called with the bytes of text done since its last call, and may raise to stop.
+    `progress` is called with the bytes of text done since its last call, and may raise to stop. `keeps_lost`: lost rows are skipped in any
+    case, for an evaluation that counts them itself.
     """
-    content = f"{EXAMPLES_VERSION}\0{source.fingerprint()}\0{encoder.fingerprint()}\0{on_bad_row}"
+    content = f"{EXAMPLES_VERSION}\0{source.fingerprint()}\0{encoder.fingerprint()}\0{on_bad_row}{'+lost' * keeps_lost}"
     fingerprint = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
     folder = cache_folder() / "examples" / fingerprint
-    index, built = indexed_folder(folder, EXAMPLES_VERSION, lambda path: _write(path, source, encoder, on_bad_row, progress))
+    index, built = indexed_folder(
+        folder, EXAMPLES_VERSION, lambda path: _write(path, source, encoder, on_bad_row, progress, keeps_lost=keeps_lost)
+    )
     return _load(folder, index, fingerprint, cached=not built)
 
 
-def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None) -> None:
+def _write(
+    folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow, progress: Callable[[int], None] | None, *, keeps_lost: bool
+) -> None:
     """Fill an empty folder; the index is written last."""
     skipped: dict[str, Skipped] = {}
     truncated = unread = max_id = 0
@@ -139,7 +151,7 @@ def _write(folder: Path, source: Source, encoder: Encoder, on_bad_row: OnBadRow,
         while rows := list(islice(found_rows, _BATCH)):
             for row, found in zip(rows, encoder.encode(rows), strict=True):
                 if isinstance(found, BadRow):
-                    if on_bad_row == "error":
+                    if on_bad_row == "error" and not (keeps_lost and found.lost):
                         raise found.refusal()
                     skip(found, skipped)
                     first_bad = first_bad or found.message

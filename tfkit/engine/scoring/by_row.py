@@ -13,10 +13,11 @@ from tfkit.engine.scoring.prediction_lines import prediction_lines
 from tfkit.engine.scoring.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
 from tfkit.engine.session import WHOLE
 from tfkit.engine.settings import Settings
-from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store
+from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store, with_lost
 from tfkit.engine.validation import judge_sets, of_sets, score_sets
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.baselines import Baselines
+from tfkit.evaluation.lost_rows import completed, only_class, reasons, wrong_answers
 from tfkit.evaluation.predictions import Judged, answer_metrics, written_metrics
 from tfkit.evaluation.row_scores import first_rows, tokens_of_first
 from tfkit.evaluation.token_budget import TokenBudget
@@ -92,17 +93,24 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each
     for source in sources:
         work.listener.say(source.describe())
     with work.stop.at_once():
-        stored = [store(source, data, objective, tokenizer, work.listener) for source in sources]
-    report_rows(stored, work.listener)
+        stored = [store(source, data, objective, tokenizer, work.listener, counts_lost=True) for source in sources]
     for one in stored:
         one.check_vocabulary(loaded.config.vocab_size)
     names = set_names(data, sources)
     order = RowOrder(loaded.config.context_length, settings.seed, settings.batch_size, data.length_groups)
     if objective.labelled is not None:
-        examples = [one for one in stored if isinstance(one, ExampleSet)]
-        return _labelled(settings, order, objective.labelled, names, sources, examples, loaded, work, each=each)
-    sets = [ValidationSet(name, one) for name, one in zip(names, stored, strict=True)]
-    return _unlabelled(settings, order, objective, sets, loaded, work)
+        counts = _rows_within(
+            objective.labelled, order, [one for one in stored if isinstance(one, ExampleSet)], settings.evaluation.max_tokens
+        )
+        sets = [
+            with_lost(ValidationSet(name, one), source, objective, work.listener, count)
+            for name, one, source, count in zip(names, stored, sources, counts, strict=False)
+        ]
+        report_rows([one.stored for one in sets], work.listener)
+        return _labelled(settings, order, objective.labelled, sources, sets, counts, loaded, work, each=each)
+    report_rows(stored, work.listener)
+    cut = [ValidationSet(name, one) for name, one in zip(names, stored, strict=True)]
+    return _unlabelled(settings, order, objective, cut, loaded, work)
 
 
 def open_finished(section: ObjectiveSection, loaded: "Loaded", seed: int) -> tuple[Objective, Tokenizer]:
@@ -138,43 +146,48 @@ def _labelled(
     settings: Settings,
     order: RowOrder,
     objective: LabelledObjective,
-    names: Sequence[str],
     sources: Sequence[Source],
-    stored: Sequence[ExampleSet],
+    sets: Sequence[ValidationSet],
+    counts: Sequence[int],
     loaded: "Loaded",
     work: "Session",
     *,
     each: bool,
 ) -> Scored:
-    """Rows that have an answer each: the model's, and the metrics of all of them."""
+    """Rows that have an answer each: the model's, and the metrics of all of them, those that are lost included."""
     writer = objective.writer if settings.evaluation.text_metrics else None
     text_metrics = settings.evaluation.text_metrics if writer else ()
-    counts = _rows_within(objective, order, stored, settings.evaluation.max_tokens)
-    used = stored[: len(counts)]
+    used = [one.stored for one in sets if isinstance(one.stored, ExampleSet)]
     inputs: list[list[SharedInput]] = []
     if writer is not None:
         inputs = [shared_inputs(writer, *one) for one in zip(sources, used, counts, strict=False)]
     with work.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, work.stop.at_once(WHOLE):
-        judged = judge_sets(settings.evaluation, order, objective, stored, loaded.model, progress=bar.advance)
-        assert judged is not None  # nothing asked it to stop
+        read = judge_sets(settings.evaluation, order, objective, used, loaded.model, progress=bar.advance)
+        assert read is not None  # nothing asked it to stop
         if writer is not None:
-            sets = zip(used, judged, inputs, strict=True)
-            judged = [with_texts(settings, writer, one, found, shared, loaded, bar.advance) for one, found, shared in sets]
-        metrics, scores, units = _metrics(settings, objective, names, judged, inputs)
-    rows = [(one, found) for one, part in zip(used, judged, strict=True) for found in part]
-    tokens = sum(int(one.lengths[found.number]) for one, found in rows)
-    facts = objective.answer_figures([found.prediction for _, found in rows])
+            read = [with_texts(settings, writer, *one, loaded, bar.advance) for one in zip(used, read, inputs, strict=True)]
+        read = [completed(objective, *one) for one in zip(sources, used, read, strict=False)]
+        wrong = [wrong_answers(objective, one.lost, count) for one, count in zip(sets, counts, strict=True)]
+        if writer is not None:
+            inputs = [[*shared, *map(_alone, lost)] for shared, lost in zip(inputs, wrong, strict=True)]
+        judged = [[*found, *lost] for found, lost in zip(read, wrong, strict=True)]
+        metrics, scores, units = _metrics(settings, objective, [one.name for one in sets], judged, inputs)
+    predictions = [found.prediction for part in judged for found in part]
+    if label := only_class([one["label"] for one in predictions if "label" in one]):
+        work.listener.warn(f"all {len(predictions):,} rows have the label {label!r}: the metrics say nothing about the other classes")
+    facts = objective.answer_figures(predictions)
+    facts["lost"] = reasons([one for part in sets for one in part.lost])
     if writer is not None:
         facts["decoding"] = undrawn(settings.generation).model_dump(include=set(_DECODING))
         facts |= {"bleu_tokenize": settings.evaluation.bleu_tokenize} if "bleu" in text_metrics else {}
         facts |= {"inputs": units, "references": sum(len(one.references) for part in inputs for one in part)}
     with work.stop.at_once(WHOLE):
-        beside = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, judged))
-        lines = prediction_lines(settings.objective.trained_for, objective, sources, used, judged) if each else []
+        beside = evaluation_baselines(settings.objective.trained_for, text_metrics, loaded.folder, scored_rows(sources, used, read))
+        lines = prediction_lines(settings.objective.trained_for, objective, sources, sets, read) if each else []
     return Scored(
         metrics,
-        len(rows),
-        tokens,
+        len(predictions),
+        sum(int(one.lengths[: len(found)].sum()) for one, found in zip(used, read, strict=True)),
         used,
         scores,
         units,
@@ -183,6 +196,10 @@ def _labelled(
         [one.texts[:count] for one, count in zip(used, counts, strict=True)],
         beside,
     )
+
+
+def _alone(lost: Judged) -> SharedInput:
+    return SharedInput([lost.number], lost.prediction["references"])
 
 
 def _rows_within(objective: LabelledObjective, order: RowOrder, sets: Sequence[ExampleSet], max_tokens: int | None) -> list[int]:

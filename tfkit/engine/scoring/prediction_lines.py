@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfkit.data import ExampleSet, Source
+from tfkit.engine.training_data import ValidationSet
 from tfkit.evaluation.predictions import Judged
 from tfkit.evaluation.written import rows_of
 from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities
@@ -15,18 +16,24 @@ def prediction_lines(
     section: ObjectiveSection,
     objective: LabelledObjective,
     sources: Sequence[Source],
-    stored: Sequence[ExampleSet],
+    sets: Sequence[ValidationSet],
     judged: Sequence[Sequence[Judged]],
 ) -> list[dict[str, Any]]:
-    """Return a line for each row that was judged; the sources are read once more, for what was asked."""
+    """Return a line for each row that was judged, or is lost; the sources are read once more, for what was asked."""
     lines = []
-    for source, examples, found in zip(sources, stored, judged, strict=False):
-        by_number = {one.number: one for one in found}
-        for number, row in zip(range(max(by_number) + 1), rows_of(source, examples), strict=False):
-            if (one := by_number.get(number)) is not None:
-                asked = {role.name: row.values[role.name] for role in section.asked_roles if role.name in row.values}
-                answer = {
-                    name: value.by_label() if isinstance(value, LabelProbabilities) else value for name, value in one.prediction.items()
-                }
-                lines.append({"place": row.place, **asked, "loss": weighted_loss(objective.terms, one.sums), **answer})
+    for source, one, found in zip(sources, sets, judged, strict=False):
+        assert isinstance(one.stored, ExampleSet), "labelled rows are examples"
+        rows = [row for _, row in zip(found, rows_of(source, one.stored), strict=False)]
+        places = [(number, 1, row, None) for number, row in enumerate(rows)] + [(lost.before, 0, lost.row, lost) for lost in one.lost]
+        for number, _, row, lost in sorted(places, key=lambda place: place[:2]):
+            asked = {role.name: row.values[role.name] for role in section.asked_roles if role.name in row.values}
+            if lost is not None:
+                result = objective.wrong(row)
+                lines.append({"place": row.place, **asked, "lost": lost.reason, **(result.prediction if result else {})})
+                continue
+            answer = {
+                name: value.by_label() if isinstance(value, LabelProbabilities) else value
+                for name, value in found[number].prediction.items()
+            }
+            lines.append({"place": row.place, **asked, "loss": weighted_loss(objective.terms, found[number].sums), **answer})
     return lines

@@ -1,0 +1,113 @@
+"""Scores never drop a row: what the model cannot be given counts as wrong, and is counted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from answer_runs import KINDS, REST, made_rows
+from test_evaluate_answers import evaluate, judged
+from tiny_runs import pretrain, records
+
+TAGS, CLASSES, CHAT = "tags", "classes", "chat"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run of three kinds, whose training skipped bad rows; of the tags with a lost row to validate on."""
+    folder = tmp_path_factory.mktemp("lost")
+    rows = made_rows(30)
+    spoiled = [*rows[24:], {**rows[24], "words": ["the", "\ufe0f"], "names": ["O", "O"], "label": "purple"}]
+    for name, part in (("train", [*rows[:24], {"nothing": 1}]), ("valid", rows[24:]), ("spoiled", spoiled)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in (TAGS, CLASSES, CHAT):
+            model, objective, columns = KINDS[name]
+            train, valid = ("valid", "spoiled") if name == TAGS else ("train", "valid")
+            skip = "" if name == TAGS else ", on_bad_row: skip"
+            sources = (f"{part}: [{{path: {file}.jsonl, columns: {columns}}}]" for part, file in (("train", train), ("validation", valid)))
+            (folder / f"{name}.yaml").write_text(f"{model}\ndata: {{{', '.join(sources)}{skip}}}\nobjective: {objective}{REST}")
+            done = pretrain(folder / name, folder / f"{name}.yaml")
+            assert done.code == 0, done.err
+            if name == TAGS:
+                assert "spoiled.jsonl: 1 row that the model cannot be given count as wrong: 1 a word that the tokenizer" in done.err
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def scored(folder: Path, name: str, rows: list[dict[str, Any]], *words: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return judged(folder, "--from", name, "--data", str(path), *words)
+
+
+def test_classes(tmp_path: Path) -> None:
+    rows = made_rows(10)
+    (whole, _), (lost, lines) = (
+        scored(tmp_path, CLASSES, some)
+        for some in (rows, [*rows[:3], {**rows[0], "label": "purple"}, *rows[3:], {**rows[1], "text": "\ufe0f", "label": "red"}])
+    )
+    assert whole["lost"] == {}
+    assert lost["lost"] == {"label 'purple'": 1, "no tokens": 1}
+    assert (whole["examples"], lost["examples"]) == (10, 12)
+    assert lost["metrics"]["accuracy"] == pytest.approx(whole["metrics"]["accuracy"] * 10 / 12)
+    assert lost["metrics"]["loss"] == pytest.approx(whole["metrics"]["loss"])
+    assert lost["metrics"]["f1_macro"] < whole["metrics"]["f1_macro"]
+    assert [one.get("lost") for one in lines] == [None] * 3 + ["label 'purple'"] + [None] * 7 + ["no tokens"]
+    assert (lines[3]["label"], lines[3]["predicted"], lines[11]["label"]) == ("purple", "(no answer)", "red")
+    assert lost["classes"]["purple"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
+    limited, few = scored(tmp_path, CLASSES, [*rows[:3], {**rows[0], "label": "purple"}, *rows[3:]], "evaluation.max_tokens=1")
+    assert (limited["examples"], limited["lost"], len(few)) == (1, {}, 1)
+
+
+def test_tags_also_of_words_beyond_the_context(tmp_path: Path, place: Path) -> None:
+    told = records(place / TAGS)[-1]["evaluation"]
+    own = json.loads(evaluate(tmp_path, "--from", TAGS, "--json").out)
+    assert own["lost"] == {"a word that the tokenizer gives nothing for": 1}
+    assert {name: own["metrics"][name] for name in told} == pytest.approx(told, rel=1e-5)
+    rows = made_rows(10)
+    (whole, _), (cut, lines) = (
+        scored(tmp_path, TAGS, some) for some in (rows, [*rows, {**rows[0], "words": ["cat"] * 70, "names": ["B-animal"] * 70}])
+    )
+    words = sum(len(row["words"]) for row in rows)
+    right = cut["metrics"]["accuracy"] * (words + 70)
+    assert right == pytest.approx(whole["metrics"]["accuracy"] * words + lines[-1]["predicted"].count("B-animal"))
+    assert lines[-1]["tags"] == ["B-animal"] * 70
+    assert lines[-1]["predicted"][40:] == ["(no answer)"] * 30
+    assert cut["metrics"]["recall"] <= (whole["metrics"]["recall"] * 10 + 70) / 80
+
+
+def test_written_texts(tmp_path: Path) -> None:
+    """An answer beyond the context is compared with an empty text."""
+    rows = made_rows(6)
+    long = {"talk": [{"role": "user", "content": "the cat " * 200}, {"role": "assistant", "content": "a dog"}]}
+    words = ["evaluation.text_metrics=[exact_match, chrf]"]
+    (whole, _), (lost, lines) = (scored(tmp_path, CHAT, some, *words) for some in (rows, [long, *rows]))
+    assert lost["lost"] == {"no answer within the context": 1}
+    assert (lost["examples"], lost["inputs"], lines[0]["references"], lines[0]["text"]) == (7, whole["inputs"] + 1, ["a dog"], "")
+    inputs = whole["inputs"]
+    assert lost["metrics"]["exact_match"] == pytest.approx(whole["metrics"]["exact_match"] * inputs / (inputs + 1))
+    assert lost["metrics"]["loss"] == pytest.approx(whole["metrics"]["loss"], rel=1e-6)
+    assert set(lost["intervals"]) == set(lost["metrics"])
+
+
+def test_a_training_that_skips_bad_rows_makes_no_evaluation_skip_them(tmp_path: Path) -> None:
+    rows = [*made_rows(4), {"nothing": 1}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    done = evaluate(tmp_path, "--from", CLASSES, "--data", str(path))
+    assert (done.code, "rows.jsonl:5: no column" in done.err) == (3, True), done.err
+    assert scored(tmp_path, CLASSES, rows, "data.on_bad_row=skip")[0]["examples"] == 4
+
+
+def test_rows_of_one_class_are_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({**row, "label": "red"}) + "\n" for row in made_rows(5)), encoding="utf-8")
+    done = evaluate(tmp_path, "--from", CLASSES, "--data", str(path))
+    assert done.code == 0, done.err
+    assert "all 5 rows have the label 'red': the metrics say nothing about the other classes" in done.err
