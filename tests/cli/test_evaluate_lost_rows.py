@@ -1,6 +1,8 @@
 """Scores never drop a row: what the model cannot be given counts as wrong, and is counted."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,9 @@ import pytest
 from answer_runs import KINDS, REST, made_rows
 from test_evaluate_answers import evaluate, judged
 from tiny_runs import pretrain, records
+
+import tfkit
+from tfkit.engine.listener import Silent
 
 TAGS, CLASSES, CHAT = "tags", "classes", "chat"
 
@@ -111,3 +116,38 @@ def test_rows_of_one_class_are_warned_of(tmp_path: Path) -> None:
     done = evaluate(tmp_path, "--from", CLASSES, "--data", str(path))
     assert done.code == 0, done.err
     assert "all 5 rows have the label 'red': the metrics say nothing about the other classes" in done.err
+
+
+class Counting(Silent):
+    """A listener that compares what each progress announces with what it reports."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, int | None] = {}
+        self.done: dict[str, int] = {}
+
+    @contextmanager
+    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Any]:
+        self.totals[description] = total
+        counting = self
+
+        class Bar:
+            def advance(self, count: int) -> None:
+                counting.done[description] = counting.done.get(description, 0) + count
+
+        yield Bar()
+
+
+TEXTS = [{"path": "valid.jsonl"}]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{"evaluation.text_metrics": ["chrf"]}, {"objective": {"kind": "causal_lm"}, "data.train": TEXTS, "data.validation": TEXTS}],
+    ids=["rows", "texts"],
+)
+@pytest.mark.parametrize("most", [25, None])
+def test_the_total_of_a_limited_evaluation_is_what_is_read(words: dict[str, Any], most: int | None) -> None:
+    counting = Counting()
+    result = tfkit.evaluate(None, words | {"evaluation.max_tokens": most}, start=CHAT, listener=counting)
+    assert result.examples < 6 or most is None
+    assert counting.totals["scoring"] == counting.done["scoring"]

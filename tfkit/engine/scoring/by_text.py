@@ -1,5 +1,6 @@
 """Evaluation of a causal language model: how well it predicts whole texts."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfkit.data import Source, TokenStream, token_stream
@@ -11,6 +12,7 @@ from tfkit.engine.validation import of_sets
 from tfkit.errors import ModelError, UsageError
 from tfkit.evaluation.set_metrics import text_score_metrics
 from tfkit.evaluation.text_scores import TextScore, count_targets, score_streams
+from tfkit.evaluation.token_budget import TokenBudget
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
@@ -67,8 +69,7 @@ def _streams(sources: list[Source], loaded: "Loaded", work: "Session") -> list[T
 
 def _score(loaded: "Loaded", streams: list[TokenStream], settings: "Settings", work: "Session") -> list[TextScore]:
     limit = settings.evaluation.max_tokens
-    total = sum(int(count_targets(stream).sum()) for stream in streams)
-    bar = work.listener.progress("scoring", total if limit is None else min(total, limit), "tokens")
+    bar = work.listener.progress("scoring", _targets_within(streams, limit), "tokens")
     with bar as shown, work.stop.at_once(WHOLE):
         scores = score_streams(
             loaded.model,
@@ -80,6 +81,16 @@ def _score(loaded: "Loaded", streams: list[TokenStream], settings: "Settings", w
         )
     assert scores is not None  # nothing asked it to stop
     return scores
+
+
+def _targets_within(streams: Sequence[TokenStream], limit: int | None) -> int:
+    """The tokens that will be scored: of whole texts, within the limit."""
+    budget, total = TokenBudget(limit), 0
+    for stream in budget.until_spent(streams):
+        count = int(count_targets(stream, budget.left).sum())
+        budget.spend(count)
+        total += count
+    return total
 
 
 def _text_predictions(sources: list[Source], scores: list[TextScore]) -> list[dict[str, Any]]:
