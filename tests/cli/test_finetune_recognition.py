@@ -91,7 +91,7 @@ TOLD = [
     ("bert", "stars", {"kind": "classification", "regression": False}, "accuracy", "one of 4 classes"),
     ("bert", "likeness", {"kind": "classification", "regression": True}, "rmse", "a number with fractions"),
     ("gpt", "pairs", {"kind": "classification", "regression": False}, "accuracy", "GPT (Radford"),
-    ("t5", "classes", {"kind": "classification", "regression": False}, "accuracy", "Adafactor at a constant 1e-3"),
+    ("t5", "classes", {"kind": "classification", "regression": False}, "accuracy", "Adafactor at 1e-2"),
     ("bert", "genres", {"kind": "multi_label", "delimiter": "|"}, "f1_micro", "any number of labels: of 3 in these rows."),
     ("gpt", "topics", {"kind": "multi_label", "delimiter": ";"}, "f1_micro", "of 3 in these rows, separated by ';'."),
     ("bert", "flags", {"kind": "multi_label"}, "f1_micro", "of 3 in these rows, each a column of 0 and 1"),
@@ -207,7 +207,7 @@ def test_labels_that_are_named_are_meant(place: Path) -> None:
 
 def test_what_the_command_line_says_is_kept(place: Path) -> None:
     words = ["training.steps=3", "optimizer={kind: adafactor, lr: 1e-2}", "schedule.warmup_steps=1", "data.validation=null"]
-    done = learn(place, "gpt", "both", *words, "data.train.0.columns={text: question, label: answer}", "objective.regression=false")
+    done = learn(place, "gpt", "both", *words, "data.train.0.columns={text: question, label: category}", "objective.regression=false")
     assert done.code == 0, done.err
     recipe = read_recipe("runs/gpt-both/recipe.yaml").recipe
     assert (recipe.training.steps, recipe.training.epochs, recipe.optimizer.kind) == (3, None, "adafactor")
