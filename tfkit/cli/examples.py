@@ -9,6 +9,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "finetune": (
         "tfkit finetune --from hub:HuggingFaceTB/SmolLM2-135M --data notes.txt",
         "tfkit finetune --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv --run runs/reviews",
+        "tfkit finetune --from runs/reviews --data more.csv --dry-run > task.yaml",
         "tfkit finetune python-packages --from runs/bert-stdlib training.epochs=1",
     ),
     "resume": ("tfkit resume runs/demo", "tfkit resume runs/demo training.steps=2000"),
@@ -19,7 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "predict": (
         "tfkit predict --from runs/reviews --data new.csv --out labelled.csv",
-        "cat new.jsonl | tfkit predict --from runs/reviews --data -",
+        'echo "what a film" | tfkit predict --from runs/reviews --data - --all',
     ),
     "generate": (
         'tfkit generate --from runs/demo --prompt "def read_lines(path):"',

@@ -22,7 +22,7 @@ def finetune(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train the model of a checkpoint further, on the data and for the objective of a recipe. A head that it lacks is new, and reported.
+    """Train a checkpoint further, on the data and for the objective of a recipe. A head that it lacks is newly initialized, and reported.
 
     Without a recipe the task is read from the columns of the data and the kind of the model; what was decided is printed as a recipe.
     """

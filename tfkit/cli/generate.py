@@ -38,11 +38,11 @@ def generate(
 ) -> None:
     """Continue text.
 
-    --prompt gives the text with its continuation (with --json a JSON line); --input and - give a JSON line a prompt, in order, each batch
-    as it comes. An encoder-decoder gives its own text alone. Settings that are not given are those of the run that made the checkpoint,
+    --prompt gives the text with its continuation (with --json a JSON line); --input and - give one JSON line per prompt, in order, batch
+    by batch. An encoder-decoder gives its own text alone. Settings that are not given are those of the run that made the checkpoint,
     else those of its generation_config.json. --run keeps the energy, in emissions.csv, in a run folder.
 
-    A masked language model gives each prompt with its [MASK]s filled by the likeliest tokens; nothing is drawn, and JSON lines hold
+    A masked language model gives each prompt with its [MASK]s filled with the most likely tokens; nothing is sampled, and JSON lines hold
     the other candidates.
 
     With --chat each prompt is answered, as the checkpoint's own chat template has it; a JSON line may hold {"messages": [{"role": "user",

@@ -47,19 +47,19 @@ TrainingRows = Annotated[
     str | None, typer.Option("--data", metavar="F", help="A file, folder or glob of rows to train on; else data.train.")
 ]
 RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="The run folder.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest good checkpoint of the run folder.")]
-Exact = Annotated[bool, typer.Option("--exact", help="In going on with a run: refuse to fall back to an older checkpoint.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume from the newest good checkpoint of the run folder.")]
+Exact = Annotated[bool, typer.Option("--exact", help="When resuming: refuse to fall back to an older checkpoint.")]
 NoVerify = Annotated[
     bool, typer.Option("--no-verify", callback=_skip_verification, help="Read models without comparing their files with their checksums.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Start although the planned checkpoints do not fit the disk.")]
+Force = Annotated[bool, typer.Option("--force", help="Start even if the planned checkpoints do not fit on the disk.")]
 Device = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; the best one there is if left out.")
+    str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps; by default the best one available.")
 ]
 _MOST_THREADS = 1024  # which are started at once; the largest machines have as many cores
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, max=_MOST_THREADS, metavar="N", help="Threads of the processor; its cores if left out."),
+    typer.Option("--threads", min=1, max=_MOST_THREADS, metavar="N", help="CPU threads; by default one per core."),
 ]
 FailIf = Annotated[list[str] | None, typer.Option("--fail-if", metavar="GATE", help='End with 8 if true: "loss > 3".', show_default=False)]
 DryRun = Annotated[
@@ -68,7 +68,7 @@ DryRun = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Chat = Annotated[
     bool,
-    typer.Option("--chat", help="Prompts are what a user says: the checkpoint's chat template is put around them. Alone: a conversation."),
+    typer.Option("--chat", help="Take prompts as a user's messages, in the checkpoint's chat template. Alone: a conversation."),
 ]
 Quiet = Annotated[
     bool,

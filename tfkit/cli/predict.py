@@ -35,18 +35,12 @@ def predict(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Predict what a model was trained to say of a row: its class, its tags, a number, the right one of several answers, or a text.
+    """Predict what a model was trained for: the class of a row, its tags, a number, the right one of several answers, or a text.
 
     The rows need no label; each is written with all its fields, `prediction` and `probability`, in order. The columns are those of the
     model's training: others are named with data.validation.0.columns={text: NAME}. From stdin come JSON lines, csv or tsv under a header
-    line, or a text a line, and each is answered as it comes. A row that cannot be read is an error; with data.on_bad_row=skip it is
+    line, or one text per line, and each is answered as it comes. A row that cannot be read is an error; with data.on_bad_row=skip it is
     written without a prediction, and with an `error`.
-
-    Examples:
-
-      tfkit predict --from runs/my --data new.csv --out predicted.csv
-
-      echo "what a film" | tfkit predict --from runs/my --data - --all
     """
     from tfkit.cli.session import command_session
     from tfkit.engine.predictions_file import require_writable

@@ -20,7 +20,7 @@ def pretrain(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume goes on from it."""
+    """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume continues from it."""
     from tfkit import console
     from tfkit.cli.train import command_line, show_dry_run, train
     from tfkit.engine import attempt

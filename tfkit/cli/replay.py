@@ -19,7 +19,7 @@ def replay(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Take the step that ended a run again, from the checkpoint before it, and name the first module that goes wrong.
+    """Repeat the step that ended a run, from the checkpoint before it, and name the first module that goes wrong.
 
     The run folder is only read. Ends with 5 if this machine does not compute the same as the run did.
     """

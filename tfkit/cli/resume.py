@@ -20,7 +20,7 @@ def resume(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Go on with a run from its newest good checkpoint, with the recipe and the changes that it was started with.
+    """Continue a run from its newest good checkpoint, with the recipe and the changes that it was started with.
 
     The same as --resume of pretrain and finetune, from the folder alone. A finished run repeats its result.
     """
