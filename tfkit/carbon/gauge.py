@@ -50,7 +50,7 @@ class Gauge:
             if wait_for_start:
                 self._changed.wait_for(lambda: self._machine is not None or self._failed, patience)
                 if self._status == "starting":
-                    self._complain("CodeCarbon had not started when the run ended")
+                    self._complain("CodeCarbon had not started by the end")
             if self._machine is None or self._failed:
                 return self._totals
             late = self._answered < self._asked

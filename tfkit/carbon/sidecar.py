@@ -103,7 +103,7 @@ class Sidecar:
         self._update_power()
         complaints, status = self._gauge.complaints(), self._gauge.status
         if complaints and not self._warned_of_codecarbon:
-            self._warnings.append(f"{complaints[0]}; training goes on, and the ledger records further problems")
+            self._warnings.append(f"{complaints[0]}; only the measurement is affected, and the ledger records further problems")
             self._warned_of_codecarbon = True
         wall = time.time() - (now - moment)
         line = tick_line(wall, self._phase, seconds, self._totals, self._power_w, status, "; ".join(complaints) or None, step)
