@@ -182,6 +182,12 @@ def test_a_missing_file_names_the_command_that_fetches_it(server: Server, capsys
     assert "fetch it with `tfkit recipes made --fetch`" in capsys.readouterr().err
 
 
+def test_the_command_for_a_file_of_several_recipes_is_that_of_its_own() -> None:
+    assert bundled.fetch_command("data/multi30k/train.en.gz") == "tfkit recipes transformer-2017-multi30k --fetch"
+    assert bundled.fetch_command("data/wikitext2/valid.txt") == "tfkit recipes smollm2-english --fetch"
+    assert bundled.fetch_command("data/multi30k/mine.gz") is None
+
+
 def test_a_missing_run_names_the_recipe_that_makes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -89,8 +89,9 @@ def fetch_command(path: str) -> str | None:
     """Return the command that fetches a file that a bundled recipe names; None if none does."""
     if path not in {file.path for found in data_sets().values() for file in found.files}:
         return None
-    names = (recipe.name for recipe in bundled_recipes() if path in recipe.path.read_text(encoding="utf-8"))
-    return next((f"tfkit recipes {name.rpartition('/')[2]} --fetch" for name in names), None)
+    names = [recipe.name for recipe in bundled_recipes() if path in recipe.path.read_text(encoding="utf-8")]
+    names.sort(key=lambda name: Path(path).parent.name not in name)  # of several the one that is about this data set
+    return f"tfkit recipes {names[0].rpartition('/')[2]} --fetch" if names else None
 
 
 def training_command(folder: Path) -> str | None:
