@@ -59,9 +59,10 @@ def test_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
     assert len(taken) == 16  # a batch
     assert torch.get_num_threads() == threads
     found.close()
-    [*_] = tfkit.predict(ROWS, UNMETERED, start=CLASSES, listener=recorder, run=tmp_path / "whole")
+    [*_] = tfkit.predict([row | {"prediction": 3} for row in ROWS], UNMETERED, start=CLASSES, listener=recorder, run=tmp_path / "whole")
     [warning] = [event for event in recorder.events if event[0] == "warn" and "context" in event[1]]
     assert "8 of 40 rows are longer than the model's context of 16 tokens, and were not read to their ends (first row 3)" in warning[1]
+    assert ["warn", "the rows have the fields prediction already, which are replaced"] in recorder.events
     assert json.loads((tmp_path / "whole" / "run.json").read_text(encoding="utf-8"))["result"]["rows"] == 40
 
 

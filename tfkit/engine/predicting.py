@@ -40,6 +40,7 @@ class Counts:
     truncated: int = 0
     first_truncated: str = ""  # place of the first such row
     skipped: dict[str, Skipped] = field(default_factory=dict)  # rows without a prediction, by what is wrong with them
+    replaced: set[str] = field(default_factory=set)  # fields of the rows that have the name of one of ours
 
 
 class Predictor:
@@ -130,7 +131,8 @@ class Predictor:
             f"{counts.truncated:,} of {counts.rows:,} rows are longer than the model's context of {length:,} tokens, and were not read to "
             f"their ends (first {counts.first_truncated})"
         )
-        return [text for text in (describe_skipped("predictions", counts.skipped), cut if counts.truncated else "") if text]
+        replaced = f"the rows have the fields {', '.join(sorted(counts.replaced))} already, which are replaced" if counts.replaced else ""
+        return [text for text in (describe_skipped("predictions", counts.skipped), cut if counts.truncated else "", replaced) if text]
 
     def result(self, reading: "Reading") -> dict[str, Any]:
         """Return the document of docs/cli.md; `reading`: of the energy."""
@@ -180,7 +182,9 @@ class Predictor:
             self.counts.truncated += one.truncated
             self.counts.first_truncated = self.counts.first_truncated or (asked.row.place if one.truncated else "")
             found = by_number[number]._asdict()
-            lines.append({**asked.fields, **{name: value for name, value in found.items() if name == "prediction" or value is not None}})
+            found = {name: value for name, value in found.items() if name == "prediction" or value is not None}
+            self.counts.replaced |= asked.fields.keys() & found.keys()
+            lines.append({**asked.fields, **found})
         return lines
 
     def _answer(self, rows: Sequence[Any], encoded: "Sequence[Encoded]") -> "list[Answer]":
