@@ -85,7 +85,9 @@ def describe_lost(name: str, lost: Sequence[LostRow]) -> str:
         return ""
     first = {one.reason: one.row.place for one in reversed(lost)}
     kinds = ", ".join(f"{count:,} {reason} (first {first[reason]})" for reason, count in reasons(lost).items())
-    return f"{name}: {len(lost):,} row{'s' * (len(lost) > 1)} that the model cannot be given count as wrong: {kinds}"
+    return (
+        f"{name}: {len(lost):,} row{'s' * (len(lost) > 1)} that the model cannot be given count{'s' * (len(lost) == 1)} as wrong: {kinds}"
+    )
 
 
 def only_class(labels: Sequence[str]) -> str:

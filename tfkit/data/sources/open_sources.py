@@ -11,7 +11,7 @@ from tfkit.data.formats.recognised import header_of
 from tfkit.data.sources.hub_datasets import HubSource
 from tfkit.data.sources.hub_stream import StreamedSource
 from tfkit.data.sources.local_files import FileSource, find_beside, find_files
-from tfkit.data.sources.split_files import Named, Split, SplitFiles, files_by_split, json_arrays, keys_by_split, siblings
+from tfkit.data.sources.split_files import Named, Split, SplitFiles, files_by_split, json_arrays, keys_by_split, shown, siblings
 from tfkit.data.sources.stdlib import HELD_OUT, StdlibSource
 from tfkit.data.sources.stdlib_tasks import StdlibTask
 from tfkit.errors import DataError
@@ -88,14 +88,14 @@ def _used(
     if section.files is not None:
         if section.files not in groups:
             raise DataError(f"{pattern}: nothing here is called {section.files}; name the files, or read all of them with files: all")
-        return tuple(groups[section.files]), part, f"what is called {section.files}"
+        return tuple(groups[section.files]), part, f"{shown(groups[section.files])}, called {section.files}"
     division = SplitFiles.of(groups)
     if part.name == "train":
         is_whole = part.fraction is None or division.validated_on
         uses = division.describe(validates=part.fraction is not None)
         return division.trained_on, Part("train", None, part.by) if is_whole else part, uses
     if division.validated_on:
-        return division.validated_on, Part("held_out", None, part.by), "what is called validation"
+        return division.validated_on, Part("held_out", None, part.by), f"{shown(division.validated_on)}, called validation"
     if part.fraction is None and division.train:
         raise DataError(f"{pattern}: nothing here is called valid; name what to validate on, or set data.validation to a fraction")
     return (division.trained_on, part, "") if part.fraction is not None else (found, part, "")

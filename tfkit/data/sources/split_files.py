@@ -55,10 +55,10 @@ class SplitFiles(Generic[Named]):
     def describe(self, *, validates: bool) -> str:
         """Describe what each is used for; `validates`: whether those of validation are."""
         unread = () if self.trained_on is self.others else self.others
-        parts = [f"{_names(self.trained_on)} to train on"]
-        parts += [f"{_names(self.validated_on)} {'to validate on' if validates else 'not trained on'}"] if self.validated_on else []
-        parts += [f"{_names(self.test)} kept for tfkit evaluate"] if self.test else []
-        parts += [f"{_names(unread)} not read"] if unread else []
+        parts = [f"{shown(self.trained_on)} to train on"]
+        parts += [f"{shown(self.validated_on)} {'to validate on' if validates else 'not trained on'}"] if self.validated_on else []
+        parts += [f"{shown(self.test)} kept for tfkit evaluate"] if self.test else []
+        parts += [f"{shown(unread)} not read"] if unread else []
         return "by their names " + ", ".join(parts)
 
 
@@ -126,6 +126,7 @@ def _root(pattern: str) -> Path:
     return Path(*path.parts[:magic])
 
 
-def _names(found: Sequence[Path | str]) -> str:
+def shown(found: Sequence[Path | str]) -> str:
+    """Return the first names."""
     names = [one if isinstance(one, str) else one.name for one in found[:_MOST_NAMES]]
     return ", ".join(names) + (f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else "")
