@@ -272,13 +272,16 @@ def test_f03_f06_f08_129_130_143_signals(base: Path, tmp_path: Path, line: str, 
     if line == RESUME:
         shutil.copytree(base / "stopped", tmp_path / "new")
     done = run(base, tmp_path, line, before=signalled(number))
-    if line == PRETRAIN:  # and the command that goes on
-        assert_ends(done, code, "stopped after step 1 of 12; its checkpoint is saved", lines=2)
+    name, at_a_place_of_its_own = signal.Signals(number).name, not line.startswith(EVALUATE)  # which ends where the signal strikes
+    if line == PRETRAIN:  # which measures the memory of a row first; and the command that goes on
+        assert_ends(done, code, f"stopped by {name}: no step was taken yet", lines=3)
     elif line == RESUME:  # which first makes up for the evaluation that the first signal prevented
-        assert_ends(done, code, "stopped during the evaluation", lines=2)
+        assert_ends(done, code, "stopped during the evaluation", lines=3)
     else:
-        assert_ends(done, code, f"stopped by {signal.Signals(number).name}")
+        assert_ends(done, code, f"stopped by {name}", lines=1 + at_a_place_of_its_own)
+    assert done.err.startswith(f"{name}: stopping as soon as nothing is lost") == at_a_place_of_its_own
     assert done.out == ""
     if line in (PRETRAIN, RESUME):
-        assert done.err.splitlines()[-1] == f"tfkit resume {tmp_path / 'new'} --threads 1"
+        again = f"pretrain tiny.yaml --run {tmp_path / 'new'} --resume" if line == PRETRAIN else f"resume {tmp_path / 'new'}"
+        assert done.err.splitlines()[-1] == f"tfkit {again} --threads 1"
         assert run(base, tmp_path, f"{PRETRAIN} --resume").code == 0

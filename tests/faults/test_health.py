@@ -213,9 +213,9 @@ def test_f22_an_evaluation_that_is_no_number_is_never_best(base: Path, tmp_path:
     def before() -> None:
         score, calls = tfkit.engine.validator.Validator._score, [0]
 
-        def spoilt(self: Any) -> dict[str, float]:
+        def spoilt(self: Any, moment: str) -> dict[str, float]:
             calls[0] += 1
-            metrics = score(self)
+            metrics = score(self, moment)
             return metrics | {"loss": math.nan, "perplexity": math.nan} if calls[0] in (1, 3) else metrics
 
         tfkit.engine.validator.Validator._score = spoilt  # type: ignore[method-assign]

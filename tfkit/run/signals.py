@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -18,7 +19,7 @@ from tfkit.errors import Stopped
 
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP")  # Windows has no SIGHUP
 _GRACE_SECONDS = 1.0  # in which Python's own handler may end the process after a third signal
-_STRUCK_SECONDS = 0.3  # in which a signal that is to end the block where it strikes does so, and needs no further words
+_SOON_SECONDS = 0.3  # in which Python's own handler runs, unless a long call keeps it waiting
 _ACKNOWLEDGED = (
     "stopping as soon as nothing is lost; a third signal ends at once, without saving",
     "stopping already; one more signal ends at once, without saving",
@@ -39,6 +40,8 @@ class StopSignals:
         self._names, self._acknowledge = names, acknowledge
         self._pipe: tuple[socket.socket, socket.socket] | None = None
         self._outer_pipe = -1
+        self._thread: threading.Thread | None = None
+        self._struck = False  # a signal ended the block at once
         self._left = threading.Event()
         self._requested: int | None = None
         self._count = 0
@@ -92,10 +95,11 @@ class StopSignals:
         self._left.set()
         if self._pipe is not None:
             signal.set_wakeup_fd(self._outer_pipe)
-            for end in self._pipe:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)  # which ends the thread's reading
-                end.close()
+            reading, writing = self._pipe
+            writing.close()  # after what is in the pipe, this ends the thread's reading
+            if self._thread is not None:
+                self._thread.join(_GRACE_SECONDS)
+            reading.close()
             self._pipe = None
         while self._previous:
             number, previous = self._previous.popitem()
@@ -106,7 +110,8 @@ class StopSignals:
         reading, writing = socket.socketpair()
         writing.setblocking(False)
         self._pipe, self._outer_pipe = (reading, writing), signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._acknowledge_all, args=(reading, {*self._previous}), name="signals", daemon=True).start()
+        self._thread = threading.Thread(target=self._acknowledge_all, args=(reading, {*self._previous}), name="signals", daemon=True)
+        self._thread.start()
 
     def _acknowledge_all(self, reading: socket.socket, numbers: set[int]) -> None:
         assert self._acknowledge is not None
@@ -114,15 +119,23 @@ class StopSignals:
         with contextlib.suppress(OSError, ValueError):  # closed: the block is left
             while received := reading.recv(64):
                 for number in (one for one in received if one in numbers):
-                    if self._at_once and self._left.wait(_STRUCK_SECONDS):
-                        return
+                    if not count:
+                        self._wait_for_the_handler()
+                    if self._struck:
+                        return  # it has ended where the signal struck, and says so
                     self._acknowledge(f"{signal.Signals(number).name}: {_ACKNOWLEDGED[min(count, 2)]}")
                     count += 1
                     if count == 3:
                         self._left.wait(_GRACE_SECONDS)
                         os._exit(128 + number)
 
+    def _wait_for_the_handler(self) -> None:
+        end = time.monotonic() + _SOON_SECONDS
+        while not self._count and time.monotonic() < end:
+            time.sleep(0.005)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._struck = self._struck or (self._at_once and not self._count)
         self._count += 1
         if self._count == 1:
             self._requested = number
