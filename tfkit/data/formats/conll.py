@@ -23,7 +23,7 @@ class _Line(NamedTuple):
 
 def read_conll(content: Content, columns: Columns, header: tuple[str, ...] = ()) -> Records:
     """Read a sentence as {tokens, tags}: the first column and the last. With a header, each column has its name. Where words are read
-    without tags, they may stand alone.
+    without tags, they may be the only column.
 
     Columns are separated by a tab, if the line has one, else by spaces. Places are those of a sentence's first line.
     """
