@@ -14,7 +14,7 @@ from library_calls import Recorder, call
 from tiny_runs import exact, hashes, kept, strike
 
 import tfkit
-from tfkit.engine.api import _interrupts
+from tfkit.engine.calls import interrupts
 from tfkit.errors import Stopped
 
 STEPS = 12
@@ -128,7 +128,7 @@ def test_the_third_ctrl_c_ends_the_run_but_not_the_process(base: Path) -> None:
 
 
 def test_ctrl_c_that_comes_too_late_is_raised_all_the_same() -> None:
-    with pytest.raises(KeyboardInterrupt), _interrupts(None):
+    with pytest.raises(KeyboardInterrupt), interrupts(None):
         interrupt()
 
 
