@@ -48,7 +48,7 @@ def test_the_decided_recipe_is_shown_and_runs_as_it_was_saved(place: Path) -> No
     assert planned.err.count("# classification: a text") == 0, "stdout has it"
     assert "[CLS] the" in planned.err
     lines = planned.err.splitlines()
-    assert any(re.match(r"47 steps of 8 rows, about \d+ tokens each, 10.2 epochs; micro-batches of 8 rows", line) for line in lines)
+    assert any(re.match(r"\d+ steps of \d+ rows, about \d+ tokens each, [\d.]+ epochs; micro-batches of \d+ rows", line) for line in lines)
     assert any(line.startswith("roughly ") for line in lines)
     (place / "task.yaml").write_text(planned.out, encoding="utf-8")
     length = ["training.steps=2"]
