@@ -119,13 +119,14 @@ def untouched(task: Task, runs: Runs, options: argparse.Namespace, *, measure: b
         _, test = write_task(task, options.data, options.run_root)
         words = ["evaluate", "--from", checkpoint(task, runs, options, measure=False) or "", "--data", str(test), "--json"]
         words += [
-            f"data.train=[{{path: {json.dumps(str(test))}}}]",
             f"objective={{kind: {task.kind}}}",
             "evaluation.bootstrap=null",
             "evaluation.max_tokens=null",
             "carbon.enabled=false",
         ]
         words += ["evaluation.text_metrics=[]"] if task.kind in ("chat", "text_to_text") else []
+        if task.start in PRETRAINING_STEPS:  # the recipe of that run reads other rows
+            words.append(f"data.train=[{{path: {json.dumps(str(test))}}}]")
         scores = runs.call(words, record.with_suffix(""))
         record.write_text(json.dumps(json.loads(scores)["metrics"]), encoding="utf-8")
     return json.loads(record.read_text(encoding="utf-8"))[task.metric] if record.exists() else None
@@ -214,7 +215,13 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
     measured = {one.task.name for one in found}
     if missing := [task.name for task in TASKS if task.name not in measured]:
         lines += [f"Not measured: {', '.join(missing)}.", ""]
-    lines += ["## The grids", "", *(line for one in found for line in _grid(one))]
+    lines += [
+        "## The grids",
+        "",
+        "A dash: not measured, or a run that ended by itself.",
+        "",
+        *(line for one in found for line in _grid(one)),
+    ]
     options.out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(options.out)
 
@@ -251,7 +258,7 @@ def _grid(one: Shown) -> list[str]:
     lines = [f"{one.task.name}: {one.task.metric}, batch {one.task.batch_size}", ""]
     lines += [f"| epochs | {' | '.join(f'{rate:g}' for rate in rates)} |", "| --- |" + " --- |" * len(rates)]
     for length in epochs:
-        lines.append(f"| {length} | {' | '.join(scores.get(f'lr{rate:g}-epochs{length}', 'failed') for rate in rates)} |")
+        lines.append(f"| {length} | {' | '.join(scores.get(f'lr{rate:g}-epochs{length}', '-') for rate in rates)} |")
     return [*lines, ""]
 
 

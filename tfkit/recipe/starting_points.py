@@ -76,7 +76,7 @@ class StartingPoint:
 
 
 BERT = StartingPoint(
-    "BERT (arXiv 1810.04805, A.3: 2e-5 to 5e-5, 2 to 4 epochs, batch 32); for smaller models 5e-4 and 1e-3, measured (docs/decisions.md)",
+    "BERT (arXiv 1810.04805, A.3: 2e-5 to 5e-5, 2 to 4 epochs, batch 32); up to 6e7 parameters 5e-4, measured; up to 1e7 1e-3, not yet",
     _LATER_ADAM | {"eps": 1e-6},
     ((10_000_000, 1e-3), (60_000_000, 5e-4), (200_000_000, 5e-5), (_ANY, 2e-5)),
     {"kind": "linear", "warmup_ratio": 0.1},  # run_classifier.py's warmup_proportion
@@ -85,7 +85,7 @@ BERT = StartingPoint(
     steps=150,
 )
 GPT = StartingPoint(
-    "GPT (Radford et al. 2018, 4.1: 6.25e-5, 3 epochs, batch 32, linear); for smaller models 3e-4 and 1e-3, measured (docs/decisions.md)",
+    "GPT (Radford et al. 2018, 4.1: 6.25e-5, 3 epochs, batch 32, linear); up to 6e7 parameters 3e-4, up to 1e7 1e-3, not measured yet",
     _LATER_ADAM,
     ((10_000_000, 1e-3), (60_000_000, 3e-4), (_ANY, 6.25e-5)),
     {"kind": "linear", "warmup_ratio": 0.1},
