@@ -122,7 +122,7 @@ JOINT = tokenizer("bpe_byte_fallback", "translation", 320)
 CAUSAL = {"kind": "causal_lm", "documents": "apart"}
 MASKED = {"kind": "masked_lm", "rate": 0.3, "split": [0.8, 0.1, 0.1], "masking": "dynamic", "whole_words": False, "rarity": 0.0}
 MASKED |= {"next_sentence": False, "short_rows": 0.1}
-CLASSES = {"kind": "classification", "labels": None, "regression": False}
+CLASSES = {"kind": "classification", "labels": None, "regression": False, "class_weights": None}
 SEVERAL = {"kind": "multi_label", "labels": None, "delimiter": "|"}
 TAGS = {"kind": "tagging", "labels": None}
 CHOICES = {"kind": "multiple_choice", "lm_weight": 0.5, "start": "_start_", "delimiter": "_delimiter_", "classify": "_classify_"}
@@ -246,7 +246,7 @@ def recipe(name: str) -> dict[str, Any]:
         changes = whole.get(section, {})
         whole[section] = {**changes} if section == "optimizer" and changes else values | changes
     if sections["objective"]["kind"] in ("text_to_text", "chat"):
-        whole["evaluation"] |= {"text_metrics": ["exact_match"]}
+        whole["evaluation"] |= {"text_metrics": ["exact_match"], "bleu_tokenize": "13a"}
     if start is not None:
         whole["model"] = {"from": start, **whole["model"]}
     return whole | {"trackers": []}

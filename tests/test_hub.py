@@ -262,7 +262,7 @@ def test_the_forms_of_a_path(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="its best checkpoint, of step 5, is not whole here; step-000010 is taken"):
         assert find_checkpoint(run) == second
     (second / "manifest.json").unlink()
-    with pytest.raises(ModelError, match="run: this run has no complete checkpoint yet"):
+    with pytest.raises(ModelError, match=r"run: this run has no readable run\.json, and has no complete checkpoint yet"):
         find_checkpoint(run)
 
 

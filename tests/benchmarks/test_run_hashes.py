@@ -16,7 +16,7 @@ from tfkit.recipe.schema.sections import Recipe, ScheduleSection
 from tfkit.recipe.schema.vocabularies import VOCABULARIES
 
 NESTED = ("model", "tokenizer", "data")  # a preset with changes; what a kind reads; sources
-ONLY_WITH_ANSWERS = {"text_metrics"}
+ONLY_WITH_ANSWERS = {"text_metrics", "bleu_tokenize"}
 
 
 def kinds(annotation: Any) -> set[str]:

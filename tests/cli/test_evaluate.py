@@ -173,7 +173,7 @@ def test_where_the_texts_come_from(capsys, folder, data, tmp_path):
 def test_gates(capsys, folder, data, gates, code):
     assert run("--from", folder, "--data", data, *(word for gate in gates for word in ("--fail-if", gate)), "--json") == code
     out, err = capsys.readouterr()
-    assert bool(out) is (code != 2)  # a wrong gate is found before anything is computed; a failed one comes after the result
+    assert ("error" in json.loads(out)) is (code == 2)  # a wrong gate is found before anything is computed; a failed one has the result
     assert ("quality gate failed" in err) is (code == 8)
 
 

@@ -40,7 +40,7 @@ def first_rows(recipe: Recipe, data: TrainingData, count: int) -> Inspection:
     places = [rows.place(number) if isinstance(rows, ExampleRows) else f"row {number}" for number in loader.numbers(0).tolist()[:count]]
     batch = data.objective.collate(rows.gather(loader.epochs(0)[:count], loader.numbers(0)[:count]))
     shown = Reader(data.tokenizer, data.config.head.kind, data.labels).rows(batch)
-    owners = batch.extras["row"].tolist() if "row" in batch.extras else list(range(count))
+    owners = batch.extras["row"].tolist() if "row" in batch.extras else [place * count // len(shown) for place in range(len(shown))]
     part = "window" if data.config.head.kind == "spans" else "choice"  # of a row that is several sequences
     named = []
     for i, (owner, row) in enumerate(zip(owners, shown, strict=True)):

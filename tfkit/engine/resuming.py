@@ -26,7 +26,7 @@ _GUARDS = ("training.max_skipped_steps", "training.loss_jump_sigmas", "data.max_
 _ROUNDING = ("training.compile", "training.activation_checkpointing")  # how, not what: as another machine
 # What may change between attempts: it does not touch what the steps so far would have done.
 _FREE = (
-    *(*LENGTH, _PATIENCE, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard"),
+    *(*LENGTH, _PATIENCE, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard", "data.language"),
     *("checkpoint.", "evaluation.", "generation.", "trackers", "carbon."),
 )
 _OF_THE_LENGTH = ("linear", "cosine", "wsd")  # the schedules whose every step depends on how many there are
