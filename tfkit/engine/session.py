@@ -75,11 +75,13 @@ def session(
             project=folder.path.name if folder else command,
             phase=command,
         )
+        is_whole = False
         try:
             yield Session(stop, listener, meter, folder, before, carbon.enabled)
+            is_whole = True
         finally:
             reading = meter.stop()
-            if warning := meter.warning():
+            if is_whole and (warning := meter.warning()):  # what fails at once has nothing that would be measured
                 listener.warn(warning)
             if folder is not None:
                 record_totals(folder, reading, {})

@@ -31,8 +31,9 @@ def _middle(values: np.ndarray, estimate: float) -> list[float]:
     values = values[~np.isnan(values)]
     if not len(values):
         return [np.nan, np.nan]
-    low, middle, high = np.percentile(values, (_COVERAGE[0], 50, _COVERAGE[1]))
-    if not np.isfinite(middle - estimate):  # a perplexity beyond floats, or a set without a value
+    is_finite = bool(np.isfinite(values).all()) and np.isfinite(estimate)  # not of a perplexity beyond floats, or a set without a value
+    low, middle, high = np.percentile(values, (_COVERAGE[0], 50, _COVERAGE[1]), method="linear" if is_finite else "nearest")
+    if not is_finite:
         return [float(low), float(high)]
     ends = np.array([low, high]) - (middle - estimate)
     is_fraction = min(values.min(), estimate) >= 0 and max(values.max(), estimate) <= 1
