@@ -42,7 +42,7 @@ with warnings.catch_warnings():
         importlib.import_module(_name)
 _threads = torch.get_num_threads()
 torch.set_num_threads(1)  # a fork beside a pool of threads would hang in its first product
-matrix_speed(torch.device("cpu"))  # which the estimate of a run measures once a process
+matrix_speed(torch.device("cpu"), torch.float32)  # which the estimate of a run measures once a process
 torch.set_num_threads(_threads)
 gc.freeze()  # the children's collector ignores what is here, so the pages stay shared
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "and", "ran", "fast", "slow", "big", "small", "red", "Straße", "🙂"]

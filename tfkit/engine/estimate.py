@@ -93,7 +93,7 @@ def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device) -> Es
         sizes.unit, rows.longest, row_bytes, None if left is None else left - state
     )
     logits = micro_batch * rows.longest * data.config.vocab_size * precision.itemsize if data.config.head.kind in ("lm", "masked_lm") else 0
-    speed, watts = matrix_speed(device), _WATTS["cuda" if device.type == "cuda" else "cpu"]
+    speed, watts = matrix_speed(device, precision), _WATTS["cuda" if device.type == "cuda" else "cpu"]
     seconds = {name: flops["total"] / (speed * share) for name, share in _EFFICIENCY.items()}
     kwh = {name: seconds[name] * watts[name] / 3.6e6 for name in seconds}
     grams = {name: value * resolve_place(recipe.carbon).intensity_g_per_kwh for name, value in kwh.items()}
@@ -134,10 +134,10 @@ def _flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loade
 
 
 @cache
-def matrix_speed(device: torch.device) -> float:
-    """Measure the FLOP/s of a large matrix product in float32 on the device; a tenth of a second."""
+def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the FLOP/s of a large matrix product of this type on the device; a tenth of a second."""
     side, count, done = 1024, 0, 0.0
-    a = torch.ones(side, side, device=device)
+    a = torch.ones(side, side, device=device, dtype=dtype)
     torch.mm(a, a)
     while done < 0.1:
         begin = time.perf_counter()
