@@ -168,13 +168,18 @@ def test_f29_a_full_queue_drops_and_counts(base: Path, untracked: Path, tmp_path
 
     def before() -> None:
         tracker_queue.WAITING = 2
-        add = torch.utils.tensorboard.SummaryWriter.add_scalar
+        add, close, released = torch.utils.tensorboard.SummaryWriter.add_scalar, tracker_queue.TrackerQueue.close, threading.Event()
 
-        def slow(*arguments: Any) -> None:
-            time.sleep(0.03)
+        def held(*arguments: Any) -> None:  # until the run is over, however long that takes
+            released.wait(60)
             add(*arguments)
 
-        torch.utils.tensorboard.SummaryWriter.add_scalar = slow  # type: ignore[assignment,method-assign]
+        def release(self: tracker_queue.TrackerQueue) -> None:
+            released.set()
+            close(self)
+
+        torch.utils.tensorboard.SummaryWriter.add_scalar = held  # type: ignore[assignment,method-assign]
+        tracker_queue.TrackerQueue.close = release  # type: ignore[method-assign]
 
     done = pretrain(run, base / "tiny.yaml", *TRACKED, before=before)
     assert_same(done, run, untracked)
