@@ -6,7 +6,7 @@ from typing import Any
 
 from walks.scenario import Walk
 
-TRIES = 150
+TRIES = 200
 
 
 def shrink(walk: Walk, fails: Callable[[Walk], bool], tries: int = TRIES) -> Walk:

@@ -33,8 +33,7 @@ def test_a_fault_shrinks_to_a_few_lines(tmp_path: Path) -> None:
     small = shrink_failure(walk, failures[0], tmp_path, before=fault)
     assert small.commands == [Command(["check", "first.yaml"])]
     assert not small.files
-    assert small.recipes["first.yaml"]["optimizer"]["clip_norm"] == 0.125
-    assert len(small.recipes["first.yaml"]["optimizer"]) <= 3
+    assert small.recipes["first.yaml"]["optimizer"] == {"kind": walk.recipes["first.yaml"]["optimizer"]["kind"], "clip_norm": 0.125}
     assert len(json.dumps(small.recipes)) < 300
 
 

@@ -51,6 +51,7 @@ class ValidationSet:
 
     name: str
     stored: Stored
+    source: Source | None = None  # of its rows
     lost: Sequence[LostRow] = ()  # labelled rows that are in no example, and count as wrong
 
 
@@ -106,9 +107,10 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
         validation = [store(source, recipe.data, objective, tokenizer, listener, counts_lost=counts_lost) for source in held_out]
         for one in validation:
             one.check_targets()
-    named = [ValidationSet(name, one) for name, one in zip(set_names(recipe.data, held_out), validation, strict=True)]
+    names = set_names(recipe.data, held_out)
+    named = [ValidationSet(*one) for one in zip(names, validation, held_out, strict=True)]
     if counts_lost:
-        named = [with_lost(one, source, objective, listener) for one, source in zip(named, held_out, strict=True)]
+        named = [with_lost(one, objective, listener) for one in named]
     _report(stored, [one.stored for one in named], tokenizer, listener)
     if recipe.data.max_lost is not None:
         check_lost(stored, recipe.data.max_lost)
@@ -171,12 +173,12 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
     return tokenizer
 
 
-def with_lost(one: ValidationSet, source: Source, objective: Objective, listener: Listener, count: int | None = None) -> ValidationSet:
+def with_lost(one: ValidationSet, objective: Objective, listener: Listener, count: int | None = None) -> ValidationSet:
     """Return a set with its lost rows, among the first `count` examples, which are reported, and are no longer among the skipped ones."""
-    if objective.labelled is None or not isinstance(one.stored, ExampleSet):
+    if objective.labelled is None or one.source is None or not isinstance(one.stored, ExampleSet):
         return one
-    lost = lost_rows(source, one.stored, objective.labelled, len(one.stored) if count is None else count)
-    if note := describe_lost(source.name, lost):
+    lost = lost_rows(one.source, one.stored, objective.labelled, len(one.stored) if count is None else count)
+    if note := describe_lost(one.source.name, lost):
         listener.warn(note)
     kept = {kind: skipped for kind, skipped in one.stored.skipped.items() if kind not in reasons(lost)}
     return replace(one, stored=replace(one.stored, skipped=kept), lost=lost)

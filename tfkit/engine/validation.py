@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from tfkit.data import TokenStream
+from tfkit.data import ExampleSet, TokenStream
 from tfkit.engine.training_data import TrainingData, ValidationSet
-from tfkit.evaluation.lost_rows import within, wrong_answers
+from tfkit.evaluation.lost_rows import completed, within, wrong_answers
 from tfkit.evaluation.predictions import Judged, answer_metrics, judge_rows
 from tfkit.evaluation.row_scores import first_rows, score_rows, tokens_of_first
 from tfkit.evaluation.text_scores import score_streams
@@ -60,7 +60,7 @@ def score_sets(
         if found is None:
             return None
         found = [
-            [*part, *wrong_answers(labelled, within(one.lost, len(part), len(one.stored)), len(part))]
+            [*_whole(labelled, one, part), *wrong_answers(labelled, within(one.lost, len(part), len(one.stored)), len(part))]
             for part, one in zip(found, sets, strict=False)
         ]
         everything = [one for part in found for one in part]  # F1 and correlations of all are no mean of those of each
@@ -78,6 +78,13 @@ def score_sets(
         each.append(objective.metrics(sums))
         budget.spend(tokens_of_first(rows, first_rows(rows, budget.left)))
     return of_sets(objective.metrics(together), each, names)
+
+
+def _whole(objective: LabelledObjective, one: ValidationSet, judged: Sequence[Judged]) -> Sequence[Judged]:
+    """The results of a set with what was cut off of its answers as wrong."""
+    if one.source is None or not isinstance(one.stored, ExampleSet):
+        return judged
+    return completed(objective, one.source, one.stored, judged)
 
 
 def judge_sets(

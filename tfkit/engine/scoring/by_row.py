@@ -103,7 +103,7 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each
             objective.labelled, order, [one for one in stored if isinstance(one, ExampleSet)], settings.evaluation.max_tokens
         )
         sets = [
-            with_lost(ValidationSet(name, one), source, objective, work.listener, count)
+            with_lost(ValidationSet(name, one, source), objective, work.listener, count)
             for name, one, source, count in zip(names, stored, sources, counts, strict=False)
         ]
         report_rows([one.stored for one in sets], work.listener)
