@@ -51,8 +51,9 @@ MAY_IMPORT = {
     "generation": PURE | {"objectives", "data", "tokenizer", "hub", "model"},
     "evaluation": PURE | {"generation", "objectives", "data", "tokenizer", "hub", "model"},
     "training": PURE | CHECKPOINTS | {"evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model"},
+    "alignment": PURE | {"evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model"},
     "engine": PURE
-    | {"training", "evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model", "run", "carbon"},
+    | {"alignment", "training", "evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model", "run", "carbon"},
     "cli": {"engine", "recipe", "console", "errors", "error_document", "units", "network", "run", "carbon"},
     "__main__": {"cli", "console", "errors", "run"},
     "__init__": {"engine", "adapters", "openmp"},

@@ -1,0 +1,89 @@
+"""Rewards by rules: each on texts for which it holds and texts for which it does not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from tfkit.alignment.rewards import PromptRow, Rules, last_number
+from tfkit.errors import UsageError
+from tfkit.recipe.schema.reward_rules import Rule
+
+ROW = PromptRow("6 * 7 =", ["42", "forty-two"], "sums.jsonl:3")
+
+
+def rule(**values: Any) -> Any:
+    return TypeAdapter(Rule).validate_python(values)
+
+
+@pytest.mark.parametrize(
+    ("section", "good", "bad"),
+    [
+        ({"kind": "exact_answer"}, ["42", " forty-two\n"], ["", "42.", "it is 42"]),
+        ({"kind": "number"}, ["42", "42.0", "6 * 7 is 42.", "4.2e1", "$+42"], ["", "forty-two", "-42", "42 or 43"]),
+        ({"kind": "regex", "pattern": r"^\d+\.$"}, ["42.", "7."], ["", "42", "it is 42."]),
+        ({"kind": "contains"}, ["so: 42", "forty-two!"], ["", "4 2", "Forty-Two"]),
+        ({"kind": "contains", "text": "<answer>"}, ["a<answer>b"], ["", "42"]),
+        ({"kind": "valid_json"}, ["42", ' {"a": [1, null]}\n'], ["", "{", "NaN", "[" * 100_000, "1 2"]),
+        ({"kind": "valid_python"}, ["x = 1\n", "def f():\n    return '\\d'"], ["", " \n", "x =", "a\0b", "(" * 1_000]),
+    ],
+    ids=lambda section: section["kind"] if isinstance(section, dict) else "",
+)
+def test_each_rule(section: dict[str, Any], good: list[str], bad: list[str]) -> None:
+    rules = Rules([rule(**section)])
+    assert {text: rules(ROW, text) for text in good} == dict.fromkeys(good, (rules(ROW, good[0])))
+    assert rules(ROW, good[0]).value == 1
+    assert rules(ROW, good[0]).is_full
+    assert {text: (rules(ROW, text).value, rules(ROW, text).is_full) for text in bad} == dict.fromkeys(bad, (0.0, False))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1,234.5 km", "1234.5"),
+        ("5-3", "3"),
+        ("x = -3", "-3"),
+        (".5", "0.5"),
+        ("a1 b2", "2"),
+        ("none", None),
+        ("1e999999999999999999999", None),
+    ],
+)
+def test_the_last_number_of_a_text(text: str, number: str | None) -> None:
+    found = last_number(text)
+    assert found == (None if number is None else type(found)(number))  # type: ignore[misc]
+
+
+def test_weights_of_several_rules() -> None:
+    rules = Rules([rule(kind="number", weight=2.0), rule(kind="regex", pattern=r"\.$", weight=-0.5)])
+    assert [rules(ROW, text).value for text in ("42", "42.", "7.", "7")] == [2.0, 1.5, -0.5, 0.0]
+    assert [rules(ROW, text).is_full for text in ("42", "42.", "7.", "7")] == [False, True, False, False]
+
+
+def test_a_function_of_the_users_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def reward(row, text):\n    row['answers'].clear()\n    return len(text) / 4\n\n\n"
+        "def nan(row, text):\n    return float('nan')\n\n\ndef fails(row, text):\n    raise KeyError(row['prompt'])\n"
+    )
+    mine = Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)])
+    assert [mine(ROW, text).value for text in ("ab", "abcd")] == [0.5, 1.0]
+    assert [mine(ROW, text).is_full for text in ("ab", "abcd")] == [False, True]
+    assert ROW.answers == ["42", "forty-two"]
+    for name, reason in (("nan", "gave nan"), ("fails", "KeyError")):
+        with pytest.raises(UsageError, match=rf"sums.jsonl:3: .*{name} .*{reason}|sums.jsonl:3: .*{reason}"):
+            Rules([rule(kind="python", function=f"{file}:{name}", allow_code=True)])(ROW, "42")
+    for named, reason in ((f"{file}:no_such", "has no function"), (f"{tmp_path}/none.py:f", "is not there")):
+        with pytest.raises(UsageError, match=f"objective.rules.0: .*{reason}"):
+            Rules([rule(kind="python", function=named, allow_code=True)])
+    file.write_text("1 / 0\n")
+    with pytest.raises(UsageError, match="ZeroDivisionError"):
+        Rules([rule(kind="python", function=f"{file}:reward", allow_code=True)])
+    with pytest.raises(ValidationError, match="allow_code"):
+        rule(kind="python", function=f"{file}:reward")
+
+
+def test_a_pattern_that_is_none_is_an_error_of_the_recipe() -> None:
+    with pytest.raises(ValidationError, match="is no regular expression"):
+        rule(kind="regex", pattern="(")

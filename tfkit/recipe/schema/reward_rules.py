@@ -1,0 +1,104 @@
+"""The rules that reward a sampled response, one section each. Torch-free. tfkit/alignment/rewards.py applies them."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tfkit.model.config import Data
+
+
+class _Rule(Data):
+    """A rule gives a response a number, of the named ones 1 where it holds and 0 elsewhere."""
+
+    weight: float = Field(1.0, ge=-1_000_000, le=1_000_000, description="Factor of this rule's number in the reward.")
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether it compares with the `answer` of the prompt's row."""
+        return False
+
+
+class ExactAnswerRule(_Rule):
+    """The response is the row's answer, apart from white space at both ends; of several answers any."""
+
+    kind: Literal["exact_answer"]
+
+    @property
+    def needs_answer(self) -> bool:
+        """Always."""
+        return True
+
+
+class NumberRule(_Rule):
+    """The last number in the response equals the last number in the row's answer: 42, -0.5, 1,000, 3e-2. 4.0 equals 4."""
+
+    kind: Literal["number"]
+
+    @property
+    def needs_answer(self) -> bool:
+        """Always."""
+        return True
+
+
+def _is_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{pattern!r} is no regular expression ({error}): correct it") from None
+    return pattern
+
+
+class RegexRule(_Rule):
+    """A regular expression is found in the response."""
+
+    kind: Literal["regex"]
+    pattern: Annotated[str, AfterValidator(_is_pattern)] = Field(
+        min_length=1, description="The expression, as Python's `re` has it; `^` and `$` are the ends of the whole response."
+    )
+
+
+class ContainsRule(_Rule):
+    """The response contains a text, in the same letters."""
+
+    kind: Literal["contains"]
+    text: str | None = Field(None, min_length=1, description="The text; null: the row's answer, of several any.")
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether no text is given."""
+        return self.text is None
+
+
+class ValidJsonRule(_Rule):
+    """The response is one JSON value, apart from white space at both ends; NaN and infinities are none."""
+
+    kind: Literal["valid_json"]
+
+
+class ValidPythonRule(_Rule):
+    """The response is Python that this Python parses, and is not blank. Nothing is run."""
+
+    kind: Literal["valid_python"]
+
+
+class PythonRule(_Rule):
+    """A function of your own gives the number: `def reward(row, text): ...`, with `prompt`, a text, and `answers`, a list, in `row`.
+
+    It runs with all rights of your account: name only files that you trust.
+    """
+
+    kind: Literal["python"]
+    function: str = Field(pattern=r"^.+\.py:[A-Za-z_]\w*$", description="file.py:function; a path as those of the data.")
+    allow_code: bool = Field(False, description="true: this file may be run.")
+
+    @model_validator(mode="after")
+    def _is_allowed(self) -> "PythonRule":
+        if not self.allow_code:
+            raise ValueError(f"{self.function} is code that would be run: set allow_code: true if you trust it")
+        return self
+
+
+Rule = Annotated[
+    ExactAnswerRule | NumberRule | RegexRule | ContainsRule | ValidJsonRule | ValidPythonRule | PythonRule, Field(discriminator="kind")
+]
