@@ -3,7 +3,21 @@
 from tfkit.adapters.adapter_reading import describe, is_adapter, load
 from tfkit.adapters.adapter_writing import Base, save_adapter
 from tfkit.adapters.choose import freeze
+from tfkit.adapters.frozen_reference import FrozenReference, needs_copy
 from tfkit.adapters.lora import LORA_PARAMETERS, add_lora, merged
 from tfkit.adapters.peft_config import how_to_merge
 
-__all__ = ["LORA_PARAMETERS", "Base", "add_lora", "describe", "freeze", "how_to_merge", "is_adapter", "load", "merged", "save_adapter"]
+__all__ = [
+    "LORA_PARAMETERS",
+    "Base",
+    "FrozenReference",
+    "add_lora",
+    "describe",
+    "freeze",
+    "how_to_merge",
+    "is_adapter",
+    "load",
+    "merged",
+    "needs_copy",
+    "save_adapter",
+]

@@ -5,6 +5,7 @@
 B starts at zero, so that the model starts unchanged. Merged into W it costs nothing.
 """
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -30,11 +31,14 @@ class LoraLinear(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.scale, self.dropout = section.alpha / section.rank, section.dropout
+        self.has_update = True  # False: the layer computes as the one that it replaced
         self.lora_a = nn.Parameter(self.weight.new_empty(section.rank, self.in_features))
         self.lora_b = nn.Parameter(self.weight.new_zeros(self.out_features, section.rank))
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
+        if not self.has_update:
+            return super().forward(input)
         dropped = F.dropout(input, self.dropout, self.training)
         return super().forward(input) + self.scale * F.linear(F.linear(dropped, self.lora_a), self.lora_b)
 
@@ -66,6 +70,20 @@ def add_lora(model: Transformer, section: LoraSection, seed: int, new: Iterable[
 def layers_of(model: nn.Module) -> dict[str, LoraLinear]:
     """Return the layers with an update, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+
+
+@contextlib.contextmanager
+def without_updates(model: nn.Module) -> Iterator[None]:
+    """A context in which the layers compute without their updates, so that the model is the one that it was adapted from."""
+    layers = layers_of(model).values()
+    before = [layer.has_update for layer in layers]
+    try:
+        for layer in layers:
+            layer.has_update = False
+        yield
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer.has_update = was
 
 
 def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

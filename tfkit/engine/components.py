@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from tfkit.adapters import add_lora, freeze
+from tfkit.adapters import FrozenReference, add_lora, freeze
 from tfkit.data import BatchSizes, Loader, Rows
 from tfkit.engine.base_model import start_model
 from tfkit.engine.companions import place_companions
@@ -44,6 +44,7 @@ class Components:
     weights: Weights
     optimizer: Optimizer
     stepper: Stepper
+    reference: FrozenReference | None  # the model of the first step, of an objective that reads it throughout
 
 
 def first_model(recipe: Recipe, data: TrainingData, listener: Listener) -> Transformer:
@@ -61,7 +62,9 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener) -> Trans
 
 
 def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device, micro_batch_size: int) -> Components:
-    """The components. The model moves to the device, its parameters become working weights. ModelError for ids beyond the vocabulary."""
+    """The components of the first step: a checkpoint is restored into them. The model moves to the device, its parameters become working
+    weights. Raises ModelError for ids beyond the vocabulary.
+    """
     for stored in (*(stored for stored, _ in data.train), *(held_out.stored for held_out in data.validation)):
         stored.check_vocabulary(model.config.vocab_size)
     check_validation(recipe, data)
@@ -82,12 +85,13 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     precision = pick_precision(training.precision, device)
     place_companions(objective, device, precision)
     weights = Weights(model.to(device), precision, training.ema_decay, whole=holds_whole_model(recipe))
+    reference = FrozenReference(model) if objective.reference_use == "throughout" else None
     optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
     unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
     stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, unfreezing=unfreezing)
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
-    return Components(precision, loader, plan, schedule, weights, optimizer, stepper)
+    return Components(precision, loader, plan, schedule, weights, optimizer, stepper, reference)
 
 
 def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:

@@ -11,6 +11,7 @@ from tfkit.carbon import resolve_place
 from tfkit.data import Loader
 from tfkit.engine.companions import companion_flops_per_token
 from tfkit.engine.components import batch_sizes, choose_trained, holds_whole_model, in_steps, total_steps, trained_numbers
+from tfkit.engine.reference_model import reference_bytes, reference_tokens
 from tfkit.engine.training_data import TrainingData
 from tfkit.errors import MachineError
 from tfkit.hub.names import our_shapes
@@ -87,6 +88,7 @@ def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device) -> Es
     parameters, trained, kept = sum(one.numel() for one in model.parameters()), trained_numbers(model), kept_numbers(recipe, model)
     precision = pick_precision(recipe.training.precision, device)
     state = state_bytes(parameters, trained, kept, precision, whole=holds_whole_model(recipe))
+    state += reference_bytes(data.objective, model, precision)
     row_bytes = activation_bytes_per_token(data.config) * rows.longest
     left = available_bytes() if device.type == "cpu" else None
     micro_batch = recipe.training.micro_batch_size or choose_micro_batch(
@@ -127,7 +129,8 @@ def _flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loade
     parts = {
         "forward": tokens * forward,
         "backward": tokens * backward,
-        "companions": tokens * companion_flops_per_token(data.objective, length),
+        "companions": tokens * companion_flops_per_token(data.objective, length)
+        + reference_tokens(data.objective, tokens, sum(tokens_of(stored) for stored, _ in data.train), held_out) * forward,
         "evaluation": evaluations * scored * forward,
     }
     return {"total": sum(parts.values()), **parts}

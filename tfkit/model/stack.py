@@ -10,6 +10,7 @@ sandwich (Gemma 2)        x ----------------------------------------(+)-->
 
 from typing import Any
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -74,7 +75,7 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         for block in self.blocks:
-            if self.activation_checkpointing and self.training:
+            if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, context, use_reentrant=False)
             else:
                 x = block(x, context)

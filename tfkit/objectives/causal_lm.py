@@ -93,10 +93,10 @@ def _first_end(stream: TokenStream, tokenizer: Tokenizer) -> int:
     return last if int(stream.tokens[last]) in ends else last + 1
 
 
-def label_log_probs(model: Transformer, hidden: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+def label_log_probs(model: Transformer, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:
     """The log-probability of each label that is none of IGNORED: hidden (B, T, D), labels (B, T) -> (targets,)."""
     hidden, labels = hidden.flatten(0, 1), labels.flatten()  # (B * T, D), (B * T,)
     targets = labels != IGNORED
     if not bool(targets.all()):
         hidden, labels = hidden[targets], labels[targets]
-    return token_log_probs(vocabulary_head(model.head), hidden, labels, smoothing)
+    return token_log_probs(vocabulary_head(model.head), hidden, labels, smoothing, temperature)

@@ -9,13 +9,15 @@ from torch import Tensor
 from tfkit.objectives.vocabulary_loss import Head, block_rows, make_logits, overwrite, pieces, split_rows, vocabulary_loss
 
 
-def token_log_probs(head: Head, hidden: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+def token_log_probs(head: Head, hidden: Tensor, labels: Tensor, smoothing: float = 0.0, temperature: float = 1.0) -> Tensor:
     """The log-probability of each label: hidden (N, D), labels (N,) of ids -> (N,) in float32, in nats.
 
+    `temperature` divides the logits, as where texts are drawn with it.
     With `smoothing` e it is that of a target with the share 1 - e on the label and e / V on each of all V entries, the label among them:
     PyTorch's `label_smoothing`. tensor2tensor's gives the label 1 - e, and e / (V - 1) to each other entry.
     """
-    return -vocabulary_loss(head, hidden, partial(_cross_entropy, cap=head.softcap, smoothing=smoothing), labels)
+    loss = partial(_cross_entropy, cap=head.softcap, smoothing=smoothing, temperature=temperature)
+    return -vocabulary_loss(head, hidden, loss, labels)
 
 
 class TokenScores(NamedTuple):
@@ -37,18 +39,18 @@ def token_scores(head: Head, hidden: Tensor, labels: Tensor) -> TokenScores:
     return TokenScores(*(torch.cat(part) for part in zip(*found, strict=True)))
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, *, gradient: bool, cap: float | None, smoothing: float) -> Tensor:
-    """(n, V), (n,) -> (n,). The gradient is softmax minus the target's shares."""
+def _cross_entropy(logits: Tensor, labels: Tensor, *, gradient: bool, cap: float | None, smoothing: float, temperature: float) -> Tensor:
+    """(n, V), (n,) -> (n,). The gradient is softmax minus the target's shares, divided by the temperature."""
     found = []
     for piece, ids in pieces(logits, labels[:, None]):
-        values = piece.log_softmax(-1, dtype=torch.float32)
+        values = (piece if temperature == 1 else piece.float() / temperature).log_softmax(-1, dtype=torch.float32)
         found.append(-_smoothed(values, ids, smoothing))
         if gradient:
             values.exp_()
             if smoothing:
                 values.sub_(smoothing / logits.shape[1])
             values.scatter_add_(1, ids, values.new_full(ids.shape, smoothing - 1.0))  # before rounding: 1 - p of confident tokens is exact
-            overwrite(piece, values, cap)
+            overwrite(piece, values if temperature == 1 else values.div_(temperature), cap)
     return torch.cat(found)[:, 0]
 
 

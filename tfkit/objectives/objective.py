@@ -7,7 +7,7 @@ up over its micro-batches (and, some day, ranks) and divides once, so that 1 x 8
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tfkit.objectives.companion import Companion
     from tfkit.objectives.labelled import LabelledObjective
 
+ReferenceUse = Literal["none", "once", "throughout"]
 IGNORED = -100  # the label of a position that has no loss
 
 
@@ -142,6 +143,16 @@ class Objective(Protocol):
     def companions(self) -> "Sequence[Companion]":
         """The models that it needs beside the one that is trained."""
         return ()
+
+    @property
+    def reference_use(self) -> ReferenceUse:
+        """Whether its loss reads what the model of the first step says: of each row once, before that step, or in every step."""
+        return "none"
+
+    @property
+    def draws_dropout(self) -> bool:
+        """Whether a training step draws dropout; not where the loss compares the log-probabilities of two forwards."""
+        return True
 
     @property
     def reads_sentences(self) -> bool:

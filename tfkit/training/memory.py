@@ -96,7 +96,7 @@ def _kept_bytes(loss_module: LossModule, batch: Batch) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    loss_module.train()
+    loss_module.train(loss_module.objective.draws_dropout)
     checkpointing = [stack.activation_checkpointing for stack in model.stacks]
     for stack in model.stacks:
         stack.activation_checkpointing = False

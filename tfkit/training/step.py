@@ -51,7 +51,7 @@ class Stepper:
         if not all(counts.values()):
             empty = ", ".join(term for term, count in counts.items() if not count)
             raise UnhealthyError(f"step {step}: no token has a target for {empty}: there is nothing to learn from")
-        self.loss_module.train()
+        self.loss_module.train(self.objective.draws_dropout)
         sums: dict[str, Tensor] = {}
         with self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext():
             for index, batch in enumerate(batches):
@@ -73,7 +73,7 @@ class Stepper:
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
         """Run a micro-batch forward and backward without a step, to compile it or see whether it fits; return the weighted loss."""
-        self.loss_module.train()
+        self.loss_module.train(self.objective.draws_dropout)
         counts = {term: max(1, count) for term, count in self.objective.counts(batch).items()}
         sums = self._accumulate(step, index, batch, counts)
         self.drop_gradients()
