@@ -91,6 +91,9 @@ def test_it_trains_from_the_reference_towards_the_preferred_answers(whole: Path)
     losses = [record["loss"] for record in records(whole) if "loss" in record]
     assert losses[0] == pytest.approx(np.log(2), abs=1e-6)  # the policy is the reference
     assert losses[-1] < 0.6
+    steps = [record for record in records(whole) if "loss" in record]
+    assert (steps[0]["chosen_first"], steps[0]["largest_margin"]) == (0.0, 0.0)
+    assert (0.5 < steps[-1]["chosen_first"] <= 1.0, steps[-1]["largest_margin"] > 0.1) == (True, True)
     scores = [record["evaluation"] for record in records(whole) if "evaluation" in record]
     assert [*scores[-1]] == ["loss", "accuracy"]
     assert scores[-1]["accuracy"] > 0.8

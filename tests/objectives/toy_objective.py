@@ -23,7 +23,7 @@ from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.companion import Companion, open_companion
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.labelled import LabelledObjective, RowResult
-from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
+from tfkit.objectives.objective import IGNORED, Batch, Observation, Sum, weighted_loss
 from tfkit.objectives.registry import Registered, register
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.roles import Role
@@ -48,6 +48,7 @@ class Toy(LabelledObjective):
     """-log sigmoid(beta * (how much more the policy prefers the chosen answer than the reference does)), summed over pairs."""
 
     terms: Mapping[str, float] = MappingProxyType({"preference": 1.0})
+    observed: Mapping[str, Observation] = MappingProxyType({"chosen_first": Observation("preference"), "largest_margin": Observation()})
     ids = ("input_ids",)
 
     def __init__(self, section: ToySection, tokenizer: Tokenizer, length: int, reference: Companion):
@@ -98,7 +99,9 @@ class Toy(LabelledObjective):
         return self.section.beta * (ratios[is_chosen] - ratios[~is_chosen])
 
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
-        return {"preference": -F.logsigmoid(self.margins(model, batch)).sum()}
+        margins = self.margins(model, batch)
+        observed = {"chosen_first": (margins > 0).sum(), "largest_margin": margins.max()}
+        return {"preference": -F.logsigmoid(margins).sum(), **observed}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         margins = self.margins(model, batch)

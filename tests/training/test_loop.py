@@ -28,6 +28,9 @@ class Batches:
     def step(self, index: int) -> Sequence[Batch]:
         return batches(OBJECTIVE, 4, index)
 
+    def observed(self) -> dict[str, float]:
+        return {}
+
 
 @dataclass
 class Recorder:

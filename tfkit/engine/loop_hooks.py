@@ -44,7 +44,7 @@ class LoopHooks:
         if self.contention is not None:
             self.contention.stepped(seconds)
         if self.training_log.terminal:
-            self.training_log.show(report.loss, report.lr, report.tokens / seconds)
+            self.training_log.show(report.loss, report.lr, report.tokens / seconds, {**report.observed, **report.largest})
         if len(self._measured) < MEASURED_STEPS:
             self._measured.append(seconds)
             if len(self._measured) == MEASURED_STEPS:

@@ -112,7 +112,7 @@ class TrainingLog:
         """Whether there is a live line, to show every step."""
         return self._live.terminal
 
-    def show(self, loss: float, lr: float, tokens_per_second: float) -> None:
+    def show(self, loss: float, lr: float, tokens_per_second: float, observed: Mapping[str, float]) -> None:
         """The live line; elsewhere one more plain line."""
         reading, progress = self.context.meter.reading(), self.progress
         self._live.update(
@@ -120,6 +120,7 @@ class TrainingLog:
                 "step": progress.step,
                 "steps": self.plan.steps,
                 "loss": loss,
+                **observed,
                 "lr": lr,
                 "tokens_per_second": tokens_per_second,
                 "eta_seconds": (self.plan.steps - progress.step) * progress.seconds / max(1, progress.step),
@@ -138,6 +139,7 @@ class TrainingLog:
             "tokens": line.tokens,
             "loss": line.loss,
             **several,
+            **line.observed,
             "lr": line.lr,
             "grad_norm": line.grad_norm,
             "tokens_per_second": round(rate, 1),
@@ -150,7 +152,7 @@ class TrainingLog:
         self._metrics.append(self.latest)
         self._track(line.step, {name: value for name, value in self.latest.items() if name != "step"})
         if not self.terminal:
-            self.show(line.loss, line.lr, rate)
+            self.show(line.loss, line.lr, rate, line.observed)
 
     def scores(self, step: int, metrics: dict[str, float]) -> None:
         """Append the scores of an evaluation, and show them."""

@@ -7,6 +7,7 @@ up over its micro-batches (and, some day, ranks) and divides once, so that 1 x 8
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -86,6 +87,17 @@ _TENSORS = (
 )
 
 
+@dataclass(frozen=True)
+class Observation:
+    """A number of a step that is reported and not trained on, such as the entropy of a policy.
+
+    `loss` returns its sum over the micro-batch under its name, which `term` divides by the count of that term; or, without a `term`, its
+    maximum. A micro-batch may lack it.
+    """
+
+    term: str | None = None
+
+
 class Sum(NamedTuple):
     """Something added up over rows, and over how many targets."""
 
@@ -110,6 +122,7 @@ class Objective(Protocol):
     """
 
     terms: Mapping[str, float]  # the weight of each part of the loss
+    observed: Mapping[str, Observation] = MappingProxyType({})  # what `loss` returns beside the terms, by names of its own
 
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
         """The rows of weighted sources. Raises DataError if a source has too little for one."""
@@ -121,7 +134,7 @@ class Objective(Protocol):
         """The number of targets of each term, without a forward."""
 
     def loss(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """The sum of each term's losses, a scalar with a gradient."""
+        """The sum of each term's losses, a scalar with a gradient; and the observations."""
 
     def measure(self, model: Any, batch: Batch) -> dict[str, Sum]:
         """The sums of an evaluation: each term's loss under its name, and others, such as the right answers."""

@@ -1,7 +1,8 @@
 """The report of a step, and the signs of an unhealthy one: a loss or gradient that is not finite, or a loss that jumps."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tfkit.errors import UnhealthyError
 
@@ -11,13 +12,18 @@ _ENOUGH = 10  # steps before a jump can be detected
 
 @dataclass(frozen=True)
 class StepReport:
-    """The result of one step. `losses`: each term's mean over its targets; `loss`: their weighted sum."""
+    """The result of one step. `losses`: each term's mean over its targets; `loss`: their weighted sum.
+
+    `observed`: the observations of the objective and of the loader that are means; `largest`: those that are maxima.
+    """
 
     loss: float
     losses: dict[str, float]
     grad_norm: float
     lr: float
     tokens: int  # positions that the model processed
+    observed: Mapping[str, float] = field(default_factory=dict)
+    largest: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass

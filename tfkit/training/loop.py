@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, Self, TypeVar
 
 from tfkit.errors import Stopped, UnhealthyError, is_out_of_memory
@@ -25,6 +25,8 @@ class Progress:
     loss_sum: float = 0.0  # of the steps since the last line of the log
     loss_steps: int = 0
     term_sums: dict[str, float] = field(default_factory=dict)  # of these steps, each term's loss alone
+    observed: dict[str, list[float]] = field(default_factory=dict)  # of these steps, each observation's sum, and how many steps had it
+    largest: dict[str, float] = field(default_factory=dict)  # of these steps, the maxima among the observations
     skipped: int = 0  # steps that were not taken, being unhealthy
     history: LossHistory = field(default_factory=LossHistory)
     seconds: float = 0.0  # spent in steps, over all attempts
@@ -37,6 +39,28 @@ class Progress:
     def from_state(cls, state: dict[str, Any]) -> Self:
         """Restore the result of `state`."""
         return cls(**{**state, "history": LossHistory(**state["history"])})
+
+    def add(self, report: StepReport) -> None:
+        """Add a step that was taken to the next line of the log. An observation that is not finite is left out, since sums are saved."""
+        self.loss_sum, self.loss_steps = self.loss_sum + report.loss, self.loss_steps + 1
+        for term, loss in report.losses.items():
+            self.term_sums[term] = self.term_sums.get(term, 0.0) + loss
+        for name, value in report.observed.items():
+            if math.isfinite(value):
+                total, steps = self.observed.get(name, (0.0, 0))
+                self.observed[name] = [total + value, steps + 1]
+        for name, value in report.largest.items():
+            if math.isfinite(value):
+                self.largest[name] = max(value, self.largest.get(name, value))
+        self.history.add(report.loss)
+
+    def line(self, report: StepReport, tokens_per_second: float) -> "Log":
+        """Return the line of the log that is due after a step, and begin the next."""
+        loss = self.loss_sum / self.loss_steps if self.loss_steps else math.nan
+        terms = {term: total / self.loss_steps for term, total in self.term_sums.items()}
+        observed = {name: total / steps for name, (total, steps) in self.observed.items()} | self.largest
+        self.loss_sum, self.loss_steps, self.term_sums, self.observed, self.largest = 0.0, 0, {}, {}, {}
+        return Log(self.step, self.tokens, loss, report.lr, report.grad_norm, self.skipped, tokens_per_second, terms, observed)
 
 
 @dataclass(frozen=True)
@@ -61,6 +85,9 @@ class Loader(Protocol):
     def step(self, index: int) -> Sequence[Batch]:
         """The micro-batches of step `index`, from 0."""
 
+    def observed(self) -> Mapping[str, float]:
+        """Numbers about the rows of the latest step for the log, such as the reward of what was sampled; mostly none."""
+
 
 @dataclass(frozen=True)
 class Log:
@@ -74,6 +101,7 @@ class Log:
     skipped: int  # steps since the run began
     tokens_per_second: float
     terms: dict[str, float] = field(default_factory=dict)  # each term's own loss, over the steps of `loss`
+    observed: dict[str, float] = field(default_factory=dict)  # the observations of these steps: their means, of maxima the largest
 
 
 class Hooks(Protocol):
@@ -138,10 +166,8 @@ def train(stepper: Stepper, loader: Loader, schedule: Schedule, plan: Plan, hook
         seconds, tokens = seconds + took, tokens + report.tokens
         hooks.stepped(progress, report, took)
         if plan.due(plan.log_every, step):
-            loss = progress.loss_sum / progress.loss_steps if progress.loss_steps else math.nan
-            terms = {term: total / progress.loss_steps for term, total in progress.term_sums.items()}
-            hooks.log(Log(step, progress.tokens, loss, report.lr, report.grad_norm, progress.skipped, tokens / seconds, terms))
-            progress.loss_sum, progress.loss_steps, progress.term_sums, seconds, tokens = 0.0, 0, {}, 0.0, 0
+            hooks.log(progress.line(report, tokens / seconds))
+            seconds, tokens = 0.0, 0
         if plan.due(plan.save_every, step):
             hooks.save(progress)
             saved_step = step
@@ -213,10 +239,8 @@ def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Ho
         progress.skipped += 1
         hooks.skipped(error)
         return error.report
-    progress.loss_sum, progress.loss_steps = progress.loss_sum + report.loss, progress.loss_steps + 1
-    for term, loss in report.losses.items():
-        progress.term_sums[term] = progress.term_sums.get(term, 0.0) + loss
-    progress.history.add(report.loss)
+    report = replace(report, observed={**report.observed, **loader.observed()})
+    progress.add(report)
     return report
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -58,13 +58,14 @@ class Stepper:
                 if index and should_stop is not None and should_stop():
                     self.drop_gradients()
                     raise Stopped(f"stopped within step {step}, before micro-batch {index + 1} of {len(batches)}")
-                for term, value in self._accumulate(step, index, batch, counts).items():
-                    sums[term] = sums[term] + value if term in sums else value
-        means = {term: float(value) / counts[term] for term, value in sums.items()}
+                for name, value in self._accumulate(step, index, batch, counts).items():
+                    sums[name] = self._join(name, sums[name], value) if name in sums else value
+        observed, largest = self._observations(sums, counts)
+        means = {term: float(value) / counts[term] for term, value in sums.items() if term not in self.objective.observed}
         loss = sum(weight * means[term] for term, weight in self.objective.terms.items())
         grad_norm = self._clip()
         tokens = sum(batch.tokens for batch in batches)
-        report = StepReport(loss, means, grad_norm, self.optimizer.section.lr * lr_factor, tokens)
+        report = StepReport(loss, means, grad_norm, self.optimizer.section.lr * lr_factor, tokens, observed, largest)
         if not (math.isfinite(loss) and math.isfinite(grad_norm) and loss <= highest_loss):
             raise UnhealthyStepError(step, report, highest_loss)
         self.optimizer.step(lr_factor)
@@ -89,7 +90,7 @@ class Stepper:
         return int(np.random.SeedSequence([self.seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
 
     def _accumulate(self, step: int, index: int, batch: Batch, counts: dict[str, int]) -> dict[str, Tensor]:
-        """Add a micro-batch's part to the gradient; return the sum of each term's losses."""
+        """Add a micro-batch's part to the gradient; return the sum of each term's losses, and the observations."""
         torch.manual_seed(self.micro_batch_seed(step, index))
         losses = self.loss_module(batch.to(self.device))
         loss = torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.objective.terms.items()]).sum()
@@ -97,6 +98,17 @@ class Stepper:
             raise UsageError("training.frozen: no trained parameter contributes to the loss; remove patterns, so that more is trained")
         loss.backward()
         return {term: value.detach() for term, value in losses.items()}
+
+    def _join(self, name: str, before: Tensor, value: Tensor) -> Tensor:
+        """Join a term or an observation of two micro-batches: sums are added, of maxima the larger counts."""
+        observation = self.objective.observed.get(name)
+        return torch.maximum(before, value) if observation is not None and observation.term is None else before + value
+
+    def _observations(self, sums: Mapping[str, Tensor], counts: Mapping[str, int]) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the means and the maxima among the objective's observations."""
+        found = [(name, one.term, float(sums[name])) for name, one in self.objective.observed.items() if name in sums]
+        means = {name: value / counts[term] for name, term, value in found if term is not None}
+        return means, {name: value for name, term, value in found if term is None}
 
     def _clip(self) -> float:
         """Return the 2-norm of the whole gradient, and scale a gradient longer than clip_norm down to it."""

@@ -49,6 +49,10 @@ class Loader(Generic[Batch]):
         micro_batches = (slice(start, start + self.micro_batch_size) for start in starts)
         return [self.collate(self.rows.gather(epochs[here], numbers[here])) for here in micro_batches]
 
+    def observed(self) -> dict[str, float]:
+        """Return nothing: rows that are read have no numbers for the log."""
+        return {}
+
     def numbers(self, n: int) -> NDArray[np.int64]:
         """Return the numbers of the rows of step n, (B,)."""
         return self._places(n)[1]
