@@ -53,11 +53,11 @@ def test_each_has_a_pin_of_its_own() -> None:
     assert (pinned.pins, pinned.reference, pinned.value) == ({"reference": "a", "value": "b"}, "frozen", "learning")
 
 
-def test_a_trained_one_costs_a_training_and_keeps_the_activations_of_every_block() -> None:
+def test_a_trained_one_costs_a_training() -> None:
     frozen = Companion("reference", model(ENCODER), "frozen", "a" * 64)
     trained, config = replace(frozen, name="value", trained=True), frozen.model.config
     objective: Any = SimpleNamespace(companions=(frozen, trained))
     assert companion_flops_per_token(objective, 16) == pytest.approx(4 / 3 * training_flops_per_token(config, 16))
     one = companion_bytes_per_row(SimpleNamespace(companions=(frozen,)), 16)  # type: ignore[arg-type]
-    assert companion_bytes_per_row(objective, 16) == (1 + config.encoder_layers) * one
+    assert companion_bytes_per_row(objective, 16) == 2 * one  # what autograd keeps is measured with the model
     assert [entry["role"] for entry in parents(objective)] == ["reference", "value"]

@@ -13,6 +13,7 @@ from tiny_runs import Done, Process, exact, hashes, pretrain, records, strike, w
 from toy_objective import Toy, ToySection, register_toy
 
 from tfkit.objectives.companion import Companion
+from tfkit.run.safetensors_header import read_header
 
 STEPS = 6
 DECODER = {
@@ -30,7 +31,7 @@ RECIPE = """
 # A recipe for tests.
 model: {from: base}
 data: {train: [{path: pairs.jsonl}], validation: [{path: others.jsonl}]}
-objective: {kind: toy_preference, reference: base, beta: 2}
+objective: {kind: toy_preference, reference: base, beta: 2, critic: base}
 optimizer: {lr: 1e-2}
 training: {steps: 6, batch_size: 4, micro_batch_size: 2, precision: fp32, log_every: 1}
 checkpoint: {every: 2}
@@ -88,7 +89,7 @@ def test_the_schema_has_it_where_it_is_registered_and_nowhere_else(tfkit: Callab
 
 
 def test_it_trains_from_the_reference_towards_the_preferred_answers(whole: Path) -> None:
-    losses = [record["loss"] for record in records(whole) if "loss" in record]
+    losses = [record["preference_loss"] for record in records(whole) if "loss" in record]
     assert losses[0] == pytest.approx(np.log(2), abs=1e-6)  # the policy is the reference
     assert losses[-1] < 0.6
     steps = [record for record in records(whole) if "loss" in record]
@@ -101,13 +102,29 @@ def test_it_trains_from_the_reference_towards_the_preferred_answers(whole: Path)
 
 def test_it_names_its_companion_and_pins_it(whole: Path, place: Path, tfkit: Callable[..., Done]) -> None:
     facts = json.loads((whole / "checkpoints" / f"step-{STEPS:06d}" / "tfkit.json").read_text())
-    start, reference = facts["lineage"]["parents"]
-    assert (start["role"], reference["role"]) == ("start", "reference")
+    start, reference, critic = facts["lineage"]["parents"]
+    assert (start["role"], reference["role"], critic["role"]) == ("start", "reference", "critic")
     assert reference["sha256"] == start["sha256"]
     assert f"reference_sha256: {reference['sha256']}" in (whole / "recipe.yaml").read_text()
     other = tfkit("finetune", "toy.yaml", "--run", "other", f"objective.reference_sha256={'a' * 64}")
     assert other.code == 4
     assert f"objective.reference: base has changed since this recipe was run: the SHA-256 of its weights was {'a' * 64}" in other.err
+
+
+def test_its_critic_learns_beside_the_model_and_lies_in_the_training_state_alone(whole: Path, tfkit: Callable[..., Done]) -> None:
+    steps = [record for record in records(whole) if "loss" in record]
+    assert steps[-1]["critic_loss"] < steps[0]["critic_loss"] - 0.1
+    assert all(0 < step["critic_grad_norm"] < float("inf") for step in steps)
+    checkpoint = whole / "checkpoints" / f"step-{STEPS:06d}"
+    before = read_header(whole.parent / "base" / "checkpoints" / "step-000004" / "model.safetensors").keys()
+    assert read_header(checkpoint / "model.safetensors").keys() == before
+    saved = read_header(checkpoint / "training_state" / "optimizer.safetensors").keys()
+    weights = {name.removeprefix("companions/critic/weights/") for name in saved if name.startswith("companions/critic/weights/")}
+    assert "embedding.tokens.weight" in weights
+    assert {f"companions/critic/optimizer/{name}/exp_avg" for name in weights} <= saved
+    done = tfkit("average", "whole", "--last", "2", "--out", "mean")
+    assert done.code == 0, done.err
+    assert not (whole.parent / "mean" / "training_state").exists()
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(whole: Path, place: Path, tfkit: Callable[..., Done]) -> None:
@@ -135,7 +152,8 @@ def test_its_rows_are_shown(tfkit: Callable[..., Done]) -> None:
     done = tfkit("inspect", "toy.yaml", "--rows", "2", "--json")
     assert done.code == 0, done.err
     document = json.loads(done.out)
-    assert document["first_step"]["targets"] == {"preference": 4}
+    assert document["first_step"]["targets"].keys() == {"preference", "critic"}
+    assert document["first_step"]["targets"]["preference"] == 4
     assert len(document["rows"]) == 4
     assert any(token["token"].endswith("cat") and token["kind"] == "loss" for token in document["rows"][0]["tokens"])
 

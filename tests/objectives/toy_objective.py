@@ -1,10 +1,12 @@
 """An objective from outside of tfkit, as CONTRIBUTING's "Add an objective" says: DPO (arXiv 2305.18290) on labelled rows.
 
-Of two answers to a prompt one is preferred. The reference is a companion. `register_toy` is all that the program is told.
+Of two answers to a prompt one is preferred. The reference is a companion. So is a critic, if there is one, which is trained beside the
+model: to write the answers. `register_toy` is all that the program is told.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -37,26 +39,39 @@ class ToySection(ObjectiveSection):
     reference: str = Field(min_length=1, description="The model that the policy stays close to.")
     reference_sha256: str | None = Field(None, description="Of its weights; null: any.")
     beta: float = Field(0.1, gt=0, description="Weight of the distance from the reference.")
+    critic: str | None = Field(None, min_length=1, description="A model that learns to write the answers; null: none.")
+    critic_sha256: str | None = Field(None, description="Of its weights before the first step; null: any.")
+    critic_lr: float = Field(3e-3, gt=0, description="Its learning rate.")
 
     roles: ClassVar[tuple[Role, ...]] = tuple(Role(name, "text", (name,)) for name in ("prompt", "chosen", "rejected"))
     reads_text: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
-    companions: ClassVar[Mapping[str, bool]] = {"reference": False}
+    companions: ClassVar[Mapping[str, bool]] = {"reference": False, "critic": True}
+
+    @property
+    def trained_for(self) -> "ToySection":
+        """An evaluation needs no critic."""
+        return self.model_copy(update={"critic": None})
 
 
 class Toy(LabelledObjective):
     """-log sigmoid(beta * (how much more the policy prefers the chosen answer than the reference does)), summed over pairs."""
 
-    terms: Mapping[str, float] = MappingProxyType({"preference": 1.0})
     observed: Mapping[str, Observation] = MappingProxyType({"chosen_first": Observation("preference"), "largest_margin": Observation()})
     ids = ("input_ids",)
 
-    def __init__(self, section: ToySection, tokenizer: Tokenizer, length: int, reference: Companion):
-        self.section, self.tokenizer, self.length, self.reference = section, tokenizer, length, reference
+    def __init__(self, section: ToySection, tokenizer: Tokenizer, length: int, reference: Companion, critic: Companion | None = None):
+        self.section, self.tokenizer, self.length, self.reference, self.critic = section, tokenizer, length, reference, critic
+        self.terms: Mapping[str, float] = {"preference": 1.0} | ({"critic": 0.5} if critic else {})
 
     @property
     def companions(self) -> Sequence[Companion]:
-        return (self.reference,)
+        return (self.reference, *([self.critic] if self.critic else []))
+
+    @property
+    def judged_by(self) -> "Toy":
+        """The same without the critic."""
+        return Toy(self.section, self.tokenizer, self.length, self.reference)
 
     def fingerprint(self) -> str:
         return hashlib.blake2b(f"toy\0{self.tokenizer.fingerprint()}\0{self.length}".encode(), digest_size=16).hexdigest()
@@ -89,7 +104,8 @@ class Toy(LabelledObjective):
         )
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        return {"preference": int(batch.extras["chosen"].sum())}
+        counts = {"preference": int(batch.extras["chosen"].sum()), "critic": int((batch.labels != IGNORED).sum())}
+        return {term: counts[term] for term in self.terms}
 
     def margins(self, model: Transformer, batch: Batch) -> Tensor:
         """(B,)"""
@@ -101,7 +117,10 @@ class Toy(LabelledObjective):
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
         margins = self.margins(model, batch)
         observed = {"chosen_first": (margins > 0).sum(), "largest_margin": margins.max()}
-        return {"preference": -F.logsigmoid(margins).sum(), **observed}
+        critic: dict[str, Tensor] = {}
+        if self.critic is not None:
+            critic["critic"] = -_answer_log_probs(self.critic.model, batch).sum()
+        return {"preference": -F.logsigmoid(margins).sum(), **critic, **observed}
 
     def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
         margins = self.margins(model, batch)
@@ -128,7 +147,8 @@ def open_toy(section: ToySection, context: ModelContext) -> Toy:
     reference = open_companion(section, "reference")
     if reference.model.config.vocab_size != context.config.vocab_size:
         raise UsageError("objective.reference: it has another vocabulary")
-    return Toy(section, context.tokenizer, context.config.context_length, reference)
+    critic = replace(open_companion(section, "critic"), lr=section.critic_lr) if section.critic is not None else None
+    return Toy(section, context.tokenizer, context.config.context_length, reference, critic)
 
 
 def register_toy() -> Any:

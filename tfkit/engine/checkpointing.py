@@ -69,7 +69,7 @@ class Checkpointer:
         """Write a complete checkpoint, then delete old ones. Raises UnhealthyError where a weight is not finite."""
         context = self.context
         context.meter.phase("checkpoint")
-        if not self.weights.finite():
+        if not all(weights.finite() for weights in self.components.stepper.all_weights.values()):
             raise UnhealthyError(
                 f"step {progress.step}: a weight is no longer finite, so this is not saved; the last checkpoint stays. "
                 "Another run may get past it with a lower optimizer.lr"
@@ -154,7 +154,8 @@ class Checkpointer:
         (folder / "README.md").write_text(self._card(progress.step), encoding="utf-8")
         state = {"progress": progress.state(), "micro_batch_size": self.components.loader.micro_batch_size, "data": data}
         state |= {"mean_steps": weights.mean_steps, "log": self.log.state()}
-        tensors = state_tensors(weights, self.components.optimizer, factors=recipe.training.adapter is not None)
+        companions = self.components.stepper.companions
+        tensors = state_tensors(weights, self.components.optimizer, companions, factors=recipe.training.adapter is not None)
         save_training_state(folder, tensors, state)
 
     def _prune(self, keep: int) -> None:

@@ -1,9 +1,11 @@
 """The further models of a run: their memory, arithmetic and place beside the model, and their names in every checkpoint."""
 
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from tfkit.adapters import describe, is_adapter
 from tfkit.errors import MachineError, ModelError
@@ -17,8 +19,11 @@ from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
 from tfkit.training.flops import training_flops_per_token
-from tfkit.training.memory import available_bytes
+from tfkit.training.memory import available_bytes, state_bytes
+from tfkit.training.optimizer import state_numbers
+from tfkit.training.trained_model import TrainedModel, trained_model
 
+PREFIX = "companions/"  # before the names of their tensors in a training state; no parameter is called so
 _MARGIN = 1.6  # as memory.py's
 _TRAINED_BYTES = 16  # a weight in fp32 with its gradient and two moments
 
@@ -50,10 +55,36 @@ def _count(folder: Path) -> int:
     return sum(math.prod(weight.stored.shape) for weight in find_weights(folder).values())
 
 
-def place_companions(objective: Objective, device: torch.device, precision: torch.dtype) -> None:
-    """Put them beside the model of the run, in its arithmetic."""
+def place_companions(recipe: Recipe, objective: Objective, device: torch.device, precision: torch.dtype) -> dict[str, TrainedModel]:
+    """Put them beside the model of the run, in its arithmetic; return those that are trained, by name."""
+    trained = {}
     for companion in objective.companions:
-        companion.model.to(device, precision)
+        model = companion.model.to(device, None if companion.trained else precision)
+        if companion.trained:
+            trained[companion.name] = trained_model(model, recipe.optimizer, precision, companion.lr)
+            for stack in model.stacks:
+                stack.activation_checkpointing = recipe.training.activation_checkpointing
+    return trained
+
+
+def companion_tensors(trained: Mapping[str, TrainedModel]) -> dict[str, Tensor]:
+    """Weights and optimizer state of trained companions, for the training state of a checkpoint."""
+    found: dict[str, Tensor] = {}
+    for name, one in trained.items():
+        found |= {f"{PREFIX}{name}/weights/{parameter}": tensor for parameter, tensor in one.weights.trained.items()}
+        found |= {f"{PREFIX}{name}/optimizer/{state}": tensor for state, tensor in one.optimizer.state().items()}
+    return found
+
+
+def load_companion_tensors(trained: Mapping[str, TrainedModel], tensors: Mapping[str, Tensor]) -> None:
+    """Put what `companion_tensors` returned back into the companions; other tensors are left alone."""
+    for name, one in trained.items():
+        weights, state = (
+            {key.removeprefix(part): tensor for key, tensor in tensors.items() if key.startswith(part)}
+            for part in (f"{PREFIX}{name}/weights/", f"{PREFIX}{name}/optimizer/")
+        )
+        one.optimizer.load_state(state)
+        one.weights.load(weights)
 
 
 def parents(objective: Objective) -> list[dict[str, str | None]]:
@@ -84,14 +115,29 @@ def companion_flops_per_token(objective: Objective, length: int) -> float:
 
 
 def companion_bytes_per_row(objective: Objective, length: int) -> int:
-    """The memory of their forwards for a row at its fullest; those of frozen ones keep nothing for a backward pass."""
+    """The memory of their forwards for a row at its fullest, without what is kept for a backward pass."""
     return sum(_forward_bytes(one, length) for one in objective.companions)
 
 
+def companion_state_bytes(recipe: Recipe, objective: Objective, precision: torch.dtype) -> int:
+    """The memory of their weights; of trained ones also of gradients and optimizer state."""
+    found = 0
+    for one in objective.companions:
+        parameters = sum(parameter.numel() for parameter in one.model.parameters())
+        kept = trained_companion_numbers(recipe, [one]) - parameters
+        found += state_bytes(parameters, parameters, kept, precision) if one.trained else parameters * precision.itemsize
+    return found
+
+
+def trained_companion_numbers(recipe: Recipe, companions: Iterable[Companion]) -> int:
+    """Numbers in fp32 of trained ones: their weights and optimizer state in a checkpoint, or as many of gradients and state in memory."""
+    shapes = [{name: parameter.shape for name, parameter in one.model.named_parameters()} for one in companions if one.trained]
+    return sum(sum(shape.numel() for shape in one.values()) + state_numbers(one, recipe.optimizer) for one in shapes)
+
+
 def _forward_bytes(companion: Companion, length: int) -> int:
-    config, itemsize = companion.model.config, next(companion.model.parameters()).element_size()
-    kept = config.encoder_layers + config.decoder_layers if companion.trained else 1  # blocks whose activations are there at once
-    return kept * forward_bytes_per_row(config, length, itemsize)
+    """One block's; what autograd keeps of those of a trained one is measured with the model's own (training/memory.py)."""
+    return forward_bytes_per_row(companion.model.config, length, next(companion.model.parameters()).element_size())
 
 
 def forward_bytes_per_row(config: ModelConfig, length: int, itemsize: int) -> int:

@@ -1,8 +1,9 @@
 """Assemble the training components from a recipe, data and a model: for a training, and for the replay of one of its steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from tfkit.adapters import FrozenReference, add_lora, freeze
 from tfkit.data import BatchSizes, Loader, Rows
 from tfkit.engine.base_model import start_model
-from tfkit.engine.companions import place_companions
+from tfkit.engine.companions import PREFIX, companion_tensors, load_companion_tensors, place_companions
 from tfkit.engine.listener import Listener
 from tfkit.engine.training_data import TrainingData
 from tfkit.engine.validation import check_validation
@@ -28,6 +29,7 @@ from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
+from tfkit.training.trained_model import TrainedModel
 
 # Before the names of the latest weights, and of their mean; no parameter is called so.
 _LATEST, _MEAN = "latest/", "mean/"
@@ -83,12 +85,13 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     )
     schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
     precision = pick_precision(training.precision, device)
-    place_companions(objective, device, precision)
+    companions = place_companions(recipe, objective, device, precision)
     weights = Weights(model.to(device), precision, training.ema_decay, whole=holds_whole_model(recipe))
     reference = FrozenReference(model) if objective.reference_use == "throughout" else None
     optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
     unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
-    stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, unfreezing=unfreezing)
+    beside: dict[str, Any] = {"unfreezing": unfreezing, "companions": companions}
+    stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **beside)
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
     return Components(precision, loader, plan, schedule, weights, optimizer, stepper, reference)
@@ -155,7 +158,8 @@ def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> No
 
 def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Progress:
     """Put the weights of a checkpoint and its training state into the components; how far it had come. Raises ModelError."""
-    components.optimizer.load_state({name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN))})
+    components.optimizer.load_state({name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, PREFIX))})
+    load_companion_tensors(components.stepper.companions, tensors)
     latest, mean = ({n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)} for part in (_LATEST, _MEAN))
     if not latest or (state["mean_steps"] and not mean):  # it is what the model's own files hold
         saved = load(checkpoint).model.state_dict()
@@ -166,8 +170,11 @@ def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.T
     return Progress.from_state(state["progress"])
 
 
-def state_tensors(weights: Weights, optimizer: Optimizer, *, factors: bool = False) -> dict[str, torch.Tensor]:
-    """For the training state of a checkpoint: the optimizer's state, and the latest weights where the model's files hold others.
+def state_tensors(
+    weights: Weights, optimizer: Optimizer, companions: Mapping[str, TrainedModel] = MappingProxyType({}), *, factors: bool = False
+) -> dict[str, torch.Tensor]:
+    """For the training state of a checkpoint: the optimizer's state, all of trained companions, and the latest weights where the model's
+    files hold others.
 
     They hold the mean, where there is one; and of `factors`, which make the updates of an adapter, they hold what a matrix of
     Hugging Face's takes, or the merged sum: so here is their mean, too.
@@ -175,4 +182,4 @@ def state_tensors(weights: Weights, optimizer: Optimizer, *, factors: bool = Fal
     trained = weights.trained
     latest = {f"{_LATEST}{name}": parameter for name, parameter in trained.items()} if weights.mean or factors else {}
     mean = {f"{_MEAN}{name}": weights.mean[name] for name in trained} if weights.mean and factors else {}
-    return optimizer.state() | latest | mean
+    return optimizer.state() | latest | mean | companion_tensors(companions)

@@ -1,6 +1,7 @@
 """Estimates of a run before its first step, without weights: FLOPs, memory, disk, time, energy; and the micro-batch that fits."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from tfkit.carbon import resolve_place
 from tfkit.data import Loader
-from tfkit.engine.companions import companion_flops_per_token
+from tfkit.engine.companions import companion_flops_per_token, companion_state_bytes, trained_companion_numbers
 from tfkit.engine.components import batch_sizes, choose_trained, holds_whole_model, in_steps, total_steps, trained_numbers
 from tfkit.engine.reference_model import reference_bytes, reference_tokens
 from tfkit.engine.training_data import TrainingData
@@ -17,6 +18,7 @@ from tfkit.errors import MachineError
 from tfkit.hub.names import our_shapes
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
+from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import tokens_of
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe import model_config
@@ -87,9 +89,12 @@ def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device) -> Es
     flops = _flops(recipe, data, model, Loader(rows, data.objective.collate, sizes, 1), steps, tokens)
     parameters, trained, kept = sum(one.numel() for one in model.parameters()), trained_numbers(model), kept_numbers(recipe, model)
     precision = pick_precision(recipe.training.precision, device)
+    companions = data.objective.companions
     state = state_bytes(parameters, trained, kept, precision, whole=holds_whole_model(recipe))
     state += reference_bytes(data.objective, model, precision)
-    row_bytes = activation_bytes_per_token(data.config) * rows.longest
+    state += companion_state_bytes(recipe, data.objective, precision)
+    learning = [data.config, *(one.model.config for one in companions if one.trained)]
+    row_bytes = sum(map(activation_bytes_per_token, learning)) * rows.longest
     left = available_bytes() if device.type == "cpu" else None
     micro_batch = recipe.training.micro_batch_size or choose_micro_batch(
         sizes.unit, rows.longest, row_bytes, None if left is None else left - state
@@ -107,7 +112,7 @@ def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device) -> Es
         micro_batch,
         flops,
         likely_peak(_PROCESS_BYTES, state, micro_batch * row_bytes, logits),
-        planned_bytes(recipe, model),
+        planned_bytes(recipe, model, companions),
         Range(**seconds),
         Range(**kwh),
         Range(**grams),
@@ -178,13 +183,14 @@ def kept_numbers(recipe: Recipe, model: Transformer) -> int:
     return state_numbers(shapes, recipe.optimizer) + mean
 
 
-def planned_bytes(recipe: Recipe, model: Transformer) -> int:
+def planned_bytes(recipe: Recipe, model: Transformer, companions: Sequence[Companion] = ()) -> int:
     """Disk, in fp32, for the checkpoints that are kept, one more that is being written, and the best."""
     adapter, trained = recipe.training.adapter, trained_numbers(model)
     whole = sum(parameter.numel() for parameter in model.parameters())
     if adapter is not None:  # the training state has the updates as they are trained; in the adapter, fused ones are up to twice as large
         whole = trained + (whole if adapter.merge else 2 * trained)
-    return 4 * (whole + kept_numbers(recipe, model)) * (recipe.checkpoint.keep + 2)
+    whole += kept_numbers(recipe, model) + trained_companion_numbers(recipe, companions)
+    return 4 * whole * (recipe.checkpoint.keep + 2)
 
 
 def require_memory_for_blocks(recipe: Recipe, device: torch.device) -> None:

@@ -5,7 +5,7 @@ described before the first one.
 from functools import cached_property
 
 from tfkit.data import Loader
-from tfkit.engine.companions import companion_bytes_per_row
+from tfkit.engine.companions import companion_bytes_per_row, trained_companion_numbers
 from tfkit.engine.components import Components, trained_numbers
 from tfkit.engine.estimate import Estimate, choose_micro_batch, kept_numbers
 from tfkit.engine.listener import Listener
@@ -75,8 +75,10 @@ class MicroBatches:
     @property
     def bytes_to_come(self) -> int:
         """Bytes of gradients and optimizer state: not in memory before the first step, but for the state that a resumed run has read."""
-        kept = 0 if self.restored else kept_numbers(self.context.recipe, self.model)
-        return 4 * (trained_numbers(self.model) + kept)
+        recipe, companions = self.context.recipe, self.components.stepper.objective.companions
+        if self.restored:
+            return 4 * (trained_numbers(self.model) + sum(trained_numbers(one.model) for one in companions if one.trained))
+        return 4 * (trained_numbers(self.model) + kept_numbers(recipe, self.model) + trained_companion_numbers(recipe, companions))
 
     def describe(self, planned: Estimate, progress: Progress) -> str:
         """Describe the steps that are left, and the memory, time and energy of them: too much of one is seen before the first step.

@@ -32,7 +32,7 @@ def replay_step(
     with work.stop.at_once():
         parts, before = _state_before(run, recipe, data, document, device, work.listener)
         batches = parts.loader.step(before.step)
-        _check_same(document, weights_sha256(parts.weights.master), [batch_sha256(batch) for batch in batches])
+        _check_same(document, weights_sha256(parts.stepper), [batch_sha256(batch) for batch in batches])
         return find_first_bad(parts.stepper, batches, document["step"])
 
 

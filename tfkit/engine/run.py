@@ -129,7 +129,7 @@ class Run:
         if trained < parameters:
             listener.say(f"training {trained:,} of {parameters:,} parameters")
         if not force:
-            free_space_for(context.folder.checkpoints, planned_bytes(recipe, model))
+            free_space_for(context.folder.checkpoints, planned_bytes(recipe, model, data.objective.companions))
         size = state.get("micro_batch_size") or recipe.training.micro_batch_size or 1
         self.components = components = assemble(recipe, data, model, self.device, size)
         if self.resumed_from:

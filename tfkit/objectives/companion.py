@@ -20,7 +20,8 @@ class Companion:
     sha256: str  # of its configuration and weights, before the first step
     run_id: str | None = None  # of the run that made it
     tokenizer: Tokenizer | None = None
-    trained: bool = False  # its weights change with those of the run
+    trained: bool = False  # its weights change with those of the run; in either case it draws no dropout
+    lr: float | None = None  # peak learning rate of one that is trained; None: that of the run
 
     def parent(self) -> dict[str, str | None]:
         """Its entry among the parents in tfkit.json."""

@@ -14,7 +14,8 @@ _ENOUGH = 10  # steps before a jump can be detected
 class StepReport:
     """The result of one step. `losses`: each term's mean over its targets; `loss`: their weighted sum.
 
-    `observed`: the observations of the objective and of the loader that are means; `largest`: those that are maxima.
+    `observed`: the observations of the objective that are means; `largest`: those that are maxima. `companion_norms`: the 2-norm of the
+    gradient of each trained companion.
     """
 
     loss: float
@@ -24,6 +25,17 @@ class StepReport:
     tokens: int  # positions that the model processed
     observed: Mapping[str, float] = field(default_factory=dict)
     largest: Mapping[str, float] = field(default_factory=dict)
+    companion_norms: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the loss and the gradients of all models are finite."""
+        return all(map(math.isfinite, (self.loss, self.grad_norm, *self.companion_norms.values())))
+
+    @property
+    def all_observed(self) -> dict[str, float]:
+        """The observations that are means, the norms of the companions among them."""
+        return {**self.observed, **{f"{name}_grad_norm": norm for name, norm in self.companion_norms.items()}}
 
 
 @dataclass
@@ -54,11 +66,11 @@ class UnhealthyStepError(UnhealthyError):
 
     def __init__(self, step: int, report: StepReport, highest_loss: float):
         self.step, self.report = step, report
-        jumped = math.isfinite(report.loss) and math.isfinite(report.grad_norm)
-        if jumped:
+        if report.is_finite:
             what = f"the loss jumps to {report.loss:.4g}, over the {highest_loss:.4g} that training.loss_jump_sigmas allows"
         else:
-            what = f"the loss is {report.loss:g} and the gradient's norm {report.grad_norm:g}"
+            norms = "".join(f", that of the {name} {norm:g}" for name, norm in report.companion_norms.items())
+            what = f"the loss is {report.loss:g} and the gradient's norm {report.grad_norm:g}{norms}"
         self.summary = f"step {step}: {what}"
         super().__init__(
             f"{self.summary}; no weight was changed by this step. "

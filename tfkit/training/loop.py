@@ -239,7 +239,7 @@ def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Ho
         progress.skipped += 1
         hooks.skipped(error)
         return error.report
-    report = replace(report, observed={**report.observed, **loader.observed()})
+    report = replace(report, observed={**report.all_observed, **loader.observed()})
     progress.add(report)
     return report
 

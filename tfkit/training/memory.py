@@ -87,7 +87,8 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
 def _kept_bytes(loss_module: LossModule, batch: Batch) -> int:
     """Return the bytes that autograd keeps for the backward pass of this batch, without weights."""
     model = loss_module.model
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    models = [model, *(one.model for one in loss_module.objective.companions if one.trained)]
+    own = {parameter.untyped_storage().data_ptr() for one in models for parameter in one.parameters()}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -57,6 +57,14 @@ class Optimizer:
             owners[parameter].state[parameter][what] = value.to(parameter.device)
 
 
+def at_peak(section: OptimizerSection, lr: float) -> OptimizerSection:
+    """Return the same optimizer at another peak learning rate; a second rate changes by the same factor."""
+    update = {"lr": lr}
+    if isinstance(section, MuonSection) and section.adamw_lr is not None:
+        update["adamw_lr"] = section.adamw_lr * lr / section.lr
+    return section.model_copy(update=update)
+
+
 def state_numbers(shapes: Mapping[str, torch.Size], section: OptimizerSection) -> int:
     """Return the number of elements in the state of parameters of these shapes, without step counters."""
     return sum(_state_numbers(name, shape, section) for name, shape in shapes.items())

@@ -10,6 +10,7 @@ A frozen parameter (one that requires no gradient) has a master only for checkpo
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -52,6 +53,19 @@ class Weights:
     def result(self) -> dict[str, Tensor]:
         """The weights that evaluations use and checkpoints hold: the mean if there is one, else the master."""
         return self.mean or dict(self.master)
+
+    def clip_gradients(self, limit: float | None) -> float:
+        """Return the 2-norm of the whole gradient, and scale a gradient longer than the limit down to it."""
+        grads = [parameter.grad for parameter in self.master.values() if parameter.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(grads))
+        if limit is not None and math.isfinite(norm) and norm > limit:
+            torch._foreach_mul_(grads, limit / norm)
+        return norm
+
+    def drop_gradients(self) -> None:
+        """Drop the gradients of a step that was not taken."""
+        for parameter in (*self.master.values(), *self.working.values()):
+            parameter.grad = None
 
     def after_step(self) -> None:
         """Update the working copy and the mean, after the optimizer has updated the master."""

@@ -1,7 +1,7 @@
 """The record of an unhealthy step (tfkit/run/replay_file.py writes it), and the search for the module that caused it."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -37,18 +37,20 @@ class Finding:
 
 @dataclass
 class Watch:
-    """Check the outputs of a model's modules, and the gradients of these outputs."""
+    """Check the outputs of a model's modules, and the gradients of these outputs; also of `companions`, whose names begin theirs."""
 
     model: nn.Module
+    companions: Mapping[str, nn.Module] = field(default_factory=dict)
     finding: Finding | None = None
     micro_batch: int = 0
     _handles: list[Any] = field(default_factory=list)
 
     def __enter__(self) -> "Watch":
-        for name, module in self.model.named_modules():
-            if name and not any(module.children()):
-                self._handles.append(module.register_forward_pre_hook(self._before(name)))
-                self._handles.append(module.register_forward_hook(self._after(name)))
+        for prefix, model in (("", self.model), *((f"{name}/", one) for name, one in self.companions.items())):
+            for name, module in model.named_modules():
+                if name and not any(module.children()):
+                    self._handles.append(module.register_forward_pre_hook(self._before(prefix + name)))
+                    self._handles.append(module.register_forward_hook(self._after(prefix + name)))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -97,7 +99,7 @@ def describe_step(stepper: Stepper, loader: NumberedLoader, error: UnhealthyStep
         "loss": error.report.loss,
         "grad_norm": error.report.grad_norm,
         "micro_batches": micro_batches,
-        "weights_sha256": weights_sha256(stepper.weights.master),
+        "weights_sha256": weights_sha256(stepper),
         "precision": str(stepper.weights.dtype),
         "threads": torch.get_num_threads(),
         "device": str(stepper.device),
@@ -113,21 +115,23 @@ def batch_sha256(batch: Batch) -> str:
     return digest.hexdigest()
 
 
-def weights_sha256(parameters: dict[str, nn.Parameter]) -> str:
-    """Return the SHA-256 of the names and bytes of all weights."""
+def weights_sha256(stepper: Stepper) -> str:
+    """Return the SHA-256 of the names and bytes of all weights, those of trained companions included."""
     digest = hashlib.sha256()
-    for name, parameter in parameters.items():
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for weights in stepper.all_weights.values():
+        for name, parameter in weights.master.items():
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def find_first_bad(stepper: Stepper, batches: list[Batch], step: int) -> Finding | None:
     """Run forward and backward of a step's micro-batches, and return the first module with a number that is not finite."""
-    for name, parameter in stepper.weights.working.items():
-        if not bool(parameter.isfinite().all()):
-            return Finding("weights", name, 0)
-    with Watch(stepper.model) as watch:
+    for companion, weights in stepper.all_weights.items():
+        for name, parameter in weights.working.items():
+            if not bool(parameter.isfinite().all()):
+                return Finding("weights", f"{companion}/{name}" if companion else name, 0)
+    with Watch(stepper.model, {name: one.model for name, one in stepper.companions.items()}) as watch:
         for watch.micro_batch, batch in enumerate(batches):
             loss = stepper.try_out(step, batch, watch.micro_batch)
             if watch.finding is None and not np.isfinite(loss):

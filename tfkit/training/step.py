@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
+from tfkit.training.trained_model import TrainedModel
 
 
 class Stepper:
@@ -29,10 +31,17 @@ class Stepper:
         device: torch.device,
         seed: int,
         unfreezing: Unfreezing | None = None,
+        companions: Mapping[str, TrainedModel] = MappingProxyType({}),
     ):
+        """`companions`: the trained ones of the objective, by name."""
         self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
         self.model, self.objective = loss_module.model, loss_module.objective
-        self.device, self.seed, self.unfreezing = device, seed, unfreezing
+        self.device, self.seed, self.unfreezing, self.companions = device, seed, unfreezing, companions
+
+    @property
+    def all_weights(self) -> dict[str, Weights]:
+        """All weights that a step changes: those of the model of the run under an empty name, then those of each trained companion."""
+        return {"": self.weights, **{name: one.weights for name, one in self.companions.items()}}
 
     def take(
         self,
@@ -63,13 +72,15 @@ class Stepper:
         observed, largest = self._observations(sums, counts)
         means = {term: float(value) / counts[term] for term, value in sums.items() if term not in self.objective.observed}
         loss = sum(weight * means[term] for term, weight in self.objective.terms.items())
-        grad_norm = self._clip()
+        grad_norm = self.weights.clip_gradients(self.optimizer.section.clip_norm)
+        norms = {name: one.weights.clip_gradients(one.optimizer.section.clip_norm) for name, one in self.companions.items()}
         tokens = sum(batch.tokens for batch in batches)
-        report = StepReport(loss, means, grad_norm, self.optimizer.section.lr * lr_factor, tokens, observed, largest)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm) and loss <= highest_loss):
+        report = StepReport(loss, means, grad_norm, self.optimizer.section.lr * lr_factor, tokens, observed, largest, norms)
+        if not (report.is_finite and loss <= highest_loss):
             raise UnhealthyStepError(step, report, highest_loss)
-        self.optimizer.step(lr_factor)
-        self.weights.after_step()
+        for optimizer, weights in ((self.optimizer, self.weights), *((one.optimizer, one.weights) for one in self.companions.values())):
+            optimizer.step(lr_factor)
+            weights.after_step()
         return report
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
@@ -82,8 +93,8 @@ class Stepper:
 
     def drop_gradients(self) -> None:
         """Drop the gradients of a step that was not taken."""
-        for parameter in (*self.weights.master.values(), *self.weights.working.values()):
-            parameter.grad = None
+        for weights in self.all_weights.values():
+            weights.drop_gradients()
 
     def micro_batch_seed(self, step: int, index: int) -> int:
         """Return the seed of dropout, a function of (seed, step, micro-batch), so that a resumed run draws the same as an unbroken one."""
@@ -109,15 +120,6 @@ class Stepper:
         found = [(name, one.term, float(sums[name])) for name, one in self.objective.observed.items() if name in sums]
         means = {name: value / counts[term] for name, term, value in found if term is not None}
         return means, {name: value for name, term, value in found if term is None}
-
-    def _clip(self) -> float:
-        """Return the 2-norm of the whole gradient, and scale a gradient longer than clip_norm down to it."""
-        grads = [parameter.grad for parameter in self.weights.master.values() if parameter.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(grads))
-        limit = self.optimizer.section.clip_norm
-        if limit is not None and math.isfinite(norm) and norm > limit:
-            torch._foreach_mul_(grads, limit / norm)
-        return norm
 
 
 def _add_up(counts: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -1,0 +1,161 @@
+"""A model that is trained beside that of the run: as if it were trained alone, at a rate of its own, restored and checked with the run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from test_plan import recipe
+from tiny_training import LLAMA, batches, bits, fresh, stepper
+from torch import Tensor
+
+from tfkit.engine.companions import (
+    PREFIX,
+    companion_state_bytes,
+    companion_tensors,
+    load_companion_tensors,
+    place_companions,
+    trained_companion_numbers,
+)
+from tfkit.engine.components import state_tensors
+from tfkit.engine.estimate import planned_bytes
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.companion import Companion
+from tfkit.objectives.objective import Batch
+from tfkit.recipe.schema.sections import AdamWSection, MuonSection, OptimizerSection, Recipe
+from tfkit.training.health import UnhealthyStepError
+from tfkit.training.loss_module import LossModule
+from tfkit.training.memory import step_bytes_per_row
+from tfkit.training.optimizer import at_peak
+from tfkit.training.replay import find_first_bad, weights_sha256
+from tfkit.training.step import Stepper
+
+CPU = torch.device("cpu")
+SECTION = AdamWSection(lr=1e-2, clip_norm=0.5)
+
+
+class Both(CausalLM):
+    """Two language models on the same rows, each with a loss of its own."""
+
+    terms: Mapping[str, float] = {"lm": 1.0, "value": 1.0}
+
+    def __init__(self, value: Companion):
+        super().__init__()
+        self.value = value
+
+    @property
+    def companions(self) -> Sequence[Companion]:
+        return (self.value,)
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        return dict.fromkeys(("lm", "value"), super().counts(batch)["lm"])
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        return {"lm": super().loss(model, batch)["lm"], "value": super().loss(self.value.model, batch)["lm"]}
+
+
+def beside(dtype: torch.dtype = torch.float32, section: OptimizerSection = SECTION) -> Stepper:
+    """Return a GPT-2 that is trained with a Llama beside it, at a third of its rate."""
+    objective = Both(Companion("value", fresh(LLAMA), "made", "a" * 64, trained=True, lr=section.lr / 3))
+    wanted = recipe(steps=9).model_copy(update={"optimizer": section})
+    companions = place_companions(wanted, objective, CPU, dtype)
+    taking = stepper(fresh(), objective=objective, section=section, dtype=dtype)
+    return Stepper(taking.loss_module, taking.weights, taking.optimizer, device=CPU, seed=1, companions=companions)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_model_is_trained_as_if_it_were_alone(dtype: torch.dtype) -> None:
+    """The same bits: gradients are clipped, and the learning rate is scheduled, for each model by itself."""
+    both, policy = beside(dtype), stepper(fresh(), section=SECTION, dtype=dtype)
+    value = stepper(fresh(LLAMA), section=replace_lr(SECTION, SECTION.lr / 3), dtype=dtype)
+    for step, factor in ((1, 0.5), (2, 1.0), (3, 0.25)):
+        rows = batches(CausalLM(), 4, step)
+        report, one, other = (taking.take(step, rows, factor) for taking in (both, policy, value))
+        assert (report.losses["lm"], report.grad_norm, report.lr) == (one.loss, one.grad_norm, one.lr)
+        assert (report.losses["value"], report.companion_norms["value"]) == (other.loss, other.grad_norm)
+        assert report.all_observed == {"value_grad_norm": other.grad_norm}
+        assert report.grad_norm > 0.5  # so both were clipped
+        assert other.grad_norm > 0.5
+    assert bits(dict(both.weights.master)) == bits(dict(policy.weights.master))
+    assert bits(dict(both.companions["value"].weights.master)) == bits(dict(value.weights.master))
+    assert bits(dict(both.companions["value"].model.named_parameters())) == bits(dict(value.model.named_parameters()))
+
+
+def replace_lr(section: AdamWSection, lr: float) -> AdamWSection:
+    return section.model_copy(update={"lr": lr})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_is_restored_with_its_moments(dtype: torch.dtype) -> None:
+    whole, begun, again = beside(dtype), beside(dtype), beside(dtype)
+    for step in (1, 2):
+        whole.take(step, batches(CausalLM(), 4, step), 1.0)
+        begun.take(step, batches(CausalLM(), 4, step), 1.0)
+    saved = {name: tensor.clone() for name, tensor in companion_tensors(begun.companions).items()}
+    assert {name.split("/")[1] for name in saved} == {"value"}
+    load_companion_tensors(again.companions, saved)
+    again.weights.load(begun.weights.master)
+    again.optimizer.load_state(begun.optimizer.state())
+    assert whole.take(3, batches(CausalLM(), 4, 3), 1.0) == again.take(3, batches(CausalLM(), 4, 3), 1.0)
+    assert bits(companion_tensors(whole.companions)) == bits(companion_tensors(again.companions))
+    assert weights_sha256(whole) == weights_sha256(again) != weights_sha256(begun)
+
+
+def test_a_bad_gradient_of_it_changes_no_weight_and_is_found() -> None:
+    taking = beside()
+    working = taking.companions["value"].weights.working
+    name = [name for name in working if name.endswith("norm.weight")][-1]
+    parameter = working[name]
+    before = bits(dict(taking.weights.master))
+    with torch.no_grad():
+        parameter.fill_(3e38)  # finite, but no output of it is
+    rows = batches(CausalLM(), 4)
+    with pytest.raises(UnhealthyStepError, match=r"the loss is nan and the gradient's norm .*, that of the value nan"):
+        taking.take(1, rows, 1.0)
+    taking.drop_gradients()
+    assert all(one.grad is None for one in taking.companions["value"].model.parameters())
+    assert bits(dict(taking.weights.master)) == before
+    found = find_first_bad(taking, rows, 1)
+    assert found is not None
+    assert (found.where, found.module.startswith("value/")) == ("forward", True)
+    with torch.no_grad():
+        parameter.fill_(torch.inf)
+    assert find_first_bad(taking, rows, 1) == replace(found, where="weights", module=f"value/{name}")
+
+
+def test_what_it_takes_of_disk_and_memory() -> None:
+    taking = beside()
+    taking.take(1, batches(CausalLM(), 4), 1.0)
+    value = taking.companions["value"]
+    wanted: Recipe = recipe(steps=9).model_copy(update={"optimizer": SECTION})
+    companions = taking.objective.companions
+    saved = state_tensors(taking.weights, taking.optimizer, taking.companions)
+    numbers = sum(tensor.numel() for name, tensor in saved.items() if name.startswith(PREFIX) and tensor.dim())
+    assert trained_companion_numbers(wanted, companions) == numbers
+    more = planned_bytes(wanted, taking.model, companions) - planned_bytes(wanted, taking.model)
+    assert more == 4 * numbers * (wanted.checkpoint.keep + 2)
+    parameters = sum(parameter.numel() for parameter in value.model.parameters())
+    assert numbers == 3 * parameters
+    assert companion_state_bytes(wanted, taking.objective, torch.float32) == 16 * parameters
+    assert companion_state_bytes(wanted, taking.objective, torch.bfloat16) == 18 * parameters
+    frozen: Any = SimpleNamespace(companions=[replace(companions[0], trained=False)])
+    assert companion_state_bytes(wanted, frozen, torch.bfloat16) == 2 * parameters
+
+
+def test_the_activations_that_it_keeps_are_measured_with_those_of_the_model() -> None:
+    taking, (row,) = beside(), batches(CausalLM(), 1, batch_size=1)
+    alone = [step_bytes_per_row(LossModule(model, CausalLM()), row) for model in (taking.model, taking.companions["value"].model)]
+    together = step_bytes_per_row(taking.loss_module, row)
+    assert max(alone) < together <= sum(alone)
+
+
+def test_a_second_rate_of_an_optimizer_changes_by_the_same_factor() -> None:
+    found = at_peak(MuonSection(kind="muon", lr=1e-2, adamw_lr=4e-3), 5e-3)
+    assert isinstance(found, MuonSection)
+    assert (found.lr, found.adamw_lr) == (5e-3, pytest.approx(2e-3))
+    only = at_peak(MuonSection(kind="muon", lr=1e-2), 5e-3)
+    assert isinstance(only, MuonSection)
+    assert (only.lr, only.adamw_lr) == (5e-3, None)
