@@ -3,6 +3,7 @@
 import ast
 import re
 import sysconfig
+import zlib
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -13,6 +14,7 @@ from tfkit.data.code import TASKS, parse
 from tfkit.data.code.docstrings import summary
 from tfkit.data.columns.record_columns import Columns
 from tfkit.data.columns.rows import Part, PartName, Row
+from tfkit.data.sources import stdlib
 from tfkit.data.sources.stdlib_tasks import StdlibTask
 from tfkit.errors import DataError
 from tfkit.recipe.schema.roles import Role
@@ -260,15 +262,14 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ the library that is here
 
 
-@pytest.fixture(scope="module")
-def real() -> dict[str, list[Row]]:
-    """Each part of the docstrings of this Python's own library."""
-    return {part: list(task("docstrings", part, None, 0.05).rows()) for part in ("train", "held_out")}
-
-
-def test_the_library_has_thousands_of_docstrings_and_none_of_them_in_its_code(real: dict[str, list[Row]]) -> None:
-    assert len(real["train"]) > 3_000
-    assert len(real["held_out"]) > 100
+def test_the_library_has_many_docstrings_and_none_of_them_in_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every sixth file of this Python's own library."""
+    monkeypatch.setattr(
+        stdlib, "_is_source", lambda path, root, whole=stdlib._is_source: zlib.crc32(path.name.encode()) % 6 == 0 and whole(path, root)
+    )
+    real = {part: list(task("docstrings", part, None, 0.1).rows()) for part in ("train", "held_out")}
+    assert len(real["train"]) > 500
+    assert len(real["held_out"]) > 20
     assert not {row.values["source"] for row in real["train"]} & {row.values["source"] for row in real["held_out"]}
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     for row in [*real["train"][::9], *real["held_out"]]:

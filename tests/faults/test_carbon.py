@@ -169,11 +169,11 @@ RAISE = "raise RuntimeError('no meter here')"
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ({"import": RAISE}, "no meter here"),
+        pytest.param({"import": RAISE}, "no meter here", marks=pytest.mark.slow),
         ({"import": "sys.exit(3)"}, "SystemExit"),
-        ({"constructor": RAISE}, "no meter here"),
+        pytest.param({"constructor": RAISE}, "no meter here", marks=pytest.mark.slow),
         ({"start": RAISE}, "no meter here"),
-        ({"sample": RAISE, "good": 0}, "no meter here"),
+        pytest.param({"sample": RAISE, "good": 0}, "no meter here", marks=pytest.mark.slow),
         ({"sample": "return None", "good": 0}, "gave no reading"),
     ],
     ids=["import", "exit", "constructor", "start", "first sample", "nothing"],
@@ -196,8 +196,14 @@ def test_f24_without_a_reading_the_run_has_failed_to_be_metered_and_nothing_else
 
 @pytest.mark.parametrize(
     "sample",
-    [RAISE, "return None", "kwh = float('nan')", "kwh = -1.0", "kwh = None", "kwh = 0.0", "kwh = '?'", "sys.exit(3)"],
-    ids=["raises", "nothing", "nan", "negative", "none", "falls", "text", "exits"],
+    [
+        *(RAISE, "kwh = float('nan')", "kwh = 0.0"),
+        *(
+            pytest.param(sample, marks=pytest.mark.slow)
+            for sample in ("return None", "kwh = -1.0", "kwh = None", "kwh = '?'", "sys.exit(3)")
+        ),
+    ],
+    ids=["raises", "nan", "falls", "nothing", "negative", "none", "text", "exits"],
 )
 def test_f24_bad_samples_are_left_out_and_the_energy_is_a_lower_bound(base: Path, unmetered: Path, tmp_path: Path, sample: str) -> None:
     run = tmp_path / "run"
@@ -399,7 +405,10 @@ os.write, os.replace = failing_write, fail
 FOREIGN = b"run_id,emissions\r\nsomebody,1\r\n"
 
 
-@pytest.mark.parametrize("state", ["another header", "empty", "torn", "locked", "read-only", "gone"])
+@pytest.mark.parametrize(
+    "state",
+    ["another header", "torn", "gone", *(pytest.param(state, marks=pytest.mark.slow) for state in ("empty", "locked", "read-only"))],
+)
 def test_f27_whatever_stands_in_emissions_csv_no_row_is_lost(base: Path, unmetered: Path, tmp_path: Path, state: str) -> None:
     """Stopped by a signal, then the file is changed, then the run goes on."""
     run = tmp_path / "run"
@@ -531,8 +540,8 @@ def _zone_that_changes_in(seconds: float) -> str:
     [
         lambda: exec(CLOCK.format(after=0.3, seconds=-3600), {}),
         lambda: exec(CLOCK.format(after=0, seconds=-50), {}),  # so that between the trainer and its sidecar it is set forward
-        zone("Nowhere/Land"),
-        zone(":/no/such/file"),
+        pytest.param(zone("Nowhere/Land"), marks=pytest.mark.slow),
+        pytest.param(zone(":/no/such/file"), marks=pytest.mark.slow),
         lambda: zone(_zone_that_changes_in(1.0))(),
     ],
     ids=["back an hour", "forward between the processes", "unknown zone", "no zone data", "summer time"],

@@ -151,6 +151,15 @@ LARGE: dict[str, Callable[[], str]] = {
 }
 
 
+# Those that take seconds; the others show the same bounds.
+COSTLY = (
+    "long lines of tags",
+    "half a million lines of one text",
+    "ten thousand wrong sources",
+    "half a million comments",
+    "a thousand braces",
+)
+
 # A small process that starts tfkit: what a large one forks has its memory counted against it.
 LAUNCH = """
 import resource, subprocess, sys
@@ -160,7 +169,7 @@ print(done.returncode, used.ru_maxrss, used.ru_utime)
 """
 
 
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in COSTLY else []) for name in LARGE])
 def test_f32_large_recipes_cost_little(name: str, tmp_path: Path) -> None:
     """In a fresh process, whose memory and time are its own: under 200 MB, and a second or so where the machine is free."""
     path = tmp_path / "r.yaml"

@@ -108,7 +108,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(base: Path) -> Iterator[Hub]:
     rows = b"".join(json.dumps({"text": path.read_text(encoding="utf-8")}).encode() + b"\n" for path in sorted((base / "corpus").iterdir()))
     server = Hub(base / "run" / "checkpoints" / "step-000002", rows)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield server
     server.shutdown()

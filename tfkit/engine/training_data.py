@@ -82,11 +82,11 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
     meter.phase("tokenize")
     roles = recipe.objective.roles
     with stop.at_once("nothing was trained yet"):
+        require_memory_for_companions(recipe)
+        start = open_start(recipe.model) if recipe.model.start is not None else None  # first: reading the data may take longer
         sources, held_out = training_sources(recipe.data, roles), validation_sources(recipe.data, roles)
         for source in (*sources, *held_out):
             listener.say(source.describe())
-        require_memory_for_companions(recipe)
-        start = open_start(recipe.model) if recipe.model.start is not None else None
         is_finished = start is not None or recipe.tokenizer.path is not None
         own = start.tokenizer if start else _tokenizer(recipe, sources, listener)
         tokenizer = objective_tokenizer(recipe.objective, own, is_finished=is_finished)
