@@ -29,7 +29,8 @@ import tfkit.cli
 import tfkit.engine
 import tfkit.generation.complete
 from tfkit.__main__ import main
-from tfkit.engine.estimate import matrix_speed
+from tfkit.run.machine import describe_machine
+from tfkit.training.device import matrix_speed
 from tfkit.training.step import Stepper
 
 with warnings.catch_warnings():
@@ -42,7 +43,9 @@ with warnings.catch_warnings():
         importlib.import_module(_name)
 _threads = torch.get_num_threads()
 torch.set_num_threads(1)  # a fork beside a pool of threads would hang in its first product
-matrix_speed(torch.device("cpu"), torch.float32)  # which the estimate of a run measures once a process
+for _type in (torch.float32, torch.bfloat16):
+    matrix_speed(torch.device("cpu"), _type)  # which a run measures once a process
+describe_machine()  # whose versions are looked up once a process
 torch.set_num_threads(_threads)
 gc.freeze()  # the children's collector ignores what is here, so the pages stay shared
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "and", "ran", "fast", "slow", "big", "small", "red", "Straße", "🙂"]

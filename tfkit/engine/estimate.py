@@ -1,9 +1,7 @@
 """Estimates of a run before its first step, without weights: FLOPs, memory, disk, time, energy; and the micro-batch that fits."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -24,7 +22,7 @@ from tfkit.objectives.registry import open_rows
 from tfkit.recipe import model_config
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.recipe.starting_points import trained_bytes
-from tfkit.training.device import pick_precision
+from tfkit.training.device import matrix_speed, pick_precision
 from tfkit.training.flops import adapted_flops_per_token, training_flops_per_token
 from tfkit.training.memory import activation_bytes_per_token, available_bytes, largest_divisor, likely_peak, rows_that_fit, state_bytes
 from tfkit.training.optimizer import state_numbers
@@ -139,19 +137,6 @@ def _flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loade
         "evaluation": evaluations * scored * forward,
     }
     return {"total": sum(parts.values()), **parts}
-
-
-@cache
-def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the FLOP/s of a large matrix product of this type on the device; a tenth of a second."""
-    side, count, done = 1024, 0, 0.0
-    a = torch.ones(side, side, device=device, dtype=dtype)
-    torch.mm(a, a)
-    while done < 0.1:
-        begin = time.perf_counter()
-        float(torch.mm(a, a)[0, 0])  # waits for a GPU
-        done, count = done + time.perf_counter() - begin, count + 1
-    return 2.0 * side**3 * count / done
 
 
 def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None, ranks: int = 1) -> int:

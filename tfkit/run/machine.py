@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def versions() -> dict[str, str]:
     return {"tfkit": __version__, "python": platform.python_version()} | installed
 
 
+@cache
 def version(package: str) -> str | None:
     """Return the installed version of a package; None if it is not installed."""
     try:

@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 
@@ -121,19 +122,33 @@ def eager(model: Transformer) -> Iterator[None]:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Return the peak FLOP/s of the device: from a data sheet for known GPUs, else measured with matrix products in 0.1 s."""
+    """Return the peak FLOP/s of the device: from a data sheet for known GPUs, else measured."""
     if device.type == "cuda":
         return peak_of_gpu(torch.cuda.get_device_name(device)) if dtype == torch.bfloat16 else None
+    return matrix_speed(device, dtype)
+
+
+@cache
+def matrix_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the FLOP/s of a large matrix product of this type on the device, in a tenth of a second: the best of all products."""
     a = torch.ones(1024, 1024, dtype=dtype, device=device)
     best = float("inf")
     end = time.perf_counter() + 0.1
     while time.perf_counter() < end:
         start = time.perf_counter()
-        product = a @ a
-        if device.type == "mps":
-            product[0, 0].item()
+        (a @ a)[0, 0].item()  # waits for a GPU
         best = min(best, time.perf_counter() - start)
     return 2 * 1024**3 / best
+
+
+def seed_draws(device: torch.device, seed: int) -> None:
+    """Seed the random numbers of this device and of the CPU; torch.manual_seed takes milliseconds where there is no GPU."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def peak_of_gpu(name: str) -> float | None:

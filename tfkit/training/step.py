@@ -12,6 +12,7 @@ from torch import Tensor
 from tfkit.errors import Stopped, UnhealthyError, UsageError
 from tfkit.objectives.objective import Batch
 from tfkit.training.depth import Unfreezing
+from tfkit.training.device import seed_draws
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
@@ -102,7 +103,7 @@ class Stepper:
 
     def _accumulate(self, step: int, index: int, batch: Batch, counts: dict[str, int]) -> dict[str, Tensor]:
         """Add a micro-batch's part to the gradient; return the sum of each term's losses, and the observations."""
-        torch.manual_seed(self.micro_batch_seed(step, index))
+        seed_draws(self.device, self.micro_batch_seed(step, index))
         losses = self.loss_module(batch.to(self.device))
         loss = torch.stack([losses[term] * (weight / counts[term]) for term, weight in self.objective.terms.items()]).sum()
         if not loss.requires_grad:
