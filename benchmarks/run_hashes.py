@@ -130,6 +130,8 @@ ANSWERS = {"kind": "question_answering", "unanswerable": True, "doc_stride": 4, 
 SPANS = {"kind": "span_corruption", "rate": 0.15, "mean_span": 3.0, "masking": "dynamic"}
 TEXT = {"kind": "text_to_text", "label_smoothing": 0.1}
 CHAT = {"kind": "chat", "format": "chatml", "system": None, "pack": False}
+DPO = {"kind": "dpo", "beta": 0.5, "label_smoothing": 0.1, "chat": False}
+REWARD = {"kind": "reward", "chat": False}
 TAUGHT = {
     "kind": "distillation",
     "teacher_sha256": None,
@@ -227,7 +229,10 @@ CASES: dict[str, Case] = {
     "tuned-chat": tuned("smollm2", CHAT, "chats.jsonl", training={"precision": "bf16"}),
     "tuned-llama": tuned("llama", CAUSAL, "texts", {"context_length": 16}),
     "other-classes": tuned("bert-classes", CLASSES, "other.jsonl"),
+    "dpo": tuned("gpt2", DPO, "preferences.jsonl"),
+    "reward": tuned("gpt2", REWARD, "ranked.jsonl"),
     # adapters
+    "lora-dpo": tuned("gpt2", DPO, "preferences.jsonl", training={"adapter": LORA, "precision": "bf16"}),
     "lora": tuned("gpt2", CAUSAL, "texts", training={"adapter": LORA}),
     "lora-dropout": tuned("gpt2", CAUSAL, "texts", training={"adapter": LORA | {"dropout": 0.2}, "precision": "bf16"}),
     "lora-merged": tuned("llama", CAUSAL, "texts", training={"adapter": LORA | {"merge": True, "targets": ["down_proj", "o_proj"]}}),
@@ -293,6 +298,8 @@ def write_data(folder: Path) -> None:
     write("chats.jsonl", turn)
     write("several.jsonl", lambda: {"text": text(2, 14), "labels": draw.sample(["calm", "loud", "odd"], draw.randint(0, 3))})
     write("answers.jsonl", questioned)
+    write("preferences.jsonl", lambda: {"prompt": text(1, 5), "chosen": f" cat {text(1, 4)}", "rejected": f" {text(2, 5)}"})
+    write("ranked.jsonl", lambda: {"prompt": text(1, 5), "completions": [f"{n} {text(1, 4)}" for n in range(3)], "ranks": [2, 1, 3]})
 
 
 def found(name: str) -> Section:

@@ -1,7 +1,7 @@
 """Every family and every objective, tiny, with synthetic rows: the computations of the device tests."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,20 @@ from tfkit.data.sources.open_sources import open_source
 from tfkit.families import FAMILIES, PRESETS
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
+from tfkit.objectives import reward
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.chat import Chat, fit_tokenizer
 from tfkit.objectives.classification import Classification
 from tfkit.objectives.companion import Companion
+from tfkit.objectives.context import ModelContext
 from tfkit.objectives.distillation import Distillation
+from tfkit.objectives.dpo import open_dpo
 from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.multi_label import MultiLabel
 from tfkit.objectives.multiple_choice import MultipleChoice
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.question_answering import QuestionAnswering
+from tfkit.objectives.reward import open_reward
 from tfkit.objectives.span_corruption import open_span_corruption
 from tfkit.objectives.tagging import Tagging
 from tfkit.objectives.text_to_text import TextToText
@@ -42,6 +46,7 @@ from tfkit.recipe.schema.objective_sections import (
     TaggingSection,
     TextToTextSection,
 )
+from tfkit.recipe.schema.preference_sections import DPOSection, RewardSection
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
 from tfkit.tokenizer import Tokenizer
 
@@ -199,6 +204,33 @@ def chat(folder: Path) -> Task:
     return _labelled(folder, objective, rows, section, {"vocab_size": 340, "context_length": 128})
 
 
+def _preferences(folder: Path, objective: Any, section: Any, changes: Mapping[str, Any]) -> Task:
+    rows = [
+        {"prompt": prompt, "completions": texts(2 + i % 2, seed=i + 40, longest=7), "scores": [*range(2 + i % 2)]}
+        for i, prompt in enumerate(texts(16, longest=6))
+    ]
+    stored = examples(folder, [row for row in rows if len({*row["completions"]}) > 1], section.roles, objective)
+    if objective.reference_use == "once":
+        stored = replace(
+            stored, arrays={**stored.arrays, "reference": (np.zeros(len(stored.arrays["sizes"][0]), np.float32), stored.arrays["sizes"][1])}
+        )
+    return Task(objective, ExampleRows([(stored, 1.0)], 1, batch_size=BATCH), changes)
+
+
+def rewards(folder: Path) -> Task:
+    section = RewardSection(kind="reward")
+    padded = reward.fit_tokenizer(section, codec("byte_bpe"), is_finished=False)
+    context = ModelContext(family_config("gpt2", {}), padded, (), 1, Path("tokenizer"))
+    head = {"kind": "classes", "count": 1, "pool": "last", "bias": False}
+    return _preferences(folder, open_reward(section, context), section, {"vocab_size": padded.size, "head": head})
+
+
+def dpo(folder: Path) -> Task:
+    section = DPOSection(kind="dpo")
+    context = ModelContext(family_config("gpt2", {}), codec("byte_bpe"), (), 1, Path("tokenizer"))
+    return _preferences(folder, open_dpo(section, context), section, {})
+
+
 def span_corruption(folder: Path) -> Task:
     config = ModelConfig.model_validate(ENCODER_DECODERS["t5"] | {"context_length": LENGTH})
     objective = open_span_corruption(SpanCorruptionSection(kind="span_corruption"), config, codec("unigram"))
@@ -231,7 +263,7 @@ def distilled_causal_lm(folder: Path) -> Task:
 _OF: dict[str, tuple[Callable[[Path], Task], ...]] = {
     **dict.fromkeys(DECODERS, (causal_lm,)),
     "gpt": (causal_lm, classes_at_the_end, multiple_choice),
-    "gpt2": (causal_lm, chat, multiple_choice),
+    "gpt2": (causal_lm, chat, multiple_choice, rewards, dpo),
     "llama": (causal_lm, one_document, chat, classes_at_the_end),
     "gemma2": (causal_lm, chat, distilled_causal_lm),
     "bert": (masked_lm, next_sentence, classes, regression, multi_label, tagging, question_answering),

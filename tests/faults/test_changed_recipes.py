@@ -58,6 +58,9 @@ MASKS = [
 ]
 STUDENT = ["checkpoint.every=2", "tokenizer={path: gpt}", "objective={kind: distillation, teacher: gpt, of: {kind: causal_lm}}"]
 ADAPTED = ["checkpoint.every=2", "model={from: gpt}", "tokenizer={}", "training.adapter={rank: 2}"]
+_PREFERRED = "data={train: [{path: preferences.jsonl}], validation: 0.3}"
+PREFERRED = ["checkpoint.every=2", "model={from: gpt}", "tokenizer={}", "objective={kind: dpo}", _PREFERRED]
+REWARDED = ["checkpoint.every=2", "model={from: gpt}", "tokenizer={}", "objective={kind: reward}", _PREFERRED]
 BEGUN = {
     "masks": MASKS,
     "tags": TAGS,
@@ -73,6 +76,8 @@ BEGUN = {
     "factored": FACTORED,
     "student": STUDENT,
     "adapted": ADAPTED,
+    "preferred": PREFERRED,
+    "rewarded": REWARDED,
 }
 
 # A change of each field, and the run that it is a change of. a field in neither table fails a test.
@@ -156,6 +161,9 @@ REFUSED = {
     "objective.format=chatml": "chat",
     "objective.system=Rhyme.": "chat",
     "objective.pack=true": "chat",
+    "objective.beta=0.2": "preferred",
+    "objective.label_smoothing=0.2": "preferred",
+    "objective.chat=true": "rewarded",
     "objective.labels=[no, yes, maybe]": "classes",
     "objective.labels=[yes, no]": "tags",
     "objective.unanswerable=true": "answers",
@@ -283,6 +291,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     rows = [{"text": f"the cat sat on {number} mats", "label": ["no", "yes"][number % 3 % 2]} for number in range(40)]
     asked = [{"question": "who sat", "context": row["text"], "answers": {"text": ["cat"], "answer_start": [4]}} for row in rows]
     (base / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    preferred = [{"prompt": f"who {number}", "chosen": row["text"][:9], "rejected": f"{number} mats"} for number, row in enumerate(rows)]
+    (base / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in preferred), encoding="utf-8")
     (base / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.chdir(base)

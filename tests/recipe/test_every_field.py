@@ -295,6 +295,10 @@ CHAT = (
     "data.train.0.columns={instruction: text, output: body}"
 )
 ADAPTED = "model={from: first} | tokenizer={} | training.adapter={rank: 2, dropout: 0.1}"
+_PREFERRED = "{path: labelled.jsonl, columns: {prompt: label, chosen: text, rejected: body}}"
+PREFERRED = f"tokenizer={{}} | data.train=[{_PREFERRED}] | data.validation=null"
+DPO = f"model={{from: first}} | {PREFERRED} | objective={{kind: dpo}}"
+TALKED = f"model={{from: talks}} | {PREFERRED}"
 
 TABLE = {
     "model.preset": Change(
@@ -408,6 +412,10 @@ TABLE = {
     "data.max_lost": Change("data.max_lost=0.5", limit, LABELLED),
     "data.on_bad_row": Change("data.on_bad_row=skip", train_data),
     "objective": Change(LABELLED, shapes),
+    "objective[dpo].beta": Change("objective.beta=1", curve, DPO),
+    "objective[dpo].label_smoothing": Change("objective.label_smoothing=0.2", curve, DPO),
+    "objective[dpo].chat": Change("objective.chat=true", curve, f"{TALKED} | objective={{kind: dpo}}"),
+    "objective[reward].chat": Change("objective.chat=true", curve, f"{TALKED} | objective={{kind: reward}}"),
     "objective[span_corruption].rate": Change("objective.rate=0.3", curve, SPANS),
     "objective[span_corruption].mean_span": Change("objective.mean_span=3", curve, SPANS),
     "objective[span_corruption].masking": Change("objective.masking=static", curve, SPANS),
@@ -669,7 +677,7 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
             known[words] = seen = Seen(place / f"run-{len(known)}", given)
             with pytest.MonkeyPatch.context() as watching:
                 _watch(seen, watching)
-                command = "finetune" if ADAPTED.split(" | ")[0] in given else "pretrain"
+                command = "finetune" if any(word.startswith("model={from") for word in given) else "pretrain"
                 assert main([command, "recipe.yaml", "--run", str(seen.folder), "--threads", "1", *given]) == 0
         return known[words]
 
@@ -678,6 +686,7 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
         "first": [],
         "second": ["training.seed=2"],
         "masked": [ENCODER, WORDPIECE, "objective={kind: masked_lm}"],
+        "talks": CHAT.split(" | "),
     }
     for name, given in teachers.items():
         assert main(["pretrain", "recipe.yaml", "--run", name, "--threads", "1", "training.steps=1", *given]) == 0

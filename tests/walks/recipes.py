@@ -58,7 +58,7 @@ class RecipeDrawer:
         family = self.dice.choice(FAMILIES)
         preset = self.dice.choice([name for name, (of, _) in PRESETS.items() if of.name == family])
         stacks = stacks_of(PRESETS[preset][1])
-        kind = self.dice.choice(objectives_for(stacks))
+        kind = self.dice.choice([name for name in objectives_for(stacks) if not SECTIONS[name].needs_start])
         recipe: Recipe = {
             "model": self._model(preset, kind),
             "tokenizer": self._tokenizer(kind),

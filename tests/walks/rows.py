@@ -33,7 +33,8 @@ class RowMaker:
         shapes = sorted({role.shape for role in roles if role.shape})
         shape = dice.choice(shapes) if shapes else None
         self.roles = [role for role in roles if role.shape in (None, shape) and (role.required or dice.random() < 0.5)]
-        self.classes = dice.choice(list(CLASSES.values()))
+        self.unpaired = shape == "unpaired"
+        self.classes = ["true", "false"] if self.unpaired else dice.choice(list(CLASSES.values()))
         self.options = dice.randint(2, 4)  # entries of a list of texts that a label picks one of
         self.picks = {role.form for role in self.roles} >= {"texts", "label"}
         self.spoken = dice.random() < 0.5  # messages of role and content, else of from and value
@@ -46,7 +47,7 @@ class RowMaker:
 
     def row(self) -> Row:
         """Draw one row, by role."""
-        length = self.options if self.picks else self.dice.choice([1, 2, 4, 9])
+        length = self.options if self.picks or any(role.form == "completions" for role in self.roles) else self.dice.choice([1, 2, 4, 9])
         found = {role.name: self._value(role, length) for role in self.roles}
         for name in [role.name for role in self.roles if role.form == "answers"]:
             found[name] = self._answers(found["context"])
@@ -59,6 +60,10 @@ class RowMaker:
             if role.form in ("label", "label_set") and not self.picks and not self.numbers:
                 for number, name in enumerate(self.classes * 2):
                     found[number % count][role.name] = [name] if role.form == "label_set" else name
+        if self.unpaired:  # a good and a bad completion of each prompt
+            for one, other in zip(found[::2], found[1::2], strict=False):
+                other |= {"prompt": one["prompt"]} if "prompt" in one else {}
+                one["label"], other["label"] = self.dice.choice([("true", "false"), (False, True), (1, 0)])
         return found
 
     @property
@@ -68,7 +73,11 @@ class RowMaker:
 
     def _value(self, role: Role, length: int) -> Any:
         match role.form:
-            case "text":
+            case "completions":
+                return [f"{number} {sentence(self.dice, blank=0.0, most=4)}" for number in range(length)]
+            case "numbers":
+                return [number + self.dice.choice([0, 0.5]) for number in self.dice.sample(range(length), length)]
+            case "text" | "turns":
                 return sentence(self.dice, blank=self._blank)
             case "texts":
                 odd = [*ODD_TEXTS, *INVISIBLE] if self.bad else ODD_TEXTS
@@ -126,7 +135,7 @@ def suffixes_for(maker: RowMaker) -> list[str]:
     """Return the formats whose files can hold the rows."""
     forms = {role.form for role in maker.roles}
     found = [".jsonl", ".json", ".parquet"]
-    if forms <= {"text", "label", "references"} and not (maker.listed and "references" in forms):
+    if forms <= {"text", "turns", "label", "references"} and not (maker.listed and "references" in forms):
         found += [".csv", ".tsv"]
     if maker.picks and "labels" not in forms:
         found += [".csv", ".tsv"]

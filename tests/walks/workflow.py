@@ -39,7 +39,7 @@ class _Drawer:
         judging = [name for name in ("minimal_pairs", "few_shot") if stacks in SECTIONS[name].stacks and SECTIONS[kind].head == "lm"]
         if judging and self.dice.random() < 0.3:
             self.judge("first", self.dice.choice(judging))
-        if kind in ("causal_lm", "masked_lm") and self.dice.random() < 0.3:
+        if kind in ("causal_lm", "masked_lm") and self.dice.random() < 0.5:
             self.distill(recipe)
         elif self.dice.random() < 0.75:
             self.finetune(recipe, kind, stacks)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tfkit.hub.weights import Tensors
 
 _SAME = ("config.json", "tokenizer.json", "tokenizer_config.json")  # in checkpoints of one model
+_OF_WEIGHTS = ("reward_shift", "demonstrations")  # facts of weights that are no longer these
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _write(folder: Path, chosen: Sequence[Path], tensors: "Tensors", facts: dict
     averaged = {"kind": "mean", "checkpoints": len(chosen)} | ({"of": facts["averaged"]} if "averaged" in facts else {})
     lineage = facts.get("lineage", {})
     lineage = lineage | {"parents": [*lineage.get("parents", []), *parents]}
-    document = facts | {"averaged": averaged, "lineage": lineage}
+    document = {name: fact for name, fact in facts.items() if name not in _OF_WEIGHTS} | {"averaged": averaged, "lineage": lineage}
     (folder / "tfkit.json").write_text(strict_json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if (newest / "README.md").is_file():
         card = mean_card((newest / "README.md").read_text(encoding="utf-8", errors="replace"), [path.name for path in chosen])

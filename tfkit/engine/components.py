@@ -13,6 +13,7 @@ from tfkit.data import BatchSizes, Loader, Rows
 from tfkit.engine.base_model import start_model
 from tfkit.engine.companions import PREFIX, companion_tensors, load_companion_tensors, place_companions
 from tfkit.engine.listener import Listener
+from tfkit.engine.reference_model import read_by_reference
 from tfkit.engine.training_data import TrainingData
 from tfkit.engine.validation import check_validation
 from tfkit.errors import DataError, UsageError
@@ -27,6 +28,7 @@ from tfkit.training.loop import Plan, Progress
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
+from tfkit.training.replay import weights_sha256
 from tfkit.training.schedule import Schedule
 from tfkit.training.step import Stepper
 from tfkit.training.trained_model import TrainedModel
@@ -47,23 +49,26 @@ class Components:
     optimizer: Optimizer
     stepper: Stepper
     reference: FrozenReference | None  # the model of the first step, of an objective that reads it throughout
+    data: TrainingData  # with what that model says of each row, of an objective that reads it once
 
 
 def first_model(recipe: Recipe, data: TrainingData, listener: Listener) -> Transformer:
     """Return the model of the first step: random weights or those of a checkpoint, as the objective initializes them. Raises ModelError."""
-    new: tuple[str, ...] = ()
+    new: tuple[str, ...] | None = None
     if data.start is not None:
         model, new = start_model(recipe, data.start, data.config, data.labels)
         if new:
             listener.say(f"newly initialized: {', '.join(new)}")
     else:
         model = build(data.config, recipe.training.seed)
-    data.objective.initialize(model)
-    choose_trained(recipe, model, new)
+    data.objective.initialize(model, new)
+    choose_trained(recipe, model, new or ())
     return model
 
 
-def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device, micro_batch_size: int) -> Components:
+def assemble(
+    recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device, micro_batch_size: int, listener: Listener
+) -> Components:
     """The components of the first step: a checkpoint is restored into them. The model moves to the device, its parameters become working
     weights. Raises ModelError for ids beyond the vocabulary.
     """
@@ -72,6 +77,18 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
     check_validation(recipe, data)
     _check_prompts(recipe, data, model)
     training, objective = recipe.training, data.objective
+    precision = pick_precision(training.precision, device)
+    companions = place_companions(recipe, objective, device, precision)
+    weights = Weights(model.to(device), precision, training.ema_decay, whole=holds_whole_model(recipe))
+    reference = FrozenReference(model) if objective.reference_use == "throughout" else None
+    optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
+    unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
+    beside: dict[str, Any] = {"unfreezing": unfreezing, "companions": companions}
+    stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **beside)
+    for stack in model.stacks:
+        stack.activation_checkpointing = training.activation_checkpointing
+    key = f"{weights_sha256(stepper)}\0{precision}\0{device.type}" if objective.reference_use == "once" else ""
+    data = read_by_reference(data, model, key, recipe.evaluation.batch_size, listener)
     rows = open_rows(recipe, objective, data.train, model.config)
     sizes = batch_sizes(recipe, rows)
     loader = Loader(rows, objective.collate, sizes, micro_batch_size)
@@ -84,17 +101,7 @@ def assemble(recipe: Recipe, data: TrainingData, model: Transformer, device: tor
         training.loss_jump_sigmas,
     )
     schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
-    precision = pick_precision(training.precision, device)
-    companions = place_companions(recipe, objective, device, precision)
-    weights = Weights(model.to(device), precision, training.ema_decay, whole=holds_whole_model(recipe))
-    reference = FrozenReference(model) if objective.reference_use == "throughout" else None
-    optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
-    unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
-    beside: dict[str, Any] = {"unfreezing": unfreezing, "companions": companions}
-    stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **beside)
-    for stack in model.stacks:
-        stack.activation_checkpointing = training.activation_checkpointing
-    return Components(precision, loader, plan, schedule, weights, optimizer, stepper, reference)
+    return Components(precision, loader, plan, schedule, weights, optimizer, stepper, reference, data)
 
 
 def batch_sizes(recipe: Recipe, rows: Rows) -> BatchSizes:

@@ -1,10 +1,34 @@
-"""The model of the first step, which an objective compares the trained one with: its memory and its arithmetic."""
+"""The model of the first step, which an objective compares the trained one with: its memory, its arithmetic, and what it says of each row.
 
+Where its log-probabilities of each row are read once, they are computed before the first step and kept in the cache, by the content of
+the weights and of the data; no second model is needed then.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from tfkit.adapters import needs_copy
+from tfkit.adapters import load, needs_copy
+from tfkit.data import ExampleBatch, ExampleSet
+from tfkit.data.store.computed_values import with_computed_values
+from tfkit.engine.listener import Listener
+from tfkit.errors import ModelError
+from tfkit.generation.inference import inference
+from tfkit.hub import Loaded, content_hash
+from tfkit.hub.config_json import read_facts
 from tfkit.model.transformer import Transformer
+from tfkit.objectives.context import Stored
+from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.objective import Objective
+
+if TYPE_CHECKING:
+    from tfkit.engine.training_data import TrainingData
+
+_VERSION = "reference 1"
 
 
 def reference_bytes(objective: Objective, model: Transformer, precision: torch.dtype) -> int:
@@ -17,3 +41,73 @@ def reference_bytes(objective: Objective, model: Transformer, precision: torch.d
 def reference_tokens(objective: Objective, trained: int, train: int, held_out: int) -> int:
     """Return the tokens that the reference reads: those of all steps, or once those of the training and the held-out rows."""
     return {"none": 0, "once": train + held_out, "throughout": trained}[objective.reference_use]
+
+
+def read_by_reference(data: "TrainingData", model: Transformer, key: str, batch_size: int, listener: Listener) -> "TrainingData":
+    """Return the data with what the model, which is that of the first step, says of each row. `key`: a hash of its weights and arithmetic.
+
+    Data of an objective that does not read it once are returned as they are.
+    """
+    objective = data.objective.labelled
+    if objective is None or objective.reference_use != "once":
+        return data
+
+    def read(stored: Stored) -> ExampleSet:
+        assert isinstance(stored, ExampleSet)
+        return with_reference(stored, objective, model, key, batch_size, listener)
+
+    train: list[tuple[Stored, float]] = [(read(stored), weight) for stored, weight in data.train]
+    return replace(data, train=train, validation=[replace(one, stored=read(one.stored)) for one in data.validation])
+
+
+def with_reference(
+    stored: ExampleSet, objective: LabelledObjective, model: Transformer, key: str, batch_size: int, listener: Listener
+) -> ExampleSet:
+    """Return a set with the reference's log-probability of each sequence, from the cache or computed by `model`."""
+
+    def compute() -> NDArray[np.float32]:
+        with listener.progress(f"the reference reads {stored.name}", len(stored), "rows") as bar, inference(model):
+            device, found = next(model.parameters()).device, [np.empty(0, np.float32)] * len(stored)
+            order = np.argsort(-np.asarray(stored.lengths), kind="stable")
+            for first in range(0, len(order), batch_size):
+                numbers = order[first : first + batch_size].astype(np.int64)
+                rows = ExampleBatch([[stored[number]] for number in numbers.tolist()], np.zeros_like(numbers), numbers)
+                values = objective.reference_values(model, objective.collate(rows).to(device)).float().cpu().numpy()
+                sizes = [len(stored[number]["sizes"]) for number in numbers.tolist()]
+                for number, part in zip(numbers.tolist(), np.split(values, np.cumsum(sizes)[:-1]), strict=True):
+                    found[number] = part
+                bar.advance(len(numbers))
+        return np.concatenate(found)
+
+    return with_computed_values(stored, "reference", "sizes", f"{_VERSION}\0{key}\0{batch_size}", compute)
+
+
+def of_finished(
+    sets: Sequence[ExampleSet], objective: LabelledObjective, finished: Loaded, batch_size: int, listener: Listener
+) -> list[ExampleSet]:
+    """Return the sets with what the reference of a finished model says of them: the model that its training began with, in its arithmetic.
+
+    Raises ModelError if the folder does not say which one that was, or if it is gone or was changed.
+    """
+    if objective.reference_use != "once" or not sets:
+        return list(sets)
+    folder, weight = finished.folder, next(finished.model.parameters())
+    lineage = read_facts(folder).get("lineage")
+    parents = lineage.get("parents", []) if isinstance(lineage, dict) else []
+    start = next((one for one in parents if isinstance(one, dict) and one.get("role") == "start"), None)
+    if start is None or not isinstance(start.get("path"), str):
+        raise ModelError(
+            f"{folder}: tfkit.json names no model that its training began with, and with that the answers are compared; evaluate a "
+            "checkpoint of a run of this objective"
+        )
+    try:
+        loaded = load(start["path"], device=weight.device, dtype=weight.dtype)
+    except ModelError as error:
+        raise ModelError(f"the model that {folder} was trained from, with which its answers are compared: {error}") from None
+    if (found := content_hash(loaded.folder)) != start.get("sha256"):
+        raise ModelError(
+            f"{start['path']}: the model that {folder} was trained from has changed: the SHA-256 of its weights was {start.get('sha256')} "
+            f"and is now {found}; restore it, since the answers are compared with it"
+        )
+    key = f"{found}\0{weight.dtype}\0{weight.device.type}"
+    return [with_reference(one, objective, loaded.model, key, batch_size, listener) for one in sets]

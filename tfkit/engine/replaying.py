@@ -44,7 +44,7 @@ def _state_before(
     make_deterministic(place)
     keep_freed_memory()
     model = first_model(recipe, data, listener)
-    parts = assemble(recipe, data, model, place, len(document["micro_batches"][0]["rows"]))
+    parts = assemble(recipe, data, model, place, len(document["micro_batches"][0]["rows"]), listener)
     usable = [path for path in checkpoints(run / "checkpoints") if step_of(path) < document["step"] and not verify(path)]
     tensors, state = load_training_state(usable[-1]) if usable else ({}, {})
     progress = restore(parts, usable[-1], tensors, state) if usable else Progress()

@@ -131,7 +131,10 @@ class Run:
         if not force:
             free_space_for(context.folder.checkpoints, planned_bytes(recipe, model, data.objective.companions))
         size = state.get("micro_batch_size") or recipe.training.micro_batch_size or 1
-        self.components = components = assemble(recipe, data, model, self.device, size)
+        saved_here = f"; the run goes on from {self.resumed_from.name} with --resume" if self.resumed_from else ""
+        with self.stop.at_once(f"no step was taken yet{saved_here}"):
+            self.components = components = assemble(recipe, data, model, self.device, size, listener)
+        self.data = data = components.data
         if self.resumed_from:
             self.progress = restore(components, self.resumed_from, tensors, state)
         require_length(context.folder.path, components.plan.steps, self.progress.step)

@@ -5,8 +5,7 @@ is stored as the causal language model needs it: input ids, and as labels the id
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +22,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.context import RowOrder, Stored, example_rows
 from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
+from tfkit.objectives.messages import CONTROL, checked_text, plain_message
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.sequence_to_sequence import measured, predict_words, word_metrics
 from tfkit.recipe.schema.objective_sections import ChatSection
@@ -38,12 +38,6 @@ from tfkit.tokenizer.conversations import (
     chat_tokenizer,
     resolve_format,
 )
-
-# The names that data sets have for the roles beside "system", "user" and "assistant".
-_SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatbot": "assistant"}
-
-
-_CONTROL = "special tokens in a text"
 
 
 def fit_tokenizer(section: ChatSection, tokenizer: Tokenizer, *, is_finished: bool = False) -> Tokenizer:
@@ -169,30 +163,11 @@ class Chat(WritingObjective):
     def _text(self, row: Row, render: Render, *, asked: bool = False) -> tuple[str, Spans] | BadRow:
         """The text of a row's conversation; `asked`: with an answer of no meaning in place of the last one."""
         try:
-            return self._checked(asked_conversation(row) if asked else conversation(row), row.place, render)
+            return checked_text(self.conversations, asked_conversation(row) if asked else conversation(row), row.place, render)
         except UnfitError as error:
-            return BadRow(error.kind, f"{row.place}: {error}; correct the row", lost=error.kind == _CONTROL)
+            return BadRow(error.kind, f"{row.place}: {error}; correct the row", lost=error.kind == CONTROL)
         except ModelError as error:  # the template refuses it
             return BadRow("refused by the chat template", str(error), lost=True)
-
-    def _checked(self, messages: Sequence[Mapping[str, Any]], place: str, render: Render) -> tuple[str, Spans]:
-        """The text of a conversation. Raises UnfitError if it would have special tokens that a message writes, and not the format.
-
-        Besides role and content a message may have anything: what the text does not show of it may hold any token.
-        """
-        for number, message in enumerate(messages, 1):
-            found = self.conversations.literal(message["content"]) or self.conversations.literal(message["role"])
-            if found is not None and found != message["role"]:  # a format may have a special token for each role
-                raise _control_token(number, found)
-        text = render(messages, place)
-        for number, message in enumerate(messages, 1):
-            rest = {name: value for name, value in message.items() if name not in ("role", "content")}
-            found = next(filter(None, map(self.conversations.literal, _texts(rest))), None)
-            if found is not None:
-                blank = {**_blank(rest, self.conversations.literal), "role": message["role"], "content": message["content"]}
-                if render([*messages[: number - 1], blank, *messages[number:]], place) != text:
-                    raise _control_token(number, found)
-        return text
 
     def _prompt(self, row: Row, ids: NDArray[np.int64]) -> Encoded | BadRow:
         if len(ids) >= self.context_length:
@@ -249,7 +224,7 @@ def _messages(row: Row) -> list[dict[str, Any]]:
     """Return the messages of a row of either shape, those of an exchange with its answer, be it empty."""
     values = row.values
     if "messages" in values:
-        messages = [_message(number, message) for number, message in enumerate(values["messages"], 1)]
+        messages = [plain_message(number, message) for number, message in enumerate(values["messages"], 1)]
     else:
         asked = [part for part in (values["instruction"], values.get("input", "")) if part.strip()]
         messages = [{"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": next(iter(_answers(row)), "")}]
@@ -263,49 +238,9 @@ def _messages(row: Row) -> list[dict[str, Any]]:
     return messages
 
 
-def _control_token(number: int, token: str) -> UnfitError:
-    return UnfitError(_CONTROL, f"message {number} has {token!r}, which would be read as a special token")
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value of JSON, names of fields included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for part in (*value, *value.values()) if isinstance(value, Mapping) else value:
-            yield from _texts(part)
-
-
-def _blank(value: Any, literal: Callable[[str], str | None]) -> Any:
-    """A value of JSON with empty texts for those that hold a special token."""
-    if isinstance(value, str):
-        return "" if literal(value) is not None else value
-    if isinstance(value, Mapping):
-        return {_blank(name, literal): _blank(part, literal) for name, part in value.items()}
-    return [_blank(part, literal) for part in value] if isinstance(value, list) else value
-
-
 def _answers(row: Row) -> list[str]:
     """The answers of an exchange that are not blank, the one that is learned first; of a conversation none."""
     return [answer for answer in row.values.get("output", ()) if answer.strip()]
-
-
-def _message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message of a data set under the names that templates know, with whatever else it holds."""
-    role, content = (message.get(name, message.get(other)) for name, other in (("role", "from"), ("content", "value")))
-    if isinstance(content, list) and all(map(_is_text, content)):
-        content = "".join(part["text"] for part in content)  # as chat APIs have it
-    if not isinstance(role, str) or not isinstance(content, str):
-        lacking = "content" if isinstance(role, str) else "role"
-        raise UnfitError(f"a message without {lacking}", f"message {number} has no text under {lacking!r}, or under what ShareGPT calls it")
-    rest = {name: value for name, value in message.items() if name not in ("from", "value")}
-    plain: dict[str, Any] = json.loads(json.dumps(rest, default=str))  # a template is given JSON, and parquet holds more than that
-    return {**plain, "role": _SPEAKERS.get(role, role), "content": content}
-
-
-def _is_text(part: Any) -> bool:
-    """Whether a part of a message is a text: not an image, nor what says nothing."""
-    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def _answer_places(example: Example) -> list[int]:

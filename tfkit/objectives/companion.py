@@ -1,10 +1,13 @@
 """A further model that an objective needs: a teacher now; a reference, reward or value model has the same form."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from tfkit.adapters import load
 from tfkit.errors import ModelError
 from tfkit.hub import content_hash, run_id_of
+from tfkit.hub.config_json import read_facts
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
@@ -20,6 +23,7 @@ class Companion:
     sha256: str  # of its configuration and weights, before the first step
     run_id: str | None = None  # of the run that made it
     tokenizer: Tokenizer | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # its tfkit.json, such as the shift of a reward model's scores
     trained: bool = False  # its weights change with those of the run; in either case it draws no dropout
     lr: float | None = None  # peak learning rate of one that is trained; None: that of the run
 
@@ -38,4 +42,6 @@ def open_companion(section: ObjectiveSection, name: str) -> Companion:
             f"objective.{name}: {path} has changed since this recipe was run: the SHA-256 of its weights was {pin} and is now {sha256}. "
             f"Restore it, or remove objective.{name}_sha256 to use it as it is now"
         )
-    return Companion(name, loaded.model.requires_grad_(trained), path, sha256, run_id_of(loaded.folder), loaded.codec, trained)
+    return Companion(
+        name, loaded.model.requires_grad_(trained), path, sha256, run_id_of(loaded.folder), loaded.codec, read_facts(loaded.folder), trained
+    )

@@ -1,8 +1,9 @@
 """The surroundings of an objective: the model that it is opened for, the stored data, and the order of its rows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tfkit.data import ExampleRows, ExampleSet, TokenStream
 from tfkit.model.config import ModelConfig
@@ -25,6 +26,7 @@ class ModelContext:
     labels: Sequence[str]  # the classes or tags, of an objective that has some
     seed: int  # of the run
     folder: Path  # that the tokenizer came from, for errors
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of a finished model: its tfkit.json
 
     @property
     def is_encoder_decoder(self) -> bool:

@@ -62,7 +62,7 @@ class Distillation(Objective):
         """As the base does."""
         return self.base.open_rows(stored, order)
 
-    def initialize(self, model: Transformer) -> None:
+    def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
         """Copy layers of the teacher, if the section names some."""
         if self.section.copy_layers is not None:
             copy_layers(model, self.teacher.model, self.section.copy_layers)

@@ -61,6 +61,10 @@ class LabelledObjective(Objective, Encoder, Protocol):
     def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
         """The result of each row of a batch: one forward gives both, so that metrics and predictions are of the same numbers."""
 
+    def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
+        """Return the number of each sequence, (C,), that an objective asks the reference for once: the array `reference` beside `sizes`."""
+        raise AssertionError("it reads no reference")
+
     def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
         """Metrics of all answers together that no sum over rows gives, such as F1; none by default."""
         return []

@@ -190,9 +190,13 @@ class Objective(Protocol):
         """Take from the rows to train on what the loss needs, such as how frequent each class is."""
         return
 
-    def initialize(self, model: Any) -> None:
-        """Change the weights before the first step."""
+    def initialize(self, model: Any, new: Sequence[str] | None) -> None:
+        """Change the weights before the first step; `new`: the parameters that the checkpoint of the start lacks, None: all are random."""
         return
+
+    def facts(self, model: Any, stored: Sequence[Stored], batch_size: int) -> dict[str, Any]:
+        """Return what tfkit.json says of a checkpoint beside the model; `model`: with the checkpoint's weights, `stored`: to train on."""
+        return {}
 
     def check_metric(self, name: str | None) -> None:
         """Raise UsageError if an evaluation of these labels does not report the metric of the best checkpoint."""

@@ -6,17 +6,19 @@ from typing import Any, NamedTuple
 from tfkit.data import Rows
 from tfkit.errors import ModelError
 from tfkit.model.config import ModelConfig
-from tfkit.objectives import chat, multiple_choice
+from tfkit.objectives import chat, multiple_choice, reward
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.chat import Chat
 from tfkit.objectives.classification import Classification
 from tfkit.objectives.context import ModelContext, RowOrder, Stored
 from tfkit.objectives.distillation import Distillation
+from tfkit.objectives.dpo import open_dpo
 from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.multi_label import MultiLabel
 from tfkit.objectives.multiple_choice import MultipleChoice
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.question_answering import QuestionAnswering
+from tfkit.objectives.reward import open_reward
 from tfkit.objectives.span_corruption import open_span_corruption
 from tfkit.objectives.tagging import Tagging
 from tfkit.objectives.teacher import open_teacher
@@ -67,6 +69,8 @@ OBJECTIVES: dict[str, Registered] = {
     "span_corruption": Registered(lambda section, to: open_span_corruption(section, to.config, to.tokenizer)),
     "text_to_text": Registered(lambda section, to: TextToText(section, to.tokenizer, to.config.context_length)),
     "chat": Registered(lambda section, to: Chat(section, to.tokenizer, to.config.context_length, to.folder), chat.fit_tokenizer),
+    "dpo": Registered(open_dpo),
+    "reward": Registered(open_reward, reward.fit_tokenizer),
     "distillation": Registered(_open_distillation),
 }
 

@@ -88,6 +88,18 @@ class Weights:
             for name, data in latest.items():
                 self.working[name].data = data
 
+    @contextlib.contextmanager
+    def unrounded_result_at_work(self) -> Iterator[None]:
+        """A context in which the model computes in fp32 with the result, as from a checkpoint."""
+        latest = {name: parameter.data for name, parameter in self.working.items()}
+        try:
+            for name, tensor in self.result.items():
+                self.working[name].data = tensor.detach().float()
+            yield
+        finally:
+            for name, data in latest.items():
+                self.working[name].data = data
+
     @torch.no_grad()
     def finite(self) -> bool:
         """Whether every weight is finite."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from tfkit.data.columns.forms import Unfit, by_number, find_surrogate, first_turn, read_literal, read_text, texts_of
 from tfkit.data.columns.later_names import later_column, reads_later
+from tfkit.data.columns.preference_forms import is_dialogue, opening
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.data.columns.structured_forms import READERS
 from tfkit.errors import DataError
@@ -179,9 +180,17 @@ class Columns:
         given = {role.name: values[role.name] for role in self.roles if role.is_input and role.name in values}
         if "messages" in given:
             given["messages"] = first_turn(given["messages"])
+        elif turns := next((values[role.name] for role in self.roles if role.form == "turns" and role.name in values), None):
+            return self._opening_key(turns, is_prompt=bool(given))
         elif all(role.is_input or role.form in LABELS for role in self.roles if role.name in values):
             return None
         return self._text(given, bare=True)
+
+    def _opening_key(self, turns: Any, *, is_prompt: bool) -> str | None:
+        """Return the bare text of the opening of a conversation; None where the whole row is a completion without a prompt."""
+        if not is_prompt and isinstance(turns, str) and not is_dialogue(turns):
+            return None
+        return "\n".join(map(str.strip, texts_of(opening(turns))))
 
     def _given_names(self, role: Role) -> tuple[str, ...]:
         named = self.named.get(role.name)

@@ -34,11 +34,13 @@ class BadRow(NamedTuple):
     """A row that cannot be read: its kind, by which it is counted (`not UTF-8`), and the whole message, with place and remedy.
 
     `lost`: the row is a good one, but the model cannot be given it, or has no such answer: in an evaluation it counts as wrong.
+    `dropped`: it says nothing, such as a tie of a preference: it is left out and counted, and is no error.
     """
 
     kind: str
     message: str
     lost: bool = False
+    dropped: bool = False
 
     @property
     def place(self) -> str:

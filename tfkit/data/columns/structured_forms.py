@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tfkit.data.columns import forms
+from tfkit.data.columns import forms, preference_forms
 from tfkit.data.columns.forms import Unfit, read_literal
 from tfkit.recipe.schema.roles import Form
 
@@ -75,4 +75,9 @@ def read_answers(value: Any) -> list[dict[str, Any]] | Unfit:
     return found
 
 
-READERS: Mapping[Form, Callable[[Any], Any]] = {**forms.READERS, "label_set": read_label_set, "answers": read_answers}
+READERS: Mapping[Form, Callable[[Any], Any]] = {
+    **forms.READERS,
+    **preference_forms.READERS,
+    "label_set": read_label_set,
+    "answers": read_answers,
+}

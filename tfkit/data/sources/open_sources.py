@@ -10,6 +10,7 @@ from tfkit.data.formats.readers import Layout
 from tfkit.data.formats.recognised import header_of
 from tfkit.data.sources.hub_datasets import HubSource
 from tfkit.data.sources.hub_stream import StreamedSource
+from tfkit.data.sources.joined_rows import with_joined_rows
 from tfkit.data.sources.local_files import FileSource, find_beside, find_files
 from tfkit.data.sources.split_files import Named, Split, SplitFiles, files_by_split, json_arrays, keys_by_split, shown, siblings
 from tfkit.data.sources.stdlib import HELD_OUT, StdlibSource
@@ -104,7 +105,8 @@ def _used(
 def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[Source]:
     """Open the sources to train on, without the held-out part."""
     fraction = data.validation if isinstance(data.validation, float) else None
-    return [open_source(section, "train", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in data.train]
+    found = [open_source(section, "train", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in data.train]
+    return [with_joined_rows(source, roles) for source in found]
 
 
 def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[Source]:
@@ -113,4 +115,5 @@ def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> lis
         return []
     fraction = data.validation if isinstance(data.validation, float) else None
     sections = data.train if isinstance(data.validation, float) else data.validation
-    return [open_source(section, "held_out", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]
+    found = [open_source(section, "held_out", fraction, data.on_bad_row, roles, split_by=data.split_by) for section in sections]
+    return [with_joined_rows(source, roles) for source in found]

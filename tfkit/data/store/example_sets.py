@@ -151,7 +151,7 @@ def _write(
         while rows := list(islice(found_rows, _BATCH)):
             for row, found in zip(rows, encoder.encode(rows), strict=True):
                 if isinstance(found, BadRow):
-                    if on_bad_row == "error" and not (keeps_lost and found.lost):
+                    if on_bad_row == "error" and not (found.dropped or (keeps_lost and found.lost)):
                         raise found.refusal()
                     skip(found, skipped)
                     first_bad = first_bad or found.message

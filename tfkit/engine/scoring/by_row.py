@@ -1,7 +1,7 @@
 """Evaluation by an objective's own rows, for every objective but a causal language model's."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tfkit.data import ExampleSet, Source
@@ -9,6 +9,7 @@ from tfkit.data.sources.open_sources import validation_sources
 from tfkit.data.store.overlap import Hashes
 from tfkit.engine.base_model import check_order
 from tfkit.engine.baseline_scores import evaluation_baselines, scored_rows
+from tfkit.engine.reference_model import of_finished
 from tfkit.engine.scoring.prediction_lines import prediction_lines
 from tfkit.engine.scoring.shared_inputs import SharedInput, number_inputs, shared_inputs, with_texts
 from tfkit.engine.session import WHOLE
@@ -22,6 +23,7 @@ from tfkit.evaluation.predictions import Judged, answer_metrics, written_metrics
 from tfkit.evaluation.row_scores import first_rows, tokens_of_first
 from tfkit.evaluation.token_budget import TokenBudget
 from tfkit.evaluation.written import undrawn
+from tfkit.hub.config_json import read_facts
 from tfkit.objectives.context import ModelContext, RowOrder, Stored, tokens_of
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.metrics import Scores, unit_weights
@@ -107,10 +109,21 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each
             for name, one, source, count in zip(names, stored, sources, counts, strict=False)
         ]
         report_rows([one.stored for one in sets], work.listener)
+        sets = _referenced(settings, objective.labelled, sets, loaded, work)
         return _labelled(settings, order, objective.labelled, sources, sets, counts, loaded, work, each=each)
     report_rows(stored, work.listener)
     cut = [ValidationSet(name, one) for name, one in zip(names, stored, strict=True)]
     return _unlabelled(settings, order, objective, cut, loaded, work)
+
+
+def _referenced(
+    settings: Settings, objective: LabelledObjective, sets: Sequence[ValidationSet], loaded: "Loaded", work: "Session"
+) -> list[ValidationSet]:
+    """The sets with what the reference says of their rows, of an objective that compares the model with one."""
+    stored = [one.stored for one in sets if isinstance(one.stored, ExampleSet)]
+    with work.stop.at_once(WHOLE):
+        found = of_finished(stored, objective, loaded, settings.evaluation.batch_size, work.listener)
+    return [replace(one, stored=read) for one, read in zip(sets, found, strict=True)]
 
 
 def open_finished(section: ObjectiveSection, loaded: "Loaded", seed: int) -> tuple[Objective, Tokenizer]:
@@ -119,7 +132,7 @@ def open_finished(section: ObjectiveSection, loaded: "Loaded", seed: int) -> tup
         raise ModelError(f"{loaded.folder}: {'; '.join(problems)}; give a recipe with the objective that it was trained for")
     assert loaded.codec is not None
     tokenizer = objective_tokenizer(section, loaded.codec, is_finished=True)
-    context = ModelContext(loaded.config, tokenizer, _labels(section, loaded), seed, loaded.folder)
+    context = ModelContext(loaded.config, tokenizer, _labels(section, loaded), seed, loaded.folder, read_facts(loaded.folder))
     return open_objective(section, context), tokenizer
 
 

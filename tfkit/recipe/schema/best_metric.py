@@ -3,11 +3,11 @@
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.recipe.schema.objective_sections import metrics_of_texts
 
-LOWER = frozenset({"loss", "perplexity", "bits_per_byte", "rmse", "nll", "mlm_loss", "next_sentence_loss", "choices", "lm"})
+LOWER = frozenset({"loss", "perplexity", "bits_per_byte", "rmse", "nll", "mlm_loss", "next_sentence_loss", "choices", "lm", "calibration"})
 HIGHER = frozenset(
     {
         *("accuracy", "token_accuracy", "next_sentence_accuracy", "matthews", "pearson", "spearman"),
-        *("precision", "recall", "f1", "f1_macro", "f1_micro", "exact_match"),
+        *("precision", "recall", "f1", "f1_macro", "f1_micro", "exact_match", "margin"),
     }
 )
 

@@ -28,6 +28,7 @@ class ObjectiveSection(Data):
     stacks: ClassVar[tuple[Stacks, ...]] = ("decoder",)  # the models that it trains
     head: ClassVar[str] = "lm"  # the kind of head that it trains
     reads_text: ClassVar[bool] = True  # rows cut from a stream of text; else each row is an example of its own
+    needs_start: ClassVar[bool] = False  # it trains a finished model further, never random weights
     answers_in_text: ClassVar[bool] = False  # each row has a text to generate
     scored_by: ClassVar[ScoredBy] = "row"  # likelihood: it evaluates finished models, and trains none
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # that an evaluation may report

@@ -2,13 +2,14 @@
 
 from typing import Literal, NamedTuple
 
-Form = Literal["text", "label", "texts", "labels", "messages", "references", "label_set", "answers"]
-LABELS: tuple[Form, ...] = ("label", "labels", "label_set", "answers")  # are no part of the input
+Form = Literal["text", "label", "texts", "labels", "messages", "references", "label_set", "answers", "turns", "completions", "numbers"]
+LABELS: tuple[Form, ...] = ("label", "labels", "label_set", "answers", "numbers")  # are no part of the input
 
 
 class Role(NamedTuple):
     """One part of a row. `form`: a text; a label (a word or number); lists of these; the messages of a conversation; references, one
-    text or a list of equally good texts; a set of labels; the answers to a question, which are parts of its context.
+    text or a list of equally good texts; a set of labels; the answers to a question, which are parts of its context; turns, a text or
+    messages; completions, a list of turns; numbers, a list of them.
 
     `columns` are the recognised names, of which the first that a row has is used; a recipe may name another. Rows may have one of several
     shapes: of the roles of a shape, a row needs those of the first shape that it has, or that a recipe names. `by_number`: a class that a

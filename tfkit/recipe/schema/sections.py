@@ -6,7 +6,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from tfkit.families.hub_models import preset_of
 from tfkit.model.config import Data
-from tfkit.recipe.schema import multi_label_section, question_answering_section  # noqa: F401  # they declare their objectives
+from tfkit.recipe.schema import multi_label_section, preference_sections, question_answering_section  # noqa: F401  # they declare objectives
 from tfkit.recipe.schema.bounds import (
     BatchSize,
     Beams,

@@ -1,0 +1,118 @@
+"""DPO against its formula: ln 2 at first, the gradient of float64, the sign, any micro-batches; several completions of a prompt."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_examples import SUM_ROUNDING, losses_and_weights, model
+from tiny_preferences import DECODER, dpo_objective, paired_rows, ranked_rows, stored, whole_batch
+from torch import Tensor
+
+from tfkit.data import ExampleSet
+from tfkit.engine.listener import Silent
+from tfkit.engine.reference_model import with_reference
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.objective import IGNORED, Batch
+
+PLAIN = DECODER | {"norm": {"kind": "layer"}}  # whose norms compute in float64, too
+
+
+def referenced(found: ExampleSet, objective: Any, reference: Transformer, key: str) -> ExampleSet:
+    return with_reference(found, objective, reference.eval(), key, 3, Silent())
+
+
+def log_probs(policy: Transformer, batch: Batch) -> Tensor:
+    """The log-probability of each completion, by the definition."""
+    values = policy(**batch.inputs()).logits.log_softmax(-1)
+    kept = batch.labels != IGNORED
+    return (values.gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0] * kept).sum(-1)
+
+
+def test_the_loss_is_ln_2_where_the_policy_is_the_reference(tmp_path: Path) -> None:
+    objective, policy = dpo_objective(), model(DECODER)
+    found = referenced(stored(tmp_path, objective, ranked_rows(8)), objective, policy, "same")
+    losses, _ = losses_and_weights(DECODER | {"init": {"std": 0.3}}, found, objective, 4, steps=1)
+    assert losses[0] != pytest.approx(math.log(2), abs=1e-6)  # another model than the reference: the weights are of another size
+    policy.eval()
+    batch = whole_batch(found, objective)
+    with torch.no_grad():
+        loss = float(objective.loss(policy, batch)["dpo"]) / 8
+        metrics = objective.metrics(objective.measure(policy, batch))
+    assert loss == pytest.approx(math.log(2), abs=1e-6)
+    assert metrics["reward_chosen"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_gradient_is_that_of_the_formula_in_float64(tmp_path: Path, smoothing: float) -> None:
+    objective = dpo_objective(beta=0.3, label_smoothing=smoothing)
+    found = referenced(stored(tmp_path, objective, paired_rows(6)), objective, model(PLAIN), "other")
+    batch, policy = whole_batch(found, objective), model(PLAIN | {"init": {"std": 0.2}}).eval()
+    loss = objective.loss(policy, batch)["dpo"]
+    loss.backward()
+    exact, reference = model(PLAIN | {"init": {"std": 0.2}}).eval().double(), model(PLAIN).eval().double()
+    with torch.no_grad():
+        before = log_probs(reference, batch)
+    chosen, rejected = (0.3 * (log_probs(exact, batch) - before)).reshape(-1, 2).T
+    expected = (-(1 - smoothing) * F.logsigmoid(chosen - rejected) - smoothing * F.logsigmoid(rejected - chosen)).sum()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for (name, ours), theirs in zip(policy.named_parameters(), exact.parameters(), strict=True):
+        assert float((ours.grad.double() - theirs.grad).norm() / theirs.grad.norm()) < 1e-5, name
+
+
+def test_swapping_the_two_flips_the_sign(tmp_path: Path) -> None:
+    objective = dpo_objective(beta=1.0)
+    policy = model(DECODER | {"init": {"std": 0.2}}).eval()
+    margins = []
+    for swapped in (False, True):
+        rows = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} if swapped else row for row in paired_rows(6)]
+        found = referenced(stored(tmp_path, objective, rows), objective, model(DECODER), f"swap {swapped}")
+        with torch.no_grad():
+            margins.append(objective.metrics(objective.measure(policy, whole_batch(found, objective))))
+    first, second = margins
+    assert first["margin"] == pytest.approx(-second["margin"], abs=1e-4)
+    assert abs(first["margin"]) > 0.1
+    assert first["accuracy"] == pytest.approx(1 - second["accuracy"])
+    assert first["reward_chosen"] == pytest.approx(second["reward_rejected"], abs=1e-4)
+
+
+def test_any_micro_batches_are_the_same_step_without_dropout(tmp_path: Path) -> None:
+    objective = dpo_objective(beta=0.5)
+    found = referenced(stored(tmp_path, objective, ranked_rows(16, most=4)), objective, model(DECODER | {"init": {"std": 0.1}}), "first")
+    losses, weights = losses_and_weights(DECODER, found, objective, 8)
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+    for size in (1, 2, 4):
+        again, others = losses_and_weights(DECODER, found, objective, size)
+        assert again == pytest.approx(losses, rel=SUM_ROUNDING)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(others[name], tensor, atol=1e-6, rtol=0, msg=name)
+
+
+def test_the_reference_reads_each_row_once_and_is_cached_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, policy = dpo_objective(), model(DECODER)
+    found = stored(tmp_path, objective, paired_rows(5))
+    read: list[int] = []
+    forward = Transformer.forward
+
+    def counting(self: Transformer, input_ids: Any, **others: Any) -> Any:
+        read.append(len(input_ids))
+        return forward(self, input_ids, **others)
+
+    monkeypatch.setattr(Transformer, "forward", counting)
+    first = referenced(found, objective, policy, "once")
+    assert sum(read) == 10
+    again = referenced(found, objective, policy, "once")
+    assert sum(read) == 10  # from the cache
+    assert again[3]["reference"].tolist() == first[3]["reference"].tolist()
+    referenced(found, objective, policy, "other weights")
+    referenced(replace(found, fingerprint="other rows"), objective, policy, "once")
+    assert sum(read) == 30
+    policy.eval()
+    batch = whole_batch(found, objective)
+    expected = log_probs(policy, batch).detach().reshape(5, 2)
+    np.testing.assert_allclose([first[number]["reference"] for number in range(5)], expected.numpy(), atol=1e-4)

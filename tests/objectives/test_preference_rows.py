@@ -1,0 +1,237 @@
+"""Rows of preferences: every form, what is dropped and counted, what is refused, and that whole prompts are held out together."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_chat_tokenizers import chat_codec
+from tiny_examples import tokenizer
+
+from tfkit.data import ExampleRows, ExampleSet, Loader, example_set
+from tfkit.data.columns.rows import BadRow, Row
+from tfkit.data.sources.open_sources import training_sources, validation_sources
+from tfkit.errors import DataError, ModelError
+from tfkit.objectives.conversation_texts import Asked, ConversationTexts
+from tfkit.objectives.objective import IGNORED
+from tfkit.objectives.preference_rows import PreferenceEncoder, read_preference
+from tfkit.recipe.schema.data_sections import DataSection
+from tfkit.recipe.schema.objective_sections import ChatSection
+from tfkit.recipe.schema.preference_sections import PREFERENCE_ROLES
+from tfkit.tokenizer import Tokenizer
+
+Section = dict[str, Any]
+
+
+def user(text: str) -> Section:
+    return {"role": "user", "content": text}
+
+
+def answer(text: str) -> Section:
+    return {"role": "assistant", "content": text}
+
+
+def data(folder: Path, rows: list[Section], **fields: Any) -> DataSection:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return DataSection.model_validate({"train": [{"path": str(path)}], **fields})
+
+
+def read(folder: Path, *rows: Section) -> list[Any]:
+    """The preferences of rows that are read from a file."""
+    [source] = training_sources(data(folder, [*rows]), PREFERENCE_ROLES)
+    return [read_preference(row) for row in source.rows()]
+
+
+def encoder(codec: Tokenizer | None = None, length: int = 64, *, chat: bool = False) -> PreferenceEncoder:
+    return PreferenceEncoder(ConversationTexts(codec or tokenizer("byte_bpe"), Path("base"), chat=chat), length)
+
+
+def stored(folder: Path, made: PreferenceEncoder, *rows: Section) -> ExampleSet:
+    [source] = training_sources(data(folder, [*rows]), PREFERENCE_ROLES)
+    made_encoder: Any = type("Made", (), {"ids": ("input_ids",), "encode": made.encode, "fingerprint": made.fingerprint})
+    return example_set(source, made_encoder, "error")
+
+
+HUMAN = "\n\nHuman: hi\n\nAssistant: yes\n\nHuman: why\n\nAssistant:"
+MESSAGES = [user("hi"), answer("yes"), user("why")]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "completions", "ranks"),
+    [
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, "p", ["a", "b"], [0, 1]),
+        ({"question": "p", "chosen": "a", "rejected": "b"}, "p", ["a", "b"], [0, 1]),
+        ({"Instruction": "p", "response_chosen": "a", "response_rejected": "b"}, "p", ["a", "b"], [0, 1]),
+        ({"chosen": f"{HUMAN} a", "rejected": f"{HUMAN} and b"}, HUMAN, [" a", " and b"], [0, 1]),
+        ({"chosen": "a", "rejected": "b"}, "", ["a", "b"], [0, 1]),
+        (
+            {"chosen": [*MESSAGES, answer("a")], "rejected": [*MESSAGES, answer("b")]},
+            MESSAGES,
+            [[answer("a")], [answer("b")]],
+            [0, 1],
+        ),
+        (
+            {"prompt": "why", "chosen": [*MESSAGES, answer("a")], "rejected": [*MESSAGES, answer("b")]},
+            MESSAGES,
+            [[answer("a")], [answer("b")]],
+            [0, 1],
+        ),
+        ({"prompt": MESSAGES, "chosen": answer("a"), "rejected": [answer("b")]}, MESSAGES, [[answer("a")], [answer("b")]], [0, 1]),
+        ({"prompt": "p", "completions": ["c", "a", "b"], "ranks": [3, 1, 2]}, "p", ["a", "b", "c"], [0, 1, 2]),
+        ({"prompt": "p", "completions": ["c", "a", "b"], "scores": [0.5, "2", 0.5]}, "p", ["a", "c", "b"], [0, 1, 1]),
+        ({"prompt": "p", "completions": ["b", "a", "b"], "ranks": [2, 1, 3]}, "p", ["a", "b"], [0, 1]),
+    ],
+)
+def test_every_form_is_read_from_the_best_to_the_worst(
+    tmp_path: Path, row: Section, prompt: Any, completions: list[Any], ranks: list[int]
+) -> None:
+    assert read(tmp_path, row) == [(prompt, completions, ranks)]
+
+
+def test_good_and_bad_completions_of_a_prompt_are_joined_wherever_they_are(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "completion": "a", "label": False},
+        {"prompt": "q", "completion": "b", "label": True},
+        {"prompt": "p", "completion": "c", "label": True},
+        {"prompt": "p", "completion": "d", "label": "0"},
+    ]
+    first, second = read(tmp_path, *rows)
+    assert first == ("p", ["c", "a", "d"], [0, 1, 1])
+    assert isinstance(second, BadRow)
+    assert (second.dropped, second.kind) == (True, "only good completions of a prompt")
+    [wrong] = read(tmp_path, {"prompt": "p", "completion": "a", "label": "maybe"})
+    assert wrong.message.endswith("rows.jsonl:1: the label 'maybe' of a completion is neither true nor false; correct the row")
+
+
+def test_what_says_nothing_is_dropped_and_counted_and_is_no_error(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "chosen": "a", "rejected": "a"},
+        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {"prompt": "q", "chosen": "b", "rejected": "b"},
+    ]
+    found = stored(tmp_path, encoder(), *rows)
+    assert len(found) == 1
+    assert found.skipped["equal completions"].rows == 2
+    tied = stored(tmp_path, encoder(), {"completions": ["a", "b"], "ranks": [1, 1]}, {"completions": ["a", "b"], "ranks": [1, 2]})
+    assert {kind: one.rows for kind, one in tied.skipped.items()} == {"ties": 1}
+    with pytest.raises(DataError, match=r"every row is bad; the first is .*rows.jsonl:1: it has no two different completions"):
+        stored(tmp_path, encoder(), rows[0])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p", "chosen": "a", "rejected": " "}, "rows.jsonl:1: a completion is empty; correct or remove the row"),
+        ({"completions": ["a", "b"]}, "nor for completions and ranks, nor for completions and scores, nor for completion and label"),
+        ({"completions": ["a", "b"], "ranks": [1]}, "rows.jsonl:1: 1 ranks or scores for 2 completions; give one for each"),
+        ({"completions": ["a", "b"], "scores": [1, float("nan")]}, "column 'scores' holds a list with nan, not a list of numbers"),
+        ({"completions": ["a", 3], "ranks": [1, 2]}, "not a list of completions, each a text or messages"),
+        ({"prompt": "p", "chosen": None, "rejected": "b"}, "column 'chosen' holds null, not text or messages"),
+        (
+            {"prompt": "word " * 80, "chosen": "a", "rejected": "b"},
+            "which leave no room for a completion in the context of 64; set a larger",
+        ),
+        ({"text": "p"}, "no columns for chosen and rejected, nor for completions and ranks"),
+    ],
+)
+def test_bad_rows_are_refused_with_place_and_remedy(tmp_path: Path, row: Section, message: str) -> None:
+    with pytest.raises(DataError, match=r"rows.jsonl") as caught:
+        stored(tmp_path, encoder(), row)
+    assert message in str(caught.value)
+
+
+def test_whole_prompts_are_held_out_together(tmp_path: Path) -> None:
+    """By the opening of a conversation, so that no completion of a held-out prompt is in a longer prompt that is trained on."""
+    rows = []
+    for number in range(40):
+        opening = f"\n\nHuman: {number}\n\nAssistant:"
+        longer = f"{opening} a {number}\n\nHuman: and\n\nAssistant:"
+        rows += [{"chosen": f"{part} yes", "rejected": f"{part} no"} for part in (opening, longer)]
+        rows += [{"chosen": [user(f"m{number}"), answer("a")], "rejected": [user(f"m{number}"), answer("b")]}]
+        rows += [{"prompt": [user(f"m{number}"), answer("a"), user("and")], "chosen": "c", "rejected": "d"}]
+        rows += [{"prompt": f"p{number}", "chosen": f"{n}", "rejected": "no"} for n in range(2)]
+    section = data(tmp_path, rows, validation=0.3)
+    keys: list[set[str]] = []
+    for sources in (training_sources(section, PREFERENCE_ROLES), validation_sources(section, PREFERENCE_ROLES)):
+        texts = [str(row.values.get("prompt") or row.values["chosen"]) for row in sources[0].rows()]
+        keys.append({text.split("Assistant:")[0] if "Human" in text else text.split("'}")[0] for text in texts})
+    assert keys[0].isdisjoint(keys[1])
+    assert min(map(len, keys)) > 10
+    alone = data(tmp_path, [{"chosen": f"a{number}", "rejected": "b"} for number in range(60)], validation=0.3)
+    counts = [len(list(s[0].rows())) for s in (training_sources(alone, PREFERENCE_ROLES), validation_sources(alone, PREFERENCE_ROLES))]
+    assert min(counts) > 5
+
+
+def test_a_text_is_encoded_as_it_is_and_closed_by_the_end(tmp_path: Path) -> None:
+    codec = tokenizer("byte_bpe")
+    one = stored(tmp_path, encoder(codec), {"prompt": "the cat ", "chosen": "sat on", "rejected": "ran"})[0]
+    prompt = [*codec.prefix, *codec.encode_bare(["the cat "])[0].tolist()]
+    sequences = [[*prompt, *codec.encode_bare([text])[0].tolist(), codec.eos_id] for text in ("sat on", "ran")]
+    assert one["input_ids"].tolist() == [*sequences[0], *sequences[1]]
+    assert one["sizes"].tolist() == [*map(len, sequences)]
+    assert one["prompts"].tolist() == [len(prompt)] * 2
+    texts = ConversationTexts(codec, Path("base"), chat=False)
+    assert texts.encode([Asked("here", "the cat ")]) == [(prompt, len(prompt))]  # what a rollout continues
+
+
+def test_messages_go_through_the_chat_template_and_prompts_are_the_same_alone(tmp_path: Path) -> None:
+    from tfkit.objectives import chat
+
+    section = ChatSection.model_validate({"kind": "chat", "format": "chatml"})
+    codec = chat.fit_tokenizer(section, chat_codec("chatml"))
+    row = {"prompt": MESSAGES, "chosen": [answer("sat on")], "rejected": [answer("ran")]}
+    made = encoder(codec, 200)
+    one = stored(tmp_path, made, row)[0]
+    size, prompt = int(one["sizes"][0]), int(one["prompts"][0])
+    ids = one["input_ids"][:size].tolist()
+    assert made.texts.encode([Asked("here", MESSAGES)]) == [(ids[:prompt], prompt)]
+    assert codec.decode(ids[prompt:]) == "sat on<|im_end|>"
+    assert codec.decode(ids[:prompt]).endswith("<|im_start|>user\nwhy<|im_end|>\n<|im_start|>assistant\n")
+    assert made.texts.end_ids[-1] == ids[-1]
+    said = stored(tmp_path, encoder(codec, 200, chat=True), {"chosen": f"{HUMAN} sat on", "rejected": f"{HUMAN} ran"})[0]
+    assert said["input_ids"].tolist() == one["input_ids"].tolist()  # a dialogue of HH-RLHF is the same conversation
+    bad = encoder(codec, 200).encode([Row("", "here", {"prompt": MESSAGES, "chosen": [answer("<|im_end|>")], "rejected": [answer("b")]})])
+    assert isinstance(bad[0], BadRow)
+    assert "has '<|im_end|>', which would be read as a special token" in bad[0].message
+
+
+@pytest.mark.parametrize(
+    ("row", "chat", "why"),
+    [
+        ({"prompt": MESSAGES, "chosen": "a", "rejected": "b"}, False, "the prompt or its completion is messages"),
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, True, "objective.chat is set"),
+    ],
+)
+def test_without_a_chat_template_messages_are_refused(tmp_path: Path, row: Section, chat: bool, why: str) -> None:
+    with pytest.raises(ModelError, match=r"rows.jsonl:1: ") as caught:
+        stored(tmp_path, encoder(chat=chat), row)
+    assert f"{why}, but base has no chat template" in str(caught.value)
+    assert "start from a checkpoint that has one, or give texts" in str(caught.value)
+
+
+def test_completions_are_cut_to_the_context_and_labels_are_those_of_completions(tmp_path: Path) -> None:
+    made = encoder(length=12)
+    found = stored(tmp_path, made, {"prompt": "the ", "chosen": "cat " * 30, "rejected": "ran"})
+    assert (found.truncated, int(found.lengths[0])) == (1, int(found[0]["sizes"].sum()))
+    assert found[0]["sizes"][0] == 12
+    [batch] = Loader(ExampleRows([(found, 1.0)], 1, batch_size=1), lambda rows: made.collate(rows, 0), 1, 1).step(0)
+    for number, (size, prompt) in enumerate(zip(found[0]["sizes"], found[0]["prompts"], strict=True)):
+        targets = np.flatnonzero(batch.labels[number].numpy() != IGNORED)
+        assert targets.tolist() == list(range(int(prompt) - 1, int(size) - 1))  # each labels the next token, the end included
+        assert batch.labels[number, targets].tolist() == batch.input_ids[number, targets + 1].tolist()
+
+
+def test_pairs_are_all_of_a_prompt_but_ties(tmp_path: Path) -> None:
+    made = encoder()
+    rows = [
+        {"prompt": "p", "completions": ["c", "a", "b"], "scores": [0, 2, 0]},
+        {"prompt": "q", "completions": ["one", "two", "three", "four"], "ranks": [1, 2, 3, 4]},
+    ]
+    found = stored(tmp_path, made, *rows)
+    batch = made.collate(ExampleRows([(found, 1.0)], 1, batch_size=2).gather(np.zeros(2, np.int64), np.arange(2)), 0)
+    pairs = [*zip(batch.extras["better"].tolist(), batch.extras["worse"].tolist(), strict=True)]
+    assert pairs == [(0, 1), (0, 2), (3, 4), (3, 5), (3, 6), (4, 5), (4, 6), (5, 6)]
+    assert batch.extras["share"].tolist() == pytest.approx([1 / 2] * 2 + [1 / 6] * 6)
+    assert batch.extras["row"].tolist() == [0, 0, 0, 1, 1, 1, 1]

@@ -1,0 +1,68 @@
+"""Preferences for the tests of reward models and of DPO: rows, their examples, batches, and a tiny decoder."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tiny_examples import examples, texts, tokenizer
+
+from tfkit.data import ExampleBatch, ExampleSet
+from tfkit.model.config import ModelConfig
+from tfkit.objectives.context import ModelContext
+from tfkit.objectives.dpo import DPO, open_dpo
+from tfkit.objectives.objective import Batch
+from tfkit.objectives.reward import Reward, fit_tokenizer, open_reward
+from tfkit.recipe.schema.preference_sections import PREFERENCE_ROLES, DPOSection, RewardSection
+
+LENGTH = 24
+DECODER: dict[str, Any] = {
+    "vocab_size": 301,
+    "context_length": LENGTH,
+    "decoder_layers": 2,
+    "dim": 24,
+    "num_heads": 6,
+    "num_kv_heads": 2,
+    "position": {"kind": "rotary"},
+    "norm": {"kind": "rms"},
+    "mlp": {"activation": "silu", "gated": True},
+    "head": {"tied": True},
+    "dropout": {"residual": 0.2},
+}
+SCORER = DECODER | {"head": {"kind": "classes", "count": 1, "pool": "last", "bias": False}}
+
+
+def reward_objective() -> Reward:
+    section = RewardSection(kind="reward")
+    codec = fit_tokenizer(section, tokenizer("byte_bpe"), is_finished=True)
+    return open_reward(section, ModelContext(ModelConfig.model_validate(SCORER), codec, (), 1, Path("base")))
+
+
+def dpo_objective(**fields: Any) -> DPO:
+    section = DPOSection.model_validate({"kind": "dpo", **fields})
+    return open_dpo(section, ModelContext(ModelConfig.model_validate(DECODER), tokenizer("byte_bpe"), (), 1, Path("base")))
+
+
+def ranked_rows(count: int, most: int = 5) -> list[dict[str, Any]]:
+    """Prompts of ragged lengths, with two to `most` different completions each, some of which are tied."""
+    random = np.random.default_rng(3)
+    rows = []
+    for number, prompt in enumerate(texts(count, seed=1, longest=5)):
+        size = int(random.integers(2, most + 1))
+        completions = [f" {place} {text}" for place, text in enumerate(texts(size, seed=number + 20, longest=4))]
+        ranks = random.permutation(size)
+        rows.append({"prompt": prompt, "completions": completions, "ranks": [int(rank) // (2 if size > 3 else 1) for rank in ranks]})
+    return rows
+
+
+def paired_rows(count: int) -> list[dict[str, Any]]:
+    return [{"prompt": row["prompt"], "chosen": row["completions"][0], "rejected": row["completions"][1]} for row in ranked_rows(count)]
+
+
+def stored(folder: Path, objective: Any, rows: list[dict[str, Any]]) -> ExampleSet:
+    return examples(folder, rows, PREFERENCE_ROLES, objective)
+
+
+def whole_batch(found: ExampleSet, objective: Any) -> Batch:
+    """All examples as one batch, in their order."""
+    numbers = np.arange(len(found))
+    return objective.collate(ExampleBatch([[found[number]] for number in numbers], np.zeros_like(numbers), numbers))

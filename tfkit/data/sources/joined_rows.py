@@ -1,0 +1,69 @@
+"""Single completions of the same prompt, each good or bad, joined into one row: as the rows of KTO (arXiv 2402.01306) are preferences.
+
+The rows are read whole before the first is given, since a prompt may come back at the end of a file.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from tfkit.data.columns.rows import Row, Skipped, Source
+from tfkit.recipe.schema.roles import Role
+
+UNPAIRED = "unpaired"  # the shape of such rows
+_VERSION = 1
+
+
+def with_joined_rows(source: Source, roles: Sequence[Role]) -> Source:
+    """Return the source, its unpaired rows joined, of an objective whose rows may have that shape."""
+    return JoinedRows(source) if any(role.shape == UNPAIRED for role in roles) else source
+
+
+class JoinedRows:
+    """A source whose rows with a `completion` and a `label` have, for each prompt, one row with its `completions` and `labels`.
+
+    The order is that of the first row of each prompt. Rows of other shapes are as they were, and read as a stream.
+    """
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    @property
+    def name(self) -> str:
+        """That of the source."""
+        return self._source.name
+
+    @property
+    def size_bytes(self) -> int:
+        """Those of the source."""
+        return self._source.size_bytes
+
+    def describe(self) -> str:
+        """Describe the source."""
+        return self._source.describe()
+
+    def fingerprint(self) -> str:
+        """Return that of the source, with the version of the joining."""
+        return f"{self._source.fingerprint()}\0joined {_VERSION}"
+
+    def rows(self, skipped: dict[str, Skipped] | None = None) -> Iterator[Row]:
+        """Yield the rows. Raises DataError as the source does."""
+        rows = self._source.rows(skipped)
+        first = next(rows, None)
+        if first is None:
+            return
+        if "completion" not in first.values:
+            yield first
+            yield from rows
+            return
+        of_prompt: dict[str, list[Row]] = {}
+        for row in chain([first], rows):
+            of_prompt.setdefault(json.dumps(row.values.get("prompt", "")), []).append(row)
+        yield from map(_joined, of_prompt.values())
+
+
+def _joined(rows: list[Row]) -> Row:
+    first, names = rows[0], ("completion", "label")
+    values = {name: value for name, value in first.values.items() if name not in names}
+    values |= {f"{name}s": [row.values[name] for row in rows] for name in names}
+    return first._replace(text="\n".join(row.text for row in rows), key="\n".join(row.key for row in rows), values=values)

@@ -1,0 +1,39 @@
+"""Numbers that a model computed once for each example of a set, kept in the cache: a further array of each example.
+
+Folder of the cache: values.bin (float32, one for each number of the array that it is beside); index.json, written last; hashes.json.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfkit.data.store.example_sets import ExampleSet
+from tfkit.data.store.folder_cache import cache_folder
+from tfkit.data.store.folder_index import indexed_folder, write_index
+from tfkit.data.store.hashes import HashedFiles
+
+_VERSION = 1
+
+
+def with_computed_values(stored: ExampleSet, name: str, beside: str, key: str, compute: Callable[[], NDArray[np.float32]]) -> ExampleSet:
+    """Return the set with a further array `name`, one number for each of the array `beside`, from the cache or computed now.
+
+    `key` says what the numbers depend on beside the set; `compute` gives those of all examples, one after the other.
+    """
+    content = f"{_VERSION}\0{name}\0{key}\0{stored.fingerprint}"
+    folder = cache_folder() / "computed" / hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    starts = stored.arrays[beside][1]
+
+    def write(path: Path) -> None:
+        values = compute()
+        assert len(values) == starts[-1], "one number for each"
+        (path / "values.bin").write_bytes(values.astype("<f4").tobytes())
+        write_index(path, _VERSION, {})
+
+    indexed_folder(folder, _VERSION, write)
+    values = HashedFiles(folder).array("values.bin", "<f4")
+    return replace(stored, arrays={**stored.arrays, name: (values, starts)})

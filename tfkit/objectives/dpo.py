@@ -1,0 +1,103 @@
+"""Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290): preferences without a reward model.
+
+The implicit reward of a completion is beta times how much more probable it is to the model than to the reference, the model of the first
+step: the difference of two sums over the tokens of the completion, its end included. The loss of a prompt is the mean over its pairs of
+-log sigmoid of the difference of rewards; for a pair alone that is equation 7 of the paper.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+from torch import Tensor
+
+from tfkit.data import Encoded, ExampleBatch, Row
+from tfkit.data.columns.rows import BadRow
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.context import ModelContext
+from tfkit.objectives.conversation_texts import ConversationTexts
+from tfkit.objectives.labelled import LabelledObjective, RowResult
+from tfkit.objectives.objective import Batch, ReferenceUse, Sum, weighted_loss
+from tfkit.objectives.pair_loss import pair_losses, pair_results, sum_results
+from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, pair_rows, prompts_in
+from tfkit.objectives.response_log_probs import response_log_probs, sequence_sums
+from tfkit.recipe.schema.preference_sections import DPOSection
+from tfkit.tokenizer import Tokenizer
+
+_MEANS = ("accuracy", "margin", "reward_chosen", "reward_rejected")
+
+
+class DPO(LabelledObjective):
+    """The loss of pairs of implicit rewards, summed over prompts."""
+
+    terms: Mapping[str, float] = MappingProxyType({"dpo": 1.0})
+    ids = IDS
+    reference_use: ReferenceUse = "once"
+    draws_dropout = False
+    evaluates_answers = True
+
+    def __init__(self, section: DPOSection, encoder: PreferenceEncoder, tokenizer: Tokenizer):
+        self.section, self.encoder, self.tokenizer = section, encoder, tokenizer
+
+    def fingerprint(self) -> str:
+        """Of what `encode` depends on."""
+        return self.encoder.fingerprint()
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """The sequences of all completions of each prompt, from the best to the worst."""
+        return self.encoder.encode(rows)
+
+    def collate(self, rows: ExampleBatch) -> Batch:
+        """A sequence for each completion, with its tokens as labels."""
+        return self.encoder.collate(rows, self.tokenizer.pad_id or 0)
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The prompts."""
+        return {"dpo": prompts_in(batch)}
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        """The sum over prompts of the mean over their pairs."""
+        return {"dpo": pair_losses(self.rewards(model, batch), batch, self.section.label_smoothing).sum()}
+
+    def rewards(self, model: Transformer, batch: Batch) -> Tensor:
+        """The implicit reward of each completion: (C,)."""
+        ratios = self.reference_values(model, batch) - batch.extras["reference"]
+        return self.section.beta * ratios
+
+    def reference_values(self, model: Transformer, batch: Batch) -> Tensor:
+        """The log-probability of each completion, summed over its tokens: (C,), in nats."""
+        return sequence_sums(response_log_probs(model, batch), batch.labels)
+
+    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
+        """The loss, and the means over pairs."""
+        return sum_results(self.predict(model, batch))
+
+    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
+        """`loss` (nats, the mean over prompts); `accuracy`, `margin`, `reward_chosen` and `reward_rejected` (means over pairs)."""
+        return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in _MEANS}}
+
+    def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
+        """The rewards of the completions of each prompt, from the best to the worst, and the margin of each pair."""
+        rewards = self.rewards(model, batch)
+        of_pairs = pair_rows(batch).cpu()
+        better, worse = (rewards[batch.extras[side]].cpu().double() for side in ("better", "worse"))
+        parts = rewards.split(batch.extras["row"].bincount().tolist())
+        results = pair_results("dpo", rewards, batch, self.section.label_smoothing)
+        for number, (result, mine) in enumerate(zip(results, parts, strict=True)):
+            pairs = of_pairs == number
+            count = int(pairs.sum())
+            sides = {"reward_chosen": Sum(float(better[pairs].sum()), count), "reward_rejected": Sum(float(worse[pairs].sum()), count)}
+            yield RowResult(result.sums | sides, {"rewards": mine.tolist(), **result.prediction})
+
+    def wrong(self, row: Row) -> RowResult:
+        """A pair that is decided wrongly."""
+        return RowResult({"accuracy": Sum(0.0, 1)}, {"rewards": [], "margins": []})
+
+    def legend(self) -> list[str]:
+        """The order of the sequences of a row."""
+        return ["choice 0 is the best completion of its prompt"]
+
+
+def open_dpo(section: DPOSection, context: ModelContext) -> DPO:
+    """Open the objective for a model."""
+    texts = ConversationTexts(context.tokenizer, context.folder, chat=section.chat)
+    return DPO(section, PreferenceEncoder(texts, context.config.context_length), context.tokenizer)

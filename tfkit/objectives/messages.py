@@ -1,0 +1,73 @@
+"""The messages of rows: under the names that chat templates know, and rendered without special tokens that a message writes itself."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tfkit.tokenizer.chat_formats import UnfitError
+from tfkit.tokenizer.conversations import Conversations, Render, Spans
+
+CONTROL = "special tokens in a text"
+# The names that data sets have for the roles beside "system", "user" and "assistant".
+_SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatbot": "assistant"}
+
+
+def plain_message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message of a data set under the names that templates know, with whatever else it holds. Raises UnfitError."""
+    role, content = (message.get(name, message.get(other)) for name, other in (("role", "from"), ("content", "value")))
+    if isinstance(content, list) and all(map(_is_text, content)):
+        content = "".join(part["text"] for part in content)  # as chat APIs have it
+    if not isinstance(role, str) or not isinstance(content, str):
+        lacking = "content" if isinstance(role, str) else "role"
+        raise UnfitError(f"a message without {lacking}", f"message {number} has no text under {lacking!r}, or under what ShareGPT calls it")
+    rest = {name: value for name, value in message.items() if name not in ("from", "value")}
+    plain: dict[str, Any] = json.loads(json.dumps(rest, default=str))  # a template is given JSON, and parquet holds more than that
+    return {**plain, "role": _SPEAKERS.get(role, role), "content": content}
+
+
+def _is_text(part: Any) -> bool:
+    """Whether a part of a message is a text: not an image, nor what says nothing."""
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def checked_text(conversations: Conversations, messages: Sequence[Mapping[str, Any]], place: str, render: Render) -> tuple[str, Spans]:
+    """Return the text of a conversation, and where its answers are.
+
+    Raises UnfitError if it would have special tokens that a message writes, and not the format. Besides role and content a message may have
+    anything: what the text does not show of it may hold any token.
+    """
+    for number, message in enumerate(messages, 1):
+        found = conversations.literal(message["content"]) or conversations.literal(message["role"])
+        if found is not None and found != message["role"]:  # a format may have a special token for each role
+            raise _control_token(number, found)
+    text = render(messages, place)
+    for number, message in enumerate(messages, 1):
+        rest = {name: value for name, value in message.items() if name not in ("role", "content")}
+        found = next(filter(None, map(conversations.literal, _texts(rest))), None)
+        if found is not None:
+            blank = {**_blank(rest, conversations.literal), "role": message["role"], "content": message["content"]}
+            if render([*messages[: number - 1], blank, *messages[number:]], place) != text:
+                raise _control_token(number, found)
+    return text
+
+
+def _control_token(number: int, token: str) -> UnfitError:
+    return UnfitError(CONTROL, f"message {number} has {token!r}, which would be read as a special token")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value of JSON, names of fields included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in (*value, *value.values()) if isinstance(value, Mapping) else value:
+            yield from _texts(part)
+
+
+def _blank(value: Any, literal: Callable[[str], str | None]) -> Any:
+    """A value of JSON with empty texts for those that hold a special token."""
+    if isinstance(value, str):
+        return "" if literal(value) is not None else value
+    if isinstance(value, Mapping):
+        return {_blank(name, literal): _blank(part, literal) for name, part in value.items()}
+    return [_blank(part, literal) for part in value] if isinstance(value, list) else value

@@ -1,0 +1,172 @@
+"""A reward model (InstructGPT, arXiv 2203.02155, section 3.5): a number for each completion of a prompt, higher for better ones.
+
+The loss of a prompt is the mean over all its pairs of -log sigmoid(r_better - r_worse). All completions of a prompt are in one element of
+a batch, and each is read once: as pairs of their own they would be K - 1 updates for each, which overfits. The loss depends on differences
+alone, so the scores are shifted in the end, to average 0 over the best completions of the training rows, the demonstrations.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tfkit.data import Encoded, Example, ExampleBatch, ExampleSet, Row
+from tfkit.data.columns.rows import BadRow
+from tfkit.errors import ModelError
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.context import ModelContext, Stored
+from tfkit.objectives.conversation_texts import ConversationTexts
+from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, short
+from tfkit.objectives.metrics import Scores
+from tfkit.objectives.metrics.preferences import calibration_metrics
+from tfkit.objectives.objective import Batch, Sum, weighted_loss
+from tfkit.objectives.pair_loss import pair_losses, pair_results, sum_results
+from tfkit.objectives.preference_rows import IDS, PreferenceEncoder, prompts_in
+from tfkit.recipe.schema.preference_sections import RewardSection
+from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.tokenizer import token_text
+
+PAD = "<|pad|>"
+MOST_DEMONSTRATIONS = 4096  # of which the mean score becomes 0
+_FACT = "reward_shift"  # in tfkit.json
+_HEAD = "head.classes.weight"
+
+
+class Reward(LabelledObjective):
+    """The loss of pairs, summed over prompts."""
+
+    terms: Mapping[str, float] = MappingProxyType({"reward": 1.0})
+    ids = IDS
+    draws_dropout = False
+    evaluates_answers = True
+
+    def __init__(self, encoder: PreferenceEncoder, tokenizer: Tokenizer, seed: int, shift: float = 0.0):
+        """`shift` is subtracted from the scores that a finished model gives."""
+        self.encoder, self.tokenizer, self.seed, self.shift = encoder, tokenizer, seed, shift
+
+    def fingerprint(self) -> str:
+        """Of what `encode` depends on."""
+        return self.encoder.fingerprint()
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """The sequences of all completions of each prompt, from the best to the worst."""
+        return self.encoder.encode(rows)
+
+    def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """The sequence of a prompt and one completion."""
+        return self.encoder.encode_unlabelled(rows)
+
+    def collate(self, rows: ExampleBatch) -> Batch:
+        """A sequence for each completion; as labels their ranks (C,), 1 for the best."""
+        assert self.tokenizer.pad_id is not None  # by `fit_tokenizer`
+        batch = self.encoder.collate(rows, self.tokenizer.pad_id)
+        ranks = np.concatenate([one["ranks"] for one in rows.single()])
+        return replace(batch, labels=torch.from_numpy(ranks + 1).float())
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The prompts."""
+        return {"reward": prompts_in(batch)}
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        """The sum over prompts of the mean over their pairs."""
+        return {"reward": pair_losses(reward_scores(model, batch), batch).sum()}
+
+    def measure(self, model: Transformer, batch: Batch) -> dict[str, Sum]:
+        """The loss, and how many pairs are right, and by how much."""
+        return sum_results(self.predict(model, batch))
+
+    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
+        """`loss` (nats, the mean over prompts), `accuracy` and `margin` (means over pairs)."""
+        return {"loss": weighted_loss(self.terms, sums), **{name: sums[name].mean for name in ("accuracy", "margin")}}
+
+    def predict(self, model: Transformer, batch: Batch) -> Iterator[RowResult]:
+        """The scores of the completions of each prompt, from the best to the worst, and the margin of each pair."""
+        scores = reward_scores(model, batch)
+        for result, found in zip(pair_results("reward", scores, batch), _by_row(scores - self.shift, batch), strict=True):
+            yield RowResult(result.sums, {"scores": found, **result.prediction})
+
+    def answers(self, model: Transformer, batch: Batch, rows: Sequence[Row], *, all_labels: bool = False) -> Iterator[Answer]:
+        """The score of a completion, which has no probability."""
+        yield from (Answer(short(score)) for score in (reward_scores(model, batch).double() - self.shift).tolist())
+
+    def answer_metrics(self, predictions: Sequence[Mapping[str, Any]]) -> list[Scores]:
+        """How far the confidence in a pair is from how often it is right."""
+        return [calibration_metrics([one["margins"] for one in predictions])]
+
+    def wrong(self, row: Row) -> RowResult:
+        """A pair that is decided wrongly."""
+        return RowResult({"accuracy": Sum(0.0, 1)}, {"scores": [], "margins": []})
+
+    def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
+        """Draw a new head with std 1 / sqrt(dim + 1) (Stiennon et al. 2020, arXiv 2009.01325, appendix B.1)."""
+        if new is not None and _HEAD not in new:
+            return
+        head = dict(model.named_parameters())[_HEAD]
+        with torch.no_grad():
+            head.normal_(0.0, 1 / math.sqrt(head.shape[1] + 1), generator=torch.Generator().manual_seed(self.seed))
+
+    def facts(self, model: Transformer, stored: Sequence[Stored], batch_size: int) -> dict[str, Any]:
+        """The mean score of the demonstrations: of the first ones of the training rows, at most 4,096."""
+        best = [one for part in stored if isinstance(part, ExampleSet) for one in _best(part)][:MOST_DEMONSTRATIONS]
+        best.sort(key=lambda one: -int(one["sizes"][0]))  # rows of similar lengths together
+        total, device = 0.0, next(model.parameters()).device
+        for first in range(0, len(best), batch_size):
+            rows = [[one] for one in best[first : first + batch_size]]
+            numbers = np.arange(len(rows))
+            total += float(
+                reward_scores(model, self.collate(ExampleBatch(rows, np.zeros_like(numbers), numbers)).to(device)).double().sum()
+            )
+        return {_FACT: total / len(best), "demonstrations": len(best)}
+
+    def legend(self) -> list[str]:
+        """The meaning of the numbers of a row."""
+        return ["choice 0 is the best completion of its prompt; label: its rank"]
+
+
+def open_reward(section: RewardSection, context: ModelContext) -> Reward:
+    """Open the objective for a model. Raises ModelError if the shift of a finished one is no number."""
+    texts = ConversationTexts(context.tokenizer, context.folder, chat=section.chat)
+    encoder = PreferenceEncoder(texts, context.config.context_length)
+    return Reward(encoder, context.tokenizer, context.seed, read_shift(context.facts, str(context.folder)))
+
+
+def fit_tokenizer(section: RewardSection, tokenizer: Tokenizer, *, is_finished: bool) -> Tokenizer:
+    """The tokenizer with a token for padding alone: Hugging Face's classifiers find the last token of a text by it."""
+    if tokenizer.pad_id is not None and tokenizer.pad_id != tokenizer.eos_id:
+        return tokenizer
+    ends = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.sep_id}
+    pad = PAD if tokenizer.unk_id is None or tokenizer.unk_id in ends else token_text(tokenizer.settings["unk_token"]) or PAD
+    padded = tokenizer.with_special_tokens([pad])
+    return Tokenizer.from_json(padded.tokenizer_json, {**padded.settings, "pad_token": pad}, padded.chat_template)
+
+
+def read_shift(facts: Mapping[str, Any], place: str) -> float:
+    """Return what is subtracted from a reward model's scores, by its tfkit.json; 0 where that has none. Raises ModelError."""
+    shift = facts.get(_FACT, 0.0)
+    if not isinstance(shift, int | float) or isinstance(shift, bool) or not math.isfinite(shift):
+        raise ModelError(f"{place}: {_FACT} in tfkit.json is {shift!r}, which is no number; take the file from the model's origin")
+    return float(shift)
+
+
+def reward_scores(model: Transformer, batch: Batch) -> Tensor:
+    """Return the score of each sequence, before the shift: (C,) in float32."""
+    scores: Tensor = model(**batch.inputs()).logits[:, 0].float()
+    return scores
+
+
+def _by_row(values: Tensor, batch: Batch) -> list[list[float]]:
+    """The values of the sequences of each row: (C,) -> lists."""
+    return [part.tolist() for part in values.split(batch.extras["row"].bincount().tolist())]
+
+
+def _best(stored: ExampleSet) -> Iterator[Example]:
+    """The best completion of each example, as an example of its own."""
+    for number in range(min(len(stored), MOST_DEMONSTRATIONS)):
+        one = stored[number]
+        size = one["sizes"][:1]
+        yield {"input_ids": one["input_ids"][: int(size[0])], "sizes": size, "prompts": one["prompts"][:1], "ranks": one["ranks"][:1]}

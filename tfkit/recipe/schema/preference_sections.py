@@ -1,0 +1,91 @@
+"""The sections of preferences: of several completions of a prompt some are better than others. Torch-free."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from tfkit.recipe.schema.bounds import Positive
+from tfkit.recipe.schema.objective_facts import ObjectiveSection, declared
+from tfkit.recipe.schema.roles import Role
+
+PROMPT = Role("prompt", "turns", ("prompt", "question", "instruction", "query", "input"), required=False, later=("problem", "history"))
+_COMPLETION = Role(
+    *("completion", "turns", ("completion", "response", "answer", "output")),
+    shape="unpaired",
+    in_input=False,
+    later=("reply", "assistant"),
+)
+_COMPLETIONS = Role(
+    *("completions", "completions", ("completions", "responses", "answers")), shape="ranked", in_input=False, later=("candidates",)
+)
+PREFERENCE_ROLES = (
+    PROMPT,
+    Role(
+        *("chosen", "turns", ("chosen", "preferred", "better")),
+        shape="pair",
+        in_input=False,
+        later=("chosen_response", "response_chosen", "preferred_response", "answer_chosen", "winner", "chosen_answer"),
+    ),
+    Role(
+        *("rejected", "turns", ("rejected", "dispreferred", "worse")),
+        shape="pair",
+        in_input=False,
+        later=("rejected_response", "response_rejected", "dispreferred_response", "answer_rejected", "loser", "rejected_answer"),
+    ),
+    _COMPLETIONS,
+    Role("ranks", "numbers", ("ranks", "rank", "ranking"), shape="ranked"),
+    _COMPLETIONS._replace(shape="scored"),
+    Role("scores", "numbers", ("scores", "score", "ratings"), shape="scored"),
+    _COMPLETION,
+    Role("label", "label", ("label", "is_good", "desirable"), shape="unpaired", later=("thumbs_up", "is_chosen")),
+)
+_CHAT = (
+    "true: texts are turns of a conversation and go through the checkpoint's chat template, as messages do. false: they stay as they are."
+)
+
+
+@declared
+class RewardSection(ObjectiveSection):
+    """Give each completion of a prompt a number, its reward, so that better ones have higher ones (InstructGPT, arXiv 2203.02155).
+
+    A row is a prompt with a chosen and a rejected completion; with several, ranked (1 is the best) or scored (more is better); or with one
+    that is good or bad, and then those of the same prompt are joined. Prompt and completions are texts or messages.
+    """
+
+    kind: Literal["reward"]
+    chat: bool = Field(False, description=_CHAT)
+
+    roles: ClassVar[tuple[Role, ...]] = PREFERENCE_ROLES
+    head: ClassVar[str] = "classes"
+    reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin", "calibration")
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the head has classes: a reward has none."""
+        return False
+
+    @property
+    def asked_roles(self) -> tuple[Role, ...]:
+        """The prompt and one completion."""
+        return (PROMPT, _COMPLETION._replace(shape=None, in_input=True))
+
+
+@declared
+class DPOSection(ObjectiveSection):
+    """Make better completions of a prompt more probable than worse ones, measured by the model of the first step (arXiv 2305.18290).
+
+    A row is as for a reward model. The loss is `sigmoid` of the paper, over the sums of the log-probabilities of a completion's tokens.
+    """
+
+    kind: Literal["dpo"]
+    beta: Positive = Field(0.1, description="Weight of the distance from the model of the first step: small ones let the model move far.")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="Fraction of the preferences that are thought to be the wrong way round (conservative DPO)."
+    )
+    chat: bool = Field(False, description=_CHAT)
+
+    roles: ClassVar[tuple[Role, ...]] = PREFERENCE_ROLES
+    reads_text: ClassVar[bool] = False
+    needs_start: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin", "reward_chosen", "reward_rejected")
