@@ -34,6 +34,7 @@ class RowMaker:
         shape = dice.choice(shapes) if shapes else None
         self.roles = [role for role in roles if role.shape in (None, shape) and (role.required or dice.random() < 0.5)]
         self.unpaired = shape == "unpaired"
+        self.flags = dice.choice([("true", "false"), (False, True), (1, 0)])
         self.classes = ["true", "false"] if self.unpaired else dice.choice(list(CLASSES.values()))
         self.options = dice.randint(2, 4)  # entries of a list of texts that a label picks one of
         self.picks = {role.form for role in self.roles} >= {"texts", "label"}
@@ -63,7 +64,7 @@ class RowMaker:
         if self.unpaired:  # a good and a bad completion of each prompt
             for one, other in zip(found[::2], found[1::2], strict=False):
                 other |= {"prompt": one["prompt"]} if "prompt" in one else {}
-                one["label"], other["label"] = self.dice.choice([("true", "false"), (False, True), (1, 0)])
+                one["label"], other["label"] = self.flags
         return found
 
     @property

@@ -20,6 +20,7 @@ from tfkit.errors import ModelError
 from tfkit.generation.inference import inference
 from tfkit.hub import Loaded, content_hash
 from tfkit.hub.config_json import read_facts
+from tfkit.hub.growing import with_fewer_positions
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import Stored
 from tfkit.objectives.labelled import LabelledObjective
@@ -101,7 +102,7 @@ def of_finished(
             "checkpoint of a run of this objective"
         )
     try:
-        loaded = load(start["path"], device=weight.device, dtype=weight.dtype)
+        loaded = _load_first(start["path"], finished)
     except ModelError as error:
         raise ModelError(f"the model that {folder} was trained from, with which its answers are compared: {error}") from None
     if (found := content_hash(loaded.folder)) != start.get("sha256"):
@@ -111,3 +112,13 @@ def of_finished(
         )
     key = f"{found}\0{weight.dtype}\0{weight.device.type}"
     return [with_reference(one, objective, loaded.model, key, batch_size, listener) for one in sets]
+
+
+def _load_first(path: str, finished: Loaded) -> Loaded:
+    """Load the model that a training began with as it was in its first step: with the configuration of the finished one."""
+    config, weight = finished.config, next(finished.model.parameters())
+    cut = config.position.kind == "learned"  # whose table is cut, not described anew
+    changes = config.model_dump(exclude={"head", "vocab_size", *(["context_length"] if cut else [])})
+    loaded = load(path, head=config.head, changes=changes, device=weight.device, dtype=weight.dtype)
+    fewer = cut and config.context_length < loaded.config.context_length
+    return replace(loaded, model=with_fewer_positions(loaded.model, config.context_length)) if fewer else loaded

@@ -14,6 +14,7 @@ import numpy as np
 
 from tfkit.data.columns.forms import by_number
 from tfkit.data.columns.rows import BadRow, Row
+from tfkit.evaluation.preference_baselines import preference_baselines
 from tfkit.objectives.metrics import Numbers, unit_weights
 from tfkit.objectives.metrics.classes import classification_metrics
 from tfkit.objectives.metrics.entities import entity_metrics
@@ -180,6 +181,8 @@ _OF_KIND: Mapping[str, Callable[[Iterable[Row] | None, Iterable[Row]], Baselines
     "classification": _classes,
     "tagging": _tags,
     "multiple_choice": _choices,
+    "reward": preference_baselines,
+    "dpo": preference_baselines,
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tfkit.data import Encoded, ExampleBatch, Row
 from tfkit.data.columns.rows import BadRow
+from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.conversation_texts import ConversationTexts
@@ -91,6 +92,14 @@ class DPO(LabelledObjective):
     def wrong(self, row: Row) -> RowResult:
         """A pair that is decided wrongly."""
         return RowResult({"accuracy": Sum(0.0, 1)}, {"rewards": [], "margins": []})
+
+    def initialize(self, model: Transformer, new: Sequence[str] | None) -> None:
+        """Raise ModelError where the start is no language model: its reference would be random."""
+        if new:
+            raise ModelError(
+                f"dpo compares the model with the one that it starts from, and that lacks {', '.join(new)}: start from a language model, "
+                "such as one that was trained with objective: {kind: causal_lm} or {kind: chat}"
+            )
 
     def legend(self) -> list[str]:
         """The order of the sequences of a row."""
