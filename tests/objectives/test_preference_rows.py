@@ -102,7 +102,17 @@ def test_good_and_bad_completions_of_a_prompt_are_joined_wherever_they_are(tmp_p
     assert isinstance(second, BadRow)
     assert (second.dropped, second.kind) == (True, "only good completions of a prompt")
     [wrong] = read(tmp_path, {"prompt": "p", "completion": "a", "label": "maybe"})
-    assert wrong.message.endswith("rows.jsonl:1: the label 'maybe' of a completion is neither true nor false; correct the row")
+    assert wrong.message.endswith("rows.jsonl:1: the label 'maybe' of a completion is neither true nor false, good nor bad; correct it")
+
+
+def test_many_completions_of_a_prompt_are_several_rows_with_good_and_bad_ones(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "completion": f"{number}", "label": "positive" if number % 3 else "negative"} for number in range(30)]
+    found = read(tmp_path, *rows)
+    assert [len(one.completions) for one in found] == [8, 8, 7, 7]
+    assert sorted(int(text) for one in found for text in one.completions) == [*range(30)]
+    assert all({*one.ranks} == {0, 1} for one in found)
+    [lonely] = read(tmp_path, *(row | {"label": number == 3} for number, row in enumerate(rows)))  # one good one is compared with all
+    assert lonely.ranks == [0, *[1] * 29]
 
 
 def test_what_says_nothing_is_dropped_and_counted_and_is_no_error(tmp_path: Path) -> None:

@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.data import Encoded, Example, ExampleBatch, Row
-from tfkit.data.columns.preference_forms import ASSISTANT, is_dialogue
+from tfkit.data.columns.preference_forms import ASSISTANT, is_dialogue, read_flag
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.conversation_texts import Asked, ConversationTexts, PromptedIds, Turns
 from tfkit.objectives.objective import IGNORED, Batch
 
 IDS = ("input_ids",)
-_FLAGS = {"true": True, "1": True, "good": True, "yes": True, "false": False, "0": False, "bad": False, "no": False}
 
 
 class Preference(NamedTuple):
@@ -42,10 +41,12 @@ def read_preference(row: Row) -> Preference | BadRow:
         return _ordered(row, prompt, completions, [0.0, 1.0])
     completions = values["completions"]
     if "labels" in values:
-        flags = [_FLAGS.get(str(label).strip().lower()) for label in values["labels"]]
+        flags = [read_flag(str(label)) for label in values["labels"]]
         if None in flags:
             wrong = values["labels"][flags.index(None)]
-            return BadRow("no flag", f"{row.place}: the label {wrong!r} of a completion is neither true nor false; correct the row")
+            return BadRow(
+                "no flag", f"{row.place}: the label {wrong!r} of a completion is neither true nor false, good nor bad; correct it"
+            )
         if len({*flags}) == 1:
             only = "good" if flags[0] else "bad"
             return _dropped(row, f"only {only} completions of a prompt", f"its prompt has only {only} completions, and none to compare")

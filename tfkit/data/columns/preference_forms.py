@@ -13,6 +13,8 @@ from tfkit.recipe.numbers import read_number
 from tfkit.recipe.schema.roles import Form
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+_FLAGS = dict.fromkeys(("true", "1", "yes", "good", "positive", "desirable", "chosen"), True)
+_FLAGS |= dict.fromkeys(("false", "0", "no", "bad", "negative", "undesirable", "rejected"), False)
 _SEVERAL = "a list of completions, each a text or messages"
 
 
@@ -54,6 +56,11 @@ def read_numbers(value: Any) -> list[float] | Unfit:
 
 
 READERS: Mapping[Form, Callable[[Any], Any]] = {"turns": read_turns, "completions": read_completions, "numbers": read_numbers}
+
+
+def read_flag(label: str) -> bool | None:
+    """Return whether a label says that a completion is good; None if it says nothing of that."""
+    return _FLAGS.get(label.strip().lower())
 
 
 def is_dialogue(text: str) -> bool:

@@ -7,10 +7,12 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from tfkit.data.columns.preference_forms import read_flag
 from tfkit.data.columns.rows import Row, Skipped, Source
 from tfkit.recipe.schema.roles import Role
 
 UNPAIRED = "unpaired"  # the shape of such rows
+MOST = 8  # completions of a row, about
 _VERSION = 1
 
 
@@ -20,8 +22,9 @@ def with_joined_rows(source: Source, roles: Sequence[Role]) -> Source:
 
 
 class JoinedRows:
-    """A source whose rows with a `completion` and a `label` have, for each prompt, one row with its `completions` and `labels`.
+    """A source whose rows with a `completion` and a `label` are joined to rows with `completions` and `labels`, of a prompt each.
 
+    A prompt with many completions has several rows, of about eight completions each, good and bad ones: a row is compared pair by pair.
     The order is that of the first row of each prompt. Rows of other shapes are as they were, and read as a stream.
     """
 
@@ -59,7 +62,18 @@ class JoinedRows:
         of_prompt: dict[str, list[Row]] = {}
         for row in chain([first], rows):
             of_prompt.setdefault(json.dumps(row.values.get("prompt", "")), []).append(row)
-        yield from map(_joined, of_prompt.values())
+        for several in of_prompt.values():
+            yield from map(_joined, _dealt(several))
+
+
+def _dealt(rows: list[Row]) -> list[list[Row]]:
+    """Deal the rows of a prompt into parts of about MOST, each with good and bad ones, as many as there are of either."""
+    flags = [read_flag(str(row.values["label"])) for row in rows]
+    good, bad = ([row for row, flag in zip(rows, flags, strict=True) if flag is side] for side in (True, False))
+    count = min(-(-len(rows) // MOST), len(good), len(bad))
+    if count < 2 or None in flags:
+        return [rows]
+    return [[*good[number::count], *bad[number::count]] for number in range(count)]
 
 
 def _joined(rows: list[Row]) -> Row:
