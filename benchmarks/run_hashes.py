@@ -132,6 +132,9 @@ TEXT = {"kind": "text_to_text", "label_smoothing": 0.1}
 CHAT = {"kind": "chat", "format": "chatml", "system": None, "pack": False}
 DPO = {"kind": "dpo", "beta": 0.5, "label_smoothing": 0.1, "chat": False}
 REWARD = {"kind": "reward", "chat": False}
+GROUPS = {"kind": "grpo", "rules": [{"kind": "contains", "weight": 1.0, "text": "a"}, {"kind": "valid_python", "weight": 0.5}]}
+GROUPS |= {"prompts": 2, "completions": 4, "inner_epochs": 2, "temperature": 0.8, "max_new_tokens": 5, "no_eos_reward": -0.5}
+GROUPS |= {"beta": 0.1, "kl_limit": None, "kl_stop": None, "clip_range": 0.2, "scale_rewards": "group"}
 TAUGHT = {
     "kind": "distillation",
     "teacher_sha256": None,
@@ -227,6 +230,7 @@ CASES: dict[str, Case] = {
     "tuned-t5": tuned("t5", TEXT, "pairs.jsonl", optimizer=ADAFACTOR),
     "tuned-choices": tuned("gpt", CHOICES, "choices.jsonl"),
     "tuned-chat": tuned("smollm2", CHAT, "chats.jsonl", training={"precision": "bf16"}),
+    "tuned-groups": tuned("gpt2", GROUPS, "prompts.jsonl"),
     "tuned-llama": tuned("llama", CAUSAL, "texts", {"context_length": 16}),
     "other-classes": tuned("bert-classes", CLASSES, "other.jsonl"),
     "dpo": tuned("gpt2", DPO, "preferences.jsonl"),
@@ -234,6 +238,7 @@ CASES: dict[str, Case] = {
     # adapters
     "lora-dpo": tuned("gpt2", DPO, "preferences.jsonl", training={"adapter": LORA, "precision": "bf16"}),
     "lora": tuned("gpt2", CAUSAL, "texts", training={"adapter": LORA}),
+    "lora-groups": tuned("gpt2", GROUPS, "prompts.jsonl", training={"adapter": LORA}),
     "lora-dropout": tuned("gpt2", CAUSAL, "texts", training={"adapter": LORA | {"dropout": 0.2}, "precision": "bf16"}),
     "lora-merged": tuned("llama", CAUSAL, "texts", training={"adapter": LORA | {"merge": True, "targets": ["down_proj", "o_proj"]}}),
     "lora-classes": tuned("bert", CLASSES, "rows.jsonl", training={"adapter": LORA}),
@@ -300,6 +305,7 @@ def write_data(folder: Path) -> None:
     write("answers.jsonl", questioned)
     write("preferences.jsonl", lambda: {"prompt": text(1, 5), "chosen": f" cat {text(1, 4)}", "rejected": f" {text(2, 5)}"})
     write("ranked.jsonl", lambda: {"prompt": text(1, 5), "completions": [f"{n} {text(1, 4)}" for n in range(3)], "ranks": [2, 1, 3]})
+    write("prompts.jsonl", lambda: {"prompt": text(2, 5)})
 
 
 def found(name: str) -> Section:

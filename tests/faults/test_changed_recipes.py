@@ -57,6 +57,10 @@ MASKS = [
     "model={preset: bert-tiny, encoder_layers: 1, dim: 16, num_heads: 2, context_length: 16}",
 ]
 STUDENT = ["checkpoint.every=2", "tokenizer={path: gpt}", "objective={kind: distillation, teacher: gpt, of: {kind: causal_lm}}"]
+SAMPLED = [
+    *("checkpoint.every=2", "objective={kind: grpo, rules: [{kind: contains, text: a}], prompts: 2, completions: 4, max_new_tokens: 4}"),
+    *("data={train: [{path: labelled.jsonl, columns: {prompt: text}}], validation: 0.3}", "model.context_length=64"),
+]
 ADAPTED = ["checkpoint.every=2", "model={from: gpt}", "tokenizer={}", "training.adapter={rank: 2}"]
 _PREFERRED = "data={train: [{path: preferences.jsonl}], validation: 0.3}"
 PREFERRED = ["checkpoint.every=2", "model={from: gpt}", "tokenizer={}", "objective={kind: dpo}", _PREFERRED]
@@ -69,6 +73,7 @@ BEGUN = {
     "chat": CHAT,
     "spans": SPANS,
     "written": WRITTEN,
+    "sampled": SAMPLED,
     "gpt": GPT,
     "llama": LLAMA,
     "words": WORDS,
@@ -166,6 +171,18 @@ REFUSED = {
     "objective.chat=true": "rewarded",
     "objective.labels=[no, yes, maybe]": "classes",
     "objective.labels=[yes, no]": "tags",
+    "objective.rules=[{kind: valid_python}]": "sampled",
+    "objective.prompts=4": "sampled",
+    "objective.completions=2": "sampled",
+    "objective.inner_epochs=2": "sampled",
+    "objective.temperature=3": "sampled",
+    "objective.max_new_tokens=5": "sampled",
+    "objective.no_eos_reward=-1": "sampled",
+    "objective.beta=0.1": "sampled",
+    "objective.kl_limit=5": "sampled",
+    "objective.kl_stop=5": "sampled",
+    "objective.clip_range=0.1": "sampled",
+    "objective.scale_rewards=none": "sampled",
     "objective.unanswerable=true": "answers",
     "objective.doc_stride=1": "answers",
     "objective.max_answer_tokens=2": "answers",

@@ -16,6 +16,7 @@ from tfkit.recipe.reading.fields import records
 from tfkit.recipe.schema.sections import ModelSection, Recipe
 
 GOOD = "model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3}\n"
+RULES = "objective.rules"
 ABSURD = {"int": "999999999999999999", "float": "1e308"}
 
 
@@ -65,7 +66,9 @@ def _name(number: tuple[str, str, dict[str, Any]]) -> str:
 def test_an_absurd_number_is_refused_with_its_place(number: tuple[str, str, dict[str, Any]], tmp_path: Path) -> None:
     path, absurd, choice = number
     parts = path.split(".")
-    words = [f"{name}={json.dumps(value)}" for name, value in choice.items()]
+    words = [f"{name}={json.dumps([value] if name == RULES else value)}" for name, value in choice.items()]
+    if path.startswith(f"{RULES}."):  # a list
+        parts.insert(2, "0")
     if parts[0] == "data" and len(parts) > 2:  # of a source
         parts.insert(2, "0")
         words.append("data.validation=[{stdlib: true}]")

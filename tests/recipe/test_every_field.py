@@ -121,6 +121,17 @@ def guards(seen: Seen) -> tuple[int, float | None]:
     return seen.run.components.plan.max_skipped_steps, seen.run.components.plan.loss_jump_sigmas
 
 
+def rewards(seen: Seen) -> list[float]:
+    """The rewards of sampled responses, in the steps and of the held-out prompts."""
+    return [record["reward"] for record in seen.records("reward")] + [one["reward"] for one in evaluation(seen)]
+
+
+def limits(seen: Seen) -> tuple[float | None, float | None]:
+    """Of the distance from the reference; tests/alignment shows both at work."""
+    section = seen.run.context.recipe.objective
+    return section.kl_limit, section.kl_stop  # type: ignore[attr-defined]
+
+
 def limit(seen: Seen) -> float | None:
     """Of rows that may be lost; tests/cli/test_preflight.py shows it at work."""
     return seen.run.context.recipe.data.max_lost
@@ -294,6 +305,17 @@ CHAT = (
     "objective={kind: chat} | model.context_length=400 | tokenizer={variant: smollm2, vocab_size: 300} | data.validation=null | "
     "data.train.0.columns={instruction: text, output: body}"
 )
+_RULES = ("exact_answer", "number", "regex", "contains", "valid_json", "valid_python", "python")
+_PROMPTS = "data.train=[{path: prompts.jsonl}] | data.validation=[{path: prompts.jsonl}] | training.log_every=1 | evaluation.every=1"
+SAMPLED = f"objective={{kind: grpo, rules: [{{kind: contains, text: e}}], max_new_tokens: 4}} | {_PROMPTS}"
+
+
+def rewarded(kind: str, weight: float = 1.0) -> str:
+    """A rule that some responses of one token meet."""
+    own = {"regex": ", pattern: '[a-z]'", "python": ", function: 'rewarding.py:reward', allow_code: true"}.get(kind, "")
+    return f"objective.rules=[{{kind: {kind}, weight: {weight}{own}}}] | objective.max_new_tokens=1"
+
+
 ADAPTED = "model={from: first} | tokenizer={} | training.adapter={rank: 2, dropout: 0.1}"
 _PREFERRED = "{path: labelled.jsonl, columns: {prompt: label, chosen: text, rejected: body}}"
 PREFERRED = f"tokenizer={{}} | data.train=[{_PREFERRED}] | data.validation=null"
@@ -453,6 +475,24 @@ TABLE = {
     "objective[distillation].cosine_weight": Change("objective.cosine_weight=2", curve, TAUGHT),
     "objective[distillation].masked_only": Change("objective.masked_only=true", curve, MASKED_TAUGHT),
     "objective[distillation].copy_layers": Change("objective.copy_layers=[1, 0]", curve, TAUGHT),
+    "objective[grpo].rules": Change("objective.rules=[{kind: contains, text: a}]", rewards, SAMPLED),
+    **{f"objective[grpo].rules[{kind}].weight": Change(rewarded(kind, 3.0), rewards, f"{SAMPLED} | {rewarded(kind)}") for kind in _RULES},
+    "objective[grpo].rules[regex].pattern": Change("objective.rules=[{kind: regex, pattern: s}]", rewards, SAMPLED),
+    "objective[grpo].rules[contains].text": Change("objective.rules=[{kind: contains}]", rewards, SAMPLED),
+    "objective[grpo].rules[python].function": Change(
+        "objective.rules.0.function='rewarding.py:penalty'", rewards, f"{SAMPLED} | {rewarded('python')}"
+    ),
+    "objective[grpo].prompts": Change("objective.prompts=8", rewards, SAMPLED),
+    "objective[grpo].completions": Change("objective.completions=4", rewards, SAMPLED),
+    "objective[grpo].inner_epochs": Change("objective.inner_epochs=2", order, SAMPLED),
+    "objective[grpo].temperature": Change("objective.temperature=3", rewards, SAMPLED),
+    "objective[grpo].max_new_tokens": Change("objective.max_new_tokens=2", rewards, SAMPLED),
+    "objective[grpo].no_eos_reward": Change("objective.no_eos_reward=-3", rewards, SAMPLED),
+    "objective[grpo].beta": Change("objective.beta=3", curve, f"{SAMPLED} | objective.prompts=1 | objective.completions=4"),
+    "objective[grpo].kl_limit": Change("objective.kl_limit=5", limits, SAMPLED),
+    "objective[grpo].kl_stop": Change("objective.kl_stop=5", limits, SAMPLED),
+    "objective[grpo].clip_range": Change("objective.clip_range=1e-6", curve, SAMPLED),
+    "objective[grpo].scale_rewards": Change("objective.scale_rewards=none", curve, SAMPLED),
     "objective[tagging].labels": Change("objective.labels=[no, yes, maybe]", shapes, TAGGED),
     "objective[multi_label].labels": Change("objective.labels=[no, yes, maybe]", shapes, SEVERAL),
     "objective[multi_label].delimiter": Change("objective.delimiter=e", shapes, SEVERAL),
@@ -599,6 +639,8 @@ ASKED_BY_PROMPT = ["objective={kind: few_shot, choices: [no, yes], shots: 1}", f
 
 # Changes nothing, but that another teacher is refused: tests/cli/test_pretrain_distillation.py.
 PINNED = {"objective[distillation].teacher_sha256"}
+# Without it the rule is refused: tests/alignment/test_rewards.py.
+PINNED |= {"objective[grpo].rules[python].allow_code"}
 
 
 def fields(record: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -646,6 +688,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for row in rows["one"]
     ]
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions), encoding="utf-8")
+    answers = [*map(str, range(10)), *"abcdefghijklmnopqrstuvwxyz"]
+    prompts = [{"prompt": f"{row['text'][:6]} ", "answer": answers} for row in rows["one"]]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts), encoding="utf-8")
+    (folder / "rewarding.py").write_text("def reward(row, text):\n    return 1\n\n\ndef penalty(row, text):\n    return -1\n")
     table = "".join(f"{row['text']},{row['body']}\n" for row in ({"text": "text", "body": "body"}, *rows["one"]))
     (folder / "table.csv").write_text(table, encoding="utf-8")
     splits = {"train": datasets.Dataset.from_list(rows["one"][:25]), "other": datasets.Dataset.from_list(rows["two"][:25])}

@@ -23,7 +23,7 @@ from tfkit.recipe.schema.sections import (
     TrainingSection,
 )
 from tfkit.recipe.schema.sections import Recipe as RecipeSchema
-from tfkit.recipe.schema.vocabularies import VOCABULARIES
+from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
 from walks.rows import BLANK, RowMaker, in_columns, suffixes_for
 from walks.scenario import DataFile, Recipe
 from walks.values import CHOICES, fields, value_of
@@ -87,6 +87,14 @@ class RecipeDrawer:
             kind == "chat" and self.dice.random() < 0.8
         ):  # tokenizers that are trained here have no template, and few have the tokens of chatml
             objective["format"] = self.dice.choice(["llama2", "mistral"] if name == "train" else ["chatml", "llama2", "llama3", "gemma"])
+        if kind == "grpo":  # twelve responses, which every batch divides
+            rules = [
+                {"kind": "contains", "text": "a"},
+                {"kind": "regex", "pattern": "[0-9]"},
+                {"kind": "valid_python"},
+                {"kind": "valid_json"},
+            ]
+            objective |= {"rules": self.dice.sample(rules, self.dice.randint(1, 3)), "prompts": 2, "completions": 6, "max_new_tokens": 3}
         steps = self.dice.randint(2, 8)
         optimizer, schedule = self.dice.choice(list(OPTIMIZERS)), self.dice.choice(SCHEDULES)
         return {
@@ -113,6 +121,8 @@ class RecipeDrawer:
         kind = {"masked_lm": "wordpiece", "question_answering": "wordpiece", "span_corruption": "unigram"}.get(
             objective
         ) or self.dice.choice(list(VOCABULARIES))
+        if objective == "grpo":  # whose responses end with a token
+            kind = self.dice.choice([one for one in VOCABULARIES if "eos_token" in VOCABULARIES[one][variant_of(one, None)].roles])
         variant = self.dice.choice([*VOCABULARIES[kind], None])
         section: Recipe = {"kind": kind, "vocab_size": 300} | ({} if variant is None else {"variant": variant})
         if objective == "multiple_choice":
@@ -125,7 +135,10 @@ class RecipeDrawer:
 
     def maker(self, kind: str, *, numbers: bool = False) -> RowMaker:
         """Return the maker of rows for an objective."""
-        return RowMaker(self.dice, SECTIONS[kind].roles, numbers=numbers, bad=self.dice.random() < 0.2)
+        roles = SECTIONS[kind].roles
+        if kind == "grpo" and self.dice.random() < 0.8:  # few models have the chat template that messages need
+            roles = tuple(role for role in roles if role.shape != "conversation")
+        return RowMaker(self.dice, roles, numbers=numbers, bad=self.dice.random() < 0.2)
 
     def source(self, maker: RowMaker, name: str, rows: int = 24) -> Recipe:
         """Draw a source of rows, written into a file of a drawn format."""

@@ -96,6 +96,9 @@ class RowMaker:
             case "references":
                 found = [sentence(self.dice, blank=self._blank) for _ in range(2)]
                 return found if self.listed else found[0]
+            case "literals":
+                number, word = self.dice.randint(0, 9), self.dice.choice(WORDS)
+                return [word, str(number)] if self.listed else word if self.spoken else number
             case "messages":
                 return self._messages()
         raise AssertionError(f"no rows are made for a role of the form {role.form}: add it to this class")

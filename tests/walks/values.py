@@ -63,6 +63,14 @@ CHOICES: dict[str, list[Any]] = {
     ],
     "objective.temperature": [1.0, 2.0],
     "objective.teacher_weight": [1.0, 0.5],
+    "objective.prompts": [1, 2, 4],
+    "objective.completions": [2, 3, 6, 12],
+    "objective.inner_epochs": [1, 2],
+    "objective.max_new_tokens": [1, 3, 6],
+    "objective.no_eos_reward": [-1.0, None],
+    "objective.beta": [0.0, 0.1],
+    "objective.kl_limit": [0.001, 5.0],
+    "objective.kl_stop": [1000.0, None],
 }
 
 # Fields that are drawn elsewhere (sources, lengths), that take minutes, or that a walk cannot provide.

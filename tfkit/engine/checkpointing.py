@@ -10,6 +10,7 @@ from tfkit.durable import write_atomically
 from tfkit.engine.base_model import Start
 from tfkit.engine.companions import parents
 from tfkit.engine.components import Components, state_tensors
+from tfkit.engine.loaders import loader_state
 from tfkit.engine.training_data import RunContext, TrainingData
 from tfkit.engine.training_log import TrainingLog
 from tfkit.errors import UnhealthyError
@@ -63,7 +64,7 @@ class Checkpointer:
         self.model, self.weights = components.stepper.loss_module.model, components.weights
         self.kind, self.family = kind, family
         self.root = context.folder.checkpoints
-        self.metric = context.recipe.evaluation.metric or "loss"
+        self.metric = context.recipe.evaluation.metric or context.recipe.objective.trained_for.best_by
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
 
     def save(self, progress: Progress) -> None:
@@ -87,11 +88,17 @@ class Checkpointer:
         if not checkpoint.is_dir():
             return
         try:
-            record_best(self.root, step, self.metric, metrics.get(self.metric, math.nan), self.metric in HIGHER)
+            record_best(self.root, step, self.metric, self.rated(metrics), self.metric in HIGHER)
         except OSError as error:
             self.context.listener.warn(f"{checkpoint}: its scores cannot be written there ({error.strerror}); training goes on")
         self.write_card(checkpoint, step)
         self._prune(self.context.recipe.checkpoint.keep)  # what was the best may go now
+
+    def rated(self, metrics: Mapping[str, float | None]) -> float:
+        """Return the score by which a checkpoint may be the best; NaN, which is never better, of one that may not, or has none."""
+        value = metrics.get(self.metric)
+        known = {name: number for name, number in metrics.items() if number is not None}
+        return value if value is not None and self.context.recipe.objective.may_be_best(known) else math.nan
 
     def restore_best(self) -> None:
         """Record the best checkpoint again where the record or that checkpoint is lost: it must not be deleted as an old one."""
@@ -99,8 +106,7 @@ class Checkpointer:
             return
         whole = {step_of(path) for path in checkpoints(self.root)}
         for step, metrics in sorted(self.log.evaluations.items()):
-            value = metrics.get(self.metric)
-            if step in whole and value is not None:
+            if step in whole and not math.isnan(value := self.rated(metrics)):
                 record_best(self.root, step, self.metric, value, self.metric in HIGHER)
         if best := read_best(self.root) if best_checkpoint(self.root) else None:
             self.context.listener.warn(
@@ -159,7 +165,8 @@ class Checkpointer:
         state |= {"mean_steps": weights.mean_steps, "log": self.log.state()}
         companions = self.components.stepper.companions
         tensors = state_tensors(weights, self.components.optimizer, companions, factors=recipe.training.adapter is not None)
-        save_training_state(folder, tensors, state)
+        kept, of_loader = loader_state(self.components.loader, progress.step)
+        save_training_state(folder, tensors | kept, state | of_loader)
 
     def _prune(self, keep: int) -> None:
         prune(self.root, keep, best_checkpoint(self.root))

@@ -1,6 +1,6 @@
 """Assemble the training components from a recipe, data and a model: for a training, and for the replay of one of its steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 
 from tfkit.adapters import FrozenReference, add_lora, freeze
-from tfkit.data import BatchSizes, Loader, Rows
+from tfkit.data import BatchSizes, Rows, StepLoader
 from tfkit.engine.base_model import start_model
 from tfkit.engine.companions import PREFIX, companion_tensors, load_companion_tensors, place_companions
 from tfkit.engine.listener import Listener
+from tfkit.engine.loaders import LOADER_PREFIX, open_loader, restore_loader
 from tfkit.engine.reference_model import read_by_reference
 from tfkit.engine.training_data import TrainingData
 from tfkit.engine.validation import check_validation
@@ -42,7 +43,7 @@ class Components:
     """The parts of a training that the loop uses."""
 
     precision: torch.dtype
-    loader: Loader[Batch]
+    loader: StepLoader[Batch]
     plan: Plan
     schedule: Schedule
     weights: Weights
@@ -67,10 +68,16 @@ def first_model(recipe: Recipe, data: TrainingData, listener: Listener) -> Trans
 
 
 def assemble(
-    recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device, micro_batch_size: int, listener: Listener
+    recipe: Recipe,
+    data: TrainingData,
+    model: Transformer,
+    device: torch.device,
+    micro_batch_size: int,
+    listener: Listener,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Components:
     """The components of the first step: a checkpoint is restored into them. The model moves to the device, its parameters become working
-    weights. Raises ModelError for ids beyond the vocabulary.
+    weights. `should_stop` is obeyed while responses are sampled. Raises ModelError for ids beyond the vocabulary.
     """
     for stored in (*(stored for stored, _ in data.train), *(held_out.stored for held_out in data.validation)):
         stored.check_vocabulary(model.config.vocab_size)
@@ -91,7 +98,6 @@ def assemble(
     data = read_by_reference(data, model, key, recipe.evaluation.batch_size, listener)
     rows = open_rows(recipe, objective, data.train, model.config)
     sizes = batch_sizes(recipe, rows)
-    loader = Loader(rows, objective.collate, sizes, micro_batch_size)
     plan = Plan(
         total_steps(recipe, rows, sizes),
         training.log_every,
@@ -101,6 +107,7 @@ def assemble(
         training.loss_jump_sigmas,
     )
     schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
+    loader = open_loader(recipe, objective, rows, sizes, micro_batch_size, model, reference, device, should_stop)
     return Components(precision, loader, plan, schedule, weights, optimizer, stepper, reference, data)
 
 
@@ -165,9 +172,12 @@ def _check_prompts(recipe: Recipe, data: TrainingData, model: Transformer) -> No
 
 def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> Progress:
     """Put the weights of a checkpoint and its training state into the components; how far it had come. Raises ModelError."""
-    components.optimizer.load_state({name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, PREFIX))})
+    components.optimizer.load_state(
+        {name: tensor for name, tensor in tensors.items() if not name.startswith((_LATEST, _MEAN, LOADER_PREFIX, PREFIX))}
+    )
     load_companion_tensors(components.stepper.companions, tensors)
     latest, mean = ({n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)} for part in (_LATEST, _MEAN))
+    restore_loader(components.loader, checkpoint, tensors, state)
     if not latest or (state["mean_steps"] and not mean):  # it is what the model's own files hold
         saved = load(checkpoint).model.state_dict()
         latest, mean = latest or saved, saved

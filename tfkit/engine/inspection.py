@@ -9,7 +9,7 @@ from tfkit.engine.components import batch_sizes
 from tfkit.engine.session import Session
 from tfkit.engine.shown_rows import Reader, ShownRow
 from tfkit.engine.training_data import TrainingData, prepare_data
-from tfkit.objectives.registry import open_rows
+from tfkit.objectives.registry import row_order
 from tfkit.recipe.schema.sections import Recipe
 
 
@@ -33,8 +33,9 @@ def inspect_first_step(recipe: Recipe, count: int, work: Session) -> Inspection:
 
 def first_rows(recipe: Recipe, data: TrainingData, count: int) -> Inspection:
     """Show up to `count` rows of the first step of data that are prepared."""
-    rows = open_rows(recipe, data.objective, data.train, data.config)
-    size = batch_sizes(recipe, rows).size(0)
+    objective, rollouts = data.objective, data.objective.rollouts
+    rows = objective.open_rows(data.train, row_order(recipe, data.config))
+    size = batch_sizes(recipe, rows).size(0) if rollouts is None else rollouts.section.prompts  # of an iteration
     loader = Loader(rows, data.objective.collate, size, 1)
     count = min(count, size)
     places = [rows.place(number) if isinstance(rows, ExampleRows) else f"row {number}" for number in loader.numbers(0).tolist()[:count]]

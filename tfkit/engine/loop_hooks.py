@@ -1,6 +1,6 @@
 """The hooks of the loop: each passes to the part of the run that it concerns."""
 
-from tfkit.data import Loader
+from tfkit.data import StepLoader
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.components import Components
 from tfkit.engine.contention import Contention
@@ -32,7 +32,7 @@ class LoopHooks:
         micro_batches: MicroBatches,
     ):
         self.context, self.components, self.training_log = context, components, log
-        self.loader: Loader[Batch] = components.loader
+        self.loader: StepLoader[Batch] = components.loader
         self.save, self.evaluate, self.evaluated = checkpointer.save, validator.evaluate, validator.evaluated
         self.should_stop_early, self.should_stop = validator.should_stop_early, context.stop.should_stop
         self.out_of_memory = micro_batches.halve

@@ -19,9 +19,16 @@ from tfkit.units import format_energy, format_seconds
 
 
 def with_batch_of_rows(recipe: Recipe, data: TrainingData, listener: Listener) -> Recipe:
-    """The recipe with a batch of at most the rows that there are, and a warning: a larger one would read them several times a step."""
+    """The recipe with a batch of at most the rows that there are, and a warning: a larger one would read them several times a step.
+
+    Responses to the same prompts are different rows.
+    """
     training = recipe.training
-    if training.batch_ramp is not None or training.batch_size <= (rows := len(open_rows(recipe, data.objective, data.train, data.config))):
+    if (
+        data.objective.rollouts is not None
+        or training.batch_ramp is not None
+        or training.batch_size <= (rows := len(open_rows(recipe, data.objective, data.train, data.config)))
+    ):
         return recipe
     micro = training.micro_batch_size and min(training.micro_batch_size, rows)
     batch = rows // micro * micro if micro else rows
@@ -67,7 +74,7 @@ class MicroBatches:
     def row_bytes(self) -> int:
         """Bytes of the activations of the longest row, on a CPU, measured with a short one."""
         rows, loss_module = self.loader.rows, self.components.stepper.loss_module
-        first = Loader(rows, self.loader.collate, 1, 1).step(0)[0]  # not the longest where rows are not grouped by length
+        first = Loader(rows, loss_module.objective.collate, 1, 1).step(0)[0]  # not the longest where rows are not grouped by length
         longer = max(1.0, rows.longest / first.tokens)
         row = int(step_bytes_per_row(loss_module, first) * longer)
         return row + companion_bytes_per_row(loss_module.objective, rows.longest)

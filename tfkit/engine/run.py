@@ -133,7 +133,7 @@ class Run:
         size = state.get("micro_batch_size") or recipe.training.micro_batch_size or 1
         saved_here = f"; the run goes on from {self.resumed_from.name} with --resume" if self.resumed_from else ""
         with self.stop.at_once(f"no step was taken yet{saved_here}"):
-            self.components = components = assemble(recipe, data, model, self.device, size, listener)
+            self.components = components = assemble(recipe, data, model, self.device, size, listener, context.stop.should_stop)
         self.data = data = components.data
         if self.resumed_from:
             self.progress = restore(components, self.resumed_from, tensors, state)

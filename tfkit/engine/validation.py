@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from tfkit.adapters import FrozenReference
+from tfkit.alignment.held_out import Judged as JudgedResponse
+from tfkit.alignment.held_out import judge_prompts
 from tfkit.data import ExampleSet, TokenStream
 from tfkit.engine.training_data import TrainingData, ValidationSet
 from tfkit.evaluation.lost_rows import completed, within, wrong_answers
@@ -18,7 +21,9 @@ from tfkit.objectives.registry import open_rows, row_order
 from tfkit.recipe.schema.sections import EvaluationSection, Recipe
 
 
-def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool]) -> dict[str, float] | None:
+def score_validation(
+    recipe: Recipe, data: TrainingData, model: Transformer, should_stop: Callable[[], bool], reference: FrozenReference | None = None
+) -> dict[str, float] | None:
     """`loss` and the objective's other metrics, and with several sets the same again as `<name>.loss`. None if it was to stop.
 
     A causal language model is scored text by text, each on its own, as `tfkit evaluate` does; other objectives by their own rows; a
@@ -28,6 +33,10 @@ def score_validation(recipe: Recipe, data: TrainingData, model: Transformer, sho
     if recipe.objective.trained_for.scored_by == "text":
         return _texts(recipe, data, model, should_stop)
     order = row_order(recipe, data.config)
+    if data.objective.rollouts is not None:
+        seed, named = recipe.generation.seed, data.validation
+        found = judge_responses(recipe.evaluation, order, data.objective, named, model, reference, seed, should_stop=should_stop)
+        return None if found is None else response_metrics(data.objective, found, [one.name for one in named])
     return score_sets(recipe.evaluation, order, data.objective.judged_by, data.validation, model, should_stop=should_stop)
 
 
@@ -119,6 +128,49 @@ def _texts(recipe: Recipe, data: TrainingData, model: Transformer, should_stop: 
         return None
     names = [one.name for one in data.validation]
     return of_sets(sum(scores[1:], start=scores[0]).metrics(), [score.metrics() for score in scores], names)
+
+
+def judge_responses(
+    settings: EvaluationSection,
+    order: RowOrder,
+    objective: Objective,
+    sets: Sequence[ValidationSet],
+    model: Transformer,
+    reference: FrozenReference | None,
+    seed: int,
+    *,
+    progress: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> list[list[JudgedResponse]] | None:
+    """A response to each prompt of each set, and what it is worth, as far as evaluation.max_tokens reaches. None if it was to stop."""
+    assert objective.rollouts is not None
+    found: list[list[JudgedResponse]] = []
+    budget = TokenBudget(settings.max_tokens)
+    for one in budget.until_spent(sets):
+        assert isinstance(one.stored, ExampleSet), "prompts are examples"
+        rows = objective.open_rows([(one.stored, 1.0)], order)
+        count, size = first_rows(rows, budget.left), settings.batch_size
+        prompts = [one.stored[i] for i in range(count)]
+        judged = judge_prompts(
+            model, reference, prompts, objective.rollouts, seed=seed, batch_size=size, should_stop=should_stop, progress=progress
+        )
+        if judged is None:
+            return None
+        found.append(judged)
+        budget.spend(tokens_of_first(rows, count))
+    return found
+
+
+def response_metrics(objective: Objective, judged: Sequence[Sequence[JudgedResponse]], names: Sequence[str]) -> dict[str, float]:
+    """The metrics of the responses of all sets together, and of each."""
+
+    def of(responses: Iterable[JudgedResponse]) -> dict[str, float]:
+        sums: dict[str, Sum] = {}
+        for one in responses:
+            sums = {name: sums[name] + found if name in sums else found for name, found in one.sums.items()}
+        return objective.metrics(sums)
+
+    return of_sets(of(one for part in judged for one in part), [of(part) for part in judged], names)
 
 
 def of_sets(together: Mapping[str, float], each: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:

@@ -51,12 +51,12 @@ class Validator:
         if patience is None:
             return False
         metric = self.checkpointer.metric
-        values = [metrics.get(metric) for _, metrics in sorted(self.log.evaluations.items())]
+        values = [self.checkpointer.rated(metrics) for _, metrics in sorted(self.log.evaluations.items())]
         return since_best(values, metric in HIGHER) >= patience
 
     def _score(self, moment: str) -> dict[str, float]:
         with eager(self.model), self.components.weights.result_at_work():
-            metrics = score_validation(self.context.recipe, self.data, self.model, self.context.stop.should_stop)
+            metrics = score_validation(self.context.recipe, self.data, self.model, self.context.stop.should_stop, self.components.reference)
         if metrics is None:
             raise Stopped(f"stopped {moment}")
         return metrics

@@ -39,6 +39,16 @@ def token_scores(head: Head, hidden: Tensor, labels: Tensor) -> TokenScores:
     return TokenScores(*(torch.cat(part) for part in zip(*found, strict=True)))
 
 
+@torch.no_grad()
+def token_entropies(head: Head, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+    """The entropy of the distribution over the next token at each hidden state: (N, D) -> (N,) in float32, in nats; no gradient."""
+    hidden, found = head.prepare(hidden), []
+    for (rows,) in split_rows(block_rows(head.weight, hidden), hidden):
+        for (piece,) in pieces(make_logits(rows, head.weight, head.bias, head.softcap)):
+            found.append(torch.special.entr((piece.float() / temperature).softmax(-1)).sum(-1))
+    return torch.cat(found)
+
+
 def _cross_entropy(logits: Tensor, labels: Tensor, *, gradient: bool, cap: float | None, smoothing: float, temperature: float) -> Tensor:
     """(n, V), (n,) -> (n,). The gradient is softmax minus the target's shares, divided by the temperature."""
     found = []

@@ -20,6 +20,7 @@ from tfkit.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from tfkit.objectives.companion import Companion
     from tfkit.objectives.labelled import LabelledObjective
+    from tfkit.objectives.rollouts import Rollouts
 
 ReferenceUse = Literal["none", "once", "throughout"]
 IGNORED = -100  # the label of a position that has no loss
@@ -150,6 +151,11 @@ class Objective(Protocol):
     @property
     def labelled(self) -> "LabelledObjective | None":
         """This objective where each row is an example with an answer; None where rows are cut from a stream of text."""
+        return None
+
+    @property
+    def rollouts(self) -> "Rollouts | None":
+        """How responses are sampled where its rows are prompts; None where they are trained on as they are."""
         return None
 
     @property

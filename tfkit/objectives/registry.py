@@ -13,12 +13,14 @@ from tfkit.objectives.classification import Classification
 from tfkit.objectives.context import ModelContext, RowOrder, Stored
 from tfkit.objectives.distillation import Distillation
 from tfkit.objectives.dpo import open_dpo
+from tfkit.objectives.grpo import GRPO
 from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.multi_label import MultiLabel
 from tfkit.objectives.multiple_choice import MultipleChoice
 from tfkit.objectives.objective import Objective
 from tfkit.objectives.question_answering import QuestionAnswering
 from tfkit.objectives.reward import open_reward
+from tfkit.objectives.rollouts import PromptRows
 from tfkit.objectives.span_corruption import open_span_corruption
 from tfkit.objectives.tagging import Tagging
 from tfkit.objectives.teacher import open_teacher
@@ -72,6 +74,7 @@ OBJECTIVES: dict[str, Registered] = {
     "dpo": Registered(open_dpo),
     "reward": Registered(open_reward, reward.fit_tokenizer),
     "distillation": Registered(_open_distillation),
+    "grpo": Registered(GRPO),
 }
 
 
@@ -104,8 +107,11 @@ def _registered(section: ObjectiveSection) -> Registered:
 
 
 def open_rows(recipe: Recipe, objective: Objective, stored: Sequence[tuple[Stored, float]], config: ModelConfig) -> Rows:
-    """The rows of weighted sources as the objective cuts them. Raises DataError if a source has too little for one."""
-    return objective.open_rows(stored, row_order(recipe, config))
+    """The rows of weighted sources as the objective cuts them: of one that samples responses, rows for these. Raises DataError if a source
+    has too little for one.
+    """
+    rows = objective.open_rows(stored, row_order(recipe, config))
+    return rows if objective.rollouts is None else PromptRows(rows, objective.rollouts)
 
 
 def row_order(recipe: Recipe, config: ModelConfig) -> RowOrder:

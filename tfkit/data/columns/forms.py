@@ -83,6 +83,14 @@ def _read_messages(value: Any) -> list[dict[str, Any]] | Unfit:
     return Unfit(_kind(value), "a list of messages")
 
 
+def _read_literals(value: Any) -> list[str] | Unfit:
+    """Read a text or number, or a list of such, each as it is written."""
+    if isinstance(value, list):
+        return _list_of(read_literal, "texts or numbers")(value)
+    found = read_literal(value)
+    return found if isinstance(found, Unfit) else [found]
+
+
 _read_texts = _list_of(lambda part: part if isinstance(part, str) else Unfit(_kind(part), "text"), "texts")
 READERS: Mapping[Form, Callable[[Any], Any]] = {
     "text": read_text,
@@ -91,6 +99,7 @@ READERS: Mapping[Form, Callable[[Any], Any]] = {
     "labels": _list_of(_read_label, "labels"),
     "messages": _read_messages,
     "references": lambda value: [value] if isinstance(value, str) else _read_texts(value),
+    "literals": _read_literals,
 }
 
 

@@ -1,6 +1,6 @@
 """The batches of a run: step n is a function of n alone, so that resuming is a seek."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -32,6 +32,29 @@ class Rows(Protocol):
         """Return the rows of these numbers, as they are in these epochs, for an objective to collate."""
 
 
+class StepLoader(Protocol[Batch]):
+    """The batches of a run: a Loader, or what samples them."""
+
+    rows: Rows
+    sizes: BatchSizes
+    micro_batch_size: int
+
+    def step(self, n: int) -> list[Batch]:
+        """Return the micro-batches of step n, from 0."""
+
+    def numbers(self, n: int) -> NDArray[np.int64]:
+        """Return the numbers of the rows of step n, (B,)."""
+
+    def observed(self) -> dict[str, float]:
+        """Return numbers about the rows of the latest step for the log."""
+
+    def state(self, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what step n needs of the steps before it, for a checkpoint: tensors, and the rest as JSON has it."""
+
+    def restore(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Restore the result of `state`."""
+
+
 class Loader(Generic[Batch]):
     """The rows of each step, in the order of their epochs. A step may span epochs: no row is lost or read twice at the border."""
 
@@ -52,6 +75,13 @@ class Loader(Generic[Batch]):
     def observed(self) -> dict[str, float]:
         """Return nothing: rows that are read have no numbers for the log."""
         return {}
+
+    def state(self, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return nothing: step n follows from n alone."""
+        return {}, {}
+
+    def restore(self, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Restore nothing."""
 
     def numbers(self, n: int) -> NDArray[np.int64]:
         """Return the numbers of the rows of step n, (B,)."""

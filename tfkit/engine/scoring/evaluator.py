@@ -77,6 +77,7 @@ class Evaluator:
 
     def _scored(self, loaded: "Loaded", work: "Session", *, each: bool) -> "Scored":
         from tfkit.engine.scoring.by_likelihood import evaluate_likelihood
+        from tfkit.engine.scoring.by_rollout import evaluate_rollouts
         from tfkit.engine.scoring.by_row import evaluate_rows
         from tfkit.engine.scoring.by_text import evaluate_texts
 
@@ -85,6 +86,8 @@ class Evaluator:
             return evaluate_texts(self.settings, loaded, work, each=each)
         if scored_by == "likelihood":
             return evaluate_likelihood(self.settings, loaded, work)
+        if scored_by == "rollout":
+            return evaluate_rollouts(self.settings, loaded, work, each=each)
         return evaluate_rows(self.settings, loaded, work, each=each)
 
     def _result(self, loaded: "Loaded", found: "Scored", reading: "Reading") -> dict[str, Any]:

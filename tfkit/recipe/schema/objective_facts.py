@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, get_arg
 
 from tfkit.errors import UsageError
 from tfkit.model.config import Data
-from tfkit.recipe.schema.roles import LABELS, TEXT, Role
+from tfkit.recipe.schema.roles import LABELS, REFERENCES, TEXT, Role
 
 if TYPE_CHECKING:
     from tfkit.recipe.schema.data_sections import TokenizerSection
     from tfkit.recipe.schema.sections import ModelSection, Recipe
 
 Stacks = Literal["encoder", "decoder", "both"]
-ScoredBy = Literal["text", "row", "likelihood"]
+ScoredBy = Literal["text", "row", "rollout", "likelihood"]
 OWN_HEADS = ("classes", "tags", "spans")  # heads of a task, which replace that of the model's pretraining
 Contradiction = tuple[tuple[str | int, ...], str]  # the path of a field, and what is wrong with it
 
@@ -30,7 +30,10 @@ class ObjectiveSection(Data):
     reads_text: ClassVar[bool] = True  # rows cut from a stream of text; else each row is an example of its own
     needs_start: ClassVar[bool] = False  # it trains a finished model further, never random weights
     answers_in_text: ClassVar[bool] = False  # each row has a text to generate
-    scored_by: ClassVar[ScoredBy] = "row"  # likelihood: it evaluates finished models, and trains none
+    scored_by: ClassVar[ScoredBy] = (
+        "row"  # rollout: by responses that are sampled. likelihood: it evaluates finished models, and trains none
+    )
+    best_by: ClassVar[str] = "loss"  # the metric of the best checkpoint where the recipe names none
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "target_tokens")  # that an evaluation may report
     # The fields that name further models, and whether these are trained, too; the field `<name>_sha256` beside each pins its weights.
     companions: ClassVar[Mapping[str, bool]] = {}
@@ -38,12 +41,16 @@ class ObjectiveSection(Data):
     @property
     def asked_roles(self) -> tuple[Role, ...]:
         """The parts of a row whose answer is to be predicted: all but the answer, which is labels or references."""
-        return tuple(role for role in self.roles if role.form not in (*LABELS, "references"))
+        return tuple(role for role in self.roles if role.form not in (*LABELS, *REFERENCES))
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
         """The metrics that an evaluation has with these fields."""
         return self.metrics
+
+    def may_be_best(self, metrics: Mapping[str, float]) -> bool:
+        """Whether a checkpoint with these scores may be the best one."""
+        return True
 
     @property
     def trained_for(self) -> "ObjectiveSection":

@@ -6,7 +6,12 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from tfkit.families.hub_models import preset_of
 from tfkit.model.config import Data
-from tfkit.recipe.schema import multi_label_section, preference_sections, question_answering_section  # noqa: F401  # they declare objectives
+from tfkit.recipe.schema import (  # noqa: F401  # they declare objectives
+    multi_label_section,
+    preference_sections,
+    question_answering_section,
+    rollout_sections,
+)
 from tfkit.recipe.schema.bounds import (
     BatchSize,
     Beams,
@@ -275,7 +280,10 @@ class EvaluationSection(Data):
     """Settings of evaluation: when and how the validation text is scored."""
 
     every: Every = Field(None, description="Steps between evaluations, or epoch; null: only at the end.")
-    metric: str | None = Field(None, description="The metric of the best checkpoint and of patience: one of the objective's; null: loss.")
+    metric: str | None = Field(
+        None,
+        description="The metric of the best checkpoint and of patience: one of the objective's; null: loss, of sampled responses reward.",
+    )
     batch_size: BatchSize = Field(16, description="Rows per forward.")
     max_tokens: Tokens | None = Field(None, description="Score only the first texts, up to this many tokens; null: every byte.")
     precision: Literal["float32", "bfloat16"] = Field(

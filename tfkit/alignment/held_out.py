@@ -1,0 +1,94 @@
+"""A policy on held-out prompts: one response to each, always of the same draws, its reward, and its distance from the reference."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tfkit.adapters import FrozenReference
+from tfkit.alignment.policy_forward import token_numbers
+from tfkit.alignment.rewards import Rules
+from tfkit.alignment.sampling import Sampled, response_text, sample
+from tfkit.data import Example
+from tfkit.errors import Stopped
+from tfkit.generation.inference import inference
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.objective import Sum
+from tfkit.objectives.rollouts import Response, Rollouts, response_batch
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A held-out prompt's response, and what it adds to the metrics."""
+
+    text: str
+    sums: Mapping[str, Sum]
+
+
+def judge_prompts(
+    model: Transformer,
+    reference: FrozenReference | None,
+    prompts: Sequence[Example],
+    rollouts: Rollouts,
+    *,
+    seed: int,
+    batch_size: int,
+    should_stop: Callable[[], bool] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Judged] | None:
+    """Sample a response to each prompt and judge it; without a reference there is no `kl`. None if it was to stop."""
+    rules = Rules(rollouts.section.rules)
+    try:
+        found = sample(
+            model,
+            prompts,
+            rollouts,
+            rules,
+            completions=1,
+            seed=seed,
+            at_once=batch_size,
+            should_stop=should_stop,
+            progress=progress,
+        )
+        distances = [None] * len(found) if reference is None else _distances(model, reference, found, rollouts, batch_size, should_stop)
+    except Stopped:
+        return None
+    return [_judged(one, distance, rollouts) for one, distance in zip(found, distances, strict=True)]
+
+
+def _judged(one: Sampled, distance: float | None, rollouts: Rollouts) -> Judged:
+    values = {"reward": one.reward, "accuracy": one.is_full, "response_length": len(one.ids), "ended": one.ended}
+    values |= {"kl": distance} if distance is not None else {}
+    text = response_text(rollouts, one.prompt, one.ids[:-1] if one.ended else one.ids)
+    return Judged(text, {name: Sum(float(value), 1) for name, value in values.items()})
+
+
+def _distances(
+    model: Transformer,
+    reference: FrozenReference,
+    found: Sequence[Sampled],
+    rollouts: Rollouts,
+    batch_size: int,
+    should_stop: Callable[[], bool] | None,
+) -> list[float]:
+    """Return the sum over the tokens of each response of log policy - log reference. Raises Stopped."""
+    device, temperature = next(model.parameters()).device, rollouts.section.temperature
+    distances: list[float] = []
+    for start in range(0, len(found), batch_size):
+        if should_stop is not None and should_stop():
+            raise Stopped("stopped during the evaluation")
+        part = found[start : start + batch_size]
+        responses = [Response(np.array(one.prompt), np.array(one.ids), {}) for one in part]
+        batch = response_batch(responses, rollouts.tokenizer.pad_id or 0).to(device)
+        with inference(model):
+            own = token_numbers(model, batch, temperature).log_probs
+        with reference.at_work() as other:
+            ratios = own.cpu().double() - token_numbers(other, batch, temperature).log_probs.cpu().double()
+        distances += _sums(ratios, [len(one.ids) for one in part])
+    return distances
+
+
+def _sums(ratios: Tensor, sizes: Sequence[int]) -> list[float]:
+    return torch.stack([part.sum() for part in ratios.split(list(sizes))]).tolist()

@@ -1,0 +1,199 @@
+"""The batches of a training on sampled responses, in the place of those of rows that are read.
+
+    iteration i: its prompts, a function of (seed, i)  ->  responses, sampled by (seed, i, prompt, completion)  ->  rewards
+        ->  log-probabilities before the first step, by the policy and by its reference  ->  advantages
+        ->  steps: the responses in the order of (seed, i, pass), cut into batches
+
+All of an iteration follows from the weights before its first step, and a checkpoint within one keeps it: a resumed run has the same.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tfkit.adapters import FrozenReference
+from tfkit.alignment.advantages import group_advantages
+from tfkit.alignment.experience import Experience
+from tfkit.alignment.kl import k3
+from tfkit.alignment.policy_forward import token_numbers
+from tfkit.alignment.rewards import Rules
+from tfkit.alignment.sampling import Sampled, sample
+from tfkit.data import BatchSizes, Loader, Rows
+from tfkit.data.order.draws import permutation
+from tfkit.errors import Stopped, UnhealthyError
+from tfkit.generation.inference import inference
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.objective import Batch, Objective
+from tfkit.objectives.rollouts import GroupBaseline, Response, response_batch
+
+_SAMPLED_MICRO_BATCHES = 8  # sampled together: without a backward pass they take less memory than one that is trained on
+
+
+class RolloutLoader:
+    """Samples an iteration at its first step, and gives its batches. `micro_batch_size` may change at any time.
+
+    `policy` is the model that is trained; `uncompiled` a context in which it runs as it is; `should_stop` is obeyed while it samples.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        objective: Objective,
+        sizes: BatchSizes,
+        micro_batch_size: int,
+        *,
+        policy: Transformer,
+        reference: FrozenReference,
+        device: torch.device,
+        seed: int,
+        uncompiled: Callable[[], AbstractContextManager[None]],
+        should_stop: Callable[[], bool] | None = None,
+    ):
+        assert objective.rollouts is not None, "an objective of rows that are read has a Loader"
+        self.rows, self.objective, self.sizes, self.micro_batch_size = rows, objective, sizes, micro_batch_size
+        self.policy, self.reference, self.device, self.seed = policy, reference, device, seed
+        self.uncompiled, self.should_stop = uncompiled, should_stop
+        self.collate, self.rollouts = objective.collate, objective.rollouts
+        self.rules = Rules(self.rollouts.section.rules)
+        self.pad_id = self.rollouts.tokenizer.pad_id or 0
+        self._experience: Experience | None = None
+        self._prompts = Loader(rows, objective.collate, self.rollouts.section.prompts * self.rollouts.readings, 1)
+
+    @property
+    def steps(self) -> int:
+        """The steps of an iteration."""
+        return self.rollouts.responses * self.rollouts.section.inner_epochs // self.sizes.full
+
+    def step(self, n: int) -> list[Batch]:
+        """Return the micro-batches of step n, from 0. Raises Stopped while it samples, and UnhealthyError above kl_stop."""
+        experience = self._of_step(n)
+        return self._micro_batches([experience.responses[place] for place in self._places(n)])
+
+    def numbers(self, n: int) -> NDArray[np.int64]:
+        """Return the numbers of the prompts' rows of step n, (B,)."""
+        return self._of_step(n).numbers[self._places(n)]
+
+    def observed(self) -> dict[str, float]:
+        """Return the figures of the latest iteration."""
+        return dict(self._experience.observed) if self._experience is not None else {}
+
+    def state(self, n: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what step n needs of the steps before it: the iteration, where it does not begin with step n."""
+        if self._experience is None or not n % self.steps:
+            return {}, {}
+        assert self._experience.iteration == n // self.steps
+        return self._experience.tensors(), self._experience.state()
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Restore the result of `state`."""
+        self._experience = Experience.restored(tensors, state) if state else None
+
+    # ------------------------------------------------------------------------------------------------ the order of the responses
+
+    def _places(self, n: int) -> NDArray[np.int64]:
+        """Return which responses of its iteration step n has."""
+        iteration, step = divmod(n, self.steps)
+        inner, start = divmod(step * self.sizes.full, self.rollouts.responses)
+        order = permutation(np.random.PCG64([self.seed, iteration, inner]), self.rollouts.responses)
+        return order[start : start + self.sizes.full]
+
+    def _micro_batches(self, responses: Sequence[Response]) -> list[Batch]:
+        starts = range(0, len(responses), self.micro_batch_size)
+        return [response_batch(responses[start : start + self.micro_batch_size], self.pad_id) for start in starts]
+
+    def _of_step(self, n: int) -> Experience:
+        iteration = n // self.steps
+        if self._experience is None or self._experience.iteration != iteration:
+            self._experience = self._sample(iteration)
+        return self._experience
+
+    # ------------------------------------------------------------------------------------------------ an iteration
+
+    def _sample(self, iteration: int) -> Experience:
+        readings, completions = self.rollouts.readings, self.rollouts.section.completions
+        numbers, epochs = self._prompts.numbers(iteration)[::readings], self._prompts.epochs(iteration)[::readings]
+        with self.uncompiled():
+            found = sample(
+                self.policy,
+                self.rows.gather(epochs, numbers).single(),
+                self.rollouts,
+                self.rules,
+                completions=completions,
+                seed=int(np.random.SeedSequence([self.seed, iteration]).generate_state(1)[0]),
+                at_once=_SAMPLED_MICRO_BATCHES * self.micro_batch_size,
+                should_stop=self.should_stop,
+            )
+        before, reference, entropies = self._log_probs(iteration, found)
+        ratios = [own.double() - other.double() for own, other in zip(before, reference, strict=True)]  # k1 of each token
+        observed = self._figures(iteration, found, ratios, entropies)
+        advantages = self._advantages(found, ratios)
+        observed["zero_advantages"] = float((advantages == 0).double().mean())
+        responses = [
+            Response(
+                np.array(one.prompt),
+                np.array(one.ids),
+                {"log_probs": old.numpy(), "advantages": np.full(len(one.ids), advantage, np.float32)},
+            )
+            for one, old, advantage in zip(found, before, advantages.tolist(), strict=True)
+        ]
+        return Experience(iteration, np.repeat(numbers, completions), responses, observed)
+
+    def _log_probs(self, iteration: int, found: Sequence[Sampled]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Return the log-probabilities of each response's tokens by policy and reference, and the policy's entropies.
+
+        The forwards are those of the first pass over the responses, batch by batch and without dropout, as the loss will make them: so
+        the first ratio is exactly 1.
+        """
+        empty: dict[str, NDArray[np.float32]] = {}
+        responses = [Response(np.array(one.prompt), np.array(one.ids), empty) for one in found]
+        own, other, entropies = ([torch.empty(0)] * len(found) for _ in range(3))
+        first, temperature = iteration * self.steps, self.rollouts.section.temperature
+        for step in range(first, first + self.rollouts.responses // self.sizes.full):
+            places = self._places(step)
+            for number, batch in enumerate(self._micro_batches([responses[place] for place in places])):
+                if self.should_stop is not None and self.should_stop():
+                    raise Stopped("stopped between sampling and training")
+                here = places[number * self.micro_batch_size :][: len(batch.labels)]
+                sizes, batch = [len(responses[place].ids) for place in here], batch.to(self.device)
+                with inference(self.policy):
+                    log_probs, entropy = token_numbers(self.policy, batch, temperature)
+                with self.reference.at_work() as model:
+                    by_reference, _ = token_numbers(model, batch, temperature)
+                for kept, values in ((own, log_probs), (other, by_reference), (entropies, entropy)):
+                    for place, part in zip(here, values.cpu().split(sizes), strict=True):
+                        kept[place] = part
+        return own, other, entropies
+
+    def _figures(self, iteration: int, found: Sequence[Sampled], ratios: Sequence[Tensor], entropies: Sequence[Tensor]) -> dict[str, float]:
+        """Return the numbers of the log. Raises UnhealthyError where the policy is too far from its reference."""
+        kl = float(torch.stack([one.sum() for one in ratios]).mean())
+        most = self.rollouts.section.kl_stop
+        if most is not None and not kl <= most:
+            raise UnhealthyError(
+                f"step {iteration * self.steps + 1}: the policy is {kl:.4g} nats a response from the model of the first step, over "
+                f"the {most:g} of objective.kl_stop; no step is taken on these responses. Raise objective.beta, or lower optimizer.lr"
+            )
+        return {
+            "reward": sum(one.reward for one in found) / len(found),
+            "accuracy": sum(one.is_full for one in found) / len(found),
+            "kl": kl,
+            "kl_k3": float(torch.stack([k3(one).sum() for one in ratios]).mean()),
+            "entropy": float(torch.cat(list(entropies)).double().mean()),
+            "response_length": sum(len(one.ids) for one in found) / len(found),
+            "ended": sum(one.ended for one in found) / len(found),
+        }
+
+    def _advantages(self, found: Sequence[Sampled], ratios: Sequence[Tensor]) -> Tensor:
+        """Return the advantage of each response, (N,)."""
+        rewards = torch.tensor([one.reward for one in found], dtype=torch.float64)
+        if beta := self.rollouts.section.beta:
+            rewards = rewards - beta * torch.stack([one.sum() for one in ratios])
+        match self.rollouts.baseline:
+            case GroupBaseline(is_scaled=is_scaled):
+                groups = rewards.reshape(-1, self.rollouts.section.completions)
+                return group_advantages(groups, "group" if is_scaled else "none").flatten()

@@ -1,0 +1,86 @@
+"""Responses to prompts, sampled with the existing decoding at the temperature of the training, and their rewards."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tfkit.alignment.rewards import PromptRow, Rules
+from tfkit.data import Example
+from tfkit.errors import Stopped
+from tfkit.generation.decoding import generate
+from tfkit.generation.partial_text import context_of, text_behind
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.rollouts import Rollouts, beside_prompt
+from tfkit.recipe.schema.sections import GenerationSection
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A response to a prompt, and what its text is worth."""
+
+    prompt: list[int]  # ids
+    ids: list[int]  # the end token included
+    ended: bool  # by such a token
+    reward: float
+    is_full: bool  # every rule gave its full number
+
+
+def sample(
+    model: Transformer,
+    prompts: Sequence[Example],
+    rollouts: Rollouts,
+    rules: Rules,
+    *,
+    completions: int,
+    seed: int,
+    at_once: int,
+    should_stop: Callable[[], bool] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Sampled]:
+    """Sample `completions` responses to each prompt, one after the other, and reward them.
+
+    Response c to prompt j is drawn by the seed (seed, j * completions + c), so it does not depend on `at_once`, the rows of a batch, but
+    for ties in rounding. Raises Stopped once `should_stop` is true, and UsageError where a rule of the user's own fails.
+    """
+    section = rollouts.section
+    settings = GenerationSection(temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed)
+    ids: list[list[int]] = [example["input_ids"].tolist() for example in prompts for _ in range(completions)]
+    found: list[list[int]] = []
+    for start in range(0, len(ids), at_once):
+        part = generate(
+            model,
+            ids[start : start + at_once],
+            settings,
+            on_token=lambda row, token: token in rollouts.end_ids,  # so that the token that ends a response is part of it
+            should_stop=should_stop,
+            first_row=start,
+        )
+        if any(one.finish == "interrupted" for one in part):
+            raise Stopped("stopped while responses were sampled")
+        found += [one.ids for one in part]
+        if progress is not None:
+            progress(len(part))
+    rows = [row_of(example) for example in prompts for _ in range(completions)]
+    return [_judged(*one, rollouts, rules) for one in zip(ids, found, rows, strict=True)]
+
+
+def row_of(example: Example) -> PromptRow:
+    """Return the prompt's row, as rules read it."""
+    return PromptRow(beside_prompt(example, "prompt"), json.loads(beside_prompt(example, "answers")), beside_prompt(example, "place"))
+
+
+def _judged(prompt: list[int], ids: list[int], row: PromptRow, rollouts: Rollouts, rules: Rules) -> Sampled:
+    """Reward the text before the end token; of a response without one it is replaced by no_eos_reward, where there is one."""
+    ended, penalty = ids[-1] in rollouts.end_ids, rollouts.section.no_eos_reward
+    reward = rules(row, response_text(rollouts, prompt, ids[:-1] if ended else ids))
+    value = reward.value if ended or penalty is None else penalty
+    return Sampled(prompt, ids, ended, value, reward.is_full and (ended or penalty is None))
+
+
+def response_text(rollouts: Rollouts, prompt: Sequence[int], ids: Sequence[int]) -> str:
+    """Return the text of a response behind its prompt, as `tfkit generate` gives it."""
+
+    def decode(tokens: list[int]) -> str:
+        return rollouts.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    return text_behind(decode, context_of(decode, prompt), ids)

@@ -1,0 +1,66 @@
+"""The batches of a run: of rows that are read, or of responses that are sampled; and what a checkpoint keeps of the latter."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tfkit.adapters import FrozenReference
+from tfkit.alignment.rollout_loader import RolloutLoader
+from tfkit.data import BatchSizes, Loader, Rows, StepLoader
+from tfkit.errors import ModelError
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.objective import Batch, Objective
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.device import eager
+
+LOADER_PREFIX = "loader/"  # before the names of its tensors in the training state
+_STATE = "loader"  # its part of the state's document
+
+
+def open_loader(
+    recipe: Recipe,
+    objective: Objective,
+    rows: Rows,
+    sizes: BatchSizes,
+    micro_batch_size: int,
+    model: Transformer,
+    reference: FrozenReference | None,
+    device: torch.device,
+    should_stop: Callable[[], bool] | None,
+) -> StepLoader[Batch]:
+    """Return the loader of a run. `should_stop` is obeyed while responses are sampled."""
+    if objective.rollouts is None:
+        return Loader(rows, objective.collate, sizes, micro_batch_size)
+    assert reference is not None, "sampled responses are compared with the model of the first step"
+    return RolloutLoader(
+        rows,
+        objective,
+        sizes,
+        micro_batch_size,
+        policy=model,
+        reference=reference,
+        device=device,
+        seed=recipe.training.seed,
+        uncompiled=partial(eager, model),
+        should_stop=should_stop,
+    )
+
+
+def loader_state(loader: StepLoader[Batch], step: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the loader's tensors in the training state of a checkpoint of this step, and its part of the document; mostly nothing."""
+    tensors, state = loader.state(step)
+    return {f"{LOADER_PREFIX}{name}": tensor for name, tensor in tensors.items()}, {_STATE: state} if state else {}
+
+
+def restore_loader(loader: StepLoader[Batch], checkpoint: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+    """Restore the result of `loader_state`. Raises ModelError for what no version wrote."""
+    kept = {name.removeprefix(LOADER_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(LOADER_PREFIX)}
+    try:
+        loader.restore(kept, state.get(_STATE, {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{checkpoint}: its training state has no whole iteration of responses ({error!r}); resume from another checkpoint"
+        ) from error

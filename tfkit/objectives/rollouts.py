@@ -1,0 +1,236 @@
+"""Objectives of sampled responses: which prompts they are for, and how a response is laid out for the loss.
+
+The loader of tfkit/alignment samples the responses of an iteration, rewards them, and hands them over as batches. A response is all that
+follows its prompt, the token that ends it included: that is an action like any other, and nothing behind it exists.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tfkit.data import Encoded, Example, ExampleBatch, ExampleRows, Row, Rows
+from tfkit.data.columns.rows import BadRow
+from tfkit.errors import ModelError
+from tfkit.model.padding import pad, padding_mask
+from tfkit.objectives.chat import asked_conversation
+from tfkit.objectives.context import ModelContext, RowOrder, Stored, example_rows
+from tfkit.objectives.labelled import LabelledObjective
+from tfkit.objectives.objective import IGNORED, Batch, ReferenceUse, Sum
+from tfkit.recipe.schema.rollout_sections import RolloutSection
+from tfkit.tokenizer import Tokenizer
+from tfkit.tokenizer.chat_formats import UnfitError
+from tfkit.tokenizer.conversations import Conversations, Render, resolve_format
+
+
+@dataclass(frozen=True)
+class GroupBaseline:
+    """A response is as good as its reward is above the mean of the responses to the same prompt."""
+
+    is_scaled: bool  # by the deviation of the group
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """How the responses of an objective are sampled and judged."""
+
+    section: RolloutSection
+    tokenizer: Tokenizer
+    end_ids: Sequence[int]  # the tokens that end a response
+    baseline: GroupBaseline
+
+    @property
+    def responses(self) -> int:
+        """The responses of an iteration."""
+        return self.section.prompts * self.section.completions
+
+    @property
+    def readings(self) -> int:
+        """How often an iteration trains on a response to each prompt."""
+        return self.section.completions * self.section.inner_epochs
+
+
+@dataclass(frozen=True)
+class Response:
+    """A sampled response, and the numbers of its tokens that the loss reads."""
+
+    prompt: NDArray[np.int64]  # ids
+    ids: NDArray[np.int64]  # (n,), the end token included
+    of_tokens: Mapping[str, NDArray[np.float32]]  # (n,) each
+
+
+class PromptRows:
+    """Prompts as rows of the length that responses give them, each as often as an iteration trains on responses to it."""
+
+    def __init__(self, prompts: Rows, rollouts: Rollouts):
+        self.prompts, self.readings, self.new_tokens = prompts, rollouts.readings, rollouts.section.max_new_tokens
+
+    def __len__(self) -> int:
+        return len(self.prompts) * self.readings
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens of a prompt and the longest response, which are more than those of most."""
+        return self.prompts.mean_tokens + self.new_tokens
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt and the longest response."""
+        return self.prompts.longest + self.new_tokens
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the numbers of an epoch's prompts, each repeated."""
+        return np.repeat(self.prompts.order(epoch), self.readings)
+
+    def gather(self, epochs: NDArray[np.int64], numbers: NDArray[np.int64]) -> Any:
+        """Return the prompts of these numbers."""
+        return self.prompts.gather(epochs, numbers)
+
+
+class RolloutObjective(LabelledObjective, Protocol):
+    """An objective whose rows are prompts. Each gives its `rollouts`, a `loss` of the batches of `response_batch`, and its terms."""
+
+    ids: tuple[str, ...] = ("input_ids",)
+    section: RolloutSection
+    tokenizer: Tokenizer
+    prompt_encoder: "PromptEncoder"
+
+    @property
+    def draws_dropout(self) -> bool:
+        """Never: the probabilities of a response before and after a step would differ by more than the step."""
+        return False
+
+    @property
+    def reference_use(self) -> ReferenceUse:
+        """In every iteration."""
+        return "throughout"
+
+    @property
+    def end_ids(self) -> Sequence[int]:
+        """The tokens that end a response."""
+        return self.prompt_encoder.end_ids
+
+    def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> ExampleRows:
+        """Each prompt is a row; an iteration has prompts of like lengths."""
+        return example_rows(stored, RowOrder(order.length, order.seed, self.section.prompts, order.length_groups))
+
+    def fingerprint(self) -> str:
+        """Of what `encode` depends on."""
+        return self.prompt_encoder.fingerprint()
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """The ids of each prompt, and its text, answers and place as UTF-8."""
+        return self.prompt_encoder.encode(rows)
+
+    def collate(self, rows: ExampleBatch) -> Batch:
+        """Prompts without responses, padded on the right: nothing has a loss."""
+        nothing: dict[str, NDArray[np.float32]] = {}
+        prompts = [Response(one["input_ids"].astype(np.int64), np.empty(0, np.int64), nothing) for one in rows.single()]
+        return response_batch(prompts, self.tokenizer.pad_id or 0)
+
+    def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
+        """The means over held-out prompts, with a response each: `reward`, `accuracy`, `kl`, `response_length`, `ended`."""
+        return {name: sums[name].mean for name in self.section.metrics if name in sums}
+
+    def legend(self) -> list[str]:
+        """A prompt has no loss."""
+        return ["the rows are prompts: the responses that have a loss are sampled in training"]
+
+
+class PromptEncoder:
+    """Encodes prompts: a text is continued as it is, and messages are written by the tokenizer's chat template."""
+
+    def __init__(self, section: RolloutSection, context: ModelContext):
+        """Raises ModelError if the context has no room for a response, or no token can end one."""
+        self.section, self.tokenizer, self.folder = section, context.tokenizer, context.folder
+        self.longest = context.config.context_length - section.max_new_tokens  # prompt
+        if self.longest < 1:
+            raise ModelError(
+                f"objective.max_new_tokens: {section.max_new_tokens:,} tokens of a response leave no room for a prompt in the context of "
+                f"{context.config.context_length:,}: lower it, or take a model with a longer context"
+            )
+        self.conversations: Conversations | None = None
+        if self.tokenizer.chat_template is not None:
+            self.conversations = Conversations(self.tokenizer, resolve_format("auto", self.tokenizer, None), None, self.folder)
+        turn_end = [self.conversations.end_id] if self.conversations is not None else []
+        self.end_ids = [end for end in dict.fromkeys([self.tokenizer.eos_id, *turn_end]) if end is not None]
+        if not self.end_ids:
+            raise ModelError(f"{self.folder}: the tokenizer has no token that ends a text, so no response would end: take one that has")
+
+    def fingerprint(self) -> str:
+        """Of what the examples depend on."""
+        about = (self.tokenizer.fingerprint(), self.tokenizer.chat_template, self.longest, self.section.needs_answer)
+        return hashlib.blake2b("\0".join(map(str, ("prompts", *about))).encode(), digest_size=16).hexdigest()
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
+        """An example or an error for each row."""
+        with_messages = [row for row in rows if "messages" in row.values]
+        if not with_messages or self.conversations is None:
+            return [self._refused(row) if "messages" in row.values else self._continued(row) for row in rows]
+        with self.conversations.renderer() as render:
+            return [self._rendered(row, render) if "messages" in row.values else self._continued(row) for row in rows]
+
+    def _refused(self, row: Row) -> BadRow:
+        return BadRow(
+            "messages without a chat template",
+            f"{row.place}: the prompt is messages, and the tokenizer has no chat template to write them with; fine-tune the "
+            "model on conversations first (objective.kind: chat), or give prompts that are texts",
+        )
+
+    def _continued(self, row: Row) -> Encoded | BadRow:
+        text = row.values["prompt"]
+        [ids] = self.tokenizer.encode_texts([text])
+        return self._example(row, text, ids[: len(ids) - len(self.tokenizer.suffix)])
+
+    def _rendered(self, row: Row, render: Render) -> Encoded | BadRow:
+        assert self.conversations is not None
+        try:
+            text, spans = render(asked_conversation(row), row.place)
+        except UnfitError as error:
+            return BadRow(error.kind, f"{row.place}: {error}; correct the row")
+        except ModelError as error:  # the template refuses it
+            return BadRow("refused by the chat template", str(error))
+        asked = text[: spans[-1][0]]
+        [found] = self.conversations.encode([(asked, [])])
+        return self._example(row, asked, found.ids.tolist())
+
+    def _example(self, row: Row, text: str, ids: Sequence[int]) -> Encoded | BadRow:
+        answers = row.values.get("answer", [])
+        if self.section.needs_answer and not any(answer.strip() for answer in answers):
+            return BadRow("no answer", f"{row.place}: no answer, with which a rule of objective.rules compares; add one, or remove the row")
+        if not ids:
+            return BadRow("an empty prompt", f"{row.place}: the prompt has no tokens; remove the row")
+        if len(ids) > self.longest:
+            return BadRow(
+                "no room for a response",
+                f"{row.place}: {len(ids):,} tokens, and a prompt has room for {self.longest:,} beside objective.max_new_tokens; "
+                "shorten or remove the row, or lower objective.max_new_tokens",
+            )
+        beside = {"prompt": text, "answers": json.dumps(answers), "place": row.place}
+        arrays = {name: np.frombuffer(value.encode(errors="replace"), np.uint8) for name, value in beside.items()}
+        return Encoded({"input_ids": list(ids), **arrays}, len(ids))
+
+
+def beside_prompt(example: Example, name: str) -> str:
+    """Return a text that is stored with a prompt: `prompt`, `answers` (a list in JSON) or `place`."""
+    return bytes(example[name]).decode()
+
+
+def response_batch(responses: Sequence[Response], pad_id: int) -> Batch:
+    """Return prompts with their responses, padded on the right; the label of a position is the token of the response that follows.
+
+    The numbers of the tokens are among the extras, (B, T) each, at the positions of the labels, and 0 elsewhere.
+    """
+    texts = [np.concatenate([one.prompt, one.ids]) for one in responses]
+    labels = [np.concatenate([np.full(len(one.prompt) - 1, IGNORED), one.ids, [IGNORED]]) for one in responses]
+    padded = pad(labels, IGNORED)
+    names = responses[0].of_tokens if responses else {}
+    extras = {name: torch.zeros(padded.shape) for name in names}
+    for name, values in extras.items():
+        values[padded != IGNORED] = torch.from_numpy(np.concatenate([one.of_tokens[name] for one in responses]))
+    return Batch(pad(texts, pad_id), padded, padding_mask=padding_mask(texts), extras=extras)

@@ -1,0 +1,98 @@
+"""The objectives that learn from responses which the model samples itself, one section each. Torch-free."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tfkit.recipe.schema.bounds import BatchSize, NewTokens, Positive, Weight
+from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, ScoredBy, declared
+from tfkit.recipe.schema.reward_rules import Rule
+from tfkit.recipe.schema.roles import Role
+
+if TYPE_CHECKING:
+    from tfkit.recipe.schema.sections import Recipe
+
+_PROMPTS = ("prompt", "question", "problem", "query", "instruction", "input", "text")
+_ANSWERS = ("answer", "answers", "solution", "ground_truth", "target", "label", "output")
+
+
+class RolloutSection(ObjectiveSection):
+    """The fields of every objective of sampled responses. In an iteration, prompts are drawn, responses to them sampled and rewarded, and
+    training steps taken on these: prompts * completions * inner_epochs / training.batch_size of them.
+    """
+
+    rules: list[Rule] = Field(
+        min_length=1, description="What is rewarded; the rewards of several are added up: [{kind: number}, {kind: regex, pattern: ...}]."
+    )
+    prompts: BatchSize = Field(16, description="Prompts of an iteration, for which responses are sampled before its first step.")
+    completions: BatchSize = Field(8, description="Responses to each prompt.")
+    inner_epochs: Annotated[int, Field(ge=1, le=1_000)] = Field(1, description="Passes over the responses of an iteration.")
+    temperature: Positive = Field(1.0, description="Divides the logits in sampling, and in all log-probabilities of the training.")
+    max_new_tokens: NewTokens = Field(64, description="The longest response, with the token that ends it.")
+    no_eos_reward: float | None = Field(
+        None,
+        ge=-1_000_000,
+        le=1_000_000,
+        description="The reward of a response that reaches max_new_tokens without an end, instead of its own; null: its own.",
+    )
+    beta: Weight = Field(
+        0.0,
+        description="Weight of the distance from the model of the first step, log policy - log reference, which is subtracted from the "
+        "reward.",
+    )
+    kl_limit: Positive | None = Field(
+        None, description="The best checkpoint is chosen among those whose held-out kl, in nats a response, is at most this; null: all."
+    )
+    kl_stop: Positive | None = Field(
+        None, description="End the run (exit 6) where the kl of an iteration's responses, in nats a response, is above this; null: never."
+    )
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("messages", "messages", ("messages", "conversations", "conversation"), shape="conversation"),
+        Role("prompt", "text", _PROMPTS, shape="text"),
+        Role("answer", "literals", _ANSWERS, required=False),
+    )
+    reads_text: ClassVar[bool] = False
+    scored_by: ClassVar[ScoredBy] = "rollout"
+    best_by: ClassVar[str] = "reward"
+    metrics: ClassVar[tuple[str, ...]] = ("reward", "accuracy", "kl", "response_length", "ended")
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether a rule compares with the answer of a row."""
+        return any(rule.needs_answer for rule in self.rules)
+
+    def may_be_best(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the distance from the model of the first step is within kl_limit."""
+        return self.kl_limit is None or metrics.get("kl", 0.0) <= self.kl_limit
+
+    def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
+        """Check that the responses of an iteration make whole steps, and that what is set is read."""
+        training, responses = recipe.training, self.prompts * self.completions
+        if responses % training.batch_size:
+            yield (
+                ("training", "batch_size"),
+                f"does not divide the {responses} responses of an iteration, objective.prompts * objective.completions: change one of them",
+            )
+        if training.batch_ramp is not None:
+            yield ("training", "batch_ramp"), f"the steps of {self.kind} are parts of an iteration, all of one size: remove it"
+        if self.kl_limit is not None and not recipe.data.validation:
+            yield ("objective", "kl_limit"), "it is of held-out prompts: give data.validation, or remove it"
+
+
+@declared
+class GRPOSection(RolloutSection):
+    """Group relative policy optimization (DeepSeekMath, arXiv 2402.03300) on rewards that anyone can check: a response is better or
+    worse than the other responses to its prompt. The clipped loss is summed over the tokens of all responses of a step and divided once
+    by their number (DAPO, arXiv 2503.14476). There is no value model.
+    """
+
+    kind: Literal["grpo"]
+    completions: Annotated[int, Field(ge=2, le=1 << 17)] = Field(8, description="Responses to each prompt, which are compared.")
+    clip_range: Positive = Field(
+        0.2, le=1, description="How far the ratio of new and old probability may move, either way, before it has no gradient."
+    )
+    scale_rewards: Literal["group", "none"] = Field(
+        "group", description="group: a reward less the group's mean is divided by the group's deviation. none: it is not (Dr. GRPO)."
+    )
