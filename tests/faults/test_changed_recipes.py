@@ -276,6 +276,7 @@ SINGLE |= {"model.encoder_layers", "model.head.kind"}  # no other value goes wit
 SINGLE |= {"model.head.next_sentence"}  # follows objective.next_sentence
 SINGLE |= {"evaluation.text_metrics", "evaluation.bleu_tokenize"}  # of other objectives; as all of evaluation.*
 SINGLE |= {"training.adapter.kind"}  # has one value
+SINGLE |= {"data.pretraining"}  # of ppo alone
 SINGLE |= {"model.position.scaling", "training.batch_ramp", "training.adapter"}  # null, or a section, whose fields are told
 SLOW = {"training.compile=true", "carbon.enabled=true"}
 

@@ -26,6 +26,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.stack import Block
 from tfkit.model.transformer import build
 from tfkit.recipe.reading.fields import records, tags
+from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.sections import ModelSection, Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.compile's own, at its import
@@ -310,6 +311,19 @@ _PROMPTS = "data.train=[{path: prompts.jsonl}] | data.validation=[{path: prompts
 SAMPLED = f"objective={{kind: grpo, rules: [{{kind: contains, text: e}}], max_new_tokens: 4}} | {_PROMPTS}"
 
 
+PPO = (
+    "tokenizer={path: scored} | objective={kind: ppo, rules: [{kind: contains, text: e}], value: scored, prompts: 4, completions: 2, "
+    f"max_new_tokens: 4}} | {_PROMPTS}"
+)
+MIXED = f"{PPO} | objective.ptx_weight=1 | data.pretraining=[{{path: one.jsonl}}]"
+
+
+SCORED = [
+    *("objective={kind: classification, regression: true}", "data.validation=null"),
+    "data.train=[{path: labelled.jsonl, columns: {label: value}}]",
+]
+
+
 def rewarded(kind: str, weight: float = 1.0) -> str:
     """A rule that some responses of one token meet."""
     own = {"regex": ", pattern: '[a-z]'", "python": ", function: 'rewarding.py:reward', allow_code: true"}.get(kind, "")
@@ -493,6 +507,26 @@ TABLE = {
     "objective[grpo].kl_stop": Change("objective.kl_stop=5", limits, SAMPLED),
     "objective[grpo].clip_range": Change("objective.clip_range=1e-6", curve, SAMPLED),
     "objective[grpo].scale_rewards": Change("objective.scale_rewards=none", curve, SAMPLED),
+    "objective[ppo].value": Change("objective.value=rescored", curve, PPO),
+    "objective[ppo].value_lr": Change("objective.value_lr=0.1", curve, PPO),
+    "objective[ppo].prompts": Change("objective.prompts=2", curve, PPO),
+    "objective[ppo].completions": Change("objective.completions=4", curve, PPO),
+    "objective[ppo].no_eos_reward": Change("objective.no_eos_reward=-3", rewards, PPO),
+    "objective[ppo].beta": Change("objective.beta=3", curve, PPO),
+    "objective[ppo].kl_target": Change("objective.kl_target=1 | objective.kl_horizon=8", curve, PPO),
+    "objective[ppo].kl_horizon": Change("objective.kl_horizon=8", curve, f"{PPO} | objective.kl_target=1"),
+    "objective[ppo].gamma": Change("objective.gamma=0.5", curve, PPO),
+    "objective[ppo].gae_lambda": Change("objective.gae_lambda=0.1", curve, PPO),
+    "objective[ppo].clip_range": Change("objective.clip_range=1e-6", curve, PPO),
+    "objective[ppo].value_clip_range": Change("objective.value_clip_range=1e-6", curve, PPO),
+    "objective[ppo].ptx_weight": Change("objective.ptx_weight=2", curve, MIXED),
+    "objective[ppo].ptx_ratio": Change("objective.ptx_ratio=3", curve, MIXED),
+    "data.pretraining": Change("data.pretraining=[{path: two.jsonl}]", curve, MIXED),
+    "data.pretraining.path": Change("data.pretraining.0.path=two.jsonl", curve, MIXED),
+    "data.pretraining.text": Change("data.pretraining.0.text=body", curve, MIXED),
+    "data.pretraining.weight": Change(
+        "data.pretraining.0.weight=3", curve, f"{MIXED} | data.pretraining=[{{path: one.jsonl}}, {{path: two.jsonl}}]"
+    ),
     "objective[tagging].labels": Change("objective.labels=[no, yes, maybe]", shapes, TAGGED),
     "objective[multi_label].labels": Change("objective.labels=[no, yes, maybe]", shapes, SEVERAL),
     "objective[multi_label].delimiter": Change("objective.delimiter=e", shapes, SEVERAL),
@@ -639,8 +673,13 @@ ASKED_BY_PROMPT = ["objective={kind: few_shot, choices: [no, yes], shots: 1}", f
 
 # Changes nothing, but that another teacher is refused: tests/cli/test_pretrain_distillation.py.
 PINNED = {"objective[distillation].teacher_sha256"}
+PINNED |= {"objective[ppo].value_sha256"}
 # Without it the rule is refused: tests/alignment/test_rewards.py.
 PINNED |= {"objective[grpo].rules[python].allow_code"}
+# Fields of one class, which the same lines read: a row of the other objective, or of the sources of the training, shows each at work.
+SHARED = {f"objective[ppo].{name}" for name in ("rules", "inner_epochs", "temperature", "max_new_tokens", "kl_limit", "kl_stop")}
+SHARED |= {name.replace("grpo", "ppo") for name in (*TABLE, *PINNED) if name.startswith("objective[grpo].rules[")}
+SHARED |= {f"data.pretraining.{name}" for name in SourceSection.model_fields if f"data.pretraining.{name}" not in TABLE}
 
 
 def fields(record: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -733,6 +772,8 @@ def see(place: Path) -> Iterator[Callable[[str], Seen]]:
         "second": ["training.seed=2"],
         "masked": [ENCODER, WORDPIECE, "objective={kind: masked_lm}"],
         "talks": CHAT.split(" | "),
+        "scored": SCORED,
+        "rescored": [*SCORED, "tokenizer={path: scored}", "training.seed=2"],
     }
     for name, given in teachers.items():
         assert main(["pretrain", "recipe.yaml", "--run", name, "--threads", "1", "training.steps=1", *given]) == 0
@@ -779,7 +820,7 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
 def test_every_field_has_a_row() -> None:
     found = list(fields(Recipe))
     assert len(found) == len(set(found))
-    assert set(found) == TABLE.keys() | BUILT.keys() | REFUSED.keys() | JUDGED.keys() | PINNED
+    assert set(found) == TABLE.keys() | BUILT.keys() | REFUSED.keys() | JUDGED.keys() | PINNED | SHARED
 
 
 @pytest.mark.parametrize("name", TABLE)

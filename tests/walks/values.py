@@ -87,6 +87,7 @@ NEVER = {
         "model.head.next_sentence",
         "model.head.choices",
         "data.validation",
+        "data.pretraining",
     ),
 }
 

@@ -9,6 +9,7 @@ All of an iteration follows from the weights before its first step, and a checkp
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,18 @@ from torch import Tensor
 from tfkit.adapters import FrozenReference
 from tfkit.alignment.advantages import group_advantages
 from tfkit.alignment.experience import Experience
-from tfkit.alignment.kl import k3
+from tfkit.alignment.kl import AdaptiveCoefficient, k3
 from tfkit.alignment.policy_forward import token_numbers
 from tfkit.alignment.rewards import Rules
 from tfkit.alignment.sampling import Sampled, sample
+from tfkit.alignment.token_credit import token_credit
 from tfkit.data import BatchSizes, Loader, Rows
 from tfkit.data.order.draws import permutation
 from tfkit.errors import Stopped, UnhealthyError
 from tfkit.generation.inference import inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
-from tfkit.objectives.rollouts import GroupBaseline, Response, response_batch
+from tfkit.objectives.rollouts import GroupBaseline, Response, ValueBaseline, response_batch
 
 _SAMPLED_MICRO_BATCHES = 8  # sampled together: without a backward pass they take less memory than one that is trained on
 
@@ -62,6 +64,10 @@ class RolloutLoader:
         self.rules = Rules(self.rollouts.section.rules)
         self.pad_id = self.rollouts.tokenizer.pad_id or 0
         self._experience: Experience | None = None
+        self._coefficient: AdaptiveCoefficient | None = None  # None: objective.beta stays what it is
+        baseline = self.rollouts.baseline
+        if isinstance(baseline, ValueBaseline) and baseline.kl_target is not None:
+            self._coefficient = AdaptiveCoefficient(self.rollouts.section.beta, baseline.kl_target, baseline.kl_horizon)
         self._prompts = Loader(rows, objective.collate, self.rollouts.section.prompts * self.rollouts.readings, 1)
 
     @property
@@ -83,15 +89,18 @@ class RolloutLoader:
         return dict(self._experience.observed) if self._experience is not None else {}
 
     def state(self, n: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return what step n needs of the steps before it: the iteration, where it does not begin with step n."""
+        """Return what step n needs of the steps before it: an adaptive beta, and the iteration, where it does not begin with step n."""
+        beta = {"beta": self._coefficient.value} if self._coefficient is not None else {}
         if self._experience is None or not n % self.steps:
-            return {}, {}
+            return {}, beta
         assert self._experience.iteration == n // self.steps
-        return self._experience.tensors(), self._experience.state()
+        return self._experience.tensors(), self._experience.state() | beta
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restore the result of `state`."""
-        self._experience = Experience.restored(tensors, state) if state else None
+        self._experience = Experience.restored(tensors, state) if tensors else None
+        if self._coefficient is not None and "beta" in state:
+            self._coefficient = replace(self._coefficient, value=float(state["beta"]))
 
     # ------------------------------------------------------------------------------------------------ the order of the responses
 
@@ -128,30 +137,40 @@ class RolloutLoader:
                 at_once=_SAMPLED_MICRO_BATCHES * self.micro_batch_size,
                 should_stop=self.should_stop,
             )
-        before, reference, entropies = self._log_probs(iteration, found)
+        before, reference, entropies, values = self._forwards(iteration, found)
         ratios = [own.double() - other.double() for own, other in zip(before, reference, strict=True)]  # k1 of each token
         observed = self._figures(iteration, found, ratios, entropies)
-        advantages = self._advantages(found, ratios)
-        observed["zero_advantages"] = float((advantages == 0).double().mean())
+        rewards = torch.tensor([one.reward for one in found], dtype=torch.float64)
+        match self.rollouts.baseline:
+            case GroupBaseline() as baseline:
+                advantages = self._group_advantages(rewards, ratios, baseline)
+                observed["zero_advantages"] = float((advantages == 0).double().mean())
+                of_tokens = {"advantages": [torch.full((len(one.ids),), float(a)) for one, a in zip(found, advantages, strict=True)]}
+            case ValueBaseline() as baseline:
+                beta = self.rollouts.section.beta
+                if self._coefficient is not None:
+                    beta = observed["beta"] = self._coefficient.value
+                    self._coefficient = self._coefficient.after(observed["kl"], len(found))
+                credit = token_credit(rewards, ratios, values, beta=beta, gamma=baseline.gamma, gae_lambda=baseline.gae_lambda)
+                of_tokens = {"advantages": credit.advantages, "returns": credit.returns, "values": values}
+                if credit.explained_variance is not None:
+                    observed["explained_variance"] = credit.explained_variance
+        of_tokens["log_probs"] = before
         responses = [
-            Response(
-                np.array(one.prompt),
-                np.array(one.ids),
-                {"log_probs": old.numpy(), "advantages": np.full(len(one.ids), advantage, np.float32)},
-            )
-            for one, old, advantage in zip(found, before, advantages.tolist(), strict=True)
+            Response(np.array(one.prompt), np.array(one.ids), {name: parts[i].float().numpy() for name, parts in of_tokens.items()})
+            for i, one in enumerate(found)
         ]
         return Experience(iteration, np.repeat(numbers, completions), responses, observed)
 
-    def _log_probs(self, iteration: int, found: Sequence[Sampled]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Return the log-probabilities of each response's tokens by policy and reference, and the policy's entropies.
+    def _forwards(self, iteration: int, found: Sequence[Sampled]) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """Return the log-probabilities of each response's tokens by policy and reference, the policy's entropies, and the values.
 
         The forwards are those of the first pass over the responses, batch by batch and without dropout, as the loss will make them: so
         the first ratio is exactly 1.
         """
         empty: dict[str, NDArray[np.float32]] = {}
         responses = [Response(np.array(one.prompt), np.array(one.ids), empty) for one in found]
-        own, other, entropies = ([torch.empty(0)] * len(found) for _ in range(3))
+        own, other, entropies, values = ([torch.empty(0)] * len(found) for _ in range(4))
         first, temperature = iteration * self.steps, self.rollouts.section.temperature
         for step in range(first, first + self.rollouts.responses // self.sizes.full):
             places = self._places(step)
@@ -164,10 +183,14 @@ class RolloutLoader:
                     log_probs, entropy = token_numbers(self.policy, batch, temperature)
                 with self.reference.at_work() as model:
                     by_reference, _ = token_numbers(model, batch, temperature)
-                for kept, values in ((own, log_probs), (other, by_reference), (entropies, entropy)):
-                    for place, part in zip(here, values.cpu().split(sizes), strict=True):
+                read = [(own, log_probs), (other, by_reference), (entropies, entropy)]
+                if isinstance(self.rollouts.baseline, ValueBaseline) and self.rollouts.baseline.model is not None:
+                    with torch.no_grad():
+                        read.append((values, self.rollouts.baseline.model.values(batch)))
+                for kept, of_batch in read:
+                    for place, part in zip(here, of_batch.cpu().split(sizes), strict=True):
                         kept[place] = part
-        return own, other, entropies
+        return own, other, entropies, values
 
     def _figures(self, iteration: int, found: Sequence[Sampled], ratios: Sequence[Tensor], entropies: Sequence[Tensor]) -> dict[str, float]:
         """Return the numbers of the log. Raises UnhealthyError where the policy is too far from its reference."""
@@ -188,12 +211,9 @@ class RolloutLoader:
             "ended": sum(one.ended for one in found) / len(found),
         }
 
-    def _advantages(self, found: Sequence[Sampled], ratios: Sequence[Tensor]) -> Tensor:
+    def _group_advantages(self, rewards: Tensor, ratios: Sequence[Tensor], baseline: GroupBaseline) -> Tensor:
         """Return the advantage of each response, (N,)."""
-        rewards = torch.tensor([one.reward for one in found], dtype=torch.float64)
         if beta := self.rollouts.section.beta:
             rewards = rewards - beta * torch.stack([one.sum() for one in ratios])
-        match self.rollouts.baseline:
-            case GroupBaseline(is_scaled=is_scaled):
-                groups = rewards.reshape(-1, self.rollouts.section.completions)
-                return group_advantages(groups, "group" if is_scaled else "none").flatten()
+        groups = rewards.reshape(-1, self.rollouts.section.completions)
+        return group_advantages(groups, "group" if baseline.is_scaled else "none").flatten()

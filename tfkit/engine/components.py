@@ -14,6 +14,7 @@ from tfkit.engine.base_model import start_model
 from tfkit.engine.companions import PREFIX, companion_tensors, load_companion_tensors, place_companions
 from tfkit.engine.listener import Listener
 from tfkit.engine.loaders import LOADER_PREFIX, open_loader, restore_loader
+from tfkit.engine.mixed_loader import mix_text
 from tfkit.engine.reference_model import read_by_reference
 from tfkit.engine.training_data import TrainingData
 from tfkit.engine.validation import check_validation
@@ -21,7 +22,7 @@ from tfkit.errors import DataError, UsageError
 from tfkit.hub import load
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.objective import Batch
-from tfkit.objectives.registry import open_rows
+from tfkit.objectives.registry import open_rows, row_order
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.depth import Unfreezing, parameter_depths
 from tfkit.training.device import pick_precision
@@ -79,7 +80,11 @@ def assemble(
     """The components of the first step: a checkpoint is restored into them. The model moves to the device, its parameters become working
     weights. `should_stop` is obeyed while responses are sampled. Raises ModelError for ids beyond the vocabulary.
     """
-    for stored in (*(stored for stored, _ in data.train), *(held_out.stored for held_out in data.validation)):
+    for stored in (
+        *(stored for stored, _ in data.train),
+        *(held_out.stored for held_out in data.validation),
+        *(one for one, _ in data.pretraining),
+    ):
         stored.check_vocabulary(model.config.vocab_size)
     check_validation(recipe, data)
     _check_prompts(recipe, data, model)
@@ -108,6 +113,7 @@ def assemble(
     )
     schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
     loader = open_loader(recipe, objective, rows, sizes, micro_batch_size, model, reference, device, should_stop)
+    loader = mix_text(loader, objective, data.pretraining, row_order(recipe, model.config))
     return Components(precision, loader, plan, schedule, weights, optimizer, stepper, reference, data)
 
 

@@ -83,7 +83,9 @@ def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device) -> Es
     rows = open_rows(recipe, data.objective, data.train, data.config)
     sizes = batch_sizes(recipe, rows)
     steps = total_steps(recipe, rows, sizes)
-    tokens = round(sizes.before(steps) * rows.mean_tokens)
+    mix = data.objective.pretraining
+    beside = mix.ratio * data.config.context_length if mix is not None else 0  # tokens of text for each row
+    tokens = round(sizes.before(steps) * (rows.mean_tokens + beside))
     flops = _flops(recipe, data, model, Loader(rows, data.objective.collate, sizes, 1), steps, tokens)
     parameters, trained, kept = sum(one.numel() for one in model.parameters()), trained_numbers(model), kept_numbers(recipe, model)
     precision = pick_precision(recipe.training.precision, device)

@@ -62,7 +62,7 @@ def recipe_inputs(recipe: Recipe, *files: Path) -> Inputs:
 
 def sections_of(data: DataSection) -> list[SourceSection]:
     """All sources, of training and of validation."""
-    return [*data.train, *(data.validation if isinstance(data.validation, list) else [])]
+    return [*data.train, *(data.validation if isinstance(data.validation, list) else []), *(data.pretraining or [])]
 
 
 def inputs_of(files: Iterable[Path], sections: Iterable[SourceSection], models: Iterable[str | Path | None]) -> Inputs:

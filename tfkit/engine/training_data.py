@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from tfkit.carbon import Meter
-from tfkit.data import ExampleSet, Source, example_set, token_stream, trained_tokenizer
+from tfkit.data import ExampleSet, Source, TokenStream, example_set, token_stream, trained_tokenizer
 from tfkit.data.columns.labels import find_labels
-from tfkit.data.sources.open_sources import training_sources, validation_sources
+from tfkit.data.sources.open_sources import pretraining_sources, training_sources, validation_sources
 from tfkit.data.store.overlap import overlap
 from tfkit.engine.base_model import Start, kept_labels, open_start, tuned_config
 from tfkit.engine.companions import require_memory_for_companions
@@ -26,6 +26,7 @@ from tfkit.recipe import model_config
 from tfkit.recipe.schema import data_sections
 from tfkit.recipe.schema.data_sections import DataSection
 from tfkit.recipe.schema.heads import task_head
+from tfkit.recipe.schema.roles import TEXT
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
 from tfkit.run.verified import check_files
@@ -66,6 +67,7 @@ class TrainingData:
     train: list[tuple[Stored, float]]  # with the weight of each source
     validation: list[ValidationSet]
     start: Start | None = None  # what a fine-tuning starts from
+    pretraining: Sequence[tuple[TokenStream, float]] = ()  # text that is mixed into the steps, with the weight of each source
 
     @property
     def end_ids(self) -> list[int]:
@@ -74,7 +76,8 @@ class TrainingData:
 
     def fingerprints(self) -> dict[str, list[str]]:
         """Fingerprints of the training and the validation text; a resumed run must find the same."""
-        return {"train": [one.fingerprint for one, _ in self.train], "validation": [one.stored.fingerprint for one in self.validation]}
+        found = {"train": [one.fingerprint for one, _ in self.train], "validation": [one.stored.fingerprint for one in self.validation]}
+        return found | ({"pretraining": [one.fingerprint for one, _ in self.pretraining]} if self.pretraining else {})
 
 
 def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: Meter) -> TrainingData:
@@ -85,7 +88,8 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
         require_memory_for_companions(recipe)
         start = open_start(recipe.model) if recipe.model.start is not None else None  # first: reading the data may take longer
         sources, held_out = training_sources(recipe.data, roles), validation_sources(recipe.data, roles)
-        for source in (*sources, *held_out):
+        texts = pretraining_sources(recipe.data)
+        for source in (*sources, *held_out, *texts):
             listener.say(source.describe())
         is_finished = start is not None or recipe.tokenizer.path is not None
         own = start.tokenizer if start else _tokenizer(recipe, sources, listener)
@@ -101,6 +105,8 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
         objective = open_objective(recipe.objective, ModelContext(config, tokenizer, labels, recipe.training.seed, folder))
         if not objective.reads_special_tokens:
             check_openings((*sources, *held_out), roles, tokenizer)
+        check_openings(texts, TEXT, tokenizer)
+        mixed = [text_stream(source, tokenizer, listener) for source in texts]
         stored = [store(source, recipe.data, objective, tokenizer, listener) for source in sources]
         judged = objective.labelled if recipe.data.on_bad_row == "error" else None
         counts_lost = judged is not None and judged.evaluates_answers
@@ -112,6 +118,7 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
     if counts_lost:
         named = [with_lost(one, objective, listener) for one in named]
     _report(stored, [one.stored for one in named], tokenizer, listener)
+    report_rows(mixed, listener)
     if recipe.data.max_lost is not None:
         check_lost(stored, recipe.data.max_lost)
     objective.prepare(stored)
@@ -120,7 +127,8 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
     for note in objective.notes(stored):
         listener.say(note)
     weights = [section.weight for section in recipe.data.train]
-    return TrainingData(tokenizer, labels, config, objective, list(zip(stored, weights, strict=True)), named, start)
+    beside = list(zip(mixed, [section.weight for section in recipe.data.pretraining or ()], strict=True))
+    return TrainingData(tokenizer, labels, config, objective, list(zip(stored, weights, strict=True)), named, start, beside)
 
 
 def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer, listener: Listener) -> None:
@@ -184,12 +192,18 @@ def with_lost(one: ValidationSet, objective: Objective, listener: Listener, coun
     return replace(one, stored=replace(one.stored, skipped=kept), lost=lost)
 
 
+def text_stream(source: Source, tokenizer: Tokenizer, listener: Listener, *, sentences: bool = False) -> TokenStream:
+    """Return a source as a stream of text from the cache, after building it there if need be."""
+    with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
+        return token_stream(source, tokenizer, bar.advance, sentences=sentences)
+
+
 def store(
     source: Source, data: DataSection, objective: Objective, tokenizer: Tokenizer, listener: Listener, *, counts_lost: bool = False
 ) -> Stored:
     """Return a source as the cache holds it, after building it there if need be. `counts_lost`: of an evaluation that counts lost rows."""
     encoder = objective.labelled
+    if encoder is None:
+        return text_stream(source, tokenizer, listener, sentences=objective.reads_sentences)
     with listener.progress(f"tokenizing {source.name}", source.size_bytes, "bytes") as bar:
-        if encoder is None:
-            return token_stream(source, tokenizer, bar.advance, sentences=objective.reads_sentences)
         return (scored_examples if counts_lost else example_set)(source, encoder, data.on_bad_row, bar.advance)

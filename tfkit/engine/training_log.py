@@ -195,7 +195,7 @@ def saved_log(checkpoint: Path, state: dict[str, Any], data: dict[str, list[str]
     try:
         Progress.from_state(state["progress"])
         int(state["mean_steps"]), int(state["micro_batch_size"])
-        begun = {part: [*state["data"][part]] for part in ("train", "validation")}
+        begun = {part: [*state["data"][part]] for part in data}
         saved = SavedLog.from_state(state["log"]) if "log" in state else None
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise ModelError(

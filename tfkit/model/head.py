@@ -112,10 +112,13 @@ class ClassesHead(Head):
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, classes)."""
-        pooled = hidden[:, 0] if self.pool == "first" else last_real(hidden, padding_mask)  # (B, D)
+        return self.of_states(hidden[:, 0] if self.pool == "first" else last_real(hidden, padding_mask))
+
+    def of_states(self, states: Tensor) -> Tensor:
+        """The logits of a text that would be read at these states: (..., D) -> (..., classes)."""
         if self.pooler is not None and self.activation is not None:
-            pooled = self.activation(self.pooler(pooled))
-        return self.classes(self.dropout(pooled))
+            states = self.activation(self.pooler(states))
+        return self.classes(self.dropout(states))
 
 
 class TagsHead(Head):

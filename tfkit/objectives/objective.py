@@ -20,6 +20,7 @@ from tfkit.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from tfkit.objectives.companion import Companion
     from tfkit.objectives.labelled import LabelledObjective
+    from tfkit.objectives.pretraining_mix import PretrainingMix
     from tfkit.objectives.rollouts import Rollouts
 
 ReferenceUse = Literal["none", "once", "throughout"]
@@ -40,11 +41,12 @@ class Batch:
     extras: Mapping[str, Tensor] = field(
         default_factory=dict
     )  # (B, ...), for further terms, or for a loss that joins sequences: none is cut then
+    is_pretraining: bool = False  # rows of data.pretraining, which a step reads behind its own
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
         ahead = device.type == "cuda"  # what CUDA still computes is not waited for; elsewhere a copy under way may be read too early
-        moved = {name: tensor.to(device, non_blocking=ahead) for name, tensor in self._own()}
+        moved: dict[str, Any] = {name: tensor.to(device, non_blocking=ahead) for name, tensor in self._own()}
         return replace(self, **moved, extras={name: tensor.to(device, non_blocking=ahead) for name, tensor in self.extras.items()})
 
     def inputs(self) -> dict[str, Tensor]:
@@ -172,6 +174,11 @@ class Objective(Protocol):
     def draws_dropout(self) -> bool:
         """Whether a training step draws dropout; not where the loss compares the log-probabilities of two forwards."""
         return True
+
+    @property
+    def pretraining(self) -> "PretrainingMix | None":
+        """The text that a step reads behind its own rows, in batches that are marked; None: none. A term that a batch lacks is 0 there."""
+        return None
 
     @property
     def reads_sentences(self) -> bool:

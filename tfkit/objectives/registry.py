@@ -18,6 +18,7 @@ from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.multi_label import MultiLabel
 from tfkit.objectives.multiple_choice import MultipleChoice
 from tfkit.objectives.objective import Objective
+from tfkit.objectives.ppo import PPO
 from tfkit.objectives.question_answering import QuestionAnswering
 from tfkit.objectives.reward import open_reward
 from tfkit.objectives.rollouts import PromptRows
@@ -75,6 +76,7 @@ OBJECTIVES: dict[str, Registered] = {
     "reward": Registered(open_reward, reward.fit_tokenizer),
     "distillation": Registered(_open_distillation),
     "grpo": Registered(GRPO),
+    "ppo": Registered(PPO.open),
 }
 
 

@@ -22,6 +22,7 @@ from tfkit.objectives.chat import asked_conversation
 from tfkit.objectives.context import ModelContext, RowOrder, Stored, example_rows
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.objective import IGNORED, Batch, ReferenceUse, Sum
+from tfkit.objectives.score_model import ScoreModel
 from tfkit.recipe.schema.rollout_sections import RolloutSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.tokenizer.chat_formats import UnfitError
@@ -36,13 +37,24 @@ class GroupBaseline:
 
 
 @dataclass(frozen=True)
+class ValueBaseline:
+    """A token is as good as what follows it is better than its value model expected (GAE, arXiv 1506.02438)."""
+
+    model: ScoreModel | None  # None in an evaluation, which credits no token
+    gamma: float
+    gae_lambda: float
+    kl_target: float | None  # nats a response, which beta follows; None: beta stays
+    kl_horizon: float  # responses
+
+
+@dataclass(frozen=True)
 class Rollouts:
     """How the responses of an objective are sampled and judged."""
 
     section: RolloutSection
     tokenizer: Tokenizer
     end_ids: Sequence[int]  # the tokens that end a response
-    baseline: GroupBaseline
+    baseline: GroupBaseline | ValueBaseline
 
     @property
     def responses(self) -> int:

@@ -26,14 +26,13 @@ class CardData:
     @classmethod
     def of(cls, section: DataSection) -> "CardData":
         """Read a recipe's data section."""
-        names = list(dict.fromkeys(map(_source_name, section.train)))
+        sources = [*section.train, *(section.pretraining or [])]
+        names = list(dict.fromkeys(map(_source_name, sources)))
         sets = section.validation if isinstance(section.validation, list) else []
         validation = dict(zip(set_names(sets), map(_source_name, sets), strict=True)) if len(sets) > 1 else {}
         together = ", ".join(dict.fromkeys(map(_source_name, sets))) or f"{', '.join(names)} (held out)"
         languages = [section.language] if isinstance(section.language, str) else list(section.language or [])
-        return cls(
-            names, [one.hub for one in section.train if one.hub and _is_repository(one.hub)], {"": together, **validation}, languages
-        )
+        return cls(names, [one.hub for one in sources if one.hub and _is_repository(one.hub)], {"": together, **validation}, languages)
 
 
 def _source_name(source: SourceSection) -> str:

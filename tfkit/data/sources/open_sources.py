@@ -109,6 +109,11 @@ def training_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[
     return [with_joined_rows(source, roles) for source in found]
 
 
+def pretraining_sources(data: DataSection) -> list[Source]:
+    """Open the sources of text that is mixed into the steps of another objective; none if the recipe has none."""
+    return [open_source(section, "train", None, data.on_bad_row, split_by=data.split_by) for section in data.pretraining or ()]
+
+
 def validation_sources(data: DataSection, roles: tuple[Role, ...] = TEXT) -> list[Source]:
     """Open the sources to evaluate on: those of data.validation, or the held-out part of data.train; none if the recipe has neither."""
     if data.validation is None:

@@ -1,6 +1,6 @@
 """Checks that no field can make alone: sections that contradict each other, and options that nothing would read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tfkit.families import PRESETS
@@ -11,6 +11,7 @@ from tfkit.recipe.reading.tree import Node, Path, place_of
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 from tfkit.recipe.schema.objective_facts import OWN_HEADS, ObjectiveSection
+from tfkit.recipe.schema.roles import TEXT, Role
 from tfkit.recipe.schema.sections import EvaluationSection, ModelSection, Recipe, ScheduleSection
 from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
@@ -184,13 +185,17 @@ def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     evaluation = EvaluationSection.model_fields
     if recipe.evaluation.text_metrics != evaluation["text_metrics"].default and not recipe.objective.trained_for.answers_in_text:
         yield ("evaluation", "text_metrics"), f"{recipe.objective.kind} has no rows with texts to generate: remove it"
-    for part in ("train", "validation"):
+    if recipe.data.pretraining is not None and not recipe.objective.reads_pretraining:
+        yield ("data", "pretraining"), f"{recipe.objective.kind} reads no such text with these fields: remove it, or set ptx_weight of ppo"
+    for part in ("train", "validation", "pretraining"):
         sources = getattr(recipe.data, part)
         for index, source in enumerate(sources if isinstance(sources, list) else ()):
-            roles = (*_columns(recipe, source), *_stdlib(recipe, source)) if part == "validation" or recipe.objective.reads_training else ()
-            for name, message in (*_unread_of(source), *roles):
+            roles = TEXT if part == "pretraining" else recipe.objective.roles
+            is_read = part != "train" or recipe.objective.reads_training
+            columns = (*_columns(recipe, source, roles), *_stdlib(recipe, source, roles)) if is_read else ()
+            for name, message in (*_unread_of(source), *columns):
                 yield ("data", part, index, name), message
-            if part == "train" and source.name is not None:
+            if part != "validation" and source.name is not None:
                 yield ("data", part, index, "name"), "only validation sets have names, in their metrics; remove it"
             if part == "validation" and source.weight != SourceSection.model_fields["weight"].default:
                 yield ("data", part, index, "weight"), "only training reads some rows more often than others; remove it"
@@ -220,9 +225,9 @@ def _unread_of(source: SourceSection) -> Iterator[tuple[str, str]]:
         yield ("text" if source.text is not None else "columns"), "the files of the standard library have no columns; remove it"
 
 
-def _columns(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]:
-    """Check that columns are mapped to roles of the objective, each once."""
-    roles = {role.name: role.form for role in recipe.objective.roles}
+def _columns(recipe: Recipe, source: SourceSection, read: Sequence[Role]) -> Iterator[tuple[str, str]]:
+    """Check that columns are mapped to roles that the objective reads, each once."""
+    roles = {role.name: role.form for role in read}
     for name, column in source.columns.items():
         if isinstance(column, list) and roles.get(name) in ("label", "messages", "answers"):
             yield "columns", f"{name} is read from one column: name one"
@@ -234,10 +239,9 @@ def _columns(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]
         yield "text", "is named in columns, too: remove one of the two"
 
 
-def _stdlib(recipe: Recipe, source: SourceSection) -> Iterator[tuple[str, str]]:
+def _stdlib(recipe: Recipe, source: SourceSection, roles: Sequence[Role]) -> Iterator[tuple[str, str]]:
     """Check that the standard library's rows have the columns that the objective reads, or that the recipe names others."""
     given = _STDLIB_COLUMNS.get(source.stdlib, ())
-    roles = recipe.objective.roles
     named = {*source.columns, *(["text"] if source.text is not None else [])}
     present = {role for role in roles if role.name in named or set(role.columns) & set(given)}
     shapes = {role.shape for role in roles if role.shape} or {""}  # of rows; one of them is enough

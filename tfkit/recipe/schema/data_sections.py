@@ -147,6 +147,11 @@ class DataSection(Data):
         description="Sources (stdlib has its own held-out files), or the fraction of train that is held out; of a folder with files called "
         "valid or dev these, in place of a fraction.",
     )
+    pretraining: Annotated[list[SourceSection], Field(min_length=1)] | None = Field(
+        None,
+        description="Sources of text that an objective mixes into its steps so that the model keeps what it learned from such text (ppo, "
+        "with ptx_weight); null: none.",
+    )
     split_by: Literal["input", "row"] = Field(
         "input",
         description="input: rows that share their input are held out together, files called train, valid or test are used as such, one "

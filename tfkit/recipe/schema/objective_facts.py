@@ -68,6 +68,11 @@ class ObjectiveSection(Data):
         return True
 
     @property
+    def reads_pretraining(self) -> bool:
+        """Whether its steps read text of data.pretraining beside their own rows."""
+        return False
+
+    @property
     def has_labels(self) -> bool:
         """Whether its head has an output for each class or tag of the data."""
         return self.head in ("classes", "tags")

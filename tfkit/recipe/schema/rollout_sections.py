@@ -96,3 +96,79 @@ class GRPOSection(RolloutSection):
     scale_rewards: Literal["group", "none"] = Field(
         "group", description="group: a reward less the group's mean is divided by the group's deviation. none: it is not (Dr. GRPO)."
     )
+
+
+@declared
+class PPOSection(RolloutSection):
+    """Proximal policy optimization of sampled responses, as InstructGPT (arXiv 2203.02155) had it: a value model says what a response is
+    worth at each of its tokens, the distance from the model of the first step is subtracted from the reward of each, and text of the
+    pretraining may be mixed in (PPO-ptx). Policy and value model have clipped losses, and a step each.
+
+    The paper does not print gae_lambda, the whitening of the advantages, or the clipping of values: these are as in the reproduction of
+    arXiv 2403.17031. `optimizer.eps` was 1e-5 there.
+    """
+
+    kind: Literal["ppo"]
+    value: str = Field(min_length=1, description="The reward model whose weights the value model begins with.")
+    value_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights before the first step; null: any.")
+    value_lr: Positive | None = Field(None, description="Peak learning rate of the value model; null: optimizer.lr.")
+    prompts: BatchSize = Field(64, description="Prompts of an iteration, for which responses are sampled before its first step.")
+    completions: BatchSize = Field(1, description="Responses to each prompt.")
+    no_eos_reward: float | None = Field(
+        -1.0,
+        ge=-1_000_000,
+        le=1_000_000,
+        description="The reward of a response that reaches max_new_tokens without an end, instead of its own; null: its own.",
+    )
+    beta: Weight = Field(
+        0.02,
+        description="Weight of the distance from the model of the first step, log policy - log reference, in the reward of each token.",
+    )
+    kl_target: Positive | None = Field(
+        None,
+        description="Change beta after each iteration so that the kl, in nats a response, comes near this (arXiv 1909.08593); null: not.",
+    )
+    kl_horizon: Positive = Field(10_000, description="Responses over which beta follows kl_target.")
+    gamma: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="Discount of the reward of a later token.")
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.95, description="Decay of later errors in an advantage; 1: no value is relied on."
+    )
+    clip_range: Positive = Field(
+        0.2, le=1, description="How far the ratio of new and old probability may move, either way, before it has no gradient."
+    )
+    value_clip_range: Positive = Field(0.2, description="How far a value may move, either way, before it has no gradient.")
+    ptx_weight: Weight = Field(
+        0.0, description="Weight of the loss of a language model on data.pretraining in each step, 27.8 in the paper; 0: none is read."
+    )
+    ptx_ratio: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Rows of data.pretraining for each response, 8 in the paper.")
+
+    companions: ClassVar[Mapping[str, bool]] = {"value": True}
+
+    @property
+    def reads_pretraining(self) -> bool:
+        """Whether text has a weight."""
+        return self.ptx_weight > 0
+
+    @property
+    def trained_for(self) -> ObjectiveSection:
+        """An evaluation needs no value model."""
+        return _EvaluatedPPO.model_validate(self.model_dump())
+
+    def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
+        """Check the iteration, and that nothing is set that nothing reads."""
+        yield from super().problems(recipe, model)
+        if self.ptx_weight and recipe.data.pretraining is None:
+            yield ("objective", "ptx_weight"), "there is no text to weigh: give data.pretraining, or set it to 0"
+        fields = PPOSection.model_fields
+        if not self.ptx_weight and self.ptx_ratio != fields["ptx_ratio"].default:
+            yield ("objective", "ptx_ratio"), "without objective.ptx_weight no text is read: set that, or remove this"
+        if self.kl_target is None and self.kl_horizon != fields["kl_horizon"].default:
+            yield ("objective", "kl_horizon"), "only objective.kl_target reads it: set that, or remove this"
+        if self.kl_target is not None and not self.beta:
+            yield ("objective", "beta"), "objective.kl_target multiplies it, which 0 never leaves: give a beta to begin with"
+
+
+class _EvaluatedPPO(PPOSection):
+    """The same for an evaluation."""
+
+    companions: ClassVar[Mapping[str, bool]] = {}

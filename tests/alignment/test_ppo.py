@@ -1,0 +1,178 @@
+"""PPO: every row of the classic bugs as a test on the real loader, objective and step."""
+
+import math
+from pathlib import Path
+
+import ppo_checks
+import pytest
+import torch
+from ppo_checks import PROMPTS, SIZES
+from test_enumerated_world import BETA, REWARD, rewards
+from tiny_ppo import PPOWorld, critic, text
+from tiny_rollouts import policy, probabilities
+
+from tfkit.alignment.token_credit import token_credit
+from tfkit.data import PackedRows
+from tfkit.engine.companions import companion_tensors, load_companion_tensors
+from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.objective import Batch
+from tfkit.objectives.ppo import clipped_value_loss
+
+CHECKS = [
+    ppo_checks.first_ratios_are_one,
+    ppo_checks.credit_is_in_its_place,
+    ppo_checks.advantages_are_white,
+    ppo_checks.padding_changes_nothing,
+    ppo_checks.values_are_those_before_a_token,
+    ppo_checks.any_cut_is_the_same_step,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_it_is_right(check: object, tmp_path: Path) -> None:
+    check(tmp_path)  # type: ignore[operator]
+
+
+def test_without_a_learning_rate_nothing_changes(tmp_path: Path) -> None:
+    """Whole iterations leave the bits of both models, and a second pass over the same responses has the same losses."""
+    sizes = SIZES | {"batch_size": 16, "inner_epochs": 2}
+    world = PPOWorld(tmp_path, PROMPTS, lr=1e-9, **sizes)
+    before = [one.clone() for weights in world.stepper.all_weights.values() for one in weights.master.values()]
+    reports = [world.stepper.take(step + 1, world.loader.step(step), 0.0) for step in range(4)]
+    after = [one for weights in world.stepper.all_weights.values() for one in weights.master.values()]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    for first, second in ((0, 1), (2, 3)):
+        assert reports[first].losses == pytest.approx(reports[second].losses, abs=1e-6)
+    assert reports[0].losses != pytest.approx(reports[2].losses, abs=1e-3)  # other responses
+
+
+def test_a_table_of_ends_by_hand() -> None:
+    """Responses of 1, 2 and 3 tokens; values, ratios and scores such that every return and advantage is a short sum."""
+    ratios = [torch.tensor([0.2]), torch.tensor([0.4, -0.2]), torch.tensor([0.0, 0.2, 0.4])]
+    values = [torch.tensor([0.5]), torch.tensor([1.0, 0.5]), torch.tensor([0.0, 0.5, 1.0])]
+    scores = torch.tensor([1.0, 2.0, -1.0])
+    found = token_credit(scores, ratios, values, beta=0.5, gamma=1.0, gae_lambda=1.0)
+    by_hand = [[0.9], [1.9, 2.1], [-1.3, -1.3, -1.2]]
+    for returns, expected in zip(found.returns, by_hand, strict=True):
+        assert returns.tolist() == pytest.approx(expected)
+    plain = torch.tensor([0.4, 0.9, 1.6, -1.3, -1.8, -2.2], dtype=torch.float64)  # returns less values
+    white = (plain - plain.mean()) / plain.std(correction=0)
+    assert torch.cat(found.advantages).tolist() == pytest.approx(white.tolist(), abs=1e-6)
+    spread = torch.tensor([0.9, 1.9, 2.1, -1.3, -1.3, -1.2], dtype=torch.float64).var(correction=0)
+    assert found.explained_variance == pytest.approx(1 - float(plain.var(correction=0) / spread))
+    error = token_credit(scores, ratios, values, beta=0.5, gamma=0.9, gae_lambda=0.0)  # the TD error
+    assert error.returns[1].tolist() == pytest.approx([-0.2 + 0.9 * 0.5, 2.1])
+
+
+def test_one_real_token_gives_numbers() -> None:
+    found = token_credit(torch.tensor([1.0]), [torch.zeros(1)], [torch.zeros(1)], beta=0.1, gamma=1.0, gae_lambda=0.95)
+    assert (found.advantages[0].tolist(), found.returns[0].tolist(), found.explained_variance) == ([0.0], [1.0], None)
+
+
+def test_the_value_of_the_last_token_is_the_score() -> None:
+    """Before the first step; the shift of the reward model is in both."""
+    value = critic(shift=0.25)
+    ids = torch.tensor([[1, 0, 2, 3, 0], [2, 2, 1, 0, 3]])
+    mask = torch.tensor([[True] * 4 + [False], [True] * 5])
+    last = torch.tensor([[False] * 3 + [True, False], [False] * 4 + [True]])
+    batch = Batch(ids, torch.where(last, 0, -100), padding_mask=mask)
+    assert torch.equal(value.values(batch), value.scores(batch))
+    raw = value.companion.model(ids, padding_mask=mask).logits[:, 0]
+    torch.testing.assert_close(value.scores(batch), raw - 0.25)
+
+
+def test_the_value_loss_by_its_formula() -> None:
+    values = torch.tensor([1.0, 1.0, -1.0], requires_grad=True)
+    found = clipped_value_loss(values, torch.tensor([0.9, 0.5, -0.5]), torch.tensor([2.0, 0.0, 0.0]), 0.2)
+    # Clipped: 1.0 (inside), 0.7, -0.7, against returns 2, 0, 0: the larger of both squares.
+    assert float(found["value"].detach()) == pytest.approx(0.5 * (1.0 + max(1.0, 0.49) + max(1.0, 0.49)))
+    found["value"].backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == pytest.approx([-1.0, 1.0, -1.0])
+    nearer = clipped_value_loss(torch.tensor([0.1]), torch.tensor([0.5]), torch.tensor([0.0]), 0.2)
+    assert (float(nearer["value"]), int(nearer["value_clip_fraction"])) == (pytest.approx(0.5 * 0.09), 1)
+
+
+def gradients(world: PPOWorld, step: int = 0) -> tuple[dict[str, torch.Tensor], object]:
+    """The gradient of the policy in a real step, before it is clipped."""
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> object:
+        return lambda parameter: kept.__setitem__(name, parameter.grad.clone())
+
+    for name, parameter in world.policy.named_parameters():
+        parameter.register_post_accumulate_grad_hook(keep(name))  # type: ignore[arg-type]
+    return kept, world.stepper.take(step + 1, world.loader.step(step), 1.0)
+
+
+def test_text_adds_its_gradient_by_its_weight(tmp_path: Path) -> None:
+    """The gradient with text is that of PPO, and 27.8 times that of a language model on the same rows, each taken alone."""
+    weight, ratio = 27.8, 3
+    mixed, _ = gradients(PPOWorld(tmp_path, PROMPTS, ptx_weight=weight, ptx_ratio=ratio, **SIZES))
+    alone, _ = gradients(PPOWorld(tmp_path, PROMPTS, **SIZES))
+    objective, model = CausalLM(separator_id=3), policy().eval()
+    rows = PackedRows([(text(), 1.0)], 16, 1)
+    batch = objective.collate(rows.gather(*(torch.zeros(24, dtype=torch.long).numpy(), rows.order(0)[: 8 * ratio])))
+    (objective.loss(model, batch)["lm"] / objective.counts(batch)["lm"]).backward()
+    for name, parameter in model.named_parameters():
+        of_text = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+        torch.testing.assert_close(mixed[name], alone[name] + weight * of_text, atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_the_value_model_has_a_rate_and_a_clip_of_its_own(tmp_path: Path) -> None:
+    world = PPOWorld(tmp_path, PROMPTS, value_lr=3e-4, **SIZES)
+    assert world.companions["value"].optimizer.section.lr == 3e-4
+    report = world.stepper.take(1, world.loader.step(0), 1.0)
+    assert report.all_observed["value_grad_norm"] > 0
+
+
+def test_beta_follows_its_target(tmp_path: Path) -> None:
+    """It grows by a fifth of responses / horizon where the policy is far beyond the target, and falls where it is at the reference."""
+    world = PPOWorld(tmp_path, PROMPTS, beta=0.1, kl_target=0.01, kl_horizon=100.0, lr=3e-2, **SIZES)
+    betas = []
+    for step in range(6):
+        world.stepper.take(step + 1, world.loader.step(step), 1.0)
+        betas.append(world.loader.observed()["beta"])
+    first, grown = 0.1 * (1 - 0.2 * 16 / 100), 0.1 * (1 - 0.2 * 16 / 100) * (1 + 0.2 * 16 / 100)
+    assert betas[::2] == pytest.approx([0.1, first, grown])  # at the reference first, then beyond the target
+
+
+def test_a_restored_training_goes_on_in_the_same_bits(tmp_path: Path) -> None:
+    """Between the minibatches of an iteration, and between iterations: weights and moments of both models, beta, and the responses."""
+    fields = {"inner_epochs": 2, "ptx_weight": 1.0, "kl_target": 0.1, "kl_horizon": 50.0, **SIZES}
+    whole = PPOWorld(tmp_path, PROMPTS, **fields)
+    reports = [whole.stepper.take(step + 1, whole.loader.step(step), 1.0) for step in range(6)]
+    for stop in (1, 3, 4):
+        begun, again = PPOWorld(tmp_path, PROMPTS, **fields), PPOWorld(tmp_path, PROMPTS, **fields)
+        for step in range(stop):
+            begun.stepper.take(step + 1, begun.loader.step(step), 1.0)
+        again.weights.load(dict(begun.weights.master))
+        again.stepper.optimizer.load_state(begun.stepper.optimizer.state())
+        load_companion_tensors(again.companions, companion_tensors(begun.companions))
+        tensors, state = begun.loader.state(stop)
+        assert bool(tensors) == (stop % 4 != 0)
+        again.loader.restore(tensors, state)
+        for step in range(stop, 6):
+            assert again.stepper.take(step + 1, again.loader.step(step), 1.0) == reports[step]
+            assert math.isfinite(again.loader.observed()["beta"])
+
+
+@pytest.mark.slow
+def test_it_reaches_the_optimum_of_an_enumerated_world(tmp_path: Path) -> None:
+    """pi_ref exp(r / beta) / Z, within a total variation of 0.02; the value model learns what is left to come at each token."""
+    (tmp_path / "table.py").write_text(REWARD)
+    rules = [{"kind": "python", "function": f"{tmp_path}/table.py:reward", "allow_code": True}]
+    steps, sizes = 240, {"prompts": 1, "completions": 128, "batch_size": 128, "micro": 128}
+    world = PPOWorld(tmp_path, ["b"], rules=rules, beta=BETA, no_eos_reward=None, value_lr=2e-2, **sizes)
+    reference = probabilities(world.policy, 1)
+    optimum = reference * (rewards(tmp_path) / BETA).exp()
+    optimum /= optimum.sum()
+
+    def distance() -> float:
+        return float((probabilities(world.policy, 1) - optimum).abs().sum() / 2)
+
+    assert distance() > 0.3
+    for step in range(steps):
+        world.stepper.take(step + 1, world.loader.step(step), 0.01 + 0.99 * (1 - step / steps) ** 2)
+    assert distance() < 0.02
+    assert world.loader.observed()["explained_variance"] > 0.1

@@ -1,0 +1,126 @@
+"""Runs of PPO by the command: trained, killed within its steps, resumed, evaluated, refused."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_runs import Done, Process, exact, hashes, pretrain, records, strike, write_corpus, write_recipe
+
+from tfkit.run.safetensors_header import read_header
+
+STEPS = 6
+RECIPE = """
+# PPO with text of the pretraining, for tests.
+model: {from: base}
+data:
+  train: [{path: prompts.jsonl}]
+  validation: [{path: others.jsonl}]
+  pretraining: [{path: corpus}]
+objective:
+  {kind: ppo, rules: [{kind: contains, text: a}], value: scores, value_lr: 3e-3, prompts: 4, completions: 2, inner_epochs: 2,
+   max_new_tokens: 5, ptx_weight: 0.5, ptx_ratio: 2, kl_target: 0.5, kl_horizon: 100}
+optimizer: {kind: adamw, lr: 5e-3, eps: 1e-5}
+training: {steps: 6, batch_size: 4, micro_batch_size: 2, precision: fp32, log_every: 1}
+checkpoint: {every: 1, keep: 9}
+evaluation: {every: 3}
+carbon: {enabled: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with prompts, a policy to start from, and a model that gives texts a number."""
+    folder = tmp_path_factory.mktemp("ppo")
+    corpus = write_corpus(folder / "corpus")
+    words = corpus.joinpath("0.txt").read_text(encoding="utf-8").split()
+    for name, start in (("prompts", 0), ("others", 100)):
+        rows = [{"prompt": " ".join(words[place : place + 3])} for place in range(start, start + 36, 3)]
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    scored = [{"text": " ".join(words[i : i + 4]), "label": words[i].count("a") / 2} for i in range(40)]
+    (folder / "scored.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in scored), encoding="utf-8")
+    (folder / "ppo.yaml").write_text(RECIPE, encoding="utf-8")
+    assert pretrain(folder / "base", write_recipe(folder, corpus), "training.steps=4").code == 0
+    words_ = ["finetune", "--from", str(folder / "base"), "--data", str(folder / "scored.jsonl"), "--run", str(folder / "scores")]
+    done = Process(folder, [*words_, "training.epochs=null", "training.steps=4", "carbon.enabled=false"]).wait()
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """A command in that folder."""
+    monkeypatch.chdir(place)
+    return lambda *words, before=None: Process(place, [*words, "--threads", "1"] if words[0] != "check" else [*words], before).wait()
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Path:
+    """The run that was never stopped."""
+    patch = pytest.MonkeyPatch()
+    patch.chdir(place)
+    done = Process(place, ["finetune", "ppo.yaml", "--run", "whole", "--threads", "1"]).wait()
+    patch.undo()
+    assert done.code == 0, done.err
+    return place / "whole"
+
+
+def test_its_log_has_what_papers_plot(whole: Path) -> None:
+    steps = [record for record in records(whole) if "loss" in record]
+    wanted = {"policy_loss", "value_loss", "ptx_loss", "reward", "kl", "entropy", "clip_fraction", "largest_ratio", "approximate_kl"}
+    wanted |= {"explained_variance", "response_length", "ended", "value_grad_norm", "beta"}
+    assert all(wanted <= step.keys() for step in steps)
+    assert [step["largest_ratio"] == 1.0 for step in steps[::2]] == [True, False, True]  # an iteration has four steps
+    assert steps[0]["kl"] == 0.0 < steps[-1]["kl"]
+    assert steps[-1]["ptx_loss"] < steps[0]["ptx_loss"]
+    scores = [record["evaluation"] for record in records(whole) if "evaluation" in record]
+    assert [*scores[-1]] == ["reward", "accuracy", "kl", "response_length", "ended"]
+
+
+def test_a_checkpoint_has_both_models_and_names_what_they_come_from(whole: Path) -> None:
+    checkpoint = whole / "checkpoints" / f"step-{STEPS:06d}"
+    saved = read_header(checkpoint / "training_state" / "optimizer.safetensors").keys()
+    assert "companions/value/weights/head.classes.weight" in saved
+    assert "loader/ids" in saved  # step 6 is within the second iteration
+    assert "head.classes.weight" not in read_header(checkpoint / "model.safetensors")
+    facts = json.loads((checkpoint / "tfkit.json").read_text())
+    assert [parent["role"] for parent in facts["lineage"]["parents"]] == ["start", "value"]
+    assert len(facts["data"]["pretraining"]) == 1
+
+
+@pytest.mark.parametrize("forward", [3, 8, 18], ids=["in ptx", "between passes", "in the second iteration"])
+def test_a_killed_run_goes_on_to_the_same_bits(forward: int, whole: Path, place: Path, tfkit: Callable[..., Done]) -> None:
+    run = f"killed-{forward}"
+    words = ("finetune", "ppo.yaml", "--run", run)
+    assert tfkit(*words, before=strike(signal.SIGKILL, forward)).code == -signal.SIGKILL
+    done = tfkit(*words, "--resume")
+    assert done.code == 0, done.err
+    assert hashes(place / run, STEPS) == hashes(whole, STEPS)
+    assert exact(place / run) == exact(whole)
+
+
+def test_it_is_evaluated_without_its_value_model(whole: Path, place: Path, tfkit: Callable[..., Done]) -> None:
+    (place / "scores").rename(place / "gone")
+    try:
+        done = tfkit("evaluate", "--from", f"whole/checkpoints/step-{STEPS:06d}", "--json", "carbon.enabled=false")
+    finally:
+        (place / "gone").rename(place / "scores")
+    assert done.code == 0, done.err
+    trained = next(record["evaluation"] for record in reversed(records(whole)) if "evaluation" in record)
+    found = json.loads(done.out)["metrics"]
+    assert {name: found[name] for name in trained} == pytest.approx(trained)
+
+
+def test_what_does_not_fit_is_refused(tfkit: Callable[..., Done]) -> None:
+    done = tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.value=base")
+    assert (done.code, "it does not give a text one number" in done.err) == (4, True), done.err
+    for word, reason in {
+        "data.pretraining=null": "objective.ptx_weight: there is no text to weigh",
+        "objective.ptx_weight=0": "data.pretraining: ppo reads no such text with these fields",
+        "objective.kl_target=null": "objective.kl_horizon: only objective.kl_target reads it",
+        "objective.beta=0": "objective.beta: objective.kl_target multiplies it",
+        "training.batch_size=6": "training.batch_size: does not divide the 8 responses",
+    }.items():
+        done = tfkit("check", "ppo.yaml", word)
+        assert (done.code, reason in done.err) == (2, True), done.err

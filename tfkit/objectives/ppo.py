@@ -1,0 +1,108 @@
+"""Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347) of responses, with a value model and text of the pretraining
+beside it: PPO-ptx of InstructGPT (arXiv 2203.02155, section 3.5).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.companion import Companion, open_companion
+from tfkit.objectives.context import ModelContext
+from tfkit.objectives.grpo import clipped_loss
+from tfkit.objectives.objective import IGNORED, Batch, Observation
+from tfkit.objectives.pretraining_mix import PretrainingMix
+from tfkit.objectives.response_log_probs import response_log_probs
+from tfkit.objectives.rollouts import PromptEncoder, RolloutObjective, Rollouts, ValueBaseline
+from tfkit.objectives.score_model import ScoreModel, score_model
+from tfkit.recipe.schema.rollout_sections import PPOSection
+
+
+class PPO(RolloutObjective):
+    """The clipped losses of policy and value, each summed over the tokens of the responses, ends included; and the loss of a language model
+    on text of the pretraining, where the section gives it a weight. Their gradients are added in one step, each by its own count.
+    """
+
+    observed: Mapping[str, Observation] = MappingProxyType(
+        {
+            "clip_fraction": Observation("policy"),
+            "largest_ratio": Observation(),
+            "approximate_kl": Observation("policy"),
+            "value_clip_fraction": Observation("value"),
+        }
+    )
+
+    section: PPOSection
+
+    def __init__(self, section: PPOSection, context: ModelContext, value: ScoreModel | None):
+        """`value`: None for an evaluation, which needs none."""
+        self.section, self.tokenizer, self.prompt_encoder = section, context.tokenizer, PromptEncoder(section, context)
+        self.value = value
+        self.terms: Mapping[str, float] = {"policy": 1.0, "value": 1.0}
+        self._mix: PretrainingMix | None = None
+        if section.ptx_weight:
+            self.terms = {**self.terms, "ptx": section.ptx_weight}
+            self._mix = PretrainingMix(section.ptx_ratio, CausalLM(separator_id=context.tokenizer.eos_id))
+
+    @classmethod
+    def open(cls, section: PPOSection, context: ModelContext) -> "PPO":
+        """Open the objective with its value model, unless it is for an evaluation. Raises ModelError if they do not fit the policy."""
+        if "value" not in section.companion_paths:
+            return cls(section, context, None)
+        companion = replace(open_companion(section, "value"), lr=section.value_lr)
+        return cls(section, context, score_model(companion, context.config, context.tokenizer, {}))
+
+    @property
+    def companions(self) -> Sequence[Companion]:
+        """The value model."""
+        return (self.value.companion,) if self.value is not None else ()
+
+    @property
+    def pretraining(self) -> PretrainingMix | None:
+        """Text, where it has a weight."""
+        return self._mix
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """Responses whose tokens are credited by the value model."""
+        section = self.section
+        baseline = ValueBaseline(self.value, section.gamma, section.gae_lambda, section.kl_target, section.kl_horizon)
+        return Rollouts(section, self.tokenizer, self.end_ids, baseline)
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The tokens of the responses, or the targets of the text."""
+        tokens, text = int((batch.labels != IGNORED).sum()), 0
+        if batch.is_pretraining and self._mix is not None:
+            tokens, text = 0, self._mix.count(batch)
+        counts = {"policy": tokens, "value": tokens, "ptx": text}
+        return {term: counts[term] for term in self.terms}
+
+    def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
+        """The sums of the terms, of which those are 0 that the batch has nothing of; and the observations."""
+        nothing = dict.fromkeys(self.terms, torch.zeros((), device=batch.input_ids.device))
+        if batch.is_pretraining and self._mix is not None:
+            return {**nothing, "ptx": self._mix.loss(model, batch)}
+        assert self.value is not None, "an evaluation has no loss"
+        targets = batch.labels != IGNORED
+        log_probs, values = response_log_probs(model, batch, self.section.temperature), self.value.values(batch)
+        if not len(log_probs):  # prompts alone
+            return {**nothing, "policy": log_probs.sum(), "value": values.sum()}
+        before, advantages, old_values, returns = (batch.extras[name][targets] for name in ("log_probs", "advantages", "values", "returns"))
+        difference = (log_probs - before).detach()
+        return {
+            **nothing,
+            **clipped_loss(log_probs, before, advantages, self.section.clip_range),
+            **clipped_value_loss(values, old_values, returns, self.section.value_clip_range),
+            "approximate_kl": (difference.expm1() - difference).sum(),  # k3 of old || new, by tokens of the old policy
+        }
+
+
+def clipped_value_loss(values: Tensor, before: Tensor, returns: Tensor, clip_range: float) -> dict[str, Tensor]:
+    """Return 0.5 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) and how many of its tokens are clipped: all (N,) -> sums."""
+    clipped = before + (values - before).clamp(-clip_range, clip_range)
+    plain, held = (values - returns).square(), (clipped - returns).square()
+    return {"value": 0.5 * torch.maximum(plain, held).sum(), "value_clip_fraction": (held > plain).detach().sum()}
