@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from tfkit.alignment.rewards import Rules
 from tfkit.carbon import Meter
 from tfkit.data import ExampleSet, Source, TokenStream, example_set, token_stream, trained_tokenizer
 from tfkit.data.columns.labels import find_labels
@@ -103,6 +104,8 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
             config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
         folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
         objective = open_objective(recipe.objective, ModelContext(config, tokenizer, labels, recipe.training.seed, folder))
+        if objective.rollouts is not None:
+            Rules(objective.rollouts.section.rules)  # code that is not there is reported before anything is tokenized
         if not objective.reads_special_tokens:
             check_openings((*sources, *held_out), roles, tokenizer)
         check_openings(texts, TEXT, tokenizer)

@@ -1,0 +1,204 @@
+"""GRPO through the real commands: trained, killed in an iteration, resumed, stopped, evaluated, replayed; and what is refused."""
+
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import Done, Process, exact, hashes, pretrain, records, strike, write_corpus, write_recipe
+
+from tfkit.__main__ import main
+from tfkit.alignment import rollout_loader
+
+STEPS = 8
+RECIPE = """
+# A recipe for tests: four steps an iteration, of two passes.
+model: {from: base}
+data: {train: [{path: prompts.jsonl}], validation: [{path: others.jsonl}]}
+objective:
+  {kind: grpo, rules: [{kind: contains, text: a}, {kind: number, weight: 0.5}], prompts: 2, completions: 4, inner_epochs: 2,
+   max_new_tokens: 5, beta: 0.1}
+optimizer: {lr: 1e-2}
+schedule: {kind: constant}
+training: {steps: 8, batch_size: 4, micro_batch_size: 2, precision: fp32, log_every: 1}
+checkpoint: {every: 3, keep: 9}
+evaluation: {every: 4}
+carbon: {enabled: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with prompts, the recipe, and a run to start from, whose model has dropout."""
+    folder = tmp_path_factory.mktemp("grpo")
+    for name, count in (("prompts", 12), ("others", 5)):
+        rows = [{"prompt": f"the cat {'sat ' * (number % 3)}", "answer": number} for number in range(count)]
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    (folder / "grpo.yaml").write_text(RECIPE, encoding="utf-8")
+    words = ["training.steps=4", "model.dropout.residual=0.2", "model.context_length=24"]
+    done = pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), *words)
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """A command of a process of its own, in that folder."""
+    monkeypatch.chdir(place)
+
+    def run(*words: str, before: Callable[[], object] = lambda: None) -> Done:
+        return Process(place, [*words], before).wait()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Path:
+    """The run that was never stopped."""
+    patch = pytest.MonkeyPatch()
+    patch.chdir(place)
+    done = Process(place, ["finetune", "grpo.yaml", "--run", "whole", "--threads", "1"]).wait()
+    patch.undo()
+    assert done.code == 0, done.err
+    return place / "whole"
+
+
+def strike_in_sampling(number: int, iteration: int) -> Callable[[], None]:
+    """Return a fault: the process gets a signal as it begins to sample an iteration, counted from 1."""
+
+    def before() -> None:
+        sample, calls = rollout_loader.sample, [0]
+
+        def struck(*arguments: Any, **options: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == iteration:
+                signal.raise_signal(number)
+            return sample(*arguments, **options)
+
+        rollout_loader.sample = struck
+
+    return before
+
+
+def test_the_log_has_the_figures_of_each_iteration(whole: Path) -> None:
+    steps = [record for record in records(whole) if "loss" in record]
+    figures = ("reward", "accuracy", "kl", "kl_k3", "entropy", "response_length", "ended", "zero_advantages")
+    for name in figures:
+        values = [step[name] for step in steps]
+        assert len({*values[:4]}) == len({*values[4:]}) == 1, name  # those of one iteration
+    assert (steps[0]["kl"], steps[0]["largest_ratio"], steps[0]["clip_fraction"]) == (0.0, 1.0, 0.0)
+    assert steps[4]["largest_ratio"] == 1.0
+    assert steps[4]["kl"] != 0.0
+    assert all(1 <= step["response_length"] <= 5 for step in steps)
+    evaluations = [record["evaluation"] for record in records(whole) if "evaluation" in record]
+    assert [sorted(one) for one in evaluations] == [["accuracy", "ended", "kl", "response_length", "reward"]] * 2
+    state = json.loads((whole / "checkpoints" / "step-000003" / "training_state" / "state.json").read_text(encoding="utf-8"))
+    assert state["loader"]["iteration"] == 0
+    last = json.loads((whole / "checkpoints" / "step-000008" / "training_state" / "state.json").read_text(encoding="utf-8"))
+    assert "loader" not in last
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(strike_in_sampling(signal.SIGKILL, 2), id="killed while sampling"),
+        pytest.param(strike_in_sampling(signal.SIGTERM, 2), id="stopped while sampling"),
+        pytest.param(strike(signal.SIGKILL, 9), id="killed between minibatches"),
+        pytest.param(strike(signal.SIGTERM, 12), id="stopped between passes"),
+    ],
+)
+def test_a_run_that_was_ended_anywhere_goes_on_with_the_same_bits(
+    fault: Callable[[], None], whole: Path, tfkit: Callable[..., Done], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert tfkit("finetune", "grpo.yaml", "--run", str(run), "--threads", "1", before=fault).code in (-9, 143)
+    done = tfkit("resume", str(run), "--threads", "1")
+    assert done.code == 0, done.err
+    assert hashes(run, STEPS) == hashes(whole, STEPS)
+    assert exact(run) == exact(whole)
+
+
+def test_evaluate_gives_the_scores_of_the_training(whole: Path, tfkit: Callable[..., Done], place: Path) -> None:
+    done = tfkit("evaluate", "--from", "whole/checkpoints/step-000008", "--predictions", "said.jsonl", "--json", "--threads", "1")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    last = [record["evaluation"] for record in records(whole) if "evaluation" in record][-1]
+    assert result["metrics"] == pytest.approx(last, abs=1e-6)
+    assert result["examples"] == 5
+    assert set(result["intervals"]) >= {"reward", "kl"}
+    lines = [json.loads(line) for line in (place / "said.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["place"] for line in lines] == [f"others.jsonl:{number}" for number in range(1, 6)]
+    assert sum(line["reward"] for line in lines) / 5 == pytest.approx(last["reward"])
+    assert all(line["reward"] >= ("a" in line["response"]) for line in lines)
+
+
+def test_a_lora_policy_has_its_base_as_reference(tfkit: Callable[..., Done], place: Path) -> None:
+    words = ["training.adapter={rank: 4}", "training.steps=5", "optimizer.lr=0.1"]
+    done = tfkit("finetune", "grpo.yaml", "--run", "lora", "--threads", "1", *words)
+    assert done.code == 0, done.err
+    steps = [record for record in records(place / "lora") if "loss" in record]
+    assert (steps[0]["kl"], steps[0]["largest_ratio"], steps[4]["largest_ratio"]) == (0.0, 1.0, 1.0)
+    assert abs(steps[4]["kl"]) > 1e-4
+    last = [record["evaluation"] for record in records(place / "lora") if "evaluation" in record][-1]
+    done = tfkit("evaluate", "--from", "lora", "--json", "--threads", "1")
+    assert json.loads(done.out)["metrics"] == pytest.approx(last, abs=1e-5)
+
+
+def test_the_best_checkpoint_is_within_the_limit(tfkit: Callable[..., Done], place: Path) -> None:
+    """Without a limit that of the highest reward is the best; below every distance that there is none is."""
+    words = ["finetune", "grpo.yaml", "--threads", "1", "checkpoint.every=4"]
+    done = tfkit(*words, "--run", "free", "--json")
+    best = json.loads(done.out)["best"]
+    evaluations = {record["step"]: record["evaluation"] for record in records(place / "free") if "evaluation" in record}
+    assert best["metric"] == "reward"
+    assert best["value"] == max(one["reward"] for one in evaluations.values())
+    within = [one["reward"] for one in evaluations.values() if one["kl"] <= 1e-6]
+    done = tfkit(*words, "--run", "limited", "--json", "objective.kl_limit=1e-6")
+    found = json.loads(done.out)["best"]
+    assert (found["value"] if found else None) == max(within, default=None)
+
+
+def test_a_run_that_runs_away_ends_with_6_and_its_last_checkpoint(tfkit: Callable[..., Done], place: Path) -> None:
+    done = tfkit("finetune", "grpo.yaml", "--run", "away", "--threads", "1", "optimizer.lr=1", "objective.kl_stop=0.01")
+    assert done.code == 6
+    assert "step 5: the policy is" in done.err
+    assert "objective.kl_stop" in done.err
+    assert sorted(path.name for path in (place / "away" / "checkpoints").glob("step-*")) == ["step-000003"]
+
+
+def test_an_unhealthy_step_within_an_iteration_is_replayed(tfkit: Callable[..., Done], place: Path) -> None:
+    words = ["--threads", "1", "optimizer={kind: adamw, lr: 1e30, clip_norm: null}", "schedule={kind: constant}"]
+    done = tfkit("finetune", "grpo.yaml", "--run", "broken", *words)
+    assert done.code == 6, done.err
+    done = tfkit("replay", "broken")
+    assert done.code == 0, done.err
+    assert "step 2" in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["training.batch_size=6"], 2, "training.batch_size: does not divide the 8 responses of an iteration"),
+        (["objective.rules=[]"], 2, "objective.rules"),
+        (["objective.completions=1"], 2, "objective.completions"),
+        (["objective.rules=[{kind: python, function: 'mine.py:f'}]"], 2, "allow_code"),
+        (["objective.rules=[{kind: python, function: 'mine.py:f', allow_code: true}]"], 2, "mine.py is not there"),
+        (["objective.max_new_tokens=24"], 4, "leave no room for a prompt"),
+        (["objective.max_new_tokens=21"], 3, "prompts.jsonl:1: .* a prompt has room for 3"),
+        (["data.train=[{path: answerless.jsonl}]"], 3, "answerless.jsonl:1: no answer"),
+        (["data.train=[{path: messages.jsonl}]"], 3, "messages.jsonl:1: the prompt is messages, and the tokenizer has no chat template"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_is_refused_says_where_and_what_to_do(
+    words: list[str], code: int, message: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "answerless.jsonl").write_text('{"prompt": "the cat"}\n', encoding="utf-8")
+    (place / "messages.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}], "answer": 1}\n', encoding="utf-8")
+    assert main(["finetune", "grpo.yaml", "--run", "refused", "--threads", "1", *words]) == code
+    assert re.search(message, capsys.readouterr().err)
+    assert not [*place.glob("refused/checkpoints/*")]
