@@ -168,7 +168,7 @@ def tidy(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 _SCHEMA = json_schema()
-FROM_SCHEMA: Strategy = from_schema(_SCHEMA, _SCHEMA["$defs"])
+FROM_SCHEMA: Strategy = from_schema(_SCHEMA["$defs"]["Recipe"], _SCHEMA["$defs"])
 RECIPES: Strategy = FROM_SCHEMA.map(tidy) | FROM_SCHEMA.map(tidy) | FROM_SCHEMA | NEARLY | SHAPELESS
 
 

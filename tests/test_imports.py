@@ -28,7 +28,15 @@ PURE = {
     "error_document",
 }
 # Of the room `run`: how a checkpoint lies on disk, without torch.
-CHECKPOINTS = {"run.checkpoints", "run.manifest", "run.model_files", "run.safetensors_header", "run.strict_json", "run.verified"}
+CHECKPOINTS = {
+    "run.chain_folder",
+    "run.checkpoints",
+    "run.manifest",
+    "run.model_files",
+    "run.safetensors_header",
+    "run.strict_json",
+    "run.verified",
+}
 MAY_IMPORT = {
     "errors": set(),
     "error_document": set(),

@@ -18,6 +18,7 @@ KINDS = {
     8: "gate",
     9: "peer",
 }  # by exit code; 128 and more: stopped
+_STAGE = re.compile(r"stage [A-Za-z][\w-]*: ")  # of a recipe with stages; at the beginning
 _MOST = 300  # characters of a place
 _SPACED_PLACE = re.compile(r"(?:--|/|\./|\.\./|~|command line$|hub data set |(?:step|prompt) \d+$)|[^;,]*\.\w{1,8}(?::\d+){0,2}$")
 _IMPERATIVES = (
@@ -45,7 +46,7 @@ _REMEDY = re.compile(rf"(?:^|(?<=[;.?:]) |\n)(?=(?:{'|'.join(_IMPERATIVES)})\b)|
 
 def error_document(code: int, message: str) -> dict[str, Any]:
     """Return the document of an error with this exit code."""
-    place, _, rest = message.partition(": ")
+    place, _, rest = _STAGE.sub("", message, count=1).partition(": ")
     if not rest or code == 1 or len(place) > _MOST or "\n" in place or (" " in place and not _SPACED_PLACE.match(place)):
         place, rest = "", message
     found = _REMEDY.search(rest)

@@ -51,7 +51,7 @@ def test_errors_go_to_stderr_and_with_json_to_stdout_too(tmp_path: Path, capsys:
 
 def test_the_schema_needs_no_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--schema"]) == 0
-    assert "training" in json.loads(capsys.readouterr().out)["properties"]
+    assert "training" in json.loads(capsys.readouterr().out)["$defs"]["Recipe"]["properties"]
 
 
 def test_without_a_recipe_it_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

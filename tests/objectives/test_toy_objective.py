@@ -79,7 +79,7 @@ def whole(place: Path) -> Path:
 
 def test_the_schema_has_it_where_it_is_registered_and_nowhere_else(tfkit: Callable[..., Done], place: Path) -> None:
     schema = json.loads(tfkit("check", "--schema").out)
-    assert schema["properties"]["objective"]["discriminator"]["mapping"]["toy_preference"] == "#/$defs/ToySection"
+    assert schema["$defs"]["Recipe"]["properties"]["objective"]["discriminator"]["mapping"]["toy_preference"] == "#/$defs/ToySection"
     assert tfkit("check", "toy.yaml").code == 0
     wrong = tfkit("check", "toy.yaml", "objective.beta=-1", "evaluation.metric=f1")
     assert (wrong.code, "objective.beta: must be greater than 0" in wrong.err) == (2, True), wrong.err

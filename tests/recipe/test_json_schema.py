@@ -17,14 +17,25 @@ def references(value: Any) -> list[str]:
 
 def test_the_schema_offers_every_field() -> None:
     schema = json_schema()
-    assert set(schema["properties"]) == set(Recipe.model_fields)
-    assert schema["required"] == ["model", "data", "training"]
+    recipe = schema["$defs"]["Recipe"]
+    assert schema["anyOf"][0] == {"$ref": "#/$defs/Recipe"}
+    assert set(recipe["properties"]) == set(Recipe.model_fields)
+    assert recipe["required"] == ["model", "data", "training"]
     model = schema["$defs"]["ModelSection"]
-    assert set(model["properties"]) == {"preset", *ModelConfig.model_fields}
+    assert set(model["properties"]) == {"preset", "from", "sha256", *ModelConfig.model_fields}
     assert not model.get("required")
     assert model["additionalProperties"] is False
     assert model["properties"]["preset"]["anyOf"][0]["enum"] == [*PRESETS, *RELEASES]
     assert {"type": "null"} in model["properties"]["hidden_dim"]["anyOf"]
+
+
+def test_stages_are_recipes_that_may_begin_from_one_another() -> None:
+    schema = json_schema()
+    stages, stage = schema["anyOf"][1]["properties"]["stages"], schema["$defs"]["Stage"]
+    assert stages["additionalProperties"] == {"$ref": "#/$defs/Stage"}
+    assert set(stage["properties"]) == {"from", *Recipe.model_fields}
+    assert stage["required"] == ["data", "training"]
+    assert stage["additionalProperties"] is False
 
 
 def test_nested_parts_of_the_model_are_optional_too() -> None:

@@ -24,7 +24,7 @@ def check(
 
     Files and folders that it names are looked for, too; what is on the Hub is not.
     """
-    from tfkit.recipe import RecipeError, json_schema, read_recipe
+    from tfkit.recipe import RecipeError, json_schema, open_recipe, read_chain
 
     if schema:
         console.json(json_schema())
@@ -32,15 +32,19 @@ def check(
     if recipe is None:
         raise UsageError("tfkit check: which RECIPE? Give a path or the name of a bundled recipe; `tfkit recipes` lists these")
     try:
-        resolved = read_recipe(recipe, overrides or (), with_files=True)
+        source = open_recipe(recipe)
+        if source.has_stages:
+            read_chain(source, overrides or (), with_files=True)
+        else:
+            source.changed(overrides or (), with_files=True)
     except RecipeError as error:
         if json:
             console.json(_document(recipe, error))
         raise
     if json:
-        console.json(_document(str(resolved.path), None))
+        console.json(_document(str(source.path), None))
     else:
-        console.result(f"{resolved.path}: no errors")
+        console.result(f"{source.path}: no errors")
 
 
 def _document(recipe: str, error: "RecipeError | None") -> dict[str, object]:

@@ -16,6 +16,7 @@ def finetune(
     force: options.Force = False,
     no_verify: options.NoVerify = False,
     fail_if: options.FailIf = None,
+    stages: options.Stages = None,
     dry_run: options.DryRun = False,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -27,20 +28,25 @@ def finetune(
     Without a recipe the task is read from the columns of the data and the kind of the model; what was decided is printed as a recipe.
     """
     from tfkit import console
-    from tfkit.cli.train import command_line, show_dry_run, train, tuning_words
-    from tfkit.engine import attempt
+    from tfkit.cli.dry_run import show_chain_dry_run, show_dry_run
+    from tfkit.cli.train import command_line, train, tuning_words
+    from tfkit.engine import stages as training
+    from tfkit.engine.attempt import RunOptions
     from tfkit.engine.beginning import finetuning, recognition_of
+    from tfkit.engine.chain_plan import first_stage, plan_dry_run
     from tfkit.recipe import open_recipe
 
     chosen, changes = options.split_recipe("finetune", recipe, overrides)
     given = [*([chosen] if chosen else []), *changes]
     for name, value in (("--from", checkpoint), ("--data", data)):
         given += [name, value] if value is not None else []
-    words = tuning_words(changes, checkpoint, data)
-    source = open_recipe(chosen) if chosen else None
-    if dry_run:
+    source, part = open_recipe(chosen) if chosen else None, options.stage_names(stages)
+    words = tuning_words(changes, checkpoint, data, first_stage(source))
+    if dry_run and (source is None or not source.has_stages):
         return show_dry_run(finetuning(source, words, checkpoint), device, threads, resume=resume, as_json=json)
     folder = run or Path("runs") / (source.name if source is not None else recognition_of(words).run_name)
-    how = attempt.RunOptions(folder, resume, exact, force, device, threads, command_line(), fail_if or ())
+    how = RunOptions(folder, resume, exact, force, device, threads, command_line(), fail_if or (), part)
+    if dry_run and source is not None:
+        return show_chain_dry_run(plan_dry_run(source, words, "fine-tuning", how), device, threads, resume=resume, as_json=json)
     again = ["finetune", *given, "--run", str(folder), "--resume"]
-    train(lambda signals: attempt.finetune(source, words, checkpoint, how, console, signals), how, again, as_json=json)
+    train(lambda signals: training.finetune(source, words, checkpoint, how, console, signals), how, again, as_json=json)

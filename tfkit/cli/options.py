@@ -62,6 +62,10 @@ Threads = Annotated[
     typer.Option("--threads", min=1, max=_MOST_THREADS, metavar="N", help="CPU threads; by default one per core."),
 ]
 FailIf = Annotated[list[str] | None, typer.Option("--fail-if", metavar="GATE", help='End with 8 if true: "loss > 3".', show_default=False)]
+Stages = Annotated[
+    str | None,
+    typer.Option("--stages", metavar="NAMES", help="Of a recipe with stages run these alone: sft,reward.", show_default=False),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Start nothing: the recipe on stdout, and on stderr the first rows, steps, memory and time.")
 ]
@@ -79,6 +83,11 @@ Quiet = Annotated[
         help="The result, warnings, errors, what was decided, and one line of progress a minute.",
     ),
 ]
+
+
+def stage_names(stages: str | None) -> tuple[str, ...]:
+    """Return the names that --stages gives; none: all stages."""
+    return tuple(name.strip() for name in stages.split(",")) if stages is not None else ()
 
 
 def split_recipe(command: str, recipe: str | None, overrides: Sequence[str] | None) -> tuple[str | None, list[str]]:

@@ -14,22 +14,31 @@ def pretrain(
     force: options.Force = False,
     no_verify: options.NoVerify = False,
     fail_if: options.FailIf = None,
+    stages: options.Stages = None,
     dry_run: options.DryRun = False,
     device: options.Device = None,
     threads: options.Threads = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume continues from it."""
+    """Train the model of a recipe from random weights. Ctrl-C saves a checkpoint, and --resume continues from it.
+
+    A recipe with stages is run one stage after the other, each in a folder of its own below the run folder.
+    """
     from tfkit import console
-    from tfkit.cli.train import command_line, show_dry_run, train
-    from tfkit.engine import attempt
+    from tfkit.cli.dry_run import show_chain_dry_run, show_dry_run
+    from tfkit.cli.train import command_line, train
+    from tfkit.engine import stages as training
+    from tfkit.engine.attempt import RunOptions
     from tfkit.engine.beginning import pretraining
+    from tfkit.engine.chain_plan import plan_dry_run
     from tfkit.recipe import open_recipe
 
-    source, words = open_recipe(recipe), tuple(overrides or ())
+    source, words, part = open_recipe(recipe), tuple(overrides or ()), options.stage_names(stages)
+    how = RunOptions(run or Path("runs") / source.name, resume, exact, force, device, threads, command_line(), fail_if or (), part)
+    if dry_run and source.has_stages:
+        return show_chain_dry_run(plan_dry_run(source, words, "pre-training", how), device, threads, resume=resume, as_json=json)
     if dry_run:
         return show_dry_run(pretraining(source, words), device, threads, resume=resume, as_json=json)
-    how = attempt.RunOptions(run or Path("runs") / source.name, resume, exact, force, device, threads, command_line(), fail_if or ())
     again = ["pretrain", recipe, *words, "--run", str(how.run), "--resume"]
-    train(lambda signals: attempt.pretrain(source, words, how, console, signals), how, again, as_json=json)
+    train(lambda signals: training.pretrain(source, words, how, console, signals), how, again, as_json=json)

@@ -7,10 +7,22 @@ from tfkit.units import format_baselines, format_count, format_energy, format_ma
 
 
 def show_training_result(result: dict[str, Any], as_json: bool) -> None:
-    """Show it as one document, or as a few lines for people."""
+    """Show it as one document, or as a few lines for people; of a recipe with stages for each stage."""
     if as_json:
         console.json(result)
-        return
+    elif "stages" in result:
+        console.result("\n\n".join([*(f"{name}\n{_lines(one)}" for name, one in result["stages"].items()), _totals(result)]))
+    else:
+        console.result(_lines(result))
+
+
+def _totals(result: dict[str, Any]) -> str:
+    energy, mass = result["energy_kwh"], result["emissions_g"]
+    used = f", {format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
+    return f"all stages: {format_count(result['tokens'])} tokens in {format_seconds(result['seconds'] or 0.0)}{used}"
+
+
+def _lines(result: dict[str, Any]) -> str:
     loss, evaluation, energy, mass = (result[name] for name in ("loss", "evaluation", "energy_kwh", "emissions_g"))
     best = result.get("best")  # None: nothing was scored, or a run of an older version
     steps, tokens = f"{result['steps']:,}", format_count(result["tokens"])
@@ -31,7 +43,7 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
         change = f"better by {gain:.4g}" if gain > 0 else f"WORSE by {-gain:.4g}" if gain < 0 else "no better"
         rows["result"] = f"{best['metric']} {_number(best['value'])}, {change} than before the first step"
     width = max(map(len, rows))
-    console.result("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items() if value))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items() if value)
 
 
 def _number(value: float | None) -> str:

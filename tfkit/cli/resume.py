@@ -15,6 +15,7 @@ def resume(
     force: options.Force = False,
     no_verify: options.NoVerify = False,
     fail_if: options.FailIf = None,
+    stages: options.Stages = None,
     device: options.Device = None,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -22,12 +23,14 @@ def resume(
 ) -> None:
     """Continue a run from its newest good checkpoint, with the recipe and the changes that it was started with.
 
-    The same as --resume of pretrain and finetune, from the folder alone. A finished run repeats its result.
+    The same as --resume of pretrain and finetune, from the folder alone. A finished run repeats its result. Of a recipe with stages the
+    one that was stopped is continued, and those after it are started.
     """
     from tfkit import console
     from tfkit.cli.train import command_line, train
-    from tfkit.engine import attempt
+    from tfkit.engine import stages as training
+    from tfkit.engine.attempt import RunOptions
 
     words = tuple(overrides or ())
-    how = attempt.RunOptions(run, True, exact, force, device, threads, command_line(), fail_if or ())
-    train(lambda signals: attempt.resume(words, how, console, signals), how, ["resume", str(run), *words], as_json=json)
+    how = RunOptions(run, True, exact, force, device, threads, command_line(), fail_if or (), options.stage_names(stages))
+    train(lambda signals: training.resume(words, how, console, signals), how, ["resume", str(run), *words], as_json=json)

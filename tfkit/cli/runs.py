@@ -46,7 +46,7 @@ def runs(
         if one.status == "killed":
             complete_killed_run(one.run)
     found = list_runs(folder)
-    gone = _delete([one for one in found if _may_go(one, with_checkpoints)], yes=yes) if delete_unfinished else []
+    gone = _delete(_doomed(found, with_checkpoints), yes=yes) if delete_unfinished else []
     if json:
         document = {"schema_version": 1, "runs": [one.to_dict() for one in found if one.run not in gone]}
         console.json(document | ({"deleted": gone} if delete_unfinished else {}))
@@ -55,10 +55,16 @@ def runs(
     console.result(_table(left) if left else f"{folder}: no runs")
 
 
-def _may_go(one: "ListedRun", with_checkpoints: bool) -> bool:
+def _doomed(found: "Sequence[ListedRun]", with_checkpoints: bool) -> "list[ListedRun]":
+    """Return the unfinished runs that may be deleted; the folder of a recipe with stages after all of its stages, or not at all."""
+    from tfkit.run.chain_folder import stage_folders
     from tfkit.run.listing import UNFINISHED
 
-    return one.status in UNFINISHED and (with_checkpoints or not one.checkpoints)
+    doomed = [one for one in found if one.status in UNFINISHED and (with_checkpoints or not one.checkpoints)]
+    names = {one.run for one in doomed}
+    stages = {one.run: [str(path) for path in stage_folders(Path(one.run)).values() if path.exists()] for one in doomed}
+    doomed = [one for one in doomed if names.issuperset(stages[one.run])]
+    return sorted(doomed, key=lambda one: bool(stages[one.run]))
 
 
 def _delete(doomed: "Sequence[ListedRun]", *, yes: bool) -> list[str]:

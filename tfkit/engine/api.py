@@ -9,10 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfkit.engine import attempt
+from tfkit.engine import stages as training
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import recognition_of, require_trainable
 from tfkit.engine.calls import Interrupts, Overrides, ShouldStop, interrupts, word, words_of
+from tfkit.engine.chain_plan import first_stage
 from tfkit.engine.isolation import isolated
 from tfkit.engine.listener import Listener, Silent
 from tfkit.engine.results import Completion, EvaluationResult, TrainingResult
@@ -37,17 +38,19 @@ def pretrain(
     force: bool = False,
     device: str | None = None,
     threads: int | None = None,
+    stages: Sequence[str] = (),
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
     """Train the model of a recipe from random weights, in the folder `run` (default: runs/<recipe>).
 
+    A recipe with stages is run one stage after the other, or those in `stages` alone; overrides then begin with a stage's name.
     `should_stop` is called between micro-batches; the result of a run that it stops has the status "stopped", and the unfinished step is
     dropped. KeyboardInterrupt is raised once the last whole step is saved. Raises the classes of tfkit.errors.
     """
     source, words = _recipe_text(recipe), words_of(overrides)
-    options = RunOptions(_folder(run, source), resume, exact, force, device, threads, ["tfkit.pretrain"])
-    return _trained(options, should_stop, lambda stop: attempt.pretrain(source, words, options, listener or Silent(), stop))
+    options = RunOptions(_folder(run, source), resume, exact, force, device, threads, ["tfkit.pretrain"], (), tuple(stages))
+    return _trained(options, should_stop, lambda stop: training.pretrain(source, words, options, listener or Silent(), stop))
 
 
 def finetune(
@@ -62,23 +65,24 @@ def finetune(
     force: bool = False,
     device: str | None = None,
     threads: int | None = None,
+    stages: Sequence[str] = (),
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
     """Train the checkpoint `start` further, on `data` or the recipe's own. Without a recipe the task is read from the data and the model.
 
-    For the rest see `pretrain`.
+    Of a recipe with stages `start` and `data` are those of the first one. For the rest see `pretrain`.
     """
-    words = words_of(overrides)
+    words, source = words_of(overrides), _recipe_text(recipe) if recipe is not None else None
+    first = first_stage(source)
     if data is not None:  # before the others, so that data.train.0.columns can name columns
-        words.insert(0, word("data.train", [{"path": str(data)}]))
+        words.insert(0, word(f"{first}data.train", [{"path": str(data)}]))
     if start is not None:
-        words.append(word("model.from", str(start)))
-    source = _recipe_text(recipe) if recipe is not None else None
+        words.append(word(f"{first}model.from", str(start)))
     folder = _folder(run, source) if run is not None or source is not None else Path("runs") / recognition_of(words).run_name
-    options = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"])
+    options = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"], (), tuple(stages))
     checkpoint = str(start) if start is not None else None
-    return _trained(options, should_stop, lambda stop: attempt.finetune(source, words, checkpoint, options, listener or Silent(), stop))
+    return _trained(options, should_stop, lambda stop: training.finetune(source, words, checkpoint, options, listener or Silent(), stop))
 
 
 def resume(
@@ -89,12 +93,13 @@ def resume(
     force: bool = False,
     device: str | None = None,
     threads: int | None = None,
+    stages: Sequence[str] = (),
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
     """Go on with the run in a folder as it was started; a finished one repeats its result. For the rest see `pretrain`."""
-    options = RunOptions(Path(run), True, exact, force, device, threads, ["tfkit.resume"])
-    return _trained(options, should_stop, lambda stop: attempt.resume(words_of(overrides), options, listener or Silent(), stop))
+    options = RunOptions(Path(run), True, exact, force, device, threads, ["tfkit.resume"], (), tuple(stages))
+    return _trained(options, should_stop, lambda stop: training.resume(words_of(overrides), options, listener or Silent(), stop))
 
 
 def evaluate(
@@ -241,8 +246,8 @@ def _trained(options: RunOptions, should_stop: ShouldStop, train: Callable[[Inte
     except Stopped as stopped:
         counts = {"steps": 0, "tokens": 0, "evaluation": {}, "gates": []}
         nothing = {"run": str(options.run.resolve()), "status": "stopped", "stopped_early": True, **counts}
-        return TrainingResult.of(stopped.result or nothing)
-    return TrainingResult.of(result)
+        return TrainingResult.of_training(stopped.result or nothing)
+    return TrainingResult.of_training(result)
 
 
 def _recipe_text(recipe: AnyRecipe) -> RecipeText:

@@ -36,6 +36,7 @@ class RunOptions:
     threads: int | None = None
     command: Sequence[str] = ()  # for run.json
     fail_if: Sequence[str] = ()  # comparisons of the result's metrics that must not be true
+    stages: Sequence[str] = ()  # of a recipe with stages those to run; empty: all
 
     @property
     def goes_on(self) -> bool:
@@ -127,6 +128,8 @@ def _attempt(
     from tfkit.engine.resuming import finished_result, report_changes, require_length, resumed
     from tfkit.run.checkpoints import newest_step
 
+    if options.stages:
+        raise UsageError(f"--stages {','.join(options.stages)}: the recipe has no stages; leave it out")
     with RunFolder.open(options.run, resume=options.resume, command=[*options.command], warn=listener.warn) as folder:
         if folder.begun:
             going_on = resumed(folder, given)

@@ -51,7 +51,7 @@ class Given:
 
     def _last(self, key: str) -> str | None:
         """Return the override of a field that counts; the units of the length are one field."""
-        names = LENGTH if key in LENGTH else (key,)
+        names = _alternatives(key)
         return next((word for word in reversed(self.overrides) if _key(word) in names), None)
 
 
@@ -59,7 +59,15 @@ def _key(word: str) -> str:
     return word.partition("=")[0].strip()
 
 
+def _alternatives(name: str) -> tuple[str, ...]:
+    """Return the fields of which one is given: the units of a length, also of a stage's, are one field."""
+    for unit in LENGTH:
+        if name == unit or name.endswith(f".{unit}"):
+            return tuple(name.removesuffix(unit) + other for other in LENGTH)
+    return (name,)
+
+
 def _touches(name: str, overrides: Iterable[str]) -> bool:
     """Whether one of the overrides sets a field, a part of it, or its section; the units of the length are one field."""
-    names = LENGTH if name in LENGTH else (name,)
+    names = _alternatives(name)
     return any(one == key or one.startswith(f"{key}.") or key.startswith(f"{one}.") for key in map(_key, overrides) for one in names)

@@ -26,7 +26,11 @@ class _Result:
 
 @dataclass(frozen=True)
 class TrainingResult(_Result):
-    """The result of pretrain, finetune and resume. `status` is finished or stopped; seconds are wall time, over all attempts."""
+    """The result of pretrain, finetune and resume. `status` is finished or stopped; seconds are wall time, over all attempts.
+
+    Of a recipe with stages `stages` has the result of each by name; steps, tokens, time, energy and emissions are then sums, and what is of
+    one model is that of the last stage that was run.
+    """
 
     run: str
     checkpoint: str | None  # None: stopped before a first checkpoint
@@ -49,10 +53,22 @@ class TrainingResult(_Result):
     carbon_status: str
     place: str | None
     gates: list[dict[str, Any]]  # the verdicts of --fail-if
+    stages: dict[str, "TrainingResult"] = field(repr=False)  # empty for a recipe without stages
+
+    @classmethod
+    def of_training(cls, document: dict[str, Any]) -> Self:
+        """Take a document with the results of its stages, where it has some."""
+        stages = {name: cls.of_training(one) for name, one in document.get("stages", {}).items()}
+        return cls.of(document, stages=stages)
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl, one for each line: steps, evaluations, samples. Ready for pandas.DataFrame."""
+        """The records of metrics.jsonl, one for each line: steps, evaluations, samples. Ready for pandas.DataFrame.
+
+        Of a recipe with stages those of the last one that was run.
+        """
+        if self.stages:
+            return [*self.stages.values()][-1].history
         return read_metrics(Path(self.run) / "metrics.jsonl")
 
 

@@ -7,6 +7,7 @@ from tfkit.errors import ModelError
 from tfkit.network import fetch, is_offline
 from tfkit.recipe.bundled import training_command
 from tfkit.run import strict_json
+from tfkit.run.chain_folder import stage_folders
 
 ADAPTER = "adapter_config.json"  # in a folder with updates of another model's weights, in the format of the peft library
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -38,6 +39,8 @@ def pickle_refusal(path: Path) -> str | None:
 def _find_folder(folder: Path) -> Path:
     if (folder / "config.json").is_file() or (folder / ADAPTER).is_file():
         return folder
+    if stages := stage_folders(folder):
+        return _last_stage(folder, stages)
     if (folder / "checkpoints").is_dir():
         from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint, read_best, step_folders, step_of
         from tfkit.run.manifest import refuse_later_version
@@ -63,6 +66,16 @@ def _find_folder(folder: Path) -> Path:
     if folder.is_file():
         raise ModelError(pickle_refusal(folder) or f"{folder}: a file; --from takes the folder that holds it, with its config.json")
     raise ModelError(f"{folder}: no config.json here, so this is neither a model folder nor a run folder; name one with --from")
+
+
+def _last_stage(folder: Path, stages: dict[str, Path]) -> Path:
+    """Return the checkpoint of the last stage of a chain. Raise ModelError if it has none yet."""
+    *_, last = stages.values()
+    if (last / "checkpoints").is_dir():
+        return _find_folder(last)
+    there = [str(path) for path in stages.values() if (path / "checkpoints").is_dir()]
+    remedy = f"name one of those that were begun: {', '.join(there)}" if there else f"go on with `tfkit resume {folder}`"
+    raise ModelError(f"{folder}: the last of its stages, {last.name}, was not begun yet; {remedy}")
 
 
 def _state(folder: Path) -> str:

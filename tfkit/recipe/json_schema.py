@@ -1,17 +1,43 @@
-"""The JSON Schema of a recipe, for editors. It has each field; constraints between sections are only in `tfkit check`."""
+"""The JSON Schema of a recipe, or of a chain of recipes, for editors.
+
+It has each field; constraints between sections are only in `tfkit check`.
+"""
 
 from typing import Any
 
 from tfkit.families import PRESETS
 from tfkit.families.hub_models import RELEASES
 from tfkit.model.config import ModelConfig
-from tfkit.recipe.schema.sections import Recipe
+from tfkit.recipe.reading.stage_trees import STAGE_NAME, STAGES, START
+from tfkit.recipe.schema.sections import START_FIELDS, Recipe
 
 _NULLABLE = ("vocab_size", "hidden_dim", "num_kv_heads", "head_dim")
+_START = {
+    "from": "The checkpoint that a fine-tuning starts from; in a recipe with stages also the name of an earlier one.",
+    "sha256": "The hash of that checkpoint, as a resolved recipe has it.",
+}
+_CHAIN = {
+    "title": "Chain",
+    "type": "object",
+    "properties": {
+        STAGES: {
+            "type": "object",
+            "description": "Recipes by name, which are run one after the other; each may begin from an earlier one, or learn from it.",
+            "propertyNames": {"pattern": f"^{STAGE_NAME}$"},
+            "additionalProperties": {"$ref": "#/$defs/Stage"},
+            "minProperties": 1,
+        }
+    },
+    "required": [STAGES],
+    "additionalProperties": False,
+}
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the schema, draft 2020-12. The model's fields are all optional, nested ones too, since a preset may give them."""
+    """Return the schema, draft 2020-12: a Recipe, or stages of which each is one.
+
+    The model's fields are all optional, nested ones too, since a preset or a checkpoint may give them.
+    """
     schema = Recipe.model_json_schema()
     model = ModelConfig.model_json_schema()
     parts = {f"Model{name}": _optional(part) for name, part in model.pop("$defs").items()}
@@ -21,9 +47,19 @@ def json_schema() -> dict[str, Any]:
         fields[name] = {"anyOf": [fields[name], {"type": "null"}], "description": description}
     preset = schema["$defs"]["ModelSection"]["properties"]["preset"]
     preset["anyOf"] = [{"type": "string", "enum": [*PRESETS, *RELEASES]}, {"type": "null"}]
-    schema["$defs"]["ModelSection"] |= {"properties": {"preset": preset, **fields}, "additionalProperties": False}
-    schema["$defs"] |= _renamed(parts)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    start = {name: {"type": "string", "description": _START[name]} for name in START_FIELDS}
+    schema["$defs"]["ModelSection"] |= {"properties": {"preset": preset, **start, **fields}, "additionalProperties": False}
+    definitions = schema.pop("$defs") | _renamed(parts)
+    definitions |= {"Recipe": schema, "Stage": _stage(schema)}
+    forms = {"anyOf": [{"$ref": "#/$defs/Recipe"}, _CHAIN]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **forms, "$defs": definitions}
+
+
+def _stage(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that may also say where it begins beside its sections."""
+    start = {"type": "string", "description": "The earlier stage, or the checkpoint, that it begins from: short for model.from."}
+    required = [name for name in recipe["required"] if name != "model"]
+    return {**recipe, "title": "Stage", "properties": {START: start, **recipe["properties"]}, "required": required}
 
 
 def _optional(record: dict[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,10 @@
 runs/<name>/  recipe.yaml  run.json  metrics.jsonl  emissions.csv  carbon/  tensorboard/  checkpoints/step-000500/  lock
 """
 
-import errno
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,11 +16,20 @@ from tfkit.run.checkpoints import clear_leftovers, newest_step
 from tfkit.run.lock import FolderLock
 from tfkit.run.machine import describe_machine, working_commit
 from tfkit.run.receipt import End, Receipt
+from tfkit.run.refused_folders import (
+    FILES,
+    FOLDERS,
+    WRITTEN,
+    refuse_checkpoints,
+    refuse_foreign_files,
+    refuse_links,
+    refuse_missing_mount,
+    refuse_obstacles,
+    refuse_other_kind,
+    refuse_turning_back,
+)
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv")
-_FOLDERS = ("carbon", "checkpoints", "tensorboard")
-_WRITTEN = (*_FILES, *_FOLDERS, "replay", "crash.log", "lock")
 
 
 def _rounding_of(machine: dict[str, Any]) -> dict[str, Any]:
@@ -45,8 +51,8 @@ class RunFolder:
 
     def __init__(self, path: Path, lock: FolderLock, receipt: Receipt, warn: Callable[[str], None]):
         self.path = path
-        self.recipe, self.receipt_file, self.metrics, self.emissions = (path / name for name in _FILES)
-        self.carbon, self.checkpoints, self.tensorboard = (path / name for name in _FOLDERS)
+        self.recipe, self.receipt_file, self.metrics, self.emissions = (path / name for name in FILES)
+        self.carbon, self.checkpoints, self.tensorboard = (path / name for name in FOLDERS)
         self._lock = lock
         self._receipt = receipt
         self._warn = warn
@@ -57,16 +63,24 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls, path: Path, *, resume: bool, command: list[str] | None, name: str | None = None, warn: Callable[[str], None] = _ignore
+        cls,
+        path: Path,
+        *,
+        resume: bool,
+        command: list[str] | None,
+        name: str | None = None,
+        warn: Callable[[str], None] = _ignore,
+        chain: bool = False,
     ) -> "RunFolder":
         """Make the folder if it does not exist, and lock it. The run's name is by default that of the folder; `command`: None: as it was.
 
-        Raises MachineError if it cannot be written or another process has locked it. Raises UsageError if it holds a checkpoint without
-        `resume`, files that are not a run's, or a link where a run writes, or if the name is no slug, or the path turns back.
+        `chain`: it is for the stages of a recipe, whose runs are folders in it. Raises MachineError if it cannot be written or another
+        process has locked it. Raises UsageError if it holds a checkpoint without `resume`, stages without `chain`, files that are not a
+        run's, or a link where a run writes, or if the name is no slug, or the path turns back.
         """
-        _refuse_turning_back(path)
+        refuse_turning_back(path)
         try:
-            _refuse_missing_mount(path)
+            refuse_missing_mount(path)
             path = path.resolve()
             name = path.name if name is None else name
             if not _SLUG.fullmatch(name):
@@ -76,17 +90,19 @@ class RunFolder:
                 )
             is_new = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
-            _refuse_links(path)
-            _refuse_obstacles(path)
-            _refuse_foreign_files(path)
+            refuse_links(path)
+            refuse_obstacles(path)
+            refuse_foreign_files(path)
             lock = FolderLock(path / "lock")
             lock.acquire()
         except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
             raise _cannot_write(path, error) from error
         try:
             _clear_leftovers(path)
-            _refuse_checkpoints(path, resume)
+            refuse_checkpoints(path, resume)
             receipt = Receipt.open(path / "run.json", warn, newest_step(path / "checkpoints") or None)
+            if command is not None:
+                refuse_other_kind(path, receipt.document.get("kind"), chain=chain)
             receipt.record({"name": name} | ({} if command is None else {"command": command}))
         except OSError as error:
             lock.release()
@@ -215,7 +231,7 @@ def delete_run(path: Path) -> bool:
     """
     lock = FolderLock(path / "lock")
     try:
-        _refuse_links(path)
+        refuse_links(path)
         lock.acquire()
         try:
             return _delete(path)
@@ -227,7 +243,7 @@ def delete_run(path: Path) -> bool:
 
 def _delete(path: Path) -> bool:
     """Delete the files of a run and, where nothing else is in it, its folder."""
-    for name in _WRITTEN:
+    for name in WRITTEN:
         if (path / name).is_dir():
             shutil.rmtree(path / name)
         else:
@@ -237,58 +253,11 @@ def _delete(path: Path) -> bool:
     return not path.exists()
 
 
-def _refuse_turning_back(path: Path) -> None:
-    """Raise UsageError for `runs/../../x`, which begins in one place and ends in another; `../x` is plain from the start."""
-    parts = path.parts
-    if any(part == ".." and before != ".." for before, part in pairwise(parts)):
-        raise UsageError(f"{path}: leaves the folder that it begins with. Give the place itself as --run")
-
-
-def _refuse_missing_mount(path: Path) -> None:
-    """Raise FileNotFoundError for a link to nothing: a folder made below an unmounted mount point would fill the wrong disk."""
-    for part in (path, *path.parents):
-        if part.is_symlink() and not part.exists():
-            raise FileNotFoundError(errno.ENOENT, f"{part} leads to {os.readlink(part)}, which is not there; is its disk mounted")
-
-
-def _refuse_links(path: Path) -> None:
-    inside = [entry for name in _FOLDERS if (path / name).is_dir() for entry in (path / name).iterdir()]
-    for entry in (*(path / name for name in _WRITTEN), *inside):
-        if entry.is_symlink():
-            raise UsageError(f"{entry}: a link; nothing is written through it. Remove it, or give the place itself as --run")
-
-
-def _refuse_obstacles(path: Path) -> None:
-    """Raise OSError for a file where a folder has to be, or the reverse: now, not at the first checkpoint."""
-    for name in _WRITTEN:
-        entry, is_folder = path / name, name in (*_FOLDERS, "replay")
-        if not entry.exists():
-            continue
-        if not (entry.is_dir() if is_folder else entry.is_file()):
-            raise OSError(errno.EEXIST, f"{name} is not a {'folder' if is_folder else 'file'}")
-        if is_folder and not os.access(entry, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, f"{name} cannot be written: {os.strerror(errno.EACCES)}")
-
-
-def _refuse_foreign_files(path: Path) -> None:
-    """Raise UsageError for files of the user's own: run.json is a run's first file, so a recipe.yaml without it is not a run's."""
-    found = [name for name in _FILES if (path / name).exists()]
-    if found and "run.json" not in found and not (path / "run.json.damaged").exists():
-        raise UsageError(
-            f"{path}: holds a {found[0]} that was not written by tfkit and would be overwritten. Give another folder with --run"
-        )
-
-
 def _clear_leftovers(path: Path) -> None:
-    for name in _FILES:
+    for name in FILES:
         for leftover in path.glob(f".{name}.tmp-*"):
             leftover.unlink()
     clear_leftovers(path / "checkpoints")
-
-
-def _refuse_checkpoints(path: Path, resume: bool) -> None:
-    if not resume and any((path / "checkpoints").glob("step-*")):
-        raise UsageError(f"{path}: holds checkpoints of an earlier run. Resume it with --resume, or give another folder with --run")
 
 
 def _cannot_write(path: Path, error: Exception) -> MachineError:

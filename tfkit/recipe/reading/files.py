@@ -27,7 +27,7 @@ def missing_files(tree: Node) -> list[Problem]:
 def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
     """Yield each path of a recipe with its field."""
     sections = {name: section for name, section in recipe.items() if isinstance(section, dict)}
-    data, objective = sections.get("data", {}), sections.get("objective", {})
+    data = sections.get("data", {})
     for part in ("train", "validation"):
         sources = data.get(part)
         for number, source in enumerate(sources if isinstance(sources, list) else []):
@@ -36,11 +36,20 @@ def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
                 beside = source.get("beside")
                 for role, path in beside.items() if isinstance(beside, dict) else ():
                     yield ("data", part, number, "beside", role), path, "file, and no file matches it as a glob"
-    yield ("tokenizer", "path"), sections.get("tokenizer", {}).get("path"), "folder"
-    yield ("model", "from"), sections.get("model", {}).get("from"), "folder"
-    section = SECTIONS.get(objective.get("kind", "causal_lm")) if isinstance(objective.get("kind", ""), str) else None
+    yield from ((path, name, "folder") for path, name in model_paths(recipe))
+
+
+def model_paths(recipe: dict[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:
+    """Yield each field of a recipe, valid or not, that names a model folder, with its value; None where it is not written."""
+    model, tokenizer, objective = (
+        part if isinstance(part := recipe.get(name), dict) else {} for name in ("model", "tokenizer", "objective")
+    )
+    yield ("tokenizer", "path"), tokenizer.get("path")
+    yield ("model", "from"), model.get("from")
+    kind = objective.get("kind", "causal_lm")
+    section = SECTIONS.get(kind) if isinstance(kind, str) else None
     for name in section.companions if section else ():
-        yield ("objective", name), objective.get(name), "folder"
+        yield ("objective", name), objective.get(name)
 
 
 def _exists(name: str) -> bool:

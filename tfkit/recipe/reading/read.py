@@ -23,6 +23,7 @@ from tfkit.recipe.reading.files import missing_files
 from tfkit.recipe.reading.overrides import apply_overrides
 from tfkit.recipe.reading.parse import MAX_BYTES, parse
 from tfkit.recipe.reading.problems import MAX_PATH, Problem, RecipeError, cut
+from tfkit.recipe.reading.stage_trees import STAGES, has_stages, stage_trees
 from tfkit.recipe.reading.tree import Mapping, Node, Place, flatten, plain
 from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.bounds import MAX_VOCAB_SIZE
@@ -57,12 +58,25 @@ class RecipeText:
         """The lines of comment that the text begins with."""
         return "".join(takewhile(lambda line: line.startswith("#"), self.text.lstrip("\n").splitlines(keepends=True)))
 
+    @property
+    def has_stages(self) -> bool:
+        """Whether it is a chain of recipes, which `read_chain` reads. False for a text that is not YAML, which `read` reports."""
+        try:
+            return has_stages(parse(self.text, str(self.path))[0])
+        except RecipeError:
+            return False
+
     def fields(self) -> dict[str, Any]:
-        """Return the written values under dotted names, lists as a whole. Raise UsageError if the text is not YAML."""
+        """Return the written values under dotted names, lists as a whole; of a chain they begin with the stage's.
+
+        Raise UsageError if the text is not YAML.
+        """
         tree, problems = parse(self.text, str(self.path))
         if problems:
             raise RecipeError(problems)
-        return flatten(plain(tree)) if isinstance(tree, Mapping) else {}
+        if not isinstance(tree, Mapping):
+            return {}
+        return flatten({name: plain(stage) for name, stage in stage_trees(tree)[0].items()} if has_stages(tree) else plain(tree))
 
 
 @dataclass(frozen=True)
@@ -111,9 +125,12 @@ def _read(
     if not isinstance(tree, Mapping):
         what = "is empty" if tree is None else "is not made of sections"
         raise RecipeError([*problems, Problem(Place(name, 1, 1), (), f"the recipe {what}; `tfkit recipes` lists examples")])
+    if has_stages(tree):
+        message = "here a recipe without stages is needed: of a chain that was run each stage has its own, runs/NAME/STAGE/recipe.yaml"
+        raise RecipeError([*problems, Problem(tree.keys[STAGES], (STAGES,), message)])
     complete(tree)
     problems += apply_overrides(tree, overrides)
-    recipe, more = _check(tree)
+    recipe, more = check_tree(tree)
     problems += [*more, *(missing_files(tree) if with_files else [])]
     if problems or recipe is None:
         raise RecipeError(problems)
@@ -182,7 +199,8 @@ def _read_pipe(path: Path) -> bytes:
     return content
 
 
-def _check(tree: Mapping) -> tuple[Recipe | None, list[Problem]]:
+def check_tree(tree: Mapping) -> tuple[Recipe | None, list[Problem]]:
+    """Return the recipe of a tree, None if a field is not valid, and all problems."""
     data = plain(tree)
     _fill_kinds(Recipe, data)
     recipe, problems = _validate(data, tree)

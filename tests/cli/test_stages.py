@@ -1,0 +1,290 @@
+"""A recipe with stages: a language model, a classifier from it, and a student that it teaches, as one run and by hand."""
+
+import json
+import os
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import Done, Process, exact, hashes, strike, write_corpus
+
+from tfkit.__main__ import main
+from tfkit.engine import attempt
+from tfkit.errors import ModelError
+from tfkit.hub import find_checkpoint
+from tfkit.recipe import open_recipe, read_chain
+from tfkit.run.folder import RunFolder
+
+STEPS = 6
+COMMON = """
+    training: {steps: 6, batch_size: 4, micro_batch_size: 2, log_every: 2, precision: fp32}
+    checkpoint: {every: 2}
+    evaluation: {max_tokens: 200}
+    carbon: {enabled: false}
+"""
+SIZES = "dim: 16, num_heads: 2, context_length: 16, init: {std: 0.1}, dropout: {residual: 0.1}"
+STAGES = {
+    "base": f"""
+    model: {{preset: gpt2, decoder_layers: 2, {SIZES}}}
+    tokenizer: {{vocab_size: 299}}
+    data: {{train: [{{path: corpus}}], validation: 0.3}}""",
+    "tune": """
+    model: {from: base}
+    data: {train: [{path: rows.jsonl}], validation: 0.3}
+    objective: {kind: classification}""",
+    "small": f"""
+    model: {{preset: gpt2, decoder_layers: 1, {SIZES}}}
+    tokenizer: {{path: base}}
+    data: {{train: [{{path: corpus}}], validation: 0.3}}
+    objective: {{kind: distillation, teacher: base, of: {{kind: causal_lm}}}}""",
+}
+CHAIN = "# A chain for tests.\nstages:\n" + "".join(f"  {name}:{text}{COMMON}" for name, text in STAGES.items())
+KINDS = {"base": "pretrain", "tune": "finetune", "small": "pretrain"}
+PAIRS = [("cat", "mat"), ("dog", "hat")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stages")
+    write_corpus(folder / "corpus")
+    rows = [{"text": f"the {animal} sat on the {place} {number}", "label": animal} for number in range(20) for animal, place in PAIRS]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "chain.yaml").write_text(CHAIN, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def tfkit(*words: str, before: Any = None) -> Done:
+    threads = [] if words[0] in ("runs", "check") else ["--threads", "1"]
+    return Process(Path.cwd(), [*words, *threads], before).wait()
+
+
+def good(*words: str, before: Any = None) -> Done:
+    done = tfkit(*words, before=before)
+    assert done.code == 0, done.err
+    return done
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command in this process that ends with 2, and return what it says."""
+
+    def run(*words: str) -> str:
+        assert main([*words]) == 2, words
+        return capsys.readouterr().err
+
+    return run
+
+
+def receipt(run: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(Path(run, "run.json").read_text(encoding="utf-8"))
+    return document
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> dict[str, Any]:
+    """The result of the chain that was never stopped, in the folder `whole`."""
+    patch = pytest.MonkeyPatch()
+    patch.chdir(place)
+    document: dict[str, Any] = json.loads(good("pretrain", "chain.yaml", "--run", "whole", "--json").out)
+    patch.undo()
+    return document
+
+
+def assert_same_bits(run: str, stages: tuple[str, ...] = ("base", "tune", "small")) -> None:
+    for stage in stages:
+        assert hashes(Path(run, stage), STEPS) == hashes(Path("whole", stage), STEPS), stage
+        assert exact(Path(run, stage)) == exact(Path("whole", stage)), stage
+
+
+def test_one_process_gives_the_bits_of_the_stages_run_by_hand(whole: dict[str, Any]) -> None:
+    for name, text in STAGES.items():
+        recipe = "\n".join(line[4:] for line in f"{text}{COMMON}".splitlines())
+        Path(f"{name}.yaml").write_text(recipe.replace(": base", ": hand/base"), encoding="utf-8")
+        good(KINDS[name], f"{name}.yaml", "--run", f"hand/{name}")
+    assert_same_bits("hand")
+
+
+def test_the_result_has_each_stage_and_the_totals_of_all(whole: dict[str, Any]) -> None:
+    assert [*whole["stages"]] == ["base", "tune", "small"]
+    assert (whole["status"], whole["steps"]) == ("finished", 3 * STEPS)
+    assert whole["checkpoint"] == whole["stages"]["small"]["checkpoint"] == str(Path(f"whole/small/checkpoints/step-{STEPS:06d}").resolve())
+    assert whole["evaluation"] == whole["stages"]["small"]["evaluation"]
+    chain = receipt("whole")
+    assert chain["result"]["stages"]["tune"]["evaluation"] == whole["stages"]["tune"]["evaluation"]
+    for name in ("seconds", "train_seconds", "tokens"):
+        parts = [receipt(f"whole/{stage}")["totals"][name] for stage in STAGES]
+        assert chain["totals"][name] == whole[name] == pytest.approx(sum(parts)), name
+    assert (whole["energy_kwh"], whole["carbon_status"]) == (None, "off")
+
+
+def test_each_stage_is_a_run_that_names_those_it_came_from(whole: dict[str, Any]) -> None:
+    runs = {stage: receipt(f"whole/{stage}")["run_id"] for stage in STAGES}
+    parents = {
+        stage: json.loads(Path("whole", stage, f"checkpoints/step-{STEPS:06d}/tfkit.json").read_text())["lineage"]["parents"]
+        for stage in ("tune", "small")
+    }
+    assert [(one["role"], one["path"], one["run_id"]) for one in parents["tune"]] == [("start", "whole/base", runs["base"])]
+    assert [(one["role"], one["path"], one["run_id"]) for one in parents["small"]] == [("teacher", "whole/base", runs["base"])]
+    pin = f"sha256: {parents['tune'][0]['sha256']}"
+    assert pin in Path("whole/tune/recipe.yaml").read_text()
+    assert pin not in Path("whole/recipe.yaml").read_text(), "the chain begins anew with another base"
+    chain = read_chain(open_recipe("whole/recipe.yaml"))
+    assert [stage.uses for stage in chain.stages] == [(), ("base",), ("base",)]
+
+
+def test_runs_lists_the_chain_and_its_stages_and_what_takes_a_run_takes_the_last(whole: dict[str, Any]) -> None:
+    listed = json.loads(good("runs", "whole", "--json").out)["runs"]
+    assert [(one["run"], one["kind"], one["status"], one["steps"]) for one in listed] == [
+        ("whole", "stages", "finished", 3 * STEPS),
+        *((f"whole/{stage}", KINDS[stage], "finished", STEPS) for stage in STAGES),
+    ]
+    assert listed[0]["seconds"] == pytest.approx(sum(one["seconds"] for one in listed[1:]))
+    scored = json.loads(good("evaluate", "--from", "whole", "--json", "carbon.enabled=false").out)
+    assert scored["checkpoint"] == f"whole/small/checkpoints/step-{STEPS:06d}"
+
+
+def test_a_finished_chain_repeats_its_result(whole: dict[str, Any]) -> None:
+    done = good("resume", "whole", "--json")
+    assert json.loads(done.out) == whole
+    assert done.err.count("here is its result again") == len(STAGES)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+def test_ended_in_its_second_stage_it_goes_on_to_the_same_bits(whole: dict[str, Any], number: int) -> None:
+    run = f"ended-{number}"
+    done = tfkit("pretrain", "chain.yaml", "--run", run, before=strike(number, 2 * STEPS + 8))
+    chain, *stages = json.loads(good("runs", run, "--json").out)["runs"]
+    assert [one["status"] for one in stages] == ["finished", "killed" if number == signal.SIGKILL else "stopped"]
+    assert (chain["status"], chain["resume"]) == (stages[1]["status"], f"tfkit resume {run}")
+    assert chain["seconds"] == pytest.approx(sum(one["seconds"] for one in stages))
+    if number == signal.SIGTERM:
+        assert done.code == 143
+        assert done.err.splitlines()[-2].startswith("stage tune: stopped after step ")
+        assert done.err.splitlines()[-1] == f"tfkit resume {run} --threads 1"
+    again = good("resume", run)
+    assert "resuming from step-00000" in again.err
+    assert_same_bits(run)
+    assert receipt(run)["status"] == "finished"
+
+
+def stopped_behind_the_first_stage() -> None:
+    first = attempt.pretrain
+
+    def struck(*arguments: Any) -> Any:
+        result = first(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    attempt.pretrain = struck
+
+
+def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:
+    done = tfkit("pretrain", "chain.yaml", "--run", "between", before=stopped_behind_the_first_stage)
+    assert done.code == 143
+    said, command = done.err.splitlines()[-2:]
+    assert said == "stage tune: stopped by SIGTERM: 1 of 3 stages are done, and tune was not begun"
+    assert not Path("between/tune").exists()
+    good(*shlex.split(command)[1:-2])
+    assert_same_bits("between")
+
+
+def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[str, Any], refused: Callable[..., str]) -> None:
+    run = ["pretrain", "chain.yaml", "--run", "part"]
+    needs = "--stages: tune needs the stage base, whose run part/base is not there: run both, with --stages base,tune"
+    assert refused(*run, "--stages", "tune").splitlines()[-1] == needs
+    assert "there is no stage 'tun'; there are base, tune, small" in refused(*run, "--stages", "tun")
+    assert not Path("part").exists()
+    first = json.loads(good(*run, "--stages", "base", "base.training.log_every=3", "--json").out)
+    assert ([*first["stages"]], first["status"], receipt("part")["status"]) == (["base"], "stopped", "stopped")
+    lost = "the last of its stages, small, was not begun yet; name one of those that were begun: part/base"
+    with pytest.raises(ModelError, match=lost):
+        find_checkpoint("part")
+    assert "the stage base was begun here before. Go on with --resume" in refused(*run)
+    good(*run, "--stages", "tune")
+    assert_same_bits("part", ("tune",))
+    for word, wanted in {
+        "tune.optimizer.lr=1e-2": "this run was begun with another recipe, so it cannot go on:\n  optimizer.lr: 0.001 in the run, 0.01 now",
+        "base.training.steps=8": "stage base: the stage tune has begun from its end, so its length cannot change:\n  training.steps: 6 in",
+        "training.steps=8": "command line: training.steps: this recipe has stages: begin with one of base, tune, small",
+    }.items():
+        assert wanted in refused("resume", "part", word)
+    assert receipt("part")["given"]["overrides"] == ["base.training.log_every=3"], "of what was refused nothing is kept"
+    last = json.loads(good("resume", "part", "tune.training.steps=7", "small.training.steps=3", "--json").out)
+    assert {name: one["steps"] for name, one in last["stages"].items()} == {"base": STEPS, "tune": 7, "small": 3}
+    assert (last["status"], last["steps"]) == ("finished", STEPS + 7 + 3)
+
+
+def test_the_first_stage_may_begin_from_another_checkpoint_with_other_rows(whole: dict[str, Any], refused: Callable[..., str]) -> None:
+    tune, more = STAGES["tune"].replace("base", "nowhere").replace("rows", "none"), STAGES["tune"].replace("base", "tune")
+    Path("tuning.yaml").write_text(f"stages:\n  tune:{tune}{COMMON}  more:{more}{COMMON}", encoding="utf-8")
+    wrong = "tuning.yaml: the first stage, tune, starts from the checkpoint nowhere: use `tfkit finetune`"
+    assert refused("pretrain", "tuning.yaml").strip() == wrong
+    assert "use `tfkit pretrain`" in refused("finetune", "chain.yaml")
+    done = good("finetune", "tuning.yaml", "--from", "whole/base", "--data", "rows.jsonl", "--run", "tuned", "--json")
+    stages = json.loads(done.out)["stages"]
+    assert stages["tune"]["evaluation"] == whole["stages"]["tune"]["evaluation"]
+    assert stages["more"]["before"]["accuracy"] == stages["tune"]["evaluation"]["accuracy"]
+
+
+def test_a_stage_that_fails_or_does_not_pass_ends_the_chain(refused: Callable[..., str]) -> None:
+    sick = tfkit("pretrain", "chain.yaml", "--run", "sick", "tune.optimizer.lr=1e30", "--json")
+    assert sick.code == 6
+    assert sick.err.splitlines()[-1].startswith("stage tune: "), sick.err
+    assert json.loads(sick.out)["error"]["kind"] == "unhealthy"
+    assert (receipt("sick")["status"], receipt("sick")["stages"]["tune"]["status"], Path("sick/small").exists()) == (
+        "failed",
+        "failed",
+        False,
+    )
+    gates = ["--fail-if", "tune.accuracy < 2", "--fail-if", "base.loss > 1000", "--fail-if", "seconds < 0"]
+    done = tfkit("pretrain", "chain.yaml", "--run", "gated", *gates, "--json")
+    result = json.loads(done.out)
+    assert (done.code, [*result["stages"]], result["status"]) == (8, ["base", "tune"], "stopped")
+    assert [(one["metric"], one["failed"]) for one in result["gates"]] == [
+        ("base.loss", False),
+        ("tune.accuracy", True),
+        ("seconds", False),
+    ]
+    assert "quality gate failed: tune.accuracy < 2 (it is " in done.err
+    for gate in ("accuracy > 3", "tune.perplexity > 3", "energy_kwh > 1"):
+        assert "--fail-if" in refused("pretrain", "chain.yaml", "--run", "never", "--fail-if", gate)
+    assert not Path("never").exists()
+
+
+def test_a_dry_run_plans_what_can_be_planned(whole: dict[str, Any]) -> None:
+    done = good("pretrain", "chain.yaml", "--dry-run", "--run", "dry", "tune.training.steps=9")
+    assert not Path("dry").exists()
+    Path("planned.yaml").write_text(done.out, encoding="utf-8")
+    assert "tune.training" not in done.out
+    assert good("check", "planned.yaml").out == "planned.yaml: no errors\n"
+    assert "steps: 9" in done.out
+    assert done.err.count("needs the model of the stage base, which was not run yet") == 2
+    document = json.loads(good("pretrain", "chain.yaml", "--dry-run", "--run", "whole", "--json", "--stages", "tune").out)
+    assert document["stages"]["tune"]["estimate"]["steps"] == STEPS
+
+
+def test_folders_of_another_kind_and_in_use(whole: dict[str, Any], refused: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "whole: holds the runs of a recipe with stages" in refused("pretrain", "base.yaml", "--run", "whole", "--resume")
+    assert "whole/base: holds the checkpoints of a run" in refused("pretrain", "chain.yaml", "--run", "whole/base", "--resume")
+    assert "the recipe has no stages; leave it out" in refused("pretrain", "base.yaml", "--run", "single", "--stages", "base")
+    with RunFolder.open(Path("whole"), resume=True, command=None):
+        assert main(["resume", "whole"]) == 5
+    assert "this run folder is in use" in capsys.readouterr().err
+
+
+def test_deleting_the_unfinished_leaves_a_chain_whose_stages_are_worth_keeping(whole: dict[str, Any]) -> None:
+    good("pretrain", "chain.yaml", "--run", "pruned/chain", "--stages", "base")
+    assert json.loads(good("runs", "pruned", "--delete-unfinished", "--with-checkpoints", "--yes", "--json").out)["deleted"] == []
+    failed = tfkit("pretrain", "chain.yaml", "--run", "pruned/other", "base.data.train.0.path=gone")
+    assert failed.code == 3, failed.err
+    deleted = json.loads(good("runs", "pruned", "--delete-unfinished", "--yes", "--json").out)["deleted"]
+    assert deleted == ["pruned/other/base", "pruned/other"]
+    assert Path("pruned/chain/base/checkpoints").exists()

@@ -1,0 +1,153 @@
+"""A recipe with stages: all errors of all stages at once, overrides that begin with a stage's name, and what names an earlier stage."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_recipes import NEARLY, Strategy, as_yaml
+
+from tfkit.__main__ import main
+from tfkit.recipe import Chain, RecipeError, RecipeText, read_chain
+from tfkit.recipe.dump import recipe_document
+
+CHAIN = """# Three stages.
+stages:
+  base:
+    model: {preset: gpt2, decoder_layers: 2, dim: 16, num_heads: 2, context_length: 16}
+    data: {train: [{stdlib: true}]}
+    training: {steps: 4}
+  tune:
+    from: base
+    data: {train: [{stdlib: packages}]}
+    objective: {kind: classification}
+    training: {epochs: 2}
+  small:
+    model: {preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 16}
+    tokenizer: {path: base}
+    data: {train: [{stdlib: true}]}
+    objective: {kind: distillation, teacher: base, of: {kind: causal_lm}}
+    training: {steps: 4}
+"""
+
+
+def read(text: str, *overrides: str) -> Chain:
+    return read_chain(RecipeText(Path("chain.yaml"), text), overrides)
+
+
+def problems(text: str, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        read(text, *overrides)
+    return str(caught.value).splitlines()
+
+
+def test_a_stage_is_a_recipe_and_may_name_earlier_ones() -> None:
+    chain = read(CHAIN)
+    assert chain.names == ("base", "tune", "small")
+    assert [stage.uses for stage in chain.stages] == [(), ("base",), ("base",)]
+    assert [stage.fine_tunes for stage in chain.stages] == [False, True, False]
+    tune, small = (stage.placed(Path("chain.yaml"), Path("runs/x")) for stage in chain.stages[1:])
+    assert tune.read().model.start == "runs/x/base"
+    recipe = small.read()
+    assert (recipe.tokenizer.path, recipe.objective.companion_paths) == ("runs/x/base", {"teacher": "runs/x/base"})
+    assert chain.stages[1].recipe.model.start == "base", "the chain itself names no folder"
+
+
+def test_the_resolved_chain_is_the_same_chain() -> None:
+    chain = read(CHAIN, "tune.training.steps=7")
+    again = read(chain.resolved)
+    assert [stage.recipe for stage in again.stages] == [stage.recipe for stage in chain.stages]
+    assert [stage.uses for stage in again.stages] == [stage.uses for stage in chain.stages]
+    assert recipe_document(again.stages[0].recipe, None)["optimizer"]["kind"] == "adamw", "defaults are written out"
+
+
+def test_an_override_begins_with_the_name_of_a_stage() -> None:
+    chain = read(CHAIN, "tune.training.steps=7", "tune.from=elsewhere", "small.objective.teacher=tune", "base.training.steps=9")
+    base, tune, small = (stage.recipe for stage in chain.stages)
+    assert (base.training.steps, tune.training.steps, tune.training.epochs) == (9, 7, None)
+    assert (tune.model.start, chain.stages[1].uses) == ("elsewhere", ())
+    assert (small.objective.companion_paths, chain.stages[2].uses) == ({"teacher": "tune"}, ("base", "tune"))
+    wrong = problems(CHAIN, "training.steps=3", "tune", "tune=3", "late.training.steps=3", "tune.training.stps=1")
+    place, names = "command line: ", "this recipe has stages: begin with one of base, tune, small, and name a field of it"
+    assert wrong == [
+        f"{place}training.steps: {names}",
+        f"{place}'tune' is not key=value, such as base.training.steps=100",
+        f"{place}tune: {names}",
+        f"{place}late.training.steps: {names}",
+        f"{place}tune.training.stps: unknown, did you mean steps",
+    ]
+
+
+def test_another_checkpoint_takes_the_place_of_a_pinned_one() -> None:
+    pinned = CHAIN.replace("from: base\n", f"model: {{from: there, sha256: {'a' * 64}}}\n")
+    assert read(pinned).stages[1].recipe.model.sha256 == "a" * 64
+    assert read(pinned, "tune.model.from=other").stages[1].recipe.model.sha256 is None
+
+
+def test_the_errors_of_all_stages_come_at_once_each_with_its_place() -> None:
+    text = (
+        CHAIN.replace("steps: 4}\n  tune", "step: 4}\n  tune")
+        .replace("from: base\n", "from: small\n")
+        .replace("{epochs: 2}", "{epochs: -2}")
+        .replace("teacher: base", "teacher: small")
+    )
+    named = "of which there is no model yet: name an earlier one; a folder of that name is ./small"
+    assert problems(text) == [
+        "chain.yaml:6:16: base.training.step: unknown, did you mean steps",
+        f"chain.yaml:8:11: tune.model.from: small is a later stage, {named}",
+        "chain.yaml:11:24: tune.training.epochs: must be greater than 0, not -2",
+        f"chain.yaml:16:46: small.objective.teacher: small is this stage itself, {named}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("stages: {}", "chain.yaml:1:1: stages: needs the name of each stage"),
+        ("stages: [a]", "chain.yaml:1:1: stages: needs the name of each stage"),
+        ("stages: {a: 3}", "chain.yaml:1:10: stages.a: a stage is a recipe"),
+        (f"{CHAIN}training: {{steps: 3}}\n", "chain.yaml:18:1: training: a recipe with stages has nothing beside them"),
+        (CHAIN.replace("  base:", "  ../base:"), "chain.yaml:3:3: stages.../base: the name of a stage is a word"),
+        (CHAIN.replace("  base:", "  a.b:"), "chain.yaml:3:3: stages.a.b: the name of a stage is a word"),
+        (CHAIN.replace("  base:", "  checkpoints:"), "chain.yaml:3:3: stages.checkpoints: a stage cannot have this name"),
+        (CHAIN.replace("  small:", "  Tune:"), "chain.yaml:12:3: stages.Tune: is the name tune again but for capitals"),
+        (CHAIN.replace("  small:", "  tune:"), "chain.yaml:12:3: stages.tune: given twice"),
+        (CHAIN.replace("    from: base\n", "    from: base\n    model: {from: x}\n"), "chain.yaml:8:5: tune.from: given twice"),
+    ],
+)
+def test_what_is_no_chain(text: str, wanted: str) -> None:
+    assert any(line.startswith(wanted) for line in problems(text)), problems(text)
+
+
+def test_check_looks_for_files_but_not_for_the_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("chain.yaml").write_text(CHAIN, encoding="utf-8")
+    assert main(["check", "chain.yaml", "tune.training.epochs=1"]) == 0
+    assert capsys.readouterr().out == "chain.yaml: no errors\n"
+    assert main(["check", "chain.yaml", "tune.from=gone"]) == 2
+    assert capsys.readouterr().err.startswith("command line: tune.model.from: 'gone': no such folder")
+    assert main(["inspect", "chain.yaml"]) == 2
+    assert "chain.yaml:2:1: stages: here a recipe without stages is needed" in capsys.readouterr().err
+
+
+CHAINS: Strategy = st.fixed_dictionaries({"stages": st.dictionaries(st.sampled_from(["a", "b", "data", "", "A", "é"]), NEARLY, max_size=3)})
+
+
+@given(
+    chain=CHAINS, words=st.lists(st.sampled_from(["a.training.steps=3", "a.from=b", "b.objective.kind=chat", "a=", "=", "a.b.c=[", "x"]))
+)
+@settings(max_examples=60, deadline=None)
+def test_any_chain_is_read_or_refused_with_places(chain: dict[str, object], words: list[str]) -> None:
+    source = RecipeText(Path("chain.yaml"), as_yaml(chain).decode())
+    if not source.has_stages:  # not YAML
+        return
+    try:
+        found = read_chain(source, words)
+    except RecipeError as error:
+        places = {problem.place.file for problem in error.problems}
+    else:
+        places = set()
+        assert read_chain(RecipeText(Path("again.yaml"), found.resolved)).names == found.names
+    assert places <= {"chain.yaml", "command line"}

@@ -1,0 +1,76 @@
+"""--dry-run of pretrain and finetune: the recipe on stdout, and on stderr the first rows and the size of the run, or of each stage."""
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from tfkit import console
+from tfkit.cli import inspect
+from tfkit.cli.session import command_session
+from tfkit.engine.beginning import Beginning
+from tfkit.engine.session import Session
+from tfkit.errors import UsageError
+from tfkit.recipe.dump import dump_document
+from tfkit.recipe.schema.sections import CarbonSection
+
+if TYPE_CHECKING:
+    from tfkit.engine.chain_plan import ChainPlan
+    from tfkit.engine.dry_run import DryRun
+
+_ROWS_SHOWN = 2
+
+
+def show_dry_run(beginning: Beginning, device: str | None, threads: int | None, *, resume: bool, as_json: bool) -> None:
+    """Show the plan of a training: its recipe on stdout, and what it would do on stderr; with --json all in one document."""
+    _refuse_resume(resume)
+    with command_session("plan", CarbonSection(enabled=False)) as work:
+        plan = _planned(beginning, work, device, threads)
+    if as_json:
+        console.json(_document(plan))
+        return
+    _show(plan)
+    console.result(plan.decided.text.rstrip("\n"))
+
+
+def show_chain_dry_run(chain: "ChainPlan", device: str | None, threads: int | None, *, resume: bool, as_json: bool) -> None:
+    """Show the plan of each stage of a chain, as far as the models that it begins from are there."""
+    _refuse_resume(resume)
+    documents: dict[str, Any] = {}
+    with command_session("plan", CarbonSection(enabled=False)) as work:
+        for one in chain.todo:
+            console.say(f"stage {one.name}")
+            if (lacking := one.missing_stage()) is not None:
+                reason = f"needs the model of the stage {lacking}, which was not run yet: its rows, size and time are not planned"
+                documents[one.name] = {"recipe": one.stage.document, "not_planned": reason}
+                console.say(reason)
+                continue
+            plan = _planned(one.beginning(), work, device, threads)
+            documents[one.name] = _document(plan)
+            if not as_json:
+                _show(plan)
+    if as_json:
+        console.json({"schema_version": 1, "recipe": chain.chain.document, "stages": documents})
+    else:
+        console.result((chain.chain.source.comment + dump_document(chain.chain.document)).rstrip("\n"))
+
+
+def _refuse_resume(resume: bool) -> None:
+    if resume:
+        raise UsageError("--dry-run plans a run that begins; leave --resume out")
+
+
+def _planned(beginning: Beginning, work: Session, device: str | None, threads: int | None) -> "DryRun":
+    from tfkit.engine.dry_run import dry_run
+
+    return dry_run(beginning.decide, work, rows=_ROWS_SHOWN, device=device, threads=threads)
+
+
+def _document(plan: "DryRun") -> dict[str, Any]:
+    rows = inspect.document(plan.inspection)
+    return {"schema_version": rows.pop("schema_version"), **plan.to_dict(), **rows}
+
+
+def _show(plan: "DryRun") -> None:
+    for line in inspect.lines(plan.inspection, shutil.get_terminal_size().columns - 1):
+        console.say("".join(text for text, _ in line))
+    for text in plan.describe():
+        console.say(text)

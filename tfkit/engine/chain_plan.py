@@ -1,0 +1,231 @@
+"""The plan of a recipe with stages: all stages checked, those of this command chosen, before the first one starts. Torch-free."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tfkit.engine.attempt import RunOptions
+from tfkit.engine.beginning import Beginning, finetuning, pretraining
+from tfkit.engine.gate import Gate, parse_gate, training_gates
+from tfkit.engine.given import Given
+from tfkit.engine.inputs import inputs_of
+from tfkit.engine.listener import Listener
+from tfkit.engine.resuming import resumed
+from tfkit.errors import TfkitError, UsageError
+from tfkit.recipe import Chain, RecipeText, Stage, open_recipe, read_chain
+from tfkit.run.chain_folder import stage_folders
+from tfkit.run.folder import RunFolder, is_begun
+from tfkit.run.listing import read_run
+from tfkit.run.receipt import read_receipt
+
+Kind = Literal["pre-training", "fine-tuning"]
+
+TOTALS = ("seconds", "energy_kwh", "emissions_g")  # metrics of a chain for its gates, beside those of its stages
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage of a chain, as a run of its own: its recipe, with earlier stages as folders, and how that is started."""
+
+    stage: Stage
+    source: RecipeText
+    options: RunOptions
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        return self.stage.name
+
+    @property
+    def start(self) -> str | None:
+        """The checkpoint that it begins from, unless a hash says which one that has to be."""
+        model = self.source.read().model
+        return model.start if model.sha256 is None else None
+
+    def missing_stage(self) -> str | None:
+        """Return an earlier stage that it names and that has no model yet."""
+        return next((name for name in self.stage.uses if not is_begun(self.options.run.parent / name)), None)
+
+    def beginning(self) -> Beginning:
+        """Return its recipe, checked, and its inputs."""
+        return finetuning(self.source, (), self.start) if self.stage.fine_tunes else pretraining(self.source, ())
+
+
+@dataclass(frozen=True)
+class ChainPlan:
+    """A chain that is to be run: all of its stages, those that this command runs, and what is recorded of it."""
+
+    chain: Chain
+    given: Given
+    folder: str  # as the recipes of the stages name it
+    stages: tuple[PlannedStage, ...]
+    selected: tuple[str, ...]
+    gates: tuple[Gate, ...]  # over the totals
+
+    @property
+    def todo(self) -> list[PlannedStage]:
+        """The stages that this command runs, in order."""
+        return [one for one in self.stages if one.name in self.selected]
+
+
+def is_chain(folder: Path) -> bool:
+    """Whether a folder is that of a recipe with stages."""
+    recipe = folder / "recipe.yaml"
+    return bool(stage_folders(folder)) or (recipe.is_file() and open_recipe(str(recipe)).has_stages)
+
+
+def first_stage(source: RecipeText | None) -> str:
+    """Return the prefix of the first stage's fields, "sft.", which --from and --data are for; empty for a recipe without stages."""
+    if source is None or not source.has_stages:
+        return ""
+    return f"{next(iter(source.fields()), '').partition('.')[0]}."
+
+
+def plan_dry_run(source: RecipeText, words: Sequence[str], kind: Kind, options: RunOptions) -> "ChainPlan":
+    """Plan a chain that is not started; stages that were run before may be there."""
+    return plan_chain(Given(source, tuple(words)), kind, replace(options, resume=True))
+
+
+def plan_chain(now: Given, kind: Kind | None, options: RunOptions) -> ChainPlan:
+    """Check a chain, all of its stages and the gates. Raises UsageError.
+
+    `now`: what this command was given; without a recipe, the folder's own is gone on with. `kind`: that of the command.
+    """
+    recorded = _recorded(options.run)
+    begun = recorded is not None and any(map(is_begun, stage_folders(options.run).values()))
+    before = Given.from_document(recorded.get("given")) if recorded is not None and (begun or now.recipe is None) else None
+    given = _followed(before, now, options.run)
+    assert given.recipe is not None
+    chain = read_chain(given.recipe, given.overrides)
+    _require_kind(chain, kind)
+    selected = _selected(chain, options)
+    texts, gates = _split_gates(options.fail_if, chain)
+    place = str((recorded or {}).get("folder") or options.run)
+    moved = Path(place).resolve() != options.run.resolve()
+    stages = []
+    for stage in chain.stages:
+        own = replace(options, run=options.run / stage.name, fail_if=tuple(texts[stage.name]), stages=())
+        folder = options.run if moved and not is_begun(own.run) else Path(place)
+        stages.append(PlannedStage(stage, stage.placed(chain.source.path, folder), own))
+    plan = ChainPlan(chain, given, str(options.run) if moved else place, tuple(stages), selected, tuple(gates))
+    _check(plan, options)
+    return plan
+
+
+def _recorded(folder: Path) -> dict[str, Any] | None:
+    """Return the run.json of a chain's folder; None if there is none."""
+    return read_receipt(folder / "run.json") if stage_folders(folder) else None
+
+
+def _followed(before: Given | None, now: Given, folder: Path) -> Given:
+    """Return the chain as it is given by this command after those before it. Overrides hold until they or the file are changed."""
+    given = before.followed_by(now) if before is not None else now
+    if given.recipe is not None:
+        return given
+    if before is not None and before.recipe is not None:
+        return replace(given, recipe=before.recipe)
+    return replace(given, recipe=open_recipe(str(folder / "recipe.yaml")))  # run.json was damaged, and set aside
+
+
+def _require_kind(chain: Chain, kind: Kind | None) -> None:
+    first = chain.stages[0]
+    own: Kind = "fine-tuning" if first.fine_tunes else "pre-training"
+    if kind in (None, own):
+        return
+    path = chain.source.path
+    if own == "pre-training":
+        raise UsageError(
+            f"{path}: the first stage, {first.name}, starts from random weights: use `tfkit pretrain`, or give {first.name} a checkpoint "
+            "with model.from in place of its model"
+        )
+    raise UsageError(f"{path}: the first stage, {first.name}, starts from the checkpoint {first.recipe.model.start}: use `tfkit finetune`")
+
+
+def _selected(chain: Chain, options: RunOptions) -> tuple[str, ...]:
+    """Return the stages that are to be run, in the order of the chain."""
+    for name in options.stages:
+        if name not in chain.names:
+            raise UsageError(f"--stages: there is no stage {name!r}; there are {', '.join(chain.names)}")
+    selected = tuple(name for name in chain.names if name in options.stages) if options.stages else chain.names
+    for stage in chain.stages:
+        for earlier in stage.uses if stage.name in selected else ():
+            if earlier in selected:
+                continue
+            found = read_run(options.run / earlier)
+            if found.status != "finished":
+                state = "is not there" if found.status in ("foreign", "new") else f"is {found.status}"
+                together = ",".join(name for name in chain.names if name in (*selected, earlier))
+                raise UsageError(
+                    f"--stages: {stage.name} needs the stage {earlier}, whose run {options.run / earlier} {state}: run both, with "
+                    f"--stages {together}"
+                )
+    return selected
+
+
+def _split_gates(texts: Sequence[str], chain: Chain) -> tuple[dict[str, list[str]], list[Gate]]:
+    """Return the gates of each stage, without its name, and those over the totals. Raises UsageError."""
+    metered = all(stage.recipe.carbon.enabled for stage in chain.stages)
+    known = TOTALS if metered else TOTALS[:1]
+    of_stages: dict[str, list[str]] = {name: [] for name in chain.names}
+    gates: list[Gate] = []
+    for text in texts:
+        name, dot, rest = text.strip().partition(".")
+        if dot and name in of_stages:
+            of_stages[name].append(rest)
+            continue
+        try:
+            gate = parse_gate(text, known)
+        except UsageError:
+            gate = None
+        if gate is None or gate.metric not in known:
+            raise UsageError(
+                f"--fail-if {text!r}: of a recipe with stages name STAGE.METRIC, where STAGE is one of {', '.join(chain.names)}, as in "
+                f"'{chain.names[0]}.loss > 3'; or of all stages together {', '.join(known)}"
+            )
+        gates.append(gate)
+    return of_stages, gates
+
+
+def _check(plan: ChainPlan, options: RunOptions) -> None:
+    """Check each stage that is to be run as its own command would: a mistake in the last one is found before the first one starts."""
+    inputs_of([plan.chain.source.path], [], []).refuse_folder(options.run, "--run")
+    for one in plan.todo:
+        if is_begun(one.options.run):
+            if not options.resume:
+                raise UsageError(
+                    f"{options.run}: the stage {one.name} was begun here before. Go on with --resume, or give another folder with --run"
+                )
+            continue
+        try:
+            beginning = one.beginning()
+            assert beginning.recipe is not None
+            training_gates(one.options.fail_if, beginning.recipe, fine_tuning=one.stage.fine_tunes)
+            beginning.inputs.refuse_folder(one.options.run, "--run")
+        except UsageError as error:
+            raise of_stage(one.name, error) from None
+
+
+def check_begun(plan: ChainPlan, listener: Listener) -> None:
+    """Check that the begun stages can go on with their recipes, and that none would go on from whose end a later stage has begun."""
+    for one in plan.stages:
+        if not is_begun(one.options.run):
+            continue
+        try:
+            with RunFolder.open(one.options.run, resume=True, command=None, warn=listener.warn) as folder:
+                going_on = resumed(folder, Given(one.source, ()))
+        except TfkitError as error:
+            raise of_stage(one.name, error) from None
+        later = next((other.name for other in plan.stages if one.name in other.stage.uses and is_begun(other.options.run)), None)
+        if later is not None and not going_on.same_end:
+            lines = "\n  ".join(going_on.changes.values())
+            raise UsageError(
+                f"stage {one.name}: the stage {later} has begun from its end, so its length cannot change:\n  {lines}\n"
+                "Take this change back, or start the chain in another folder with --run"
+            )
+
+
+def of_stage(name: str, error: Any) -> Any:
+    """Return the same error with the name of its stage."""
+    error.args = (f"stage {name}: {error}", *error.args[1:])
+    return error

@@ -1,0 +1,74 @@
+"""The result of a recipe with stages, and what its run.json has of them: each stage's own, and the totals of all."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tfkit.run.listing import read_run
+from tfkit.run.receipt import read_receipt
+from tfkit.run.strict_json import is_number
+
+_SUMS = ("seconds", "train_seconds", "tokens", "energy_kwh", "emissions_g", "rework_kwh", "rework_g", "rework_seconds")
+_OF_THE_LAST = ("checkpoint", "loss", "evaluation", "before", "improvement", "baselines", "best", "stopped_early", "place")
+
+
+def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
+    """Return `stages`, the status, steps and totals of each run folder, and `totals`, the sums of all, over all attempts."""
+    stages = {name: _facts(folder) for name, folder in folders.items()}
+    return {"stages": stages, "totals": _sums(stages.values())}
+
+
+def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result of docs/cli.md; `results`: of the stages that this command ran, in order.
+
+    What is of one model is that of the last of these; steps, tokens, time, energy and emissions are of all stages in the folder.
+    """
+    last = [*results.values()][-1] if results else {}
+    totals, stages = facts["totals"], facts["stages"]
+    trained = totals["train_seconds"]
+    return {
+        "schema_version": 1,
+        "run": str(folder),
+        "status": status,
+        **{name: last.get(name) for name in _OF_THE_LAST},
+        "evaluation": last.get("evaluation") or {},
+        "steps": sum(stage["steps"] or 0 for stage in stages.values()),
+        "tokens": totals["tokens"] or 0,
+        **{name: totals[name] for name in ("seconds", "train_seconds", "energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status")},
+        "tokens_per_second": round(totals["tokens"] / trained, 1) if trained else None,
+        **({"nonfinite": last["nonfinite"]} if "nonfinite" in last else {}),
+        "gates": [_named(name, gate) for name, result in results.items() for gate in result["gates"]],
+        "stages": {**results},
+    }
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    found = read_run(folder)
+    totals: dict[str, Any] = {}
+    with suppress(OSError, ValueError):  # not begun, or not readable, which its status says
+        totals = read_receipt(folder / "run.json").get("totals") or {}
+    status = "new" if found.status == "foreign" else found.status
+    return {"status": status, "steps": found.steps, **totals}
+
+
+def _sums(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add up what was measured; None where nothing was. A stage without energy beside one with it leaves the whole degraded."""
+    stages = [stage for stage in stages if "seconds" in stage]
+    totals: dict[str, Any] = {name: _sum(stage.get(name) for stage in stages) for name in _SUMS}
+    parts = [stage["energy_kwh_parts"] for stage in stages if stage.get("energy_kwh_parts")]
+    names = dict.fromkeys(name for part in parts for name in part)
+    outcomes = {stage.get("carbon_status") for stage in stages}
+    return totals | {
+        "energy_kwh_parts": {name: _sum(part.get(name) for part in parts) for name in names} or None,
+        "carbon_status": outcomes.pop() if len(outcomes) == 1 else "degraded" if outcomes else "off",
+    }
+
+
+def _sum(values: Iterable[Any]) -> Any:
+    numbers = [value for value in values if is_number(value) and value is not None]
+    return round(sum(numbers), 12) if numbers else None
+
+
+def _named(stage: str, gate: Mapping[str, Any]) -> dict[str, Any]:
+    return {**gate, "gate": f"{stage}.{gate['gate']}", "metric": f"{stage}.{gate['metric']}"}

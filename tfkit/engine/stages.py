@@ -1,0 +1,126 @@
+"""Training by a recipe with stages or without. With stages it is a chain of runs, one folder each, in a folder with the totals of all.
+
+Each stage is an ordinary attempt: what is pinned, recorded, resumed and refused is that of any run.
+"""
+
+import gc
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from tfkit.durable import write_atomically
+from tfkit.engine import attempt
+from tfkit.engine.attempt import RunOptions
+from tfkit.engine.chain_plan import TOTALS, ChainPlan, PlannedStage, check_begun, is_chain, of_stage, plan_chain
+from tfkit.engine.chain_result import chain_result, stage_facts
+from tfkit.engine.gate import judge
+from tfkit.engine.given import Given
+from tfkit.engine.listener import Listener, StopRequest
+from tfkit.errors import MachineError, Stopped, TfkitError
+from tfkit.recipe import Chain, RecipeText
+from tfkit.run.chain_folder import CHAIN
+from tfkit.run.folder import RunFolder
+
+
+def pretrain(source: RecipeText, words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Train from random weights; a chain where its first stage does. Return the result of docs/cli.md.
+
+    `words`: key=value; of a chain STAGE.key=value.
+    """
+    if source.has_stages:
+        return _run(plan_chain(Given(source, tuple(words)), "pre-training", options), options, listener, stop)
+    return attempt.pretrain(source, words, options, listener, stop)
+
+
+def finetune(
+    source: RecipeText | None,
+    words: Sequence[str],
+    checkpoint: str | None,
+    options: RunOptions,
+    listener: Listener,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """Train a checkpoint further, in a chain by its first stage. For the rest see `pretrain`.
+
+    `words`: key=value, with those of the checkpoint and of the data; `checkpoint`: the value of `model.from`, where that is among them.
+    """
+    if source is not None and source.has_stages:
+        return _run(plan_chain(Given(source, tuple(words)), "fine-tuning", options), options, listener, stop)
+    return attempt.finetune(source, words, checkpoint, options, listener, stop)
+
+
+def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Go on with the run in a folder, or with a chain wherever it was: finished stages repeat their result, later ones begin."""
+    if is_chain(options.run):
+        return _run(plan_chain(Given(None, tuple(words)), None, options), options, listener, stop)
+    return attempt.resume(words, options, listener, stop)
+
+
+def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Run the stages in their folders. Raises Stopped with `result`, and the errors of a stage with its name."""
+    command = [*options.command]
+    with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, chain=True) as folder:
+        check_begun(plan, listener)
+        folder.record(kind=CHAIN, given=plan.given.document(), folder=plan.folder, **_facts(plan))
+        folder.begin_attempt(options.threads)
+        _write_recipe(folder, plan.chain)
+        results: dict[str, dict[str, Any]] = {}
+        try:
+            for one in plan.todo:
+                results[one.name] = _run_stage(one, len(results), plan, listener, stop)
+                folder.record(**_facts(plan))
+                if any(gate["failed"] for gate in results[one.name]["gates"]):
+                    break  # what follows would be built on it
+        except Stopped as stopped:
+            if stopped.result is not None:
+                results[plan.todo[len(results)].name] = stopped.result
+            stopped.result = _finish(folder, plan, results, "stopped")
+            raise
+        finally:
+            folder.record(**_facts(plan))
+        whole = all(facts["status"] == "finished" for facts in _facts(plan)["stages"].values())
+        return _finish(folder, plan, results, "finished" if whole else "stopped")
+
+
+def _run_stage(one: PlannedStage, done: int, plan: ChainPlan, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Begin the run of a stage, or go on with it, and return its result; `done`: stages before it."""
+    from tfkit.engine.isolation import isolated
+
+    todo = len(plan.todo)
+    try:
+        stop.raise_if_requested(f"{done} of {todo} stages are done, and {one.name} was not begun")
+        listener.say(f"stage {one.name}, {done + 1} of {todo}")
+        with isolated():
+            if one.stage.fine_tunes:
+                return attempt.finetune(one.source, (), one.start, one.options, listener, stop)
+            return attempt.pretrain(one.source, (), one.options, listener, stop)
+    except (Stopped, TfkitError) as error:
+        raise of_stage(one.name, error) from None
+    except Exception as error:
+        error.add_note(f"in the stage {one.name}")
+        raise
+    finally:
+        gc.collect()  # the next stage plans with the memory that is free
+
+
+def _facts(plan: ChainPlan) -> dict[str, Any]:
+    """Return what run.json has of the stages: the status and the totals of each, and the totals of all."""
+    return stage_facts({one.name: one.options.run for one in plan.stages})
+
+
+def _finish(
+    folder: RunFolder, plan: ChainPlan, results: dict[str, dict[str, Any]], status: Literal["finished", "stopped"]
+) -> dict[str, Any]:
+    """Record how far the chain came, and return its result."""
+    facts = _facts(plan)
+    result = chain_result(folder.path, status, results, facts)
+    folder.record(**facts, **({"result": {**result, "gates": []}} if status == "finished" else {}))
+    folder.end_attempt(status)
+    verdicts = judge(plan.gates, {name: result[name] for name in TOTALS})
+    return {**result, "gates": [*result["gates"], *verdicts]}
+
+
+def _write_recipe(folder: RunFolder, chain: Chain) -> None:
+    try:
+        write_atomically(folder.recipe, chain.resolved)
+    except OSError as error:
+        raise MachineError(f"{folder.recipe}: cannot be written ({error.strerror}); check the disk, or give another --run") from error

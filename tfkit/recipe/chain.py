@@ -1,0 +1,107 @@
+"""A chain: a recipe with stages, each a recipe of its own, in which a stage may begin from an earlier one or learn from it. Torch-free."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tfkit.recipe.dump import dump_document, recipe_document
+from tfkit.recipe.reading.earlier import complete
+from tfkit.recipe.reading.files import missing_files, model_paths
+from tfkit.recipe.reading.overrides import apply_overrides
+from tfkit.recipe.reading.parse import parse
+from tfkit.recipe.reading.problems import Problem, RecipeError
+from tfkit.recipe.reading.read import RecipeText, check_tree
+from tfkit.recipe.reading.stage_trees import drop_pin, split_words, stage_trees
+from tfkit.recipe.reading.tree import Mapping, place_of, plain
+from tfkit.recipe.schema.sections import Recipe
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One recipe of a chain. Where it names an earlier stage, `recipe` and `document` have that stage's name."""
+
+    name: str
+    recipe: Recipe
+    document: dict[str, Any]  # as it was written, with the overrides
+    uses: tuple[str, ...]  # the earlier stages that it names
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether it begins from a checkpoint, that of an earlier stage or any other."""
+        return self.recipe.model.start is not None
+
+    def placed(self, file: Path, folder: Path) -> RecipeText:
+        """Return it as a recipe of its own, of a chain in `file`, with the earlier stages in their run folders below `folder`."""
+        document = deepcopy(self.document)
+        for (section, field), value in model_paths(document):
+            if value in self.uses:
+                document[section][field] = str(folder / value)
+        return RecipeText(file.with_name(f"{file.name}:{self.name}"), dump_document(document))
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The stages of a recipe, in order."""
+
+    source: RecipeText
+    stages: tuple[Stage, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the stages."""
+        return tuple(stage.name for stage in self.stages)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The chain as it was written, with the overrides."""
+        return {"stages": {stage.name: stage.document for stage in self.stages}}
+
+    @property
+    def resolved(self) -> str:
+        """The chain as YAML, with every field of each stage: running it again does not depend on today's defaults."""
+        return dump_document({"stages": {stage.name: recipe_document(stage.recipe, None) for stage in self.stages}})
+
+
+def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files: bool = False) -> Chain:
+    """Check a recipe with stages; overrides begin with the name of a stage: `sft.training.epochs=1`.
+
+    UsageError lists the problems of all stages, one a line. `with_files`: files and folders that are missing are problems, too.
+    """
+    tree, problems = parse(source.text, str(source.path))
+    assert isinstance(tree, Mapping), "RecipeText.has_stages says whether this is a chain"
+    trees, more = stage_trees(tree)
+    words, unplaced = split_words(overrides, [*trees])
+    problems += [*more, *(unplaced if trees else [])]
+    stages: list[Stage] = []
+    for name, stage in trees.items():
+        complete(stage)
+        drop_pin(stage, words[name])
+        found = apply_overrides(stage, words[name])
+        recipe, wrong = check_tree(stage)
+        uses, misplaced = _uses(stage, name, [*trees])
+        missing = [one for one in missing_files(stage) if one.path not in uses] if with_files else []
+        found += [*wrong, *misplaced, *missing]
+        problems += [replace(problem, path=(name, *problem.path)) for problem in found]
+        if recipe is not None:
+            earlier = dict.fromkeys(uses.values())
+            stages.append(Stage(name, recipe, plain(stage), tuple(earlier)))
+    if problems:
+        raise RecipeError(problems)
+    return Chain(source, tuple(stages))
+
+
+def _uses(stage: Mapping, name: str, names: list[str]) -> tuple[dict[tuple[str | int, ...], str], list[Problem]]:
+    """Return the fields of a stage that name an earlier one, and those that name itself or a later one as problems."""
+    uses: dict[tuple[str | int, ...], str] = {}
+    problems = []
+    for path, value in model_paths(plain(stage)):
+        if not isinstance(value, str) or value not in names:
+            continue
+        uses[path] = value
+        if names.index(value) >= names.index(name):
+            which = "this stage itself" if value == name else "a later stage"
+            message = f"{value} is {which}, of which there is no model yet: name an earlier one; a folder of that name is ./{value}"
+            problems.append(Problem(place_of(stage, path, key=False), path, message))
+    return uses, problems

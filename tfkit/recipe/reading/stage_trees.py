@@ -1,0 +1,98 @@
+"""A recipe with stages as trees, one for each stage: a chain, in which `from: STAGE` names an earlier one."""
+
+import re
+from collections.abc import Sequence as Arguments
+
+from tfkit.recipe.reading.problems import Problem, quoted
+from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, Node, Scalar
+from tfkit.recipe.schema.sections import Recipe
+
+STAGES = "stages"
+START = "from"  # of a stage: short for model: {from: ...}
+STAGE_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"  # a folder's name, and the beginning of a dotted name
+# Sections of a recipe, and what lies in a run folder.
+_TAKEN = {*Recipe.model_fields, STAGES, START, "checkpoints", "tensorboard", "replay", "lock"}
+
+
+def has_stages(tree: Node | None) -> bool:
+    """Whether a tree is that of a chain."""
+    return isinstance(tree, Mapping) and STAGES in tree.values
+
+
+def stage_trees(tree: Mapping) -> tuple[dict[str, Mapping], list[Problem]]:
+    """Return the tree of each stage, in order, and the problems of their names and shapes."""
+    problems = [
+        Problem(place, (name,), f"a recipe with stages has nothing beside them: move {name} into the stages that it is for")
+        for name, place in tree.keys.items()
+        if name != STAGES
+    ]
+    place, stages = tree.keys[STAGES], tree.values[STAGES]
+    if not isinstance(stages, Mapping) or not stages.values:
+        message = "needs the name of each stage, and below it a recipe"
+        return {}, [*problems, Problem(place, (STAGES,), message)]
+    found: dict[str, Mapping] = {}
+    for name, stage in stages.values.items():
+        place = stages.keys[name]
+        if (wrong := _name_problem(name, found)) is not None:
+            problems.append(Problem(place, (STAGES, name), wrong))
+        elif not isinstance(stage, Mapping):
+            problems.append(Problem(place, (STAGES, name), "a stage is a recipe, made of sections such as model, data and training"))
+        else:
+            problems += _move_start(name, stage)
+            found[name] = stage
+    return found, problems
+
+
+def split_words(overrides: Arguments[str], names: Arguments[str]) -> tuple[dict[str, list[str]], list[Problem]]:
+    """Return the key=value of each stage, without its name; and those that are of no stage as problems."""
+    words: dict[str, list[str]] = {name: [] for name in names}
+    problems = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        name, dot, field = (part.strip() for part in key.partition("."))
+        if not equals:
+            message = f"{quoted(override)} is not key=value, such as {next(iter(names), 'STAGE')}.training.steps=100"
+            problems.append(Problem(COMMAND_LINE, (), message))
+        elif name not in words or not dot or not field:
+            message = f"this recipe has stages: begin with one of {', '.join(names)}, and name a field of it"
+            problems.append(Problem(COMMAND_LINE, tuple(key.strip().split(".")), message))
+        else:
+            words[name].append(f"{'model.from' if field == START else field}={text}")
+    return words, problems
+
+
+def drop_pin(stage: Mapping, words: Arguments[str]) -> None:
+    """Remove the hash of a stage's checkpoint where another checkpoint replaces it: it is of the first one."""
+    keys = {word.partition("=")[0].strip() for word in words}
+    model = stage.values.get("model")
+    if isinstance(model, Mapping) and "model.from" in keys and "model.sha256" not in keys:
+        model.values.pop("sha256", None)
+        model.keys.pop("sha256", None)
+
+
+def _name_problem(name: str, before: dict[str, Mapping]) -> str | None:
+    if not re.fullmatch(STAGE_NAME, name):
+        return "the name of a stage is a word: letters, digits, dash and underscore, at most 64, a letter first"
+    if name.lower() in _TAKEN:
+        return "a stage cannot have this name, which a recipe or a run folder has for something else; choose another"
+    if twin := next((other for other in before if other.lower() == name.lower()), None):
+        return f"is the name {twin} again but for capitals, and so one folder on some disks; choose another"
+    return None
+
+
+def _move_start(name: str, stage: Mapping) -> list[Problem]:
+    """Put `from` where a recipe has it, below model."""
+    if START not in stage.values:
+        return []
+    start, place = stage.values.pop(START), stage.keys.pop(START)
+    model = stage.values.get("model", Mapping(place))
+    if isinstance(model, Scalar) and model.value is None:
+        model = Mapping(place)
+    if not isinstance(model, Mapping):
+        return []  # the schema reports it
+    if START in model.values:
+        return [Problem(place, (name, START), f"given twice, also as model.from at {model.keys[START]}; remove one")]
+    model.set(START, start, place)
+    if "model" not in stage.values or stage.values["model"] is not model:
+        stage.set("model", model, place)
+    return []

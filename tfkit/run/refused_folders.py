@@ -1,0 +1,73 @@
+"""The folders that cannot be a run's: those with other files, with links, or with another run in them."""
+
+import errno
+import os
+from itertools import pairwise
+from pathlib import Path
+
+from tfkit.errors import UsageError
+from tfkit.run.chain_folder import CHAIN
+
+FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv")
+FOLDERS = ("carbon", "checkpoints", "tensorboard")
+WRITTEN = (*FILES, *FOLDERS, "replay", "crash.log", "lock")
+
+
+def refuse_turning_back(path: Path) -> None:
+    """Raise UsageError for `runs/../../x`, which begins in one place and ends in another; `../x` is plain from the start."""
+    parts = path.parts
+    if any(part == ".." and before != ".." for before, part in pairwise(parts)):
+        raise UsageError(f"{path}: leaves the folder that it begins with. Give the place itself as --run")
+
+
+def refuse_missing_mount(path: Path) -> None:
+    """Raise FileNotFoundError for a link to nothing: a folder made below an unmounted mount point would fill the wrong disk."""
+    for part in (path, *path.parents):
+        if part.is_symlink() and not part.exists():
+            raise FileNotFoundError(errno.ENOENT, f"{part} leads to {os.readlink(part)}, which is not there; is its disk mounted")
+
+
+def refuse_links(path: Path) -> None:
+    """Raise UsageError for a link where a run writes."""
+    inside = [entry for name in FOLDERS if (path / name).is_dir() for entry in (path / name).iterdir()]
+    for entry in (*(path / name for name in WRITTEN), *inside):
+        if entry.is_symlink():
+            raise UsageError(f"{entry}: a link; nothing is written through it. Remove it, or give the place itself as --run")
+
+
+def refuse_obstacles(path: Path) -> None:
+    """Raise OSError for a file where a folder has to be, or the reverse: now, not at the first checkpoint."""
+    for name in WRITTEN:
+        entry, is_folder = path / name, name in (*FOLDERS, "replay")
+        if not entry.exists():
+            continue
+        if not (entry.is_dir() if is_folder else entry.is_file()):
+            raise OSError(errno.EEXIST, f"{name} is not a {'folder' if is_folder else 'file'}")
+        if is_folder and not os.access(entry, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{name} cannot be written: {os.strerror(errno.EACCES)}")
+
+
+def refuse_foreign_files(path: Path) -> None:
+    """Raise UsageError for files of the user's own: run.json is a run's first file, so a recipe.yaml without it is not a run's."""
+    found = [name for name in FILES if (path / name).exists()]
+    if found and "run.json" not in found and not (path / "run.json.damaged").exists():
+        raise UsageError(
+            f"{path}: holds a {found[0]} that was not written by tfkit and would be overwritten. Give another folder with --run"
+        )
+
+
+def refuse_checkpoints(path: Path, resume: bool) -> None:
+    """Raise UsageError for a folder with checkpoints, unless they are to be resumed."""
+    if not resume and any((path / "checkpoints").glob("step-*")):
+        raise UsageError(f"{path}: holds checkpoints of an earlier run. Resume it with --resume, or give another folder with --run")
+
+
+def refuse_other_kind(path: Path, kind: object, *, chain: bool) -> None:
+    """Raise UsageError for one run in a folder of stages, and the reverse; `kind`: as its run.json has it."""
+    if chain and any((path / "checkpoints").glob("step-*")):
+        raise UsageError(
+            f"{path}: holds the checkpoints of a run, and a recipe with stages needs a folder for the runs of all of them. Give another "
+            "folder with --run"
+        )
+    if not chain and kind == CHAIN:
+        raise UsageError(f"{path}: holds the runs of a recipe with stages. Give another folder with --run")
