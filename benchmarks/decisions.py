@@ -111,8 +111,10 @@ def checkpoint(task: Task, runs: Runs, options: argparse.Namespace, *, measure: 
 
 
 def untouched(task: Task, runs: Runs, options: argparse.Namespace, *, measure: bool) -> float | None:
-    """Return the score of the checkpoint before any fine-tuning; None for a task that needs a new head."""
-    if task.kind not in ("chat", "causal_lm", "masked_lm", "text_to_text"):
+    """Return the score of the checkpoint before any fine-tuning; None for a task that needs a new head, or has another than
+    its checkpoint was pretrained with, as BERT's without the next sentence.
+    """
+    if task.kind not in ("chat", "causal_lm", "text_to_text"):
         return None
     record = options.run_root / f"{task.name}-untouched.json"
     if not record.exists() and measure:
