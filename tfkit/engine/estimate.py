@@ -57,7 +57,7 @@ class Estimate:
     tokens: int  # of all steps
     steps: int
     micro_batch_size: int
-    flops: dict[str, float]  # total, and its parts: forward, backward, companions, evaluation
+    flops: dict[str, float]  # total, and its parts: forward, backward, companions, evaluation; of sampled responses rollouts
     memory_bytes: int  # at the peak, on the device that trains
     disk_bytes: int  # of the checkpoints that are kept
     seconds: Range
@@ -121,7 +121,7 @@ def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device) -> Es
 
 
 def _flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, tokens: int) -> dict[str, float]:
-    """FLOPs of the whole run by part; an evaluation is a forward over its tokens."""
+    """FLOPs of the whole run by part; an evaluation is a forward over its tokens. Sampling a token, with a cache, is a forward of it."""
     length = min(round(loader.rows.mean_tokens), data.config.context_length)  # a row may be several sequences
     first = Loader(loader.rows, loader.collate, 1, 1).step(0)
     written = sum(batch.decoder_tokens for batch in first) / sum(batch.tokens for batch in first)
@@ -130,14 +130,19 @@ def _flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loade
     every = in_steps(recipe.evaluation.every, loader.rows, loader.sizes)
     evaluations = (steps // every if every else 0) + (not every or steps % every > 0)
     held_out = sum(tokens_of(one.stored) for one in data.validation)
+    rollouts, readings = data.objective.rollouts, 1
+    if rollouts is not None:  # each is sampled, and read by the policy and by its reference
+        held_out, readings = held_out + rollouts.section.max_new_tokens * sum(len(one.stored) for one in data.validation), 3
     scored = min(held_out, recipe.evaluation.max_tokens or held_out)
     parts = {
         "forward": tokens * forward,
         "backward": tokens * backward,
         "companions": tokens * companion_flops_per_token(data.objective, length)
         + reference_tokens(data.objective, tokens, sum(tokens_of(stored) for stored, _ in data.train), held_out) * forward,
-        "evaluation": evaluations * scored * forward,
+        "evaluation": evaluations * scored * readings * forward,
     }
+    if rollouts is not None:
+        parts["rollouts"] = 2 * tokens / rollouts.section.inner_epochs * forward
     return {"total": sum(parts.values()), **parts}
 
 
