@@ -1,22 +1,29 @@
 """PPO: every row of the classic bugs as a test on the real loader, objective and step."""
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import ppo_checks
 import pytest
 import torch
-from ppo_checks import PROMPTS, SIZES
+from ppo_checks import PROMPTS, RULES, SIZES
 from test_enumerated_world import BETA, REWARD, rewards
 from tiny_ppo import PPOWorld, critic, text
-from tiny_rollouts import policy, probabilities
+from tiny_rollouts import END, LETTERS, codec, policy, probabilities
 
+from tfkit.alignment.sampling import Sampled, sample
 from tfkit.alignment.token_credit import token_credit
 from tfkit.data import PackedRows
 from tfkit.engine.companions import companion_tensors, load_companion_tensors
+from tfkit.errors import ModelError
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.ppo import clipped_value_loss
+from tfkit.objectives.score_model import gives_same_ids
+from tfkit.tokenizer import Tokenizer
 
 CHECKS = [
     ppo_checks.first_ratios_are_one,
@@ -79,6 +86,37 @@ def test_the_value_of_the_last_token_is_the_score() -> None:
     assert torch.equal(value.values(batch), value.scores(batch))
     raw = value.companion.model(ids, padding_mask=mask).logits[:, 0]
     torch.testing.assert_close(value.scores(batch), raw - 0.25)
+
+
+def test_a_reward_model_scores_the_prompt_with_its_response(tmp_path: Path) -> None:
+    """Its score, of all tokens with the end, is added to what the rules give; one that is no number is an error with the row."""
+    world = PPOWorld(tmp_path, PROMPTS, rules=RULES, no_eos_reward=-3.0, **SIZES)
+    rollouts = replace(world.objective.rollouts, reward=critic())
+    prompts = world.rollouts.rows.gather(*(np.arange(4) * 0, np.arange(4))).single()
+
+    def drawn() -> list[Sampled]:
+        return sample(world.policy, prompts, rollouts, world.rollouts.rules, completions=4, seed=1, at_once=8)
+
+    assert rollouts.reward is not None
+    for one in drawn():
+        ids = torch.tensor([one.prompt + one.ids])
+        text = "".join(LETTERS[token] for token in one.ids if token != END)
+        score = float(rollouts.reward.scores(Batch(ids, torch.full_like(ids, -100))).detach())
+        assert one.reward == pytest.approx(0.7 + ("b" in text) + score if one.ended else -3.0, abs=1e-5)
+    with torch.no_grad():
+        next(rollouts.reward.companion.model.parameters()).fill_(torch.nan)
+    with pytest.raises(ModelError, match=r"prompts.jsonl:\d+: the reward model made gives a response to it nan"):
+        drawn()
+
+
+def test_a_tokenizer_with_a_token_for_padding_gives_the_same_ids() -> None:
+    ours = codec()
+    padded = ours.with_special_tokens(["<pad>"])
+    assert gives_same_ids(padded, ours)
+    assert not gives_same_ids(ours, padded)
+    document = json.loads(ours.tokenizer_json)
+    document["model"]["vocab"] |= {"a": 1, "b": 0}
+    assert not gives_same_ids(Tokenizer.from_json(json.dumps(document), ours.settings), ours)
 
 
 def test_the_value_loss_by_its_formula() -> None:

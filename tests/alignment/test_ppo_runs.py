@@ -1,6 +1,7 @@
 """Runs of PPO by the command: trained, killed within its steps, resumed, evaluated, refused."""
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +20,23 @@ data:
   validation: [{path: others.jsonl}]
   pretraining: [{path: corpus}]
 objective:
-  {kind: ppo, rules: [{kind: contains, text: a}], value: scores, value_lr: 3e-3, prompts: 4, completions: 2, inner_epochs: 2,
+  {kind: ppo, rules: [{kind: contains, text: a}], reward: scores, value: critic, value_lr: 3e-3, prompts: 4, completions: 2,
+   inner_epochs: 2,
    max_new_tokens: 5, ptx_weight: 0.5, ptx_ratio: 2, kl_target: 0.5, kl_horizon: 100}
 optimizer: {kind: adamw, lr: 5e-3, eps: 1e-5}
 training: {steps: 6, batch_size: 4, micro_batch_size: 2, precision: fp32, log_every: 1}
 checkpoint: {every: 1, keep: 9}
 evaluation: {every: 3}
+carbon: {enabled: false}
+"""
+
+
+REWARD = """
+# A reward model, for tests.
+model: {from: base}
+data: {train: [{path: pairs.jsonl}]}
+objective: {kind: reward}
+training: {steps: 4, batch_size: 4, precision: fp32}
 carbon: {enabled: false}
 """
 
@@ -38,13 +50,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, start in (("prompts", 0), ("others", 100)):
         rows = [{"prompt": " ".join(words[place : place + 3])} for place in range(start, start + 36, 3)]
         (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    scored = [{"text": " ".join(words[i : i + 4]), "label": words[i].count("a") / 2} for i in range(40)]
-    (folder / "scored.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in scored), encoding="utf-8")
+    pairs = [{"prompt": " ".join(words[i : i + 4]), "chosen": " cat sat", "rejected": f" {words[i]} ran"} for i in range(40)]
+    (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in pairs), encoding="utf-8")
     (folder / "ppo.yaml").write_text(RECIPE, encoding="utf-8")
     assert pretrain(folder / "base", write_recipe(folder, corpus), "training.steps=4").code == 0
-    words_ = ["finetune", "--from", str(folder / "base"), "--data", str(folder / "scored.jsonl"), "--run", str(folder / "scores")]
-    done = Process(folder, [*words_, "training.epochs=null", "training.steps=4", "carbon.enabled=false"]).wait()
+    (folder / "reward.yaml").write_text(REWARD, encoding="utf-8")
+    words_ = [str(folder / "reward.yaml"), "--from", str(folder / "base"), f"data.train.0.path={folder}/pairs.jsonl"]
+    done = Process(folder, ["finetune", *words_, "--run", str(folder / "scores"), "--threads", "1"]).wait()
     assert done.code == 0, done.err
+    shutil.copytree(folder / "scores" / "checkpoints" / "step-000004", folder / "critic")
     return folder
 
 
@@ -85,7 +99,7 @@ def test_a_checkpoint_has_both_models_and_names_what_they_come_from(whole: Path)
     assert "loader/ids" in saved  # step 6 is within the second iteration
     assert "head.classes.weight" not in read_header(checkpoint / "model.safetensors")
     facts = json.loads((checkpoint / "tfkit.json").read_text())
-    assert [parent["role"] for parent in facts["lineage"]["parents"]] == ["start", "value"]
+    assert [parent["role"] for parent in facts["lineage"]["parents"]] == ["start", "reward", "value"]
     assert len(facts["data"]["pretraining"]) == 1
 
 
@@ -101,11 +115,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(forward: int, whole: Path, place:
 
 
 def test_it_is_evaluated_without_its_value_model(whole: Path, place: Path, tfkit: Callable[..., Done]) -> None:
-    (place / "scores").rename(place / "gone")
+    (place / "critic").rename(place / "gone")
     try:
         done = tfkit("evaluate", "--from", f"whole/checkpoints/step-{STEPS:06d}", "--json", "carbon.enabled=false")
     finally:
-        (place / "gone").rename(place / "scores")
+        (place / "gone").rename(place / "critic")
     assert done.code == 0, done.err
     trained = next(record["evaluation"] for record in reversed(records(whole)) if "evaluation" in record)
     found = json.loads(done.out)["metrics"]
@@ -116,6 +130,8 @@ def test_what_does_not_fit_is_refused(tfkit: Callable[..., Done]) -> None:
     done = tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.value=base")
     assert (done.code, "it does not give a text one number" in done.err) == (4, True), done.err
     for word, reason in {
+        "objective={kind: ppo, value: critic}": "objective: nothing is rewarded",
+        "objective={kind: ppo, rules: [{kind: valid_json}]}": "objective.value: there is no reward model for the value model",
         "data.pretraining=null": "objective.ptx_weight: there is no text to weigh",
         "objective.ptx_weight=0": "data.pretraining: ppo reads no such text with these fields",
         "objective.kl_target=null": "objective.kl_horizon: only objective.kl_target reads it",

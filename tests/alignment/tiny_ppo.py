@@ -36,8 +36,8 @@ CRITIC = {"head": {"kind": "classes", "count": 1, "pool": "last"}}
 def critic(shift: float = 0.25, seed: int = 7, **changes: Any) -> ScoreModel:
     """A value model with weights of its own."""
     model = policy(seed, **CRITIC, **changes).eval()
-    companion = Companion("value", model, "made", "a" * 64, tokenizer=codec(), trained=True)
-    return score_model(companion, model.config, codec(), {"reward_shift": shift})
+    companion = Companion("value", model, "made", "a" * 64, tokenizer=codec(), facts={"reward_shift": shift}, trained=True)
+    return score_model(companion, model.config, codec())
 
 
 def text() -> TokenStream:

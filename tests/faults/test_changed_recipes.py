@@ -172,6 +172,7 @@ REFUSED = {
     "objective.labels=[no, yes, maybe]": "classes",
     "objective.labels=[yes, no]": "tags",
     "objective.rules=[{kind: valid_python}]": "sampled",
+    "objective.reward=gpt": "sampled",
     "objective.prompts=4": "sampled",
     "objective.completions=2": "sampled",
     "objective.inner_epochs=2": "sampled",

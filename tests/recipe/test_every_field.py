@@ -507,6 +507,7 @@ TABLE = {
     "objective[grpo].kl_stop": Change("objective.kl_stop=5", limits, SAMPLED),
     "objective[grpo].clip_range": Change("objective.clip_range=1e-6", curve, SAMPLED),
     "objective[grpo].scale_rewards": Change("objective.scale_rewards=none", curve, SAMPLED),
+    "objective[grpo].reward": Change("objective.reward=scored", rewards, f"{SAMPLED} | tokenizer={{path: scored}}"),
     "objective[ppo].value": Change("objective.value=rescored", curve, PPO),
     "objective[ppo].value_lr": Change("objective.value_lr=0.1", curve, PPO),
     "objective[ppo].prompts": Change("objective.prompts=2", curve, PPO),
@@ -673,11 +674,11 @@ ASKED_BY_PROMPT = ["objective={kind: few_shot, choices: [no, yes], shots: 1}", f
 
 # Changes nothing, but that another teacher is refused: tests/cli/test_pretrain_distillation.py.
 PINNED = {"objective[distillation].teacher_sha256"}
-PINNED |= {"objective[ppo].value_sha256"}
+PINNED |= {"objective[ppo].value_sha256", "objective[grpo].reward_sha256", "objective[ppo].reward_sha256"}
 # Without it the rule is refused: tests/alignment/test_rewards.py.
 PINNED |= {"objective[grpo].rules[python].allow_code"}
 # Fields of one class, which the same lines read: a row of the other objective, or of the sources of the training, shows each at work.
-SHARED = {f"objective[ppo].{name}" for name in ("rules", "inner_epochs", "temperature", "max_new_tokens", "kl_limit", "kl_stop")}
+SHARED = {f"objective[ppo].{name}" for name in ("rules", "reward", "inner_epochs", "temperature", "max_new_tokens", "kl_limit", "kl_stop")}
 SHARED |= {name.replace("grpo", "ppo") for name in (*TABLE, *PINNED) if name.startswith("objective[grpo].rules[")}
 SHARED |= {f"data.pretraining.{name}" for name in SourceSection.model_fields if f"data.pretraining.{name}" not in TABLE}
 

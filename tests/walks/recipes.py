@@ -28,7 +28,8 @@ from walks.rows import BLANK, RowMaker, in_columns, suffixes_for
 from walks.scenario import DataFile, Recipe
 from walks.values import CHOICES, fields, value_of
 
-_TRAINED: list[str] = [kind for kind, section in SECTIONS.items() if section.scored_by != "likelihood" and not section.companions]
+_TAUGHT = ("distillation", "ppo")  # which need another model
+_TRAINED: list[str] = [kind for kind, section in SECTIONS.items() if section.scored_by != "likelihood" and kind not in _TAUGHT]
 FAMILIES = sorted({family.name for family, _ in PRESETS.values()})
 OPTIMIZERS = {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(OptimizerSection)}
 SCHEDULES: tuple[str, ...] = get_args(ScheduleSection.model_fields["kind"].annotation)

@@ -203,7 +203,7 @@ class RolloutLoader:
             )
         return {
             "reward": sum(one.reward for one in found) / len(found),
-            "accuracy": sum(one.is_full for one in found) / len(found),
+            **({"accuracy": sum(one.is_full for one in found) / len(found)} if self.rollouts.section.rules else {}),
             "kl": kl,
             "kl_k3": float(torch.stack([k3(one).sum() for one in ratios]).mean()),
             "entropy": float(torch.cat(list(entropies)).double().mean()),

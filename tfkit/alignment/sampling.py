@@ -1,16 +1,20 @@
 """Responses to prompts, sampled with the existing decoding at the temperature of the training, and their rewards."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+
 from tfkit.alignment.rewards import PromptRow, Rules
 from tfkit.data import Example
-from tfkit.errors import Stopped
+from tfkit.errors import ModelError, Stopped
 from tfkit.generation.decoding import generate
 from tfkit.generation.partial_text import context_of, text_behind
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.rollouts import Rollouts, beside_prompt
+from tfkit.objectives.rollouts import Response, Rollouts, beside_prompt, response_batch
 from tfkit.recipe.schema.sections import GenerationSection
 
 
@@ -61,7 +65,8 @@ def sample(
         if progress is not None:
             progress(len(part))
     rows = [row_of(example) for example in prompts for _ in range(completions)]
-    return [_judged(*one, rollouts, rules) for one in zip(ids, found, rows, strict=True)]
+    scores = _scores(rollouts, ids, found, rows, at_once)
+    return [_judged(*one, rollouts, rules) for one in zip(ids, found, rows, scores, strict=True)]
 
 
 def row_of(example: Example) -> PromptRow:
@@ -69,11 +74,31 @@ def row_of(example: Example) -> PromptRow:
     return PromptRow(beside_prompt(example, "prompt"), json.loads(beside_prompt(example, "answers")), beside_prompt(example, "place"))
 
 
-def _judged(prompt: list[int], ids: list[int], row: PromptRow, rollouts: Rollouts, rules: Rules) -> Sampled:
+def _scores(rollouts: Rollouts, prompts: list[list[int]], found: list[list[int]], rows: list[PromptRow], at_once: int) -> list[float]:
+    """The scores of a reward model, of each prompt with its response as far as its end, with that token; 0 without such a model.
+
+    Raises ModelError for a score that is not finite.
+    """
+    if rollouts.reward is None:
+        return [0.0] * len(found)
+    responses = [Response(np.array(prompt), np.array(ids), {}) for prompt, ids in zip(prompts, found, strict=True)]
+    scores: list[float] = []
+    with torch.no_grad():
+        for start in range(0, len(responses), at_once):
+            batch = response_batch(responses[start : start + at_once], rollouts.tokenizer.pad_id or 0)
+            scores += rollouts.reward.scores(batch.to(rollouts.reward.device)).tolist()
+    for row, score in zip(rows, scores, strict=True):
+        if not math.isfinite(score):
+            path = rollouts.reward.companion.path
+            raise ModelError(f"{row.place}: the reward model {path} gives a response to it {score}: take another reward model")
+    return scores
+
+
+def _judged(prompt: list[int], ids: list[int], row: PromptRow, score: float, rollouts: Rollouts, rules: Rules) -> Sampled:
     """Reward the text before the end token; of a response without one it is replaced by no_eos_reward, where there is one."""
     ended, penalty = ids[-1] in rollouts.end_ids, rollouts.section.no_eos_reward
     reward = rules(row, response_text(rollouts, prompt, ids[:-1] if ended else ids))
-    value = reward.value if ended or penalty is None else penalty
+    value = reward.value + score if ended or penalty is None else penalty
     return Sampled(prompt, ids, ended, value, reward.is_full and (ended or penalty is None))
 
 

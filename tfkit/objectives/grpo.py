@@ -11,6 +11,7 @@ from tfkit.objectives.context import ModelContext
 from tfkit.objectives.objective import IGNORED, Batch, Observation
 from tfkit.objectives.response_log_probs import response_log_probs
 from tfkit.objectives.rollouts import GroupBaseline, PromptEncoder, RolloutObjective, Rollouts
+from tfkit.objectives.score_model import open_score_model
 from tfkit.recipe.schema.rollout_sections import GRPOSection
 
 _LARGEST_DIFFERENCE = 20.0  # of log-probabilities: beyond it a ratio is no number of bf16
@@ -27,13 +28,14 @@ class GRPO(RolloutObjective):
 
     def __init__(self, section: GRPOSection, context: ModelContext):
         self.section, self.tokenizer, self.prompt_encoder = section, context.tokenizer, PromptEncoder(section, context)
+        self.reward = open_score_model(section, "reward", context)
         self.clip_range = section.clip_range
         self._baseline = GroupBaseline(section.scale_rewards == "group")
 
     @property
     def rollouts(self) -> Rollouts:
         """Groups of responses to each prompt."""
-        return Rollouts(self.section, self.tokenizer, self.end_ids, self._baseline)
+        return Rollouts(self.section, self.tokenizer, self.end_ids, self._baseline, self.reward)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """The tokens of the responses."""

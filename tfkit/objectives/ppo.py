@@ -11,14 +11,14 @@ from torch import Tensor
 
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
-from tfkit.objectives.companion import Companion, open_companion
+from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import ModelContext
 from tfkit.objectives.grpo import clipped_loss
 from tfkit.objectives.objective import IGNORED, Batch, Observation
 from tfkit.objectives.pretraining_mix import PretrainingMix
 from tfkit.objectives.response_log_probs import response_log_probs
 from tfkit.objectives.rollouts import PromptEncoder, RolloutObjective, Rollouts, ValueBaseline
-from tfkit.objectives.score_model import ScoreModel, score_model
+from tfkit.objectives.score_model import ScoreModel, open_score_model
 from tfkit.recipe.schema.rollout_sections import PPOSection
 
 
@@ -41,7 +41,7 @@ class PPO(RolloutObjective):
     def __init__(self, section: PPOSection, context: ModelContext, value: ScoreModel | None):
         """`value`: None for an evaluation, which needs none."""
         self.section, self.tokenizer, self.prompt_encoder = section, context.tokenizer, PromptEncoder(section, context)
-        self.value = value
+        self.reward, self.value = open_score_model(section, "reward", context), value
         self.terms: Mapping[str, float] = {"policy": 1.0, "value": 1.0}
         self._mix: PretrainingMix | None = None
         if section.ptx_weight:
@@ -51,15 +51,15 @@ class PPO(RolloutObjective):
     @classmethod
     def open(cls, section: PPOSection, context: ModelContext) -> "PPO":
         """Open the objective with its value model, unless it is for an evaluation. Raises ModelError if they do not fit the policy."""
-        if "value" not in section.companion_paths:
-            return cls(section, context, None)
-        companion = replace(open_companion(section, "value"), lr=section.value_lr)
-        return cls(section, context, score_model(companion, context.config, context.tokenizer, {}))
+        value = open_score_model(section, "value", context)
+        if value is not None:
+            value = replace(value, companion=replace(value.companion, lr=section.value_lr))
+        return cls(section, context, value)
 
     @property
     def companions(self) -> Sequence[Companion]:
-        """The value model."""
-        return (self.value.companion,) if self.value is not None else ()
+        """The reward model and the value model."""
+        return tuple(one.companion for one in (self.reward, self.value) if one is not None)
 
     @property
     def pretraining(self) -> PretrainingMix | None:
@@ -71,7 +71,7 @@ class PPO(RolloutObjective):
         """Responses whose tokens are credited by the value model."""
         section = self.section
         baseline = ValueBaseline(self.value, section.gamma, section.gae_lambda, section.kl_target, section.kl_horizon)
-        return Rollouts(section, self.tokenizer, self.end_ids, baseline)
+        return Rollouts(section, self.tokenizer, self.end_ids, baseline, self.reward)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """The tokens of the responses, or the targets of the text."""

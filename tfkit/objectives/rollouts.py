@@ -19,6 +19,7 @@ from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.chat import asked_conversation
+from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import ModelContext, RowOrder, Stored, example_rows
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.objective import IGNORED, Batch, ReferenceUse, Sum
@@ -55,6 +56,7 @@ class Rollouts:
     tokenizer: Tokenizer
     end_ids: Sequence[int]  # the tokens that end a response
     baseline: GroupBaseline | ValueBaseline
+    reward: ScoreModel | None = None  # whose score is added to what the rules give
 
     @property
     def responses(self) -> int:
@@ -111,6 +113,12 @@ class RolloutObjective(LabelledObjective, Protocol):
     section: RolloutSection
     tokenizer: Tokenizer
     prompt_encoder: "PromptEncoder"
+    reward: ScoreModel | None
+
+    @property
+    def companions(self) -> Sequence[Companion]:
+        """The reward model."""
+        return (self.reward.companion,) if self.reward is not None else ()
 
     @property
     def draws_dropout(self) -> bool:

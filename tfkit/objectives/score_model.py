@@ -1,20 +1,21 @@
 """Models that give a text one number, its score: a reward model, and a value model that begins as one (InstructGPT, arXiv 2203.02155)."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from tfkit.errors import ModelError
 from tfkit.model.config import ClassesHeadConfig, ModelConfig
 from tfkit.model.head import ClassesHead
-from tfkit.objectives.companion import Companion
+from tfkit.objectives.companion import Companion, open_companion
+from tfkit.objectives.context import ModelContext
 from tfkit.objectives.objective import IGNORED, Batch
+from tfkit.objectives.reward import read_shift, reward_scores
+from tfkit.recipe.schema.objective_facts import ObjectiveSection
 from tfkit.tokenizer import Tokenizer
 
-SHIFT = "reward_shift"  # in tfkit.json: what is subtracted from the scores, so that those of demonstrations average 0
 _MEANING = ("model", "normalizer", "pre_tokenizer")  # the parts of tokenizer.json that give a text its ids
 
 
@@ -25,10 +26,14 @@ class ScoreModel:
     companion: Companion
     shift: float = 0.0
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.companion.model.parameters()).device
+
     def scores(self, batch: Batch) -> Tensor:
-        """Return the score of each sequence: (B,) in float32."""
-        found: Tensor = self.companion.model(**batch.inputs()).logits[:, 0].float()
-        return found - self.shift
+        """Return the score of each sequence, of a batch on its device: (B,) in float32."""
+        return reward_scores(self.companion.model, batch) - self.shift
 
     def values(self, batch: Batch) -> Tensor:
         """Return the value at each position that has a label, before that token: (targets,) in float32.
@@ -41,7 +46,14 @@ class ScoreModel:
         return head.of_states(hidden)[:, 0].float() - self.shift
 
 
-def score_model(companion: Companion, config: ModelConfig, tokenizer: Tokenizer, facts: Mapping[str, Any]) -> ScoreModel:
+def open_score_model(section: ObjectiveSection, name: str, context: ModelContext) -> ScoreModel | None:
+    """Load the score model of a field, for the texts of a policy; None where the section names none. Raises ModelError."""
+    if name not in section.companion_paths:
+        return None
+    return score_model(open_companion(section, name), context.config, context.tokenizer)
+
+
+def score_model(companion: Companion, config: ModelConfig, tokenizer: Tokenizer) -> ScoreModel:
     """Return a companion as a score model for the texts of a model with this config and tokenizer.
 
     Raises ModelError, with all reasons, if it gives these texts no score.
@@ -61,7 +73,7 @@ def score_model(companion: Companion, config: ModelConfig, tokenizer: Tokenizer,
     if reasons:
         lines = "\n  ".join(reasons)
         raise ModelError(f"objective.{companion.name}: {companion.path} cannot judge the texts of this model:\n  {lines}")
-    return ScoreModel(companion, float(facts.get(SHIFT, 0.0)))
+    return ScoreModel(companion, read_shift(companion.facts, companion.path))
 
 
 def gives_same_ids(theirs: Tokenizer, ours: Tokenizer) -> bool:

@@ -23,8 +23,12 @@ class RolloutSection(ObjectiveSection):
     """
 
     rules: list[Rule] = Field(
-        min_length=1, description="What is rewarded; the rewards of several are added up: [{kind: number}, {kind: regex, pattern: ...}]."
+        [], description="What is rewarded; the rewards of several are added up: [{kind: number}, {kind: regex, pattern: ...}]."
     )
+    reward: str | None = Field(
+        None, min_length=1, description="A reward model, whose score of a prompt with its response is added to the rules'; null: none."
+    )
+    reward_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights; null: any.")
     prompts: BatchSize = Field(16, description="Prompts of an iteration, for which responses are sampled before its first step.")
     completions: BatchSize = Field(8, description="Responses to each prompt.")
     inner_epochs: Annotated[int, Field(ge=1, le=1_000)] = Field(1, description="Passes over the responses of an iteration.")
@@ -57,6 +61,12 @@ class RolloutSection(ObjectiveSection):
     scored_by: ClassVar[ScoredBy] = "rollout"
     best_by: ClassVar[str] = "reward"
     metrics: ClassVar[tuple[str, ...]] = ("reward", "accuracy", "kl", "response_length", "ended")
+    companions: ClassVar[Mapping[str, bool]] = {"reward": False}
+
+    @property
+    def training_metrics(self) -> tuple[str, ...]:
+        """Without rules no response is right or wrong."""
+        return tuple(name for name in self.metrics if self.rules or name != "accuracy")
 
     @property
     def needs_answer(self) -> bool:
@@ -70,6 +80,8 @@ class RolloutSection(ObjectiveSection):
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
         """Check that the responses of an iteration make whole steps, and that what is set is read."""
         training, responses = recipe.training, self.prompts * self.completions
+        if not self.rules and self.reward is None:
+            yield ("objective",), "nothing is rewarded: give objective.rules, or a reward model as objective.reward"
         if responses % training.batch_size:
             yield (
                 ("training", "batch_size"),
@@ -109,7 +121,9 @@ class PPOSection(RolloutSection):
     """
 
     kind: Literal["ppo"]
-    value: str = Field(min_length=1, description="The reward model whose weights the value model begins with.")
+    value: str | None = Field(
+        None, min_length=1, description="The reward model whose weights the value model begins with; null: that of objective.reward."
+    )
     value_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights before the first step; null: any.")
     value_lr: Positive | None = Field(None, description="Peak learning rate of the value model; null: optimizer.lr.")
     prompts: BatchSize = Field(64, description="Prompts of an iteration, for which responses are sampled before its first step.")
@@ -142,7 +156,15 @@ class PPOSection(RolloutSection):
     )
     ptx_ratio: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Rows of data.pretraining for each response, 8 in the paper.")
 
-    companions: ClassVar[Mapping[str, bool]] = {"value": True}
+    companions: ClassVar[Mapping[str, bool]] = {"reward": False, "value": True}
+
+    @property
+    def companion_paths(self) -> dict[str, str]:
+        """The value model begins as the reward model where it has no field of its own."""
+        paths = super().companion_paths
+        if "value" in self.companions and "value" not in paths and self.reward is not None:
+            paths["value"] = self.reward
+        return paths
 
     @property
     def reads_pretraining(self) -> bool:
@@ -157,6 +179,8 @@ class PPOSection(RolloutSection):
     def problems(self, recipe: "Recipe", model: dict[str, Any]) -> Iterator[Contradiction]:
         """Check the iteration, and that nothing is set that nothing reads."""
         yield from super().problems(recipe, model)
+        if self.value is None and self.reward is None:
+            yield ("objective", "value"), "there is no reward model for the value model to begin as: name one"
         if self.ptx_weight and recipe.data.pretraining is None:
             yield ("objective", "ptx_weight"), "there is no text to weigh: give data.pretraining, or set it to 0"
         fields = PPOSection.model_fields
@@ -171,4 +195,4 @@ class PPOSection(RolloutSection):
 class _EvaluatedPPO(PPOSection):
     """The same for an evaluation."""
 
-    companions: ClassVar[Mapping[str, bool]] = {}
+    companions: ClassVar[Mapping[str, bool]] = {"reward": False}
