@@ -14,6 +14,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "llama3": {"kind": "byte_bpe", "variant": "llama3"},
     "gemma": {"kind": "bpe_byte_fallback", "variant": "gemma", "special_tokens": ["<start_of_turn>", "<end_of_turn>"]},
     "mistral": {"kind": "bpe_byte_fallback", "variant": "llama"},
+    "chatml_tools": {"kind": "byte_bpe", "variant": "smollm2"},
 }
 FORMATS = tuple(KINDS)
 NOUNS = ["cat", "dog", "hat", "mat", "tree", "Straße"]

@@ -16,6 +16,7 @@ from test_evaluate import NO_CARBON, RECIPE, write_checkpoint
 from tiny_chats import TEMPLATES, write_chat_checkpoint
 from tiny_chats import write_lines as write_rows
 
+import tfkit
 from tfkit.__main__ import main
 from tfkit.families import PRESETS
 from tfkit.generation.complete import complete
@@ -26,6 +27,7 @@ from tfkit.recipe.schema.data_sections import TokenizerSection
 from tfkit.recipe.schema.sections import GenerationSection
 from tfkit.run.checkpoints import save_checkpoint
 from tfkit.tokenizer import train_tokenizer
+from tfkit.tokenizer.chat_formats import FORMATS
 from tfkit.tokenizer.template import open_template
 
 PROMPTS = ["the cat", "das Mädchen", "a", "the mat and the hat 🙂", "on"]
@@ -293,6 +295,38 @@ def test_chat_answers_lines(capsys, chat_folder, tmp_path):
     found = lines(capsys.readouterr().out)
     assert [row["completion"] for row in found] == answers(chat_folder, talk, [user("Hello")], max_new_tokens=9)
     assert (found[0]["messages"], found[1]["prompt"]) == (talk, "Hello")
+
+
+def test_chat_shows_the_tools_and_their_calls(capsys, tmp_path):
+    folder = write_chat_checkpoint(tmp_path / "model", FORMATS["chatml_tools"].jinja())
+    tools = [{"name": "add", "parameters": {"type": "object"}}]
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    talk = [user("Hi"), {"role": "assistant", "tool_calls": [{"name": "add", "arguments": '{"a": 1}'}]}, {"role": "tool", "content": "3"}]
+    plain = [talk[0], {"role": "assistant", "content": "", "tool_calls": [call]}, talk[2]]
+    loaded = load(folder)
+    with open_template(loaded.codec, folder) as template:
+        shown = template.render(plain, tools=[{"type": "function", "function": tools[0]}], add_generation_prompt=True)
+    assert '<tools>\n{"type": "function", "function": {"name": "add"' in shown
+    assert '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>' in shown
+    settings = GenerationSection(temperature=0, max_new_tokens=9)
+    [wanted] = complete(loaded.model, loaded.codec, [shown], settings, eos_ids=loaded.eos_ids, rendered=True)
+    path = write_rows(tmp_path / "prompts.jsonl", [{"messages": talk, "tools": tools}])
+    assert run("--from", folder, "--chat", "--input", path, *GREEDY) == 0
+    [row] = lines(capsys.readouterr().out)
+    assert (row["completion"], row["tools"], row["messages"]) == (wanted.text, tools, talk)
+    [same] = tfkit.generate(
+        [{"messages": talk, "tools": tools}], {"generation.temperature": 0, "generation.max_new_tokens": 9}, start=folder, chat=True
+    )
+    assert same.completion == wanted.text
+    path = write_rows(tmp_path / "none.jsonl", [{"messages": talk, "tools": [3]}])
+    assert run("--from", folder, "--chat", "--input", path, *GREEDY) == 3
+    assert f"{path}:1: tools are a list of JSON Schemas of functions" in capsys.readouterr().err
+
+
+def test_chat_with_tools_needs_a_template_that_shows_them(capsys, chat_folder, tmp_path):
+    path = write_rows(tmp_path / "prompts.jsonl", [{"messages": [user("Hi")], "tools": [{"name": "add"}]}])
+    assert run("--from", chat_folder, "--chat", "--input", path, *GREEDY) == 4
+    assert f"{chat_folder}: the chat template does not show tools" in capsys.readouterr().err
 
 
 def test_chat_with_plain_lines(capsys, monkeypatch, chat_folder):

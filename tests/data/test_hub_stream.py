@@ -17,8 +17,8 @@ from tfkit.data.sources.first_records import first_records
 from tfkit.data.sources.hub_stream import StreamedSource
 from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError
-from tfkit.objectives.chat import conversation
 from tfkit.objectives.classification import _number
+from tfkit.objectives.conversation_rows import conversation
 from tfkit.objectives.multiple_choice import right_choice
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.objective_sections import ChatSection, ClassificationSection, FewShotSection, MultipleChoiceSection, TaggingSection

@@ -1,5 +1,7 @@
 """Supervised chat: what is a target, transformers' loss for the same batch, packing, micro-batches, and the rows that are refused."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import BadRow, Row
 from tfkit.errors import DataError
 from tfkit.hub import save_model
-from tfkit.objectives.chat import Chat, conversation, fit_tokenizer
+from tfkit.objectives.chat import Chat, fit_tokenizer
+from tfkit.objectives.conversation_rows import conversation
 from tfkit.objectives.objective import IGNORED
 from tfkit.recipe.schema.objective_sections import ChatSection
 from tfkit.tokenizer.chat_formats import UnfitError
@@ -79,6 +82,7 @@ TARGETS = {
     "llama3": ["sat on<|eot_id|>", "ran<|eot_id|>"],
     "gemma": ["sat on<end_of_turn>", "ran<end_of_turn>"],
     "mistral": ["sat on</s>", "ran</s>"],
+    "chatml_tools": ["sat on<|im_end|>", "ran<|im_end|>"],
 }
 
 
@@ -98,6 +102,101 @@ def test_each_position_predicts_the_next_id_where_the_assistant_speaks(name: str
     assert [objective.tokenizer.decode(part).lstrip() for part in spoken] == TARGETS[name]
     assert found.length == len(ids) == len(labels)
     assert not found.truncated
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_only_the_last_answer_is_learned_where_that_is_asked_and_its_end_always(name: str) -> None:
+    said = {"messages": [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 3, "abcdef", strict=True)]}
+    everything, objective = encoded(chat(name), said), chat(name, train_on="last")
+    last = encoded(objective, said)
+    assert np.array_equal(everything.arrays["input_ids"], last.arrays["input_ids"]), "what is read is the same"
+    targets, of_all = (np.array(one.arrays["labels"]) for one in (last, everything))
+    ends = [place for place, label in enumerate(of_all) if label == objective.conversations.end_id]
+    assert len(ends) == 3, "the end of every turn of the assistant is a target"
+    assert np.array_equal(targets[ends[1] + 1 :], of_all[ends[1] + 1 :])
+    assert (targets[: ends[1] + 1] == IGNORED).all()
+    row = taken(said)
+    assert isinstance(row, Row)
+    example = {name: np.array(values) for name, values in last.arrays.items()}
+    assert objective.references(row, example) == ["f"]
+    assert objective.prompt_ids(example) == chat(name).prompt_ids({name: np.array(values) for name, values in everything.arrays.items()})
+    assert objective.fingerprint() != chat(name).fingerprint()
+
+
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}}]
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+CALLED = [
+    {"role": "user", "content": "the cat"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": "sat"},
+    {"role": "assistant", "content": "it sat"},
+]
+# As Llama 3.1's: tools in the first turn of the user, a turn for each result.
+WITH_TOOLS = """{%- for message in messages %}
+    {{- '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' }}
+    {%- if tools and loop.first %}{{- tools | tojson + '\n' }}{%- endif %}
+    {%- for call in message.tool_calls or [] %}{{- call.function | tojson }}{%- endfor %}
+    {{- message.content + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"""
+
+
+def by_template(template: str) -> Chat:
+    settings = ChatSection.model_validate({"kind": "chat", "format": "template"})
+    return Chat(settings, fit_tokenizer(settings, replace(chat_codec("llama3"), chat_template=template)), LENGTH, Path("tokenizer"))
+
+
+@pytest.mark.parametrize("how", ["chatml_tools", "template"])
+def test_calls_are_learned_and_neither_tools_nor_what_they_return(how: str) -> None:
+    objective = by_template(WITH_TOOLS) if how == "template" else chat(how, 2048)
+    found = encoded(objective, {"messages": CALLED, "tools": TOOLS})
+    ids, labels = (np.array(found.arrays[name]) for name in ("input_ids", "labels"))
+    said = objective.tokenizer.decode(ids.tolist())
+    assert '"parameters"' in said
+    assert "sat" in said
+    learned = objective.tokenizer.decode(labels[labels != IGNORED].tolist())
+    end, call = objective.tokenizer.decode([objective.conversations.end_id]), '{"name": "add", "arguments": {"a": 1}}'
+    wanted = f"<tool_call>\n{call}\n</tool_call>{end}it sat{end}" if how == "chatml_tools" else f"{call}{end}it sat{end}"
+    assert learned == wanted
+    texts = {"messages": [*CALLED[:1], CALLED[1] | {"tool_calls": json.dumps([CALL["function"]])}, *CALLED[2:]], "tools": json.dumps(TOOLS)}
+    assert encoded(objective, texts).arrays == found.arrays, "data sets have both as texts, too"
+    shared = [{"from": "human", "value": "the cat"}, {"from": "function_call", "value": json.dumps(CALL["function"])}]
+    shared += [{"from": "observation", "value": "sat"}, {"from": "gpt", "value": "it sat"}]
+    assert encoded(objective, {"conversations": shared, "tools": TOOLS}).arrays == found.arrays
+    row = taken({"messages": CALLED[:2], "tools": TOOLS})
+    assert isinstance(row, Row)
+    alone = {name: np.array(values) for name, values in objective.encode([row])[0].arrays.items()}  # type: ignore[union-attr]
+    assert objective.references(row, alone) == [call]
+    [asked] = objective.encode_unlabelled([row])
+    assert isinstance(asked, Encoded)
+    assert asked.arrays["input_ids"] == objective.prompt_ids(alone)
+
+
+def test_tools_that_would_not_be_seen_are_refused() -> None:
+    plain = by_template(WITH_TOOLS.replace("tools and loop.first", "false").replace("message.tool_calls or []", "[]"))
+    for objective, given, kind in (
+        (plain, {"messages": CALLED, "tools": TOOLS}, "tools that are not shown"),
+        (plain, {"messages": CALLED}, "calls that are not shown"),
+        (chat("llama3"), {"messages": CALLED}, "tool calls"),
+        (chat("chatml_tools"), {"messages": CALLED, "tools": [{"name": "<|im_end|>"}]}, "special tokens in a text"),
+        (chat("chatml_tools"), {"messages": [*CALLED[:2], CALLED[2] | {"content": "a<|im_end|>"}, CALLED[3]]}, "special tokens in a text"),
+    ):
+        found = encoded(objective, given)
+        assert isinstance(found, BadRow)
+        assert found.kind == kind, found
+    for other in ({"tools": "hammer, saw"}, {"tools": ["hammer"]}, {"tools": None}, {"tools": []}):
+        assert isinstance(encoded(chat("llama3"), {"question": "the cat", "answer": "sat"} | other), Encoded), "no tools of a conversation"
+
+
+def test_several_system_messages_are_where_they_were_given() -> None:
+    said = [{"role": role, "content": word} for role, word in zip(["system", "user", "assistant"] * 2, "abcdef", strict=True)]
+    for name in FORMATS:
+        found = encoded(chat(name), {"messages": said})
+        if name in ("chatml", "llama3", "chatml_tools"):
+            text = chat(name).tokenizer.decode(found.arrays["input_ids"])
+            assert text.index("c") < text.index("\nd") < text.index("\ne")
+        else:
+            assert isinstance(found, BadRow), name
 
 
 def test_the_loss_is_that_of_transformers_for_the_same_batch(tmp_path: Path) -> None:

@@ -330,6 +330,7 @@ def rewarded(kind: str, weight: float = 1.0) -> str:
     return f"objective.rules=[{{kind: {kind}, weight: {weight}{own}}}] | objective.max_new_tokens=1"
 
 
+TURNS = CHAT.replace("data.train.0.columns={instruction: text, output: body}", "data.train.0={path: turns.jsonl}")
 ADAPTED = "model={from: first} | tokenizer={} | training.adapter={rank: 2, dropout: 0.1}"
 _PREFERRED = "{path: labelled.jsonl, columns: {prompt: label, chosen: text, rejected: body}}"
 PREFERRED = f"tokenizer={{}} | data.train=[{_PREFERRED}] | data.validation=null"
@@ -459,6 +460,7 @@ TABLE = {
     "objective[chat].format": Change("objective.format=mistral", curve, CHAT),
     "objective[chat].system": Change("objective.system=Rhyme.", curve, CHAT),
     "objective[chat].pack": Change("objective.pack=true", order, CHAT),
+    "objective[chat].train_on": Change("objective.train_on=last", curve, TURNS),
     "objective[causal_lm].documents": Change("objective.documents=joined", targets),
     "objective[masked_lm].rate": Change("objective.rate=0.3", hidden_tokens, MASKS),
     "objective[masked_lm].split": Change("objective.split=[0, 0, 1]", hidden_tokens, MASKS),
@@ -727,6 +729,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"question": row["body"][:9], "context": row["text"], "answers": {"text": [row["text"][2:9]], "answer_start": [2]}}
         for row in rows["one"]
     ]
+    said = [
+        {"role": role, "content": word} for role, word in zip(["user", "assistant"] * 2, ["the cat", "sat", "on", "a mat"], strict=True)
+    ]
+    (folder / "turns.jsonl").write_text("".join(json.dumps({"messages": said}) + "\n" for _ in range(40)), encoding="utf-8")
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions), encoding="utf-8")
     answers = [*map(str, range(10)), *"abcdefghijklmnopqrstuvwxyz"]
     prompts = [{"prompt": f"{row['text'][:6]} ", "answer": answers} for row in rows["one"]]

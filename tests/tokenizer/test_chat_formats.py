@@ -1,6 +1,7 @@
 """The chat formats: what they write, that their templates write the same in transformers, and what they refuse."""
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from tfkit.tokenizer.chat_formats import FORMATS as OURS
 from tfkit.tokenizer.chat_formats import Ends, Message, UnfitError, join_segments
+from tfkit.tokenizer.tool_calls import read_calls, read_tools
 
 ENDS = Ends("<s>", "</s>")
 EXCHANGES = [("user", "Hi there"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "See you")]
@@ -74,6 +76,80 @@ def test_the_template_of_a_checkpoint_writes_the_same_in_transformers(name: str,
     for number, (begin, end) in zip(answers, spans, strict=True):
         assert rendered(template, messages[:number], prompt=True) == text[:begin]  # what an answer is asked for with
         assert rendered(template, messages[: number + 1]).rstrip("\n") == text[:end]
+
+
+TOOLS = read_tools(
+    [
+        {"type": "function", "function": {"name": "add", "description": "Adds <é>.", "parameters": {"type": "object", "properties": {}}}},
+        {"name": "now"},
+    ]
+)
+CALLED: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be short."},
+    {"role": "user", "content": "1 + 2?"},
+    {"role": "assistant", "content": "Let me see.", "tool_calls": read_calls([{"name": "add", "arguments": '{"a": 1}'}, {"name": "now"}])},
+    {"role": "tool", "content": "3"},
+    {"role": "tool", "content": "noon"},
+    {"role": "assistant", "content": "3"},
+    {"role": "system", "content": "Be long."},
+    {"role": "user", "content": "And now?"},
+    {"role": "assistant", "content": "", "tool_calls": read_calls({"function": {"name": "now", "arguments": {}}})},
+]
+
+
+def turns_of(messages: list[dict[str, Any]]) -> list[Message]:
+    return [Message(one["role"], one["content"], tuple(call["function"] for call in one.get("tool_calls", ()))) for one in messages]
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["with a system message", "without one"])
+@pytest.mark.parametrize("tools", [TOOLS, []], ids=["tools", "no tools"])
+@pytest.mark.parametrize("system", [None, "Rhyme."])
+def test_tools_and_calls_of_them_are_written_as_by_the_template(first: int, tools: list[dict[str, Any]], system: str | None) -> None:
+    form, messages = OURS["chatml_tools"], CALLED[first:]
+    text, spans = join_segments(form.segments(turns_of(messages), ENDS, system, tools))
+    (theirs,), _ = render_jinja_template(
+        [messages], tools=tools or None, chat_template=form.jinja(system), bos_token=ENDS.bos, eos_token=ENDS.eos
+    )
+    assert theirs == text
+    assert [text[begin:end] for begin, end in spans] == [
+        'Let me see.\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call><|im_end|>',
+        "3<|im_end|>",
+        '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call><|im_end|>',
+    ]
+    results = "<|im_start|>user\n<tool_response>\n3\n</tool_response>\n<tool_response>\nnoon\n</tool_response><|im_end|>\n"
+    assert results in text
+    assert ('"description": "Adds <é>."' in text) == bool(tools)
+    assert "<|im_start|>system\nBe long.<|im_end|>\n" in text, "a second system message is where it was given"
+
+
+@pytest.mark.parametrize("name", [name for name, form in OURS.items() if not form.has_tools])
+def test_a_format_without_tools_says_so(name: str) -> None:
+    said = [{"role": "user", "content": "1 + 2?"}]
+    for messages, tools, kind in (
+        ([*said, *CALLED[2:3]], [], "tool calls"),
+        ([*said, *CALLED[3:4]], [], "role 'tool'"),
+        ([*said, {"role": "assistant", "content": "3"}], TOOLS, "tools"),
+    ):
+        with pytest.raises(UnfitError, match="chatml_tools can, and the templates of some checkpoints") as caught:
+            OURS[name].segments(turns_of(messages), ENDS, None, tools)
+        assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [("[", "tools that are none"), ([1], "tools that are none"), ([{"function": {}}], "a tool without a name"), ([{}], "a tool without")],
+)
+def test_tools_that_are_none(value: Any, kind: str) -> None:
+    with pytest.raises(UnfitError) as caught:
+        read_tools(value)
+    assert caught.value.kind.startswith(kind)
+    with pytest.raises(UnfitError, match="are no JSON object"):
+        read_calls([{"name": "add", "arguments": "1, 2"}])
+
+
+def test_every_format_has_a_tokenizer_in_these_tests() -> None:
+    assert set(FORMATS) == set(OURS)
 
 
 def test_any_text_may_be_the_system_message_of_a_template() -> None:

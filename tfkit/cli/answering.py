@@ -29,7 +29,7 @@ def write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], t
             if template is None:
                 return [one.text for one in prompts]
             with work.stop.at_once():
-                return [template.render(one.conversation, add_generation_prompt=True, place=one.place) for one in prompts]
+                return [generator.conversation_text(template, one.conversation, one.tools, one.place) for one in prompts]
 
         if text is not None and generator.fills_masks:
             [filling] = generator.fill([text])

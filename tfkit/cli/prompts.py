@@ -28,6 +28,7 @@ class Prompt:
     given: dict[str, Any]
     text: str = ""
     messages: list[dict[str, Any]] | None = None
+    tools: Any = None  # that may be called in the conversation
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
@@ -132,7 +133,7 @@ def _read_row(row: Any, place: str, chat: bool) -> Prompt:
     if not isinstance(row, dict):
         raise DataError(f'{place}: not a JSON object, as the first line is; write {{"prompt": ...}} in every line')
     if chat and "messages" in row:
-        return Prompt(place, row, messages=_read_messages(row["messages"], place))
+        return Prompt(place, row, messages=_read_messages(row["messages"], place), tools=row.get("tools"))
     if not isinstance(row.get("prompt"), str):
         hint = "; messages are read with --chat" if "messages" in row else ""
         raise DataError(f'{place}: no text under "prompt"; here are {", ".join(map(str, row)) or "no fields"}{hint}')
@@ -145,6 +146,8 @@ def _read_messages(messages: Any, place: str) -> list[dict[str, Any]]:
     for i, message in enumerate(messages):
         for name in ("role", "content"):
             text = message.get(name) if isinstance(message, dict) else None
+            if name == "content" and text is None and isinstance(message, dict) and message.get("tool_calls"):
+                continue
             if not isinstance(text, str):
                 raise DataError(f'{place}: messages[{i}] has no text under "{name}"; write {{"role": "user", "content": "Hello"}}')
             _whole(text, place, f"{name} in messages[{i}]")

@@ -135,7 +135,7 @@ def evaluate(
 
 
 def generate(
-    prompts: str | Sequence[str] | Sequence[Sequence[Mapping[str, str]]],
+    prompts: str | Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Sequence[Mapping[str, Any]],
     overrides: Overrides = None,
     *,
     start: str | Path,
@@ -148,7 +148,8 @@ def generate(
 ) -> list[Completion]:
     """Continue each prompt with the checkpoint `start`, in order. `overrides`: {"generation.max_new_tokens": 20}.
 
-    `chat`: a prompt is what a user says, or a list of messages {"role", "content"}. A masked language model fills the masks.
+    `chat`: a prompt is what a user says, or a list of messages {"role", "content"}, or {"messages": that list, "tools": ...}. A masked
+    language model fills the masks.
     Raises Stopped.
     """
     from tfkit.engine.inputs import inputs_of

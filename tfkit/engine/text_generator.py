@@ -1,18 +1,20 @@
 """A checkpoint that writes: it continues texts, answers conversations, or fills the masks of a masked language model."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.results import Completion
 from tfkit.engine.settings import PROMPTS_AT_ONCE, read_settings
-from tfkit.errors import ModelError, UsageError
+from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.generation.complete import OnText, TextCompletion, complete
 from tfkit.generation.config_file import CheckpointSettings, checkpoint_settings
 from tfkit.hub import find_checkpoint
+from tfkit.tokenizer.chat_formats import UnfitError
 from tfkit.tokenizer.template import ChatTemplate, open_template
+from tfkit.tokenizer.tool_calls import read_tools, with_plain_calls
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
@@ -108,6 +110,20 @@ class TextGenerator:
         with open_template(self.codec, self.loaded.folder) as template:
             yield template
 
+    def conversation_text(self, template: ChatTemplate, messages: Sequence[Mapping[str, Any]], tools: Any, place: str) -> str:
+        """Return the text of a conversation up to where it is answered; `tools`: those that may be called, None: none.
+
+        Raises DataError for tools or calls that are none, ModelError where the template refuses the conversation or shows no tools.
+        """
+        try:
+            plain, functions = [with_plain_calls(message) for message in messages], read_tools(tools) if tools else []
+        except UnfitError as error:
+            raise DataError(f"{place}: {error}") from None
+        text = template.render(plain, tools=functions, add_generation_prompt=True, place=place)
+        if functions and template.render(plain, add_generation_prompt=True, place=place) == text:
+            raise ModelError(f"{self.folder}: the chat template does not show tools; take a checkpoint that was trained with some")
+        return text
+
     def _completions(self, prompts: Sequence[Any], first: int) -> list[Completion]:
         shown = [prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False) for prompt in prompts]
         if self.fills_masks:
@@ -115,12 +131,9 @@ class TextGenerator:
             return [Completion(prompt, one.text, len(one.candidates), "stop") for prompt, one in filled]
         texts = shown
         if self.chat:
-            turns = [[{"role": "user", "content": one}] if isinstance(one, str) else [*map(dict, one)] for one in prompts]
+            asked = [_conversation(one) for one in prompts]
             with self.template() as template:
-                texts = [
-                    template.render(turn, add_generation_prompt=True, place=f"prompt {number}")
-                    for number, turn in enumerate(turns, first + 1)
-                ]
+                texts = [self.conversation_text(template, *one, f"prompt {number}") for number, one in enumerate(asked, first + 1)]
         found = zip(shown, self.complete(texts, first), strict=True)
         return [Completion(prompt, one.text, one.tokens, one.finish) for prompt, one in found]
 
@@ -156,3 +169,12 @@ class TextGenerator:
         if decided.unsupported and not self.fills_masks:
             listener.warn(f"generation_config.json: not supported and ignored: {', '.join(decided.unsupported)}")
         return decided
+
+
+def _conversation(prompt: Any) -> tuple[list[Mapping[str, Any]], Any]:
+    """Return the messages and the tools of a prompt of a chat: a text, messages, or {"messages", "tools"}."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}], None
+    if isinstance(prompt, Mapping):
+        return [*map(dict, prompt["messages"])], prompt.get("tools")
+    return [*map(dict, prompt)], None

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,9 @@ from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.context import RowOrder, Stored, example_rows
+from tfkit.objectives.conversation_rows import asked_conversation, conversation, exchange_answers, written_answers
 from tfkit.objectives.labelled import RowResult, WritingObjective, not_blank
-from tfkit.objectives.messages import CONTROL, checked_text, plain_message
+from tfkit.objectives.messages import CONTROL, checked_text
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.sequence_to_sequence import measured, predict_words, word_metrics
 from tfkit.recipe.schema.objective_sections import ChatSection
@@ -87,14 +87,18 @@ class Chat(WritingObjective):
         """Of what `encode` depends on."""
         template = self.tokenizer.chat_template
         date = (TRAINING_DATE,) if template is not None and "strftime_now" in template else ()
-        about = ("chat", self.section.system, template, self.tokenizer.fingerprint(), self.context_length, *date)
+        last = ("last",) if self.section.train_on == "last" else ()
+        tools = ("tools",) if self.conversations.format is None and template is not None and "tools" in template else ()
+        about = ("chat", self.section.system, template, self.tokenizer.fingerprint(), self.context_length, *date, *last, *tools)
         return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
         """input_ids and labels, one for each id."""
         with self.conversations.renderer() as render:
             texts = [self._text(row, render) for row in rows]
-        encoded = iter(self.conversations.encode([text for text in texts if not isinstance(text, BadRow)]))
+        learned = -1 if self.section.train_on == "last" else 0
+        rendered = [(text[0], text[1][learned:]) for text in texts if not isinstance(text, BadRow)]
+        encoded = iter(self.conversations.encode(rendered))
         return [text if isinstance(text, BadRow) else self._example(row, next(encoded)) for row, text in zip(rows, texts, strict=True)]
 
     def encode_unlabelled(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
@@ -146,24 +150,27 @@ class Chat(WritingObjective):
         """All outputs of an exchange; of a conversation the last answer that is in the example."""
         if "output" in row.values:
             return not_blank(row.values["output"])
-        answers = [message["content"] for message in conversation(row) if message["role"] == "assistant"]
-        return [answers[len(_answer_places(example)) - 1]]  # later ones were cut off
+        answers = written_answers(row)
+        learned = len(answers) if self.section.train_on == "last" else len(_answer_places(example))  # later ones were cut off
+        return [answers[learned - 1]]
 
     def wrong(self, row: Row) -> RowResult:
         """No text."""
-        answers = [message["content"] for message in conversation(row) if message["role"] == "assistant"]
+        answers = written_answers(row)
         return RowResult({}, {"text": "", "references": not_blank(row.values.get("output", answers[-1:]))})
 
     def notes(self, stored: Sequence[Stored]) -> list[str]:
         """The fraction of the tokens that are targets."""
         labels = [np.asarray(one.arrays["labels"][0]) for one in stored if isinstance(one, ExampleSet)]
         share = sum(int((part != IGNORED).sum()) for part in labels) / sum(map(len, labels))
-        return [f"{share:.1%} of the training tokens are targets: what the assistant says, and the ends of its turns"]
+        every, last = "what the assistant says, and the ends of its turns", "what the assistant says last, and the end of that turn"
+        return [f"{share:.1%} of the training tokens are targets: {last if self.section.train_on == 'last' else every}"]
 
     def _text(self, row: Row, render: Render, *, asked: bool = False) -> tuple[str, Spans] | BadRow:
         """The text of a row's conversation; `asked`: with an answer of no meaning in place of the last one."""
         try:
-            return checked_text(self.conversations, asked_conversation(row) if asked else conversation(row), row.place, render)
+            messages = asked_conversation(row) if asked else conversation(row)
+            return checked_text(self.conversations, messages, row.place, render, row.values.get("tools", ()))
         except UnfitError as error:
             return BadRow(error.kind, f"{row.place}: {error}; correct the row", lost=error.kind == CONTROL)
         except ModelError as error:  # the template refuses it
@@ -192,55 +199,8 @@ class Chat(WritingObjective):
                 "model.context_length, or remove the row",
                 lost=True,
             )
-        unread = max(0, len(_answers(row)) - 1)
+        unread = max(0, len(exchange_answers(row)) - 1)
         return Encoded({"input_ids": ids.tolist(), "labels": labels.tolist()}, len(ids), len(found.ids) > length, unread)
-
-
-def conversation(row: Row) -> list[dict[str, Any]]:
-    """Return the messages of a row of either shape, each with role and content. Raises UnfitError.
-
-    A system message of the conversation's own goes before a column that was only recognised as one.
-    """
-    messages = _messages(row)
-    answers = [message["content"] for message in messages if message["role"] == "assistant"]
-    if not answers:
-        raise UnfitError("no answer", "the assistant says nothing in this conversation, so there is nothing to learn")
-    if not all(answer.strip() for answer in answers):
-        raise UnfitError("an empty answer", "an answer of the assistant is empty")
-    return messages
-
-
-def asked_conversation(row: Row) -> list[dict[str, Any]]:
-    """Return the messages before the last answer, or all of them where that is still to come, and an answer of no meaning."""
-    messages = _messages(row)
-    if messages[-1]["role"] == "assistant":
-        messages = messages[:-1]
-    if not any(message["role"] == "user" for message in messages):
-        raise UnfitError("no question", "there is no message of a user to answer")
-    return [*messages, *ANSWER]
-
-
-def _messages(row: Row) -> list[dict[str, Any]]:
-    """Return the messages of a row of either shape, those of an exchange with its answer, be it empty."""
-    values = row.values
-    if "messages" in values:
-        messages = [plain_message(number, message) for number, message in enumerate(values["messages"], 1)]
-    else:
-        asked = [part for part in (values["instruction"], values.get("input", "")) if part.strip()]
-        messages = [{"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": next(iter(_answers(row)), "")}]
-    system = values.get("system", "")
-    if messages[0]["role"] != "system":
-        messages[:0] = [{"role": "system", "content": system}] if system.strip() else []
-    elif "system" in row.named and system.strip() not in ("", messages[0]["content"].strip()):
-        raise UnfitError(
-            "two system messages", "there is a system message among the messages, and another one in the column that columns.system names"
-        )
-    return messages
-
-
-def _answers(row: Row) -> list[str]:
-    """The answers of an exchange that are not blank, the one that is learned first; of a conversation none."""
-    return [answer for answer in row.values.get("output", ()) if answer.strip()]
 
 
 def _answer_places(example: Example) -> list[int]:

@@ -18,9 +18,9 @@ from tfkit.data import Encoded, Example, ExampleBatch, ExampleRows, Row, Rows
 from tfkit.data.columns.rows import BadRow
 from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
-from tfkit.objectives.chat import asked_conversation
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import ModelContext, RowOrder, Stored, example_rows
+from tfkit.objectives.conversation_rows import asked_conversation
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.objective import IGNORED, Batch, ReferenceUse, Sum
 from tfkit.objectives.score_model import ScoreModel

@@ -5,25 +5,28 @@ r"""The chat formats of the families as pure text: messages become segments, of 
     llama3    <|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>...[Hello<|eot_id|>]
     gemma     <bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n[Hello<end_of_turn>]\n
     mistral   <s>[INST] Hi [/INST][ Hello</s>]                                                                    v0.1
+    chatml_tools   as chatml, with the tools in the system message, and <tool_call>, <tool_response>   Nous Hermes 2 Pro, Qwen2.5
 
 In brackets: the targets. The token that ends a turn is one, so that the model learns to stop; what follows it is not. Each format also
 has a template for checkpoints, which gives the same text in transformers and in `tfkit generate --chat`.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROLES = ("system", "user", "assistant")
+TOOL = "tool"  # the role of what a called function returns
 
 
 class Message(NamedTuple):
-    """One turn of a conversation."""
+    """One turn of a conversation. `calls`: of functions, by the assistant, each {"name", "arguments"}."""
 
     role: str
     content: str
+    calls: tuple[Mapping[str, Any], ...] = ()
 
 
 class Segment(NamedTuple):
@@ -62,16 +65,24 @@ class ChatFormat:
     turn_end: str | None = None  # None: the tokenizer's eos
     bos: bool = True  # whether it writes the tokenizer's bos
     has_system: bool = True
+    has_tools: bool = False
     alternates: bool = False  # user and assistant must take turns, after a system message
     system: str | None = None  # default for a conversation without one
 
-    def segments(self, messages: Sequence[Message], ends: Ends, system: str | None = None) -> list[Segment]:
-        """Return the parts of the text, in order. `system` is for conversations without such a message. Raise UnfitError."""
+    def segments(
+        self, messages: Sequence[Message], ends: Ends, system: str | None = None, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[Segment]:
+        """Return the parts of the text, in order. `system` is for conversations without such a message. Raise UnfitError.
+
+        `tools`: those that the assistant may call, as tool_calls.read_tools gives them.
+        """
         system = system or self.system
         if system is not None and messages[0].role != "system":
             messages = [Message("system", system), *messages]
+        if tools and not self.has_tools:
+            raise self._without("tools", "this conversation has tools")
         self._check(messages)
-        return list(self.write(messages, ends))
+        return list(self.write(_with_tools(messages, tools) if tools else messages, ends))
 
     def jinja(self, system: str | None = None) -> str:
         """Return the template for a checkpoint."""
@@ -81,7 +92,11 @@ class ChatFormat:
 
     def _check(self, messages: Sequence[Message]) -> None:
         for number, message in enumerate(messages):
-            if message.role not in ROLES:
+            if message.calls and not self.has_tools:
+                raise self._without("tool calls", f"message {number + 1} calls a tool")
+            if message.role == TOOL and not self.has_tools:
+                raise self._without(f"role {TOOL!r}", f"message {number + 1} is what a tool returns")
+            if message.role not in (*ROLES, TOOL):
                 raise UnfitError(f"role {message.role!r}", f"message {number + 1} is by {message.role!r}; the roles are {', '.join(ROLES)}")
             if message.role == "system" and not self.has_system:
                 raise UnfitError("a system message", f"the format {self.name} has no system message")
@@ -94,12 +109,16 @@ class ChatFormat:
                         f"in the format {self.name} user and assistant take turns, and turn {number + 1} is by {message.role}",
                     )
 
+    def _without(self, kind: str, what: str) -> UnfitError:
+        named = " and ".join(one.name for one in FORMATS.values() if one.has_tools)
+        return UnfitError(kind, f"{what}, which the format {self.name} cannot say; {named} can, and the templates of some checkpoints")
+
 
 # ----------------------------------------------------------------------------------------------------------------- writers
 
 
 def _chatml(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
-    for role, content in messages:
+    for role, content, _ in messages:
         yield Segment(f"<|im_start|>{role}\n")
         yield Segment(f"{content}<|im_end|>", role == "assistant")
         yield Segment("\n")
@@ -107,7 +126,7 @@ def _chatml(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
 
 def _llama2(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
     system = ""
-    for role, content in messages:
+    for role, content, _ in messages:
         if role == "system":
             system = f"<<SYS>>\n{content}\n<</SYS>>\n\n"
         elif role == "user":
@@ -119,14 +138,14 @@ def _llama2(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
 
 def _llama3(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
     yield Segment(ends.bos)
-    for role, content in messages:
+    for role, content, _ in messages:
         yield Segment(f"<|start_header_id|>{role}<|end_header_id|>\n\n")
         yield Segment(f"{content.strip()}<|eot_id|>", role == "assistant")
 
 
 def _gemma(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
     yield Segment(ends.bos)
-    for role, content in messages:
+    for role, content, _ in messages:
         yield Segment(f"<start_of_turn>{'model' if role == 'assistant' else role}\n")
         yield Segment(f"{content.strip()}<end_of_turn>", role == "assistant")
         yield Segment("\n")
@@ -134,8 +153,45 @@ def _gemma(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
 
 def _mistral(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
     yield Segment(ends.bos)
-    for role, content in messages:
+    for role, content, _ in messages:
         yield Segment(f" {content}{ends.eos}", is_target=True) if role == "assistant" else Segment(f"[INST] {content} [/INST]")
+
+
+def _chatml_tools(messages: Sequence[Message], ends: Ends) -> Iterator[Segment]:
+    """Results of tools that follow one another are one turn of the user's."""
+    for before, (role, content, calls), after in zip([None, *messages], messages, [*messages[1:], None], strict=False):
+        if role == TOOL:
+            begins, is_last = before is None or before.role != TOOL, after is None or after.role != TOOL
+            yield Segment(f"{'<|im_start|>user' if begins else ''}\n<tool_response>\n{content}\n</tool_response>")
+            yield from [Segment("<|im_end|>\n")] if is_last else []
+            continue
+        written = [f"<tool_call>\n{_json({name: call[name] for name in ('name', 'arguments')})}\n</tool_call>" for call in calls]
+        said = "\n".join([*([content] if content or not written else []), *written])
+        yield Segment(f"<|im_start|>{role}\n")
+        yield Segment(f"{said}<|im_end|>", role == "assistant")
+        yield Segment("\n")
+
+
+_TOOLS_BEGIN = "You may call functions. Their signatures are here, as JSON:\n<tools>"
+_TOOLS_END = """
+</tools>
+
+To call one, write its name and its arguments as JSON:
+<tool_call>
+{"name": NAME, "arguments": {...}}
+</tool_call>"""
+
+
+def _with_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Return the conversation with its tools at the end of the first system message."""
+    shown = "".join(["\n" + _json(tool) for tool in tools])
+    said, rest = ([messages[0].content, ""], messages[1:]) if messages[0].role == "system" else ([], messages)
+    return [Message("system", "\n".join([*said, f"{_TOOLS_BEGIN}{shown}{_TOOLS_END}"])), *rest]
+
+
+def _json(value: Any) -> str:
+    """Return what `tojson` of transformers' templates writes."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 # --------------------------------------------------------------------------------------------------------------- templates
@@ -176,6 +232,7 @@ FORMATS = {
             alternates=True,
         ),
         ChatFormat("mistral", _mistral, written=_INSTRUCTION, has_system=False, alternates=True),
+        ChatFormat("chatml_tools", _chatml_tools, special=("<|im_start|>", "<|im_end|>"), turn_end="<|im_end|>", bos=False, has_tools=True),
     )
 }
 

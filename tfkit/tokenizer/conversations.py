@@ -6,11 +6,11 @@ its special tokens are read where they are written and none is added. The charac
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tokenizers
@@ -22,12 +22,20 @@ from tfkit.tokenizer.chat_formats import FORMATS, ChatFormat, Ends, Message, Unf
 from tfkit.tokenizer.interruptible import interruptible
 from tfkit.tokenizer.template import ChatTemplate, open_template
 from tfkit.tokenizer.tokenizer import Tokenizer, token_text
+from tfkit.tokenizer.tool_calls import message_calls
 
 Spans = list[tuple[int, int]]  # the characters of each answer, including the token that ends it
-Render = Callable[[Sequence[Mapping[str, Any]], str], tuple[str, Spans]]  # messages and place -> text; UnfitError if they do not fit
+Json = Mapping[str, Any]
 ANSWER = ({"role": "assistant", "content": "Hello"},)  # an example of an answer
 TRAINING_DATE = "2024-07-26"  # the date for templates that ask for it, such as Llama 3's own: rows are the same on every day
 _TRIAL = ({"role": "user", "content": "Hello"}, *ANSWER)  # a conversation that every format can express
+
+
+class Render(Protocol):
+    """A function that writes conversations."""
+
+    def __call__(self, messages: Sequence[Json], place: str, tools: Sequence[Json] = (), /) -> tuple[str, Spans]:
+        """Return the text, and the answers in it. Raise UnfitError if they do not fit; `place` names the conversation in errors."""
 
 
 class ChatIds(NamedTuple):
@@ -79,9 +87,10 @@ class Conversations:
         last = found.targets & ~np.append(found.targets[1:], False)
         return all(int(number) in self._special for number in found.ids[last])
 
-    def _write(self, messages: Sequence[Mapping[str, Any]], place: str) -> tuple[str, Spans]:
+    def _write(self, messages: Sequence[Json], place: str, tools: Sequence[Json] = ()) -> tuple[str, Spans]:
         assert self.format is not None
-        return join_segments(self.format.segments([Message(one["role"], one["content"]) for one in messages], self._ends, self.system))
+        turns = [Message(one["role"], one["content"], tuple(call["function"] for call in message_calls(one))) for one in messages]
+        return join_segments(self.format.segments(turns, self._ends, self.system, tools))
 
     def _check_tokens(self, chat_format: ChatFormat) -> None:
         """Raise UsageError if the tokenizer lacks tokens that the format writes, or if the format has no place for a system message."""
@@ -189,15 +198,15 @@ def chat_tokenizer(tokenizer: Tokenizer, chat_format: ChatFormat | None, system:
     return Tokenizer.from_json(tokenizer.tokenizer_json, {**tokenizer.settings, "split_special_tokens": False}, template)
 
 
-def _render(template: ChatTemplate, messages: Sequence[Mapping[str, Any]], place: str) -> tuple[str, Spans]:
+def _render(template: ChatTemplate, messages: Sequence[Json], place: str, tools: Sequence[Json] = ()) -> tuple[str, Spans]:
     """Return the text of a template, and the answers in it: each is what follows its generation prompt."""
-    whole = template.render(messages, place=place)
+    whole = template.render(messages, tools=tools, place=place)
     spans = []
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = template.render(messages[:number], add_generation_prompt=True, place=place)
-        after = template.render(messages[: number + 1], place=place)
+        before = template.render(messages[:number], tools=tools, add_generation_prompt=True, place=place)
+        after = template.render(messages[: number + 1], tools=tools, place=place)
         if not (after.startswith(before) and whole.startswith(after)):
             raise UnfitError(
                 "the chat template rewrites earlier messages",

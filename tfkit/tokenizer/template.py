@@ -49,18 +49,25 @@ class ChatTemplate:
         self._text, self._file, self._special_tokens, self._date = text, file, dict(special_tokens), date
         self._worker: subprocess.Popen[bytes] | None = None
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False, place: str = "") -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = False,
+        place: str = "",
+    ) -> str:
         """Return the text of a conversation, special tokens written out; with `add_generation_prompt` up to where the next answer begins.
 
-        A message is a mapping with "role" and "content", and whatever else the template reads; fields that are None are left out. `place`
-        names the conversation in errors. Raise ModelError with the template's line if it fails, refuses the conversation,
-        takes longer than 2 s or writes more than 1 MiB.
+        A message is a mapping with "role" and "content", and whatever else the template reads; fields that are None are left out. `tools`
+        are those that may be called, as tool_calls.read_tools gives them; `place` names the conversation in errors. Raise ModelError with
+        the template's line if it fails, refuses the conversation, takes longer than 2 s or writes more than 1 MiB.
         """
         present = [{name: value for name, value in message.items() if value is not None} for message in messages]
         variables = {
             **self._special_tokens,
             "messages": present,
-            "tools": None,
+            "tools": [*tools] or None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }

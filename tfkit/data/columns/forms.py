@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tfkit.recipe.schema.roles import Form
+from tfkit.tokenizer.chat_formats import UnfitError
+from tfkit.tokenizer.tool_calls import read_tools
 
 
 class Unfit(NamedTuple):
@@ -91,6 +93,14 @@ def _read_literals(value: Any) -> list[str] | Unfit:
     return found if isinstance(found, Unfit) else [found]
 
 
+def _read_tools(value: Any) -> list[dict[str, Any]] | Unfit:
+    """Read the tools of a conversation, in one form."""
+    try:
+        return read_tools(value) if value not in ("", None) else []
+    except UnfitError:
+        return Unfit(_kind(value), "a list of tools as JSON Schemas of functions")
+
+
 _read_texts = _list_of(lambda part: part if isinstance(part, str) else Unfit(_kind(part), "text"), "texts")
 READERS: Mapping[Form, Callable[[Any], Any]] = {
     "text": read_text,
@@ -98,6 +108,7 @@ READERS: Mapping[Form, Callable[[Any], Any]] = {
     "texts": _read_texts,
     "labels": _list_of(_read_label, "labels"),
     "messages": _read_messages,
+    "tools": _read_tools,
     "references": lambda value: [value] if isinstance(value, str) else _read_texts(value),
     "literals": _read_literals,
 }

@@ -133,8 +133,13 @@ class Columns:
         )
 
     def fingerprint(self) -> str:
-        """Return a string that is equal if the same records give the same rows."""
-        return "\0".join(f"{role.name}={self.named.get(role.name) or role.columns}" for role in self.roles)
+        """Return a string that is equal if the same records give the same rows.
+
+        Tools that were only recognised are left out: a run of a version that did not read them goes on, and an objective that shows them
+        says so in its own fingerprint.
+        """
+        roles = [role for role in self.roles if role.form != "tools" or role.name in self.named]
+        return "\0".join(f"{role.name}={self.named.get(role.name) or role.columns}" for role in roles)
 
     def _shapes(self) -> list[tuple[Role, ...]]:
         """Return the roles of each shape that rows may have; only one if a recipe names its columns. Empty if all rows have one shape."""
@@ -226,14 +231,14 @@ class Columns:
         """Return a role's value in a record, Unfit or missing, and the name of the column.
 
         An optional role is missing if its column holds null; if the recipe does not name it, also if it holds parts that are not text,
-        as the `context` of HotpotQA: another thing of the same name.
+        as the `context` of HotpotQA, or a text that is no list of tools: another thing of the same name.
         """
         found, column = self._find(role, values)
         if found is _MISSING:
             return found, column
         found = by_number(found) if role.by_number else found
         value = Unfit("a dash alone", "a label") if column == _GOLD and found == "-" else READERS[role.form](found)
-        is_another = role.name not in self.named and isinstance(found, Mapping | list)
+        is_another = role.name not in self.named and (isinstance(found, Mapping | list) or role.form == "tools")
         if isinstance(value, Unfit) and not role.required and (found is None or is_another):
             return _MISSING, column
         return value, column

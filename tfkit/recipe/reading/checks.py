@@ -229,7 +229,7 @@ def _columns(recipe: Recipe, source: SourceSection, read: Sequence[Role]) -> Ite
     """Check that columns are mapped to roles that the objective reads, each once."""
     roles = {role.name: role.form for role in read}
     for name, column in source.columns.items():
-        if isinstance(column, list) and roles.get(name) in ("label", "messages", "answers"):
+        if isinstance(column, list) and roles.get(name) in ("label", "messages", "answers", "tools"):
             yield "columns", f"{name} is read from one column: name one"
         if name not in roles:
             yield "columns", f"the objective {recipe.objective.kind} does not read {name!r}; it reads {', '.join(roles)}"

@@ -314,23 +314,27 @@ class TextToTextSection(ObjectiveSection):
 
 @declared
 class ChatSection(ObjectiveSection):
-    """Answer in a conversation: the loss is only on the assistant's text, and on the token that ends its turn.
+    """Answer in a conversation: the loss is only on the assistant's text, and on the token that ends each of its turns.
 
-    A row is a conversation (role and content, or from and value), or an exchange (instruction, input, output). The text of each
+    A row is a conversation (role and content, or from and value; with tools, tool_calls and messages by tool), or an exchange
+    (instruction, input, output). The text of each
     format is in tfkit/tokenizer/chat_formats.py; the checkpoint gets it as its chat template. A finished tokenizer without the special
     tokens of the format gets them after its own entries, and the model gets embeddings for them.
     """
 
     kind: Literal["chat"]
-    format: Literal["auto", "template", "chatml", "llama2", "llama3", "gemma", "mistral"] = Field(
+    format: Literal["auto", "template", "chatml", "llama2", "llama3", "gemma", "mistral", "chatml_tools"] = Field(
         "auto",
-        description="The format of a conversation. template: the tokenizer's own chat template. chatml: SmolLM2. auto: the tokenizer's "
-        "own template, else the format whose special tokens it has.",
+        description="The format of a conversation. template: the tokenizer's own chat template. chatml: SmolLM2. chatml_tools: chatml with "
+        "tools and calls of them. auto: the tokenizer's own template, else the format whose special tokens it has.",
     )
     system: str | None = Field(
         None, min_length=1, description="The system message of conversations that have none; null: the format's own, if it has one."
     )
     pack: bool = Field(False, description="Several conversations in a row, none of which sees another.")
+    train_on: Literal["all", "last"] = Field(
+        "all", description="all: every answer of a conversation has a loss. last: only the last one; the others are read."
+    )
 
     roles: ClassVar[tuple[Role, ...]] = (
         Role("messages", "messages", ("messages", "conversations", "conversation"), shape="conversation"),
@@ -338,6 +342,7 @@ class ChatSection(ObjectiveSection):
         Role("input", "text", ("input", "context"), required=False, shape="exchange"),
         Role("output", "references", ("output", "answer", "completion", "response"), shape="exchange", later=_ANSWER_NAMES),
         Role("system", "text", ("system", "system_prompt"), required=False),
+        Role("tools", "tools", ("tools", "functions"), required=False, in_input=False),
     )
     reads_text: ClassVar[bool] = False
     answers_in_text: ClassVar[bool] = True

@@ -3,7 +3,19 @@
 from typing import Literal, NamedTuple
 
 Form = Literal[
-    "text", "label", "texts", "labels", "messages", "references", "literals", "label_set", "answers", "turns", "completions", "numbers"
+    "text",
+    "label",
+    "texts",
+    "labels",
+    "messages",
+    "references",
+    "literals",
+    "label_set",
+    "answers",
+    "turns",
+    "completions",
+    "numbers",
+    "tools",
 ]
 LABELS: tuple[Form, ...] = ("label", "labels", "label_set", "answers", "numbers")  # are no part of the input
 REFERENCES: tuple[Form, ...] = ("references", "literals")  # texts that are to be written, or compared with
@@ -12,7 +24,8 @@ REFERENCES: tuple[Form, ...] = ("references", "literals")  # texts that are to b
 class Role(NamedTuple):
     """One part of a row. `form`: a text; a label (a word or number); lists of these; the messages of a conversation; references, one
     text or a list of equally good texts; literals, the same of texts or numbers; a set of labels; the answers to a question, which are
-    parts of its context; turns, a text or messages; completions, a list of turns; numbers, a list of them.
+    parts of its context; turns, a text or messages; completions, a list of turns; numbers, a list of them; the
+    tools of a conversation.
 
     `columns` are the recognised names, of which the first that a row has is used; a recipe may name another. Rows may have one of several
     shapes: of the roles of a shape, a row needs those of the first shape that it has, or that a recipe names. `by_number`: a class that a
