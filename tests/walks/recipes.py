@@ -28,6 +28,8 @@ from walks.rows import BLANK, RowMaker, in_columns, suffixes_for
 from walks.scenario import DataFile, Recipe
 from walks.values import CHOICES, fields, value_of
 
+SAMPLED = ("grpo", "ppo")  # objectives of sampled responses
+ENDED = [one for one in VOCABULARIES if "eos_token" in VOCABULARIES[one][variant_of(one, None)].roles]  # tokenizers that end a text
 _TAUGHT = ("distillation", "ppo")  # which need another model
 _TRAINED: list[str] = [kind for kind, section in SECTIONS.items() if section.scored_by != "likelihood" and kind not in _TAUGHT]
 FAMILIES = sorted({family.name for family, _ in PRESETS.values()})
@@ -88,7 +90,7 @@ class RecipeDrawer:
             kind == "chat" and self.dice.random() < 0.8
         ):  # tokenizers that are trained here have no template, and few have the tokens of chatml
             objective["format"] = self.dice.choice(["llama2", "mistral"] if name == "train" else ["chatml", "llama2", "llama3", "gemma"])
-        if kind == "grpo":  # twelve responses, which every batch divides
+        if kind in SAMPLED:  # twelve responses, which every batch divides
             rules = [
                 {"kind": "contains", "text": "a"},
                 {"kind": "regex", "pattern": "[0-9]"},
@@ -96,6 +98,7 @@ class RecipeDrawer:
                 {"kind": "valid_json"},
             ]
             objective |= {"rules": self.dice.sample(rules, self.dice.randint(1, 3)), "prompts": 2, "completions": 6, "max_new_tokens": 3}
+            objective |= {"reward": "second"} if kind == "ppo" else {}
         steps = self.dice.randint(2, 8)
         optimizer, schedule = self.dice.choice(list(OPTIMIZERS)), self.dice.choice(SCHEDULES)
         return {
@@ -122,8 +125,8 @@ class RecipeDrawer:
         kind = {"masked_lm": "wordpiece", "question_answering": "wordpiece", "span_corruption": "unigram"}.get(
             objective
         ) or self.dice.choice(list(VOCABULARIES))
-        if objective == "grpo":  # whose responses end with a token
-            kind = self.dice.choice([one for one in VOCABULARIES if "eos_token" in VOCABULARIES[one][variant_of(one, None)].roles])
+        if objective in SAMPLED:  # whose responses end with a token
+            kind = self.dice.choice(ENDED)
         variant = self.dice.choice([*VOCABULARIES[kind], None])
         section: Recipe = {"kind": kind, "vocab_size": 300} | ({} if variant is None else {"variant": variant})
         if objective == "multiple_choice":
@@ -137,7 +140,7 @@ class RecipeDrawer:
     def maker(self, kind: str, *, numbers: bool = False) -> RowMaker:
         """Return the maker of rows for an objective."""
         roles = SECTIONS[kind].roles
-        if kind == "grpo" and self.dice.random() < 0.8:  # few models have the chat template that messages need
+        if kind in SAMPLED and self.dice.random() < 0.8:  # few models have the chat template that messages need
             roles = tuple(role for role in roles if role.shape != "conversation")
         return RowMaker(self.dice, roles, numbers=numbers, bad=self.dice.random() < 0.2)
 

@@ -16,16 +16,16 @@ from tfkit.recipe.schema.sections import Recipe
 from tfkit.recipe.schema.vocabularies import VOCABULARIES
 from walks.recipes import FAMILIES, OPTIMIZERS, SCHEDULES, RecipeDrawer, is_valid
 from walks.scenario import Walk
-from walks.test_walks import SHORT
 from walks.workflow import draw_walk
 
+DRAWN = 60  # walks: more than `make test` takes, since to draw one costs nothing
 OTHER_NAMES = {".ndjson", ".bio", ".iob"}  # of formats that have another suffix, too
 NOT_DRAWN = {"hub": "a walk has no network", "stdlib": "its text takes seconds, and tests/recipes reads it"}
 
 
 @pytest.fixture(scope="module")
 def walks() -> list[Walk]:
-    return [draw_walk(seed) for seed in range(SHORT)]
+    return [draw_walk(seed) for seed in range(DRAWN)]
 
 
 def recipes(walks: list[Walk]) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tfkit.families import PRESETS
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from walks.recipes import RecipeDrawer, objectives_for, stacks_of
+from walks.recipes import ENDED, RecipeDrawer, objectives_for, stacks_of
 from walks.rows import WORDS, sentence
 from walks.scenario import Command, DataFile, Recipe, Walk
 from walks.values import ODD_TEXTS
@@ -41,6 +41,8 @@ class _Drawer:
             self.judge("first", self.dice.choice(judging))
         if kind in ("causal_lm", "masked_lm") and self.dice.random() < 0.5:
             self.distill(recipe)
+        elif stacks == "decoder" and SECTIONS[kind].head == "lm" and recipe["tokenizer"]["kind"] in ENDED and self.dice.random() < 0.3:
+            self.align()
         elif self.dice.random() < 0.75:
             self.finetune(recipe, kind, stacks)
         return self.made
@@ -97,6 +99,14 @@ class _Drawer:
         self.made.recipes["second.yaml"] = second
         self.train(["pretrain", "second.yaml"], "second", second)
         self.use("second", of["kind"], second, "train")
+
+    def align(self) -> None:
+        """Add a reward model, and a policy that learns from it and from rules."""
+        for kind, name, run in (("reward", "more", "second"), ("ppo", "asked", "third")):
+            recipe = self.recipes.finetuning(kind, name)
+            self.made.recipes[f"{run}.yaml"] = recipe
+            self.train(["finetune", f"{run}.yaml", "--from", "first"], run, recipe)
+        self.use("third", "ppo", recipe, "asked")
 
     # -- uses of a run
 
