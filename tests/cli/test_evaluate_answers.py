@@ -16,15 +16,9 @@ from sklearn import metrics as sklearn_metrics
 from tiny_runs import Done, Process, records
 
 from tfkit.objectives.metrics import texts
+from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
 from tfkit.recipe.schema.multi_label_section import MultiLabelSection
-from tfkit.recipe.schema.objective_sections import (
-    OF_TEXTS,
-    ChatSection,
-    ClassificationSection,
-    MultipleChoiceSection,
-    TaggingSection,
-    TextToTextSection,
-)
+from tfkit.recipe.schema.objective_sections import OF_TEXTS, ChatSection, TextToTextSection
 from tfkit.recipe.schema.question_answering_section import QuestionAnsweringSection
 
 SECTIONS = {

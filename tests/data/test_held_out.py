@@ -11,7 +11,8 @@ from tfkit.data.columns.record_columns import Columns, Record
 from tfkit.data.columns.rows import Part, hash_fraction
 from tfkit.recipe.reading.read import RecipeText
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.schema.objective_sections import ChatSection, ClassificationSection, MultipleChoiceSection, TextToTextSection
+from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection
+from tfkit.recipe.schema.objective_sections import ChatSection, TextToTextSection
 from tfkit.recipe.schema.roles import TEXT, Role
 
 Roles = tuple[Role, ...]

@@ -21,7 +21,9 @@ from tfkit.objectives.classification import _number
 from tfkit.objectives.conversation_rows import conversation
 from tfkit.objectives.multiple_choice import right_choice
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.schema.objective_sections import ChatSection, ClassificationSection, FewShotSection, MultipleChoiceSection, TaggingSection
+from tfkit.recipe.schema.judging_sections import FewShotSection
+from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
+from tfkit.recipe.schema.objective_sections import ChatSection
 
 ROWS = [{"text": f"text number {i}", "n": i, "when": [i]} for i in range(100)]
 

@@ -14,7 +14,7 @@ from tfkit.data.sources.open_sources import open_source
 from tfkit.errors import DataError, UsageError
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.data_sections import SourceSection
-from tfkit.recipe.schema.objective_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
+from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
 from tfkit.recipe.schema.roles import Role
 
 RECIPE = """

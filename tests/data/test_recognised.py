@@ -15,7 +15,8 @@ from tfkit.data.sources.open_sources import training_sources, validation_sources
 from tfkit.data.sources.split_files import evaluated_files
 from tfkit.errors import DataError
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
-from tfkit.recipe.schema.objective_sections import ChatSection, ClassificationSection, TaggingSection, TextToTextSection
+from tfkit.recipe.schema.label_sections import ClassificationSection, TaggingSection
+from tfkit.recipe.schema.objective_sections import ChatSection, TextToTextSection
 from tfkit.recipe.schema.roles import TEXT, Role
 
 CLASSES, TAGS, PAIRS = ClassificationSection.roles, TaggingSection.roles, TextToTextSection.roles

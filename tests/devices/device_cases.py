@@ -35,15 +35,13 @@ from tfkit.objectives.tagging import Tagging
 from tfkit.objectives.text_to_text import TextToText
 from tfkit.recipe.presets import merge
 from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
 from tfkit.recipe.schema.multi_label_section import MultiLabelSection
 from tfkit.recipe.schema.objective_sections import (
     ChatSection,
-    ClassificationSection,
     DistillationSection,
     MaskedLMSection,
-    MultipleChoiceSection,
     SpanCorruptionSection,
-    TaggingSection,
     TextToTextSection,
 )
 from tfkit.recipe.schema.preference_sections import DPOSection, RewardSection

@@ -15,7 +15,7 @@ from tfkit.evaluation.minimal_pairs import MinimalPairs
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import build
 from tfkit.objectives.metrics import unit_weights
-from tfkit.recipe.schema.objective_sections import FewShotSection
+from tfkit.recipe.schema.judging_sections import FewShotSection
 from tfkit.tokenizer import train_byte_bpe
 
 

@@ -15,7 +15,7 @@ from tfkit.data import ExampleRows
 from tfkit.errors import DataError, ModelError
 from tfkit.hub import save_model
 from tfkit.objectives.classification import Classification
-from tfkit.recipe.schema.objective_sections import ClassificationSection
+from tfkit.recipe.schema.label_sections import ClassificationSection
 
 LABELS = ("no", "yes", "maybe")
 HEAD = {"kind": "classes", "count": 3, "pool": "first", "dense": "tanh", "bias": True}

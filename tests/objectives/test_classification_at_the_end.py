@@ -19,7 +19,7 @@ from tfkit.objectives.classification import Classification
 from tfkit.objectives.objective import Batch
 from tfkit.recipe import model_config
 from tfkit.recipe.schema.heads import task_head
-from tfkit.recipe.schema.objective_sections import ClassificationSection
+from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.sections import ModelSection, Recipe
 from tfkit.tokenizer import Tokenizer
 

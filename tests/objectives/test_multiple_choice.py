@@ -14,7 +14,7 @@ from tfkit.errors import DataError, ModelError
 from tfkit.hub import save_model
 from tfkit.objectives.multiple_choice import MultipleChoice
 from tfkit.objectives.objective import IGNORED, Batch
-from tfkit.recipe.schema.objective_sections import MultipleChoiceSection
+from tfkit.recipe.schema.label_sections import MultipleChoiceSection
 
 SPECIAL = ["_start_", "_delimiter_", "_classify_"]
 TOKENIZER = tokenizer("bpe_eow", special_tokens=SPECIAL)

@@ -15,7 +15,7 @@ from tfkit.hub import save_model
 from tfkit.objectives.metrics.tag_spans import spans
 from tfkit.objectives.objective import IGNORED
 from tfkit.objectives.tagging import Tagging
-from tfkit.recipe.schema.objective_sections import TaggingSection
+from tfkit.recipe.schema.label_sections import TaggingSection
 from tfkit.tokenizer import Tokenizer, save_tokenizer
 
 LABELS = ("B-animal", "I-animal", "O")

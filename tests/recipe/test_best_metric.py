@@ -3,8 +3,9 @@
 import pytest
 
 from tfkit.recipe.schema.best_metric import metrics_of
+from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
-from tfkit.recipe.schema.objective_sections import ClassificationSection, MultipleChoiceSection, TextToTextSection
+from tfkit.recipe.schema.objective_sections import TextToTextSection
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_the_resolved_recipe_reads_back_equal(name: str, tmp_path: Path) -> None
     again = read_recipe(str(path)).recipe
     assert again.model_copy(update={"model": recipe.model}) == recipe
     assert again.model.changes == config.model_dump(mode="json")
-    assert model_config(again.model, 300) == config
+    assert model_config(again.model, 200) == config  # a tokenizer may be smaller
     assert dump_recipe(again, config) == text
 
 

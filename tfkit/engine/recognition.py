@@ -26,8 +26,8 @@ from tfkit.recipe.reading.read import read_document, slug
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, plain
 from tfkit.recipe.reading.validate import problems_in
 from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from tfkit.recipe.schema.objective_sections import ClassificationSection
 from tfkit.recipe.schema.sections import LENGTHS
 from tfkit.recipe.starting_points import DECISIONS, ENOUGH_CHARACTERS, ENOUGH_ROWS
 from tfkit.recipe.tasks import FEW, Kind, Seen, Task, decide, few_values, long_texts, unread_texts

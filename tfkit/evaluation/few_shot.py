@@ -19,7 +19,7 @@ from tfkit.errors import DataError
 from tfkit.evaluation.judging import Verdict
 from tfkit.evaluation.likelihood import Likelihood, Question
 from tfkit.objectives.multiple_choice import right_choice
-from tfkit.recipe.schema.objective_sections import FewShotSection
+from tfkit.recipe.schema.judging_sections import FewShotSection
 
 
 class FewShot:

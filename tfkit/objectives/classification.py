@@ -24,7 +24,7 @@ from tfkit.objectives.metrics.regression import regression_metrics
 from tfkit.objectives.objective import Batch, Sum, weighted_loss
 from tfkit.objectives.whole_texts import WholeTexts, labels_of
 from tfkit.recipe.numbers import read_number
-from tfkit.recipe.schema.objective_sections import ClassificationSection
+from tfkit.recipe.schema.label_sections import ClassificationSection
 from tfkit.tokenizer import Tokenizer
 
 _MOST = float(np.finfo(np.float32).max)

@@ -26,7 +26,7 @@ from tfkit.objectives.causal_lm import label_log_probs
 from tfkit.objectives.labelled import Answer, LabelledObjective, RowResult, class_answer, sums_by_row
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import no_room
-from tfkit.recipe.schema.objective_sections import MultipleChoiceSection
+from tfkit.recipe.schema.label_sections import MultipleChoiceSection
 from tfkit.tokenizer import Tokenizer
 
 _LETTERS = "ABCDEFGHIJ"

@@ -27,7 +27,7 @@ from tfkit.objectives.metrics.entities import entity_figures, entity_metrics
 from tfkit.objectives.metrics.tag_spans import mark_spans
 from tfkit.objectives.objective import IGNORED, Batch, Sum, weighted_loss
 from tfkit.objectives.text_pairs import check_room
-from tfkit.recipe.schema.objective_sections import TaggingSection
+from tfkit.recipe.schema.label_sections import TaggingSection
 from tfkit.tokenizer import Tokenizer
 
 

@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tfkit.recipe.schema.label_sections import ClassificationSection, Labels
 from tfkit.recipe.schema.objective_facts import ObjectiveSection, Stacks, declared
-from tfkit.recipe.schema.objective_sections import ClassificationSection, Labels
 from tfkit.recipe.schema.roles import Role
 
 

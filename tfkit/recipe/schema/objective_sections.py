@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from tfkit.model.config import MAX_LAYERS
-from tfkit.recipe.schema.bounds import Positive, Shots, Weight
+from tfkit.recipe.schema.bounds import Positive, Weight
 from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, ScoredBy, Stacks, declared
 from tfkit.recipe.schema.roles import Role
-from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
 
 if TYPE_CHECKING:
     from tfkit.recipe.schema.data_sections import TokenizerSection
@@ -18,40 +17,7 @@ if TYPE_CHECKING:
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-def _all_different(labels: list[str]) -> list[str]:
-    if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise ValueError(f"{', '.join(map(repr, twice))} is given twice: remove one")
-    return labels
-
-
-Labels = Annotated[list[str], AfterValidator(_all_different)]
-
-
 # Further names of columns, of frequent public data sets, in the order in which they are looked for.
-_TEXT_NAMES = (
-    *("sentence_a", "sentence_1", "text_a", "text_1", "text1", "sent1", "string1", "review", "review_text", "reviewtext", "review_body"),
-    *("tweet", "tweet_text", "comment", "comment_text", "message", "sms", "utterance", "query", "phrase", "headline", "post", "content"),
-    *("full_text", "clean_text", "body", "statement", "claim", "passage", "document", "article", "abstract", "description", "title", "v2"),
-)
-_PAIR_NAMES = ("sentence_b", "sentence_2", "text_b", "text_2", "text2", "sent2", "string2")
-_LABEL_NAMES = (
-    *("sentiment", "sentiment_label", "airline_sentiment", "polarity", "rating", "star_rating", "stars", "overall", "emotion", "topic"),
-    *(
-        "target",
-        "class_label",
-        "class_index",
-        "class_name",
-        "label_text",
-        "category_name",
-        "intent_name",
-        "is_spam",
-        "spam",
-        "toxic",
-        "hate_speech",
-    ),
-    *("is_duplicate", "similarity", "similarity_score", "relatedness_score", "entailment_judgment", "entailment_label", "stance", "v1"),
-)
-_TAG_NAMES = ("tag", "ner_labels", "entity_tags", "iob", "bio", "pos_labels", "pos_tag", "ner_tag", "xpos", "chunk_tags")
 _SOURCE_NAMES = (
     *("mr", "meaning_representation", "source_text", "src_text", "input_text", "documents", "original", "complex", "normal", "informal"),
     *("question", "nl", "english", "reviewtext", "maintext"),
@@ -62,7 +28,6 @@ _TARGET_NAMES = (
 )
 _ANSWER_NAMES = ("assistant", "bot", "solution", "reply")
 
-_OF_CLASSES = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority")
 OF_TEXTS = {  # the metrics of generated texts, and the entry of evaluation.text_metrics that gives each
     "exact_match": "exact_match",
     "bleu": "bleu",
@@ -147,131 +112,6 @@ class MaskedLMSection(ObjectiveSection):
         embedding = values.get("embedding")
         if self.next_sentence and ((embedding.get("segments") if isinstance(embedding, dict) else None) or 0) < 2:
             yield ("model",), "next_sentence distinguishes its two texts by segments: set model.embedding.segments to 2"
-
-
-@declared
-class ClassificationSection(ObjectiveSection):
-    """The class of a text, or of a pair of texts; or a number for it (regression).
-
-    A pair is joined by the tokenizer's template; by the token that ends a text if it has no template for pairs.
-    """
-
-    kind: Literal["classification"]
-    labels: Labels | None = Field(
-        None, min_length=2, description="The classes, in the order of their numbers; null: those of the training rows, sorted."
-    )
-    regression: bool = Field(False, description="The label is a number, and the loss the squared error (STS-B).")
-    class_weights: Literal["balanced"] | None = Field(
-        None,
-        description="balanced: in training each row counts in inverse proportion to its class's frequency, with a mean of 1 over the rows; "
-        "evaluations are not weighted. null: each row counts 1.",
-    )
-
-    roles: ClassVar[tuple[Role, ...]] = (
-        Role("text", "text", ("text", "sentence", "sentence1", "premise", "question", "question1"), later=_TEXT_NAMES),
-        Role("pair", "text", ("pair", "sentence2", "hypothesis", "question2"), required=False, later=_PAIR_NAMES),
-        Role("label", "label", ("label", "labels", "gold_label", "category", "class", "intent", "score"), later=_LABEL_NAMES),
-    )
-    stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder", "both")
-    head: ClassVar[str] = "classes"
-    reads_text: ClassVar[bool] = False
-    metrics: ClassVar[tuple[str, ...]] = ("loss", *_OF_CLASSES, "rmse", "pearson", "spearman")
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether the head has classes: a number has none."""
-        return not self.regression
-
-    @property
-    def named_labels(self) -> list[str] | None:
-        """The recipe's `labels`."""
-        return self.labels
-
-    @property
-    def problem_type(self) -> str | None:
-        """`regression` for a number: a head of one output could be of one class, too."""
-        return "regression" if self.regression else None
-
-    @model_validator(mode="after")
-    def _classes_or_a_number(self) -> "ClassificationSection":
-        if self.regression and self.labels is not None:
-            raise ValueError("labels are classes, but regression has none: remove one of the two")
-        if self.regression and self.class_weights is not None:
-            raise ValueError("class_weights is of classes, but regression has none: remove one of the two")
-        return self
-
-    @property
-    def training_metrics(self) -> tuple[str, ...]:
-        """The metrics of classes, or those of numbers."""
-        return tuple(name for name in self.metrics if name == "loss" or (name in ("rmse", "pearson", "spearman")) == self.regression)
-
-
-@declared
-class TaggingSection(ObjectiveSection):
-    """A tag for each word of a sentence: its part of speech, or its part of a name (B-person, I-person, O).
-
-    The tag is predicted at a word's first piece. Words have a space before them if the tokenizer's own pieces have one (GPT-2).
-    """
-
-    kind: Literal["tagging"]
-    labels: Labels | None = Field(
-        None, min_length=2, description="The tags, in the order of their numbers; null: those of the training rows, sorted."
-    )
-
-    roles: ClassVar[tuple[Role, ...]] = (
-        Role("tokens", "texts", ("tokens", "words", "forms", "form", "word"), later=("token", "sentence_tokens", "text_tokens")),
-        Role("tags", "labels", ("tags", "ner_tags", "upos", "pos_tags", "pos", "labels", "ner"), later=_TAG_NAMES),
-    )
-    stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder")
-    head: ClassVar[str] = "tags"
-    reads_text: ClassVar[bool] = False
-    metrics: ClassVar[tuple[str, ...]] = ("loss", *_OF_CLASSES, "precision", "recall", "f1")
-
-    @property
-    def named_labels(self) -> list[str] | None:
-        """The recipe's `labels`."""
-        return self.labels
-
-
-@declared
-class MultipleChoiceSection(ObjectiveSection):
-    """The right one of several answers, as GPT was fine-tuned: a score for `start context delimiter answer classify` of each answer,
-    and the language model's loss beside it. The three are special tokens of the tokenizer (tokenizer.special_tokens); a finished
-    tokenizer without them gets them after its own entries, and the model gets embeddings for them.
-    """
-
-    kind: Literal["multiple_choice"]
-    lm_weight: Weight = Field(0.5, description="Weight of the language model's loss on contexts and answers; 0: none.")
-    start: str | None = Field("_start_", description="The special token before the context; null: none.")
-    delimiter: str = Field("_delimiter_", description="The special token between the context and an answer.")
-    classify: str = Field("_classify_", description="The special token after an answer, at which its score is read.")
-
-    roles: ClassVar[tuple[Role, ...]] = (
-        Role("context", "text", ("context", "goal", "premise", "ctx", "question", "prompt", "story", "sentence")),
-        Role("choices", "texts", ("choices", "endings", "options", "answers"), in_input=False),
-        Role("label", "label", ("label", "labels", "answer", "answerKey", "gold"), by_number=True),
-    )
-    head: ClassVar[str] = "choices"  # of a language model that also scores whole sequences
-    reads_text: ClassVar[bool] = False
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "choices", "lm", "accuracy")
-
-    @property
-    def training_metrics(self) -> tuple[str, ...]:
-        """The metrics; the language model's loss only if it is trained."""
-        return self.metrics if self.lm_weight else tuple(name for name in self.metrics if name != "lm")
-
-    def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
-        """Check that the head scores a choice, and that the tokenizer has the tokens between the texts; a finished one gets them."""
-        head = values.get("head")
-        if "head" in model.changes and isinstance(head, dict) and not head.get("choices"):
-            yield ("model", "head"), "the objective multiple_choice needs the score of a choice: add choices: true"
-        if tokenizer.path is not None or model.start is not None:
-            return
-        own = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
-        for name in ("start", "delimiter", "classify"):
-            token = getattr(self, name)
-            if token is not None and token not in (*own.first, *tokenizer.special_tokens, *own.last):
-                yield ("objective", name), f"{token!r} is not a special token of the tokenizer: add it to tokenizer.special_tokens"
 
 
 @declared
@@ -413,72 +253,3 @@ class DistillationSection(ObjectiveSection):
         layers = (model.get("encoder_layers") or 0) + (model.get("decoder_layers") or 0)
         if self.copy_layers is not None and layers and len(self.copy_layers) != layers:
             yield ("objective", "copy_layers"), f"names {len(self.copy_layers)} layers for a student of {layers}: one for each of its own"
-
-
-@declared
-class MinimalPairsSection(ObjectiveSection):
-    """Of two similar sentences, the model should find the good one more probable (BLiMP, arXiv 1912.00582). For evaluation only."""
-
-    kind: Literal["minimal_pairs"]
-
-    roles: ClassVar[tuple[Role, ...]] = (
-        Role("good", "text", ("good", "sentence_good")),
-        Role("bad", "text", ("bad", "sentence_bad")),
-        Role("group", "label", ("group", "UID"), required=False),
-    )
-    reads_text: ClassVar[bool] = False
-    scored_by: ClassVar[ScoredBy] = "likelihood"
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
-
-    @property
-    def reads_training(self) -> bool:
-        """Whether it reads data.train: it only evaluates."""
-        return False
-
-
-@declared
-class FewShotSection(ObjectiveSection):
-    """Choose the most probable of several answers, after examples of the task in the prompt (GPT-3, arXiv 2005.14165, 2.4).
-
-    For evaluation only: no weight is changed. The examples are rows of data.train.
-    """
-
-    kind: Literal["few_shot"]
-    shots: Shots = Field(0, description="Examples before each question, drawn anew for each, never the row itself; 0: none.")
-    seed: int = Field(1, ge=0, lt=2**32, description="Seed of the draws.")
-    template: str = Field(
-        "{context} {answer}", description="The text of a row, {context} once and {answer} at the end: 'Q: {context} A: {answer}'."
-    )
-    separator: str = Field("\n\n", description="The text between two rows of a prompt.")
-    choices: Labels | None = Field(
-        None, min_length=2, description="The answers of rows that have none of their own: for a classification the names of its labels."
-    )
-    normalize: Literal["none", "tokens", "bytes", "unconditional"] = Field(
-        "none",
-        description="The answer's log-probability, the same per token, or per byte; unconditional: minus its log-probability without "
-        "the question, after the template's text between {context} and {answer} (as GPT-3 for some tasks).",
-    )
-
-    roles: ClassVar[tuple[Role, ...]] = (
-        Role("context", "text", (*MultipleChoiceSection.roles[0].columns, "text")),
-        MultipleChoiceSection.roles[1]._replace(required=False),
-        Role("label", "label", (*MultipleChoiceSection.roles[2].columns, "category", "class", "intent"), by_number=True),
-    )
-    stacks: ClassVar[tuple[Stacks, ...]] = ("decoder", "both")
-    reads_text: ClassVar[bool] = False
-    scored_by: ClassVar[ScoredBy] = "likelihood"
-    metrics: ClassVar[tuple[str, ...]] = (
-        *("accuracy", "accuracy_none", "accuracy_tokens", "accuracy_bytes", "accuracy_unconditional"),
-        "chance",
-    )
-
-    @property
-    def reads_training(self) -> bool:
-        """Whether it reads data.train: for the examples of its prompts, if there are any."""
-        return self.shots > 0
-
-    @model_validator(mode="after")
-    def _has_both_places(self) -> "FewShotSection":
-        if self.template.count("{context}") != 1 or self.template.count("{answer}") != 1 or not self.template.endswith("{answer}"):
-            raise ValueError(f"template {self.template!r}: it must have {{context}} once, and {{answer}} once, at its end")
-        return self

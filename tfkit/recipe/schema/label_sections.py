@@ -1,0 +1,177 @@
+"""The objectives of labelled texts: classes, tags, choices. Torch-free."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tfkit.recipe.schema.bounds import Weight
+from tfkit.recipe.schema.objective_facts import Contradiction, ObjectiveSection, Stacks, declared
+from tfkit.recipe.schema.roles import Role
+from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
+
+if TYPE_CHECKING:
+    from tfkit.recipe.schema.data_sections import TokenizerSection
+    from tfkit.recipe.schema.sections import ModelSection
+
+
+def _all_different(labels: list[str]) -> list[str]:
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ValueError(f"{', '.join(map(repr, twice))} is given twice: remove one")
+    return labels
+
+
+Labels = Annotated[list[str], AfterValidator(_all_different)]
+
+
+# Further names of columns, of frequent public data sets, in the order in which they are looked for.
+_TEXT_NAMES = (
+    *("sentence_a", "sentence_1", "text_a", "text_1", "text1", "sent1", "string1", "review", "review_text", "reviewtext", "review_body"),
+    *("tweet", "tweet_text", "comment", "comment_text", "message", "sms", "utterance", "query", "phrase", "headline", "post", "content"),
+    *("full_text", "clean_text", "body", "statement", "claim", "passage", "document", "article", "abstract", "description", "title", "v2"),
+)
+_PAIR_NAMES = ("sentence_b", "sentence_2", "text_b", "text_2", "text2", "sent2", "string2")
+_LABEL_NAMES = (
+    *("sentiment", "sentiment_label", "airline_sentiment", "polarity", "rating", "star_rating", "stars", "overall", "emotion", "topic"),
+    *(
+        "target",
+        "class_label",
+        "class_index",
+        "class_name",
+        "label_text",
+        "category_name",
+        "intent_name",
+        "is_spam",
+        "spam",
+        "toxic",
+        "hate_speech",
+    ),
+    *("is_duplicate", "similarity", "similarity_score", "relatedness_score", "entailment_judgment", "entailment_label", "stance", "v1"),
+)
+_TAG_NAMES = ("tag", "ner_labels", "entity_tags", "iob", "bio", "pos_labels", "pos_tag", "ner_tag", "xpos", "chunk_tags")
+_OF_CLASSES = ("accuracy", "f1_macro", "f1_micro", "matthews", "majority")
+
+
+@declared
+class ClassificationSection(ObjectiveSection):
+    """The class of a text, or of a pair of texts; or a number for it (regression).
+
+    A pair is joined by the tokenizer's template; by the token that ends a text if it has no template for pairs.
+    """
+
+    kind: Literal["classification"]
+    labels: Labels | None = Field(
+        None, min_length=2, description="The classes, in the order of their numbers; null: those of the training rows, sorted."
+    )
+    regression: bool = Field(False, description="The label is a number, and the loss the squared error (STS-B).")
+    class_weights: Literal["balanced"] | None = Field(
+        None,
+        description="balanced: in training each row counts in inverse proportion to its class's frequency, with a mean of 1 over the rows; "
+        "evaluations are not weighted. null: each row counts 1.",
+    )
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("text", "text", ("text", "sentence", "sentence1", "premise", "question", "question1"), later=_TEXT_NAMES),
+        Role("pair", "text", ("pair", "sentence2", "hypothesis", "question2"), required=False, later=_PAIR_NAMES),
+        Role("label", "label", ("label", "labels", "gold_label", "category", "class", "intent", "score"), later=_LABEL_NAMES),
+    )
+    stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder", "both")
+    head: ClassVar[str] = "classes"
+    reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("loss", *_OF_CLASSES, "rmse", "pearson", "spearman")
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the head has classes: a number has none."""
+        return not self.regression
+
+    @property
+    def named_labels(self) -> list[str] | None:
+        """The recipe's `labels`."""
+        return self.labels
+
+    @property
+    def problem_type(self) -> str | None:
+        """`regression` for a number: a head of one output could be of one class, too."""
+        return "regression" if self.regression else None
+
+    @model_validator(mode="after")
+    def _classes_or_a_number(self) -> "ClassificationSection":
+        if self.regression and self.labels is not None:
+            raise ValueError("labels are classes, but regression has none: remove one of the two")
+        if self.regression and self.class_weights is not None:
+            raise ValueError("class_weights is of classes, but regression has none: remove one of the two")
+        return self
+
+    @property
+    def training_metrics(self) -> tuple[str, ...]:
+        """The metrics of classes, or those of numbers."""
+        return tuple(name for name in self.metrics if name == "loss" or (name in ("rmse", "pearson", "spearman")) == self.regression)
+
+
+@declared
+class TaggingSection(ObjectiveSection):
+    """A tag for each word of a sentence: its part of speech, or its part of a name (B-person, I-person, O).
+
+    The tag is predicted at a word's first piece. Words have a space before them if the tokenizer's own pieces have one (GPT-2).
+    """
+
+    kind: Literal["tagging"]
+    labels: Labels | None = Field(
+        None, min_length=2, description="The tags, in the order of their numbers; null: those of the training rows, sorted."
+    )
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("tokens", "texts", ("tokens", "words", "forms", "form", "word"), later=("token", "sentence_tokens", "text_tokens")),
+        Role("tags", "labels", ("tags", "ner_tags", "upos", "pos_tags", "pos", "labels", "ner"), later=_TAG_NAMES),
+    )
+    stacks: ClassVar[tuple[Stacks, ...]] = ("encoder", "decoder")
+    head: ClassVar[str] = "tags"
+    reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("loss", *_OF_CLASSES, "precision", "recall", "f1")
+
+    @property
+    def named_labels(self) -> list[str] | None:
+        """The recipe's `labels`."""
+        return self.labels
+
+
+@declared
+class MultipleChoiceSection(ObjectiveSection):
+    """The right one of several answers, as GPT was fine-tuned: a score for `start context delimiter answer classify` of each answer,
+    and the language model's loss beside it. The three are special tokens of the tokenizer (tokenizer.special_tokens); a finished
+    tokenizer without them gets them after its own entries, and the model gets embeddings for them.
+    """
+
+    kind: Literal["multiple_choice"]
+    lm_weight: Weight = Field(0.5, description="Weight of the language model's loss on contexts and answers; 0: none.")
+    start: str | None = Field("_start_", description="The special token before the context; null: none.")
+    delimiter: str = Field("_delimiter_", description="The special token between the context and an answer.")
+    classify: str = Field("_classify_", description="The special token after an answer, at which its score is read.")
+
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("context", "text", ("context", "goal", "premise", "ctx", "question", "prompt", "story", "sentence")),
+        Role("choices", "texts", ("choices", "endings", "options", "answers"), in_input=False),
+        Role("label", "label", ("label", "labels", "answer", "answerKey", "gold"), by_number=True),
+    )
+    head: ClassVar[str] = "choices"  # of a language model that also scores whole sequences
+    reads_text: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "choices", "lm", "accuracy")
+
+    @property
+    def training_metrics(self) -> tuple[str, ...]:
+        """The metrics; the language model's loss only if it is trained."""
+        return self.metrics if self.lm_weight else tuple(name for name in self.metrics if name != "lm")
+
+    def misfits(self, model: "ModelSection", values: dict[str, Any], tokenizer: "TokenizerSection") -> Iterator[Contradiction]:
+        """Check that the head scores a choice, and that the tokenizer has the tokens between the texts; a finished one gets them."""
+        head = values.get("head")
+        if "head" in model.changes and isinstance(head, dict) and not head.get("choices"):
+            yield ("model", "head"), "the objective multiple_choice needs the score of a choice: add choices: true"
+        if tokenizer.path is not None or model.start is not None:
+            return
+        own = VOCABULARIES[tokenizer.kind][variant_of(tokenizer.kind, tokenizer.variant)]
+        for name in ("start", "delimiter", "classify"):
+            token = getattr(self, name)
+            if token is not None and token not in (*own.first, *tokenizer.special_tokens, *own.last):
+                yield ("objective", name), f"{token!r} is not a special token of the tokenizer: add it to tokenizer.special_tokens"
