@@ -62,6 +62,7 @@ DATA = {
     "choices": rows(question=a_text, choices=lambda n, t: [t, "the cat"], label=lambda n, t: n % 2),
     "talks": rows(messages=lambda n, t: [{"role": "user", "content": t}, {"role": "assistant", "content": t}]),
     "orders": rows(instruction=a_text, output=lambda n, t: t[::-1]),
+    "preferences": rows(prompt=a_text, chosen=lambda n, t: f"cat {t}", rejected=lambda n, t: t[::-1]),
     "translations": rows(en=a_text, fr=lambda n, t: t.upper()),
     "plain": rows(text=a_text),
     "sorted": rows(text=a_text, mood=lambda n, t: n % 2),
@@ -102,6 +103,7 @@ TOLD = [
     ("gpt", "talks", {"kind": "chat", "format": "chatml"}, None, "conversations; the tokenizer has no chat template"),
     ("gpt", "magpie", {"kind": "chat", "format": "chatml"}, None, "conversations; the tokenizer has no chat template"),
     ("gpt", "orders", {"kind": "chat", "format": "chatml"}, None, "instructions and their answers"),
+    ("gpt", "preferences", {"kind": "dpo"}, "accuracy", "two completions of which one is better"),
     ("t5", "translations", {"kind": "text_to_text"}, None, "the text that answers it"),
     ("gpt", "plain", {"kind": "causal_lm"}, None, "text alone"),
     ("bert", "plain", {"kind": "masked_lm"}, None, "text alone"),
@@ -116,6 +118,7 @@ READ = {
     "magpie": "messages from 'conversations'",
     "orders": "instruction from 'instruction', output from 'output'",
     "plain": "text from 'text'",
+    "preferences": "prompt from 'prompt', chosen from 'chosen', rejected from 'rejected'",
 }
 
 

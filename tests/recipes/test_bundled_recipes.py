@@ -114,6 +114,9 @@ def write_rows(folder: Path, objective: str) -> Path:
             "question": line[0],
             "prompt": line[0],
             "answer": line[1],
+            "completion": " ".join(line),
+            "chosen": line[0],
+            "rejected": line[1] + "s",
         }
         for row, line in enumerate(lines)
     ]
@@ -123,6 +126,8 @@ def write_rows(folder: Path, objective: str) -> Path:
         "text_to_text": ("source", "target"),
         "chat": ("question", "answer"),
         "grpo": ("prompt", "answer"),
+        "dpo": ("text", "chosen", "rejected"),
+        "reward": ("text", "chosen", "rejected"),
     }
     if objective in names:
         path = folder / f"{objective}.jsonl"

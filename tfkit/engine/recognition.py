@@ -47,6 +47,7 @@ _LABELLED = (
     "multiple_choice",
     "text_to_text",
     "chat",
+    "dpo",
     "causal_lm",
 )  # causal_lm: a text is there
 
@@ -124,6 +125,8 @@ def _look(section: SourceSection, on_bad_row: Any) -> Seen:
     rows = {kind: _rows(kind, given[kind], records) for kind in _LABELLED}
     fitting = {kind: found for kind, found in rows.items() if 2 * len(found) > len(records)}
     reads = {kind: Columns(SECTIONS[kind].roles, given[kind]).read_of(records[0].values) for kind in fitting}
+    if "chosen" not in reads.get("dpo", {}):  # one completion with a label may be anything
+        fitting.pop("dpo", None)
     by_first = {kind for kind in fitting if _by_first_names(kind, reads[kind], given[kind])}
     if any(not SECTIONS[kind].reads_text for kind in by_first):  # later names are for rows that no kind reads by its first ones
         fitting = {kind: fitting[kind] for kind in fitting if kind in by_first}

@@ -132,8 +132,21 @@ TUNED = StartingPoint(
 )
 
 
+DPO = StartingPoint(
+    "DPO (arXiv 2305.18290, appendix B: 1e-6, batch 64); up to 1e7 parameters 3e-4, measured; up to 1e9 5e-6, not yet",
+    {"kind": "adamw", "weight_decay": 0.0},
+    ((10_000_000, 3e-4), (1_000_000_000, 5e-6), (_ANY, 1e-6)),
+    {"kind": "linear", "warmup_ratio": 0.1},
+    1,
+    32,
+    most_epochs=2,
+)
+
+
 def starting_point(kind: str, stacks: str, parameters: int, tuned: bool = False) -> StartingPoint:
     """Return the defaults for an objective and a model's stacks; `tuned`: it has a chat template, and all of it is trained."""
+    if kind in ("dpo", "reward"):
+        return DPO
     if tuned and kind in ("chat", "causal_lm"):
         return TUNED
     return SMOLLM2 if kind == "chat" else {"encoder": BERT, "decoder": GPT, "both": SMALL_T5 if parameters <= _SMALL_T5 else T5}[stacks]

@@ -104,6 +104,8 @@ def decide(seen: Seen, model: Kind, given: Mapping[str, Any]) -> Task:
         return Task({"kind": kind}, "accuracy", "a context, several answers, and which of them is right")
     if kind == "text_to_text":
         return Task({"kind": kind}, None, "a text, and the text that answers it")
+    if kind == "dpo":
+        return Task({"kind": kind}, "accuracy", "a prompt, and two completions of which one is better")
     if kind == "chat":
         form = {} if model.has_chat_tokens else {"format": "chatml"}
         without = "" if model.has_chat_tokens else "; the tokenizer has no chat template, so it gets that of chatml and its special tokens"
@@ -140,7 +142,7 @@ def _check_all_is_read(seen: Seen, model: Kind, kind: str) -> None:
 
 def _labelled(seen: Seen, model: Kind) -> str | None:
     """Return the one objective of labelled rows that fits the columns; None if there is text alone."""
-    certain: list[str] = [kind for kind in ("tagging", "question_answering", "multiple_choice") if kind in seen.kinds]
+    certain: list[str] = [kind for kind in ("dpo", "tagging", "question_answering", "multiple_choice") if kind in seen.kinds]
     certain += ["chat"] if seen.conversations else []
     sets = seen.label_sets
     of_classes = "multi_label" if sets and not sets.columns else "classification"
@@ -168,6 +170,8 @@ _CLASSES = "data.train.0.columns={text: NAME, label: NAME} for the classes of te
 _INSTEAD = {
     ("chat", "encoder"): _CLASSES,
     ("chat", "both"): "data.train.0.columns={source: NAME, target: NAME} to write one text for another",
+    ("dpo", "encoder"): _CLASSES,
+    ("dpo", "both"): "data.train.0.columns={source: NAME, target: NAME} to write the better answers",
     ("tagging", "both"): _CLASSES,
     ("multiple_choice", "encoder"): _CLASSES,
     ("multiple_choice", "both"): _CLASSES,
