@@ -62,7 +62,7 @@ def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tfkit(*words: str, before: Any = None) -> Done:
-    threads = [] if words[0] in ("runs", "check") else ["--threads", "1"]
+    threads = [] if words[0] in ("runs", "check", "verify") else ["--threads", "1"]
     return Process(Path.cwd(), [*words, *threads], before).wait()
 
 
@@ -147,6 +147,10 @@ def test_runs_lists_the_chain_and_its_stages_and_what_takes_a_run_takes_the_last
         *((f"whole/{stage}", KINDS[stage], "finished", STEPS) for stage in STAGES),
     ]
     assert listed[0]["seconds"] == pytest.approx(sum(one["seconds"] for one in listed[1:]))
+    verified = json.loads(good("verify", "whole", "--json").out)
+    assert [one["path"] for one in verified["checkpoints"]] == [
+        f"whole/{stage}/checkpoints/step-00000{n}" for stage in STAGES for n in (4, 6)
+    ]
     scored = json.loads(good("evaluate", "--from", "whole", "--json", "carbon.enabled=false").out)
     assert scored["checkpoint"] == f"whole/small/checkpoints/step-{STEPS:06d}"
 

@@ -53,6 +53,23 @@ def test_a_stage_is_a_recipe_and_may_name_earlier_ones() -> None:
     assert chain.stages[1].recipe.model.start == "base", "the chain itself names no folder"
 
 
+INSTRUCT = """
+stages:
+  sft: {model: {from: hub:a/b}, data: {train: [{path: a}]}, objective: {kind: chat}, training: {epochs: 1}}
+  reward: {from: sft, data: {train: [{path: a}]}, objective: {kind: reward}, training: {epochs: 1}}
+  ppo: {from: sft, data: {train: [{path: a}]}, objective: {kind: ppo, reward: reward, value: reward}, training: {steps: 2}}
+"""
+
+
+def test_every_further_model_of_an_objective_may_be_a_stage() -> None:
+    chain = read(INSTRUCT)
+    assert chain.stages[2].uses == ("sft", "reward")
+    placed = chain.stages[2].placed(Path("chain.yaml"), Path("runs/x")).read()
+    assert (placed.model.start, placed.objective.companion_paths) == ("runs/x/sft", {"reward": "runs/x/reward", "value": "runs/x/reward"})
+    [wrong] = problems(INSTRUCT, "ppo.objective.value=ppo")
+    assert "ppo.objective.value: ppo is this stage itself" in wrong
+
+
 def test_the_resolved_chain_is_the_same_chain() -> None:
     chain = read(CHAIN, "tune.training.steps=7")
     again = read(chain.resolved)

@@ -56,18 +56,23 @@ class _Verdict:
 
 
 def _find(path: Path) -> tuple[list[Path], list[str]]:
-    """Return the checkpoint folders that a path means, and notes on them. Raises ModelError if there are none."""
+    """Return the checkpoint folders that a path means, of a recipe with stages those of all, and notes on them.
+
+    Raises ModelError if there are none.
+    """
     from tfkit.errors import ModelError
+    from tfkit.run.chain_folder import stage_folders
     from tfkit.run.checkpoints import step_folders
 
     if str(path).startswith("hub:"):
         raise ModelError(f"{path}: not on this machine; verify takes a checkpoint or a run folder")
     if not path.is_dir():
         raise ModelError(f"{path}: there is no such folder; verify takes a checkpoint or a run folder")
-    root = path / "checkpoints"
-    if not root.is_dir():
+    roots = [run / "checkpoints" for run in (stage_folders(path) or {"": path}).values()]
+    if len(roots) == 1 and not roots[0].is_dir():
         return [path], []
-    folders, notes = step_folders(root), _notes(root)
+    folders = [folder for root in roots for folder in step_folders(root)]
+    notes = [note for root in roots for note in _notes(root)]
     if not folders:
         raise ModelError("\n".join([f"{path}: this run has no checkpoint", *notes]))
     return folders, notes
