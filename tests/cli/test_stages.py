@@ -168,6 +168,7 @@ def test_ended_in_its_second_stage_it_goes_on_to_the_same_bits(whole: dict[str, 
     chain, *stages = json.loads(good("runs", run, "--json").out)["runs"]
     assert [one["status"] for one in stages] == ["finished", "killed" if number == signal.SIGKILL else "stopped"]
     assert (chain["status"], chain["resume"]) == (stages[1]["status"], f"tfkit resume {run}")
+    assert chain["steps"] == sum(one["steps"] for one in stages) > STEPS
     assert chain["seconds"] == pytest.approx(sum(one["seconds"] for one in stages))
     if number == signal.SIGTERM:
         assert done.code == 143
@@ -205,6 +206,8 @@ def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[st
     needs = "--stages: tune needs the stage base, whose run part/base is not there: run both, with --stages base,tune"
     assert refused(*run, "--stages", "tune").splitlines()[-1] == needs
     assert "there is no stage 'tun'; there are base, tune, small" in refused(*run, "--stages", "tun")
+    missing = refused(*run, "tune.data.train.0.path=gone.jsonl")
+    assert missing.startswith("command line: tune.data.train.0.path: 'gone.jsonl': no such file"), "not found after the first stage"
     assert not Path("part").exists()
     first = json.loads(good(*run, "--stages", "base", "base.training.log_every=3", "--json").out)
     assert ([*first["stages"]], first["status"], receipt("part")["status"]) == (["base"], "stopped", "stopped")

@@ -13,7 +13,7 @@ from tfkit.engine.inputs import inputs_of
 from tfkit.engine.listener import Listener
 from tfkit.engine.resuming import resumed
 from tfkit.errors import TfkitError, UsageError
-from tfkit.recipe import Chain, RecipeText, Stage, open_recipe, read_chain
+from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
 from tfkit.run.chain_folder import stage_folders
 from tfkit.run.folder import RunFolder, is_begun
 from tfkit.run.listing import read_run
@@ -204,6 +204,20 @@ def _check(plan: ChainPlan, options: RunOptions) -> None:
             beginning.inputs.refuse_folder(one.options.run, "--run")
         except UsageError as error:
             raise of_stage(one.name, error) from None
+    _require_files(plan)
+
+
+def _require_files(plan: ChainPlan) -> None:
+    """Raise RecipeError for files that a later stage reads and that are missing: its own run would report it after hours of others.
+
+    The first one reports it at once.
+    """
+    waiting = {one.name for one in plan.todo[1:] if not is_begun(one.options.run)}
+    try:
+        read_chain(plan.chain.source, plan.given.overrides, with_files=True)
+    except RecipeError as error:
+        if problems := [problem for problem in error.problems if problem.path[:1] and problem.path[0] in waiting]:
+            raise RecipeError(problems) from None
 
 
 def check_begun(plan: ChainPlan, listener: Listener) -> None:

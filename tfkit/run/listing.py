@@ -84,6 +84,8 @@ def _described(path: Path, receipt: dict[str, Any]) -> ListedRun:
     best = read_best(root)
     scores = result.get("metrics") or result.get("evaluation") or evaluation
     steps = result.get("steps") if status == "finished" else step if status == "running" else last.get("to_step") or newest_step(root)
+    if receipt.get("kind") == CHAIN:
+        steps = sum(read_run(each).steps or 0 for each in stage_folders(path).values() if each.exists())
     return ListedRun(
         str(path),
         status,
