@@ -199,6 +199,11 @@ def test_a_stop_between_two_stages(whole: dict[str, Any]) -> None:
     assert not Path("between/tune").exists()
     good(*shlex.split(command)[1:-2])
     assert_same_bits("between")
+    Path("between/run.json").write_text("{", encoding="utf-8")
+    result = json.loads(good("resume", "between", "--json").out)
+    assert (result["status"], result["steps"]) == ("finished", 3 * STEPS), "the chain is in recipe.yaml, too"
+    Path("between").rename("moved")
+    assert json.loads(good("resume", "moved", "--json").out)["steps"] == 3 * STEPS
 
 
 def test_a_part_of_the_stages_and_what_may_change_before_the_rest(whole: dict[str, Any], refused: Callable[..., str]) -> None:

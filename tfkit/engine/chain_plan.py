@@ -12,7 +12,7 @@ from tfkit.engine.given import Given
 from tfkit.engine.inputs import inputs_of
 from tfkit.engine.listener import Listener
 from tfkit.engine.resuming import resumed
-from tfkit.errors import TfkitError, UsageError
+from tfkit.errors import OtherVersionError, TfkitError, UsageError
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
 from tfkit.run.chain_folder import stage_folders
 from tfkit.run.folder import RunFolder, is_begun
@@ -114,8 +114,13 @@ def plan_chain(now: Given, kind: Kind | None, options: RunOptions) -> ChainPlan:
 
 
 def _recorded(folder: Path) -> dict[str, Any] | None:
-    """Return the run.json of a chain's folder; None if there is none."""
-    return read_receipt(folder / "run.json") if stage_folders(folder) else None
+    """Return the run.json of a chain's folder; None if there is none, or a damaged one, which opening the folder sets aside."""
+    try:
+        return read_receipt(folder / "run.json") if stage_folders(folder) else None
+    except OtherVersionError:
+        raise
+    except ValueError:
+        return None
 
 
 def _followed(before: Given | None, now: Given, folder: Path) -> Given:
