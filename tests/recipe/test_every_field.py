@@ -498,6 +498,7 @@ TABLE = {
     "objective[grpo].rules[python].function": Change(
         "objective.rules.0.function='rewarding.py:penalty'", rewards, f"{SAMPLED} | {rewarded('python')}"
     ),
+    "objective[grpo].chat": Change("objective.chat=true", curve, f"model={{from: talks}} | tokenizer={{}} | {SAMPLED}"),
     "objective[grpo].prompts": Change("objective.prompts=8", rewards, SAMPLED),
     "objective[grpo].completions": Change("objective.completions=4", rewards, SAMPLED),
     "objective[grpo].inner_epochs": Change("objective.inner_epochs=2", order, SAMPLED),
@@ -680,7 +681,9 @@ PINNED |= {"objective[ppo].value_sha256", "objective[grpo].reward_sha256", "obje
 # Without it the rule is refused: tests/alignment/test_rewards.py.
 PINNED |= {"objective[grpo].rules[python].allow_code"}
 # Fields of one class, which the same lines read: a row of the other objective, or of the sources of the training, shows each at work.
-SHARED = {f"objective[ppo].{name}" for name in ("rules", "reward", "inner_epochs", "temperature", "max_new_tokens", "kl_limit", "kl_stop")}
+SHARED = {
+    f"objective[ppo].{name}" for name in ("rules", "reward", "chat", "inner_epochs", "temperature", "max_new_tokens", "kl_limit", "kl_stop")
+}
 SHARED |= {name.replace("grpo", "ppo") for name in (*TABLE, *PINNED) if name.startswith("objective[grpo].rules[")}
 SHARED |= {f"data.pretraining.{name}" for name in SourceSection.model_fields if f"data.pretraining.{name}" not in TABLE}
 

@@ -10,7 +10,7 @@ from tfkit.tokenizer.tool_calls import with_plain_calls
 
 CONTROL = "special tokens in a text"
 # The names that data sets have for the roles beside "system", "user" and "assistant".
-_SPEAKERS = {
+SPEAKERS = {
     "human": "user",
     "gpt": "assistant",
     "bot": "assistant",
@@ -38,7 +38,7 @@ def plain_message(number: int, message: Mapping[str, Any]) -> dict[str, Any]:
         raise UnfitError(f"a message without {lacking}", f"message {number} has no text under {lacking!r}, or under what ShareGPT calls it")
     rest = {name: value for name, value in with_plain_calls(message).items() if name not in ("from", "value")}
     plain: dict[str, Any] = json.loads(json.dumps(rest, default=str))  # a template is given JSON, and parquet holds more than that
-    return {**plain, "role": _SPEAKERS.get(role, role), "content": content}
+    return {**plain, "role": SPEAKERS.get(role, role), "content": content}
 
 
 def _is_text(part: Any) -> bool:

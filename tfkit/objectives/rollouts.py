@@ -20,14 +20,13 @@ from tfkit.errors import ModelError
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import ModelContext, RowOrder, Stored, example_rows
-from tfkit.objectives.conversation_rows import asked_conversation
+from tfkit.objectives.conversation_texts import Asked, ConversationTexts, Turns, bare_text
 from tfkit.objectives.labelled import LabelledObjective
+from tfkit.objectives.messages import SPEAKERS
 from tfkit.objectives.objective import IGNORED, Batch, ReferenceUse, Sum
 from tfkit.objectives.score_model import ScoreModel
 from tfkit.recipe.schema.rollout_sections import RolloutSection
 from tfkit.tokenizer import Tokenizer
-from tfkit.tokenizer.chat_formats import UnfitError
-from tfkit.tokenizer.conversations import Conversations, Render, resolve_format
 
 
 @dataclass(frozen=True)
@@ -167,57 +166,30 @@ class PromptEncoder:
 
     def __init__(self, section: RolloutSection, context: ModelContext):
         """Raises ModelError if the context has no room for a response, or no token can end one."""
-        self.section, self.tokenizer, self.folder = section, context.tokenizer, context.folder
+        self.section, self.texts = section, ConversationTexts(context.tokenizer, context.folder, chat=section.chat)
         self.longest = context.config.context_length - section.max_new_tokens  # prompt
         if self.longest < 1:
             raise ModelError(
                 f"objective.max_new_tokens: {section.max_new_tokens:,} tokens of a response leave no room for a prompt in the context of "
                 f"{context.config.context_length:,}: lower it, or take a model with a longer context"
             )
-        self.conversations: Conversations | None = None
-        if self.tokenizer.chat_template is not None:
-            self.conversations = Conversations(self.tokenizer, resolve_format("auto", self.tokenizer, None), None, self.folder)
-        turn_end = [self.conversations.end_id] if self.conversations is not None else []
-        self.end_ids = [end for end in dict.fromkeys([self.tokenizer.eos_id, *turn_end]) if end is not None]
+        self.end_ids = self.texts.end_ids
         if not self.end_ids:
-            raise ModelError(f"{self.folder}: the tokenizer has no token that ends a text, so no response would end: take one that has")
+            raise ModelError(f"{context.folder}: the tokenizer has no token that ends a text, so no response would end: take one that has")
 
     def fingerprint(self) -> str:
         """Of what the examples depend on."""
-        about = (self.tokenizer.fingerprint(), self.tokenizer.chat_template, self.longest, self.section.needs_answer)
-        return hashlib.blake2b("\0".join(map(str, ("prompts", *about))).encode(), digest_size=16).hexdigest()
+        about = ("prompts", self.texts.fingerprint(), self.longest, self.section.needs_answer)
+        return hashlib.blake2b("\0".join(map(str, about)).encode(), digest_size=16).hexdigest()
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded | BadRow]:
-        """An example or an error for each row."""
-        with_messages = [row for row in rows if "messages" in row.values]
-        if not with_messages or self.conversations is None:
-            return [self._refused(row) if "messages" in row.values else self._continued(row) for row in rows]
-        with self.conversations.renderer() as render:
-            return [self._rendered(row, render) if "messages" in row.values else self._continued(row) for row in rows]
-
-    def _refused(self, row: Row) -> BadRow:
-        return BadRow(
-            "messages without a chat template",
-            f"{row.place}: the prompt is messages, and the tokenizer has no chat template to write them with; fine-tune the "
-            "model on conversations first (objective.kind: chat), or give prompts that are texts",
-        )
-
-    def _continued(self, row: Row) -> Encoded | BadRow:
-        text = row.values["prompt"]
-        [ids] = self.tokenizer.encode_texts([text])
-        return self._example(row, text, ids[: len(ids) - len(self.tokenizer.suffix)])
-
-    def _rendered(self, row: Row, render: Render) -> Encoded | BadRow:
-        assert self.conversations is not None
-        try:
-            text, spans = render(asked_conversation(row), row.place)
-        except UnfitError as error:
-            return BadRow(error.kind, f"{row.place}: {error}; correct the row")
-        except ModelError as error:  # the template refuses it
-            return BadRow("refused by the chat template", str(error))
-        asked = text[: spans[-1][0]]
-        [found] = self.conversations.encode([(asked, [])])
-        return self._example(row, asked, found.ids.tolist())
+        """An example or an error for each row. Raises ModelError for messages without a chat template."""
+        prompts = [_unanswered(row.values["prompt"]) for row in rows]
+        found = self.texts.encode([Asked(row.place, prompt) for row, prompt in zip(rows, prompts, strict=True)])
+        return [
+            ids if isinstance(ids, BadRow) else self._example(row, bare_text(prompt), ids.ids)
+            for row, prompt, ids in zip(rows, prompts, found, strict=True)
+        ]
 
     def _example(self, row: Row, text: str, ids: Sequence[int]) -> Encoded | BadRow:
         answers = row.values.get("answer", [])
@@ -234,6 +206,14 @@ class PromptEncoder:
         beside = {"prompt": text, "answers": json.dumps(answers), "place": row.place}
         arrays = {name: np.frombuffer(value.encode(errors="replace"), np.uint8) for name, value in beside.items()}
         return Encoded({"input_ids": list(ids), **arrays}, len(ids))
+
+
+def _unanswered(prompt: Turns) -> Turns:
+    """Return a prompt without the answer with which messages may end: another one is sampled."""
+    if isinstance(prompt, str) or len(prompt) < 2:
+        return prompt
+    last = prompt[-1].get("role", prompt[-1].get("from"))
+    return prompt[:-1] if SPEAKERS.get(str(last), last) == "assistant" else prompt
 
 
 def beside_prompt(example: Example, name: str) -> str:

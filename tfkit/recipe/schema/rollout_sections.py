@@ -13,7 +13,7 @@ from tfkit.recipe.schema.roles import Role
 if TYPE_CHECKING:
     from tfkit.recipe.schema.sections import Recipe
 
-_PROMPTS = ("prompt", "question", "problem", "query", "instruction", "input", "text")
+_PROMPTS = ("prompt", "messages", "conversations", "conversation", "question", "problem", "query", "instruction", "input", "text")
 _ANSWERS = ("answer", "answers", "solution", "ground_truth", "target", "label", "output")
 
 
@@ -29,6 +29,11 @@ class RolloutSection(ObjectiveSection):
         None, min_length=1, description="A reward model, whose score of a prompt with its response is added to the rules'; null: none."
     )
     reward_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights; null: any.")
+    chat: bool = Field(
+        False,
+        description="true: prompts that are texts are turns of a user and go through the checkpoint's chat template, as messages do. "
+        "false: they are continued as they are.",
+    )
     prompts: BatchSize = Field(16, description="Prompts of an iteration, for which responses are sampled before its first step.")
     completions: BatchSize = Field(8, description="Responses to each prompt.")
     inner_epochs: Annotated[int, Field(ge=1, le=1_000)] = Field(1, description="Passes over the responses of an iteration.")
@@ -53,8 +58,7 @@ class RolloutSection(ObjectiveSection):
     )
 
     roles: ClassVar[tuple[Role, ...]] = (
-        Role("messages", "messages", ("messages", "conversations", "conversation"), shape="conversation"),
-        Role("prompt", "text", _PROMPTS, shape="text"),
+        Role("prompt", "turns", _PROMPTS),
         Role("answer", "literals", _ANSWERS, required=False),
     )
     reads_text: ClassVar[bool] = False

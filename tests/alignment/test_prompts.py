@@ -1,0 +1,81 @@
+"""Prompts as ids: texts as they are, messages by the chat template; what ends a response; what a row must have."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_chat_tokenizers import chat_codec
+from tiny_rollouts import codec, policy
+
+from tfkit.data import Encoded
+from tfkit.data.columns.rows import BadRow
+from tfkit.data.sources.open_sources import open_source
+from tfkit.errors import ModelError
+from tfkit.objectives import chat
+from tfkit.objectives.context import ModelContext
+from tfkit.objectives.grpo import GRPO
+from tfkit.objectives.rollouts import beside_prompt
+from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.objective_sections import ChatSection
+from tfkit.recipe.schema.rollout_sections import GRPOSection
+from tfkit.tokenizer import Tokenizer
+
+USER = {"role": "user", "content": "the cat"}
+TALKER = chat.fit_tokenizer(ChatSection(kind="chat", format="chatml"), chat_codec("chatml"))
+
+
+def objective(folder: Path, tokenizer: Tokenizer, **fields: Any) -> GRPO:
+    section = GRPOSection.model_validate({"kind": "grpo", "rules": [{"kind": "number"}], "max_new_tokens": 4, **fields})
+    model = policy(context_length=64 if tokenizer.size < 10 else 256, vocab_size=tokenizer.size)
+    return GRPO(section, ModelContext(model.config, tokenizer, [], 1, folder))
+
+
+def encoded(folder: Path, made: GRPO, *rows: dict[str, Any]) -> list[Encoded | BadRow]:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return made.encode(list(open_source(SourceSection(path=str(path)), "all", None, roles=made.section.roles).rows()))
+
+
+def ids(one: Encoded | BadRow) -> list[int]:
+    assert isinstance(one, Encoded), one
+    return list(one.arrays["input_ids"])
+
+
+def test_messages_go_through_the_template_up_to_where_the_answer_begins(tmp_path: Path) -> None:
+    made = objective(tmp_path, TALKER)
+    answered = {"messages": [USER, {"role": "assistant", "content": "42"}], "answer": 42}
+    shared = {"conversations": [{"from": "human", "value": "the cat"}, {"from": "gpt", "value": "42"}], "answer": "42"}
+    rows = encoded(tmp_path, made, {"prompt": [USER], "answer": [42, "x"]}, answered, shared, {"prompt": "the cat", "answer": 42.0})
+    by_template = TALKER.decode(ids(rows[0]))
+    assert by_template.endswith("the cat<|im_end|>\n<|im_start|>assistant\n")
+    assert ids(rows[1]) == ids(rows[2]) == ids(rows[0])
+    assert TALKER.decode(ids(rows[3]), skip_special_tokens=True) == "the cat"
+    assert [json.loads(beside_prompt(one.example(), "answers")) for one in rows if isinstance(one, Encoded)] == [
+        ["42", "x"],
+        ["42"],
+        ["42"],
+        ["42"],
+    ]
+    assert beside_prompt(rows[0].example(), "prompt") == "the cat"  # type: ignore[union-attr]
+    turn = objective(tmp_path, TALKER, chat=True)
+    assert ids(encoded(tmp_path, turn, {"prompt": "the cat", "answer": 1})[0]) == ids(rows[0])
+    assert turn.fingerprint() != made.fingerprint()
+    assert {*made.end_ids} == {TALKER.eos_id, TALKER.backend.token_to_id("<|im_end|>")}
+
+
+def test_a_policy_without_a_template_or_an_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"rows.jsonl:1: .* messages, but .* no chat template"):
+        encoded(tmp_path, objective(tmp_path, codec()), {"prompt": [USER], "answer": 1})
+    endless = codec()
+    with pytest.raises(ModelError, match="no token that ends a text"):
+        objective(tmp_path, Tokenizer.from_json(endless.tokenizer_json, {}))
+
+
+def test_rows_that_cannot_be_used_are_bad_ones(tmp_path: Path) -> None:
+    made = objective(tmp_path, codec(), max_new_tokens=60)
+    found = encoded(tmp_path, made, *({"prompt": text, "answer": answer} for text, answer in (("abc", 1), ("abcab", 1), ("ab", " "))))
+    assert isinstance(found[0], Encoded)
+    assert [one.kind for one in found[1:] if isinstance(one, BadRow)] == ["no room for a response", "no answer"]
+    free = objective(tmp_path, codec(), rules=[{"kind": "valid_json"}])
+    assert isinstance(encoded(tmp_path, free, {"prompt": "ab"})[0], Encoded)
