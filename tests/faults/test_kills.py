@@ -1,11 +1,12 @@
 """SIGKILL at each point of a save and at any moment of a run; resumed again and again. The end is the same, bit for bit."""
 
+import json
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +123,15 @@ def test_f01_killed_at_every_point_of_a_save(base: Base, short: tuple[Path, int]
 class AnyMoment:
     """Runs with an empty cache of their own, so that the tokenizer is trained and the text tokenized each time, killed again and again."""
 
-    def __init__(self, folder: Path, seed: int):
-        self.folder = folder
+    def __init__(self, folder: Path, seed: int, words: Sequence[str] = ()):
+        self.folder, self.words = folder, words
         self.recipe = write_recipe(folder, write_corpus(folder / "corpus", files=40))
         self.random = random.Random(seed)
         self.seconds = 0.0
         self.runs = 0
 
     def command(self, run: Path) -> list[str]:
-        return ["pretrain", str(self.recipe), "--run", str(run), "--threads", "1", "--resume", *WORDS]
+        return ["pretrain", str(self.recipe), "--run", str(run), "--threads", "1", "--resume", *WORDS, *self.words]
 
     def own_cache(self, run: Path) -> Callable[[], None]:
         def before() -> None:
@@ -167,10 +168,22 @@ class AnyMoment:
         return run, kills
 
 
-def test_f02_killed_at_any_moment(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def sampled(folder: Path) -> list[str]:
+    """The words of a run on responses that it samples: four steps an iteration, so that most checkpoints are within one."""
+    rows = "".join(json.dumps({"prompt": f"the {number} cats "}) + "\n" for number in range(12))
+    (folder / "prompts.jsonl").write_text(rows, encoding="utf-8")
+    rules = "rules: [{kind: contains, text: a}, {kind: valid_python}]"
+    return [
+        f"objective={{kind: grpo, {rules}, prompts: 2, completions: 4, inner_epochs: 2, max_new_tokens: 4}}",
+        f"data={{train: [{{path: {folder}/prompts.jsonl}}], validation: 0.4}}",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["text", pytest.param("rollouts", marks=pytest.mark.slow)])
+def test_f02_killed_at_any_moment(kind: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """As many kills as --kills says, spread over runs: of 0 to 4 each, some before there is a checkpoint."""
     wanted, struck, differing = pytestconfig.getoption("--kills"), 0, []
-    moments = AnyMoment(tmp_path, seed=wanted)
+    moments = AnyMoment(tmp_path, seed=wanted, words=sampled(tmp_path) if kind == "rollouts" else ())
     reference = moments.unbroken()
     while struck < wanted:
         run, kills = moments.killed(min(moments.random.randint(1, 4), wanted - struck))
