@@ -121,6 +121,18 @@ def test_a_run_that_was_ended_anywhere_goes_on_with_the_same_bits(
     assert exact(run) == exact(whole)
 
 
+def test_a_plan_counts_the_prompts_of_an_epoch_once(tfkit: Callable[..., Done]) -> None:
+    """Twelve prompts, with four responses each and two passes over them, are 24 steps of four."""
+    done = tfkit("finetune", "grpo.yaml", "--run", "planned", "--dry-run", "--threads", "1", "training.steps=12")
+    assert done.code == 0, done.err
+    assert "12 steps of 4 rows" in done.err
+    assert "0.5 epochs" in done.err
+    done = tfkit("inspect", "grpo.yaml", "--json", "--rows", "9")
+    shown = json.loads(done.out)
+    assert len(shown["rows"]) == 2  # the prompts of an iteration
+    assert all(token["kind"] != "loss" for row in shown["rows"] for token in row["tokens"])
+
+
 def test_evaluate_gives_the_scores_of_the_training(whole: Path, tfkit: Callable[..., Done], place: Path) -> None:
     done = tfkit("evaluate", "--from", "whole/checkpoints/step-000008", "--predictions", "said.jsonl", "--json", "--threads", "1")
     assert done.code == 0, done.err

@@ -32,7 +32,7 @@ class DryRun:
     def describe(self) -> list[str]:
         """Describe the size of the run in a few lines."""
         plan, tokens = self.estimate, round(self.estimate.tokens / self.estimate.steps)
-        epochs = plan.steps * self.batch_size / self.inspection.totals["rows_an_epoch"]
+        epochs = plan.steps * self.batch_size / (self.inspection.totals["rows_an_epoch"] * self.inspection.readings)
         free = available_bytes()
         of = "" if free is None else f", of {format_bytes(free)} that are free"
         return [

@@ -15,13 +15,18 @@ from tfkit.recipe.schema.sections import Recipe
 
 @dataclass(frozen=True)
 class Inspection:
-    """Rows with their places, and `totals` of the whole first step: rows, tokens, targets by term, rows_an_epoch."""
+    """Rows with their places, and `totals` of the whole first step: rows, tokens, targets by term, rows_an_epoch.
+
+    Of an objective that samples responses, the rows are the prompts of the first iteration. `readings`: how often an epoch trains on each
+    row, or on a response to it.
+    """
 
     objective: str
     labels: list[str]
     legend: list[str]  # notes on how to read the rows
     rows: list[tuple[str, ShownRow]]
     totals: dict[str, Any]
+    readings: int = 1
 
 
 def inspect_first_step(recipe: Recipe, count: int, work: Session) -> Inspection:
@@ -52,4 +57,5 @@ def first_rows(recipe: Recipe, data: TrainingData, count: int) -> Inspection:
     for one in step:
         targets.update(data.objective.counts(one))
     totals = {"rows": size, "tokens": sum(one.tokens for one in step), "targets": dict(targets), "rows_an_epoch": len(rows)}
-    return Inspection(recipe.objective.kind, data.labels, data.objective.legend(), named, totals)
+    readings = rollouts.readings if rollouts is not None else 1
+    return Inspection(recipe.objective.kind, data.labels, data.objective.legend(), named, totals, readings)
