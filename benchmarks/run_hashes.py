@@ -134,7 +134,7 @@ DPO = {"kind": "dpo", "beta": 0.5, "label_smoothing": 0.1, "chat": False}
 REWARD = {"kind": "reward", "chat": False}
 GROUPS = {"kind": "grpo", "rules": [{"kind": "contains", "weight": 1.0, "text": "a"}, {"kind": "valid_python", "weight": 0.5}]}
 GROUPS |= {"prompts": 2, "completions": 4, "inner_epochs": 2, "temperature": 0.8, "max_new_tokens": 5, "no_eos_reward": None}
-GROUPS |= {"reward": None, "reward_sha256": None, "chat": False}
+GROUPS |= {"reward": None, "reward_sha256": None, "gold": None, "gold_sha256": None, "chat": False}
 GROUPS |= {"beta": 0.1, "kl_limit": None, "kl_stop": None, "clip_range": 0.2, "scale_rewards": "group"}
 PPO = {name: value for name, value in GROUPS.items() if name != "scale_rewards"} | {"kind": "ppo", "value_lr": 3e-3, "gamma": 0.99}
 PPO |= {

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from tiny_runs import Done, Process, exact, hashes, pretrain, records, strike, write_corpus, write_recipe
 
+from tfkit import predict
+from tfkit.adapters import load
+from tfkit.objectives.companion import Companion
+from tfkit.objectives.gold_model import GoldModel
 from tfkit.run.safetensors_header import read_header
 
 STEPS = 6
@@ -20,7 +24,7 @@ data:
   validation: [{path: others.jsonl}]
   pretraining: [{path: corpus}]
 objective:
-  {kind: ppo, rules: [{kind: contains, text: a}], reward: scores, value: critic, value_lr: 3e-3, prompts: 4, completions: 2,
+  {kind: ppo, rules: [{kind: contains, text: a}], reward: scores, value: critic, gold: judge, value_lr: 3e-3, prompts: 4, completions: 2,
    inner_epochs: 2,
    max_new_tokens: 5, ptx_weight: 0.5, ptx_ratio: 2, kl_target: 0.5, kl_horizon: 100}
 optimizer: {kind: adamw, lr: 5e-3, eps: 1e-5}
@@ -54,6 +58,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in pairs), encoding="utf-8")
     (folder / "ppo.yaml").write_text(RECIPE, encoding="utf-8")
     assert pretrain(folder / "base", write_recipe(folder, corpus), "training.steps=4").code == 0
+    labelled = [{"text": " ".join(words[i : i + 4]), "label": ["no", "yes"][i % 2]} for i in range(40)]
+    (folder / "labelled.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in labelled), encoding="utf-8")
+    given = ["objective={kind: classification}", f"data.train.0.path={folder}/labelled.jsonl", "training.steps=4"]
+    assert pretrain(folder / "judge", write_recipe(folder, corpus), *given).code == 0
     (folder / "reward.yaml").write_text(REWARD, encoding="utf-8")
     words_ = [str(folder / "reward.yaml"), "--from", str(folder / "base"), f"data.train.0.path={folder}/pairs.jsonl"]
     done = Process(folder, ["finetune", *words_, "--run", str(folder / "scores"), "--threads", "1"]).wait()
@@ -83,13 +91,14 @@ def whole(place: Path) -> Path:
 def test_its_log_has_what_papers_plot(whole: Path) -> None:
     steps = [record for record in records(whole) if "loss" in record]
     wanted = {"policy_loss", "value_loss", "ptx_loss", "reward", "kl", "entropy", "clip_fraction", "largest_ratio", "approximate_kl"}
-    wanted |= {"explained_variance", "response_length", "ended", "value_grad_norm", "beta"}
+    wanted |= {"gold", "explained_variance", "response_length", "ended", "value_grad_norm", "beta"}
     assert all(wanted <= step.keys() for step in steps)
     assert [step["largest_ratio"] == 1.0 for step in steps[::2]] == [True, False, True]  # an iteration has four steps
     assert steps[0]["kl"] == 0.0 < steps[-1]["kl"]
     assert steps[-1]["ptx_loss"] < steps[0]["ptx_loss"]
     scores = [record["evaluation"] for record in records(whole) if "evaluation" in record]
-    assert [*scores[-1]] == ["reward", "accuracy", "kl", "response_length", "ended"]
+    assert [*scores[-1]] == ["reward", "accuracy", "gold", "kl", "response_length", "ended"]
+    assert 0 < scores[-1]["gold"] < 1
 
 
 def test_a_checkpoint_has_both_models_and_names_what_they_come_from(whole: Path) -> None:
@@ -99,7 +108,7 @@ def test_a_checkpoint_has_both_models_and_names_what_they_come_from(whole: Path)
     assert "loader/ids" in saved  # step 6 is within the second iteration
     assert "head.classes.weight" not in read_header(checkpoint / "model.safetensors")
     facts = json.loads((checkpoint / "tfkit.json").read_text())
-    assert [parent["role"] for parent in facts["lineage"]["parents"]] == ["start", "reward", "value"]
+    assert [parent["role"] for parent in facts["lineage"]["parents"]] == ["start", "reward", "gold", "value"]
     assert len(facts["data"]["pretraining"]) == 1
 
 
@@ -126,7 +135,21 @@ def test_it_is_evaluated_without_its_value_model(whole: Path, place: Path, tfkit
     assert {name: found[name] for name in trained} == pytest.approx(trained)
 
 
+def test_the_gold_score_is_what_predict_says_of_the_last_class(whole: Path, place: Path) -> None:
+    """Of texts of any length, in any batch; whole is there so that the folder is."""
+    assert whole.is_dir()
+    texts = ["the cat", "a dog sat on the mat and ran", "Straße", "fast " * 40]
+    loaded = load(str(place / "judge"))
+    judge = GoldModel(Companion("gold", loaded.model, "judge", "a" * 64, tokenizer=loaded.codec))
+    found = judge.scores([*texts, ""], 2)
+    said = predict([{"text": text} for text in texts], start=str(place / "judge"), all_labels=True)
+    assert found[:4] == pytest.approx([one["probabilities"]["yes"] for one in said], abs=1e-5)
+    assert len({round(score, 6) for score in found[:4]}) == 4
+
+
 def test_what_does_not_fit_is_refused(tfkit: Callable[..., Done]) -> None:
+    done = tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.gold=base")
+    assert (done.code, "objective.gold: base is no classifier of texts" in done.err) == (4, True), done.err
     done = tfkit("finetune", "ppo.yaml", "--run", "refused", "objective.value=base")
     assert (done.code, "it does not give a text one number" in done.err) == (4, True), done.err
     for word, reason in {

@@ -127,6 +127,12 @@ def rewards(seen: Seen) -> list[float]:
     return [record["reward"] for record in seen.records("reward")] + [one["reward"] for one in evaluation(seen)]
 
 
+def golds(seen: Seen) -> list[float]:
+    """The scores of a gold model, of the responses in the steps and of the held-out prompts."""
+    found = [record["gold"] for record in seen.records("gold")] + [one["gold"] for one in evaluation(seen) if "gold" in one]
+    return [score for score in found if score != 0]
+
+
 def limits(seen: Seen) -> tuple[float | None, float | None]:
     """Of the distance from the reference; tests/alignment shows both at work."""
     section = seen.run.context.recipe.objective
@@ -510,6 +516,7 @@ TABLE = {
     "objective[grpo].kl_stop": Change("objective.kl_stop=5", limits, SAMPLED),
     "objective[grpo].clip_range": Change("objective.clip_range=1e-6", curve, SAMPLED),
     "objective[grpo].scale_rewards": Change("objective.scale_rewards=none", curve, SAMPLED),
+    "objective[grpo].gold": Change("objective.gold=scored", golds, SAMPLED),
     "objective[grpo].reward": Change("objective.reward=scored", rewards, f"{SAMPLED} | tokenizer={{path: scored}}"),
     "objective[ppo].value": Change("objective.value=rescored", curve, PPO),
     "objective[ppo].value_lr": Change("objective.value_lr=0.1", curve, PPO),
@@ -677,12 +684,13 @@ ASKED_BY_PROMPT = ["objective={kind: few_shot, choices: [no, yes], shots: 1}", f
 
 # Changes nothing, but that another teacher is refused: tests/cli/test_pretrain_distillation.py.
 PINNED = {"objective[distillation].teacher_sha256"}
-PINNED |= {"objective[ppo].value_sha256", "objective[grpo].reward_sha256", "objective[ppo].reward_sha256"}
+PINNED |= {"objective[ppo].value_sha256", *(f"objective[{kind}].{name}_sha256" for kind in ("grpo", "ppo") for name in ("reward", "gold"))}
 # Without it the rule is refused: tests/alignment/test_rewards.py.
 PINNED |= {"objective[grpo].rules[python].allow_code"}
 # Fields of one class, which the same lines read: a row of the other objective, or of the sources of the training, shows each at work.
 SHARED = {
-    f"objective[ppo].{name}" for name in ("rules", "reward", "chat", "inner_epochs", "temperature", "max_new_tokens", "kl_limit", "kl_stop")
+    f"objective[ppo].{name}"
+    for name in ("rules", "reward", "gold", "chat", "inner_epochs", "temperature", "max_new_tokens", "kl_limit", "kl_stop")
 }
 SHARED |= {name.replace("grpo", "ppo") for name in (*TABLE, *PINNED) if name.startswith("objective[grpo].rules[")}
 SHARED |= {f"data.pretraining.{name}" for name in SourceSection.model_fields if f"data.pretraining.{name}" not in TABLE}

@@ -61,8 +61,9 @@ def judge_prompts(
 def _judged(one: Sampled, distance: float | None, rollouts: Rollouts) -> Judged:
     values = {"reward": one.reward, "response_length": len(one.ids), "ended": one.ended}
     values |= {"accuracy": one.is_full} if rollouts.section.rules else {}
+    values |= {"gold": one.gold} if one.gold is not None else {}
     values |= {"kl": distance} if distance is not None else {}
-    text = response_text(rollouts, one.prompt, one.ids[:-1] if one.ended else one.ids)
+    text = response_text(rollouts, one.prompt, one.text_ids)
     return Judged(text, {name: Sum(float(value), 1) for name, value in values.items()})
 
 

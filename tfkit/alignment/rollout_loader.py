@@ -201,9 +201,11 @@ class RolloutLoader:
                 f"step {iteration * self.steps + 1}: the policy is {kl:.4g} nats a response from the model of the first step, over "
                 f"the {most:g} of objective.kl_stop; no step is taken on these responses. Raise objective.beta, or lower optimizer.lr"
             )
+        gold = [one.gold for one in found if one.gold is not None]
         return {
             "reward": sum(one.reward for one in found) / len(found),
             **({"accuracy": sum(one.is_full for one in found) / len(found)} if self.rollouts.section.rules else {}),
+            **({"gold": sum(gold) / len(gold)} if gold else {}),
             "kl": kl,
             "kl_k3": float(torch.stack([k3(one).sum() for one in ratios]).mean()),
             "entropy": float(torch.cat(list(entropies)).double().mean()),

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,12 @@ class Sampled:
     ended: bool  # by such a token
     reward: float
     is_full: bool  # every rule gave its full number
+    gold: float | None = None  # the score of the gold model for prompt and response; None without one
+
+    @property
+    def text_ids(self) -> list[int]:
+        """The ids before the token that ends it."""
+        return self.ids[:-1] if self.ended else self.ids
 
 
 def sample(
@@ -66,7 +72,12 @@ def sample(
             progress(len(part))
     rows = [row_of(example) for example in prompts for _ in range(completions)]
     scores = _scores(rollouts, ids, found, rows, at_once)
-    return [_judged(*one, rollouts, rules) for one in zip(ids, found, rows, scores, strict=True)]
+    judged = [_judged(*one, rollouts, rules) for one in zip(ids, found, rows, scores, strict=True)]
+    if rollouts.gold is None:
+        return judged
+    texts = [row.prompt + response_text(rollouts, one.prompt, one.text_ids) for row, one in zip(rows, judged, strict=True)]
+    gold = rollouts.gold.scores(texts, at_once)
+    return [replace(one, gold=score if math.isfinite(score) else None) for one, score in zip(judged, gold, strict=True)]
 
 
 def row_of(example: Example) -> PromptRow:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.context import ModelContext
+from tfkit.objectives.gold_model import open_gold_model
 from tfkit.objectives.objective import IGNORED, Batch, Observation
 from tfkit.objectives.response_log_probs import response_log_probs
 from tfkit.objectives.rollouts import GroupBaseline, PromptEncoder, RolloutObjective, Rollouts
@@ -28,14 +29,14 @@ class GRPO(RolloutObjective):
 
     def __init__(self, section: GRPOSection, context: ModelContext):
         self.section, self.tokenizer, self.prompt_encoder = section, context.tokenizer, PromptEncoder(section, context)
-        self.reward = open_score_model(section, "reward", context)
+        self.reward, self.gold = open_score_model(section, "reward", context), open_gold_model(section, "gold")
         self.clip_range = section.clip_range
         self._baseline = GroupBaseline(section.scale_rewards == "group")
 
     @property
     def rollouts(self) -> Rollouts:
         """Groups of responses to each prompt."""
-        return Rollouts(self.section, self.tokenizer, self.end_ids, self._baseline, self.reward)
+        return Rollouts(self.section, self.tokenizer, self.end_ids, self._baseline, self.reward, self.gold)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """The tokens of the responses."""

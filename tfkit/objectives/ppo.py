@@ -13,6 +13,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import ModelContext
+from tfkit.objectives.gold_model import open_gold_model
 from tfkit.objectives.grpo import clipped_loss
 from tfkit.objectives.objective import IGNORED, Batch, Observation
 from tfkit.objectives.pretraining_mix import PretrainingMix
@@ -41,7 +42,8 @@ class PPO(RolloutObjective):
     def __init__(self, section: PPOSection, context: ModelContext, value: ScoreModel | None):
         """`value`: None for an evaluation, which needs none."""
         self.section, self.tokenizer, self.prompt_encoder = section, context.tokenizer, PromptEncoder(section, context)
-        self.reward, self.value = open_score_model(section, "reward", context), value
+        self.reward, self.gold = open_score_model(section, "reward", context), open_gold_model(section, "gold")
+        self.value = value
         self.terms: Mapping[str, float] = {"policy": 1.0, "value": 1.0}
         self._mix: PretrainingMix | None = None
         if section.ptx_weight:
@@ -58,8 +60,8 @@ class PPO(RolloutObjective):
 
     @property
     def companions(self) -> Sequence[Companion]:
-        """The reward model and the value model."""
-        return tuple(one.companion for one in (self.reward, self.value) if one is not None)
+        """Reward, gold and value model."""
+        return tuple(one.companion for one in (self.reward, self.gold, self.value) if one is not None)
 
     @property
     def pretraining(self) -> PretrainingMix | None:
@@ -71,7 +73,7 @@ class PPO(RolloutObjective):
         """Responses whose tokens are credited by the value model."""
         section = self.section
         baseline = ValueBaseline(self.value, section.gamma, section.gae_lambda, section.kl_target, section.kl_horizon)
-        return Rollouts(section, self.tokenizer, self.end_ids, baseline, self.reward)
+        return Rollouts(section, self.tokenizer, self.end_ids, baseline, self.reward, self.gold)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """The tokens of the responses, or the targets of the text."""

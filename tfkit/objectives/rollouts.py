@@ -21,6 +21,7 @@ from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import ModelContext, RowOrder, Stored, example_rows
 from tfkit.objectives.conversation_texts import Asked, ConversationTexts, Turns, bare_text
+from tfkit.objectives.gold_model import GoldModel
 from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.messages import SPEAKERS
 from tfkit.objectives.objective import IGNORED, Batch, ReferenceUse, Sum
@@ -56,6 +57,7 @@ class Rollouts:
     end_ids: Sequence[int]  # the tokens that end a response
     baseline: GroupBaseline | ValueBaseline
     reward: ScoreModel | None = None  # whose score is added to what the rules give
+    gold: GoldModel | None = None  # whose score is only reported
 
     @property
     def responses(self) -> int:
@@ -113,11 +115,12 @@ class RolloutObjective(LabelledObjective, Protocol):
     tokenizer: Tokenizer
     prompt_encoder: "PromptEncoder"
     reward: ScoreModel | None
+    gold: GoldModel | None
 
     @property
     def companions(self) -> Sequence[Companion]:
-        """The reward model."""
-        return (self.reward.companion,) if self.reward is not None else ()
+        """The reward model and the gold model."""
+        return tuple(one.companion for one in (self.reward, self.gold) if one is not None)
 
     @property
     def draws_dropout(self) -> bool:

@@ -7,7 +7,7 @@ LOWER = frozenset({"loss", "perplexity", "bits_per_byte", "rmse", "nll", "mlm_lo
 HIGHER = frozenset(
     {
         *("accuracy", "token_accuracy", "next_sentence_accuracy", "matthews", "pearson", "spearman"),
-        *("precision", "recall", "f1", "f1_macro", "f1_micro", "exact_match", "margin", "reward"),
+        *("precision", "recall", "f1", "f1_macro", "f1_micro", "exact_match", "margin", "reward", "gold"),
     }
 )
 

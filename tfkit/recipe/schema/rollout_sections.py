@@ -29,6 +29,13 @@ class RolloutSection(ObjectiveSection):
         None, min_length=1, description="A reward model, whose score of a prompt with its response is added to the rules'; null: none."
     )
     reward_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights; null: any.")
+    gold: str | None = Field(
+        None,
+        min_length=1,
+        description="A classifier of texts that judges prompts with their responses for the log alone, by the probability of its last "
+        "class: where it falls and the reward rises, the reward is exploited; null: none.",
+    )
+    gold_sha256: str | None = Field(None, description="Required SHA-256 of its config and weights; null: any.")
     chat: bool = Field(
         False,
         description="true: prompts that are texts are turns of a user and go through the checkpoint's chat template, as messages do. "
@@ -64,13 +71,14 @@ class RolloutSection(ObjectiveSection):
     reads_text: ClassVar[bool] = False
     scored_by: ClassVar[ScoredBy] = "rollout"
     best_by: ClassVar[str] = "reward"
-    metrics: ClassVar[tuple[str, ...]] = ("reward", "accuracy", "kl", "response_length", "ended")
-    companions: ClassVar[Mapping[str, bool]] = {"reward": False}
+    metrics: ClassVar[tuple[str, ...]] = ("reward", "accuracy", "gold", "kl", "response_length", "ended")
+    companions: ClassVar[Mapping[str, bool]] = {"reward": False, "gold": False}
 
     @property
     def training_metrics(self) -> tuple[str, ...]:
-        """Without rules no response is right or wrong."""
-        return tuple(name for name in self.metrics if self.rules or name != "accuracy")
+        """Without rules no response is right or wrong, and without a gold model none has its score."""
+        lacking = {*(["accuracy"] if not self.rules else []), *(["gold"] if self.gold is None else [])}
+        return tuple(name for name in self.metrics if name not in lacking)
 
     @property
     def needs_answer(self) -> bool:
@@ -160,7 +168,7 @@ class PPOSection(RolloutSection):
     )
     ptx_ratio: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Rows of data.pretraining for each response, 8 in the paper.")
 
-    companions: ClassVar[Mapping[str, bool]] = {"reward": False, "value": True}
+    companions: ClassVar[Mapping[str, bool]] = {"reward": False, "gold": False, "value": True}
 
     @property
     def companion_paths(self) -> dict[str, str]:
@@ -199,4 +207,4 @@ class PPOSection(RolloutSection):
 class _EvaluatedPPO(PPOSection):
     """The same for an evaluation."""
 
-    companions: ClassVar[Mapping[str, bool]] = {"reward": False}
+    companions: ClassVar[Mapping[str, bool]] = {"reward": False, "gold": False}
