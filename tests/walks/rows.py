@@ -87,6 +87,8 @@ class RowMaker:
                 return [self.dice.choice(self.classes) for _ in range(length)]
             case "answers":
                 return None  # follows from the context
+            case "tools":
+                return None  # for which the templates of a walk have no place
             case "label_set":
                 return self.dice.sample(self.classes, self.dice.randint(0, len(self.classes)))
             case "label" if self.picks:
