@@ -100,6 +100,7 @@ def test_the_end_is_an_action_and_nothing_behind_it_exists(tmp_path: Path) -> No
     ):
         places = (labels != IGNORED).nonzero()[:, 0]
         response = labels[places].tolist()
+        assert response, "a response has one token at least, be it its end"
         counts.append(len(response))
         assert places.tolist() == [*range(int(places[0]), int(places[0]) + len(response))]
         assert response == ids[places + 1].tolist()
