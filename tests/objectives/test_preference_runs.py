@@ -149,6 +149,14 @@ def test_the_reward_of_a_completion_is_predicted_with_demonstrations_at_0(
     assert facts["demonstrations"] == 24
 
 
+def test_the_shift_is_of_its_weights_alone(tfkit: Callable[..., Done], place: Path, run: tuple[str, Path, Done]) -> None:
+    if run[0] != "reward":
+        return
+    assert Process(place, ["average", "reward", "--last", "2", "--out", "mean"]).wait().code == 0
+    facts = json.loads((place / "mean" / "tfkit.json").read_text())
+    assert (facts["objective"], "reward_shift" in facts, "demonstrations" in facts) == ("reward", False, False)
+
+
 @pytest.mark.parametrize("words", [["training.adapter={rank: 2}"], ["training.precision=bf16"], ["model.context_length=24"]])
 def test_the_reference_of_an_adapter_and_of_bf16_is_the_first_model(tfkit: Callable[..., Done], place: Path, words: list[str]) -> None:
     name = words[0].partition("=")[0]

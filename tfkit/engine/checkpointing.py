@@ -157,8 +157,9 @@ class Checkpointer:
         }
         if weights.mean:
             facts["averaged"] = {"kind": "exponential", "decay": recipe.training.ema_decay, "steps": weights.mean_steps}
-        with inference(self.model), weights.unrounded_result_at_work():
-            facts |= self.data.objective.facts(self.model, [stored for stored, _ in self.data.train], recipe.evaluation.batch_size)
+        if self.data.objective.has_facts:
+            with inference(self.model), weights.unrounded_result_at_work():
+                facts |= self.data.objective.facts(self.model, [stored for stored, _ in self.data.train], recipe.evaluation.batch_size)
         write_model(folder, recipe, self.data, self.model, weights, self.family, facts)
         (folder / "README.md").write_text(self._card(progress.step), encoding="utf-8")
         state = {"progress": progress.state(), "micro_batch_size": self.components.loader.micro_batch_size, "data": data}

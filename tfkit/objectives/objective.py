@@ -207,9 +207,14 @@ class Objective(Protocol):
         """Change the weights before the first step; `new`: the parameters that the checkpoint of the start lacks, None: all are random."""
         return
 
+    @property
+    def has_facts(self) -> bool:
+        """Whether it has `facts` of each checkpoint."""
+        return False
+
     def facts(self, model: Any, stored: Sequence[Stored], batch_size: int) -> dict[str, Any]:
         """Return what tfkit.json says of a checkpoint beside the model; `model`: with the checkpoint's weights, `stored`: to train on."""
-        return {}
+        raise AssertionError("it has none")
 
     def check_metric(self, name: str | None) -> None:
         """Raise UsageError if an evaluation of these labels does not report the metric of the best checkpoint."""

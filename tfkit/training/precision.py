@@ -90,11 +90,19 @@ class Weights:
 
     @contextlib.contextmanager
     def unrounded_result_at_work(self) -> Iterator[None]:
-        """A context in which the model computes in fp32 with the result, as from a checkpoint."""
+        """A context in which the model computes in fp32 with the result, as from a checkpoint.
+
+        Where frozen parameters have no master, as beside an adapter, it computes with the working weights: a copy would take much memory.
+        """
+        result = self.result
+        if any(tensor.dtype != torch.float32 for tensor in result.values()):
+            with self.result_at_work():
+                yield
+            return
         latest = {name: parameter.data for name, parameter in self.working.items()}
         try:
-            for name, tensor in self.result.items():
-                self.working[name].data = tensor.detach().float()
+            for name, tensor in result.items():
+                self.working[name].data = tensor.detach()
             yield
         finally:
             for name, data in latest.items():
