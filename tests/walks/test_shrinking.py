@@ -29,7 +29,7 @@ def test_a_fault_shrinks_to_a_few_lines(tmp_path: Path) -> None:
     walk.commands = walk.commands[:2]
     walk.recipes["first.yaml"]["optimizer"] |= {"clip_norm": 0.125}
     failures = judge_walk(walk, tmp_path / "walk", before=fault).failures
-    assert failures[0].signature == "check: tfkit: a bug: RuntimeError: put here in tfkit/recipe/reading/read.py:_check"
+    assert failures[0].signature == "check: tfkit: a bug: RuntimeError: put here in tfkit/recipe/reading/read.py:check_tree"
     small = shrink_failure(walk, failures[0], tmp_path, before=fault)
     assert small.commands == [Command(["check", "first.yaml"])]
     assert not small.files
