@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
-from tfkit.training.step import Stepper
+from tfkit.training.precision import Weights
 
 EACH = ["training.log_every=1", "evaluation.every=null"]
 
@@ -75,12 +75,12 @@ def _spoil(step: int) -> Callable[[], None]:
     """A fault: one step's gradient is infinite."""
 
     def before() -> None:
-        clip, calls = Stepper._clip, [0]
+        clip, calls = Weights.clip_gradients, [0]
 
-        def spoilt(self: Stepper) -> float:
+        def spoilt(self: Weights, limit: float | None) -> float:
             calls[0] += 1
-            return math.inf if calls[0] == step else clip(self)
+            return math.inf if calls[0] == step else clip(self, limit)
 
-        Stepper._clip = spoilt  # type: ignore[method-assign]
+        Weights.clip_gradients = spoilt  # type: ignore[method-assign]
 
     return before

@@ -68,7 +68,7 @@ def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: 
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.hub.averaging, "_mean", 5),
         (["average", "run", "--last", "3", "--out", "mean"], tfkit.durable, "sync_file", 3),
         (["verify", "run"], tfkit.run.manifest, "verify", 2),
-        (["check", "tiny.yaml"], tfkit.recipe, "read_recipe", 1),
+        (["check", "tiny.yaml"], tfkit.recipe, "open_recipe", 1),
     ],
     ids=["average checks", "average computes", "average writes", "verify", "check"],
 )

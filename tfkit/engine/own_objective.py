@@ -34,7 +34,8 @@ def own_objective(folder: Path) -> dict[str, Any]:
 
 
 def _reads_rows(section: type[ObjectiveSection]) -> bool:
-    return not section.reads_text and section.scored_by == "row"
+    """Whether it answers rows; one that compares with the model of its first step does not."""
+    return not section.reads_text and section.scored_by == "row" and not section.needs_start
 
 
 def _fits(section: type[ObjectiveSection], found: "Described") -> bool:
