@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tfkit.model.config import ModelConfig
-from tfkit.recipe import bundled_recipes, json_schema
+from tfkit.recipe import bundled_recipes, json_schema, open_recipe
 from tfkit.recipe.reading.fields import records
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import plain
@@ -179,7 +179,7 @@ def as_yaml(recipe: dict[str, Any]) -> bytes:
 
 # -- mutations
 
-BUNDLED = [recipe.path.read_bytes() for recipe in bundled_recipes()]
+BUNDLED = [recipe.path.read_bytes() for recipe in bundled_recipes() if not open_recipe(recipe.name).has_stages]
 _PIECES = [
     b"\t",
     b"\0",

@@ -11,7 +11,7 @@ import pytest
 from tfkit.__main__ import main
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
-from tfkit.recipe import RecipeError, bundled_recipes, json_schema, read_recipe
+from tfkit.recipe import RecipeError, bundled_recipes, json_schema, open_recipe, read_chain, read_recipe
 from tfkit.recipe.reading.fields import records
 from tfkit.recipe.schema.sections import ModelSection, Recipe
 
@@ -103,7 +103,8 @@ def test_published_models_and_bundled_recipes_are_far_below() -> None:
         layers = {part: 4 * preset[part] for part in ("encoder_layers", "decoder_layers") if preset.get(part)}
         ModelConfig.model_validate(preset | {"vocab_size": 30_000} | more | layers)
     for bundled in bundled_recipes():
-        read_recipe(bundled.name)
+        source = open_recipe(bundled.name)
+        read_chain(source) if source.has_stages else source.read()
 
 
 @pytest.mark.parametrize("threads", ["10000", "1000000000000"])

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfkit.recipe import bundled_recipes, dump_recipe, model_config, read_recipe
+from tfkit.recipe import bundled_recipes, dump_recipe, model_config, open_recipe, read_recipe
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import plain
 from tfkit.recipe.schema.sections import Recipe
 
 
-@pytest.mark.parametrize("name", [recipe.name for recipe in bundled_recipes()])
+@pytest.mark.parametrize("name", [recipe.name for recipe in bundled_recipes() if not open_recipe(recipe.name).has_stages])
 def test_the_resolved_recipe_reads_back_equal(name: str, tmp_path: Path) -> None:
     recipe = read_recipe(name, ["optimizer.lr=1e-4", "generation.stop=[a, 'b: c']", "training.seed=4294967295"]).recipe
     path = tmp_path / "recipe.yaml"

@@ -89,8 +89,11 @@ def fetch_command(path: str) -> str | None:
     """Return the command that fetches a file that a bundled recipe names; None if none does."""
     if path not in {file.path for found in data_sets().values() for file in found.files}:
         return None
-    names = [recipe.name for recipe in bundled_recipes() if path in recipe.path.read_text(encoding="utf-8")]
-    names.sort(key=lambda name: Path(path).parent.name not in name)  # of several the one that is about this data set
+    texts = {recipe.name: recipe.path.read_text(encoding="utf-8") for recipe in bundled_recipes()}
+    found = Path(path).parent.name  # the data set, which is fetched whole
+    names = [name for name, text in texts.items() if f"data/{found}/" in text]
+    # Of several the one that is about this data set, else one without stages, which may read derived data, too.
+    names.sort(key=lambda name: (found.replace("_", "-") not in name, "\nstages:" in texts[name]))
     return f"tfkit recipes {names[0].rpartition('/')[2]} --fetch" if names else None
 
 
