@@ -180,7 +180,7 @@ def test_f32_large_recipes_cost_little(name: str, tmp_path: Path) -> None:
     assert done.stderr.startswith(f"{path}:")
     assert len(done.stderr) < 100_000, "not even the errors are long"
     assert int(memory) < 200 * 1024 * (1 if sys.platform == "linux" else 1024)
-    assert float(seconds) < 5
+    assert float(seconds) < 30, "a reader that is quadratic takes minutes"
 
 
 def test_f32_numbers_and_words_are_those_of_yaml_1_2(tmp_path: Path) -> None:
