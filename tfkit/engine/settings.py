@@ -114,7 +114,7 @@ def _defaults_of_other_objectives() -> list[str]:
     """Overrides that undo what the run's own recipe says for its objective alone, where another one judges its checkpoint."""
     evaluation, data = EvaluationSection.model_fields, DataSection.model_fields
     fields = {f"evaluation.{name}": evaluation[name] for name in ("metric", "text_metrics")}
-    fields |= {f"data.{name}": data[name] for name in ("max_lost", "length_groups")}
+    fields |= {f"data.{name}": data[name] for name in ("max_lost", "length_groups", "pretraining")}
     return [f"{name}={json.dumps(field.default)}" for name, field in fields.items()]
 
 
