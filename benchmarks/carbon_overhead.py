@@ -14,7 +14,7 @@ import psutil
 
 import tfkit
 from tfkit.carbon import Meter
-from tfkit.recipe.schema.sections import CarbonSection
+from tfkit.recipe.schema.carbon_section import CarbonSection
 
 RECIPE = """
 model: {{preset: gpt2, decoder_layers: 2, dim: 64, num_heads: 2, context_length: 64}}

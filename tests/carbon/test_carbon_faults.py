@@ -12,7 +12,7 @@ from fake_codecarbon import PATIENCE_SECONDS
 from scripted_probe import EXIT_SECONDS, HANG_SECONDS
 
 from tfkit.carbon import Meter
-from tfkit.recipe.schema.sections import CarbonSection
+from tfkit.recipe.schema.carbon_section import CarbonSection
 
 SECTION = CarbonSection(intensity_g_per_kwh=100.0, every_seconds=0.5)
 

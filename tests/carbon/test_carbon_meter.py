@@ -15,7 +15,7 @@ from scripted_probe import G_PER_KWH, POWER_W
 from tfkit.carbon import Meter
 from tfkit.carbon.ledger import LedgerReader
 from tfkit.carbon.reading import Reading
-from tfkit.recipe.schema.sections import CarbonSection
+from tfkit.recipe.schema.carbon_section import CarbonSection
 
 TICK = 0.5
 WH_PER_SECOND = POWER_W / 3600
@@ -126,7 +126,7 @@ TRAINER = """
 import os, sys, time
 from pathlib import Path
 from tfkit.carbon import Meter
-from tfkit.recipe.schema.sections import CarbonSection
+from tfkit.recipe.schema.carbon_section import CarbonSection
 section = CarbonSection(intensity_g_per_kwh=100.0, every_seconds=0.5)
 if __name__ == "__main__":
     folder, attempt, seconds, fork = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4] == "fork"

@@ -5,7 +5,7 @@ import pytest
 from tfkit.carbon.columns import CODECARBON_3_3, codecarbon_folder, installed_columns
 from tfkit.carbon.place import Place, codecarbon_settings, resolve_place
 from tfkit.errors import UsageError
-from tfkit.recipe.schema.sections import CarbonSection
+from tfkit.recipe.schema.carbon_section import CarbonSection
 
 
 @pytest.fixture(autouse=True)

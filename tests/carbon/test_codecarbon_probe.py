@@ -11,7 +11,7 @@ import pytest
 from fake_codecarbon import PATIENCE_SECONDS
 
 from tfkit.carbon import Meter
-from tfkit.recipe.schema.sections import CarbonSection
+from tfkit.recipe.schema.carbon_section import CarbonSection
 
 COUNTRY = CarbonSection(country="FRA", every_seconds=0.5, pue=1.5)
 

@@ -22,7 +22,7 @@ from tfkit.carbon import Meter
 from tfkit.carbon.columns import installed_columns
 from tfkit.carbon.ledger import Attempt, LedgerReader
 from tfkit.objectives.causal_lm import CausalLM
-from tfkit.recipe.schema.sections import CarbonSection
+from tfkit.recipe.schema.carbon_section import CarbonSection
 
 STEPS = 12
 TICK = 0.5

@@ -22,7 +22,7 @@ from tfkit.carbon.place import Place, codecarbon_settings, resolve_place
 from tfkit.carbon.reading import SUMMED, Reading, Status
 
 if TYPE_CHECKING:
-    from tfkit.recipe.schema.sections import CarbonSection
+    from tfkit.recipe.schema.carbon_section import CarbonSection
 
 CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
 SILENCE_SECONDS = 90.0  # after this and three ticks without a message, the readings are not current

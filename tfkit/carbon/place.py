@@ -15,7 +15,7 @@ from tfkit.carbon.columns import codecarbon_folder
 from tfkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from tfkit.recipe.schema.sections import CarbonSection
+    from tfkit.recipe.schema.carbon_section import CarbonSection
 
 WORLD = "WLD"  # no ISO code; a blank one makes carbonboard fail, this one does not
 WORLD_AVERAGE_G_PER_KWH = 475.0  # IEA, Global Energy & CO2 Status Report 2019; CodeCarbon's own fallback

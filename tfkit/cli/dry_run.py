@@ -10,7 +10,7 @@ from tfkit.engine.beginning import Beginning
 from tfkit.engine.session import Session
 from tfkit.errors import UsageError
 from tfkit.recipe.dump import dump_document
-from tfkit.recipe.schema.sections import CarbonSection
+from tfkit.recipe.schema.carbon_section import CarbonSection
 
 if TYPE_CHECKING:
     from tfkit.engine.chain_plan import ChainPlan

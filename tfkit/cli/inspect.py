@@ -43,7 +43,7 @@ def inspect(
     from tfkit.cli.train import tuning_words
     from tfkit.engine.beginning import finetuning
     from tfkit.recipe import open_recipe
-    from tfkit.recipe.schema.sections import CarbonSection
+    from tfkit.recipe.schema.carbon_section import CarbonSection
 
     chosen, changes = options.split_recipe("inspect", recipe, overrides)
     if chosen is None and checkpoint is None and data is None:

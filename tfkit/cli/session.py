@@ -12,7 +12,7 @@ from tfkit.engine.session import Session, session
 from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
-    from tfkit.recipe.schema.sections import CarbonSection
+    from tfkit.recipe.schema.carbon_section import CarbonSection
 
 
 @contextmanager

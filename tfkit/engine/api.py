@@ -230,7 +230,7 @@ def plan(recipe: AnyRecipe, overrides: Overrides = None, *, device: str | None =
     """Estimate a run without starting it: text is tokenized, as for the run itself, and no weights are made."""
     from tfkit.engine.run import Run
     from tfkit.engine.session import session
-    from tfkit.recipe.schema.sections import CarbonSection
+    from tfkit.recipe.schema.carbon_section import CarbonSection
     from tfkit.training.device import pick_device
 
     planned = _recipe_text(recipe).read(words_of(overrides))

@@ -44,7 +44,7 @@ class LoadedModel(Loaded):
         """Continue each prompt, in order, as `tfkit.generate` does; no energy is measured."""
         from tfkit.engine.session import session
         from tfkit.engine.text_generator import TextGenerator
-        from tfkit.recipe.schema.sections import CarbonSection
+        from tfkit.recipe.schema.carbon_section import CarbonSection
 
         generator = TextGenerator(str(self.folder), words_of(overrides), chat=chat)
         unmetered = CarbonSection(enabled=False)

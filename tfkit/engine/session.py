@@ -10,7 +10,7 @@ from typing import Any
 from tfkit.carbon import Meter, Reading, read_rework, read_seconds, read_totals, resolve_place
 from tfkit.carbon.reading import SUMMED
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.recipe.schema.sections import CarbonSection
+from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.folder import RunFolder
 
 WHOLE = "there is no result, since only all rows together give one"

@@ -19,9 +19,10 @@ from tfkit.recipe.reading.overrides import apply_overrides
 from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.tree import COMMAND_LINE, Mapping, place_of, plain
 from tfkit.recipe.reading.validate import one_of, problems_in
+from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection, ValidationSets
 from tfkit.recipe.schema.objective_facts import SECTIONS, ObjectiveSection
-from tfkit.recipe.schema.sections import CarbonSection, EvaluationSection, GenerationSection, TrainingSection
+from tfkit.recipe.schema.sections import EvaluationSection, GenerationSection, TrainingSection
 
 PROMPTS_AT_ONCE = 16  # which generate continues together
 

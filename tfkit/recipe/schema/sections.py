@@ -19,19 +19,17 @@ from tfkit.recipe.schema.bounds import (
     Beams,
     Count,
     CountOrZero,
-    Effectiveness,
     Epochs,
     Epsilon,
-    Intensity,
     LearningRate,
     NewTokens,
     Positive,
     Rank,
     Resamples,
-    Seconds,
     Tokens,
     Weight,
 )
+from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
 from tfkit.recipe.schema.objective_facts import ObjectiveSection, any_declared
 from tfkit.recipe.schema.objective_sections import CausalLMSection
@@ -335,16 +333,6 @@ class TensorBoardSection(Data):
 
 
 TrackerSection = TensorBoardSection  # with a second kind: a union that `kind` discriminates
-
-
-class CarbonSection(Data):
-    """Energy and CO2e: the place, and the interval of the readings."""
-
-    enabled: bool = Field(True, description="Measure energy and CO2 with CodeCarbon.")
-    country: str | None = Field(None, pattern="^[A-Z]{3}$", description="Where it runs, as ISO 3166 alpha-3 (FRA, DEU, USA).")
-    intensity_g_per_kwh: Intensity | None = Field(None, description="Grams of CO2e per kWh; wins over the country's mean.")
-    pue: Effectiveness = Field(1.0, description="Power usage effectiveness of the data centre; multiplies the energy.")
-    every_seconds: Seconds = Field(5.0, description="Seconds between readings, each a line of the ledger.")
 
 
 if TYPE_CHECKING:

@@ -1,0 +1,16 @@
+"""The section of energy and emissions: what is measured, and the place whose electricity it is."""
+
+from pydantic import Field
+
+from tfkit.model.config import Data
+from tfkit.recipe.schema.bounds import Effectiveness, Intensity, Seconds
+
+
+class CarbonSection(Data):
+    """Energy and CO2e: the place, and the interval of the readings."""
+
+    enabled: bool = Field(True, description="Measure energy and CO2 with CodeCarbon.")
+    country: str | None = Field(None, pattern="^[A-Z]{3}$", description="Where it runs, as ISO 3166 alpha-3 (FRA, DEU, USA).")
+    intensity_g_per_kwh: Intensity | None = Field(None, description="Grams of CO2e per kWh; wins over the country's mean.")
+    pue: Effectiveness = Field(1.0, description="Power usage effectiveness of the data centre; multiplies the energy.")
+    every_seconds: Seconds = Field(5.0, description="Seconds between readings, each a line of the ledger.")
