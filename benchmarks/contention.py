@@ -57,7 +57,7 @@ def training_step(shape: dict[str, int]) -> Iterator[int]:
 
     from tfkit.data import Loader, PackedRows, TokenStream
     from tfkit.objectives.causal_lm import CausalLM
-    from tfkit.recipe.schema.sections import AdamWSection
+    from tfkit.recipe.schema.optimizer_sections import AdamWSection
     from tfkit.training.device import keep_freed_memory, pick_precision
     from tfkit.training.loss_module import LossModule
     from tfkit.training.optimizer import Optimizer

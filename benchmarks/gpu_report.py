@@ -107,7 +107,7 @@ def make_step(shape: dict[str, int], runner: str, device: Any, dtype: Any, rows:
     from tfkit.data import Loader, PackedRows, TokenStream
     from tfkit.model.transformer import build
     from tfkit.objectives.causal_lm import CausalLM
-    from tfkit.recipe.schema.sections import AdamWSection
+    from tfkit.recipe.schema.optimizer_sections import AdamWSection
     from tfkit.training.device import make_deterministic
     from tfkit.training.loss_module import LossModule
     from tfkit.training.optimizer import Optimizer

@@ -21,8 +21,9 @@ from tfkit.objectives.ppo import PPO
 from tfkit.objectives.rollouts import PromptRows
 from tfkit.objectives.score_model import ScoreModel, score_model
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.recipe.schema.rollout_sections import PPOSection
-from tfkit.recipe.schema.sections import AdamWSection, ModelSection, Recipe, TrainingSection
+from tfkit.recipe.schema.sections import ModelSection, Recipe, TrainingSection
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights

@@ -21,8 +21,8 @@ from tfkit.objectives.grpo import GRPO
 from tfkit.objectives.response_log_probs import response_log_probs, sequence_sums
 from tfkit.objectives.rollouts import PromptRows, Response, response_batch
 from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.recipe.schema.rollout_sections import GRPOSection
-from tfkit.recipe.schema.sections import AdamWSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer

@@ -12,7 +12,8 @@ from tiny_tasks import ROOT, script
 from tfkit.families import FAMILIES, PRESETS
 from tfkit.recipe.reading.fields import records, tags
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from tfkit.recipe.schema.sections import Recipe, ScheduleSection
+from tfkit.recipe.schema.optimizer_sections import ScheduleSection
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.recipe.schema.vocabularies import VOCABULARIES
 
 NESTED = ("model", "tokenizer", "data")  # a preset with changes; what a kind reads; sources

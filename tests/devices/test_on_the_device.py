@@ -16,7 +16,8 @@ from tiny_writers import WRITERS
 
 from tfkit.adapters.lora import add_lora
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema.sections import AdafactorSection, AdamSection, AdamWSection, LoraSection, MuonSection, OptimizerSection
+from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection
+from tfkit.recipe.schema.sections import LoraSection
 from tfkit.training.device import has_bf16
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer

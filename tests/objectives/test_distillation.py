@@ -25,7 +25,7 @@ from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.objective import IGNORED, Batch, weighted_loss
 from tfkit.objectives.teacher import copy_layers, open_teacher
 from tfkit.recipe.schema.objective_sections import DistillationSection
-from tfkit.recipe.schema.sections import AdamWSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer

@@ -20,7 +20,7 @@ from tfkit.objectives.masked_lm import MaskedLM
 from tfkit.objectives.objective import IGNORED, Batch
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.objective_sections import MaskedLMSection
-from tfkit.recipe.schema.sections import AdamWSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights

@@ -17,7 +17,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.span_corruption import SpanCorruption, open_span_corruption
 from tfkit.recipe.schema.objective_sections import SpanCorruptionSection
-from tfkit.recipe.schema.sections import AdamWSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.tokenizer import Tokenizer
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer

@@ -14,8 +14,8 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.objective import Batch
 from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.recipe.schema.roles import Role
-from tfkit.recipe.schema.sections import AdamWSection
 from tfkit.tokenizer import Tokenizer, train_tokenizer
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer

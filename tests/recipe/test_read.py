@@ -5,7 +5,8 @@ import pytest
 
 from tfkit.errors import UsageError
 from tfkit.recipe import RecipeError, find_recipe, read_recipe
-from tfkit.recipe.schema.sections import AdamWSection, MuonSection, Recipe
+from tfkit.recipe.schema.optimizer_sections import AdamWSection, MuonSection
+from tfkit.recipe.schema.sections import Recipe
 
 SECTIONS = ", ".join(sorted(Recipe.model_fields))
 MINIMAL = """\

@@ -10,7 +10,7 @@ from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.distillation import Distillation
 from tfkit.recipe.schema.objective_sections import DistillationSection
-from tfkit.recipe.schema.sections import AdamWSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection
 
 ENTRIES = 53
 

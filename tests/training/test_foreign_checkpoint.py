@@ -6,7 +6,7 @@ import transformers
 import tfkit
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
-from tfkit.recipe.schema.sections import AdamWSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights

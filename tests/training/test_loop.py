@@ -12,7 +12,7 @@ from tiny_training import batches, fresh, stepper
 from tfkit.errors import Stopped, UnhealthyError
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
-from tfkit.recipe.schema.sections import AdamWSection, ScheduleSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection, ScheduleSection
 from tfkit.training.health import LossHistory, StepReport, UnhealthyStepError
 from tfkit.training.loop import Log, Plan, Progress, train, try_out
 from tfkit.training.schedule import Schedule

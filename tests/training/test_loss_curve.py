@@ -13,7 +13,7 @@ from tiny_training import GPT2, LLAMA, fresh, stepper, stream
 from tfkit.data import Loader, PackedRows
 from tfkit.hub import save_model
 from tfkit.objectives.causal_lm import CausalLM
-from tfkit.recipe.schema.sections import AdamWSection, ScheduleSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection, ScheduleSection
 from tfkit.training.schedule import Schedule
 
 STEPS, WARMUP, BATCH, LENGTH = 20, 4, 6, 12

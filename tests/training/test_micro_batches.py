@@ -9,7 +9,7 @@ from tiny_training import GPT2, LLAMA, batches, fresh, stepper
 from tfkit.errors import UnhealthyError
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import IGNORED, Batch
-from tfkit.recipe.schema.sections import AdamWSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection
 
 SIZES = (1, 2, 4, 8)
 

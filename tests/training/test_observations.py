@@ -15,7 +15,7 @@ from tfkit.errors import Stopped
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM, label_log_probs
 from tfkit.objectives.objective import IGNORED, Batch, Observation
-from tfkit.recipe.schema.sections import AdamWSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.training.health import StepReport
 from tfkit.training.loop import Plan, Progress, train
 from tfkit.training.schedule import Schedule

@@ -7,7 +7,14 @@ from tiny_training import GPT2, LLAMA, batches, bits, fresh, stepper
 from torch import Tensor, nn
 
 from tfkit.objectives.causal_lm import CausalLM
-from tfkit.recipe.schema.sections import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection, ScheduleSection
+from tfkit.recipe.schema.optimizer_sections import (
+    AdafactorSection,
+    AdamSection,
+    AdamWSection,
+    MuonSection,
+    OptimizerSection,
+    ScheduleSection,
+)
 from tfkit.training.optimizer import Optimizer, state_numbers
 from tfkit.training.schedule import Schedule
 

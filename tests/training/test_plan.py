@@ -10,16 +10,8 @@ from tfkit.engine.components import batch_sizes, state_tensors, total_steps, tra
 from tfkit.engine.estimate import choose_micro_batch, kept_numbers, planned_bytes
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
-from tfkit.recipe.schema.sections import (
-    AdafactorSection,
-    AdamWSection,
-    LoraSection,
-    ModelSection,
-    MuonSection,
-    OptimizerSection,
-    Recipe,
-    TrainingSection,
-)
+from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamWSection, MuonSection, OptimizerSection
+from tfkit.recipe.schema.sections import LoraSection, ModelSection, Recipe, TrainingSection
 
 ROWS = PackedRows([(stream(), 1.0)], 12, seed=1)
 

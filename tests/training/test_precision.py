@@ -8,7 +8,7 @@ from tiny_training import GPT2, LLAMA, batches, bits, fresh, stepper
 from torch import nn
 
 from tfkit.objectives.causal_lm import CausalLM
-from tfkit.recipe.schema.sections import AdamWSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.precision import Weights
 

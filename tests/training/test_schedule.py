@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tfkit.data import BatchSizes
-from tfkit.recipe.schema.sections import ScheduleSection
+from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 from tfkit.training.schedule import Schedule
 
 

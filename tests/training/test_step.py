@@ -8,7 +8,7 @@ from tiny_training import GPT2, batches, bits, fresh, stepper
 
 from tfkit.errors import Stopped, UnhealthyError
 from tfkit.objectives.causal_lm import CausalLM
-from tfkit.recipe.schema.sections import AdamWSection, MuonSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection, MuonSection
 
 OBJECTIVE = CausalLM()
 

@@ -25,7 +25,8 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion
 from tfkit.objectives.objective import Batch
-from tfkit.recipe.schema.sections import AdamWSection, MuonSection, OptimizerSection, Recipe
+from tfkit.recipe.schema.optimizer_sections import AdamWSection, MuonSection, OptimizerSection
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.loss_module import LossModule
 from tfkit.training.memory import step_bytes_per_row

@@ -10,7 +10,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
-from tfkit.recipe.schema.sections import AdamWSection, OptimizerSection
+from tfkit.recipe.schema.optimizer_sections import AdamWSection, OptimizerSection
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights

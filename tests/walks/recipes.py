@@ -14,14 +14,8 @@ from tfkit.recipe.reading.tree import Mapping, Place
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
-from tfkit.recipe.schema.sections import (
-    CheckpointSection,
-    EvaluationSection,
-    GenerationSection,
-    OptimizerSection,
-    ScheduleSection,
-    TrainingSection,
-)
+from tfkit.recipe.schema.optimizer_sections import OptimizerSection, ScheduleSection
+from tfkit.recipe.schema.sections import CheckpointSection, EvaluationSection, GenerationSection, TrainingSection
 from tfkit.recipe.schema.sections import Recipe as RecipeSchema
 from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
 from walks.rows import BLANK, RowMaker, in_columns, suffixes_for

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tfkit.recipe.schema.sections import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection
+from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection
 from tfkit.training.adafactor import Adafactor
 from tfkit.training.depth import parameter_depths
 

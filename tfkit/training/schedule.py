@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 
 from tfkit.data.order.batch_sizes import BatchSizes
-from tfkit.recipe.schema.sections import ScheduleSection
+from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from tfkit.model.transformer import Transformer
-from tfkit.recipe.schema.sections import OptimizerSection
+from tfkit.recipe.schema.optimizer_sections import OptimizerSection
 from tfkit.training.optimizer import Optimizer, at_peak
 from tfkit.training.precision import Weights
 

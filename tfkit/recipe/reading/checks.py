@@ -11,8 +11,9 @@ from tfkit.recipe.reading.tree import Node, Path, place_of
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import SourceSection, TokenizerSection
 from tfkit.recipe.schema.objective_facts import OWN_HEADS, ObjectiveSection
+from tfkit.recipe.schema.optimizer_sections import ScheduleSection
 from tfkit.recipe.schema.roles import TEXT, Role
-from tfkit.recipe.schema.sections import EvaluationSection, ModelSection, Recipe, ScheduleSection
+from tfkit.recipe.schema.sections import EvaluationSection, ModelSection, Recipe
 from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
 
