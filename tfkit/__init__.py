@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from tfkit.engine.api import predict as predict
     from tfkit.engine.api import pretrain as pretrain
     from tfkit.engine.api import resume as resume
+    from tfkit.engine.api import sweep as sweep
     from tfkit.engine.loaded_model import load as load
 
-_OF_THE_ENGINE = ("evaluate", "finetune", "generate", "plan", "predict", "pretrain", "resume")
-__all__ = ["__version__", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume"]
+_OF_THE_ENGINE = ("evaluate", "finetune", "generate", "plan", "predict", "pretrain", "resume", "sweep")
+__all__ = ["__version__", "evaluate", "finetune", "generate", "load", "plan", "predict", "pretrain", "resume", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ COMMANDS = {
     "pretrain": "Train a model from random weights.",
     "finetune": "Train a checkpoint further, for a task of yours.",
     "resume": "Continue a run as it was started, from its folder alone.",
+    "sweep": "Train a recipe with several values of some fields, and compare them.",
     "runs": "List the runs of a folder: status, steps, scores, time and energy.",
     "evaluate": "Score a model on texts, labelled rows or pairs.",
     "predict": "Labels, tags, numbers or answers for rows without a label.",

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfkit import console
+from tfkit.cli.aligned import aligned
 
 _MOST_CLASSES = 20  # in a table: of more, those with the lowest F1
 _WORST = 10
@@ -28,7 +29,7 @@ def _figures(classes: Mapping[str, Mapping[str, float]], what: str) -> str:
         about = f"{what}, lowest F1 of {len(classes):,}"
     figures = [[f"{classes[name][key]:.4f}" for key in ("precision", "recall", "f1")] for name in shown]
     rows = [[_cut(name), *found, f"{classes[name]['support']:,}"] for name, found in zip(shown, figures, strict=True)]
-    return _aligned([[about, "precision", "recall", "f1", "support"], *rows])
+    return aligned([[about, "precision", "recall", "f1", "support"], *rows])
 
 
 def _matrix(confusion: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> str:
@@ -36,7 +37,7 @@ def _matrix(confusion: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -
     if len(labels) > _MOST_CLASSES:
         return ""
     rows = [[_cut(right), *(f"{confusion[right].get(other, 0):,}" for other in labels)] for right in labels if right in confusion]
-    table = _aligned([["label \\ predicted", *map(_cut, labels)], *rows])
+    table = aligned([["label \\ predicted", *map(_cut, labels)], *rows])
     return table if console.columns_of(table.partition("\n")[0]) < (console.result_columns() or _WIDTH) else ""
 
 
@@ -45,7 +46,7 @@ def _pairs(confusion: Mapping[str, Mapping[str, int]]) -> str:
     wrong = [(count, right, other) for right, row in confusion.items() for other, count in row.items() if other != right]
     most = sorted(wrong, key=lambda one: -one[0])[:_MOST_PAIRS]
     rows = [[_cut(right), _cut(other), f"{count:,}"] for count, right, other in most]
-    return _aligned([["most confused", "predicted", "number"], *rows], 2) if rows else ""
+    return aligned([["most confused", "predicted", "number"], *rows], 2) if rows else ""
 
 
 def _cut(name: str) -> str:
@@ -54,14 +55,3 @@ def _cut(name: str) -> str:
     while console.columns_of(name) > _LONGEST_NAME:
         name = name.removesuffix("...")[:-1] + "..."
     return name
-
-
-def _aligned(rows: Sequence[Sequence[str]], names: int = 1) -> str:
-    """Columns two spaces apart: the first `names` on the left, numbers on the right."""
-    widths = [max(map(console.columns_of, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(_padded(cell, widths[place], place < names) for place, cell in enumerate(row)).rstrip() for row in rows)
-
-
-def _padded(cell: str, width: int, left: bool) -> str:
-    space = " " * (width - console.columns_of(cell))
-    return cell + space if left else space + cell

@@ -13,6 +13,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tfkit finetune python-packages --from runs/bert-stdlib training.epochs=1",
     ),
     "resume": ("tfkit resume runs/demo", "tfkit resume runs/demo training.steps=2000"),
+    "sweep": (
+        "tfkit sweep gpt2-stdlib optimizer.lr=3e-4,1e-3,3e-3 training.steps=200",
+        "tfkit sweep python-packages --from runs/bert-stdlib optimizer.lr=1e-5..1e-3 --trials 8 --run runs/rates",
+        "tfkit resume runs/rates",
+    ),
     "evaluate": (
         "tfkit evaluate --from runs/demo",
         "tfkit evaluate --from runs/reviews --data test.csv --predictions answers.jsonl",

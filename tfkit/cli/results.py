@@ -3,6 +3,7 @@
 from typing import Any
 
 from tfkit import console
+from tfkit.cli.aligned import aligned
 from tfkit.units import format_baselines, format_count, format_energy, format_mass, format_seconds
 
 
@@ -10,16 +11,38 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
     """Show it as one document, or as a few lines for people; of a recipe with stages for each stage."""
     if as_json:
         console.json(result)
+    elif "trials" in result:
+        console.result(_sweep(result))
     elif "stages" in result:
         console.result("\n\n".join([*(f"{name}\n{_lines(one)}" for name, one in result["stages"].items()), _totals(result)]))
     else:
         console.result(_lines(result))
 
 
-def _totals(result: dict[str, Any]) -> str:
+def _totals(result: dict[str, Any], what: str = "all stages") -> str:
     energy, mass = result["energy_kwh"], result["emissions_g"]
     used = f", {format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
-    return f"all stages: {format_count(result['tokens'])} tokens in {format_seconds(result['seconds'] or 0.0)}{used}"
+    return f"{what}: {format_count(result['tokens'] or 0)} tokens in {format_seconds(result['seconds'] or 0.0)}{used}"
+
+
+def _sweep(result: dict[str, Any]) -> str:
+    """Return the table of a sweep's trials, the best one, and what all of them took."""
+    keys = list(result["trials"][0]["values"]) if result["trials"] else []
+    rows = [("trial", *keys, "status", result["metric"] or "score", "time", "energy", "CO2e")]
+    for one in result["trials"]:
+        energy, mass, score = one["energy_kwh"], one["emissions_g"], one["score"]
+        values = [str(one["values"][key]) for key in keys]
+        used = ["" if energy is None else format_energy(1000 * energy), "" if mass is None else format_mass(mass)]
+        seconds = "" if one["seconds"] is None else format_seconds(one["seconds"])
+        rows.append((one["trial"], *values, one["status"], "" if score is None else f"{score:.4g}", seconds, *used))
+    best, factor = result["best"], result["selection_factor"]
+    lines = [aligned(rows, 1 + len(keys) + 1), ""]
+    if best is not None:
+        chosen = ", ".join(f"{key}={value}" for key, value in best["values"].items())
+        lines.append(f"best: {best['trial']}, {chosen}: {result['metric']} {best['score']:.4g}; {best['checkpoint']}")
+    count = f"{len(result['trials'])} of {result['planned_trials']} trials"
+    times = f", {factor:.3g} times those of the best one" if factor else ""
+    return "\n".join([*lines, _totals(result, count) + times])
 
 
 def _lines(result: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ def resume(
     """
     from tfkit import console
     from tfkit.cli.train import command_line, train
-    from tfkit.engine import stages as training
+    from tfkit.engine import sweeping as training
     from tfkit.engine.attempt import RunOptions
 
     words = tuple(overrides or ())

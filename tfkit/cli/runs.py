@@ -9,6 +9,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.aligned import aligned
 from tfkit.errors import UsageError
 from tfkit.units import format_energy, format_mass, format_seconds
 
@@ -56,15 +57,15 @@ def runs(
 
 
 def _doomed(found: "Sequence[ListedRun]", with_checkpoints: bool) -> "list[ListedRun]":
-    """Return the unfinished runs that may be deleted; the folder of a recipe with stages after all of its stages, or not at all."""
-    from tfkit.run.chain_folder import stage_folders
+    """Return the unfinished runs that may be deleted; the folder of several runs after all of its stages or trials, or not at all."""
+    from tfkit.run.chain_folder import member_folders
     from tfkit.run.listing import UNFINISHED
 
     doomed = [one for one in found if one.status in UNFINISHED and (with_checkpoints or not one.checkpoints)]
     names = {one.run for one in doomed}
-    stages = {one.run: [str(path) for path in stage_folders(Path(one.run)).values() if path.exists()] for one in doomed}
-    doomed = [one for one in doomed if names.issuperset(stages[one.run])]
-    return sorted(doomed, key=lambda one: bool(stages[one.run]))
+    members = {one.run: [str(path) for path in member_folders(Path(one.run)).values() if path.exists()] for one in doomed}
+    doomed = [one for one in doomed if names.issuperset(members[one.run])]
+    return sorted(doomed, key=lambda one: bool(members[one.run]))
 
 
 def _delete(doomed: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
@@ -91,13 +92,9 @@ def _delete(doomed: "Sequence[ListedRun]", *, yes: bool) -> list[str]:
 
 
 def _table(found: "Sequence[ListedRun]") -> str:
-    rows = [_HEAD, *(_row(one) for one in found)]
-    widths = [max(console.columns_of(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = [
-        "  ".join(cell + " " * (width - console.columns_of(cell)) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    table = aligned([_HEAD, *(_row(one) for one in found)], None)
     notes = [f"{one.run}: {one.problem}" for one in found if one.problem]
-    return "\n".join([*lines, *([""] if notes else []), *notes])
+    return "\n".join([table, *([""] if notes else []), *notes])
 
 
 def _row(one: "ListedRun") -> tuple[str, ...]:

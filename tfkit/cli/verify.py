@@ -56,19 +56,19 @@ class _Verdict:
 
 
 def _find(path: Path) -> tuple[list[Path], list[str]]:
-    """Return the checkpoint folders that a path means, of a recipe with stages those of all, and notes on them.
+    """Return the checkpoint folders that a path means, of several runs those of all, and notes on them.
 
     Raises ModelError if there are none.
     """
     from tfkit.errors import ModelError
-    from tfkit.run.chain_folder import stage_folders
+    from tfkit.run.chain_folder import member_folders
     from tfkit.run.checkpoints import step_folders
 
     if str(path).startswith("hub:"):
         raise ModelError(f"{path}: not on this machine; verify takes a checkpoint or a run folder")
     if not path.is_dir():
         raise ModelError(f"{path}: there is no such folder; verify takes a checkpoint or a run folder")
-    roots = [run / "checkpoints" for run in (stage_folders(path) or {"": path}).values()]
+    roots = [run / "checkpoints" for run in (member_folders(path) or {"": path}).values()]
     if len(roots) == 1 and not roots[0].is_dir():
         return [path], []
     folders = [folder for root in roots for folder in step_folders(root)]

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.engine import stages as training
+from tfkit.engine import sweeping
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import recognition_of, require_trainable
-from tfkit.engine.calls import Interrupts, Overrides, ShouldStop, interrupts, word, words_of
+from tfkit.engine.calls import Interrupts, Overrides, ShouldStop, interrupts, several, word, words_of
 from tfkit.engine.chain_plan import first_stage
 from tfkit.engine.isolation import isolated
 from tfkit.engine.listener import Listener, Silent
-from tfkit.engine.results import Completion, EvaluationResult, TrainingResult
+from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
 from tfkit.errors import Stopped, UsageError
 from tfkit.recipe import Recipe, RecipeText, open_recipe
 from tfkit.recipe.dump import dump_document, recipe_document
@@ -99,7 +100,45 @@ def resume(
 ) -> TrainingResult:
     """Go on with the run in a folder as it was started; a finished one repeats its result. For the rest see `pretrain`."""
     options = RunOptions(Path(run), True, exact, force, device, threads, ["tfkit.resume"], (), tuple(stages))
-    return _trained(options, should_stop, lambda stop: training.resume(words_of(overrides), options, listener or Silent(), stop))
+    return _trained(options, should_stop, lambda stop: sweeping.resume(words_of(overrides), options, listener or Silent(), stop))
+
+
+def sweep(
+    recipe: AnyRecipe,
+    space: Mapping[str, str | Sequence[Any]],
+    overrides: Overrides = None,
+    *,
+    trials: int | None = None,
+    start: str | Path | None = None,
+    data: str | Path | None = None,
+    run: str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    device: str | None = None,
+    threads: int | None = None,
+    listener: Listener | None = None,
+    should_stop: ShouldStop = None,
+) -> SweepResult:
+    """Train a recipe once for each combination of the values in `space`, and compare the trials by their scores on held-out rows.
+
+    `space`: {"optimizer.lr": [1e-3, 3e-3]}, or with `trials`, of which Optuna then chooses the values, {"optimizer.lr": "1e-5..1e-2"}. Each
+    trial is a run in a folder of its own below `run` (default: runs/<recipe>-sweep). For the rest see `pretrain` and `finetune`.
+    """
+    source, words = _recipe_text(recipe), words_of(overrides)
+    first = first_stage(source)
+    varied = [several(name, values) for name, values in space.items()]
+    tuned = [word(f"{first}data.train", [{"path": str(data)}])] if data is not None else []
+    tuned += [*words, *varied, *([word(f"{first}model.from", str(start))] if start is not None else [])]
+    folder = Path(run) if run is not None else Path("runs") / f"{source.name}-sweep"
+    options = RunOptions(folder, resume, False, force, device, threads, ["tfkit.sweep"])
+    try:
+        with isolated(), interrupts(should_stop) as stop:
+            result = sweeping.sweep(source, tuned, trials, options, listener or Silent(), stop)
+    except Stopped as stopped:
+        if stopped.result is None:
+            raise
+        result = stopped.result
+    return SweepResult.of(result)
 
 
 def evaluate(

@@ -1,7 +1,7 @@
 """The surroundings of a call of the library: Ctrl-C is held back, and overrides are a dict."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -52,6 +52,11 @@ def interrupts(should_stop: ShouldStop) -> Iterator[Interrupts]:
 def words_of(overrides: Overrides) -> list[str]:
     """Overrides as key=value."""
     return [word(name, value) for name, value in (overrides or {}).items()]
+
+
+def several(name: str, values: str | Sequence[Any]) -> str:
+    """Several values of a field, or the range that a text gives, as the key=value of a sweep."""
+    return f"{name}={values}" if isinstance(values, str) else f"{name}=" + ",".join(word("", value)[1:] for value in values)
 
 
 def word(name: str, value: Any) -> str:

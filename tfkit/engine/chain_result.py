@@ -15,8 +15,8 @@ _OF_THE_LAST = ("checkpoint", "loss", "evaluation", "before", "improvement", "ba
 
 def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
     """Return `stages`, the status, steps and totals of each run folder, and `totals`, the sums of all, over all attempts."""
-    stages = {name: _facts(folder) for name, folder in folders.items()}
-    return {"stages": stages, "totals": _sums(stages.values())}
+    stages = {name: run_facts(folder) for name, folder in folders.items()}
+    return {"stages": stages, "totals": sum_totals(stages.values())}
 
 
 def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,8 @@ def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]
     }
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def run_facts(folder: Path) -> dict[str, Any]:
+    """Return the status, the steps and the totals of a run folder, which may not be there yet."""
     found = read_run(folder)
     totals: dict[str, Any] = {}
     with suppress(OSError, ValueError):  # not begun, or not readable, which its status says
@@ -52,7 +53,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     return {"status": status, "steps": found.steps, **totals}
 
 
-def _sums(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def sum_totals(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Add up what was measured; None where nothing was. A stage without energy beside one with it leaves the whole degraded."""
     stages = [stage for stage in stages if "seconds" in stage]
     totals: dict[str, Any] = {name: _sum(stage.get(name) for stage in stages) for name in _SUMS}

@@ -7,8 +7,9 @@ from typing import Any
 from tfkit.carbon import read_totals
 from tfkit.engine.chain_result import stage_facts
 from tfkit.engine.session import record_totals
+from tfkit.engine.sweep_result import recorded_trials, sweep_facts
 from tfkit.run import strict_json
-from tfkit.run.chain_folder import stage_folders
+from tfkit.run.chain_folder import stage_folders, trial_folders
 from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.folder import RunFolder
 from tfkit.run.listing import read_run
@@ -25,12 +26,14 @@ def complete_killed_run(path: str | Path) -> None:
         folder = folder.parent.parent
     with suppress(OSError, ValueError):  # ValueError: ours, too
         if read_receipt(folder / "run.json")["status"] == "running" and read_run(folder).status == "killed":
-            stages = stage_folders(folder)
-            for stage in stages.values():
-                complete_killed_run(stage)
+            stages, trials = stage_folders(folder), trial_folders(folder)
+            for member in (*stages.values(), *trials.values()):
+                complete_killed_run(member)
             with RunFolder.open(folder, resume=True, command=None) as run:
                 if stages:
                     return run.record(**stage_facts(stages))
+                if trials:
+                    return run.record(**sweep_facts(folder, recorded_trials(folder)))
                 record_totals(run, read_totals(run.path, run.run_id), _of_the_steps(folder / "checkpoints"))
 
 

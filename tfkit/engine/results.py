@@ -73,6 +73,23 @@ class TrainingResult(_Result):
 
 
 @dataclass(frozen=True)
+class SweepResult(_Result):
+    """The result of sweep. Time, energy and emissions are those of all trials, over all attempts; `status` is finished or stopped."""
+
+    run: str
+    status: str
+    metric: str | None  # that trials are compared by; None: none is scored yet
+    planned_trials: int
+    trials: list[dict[str, Any]]  # ready for pandas.DataFrame: trial, run, values, status, score, steps, seconds, energy_kwh, emissions_g
+    best: dict[str, Any] | None  # the finished trial with the best score, and its checkpoint
+    seconds: float | None
+    energy_kwh: float | None
+    emissions_g: float | None
+    carbon_status: str
+    selection_factor: float | None  # grams of all trials for each gram of the best one
+
+
+@dataclass(frozen=True)
 class EvaluationResult(_Result):
     """The result of evaluate. `predictions` has a document for each text or labelled row, where they were asked for."""
 

@@ -58,7 +58,7 @@ def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: 
 def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Run the stages in their folders. Raises Stopped with `result`, and the errors of a stage with its name."""
     command = [*options.command]
-    with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, chain=True) as folder:
+    with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=CHAIN) as folder:
         check_begun(plan, listener)
         folder.record(kind=CHAIN, given=plan.given.document(), folder=plan.folder, **_facts(plan))
         folder.begin_attempt(options.threads)

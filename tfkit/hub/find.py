@@ -7,7 +7,7 @@ from tfkit.errors import ModelError
 from tfkit.network import fetch, is_offline
 from tfkit.recipe.bundled import training_command
 from tfkit.run import strict_json
-from tfkit.run.chain_folder import stage_folders
+from tfkit.run.chain_folder import best_trial, stage_folders, trial_folders
 
 ADAPTER = "adapter_config.json"  # in a folder with updates of another model's weights, in the format of the peft library
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -41,6 +41,10 @@ def _find_folder(folder: Path) -> Path:
         return folder
     if stages := stage_folders(folder):
         return _last_stage(folder, stages)
+    if trials := trial_folders(folder):
+        if (chosen := best_trial(folder)) is None:
+            raise ModelError(f"{folder}: no trial of this sweep is finished; name one of them, such as {next(iter(trials.values()))}")
+        return _find_folder(chosen)
     if (folder / "checkpoints").is_dir():
         from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint, read_best, step_folders, step_of
         from tfkit.run.manifest import refuse_later_version

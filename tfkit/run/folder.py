@@ -70,13 +70,13 @@ class RunFolder:
         command: list[str] | None,
         name: str | None = None,
         warn: Callable[[str], None] = _ignore,
-        chain: bool = False,
+        group: str | None = None,
     ) -> "RunFolder":
         """Make the folder if it does not exist, and lock it. The run's name is by default that of the folder; `command`: None: as it was.
 
-        `chain`: it is for the stages of a recipe, whose runs are folders in it. Raises MachineError if it cannot be written or another
-        process has locked it. Raises UsageError if it holds a checkpoint without `resume`, stages without `chain`, files that are not a
-        run's, or a link where a run writes, or if the name is no slug, or the path turns back.
+        `group`: the kind of a folder for several runs, each a folder in it (chain_folder.py). Raises MachineError if it cannot be written
+        or another process has locked it. Raises UsageError if it holds a checkpoint without `resume`, several runs without `group`, files
+        that are not a run's, or a link where a run writes, or if the name is no slug, or the path turns back.
         """
         refuse_turning_back(path)
         try:
@@ -102,7 +102,7 @@ class RunFolder:
             refuse_checkpoints(path, resume)
             receipt = Receipt.open(path / "run.json", warn, newest_step(path / "checkpoints") or None)
             if command is not None:
-                refuse_other_kind(path, receipt.document.get("kind"), chain=chain)
+                refuse_other_kind(path, receipt.document.get("kind"), group)
             receipt.record({"name": name} | ({} if command is None else {"command": command}))
         except OSError as error:
             lock.release()

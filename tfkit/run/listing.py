@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.run import strict_json
-from tfkit.run.chain_folder import CHAIN, stage_folders
+from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders
 from tfkit.run.checkpoints import newest_step, read_best, step_folders
 from tfkit.run.lock import is_locked
 from tfkit.run.metrics import parse_record
@@ -46,17 +46,17 @@ class ListedRun:
 def list_runs(folder: Path) -> list[ListedRun]:
     """Return what is in a folder of runs, by name, or the one run that the folder is. Raises OSError for a folder that cannot be read."""
     if (folder / "run.json").exists():
-        return [*map(read_run, _with_stages(folder))]
+        return [*map(read_run, _with_members(folder))]
     found: list[ListedRun] = []
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
         nested = [] if (path / "run.json").exists() else sorted(inner.parent for inner in path.glob("*/run.json"))  # a folder of runs
-        found += map(read_run, nested or _with_stages(path))
+        found += map(read_run, nested or _with_members(path))
     return found
 
 
-def _with_stages(path: Path) -> list[Path]:
-    """Return a run, and after it those of its stages, where it is of a recipe with stages, that are there."""
-    return [path, *(stage for stage in stage_folders(path).values() if stage.exists())]
+def _with_members(path: Path) -> list[Path]:
+    """Return a run, and after it those of its stages or trials that are there."""
+    return [path, *(stage for stage in member_folders(path).values() if stage.exists())]
 
 
 def read_run(path: Path) -> ListedRun:
@@ -80,12 +80,12 @@ def _described(path: Path, receipt: dict[str, Any]) -> ListedRun:
     if status == "running" and not is_locked(path / "lock"):
         status = "killed"
     step, evaluation = _latest(path / "metrics.jsonl")
-    saved = sum(len(step_folders(each / "checkpoints")) for each in (path, *stage_folders(path).values()))
+    saved = sum(len(step_folders(each / "checkpoints")) for each in (path, *member_folders(path).values()))
     best = read_best(root)
     scores = result.get("metrics") or result.get("evaluation") or evaluation
     steps = result.get("steps") if status == "finished" else step if status == "running" else last.get("to_step") or newest_step(root)
-    if receipt.get("kind") == CHAIN:
-        steps = sum(read_run(each).steps or 0 for each in stage_folders(path).values() if each.exists())
+    if receipt.get("kind") in (CHAIN, SWEEP):
+        steps = sum(read_run(each).steps or 0 for each in member_folders(path).values() if each.exists())
     return ListedRun(
         str(path),
         status,
@@ -114,7 +114,7 @@ def _kind(receipt: dict[str, Any]) -> str | None:
 
 def _command(path: Path, receipt: dict[str, Any], saved: int) -> str | None:
     """Return the command that goes on with a run: without a checkpoint the one that began it. None: another program began it."""
-    if (saved or receipt.get("kind") == CHAIN) and (path / "recipe.yaml").is_file():
+    if (saved or receipt.get("kind") in (CHAIN, SWEEP)) and (path / "recipe.yaml").is_file():
         return shlex.join(["tfkit", "resume", str(path)])
     command = [str(word) for word in receipt.get("command") or ()]
     if command[:1] != ["tfkit"] or command[1:2] not in (["pretrain"], ["finetune"]):

@@ -6,11 +6,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from tfkit.errors import UsageError
-from tfkit.run.chain_folder import CHAIN
+from tfkit.run.chain_folder import CHAIN, SWEEP
 
 FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv")
 FOLDERS = ("carbon", "checkpoints", "tensorboard")
 WRITTEN = (*FILES, *FOLDERS, "replay", "crash.log", "lock")
+_OF_SEVERAL = {CHAIN: "a recipe with stages", SWEEP: "a sweep"}  # by the kind of such a folder
 
 
 def refuse_turning_back(path: Path) -> None:
@@ -62,12 +63,12 @@ def refuse_checkpoints(path: Path, resume: bool) -> None:
         raise UsageError(f"{path}: holds checkpoints of an earlier run. Resume it with --resume, or give another folder with --run")
 
 
-def refuse_other_kind(path: Path, kind: object, *, chain: bool) -> None:
-    """Raise UsageError for one run in a folder of stages, and the reverse; `kind`: as its run.json has it."""
-    if chain and any((path / "checkpoints").glob("step-*")):
+def refuse_other_kind(path: Path, kind: object, group: str | None) -> None:
+    """Raise UsageError for one run in a folder of several, and the reverse; `kind`: as its run.json has it, `group`: as it is to be."""
+    if group is not None and any((path / "checkpoints").glob("step-*")):
         raise UsageError(
-            f"{path}: holds the checkpoints of a run, and a recipe with stages needs a folder for the runs of all of them. Give another "
-            "folder with --run"
+            f"{path}: holds the checkpoints of a run, and {_OF_SEVERAL[group]} needs a folder for all of its runs. Give another folder "
+            "with --run"
         )
-    if not chain and kind == CHAIN:
-        raise UsageError(f"{path}: holds the runs of a recipe with stages. Give another folder with --run")
+    if kind in _OF_SEVERAL and kind != group:
+        raise UsageError(f"{path}: holds the runs of {_OF_SEVERAL[str(kind)]}. Give another folder with --run")

@@ -1,0 +1,148 @@
+"""Sweeps: trials of a tiny recipe, compared, stopped, resumed and refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import exact, hashes, write_corpus
+
+import tfkit
+from tfkit.__main__ import main
+from tfkit.engine.sweep_result import Trial
+from tfkit.engine.sweep_search import Grid, OptunaSearch
+from tfkit.errors import ModelError, UsageError
+from tfkit.hub import find_checkpoint
+from tfkit.recipe.search_space import Axis
+
+RECIPE: dict[str, Any] = {
+    "model": {"preset": "gpt2", "decoder_layers": 1, "dim": 16, "num_heads": 2, "context_length": 16},
+    "tokenizer": {"vocab_size": 300},
+    "data": {"train": [{"path": "corpus"}], "validation": 0.3},
+    "training": {"steps": 2, "batch_size": 4, "precision": "fp32"},
+    "evaluation": {"max_tokens": 100},
+    "carbon": {"enabled": False},
+}
+SPACE = {"optimizer.lr": [1e-4, 1e-2], "optimizer.betas": [[0.9, 0.95], [0.5, 0.6]]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    write_corpus(folder / "corpus")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Any:
+    """A grid of four trials that was never stopped, in the folder `whole`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        return tfkit.sweep(RECIPE, SPACE, run="whole", threads=1)
+
+
+def test_a_grid_is_tried_whole_and_the_best_trial_is_the_sweeps_checkpoint(whole: Any) -> None:
+    assert (whole.status, whole.metric, whole.planned_trials) == ("finished", "loss", 4)
+    assert [one["values"] for one in whole.trials] == [
+        {"optimizer.lr": lr, "optimizer.betas": betas} for lr in SPACE["optimizer.lr"] for betas in SPACE["optimizer.betas"]
+    ]
+    best = min(whole.trials, key=lambda one: one["score"])
+    assert whole.best["trial"] == best["trial"]
+    assert best["values"]["optimizer.lr"] == 1e-2
+    assert find_checkpoint("whole").resolve() == Path(whole.best["checkpoint"])
+    assert (whole.energy_kwh, whole.selection_factor) == (None, None)  # carbon is off
+
+
+def test_a_trial_is_the_run_that_it_would_be_alone(whole: Any) -> None:
+    changes = {"optimizer.lr": 1e-2, "optimizer.betas": [0.5, 0.6]}
+    tfkit.pretrain(RECIPE, changes, run="alone", threads=1)
+    assert hashes(Path("alone"), 2) == hashes(Path("whole/trial-004"), 2)
+    assert exact(Path("alone")) == exact(Path("whole/trial-004"))
+
+
+def test_a_sweep_that_is_stopped_goes_on_with_the_trial_that_was_at_work(whole: Any) -> None:
+    """Stopped in the second trial, and resumed by the command of any run."""
+    asked = 0
+
+    def enough() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 12
+
+    stopped = tfkit.sweep(RECIPE, SPACE, run="halved", threads=1, should_stop=enough)
+    assert stopped.status == "stopped"
+    assert 0 < len(stopped.trials) < 4
+    assert main(["resume", "halved", "--threads", "1"]) == 0
+    document = json.loads(Path("halved/run.json").read_text(encoding="utf-8"))
+    assert [one["status"] for one in document["trials"].values()] == ["finished"] * 4
+    for trial in document["trials"]:
+        assert hashes(Path("halved", trial), 2) == hashes(Path("whole", trial), 2)
+
+
+def test_a_trial_that_fails_is_counted_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    result = tfkit.sweep(RECIPE, {"optimizer.lr": [1e-3, 1e-2], "model.init.std": [0.02, 1e30]}, run="failing", threads=1)
+    assert [one["status"] for one in result.trials] == ["finished", "failed", "finished", "failed"]
+    assert all("the loss is nan" in one["error"] for one in result.trials if one["error"])
+    assert result.best["trial"] in ("trial-001", "trial-003")
+    assert main(["runs", "failing", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["runs"]
+    assert [(one["kind"], one["status"]) for one in listed[:3]] == [("sweep", "finished"), ("pretrain", "finished"), ("pretrain", "failed")]
+    assert main(["resume", "failing", "--threads", "1", "--json"]) == 0  # which repeats the result, and tries nothing again
+    again = json.loads(capsys.readouterr().out)
+    assert again["trials"] == result.trials
+
+
+def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
+    with pytest.raises(UsageError, match="holds a sweep"):
+        tfkit.sweep(RECIPE, SPACE, run="whole")
+    with pytest.raises(UsageError, match=r"another sweep than the one.*optimizer\.lr=0\.5,0\.7"):
+        tfkit.sweep(RECIPE, {"optimizer.lr": [0.5, 0.7]}, run="whole", resume=True)
+    with pytest.raises(UsageError, match="holds the runs of a sweep"):
+        tfkit.pretrain(RECIPE, run="whole")
+    with pytest.raises(UsageError, match=r"trial with optimizer\.lr=-1"):
+        tfkit.sweep(RECIPE, {"optimizer.lr": [1e-3, -1]}, run="none")
+    with pytest.raises(UsageError, match="held-out rows"):
+        tfkit.sweep({**RECIPE, "data": {"train": [{"path": "corpus"}], "validation": None}}, SPACE, run="none")
+    with pytest.raises(UsageError, match="--trials"):
+        tfkit.sweep(RECIPE, {"optimizer.lr": "1e-4..1e-2"}, run="none")
+    with pytest.raises(UsageError, match="too many"):
+        tfkit.sweep(RECIPE, {"training.seed": range(40), "optimizer.lr": [0.1 / n for n in range(1, 41)]}, run="none")
+    assert not Path("none").exists()
+
+
+def test_a_sweep_without_a_finished_trial_is_no_model(whole: Any) -> None:
+    folder = Path("nothing-finished")
+    folder.mkdir()
+    document = json.loads(Path("whole/run.json").read_text(encoding="utf-8"))
+    (folder / "run.json").write_text(json.dumps({**document, "best_trial": None}), encoding="utf-8")
+    with pytest.raises(ModelError, match="no trial of this sweep is finished"):
+        find_checkpoint(folder)
+
+
+def test_the_sampler_is_a_function_of_the_seed_and_the_trials_before() -> None:
+    axes = (Axis("optimizer.lr", ends=(1e-5, 1e-2)), Axis("model.decoder_layers", ends=(2, 8), whole=True), Axis("kind", ("a", "b")))
+
+    def draw(seed: int) -> list[dict[str, str]]:
+        search, done = OptunaSearch(axes, 8, seed, False), []
+        while (values := search.propose(done)) is not None:
+            score = None if len(done) == 2 else abs(float(values["optimizer.lr"]) - 1e-3)  # the third one failed
+            done.append((Trial(f"trial-{len(done)}", values), score))
+        return [dict(trial.values) for trial, _ in done]
+
+    found = draw(1)
+    assert len(found) == 8
+    assert found == draw(1) != draw(2)
+    assert len({json.dumps(values) for values in found}) == 8
+    assert all(1e-5 <= float(one["optimizer.lr"]) <= 1e-2 and 2 <= int(one["model.decoder_layers"]) <= 8 for one in found)
+
+
+def test_a_sampler_is_not_needed_where_all_combinations_are_asked_for(whole: Any) -> None:
+    grid = Grid((Axis("a", ("1", "2")), Axis("b", ("x", "y"))))
+    assert grid.count == 4
+    assert grid.propose([(Trial("first", {"a": "1", "b": "x"}), 0.5)]) == {"a": "1", "b": "y"}
+    assert tfkit.sweep(RECIPE, SPACE, trials=9, run="whole", resume=True).planned_trials == 4

@@ -1,0 +1,53 @@
+"""Which of key=value a sweep varies."""
+
+import pytest
+from tiny_runs import RECIPE
+
+from tfkit.errors import UsageError
+from tfkit.recipe import RecipeText
+from tfkit.recipe.search_space import Axis, read_space, value_of
+
+
+@pytest.fixture
+def source(tmp_path_factory: pytest.TempPathFactory) -> RecipeText:
+    return RecipeText(tmp_path_factory.mktemp("space") / "tiny.yaml", RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("word", "values"),
+    [
+        ("optimizer.lr=1e-3,3e-3", [1e-3, 3e-3]),
+        ("optimizer.lr=[1e-3, 3e-3]", [1e-3, 3e-3]),
+        ("optimizer.betas=[[0.9, 0.95], [0.9, 0.99]]", [[0.9, 0.95], [0.9, 0.99]]),
+        ("optimizer={kind: adamw, lr: 1e-3}, {kind: muon}", [{"kind": "adamw", "lr": 1e-3}, {"kind": "muon"}]),
+        ("generation.prompts.0='a, b',c", ["a, b", "c"]),
+        ("optimizer.clip_norm=null,1", [None, 1]),
+    ],
+)
+def test_several_values(source: RecipeText, word: str, values: list[object]) -> None:
+    space = read_space(source, ["training.steps=2", word])
+    assert [value_of(text) for text in space.axes[0].values] == values
+    assert (space.fixed, space.size) == (("training.steps=2",), len(values))
+
+
+@pytest.mark.parametrize("word", ["optimizer.betas=[0.9, 0.95]", "generation.prompts=[a, b]", "data.train=[{path: x}]"])
+def test_a_list_that_the_field_takes_as_one_value_is_one(source: RecipeText, word: str) -> None:
+    assert read_space(source, [word, "training.seed=1,2"]).fixed == (word,)
+    with pytest.raises(UsageError, match="nothing varies"):
+        read_space(source, [word])
+
+
+def test_ranges(source: RecipeText) -> None:
+    space = read_space(source, ["optimizer.lr=1e-5..1e-2", "model.decoder_layers=2..8", "training.seed=1,2", "optimizer.lr=1e-4..3e-4"])
+    assert space.axes == (
+        Axis("optimizer.lr", ends=(1e-4, 3e-4)),  # the last one wins
+        Axis("model.decoder_layers", ends=(2, 8), whole=True),
+        Axis("training.seed", ("1", "2")),
+    )
+    assert (space.size, space.axes[0].is_logarithmic, Axis("x", ends=(1e-5, 1e-2)).is_logarithmic) == (None, False, True)
+
+
+@pytest.mark.parametrize(("word", "message"), [("optimizer.lr=1e-2..1e-5", "smaller end"), ("training.seed=1,,2", "between two commas")])
+def test_what_no_space_is(source: RecipeText, word: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_space(source, [word])

@@ -1,0 +1,48 @@
+"""tfkit sweep: one recipe with several values of some fields, compared by their scores on held-out rows."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfkit.cli import options
+
+
+def sweep(
+    recipe: options.Recipe,
+    overrides: options.Overrides = None,
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", min=1, metavar="N", help="Try this many combinations, chosen by Optuna; else all.", show_default=False),
+    ] = None,
+    checkpoint: options.Start = None,
+    data: options.TrainingRows = None,
+    run: options.RunFolder = None,
+    resume: options.Resume = False,
+    exact: options.Exact = False,
+    force: options.Force = False,
+    no_verify: options.NoVerify = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a recipe with each combination of several values, and compare the trials: optimizer.lr=1e-3,3e-3 training.seed=1,2.
+
+    Values that hold commas are the items of a YAML list; with --trials a range is written 1e-5..1e-2. Each trial is a run in a folder of
+    its own, and counts in the time, the energy and the emissions of the whole.
+    """
+    from tfkit import console
+    from tfkit.cli.train import command_line, train, tuning_words
+    from tfkit.engine.attempt import RunOptions
+    from tfkit.engine.chain_plan import first_stage
+    from tfkit.engine.sweeping import sweep as run_sweep
+    from tfkit.recipe import open_recipe
+
+    source = open_recipe(recipe)
+    words = tuning_words(overrides or (), checkpoint, data, first_stage(source))
+    how = RunOptions(run or Path("runs") / f"{source.name}-sweep", resume, exact, force, device, threads, command_line())
+    again = ["sweep", recipe, *(overrides or ()), *(["--trials", str(trials)] if trials is not None else [])]
+    again += [word for name, value in (("--from", checkpoint), ("--data", data)) if value is not None for word in (name, value)]
+    again += ["--run", str(how.run), "--resume"]
+    train(lambda signals: run_sweep(source, words, trials, how, console, signals), how, again, as_json=json)

@@ -1,0 +1,139 @@
+"""The plan of a sweep: what is varied, in which order, and what its trials are compared by, checked before the first one starts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tfkit.engine.attempt import RunOptions
+from tfkit.engine.beginning import finetuning, pretraining
+from tfkit.engine.given import Given
+from tfkit.engine.inputs import inputs_of
+from tfkit.engine.sweep_result import Trial, recorded_trials
+from tfkit.engine.sweep_search import Grid, Search, choose_search
+from tfkit.errors import UsageError
+from tfkit.recipe import Chain, Recipe, RecipeText, read_chain
+from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.recipe.search_space import SearchSpace, read_space
+from tfkit.run.chain_folder import trial_folders
+from tfkit.run.receipt import read_receipt
+
+MOST_TRIALS = 1000  # of a grid: a sweep of more is a mistake
+_MAY_CHANGE = "carbon."  # the fields that a sweep that goes on may change: place and budget
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep that is to be run, and the trials that were begun before."""
+
+    given: Given
+    space: SearchSpace
+    search: Search
+    trials: tuple[Trial, ...]
+    asked: int | None  # --trials
+
+    @property
+    def source(self) -> RecipeText:
+        """The recipe that all trials change."""
+        assert self.given.recipe is not None
+        return self.given.recipe
+
+    def words(self, trial: Trial) -> list[str]:
+        """Return the changes to the recipe that make a trial."""
+        return [*self.space.fixed, *trial.words]
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is that of a sweep."""
+    return bool(trial_folders(folder))
+
+
+def plan_sweep(now: Given, asked: int | None, options: RunOptions) -> SweepPlan:
+    """Check a sweep and, of a grid, every trial. Raise UsageError.
+
+    `now`: what this command was given; without a recipe, the folder's own sweep is gone on with. `asked`: the number of trials, None: all.
+    """
+    before = read_receipt(options.run / "run.json") if is_sweep(options.run) else {}
+    if before and not options.resume:
+        raise UsageError(f"{options.run}: holds a sweep. Go on with --resume, or give another folder with --run")
+    given = _followed(Given.from_document(before.get("given")), now)
+    if given.recipe is None:
+        raise UsageError(f"{options.run}: its run.json does not say which sweep this is; start another one with its recipe")
+    asked = asked if asked is not None else before.get("asked")
+    space = read_space(given.recipe, given.overrides)
+    if before and (differences := _differences(Given.from_document(before["given"]), given)):
+        raise UsageError(
+            f"{options.run}: this is another sweep than the one that was begun here: {'; '.join(differences)}. Take that back, or give "
+            "another folder with --run"
+        )
+    if asked is None and (space.size is None or space.size > MOST_TRIALS):
+        many = "a range has any number of values" if space.size is None else f"{space.size:,} combinations are too many to try all"
+        raise UsageError(f"sweep: {many}; give a number of trials with --trials")
+    recipe = _last_recipe(given.recipe, [*space.fixed, *(f"{axis.key}={axis.first}" for axis in space.axes)])
+    if not recipe.data.validation:
+        raise UsageError(f"{given.recipe.path}: data.validation: trials are compared by held-out rows, of which there are none; set it")
+    metric = recipe.evaluation.metric or recipe.objective.trained_for.best_by
+    search = choose_search(space, asked, recipe.training.seed, higher_is_better=metric in HIGHER)
+    plan = SweepPlan(given, space, search, tuple(recorded_trials(options.run)) if before else (), asked)
+    _check(plan, options)
+    return plan
+
+
+def read_trial(source: RecipeText, words: Sequence[str]) -> Recipe | Chain:
+    """Return the recipe of a trial, checked. Raise UsageError."""
+    return read_chain(source, words) if source.has_stages else source.read(words)
+
+
+def _last_recipe(source: RecipeText, words: Sequence[str]) -> Recipe:
+    """Return the recipe whose model is scored: of a recipe with stages that of the last one."""
+    found = read_trial(source, words)
+    return found if isinstance(found, Recipe) else found.stages[-1].recipe
+
+
+def _followed(before: Given | None, now: Given) -> Given:
+    if before is None:
+        return now
+    given = before.followed_by(now)
+    return given if given.recipe is not None else replace(given, recipe=before.recipe)
+
+
+def _differences(before: Given | None, now: Given) -> list[str]:
+    """Return what makes the sweep another one, as key=value: place and budget do not."""
+    if before is None or before.recipe is None or now.recipe is None:
+        return []
+    was, here = (read_space(each.recipe, each.overrides) for each in (before, now) if each.recipe is not None)
+    fields, earlier = now.recipe.fields(), before.recipe.fields()
+    changed = [f"{name} in {now.recipe.path}" for name in {**earlier, **fields} if earlier.get(name) != fields.get(name)]
+    words = [word for word in now.overrides if word not in before.overrides]
+    if was.axes == here.axes and all(_is_free(word) for word in {*was.fixed} ^ {*here.fixed}):
+        return [name for name in changed if not _is_free(name)]
+    return words
+
+
+def _is_free(name: str) -> bool:
+    return _MAY_CHANGE in name.partition("=")[0]
+
+
+def _check(plan: SweepPlan, options: RunOptions) -> None:
+    inputs_of([plan.source.path], [], []).refuse_folder(options.run, "--run")
+    combinations = plan.search.combinations() if isinstance(plan.search, Grid) else []
+    for values in combinations:
+        trial = Trial("", values)
+        try:
+            if plan.source.has_stages:
+                read_trial(plan.source, plan.words(trial))
+            else:
+                begin = finetuning if _starts_from_checkpoint(plan, trial) else None
+                found = begin(plan.source, plan.words(trial), None) if begin else pretraining(plan.source, plan.words(trial))
+                found.inputs.refuse_folder(options.run, "--run")
+        except UsageError as error:
+            raise UsageError(f"trial with {', '.join(trial.words)}: {error}") from None
+
+
+def _starts_from_checkpoint(plan: SweepPlan, trial: Trial) -> bool:
+    return fine_tunes(read_trial(plan.source, plan.words(trial)))
+
+
+def fine_tunes(recipe: Recipe | Chain) -> bool:
+    """Whether a recipe begins from a checkpoint, or its first stage does."""
+    first = recipe if isinstance(recipe, Recipe) else recipe.stages[0].recipe
+    return first.model.start is not None

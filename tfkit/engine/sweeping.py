@@ -1,0 +1,132 @@
+"""A sweep: trials of one recipe with other values, each an ordinary run in a folder of its own, in a folder with the totals of all."""
+
+import gc
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from tfkit.durable import write_atomically
+from tfkit.engine import stages
+from tfkit.engine.attempt import RunOptions
+from tfkit.engine.given import Given
+from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.sweep_plan import SweepPlan, fine_tunes, is_sweep, plan_sweep, read_trial
+from tfkit.engine.sweep_result import Trial, sweep_facts, sweep_result
+from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_out_of_memory
+from tfkit.recipe import Recipe, RecipeText
+from tfkit.run.chain_folder import SWEEP
+from tfkit.run.folder import RunFolder, is_begun
+
+
+def sweep(
+    source: RecipeText, words: Sequence[str], trials: int | None, options: RunOptions, listener: Listener, stop: StopRequest
+) -> dict[str, Any]:
+    """Try the values that some of `words`, key=value, give several of, and return the result of docs/cli.md.
+
+    `trials`: how many combinations, which Optuna chooses; None: all.
+    """
+    return _run(plan_sweep(Given(source, tuple(words)), trials, options), options, listener, stop)
+
+
+def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Go on with what is in a folder: a sweep, a recipe with stages, or one run."""
+    if is_sweep(options.run):
+        return _run(plan_sweep(Given(None, tuple(words)), None, options), options, listener, stop)
+    return stages.resume(words, options, listener, stop)
+
+
+def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
+    """Run the trials that are left. Raise Stopped with `result`; a trial whose training fails is counted, and the others go on."""
+    command = [*options.command]
+    with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=SWEEP) as folder:
+        trials = [*plan.trials]
+        folder.record(kind=SWEEP, given=plan.given.document(), asked=plan.asked, **sweep_facts(folder.path, trials))
+        folder.begin_attempt(options.threads)
+        _write_recipe(folder, plan)
+        try:
+            while (number := _next(plan, folder, trials)) is not None:
+                trials[number] = _run_trial(plan, trials[number], options, listener, stop)
+                folder.record(**sweep_facts(folder.path, trials))
+                _report(folder, trials[number], listener)
+        except Stopped as stopped:
+            stopped.result = _finish(folder, plan, trials, "stopped")
+            raise
+        finally:
+            folder.record(**sweep_facts(folder.path, trials))
+        return _finish(folder, plan, trials, "finished")
+
+
+def _next(plan: SweepPlan, folder: RunFolder, trials: list[Trial]) -> int | None:
+    """Return the index of the trial that is to be run, which is added to the list, and recorded, where it is new; None: all are done."""
+    facts = sweep_facts(folder.path, trials)["trials"]
+    for number, trial in enumerate(trials):
+        if trial.error is None and facts[trial.name]["status"] != "finished":
+            return number
+    values = plan.search.propose([(trial, facts[trial.name]["score"]) for trial in trials])
+    if values is None:
+        return None
+    trials.append(Trial(f"trial-{len(trials) + 1:03d}", values))
+    folder.record(**sweep_facts(folder.path, trials))
+    return len(trials) - 1
+
+
+def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> Trial:
+    """Begin the run of a trial, or go on with it; return the trial with what ended it, where that was its values."""
+    from tfkit.engine.isolation import isolated
+
+    folder = options.run / trial.name
+    own = RunOptions(folder, True, options.exact, options.force, options.device, options.threads, options.command)
+    stop.raise_if_requested(f"{trial.name} was not begun")
+    listener.say(f"{trial.name} of {plan.search.count}: {', '.join(trial.words)}")
+    try:
+        with isolated():
+            if is_begun(folder):
+                stages.resume((), own, listener, stop)
+            else:
+                _begin(plan, trial, own, listener, stop)
+    except (UnhealthyError, UsageError) as error:
+        return _failed(trial, str(error), listener)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            error.add_note(f"in {trial.name}")
+            raise
+        return _failed(trial, "out of memory", listener)
+    finally:
+        gc.collect()  # the next trial plans with the memory that is free
+    return trial
+
+
+def _begin(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> None:
+    words = plan.words(trial)
+    recipe = read_trial(plan.source, words)
+    if not fine_tunes(recipe):
+        stages.pretrain(plan.source, words, options, listener, stop)
+        return
+    start = recipe.model.start if isinstance(recipe, Recipe) and recipe.model.sha256 is None else None
+    stages.finetune(plan.source, words, start, options, listener, stop)
+
+
+def _failed(trial: Trial, reason: str, listener: Listener) -> Trial:
+    listener.warn(f"{trial.name} failed, and the sweep goes on: {reason}")
+    return Trial(trial.name, trial.values, reason)
+
+
+def _report(folder: RunFolder, trial: Trial, listener: Listener) -> None:
+    """Show the score of a trial beside the best one so far."""
+    facts = sweep_facts(folder.path, [trial])["trials"][trial.name]
+    if facts["score"] is not None:
+        listener.say(f"{trial.name}: {facts['metric']} {facts['score']:.4g}")
+
+
+def _finish(folder: RunFolder, plan: SweepPlan, trials: list[Trial], status: Literal["finished", "stopped"]) -> dict[str, Any]:
+    facts = sweep_facts(folder.path, trials)
+    result = sweep_result(folder.path, status, plan.search.count, facts)
+    folder.record(**facts, **({"result": result} if status == "finished" else {}))
+    folder.end_attempt(status)
+    return result
+
+
+def _write_recipe(folder: RunFolder, plan: SweepPlan) -> None:
+    try:
+        write_atomically(folder.recipe, plan.source.text)
+    except OSError as error:
+        raise MachineError(f"{folder.recipe}: cannot be written ({error.strerror}); check the disk, or give another --run") from error
