@@ -1,84 +1,135 @@
-"""The arithmetic of a step against torch's own counter."""
+"""The arithmetic of a model against torch's own counter: every family, every head, frozen parts and updates."""
 
 from typing import Any
 
 import pytest
 import torch
 from tiny_training import GPT2, LLAMA, fresh
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tfkit.adapters import add_lora, freeze
+from tfkit.families import FAMILIES, PRESETS
+from tfkit.model.config import ModelConfig
+from tfkit.model.masks import Mask
+from tfkit.model.position import Positions
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.objective import Batch
-from tfkit.recipe.schema.sections import LoraSection
-from tfkit.training.flops import adapted_flops_per_token, matmul_parameters, training_flops_per_token
+from tfkit.recipe import model_config
+from tfkit.recipe.schema.sections import LoraSection, ModelSection
+from tfkit.training import flops
+from tfkit.training.flops import ForwardShape, backward_flops, forward_flops, training_flops_per_token, visible_pairs
+
+ROWS, LENGTH, WRITTEN = 3, 12, 8
 
 
-@pytest.mark.parametrize("values", [GPT2, LLAMA, LLAMA | {"head_dim": 10}], ids=["gpt2", "llama", "wide heads"])
-def test_matrix_products_as_torch_counts_them(values: dict[str, Any]) -> None:
-    model = fresh(values)
-    ids = torch.zeros(3, 12, dtype=torch.long)
+def tiny(family: str) -> ModelConfig:
+    """The first preset of a family with small sizes; all else as it is."""
+    preset = next(iter(FAMILIES[family].presets))
+    config = ModelConfig.model_validate(PRESETS[preset][1])
+    kv_heads = 2 if config.num_kv_heads < config.num_heads else 6
+    small = {"dim": 24, "num_heads": 6, "num_kv_heads": kv_heads, "head_dim": 10, "hidden_dim": 40, "context_length": LENGTH}
+    layers = {name: 2 for name in ("encoder_layers", "decoder_layers") if getattr(config, name)}
+    window = {"attention": {"windows": [5, None]}} if config.attention.windows != [None] else {}
+    return model_config(ModelSection.model_validate({"preset": preset, **small, **layers, **window}), 53)
+
+
+def counted(model: Transformer, batch: Batch) -> tuple[float, float]:
+    """FLOPs of forward and backward of all weights' products, and of attention, whose plain kernel computes whole squares."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        CausalLM("joined").loss(model, Batch(ids, ids))["lm"].backward()
-    counts = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
-    attention = counts.pop("aten.bmm")
-    tokens = ids.numel()
-    assert sum(counts.values()) == 6 * matmul_parameters(model.config) * tokens
-    # The plain kernel computes the whole square; a causal one needs half of it.
-    assert training_flops_per_token(model.config, 12) * tokens == sum(counts.values()) + attention / 2
+        output = model(**batch.inputs())
+        (CausalLM("joined").losses(model, output, batch)["lm"] if batch.labels.dim() == 2 else output.logits.sum()).backward()
+    found = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
+    attention = found.pop("aten.bmm")
+    return sum(found.values()), attention
 
 
-@pytest.mark.parametrize("heads", [3, 1])
-def test_each_stack_of_an_encoder_decoder_works_on_its_own_tokens(heads: int) -> None:
-    """The decoder's own attention is causal; the encoder's and the one between them are whole squares."""
-    model = fresh(GPT2, encoder_layers=3, num_kv_heads=heads)
-    source, target = torch.zeros(3, 12, dtype=torch.long), torch.zeros(3, 8, dtype=torch.long)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        CausalLM("joined").loss(model, Batch(source, target, decoder_input_ids=target))["lm"].backward()
-    counts = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
-    attention = counts.pop("aten.bmm")
-    half = 3 * 2 * 6 * 24 * 8 * 8  # rows, layers, what the plain kernel computes and a causal one need not
-    assert training_flops_per_token(model.config, 20, 8 / 20) * 60 == pytest.approx(sum(counts.values()) + attention - half, rel=1e-12)
+def planned(model: Transformer, batch: Batch) -> tuple[float, float]:
+    states = int((batch.labels >= 0).sum()) if batch.labels.dim() == 2 else 0
+    shape = ForwardShape.of(batch, model.config, states)
+    both = forward_flops(model, shape) + backward_flops(model, shape)
+    return both.blocks + both.head, both.attention
 
 
-@pytest.mark.parametrize("values", [GPT2, LLAMA], ids=["tied", "with an output matrix"])
-def test_what_is_frozen_above_what_is_trained_has_no_gradient_of_its_own(values: dict[str, Any]) -> None:
-    """The upper block's matrices, and the output's where it is its own; below the lowest that is trained nothing is spared."""
-    model = fresh(values)
-    freeze(model, ["decoder.blocks.1.*", *(["head.*"] if values is LLAMA else [])])
-    assert _counted(model) == training_flops_per_token(model.config, 12) + adapted_flops_per_token(_named(model), model.config)
+def text(config: ModelConfig) -> Batch:
+    """A batch whose labels are half of the positions."""
+    ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+    if not (config.encoder_layers and config.decoder_layers):
+        return Batch(ids, torch.where(torch.arange(LENGTH) % 2 == 0, ids, -100))
+    written = torch.zeros(ROWS, WRITTEN, dtype=torch.long)
+    return Batch(ids, written, decoder_input_ids=written)
 
 
-def test_the_matrices_of_updates_are_counted() -> None:
-    """Over an embedding that is trained, as the lowest, so that every block passes a gradient on."""
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_as_torch_counts_it(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights' products exactly; those of attention as the squares that the plain kernel computes."""
+    model, batch = fresh(tiny(family).model_dump()), text(tiny(family))
+    monkeypatch.setattr(flops, "visible_pairs", lambda queries, keys, *, causal, window: queries * keys)
+    assert planned(model, batch) == pytest.approx(counted(model, batch), rel=2e-3)  # the bias of a vocabulary is not counted
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 12, 40])
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_visible_pairs_are_those_of_the_mask(window: int | None, causal: bool) -> None:
+    mask = Mask(Positions(LENGTH, 0, torch.device("cpu"), None, None), causal, window).dense()
+    assert visible_pairs(LENGTH, LENGTH, causal=causal, window=window) == mask.sum()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"kind": "classes", "count": 3, "pool": "last"},
+        {"kind": "classes", "count": 1, "pool": "first", "dense": "tanh"},
+        {"kind": "tags", "count": 5},
+        {"kind": "spans"},
+    ],
+    ids=lambda head: head["kind"] + head.get("dense", ""),
+)
+def test_a_head_of_its_own_multiplies_no_vocabulary(head: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flops, "visible_pairs", lambda queries, keys, *, causal, window: queries * keys)
+    model = fresh(LLAMA, head=head)
+    batch = Batch(torch.zeros(ROWS, LENGTH, dtype=torch.long), torch.zeros(ROWS, dtype=torch.long))
+    assert planned(model, batch) == pytest.approx(counted(model, batch), rel=1e-12)
+
+
+FROZEN = [
+    ["embedding.*", "decoder.blocks.0.*"],
+    ["decoder.blocks.1.*", "head.*"],
+    ["embedding.*", "decoder.*"],
+    ["*.q_proj.*", "*.o_proj.*"],
+    ["embedding.*", "decoder.blocks.0.self_attention.*"],
+]
+
+
+@pytest.mark.parametrize("patterns", FROZEN, ids=str)
+def test_what_is_frozen_has_no_gradient_and_below_the_lowest_that_is_trained_there_is_none(
+    patterns: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flops, "visible_pairs", lambda queries, keys, *, causal, window: queries * keys)
     model = fresh(LLAMA)
-    add_lora(model, LoraSection(rank=2, targets=["q_proj", "up_proj"]), seed=1)
-    model.embedding.requires_grad_()
-    assert _counted(model) == training_flops_per_token(model.config, 12) + adapted_flops_per_token(_named(model), model.config)
+    freeze(model, patterns)
+    assert planned(model, text(model.config)) == pytest.approx(counted(model, text(model.config)), rel=1e-12)
 
 
-def _named(model: Transformer) -> dict[str, nn.Parameter]:
-    return dict(model.named_parameters())
-
-
-def _counted(model: Transformer) -> float:
-    """FLOPs a token of a step, as torch counts them, of the plain kernel's square the half."""
-    ids = torch.zeros(3, 12, dtype=torch.long)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        CausalLM("joined").loss(model, Batch(ids, ids))["lm"].backward()
-    counts = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
-    attention = counts.pop("aten.bmm")
-    return (sum(counts.values()) + attention / 2) / ids.numel()
+@pytest.mark.parametrize("targets", [["q_proj", "up_proj"], ["v_proj"], ["o_proj"], ["k_proj", "down_proj"]], ids=str)
+def test_the_matrices_of_updates_are_counted(targets: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flops, "visible_pairs", lambda queries, keys, *, causal, window: queries * keys)
+    model = fresh(LLAMA)
+    add_lora(model, LoraSection(rank=2, targets=targets), seed=1)
+    assert planned(model, text(model.config)) == pytest.approx(counted(model, text(model.config)), rel=1e-12)
 
 
 def test_gpt2_small() -> None:
     """124,439,808 parameters, of which positions (786,432), norms and biases multiply no token; the tied matrix does, once."""
-    from tfkit.families import PRESETS
-    from tfkit.model.config import ModelConfig
-
     config = ModelConfig.model_validate(PRESETS["gpt2"][1])
-    assert matmul_parameters(config) == 12 * 12 * 768**2 + 50257 * 768 == 123_532_032
-    assert training_flops_per_token(config, 1024) == 6 * 123_532_032 + 6 * 12 * 768 * 1024
+    matrices = 12 * 12 * 768**2 + 50257 * 768
+    assert matrices == 123_532_032
+    assert training_flops_per_token(config, 1024) == 6 * matrices + 6 * 12 * 768 * 1025
+
+
+def test_the_arithmetic_of_a_step_is_three_forwards() -> None:
+    model = fresh(GPT2)
+    shape = ForwardShape(1, LENGTH, 0, LENGTH)
+    assert backward_flops(model, shape).total == 2 * forward_flops(model, shape).total
+    assert 3 * forward_flops(model, shape).total == pytest.approx(LENGTH * training_flops_per_token(model.config, LENGTH))

@@ -7,7 +7,7 @@ from tfkit.adapters import add_lora, freeze, merged
 from tfkit.adapters.peft_files import to_peft
 from tfkit.data import PackedRows
 from tfkit.engine.components import batch_sizes, state_tensors, total_steps, trained_numbers
-from tfkit.engine.estimate import choose_micro_batch, kept_numbers, planned_bytes
+from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers, planned_bytes
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.recipe.schema.data_sections import DataSection, SourceSection
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamWSection, MuonSection, OptimizerSection

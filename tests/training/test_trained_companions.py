@@ -20,7 +20,7 @@ from tfkit.engine.companions import (
     trained_companion_numbers,
 )
 from tfkit.engine.components import state_tensors
-from tfkit.engine.estimate import planned_bytes
+from tfkit.engine.planning.memory_plan import planned_bytes
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.objectives.companion import Companion

@@ -23,7 +23,7 @@ from tfkit.recipe import Recipe, RecipeText, open_recipe
 from tfkit.recipe.dump import dump_document, recipe_document
 
 if TYPE_CHECKING:
-    from tfkit.engine.estimate import Estimate
+    from tfkit.engine.planning.estimate import Estimate
     from tfkit.engine.predicting import Predictor
 
 AnyRecipe = str | Path | Mapping[str, Any] | Recipe

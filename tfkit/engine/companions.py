@@ -18,7 +18,6 @@ from tfkit.objectives.objective import Objective
 from tfkit.recipe import read_recipe
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.folder import RunFolder
-from tfkit.training.flops import training_flops_per_token
 from tfkit.training.memory import available_bytes, state_bytes
 from tfkit.training.optimizer import state_numbers
 from tfkit.training.trained_model import TrainedModel, trained_model
@@ -107,11 +106,6 @@ def pin_companions(recipe: Recipe, objective: Objective, folder: RunFolder) -> R
                 )
     section = recipe.objective.pinned({one.name: one.sha256 for one in objective.companions})
     return recipe.model_copy(update={"objective": section})
-
-
-def companion_flops_per_token(objective: Objective, length: int) -> float:
-    """The arithmetic that they add to a training step: of a frozen one the forward, a third of its training."""
-    return sum(training_flops_per_token(one.model.config, length) / (1 if one.trained else 3) for one in objective.companions)
 
 
 def companion_bytes_per_row(objective: Objective, length: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfkit.engine.estimate import LONGEST_TEXT, text_length
+from tfkit.engine.planning.memory_plan import LONGEST_TEXT, text_length
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.sections import LENGTHS
 from tfkit.recipe.starting_points import (

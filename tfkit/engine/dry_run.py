@@ -8,9 +8,9 @@ import torch
 
 from tfkit.engine.baseline_scores import training_baselines
 from tfkit.engine.beginning import Decided, require_trainable
-from tfkit.engine.estimate import Estimate
 from tfkit.engine.inspection import Inspection, first_rows
 from tfkit.engine.listener import Listener
+from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.run import Run
 from tfkit.engine.session import Session
 from tfkit.evaluation.baselines import Baselines

@@ -7,8 +7,9 @@ from functools import cached_property
 from tfkit.data import Loader
 from tfkit.engine.companions import companion_bytes_per_row, trained_companion_numbers
 from tfkit.engine.components import Components, trained_numbers
-from tfkit.engine.estimate import Estimate, choose_micro_batch, kept_numbers
 from tfkit.engine.listener import Listener
+from tfkit.engine.planning.estimate import Estimate
+from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers
 from tfkit.engine.training_data import RunContext, TrainingData
 from tfkit.errors import MachineError
 from tfkit.objectives.registry import open_rows

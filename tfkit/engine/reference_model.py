@@ -39,11 +39,6 @@ def reference_bytes(objective: Objective, model: Transformer, precision: torch.d
     return sum(parameter.numel() for parameter in model.parameters()) * precision.itemsize
 
 
-def reference_tokens(objective: Objective, trained: int, train: int, held_out: int) -> int:
-    """Return the tokens that the reference reads: those of all steps, or once those of the training and the held-out rows."""
-    return {"none": 0, "once": train + held_out, "throughout": trained}[objective.reference_use]
-
-
 def read_by_reference(data: "TrainingData", model: Transformer, key: str, batch_size: int, listener: Listener) -> "TrainingData":
     """Return the data with what the model, which is that of the first step, says of each row. `key`: a hash of its weights and arithmetic.
 

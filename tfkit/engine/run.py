@@ -12,11 +12,13 @@ from tfkit.engine.baseline_scores import training_baselines
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.companions import pin_companions
 from tfkit.engine.components import assemble, first_model, restore, trained_numbers
-from tfkit.engine.estimate import Estimate, estimate_run, planned_bytes, require_memory, require_memory_for_blocks
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.loop_hooks import LoopHooks
 from tfkit.engine.micro_batches import MicroBatches, with_batch_of_rows
+from tfkit.engine.planning.estimate import Estimate
+from tfkit.engine.planning.memory_plan import planned_bytes, require_memory, require_memory_for_blocks
+from tfkit.engine.planning.run_estimate import estimate_run
 from tfkit.engine.resuming import require_length, warn_of_other_rounding, write_recipe
 from tfkit.engine.session import energy_fields, place_fields
 from tfkit.engine.training_data import RunContext, prepare_data

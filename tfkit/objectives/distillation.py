@@ -85,6 +85,20 @@ class Distillation(Objective):
         counts = {"teacher": int(self._asked(batch).sum()), "cosine": int(_real(batch).sum()), **self.base.counts(batch)}
         return {term: counts[term] for term in self.terms}
 
+    def vocabulary_states(self, batch: Batch) -> int:
+        """Those of the base, and those at which the teacher is asked."""
+        own = self.base.vocabulary_states(batch) if self.section.text_weight else 0
+        return own + self.companion_states(batch)
+
+    def companion_states(self, batch: Batch) -> int:
+        """Those at which the teacher is asked."""
+        return int(self._asked(batch).sum()) if self.section.teacher_weight else 0
+
+    @property
+    def reads_second_output(self) -> bool:
+        """As the base does."""
+        return self.base.reads_second_output and bool(self.section.text_weight)
+
     def loss(self, model: Transformer, batch: Batch) -> dict[str, Tensor]:
         """Each term's sum: T^2 KL(teacher || student) in nats, 1 - cosine, and those of the base."""
         student = model(**batch.inputs())

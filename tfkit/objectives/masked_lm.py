@@ -36,6 +36,11 @@ class MaskedLM(Objective):
         """Next sentences begin where sentences do."""
         return self.section.next_sentence
 
+    @property
+    def reads_second_output(self) -> bool:
+        """For the next sentence."""
+        return self.section.next_sentence
+
     def open_rows(self, stored: Sequence[tuple[Stored, float]], order: RowOrder) -> Rows:
         """Texts between special tokens, or pairs of them."""
         streams, length, seed, counted = streams_of(stored), order.length, order.seed, self.section.rarity > 0

@@ -46,6 +46,11 @@ class MultipleChoice(LabelledObjective):
         if self._room < 2:
             raise no_room(context_length)
 
+    @property
+    def reads_second_output(self) -> bool:
+        """The score of each answer."""
+        return True
+
     def fingerprint(self) -> str:
         """Of what `encode` depends on."""
         section = self.section

@@ -145,6 +145,19 @@ class Objective(Protocol):
     def metrics(self, sums: Mapping[str, Sum]) -> dict[str, float]:
         """The metrics of the sums of all batches, under the field's names; `loss` is among them."""
 
+    def vocabulary_states(self, batch: Batch) -> int:
+        """The number of hidden states that `loss` multiplies by the output matrix, where the head is one over the vocabulary."""
+        return int((batch.labels != IGNORED).sum())
+
+    def companion_states(self, batch: Batch) -> int:
+        """The same of the head of a companion, which may be of another kind."""
+        return int((batch.labels != IGNORED).sum())
+
+    @property
+    def reads_second_output(self) -> bool:
+        """Whether `loss` reads the second output of the model's head."""
+        return False
+
     @property
     def judged_by(self) -> "Objective":
         """The objective of the evaluations: of a distillation that of the student."""

@@ -1,0 +1,98 @@
+"""A tiny recipe for each objective, and rows for it."""
+
+from typing import Any
+
+DECODER: dict[str, Any] = {"preset": "gpt2", "decoder_layers": 2, "dim": 24, "num_heads": 3, "context_length": 32, "init": {"std": 0.1}}
+ENCODER: dict[str, Any] = {
+    "preset": "bert-base-uncased",
+    "encoder_layers": 2,
+    "dim": 24,
+    "num_heads": 3,
+    "hidden_dim": 40,
+    "context_length": 32,
+}
+SMALL = {"dim": 24, "num_heads": 3, "head_dim": 8, "hidden_dim": 40, "context_length": 32}
+BOTH: dict[str, Any] = {"preset": "t5-small", "encoder_layers": 2, "decoder_layers": 2, **SMALL}
+LLAMA: dict[str, Any] = {"preset": "llama-7b", "decoder_layers": 2, "dim": 24, "num_heads": 6, "num_kv_heads": 2, "hidden_dim": 40} | {
+    "context_length": 32
+}
+WORDPIECE = {"kind": "wordpiece", "vocab_size": 300}
+SPANS = {"kind": "unigram", "vocab_size": 300}
+ROLLOUTS = {"rules": [{"kind": "contains", "text": "a"}], "prompts": 4, "completions": 2, "max_new_tokens": 5, "inner_epochs": 2}
+
+# By name: the model, its tokenizer, the objective, further sections.
+RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any], dict[str, Any]]] = {
+    "causal_lm": (DECODER, {"vocab_size": 300}, {"kind": "causal_lm"}, {}),
+    "grouped heads": (LLAMA, {"vocab_size": 300}, {"kind": "causal_lm"}, {}),
+    "masked_lm": (ENCODER, WORDPIECE, {"kind": "masked_lm"}, {}),
+    "next sentence": (ENCODER, WORDPIECE, {"kind": "masked_lm", "next_sentence": True}, {}),
+    "span_corruption": (BOTH, SPANS, {"kind": "span_corruption"}, {}),
+    "text_to_text": (BOTH, SPANS, {"kind": "text_to_text"}, {}),
+    "classification": (ENCODER, WORDPIECE, {"kind": "classification"}, {}),
+    "multi_label": (ENCODER, WORDPIECE, {"kind": "multi_label"}, {}),
+    "tagging": (ENCODER, WORDPIECE, {"kind": "tagging"}, {}),
+    "question_answering": (ENCODER, WORDPIECE, {"kind": "question_answering"}, {}),
+    "multiple_choice": ({"from": "base"}, None, {"kind": "multiple_choice"}, {}),
+    "chat": ({"from": "base"}, None, {"kind": "chat", "format": "llama2"}, {}),
+    "adapter": ({"from": "base"}, None, {"kind": "chat", "format": "llama2"}, {"training": {"adapter": {"rank": 2}}}),
+    "frozen": ({"from": "base"}, None, {"kind": "causal_lm"}, {"training": {"frozen": ["embedding.*", "decoder.blocks.0.*"]}}),
+    "distillation": (
+        {**DECODER, "decoder_layers": 1},
+        {"path": "base"},
+        {"kind": "distillation", "teacher": "base", "of": {"kind": "causal_lm"}},
+        {},
+    ),
+    "reward": ({"from": "base"}, None, {"kind": "reward"}, {}),
+    "dpo": ({"from": "base"}, None, {"kind": "dpo"}, {}),
+    "grpo": ({"from": "base"}, None, {"kind": "grpo", **ROLLOUTS, "reward": "scores", "gold": "judge"}, {}),
+    "ppo": (
+        {"from": "base"},
+        None,
+        {"kind": "ppo", **ROLLOUTS, "reward": "scores", "value": "scores", "ptx_weight": 0.5, "ptx_ratio": 2},
+        {"data": {"pretraining": [{"path": "corpus"}]}},
+    ),
+}
+TEXT = {"causal_lm", "masked_lm", "span_corruption", "distillation"}  # objectives that read the corpus
+# By objective, the names of a row's fields.
+WORDS_OF = (
+    *("text_to_text", "classification", "multi_label", "tagging", "question_answering", "multiple_choice"),
+    *("chat", "reward", "dpo", "grpo", "ppo"),
+)
+
+
+def rows_of(name: str, words: list[str]) -> list[dict[str, Any]]:
+    """Return 24 rows for an objective."""
+    found = []
+    for row in range(24):
+        part = [word.lower() for word in words[row * 5 : row * 5 + 3 + row % 3]]
+        text, label = " ".join(part), ["no", "yes"][row % 2]
+        pair = {"prompt": text, "chosen": " cat sat", "rejected": f" {part[0]} ran"}
+        made: dict[str, dict[str, Any]] = {
+            "text_to_text": {"source": text, "target": part[0]},
+            "classification": {"text": text, "label": label},
+            "multi_label": {"text": text, "labels": [label]},
+            "tagging": {"tokens": part, "tags": [f"B-{word}" for word in part]},
+            "question_answering": {
+                "question": part[0],
+                "context": text,
+                "answers": {"text": [part[1]], "answer_start": [text.index(part[1])]},
+            },
+            "multiple_choice": {"context": text, "choices": ["cat sat", "dog ran fast"], "label": row % 2},
+            "chat": {"question": text, "answer": part[0]},
+            "reward": pair,
+            "dpo": pair,
+            "grpo": {"prompt": text},
+            "ppo": {"prompt": text},
+        }
+        found.append(made[name])
+    return found
+
+
+def recipe_of(name: str, **training: Any) -> dict[str, Any]:
+    """Return the recipe of a name above, as a document."""
+    model, tokenizer, objective, more = RECIPES[name]
+    source = "corpus" if objective["kind"] in TEXT else f"{objective['kind']}.jsonl"
+    steps = {"steps": 4, "batch_size": 4, "micro_batch_size": 2, "precision": "fp32", "log_every": 1}
+    document: dict[str, Any] = {"model": model} | ({"tokenizer": tokenizer} if tokenizer else {})
+    document |= {"data": {"train": [{"path": source}], "validation": 0.3, **more.get("data", {})}, "objective": objective}
+    return document | {"training": steps | more.get("training", {}) | training, "carbon": {"enabled": False}}

@@ -1,0 +1,1 @@
+"""The needs of a run before its first step: FLOPs, memory, disk, time, energy and emissions."""

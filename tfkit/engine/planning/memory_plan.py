@@ -1,0 +1,100 @@
+"""The memory and disk of a run before it has weights, and the micro-batch that fits."""
+
+from collections.abc import Sequence
+
+import torch
+
+from tfkit.engine.companions import trained_companion_numbers
+from tfkit.engine.components import choose_trained, holds_whole_model, trained_numbers
+from tfkit.errors import MachineError
+from tfkit.hub.names import our_shapes
+from tfkit.model.config import ModelConfig
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.companion import Companion
+from tfkit.recipe import model_config
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.recipe.starting_points import trained_bytes
+from tfkit.training.device import pick_precision
+from tfkit.training.memory import available_bytes, largest_divisor, rows_that_fit, state_bytes
+from tfkit.training.optimizer import state_numbers
+
+AUTO_MICRO_BATCH_TOKENS = 16_384
+# Of the activations of a forward on a CPU, margin included. SmolLM2-135M takes 1.2 MB a token: 3,600 tokens.
+AUTO_MICRO_BATCH_BYTES = 4 * 2**30
+SHORTEST_TEXT = 128
+LONGEST_TEXT = 1024  # tokens of a row of text without a recipe: of longer rows a few are a step of minutes on a CPU
+
+
+def choose_micro_batch(unit: int, longest: int, row_bytes: int, left: int | None, ranks: int = 1) -> int:
+    """Rows in a forward: the largest divisor of `unit` rows, dealt to the ranks, that is worth it and fits the memory; at least 1.
+
+    More than 16,384 tokens or 4 GiB of activations are no faster, and take memory. `longest`: tokens of the longest row; `row_bytes`: its
+    activations; `left`: bytes of memory for them, None where nobody knows.
+    """
+    worth = min(AUTO_MICRO_BATCH_TOKENS // longest, AUTO_MICRO_BATCH_BYTES // max(1, row_bytes))
+    return largest_divisor(max(1, unit // ranks), max(1, min(worth, rows_that_fit(row_bytes, left))))
+
+
+def text_length(context_length: int, texts: int, step: int, token_bytes: int, parameters: int) -> int:
+    """Tokens of a row of text where no recipe says so: the length of the `texts`, in whole 64s, at most the context.
+
+    At most a quarter of the tokens of a `step`, and halved until the free memory holds a row. `token_bytes`: activations of a token.
+    """
+    length = min(context_length, LONGEST_TEXT, max(SHORTEST_TEXT, min(step // 4, texts + 63) // 64 * 64))
+    left = available_bytes()
+    while left is not None and length > SHORTEST_TEXT and length * token_bytes > left - trained_bytes(parameters):
+        length = max(SHORTEST_TEXT, length // 2)
+    return length
+
+
+def kept_numbers(recipe: Recipe, model: Transformer) -> int:
+    """Numbers in fp32 that training keeps beside weights and gradients: the optimizer's state, and the mean of the weights."""
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
+    mean = 0 if recipe.training.ema_decay is None else trained_numbers(model)
+    return state_numbers(shapes, recipe.optimizer) + mean
+
+
+def planned_bytes(recipe: Recipe, model: Transformer, companions: Sequence[Companion] = ()) -> int:
+    """Disk, in fp32, for the checkpoints that are kept, one more that is being written, and the best."""
+    adapter, trained = recipe.training.adapter, trained_numbers(model)
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    if adapter is not None:  # the training state has the updates as they are trained; in the adapter, fused ones are up to twice as large
+        whole = trained + (whole if adapter.merge else 2 * trained)
+    whole += kept_numbers(recipe, model) + trained_companion_numbers(recipe, companions)
+    return 4 * whole * (recipe.checkpoint.keep + 2)
+
+
+def require_memory_for_blocks(recipe: Recipe, device: torch.device) -> None:
+    """Raise MachineError if the blocks of a model from random weights do not fit the memory of this machine; the vocabulary is unknown yet.
+
+    It comes before the data are read, and builds one block of each stack, without memory.
+    """
+    left = available_bytes(swap=True) if device.type == "cpu" else None
+    if left is None or recipe.model.start is not None:
+        return
+    shapes = {name: torch.Size(shape) for name, shape in our_shapes(model_config(recipe.model, 1)).items()}
+    parameters = sum(shape.numel() for shape in shapes.values())
+    trained, kept = (0, 0) if recipe.training.frozen else (parameters, state_numbers(shapes, recipe.optimizer))
+    _require(parameters, state_bytes(parameters, trained, kept, torch.float32), left)
+
+
+def require_memory(recipe: Recipe, config: ModelConfig, device: torch.device) -> None:
+    """Raise MachineError, with the numbers, if weights, gradients and optimizer state alone do not fit the memory of this machine."""
+    left = available_bytes(swap=True) if device.type == "cpu" else None
+    if left is None:
+        return
+    with torch.device("meta"):
+        model = Transformer(config)
+    choose_trained(recipe, model)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    precision, whole = pick_precision(recipe.training.precision, device), holds_whole_model(recipe)
+    needed = state_bytes(parameters, trained_numbers(model), kept_numbers(recipe, model), precision, whole=whole)
+    _require(parameters, needed, left)
+
+
+def _require(parameters: int, needed: int, left: int) -> None:
+    if needed > left:
+        raise MachineError(
+            f"the model's {parameters:,} weights need {needed / 1e9:.3g} GB of memory with their gradients and the optimizer's state, and "
+            f"{left / 1e9:.3g} GB are free: choose a smaller model, end other programs, or use a larger machine"
+        )
