@@ -8,7 +8,8 @@ import pytest
 
 from tfkit.carbon.columns import installed_columns
 from tfkit.carbon.emissions_file import write_emissions
-from tfkit.carbon.ledger import Ledger, LedgerReader, tick_line
+from tfkit.carbon.ledger import LedgerReader
+from tfkit.carbon.ledger_writer import Ledger, tick_line
 from tfkit.carbon.reading import Totals
 
 PLACE = {"country_iso_code": "WLD", "country_name": "World", "text": "place unknown"}

@@ -1,86 +1,32 @@
 """The ledger, carbon/<node>-<attempt>.jsonl: the measurements, one fsynced JSON line a tick. It is only ever appended to.
 
-    {"kind": "header", "run_id": ..., "attempt": 1, "node": 0, "host": ..., "place": {...}, "pue": 1.0, ...}
+    {"kind": "header", "run_id": ..., "attempt": 1, "node": 0, "host": ..., "place": {...}, "pue": 1.0, ..., "previous": null}
     {"kind": "machine", "components": {"cpu": "model", "ram": "constant"}, "record": {...}}     once CodeCarbon has started
     {"kind": "tick", "at": ..., "phase": "train", "seconds": ..., "energy_wh": ..., ...}         sums since the attempt's start
     {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     for the time before CodeCarbon's start, at its first power
 
-Each process writes a file of its own, so there are no locks. The time between two ticks belongs to the phase of the later one. A tick
-with a `step` ends a phase after which the run can go on from there: that step's checkpoint was saved, or the attempt resumed from it.
-The ticks hold measurements. The estimate is made once, is added to the attempt's sums, and is split among the phases that it covers.
+Each process writes a file of its own, so there are no locks. Each line ends with the hash of the line before (chain.py). The time between
+two ticks belongs to the phase of the later one. A tick with a `step` ends a phase after which the run can go on from there: that step's
+checkpoint was saved, or the attempt resumed from it. The ticks hold measurements. The estimate is made once, is added to the attempt's
+sums, and is split among the phases that it covers.
 """
 
 import contextlib
-import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from tfkit.carbon.reading import Reading, Totals
-from tfkit.durable import sync_folder
+from tfkit.carbon.chain import Chain, parse_line
+from tfkit.carbon.reading import Reading
 
 SCHEMA_VERSION = 1
 ENERGIES = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
 SUMS = ("seconds", *ENERGIES)
 UTILIZATIONS = ("cpu_percent", "gpu_percent", "ram_percent", "ram_used_gb")
-
-
-class Ledger:
-    """The writer. Every line is on the disk when `append` returns; it raises OSError if that fails."""
-
-    def __init__(self, path: Path, descriptor: int):
-        self.path = path
-        self._descriptor = descriptor
-        self._torn = False
-
-    @classmethod
-    def create(cls, folder: Path, node: int, attempt: int) -> Self:
-        """Create a file. An attempt number that was used before (a lock that did not hold) gets a file beside the first one."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for serial in range(1, 1000):
-            path = folder / (f"{node}-{attempt}.jsonl" if serial == 1 else f"{node}-{attempt}.{serial}.jsonl")
-            with contextlib.suppress(FileExistsError):
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-                with contextlib.suppress(OSError):  # some systems let no folder be opened
-                    sync_folder(folder)
-                return cls(path, descriptor)
-        raise FileExistsError(f"{folder} holds a thousand ledgers of node {node}, attempt {attempt}")
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Write one line. After a failure the next one begins with a line break, so that a torn line spoils no other."""
-        data = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        if self._torn:
-            data = b"\n" + data
-        self._torn = True
-        if os.write(self._descriptor, data) != len(data):
-            raise OSError(f"{self.path}: the disk took only a part of a line")
-        os.fsync(self._descriptor)
-        self._torn = False
-
-
-def tick_line(
-    at: float,
-    phase: str,
-    seconds: float,
-    totals: Totals,
-    power_w: float,
-    status: str,
-    reason: str | None = None,
-    step: int | None = None,
-) -> dict[str, Any]:
-    """Return a tick. `reason` is what went wrong since the tick before; with `step` the run can go on from here."""
-    line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
-    return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
-
-
-def estimate_line(seconds: float, totals: Totals) -> dict[str, Any]:
-    """Return the estimate for the `seconds` of an attempt that are not in `totals`, at their mean power."""
-    ratio = seconds / totals.measured_seconds
-    return {"kind": "estimate", "seconds": seconds} | {name: getattr(totals, name) * ratio for name in ENERGIES}
 
 
 @dataclass
@@ -116,12 +62,16 @@ class Attempt:
     marks: list[Mark] = field(default_factory=list)
     status: str = "starting"
     lines_dropped: int = 0
+    chain: Chain = field(default_factory=Chain)
 
     def add(self, text: bytes) -> None:
-        """Add one line; a torn or unknown one is dropped and counted."""
+        """Add one line; a torn or unknown one is dropped and counted, an empty one ignored."""
+        line = parse_line(text)
+        self.chain.add(text, line)
+        if not text.strip():
+            return
         try:
-            line = json.loads(text)
-            if not isinstance(line, dict):
+            if line is None:
                 raise TypeError("not an object")
             kind = line["kind"]
             if kind == "tick":
@@ -233,9 +183,8 @@ class LedgerReader:
             file.seek(start)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]  # the rest is a line that is still being written, or was torn by a kill
-        for text in whole.splitlines():
-            if text.strip():
-                attempt.add(text)
+        for text in whole.split(b"\n")[:-1]:
+            attempt.add(text)
         self._read[path] = (start + len(whole), attempt)
         return attempt
 

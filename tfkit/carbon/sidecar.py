@@ -22,7 +22,8 @@ from typing import Any, NoReturn
 
 from tfkit.carbon.emissions_file import write_emissions
 from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
-from tfkit.carbon.ledger import ENERGIES, SCHEMA_VERSION, Attempt, Ledger, LedgerReader, estimate_line, has_gaps, provenance, tick_line
+from tfkit.carbon.ledger import ENERGIES, SCHEMA_VERSION, Attempt, LedgerReader, has_gaps, provenance
+from tfkit.carbon.ledger_writer import Ledger, estimate_line, tick_line
 from tfkit.carbon.probe import Probe
 from tfkit.carbon.reading import SUMMED, Totals
 
@@ -47,6 +48,7 @@ class Sidecar:
         self._warnings: list[str] = []
         self._warned_of_codecarbon = self._warned_of_files = self._machine_written = False
         self._ledger: Ledger | None = None
+        self._previous: str | None = None  # the hash of the last line of the ledger before
         self._unwritten: list[dict[str, Any]] = []  # lines of the ledger, until the disk has taken them
         self._gauge = Gauge(lambda: load_probe(spec["probe"])(spec), time.monotonic)
         if spec["folder"]:
@@ -144,6 +146,7 @@ class Sidecar:
         return reading | ({"warning": "; ".join(warnings)[:400]} if warnings else {})
 
     def _count_earlier(self, attempts: list[Attempt]) -> None:
+        self._previous = next((one.chain.last for one in reversed(attempts) if one.header["node"] == self._node), None)
         earlier = [attempt for attempt in attempts if attempt.header["run_id"] == self._spec["run_id"]]
         self._earlier = {name: sum(attempt.sums[name] for attempt in earlier) for name in self._earlier}
         self._earlier_degraded = has_gaps(earlier, self._spec["attempt"] - 1)
@@ -174,7 +177,7 @@ class Sidecar:
             self._unwritten.pop()
         self._unwritten += [tick, *([estimate] if estimate else [])]
         if self._ledger is None:
-            self._ledger = Ledger.create(self._ledgers.folder, self._node, int(self._spec["attempt"]))
+            self._ledger = Ledger.create(self._ledgers.folder, self._node, int(self._spec["attempt"]), self._previous)
         while self._unwritten:
             self._ledger.append(self._unwritten[0])
             del self._unwritten[0]

@@ -1,0 +1,82 @@
+"""The writer of a ledger (ledger.py), and the lines that it writes."""
+
+import contextlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from tfkit.carbon.chain import FIELD, last_hash, line_hash
+from tfkit.carbon.ledger import ENERGIES
+from tfkit.carbon.reading import Totals
+from tfkit.durable import sync_folder
+
+_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would write other line breaks
+
+
+class Ledger:
+    """The writer. Every line is on the disk when `append` returns; it raises OSError if that fails."""
+
+    def __init__(self, path: Path, descriptor: int, previous: str | None):
+        self.path = path
+        self._descriptor = descriptor
+        self._previous = previous
+        self._torn = False
+
+    @classmethod
+    def create(cls, folder: Path, node: int, attempt: int, previous: str | None = None) -> Self:
+        """Create a file. An attempt number that was used before (a lock that did not hold) gets a file beside the first one.
+
+        `previous`: the hash of the last line of the ledger before it on this node.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for serial in range(1, 1000):
+            path = folder / (f"{node}-{attempt}.jsonl" if serial == 1 else f"{node}-{attempt}.{serial}.jsonl")
+            with contextlib.suppress(FileExistsError):
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | _BINARY, 0o644)
+                with contextlib.suppress(OSError):  # some systems let no folder be opened
+                    sync_folder(folder)
+                return cls(path, descriptor, previous)
+        raise FileExistsError(f"{folder} holds a thousand ledgers of node {node}, attempt {attempt}")
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Write one line, with the hash of the one before; after a failure behind a line break, so that a torn line spoils no other."""
+        if self._torn:  # the line that failed may be on the disk all the same
+            self._previous = last_hash(self._written()) or self._previous
+        text = json.dumps(line | {FIELD: self._previous}, ensure_ascii=False, allow_nan=False).encode()
+        data = b"\n" * self._torn + text + b"\n"
+        self._torn = True
+        if os.write(self._descriptor, data) != len(data):
+            raise OSError(f"{self.path}: the disk took only a part of a line")
+        os.fsync(self._descriptor)
+        self._torn, self._previous = False, line_hash(text)
+
+    def _written(self) -> bytes:
+        """Return the bytes of the file, from its start."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        parts = []
+        while part := os.read(self._descriptor, 1 << 20):
+            parts.append(part)
+        return b"".join(parts)
+
+
+def tick_line(
+    at: float,
+    phase: str,
+    seconds: float,
+    totals: Totals,
+    power_w: float,
+    status: str,
+    reason: str | None = None,
+    step: int | None = None,
+) -> dict[str, Any]:
+    """Return a tick. `reason` is what went wrong since the tick before; with `step` the run can go on from here."""
+    line = {"kind": "tick", "at": round(at, 3), "phase": phase, "seconds": round(seconds, 3), **asdict(totals), "power_w": power_w}
+    return line | {"status": status} | ({"reason": reason} if reason else {}) | ({} if step is None else {"step": step})
+
+
+def estimate_line(seconds: float, totals: Totals) -> dict[str, Any]:
+    """Return the estimate for the `seconds` of an attempt that are not in `totals`, at their mean power."""
+    ratio = seconds / totals.measured_seconds
+    return {"kind": "estimate", "seconds": seconds} | {name: getattr(totals, name) * ratio for name in ENERGIES}
