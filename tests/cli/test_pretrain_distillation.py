@@ -109,8 +109,9 @@ def test_a_student_is_its_own_model_and_names_its_teacher(place: Path, unbroken:
     run = unbroken(student)
     checkpoint, teacher = run / "checkpoints" / "step-000008", place / TEACHERS[student]
     lineage = json.loads((checkpoint / "tfkit.json").read_text(encoding="utf-8"))["lineage"]
-    (parent,) = lineage["parents"]
-    assert parent["role"] == "teacher"
+    parent, source = lineage["parents"]
+    assert (parent["role"], source) == ("teacher", parent | {"role": "tokenizer"})
+    assert [(one["roles"], one["run_id"]) for one in lineage["ancestors"]] == [(["teacher", "tokenizer"], parent["run_id"])]
     assert parent["run_id"] == json.loads((teacher / "run.json").read_text(encoding="utf-8"))["run_id"]
     assert parent == json.loads((run / "run.json").read_text(encoding="utf-8"))["parents"][0]
     assert parent["sha256"] == read_recipe(str(run / "recipe.yaml")).recipe.objective.teacher_sha256

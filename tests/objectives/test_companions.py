@@ -10,7 +10,7 @@ import pytest
 from tiny_examples import ENCODER, model
 
 from tfkit.engine import companions
-from tfkit.engine.companions import companion_bytes_per_row, parents, require_memory_for_companions
+from tfkit.engine.companions import companion_bytes_per_row, require_memory_for_companions
 from tfkit.errors import MachineError
 from tfkit.objectives.companion import Companion
 from tfkit.recipe.schema.objective_facts import ObjectiveSection
@@ -57,4 +57,4 @@ def test_a_trained_one_takes_the_memory_of_another_frozen_one_for_its_forward() 
     objective: Any = SimpleNamespace(companions=(frozen, replace(frozen, name="value", trained=True)))
     one = companion_bytes_per_row(SimpleNamespace(companions=(frozen,)), 16)  # type: ignore[arg-type]
     assert companion_bytes_per_row(objective, 16) == 2 * one  # what autograd keeps is measured with the model
-    assert [entry["role"] for entry in parents(objective)] == ["reference", "value"]
+    assert [one.parent()["role"] for one in objective.companions] == ["reference", "value"]

@@ -1,6 +1,6 @@
 """Low-rank updates of a model's weights, trained in their place: in the model, and on disk in the format of the `peft` library."""
 
-from tfkit.adapters.adapter_reading import describe, is_adapter, load
+from tfkit.adapters.adapter_reading import base_folder, describe, is_adapter, load
 from tfkit.adapters.adapter_writing import Base, save_adapter
 from tfkit.adapters.choose import freeze
 from tfkit.adapters.frozen_reference import FrozenReference, needs_copy
@@ -12,6 +12,7 @@ __all__ = [
     "Base",
     "FrozenReference",
     "add_lora",
+    "base_folder",
     "describe",
     "freeze",
     "how_to_merge",

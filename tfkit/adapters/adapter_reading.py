@@ -30,6 +30,11 @@ def is_adapter(folder: Path) -> bool:
     return find_named(folder, ADAPTER) is not None
 
 
+def base_folder(folder: Path) -> Path:
+    """Return the folder of the model that an adapter updates. Raise ModelError."""
+    return find_base(folder, read_peft_config(folder))
+
+
 def describe(path: str | Path) -> Described:
     """Describe a model folder, its weights unread; an adapter as the model that it makes of its base. Raise ModelError."""
     folder = find_checkpoint(path)

@@ -22,7 +22,8 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
 def _totals(result: dict[str, Any], what: str = "all stages") -> str:
     energy, mass = result["energy_kwh"], result["emissions_g"]
     used = f", {format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
-    return f"{what}: {format_count(result['tokens'] or 0)} tokens in {format_seconds(result['seconds'] or 0.0)}{used}"
+    whole = f"; {lineage}" if (lineage := _lineage(result)) else ""
+    return f"{what}: {format_count(result['tokens'] or 0)} tokens in {format_seconds(result['seconds'] or 0.0)}{used}{whole}"
 
 
 def _sweep(result: dict[str, Any]) -> str:
@@ -45,6 +46,17 @@ def _sweep(result: dict[str, Any]) -> str:
     return "\n".join([*lines, _totals(result, count) + times])
 
 
+def _lineage(result: dict[str, Any]) -> str:
+    """Return the emissions of the run beside those of it and all that it inherits; nothing where it has no ancestors."""
+    own, inherited = result.get("emissions_g"), result.get("inherited_g")
+    if inherited is None:
+        is_unknown = result.get("inherited_is_lower_bound")
+        return f"this run {format_mass(own)}; the emissions of its ancestors are not known" if is_unknown and own is not None else ""
+    least = "at least " if result["inherited_is_lower_bound"] or result.get("carbon_status") != "ok" else ""
+    this = "not measured" if own is None else format_mass(own)
+    return f"this run {this}; with its ancestors {least}{format_mass((own or 0.0) + inherited)}"
+
+
 def _lines(result: dict[str, Any]) -> str:
     loss, evaluation, energy, mass = (result[name] for name in ("loss", "evaluation", "energy_kwh", "emissions_g"))
     best = result.get("best")  # None: nothing was scored, or a run of an older version
@@ -62,6 +74,7 @@ def _lines(result: dict[str, Any]) -> str:
         "baselines": format_baselines(result.get("baselines") or {}),
         "energy": f"{format_energy(1000 * energy)}, {format_mass(mass)} CO2e{place}" if energy and mass is not None else "",
     }
+    rows["lineage"] = _lineage(result)
     if (gain := result.get("improvement")) is not None and best:
         change = f"better by {gain:.4g}" if gain > 0 else f"WORSE by {-gain:.4g}" if gain < 0 else "no better"
         rows["result"] = f"{best['metric']} {_number(best['value'])}, {change} than before the first step"

@@ -5,6 +5,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tfkit.run.ancestors import read_lineage
+from tfkit.run.checkpoints import newest_checkpoint
+from tfkit.run.lineage import Ancestor, merge_ancestors, shifted, sum_inherited
 from tfkit.run.listing import read_run
 from tfkit.run.receipt import read_receipt
 from tfkit.run.strict_json import is_number
@@ -16,7 +19,7 @@ _OF_THE_LAST = ("checkpoint", "loss", "evaluation", "before", "improvement", "ba
 def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:
     """Return `stages`, the status, steps and totals of each run folder, and `totals`, the sums of all, over all attempts."""
     stages = {name: run_facts(folder) for name, folder in folders.items()}
-    return {"stages": stages, "totals": sum_totals(stages.values())}
+    return {"stages": stages, "totals": sum_totals(stages.values()) | _inherited(folders.values())}
 
 
 def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,6 +39,7 @@ def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]
         "steps": sum(stage["steps"] or 0 for stage in stages.values()),
         "tokens": totals["tokens"] or 0,
         **{name: totals[name] for name in ("seconds", "train_seconds", "energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status")},
+        **{name: totals[name] for name in ("inherited_g", "inherited_kwh", "inherited_is_lower_bound")},
         "tokens_per_second": round(totals["tokens"] / trained, 1) if trained else None,
         **({"nonfinite": last["nonfinite"]} if "nonfinite" in last else {}),
         "gates": [_named(name, gate) for name, result in results.items() for gate in result["gates"]],
@@ -51,6 +55,19 @@ def run_facts(folder: Path) -> dict[str, Any]:
         totals = read_receipt(folder / "run.json").get("totals") or {}
     status = "new" if found.status == "foreign" else found.status
     return {"status": status, "steps": found.steps, **totals}
+
+
+def _inherited(folders: Iterable[Path]) -> dict[str, Any]:
+    """Return what all stages together inherit: of ancestors that are no stages themselves, each counted once."""
+    found: list[Ancestor] = []
+    runs = set()
+    for folder in folders:
+        with suppress(OSError, ValueError):  # not begun, or damaged, which its status says
+            runs.add(str(read_receipt(folder / "run.json")["run_id"]))
+            newest = newest_checkpoint(folder / "checkpoints")
+            lineage = read_lineage(newest) if newest is not None else None
+            found += shifted((lineage.ancestors if lineage else None) or (), len(found))
+    return sum_inherited(merge_ancestors(found, runs)).fields()
 
 
 def sum_totals(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

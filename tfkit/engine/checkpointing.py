@@ -8,9 +8,9 @@ from typing import Any
 from tfkit.adapters import Base, merged, save_adapter
 from tfkit.durable import write_atomically
 from tfkit.engine.base_model import Start
-from tfkit.engine.companions import parents
 from tfkit.engine.components import Components, state_tensors
 from tfkit.engine.loaders import loader_state
+from tfkit.engine.parentage import intensity_of, parents_of
 from tfkit.engine.training_data import RunContext, TrainingData
 from tfkit.engine.training_log import TrainingLog
 from tfkit.errors import UnhealthyError
@@ -19,12 +19,16 @@ from tfkit.hub import family_of, save_model
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.run.ancestors import find_ancestors
 from tfkit.run.card import model_card
 from tfkit.run.card_facts import BaseCard, CardData
 from tfkit.run.checkpoints import best_checkpoint, checkpoints, prune, read_best, record_best, save_checkpoint, step_of
+from tfkit.run.lineage import Inherited, Lineage, Own, sum_inherited
 from tfkit.training.checkpoint import save_training_state
 from tfkit.training.loop import Progress
 from tfkit.training.precision import Weights
+
+_METER_SECONDS = 1.0  # that a save waits for a reading; without one it has the last, which is a tick old
 
 
 def adapted(recipe: Recipe, start: Start | None) -> Path | None:
@@ -66,6 +70,12 @@ class Checkpointer:
         self.root = context.folder.checkpoints
         self.metric = context.recipe.evaluation.metric or context.recipe.objective.trained_for.best_by
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        parents = parents_of(context.recipe, data)
+        self.parents = [one.document() for one in parents]
+        ancestry = find_ancestors(parents, context.folder.run_id)
+        self.ancestors = ancestry.ancestors
+        for problem in ancestry.problems:
+            context.listener.warn(problem)
 
     def save(self, progress: Progress) -> None:
         """Write a complete checkpoint, then delete old ones. Raises UnhealthyError where a weight is not finite."""
@@ -134,9 +144,15 @@ class Checkpointer:
             "before the first step. Try a lower optimizer.lr, fewer steps, or other data"
         )
 
-    def parents(self) -> list[dict[str, str | None]]:
-        """The models that this one comes from, as tfkit.json has them."""
-        return [*([self.data.start.parent()] if self.data.start else []), *parents(self.data.objective)]
+    @property
+    def inherited(self) -> Inherited:
+        """The energy and emissions of all models that this one comes from."""
+        return sum_inherited(self.ancestors)
+
+    def lineage(self) -> Lineage:
+        """The energy of this run so far, its parents and all ancestors, as tfkit.json has them."""
+        own = Own.of(self.context.meter.fresh_reading(_METER_SECONDS), intensity_of(self.context.recipe.carbon))
+        return Lineage(self.kind, tuple(self.parents), own, self.ancestors)
 
     def write_card(self, checkpoint: Path, step: int) -> None:
         """Write the card anew, with the scores and the energy that are known by now: it may change after the manifest."""
@@ -153,7 +169,7 @@ class Checkpointer:
             "step": progress.step,
             "tokens": progress.tokens,
             "data": data,
-            "lineage": {"training": self.kind, "parents": self.parents()},
+            "lineage": self.lineage().document(),
         }
         if weights.mean:
             facts["averaged"] = {"kind": "exponential", "decay": recipe.training.ema_decay, "steps": weights.mean_steps}

@@ -86,11 +86,6 @@ def load_companion_tensors(trained: Mapping[str, TrainedModel], tensors: Mapping
         one.weights.load(weights)
 
 
-def parents(objective: Objective) -> list[dict[str, str | None]]:
-    """The models that this one learns from, as tfkit.json has them."""
-    return [companion.parent() for companion in objective.companions]
-
-
 def pin_companions(recipe: Recipe, objective: Objective, folder: RunFolder) -> Recipe:
     """The recipe with their hashes. Raises ModelError if the run in the folder was begun with others."""
     if not objective.companions:

@@ -52,6 +52,9 @@ class TrainingResult(_Result):
     emissions_g: float | None
     carbon_status: str
     place: str | None
+    inherited_g: float | None  # emissions of all models that this one comes from; None: of none they are known
+    inherited_kwh: float | None
+    inherited_is_lower_bound: bool | None
     gates: list[dict[str, Any]]  # the verdicts of --fail-if
     stages: dict[str, "TrainingResult"] = field(repr=False)  # empty for a recipe without stages
 

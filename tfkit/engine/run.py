@@ -102,6 +102,7 @@ class Run:
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
             **energy_fields(reading),
             **place_fields(reading),
+            **self.checkpointer.inherited.fields(),
             "gates": [],  # those of the command that asks for the result
         }
         document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume will read it: a perplexity may be infinite
@@ -172,7 +173,7 @@ class Run:
             context.folder.goes_on(self.resumed_from, self.progress.step)
             self.checkpointer.restore_best()
         planned = {"planned_steps": self.components.plan.steps, "before": self.log.before}
-        context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents())
+        context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents)
 
     def _train(self) -> None:
         components = self.components

@@ -166,12 +166,17 @@ def set_names(data: DataSection, held_out: Sequence[Source]) -> list[str]:
     return data_sections.set_names(sections) or [str(number) for number in range(1, len(held_out) + 1)]
 
 
+def tokenizer_folder(path: str) -> Path:
+    """Return the folder of `tokenizer.path`: itself, a run's checkpoint, or a repository of the hub."""
+    if path.startswith("hub:") or (Path(path) / "checkpoints").is_dir():
+        return find_checkpoint(path)
+    return Path(path)
+
+
 def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) -> Tokenizer:
     section = recipe.tokenizer
     if section.path is not None:
-        folder = Path(section.path)
-        if section.path.startswith("hub:") or (folder / "checkpoints").is_dir():  # of a model of the hub, or of a run
-            folder = find_checkpoint(section.path)
+        folder = tokenizer_folder(section.path)
         check_files(folder, TOKENIZER_FILES)
         loaded = load_tokenizer(folder)
         if loaded is None:

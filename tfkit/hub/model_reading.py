@@ -85,8 +85,9 @@ class Loaded:
         return next((one for one in found if one is not None), codec_pad)
 
     def save(self, folder: str | Path) -> None:
-        """Write the model folder that training writes: float32 weights, configuration, tokenizer."""
+        """Write the model folder that training writes: float32 weights, configuration, tokenizer, and the lineage of the model read."""
         Path(folder).mkdir(parents=True, exist_ok=True)
+        facts = read_facts(self.folder)
         save_model(
             Path(folder),
             self.config,
@@ -97,6 +98,7 @@ class Loaded:
             labels=self.labels,
             problem_type=self.problem_type,
             generation=self.generation,
+            facts={name: facts[name] for name in ("run_id", "lineage") if name in facts},
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tfkit.adapters import load
@@ -26,6 +27,7 @@ class Companion:
     facts: Mapping[str, Any] = field(default_factory=dict, repr=False)  # its tfkit.json, such as the shift of a reward model's scores
     trained: bool = False  # its weights change with those of the run; in either case it draws no dropout
     lr: float | None = None  # peak learning rate of one that is trained; None: that of the run
+    folder: Path | None = None  # where its files are; None: it was made in memory
 
     def parent(self) -> dict[str, str | None]:
         """Its entry among the parents in tfkit.json."""
@@ -42,6 +44,5 @@ def open_companion(section: ObjectiveSection, name: str) -> Companion:
             f"objective.{name}: {path} has changed since this recipe was run: the SHA-256 of its weights was {pin} and is now {sha256}. "
             f"Restore it, or remove objective.{name}_sha256 to use it as it is now"
         )
-    return Companion(
-        name, loaded.model.requires_grad_(trained), path, sha256, run_id_of(loaded.folder), loaded.codec, read_facts(loaded.folder), trained
-    )
+    model, facts = loaded.model.requires_grad_(trained), read_facts(loaded.folder)
+    return Companion(name, model, path, sha256, run_id_of(loaded.folder), loaded.codec, facts, trained, folder=loaded.folder)

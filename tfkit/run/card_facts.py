@@ -66,6 +66,8 @@ class BaseCard:
 
     license: str = ""
     languages: tuple[str, ...] = ()
+    emissions_g: float | None = None  # as the Hub reads `co2_eq_emissions`: grams, whatever the author may have meant
+    base: str = ""  # the model that this one was tuned from; a question mark if the card only says that it was
 
     @classmethod
     def read(cls, folder: Path) -> "BaseCard":
@@ -75,11 +77,35 @@ class BaseCard:
             text = "" if path is None else read_text(path, MIB)
         except ModelError:
             return cls()
-        front = re.match(r"---\s*\n(.*?\n)---\s*\n", text, re.DOTALL)
+        front = re.match(r"---[ \t]*\r?\n(.*?\n)---\s*\n", text.replace("\r\n", "\n"), re.DOTALL)
         if front is None:
             return cls()
         license = re.search(r"^license:[ \t]*[\"']?([A-Za-z0-9][\w.+-]*)[\"']?[ \t]*$", front[1], re.MULTILINE)
         known = license is not None and license[1].lower() not in ("other", "unknown")
         languages = re.search(r"^language:((?:[ \t]*\S[^\n]*)?\n(?:[ \t]*- [^\n]*\n)*)", front[1], re.MULTILINE)
         codes = re.findall(rf"(?<![\w-]){_LANGUAGE}(?![\w-])", languages[1]) if languages else []
-        return cls(license[1] if license and known else "", tuple(codes))
+        block = _block(front[1], "co2_eq_emissions")
+        tuned = re.search(r"\btraining_type:[ \t]*[\"']?fine-tuning\b", block) is not None
+        return cls(license[1] if license and known else "", tuple(codes), _grams(block), _base(front[1]) or ("?" if tuned else ""))
+
+
+def _block(front: str, key: str) -> str:
+    """Return the value of a key of the front matter: the rest of its line, and the lines that are indented below it."""
+    found = re.search(rf"^{key}:([^\n]*\n(?:(?:[ \t]+|-[ \t])[^\n]*\n)*)", front, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _base(front: str) -> str:
+    """Return the first model that `base_model` names."""
+    found = re.search(r"[\w.~/-]+", _block(front, "base_model").replace("- ", " "))
+    return found[0] if found else ""
+
+
+def _grams(block: str) -> float | None:
+    """Return the first number of the value, or of its `emissions`, as the Hub does, which knows grams alone; exponents are understood."""
+    if re.match(r"[ \t]*(?:#[^\n]*)?\n|[ \t]*\{", block):  # a mapping
+        inner = re.search(r"(?:^|[{,\s])[\"']?emissions[\"']?:([^\n,}]*)", block)
+        block = inner[1] if inner else ""
+    found = re.search(r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?", block.partition("#")[0])
+    grams = float(found[0]) if found else 0.0
+    return grams if 0 < grams < 1e18 else None

@@ -1,0 +1,50 @@
+"""The models that a run begins with, and its lineage: what each checkpoint of it records (tfkit/run/lineage.py)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfkit.adapters import base_folder, is_adapter
+from tfkit.carbon import resolve_place
+from tfkit.engine.training_data import TrainingData, tokenizer_folder
+from tfkit.errors import UsageError
+from tfkit.hub import content_hash, run_id_of
+from tfkit.recipe.schema.sections import CarbonSection, Recipe
+from tfkit.run.ancestors import Parent
+
+
+def parents_of(recipe: Recipe, data: TrainingData) -> list[Parent]:
+    """Return the checkpoint that the run starts from, the companions, and the checkpoint of a run whose tokenizer it takes."""
+    found = [parent_of(one.parent(), one.folder) for one in data.objective.companions]
+    if data.start is not None:
+        return [parent_of(data.start.parent(), data.start.described.folder), *found]
+    if recipe.tokenizer.path is None:
+        return found
+    folder = tokenizer_folder(recipe.tokenizer.path)
+    if (run_id := run_id_of(folder)) is None:  # a tokenizer of its own, or of a model that was published: no model of ours is behind it
+        return found
+    entry = {"role": "tokenizer", "path": recipe.tokenizer.path, "run_id": run_id, "sha256": content_hash(folder)}
+    return [*found, parent_of(entry, folder)]
+
+
+def intensity_of(section: CarbonSection) -> dict[str, Any]:
+    """Return the carbon intensity that a run is computed with, and its source."""
+    try:
+        place = resolve_place(section)
+    except UsageError:  # the settings of CodeCarbon were changed since the run began
+        return {}
+    return {"g_per_kwh": place.intensity_g_per_kwh, "source": place.source}
+
+
+def parent_of(entry: Mapping[str, str | None], folder: Path | None) -> Parent:
+    """Return a parent by its entry in tfkit.json and its folder; of an adapter with the model that it updates."""
+    role, path = (str(entry[name]) for name in ("role", "path"))
+    return Parent(role, path, folder, entry["run_id"], entry["sha256"], _base(folder) if folder is not None else None)
+
+
+def _base(folder: Path) -> Parent | None:
+    """Return the model that an adapter updates; None for a whole model."""
+    if not is_adapter(folder):
+        return None
+    base = base_folder(folder)
+    return Parent("base", str(base), base, run_id_of(base), content_hash(base))
