@@ -64,6 +64,12 @@ def format_energy(watt_hours: float) -> str:
     return _scaled(watt_hours, {" MWh": 1e6, " kWh": 1e3, " Wh": 1, " mWh": 1e-3}) if watt_hours else "0 Wh"
 
 
+def format_range(low: float, high: float) -> str:
+    """Format two energies in watt-hours as 0.4 to 1.1 Wh, 380 mWh to 1.1 Wh."""
+    (least, _, unit), most = format_energy(low).partition(" "), format_energy(high)
+    return f"{least} to {most}" if most.endswith(f" {unit}") else f"{least} {unit} to {most}"
+
+
 def _scaled(value: float, units: Mapping[str, float]) -> str:
     """Format the value in the largest unit that it fills once rounded, else in the smallest; a decimal below 100, none above or if 0."""
     if not abs(value) < float("inf"):

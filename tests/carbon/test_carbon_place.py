@@ -50,7 +50,7 @@ def test_the_recipe_wins_over_the_environment_and_that_over_codecarbon(monkeypat
     monkeypatch.setenv("TFKIT_CARBON_INTENSITY", "12.5")
     assert place().describe() == "DEU, 12.5 g/kWh (TFKIT_CARBON_INTENSITY)"
     assert place("FRA").intensity_g_per_kwh == pytest.approx(56.039)
-    assert place("FRA", 7.0) == Place("FRA", "France", 7.0, "carbon.intensity_g_per_kwh")
+    assert place("FRA", 7.0) == Place("FRA", "France", 7.0, "carbon.intensity_g_per_kwh", "user", None, "carbon.intensity_g_per_kwh")
     assert place(None, 0.0).describe() == "0 g/kWh (carbon.intensity_g_per_kwh)"
 
 

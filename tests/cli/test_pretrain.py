@@ -18,6 +18,7 @@ from tiny_runs import Done, exact, hashes, kept, pretrain, records, strike, writ
 
 import tfkit
 import tfkit.engine.loop_hooks
+from tfkit.engine.results import MEASURED
 from tfkit.objectives.causal_lm import CausalLM
 from tfkit.run.manifest import verify
 
@@ -67,11 +68,9 @@ def test_the_document(base: Path, run: Path) -> None:
             "seconds",
             "train_seconds",
             "tokens_per_second",
-            "energy_kwh",
-            "energy_kwh_parts",
-            "emissions_g",
         ),
-        *("carbon_status", "place", "gates"),
+        *MEASURED,
+        *("inherited_g", "inherited_kwh", "inherited_is_lower_bound", "gates"),
     ]
     assert (document["schema_version"], document["steps"], document["tokens"]) == (1, 12, 12 * 4 * 16)
     assert document["run"] == str(run)
@@ -85,8 +84,9 @@ def test_the_document(base: Path, run: Path) -> None:
     assert document["status"] == "finished"
     assert document["seconds"] > document["train_seconds"] > 0
     assert document["tokens_per_second"] == pytest.approx(document["tokens"] / document["train_seconds"], rel=0.05)
-    for name in ("energy_kwh", "energy_kwh_parts", "emissions_g", "place"):
-        assert document[name] is None  # not measured, which is not 0
+    assert document["carbon_status"] == "off"
+    for name in MEASURED:
+        assert name == "carbon_status" or document[name] is None  # not measured, which is not 0
 
 
 def test_the_run_folder(run: Path) -> None:
@@ -98,8 +98,7 @@ def test_the_run_folder(run: Path) -> None:
     assert receipt["precision"] == "torch.float32"
     assert receipt["result"]["steps"] == 12
     rework = {"rework_kwh", "rework_g", "rework_seconds"}
-    times, energy = {"seconds", "train_seconds", "tokens"}, {"energy_kwh", "energy_kwh_parts", "emissions_g"}
-    assert receipt["totals"].keys() == {*times, *energy, "carbon_status", "place"} | rework
+    assert receipt["totals"].keys() == {"seconds", "train_seconds", "tokens", *MEASURED} | rework
     assert receipt["totals"]["seconds"] == receipt["result"]["seconds"] <= receipt["attempts"][0]["seconds"]
     assert [attempt["to_step"] for attempt in receipt["attempts"]] == [12]
     assert {"versions", "processor", "platform", "commit", "data", "command"} <= receipt.keys()

@@ -54,6 +54,7 @@ class Seen:
     metered: list[dict[str, Any]] = field(default_factory=list)
     block_forwards: int = 0
     hub: list[Any] = field(default_factory=list)
+    idle: list[float] = field(default_factory=list)
 
     def records(self, kind: str) -> list[dict[str, Any]]:
         lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -215,6 +216,11 @@ def tensorboard(seen: Seen) -> bool:
 def meter(seen: Seen) -> list[Any]:
     """What the meter's process is told."""
     return [{name: spec[name] for name in ("place", "pue", "every_seconds")} for spec in seen.metered]
+
+
+def idle(seen: Seen) -> list[float]:
+    """The seconds for which the idle machine is measured."""
+    return seen.idle
 
 
 def hub(seen: Seen) -> list[Any]:
@@ -649,6 +655,7 @@ TABLE = {
     "carbon.intensity_g_per_kwh": Change("carbon.intensity_g_per_kwh=7", meter, f"{METERED} | carbon.country=FRA"),
     "carbon.pue": Change("carbon.pue=1.5", meter, METERED),
     "carbon.every_seconds": Change("carbon.every_seconds=60", meter, METERED),
+    "carbon.baseline_seconds": Change("carbon.baseline_seconds=0.5", idle, METERED),
 }
 
 # What no objective trains yet: two descriptions beside the recipe's, and what they must differ in once they are built.
@@ -825,6 +832,9 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
         seen.hub.append((name, arguments, options))
         return load(name, *arguments, **options)
 
+    def measured(meter: Any, seconds: float, *others: Any) -> None:
+        seen.idle.append(seconds)
+
     def no_process() -> Any:
         raise OSError("no process in these tests: what it does is the carbon room's matter")
 
@@ -832,6 +842,7 @@ def _watch(seen: Seen, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Block, "forward", block)
     patch.setattr(tfkit.carbon.Meter, "_launch", told)
     patch.setattr("tfkit.carbon.meter._spawn", no_process)
+    patch.setattr("tfkit.engine.idle_baseline.measure_idle", measured)
     patch.setattr(datasets, "load_dataset", loaded)
 
 

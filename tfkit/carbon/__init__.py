@@ -4,13 +4,27 @@ Meter (meter.py)            in the trainer: starts the process, sends it the pha
   | JSON lines over pipes
 sidecar.py                  the process: a tick every few seconds, a last one when the trainer is gone
   gauge.py, probe.py        CodeCarbon, in a thread that may fail or hang
-  ledger.py                 carbon/<node>-<attempt>.jsonl, one fsynced line a tick: the truth
+  ledger.py                 carbon/<node>-<attempt>.jsonl, one fsynced line a tick: the truth; ledger_writer.py writes it
+  chain.py                  the hash in each of its lines of the line before
+  totals.py                 the sums over attempts, with their ranges (ranges.py) and what was done again (rework.py)
   emissions_file.py         emissions.csv, derived from the ledgers, in CodeCarbon's own columns
 """
 
-from tfkit.carbon.ledger import read_rework, read_seconds, read_totals
 from tfkit.carbon.meter import Meter
 from tfkit.carbon.place import Place, resolve_place
 from tfkit.carbon.reading import Reading
+from tfkit.carbon.rework import read_rework
+from tfkit.carbon.totals import attempts_of, measuring_fields, read_seconds, read_totals, reading_of
 
-__all__ = ["Meter", "Place", "Reading", "read_rework", "read_seconds", "read_totals", "resolve_place"]
+__all__ = [
+    "Meter",
+    "Place",
+    "Reading",
+    "attempts_of",
+    "measuring_fields",
+    "read_rework",
+    "read_seconds",
+    "read_totals",
+    "reading_of",
+    "resolve_place",
+]

@@ -1,7 +1,7 @@
 """The ledger, carbon/<node>-<attempt>.jsonl: the measurements, one fsynced JSON line a tick. It is only ever appended to.
 
     {"kind": "header", "run_id": ..., "attempt": 1, "node": 0, "host": ..., "place": {...}, "pue": 1.0, ..., "previous": null}
-    {"kind": "machine", "components": {"cpu": "model", "ram": "constant"}, "record": {...}}     once CodeCarbon has started
+    {"kind": "machine", "components": {"cpu": "model", "ram": "constant"}, "tdp_w": 65.0, "record": {...}}     once CodeCarbon has started
     {"kind": "tick", "at": ..., "phase": "train", "seconds": ..., "energy_wh": ..., ...}         sums since the attempt's start
     {"kind": "estimate", "seconds": 2.1, "energy_wh": ..., ...}     for the time before CodeCarbon's start, at its first power
 
@@ -11,7 +11,6 @@ checkpoint was saved, or the attempt resumed from it. The ticks hold measurement
 sums, and is split among the phases that it covers.
 """
 
-import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.carbon.chain import Chain, parse_line
-from tfkit.carbon.reading import Reading
 
 SCHEMA_VERSION = 1
 ENERGIES = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
@@ -57,6 +55,7 @@ class Attempt:
     machine: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     measured_seconds: float = 0.0
+    utilization: dict[str, float] = field(default_factory=lambda: dict.fromkeys(UTILIZATIONS, 0.0))
     estimate: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     phases: dict[str, Phase] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
@@ -79,7 +78,8 @@ class Attempt:
             elif kind == "estimate":
                 self._add_estimate(line)
             elif kind == "machine":
-                self.machine = {"components": dict(line["components"]), "record": dict(line["record"])}
+                tdp = _finite(line["tdp_w"]) if line.get("tdp_w") is not None else None
+                self.machine = {"components": dict(line["components"]), "record": dict(line["record"]), "tdp_w": tdp}
             elif kind == "header":
                 if line.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
                     raise ValueError("of another version, whose numbers may have another meaning")
@@ -99,7 +99,7 @@ class Attempt:
             phase.sums[key] += value - self.measured[key]
         phase.unmeasured_seconds += sums["seconds"] - self.measured["seconds"] - (measured - self.measured_seconds)
         phase.utilization, phase.ended_at = utilization, ended_at
-        self.measured, self.measured_seconds, self.status = sums, measured, status
+        self.measured, self.measured_seconds, self.status, self.utilization = sums, measured, status, utilization
         if step is not None:
             self.marks.append(Mark(step, sums, sums["seconds"] - measured))
 
@@ -187,60 +187,3 @@ class LedgerReader:
             attempt.add(text)
         self._read[path] = (start + len(whole), attempt)
         return attempt
-
-
-def read_totals(run_folder: Path, run_id: str | None = None) -> Reading:
-    """Return the totals of a run so far from its ledgers; of one run id, or of all. Status "off" without a ledger."""
-    attempts = [attempt for attempt in LedgerReader(run_folder / "carbon").attempts() if run_id in (None, attempt.header["run_id"])]
-    if not attempts:
-        return Reading()
-    sums = {name: sum(attempt.sums[name] for attempt in attempts) for name in SUMS}
-    degraded = has_gaps(attempts, attempts[-1].header["attempt"])
-    place = str(attempts[-1].place.get("text", ""))
-    return Reading(status="degraded" if degraded else "ok", place=place, provenance=provenance(attempts[-1].components), **sums)
-
-
-def read_seconds(run_folder: Path, run_id: str) -> dict[int, float]:
-    """Return the wall seconds of a run's attempts that have a ledger, by number: the durations of emissions.csv."""
-    seconds: dict[int, float] = {}
-    with contextlib.suppress(OSError):
-        for attempt in LedgerReader(run_folder / "carbon").attempts():
-            if attempt.header["run_id"] == run_id:
-                number = attempt.header["attempt"]
-                seconds[number] = seconds.get(number, 0.0) + attempt.sums["seconds"]
-    return seconds
-
-
-def has_gaps(attempts: list[Attempt], last: int) -> bool:
-    """Whether the energy of a run's attempts, from the first to the last, is a lower bound: one has no ledger, or an incomplete one."""
-    numbers = {attempt.header["attempt"] for attempt in attempts}
-    return any(attempt.outcome != "ok" for attempt in attempts) or sum(1 <= number <= last for number in numbers) < last
-
-
-def rework(attempts: list[Attempt]) -> dict[str, float]:
-    """Return the sums that a run used for repeated steps: they count in the total, and show how much the kills cost.
-
-    For each attempt these are the sums after the last mark that later attempts resumed from; starting again is not included.
-    """
-    sums = dict.fromkeys(SUMS, 0.0)
-    for attempt in attempts:
-        later = [other.marks[0].step for other in attempts if other.marks and other.header["attempt"] > attempt.header["attempt"]]
-        if attempt.marks and later:
-            kept = [mark for mark in attempt.marks if mark.step <= min(later)]
-            for name, value in attempt.since(kept[-1] if kept else attempt.marks[0]).items():
-                sums[name] += value
-    return sums
-
-
-def read_rework(run_folder: Path, run_id: str) -> dict[str, float] | None:
-    """Return `rework` of a run from its ledgers; None if there is none that can be read."""
-    try:
-        attempts = [attempt for attempt in LedgerReader(run_folder / "carbon").attempts() if attempt.header["run_id"] == run_id]
-    except OSError:
-        return None
-    return rework(attempts) if attempts else None
-
-
-def provenance(components: dict[str, str]) -> str:
-    """Return one phrase for people: `GPU counter, CPU model, RAM constant`."""
-    return ", ".join(f"{part.upper()} {components[part]}" for part in ("gpu", "cpu", "ram") if part in components)

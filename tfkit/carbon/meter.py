@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tfkit.carbon.emissions_file import write_emissions
-from tfkit.carbon.ledger import read_totals
 from tfkit.carbon.place import Place, codecarbon_settings, resolve_place
 from tfkit.carbon.reading import SUMMED, Reading, Status
+from tfkit.carbon.totals import read_totals
 
 if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection

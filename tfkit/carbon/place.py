@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
 WORLD = "WLD"  # no ISO code; a blank one makes carbonboard fail, this one does not
+TABLE = "global_energy_mix.json"  # of CodeCarbon: yearly means by country
 WORLD_AVERAGE_G_PER_KWH = 475.0  # IEA, Global Energy & CO2 Status Report 2019; CodeCarbon's own fallback
 
 
@@ -29,6 +30,9 @@ class Place:
     country_name: str = "World"
     intensity_g_per_kwh: float = WORLD_AVERAGE_G_PER_KWH
     source: str = "place unknown"
+    kind: str = "world average"  # or "annual mean", "user"
+    year: int | None = 2018  # of the numbers; None: not known
+    dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # of the intensity
 
     def describe(self) -> str:
         """Return one phrase for people: `FRA, 56 g/kWh (2023 mean, carbon.country)`."""
@@ -64,7 +68,7 @@ def resolve_place(section: "CarbonSection") -> Place:
         if intensity not in (None, ""):
             grams = _intensity(intensity, intensity_source)
             place = _country(country, country_source) if country else Place()
-            return Place(place.country_iso_code, place.country_name, grams, intensity_source)
+            return Place(place.country_iso_code, place.country_name, grams, intensity_source, "user", None, intensity_source)
         if country:
             return _country(country, country_source)
     return Place()
@@ -104,7 +108,9 @@ def _country(code: str, source: str) -> Place:
     if code in table:
         row = table[code]
         year = f"{row['year']} mean, " if row.get("year") else ""
-        return Place(code, str(row["country_name"]), float(row["carbon_intensity"]), year + source)
+        number = row.get("year")
+        dataset = f"CodeCarbon's {TABLE}"
+        return Place(code, str(row["country_name"]), float(row["carbon_intensity"]), year + source, "annual mean", number, dataset)
     if not table and re.fullmatch("[A-Z]{3}", code):
         return Place(code, code, WORLD_AVERAGE_G_PER_KWH, f"world average, since CodeCarbon's table is missing, {source}")
     names = {str(row["country_name"]).upper(): known for known, row in table.items()}
@@ -120,7 +126,7 @@ def _country(code: str, source: str) -> Place:
 def _countries() -> dict[str, dict[str, Any]]:
     """Return CodeCarbon's yearly means by alpha-3 code; empty if it is not installed."""
     try:
-        path = codecarbon_folder() / "data" / "private_infra" / "global_energy_mix.json"
+        path = codecarbon_folder() / "data" / "private_infra" / TABLE
         table: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}

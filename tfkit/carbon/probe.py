@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from tfkit.carbon.reading import Totals
 
@@ -19,10 +19,14 @@ NEVER_SECONDS = 10 * 365 * 86400.0
 
 @dataclass(frozen=True)
 class Machine:
-    """The measured machine: the source of each part (cpu, gpu, ram), and CodeCarbon's first record for emissions.csv."""
+    """The measured machine: the source of each part (cpu, gpu, ram), and CodeCarbon's first record for emissions.csv.
+
+    `tdp_w`: the power of its processors at full load that CodeCarbon's model works with; None: not known, or there is a counter.
+    """
 
     components: dict[str, str]
     record: dict[str, Any]
+    tdp_w: float | None = None
 
 
 class Probe(Protocol):
@@ -58,7 +62,9 @@ class CodeCarbonProbe:
         self._tracker.start()
         self.read()
         forced = {part: "user" for part in ("cpu", "ram") if settings.get(f"force_{part}_power")}
-        return Machine(self._components() | forced, dataclasses.asdict(self._record))
+        components = self._components() | forced
+        tdp_w = None if components["cpu"] == "counter" else _watts(settings.get("force_cpu_power")) or _tdp()
+        return Machine(components, dataclasses.asdict(self._record), tdp_w)
 
     def _construct(self, settings: dict[str, Any]) -> Any:
         from codecarbon import OfflineEmissionsTracker  # type: ignore[import-untyped,unused-ignore]
@@ -159,6 +165,18 @@ def _do_without_temporary_files() -> None:
         tempfile.gettempdir()
     except FileNotFoundError:
         tempfile.tempdir = os.sep
+
+
+def _tdp() -> float | None:
+    """Return the power at full load of all processors, as CodeCarbon's table or its rule for unknown ones has it; None: not known."""
+    try:
+        from codecarbon.core import cpu, util  # type: ignore[import-untyped,unused-ignore]
+
+        table, machine = cast(Any, cpu), cast(Any, util)
+        tdp = float(table.TDP().tdp * machine.count_physical_cpus())
+    except Exception:  # another version may not have them, and the range does without
+        return None
+    return tdp if 0 < tdp < 1e6 else None
 
 
 def _watts(value: Any) -> float | None:

@@ -22,10 +22,11 @@ from typing import Any, NoReturn
 
 from tfkit.carbon.emissions_file import write_emissions
 from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
-from tfkit.carbon.ledger import ENERGIES, SCHEMA_VERSION, Attempt, LedgerReader, has_gaps, provenance
+from tfkit.carbon.ledger import ENERGIES, SCHEMA_VERSION, Attempt, LedgerReader
 from tfkit.carbon.ledger_writer import Ledger, estimate_line, tick_line
 from tfkit.carbon.probe import Probe
 from tfkit.carbon.reading import SUMMED, Totals
+from tfkit.carbon.totals import has_gaps, provenance
 
 LOOK_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
 EXIT_SECONDS = 0.5  # the part of a stop's time-out for writing and exiting
@@ -171,7 +172,7 @@ class Sidecar:
         machine = self._gauge.machine
         if machine is not None and not self._machine_written:
             record = {name: value if isinstance(value, int | float | str) else None for name, value in machine.record.items()}
-            self._unwritten.append({"kind": "machine", "components": machine.components, "record": record})
+            self._unwritten.append({"kind": "machine", "components": machine.components, "tdp_w": machine.tdp_w, "record": record})
             self._machine_written = True
         if self._unwritten and _within_phase(self._unwritten[-1], tick):
             self._unwritten.pop()

@@ -4,7 +4,7 @@ from typing import Any
 
 from tfkit import console
 from tfkit.cli.aligned import aligned
-from tfkit.units import format_baselines, format_count, format_energy, format_mass, format_seconds
+from tfkit.units import format_baselines, format_count, format_energy, format_mass, format_range, format_seconds
 
 
 def show_training_result(result: dict[str, Any], as_json: bool) -> None:
@@ -74,12 +74,25 @@ def _lines(result: dict[str, Any]) -> str:
         "baselines": format_baselines(result.get("baselines") or {}),
         "energy": f"{format_energy(1000 * energy)}, {format_mass(mass)} CO2e{place}" if energy and mass is not None else "",
     }
+    rows["measured"] = _measured(result)
     rows["lineage"] = _lineage(result)
     if (gain := result.get("improvement")) is not None and best:
         change = f"better by {gain:.4g}" if gain > 0 else f"WORSE by {-gain:.4g}" if gain < 0 else "no better"
         rows["result"] = f"{best['metric']} {_number(best['value'])}, {change} than before the first step"
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items() if value)
+
+
+def _measured(result: dict[str, Any]) -> str:
+    """Return how the energy was had, and between which bounds it is; empty where that is not known."""
+    energy, seconds, sources = result["energy_kwh"], result["seconds"], result.get("provenance") or {}
+    low, high = result.get("energy_kwh_low"), result.get("energy_kwh_high")
+    if not energy or not seconds or low is None or high is None:
+        return ""
+    parts = ", ".join(f"{part.upper()} {sources[part]}" for part in ("gpu", "cpu", "ram") if sources.get(part))
+    idle = result.get("idle_kwh")
+    apart = f"; the idle machine would have taken {format_energy(1000 * idle)}" if idle else ""
+    return f"{energy * 3.6e6 / seconds:.3g} W ({parts}), {format_range(low * 1000, high * 1000)}{apart}"
 
 
 def _number(value: float | None) -> str:

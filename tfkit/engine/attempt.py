@@ -167,6 +167,7 @@ def _metered(
     stop: StopRequest,
 ) -> dict[str, Any]:
     from tfkit.carbon import Meter
+    from tfkit.engine.idle_baseline import measure_idle
     from tfkit.engine.session import record_totals
 
     folder.begin_attempt(options.threads)
@@ -176,6 +177,7 @@ def _metered(
     stopped: Stopped | None = None
     meter = Meter.start(recipe.carbon, folder=folder.path, run_id=folder.run_id, attempt=folder.attempt, project=name)
     try:
+        measure_idle(meter, recipe.carbon.baseline_seconds, listener, stop)
         import torch
 
         from tfkit.engine import run as training_run
@@ -196,7 +198,7 @@ def _metered(
             listener.warn(warning)
         record_totals(folder, reading, run.totals if run is not None else {})
     if stopped is not None:
-        stopped.result = run.result(reading, "stopped") if run is not None and run.assembled and run.progress.step else None
+        stopped.result = run.result("stopped") if run is not None and run.assembled and run.progress.step else None
         raise stopped
     assert run is not None
-    return run.finish(reading)
+    return run.finish()

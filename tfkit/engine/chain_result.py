@@ -1,10 +1,13 @@
 """The result of a recipe with stages, and what its run.json has of them: each stage's own, and the totals of all."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from tfkit.carbon.totals import joined
+from tfkit.engine.results import MEASURED
 from tfkit.run.ancestors import read_lineage
 from tfkit.run.checkpoints import newest_checkpoint
 from tfkit.run.lineage import Ancestor, merge_ancestors, shifted, sum_inherited
@@ -12,7 +15,8 @@ from tfkit.run.listing import read_run
 from tfkit.run.receipt import read_receipt
 from tfkit.run.strict_json import is_number
 
-_SUMS = ("seconds", "train_seconds", "tokens", "energy_kwh", "emissions_g", "rework_kwh", "rework_g", "rework_seconds")
+_SUMS = ("seconds", "train_seconds", "tokens", "energy_kwh", "emissions_g", "rework_kwh", "rework_g", "rework_seconds", "idle_kwh")
+_RANGES = ("energy_kwh_low", "energy_kwh_high", "emissions_g_low", "emissions_g_high")
 _OF_THE_LAST = ("checkpoint", "loss", "evaluation", "before", "improvement", "baselines", "best", "stopped_early", "place")
 
 
@@ -38,7 +42,7 @@ def chain_result(folder: Path, status: str, results: Mapping[str, dict[str, Any]
         "evaluation": last.get("evaluation") or {},
         "steps": sum(stage["steps"] or 0 for stage in stages.values()),
         "tokens": totals["tokens"] or 0,
-        **{name: totals[name] for name in ("seconds", "train_seconds", "energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status")},
+        **{name: totals[name] for name in ("seconds", "train_seconds", *MEASURED) if name != "place"},
         **{name: totals[name] for name in ("inherited_g", "inherited_kwh", "inherited_is_lower_bound")},
         "tokens_per_second": round(totals["tokens"] / trained, 1) if trained else None,
         **({"nonfinite": last["nonfinite"]} if "nonfinite" in last else {}),
@@ -74,13 +78,58 @@ def sum_totals(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Add up what was measured; None where nothing was. A stage without energy beside one with it leaves the whole degraded."""
     stages = [stage for stage in stages if "seconds" in stage]
     totals: dict[str, Any] = {name: _sum(stage.get(name) for stage in stages) for name in _SUMS}
-    parts = [stage["energy_kwh_parts"] for stage in stages if stage.get("energy_kwh_parts")]
-    names = dict.fromkeys(name for part in parts for name in part)
     outcomes = {stage.get("carbon_status") for stage in stages}
     return totals | {
-        "energy_kwh_parts": {name: _sum(part.get(name) for part in parts) for name in names} or None,
+        "energy_kwh_parts": _sum_by_name(stage.get("energy_kwh_parts") for stage in stages),
         "carbon_status": outcomes.pop() if len(outcomes) == 1 else "degraded" if outcomes else "off",
+        **_measuring([stage for stage in stages if stage.get("energy_kwh")]),
+        "coverage": _mean(stages, "coverage", "seconds"),
+        "device_seconds": _sum_by_name(stage.get("device_seconds") for stage in stages),
     }
+
+
+def _measuring(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how the energy of the stages that have some was had; None for what a stage of an older version does not say."""
+    ranges = {name: [stage.get(name) for stage in stages] for name in _RANGES}
+    provenance = [stage.get("provenance") or {} for stage in stages]
+    return {
+        **{name: None if None in values else _sum(values) for name, values in ranges.items()},
+        "modelled_share": _mean(stages, "modelled_share", "energy_kwh"),
+        "provenance": {part: joined(one.get(part) for one in provenance) for part in dict.fromkeys(chain(*provenance))} or None,
+        "pue": _same(stage.get("pue") for stage in stages),
+        "intensity": _intensity(stages),
+    }
+
+
+def _intensity(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the intensity of all stages; where they differ the grams a kWh that their energies were charged."""
+    found = [stage.get("intensity") or {} for stage in stages]
+    energy, emissions = (sum(stage.get(name) or 0.0 for stage in stages) for name in ("energy_kwh", "emissions_g"))
+    if not any(found):
+        return None
+    same = _same(one.get("g_per_kwh") for one in found)
+    return {
+        "g_per_kwh": emissions / energy if same is None and energy else same,
+        "source": joined(one.get("source") for one in found),
+        "year": _same(one.get("year") for one in found),
+        "kind": joined(one.get("kind") for one in found),
+    }
+
+
+def _same(values: Iterable[Any]) -> Any:
+    different = [*dict.fromkeys(values)]
+    return different[0] if len(different) == 1 else None
+
+
+def _mean(stages: Iterable[Mapping[str, Any]], name: str, weight: str) -> float | None:
+    pairs = [(stage.get(name), stage.get(weight) or 0.0) for stage in stages]
+    total = sum(weight for _, weight in pairs)
+    return round(sum((value or 0.0) * weight for value, weight in pairs) / total, 4) if total and any(pairs) else None
+
+
+def _sum_by_name(parts: Iterable[Any]) -> dict[str, Any] | None:
+    found = [part for part in parts if part]
+    return {name: _sum(part.get(name) for part in found) for name in dict.fromkeys(chain(*found))} or None
 
 
 def _sum(values: Iterable[Any]) -> Any:

@@ -9,7 +9,8 @@ from tfkit.carbon import resolve_place
 from tfkit.engine.training_data import TrainingData, tokenizer_folder
 from tfkit.errors import UsageError
 from tfkit.hub import content_hash, run_id_of
-from tfkit.recipe.schema.sections import CarbonSection, Recipe
+from tfkit.recipe.schema.carbon_section import CarbonSection
+from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.ancestors import Parent
 
 

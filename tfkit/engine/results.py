@@ -6,6 +6,13 @@ from typing import Any, Self
 
 from tfkit.run.metrics import read_metrics
 
+MEASURED = (
+    *("energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status", "place"),
+    *("energy_kwh_low", "energy_kwh_high", "emissions_g_low", "emissions_g_high", "coverage", "modelled_share", "provenance"),
+    *("pue", "intensity", "device_seconds", "idle_kwh"),
+)
+"""The fields of a training's result that are the totals of run.json: energy and emissions, and how they were had."""
+
 
 @dataclass(frozen=True)
 class _Result:
@@ -52,6 +59,17 @@ class TrainingResult(_Result):
     emissions_g: float | None
     carbon_status: str
     place: str | None
+    energy_kwh_low: float | None  # the range that the way of measuring leaves
+    energy_kwh_high: float | None
+    emissions_g_low: float | None
+    emissions_g_high: float | None
+    coverage: float | None  # the fraction of the seconds that was measured
+    modelled_share: float | None  # the fraction of the energy that is a model's or a constant's
+    provenance: dict[str, str | None] | None  # of cpu, gpu and ram: counter, model, constant or user
+    pue: float | None
+    intensity: dict[str, Any] | None  # g_per_kwh, source, year, kind
+    device_seconds: dict[str, float] | None
+    idle_kwh: float | None  # what the machine would have taken idle; None: not measured
     inherited_g: float | None  # emissions of all models that this one comes from; None: of none they are known
     inherited_kwh: float | None
     inherited_is_lower_bound: bool | None

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from tfkit.carbon import Meter, Reading
+from tfkit.carbon import Meter
 from tfkit.engine.base_model import pinned
 from tfkit.engine.baseline_scores import training_baselines
 from tfkit.engine.checkpointing import Checkpointer
@@ -19,8 +19,8 @@ from tfkit.engine.micro_batches import MicroBatches, with_batch_of_rows
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.memory_plan import planned_bytes, require_memory, require_memory_for_blocks
 from tfkit.engine.planning.run_estimate import estimate_run
+from tfkit.engine.results import MEASURED
 from tfkit.engine.resuming import require_length, warn_of_other_rounding, write_recipe
-from tfkit.engine.session import energy_fields, place_fields
 from tfkit.engine.training_data import RunContext, prepare_data
 from tfkit.engine.training_log import TrainingLog, saved_log
 from tfkit.engine.validator import Validator
@@ -80,7 +80,7 @@ class Run:
         """Seconds and tokens of all steps, of earlier attempts, too; empty before these are known."""
         return {"train_seconds": round(self.progress.seconds, 3), "tokens": self.progress.tokens} if self.assembled else {}
 
-    def result(self, reading: Reading, status: Literal["finished", "stopped"]) -> dict[str, Any]:
+    def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
         """Return the result of docs/cli.md, once the totals are recorded."""
         progress, folder = self.progress, self.context.folder
         result: dict[str, Any] = {
@@ -100,17 +100,16 @@ class Run:
             "seconds": folder.totals["seconds"],
             "train_seconds": round(progress.seconds, 3),
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
-            **energy_fields(reading),
-            **place_fields(reading),
+            **{name: folder.totals.get(name) for name in MEASURED},
             **self.checkpointer.inherited.fields(),
             "gates": [],  # those of the command that asks for the result
         }
         document: dict[str, Any] = strict_json.loads(strict_json.dumps(result))  # as --resume will read it: a perplexity may be infinite
         return document
 
-    def finish(self, reading: Reading) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """Write the card of the last checkpoint and the receipt of a finished run; return its result."""
-        result = self.result(reading, "finished")
+        result = self.result("finished")
         if (gain := result["improvement"]) is not None and gain < 0:
             self.listener.warn(self.checkpointer.describe_loss())
         self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tfkit.carbon import Meter, Reading, read_rework, read_seconds, read_totals, resolve_place
+from tfkit.carbon import Meter, Reading, attempts_of, measuring_fields, read_rework, read_seconds, read_totals, reading_of, resolve_place
 from tfkit.carbon.reading import SUMMED
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.recipe.schema.carbon_section import CarbonSection
@@ -105,14 +105,32 @@ def place_fields(reading: Reading) -> dict[str, Any]:
 
 
 def record_totals(folder: RunFolder, reading: Reading, totals: dict[str, Any]) -> None:
-    """Record the totals of all attempts of a run, however the last one ended: time, energy, rework, and the caller's counts."""
-    seconds = {"seconds": round(folder.seconds(read_seconds(folder.path, folder.run_id)), 3)}
-    folder.record(totals=folder.totals | seconds | totals | energy_fields(reading) | place_fields(reading) | _rework_fields(folder))
+    """Record the totals of all attempts of a run, however the last one ended: time, energy, rework, and the caller's counts.
+
+    Time and energy are those of the ledgers. `reading` is the meter's last one: it takes their place where a disk has not taken them all.
+    """
+    seconds = round(folder.seconds(read_seconds(folder.path, folder.run_id)), 3)
+    measured = ledger_fields(folder.path, folder.run_id, seconds)
+    if measured is None or reading.energy_wh > 1000 * (measured["energy_kwh"] or 0.0) * (1 + 1e-6):
+        measured = energy_fields(reading) | place_fields(reading) | measuring_fields([], seconds)
+    elif reading.outcome == "degraded" and measured["carbon_status"] == "ok":
+        measured["carbon_status"] = "degraded"
+    folder.record(totals=folder.totals | {"seconds": seconds} | totals | measured | _rework_fields(folder.path, folder.run_id))
 
 
-def _rework_fields(folder: RunFolder) -> dict[str, float | None]:
+def ledger_fields(run_folder: Path, run_id: str, seconds: float) -> dict[str, Any] | None:
+    """Return what the ledgers of a run give of its totals; `seconds`: of all attempts. None without a ledger that can be read."""
+    try:
+        attempts = attempts_of(run_folder, run_id)
+    except OSError:
+        return None
+    reading = reading_of(attempts)
+    return energy_fields(reading) | place_fields(reading) | measuring_fields(attempts, seconds) if attempts else None
+
+
+def _rework_fields(run_folder: Path, run_id: str) -> dict[str, float | None]:
     """Return the part of the totals that went into steps that were lost and done again; None without a ledger."""
-    lost = read_rework(folder.path, folder.run_id)
+    lost = read_rework(run_folder, run_id)
     return {
         "rework_kwh": lost["energy_wh"] / 1000 if lost else None,
         "rework_g": lost["emissions_g"] if lost else None,

@@ -14,3 +14,6 @@ class CarbonSection(Data):
     intensity_g_per_kwh: Intensity | None = Field(None, description="Grams of CO2e per kWh; wins over the country's mean.")
     pue: Effectiveness = Field(1.0, description="Power usage effectiveness of the data centre; multiplies the energy.")
     every_seconds: Seconds = Field(5.0, description="Seconds between readings, each a line of the ledger.")
+    baseline_seconds: float = Field(
+        0.0, ge=0, le=3600, description="Seconds for which the idle machine is measured before the work starts; 0: not at all."
+    )

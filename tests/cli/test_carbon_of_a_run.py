@@ -1,0 +1,61 @@
+"""The energy of a real run, as its result, its receipt and its last lines have it; the power is made up, the rest is not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fake_codecarbon
+import pytest
+from fake_codecarbon import G_PER_KWH, POWER_W
+from tiny_runs import Process, pretrain, write_corpus, write_recipe
+
+from tfkit.engine.results import MEASURED
+from tfkit.units import format_energy
+
+METERED = f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_seconds: 0.5, baseline_seconds: 0.5, pue: 1.2}}"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("metered")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    before = fake_codecarbon.put_first(fake_codecarbon.write(folder / "fake"))
+
+    def patiently() -> None:
+        before()
+        fake_codecarbon.wait_for_the_end()
+
+    done = pretrain(folder / "run", folder / "tiny.yaml", METERED, "--json", before=patiently)
+    assert done.code == 0, done.err
+    assert "measuring the idle machine for 0.5 s" in done.err
+    (folder / "result.json").write_text(done.out)
+    return folder / "run"
+
+
+def document(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_result_and_receipt_say_how_the_energy_was_had(run: Path) -> None:
+    result, totals = document(run.parent / "result.json"), document(run / "run.json")["totals"]
+    assert {name: result[name] for name in MEASURED} == {name: totals[name] for name in MEASURED}
+    assert result["energy_kwh"] * 3.6e6 == pytest.approx(POWER_W * result["seconds"], rel=0.2)
+    assert result["emissions_g"] == pytest.approx(result["energy_kwh"] * G_PER_KWH)
+    assert result["provenance"] == {"cpu": "model", "gpu": None, "ram": "constant"}
+    assert result["energy_kwh_low"] < result["energy_kwh"] < result["energy_kwh_high"]
+    assert result["emissions_g_high"] == pytest.approx(result["energy_kwh_high"] * G_PER_KWH)
+    assert (result["modelled_share"], result["pue"]) == (1.0, 1.2)
+    assert 0 < result["coverage"] <= 1
+    source = "carbon.intensity_g_per_kwh"
+    assert result["intensity"] == {"g_per_kwh": G_PER_KWH, "source": source, "year": None, "kind": "user"}
+    assert result["idle_kwh"] * 3.6e6 == pytest.approx(POWER_W * result["seconds"], rel=0.2)
+
+
+def test_the_last_lines_say_it_in_plain_words(run: Path) -> None:
+    done = Process(run.parent, ["resume", str(run)]).wait()
+    (line,) = [line for line in done.out.splitlines() if line.startswith("measured")]
+    result = document(run.parent / "result.json")
+    watts = result["energy_kwh"] * 3.6e6 / result["seconds"]
+    assert line.split(maxsplit=1)[1].startswith(f"{watts:.3g} W (CPU model, RAM constant), {result['energy_kwh_low'] * 1e6:.1f} to ")
+    assert line.endswith(f" mWh; the idle machine would have taken {format_energy(result['idle_kwh'] * 1000)}")

@@ -1,0 +1,48 @@
+"""The totals of a recipe with stages: sums, and how the energy of all of them was had."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfkit.engine.chain_result import stage_facts
+
+FRANCE = {"g_per_kwh": 56.0, "source": "table", "year": 2023, "kind": "annual mean"}
+USER = {"g_per_kwh": 100.0, "source": "carbon.intensity_g_per_kwh", "year": None, "kind": "user"}
+
+
+def stage(folder: Path, **totals: Any) -> Path:
+    folder.mkdir()
+    document = {"schema_version": 1, "run_id": folder.name, "status": "finished", "attempts": [], "totals": totals}
+    (folder / "run.json").write_text(json.dumps(document))
+    return folder
+
+
+def measured(energy: float, factor: float, **others: Any) -> dict[str, Any]:
+    ends = {"energy_kwh_low": energy / 2, "energy_kwh_high": energy * 2}
+    return {"seconds": 10.0, "energy_kwh": energy, "emissions_g": energy * factor, "carbon_status": "ok"} | ends | others
+
+
+def totals(**stages: Path) -> dict[str, Any]:
+    found: dict[str, Any] = stage_facts(stages)["totals"]
+    return found
+
+
+def test_ranges_add_up_and_sources_are_joined(tmp_path: Path) -> None:
+    first = measured(1.0, 56.0, coverage=0.5, modelled_share=1.0, provenance={"cpu": "model", "gpu": None}, pue=1.0, intensity=FRANCE)
+    other = {"seconds": 30.0, "coverage": 1.0, "modelled_share": 0.0, "provenance": {"cpu": "counter", "gpu": None}, "pue": 1.2}
+    second = measured(3.0, 100.0, **other, intensity=USER, device_seconds={"A": 20.0})
+    found = totals(a=stage(tmp_path / "a", **first, device_seconds={"A": 10.0, "B": 1.0}), b=stage(tmp_path / "b", **second))
+    assert (found["energy_kwh"], found["energy_kwh_low"], found["energy_kwh_high"]) == (4.0, 2.0, 8.0)
+    assert (found["coverage"], found["modelled_share"]) == (0.875, 0.25)
+    assert (found["provenance"], found["pue"]) == ({"cpu": "model, counter", "gpu": None}, None)
+    source = "table, carbon.intensity_g_per_kwh"
+    assert found["intensity"] == {"g_per_kwh": 89.0, "source": source, "year": None, "kind": "annual mean, user"}
+    assert found["device_seconds"] == {"A": 30.0, "B": 1.0}
+
+
+@pytest.mark.parametrize("older", [{"seconds": 5.0, "energy_kwh": 1.0, "emissions_g": 1.0, "carbon_status": "ok"}])
+def test_a_stage_of_an_older_version_leaves_no_bounds(tmp_path: Path, older: dict[str, Any]) -> None:
+    found = totals(a=stage(tmp_path / "a", **measured(1.0, 56.0, intensity=FRANCE)), b=stage(tmp_path / "b", **older))
+    assert (found["energy_kwh"], found["energy_kwh_low"], found["emissions_g_high"]) == (2.0, None, None)

@@ -1,0 +1,30 @@
+"""The energy that a run used for steps that were lost and taken again."""
+
+from pathlib import Path
+
+from tfkit.carbon.ledger import SUMS, Attempt
+from tfkit.carbon.totals import attempts_of
+
+
+def rework(attempts: list[Attempt]) -> dict[str, float]:
+    """Return the sums that a run used for repeated steps: they count in the total, and show how much the kills cost.
+
+    For each attempt these are the sums after the last mark that later attempts resumed from; starting again is not included.
+    """
+    sums = dict.fromkeys(SUMS, 0.0)
+    for attempt in attempts:
+        later = [other.marks[0].step for other in attempts if other.marks and other.header["attempt"] > attempt.header["attempt"]]
+        if attempt.marks and later:
+            kept = [mark for mark in attempt.marks if mark.step <= min(later)]
+            for name, value in attempt.since(kept[-1] if kept else attempt.marks[0]).items():
+                sums[name] += value
+    return sums
+
+
+def read_rework(run_folder: Path, run_id: str) -> dict[str, float] | None:
+    """Return `rework` of a run from its ledgers; None if there is none that can be read."""
+    try:
+        attempts = attempts_of(run_folder, run_id)
+    except OSError:
+        return None
+    return rework(attempts) if attempts else None

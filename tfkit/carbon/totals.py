@@ -1,0 +1,137 @@
+"""The totals of a run from its ledgers: sums over all attempts, and how each number was had."""
+
+import contextlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfkit.carbon.ledger import SUMS, Attempt, LedgerReader
+from tfkit.carbon.ranges import PARTS, energy_range
+from tfkit.carbon.reading import Reading
+
+_MODELLED = ("model", "constant")
+
+
+def attempts_of(run_folder: Path, run_id: str | None = None) -> list[Attempt]:
+    """Return the attempts of a run that have a ledger, of one run id or of all, in order. Raises OSError."""
+    return [attempt for attempt in LedgerReader(run_folder / "carbon").attempts() if run_id in (None, attempt.header["run_id"])]
+
+
+def reading_of(attempts: Sequence[Attempt]) -> Reading:
+    """Return the sums of a run's attempts; status "off" without one."""
+    if not attempts:
+        return Reading()
+    sums = {name: sum(attempt.sums[name] for attempt in attempts) for name in SUMS}
+    degraded = has_gaps(attempts, attempts[-1].header["attempt"])
+    place = str(attempts[-1].place.get("text", ""))
+    return Reading(status="degraded" if degraded else "ok", place=place, provenance=provenance(attempts[-1].components), **sums)
+
+
+def read_totals(run_folder: Path, run_id: str | None = None) -> Reading:
+    """Return the totals of a run so far from its ledgers; of one run id, or of all. Status "off" without a ledger."""
+    return reading_of(attempts_of(run_folder, run_id))
+
+
+def read_seconds(run_folder: Path, run_id: str) -> dict[int, float]:
+    """Return the wall seconds of a run's attempts that have a ledger, by number: the durations of emissions.csv."""
+    seconds: dict[int, float] = {}
+    with contextlib.suppress(OSError):
+        for attempt in attempts_of(run_folder, run_id):
+            number = attempt.header["attempt"]
+            seconds[number] = seconds.get(number, 0.0) + attempt.sums["seconds"]
+    return seconds
+
+
+def has_gaps(attempts: Sequence[Attempt], last: int) -> bool:
+    """Whether the energy of a run's attempts, from the first to the last, is a lower bound: one has no ledger, or an incomplete one."""
+    numbers = {attempt.header["attempt"] for attempt in attempts}
+    return any(attempt.outcome != "ok" for attempt in attempts) or sum(1 <= number <= last for number in numbers) < last
+
+
+def provenance(components: Mapping[str, str]) -> str:
+    """Return one phrase for people: `GPU counter, CPU model, RAM constant`."""
+    return ", ".join(f"{part.upper()} {components[part]}" for part in ("gpu", "cpu", "ram") if part in components)
+
+
+def measuring_fields(attempts: Sequence[Attempt], seconds: float) -> dict[str, Any]:
+    """Return how the energy of a run was had, by the names of run.json's totals; `seconds`: of all attempts, metered or not.
+
+    The range adds up over attempts. That of the emissions is in proportion: the intensity has none. None: not known.
+    """
+    reading = reading_of(attempts)
+    energy = reading.energy_wh
+    ranges = [energy_range(attempt) for attempt in attempts]
+    low, high = (sum(ends) for ends in zip(*ranges, strict=True)) if ranges else (0.0, 0.0)
+    modelled = sum(attempt.sums[f"{part}_wh"] for attempt in attempts for part in PARTS if attempt.components.get(part) in _MODELLED)
+    measured_seconds = sum(attempt.measured_seconds for attempt in attempts)
+    return {
+        "energy_kwh_low": low / 1000 if energy else None,
+        "energy_kwh_high": high / 1000 if energy else None,
+        "emissions_g_low": reading.emissions_g * low / energy if energy else None,
+        "emissions_g_high": reading.emissions_g * high / energy if energy else None,
+        "coverage": round(min(1.0, measured_seconds / seconds), 4) if seconds and attempts else None,
+        "modelled_share": round(modelled / energy, 4) if energy else None,
+        "provenance": {part: joined(attempt.components.get(part) for attempt in attempts) for part in PARTS} if energy else None,
+        "pue": _number(attempts[-1].header.get("pue")) if attempts else None,
+        "intensity": _intensity(attempts, reading),
+        "device_seconds": _device_seconds(attempts) or None,
+        "idle_kwh": _idle_kwh(attempts),
+    }
+
+
+def joined(values: Iterable[str | None]) -> str | None:
+    """Return the different values as one phrase, such as `counter, model`; None if there are none."""
+    return ", ".join(str(value) for value in dict.fromkeys(values) if value) or None
+
+
+def _intensity(attempts: Sequence[Attempt], reading: Reading) -> dict[str, Any] | None:
+    """Return the grams a kWh that were used, over all attempts, and where they are from."""
+    if not attempts:
+        return None
+    places = [attempt.place for attempt in attempts]
+    grams = {_number(place.get("intensity_g_per_kwh")) for place in places}
+    mean = reading.emissions_g / reading.energy_wh * 1000 if reading.energy_wh else None
+    return {
+        "g_per_kwh": grams.pop() if len(grams) == 1 else mean,
+        "source": joined(place.get("dataset") or place.get("source") for place in places),
+        "year": places[-1].get("year"),
+        "kind": joined(place.get("kind") for place in places),
+    }
+
+
+def _device_seconds(attempts: Iterable[Attempt]) -> dict[str, float]:
+    """Return the seconds that each kind of device was at the run's disposal: of GPUs times their number, of the processor once."""
+    seconds: dict[str, float] = {}
+    for attempt in attempts:
+        record = attempt.machine.get("record", {})
+        boards = re.findall(r"(\d+) x (.+?)(?=\d x |$)", str(record.get("gpu_model") or "")) if "gpu" in attempt.components else []
+        devices = [(str(record["cpu_model"]), 1)] if record.get("cpu_model") else []
+        for name, count in [*devices, *((name, int(number)) for number, name in boards)]:
+            seconds[name] = round(seconds.get(name, 0.0) + count * attempt.sums["seconds"], 3)
+    return seconds
+
+
+def _idle_kwh(attempts: Sequence[Attempt]) -> float | None:
+    """Return the energy that the machine would have taken idle for as long, at the power of the phase `idle`; None: not measured.
+
+    An attempt without a baseline has that of the one before, or else of the first one with any.
+    """
+    powers = [_idle_watts(attempt) for attempt in attempts]
+    watts = next((power for power in powers if power is not None), None)
+    if watts is None:
+        return None
+    total = 0.0
+    for attempt, power in zip(attempts, powers, strict=True):
+        watts = watts if power is None else power
+        total += watts * attempt.sums["seconds"] / 3600
+    return total / 1000
+
+
+def _idle_watts(attempt: Attempt) -> float | None:
+    phase = attempt.phases.get("idle")
+    return phase.sums["energy_wh"] * 3600 / phase.sums["seconds"] if phase and phase.sums["seconds"] > 0 else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300 else None

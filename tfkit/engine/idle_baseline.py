@@ -1,0 +1,33 @@
+"""The power of the machine before its work starts: what it would have taken anyway, as arXiv 2211.02001 reports it of BLOOM."""
+
+import time
+
+from tfkit.carbon import Meter
+from tfkit.engine.listener import Listener, StopRequest
+
+PHASE = "idle"
+_LOOK_SECONDS = 0.05
+
+
+def measure_idle(meter: Meter, seconds: float, listener: Listener, stop: StopRequest) -> None:
+    """Do nothing for `seconds`, once the meter has started, in a phase of their own; nothing at all where there is no meter or no time.
+
+    Raises Stopped.
+    """
+    if not seconds or meter.reading().status == "off":
+        return
+    listener.say(f"measuring the idle machine for {seconds:g} s")
+    with stop.at_once("nothing was trained yet"):
+        while meter.reading().status == "starting":
+            _wait(_LOOK_SECONDS, stop)
+        if meter.reading().status == "ok":
+            meter.phase(PHASE)
+            _wait(seconds, stop)
+            meter.phase("setup")
+
+
+def _wait(seconds: float, stop: StopRequest) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        stop.raise_if_requested("nothing was trained yet")
+        time.sleep(min(left, _LOOK_SECONDS))
