@@ -22,6 +22,7 @@ COMMANDS = {
     "average": "Average a run's last checkpoints into a model folder.",
     "replay": "Repeat the step that ended a run, and name the first module that goes wrong.",
     "inspect": "Show the first rows as the model will see them.",
+    "plan": "Parameters, FLOPs, memory, time, energy and CO2 of a run beforehand.",
     "check": "List all errors of a recipe, in under a second.",
     "verify": "Check every file of a checkpoint against its checksum.",
     "recipes": "List the bundled recipes, print one, or fetch its data.",

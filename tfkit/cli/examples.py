@@ -35,6 +35,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "runs": ("tfkit runs", "tfkit runs runs --json"),
     "average": ("tfkit average runs/demo --last 2 --out models/demo-mean",),
     "replay": ("tfkit replay runs/demo",),
+    "plan": (
+        "tfkit plan gpt2-stdlib",
+        'tfkit plan gpt2-stdlib training.steps=500 --fail-if "emissions_g > 50" --json',
+        "tfkit plan --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv",
+    ),
     "inspect": ("tfkit inspect gpt2-stdlib", "tfkit inspect gsm8k-chat data.train.0.path=train.jsonl"),
     "check": ("tfkit check gpt2-stdlib training.steps=10", "tfkit check mine.yaml --json", "tfkit check --schema > recipe.schema.json"),
     "verify": ("tfkit verify runs/demo",),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tfkit.engine import stages as training
 from tfkit.engine import sweeping
 from tfkit.engine.attempt import RunOptions
-from tfkit.engine.beginning import recognition_of, require_trainable
+from tfkit.engine.beginning import recognition_of
 from tfkit.engine.calls import Interrupts, Overrides, ShouldStop, interrupts, several, word, words_of
 from tfkit.engine.chain_plan import first_stage
 from tfkit.engine.isolation import isolated
@@ -74,12 +74,8 @@ def finetune(
 
     Of a recipe with stages `start` and `data` are those of the first one. For the rest see `pretrain`.
     """
-    words, source = words_of(overrides), _recipe_text(recipe) if recipe is not None else None
-    first = first_stage(source)
-    if data is not None:  # before the others, so that data.train.0.columns can name columns
-        words.insert(0, word(f"{first}data.train", [{"path": str(data)}]))
-    if start is not None:
-        words.append(word(f"{first}model.from", str(start)))
+    source = _recipe_text(recipe) if recipe is not None else None
+    words = _tuning_words(words_of(overrides), start, data, first_stage(source))
     folder = _folder(run, source) if run is not None or source is not None else Path("runs") / recognition_of(words).run_name
     options = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"], (), tuple(stages))
     checkpoint = str(start) if start is not None else None
@@ -265,18 +261,32 @@ def _predictions(
         work.finish(predictor.result(work.own(work.meter.fresh_reading())))
 
 
-def plan(recipe: AnyRecipe, overrides: Overrides = None, *, device: str | None = None, listener: Listener | None = None) -> "Estimate":
-    """Estimate a run without starting it: text is tokenized, as for the run itself, and no weights are made."""
-    from tfkit.engine.run import Run
-    from tfkit.engine.session import session
-    from tfkit.recipe.schema.carbon_section import CarbonSection
-    from tfkit.training.device import pick_device
+def plan(
+    recipe: AnyRecipe | None = None,
+    overrides: Overrides = None,
+    *,
+    start: str | Path | None = None,
+    data: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    stages: Sequence[str] = (),
+    listener: Listener | None = None,
+) -> "Estimate":
+    """Estimate a run without starting it: text is tokenized, as for the run itself, and no weights are made.
 
-    planned = _recipe_text(recipe).read(words_of(overrides))
-    require_trainable(planned)
-    with isolated(), interrupts(None) as stop, session("plan", CarbonSection(enabled=False), None, listener or Silent(), stop) as work:
-        run = Run(planned, pick_device(device), work.listener, stop, work.meter)
-        return run.prepare()
+    Of a recipe with stages the estimate is the sum of all, or of those in `stages`, with that of each in its `.stages`; a stage that begins
+    from an earlier one is planned with the model that this one's recipe describes. `start` and `data` are those of `finetune`.
+    """
+    from tfkit.engine.planning.planner import PlanOptions, make_plan, to_plan
+    from tfkit.engine.session import session
+
+    source = _recipe_text(recipe) if recipe is not None else None
+    if source is None and start is None and data is None:
+        raise UsageError("plan: what is planned? Give a recipe, or start=CKPT and data=F")
+    words = _tuning_words(words_of(overrides), start, data, first_stage(source))
+    planned = to_plan(source, words, str(start) if start is not None else None, stages)
+    with isolated(), interrupts(None) as stop, session("plan", planned.carbon, None, listener or Silent(), stop) as work:
+        return make_plan(planned, work, PlanOptions(device, threads, tuple(stages)))
 
 
 def _trained(options: RunOptions, should_stop: ShouldStop, train: Callable[[Interrupts], dict[str, Any]]) -> TrainingResult:
@@ -288,6 +298,13 @@ def _trained(options: RunOptions, should_stop: ShouldStop, train: Callable[[Inte
         nothing = {"run": str(options.run.resolve()), "status": "stopped", "stopped_early": True, **counts}
         return TrainingResult.of_training(stopped.result or nothing)
     return TrainingResult.of_training(result)
+
+
+def _tuning_words(words: Sequence[str], start: str | Path | None, data: str | Path | None, stage: str) -> list[str]:
+    """Return the key=value of a fine-tuning, with those of `start` and `data`; `stage`: the prefix of the first one's fields in a chain."""
+    # The data come before the others, so that data.train.0.columns can name columns.
+    before = [word(f"{stage}data.train", [{"path": str(data)}])] if data is not None else []
+    return [*before, *words, *([word(f"{stage}model.from", str(start))] if start is not None else [])]
 
 
 def _recipe_text(recipe: AnyRecipe) -> RecipeText:

@@ -18,6 +18,11 @@ _FORM = re.compile(
 )  # names of sets and groups are free: dev-2.loss
 
 
+_PLANNED_NUMBERS = ("parameters", "trained_parameters", "tokens", "steps", "flops", "memory_bytes", "disk_bytes")
+_PLANNED_RANGES = ("seconds", "energy_kwh", "emissions_g")
+_PARTS = ("low", "likely", "high")
+
+
 @dataclass(frozen=True)
 class Gate:
     """A comparison that must not be true."""
@@ -100,3 +105,25 @@ def require_passed(verdicts: Collection[Mapping[str, Any]]) -> None:
     failed = [f"{one['gate']} (it is {'nan' if one['value'] is None else format(one['value'], 'g')})" for one in verdicts if one["failed"]]
     if failed:
         raise QualityGateError(f"quality gate failed: {', '.join(failed)}")
+
+
+def plan_gates(texts: Sequence[str]) -> list[Gate]:
+    """Parse the gates of a plan, before it. Raise UsageError for a number that no plan has.
+
+    `seconds`, `energy_kwh` and `emissions_g` are the likely ones; `emissions_g.high` names another.
+    """
+    known = [*_PLANNED_NUMBERS, *_PLANNED_RANGES, *(f"{name}.{part}" for name in _PLANNED_RANGES for part in _PARTS)]
+    gates = [parse_gate(text, known) for text in texts]
+    if other := next((gate for gate in gates if gate.metric not in known), None):
+        raise UsageError(f"--fail-if '{other}': a plan has no {other.metric!r}; there are {', '.join(known)}")
+    return gates
+
+
+def plan_metrics(plan: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the numbers of a plan, as JSON has it, for its gates."""
+    ranges = {f"{name}.{part}": plan[name][part] for name in _PLANNED_RANGES for part in _PARTS}
+    return {name: plan[name] for name in _PLANNED_NUMBERS if name != "flops"} | {
+        "flops": plan["flops"]["total"],
+        **{name: plan[name]["likely"] for name in _PLANNED_RANGES},
+        **ranges,
+    }

@@ -42,8 +42,15 @@ class TensorFile:
         for name, (dtype, shape) in sorted(layout.items(), key=lambda item: (-_ORDER[item[1][0]], item[0])):
             self._begins[name], end = end, end + prod(shape) * dtype.itemsize
             header[name] = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [self._begins[name], end]}
+        self.end = end
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         self._header = text.ljust(-(-len(text) // 8) * 8)  # so that the tensors are aligned
+
+    def write_zeros(self) -> None:
+        """Write the whole file, whose tensors are zeros: a hole, which takes no disk."""
+        with self.path.open("wb") as file:
+            file.write(len(self._header).to_bytes(8, "little") + self._header)
+            file.truncate(8 + len(self._header) + self.end)
 
     def __enter__(self) -> Self:
         self._file = self.path.open("wb")

@@ -1,6 +1,7 @@
 """The result of a plan. Torch-free."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
@@ -12,10 +13,29 @@ class Range:
     likely: float
     high: float
 
+    def __add__(self, other: "Range") -> "Range":
+        """Both together, if what makes one high makes the other high, too."""
+        return Range(self.low + other.low, self.likely + other.likely, self.high + other.high)
+
+    def __mul__(self, factor: float) -> "Range":
+        """As often as `factor` says."""
+        return Range(self.low * factor, self.likely * factor, self.high * factor)
+
+
+@dataclass(frozen=True)
+class FullPower:
+    """The estimate of ML CO2 Impact (Lacoste et al. 2019, arXiv 1910.09700), to compare with: full power for the likely time."""
+
+    hardware: str
+    watts: float
+    hours: float
+    emissions_g: float
+    source: str  # of the watts
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """The needs of a run.
+    """The needs of a run, or of all stages of a chain.
 
     `flops`: `total` is the sum of `forward`, `backward` (of the trained model in all steps), `companions` (teacher, reference, reward and
     value models), `rollouts` (of sampled responses: the sampling, and the policy's own forward before the first step), `recomputed` (of
@@ -35,6 +55,10 @@ class Estimate:
     energy_kwh: Range
     emissions_g: Range
     basis: str  # "table": nothing was tried out
+    place: str = ""
+    assumptions: dict[str, str] = field(default_factory=dict)  # how each number was had
+    full_power: FullPower | None = None
+    stages: dict[str, "Estimate"] = field(default_factory=dict)  # of a chain, by name
 
     @property
     def training_flops(self) -> float:
@@ -42,5 +66,37 @@ class Estimate:
         return self.flops["total"] - self.flops["evaluation"] - self.flops["samples"] - self.flops["recomputed"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON has them."""
-        return {"schema_version": 1, **asdict(self)}
+        """Return the fields as JSON has them; `stages` only of a chain."""
+        document = {"schema_version": 1, **asdict(self)}
+        document["stages"] = {name: one.to_dict() for name, one in self.stages.items()}
+        if not self.stages:
+            del document["stages"]
+        return document
+
+
+def sum_of_stages(stages: dict[str, Estimate]) -> Estimate:
+    """Return the needs of a chain: sums, but of memory the largest; the model is that of the last stage."""
+    parts: Sequence[Estimate] = list(stages.values())
+    last, *_ = reversed(parts)
+    seconds, energy, grams = parts[0].seconds, parts[0].energy_kwh, parts[0].emissions_g
+    for one in parts[1:]:
+        seconds, energy, grams = seconds + one.seconds, energy + one.energy_kwh, grams + one.emissions_g
+    full = [one.full_power for one in parts if one.full_power is not None]
+    together = None
+    if len(full) == len(parts):
+        hours, emissions = sum(one.hours for one in full), sum(one.emissions_g for one in full)
+        together = replace(full[0], hours=hours, emissions_g=emissions)
+    return replace(
+        last,
+        tokens=sum(one.tokens for one in parts),
+        steps=sum(one.steps for one in parts),
+        flops={name: sum(one.flops.get(name, 0.0) for one in parts) for name in last.flops},
+        memory_bytes=max(one.memory_bytes for one in parts),
+        disk_bytes=sum(one.disk_bytes for one in parts),
+        seconds=seconds,
+        energy_kwh=energy,
+        emissions_g=grams,
+        basis=", ".join(dict.fromkeys(one.basis for one in parts)),
+        full_power=together,
+        stages=dict(stages),
+    )

@@ -1,0 +1,106 @@
+"""tfkit plan: its document and table, gates, fine-tunings without a recipe, and chains whose models are not there yet."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_plans import DECODER, recipe_of
+
+import tfkit
+from tfkit.__main__ import main
+from tfkit.recipe.dump import dump_document
+
+OFF = "carbon.enabled=false"
+
+
+@pytest.fixture(autouse=True)
+def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    Path("plain.yaml").write_text(dump_document(recipe_of("causal_lm")), encoding="utf-8")
+
+
+def test_the_document_has_the_numbers_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(Path().iterdir())
+    gates = ["--fail-if", "emissions_g > 1e9", "--fail-if", "seconds.high > 1"]
+    code = main(["plan", "plain.yaml", "--json", "--threads", "1", *gates])
+    document = json.loads(capsys.readouterr().out)
+    assert sorted(Path().iterdir()) == before
+    assert [one["failed"] for one in document["gates"]] == [False, document["seconds"]["high"] > 1]
+    assert code == (8 if document["seconds"]["high"] > 1 else 0)
+    assert (document["steps"], document["tokens"]) == (4, 4 * 4 * 32)
+    assert document["parameters"] == document["trained_parameters"] > 0
+    for name in ("seconds", "energy_kwh", "emissions_g"):
+        assert 0 < document[name]["low"] <= document[name]["likely"] <= document[name]["high"]
+    full = document["full_power"]
+    assert full["emissions_g"] == pytest.approx(full["watts"] / 1000 * document["seconds"]["likely"] / 3600 * 475)
+    assert document["place"] == "place unknown, world average 475 g/kWh"
+    assert document["carbon_status"] == "off"
+
+
+def test_the_table_is_readable_and_names_what_dominates(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "plain.yaml", "carbon.intensity_g_per_kwh=100"]) == 0
+    rows = {line[:14].strip(): line[15:].strip() for line in capsys.readouterr().out.splitlines()}
+    assert rows["steps"] == "4 in micro-batches of 2 rows, 512 tokens"
+    assert rows["FLOPs"].split(": ")[1].startswith("evaluation 54%, backward 31%, forward 15%")
+    assert rows["emissions"].endswith("100 g/kWh (carbon.intensity_g_per_kwh)")
+    assert {"memory", "disk", "time", "energy", "basis", "ML CO2 Impact"} <= {*rows}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plain.yaml", "--fail-if", "loss > 3"], "a plan has no 'loss'|unknown metric 'loss'"),
+        (["plain.yaml", "--stages", "a"], "--stages a: the recipe has no stages"),
+        ([], "which training"),
+        (["plain.yaml", "training.stepz=1"], "stepz"),
+    ],
+)
+def test_bad_arguments(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_fine_tuning_is_planned_as_it_would_be_decided() -> None:
+    plan = tfkit.plan(start="base", data="classification.jsonl", overrides={"carbon.enabled": False})
+    assert plan.steps > 0
+    head = sum(parameter.numel() for parameter in tfkit.load("base").model.parameters()) + 2 * 24
+    assert plan.parameters == head
+
+
+def chain() -> dict[str, Any]:
+    """Four stages, of which none was run: each later one needs the models of earlier ones."""
+    shared = {"training": {"steps": 4, "batch_size": 4, "precision": "fp32"}, "carbon": {"enabled": False}}
+    text = {"data": {"train": [{"path": "corpus"}]}}
+    rollouts = {"rules": [{"kind": "contains", "text": "a"}], "prompts": 4, "completions": 2, "max_new_tokens": 5}
+    return {
+        "stages": {
+            "base": {"model": {**DECODER, "dim": 48}, "tokenizer": {"vocab_size": 290}, **text, **shared},
+            "scores": {"model": {"from": "base"}, "data": {"train": [{"path": "reward.jsonl"}]}, "objective": {"kind": "reward"}, **shared},
+            "ppo": {
+                "model": {"from": "base"},
+                "data": {"train": [{"path": "ppo.jsonl"}]},
+                "objective": {"kind": "ppo", **rollouts, "reward": "scores", "value": "scores"},
+                **shared,
+            },
+        }
+    }
+
+
+def test_the_stages_of_a_chain_are_planned_with_models_that_are_not_there_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("chain.yaml").write_text(dump_document(chain()), encoding="utf-8")
+    before = sorted(Path().iterdir())
+    assert main(["plan", "chain.yaml", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert sorted(Path().iterdir()) == before
+    stages = document["stages"]
+    assert [*stages] == ["base", "scores", "ppo"]
+    assert document["steps"] == sum(one["steps"] for one in stages.values()) == 12
+    assert document["flops"]["total"] == pytest.approx(sum(one["flops"]["total"] for one in stages.values()))
+    assert stages["ppo"]["parameters"] == stages["base"]["parameters"]
+    assert stages["scores"]["parameters"] == stages["base"]["parameters"] + 2 * 48  # its head, and an entry for padding
+    assert stages["ppo"]["flops"]["rollouts"] > 0
+    alone = tfkit.plan("chain.yaml", {"base.training.steps": 2}, stages=["scores"])
+    assert (alone.steps, [*alone.stages]) == (4, ["scores"])
+    assert alone.stages["scores"].parameters == stages["scores"]["parameters"]

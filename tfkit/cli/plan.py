@@ -1,0 +1,107 @@
+"""tfkit plan: what a run will take, before its first step."""
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from tfkit import console
+from tfkit.cli import options
+from tfkit.engine.gate import judge, plan_gates, plan_metrics, require_passed
+from tfkit.errors import UsageError
+from tfkit.units import format_bytes, format_count, format_energy, format_mass, format_seconds
+
+if TYPE_CHECKING:
+    from tfkit.engine.planning.estimate import Estimate, Range
+
+_OF_STEPS = ("attention", "head")  # parts of forward and backward
+
+
+def plan(
+    recipe: options.OptionalRecipe = None,
+    overrides: options.Overrides = None,
+    checkpoint: options.Start = None,
+    data: options.TrainingRows = None,
+    fail_if: options.FailIf = None,
+    stages: options.Stages = None,
+    no_verify: options.NoVerify = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Estimate a training without starting it: parameters, FLOPs, memory, disk, time, energy and CO2, and how each number was had.
+
+    Text is tokenized as in training, and stays in the cache for it; no run folder is made. Of a recipe with stages each one is planned,
+    and their sum. Without a recipe, as in `tfkit finetune`, the task is read from the columns of the data and the kind of the model.
+    """
+    from tfkit.cli.session import command_session
+    from tfkit.cli.train import tuning_words
+    from tfkit.engine.chain_plan import first_stage
+    from tfkit.engine.planning.planner import PlanOptions, make_plan, to_plan
+    from tfkit.engine.session import energy_fields
+    from tfkit.recipe import open_recipe
+    from tfkit.run import strict_json
+
+    gates = plan_gates(fail_if or ())
+    chosen, changes = options.split_recipe("plan", recipe, overrides)
+    if chosen is None and checkpoint is None and data is None:
+        raise UsageError("plan: which training? Give a RECIPE, or --from CKPT and --data F")
+    source, part = open_recipe(chosen) if chosen is not None else None, options.stage_names(stages)
+    planned = to_plan(source, tuning_words(changes, checkpoint, data, first_stage(source)), checkpoint, part)
+    with command_session("plan", planned.carbon) as work:
+        estimate = make_plan(planned, work, PlanOptions(device, threads, part))
+    own = energy_fields(work.own(work.meter.stop()))
+    document: dict[str, Any] = {
+        **estimate.to_dict(),
+        "plan_energy_kwh": own["energy_kwh"],
+        "plan_emissions_g": own["emissions_g"],
+        "carbon_status": own["carbon_status"],
+    }
+    document["gates"] = judge(gates, plan_metrics(document))
+    with suppress(console.ReaderGone):  # the gates judge all the same
+        if json:
+            console.json(strict_json.loads(strict_json.dumps(document)))
+        else:
+            console.result("\n".join(lines(estimate)))
+    require_passed(document["gates"])
+
+
+def lines(plan: "Estimate") -> list[str]:
+    """Return a plan for people: a table, of a chain one for each stage and one for all."""
+    found: list[str] = []
+    for name, one in plan.stages.items():
+        found += [f"stage {name}", *_table(one), ""]
+    return [*found, *(["all stages"] if plan.stages else []), *_table(plan)]
+
+
+def _table(plan: "Estimate") -> list[str]:
+    batches = "" if plan.stages else f" in micro-batches of {plan.micro_batch_size:,} rows"
+    rows = {
+        "parameters": f"{plan.parameters:,}, of which {plan.trained_parameters:,} are trained",
+        "steps": f"{plan.steps:,}{batches}, {format_count(plan.tokens)} tokens",
+        "FLOPs": f"{plan.flops['total']:.3g}: {_shares(plan.flops)}",
+        "memory": f"{format_bytes(plan.memory_bytes)} at the peak",
+        "disk": f"{format_bytes(plan.disk_bytes)} of checkpoints",
+        "time": _range(plan.seconds, format_seconds),
+        "energy": _range(plan.energy_kwh, lambda kwh: format_energy(1000 * kwh)),
+        "emissions": f"{_range(plan.emissions_g, lambda grams: f'{format_mass(grams)} CO2e')}; {plan.place}",
+        "basis": plan.basis,
+        **{f"  {name}": text for name, text in plan.assumptions.items()},
+    }
+    if (full := plan.full_power) is not None:
+        power = f"{full.watts:g} W ({full.hardware}) at full power for {format_seconds(3600 * full.hours)}"
+        rows["ML CO2 Impact"] = f"{format_mass(full.emissions_g)} CO2e: {power}"
+    width = max(map(len, rows))
+    return [f"{name:<{width}}  {value}" for name, value in rows.items()]
+
+
+def _shares(flops: dict[str, float]) -> str:
+    """Return the parts from the largest on, those of the steps last."""
+    total = flops["total"] or 1.0
+    parts = sorted(((value, name) for name, value in flops.items() if name not in ("total", *_OF_STEPS) and value), reverse=True)
+    shown = ", ".join(f"{name} {value / total:.0%}" for value, name in parts)
+    steps = (flops["forward"] + flops["backward"]) or 1.0
+    return f"{shown}; of the steps attention is {flops['attention'] / steps:.0%}, the head {flops['head'] / steps:.0%}"
+
+
+def _range(value: "Range", shown: Any) -> str:
+    return f"{shown(value.likely)} ({shown(value.low)} to {shown(value.high)})"
