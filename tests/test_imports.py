@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "console": PURE,
     "run": PURE,
     "carbon": {"errors", "durable", "recipe", "units"},
+    "reporting": PURE | {"run", "carbon"},
     "tokenizer": PURE | CHECKPOINTS,
     "data": PURE | {"tokenizer"},
     "hub": PURE | CHECKPOINTS | {"tokenizer", "model"},
@@ -62,7 +63,7 @@ MAY_IMPORT = {
     "alignment": PURE | {"evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model"},
     "engine": PURE
     | {"alignment", "training", "evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model", "run", "carbon"},
-    "cli": {"engine", "recipe", "console", "errors", "error_document", "units", "network", "run", "carbon"},
+    "cli": {"engine", "recipe", "console", "errors", "error_document", "units", "network", "run", "carbon", "reporting"},
     "__main__": {"cli", "console", "errors", "run"},
     "__init__": {"engine", "adapters", "openmp"},
 }
@@ -124,7 +125,7 @@ def test_the_loop_knows_no_concrete_objective() -> None:
         assert objectives <= {"tfkit.objectives.objective"}, module
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if room(module) in PURE | {"console", "run", "carbon"}])
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module) in PURE | {"console", "run", "carbon", "reporting"}])
 def test_rooms_beside_the_line_know_no_torch(module: str) -> None:
     heavy = {name for name in imported(module) if name.split(".")[0] in HEAVY}
     assert {name.split(".")[0] for name in heavy} <= ({"codecarbon"} if room(module) == "carbon" else set())

@@ -16,6 +16,7 @@ COMMANDS = {
     "resume": "Continue a run as it was started, from its folder alone.",
     "sweep": "Train a recipe with several values of some fields, and compare them.",
     "runs": "List the runs of a folder: status, steps, scores, time and energy.",
+    "report": "Report what runs have cost and reached: curves, totals, lineage.",
     "evaluate": "Score a model on texts, labelled rows or pairs.",
     "predict": "Labels, tags, numbers or answers for rows without a label.",
     "generate": "Let a model continue text.",

@@ -125,6 +125,8 @@ def _command(path: Path, receipt: dict[str, Any], saved: int) -> str | None:
 def _latest(path: Path) -> tuple[int | None, dict[str, Any]]:
     """Return the step of the last line of a metrics.jsonl, and its last evaluation; only the end of the file is read."""
     lines: list[bytes] = []
+    if not path.is_file():  # a pipe would block
+        return None, {}
     with suppress(OSError), path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL_BYTES))

@@ -1,0 +1,158 @@
+"""tfkit report on the terminal and as data: runs in every state, counted once, in sums that agree with their ledgers."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from written_runs import write_run
+
+from tfkit.__main__ import main
+from tfkit.reporting.run_set import open_runs
+from tfkit.reporting.terminal_report import terminal_report
+from tfkit.reporting.text_curve import text_curve
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Runs in every state: 1 + 2 + 4 + 8 + 16 + 32 g for each of their three steps, and what is none."""
+    folder = tmp_path / "runs"
+    names = ("finished", "stopped", "failed", "killed", "damaged", "deep/er/finished")
+    for index, name in enumerate(names):
+        status = {"killed": "running", "damaged": "finished"}.get(name, name.rpartition("/")[2])
+        write_run(folder / name, status=status, grams_a_step=2.0**index, totals=name != "killed", run_id=f"id-{index}")
+    (folder / "damaged" / "run.json").write_text("{", encoding="utf-8")
+    for name, value in (("finished", 2.5), ("deep/er/finished", 2.25)):
+        (folder / name / "checkpoints").mkdir()
+        best = {"step": 3, "metric": "loss", "value": value}
+        (folder / name / "checkpoints" / "best.json").write_text(json.dumps(best), encoding="utf-8")
+    served = {"metrics": {"loss": 2.5}, "checkpoint": str(folder / "finished/checkpoints/step-000003")}
+    write_run(folder / "scored", grams_a_step=64.0, kind="evaluate", result=served)
+    (folder / "notes").mkdir()
+    os.symlink(folder / "finished", folder / "link")
+    return folder
+
+
+def report(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    code = main(["report", *words])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return captured.out
+
+
+def test_every_run_is_counted_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads(report(capsys, str(folder), str(folder / "stopped"), "--json"))
+    found = {one["run"]: (one["status"], one["emissions_g"]) for one in document["runs"]}
+    assert found == {
+        "runs/finished": ("finished", 3.0),
+        "stopped": ("stopped", 6.0),
+        "failed": ("failed", 12.0),
+        "killed": ("killed", 24.0),
+        "damaged": ("damaged", 48.0),
+        "er/finished": ("finished", 96.0),
+        "scored": ("finished", 192.0),
+    }
+    totals = document["totals"]
+    assert totals["emissions_g"] == sum(grams for _, grams in found.values()) == 381.0
+    assert totals["energy_kwh"] == pytest.approx(3.81)
+    assert totals["by_status"]["finished"]["runs"] == 3
+    assert totals["best"] == {"run": "er/finished", "emissions_g": 96.0}
+    assert totals["selection_factor"] == 381.0 / 96.0
+    assert [one["served"] for one in document["runs"] if one["served"]] == ["runs/finished"]
+    text = report(capsys, str(folder))
+    assert "all runs: 3.8 kWh, 381 g CO2e (1 damaged 48 g, 1 failed 12 g, 3 finished 291 g, 1 killed 24 g, 1 stopped 6 g)" in text
+    assert "best run: er/finished, loss 2.25: 96 g; all runs emitted 3.97 times as much" in text
+    assert "damaged: run.json: " in text
+
+
+def test_csv_has_a_line_for_each_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "stopped").rename(folder / "=cmd()")
+    rows = list(csv.DictReader(io.StringIO(report(capsys, str(folder), "--format", "csv"))))
+    assert [float(row["emissions_g"]) for row in rows] == [6.0, 48.0, 96.0, 12.0, 3.0, 24.0, 192.0]
+    assert rows[0]["run"] == "'=cmd()"
+    assert (rows[2]["metric"], rows[2]["score"]) == ("loss", "2.25")
+
+
+def test_places_hosts_and_commands_are_left_out_unless_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(folder / "failed"), "--format", "json"]
+    text = report(capsys, *words)
+    assert not [secret for secret in ("secret-host", "/home/ada", str(folder)) if secret in text]
+    document = json.loads(report(capsys, *words, "--full"))["runs"][0]
+    assert (document["hosts"], document["run"]) == (["secret-host"], str(folder / "failed"))
+    assert document["command"][2] == "/home/ada/secret.yaml"
+
+
+def test_one_run_in_detail_with_its_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    planned = {
+        "seconds": {"low": 20, "likely": 40, "high": 80},
+        "emissions_g": {"low": 2.0, "likely": 4.0, "high": 8.0},
+        "energy_kwh": None,
+    }
+    parents = [{"role": "start", "path": "/home/ada/base", "run_id": "b", "sha256": "00"}]
+    path = write_run(tmp_path / "run", evaluations={1: 3.5, 3: 2.5}, setup_g=1.0, predicted=planned, parents=parents)
+    text = report(capsys, str(path))
+    lines = text.splitlines()
+    assert lines[0] == "run        run: pretrain, finished"
+    assert "CO2e       4 g (FRA, 100 g/kWh (carbon.country))" in lines
+    assert "energy     40 Wh (CPU model, RAM constant)" in lines
+    assert "phases     setup 0:01 1 g, train 0:29 3 g" in lines
+    assert "inherited  unknown, of base" in lines
+    assert "forecast   0:40 (0:20 to 1:20), measured 0:30; 4 g (2 g to 8 g), measured 4 g" in lines
+    assert sum("o" in line.partition("|")[2] for line in lines) == 2
+    assert text.isascii()
+
+
+def test_inherited_costs_are_found_among_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A diamond: both parents were trained from one base, which counts once."""
+    write_run(tmp_path / "base", run_id="base", grams_a_step=100.0)
+    parent = {"role": "start", "path": "x", "run_id": "base", "sha256": "0"}
+    for name in ("left", "right"):
+        write_run(tmp_path / name, run_id=name, grams_a_step=10.0, kind="fine-tuning", parents=[parent])
+    parents = [{**parent, "run_id": name} for name in ("left", "right")]
+    write_run(tmp_path / "child", run_id="child", parents=parents)
+    document = json.loads(report(capsys, str(tmp_path), "--json"))
+    found = {one["run"]: (one["inherited_g"], one["inherited_is_lower_bound"]) for one in document["runs"]}
+    assert found == {"base": (0, False), "left": (300.0, False), "right": (300.0, False), "child": (360.0, False)}
+    shutil.rmtree(tmp_path / "base")
+    document = json.loads(report(capsys, str(tmp_path / "child"), str(tmp_path / "left"), "--json"))
+    assert [(one["inherited_g"], one["inherited_is_lower_bound"]) for one in document["runs"]] == [(30.0, True), (None, True)]
+
+
+def test_bad_words_end_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(folder.parent / "bad" / "run", ledger=False)
+    (folder.parent / "bad" / "run" / "run.json").write_text("{", encoding="utf-8")
+    for words, part in {
+        (str(folder / "nowhere"),): "no such folder",
+        (str(folder / "notes"),): "no runs",
+        (str(folder.parent / "bad"),): "no run that can be read",
+        (str(folder), "--format", "pdf"): "give one of json, csv",
+        (str(folder), "--format", "csv", "--json"): "exclude each other",
+    }.items():
+        assert main(["report", *words]) == 2, words
+        assert part in capsys.readouterr().err
+
+
+def test_names_that_would_steer_a_terminal_are_shown_as_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "a\x1b[2Jb\u202ec", evaluations={3: 1.0}, status="fin\x1bished")
+    text = report(capsys, str(tmp_path))
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "a\\x1b[2Jb\\u202ec" in text
+
+
+@pytest.mark.parametrize("columns", [20, 40, 120, 200])
+def test_lines_fit_narrow_terminals(folder: Path, columns: int) -> None:
+    """As blocks where the table is too wide. The curve fits, too; single facts may wrap."""
+    runs = open_runs([folder])
+    table = terminal_report(runs, columns)
+    is_table = table[0].startswith("run ")
+    assert is_table == (columns >= 120)
+    assert all(len(line) <= columns for line in table[: 1 + len(runs.entries)]) or not is_table
+    curve = text_curve({"*": [(1, 5.123), (1000, 3.0), (500, float("nan"))]}, columns)
+    assert curve
+    assert all(len(line) <= columns for line in curve)
+    assert text_curve({"*": [(1, 2.0)]}, columns) == []

@@ -1,0 +1,77 @@
+"""tfkit report: what runs have cost and reached, as a table and a curve, one HTML page, or in the forms that others read."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tfkit import console
+from tfkit.cli import options
+from tfkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from tfkit.reporting.run_set import RunSet
+
+
+@dataclass(frozen=True)
+class _Format:
+    """A form of the report: a function of tfkit.reporting, of the runs or of the facts of one run, and of whether all is shown."""
+
+    module: str
+    function: str
+    of_one_run: bool = False
+
+
+FORMATS = {
+    "json": _Format("report_document", "report_document"),
+    "csv": _Format("report_document", "report_csv"),
+}
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN|FOLDER...", help="Run folders, or folders with runs anywhere below.")],
+    form: Annotated[
+        str | None, typer.Option("--format", metavar="NAME", help=f"Write this to stdout instead: {', '.join(FORMATS)}.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="With host names, paths and command lines, which a shared report leaves out otherwise.")
+    ] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Report what runs have cost and reached: time, energy and CO2e with their ranges, what they inherited, and all of them together.
+
+    Runs in progress, killed and damaged ones are read as far as they go. Nothing in a run folder is changed.
+    """
+    from tfkit.reporting.run_set import open_runs
+
+    if form is not None and form not in FORMATS:
+        raise UsageError(f"--format {form}: no such format; give one of {', '.join(FORMATS)}")
+    if json and form not in (None, "json"):
+        raise UsageError(f"--json and --format {form} exclude each other; leave one out")
+    found = open_runs(runs)
+    for problem in found.problems:
+        console.warn(problem)
+    if json or form is not None:
+        _write(FORMATS[form or "json"], found, full)
+        return
+    from tfkit.reporting.terminal_report import terminal_report
+
+    for line in terminal_report(found, console.result_columns(), console.columns_of):
+        console.result(line)
+
+
+def _write(form: _Format, runs: "RunSet", full: bool) -> None:
+    """Write the report in a format: a document, or text as it is."""
+    function: Callable[..., Any] = getattr(importlib.import_module(f"tfkit.reporting.{form.module}"), form.function)
+    if form.of_one_run and len(runs.entries) != 1:
+        names = ", ".join(one.label for one in runs.entries[:3])
+        raise UsageError(f"this format is of one model, and there are {len(runs.entries)} runs ({names}, ...); name one of them")
+    written = function(runs.entries[0].run if form.of_one_run else runs, full=full)
+    if isinstance(written, str):
+        console.piece(written)
+    else:
+        console.json(written)

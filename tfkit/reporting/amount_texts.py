@@ -1,0 +1,51 @@
+"""Amounts of a run in words: with the range that belongs to them, and forecast beside actual."""
+
+from tfkit.reporting.run_facts import Amounts, RunFacts, mapping_of, number_of
+from tfkit.reporting.visible_text import visible
+from tfkit.units import format_energy, format_mass, format_seconds
+
+
+def shown(name: str, value: float) -> str:
+    """Return a value in the unit of its field: seconds, energy_kwh or emissions_g."""
+    if name == "seconds":
+        return format_seconds(value)
+    return format_energy(1000 * value) if name == "energy_kwh" else format_mass(value)
+
+
+def amount(amounts: Amounts, name: str, is_lower_bound: bool) -> str:
+    """Return `12 g (9.1 g to 15 g)`, without the range where there is none; `>= 12 g` for a lower bound; empty if it is not known."""
+    value, low, high = (getattr(amounts, f"{name}{end}") for end in ("", "_low", "_high"))
+    if value is None:
+        return ""
+    spread = f" ({shown(name, low)} to {shown(name, high)})" if low is not None and high is not None and low < high else ""
+    return f"{'>= ' if is_lower_bound else ''}{shown(name, value)}{spread}"
+
+
+def forecast(run: RunFacts, name: str, *, measured: bool = False) -> str:
+    """Return the forecast of a field with its range; with `measured` also what it came to. Empty where none was made."""
+    planned = mapping_of(run.predicted, name)
+    likely, low, high = (number_of(planned, end) for end in ("likely", "low", "high"))
+    if likely is None:
+        return ""
+    text = shown(name, likely) + (f" ({shown(name, low)} to {shown(name, high)})" if low is not None and high is not None else "")
+    actual = getattr(run.amounts, name)
+    if not measured or actual is None:
+        return text
+    return f"{text}, measured {shown(name, actual)}"
+
+
+def steps(run: RunFacts) -> str:
+    """Return the steps done, and of how many where these are more."""
+    done, planned = run.listed.steps, run.listed.planned_steps
+    if done is None:
+        return ""
+    return f"{done:,}/{planned:,}" if type(planned) is int and planned != done else f"{done:,}"
+
+
+def score(run: RunFacts) -> str:
+    """Return the best score, else the first of the latest evaluation."""
+    best = run.listed.best
+    if best is not None:
+        return f"{visible(best['metric'])} {best['value']:.4g}"
+    name, value = next(iter(run.listed.metrics.items()), ("", None))
+    return "" if value is None else f"{visible(name)} {value:.4g}"

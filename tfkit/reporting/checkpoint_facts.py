@@ -1,0 +1,69 @@
+"""The facts of a checkpoint that reports need, from its small files and the header of its weights: nothing of it is loaded or hashed."""
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tfkit.errors import ModelError
+from tfkit.run.checkpoints import best_checkpoint, newest_checkpoint, step_of
+from tfkit.run.manifest import Entry, read_manifest
+from tfkit.run.model_files import MIB, find_file, read_object
+from tfkit.run.safetensors_header import read_header
+
+_LIMIT = 16 * MIB
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """A complete checkpoint of a run: the best one, else the newest."""
+
+    path: Path
+    step: int
+    is_best: bool
+    config: Mapping[str, Any] = field(default_factory=dict)  # config.json
+    facts: Mapping[str, Any] = field(default_factory=dict)  # tfkit.json
+    files: Mapping[str, Entry] = field(default_factory=dict)  # manifest.json: size and SHA-256 by name
+    parameters: int | None = None  # numbers in its weights; of an adapter, its own
+    problems: tuple[str, ...] = ()
+
+    @property
+    def lineage(self) -> Mapping[str, Any]:
+        """The part `lineage` of tfkit.json: {} where it has none."""
+        found = self.facts.get("lineage")
+        return found if isinstance(found, dict) else {}
+
+
+def read_checkpoint(root: Path) -> CheckpointFacts | None:
+    """Return the facts of the checkpoint that a run folder's `checkpoints` would be used for; None without a complete one."""
+    with suppress(OSError):
+        best = best_checkpoint(root)
+        path = best or newest_checkpoint(root)
+        return None if path is None else _read(path, best is not None)
+    return None
+
+
+def _read(path: Path, is_best: bool) -> CheckpointFacts:
+    problems: list[str] = []
+    documents: dict[str, dict[str, Any]] = {}
+    for name in ("config.json", "tfkit.json"):
+        try:
+            documents[name] = {} if find_file(path, name) is None else read_object(path / name, _LIMIT)
+        except (ModelError, OSError) as error:
+            problems.append(f"{path.name}: {error}")
+    files: dict[str, Entry] = {}
+    with suppress(ModelError, OSError):
+        files = read_manifest(path)
+    config, facts = (documents.get(name, {}) for name in ("config.json", "tfkit.json"))
+    return CheckpointFacts(path, step_of(path), is_best, config, facts, files, _parameters(path, files), tuple(problems))
+
+
+def _parameters(path: Path, files: Mapping[str, Entry]) -> int | None:
+    """Return the numbers in the weights; None where a file of them is missing or damaged."""
+    weights = [name for name in files if name.endswith(".safetensors") and not name.startswith("training_state/")]
+    try:
+        return sum(math.prod(tensor.shape) for name in weights for tensor in read_header(path / name).values()) if weights else None
+    except ModelError:
+        return None

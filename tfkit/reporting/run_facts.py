@@ -1,0 +1,271 @@
+"""RunFacts: everything that a report knows of one run, read of its folder once. Every form of report is a function of these facts.
+
+Nothing is raised for what a folder holds. A run in progress or killed has its amounts from its ledgers, a damaged one as far as it can be
+read; what was wrong is in `problems`, without a path.
+"""
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tfkit.carbon.ledger import Attempt, LedgerReader, has_gaps, provenance, rework
+from tfkit.recipe.reading.parse import parse
+from tfkit.recipe.reading.tree import flatten, plain
+from tfkit.reporting.bounded_lines import read_whole
+from tfkit.reporting.checkpoint_facts import CheckpointFacts, read_checkpoint
+from tfkit.reporting.metric_lines import MetricLines, read_metric_lines
+from tfkit.reporting.power_ticks import Tick, read_ticks
+from tfkit.run.chain_folder import CHAIN, stage_folders
+from tfkit.run.listing import ListedRun, read_run
+from tfkit.run.receipt import read_receipt
+
+_MOST_BYTES = 64 << 20  # of run.json, recipe.yaml, and all ledgers of a run together four times that
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """The cost of a run so far, all attempts together; None: not known. Low and high are the ends of the range, where one was recorded."""
+
+    seconds: float | None = None
+    energy_kwh: float | None = None
+    energy_kwh_low: float | None = None
+    energy_kwh_high: float | None = None
+    emissions_g: float | None = None
+    emissions_g_low: float | None = None
+    emissions_g_high: float | None = None
+    rework_kwh: float | None = None
+    rework_g: float | None = None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run folder. `receipt` is run.json, {} if it cannot be read; `recipe` the resolved one by dotted names."""
+
+    path: Path
+    listed: ListedRun
+    receipt: Mapping[str, Any] = field(default_factory=dict)
+    recipe_text: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    metrics: MetricLines = field(default_factory=MetricLines)
+    attempts: tuple[Attempt, ...] = ()  # the ledgers, one an attempt and node, with their phases
+    ticks: tuple[Tick, ...] = ()
+    checkpoint: CheckpointFacts | None = None
+    stages: tuple["RunFacts", ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name or self.path.resolve().name
+
+    @property
+    def status(self) -> str:
+        """Finished, stopped, failed, killed, running, new; damaged or foreign where it is no run that can be read."""
+        return self.listed.status
+
+    @property
+    def kind(self) -> str | None:
+        """The command: pretrain, finetune, evaluate, generate, stages, ...; None: not recorded."""
+        return self.listed.kind
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether it is the folder of a recipe with stages, whose amounts are those of its stages."""
+        return self.receipt.get("kind") == CHAIN
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's uuid."""
+        return text_of(self.receipt, "run_id")
+
+    @property
+    def totals(self) -> Mapping[str, Any]:
+        """The recorded field `totals`; {} until an attempt has ended."""
+        return mapping_of(self.receipt, "totals")
+
+    @cached_property
+    def amounts(self) -> Amounts:
+        """The cost so far: as recorded at the end of an attempt, else from the ledgers, else the sum of the stages."""
+        if self.is_chain and self.stages:
+            return sum_amounts([stage.amounts for stage in self.stages])
+        recorded = Amounts(**{name: number_of(self.totals, name) for name in Amounts.__dataclass_fields__})
+        is_current = self.status not in ("running", "killed", "damaged") and recorded.seconds is not None
+        if is_current or not self.attempts:
+            return replace(recorded, seconds=recorded.seconds if recorded.seconds is not None else self._attempt_seconds())
+        measured = self._measured()
+        if measured.energy_kwh is not None and (recorded.energy_kwh or 0.0) > measured.energy_kwh:
+            return recorded  # ledgers were lost
+        return measured
+
+    def _measured(self) -> Amounts:
+        sums = {name: sum(attempt.sums[name] for attempt in self.attempts) for name in ("seconds", "energy_wh", "emissions_g")}
+        again = rework([*self.attempts])
+        return Amounts(
+            seconds=sums["seconds"],
+            energy_kwh=sums["energy_wh"] / 1000 if sums["energy_wh"] else None,
+            emissions_g=sums["emissions_g"] if sums["energy_wh"] else None,
+            rework_kwh=again["energy_wh"] / 1000,
+            rework_g=again["emissions_g"],
+        )
+
+    def _attempt_seconds(self) -> float | None:
+        attempts = self.receipt.get("attempts") or []
+        return sum(number_of(attempt, "seconds") or 0.0 for attempt in attempts) if attempts else None
+
+    @property
+    def place(self) -> str | None:
+        """The place and its intensity in words: `place unknown, world average 475 g/kWh`."""
+        known = text_of(self.totals, "place")
+        return known or (str(self.attempts[-1].place.get("text") or "") or None if self.attempts else None)
+
+    @property
+    def provenance(self) -> str:
+        """The source of each part's energy: `GPU counter, CPU model, RAM constant`; empty where nothing was measured."""
+        recorded = mapping_of(self.totals, "provenance")
+        components = {part: str(source) for part, source in recorded.items()} or (self.attempts[-1].components if self.attempts else {})
+        return provenance(components)
+
+    @property
+    def is_lower_bound(self) -> bool:
+        """Whether an attempt was not measured, or only in part, so that its energy is missing in the amounts."""
+        if self.is_chain:
+            return any(stage.is_lower_bound for stage in self.stages)
+        if not self.attempts:
+            return self.amounts.energy_kwh is not None and text_of(self.totals, "carbon_status") != "ok"
+        return has_gaps([*self.attempts], len(self.receipt.get("attempts") or ()))
+
+    @cached_property
+    def phases(self) -> dict[str, dict[str, float]]:
+        """Seconds, energy_wh and emissions_g of each phase, all attempts and nodes together, in the order of their first occurrence."""
+        phases: dict[str, dict[str, float]] = {}
+        for attempt in self.attempts:
+            for name, phase in attempt.phases.items():
+                sums = phases.setdefault(name, {"seconds": 0.0, "energy_wh": 0.0, "emissions_g": 0.0})
+                for key in sums:
+                    sums[key] += phase.sums[key]
+        for stage in self.stages if self.is_chain else ():
+            for name, sums in stage.phases.items():
+                phases[f"{stage.name}: {name}"] = dict(sums)
+        return phases
+
+    @property
+    def predicted(self) -> Mapping[str, Any]:
+        """The plan made before the run: seconds, energy_kwh, emissions_g with low, likely and high; {} where none was recorded."""
+        return mapping_of(self.receipt, "predicted")
+
+    @property
+    def parents(self) -> list[dict[str, Any]]:
+        """The checkpoints that the run began from or learned from: role, path, run_id, sha256."""
+        recorded = self.receipt.get("parents")
+        found = recorded if isinstance(recorded, list) else self.checkpoint.lineage.get("parents") if self.checkpoint else None
+        return [one for one in found or () if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def read_facts(path: Path) -> RunFacts:
+    """Read one folder, of a recipe with stages those of the stages that are there, too. Nothing in it is changed."""
+    listed, receipt, problems = _read_receipt(path)
+    if listed.status == "foreign":
+        return RunFacts(path, listed, problems=(listed.problem or "",))
+    metrics = read_metric_lines(path / "metrics.jsonl")
+    attempts, ledger_problems = _read_ledgers(path / "carbon", text_of(receipt, "run_id"))
+    checkpoint = read_checkpoint(path / "checkpoints")
+    recipe_text, recipe, recipe_problems = _read_recipe(path / "recipe.yaml")
+    stages = tuple(read_facts(stage) for stage in stage_folders(path).values() if stage.is_dir()) if receipt.get("kind") == CHAIN else ()
+    found = [*problems, *metrics.problems, *ledger_problems, *recipe_problems, *(checkpoint.problems if checkpoint else ())]
+    return RunFacts(
+        path,
+        listed,
+        receipt,
+        recipe_text,
+        recipe,
+        metrics,
+        attempts,
+        tuple(read_ticks(path / "carbon")),
+        checkpoint,
+        stages,
+        tuple(problem.replace(f"{path}/", "") for problem in found),
+    )
+
+
+def _read_receipt(path: Path) -> tuple[ListedRun, dict[str, Any], list[str]]:
+    """Return the run as `tfkit runs` lists it, its run.json ({} if it cannot be read), and what is wrong with that."""
+    file = path / "run.json"
+    try:
+        if file.exists():
+            read_whole(file, _MOST_BYTES)
+        listed = read_run(path)
+        receipt = read_receipt(file) if listed.status not in ("foreign", "damaged") else {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # fields of unexpected types, too
+        return ListedRun(str(path), "damaged", problem=f"run.json: {error}"), {}, [f"run.json: {_reason(error)}"]
+    problems = [listed.problem or "run.json cannot be read"] if listed.status == "damaged" else []
+    return listed, receipt, problems
+
+
+def _read_ledgers(folder: Path, run_id: str | None) -> tuple[tuple[Attempt, ...], list[str]]:
+    """Return the ledgers of a run; of a run.json that cannot be read, all that are there."""
+    try:
+        paths = sorted(folder.glob("*.jsonl"))
+        if sum(path.stat().st_size for path in paths) > 4 * _MOST_BYTES or not all(path.is_file() for path in paths):
+            return (), ["carbon: the ledgers are too large, or no regular files, and were not read"]
+        found = [attempt for attempt in LedgerReader(folder).attempts() if run_id in (None, attempt.header["run_id"])]
+    except OSError as error:
+        return (), [f"carbon: {_reason(error)}"]
+    dropped = sum(attempt.lines_dropped for attempt in found)
+    unread = len(paths) - len(found)
+    problems = [f"carbon: {dropped:,} lines of the ledgers could not be read"] if dropped else []
+    problems += [f"carbon: {unread} of {len(paths)} ledgers have no header, or are of another run"] if unread else []
+    return tuple(found), problems
+
+
+def _read_recipe(path: Path) -> tuple[str, dict[str, Any], list[str]]:
+    """Return the text of recipe.yaml, and its values by dotted names."""
+    try:
+        text = read_whole(path, 4 << 20).decode()
+    except FileNotFoundError:
+        return "", {}, []
+    except (OSError, UnicodeDecodeError) as error:
+        return "", {}, [f"recipe.yaml: {_reason(error)}"]
+    with suppress(ValueError):
+        node, problems = parse(text, path.name)
+        values = plain(node) if node is not None else None
+        if isinstance(values, dict) and not problems:
+            return text, flatten(values), []
+    return text, {}, ["recipe.yaml: is not a recipe that can be read"]
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def sum_amounts(amounts: list[Amounts]) -> Amounts:
+    """Return the sums; of a field that nobody knows None. A range is summed only where every amount has one."""
+    sums: dict[str, float | None] = {}
+    for name in Amounts.__dataclass_fields__:
+        known = [value for one in amounts if (value := getattr(one, name)) is not None]
+        whole = not name.endswith(("_low", "_high")) or all(
+            getattr(one, name) is not None or getattr(one, name.rpartition("_")[0]) is None for one in amounts
+        )
+        sums[name] = sum(known) if known and whole else None
+    return Amounts(**sums)
+
+
+def number_of(values: Any, name: str) -> float | None:
+    """Return a finite number of a document that was read; None for anything else."""
+    value = values.get(name) if isinstance(values, Mapping) else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf else None
+
+
+def text_of(values: Any, name: str) -> str | None:
+    """Return a text of a document that was read; None for anything else."""
+    value = values.get(name) if isinstance(values, Mapping) else None
+    return value if isinstance(value, str) and value else None
+
+
+def mapping_of(values: Any, name: str) -> Mapping[str, Any]:
+    """Return an object of a document that was read; {} for anything else."""
+    value = values.get(name) if isinstance(values, Mapping) else None
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,40 @@
+"""A curve in plain characters, for a terminal of any width, a pipe, or a log."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+HEIGHT = 10  # lines of the plot, without its axis
+_LEAST_WIDTH = 8
+_MOST_WIDTH = 72
+
+Points = Sequence[tuple[float, float]]
+
+
+def text_curve(series: Mapping[str, Points], columns: int | None, unit: str = "step") -> list[str]:
+    """Return the lines of a plot of each series under its character, the later ones above the earlier; none without two points.
+
+    `columns`: of the terminal; None: no limit. Points that are not finite are left out.
+    """
+    finite = {mark: [point for point in points if all(map(math.isfinite, point))] for mark, points in series.items()}
+    every = [point for points in finite.values() for point in points]
+    if len({across for across, _ in every}) < 2:
+        return []
+    left, right = min(across for across, _ in every), max(across for across, _ in every)
+    low, high = min(up for _, up in every), max(up for _, up in every)
+    labels = [f"{high:.4g}", f"{low:.4g}"]
+    margin = max(map(len, labels))
+    width = max(_LEAST_WIDTH, min(_MOST_WIDTH, (columns or _MOST_WIDTH) - margin - 3))
+    cells = [[" "] * width for _ in range(HEIGHT)]
+    for mark, points in finite.items():
+        for across, up in points:
+            row = round((high - up) / (high - low) * (HEIGHT - 1)) if high > low else HEIGHT // 2
+            cells[row][round((across - left) / (right - left) * (width - 1))] = mark
+    names = {0: labels[0], HEIGHT - 1: labels[1]}
+    lines = [f"{names.get(row, ''):>{margin}} |{''.join(line).rstrip()}".rstrip() for row, line in enumerate(cells)]
+    first, last = f"{left:,.0f}", f"{right:,.0f}"
+    ends = (
+        f"{first}{unit + 's':^{max(0, width - len(first) - len(last))}}{last}"
+        if width > len(first + last + unit) + 4
+        else f"{first}-{last}"
+    )
+    return [*lines, f"{'':>{margin}} +{'-' * width}", f"{'':>{margin}}  {ends}"]
