@@ -1,10 +1,23 @@
-"""In a world whose optimum is known in closed form, GRPO with beta in the reward reaches it: pi_ref exp(r / beta) / Z."""
+"""In a world whose optimum is known in closed form, GRPO with beta in the reward and DPO reach it: pi_ref exp(r / beta) / Z."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from tiny_rollouts import END, LETTERS, World, outcomes, probabilities
+from tiny_rollouts import END, LETTERS, World, codec, outcomes, probabilities
+from tiny_rollouts import policy as tiny_policy
+
+from tfkit.objectives.context import ModelContext
+from tfkit.objectives.dpo import open_dpo
+from tfkit.objectives.rollouts import Response, response_batch
+from tfkit.recipe.schema.optimizer_sections import AdamWSection
+from tfkit.recipe.schema.preference_sections import DPOSection
+from tfkit.training.loss_module import LossModule
+from tfkit.training.optimizer import Optimizer
+from tfkit.training.precision import Weights
+from tfkit.training.step import Stepper
 
 BETA, STEPS, PROMPT = 0.7, 300, 1
 REWARD = """
@@ -21,6 +34,7 @@ def rewards() -> torch.Tensor:
     return torch.tensor([names["reward"](None, text) for text in texts], dtype=torch.float64)  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_grpo_reaches_the_optimum(tmp_path: Path) -> None:
     (tmp_path / "table.py").write_text(REWARD)
     rules = [{"kind": "python", "function": f"{tmp_path}/table.py:reward", "allow_code": True}]
@@ -38,3 +52,32 @@ def test_grpo_reaches_the_optimum(tmp_path: Path) -> None:
     # the distance that the log reports is that of the optimum, which its samples estimate
     kl = float((optimum * (optimum / reference).log()).sum())
     assert world.loader.observed()["kl"] == pytest.approx(kl, abs=0.1)
+
+
+@pytest.mark.slow
+def test_dpo_reaches_the_same_optimum_from_preferences_alone(tmp_path: Path) -> None:
+    """All pairs of responses, each as often one way round as Bradley and Terry have it for the rewards: the loss has one minimum."""
+    policy = tiny_policy()
+    reference = probabilities(policy, PROMPT)
+    optimum = reference * (rewards() / BETA).exp()
+    optimum /= optimum.sum()
+    section = DPOSection(kind="dpo", beta=BETA)
+    objective = open_dpo(section, ModelContext(policy.config, codec(), [], 1, tmp_path))
+    batch = response_batch([Response(np.array([PROMPT]), np.array(one), {}) for one in outcomes()], 0)
+    better, worse = (index.flatten() for index in torch.meshgrid(*(torch.arange(len(outcomes())),) * 2, indexing="ij"))
+    preferred = torch.sigmoid(rewards()[better] - rewards()[worse])
+    row = torch.zeros(len(outcomes()), dtype=torch.long)
+    extras = {
+        "row": row,
+        "better": better,
+        "worse": worse,
+        "share": (preferred / len(better)).float(),
+        "reference": reference.log().float(),
+    }
+    batch = replace(batch, extras=extras)
+    weights = Weights(policy, torch.float32, None)
+    adam = AdamWSection(lr=1e-2, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0)
+    stepper = Stepper(LossModule(policy, objective), weights, Optimizer(weights.trained, adam), device=torch.device("cpu"), seed=1)
+    for step in range(STEPS):
+        stepper.take(step + 1, [batch], 1 - step / STEPS)
+    assert float((probabilities(policy, PROMPT) - optimum).abs().sum() / 2) < 0.02
