@@ -12,7 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tfkit.carbon.ledger import Attempt, LedgerReader, has_gaps, provenance, rework
+from tfkit.carbon.ledger import Attempt, LedgerReader
+from tfkit.carbon.rework import rework
+from tfkit.carbon.totals import has_gaps, provenance
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import flatten, plain
 from tfkit.reporting.bounded_lines import read_whole
