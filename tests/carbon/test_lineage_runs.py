@@ -126,7 +126,8 @@ def test_a_chain_has_the_totals_of_each_checkpoint_and_says_what_it_inherits(pla
     assert own.emissions_g == pytest.approx(own.energy_kwh * 100)
     assert own.seconds is not None
     assert 0 < own.energy_kwh < 1.01 * 0.036 * own.seconds / 3600
-    assert own.intensity == {"g_per_kwh": 100.0, "source": "carbon.intensity_g_per_kwh"}
+    assert own.intensity == {"g_per_kwh": 100.0, "source": "carbon.intensity_g_per_kwh", "year": None, "kind": "user"}
+    assert own.intensity == json.loads(Path("base/run.json").read_text())["totals"]["intensity"]
     assert own.provenance == "CPU model, RAM constant"
     capsys.readouterr()
     second = tuned()
@@ -143,6 +144,10 @@ def test_a_chain_has_the_totals_of_each_checkpoint_and_says_what_it_inherits(pla
     assert "this run " in line
     assert "; with its ancestors " in line
     assert "at least" not in line
+    card = (second / "README.md").read_text().split("## Environmental impact")[1]
+    assert "from the models behind this one; with this run " in card
+    assert "| grid | 100 g/kWh (carbon.intensity_g_per_kwh" in card
+    assert "| computation | " in card
     scratch = json.loads(Path("base/run.json").read_text())["result"]
     assert (scratch["inherited_g"], scratch["inherited_kwh"], scratch["inherited_is_lower_bound"]) == (None, None, False)
     grams = [own_grams(path) for path in sorted(Path("tuned/checkpoints").glob("step-*"))]

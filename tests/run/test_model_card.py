@@ -1,5 +1,6 @@
 """The card of every kind of model: the Hub's name for what it is for, and a class of transformers that opens it, by its head."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from tfkit.families import FAMILIES, PRESETS
 from tfkit.hub import family_of
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.schema.data_sections import DataSection
-from tfkit.run.card import mean_card, model_card
+from tfkit.run.card import CardBase, CardModel, CardTraining, mean_card, model_card
 from tfkit.run.card_facts import BaseCard, CardData, last_name
+from tfkit.run.card_impact import CardImpact
+from tfkit.run.lineage import Inherited
 
 TASKS = {
     "text-generation": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -40,18 +43,10 @@ ROWS = CardData(["rows.jsonl"], validation={"": "rows.jsonl (held out)"})
 
 def card_of(config: ModelConfig, family: str | None, **changes: Any) -> str:
     found = family_of(config, prefer=family)
-    facts: dict[str, Any] = {
-        "name": "run",
-        "kind": "fine-tuning",
-        "config": config,
-        "architecture": found.architecture(config) if found else None,
-        "parameters": 7,
-        "progress": {"steps": 3, "tokens": 9, "loss": 0.5},
-        "evaluation": {"accuracy": 0.25},
-        "data": ROWS,
-        "reading": Reading(),
-    }
-    return model_card(**facts | changes)
+    model = CardModel("run", config, found.architecture(config) if found else None, 7, changes.get("labels", ()))
+    training = CardTraining("fine-tuning", 3, 9, 0.5, changes.get("evaluation", {"accuracy": 0.25}))
+    impact = changes.get("impact", CardImpact(Reading(), "Abacus 9"))
+    return model_card(model, training, changes.get("data", ROWS), impact, changes.get("start"))
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -83,7 +78,7 @@ def test_a_model_that_only_tfkit_computes_says_so() -> None:
 
 
 def test_an_adapter_says_how_peft_opens_it_on_its_base() -> None:
-    base: dict[str, Any] = {"base": "hub:openai-community/gpt2@main", "adapter": True}
+    base: dict[str, Any] = {"start": CardBase("hub:openai-community/gpt2@main", adapter=True)}
     card = card_of(ModelConfig.model_validate(PRESETS["gpt2"][1]), "gpt2", **base)
     assert "library_name: peft\n" in card
     opening = 'peft.PeftModel.from_pretrained(transformers.GPT2LMHeadModel.from_pretrained("openai-community/gpt2"), ".")'
@@ -115,8 +110,7 @@ def test_the_hub_s_library_reads_the_metadata() -> None:
         "bert",
         data=CardData.of(section),
         evaluation={**scores, "perplexity": float("inf")},
-        base="/home/someone/runs/base/checkpoints/step-000500",
-        base_card=BaseCard("apache-2.0", ("de",)),
+        start=CardBase("/home/someone/runs/base/checkpoints/step-000500", BaseCard("apache-2.0", ("de",))),
         labels=labels,
     )
     assert "someone" not in card
@@ -136,6 +130,39 @@ def test_the_hub_s_library_reads_the_metadata() -> None:
     assert front_matter(card)["model-index"][0]["name"] == "run"
     mean = mean_card(card, ["step-000400", "step-000500"])
     assert {*front_matter(mean)} == {*front_matter(card)} - {"model-index"}, "the scores are those of one checkpoint"
+
+
+def test_the_impact_has_the_five_lines_of_ml_co2_impact_and_what_they_leave_out() -> None:
+    parts = {"cpu_wh": 9.0, "ram_wh": 27.0}
+    place, provenance = "FRA, 56 g/kWh (2023 mean, carbon.country)", "CPU model, RAM constant"
+    reading = Reading(36.0, 2.016, 20.0, 1800.0, "ok", place, provenance, **parts)
+    totals = {"seconds": 3600.0, "train_flops": 1.234e15, "rework_g": 0.5, "coverage": 0.987}
+    intensity = {"g_per_kwh": 56.0, "source": "carbon.country", "year": 2023}
+    impact = CardImpact(reading, "Abacus 9", 4_000_000, 1e15, Inherited(0.3, 3.1, True), 1.2, intensity, totals)
+    card = card_of(ModelConfig.model_validate(PRESETS["gpt2"][1]), "gpt2", impact=impact)
+    section = card.split("\n## Environmental impact\n")[1].strip().splitlines()[2:]
+    assert dict(line.strip("| ").split(" | ") for line in section) == {
+        "hardware type": "Abacus 9",
+        "hours used": "1 (1:00:00)",
+        "cloud provider": "not stated",
+        "compute region": "FRA",
+        "carbon emitted": "2 g CO2e",
+        "computation": "1.23e+15 FLOP by the architecture",
+        "per million tokens": "504 mg CO2e",
+        "lost and done again": "500 mg CO2e of it",
+        "inherited": "at least 3.1 g CO2e from the models behind this one; with this run at least 5.1 g",
+        "grid": "56 g/kWh (carbon.country, 2023)",
+        "PUE": "1.2, included",
+        "modelled": "100% of the energy (CPU model, RAM constant)",
+        "time measured": "98.7%",
+    }
+    assert front_matter(card)["co2_eq_emissions"]["emissions"] == 2.016
+    assert "Environmental impact" not in card_of(ModelConfig.model_validate(PRESETS["gpt2"][1]), "gpt2")
+    early = CardImpact(replace(reading, status="degraded", provenance="GPU counter, CPU model", gpu_wh=27.0, ram_wh=0.0), "Abacus 9")
+    rows = early.rows()
+    assert (rows["carbon emitted"], rows["modelled"]) == ("at least 2 g CO2e", "25% of the energy (GPU counter, CPU model)")
+    assert rows["hours used"] == "0.5 (30:00)"
+    assert not {"computation", "per million tokens", "inherited", "grid", "PUE", "time measured", "lost and done again"} & {*rows}
 
 
 @pytest.mark.parametrize(

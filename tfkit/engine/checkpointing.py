@@ -3,7 +3,10 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+import torch
 
 from tfkit.adapters import Base, merged, save_adapter
 from tfkit.durable import write_atomically
@@ -20,10 +23,12 @@ from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.ancestors import find_ancestors
-from tfkit.run.card import model_card
+from tfkit.run.card import CardBase, CardModel, CardTraining, model_card
 from tfkit.run.card_facts import BaseCard, CardData
+from tfkit.run.card_impact import CardImpact
 from tfkit.run.checkpoints import best_checkpoint, checkpoints, prune, read_best, record_best, save_checkpoint, step_of
 from tfkit.run.lineage import Inherited, Lineage, Own, sum_inherited
+from tfkit.run.machine import processor
 from tfkit.training.checkpoint import save_training_state
 from tfkit.training.loop import Progress
 from tfkit.training.precision import Weights
@@ -55,6 +60,12 @@ def write_model(
         return
     base = Base(data.start.path, data.start.described.folder, data.start.sha256)
     save_adapter(folder, model.config, {name: result[name] for name in weights.trained}, data.tokenizer, adapter, base, **beside)
+
+
+def _hardware(device: torch.device) -> str:
+    """Return the kind of the device that computes, beside the processor."""
+    own = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    return f"{own}{processor()['name']}"
 
 
 class Checkpointer:
@@ -154,10 +165,13 @@ class Checkpointer:
         own = Own.of(self.context.meter.fresh_reading(_METER_SECONDS), intensity_of(self.context.recipe.carbon))
         return Lineage(self.kind, tuple(self.parents), own, self.ancestors)
 
-    def write_card(self, checkpoint: Path, step: int) -> None:
-        """Write the card anew, with the scores and the energy that are known by now: it may change after the manifest."""
+    def write_card(self, checkpoint: Path, step: int, totals: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Write the card anew, with the scores and the energy that are known by now: it may change after the manifest.
+
+        `totals`: those of run.json, once the attempt has ended and they are complete.
+        """
         try:
-            write_atomically(checkpoint / "README.md", self._card(step))
+            write_atomically(checkpoint / "README.md", self._card(step, totals))
         except OSError as error:
             self.context.listener.warn(f"{checkpoint}: its card cannot be written again ({error.strerror})")
 
@@ -188,22 +202,30 @@ class Checkpointer:
     def _prune(self, keep: int) -> None:
         prune(self.root, keep, best_checkpoint(self.root))
 
-    def _card(self, step: int) -> str:
+    def _card(self, step: int, totals: Mapping[str, Any] = MappingProxyType({})) -> str:
         config, progress, start = self.model.config, self.log.progress, self.data.start
         family = family_of(config, prefer=self.family)
+        averaged = f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else ""
+        adapter = adapted(self.context.recipe, start) is not None
         return model_card(
-            name=self.context.folder.path.name,
-            kind=self.kind,
-            config=config,
-            architecture=family.architecture(config) if family else None,
-            parameters=self.parameters,
-            progress={"steps": step, "tokens": progress.tokens, "loss": self.log.latest.get("loss")},
-            evaluation=self.log.evaluations.get(step, {}),
-            data=CardData.of(self.context.recipe.data),
-            averaged=f"exponential mean over the steps, decay {self.weights.ema_decay}" if self.weights.mean else "",
-            reading=self.context.meter.reading(),
-            base=start.path if start else None,
-            base_card=BaseCard.read(start.described.folder) if start else BaseCard(),
-            adapter=adapted(self.context.recipe, start) is not None,
-            labels=self.data.labels,
+            CardModel(
+                self.context.folder.path.name, config, family.architecture(config) if family else None, self.parameters, self.data.labels
+            ),
+            CardTraining(self.kind, step, progress.tokens, self.log.latest.get("loss"), self.log.evaluations.get(step, {}), averaged),
+            CardData.of(self.context.recipe.data),
+            self._impact(totals),
+            CardBase(start.path, BaseCard.read(start.described.folder), adapter) if start else None,
+        )
+
+    def _impact(self, totals: Mapping[str, Any]) -> CardImpact:
+        carbon, tokens = self.context.recipe.carbon, self.log.progress.tokens
+        return CardImpact(
+            self.context.meter.reading(),
+            _hardware(self.context.device),
+            tokens,
+            self.log.flops_per_token * tokens,
+            self.inherited,
+            carbon.pue,
+            intensity_of(carbon),
+            totals,
         )

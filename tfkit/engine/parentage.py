@@ -29,12 +29,12 @@ def parents_of(recipe: Recipe, data: TrainingData) -> list[Parent]:
 
 
 def intensity_of(section: CarbonSection) -> dict[str, Any]:
-    """Return the carbon intensity that a run is computed with, and its source."""
+    """Return the carbon intensity that a run is computed with, and its source, as the totals of run.json have it."""
     try:
         place = resolve_place(section)
     except UsageError:  # the settings of CodeCarbon were changed since the run began
         return {}
-    return {"g_per_kwh": place.intensity_g_per_kwh, "source": place.source}
+    return {"g_per_kwh": place.intensity_g_per_kwh, "source": place.dataset, "year": place.year, "kind": place.kind}
 
 
 def parent_of(entry: Mapping[str, str | None], folder: Path | None) -> Parent:

@@ -112,7 +112,7 @@ class Run:
         result = self.result("finished")
         if (gain := result["improvement"]) is not None and gain < 0:
             self.listener.warn(self.checkpointer.describe_loss())
-        self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step)
+        self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, self.context.folder.totals)
         self.context.folder.record(result=result)
         self.context.folder.end_attempt("finished", step=self.progress.step)
         return result

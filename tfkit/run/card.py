@@ -7,81 +7,101 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from tfkit.carbon.card_fields import co2_block, co2_sentence
-from tfkit.carbon.reading import Reading
 from tfkit.model.config import ClassesHeadConfig, MaskedLanguageModelHeadConfig, ModelConfig, NoHeadConfig, SpansHeadConfig, TagsHeadConfig
 from tfkit.run.card_facts import BaseCard, CardData, last_name
-from tfkit.run.machine import processor
+from tfkit.run.card_impact import CardImpact
 
 _MOST_LABELS = 20  # that the table names
 
 
-def model_card(
-    *,
-    name: str,
-    kind: str,
-    config: ModelConfig,
-    architecture: str | None,
-    parameters: int,
-    progress: dict[str, Any],
-    evaluation: dict[str, float | None],
-    data: CardData,
-    reading: Reading,
-    averaged: str = "",
-    base: str | None = None,
-    base_card: BaseCard = BaseCard(),
-    adapter: bool = False,
-    labels: Sequence[str] = (),
-) -> str:
-    """Return Markdown with YAML front matter. `kind` is "pre-training" or "fine-tuning"; `architecture` is transformers' class for it, if
-    there is one; `averaged` names the weights whose mean these are; `base` is where the model that this one started from lies, and with
-    `adapter` these are updates of it.
-    """
+@dataclass(frozen=True)
+class CardModel:
+    """The model of a card."""
+
+    name: str
+    config: ModelConfig
+    architecture: str | None  # transformers' class for it, if there is one
+    parameters: int
+    labels: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class CardTraining:
+    """How far it was trained, and its scores by then."""
+
+    kind: str  # pre-training or fine-tuning
+    steps: int
+    tokens: int
+    loss: float | None
+    evaluation: Mapping[str, float | None] = field(default_factory=dict)
+    averaged: str = ""  # the weights whose mean these are
+
+
+@dataclass(frozen=True)
+class CardBase:
+    """The model that it started from: where that is, what its own card says, and whether these are updates of it."""
+
+    path: str
+    card: BaseCard = field(default_factory=BaseCard)
+    adapter: bool = False
+
+
+def model_card(model: CardModel, training: CardTraining, data: CardData, impact: CardImpact, start: CardBase | None = None) -> str:
+    """Return Markdown with YAML front matter."""
+    config, evaluation, architecture = model.config, training.evaluation, model.architecture
     task, example = _use(config)
+    base, adapter, base_card = (last_name(start.path), start.adapter, start.card) if start else (None, False, BaseCard())
     library = "tfkit" if architecture is None else "peft" if adapter else "transformers"
-    base = None if base is None else last_name(base)
     front = [f"library_name: {library}", f"pipeline_tag: {task}", "tags: [tfkit]"]
     front += _list("language", data.languages or base_card.languages)
     front += [f"license: {base_card.license}"] if base_card.license else []
     front += [f"base_model: {_yaml(base)}", f"base_model_relation: {'adapter' if adapter else 'finetune'}"] if base else []
     front += _list("datasets", data.hub)
-    if carbon := co2_block(reading, kind, processor()["name"]):
+    if carbon := impact.front(training.kind):
         front += ["co2_eq_emissions:", *(f"  {key}: {_yaml(value)}" for key, value in carbon.items())]
-    front += _model_index(name, task, data, evaluation)
+    front += _model_index(model.name, task, data, evaluation)
     layers = " + ".join(str(count) for count in (config.encoder_layers, config.decoder_layers) if count)
     rows = {
         "updates of" if adapter else "base model": base or "",
-        "parameters": f"{parameters:,}",
+        "parameters": f"{model.parameters:,}",
         "layers, width, heads": f"{layers}, {config.dim}, {config.num_heads} ({config.num_kv_heads} for keys and values)",
         "vocabulary, context": f"{config.vocab_size:,}, {config.context_length:,}",
         "data": ", ".join(data.names),
-        "labels": _named(labels),
-        "steps, tokens": f"{progress['steps']:,}, {progress['tokens']:,}",
-        "weights": averaged,
-        "training loss": f"{progress['loss']:.4f}" if progress["loss"] is not None else "",
+        "labels": _named(model.labels),
+        "steps, tokens": f"{training.steps:,}, {training.tokens:,}",
+        "weights": training.averaged,
+        "training loss": f"{training.loss:.4f}" if training.loss is not None else "",
         **{f"validation {metric.replace('_', ' ')}": _number(value) for metric, value in evaluation.items() if metric != "target_tokens"},
     }
-    table = "\n".join(f"| {label} | {_cell(value)} |" for label, value in rows.items() if value)
     opening = [_opening(architecture, config, base if adapter else None)] if architecture else []
     names = f"`{library}` and with `tfkit`" if architecture else "`tfkit`; `transformers` has no class for it"
     return f"""---
 {chr(10).join(front)}
 ---
 
-# {name}
+# {model.name}
 
-{_STACKS[bool(config.encoder_layers), bool(config.decoder_layers)]}, made by {kind} with tfkit. It opens with {names}:
+{_STACKS[bool(config.encoder_layers), bool(config.decoder_layers)]}, made by {training.kind} with tfkit. It opens with {names}:
 
     {f"{chr(10)}    ".join([*opening, example])}
 
-| | |
-| --- | --- |
-{table}
+{_table(rows)}
 
-{co2_sentence(reading)}
-"""
+{impact.sentence()}
+{_section(impact)}"""
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {label} | {_cell(value)} |" for label, value in rows.items() if value)])
+
+
+def _section(impact: CardImpact) -> str:
+    """Return the section of the environmental impact; nothing where it was not measured."""
+    rows = impact.rows()
+    return f"\n## Environmental impact\n\n{_table(rows)}\n" if rows else ""
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,103 @@
+"""The environmental impact of a model card: ML CO2 Impact's five lines (https://mlco2.github.io/impact), and what they leave out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfkit.carbon.card_fields import co2_block, co2_sentence
+from tfkit.carbon.reading import Reading
+from tfkit.run.lineage import Inherited
+from tfkit.units import format_mass, format_seconds
+
+_UNKNOWN = "not stated"
+
+
+@dataclass(frozen=True)
+class CardImpact:
+    """The cost of a training, as far as it is known when the card is written.
+
+    `totals` are those of run.json: they are complete once a run has ended, and what a field of them says is left out before.
+    """
+
+    reading: Reading
+    hardware: str
+    tokens: int = 0
+    flops: float = 0.0  # of all steps, by the architecture
+    inherited: Inherited | None = None
+    pue: float | None = None
+    intensity: Mapping[str, Any] = field(default_factory=dict)  # g_per_kwh, source, and if known year and kind
+    totals: Mapping[str, Any] = field(default_factory=dict)
+
+    def front(self, training_type: str) -> dict[str, Any]:
+        """Return the value of the Hub's `co2_eq_emissions`; empty where there is nothing to state."""
+        return co2_block(self.reading, training_type, self.hardware)
+
+    def sentence(self) -> str:
+        """Return one sentence for people."""
+        return co2_sentence(self.reading)
+
+    def rows(self) -> dict[str, str]:
+        """Return the lines of the table by their labels, those that are not known left out; none if nothing was measured."""
+        reading, totals = self.reading, self.totals
+        if reading.outcome not in ("ok", "degraded"):
+            return {}
+        least = "at least " if reading.outcome == "degraded" else ""
+        seconds = _number(totals, "seconds") or reading.seconds
+        flops = _number(totals, "train_flops") or self.flops
+        grams = reading.emissions_g
+        rework = _number(totals, "rework_g")
+        coverage = _number(totals, "coverage")
+        rows = {
+            "hardware type": self.hardware,
+            "hours used": f"{seconds / 3600:.3g} ({format_seconds(seconds)})",
+            "cloud provider": _UNKNOWN,
+            "compute region": _region(reading.place),
+            "carbon emitted": f"{least}{format_mass(grams)} CO2e",
+            "computation": f"{flops:.3g} FLOP by the architecture" if flops else "",
+            "per million tokens": f"{format_mass(1e6 * grams / self.tokens)} CO2e" if self.tokens else "",
+            "lost and done again": f"{format_mass(rework)} CO2e of it" if rework else "",
+            "inherited": self._inherited(),
+            "grid": _grid(totals.get("intensity") or self.intensity),
+            "PUE": f"{self.pue:g}, included" if self.pue is not None else "",
+            "modelled": _modelled(reading),
+            "time measured": f"{coverage:.1%}" if coverage is not None else "",
+        }
+        return {label: value for label, value in rows.items() if value}
+
+    def _inherited(self) -> str:
+        """Describe the emissions of the models behind this one."""
+        found = self.inherited
+        if found is None or (found.emissions_g is None and not found.is_lower_bound):
+            return ""
+        if found.emissions_g is None:
+            return "not known"
+        least = "at least " if found.is_lower_bound else ""
+        total = found.emissions_g + self.reading.emissions_g
+        return f"{least}{format_mass(found.emissions_g)} CO2e from the models behind this one; with this run {least}{format_mass(total)}"
+
+
+def _region(place: str) -> str:
+    """Return the country of a place in words, without the intensity."""
+    country, comma, _ = place.partition(", ")
+    return country if comma else "place unknown"
+
+
+def _grid(intensity: Mapping[str, Any]) -> str:
+    grams = _number(intensity, "g_per_kwh")
+    known = [str(intensity[name]) for name in ("source", "year", "kind") if intensity.get(name)]
+    return "" if grams is None else f"{grams:.4g} g/kWh" + (f" ({', '.join(known)})" if known else "")
+
+
+def _modelled(reading: Reading) -> str:
+    """Return the fraction of the energy that no counter measured."""
+    parts = {"CPU": reading.cpu_wh, "GPU": reading.gpu_wh, "RAM": reading.ram_wh}
+    sources = dict(part.partition(" ")[::2] for part in reading.provenance.split(", ") if part)
+    if not reading.energy_wh or not sources:
+        return ""
+    share = sum(parts.get(part, 0.0) for part, source in sources.items() if source != "counter") / reading.energy_wh
+    return f"{min(share, 1.0):.0%} of the energy ({reading.provenance})"
+
+
+def _number(values: Mapping[str, Any], name: str) -> float | None:
+    value = values.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
