@@ -94,7 +94,7 @@ def test_a_recipe_with_stages_counts_as_its_stages(tmp_path: Path) -> None:
     for name in ("base", "tune"):
         write_run(path / name, grams_a_step=5.0)
     run = read_facts(path)
-    assert [stage.name for stage in run.stages] == ["base", "tune"]
+    assert [member.name for member in run.members] == ["base", "tune"]
     assert run.amounts.emissions_g == 30.0
     assert run.phases["base: train"]["emissions_g"] == 15.0
 

@@ -1,113 +1,90 @@
-"""The cost that a run inherited: the sum over all distinct ancestors of its checkpoint, by run id, or by the hash of the content."""
+"""The models that a run comes from, and what they have cost: as its checkpoint records them, else as far as they are among other runs."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
-from tfkit.reporting.run_facts import RunFacts, number_of, text_of
+from tfkit.reporting.run_facts import RunFacts, text_of
 from tfkit.run.card_facts import last_name
+from tfkit.run.lineage import Ancestor, Inherited, merge_ancestors, parse_lineage, position, shifted, sum_inherited
 
 
 @dataclass(frozen=True)
-class Ancestor:
-    """A checkpoint that a run goes back to, directly or not. `source`: ledger, card, or unknown; `parents`: indices of ancestors."""
-
-    name: str
-    roles: tuple[str, ...]
-    run_id: str | None
-    sha256: str | None
-    energy_kwh: float | None
-    emissions_g: float | None
-    source: str
-    parents: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Inherited:
-    """The ancestors of a run, all generations; the first of each chain of parents are `direct`. Empty: it began from random weights."""
+class Ancestry:
+    """The distinct ancestors of a run over all generations, the positions of its own parents among them, and their sums."""
 
     ancestors: tuple[Ancestor, ...] = ()
-    direct: tuple[int, ...] = ()
-
-    @property
-    def is_lower_bound(self) -> bool:
-        """Whether the cost of an ancestor is not known."""
-        return any(one.emissions_g is None for one in self.ancestors)
+    parents: tuple[int, ...] = ()
+    sums: Inherited = field(default_factory=lambda: sum_inherited(()))
 
     @property
     def emissions_g(self) -> float | None:
-        """The known emissions of all ancestors, 0 without any; None: nothing is known of any of them."""
-        return _sum(self.ancestors, "emissions_g")
+        """The known emissions of all ancestors: 0 without any, None where nothing is known of them."""
+        return self.sums.emissions_g if self.ancestors else 0.0
 
     @property
     def energy_kwh(self) -> float | None:
-        """The known energy of all ancestors, 0 without any; None: nothing is known of any of them."""
-        return _sum(self.ancestors, "energy_kwh")
+        """The known energy of all ancestors: 0 without any, None where nothing is known of them."""
+        return self.sums.energy_kwh if self.ancestors else 0.0
 
 
-def inherited_by(run: RunFacts, others: Iterable[RunFacts] = ()) -> Inherited:
-    """Return the ancestors of a run, as its checkpoint records them; where it does not, as far as its parents are among `others`."""
-    lineage = run.checkpoint.lineage if run.checkpoint else {}
-    if not lineage and isinstance(run.receipt.get("lineage"), dict):
-        lineage = run.receipt["lineage"]
-    recorded = lineage.get("ancestors")
-    if isinstance(recorded, list) and all(isinstance(one, dict) for one in recorded):
-        ancestors = tuple(_ancestor(one, len(recorded)) for one in recorded)
-        ids = {(parent.get("run_id"), parent.get("sha256")) for parent in run.parents}
-        named = tuple(index for index, one in enumerate(ancestors) if (one.run_id, one.sha256) in ids)
-        above = {index for one in ancestors for index in one.parents}
-        return Inherited(ancestors, named or tuple(index for index in range(len(ancestors)) if index not in above))
-    by_id = {one.run_id: one for one in others if one.run_id is not None and one.run_id != run.run_id}
+def ancestry_of(run: RunFacts, others: Iterable[RunFacts] = ()) -> Ancestry:
+    """Return the ancestors of a run, of a recipe with stages or a sweep those of all its runs that are none of them.
+
+    Where a version recorded the parents alone, they are looked up by run id among `others`.
+    """
+    by_id = {one.run_id: one for one in others if one.run_id is not None}
+    own = [one for one in (run.run_id, *(member.run_id for member in run.members)) if one is not None]
     found: list[Ancestor] = []
-    direct = _add_parents(run, by_id, found, {})
-    return Inherited(tuple(found), direct)
+    for each in run.members if run.is_group else (run,):
+        _collect(each, by_id, found, own)
+    ancestors = merge_ancestors(found, own)
+    parents = [parent for each in (run, *run.members) for parent in each.parents]
+    places = (position(ancestors, text_of(parent, "run_id"), text_of(parent, "sha256")) for parent in parents)
+    direct = tuple(dict.fromkeys(place for place in places if place is not None))
+    above = {place for one in ancestors for place in one.parents}
+    return Ancestry(ancestors, direct or tuple(place for place in range(len(ancestors)) if place not in above), sum_inherited(ancestors))
 
 
-def _add_parents(run: RunFacts, by_id: Mapping[str, RunFacts], found: list[Ancestor], indices: dict[Any, int]) -> tuple[int, ...]:
-    """Append the parents of a run that are not among `found` yet, theirs after them, and return the indices of its own."""
-    own: list[int] = []
+def _collect(run: RunFacts, by_id: Mapping[str, RunFacts], found: list[Ancestor], passed: Collection[str]) -> list[int]:
+    """Append the ancestors of a run, not merged yet, and return the positions of its parents. `passed`: the runs on the way."""
+    recorded = _recorded(run)
+    if recorded is not None:
+        first = len(found)
+        found += shifted(recorded, first)
+        places = (position(recorded, text_of(parent, "run_id"), text_of(parent, "sha256")) for parent in run.parents)
+        return [place + first for place in places if place is not None]
+    own = []
     for parent in run.parents[:100]:
-        run_id, sha256 = text_of(parent, "run_id"), text_of(parent, "sha256")
-        key = run_id or sha256 or text_of(parent, "path")
-        if key not in indices:
-            known = by_id.get(run_id) if run_id else None
-            indices[key] = len(found)
-            amounts = known.amounts if known else None
-            name = known.name if known else last_name(text_of(parent, "path") or "unknown")
-            roles = (text_of(parent, "role") or "parent",)
-            found.append(
-                Ancestor(
-                    name,
-                    roles,
-                    run_id,
-                    sha256,
-                    amounts.energy_kwh if amounts else None,
-                    amounts.emissions_g if amounts else None,
-                    "ledger" if amounts and amounts.emissions_g is not None else "unknown",
-                )
-            )
-            if known:
-                index = indices[key]
-                found[index] = replace(found[index], parents=_add_parents(known, by_id, found, indices))
-        own.append(indices[key])
-    return tuple(dict.fromkeys(own))
+        run_id = text_of(parent, "run_id")
+        known = by_id.get(run_id) if run_id and run_id not in passed and len(passed) < 100 else None
+        place = len(found)
+        name = known.name if known else last_name(text_of(parent, "path") or "unknown")
+        found.append(Ancestor(name, (text_of(parent, "role") or "parent",), run_id, text_of(parent, "sha256")))
+        if known:
+            found[place] = _with_amounts(found[place], known, _collect(known, by_id, found, {*passed, run_id or ""}))
+        own.append(place)
+    return own
 
 
-def _ancestor(entry: Mapping[str, Any], count: int) -> Ancestor:
-    roles, parents = entry.get("roles"), entry.get("parents")
+def _recorded(run: RunFacts) -> tuple[Ancestor, ...] | None:
+    """Return the ancestors in the checkpoint's tfkit.json; None where it has none, or they cannot be read."""
+    try:
+        return parse_lineage(run.checkpoint.lineage).ancestors if run.checkpoint else None
+    except ValueError:
+        return None
+
+
+def _with_amounts(ancestor: Ancestor, run: RunFacts, parents: list[int]) -> Ancestor:
+    grams, is_known = run.amounts.emissions_g, run.amounts.emissions_g is not None
+    status = "degraded" if run.is_lower_bound else "ok"
     return Ancestor(
-        text_of(entry, "name") or "unknown",
-        tuple(str(role) for role in roles) if isinstance(roles, list) else (),
-        text_of(entry, "run_id"),
-        text_of(entry, "sha256"),
-        number_of(entry, "energy_kwh"),
-        number_of(entry, "emissions_g"),
-        text_of(entry, "source") or "unknown",
-        tuple(index for index in parents if type(index) is int and 0 <= index < count) if isinstance(parents, list) else (),
+        ancestor.name,
+        ancestor.roles,
+        ancestor.run_id,
+        ancestor.sha256,
+        energy_kwh=run.amounts.energy_kwh,
+        emissions_g=grams,
+        source="ledger" if is_known else "unknown",
+        status=status if is_known else "unknown",
+        parents=tuple(parents),
     )
-
-
-def _sum(ancestors: Iterable[Ancestor], name: str) -> float | None:
-    every = [getattr(one, name) for one in ancestors]
-    known = [value for value in every if value is not None]
-    return None if every and not known else sum(known)

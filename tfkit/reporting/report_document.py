@@ -64,7 +64,7 @@ def _run(entry: Entry, full: bool) -> dict[str, Any]:
         "is_lower_bound": run.is_lower_bound,
         "inherited_g": inherited.emissions_g,
         "inherited_kwh": inherited.energy_kwh,
-        "inherited_is_lower_bound": inherited.is_lower_bound,
+        "inherited_is_lower_bound": inherited.sums.is_lower_bound,
         "planned": dict(run.predicted) or None,
         "phases": run.phases,
         "served": entry.served,

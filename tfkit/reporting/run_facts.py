@@ -21,7 +21,7 @@ from tfkit.reporting.bounded_lines import read_whole
 from tfkit.reporting.checkpoint_facts import CheckpointFacts, read_checkpoint
 from tfkit.reporting.metric_lines import MetricLines, read_metric_lines
 from tfkit.reporting.power_ticks import Tick, read_ticks
-from tfkit.run.chain_folder import CHAIN, stage_folders
+from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders
 from tfkit.run.listing import ListedRun, read_run
 from tfkit.run.receipt import read_receipt
 
@@ -56,7 +56,7 @@ class RunFacts:
     attempts: tuple[Attempt, ...] = ()  # the ledgers, one an attempt and node, with their phases
     ticks: tuple[Tick, ...] = ()
     checkpoint: CheckpointFacts | None = None
-    stages: tuple["RunFacts", ...] = ()
+    members: tuple["RunFacts", ...] = ()  # the stages of a recipe, the trials of a sweep: those that are there
     problems: tuple[str, ...] = ()
 
     @property
@@ -75,9 +75,9 @@ class RunFacts:
         return self.listed.kind
 
     @property
-    def is_chain(self) -> bool:
-        """Whether it is the folder of a recipe with stages, whose amounts are those of its stages."""
-        return self.receipt.get("kind") == CHAIN
+    def is_group(self) -> bool:
+        """Whether it is the folder of a recipe with stages or of a sweep, whose amounts are those of its runs."""
+        return self.kind in (CHAIN, SWEEP)
 
     @property
     def run_id(self) -> str | None:
@@ -91,9 +91,9 @@ class RunFacts:
 
     @cached_property
     def amounts(self) -> Amounts:
-        """The cost so far: as recorded at the end of an attempt, else from the ledgers, else the sum of the stages."""
-        if self.is_chain and self.stages:
-            return sum_amounts([stage.amounts for stage in self.stages])
+        """The cost so far: as recorded at the end of an attempt, else from the ledgers, else the sum of stages or trials."""
+        if self.is_group and self.members:
+            return sum_amounts([member.amounts for member in self.members])
         recorded = Amounts(**{name: number_of(self.totals, name) for name in Amounts.__dataclass_fields__})
         is_current = self.status not in ("running", "killed", "damaged") and recorded.seconds is not None
         if is_current or not self.attempts:
@@ -134,8 +134,8 @@ class RunFacts:
     @property
     def is_lower_bound(self) -> bool:
         """Whether an attempt was not measured, or only in part, so that its energy is missing in the amounts."""
-        if self.is_chain:
-            return any(stage.is_lower_bound for stage in self.stages)
+        if self.is_group:
+            return any(member.is_lower_bound for member in self.members)
         if not self.attempts:
             return self.amounts.energy_kwh is not None and text_of(self.totals, "carbon_status") != "ok"
         return has_gaps([*self.attempts], len(self.receipt.get("attempts") or ()))
@@ -149,9 +149,9 @@ class RunFacts:
                 sums = phases.setdefault(name, {"seconds": 0.0, "energy_wh": 0.0, "emissions_g": 0.0})
                 for key in sums:
                     sums[key] += phase.sums[key]
-        for stage in self.stages if self.is_chain else ():
-            for name, sums in stage.phases.items():
-                phases[f"{stage.name}: {name}"] = dict(sums)
+        for member in self.members if self.is_group else ():
+            for name, sums in member.phases.items():
+                phases[f"{member.name}: {name}"] = dict(sums)
         return phases
 
     @property
@@ -168,7 +168,7 @@ class RunFacts:
 
 
 def read_facts(path: Path) -> RunFacts:
-    """Read one folder, of a recipe with stages those of the stages that are there, too. Nothing in it is changed."""
+    """Read one folder, of a recipe with stages or a sweep those of its runs that are there, too. Nothing in it is changed."""
     listed, receipt, problems = _read_receipt(path)
     if listed.status == "foreign":
         return RunFacts(path, listed, problems=(listed.problem or "",))
@@ -176,7 +176,7 @@ def read_facts(path: Path) -> RunFacts:
     attempts, ledger_problems = _read_ledgers(path / "carbon", text_of(receipt, "run_id"))
     checkpoint = read_checkpoint(path / "checkpoints")
     recipe_text, recipe, recipe_problems = _read_recipe(path / "recipe.yaml")
-    stages = tuple(read_facts(stage) for stage in stage_folders(path).values() if stage.is_dir()) if receipt.get("kind") == CHAIN else ()
+    members = tuple(read_facts(member) for member in _members(path)) if receipt else ()
     found = [*problems, *metrics.problems, *ledger_problems, *recipe_problems, *(checkpoint.problems if checkpoint else ())]
     return RunFacts(
         path,
@@ -188,9 +188,15 @@ def read_facts(path: Path) -> RunFacts:
         attempts,
         tuple(read_ticks(path / "carbon")),
         checkpoint,
-        stages,
+        members,
         tuple(problem.replace(f"{path}/", "") for problem in found),
     )
+
+
+def _members(path: Path) -> list[Path]:
+    """Return the folders of the stages or trials that are there, none of them outside of the folder."""
+    inside = [member for name, member in member_folders(path).items() if Path(name).name == name]
+    return [member for member in inside if member.is_dir() and not member.is_symlink()]
 
 
 def _read_receipt(path: Path) -> tuple[ListedRun, dict[str, Any], list[str]]:

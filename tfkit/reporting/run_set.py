@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tfkit.errors import UsageError
 from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.reporting.inherited import Inherited, inherited_by
+from tfkit.reporting.inherited import Ancestry, ancestry_of
 from tfkit.reporting.run_facts import Amounts, RunFacts, read_facts, sum_amounts, text_of
 
 MOST_RUNS = 2_000
@@ -23,7 +23,7 @@ class Entry:
 
     label: str
     run: RunFacts
-    inherited: Inherited
+    inherited: Ancestry
     served: str | None = None  # the label of the run that an evaluation, a generation or a probe was for
 
 
@@ -36,12 +36,12 @@ class RunSet:
 
     @property
     def trained(self) -> list[Entry]:
-        """The runs that trained, without the folders of recipes with stages, whose stages are runs of their own."""
+        """The runs that trained, without the folders of recipes with stages and of sweeps, whose runs are runs of their own."""
         return [one for one in self.entries if one.run.kind in _TRAINING or (one.run.kind is None and one.run.metrics.steps)]
 
     @cached_property
     def amounts(self) -> Amounts:
-        """The cost of all runs together; a recipe with stages counts as its stages."""
+        """The cost of all runs together; a recipe with stages or a sweep counts as its runs."""
         return sum_amounts([one.run.amounts for one in self._counted()])
 
     def by_status(self) -> dict[str, tuple[int, Amounts]]:
@@ -77,7 +77,7 @@ class RunSet:
         return self.amounts.emissions_g / own if own and self.amounts.emissions_g is not None else None
 
     def _counted(self) -> list[Entry]:
-        return [one for one in self.entries if not (one.run.is_chain and one.run.stages)]
+        return [one for one in self.entries if not (one.run.is_group and one.run.members)]
 
 
 def open_runs(paths: Sequence[Path]) -> RunSet:
@@ -102,9 +102,9 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
             runs.append(run)
     if not runs:
         raise UsageError(f"{', '.join(map(str, paths))}: no run that can be read: {'; '.join(problems)}. Give another folder")
-    labels = _labels([run.path for run in runs])
+    labels = _labels(runs)
     served = _served(runs, labels)
-    entries = [Entry(label, run, inherited_by(run, runs), served.get(label)) for label, run in zip(labels, runs, strict=True)]
+    entries = [Entry(label, run, ancestry_of(run, runs), served.get(label)) for label, run in zip(labels, runs, strict=True)]
     return RunSet(tuple(entries), tuple(problems))
 
 
@@ -122,12 +122,15 @@ def _runs_below(folder: Path) -> list[Path]:
     return found
 
 
-def _labels(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of the paths that differ: `small`, or `sweep/small` beside `other/small`."""
+def _labels(runs: Sequence[RunFacts]) -> list[str]:
+    """Return the shortest ends of the paths that differ: `small`, or `sweep/small` beside `other/small`; of a stage its recipe's, too."""
+    paths = [run.path for run in runs]
+    members = {member.path.resolve() for run in runs for member in run.members}
     parts = [path.resolve().parts for path in paths]
     labels = []
     for own in parts:
-        size = next((size for size in range(1, len(own)) if sum(other[-size:] == own[-size:] for other in parts) == 1), len(own))
+        least = 2 if Path(*own) in members else 1
+        size = next((size for size in range(least, len(own)) if sum(other[-size:] == own[-size:] for other in parts) == 1), len(own))
         labels.append("/".join(own[-size:]))
     return labels
 
@@ -138,7 +141,7 @@ def _served(runs: Sequence[RunFacts], labels: Sequence[str]) -> dict[str, str]:
     served: dict[str, str] = {}
     for run, label in zip(runs, labels, strict=True):
         checkpoint = text_of(run.receipt.get("result"), "checkpoint")
-        if checkpoint is not None and run.kind not in (*_TRAINING, None) and not run.is_chain:
+        if checkpoint is not None and run.kind not in (*_TRAINING, None) and not run.is_group:
             owner = _owner(checkpoint, {other: path for other, path in named.items() if other != label})
             served |= {label: owner} if owner is not None else {}
     return served

@@ -35,7 +35,7 @@ def _table(entries: Sequence[Entry], columns: int | None, width_of: Width) -> li
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:
-    run, amounts, least = entry.run, entry.run.amounts, entry.inherited.is_lower_bound
+    run, amounts, least = entry.run, entry.run.amounts, entry.inherited.sums.is_lower_bound
     inherited = entry.inherited.emissions_g
     return (
         visible(entry.label),
@@ -79,7 +79,7 @@ def _inherited(entry: Entry) -> str:
     names = ", ".join(visible(one.name) for one in found.ancestors)
     if found.emissions_g is None:
         return f"unknown, of {names}"
-    least = "at least " if found.is_lower_bound else ""
+    least = "at least " if found.sums.is_lower_bound else ""
     together = f"; with its own {least}{format_mass(found.emissions_g + own)}" if own is not None else ""
     return f"{least}{format_mass(found.emissions_g)}, of {names}{together}"
 
