@@ -185,3 +185,14 @@ def test_it_starts_from_a_model(tfkit: Callable[..., Done]) -> None:
     done = tfkit("pretrain", "base.yaml", "--run", "none", "objective={kind: dpo}")
     assert done.code == 2
     assert "dpo compares the model with the one that it starts from: set model.from, or give --from CKPT" in done.err
+
+
+def test_an_adapter_cannot_add_the_token_that_a_reward_model_needs(tfkit: Callable[..., Done]) -> None:
+    """Merged or not: the remedy is another start, or no adapter."""
+    done = tfkit("finetune", "reward.yaml", "--run", "none", "training.adapter={targets: [q_proj], merge: true}")
+    assert done.code == 2
+    assert "train all weights" in done.err
+    done = tfkit("finetune", "reward.yaml", "--run", "none", "training.adapter={targets: [q_proj]}")
+    assert done.code == 2
+    assert "has no entry in its vocabulary for 1 tokens that this objective needs" in done.err
+    assert "train without an adapter" in done.err

@@ -1,6 +1,7 @@
 """Rewards of responses by rules that anyone can check: each gives a number for the row of a prompt and the text of a response."""
 
 import ast
+import hashlib
 import importlib.util
 import json
 import math
@@ -51,6 +52,10 @@ class Rules:
 
     def __init__(self, rules: Sequence[Rule]):
         self._scorers = [(rule.weight, _scorer(rule, f"objective.rules.{number}")) for number, rule in enumerate(rules)]
+
+        files = [rule.function.rpartition(":")[0] for rule in rules if isinstance(rule, PythonRule)]
+        self.code_hashes = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
+        """The SHA-256 of each file of the user's own."""
 
     def __call__(self, row: PromptRow, text: str) -> Reward:
         """Return the weighted sum of what the rules give for a response. Raises UsageError where a function of the user's own fails."""

@@ -126,6 +126,12 @@ def _adapter_problems(recipe: Recipe, described: Described, config: ModelConfig)
     different = [name for name in own if own[name] != wanted[name]]
     if not different:
         return []
+    if "vocab_size" in different:
+        added = config.vocab_size - described.config.vocab_size
+        return [
+            f"has no entry in its vocabulary for {added} tokens that this objective needs, and an adapter holds none, merged or not: train "
+            "without an adapter, or start from a checkpoint whose tokenizer has them"
+        ]
     names = ", ".join(different)
     return [
         f"{names} would differ, and an adapter changes weights and the head only: set training.adapter.merge, or train without an adapter"

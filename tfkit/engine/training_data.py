@@ -69,6 +69,7 @@ class TrainingData:
     validation: list[ValidationSet]
     start: Start | None = None  # what a fine-tuning starts from
     pretraining: Sequence[tuple[TokenStream, float]] = ()  # text that is mixed into the steps, with the weight of each source
+    code_hashes: Sequence[str] = ()  # of the files whose functions reward
 
     @property
     def end_ids(self) -> list[int]:
@@ -76,9 +77,10 @@ class TrainingData:
         return [end for end in dict.fromkeys([self.tokenizer.eos_id, *self.objective.end_ids]) if end is not None]
 
     def fingerprints(self) -> dict[str, list[str]]:
-        """Fingerprints of the training and the validation text; a resumed run must find the same."""
+        """Fingerprints of the training and the validation text, and of code that rewards; a resumed run must find the same."""
         found = {"train": [one.fingerprint for one, _ in self.train], "validation": [one.stored.fingerprint for one in self.validation]}
-        return found | ({"pretraining": [one.fingerprint for one, _ in self.pretraining]} if self.pretraining else {})
+        found |= {"pretraining": [one.fingerprint for one, _ in self.pretraining]} if self.pretraining else {}
+        return found | ({"code": [*self.code_hashes]} if self.code_hashes else {})
 
 
 def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: Meter) -> TrainingData:
@@ -104,8 +106,8 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
             config = model_config(recipe.model, tokenizer.size, task_head(recipe, len(labels) or 1))
         folder = Path(recipe.tokenizer.path or recipe.model.start or "tokenizer")
         objective = open_objective(recipe.objective, ModelContext(config, tokenizer, labels, recipe.training.seed, folder))
-        if objective.rollouts is not None:
-            Rules(objective.rollouts.section.rules)  # code that is not there is reported before anything is tokenized
+        # Code that is not there is reported before anything is tokenized.
+        code_hashes = Rules(objective.rollouts.section.rules).code_hashes if objective.rollouts is not None else []
         if not objective.reads_special_tokens:
             check_openings((*sources, *held_out), roles, tokenizer)
         check_openings(texts, TEXT, tokenizer)
@@ -131,7 +133,8 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
         listener.say(note)
     weights = [section.weight for section in recipe.data.train]
     beside = list(zip(mixed, [section.weight for section in recipe.data.pretraining or ()], strict=True))
-    return TrainingData(tokenizer, labels, config, objective, list(zip(stored, weights, strict=True)), named, start, beside)
+    train = list(zip(stored, weights, strict=True))
+    return TrainingData(tokenizer, labels, config, objective, train, named, start, beside, code_hashes)
 
 
 def _report(stored: Sequence[Stored], validation: Sequence[Stored], tokenizer: Tokenizer, listener: Listener) -> None:
