@@ -11,11 +11,12 @@ import importlib
 import json
 import os
 import pkgutil
+import subprocess
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,58 @@ class Process:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+
+
+class Program(subprocess.Popen[Any]):
+    """`python -m tfkit` with these words in a fork: its stdin, stdout, stderr, folder and environment are those of a Popen's options.
+
+    `before` is called in it first.
+    """
+
+    def __init__(self, words: Sequence[object], before: Callable[[], object] | None = None, **options: Any):
+        self.before = before
+        super().__init__(["tfkit", *map(str, words)], **options)
+
+    def _execute_child(self, args: list[str], *more: Any) -> None:
+        # As Popen calls it in all versions of Python: what is used here is in front, and new options are added behind.
+        _, _, _, _, folder, environment, _, _, _, stdin, to_stdin, from_stdout, stdout, from_stderr, stderr, *_ = more
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
+        if self.pid == 0:
+            for descriptor, end in enumerate((stdin, stdout, stderr)):
+                if end != -1:
+                    os.dup2(end, descriptor)
+            for end in (to_stdin, from_stdout, from_stderr):
+                if end != -1:
+                    os.close(end)
+            _become_tfkit(args[1:], folder, environment, self.before)
+        self._child_created = True
+        self._close_pipe_fds(stdin, to_stdin, from_stdout, stdout, from_stderr, stderr)  # type: ignore[attr-defined]
+
+
+def _become_tfkit(words: list[str], folder: str | None, environment: Mapping[str, str] | None, before: Callable[[], object] | None) -> None:
+    """Do what a new interpreter would do with its three files, which a test may have closed or put on a terminal, and end."""
+    code = 99
+    try:
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
+        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=2)
+        if folder is not None:
+            os.chdir(folder)
+        if environment is not None:
+            os.environ.clear()
+            os.environ.update(environment)
+        if before is not None:
+            before()
+        code = main(words)
+        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+        code = code or 120  # which Python gives if the last output fails
+    finally:
+        os._exit(code)
 
 
 def pretrain(run: Path, recipe: Path, *words: str, before: Callable[[], object] | None = None) -> Done:

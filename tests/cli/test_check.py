@@ -80,9 +80,9 @@ def test_readable_anywhere(environment: dict[str, str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "seconds"), [(["--help"], 0.15), (["check", "gpt2-stdlib"], 0.5)])
 def test_it_starts_quickly(arguments: list[str], seconds: float) -> None:
-    """In processor time, which other processes do not take; the best of five, with room for a slow machine: three times the contract."""
+    """In processor time, which other processes do not take; the best of three, with room for a slow machine: three times the contract."""
     took = []
-    for _ in range(5):
+    for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "tfkit", *arguments], capture_output=True, check=True, cwd=ROOT)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_codecarbon import PATIENCE_SECONDS
+from tiny_runs import Program
 
 from tfkit.__main__ import main
 from tfkit.carbon import Meter
@@ -248,21 +249,9 @@ def test_with_run_the_result_and_the_energy_stay(capsys, folder, data, tmp_path,
 
 
 def test_a_gate_is_judged_where_nobody_reads_the_result(folder, data, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "tfkit",
-        "evaluate",
-        "--from",
-        folder,
-        "--data",
-        data,
-        NO_CARBON,
-        "--predictions",
-        tmp_path / "p.jsonl",
-    ]
+    words = ["evaluate", "--from", folder, "--data", data, NO_CARBON, "--threads", "1", "--predictions", tmp_path / "p.jsonl"]
     for gate, code in (("loss > 0", 8), ("loss < 0", 0)):
-        with subprocess.Popen([*command, "--fail-if", gate], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        with Program([*words, "--fail-if", gate], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
             program.stdout.close()
             err = program.stderr.read()
             assert (program.wait(), "quality gate failed" in err) == (code, code == 8), err
@@ -273,8 +262,8 @@ def test_predictions_go_where_a_shell_wants_them(capsys, folder, data, tmp_path)
     """Into a pipe, and through a link; neither becomes a file."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "there")
-    command = [sys.executable, "-m", "tfkit", "evaluate", "--from", folder, "--data", data, NO_CARBON, "--predictions"]
-    with subprocess.Popen([*command, tmp_path / "pipe"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
+    words = ["evaluate", "--from", folder, "--data", data, NO_CARBON, "--threads", "1", "--predictions"]
+    with Program([*words, tmp_path / "pipe"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
         lines = (tmp_path / "pipe").read_text(encoding="utf-8").splitlines()
         assert (program.wait(), len(lines)) == (0, 3)
     assert (tmp_path / "pipe").is_fifo()
@@ -291,8 +280,8 @@ def test_predictions_go_where_a_shell_wants_them(capsys, folder, data, tmp_path)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_pipe_that_nobody_reads_can_be_left(folder, data, tmp_path, number):
     os.mkfifo(tmp_path / "pipe")
-    command = [sys.executable, "-m", "tfkit", "evaluate", "--from", folder, "--data", data, NO_CARBON, "--predictions", tmp_path / "pipe"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+    words = ["evaluate", "--from", folder, "--data", data, NO_CARBON, "--threads", "1", "--predictions", tmp_path / "pipe"]
+    with Program(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
         while "checkpoint" not in program.stdout.readline():  # the result's last line
             assert program.poll() is None
         time.sleep(0.5)
@@ -358,9 +347,9 @@ def test_ctrl_c_gives_no_result(folder, tmp_path):
     """A signal while texts are scored: 130, nothing on stdout, no traceback."""
     big = tmp_path / "big.txt"
     big.write_text("the cat sat on the mat and that is that\n" * 50_000, encoding="utf-8")
-    command = [sys.executable, "-m", "tfkit", "evaluate", "--from", folder, "--data", big, NO_CARBON, "evaluation.batch_size=1"]
+    words = ["evaluate", "--from", folder, "--data", big, NO_CARBON, "--threads", "1", "evaluation.batch_size=1"]
     environment = os.environ | {"TFKIT_CACHE": str(tmp_path / "cache")}
-    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    program = Program(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     while program.poll() is None and not list((tmp_path / "cache").glob("streams/*/index.json")):
         time.sleep(0.05)
     program.send_signal(signal.SIGINT)

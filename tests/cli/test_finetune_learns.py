@@ -69,20 +69,15 @@ def test_what_was_pretrained_here_learns_a_task(name: str, tmp_path: Path, monke
 
 
 def test_the_program_itself_from_a_shell(tmp_path: Path) -> None:
-    """The three commands as a shell starts them, and not as a fork of the tests."""
+    """Fine-tuning as a shell starts it, not as a fork of the tests: test_pretrain.py and test_evaluate.py do so with these commands."""
     recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    assert pretrain(tmp_path / "base", recipe, *PRETRAINED["bert"], "training.steps=2").code == 0
     write_rows(tmp_path / "rows.jsonl", 1, 40)
-    more = ["--threads", "1", "--json", "carbon.enabled=false"]
-    commands = [
-        ["pretrain", str(recipe), "--run", "base", *PRETRAINED["bert"], "training.steps=2"],
-        ["finetune", "--from", "base", "--data", "rows.jsonl", "--run", "tuned", "data.validation=0.3", "training={steps: 2}"],
-        ["evaluate", "--from", "tuned", "--data", "rows.jsonl"],
-    ]
-    found = []
-    for words in commands:
-        done = subprocess.run([sys.executable, "-m", "tfkit", *words, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        found.append(json.loads(done.stdout))
-    assert [one["steps"] for one in found[:2]] == [2, 2]
-    assert 0 <= found[2]["metrics"]["accuracy"] <= 1
-    assert found[2]["checkpoint"].startswith("tuned/")
+    words = ["finetune", "--from", "base", "--data", "rows.jsonl", "--run", "tuned", "data.validation=0.3", "training={steps: 2}"]
+    command = [sys.executable, "-m", "tfkit", *words, "--threads", "1", "--json", "carbon.enabled=false"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    tuned = json.loads(done.stdout)
+    assert tuned["steps"] == 2
+    assert 0 <= tuned["evaluation"]["accuracy"] <= 1
+    assert Path(tuned["checkpoint"]).parts[-3:] == ("tuned", "checkpoints", "step-000002")

@@ -1,5 +1,6 @@
 """tfkit generate on a tiny checkpoint: in this process where only the result matters, as a program where the process does."""
 
+import fcntl
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from test_evaluate import NO_CARBON, RECIPE, write_checkpoint
 from tiny_chats import TEMPLATES, write_chat_checkpoint
 from tiny_chats import write_lines as write_rows
+from tiny_runs import Program
 
 import tfkit
 from tfkit.__main__ import main
@@ -201,7 +204,7 @@ def test_bytes_that_are_not_text(capsys, folder, tmp_path):
 
 
 def command(folder: Path, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", "tfkit", "generate", "--from", str(folder), *map(str, arguments), NO_CARBON]
+    return ["generate", "--from", str(folder), *map(str, arguments), "--threads", "1", NO_CARBON]
 
 
 def write_prompts(path: Path, count: int) -> Path:
@@ -209,20 +212,9 @@ def write_prompts(path: Path, count: int) -> Path:
     return path
 
 
-def test_a_reader_that_has_had_enough(folder, tmp_path):
-    prompts = write_prompts(tmp_path / "prompts.jsonl", 400)
-    program = subprocess.Popen(command(folder, "--input", prompts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    first = program.stdout.readline()
-    program.stdout.close()
-    assert json.loads(first)["prompt"] == "the cat"
-    assert program.stderr.read() == ""
-    assert program.wait(60) == 0
-    program.stderr.close()
-
-
 def test_ctrl_c_leaves_whole_lines(folder, tmp_path):
     prompts = write_prompts(tmp_path / "prompts.jsonl", 20_000)
-    program = subprocess.Popen(command(folder, "--input", prompts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program = Program(command(folder, "--input", prompts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     first = program.stdout.readline()
     program.send_signal(signal.SIGINT)
     rest, err = program.communicate(timeout=60)
@@ -236,7 +228,7 @@ def test_on_a_terminal_a_line_appears_when_it_is_whole(folder):
     """The continuation of a prompt with a newline: its first line is there before the program ends."""
     leader, follower = pty.openpty()
     arguments = command(folder, "--prompt", "one\ntwo", "--max-new-tokens", 5, "--temperature", 0)
-    program = subprocess.Popen(arguments, stdout=follower, stderr=subprocess.PIPE, env=os.environ)
+    program = Program(arguments, stdout=follower, stderr=subprocess.PIPE)
     os.close(follower)
     shown, end = b"", time.monotonic() + 60
     while time.monotonic() < end:
@@ -393,17 +385,18 @@ def test_a_conversation_that_the_template_refuses(capsys, tmp_path):
     assert f"{folder}/chat_template.jinja:4: the chat template, given {path}:2, failed: Conversation roles must alternate" in err
 
 
+def take_the_terminal() -> None:
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Terminal:
     """The program on a terminal of its own, whose Ctrl-C and Ctrl-D are the terminal's."""
 
     def __init__(self, arguments: list[str]):
         self.leader, follower = pty.openpty()
         self.shown = ""
-        # Not preexec_fn, which forks in a process with threads.
-        take = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-        self.program = subprocess.Popen(
-            [sys.executable, "-c", take, *arguments], stdin=follower, stdout=follower, stderr=follower, start_new_session=True
-        )
+        self.program = Program(arguments, take_the_terminal, stdin=follower, stdout=follower, stderr=follower)
         os.close(follower)
 
     def type(self, text: str) -> None:

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 from answer_runs import KINDS, made_rows
 from test_evaluate import write_checkpoint
-from tiny_runs import Done, Process
+from tiny_runs import Done, Process, Program
 
 from tfkit.engine import predicting
 
@@ -248,12 +248,12 @@ def test_a_checkpoint_from_elsewhere_knows_its_objective(answers: Path) -> None:
 
 
 def command(answers: Path, *words: object) -> list[str]:
-    return [sys.executable, "-m", "tfkit", "predict", "--from", str(answers / "classes"), *map(str, words), "--threads", "1"]
+    return ["predict", "--from", str(answers / "classes"), *map(str, words), "--threads", "1"]
 
 
 def test_a_row_from_a_pipe_is_answered_as_it_comes(answers: Path) -> None:
     """Without waiting for a full batch; and Ctrl-C ends the waiting."""
-    program = subprocess.Popen(command(answers, "--data", "-"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program = Program(command(answers, "--data", "-"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert program.stdin is not None
     assert program.stdout is not None
     for number in range(3):
@@ -272,7 +272,7 @@ def test_a_row_from_a_pipe_is_answered_as_it_comes(answers: Path) -> None:
 
 def test_a_reader_that_has_had_enough_ends_it(answers: Path) -> None:
     rows = write_rows(Path("many.jsonl"), unlabelled("classes") * 400)
-    program = subprocess.Popen(command(answers, "--data", rows), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program = Program(command(answers, "--data", rows), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert program.stdout is not None
     assert program.stderr is not None
     assert json.loads(program.stdout.readline())["id"] == 0
@@ -285,7 +285,7 @@ def test_a_reader_that_has_had_enough_ends_it(answers: Path) -> None:
 def test_a_reader_of_a_named_pipe_that_has_had_enough_ends_it(answers: Path) -> None:
     rows = write_rows(Path("many.jsonl"), unlabelled("classes") * 400)
     os.mkfifo("pipe")
-    program = subprocess.Popen(command(answers, "--data", rows, "--out", "pipe"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program = Program(command(answers, "--data", rows, "--out", "pipe"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with open("pipe", encoding="utf-8") as pipe:
         assert json.loads(pipe.readline())["id"] == 0
     out, err = program.communicate(timeout=60)
