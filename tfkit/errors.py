@@ -59,6 +59,21 @@ class Stopped(Exception):
         self.exit_code = 128 + signal_number
 
 
+class BudgetReached(Stopped):
+    """A training was stopped by its budget, after a checkpoint was saved if a step was taken."""
+
+    def __init__(self, message: str, key: str, larger: str):
+        super().__init__(message)
+        self.exit_code = 7
+        self.key = key  # of the recipe
+        self.larger = larger  # a key=value with which the run can go on
+
+
+def stop_reason(stopped: Stopped) -> str:
+    """Return what a result says of why a training was stopped: the key of its budget, or "request"."""
+    return stopped.key if isinstance(stopped, BudgetReached) else "request"
+
+
 def how_to_install(extra: str) -> str:
     """Return the remedy for missing libraries of an extra."""
     return f"needs the extra {extra}: in the folder of tfkit, pip install -e '.[{extra}]'"

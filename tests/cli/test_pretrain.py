@@ -65,6 +65,7 @@ def test_the_document(base: Path, run: Path) -> None:
             "baselines",
             "best",
             "stopped_early",
+            "stopped_by",
             "seconds",
             "train_seconds",
             "tokens_per_second",

@@ -83,7 +83,11 @@ MATRIX = {
     "F47": Row("no HOME, a read-only one, LC_ALL=C, COLUMNS=20, NO_COLOR, no terminal", "works; plain ASCII", "0"),
     "F48": Row("few file descriptors; little memory", "works, or a clean refusal with advice", "0, 5"),
     "F49": Row("thousands of mutated checkpoints, tokenizers, data files", "exit 3 or 4; bounded time and memory", "0, 3, 4"),
-    "F50": Row("a budget of carbon or time is reached", "saved; goes on with a larger one", "7, 0", "budgets are still to come"),
+    "F50": Row(
+        "a budget of carbon, energy or time is reached within a step",
+        "the step ends and is saved; refused until there is a larger one, then *same*",
+        "7, 2, 0",
+    ),
     "F51": Row("--fail-if true, false, unknown metric, NaN", "decided; NaN fails", "8, 0, 2"),
     "F52": Row("an export fails", "no half export", "5, 8, 4", "there is no export: a checkpoint is a model folder already"),
 }

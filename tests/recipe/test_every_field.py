@@ -218,6 +218,12 @@ def meter(seen: Seen) -> list[Any]:
     return [{name: spec[name] for name in ("place", "pue", "every_seconds")} for spec in seen.metered]
 
 
+def budgets(seen: Seen) -> Any:
+    """The limits of the run, and what happens where they cannot be counted."""
+    budget = seen.run.context.budget
+    return budget.limits, budget._carbon.on_meter_failure
+
+
 def idle(seen: Seen) -> list[float]:
     """The seconds for which the idle machine is measured."""
     return seen.idle
@@ -655,6 +661,10 @@ TABLE = {
     "carbon.intensity_g_per_kwh": Change("carbon.intensity_g_per_kwh=7", meter, f"{METERED} | carbon.country=FRA"),
     "carbon.pue": Change("carbon.pue=1.5", meter, METERED),
     "carbon.every_seconds": Change("carbon.every_seconds=60", meter, METERED),
+    "carbon.budget_g": Change("carbon.budget_g=1000", budgets, METERED),
+    "carbon.budget_kwh": Change("carbon.budget_kwh=1000", budgets, METERED),
+    "carbon.budget_seconds": Change("carbon.budget_seconds=1000", budgets),
+    "carbon.on_meter_failure": Change("carbon.on_meter_failure=stop", budgets, f"{METERED} | carbon.budget_g=1000"),
     "carbon.baseline_seconds": Change("carbon.baseline_seconds=0.5", idle, METERED),
 }
 

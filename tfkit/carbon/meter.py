@@ -88,7 +88,17 @@ class Meter:
             return self._reading
         with self._changed:
             silent = time.monotonic() - self._heard_at > self._silence and not self._ended
-            return replace(self._reading, status="degraded") if silent and self._reading.status == "ok" else self._reading
+            return replace(self._reading, status="degraded", failing=True) if silent and self._reading.status == "ok" else self._reading
+
+    def carried_on(self) -> Reading:
+        """Return the latest totals with what was used since, at the latest power; as they are where no reading is current."""
+        reading = self.reading()
+        if self._process is None or self._ended or reading.failing or not reading.energy_wh:
+            return reading
+        seconds = time.monotonic() - self._heard_at
+        more = reading.power_w * seconds / 3600
+        grams = reading.emissions_g * (1 + more / reading.energy_wh)
+        return replace(reading, energy_wh=reading.energy_wh + more, emissions_g=grams, seconds=reading.seconds + seconds)
 
     def fresh_reading(self, timeout: float = 3.0) -> Reading:
         """Return the totals as of now; the latest ones if the sidecar does not answer in time."""
@@ -189,7 +199,7 @@ class Meter:
             self._heard_at = time.monotonic()
             if "failed" in message:
                 return self._degrade(f"the carbon meter failed: {message['failed']}")
-            names = (*SUMMED, "power_w", "status", "provenance")
+            names = (*SUMMED, "power_w", "status", "provenance", "failing")
             self._reading = replace(self._reading, **{name: message[name] for name in names})
             self._answered = max(self._answered, message["token"])
             if message.get("warning"):
@@ -198,7 +208,7 @@ class Meter:
 
     def _degrade(self, text: str, status: Status = "degraded") -> None:
         with self._changed:
-            self._reading = replace(self._reading, status=status)
+            self._reading = replace(self._reading, status=status, failing=status == "degraded")
             self._warn(text)
 
     def _warn(self, text: str) -> None:

@@ -29,6 +29,7 @@ class Reading:
     cpu_wh: float = 0.0  # the parts of energy_wh
     gpu_wh: float = 0.0
     ram_wh: float = 0.0
+    failing: bool = False  # no reading of this attempt is current: CodeCarbon or its process has failed
 
     @property
     def outcome(self) -> str:

@@ -142,7 +142,7 @@ class Sidecar:
         sums = {name: self._earlier[name] + line[name] + estimate.get(name, 0.0) for name in ENERGIES}
         sums["seconds"] = self._earlier["seconds"] + line["seconds"]
         status = "degraded" if line["status"] == "ok" and self._earlier_degraded else line["status"]
-        reading = sums | {"power_w": line["power_w"], "status": status, "token": token}
+        reading = sums | {"power_w": line["power_w"], "status": status, "token": token, "failing": line["status"] == "degraded"}
         reading["provenance"] = provenance(machine.components) if machine else ""
         return reading | ({"warning": "; ".join(warnings)[:400]} if warnings else {})
 

@@ -22,7 +22,7 @@ def reading_of(attempts: Sequence[Attempt]) -> Reading:
     """Return the sums of a run's attempts; status "off" without one."""
     if not attempts:
         return Reading()
-    sums = {name: sum(attempt.sums[name] for attempt in attempts) for name in SUMS}
+    sums: dict[str, Any] = {name: sum(attempt.sums[name] for attempt in attempts) for name in SUMS}
     degraded = has_gaps(attempts, attempts[-1].header["attempt"])
     place = str(attempts[-1].place.get("text", ""))
     return Reading(status="degraded" if degraded else "ok", place=place, provenance=provenance(attempts[-1].components), **sums)

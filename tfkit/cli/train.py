@@ -12,7 +12,7 @@ from tfkit.cli.results import show_training_result
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.gate import require_passed
 from tfkit.engine.settings import quoted
-from tfkit.errors import Stopped
+from tfkit.errors import BudgetReached, Stopped
 from tfkit.run.signals import StopSignals
 
 
@@ -27,8 +27,14 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
         try:
             result = attempt(signals)
         except Stopped as stopped:
-            assert signals.requested is not None
             again = words if stopped.result is None else ["resume", str(options.run)]
+            if isinstance(stopped, BudgetReached):
+                if stopped.result is not None:
+                    with suppress(console.ReaderGone):
+                        show_training_result(stopped.result, as_json)
+                command = shlex.join(["tfkit", *again, stopped.larger, *_flags(options, as_json)])
+                raise BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger) from None
+            assert signals.requested is not None
             command = shlex.join(["tfkit", *again, *_flags(options, as_json)])
             raise Stopped(f"{stopped}\n{command}", signals.requested) from None
         with suppress(console.ReaderGone):  # the gates judge all the same

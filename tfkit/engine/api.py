@@ -18,7 +18,7 @@ from tfkit.engine.chain_plan import first_stage
 from tfkit.engine.isolation import isolated
 from tfkit.engine.listener import Listener, Silent
 from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
-from tfkit.errors import Stopped, UsageError
+from tfkit.errors import Stopped, UsageError, stop_reason
 from tfkit.recipe import Recipe, RecipeText, open_recipe
 from tfkit.recipe.dump import dump_document, recipe_document
 
@@ -294,8 +294,8 @@ def _trained(options: RunOptions, should_stop: ShouldStop, train: Callable[[Inte
         with isolated(), interrupts(should_stop) as stop:
             result = train(stop)
     except Stopped as stopped:
-        counts = {"steps": 0, "tokens": 0, "evaluation": {}, "gates": []}
-        nothing = {"run": str(options.run.resolve()), "status": "stopped", "stopped_early": True, **counts}
+        reason = {"status": "stopped", "stopped_early": True, "stopped_by": stop_reason(stopped)}
+        nothing = {"run": str(options.run.resolve()), **reason, "steps": 0, "tokens": 0, "evaluation": {}, "gates": []}
         return TrainingResult.of_training(stopped.result or nothing)
     return TrainingResult.of_training(result)
 

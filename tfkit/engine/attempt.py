@@ -12,7 +12,7 @@ from tfkit.engine.beginning import Beginning, finetuning, pretraining, require_t
 from tfkit.engine.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.errors import Stopped, UsageError
+from tfkit.errors import Stopped, UsageError, stop_reason
 from tfkit.recipe import RecipeText
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.run import strict_json
@@ -20,6 +20,7 @@ from tfkit.run.folder import RunFolder, is_begun
 from tfkit.run.listing import read_run
 
 if TYPE_CHECKING:
+    from tfkit.engine.budget import Budget
     from tfkit.engine.run import Kind, Run
     from tfkit.recipe.schema.sections import Recipe
 
@@ -125,6 +126,7 @@ def _attempt(
     `start` makes the recipe of a run that begins; of data they are not touched before the run folder is there and locked. A run that goes
     on has its own recipe, to which `given` may bring changes. Raises Stopped with `result` where the attempt was stopped in its training.
     """
+    from tfkit.engine.budget import Budget
     from tfkit.engine.resuming import finished_result, report_changes, require_length, resumed
     from tfkit.run.checkpoints import newest_step
 
@@ -148,7 +150,8 @@ def _attempt(
             if given.recipe is None:
                 folder.record(decisions=DECISIONS)
             gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
-        return _judged(_metered(recipe, given, kind, options, gates, folder, listener, stop), gates)
+        budget = Budget(recipe.carbon, folder.path, stop, listener)
+        return _judged(_metered(recipe, given, kind, options, gates, folder, listener, budget), gates)
 
 
 def _judged(result: dict[str, Any], gates: Collection[Gate]) -> dict[str, Any]:
@@ -164,7 +167,7 @@ def _metered(
     gates: Collection[Gate],
     folder: RunFolder,
     listener: Listener,
-    stop: StopRequest,
+    budget: "Budget",
 ) -> dict[str, Any]:
     from tfkit.carbon import Meter
     from tfkit.engine.idle_baseline import measure_idle
@@ -176,8 +179,9 @@ def _metered(
     run: Run | None = None
     stopped: Stopped | None = None
     meter = Meter.start(recipe.carbon, folder=folder.path, run_id=folder.run_id, attempt=folder.attempt, project=name)
+    budget.start(meter)
     try:
-        measure_idle(meter, recipe.carbon.baseline_seconds, listener, stop)
+        measure_idle(meter, recipe.carbon.baseline_seconds, listener, budget.stop)
         import torch
 
         from tfkit.engine import run as training_run
@@ -185,20 +189,21 @@ def _metered(
 
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        run = training_run.Run(recipe, pick_device(options.device), listener, stop, meter)
+        run = training_run.Run(recipe, pick_device(options.device), listener, budget.stop, meter)
         run.prepare(begun=folder.begun)
         for gate in gates:
             run.data.objective.judged_by.check_metric(gate.metric.rpartition(".")[2])
-        run.start(folder, given, kind, exact=options.exact, force=options.force)
+        run.start(folder, given, kind, budget, exact=options.exact, force=options.force)
     except Stopped as error:
-        stopped = error
+        stopped = budget.ending(error)
     finally:
         reading = meter.stop()
         if warning := meter.warning():
             listener.warn(warning)
         record_totals(folder, reading, run.totals if run is not None else {})
     if stopped is not None:
-        stopped.result = run.result("stopped") if run is not None and run.assembled and run.progress.step else None
+        if run is not None and run.assembled and run.progress.step:
+            stopped.result = run.result("stopped") | {"stopped_by": stop_reason(stopped)}
         raise stopped
     assert run is not None
     return run.finish()

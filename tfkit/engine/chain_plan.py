@@ -12,7 +12,7 @@ from tfkit.engine.given import Given
 from tfkit.engine.inputs import inputs_of
 from tfkit.engine.listener import Listener
 from tfkit.engine.resuming import resumed
-from tfkit.errors import OtherVersionError, TfkitError, UsageError
+from tfkit.errors import BudgetReached, OtherVersionError, TfkitError, UsageError
 from tfkit.recipe import Chain, RecipeError, RecipeText, Stage, open_recipe, read_chain
 from tfkit.run.chain_folder import stage_folders
 from tfkit.run.folder import RunFolder, is_begun
@@ -247,4 +247,6 @@ def check_begun(plan: ChainPlan, listener: Listener) -> None:
 def of_stage(name: str, error: Any) -> Any:
     """Return the same error with the name of its stage."""
     error.args = (f"stage {name}: {error}", *error.args[1:])
+    if isinstance(error, BudgetReached):
+        error.larger = f"{name}.{error.larger}"
     return error

@@ -17,7 +17,7 @@ from tfkit.run.strict_json import is_number
 
 _SUMS = ("seconds", "train_seconds", "tokens", "energy_kwh", "emissions_g", "rework_kwh", "rework_g", "rework_seconds", "idle_kwh")
 _RANGES = ("energy_kwh_low", "energy_kwh_high", "emissions_g_low", "emissions_g_high")
-_OF_THE_LAST = ("checkpoint", "loss", "evaluation", "before", "improvement", "baselines", "best", "stopped_early", "place")
+_OF_THE_LAST = ("checkpoint", "loss", "evaluation", "before", "improvement", "baselines", "best", "stopped_early", "stopped_by", "place")
 
 
 def stage_facts(folders: Mapping[str, Path]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class LoopHooks:
         self.context, self.components, self.training_log = context, components, log
         self.loader: StepLoader[Batch] = components.loader
         self.save, self.evaluate, self.evaluated = checkpointer.save, validator.evaluate, validator.evaluated
-        self.should_stop_early, self.should_stop = validator.should_stop_early, context.stop.should_stop
+        self.should_stop_early, self.should_stop = validator.should_stop_early, context.budget.should_end
         self.out_of_memory = micro_batches.halve
         self._measured: list[float] = []  # the seconds of the first steps of this attempt
         self.contention = Contention(context.folder.path, context.listener.warn) if context.device.type == "cpu" else None
@@ -43,6 +43,7 @@ class LoopHooks:
         """Show the step on a terminal's live line, and report a processor that others use."""
         if self.contention is not None:
             self.contention.stepped(seconds)
+        self.context.budget.stepped(self.components.plan.steps - progress.step)
         if self.training_log.terminal:
             self.training_log.show(report.loss, report.lr, report.tokens / seconds, {**report.observed, **report.largest})
         if len(self._measured) < MEASURED_STEPS:

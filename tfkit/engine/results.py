@@ -51,6 +51,7 @@ class TrainingResult(_Result):
     baselines: dict[str, dict[str, float]]  # by name: scores of the validation rows that need no model
     best: dict[str, Any] | None
     stopped_early: bool
+    stopped_by: str | None  # the key of the budget that ended the run, or "request": a signal, Ctrl-C or should_stop; None: it is finished
     seconds: float
     train_seconds: float
     tokens_per_second: float | None

@@ -9,6 +9,7 @@ import torch
 from tfkit.carbon import Meter
 from tfkit.engine.base_model import pinned
 from tfkit.engine.baseline_scores import training_baselines
+from tfkit.engine.budget import Budget
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.companions import pin_companions
 from tfkit.engine.components import assemble, first_model, restore, trained_numbers
@@ -24,7 +25,7 @@ from tfkit.engine.resuming import require_length, warn_of_other_rounding, write_
 from tfkit.engine.training_data import RunContext, prepare_data
 from tfkit.engine.training_log import TrainingLog, saved_log
 from tfkit.engine.validator import Validator
-from tfkit.errors import Stopped
+from tfkit.errors import BudgetReached, Stopped
 from tfkit.families import PRESETS
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.sections import Recipe
@@ -61,14 +62,14 @@ class Run:
             self.planned = estimate_run(self.recipe, self.data, self.device)
         return self.planned
 
-    def start(self, folder: RunFolder, given: Given, kind: Kind, *, exact: bool = False, force: bool = False) -> None:
+    def start(self, folder: RunFolder, given: Given, kind: Kind, budget: Budget, *, exact: bool = False, force: bool = False) -> None:
         """Train to the end. `exact`: fall back to no older checkpoint; `force`: start although the disk does not hold the checkpoints.
 
         Raises Stopped after saving, UnhealthyError before a bad update, and ModelError, DataError or UsageError where the folder's run
         cannot go on with this recipe.
         """
         resolved = pin_companions(pinned(self.recipe, self.data.start, folder), self.data.objective, folder)
-        self.context = RunContext(self.recipe, folder, self.stop, self.listener, self.meter, self.device)
+        self.context = RunContext(self.recipe, folder, budget.stop, self.listener, self.meter, self.device, budget)
         self._assemble(first_model(self.recipe, self.data, self.listener), kind, exact=exact, force=force)
         self._record()
         write_recipe(folder, resolved, self.data.config)  # now: another length than that of the result would say that it was reached
@@ -97,6 +98,7 @@ class Run:
             "baselines": self.baselines,
             "best": self.checkpointer.best(),
             "stopped_early": progress.step < self.components.plan.steps,
+            "stopped_by": None,
             "seconds": folder.totals["seconds"],
             "train_seconds": round(progress.seconds, 3),
             "tokens_per_second": round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
@@ -135,7 +137,7 @@ class Run:
         size = state.get("micro_batch_size") or recipe.training.micro_batch_size or 1
         saved_here = f"; the run goes on from {self.resumed_from.name} with --resume" if self.resumed_from else ""
         with self.stop.at_once(f"no step was taken yet{saved_here}"):
-            self.components = components = assemble(recipe, data, model, self.device, size, listener, context.stop.should_stop)
+            self.components = components = assemble(recipe, data, model, self.device, size, listener, context.budget.should_end)
         self.data = data = components.data
         if self.resumed_from:
             self.progress = restore(components, self.resumed_from, tensors, state)
@@ -191,10 +193,22 @@ class Run:
                 if self.checkpointer.kind == "fine-tuning" and not self.progress.step:
                     self.validator.score_before()
                 self.meter.phase("train", self.progress.step)
+                self._begin_budget()
                 train(components.stepper, components.loader, components.schedule, components.plan, self.hooks, self.progress)
-            except Stopped:
-                self.context.folder.end_attempt("stopped", step=self.progress.step)
+            except Stopped as stopped:
+                ending = self.context.budget.ending(stopped)
+                reason = str(ending) if isinstance(ending, BudgetReached) else None
+                self.context.folder.end_attempt("stopped", step=self.progress.step, error=reason)
                 raise
+
+    def _begin_budget(self) -> None:
+        """Begin to count the steps against the budget, beside what they are expected to take. Raises Stopped."""
+        steps, planned = self.components.plan.steps, self.planned
+        left = steps - self.progress.step
+        likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
+        self.context.budget.begin_steps(left, {name: value * left / max(1, steps) for name, value in likely.items()})
+        saved = f"; the run goes on from {self.resumed_from.name} with --resume" if self.resumed_from else ""
+        self.context.stop.raise_if_requested(f"no step was taken yet{saved}")
 
     def _try_out(self) -> None:
         """Compile what has to be compiled and, on a GPU, try the largest micro-batch, where a stop can end it at once."""

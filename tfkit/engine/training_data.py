@@ -13,6 +13,7 @@ from tfkit.data.columns.labels import find_labels
 from tfkit.data.sources.open_sources import pretraining_sources, training_sources, validation_sources
 from tfkit.data.store.overlap import overlap
 from tfkit.engine.base_model import Start, kept_labels, open_start, tuned_config
+from tfkit.engine.budget import Budget
 from tfkit.engine.companions import require_memory_for_companions
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.preflight import check_lost, check_openings
@@ -45,6 +46,7 @@ class RunContext:
     listener: Listener
     meter: Meter
     device: torch.device
+    budget: Budget
 
 
 @dataclass(frozen=True)

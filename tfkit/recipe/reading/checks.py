@@ -19,7 +19,7 @@ from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     """Return the problems of a recipe whose fields are each valid."""
-    found = [*_lengths(recipe), *_warmup(recipe), *_vocabulary(recipe), *_unread(recipe), *_start(recipe)]
+    found = [*_lengths(recipe), *_warmup(recipe), *_vocabulary(recipe), *_unread(recipe), *_start(recipe), *_budgets(recipe)]
     found += [*recipe.objective.problems(recipe, _values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
     if recipe.model.start is None:  # otherwise the model's config is in its own files
         found += _objective(recipe.objective.trained_for, recipe.model, recipe.tokenizer)
@@ -160,6 +160,17 @@ def _warmup(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("schedule",), "the noam schedule needs warmup_steps; the paper's is 4000"
     if "lr" not in recipe.optimizer.model_fields_set:
         yield ("schedule", "kind"), "the noam schedule multiplies optimizer.lr, so set it; 1.0 gives the paper's learning rate"
+
+
+def _budgets(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """Check that energy is measured where it has a budget, and that there is a budget that a failing meter concerns."""
+    carbon = recipe.carbon
+    metered = [name for name in ("budget_g", "budget_kwh") if getattr(carbon, name) is not None]
+    if not carbon.enabled:
+        for name in metered:
+            yield ("carbon", name), "is not counted with enabled: false: measure the energy, or give budget_seconds"
+    if carbon.on_meter_failure != "warn" and not metered:
+        yield ("carbon", "on_meter_failure"), "is read with budget_g or budget_kwh alone: give one of them, or remove it"
 
 
 def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:

@@ -1,9 +1,13 @@
 """The section of energy and emissions: what is measured, and the place whose electricity it is."""
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from tfkit.model.config import Data
 from tfkit.recipe.schema.bounds import Effectiveness, Intensity, Seconds
+
+Limit = Annotated[float, Field(gt=0, le=1e12)]
 
 
 class CarbonSection(Data):
@@ -16,4 +20,10 @@ class CarbonSection(Data):
     every_seconds: Seconds = Field(5.0, description="Seconds between readings, each a line of the ledger.")
     baseline_seconds: float = Field(
         0.0, ge=0, le=3600, description="Seconds for which the idle machine is measured before the work starts; 0: not at all."
+    )
+    budget_g: Limit | None = Field(None, description="Grams of CO2e after which the run stops (7), over all attempts and stages.")
+    budget_kwh: Limit | None = Field(None, description="Kilowatt-hours after which the run stops (7), over all attempts and stages.")
+    budget_seconds: Limit | None = Field(None, description="Wall seconds after which the run stops (7), over all attempts and stages.")
+    on_meter_failure: Literal["warn", "stop"] = Field(
+        "warn", description="Where the meter fails, a run with a budget of grams or energy goes on with a warning, or stops (7)."
     )

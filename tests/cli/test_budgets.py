@@ -1,0 +1,136 @@
+"""Budgets of grams, energy and time, by real runs; the power is made up: 36 W at 100 g/kWh, which is 10 mWh and 1 mg a second."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_codecarbon
+import pytest
+from tiny_runs import Done, Process, exact, hashes, kept, pretrain, write_corpus, write_recipe
+
+import tfkit
+from tfkit.objectives.causal_lm import CausalLM
+
+STEPS, TICK = 12, 0.5
+METERED = "carbon={enabled: true, intensity_g_per_kwh: 100, every_seconds: 0.5%s}"
+STEP_SECONDS = 0.25
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("budgets")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    assert pretrain(folder / "unbroken", folder / "tiny.yaml").code == 0
+    fake_codecarbon.write(folder / "fake")
+    return folder
+
+
+def slowly(base: Path) -> Callable[[], None]:
+    """In the process of a run: the fake meter, and steps of a quarter of a second."""
+    put_first = fake_codecarbon.put_first(base / "fake")
+
+    def before() -> None:
+        put_first()
+        fake_codecarbon.wait_for_the_end()
+        loss = CausalLM.loss
+
+        def slow(self: CausalLM, model: Any, batch: Any) -> Any:
+            time.sleep(STEP_SECONDS)
+            return loss(self, model, batch)
+
+        CausalLM.loss = slow  # type: ignore[method-assign]
+
+    return before
+
+
+def train(base: Path, name: str, *words: str) -> Done:
+    return pretrain(base / name, base / "tiny.yaml", *words, before=slowly(base))
+
+
+def totals(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "run.json").read_text())
+    assert found["status"] == "stopped"
+    return found["totals"]  # type: ignore[no-any-return]
+
+
+def test_a_budget_of_grams_stops_is_refused_when_spent_and_goes_on_with_more(base: Path) -> None:
+    run = base / "grams"
+    done = train(base, "grams", METERED % ", budget_g: 0.003", "--json")
+    result = json.loads(done.out)
+    assert done.code == 7, done.err
+    assert (result["status"], result["stopped_by"], result["stopped_early"]) == ("stopped", "carbon.budget_g", True)
+    assert 0 < result["steps"] < STEPS
+    assert kept(run)[-1] == f"step-{result['steps']:06d}" == Path(result["checkpoint"]).name
+    assert 0.003 <= totals(run)["emissions_g"] <= 0.003 + 0.001 * (TICK + 1.0), "a tick, and the save"
+    assert f"its checkpoint is saved, and --resume goes on from there\ntfkit resume {run} carbon.budget_g=0.0" in done.err
+    assert done.err.count("of 3 mg are used\n") == 1, "at 80 %"
+    refused = Process(base, ["resume", str(run)]).wait()
+    assert refused.code == 2
+    assert f"{run}: carbon.budget_g: 3." in refused.err
+    assert "mg of 3 mg are used. Give more to go on, such as carbon.budget_g=0.0" in refused.err
+    more = Process(base, ["resume", str(run), "carbon.budget_g=1"], before=slowly(base)).wait()
+    assert more.code == 0, more.err
+    assert "carbon.budget_g: 0.003 in the run, 1.0 now" in more.err
+    assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
+    assert exact(run) == exact(base / "unbroken")
+
+
+def test_a_budget_of_energy_in_the_library_is_a_result(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(base)
+
+    def program(_: list[str]) -> int:
+        carbon = {"enabled": True, "intensity_g_per_kwh": 100, "every_seconds": TICK, "budget_kwh": 2.5e-5}
+        result = tfkit.pretrain("tiny.yaml", {"carbon": carbon}, run="energy")
+        print(json.dumps([result.status, result.stopped_by, result.energy_kwh, result.steps]))
+        return 0
+
+    done = Process(base, [], slowly(base), program).wait()
+    assert done.code == 0, done.err
+    status, reason, energy, steps = json.loads(done.out)
+    assert (status, reason) == ("stopped", "carbon.budget_kwh")
+    assert 2.5e-5 <= energy <= 2.5e-5 + 1e-5 * (TICK + 1.0)
+    assert 0 < steps < STEPS
+
+
+def test_a_budget_of_time_needs_no_meter(base: Path) -> None:
+    done = train(base, "time", "carbon.budget_seconds=1.5")
+    assert done.code == 7, done.err
+    assert "s of 1.5 s are used: stopped after step " in done.err
+    assert f"\ntfkit resume {base / 'time'} carbon.budget_seconds=3" in done.err
+    assert 1.5 <= totals(base / "time")["seconds"] < 1.5 + STEP_SECONDS + 1.0
+    assert "checkpoint" in done.out, "the result so far"
+
+
+def test_a_budget_that_is_not_reached_changes_nothing(base: Path) -> None:
+    done = pretrain(base / "enough", base / "tiny.yaml", "carbon.budget_seconds=1000")
+    assert (done.code, "carbon.budget" in done.err) == (0, False)
+    assert hashes(base / "enough", STEPS) == hashes(base / "unbroken", STEPS)
+
+
+def test_what_cannot_be_counted_is_an_error_of_the_recipe(base: Path) -> None:
+    words = ["carbon.budget_g=5", "carbon.budget_kwh=5", "carbon.budget_seconds=0", "carbon.on_meter_failure=shout"]
+    done = pretrain(base / "wrong", base / "tiny.yaml", *words)
+    assert done.code == 2
+    assert "carbon.budget_seconds" in done.err
+    assert "carbon.on_meter_failure" in done.err
+    done = pretrain(base / "wrong", base / "tiny.yaml", *words[:2])
+    assert done.code == 2
+    assert done.err.count("is not counted with enabled: false") == 2
+    done = pretrain(base / "wrong", base / "tiny.yaml", "carbon.on_meter_failure=stop")
+    assert "is read with budget_g or budget_kwh alone" in done.err
+
+
+def test_the_stages_of_a_recipe_have_one_budget(base: Path) -> None:
+    """The second stage counts the first one, and is not begun once that has used its budget."""
+    document = (base / "tiny.yaml").read_text().replace("\n", "\n    ")
+    (base / "chain.yaml").write_text("stages:\n  one: {}\n  two: {}\n".replace("{}", f"\n    {document}"))
+    words = ["one.carbon.budget_seconds=1000", "two.carbon.budget_seconds=1.5"]
+    done = pretrain(base / "chain", base / "chain.yaml", *words, before=slowly(base))
+    assert done.code == 7, done.err
+    assert "stage two: carbon.budget_seconds: " in done.err
+    assert "by the runs beside this one" in done.err
+    assert done.err.rstrip().splitlines()[-1].startswith(f"tfkit resume {base / 'chain'} two.carbon.budget_seconds=")
+    assert json.loads((base / "chain/run.json").read_text())["stages"]["one"]["status"] == "finished"
+    assert not (base / "chain/two").exists()

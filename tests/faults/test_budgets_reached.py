@@ -1,0 +1,90 @@
+"""A budget is reached in the midst of a step: it is finished and saved, and the run goes on with a larger one to the same bits."""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_codecarbon
+import pytest
+from tiny_runs import Process, exact, hashes, pretrain, strike, write_corpus, write_recipe
+
+from tfkit.objectives.causal_lm import CausalLM
+
+STEPS = 12
+WORDS = ["training.micro_batch_size=1", "model.dropout={embedding: 0.1}", "checkpoint={every: 5}"]
+METERED = "carbon={enabled: true, intensity_g_per_kwh: 100, every_seconds: 0.5%s}"
+MOST = 20  # attempts: each takes a step at least, whatever its budget
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reached")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    fake_codecarbon.write(folder / "fake")
+    done = pretrain(folder / "unbroken", folder / "tiny.yaml", *WORDS)
+    assert done.code == 0, done.err
+    return folder
+
+
+def slowly(base: Path, seconds: float) -> Callable[[], None]:
+    """In the process of a run: the fake meter, and micro-batches that take so long."""
+    put_first = fake_codecarbon.put_first(base / "fake")
+
+    def before() -> None:
+        put_first()
+        fake_codecarbon.wait_for_the_end()
+        loss = CausalLM.loss
+
+        def slow(self: CausalLM, model: Any, batch: Any) -> Any:
+            time.sleep(seconds)
+            return loss(self, model, batch)
+
+        CausalLM.loss = slow  # type: ignore[method-assign]
+
+    return before
+
+
+def totals(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "run.json").read_text())["totals"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("key", "first", "more"),  # `more`: what is used in a second
+    [("budget_g", 0.002, 0.001), ("budget_kwh", 2e-5, 1e-5), ("budget_seconds", 1.5, 1.0)],
+    ids=["g", "kwh", "s"],
+)
+def test_f50_a_budget_that_is_reached_within_a_step(base: Path, key: str, first: float, more: float) -> None:
+    run, limit, codes = base / key, first, []
+    words = [METERED % f", {key}: {limit}"] if key != "budget_seconds" else [f"carbon.{key}={limit}"]
+    name = {"budget_g": "emissions_g", "budget_kwh": "energy_kwh", "budget_seconds": "seconds"}[key]
+    done = pretrain(run, base / "tiny.yaml", *WORDS, *words, before=slowly(base, 0.04))
+    while (codes := [*codes, done.code])[-1] == 7:
+        assert len(codes) < MOST
+        assert totals(run)[name] <= limit + 4 * more, "a tick, a step, the save"
+        if totals(run)[name] >= limit:
+            assert Process(base, ["resume", str(run)]).wait().code == 2
+        limit = max(limit, totals(run)[name]) + 2 * more
+        done = Process(base, ["resume", str(run), f"carbon.{key}={limit}", "--threads", "1"], slowly(base, 0.04)).wait()
+    assert codes[0] == 7
+    assert codes[-1] == 0, done.err
+    assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
+    assert exact(run) == exact(base / "unbroken")
+
+
+def test_f50_a_budget_counts_what_a_kill_has_lost(base: Path) -> None:
+    """Five steps and more in the first attempt, which leaves no time for all of the second."""
+
+    def killed_in_step_6() -> None:
+        slowly(base, 0.05)()
+        strike(signal.SIGKILL, 23)()
+
+    done = pretrain(base / "killed", base / "tiny.yaml", *WORDS, "carbon.budget_seconds=2", before=killed_in_step_6)
+    assert done.code == -signal.SIGKILL
+    done = Process(base, ["resume", str(base / "killed"), "--threads", "1"], slowly(base, 0.05)).wait()
+    assert done.code == 7, done.err
+    assert 2 <= totals(base / "killed")["seconds"] < 4
+    assert json.loads((base / "killed/run.json").read_text())["attempts"][0]["status"] == "killed"

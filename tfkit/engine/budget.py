@@ -1,0 +1,250 @@
+"""The budget of a run: grams, energy or time, over all its attempts and the runs beside it, and the end of a training that has used it.
+
+It is looked at after each step, and wherever a run asks whether it is to stop: the step that reaches the limit is the last one, and so is
+one after which the next would go beyond it by more than a reading's interval.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tfkit.carbon import Meter
+from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.spending import Spent, is_measured, spent_beside, spent_in
+from tfkit.errors import BudgetReached, Stopped, UsageError
+from tfkit.recipe.schema.carbon_section import CarbonSection
+from tfkit.units import format_energy, format_mass, format_seconds
+
+Clock = Callable[[], float]
+NEAR = 0.8  # of the limit: worth a warning
+SURE_STEPS = 5  # after which the steps so far forecast those that are left
+REFRESH_SECONDS = 0.25  # between two readings that are asked for near the limit
+REFRESH_TIMEOUT_SECONDS = 1.0
+LONGEST_TICK_SECONDS = 5.0
+SILENT_TICKS = 2  # without a good reading: the meter has failed
+
+
+def limits_of(carbon: CarbonSection) -> dict[str, float]:
+    """Return the limits that a recipe sets, by the names of `Spent`."""
+    limits = {"g": carbon.budget_g, "kwh": carbon.budget_kwh, "seconds": carbon.budget_seconds}
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def amount(name: str, value: float) -> str:
+    """Format an amount of what a budget counts."""
+    return {"g": format_mass, "kwh": lambda kwh: format_energy(1000 * kwh), "seconds": _seconds}[name](value)
+
+
+@dataclass
+class _Course:
+    """How the use of a training grows with its steps."""
+
+    began: Spent
+    steps: int = 0
+    now: Spent = field(default_factory=Spent)
+
+    def each(self, name: str) -> float:
+        """Return the mean use of a step so far."""
+        used: float = asdict(self.now)[name] - asdict(self.began)[name]
+        return max(0.0, used) / self.steps if self.steps else 0.0
+
+
+class Budget:
+    """The budget of one attempt, from before its meter. Without a limit it asks nothing of anyone.
+
+    Raises UsageError if the run's attempts before this one have used it up, BudgetReached if the runs beside it have.
+    """
+
+    def __init__(self, carbon: CarbonSection, folder: Path, stop: StopRequest, listener: Listener, clock: Clock = time.monotonic):
+        self.limits, self.reached = limits_of(carbon), ""
+        self.stop = BudgetStop(stop, self)
+        self._carbon, self._listener, self._asked, self._clock = carbon, listener, stop, clock
+        self._earlier = spent_in(folder) if self.limits else Spent()
+        self._beside = spent_beside(folder) if self.limits else Spent()
+        self._has_gap = self._meters and self._earlier.seconds > 0 and not is_measured(folder)
+        self._meter: Meter | None = None
+        self._began = 0.0
+        self._course: _Course | None = None
+        self._warned: set[str] = set()
+        self._refreshed = -math.inf
+        self._silent_since: float | None = None
+        self._problem = self._word = ""
+        self._require(folder)
+
+    def start(self, meter: Meter) -> None:
+        """Begin to count the attempt, whose meter has just started."""
+        self._meter, self._began = meter, self._clock()
+        if self._has_gap:
+            self._listener.warn("an earlier attempt was not measured whole, so the budget of energy counts less than was used")
+
+    def _require(self, folder: Path) -> None:
+        for name, limit in self.limits.items():
+            used = asdict(self._earlier + self._beside)[name]
+            if used < limit:
+                continue
+            self._reach(name, used, limit)
+            if self._earlier == Spent():
+                raise BudgetReached(
+                    f"{self._problem} by the runs beside this one, whose first step was not taken", self.reached, self._word
+                )
+            raise UsageError(f"{folder}: {self._problem}. Give more to go on, such as {self._word}")
+
+    @property
+    def _meters(self) -> bool:
+        return bool(self.limits.keys() & {"g", "kwh"})
+
+    def should_end(self) -> bool:
+        """Whether the run is to stop after this step, or in the midst of it if it is asked to; the budget is not looked at anew."""
+        return self._asked.should_stop() or bool(self.reached)
+
+    def spent(self) -> Spent:
+        """Return what was used until now, by the meter's latest reading and its power since."""
+        if self._meter is None:
+            return self._earlier + self._beside
+        return Spent.of(self._meter.carried_on(), self._earlier.seconds + self._clock() - self._began) + self._beside
+
+    def look(self, next_step: bool = False) -> bool:
+        """Return whether the limit is reached, or would be after one more step by more than a reading's interval."""
+        if not self.limits or self.reached or self._meter is None:
+            return bool(self.reached)
+        spent = self._refreshed_near_the_limit(self.spent())
+        for name, limit in self.limits.items():
+            used = asdict(spent)[name]
+            if used >= limit or (next_step and used + self._each(name) > limit + self._tick(name)):
+                self._reach(name, used, limit)
+                break
+            if used >= NEAR * limit:
+                self._warn_once(f"near {name}", f"carbon.budget_{name}: {amount(name, used)} of {amount(name, limit)} are used")
+        self._watch_meter()
+        return bool(self.reached)
+
+    def wait_for_meter(self) -> None:
+        """Wait until the meter has started: the steps until then would not be counted. Raises Stopped."""
+        while self._meters and self._meter is not None and self._meter.reading().status == "starting":
+            self._asked.raise_if_requested("no step was taken yet")
+            time.sleep(0.02)
+
+    def begin_steps(self, left: int, planned: dict[str, float]) -> None:
+        """Begin the steps of this attempt, of which `left` are left and for which `planned` was estimated."""
+        if self.limits:
+            self.wait_for_meter()
+            self._course = _Course(self.spent())
+            if not self.look() and left:
+                self._forecast({name: asdict(self._course.began)[name] + planned[name] for name in self.limits}, "by the plan of the run")
+
+    def stepped(self, left: int) -> None:
+        """Look at the budget after a step, of which `left` more are to be taken, and forecast them."""
+        if self._course is None:
+            return
+        self._course.steps, self._course.now = self._course.steps + 1, self.spent()
+        if not self.look(next_step=left > 0) and self._course.steps >= SURE_STEPS and self._is_measured():
+            used = asdict(self._course.now)
+            self._forecast({name: used[name] + left * self._each(name) for name in self.limits}, "by the steps so far")
+
+    def ending(self, stopped: Stopped) -> Stopped:
+        """Return the error that ends the attempt: BudgetReached, where the budget is why it was stopped."""
+        if not self.reached or self._asked.should_stop():
+            return stopped
+        return BudgetReached(f"{self._problem}: {stopped}", self.reached, self._word)
+
+    # ----------------------------------------------------------------------------------------------------- the parts of look
+
+    def _reach(self, name: str, used: float, limit: float) -> None:
+        self._problem = f"carbon.budget_{name}: {amount(name, used)} of {amount(name, limit)} are used"
+        if used < limit:
+            self._problem += f", and the next step would take some {amount(name, self._each(name))}"
+        self.reached, self._word = f"carbon.budget_{name}", f"carbon.budget_{name}={_larger(max(used, limit))}"
+
+    def _watch_meter(self) -> None:
+        """Warn, or stop, as the recipe has it, where the meter of a budget of energy gives no reading any more."""
+        if not self._meters or self._meter is None or not self._meter.reading().failing:
+            self._silent_since = None
+            return
+        self._silent_since = self._clock() if self._silent_since is None else self._silent_since
+        if self._clock() - self._silent_since < SILENT_TICKS * min(self._carbon.every_seconds, LONGEST_TICK_SECONDS):
+            return
+        failed = "the carbon meter has failed, so the budget of energy cannot be kept"
+        if self._carbon.on_meter_failure == "stop" and not self.reached:
+            self._problem, self.reached = failed, "carbon.on_meter_failure"
+            self._word = "carbon.on_meter_failure=warn"
+        self._warn_once("failed", f"{failed}; what is used from here on is not counted")
+
+    def _forecast(self, totals: dict[str, float], basis: str) -> None:
+        for name, total in totals.items():
+            limit = self.limits[name]
+            if total > limit:
+                self._warn_once(
+                    f"forecast {name}",
+                    f"carbon.budget_{name}: {basis} the whole run takes some {amount(name, total)}, and the budget is "
+                    f"{amount(name, limit)}; the run will stop there, and can go on with more",
+                )
+
+    def _is_measured(self) -> bool:
+        """Whether the energy of the steps so far was measured for longer than the interval of a reading makes uncertain."""
+        assert self._course is not None
+        return not self._meters or self._course.now.seconds - self._course.began.seconds > 2 * self._carbon.every_seconds
+
+    def _warn_once(self, what: str, text: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            self._listener.warn(text)
+
+    def _each(self, name: str) -> float:
+        return self._course.each(name) if self._course is not None else 0.0
+
+    def _tick(self, name: str) -> float:
+        """Return what is used between two readings: a budget may be exceeded by as much."""
+        assert self._meter is not None
+        every, reading = self._carbon.every_seconds, self._meter.reading()
+        if name == "seconds":
+            return every
+        kwh = reading.power_w * every / 3.6e6
+        return kwh if name == "kwh" else kwh * (reading.emissions_g / reading.energy_wh * 1000 if reading.energy_wh else 0.0)
+
+    def _refreshed_near_the_limit(self, spent: Spent) -> Spent:
+        """Return what was used by a reading of this moment, where the limit is a step away; not more often than every `REFRESH_SECONDS`."""
+        assert self._meter is not None
+        near = any(asdict(spent)[name] + self._each(name) >= 0.98 * limit for name, limit in self.limits.items() if name != "seconds")
+        if not near or self._clock() - self._refreshed < REFRESH_SECONDS:
+            return spent
+        self._refreshed = self._clock()
+        self._meter.fresh_reading(REFRESH_TIMEOUT_SECONDS)
+        return self.spent()
+
+
+@dataclass(frozen=True)
+class BudgetStop:
+    """A stop request that a budget may make, too; `asked` is the other one, such as that of signals."""
+
+    asked: StopRequest
+    budget: Budget
+
+    def should_stop(self) -> bool:
+        """Whether the run is to end as soon as nothing is lost."""
+        return self.asked.should_stop() or self.budget.look()
+
+    def raise_if_requested(self, message: str = "nothing was lost") -> None:
+        """Raise Stopped if it is to end."""
+        self.asked.raise_if_requested(message)
+        if self.budget.look():
+            raise Stopped(message)
+
+    @contextmanager
+    def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
+        """Let a signal end the block at any place; the budget is looked at before and after it."""
+        self.raise_if_requested(message)
+        with self.asked.at_once(message):
+            yield
+        self.raise_if_requested(message)
+
+
+def _larger(used: float) -> str:
+    """Return a larger budget, as a number for people: twice what is used, with two digits."""
+    return f"{float(f'{2 * used:.1e}'):.12g}"
+
+
+def _seconds(seconds: float) -> str:
+    return format_seconds(seconds) if seconds >= 60 else f"{seconds:.3g} s"
