@@ -30,6 +30,7 @@ import tfkit.cli
 import tfkit.engine
 import tfkit.generation.complete
 from tfkit.__main__ import main
+from tfkit.engine.planning.machine_speed import machine_speed
 from tfkit.run.machine import describe_machine
 from tfkit.training.device import matrix_speed
 from tfkit.training.step import Stepper
@@ -46,6 +47,7 @@ _threads = torch.get_num_threads()
 torch.set_num_threads(1)  # a fork beside a pool of threads would hang in its first product
 for _type in (torch.float32, torch.bfloat16):
     matrix_speed(torch.device("cpu"), _type)  # which a run measures once a process
+    machine_speed(torch.device("cpu"), _type, 1)  # and finds in memory or the cache from then on
 describe_machine()  # whose versions are looked up once a process
 torch.set_num_threads(_threads)
 gc.freeze()  # the children's collector ignores what is here, so the pages stay shared

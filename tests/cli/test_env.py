@@ -27,7 +27,16 @@ def test_env_for_people_is_one_thing_a_line(capsys: pytest.CaptureFixture[str]) 
     assert main(["env"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert [line.split()[0] for line in out.splitlines()] == ["tfkit", "python", *LIBRARIES, "processor", "threads", "devices", "cache"]
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "tfkit",
+        "python",
+        *LIBRARIES,
+        "processor",
+        "threads",
+        "devices",
+        "cache",
+        "forecasts",
+    ]
 
 
 def test_what_is_missing_is_said() -> None:
@@ -41,8 +50,9 @@ def test_what_is_missing_is_said() -> None:
         "threads": 2,
         "devices": [],
         "cache": {"folder": None, "bytes": None, "error": "cannot be written"},
+        "forecasts": {"file": None, "machine": "x", "runs": 0, "median_error_seconds": None, "median_error_energy_kwh": None},
     }
     shown = "\n".join(lines(document))
-    for words in ("not installed", "bf16 unknown", "none: torch", "cannot be written"):
+    for words in ("not installed", "bf16 unknown", "none: torch", "cannot be written", "none yet"):
         assert words in shown
     assert main(["env", "--foo"]) == 2

@@ -99,7 +99,8 @@ def test_the_run_folder(run: Path) -> None:
     assert receipt["precision"] == "torch.float32"
     assert receipt["result"]["steps"] == 12
     rework = {"rework_kwh", "rework_g", "rework_seconds"}
-    assert receipt["totals"].keys() == {"seconds", "train_seconds", "tokens", *MEASURED} | rework
+    times = {"seconds", "train_seconds", "tokens", "train_flops", "hardware_flops_bound"}
+    assert receipt["totals"].keys() == {*times, *MEASURED} | rework
     assert receipt["totals"]["seconds"] == receipt["result"]["seconds"] <= receipt["attempts"][0]["seconds"]
     assert [attempt["to_step"] for attempt in receipt["attempts"]] == [12]
     assert {"versions", "processor", "platform", "commit", "data", "command"} <= receipt.keys()

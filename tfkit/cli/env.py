@@ -19,6 +19,14 @@ def env(json: options.Json = False, quiet: options.Quiet = False) -> None:
         console.result(line)
 
 
+def _forecasts(found: dict[str, Any]) -> str:
+    if not found["runs"]:
+        return "none yet of a run on this machine"
+    errors = {"time": found["median_error_seconds"], "energy": found["median_error_energy_kwh"]}
+    shown = ", ".join(f"{name} {value:.0%}" for name, value in errors.items() if value is not None)
+    return f"off by {shown} in the median of {found['runs']:,} runs ({found['file']})"
+
+
 def lines(document: dict[str, Any]) -> list[str]:
     """Return the document for people: a name and a value a line."""
     bf16 = {True: "bf16", False: "no bf16", None: "bf16 unknown"}[document["processor"]["bf16"]]
@@ -32,6 +40,7 @@ def lines(document: dict[str, Any]) -> list[str]:
         "threads": str(document["threads"]),
         "devices": ", ".join(document["devices"]) or "none: torch is not installed",
         "cache": size,
+        "forecasts": _forecasts(document["forecasts"]),
     }
     width = max(map(len, rows))
     return [f"{name:{width}}  {value}" for name, value in rows.items()]

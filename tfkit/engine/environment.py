@@ -5,7 +5,7 @@ from typing import Any
 
 from tfkit import __version__
 from tfkit.errors import TfkitError
-from tfkit.run.machine import processor, usable_cores, version
+from tfkit.run.machine import machine_name, processor, usable_cores, version
 
 LIBRARIES = (
     "torch",
@@ -34,6 +34,7 @@ def describe_environment() -> dict[str, Any]:
         "threads": usable_cores(),
         "devices": _devices(),
         "cache": _cache(),
+        "forecasts": _forecasts(),
     }
 
 
@@ -47,6 +48,18 @@ def _devices() -> list[str]:
     if torch.backends.mps.is_available():
         found.append("mps")
     return found
+
+
+def _forecasts() -> dict[str, Any]:
+    """Return the history of forecasts on this processor: its file, and the median errors of time and energy so far."""
+    from tfkit.data.store.folder_cache import cache_folder
+    from tfkit.engine.planning.forecast_history import NAME, median_errors
+
+    name = machine_name()
+    try:
+        return {"file": str(cache_folder() / NAME), "machine": name, **median_errors(name)}
+    except TfkitError:  # `cache` says why
+        return {"file": None, "machine": name, **median_errors(name)}
 
 
 def _cache() -> dict[str, Any]:

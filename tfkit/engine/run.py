@@ -19,6 +19,7 @@ from tfkit.engine.loop_hooks import LoopHooks
 from tfkit.engine.micro_batches import MicroBatches, with_batch_of_rows
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.memory_plan import planned_bytes, require_memory, require_memory_for_blocks
+from tfkit.engine.planning.outcome import actual, predicted, remember_outcome
 from tfkit.engine.planning.run_estimate import estimate_run
 from tfkit.engine.results import MEASURED
 from tfkit.engine.resuming import require_length, warn_of_other_rounding, write_recipe
@@ -33,7 +34,7 @@ from tfkit.run import strict_json
 from tfkit.run.checkpoints import free_space_for, newest_good
 from tfkit.run.folder import RunFolder
 from tfkit.training.checkpoint import load_training_state
-from tfkit.training.device import keep_freed_memory, make_deterministic, peak_flops
+from tfkit.training.device import keep_freed_memory, make_deterministic, memory_bytes, peak_flops
 from tfkit.training.loop import Progress, train, try_out
 from tfkit.units import format_baselines
 
@@ -78,8 +79,16 @@ class Run:
 
     @property
     def totals(self) -> dict[str, float]:
-        """Seconds and tokens of all steps, of earlier attempts, too; empty before these are known."""
-        return {"train_seconds": round(self.progress.seconds, 3), "tokens": self.progress.tokens} if self.assembled else {}
+        """Seconds, tokens and FLOPs of all steps, of earlier attempts, too; empty before these are known.
+
+        `train_flops` are those of the tokens by the architecture (training/flops.py); `hardware_flops_bound` is what the device could have
+        computed in that time at its peak: of a GPU by its data sheet, elsewhere as measured.
+        """
+        if not self.assembled:
+            return {}
+        seconds = round(self.progress.seconds, 3)
+        found = {"train_seconds": seconds, "tokens": self.progress.tokens, "train_flops": self.progress.tokens * self.flops_per_token}
+        return found | ({"hardware_flops_bound": seconds * self.peak} if self.peak else {})
 
     def result(self, status: Literal["finished", "stopped"]) -> dict[str, Any]:
         """Return the result of docs/cli.md, once the totals are recorded."""
@@ -114,9 +123,12 @@ class Run:
         result = self.result("finished")
         if (gain := result["improvement"]) is not None and gain < 0:
             self.listener.warn(self.checkpointer.describe_loss())
-        self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, self.context.folder.totals)
-        self.context.folder.record(result=result)
-        self.context.folder.end_attempt("finished", step=self.progress.step)
+        folder = self.context.folder
+        self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, folder.totals)
+        folder.record(result=result, actual=actual(folder.totals, memory_bytes(self.device)))
+        if folder.attempt == 1 and not result["stopped_early"]:
+            remember_outcome(self.planned, self.recipe, folder.totals, self.device)
+        folder.end_attempt("finished", step=self.progress.step)
         return result
 
     # ----------------------------------------------------------------------------------------------------- the parts of start
@@ -148,8 +160,9 @@ class Run:
         if recipe.training.compile:
             for stack in model.stacks:
                 stack.compile()
-        flops = self.planned.training_flops / self.planned.tokens
-        self.log = TrainingLog(context, components.plan, self.progress, flops, peak_flops(self.device, components.precision), saved)
+        self.flops_per_token = self.planned.training_flops / self.planned.tokens
+        self.peak = peak_flops(self.device, components.precision)
+        self.log = TrainingLog(context, components.plan, self.progress, self.flops_per_token, self.peak, saved)
         preset = recipe.model.preset
         family = data.start.described.family if data.start else PRESETS[preset][0].name if preset else None
         self.checkpointer = Checkpointer(context, data, components, self.log, kind=kind, family=family)
@@ -173,6 +186,8 @@ class Run:
             warn_of_other_rounding(context.folder, arithmetic, self.listener)
             context.folder.goes_on(self.resumed_from, self.progress.step)
             self.checkpointer.restore_best()
+        else:
+            context.folder.record(predicted=predicted(self.planned, self.recipe), actual=None)
         planned = {"planned_steps": self.components.plan.steps, "before": self.log.before}
         context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents)
 

@@ -46,6 +46,12 @@ def processor() -> dict[str, Any]:
     return {"name": fields.get("model name") or platform.processor() or platform.machine(), "cores": os.cpu_count(), "bf16": bf16}
 
 
+def machine_name() -> str:
+    """Return what makes the speed of this machine its own: the processor, its cores, and the version of torch."""
+    found = processor()
+    return f"{found['name']}, {found['cores']} cores, torch {version('torch')}"
+
+
 def threads() -> int:
     """Return the threads that torch will start with: OMP_NUM_THREADS, else the cores this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "")

@@ -54,10 +54,11 @@ class Estimate:
     seconds: Range
     energy_kwh: Range
     emissions_g: Range
-    basis: str  # "table": nothing was tried out
+    basis: str  # "table": by the machine's speeds alone; "learned": and by earlier runs on it
     place: str = ""
     assumptions: dict[str, str] = field(default_factory=dict)  # how each number was had
     full_power: FullPower | None = None
+    table_seconds: float = 0.0  # by the speeds of the machine, before earlier runs corrected it
     stages: dict[str, "Estimate"] = field(default_factory=dict)  # of a chain, by name
 
     @property
@@ -98,5 +99,6 @@ def sum_of_stages(stages: dict[str, Estimate]) -> Estimate:
         emissions_g=grams,
         basis=", ".join(dict.fromkeys(one.basis for one in parts)),
         full_power=together,
+        table_seconds=sum(one.table_seconds for one in parts),
         stages=dict(stages),
     )

@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tfkit.data import Loader
+from tfkit.engine.components import trained_numbers
+from tfkit.engine.planning.memory_plan import planned_bytes
+from tfkit.engine.planning.workload import RunWork, Workload, calls_of, step_workload
 from tfkit.engine.training_data import TrainingData
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
@@ -18,6 +21,7 @@ from tfkit.training.flops import Flops, ForwardShape, backward_flops, forward_fl
 
 _SAMPLED_TOKENS = 65_536  # whose shapes are looked at, from steps all over the first epoch
 _SAMPLED_STEPS = 8
+_SAMPLED_MICRO_BATCHES = 8  # of responses at once, as rollout_loader.py has them
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class StepFlops:
     companions_before: float  # what they say of sampled responses, before the first step of an iteration
     rollouts: float
     recomputed: float
+    work: Workload  # of forward and backward
 
     @classmethod
     def of(cls, objective: Objective, model: Transformer, batch: Batch, rows: int, *, checkpointing: bool = False) -> "StepFlops":
@@ -45,15 +50,17 @@ class StepFlops:
             recomputed += forward.head
         companions = sum(_in_step(objective, one, batch) for one in objective.companions)
         own, beside = _of_responses(objective, model, shape) if objective.rollouts is not None else (0.0, 0.0)
-        return cls(rows, batch.tokens, forward, backward_flops(model, shape), companions, beside, own, recomputed)
+        return cls(
+            rows, batch.tokens, forward, backward_flops(model, shape), companions, beside, own, recomputed, step_workload(model, shape)
+        )
 
     def __add__(self, other: "StepFlops") -> "StepFlops":
         """Both together."""
         return StepFlops(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
-def run_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> dict[str, float]:
-    """Return the FLOPs of the whole run by part, as `Estimate` describes them."""
+def run_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> tuple[dict[str, float], RunWork]:
+    """Return the FLOPs of the whole run by part, as `Estimate` describes them, and the run in quantities that have a speed."""
     checkpointing, objective = recipe.training.activation_checkpointing, data.objective
     seen = sum_of(
         StepFlops.of(objective, model, batch, rows, checkpointing=checkpointing) for batch, rows in sampled_batches(data, loader, steps)
@@ -75,12 +82,34 @@ def run_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Lo
         "evaluation": evaluations * _evaluation(recipe, data, seen, held_out),
         "samples": (evaluations - (data.start is not None)) * _samples(recipe, model),
     }
-    return {
-        "total": sum(parts.values()),
-        **parts,
-        "attention": forward.attention + backward.attention,
-        "head": forward.head + backward.head,
-    }
+    total = sum(parts.values())
+    of_steps = {"attention": forward.attention + backward.attention, "head": forward.head + backward.head}
+    beside = (total - forward.total - backward.total - parts["rollouts"] / 2) / (forward.total + backward.total)  # decoding has its own
+    work = run_work(recipe, data, model, loader, steps, evaluations)
+    return {"total": total, **parts, **of_steps}, replace(work, steps=seen.work * times + text.work, beside=beside)
+
+
+def run_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, evaluations: int) -> RunWork:
+    """Return what a run does beside its steps: the optimizer, the texts that it writes token by token, checkpoints."""
+    decoded = float(evaluations * recipe.generation.max_new_tokens) if recipe.generation.prompts else 0.0
+    if (rollouts := data.objective.rollouts) is not None:
+        together = _SAMPLED_MICRO_BATCHES * loader.micro_batch_size
+        iterations = steps * loader.sizes.full / (rollouts.responses * rollouts.section.inner_epochs)
+        held_out = sum(len(one.stored) for one in data.validation)
+        batches = iterations * -(-rollouts.responses // together) + evaluations * -(-held_out // recipe.evaluation.batch_size)
+        decoded += batches * rollouts.section.max_new_tokens
+    every = recipe.checkpoint.every
+    interval = loader.sizes.steps(len(loader.rows)) if every == "epoch" else every
+    saves = (steps // interval if interval else 0) + (not interval or steps % interval > 0)
+    return RunWork(
+        Workload(),
+        0.0,
+        float(steps * trained_numbers(model)),
+        decoded,
+        4.0 * sum(parameter.numel() for parameter in model.parameters()),
+        float(calls_of(model.config)),
+        saves * planned_bytes(recipe, model, data.objective.companions) / (recipe.checkpoint.keep + 2),
+    )
 
 
 def evaluation_count(recipe: Recipe, data: TrainingData, loader: Loader[Any], steps: int) -> int:
@@ -164,18 +193,20 @@ def _pretraining(recipe: Recipe, data: TrainingData, model: Transformer, rows: i
     """Return the FLOPs of the text that the steps read behind their own rows."""
     mix = data.objective.pretraining
     if mix is None:
-        return StepFlops(0, 0, Flops(), Flops(), 0.0, 0.0, 0.0, 0.0)
+        return StepFlops(0, 0, Flops(), Flops(), 0.0, 0.0, 0.0, 0.0, Workload())
     texts = mix.open_rows(data.pretraining, row_order(recipe, model.config))
     (batch,) = Loader(texts, mix.collate, 1, 1).step(0)
     one, times = _of_text(model, batch, mix.count(batch), checkpointing=checkpointing), mix.ratio * rows
-    return StepFlops(0, batch.tokens * times, one.forward * times, one.backward * times, 0.0, 0.0, 0.0, one.recomputed * times)
+    return StepFlops(
+        0, batch.tokens * times, one.forward * times, one.backward * times, 0.0, 0.0, 0.0, one.recomputed * times, one.work * times
+    )
 
 
 def _of_text(model: Transformer, batch: Batch, states: int, *, checkpointing: bool) -> StepFlops:
     shape = ForwardShape.of(batch, model.config, states)
     forward = forward_flops(model, shape)
     recomputed = forward.blocks + forward.attention if checkpointing else 0.0
-    return StepFlops(0, batch.tokens, forward, backward_flops(model, shape), 0.0, 0.0, 0.0, recomputed)
+    return StepFlops(0, batch.tokens, forward, backward_flops(model, shape), 0.0, 0.0, 0.0, recomputed, step_workload(model, shape))
 
 
 def _evaluation(recipe: Recipe, data: TrainingData, seen: StepFlops, held_out: int) -> float:

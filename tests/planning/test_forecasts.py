@@ -1,0 +1,173 @@
+"""The table of this machine's speeds, the history of runs, and what later plans learn from it; whatever happens to their files."""
+
+import json
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_plans import recipe_of
+
+import tfkit
+from tfkit.__main__ import main
+from tfkit.engine.planning import forecast_history, machine_speed
+from tfkit.engine.planning.forecast_history import NAME, PastRun, learned, median_errors, past_runs, remember
+from tfkit.engine.planning.machine_speed import WIDTHS, MachineSpeed
+from tfkit.run.machine import machine_name
+
+CPU = torch.device("cpu")
+RUN = PastRun("here", 1, "causal_lm", 12, 10.0, 10.0, 20.0, 1e-3, 2e-3)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("TFKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the measurements, which are real."""
+    times: list[int] = []
+    real = machine_speed.measure
+
+    def measure(*arguments: object) -> MachineSpeed:
+        times.append(1)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(machine_speed, "measure", measure)
+    monkeypatch.setattr(machine_speed, "_SECONDS", 0.001)
+    return times
+
+
+def speed() -> MachineSpeed:
+    """As a new process would have it."""
+    machine_speed.machine_speed.cache_clear()
+    return machine_speed.machine_speed(CPU, torch.float32, 1)
+
+
+def test_the_speeds_are_measured_once_and_again_where_their_file_is_damaged(cache: Path, measured: list[int]) -> None:
+    first = speed()
+    assert speed() == first
+    assert len(measured) == 1
+    (path,) = (cache / machine_speed.FOLDER).iterdir()
+    whole = path.read_text(encoding="utf-8")
+    assert all(number > 0 for number in (*first.products, first.attention, first.elements, first.logits, first.updates, first.calls))
+    for number, damage in enumerate(
+        ["", "{", "[]", whole[:-40], whole.replace('"calls":', '"calls": -1, "x":'), '{"schema_version": 2}'], 2
+    ):
+        path.write_text(damage, encoding="utf-8")
+        speed()
+        assert len(measured) == number
+    assert json.loads(path.read_text(encoding="utf-8"))["schema_version"] == 1
+
+
+def test_speeds_of_a_busy_machine_are_measured_again_when_it_is_not(monkeypatch: pytest.MonkeyPatch, measured: list[int]) -> None:
+    for load, count in ((3.0, 1), (2.5, 1), (0.2, 2), (3.0, 2)):
+        monkeypatch.setattr(machine_speed, "_load", lambda load=load: load)
+        speed()
+        assert len(measured) == count
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(cache: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.parent.joinpath("file").write_text("", encoding="utf-8")
+    monkeypatch.setenv("TFKIT_CACHE", str(cache.parent / "file"))
+    speed(), speed()
+    remember(RUN)
+    assert (len(measured), past_runs(), learned("here", 1, "causal_lm", 12).time) == (2, [], None)
+
+
+def test_a_width_between_two_has_a_speed_between_theirs() -> None:
+    table = MachineSpeed((1e9, 4e9, 8e9, 16e9), 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    assert [table.at_width(width) for width in WIDTHS] == pytest.approx(table.products)
+    assert table.at_width(64) == pytest.approx(2e9)
+    assert table.at_width(8) == pytest.approx(0.25e9)
+    assert table.at_width(50_000) == 16e9
+
+
+def test_runs_are_remembered_by_many_at_once_and_what_is_no_record_is_passed_over(cache: Path) -> None:
+    writers = [threading.Thread(target=lambda: [remember(RUN) for _ in range(25)]) for _ in range(4)]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join()
+    with (cache / NAME).open("ab") as file:
+        file.write(b'not json\n[1]\n{"machine": 1}\n' + json.dumps({**RUN.__dict__, "seconds": -1}).encode() + b"\n\xff\xfe\n" + b'{"torn')
+    assert past_runs() == [RUN] * 100
+    remember(RUN)
+    assert len(past_runs()) in (100, 101)  # a line behind a torn one is lost with it, and no other
+
+
+def test_the_history_stays_small(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast_history, "_MOST_BYTES", 2000)
+    for seconds in range(1, 100):
+        remember(replace(RUN, seconds=float(seconds)))
+    assert (cache / NAME).stat().st_size < 2500
+    assert past_runs()[-1].seconds == 99.0
+
+
+def test_a_ratio_is_the_median_of_the_latest_like_runs(cache: Path) -> None:
+    assert learned("here", 1, "causal_lm", 12).time is None
+    remember(RUN)
+    one = learned("here", 1, "causal_lm", 12).time
+    assert one is not None
+    assert (one.likely, one.low < 2 < one.high) == (2.0, True)
+    for seconds in (10.0, 30.0, 30.0, 30.0, 40.0, 500.0):
+        remember(replace(RUN, seconds=seconds))
+    remember(replace(RUN, kind="dpo", seconds=1000.0, kwh=None))
+    remember(replace(RUN, size=15, seconds=70.0))
+    found = learned("here", 1, "causal_lm", 12)
+    assert found.time is not None
+    assert (found.time.likely, found.runs) == (3.0, 7)
+    assert found.time.low == 2.0
+    assert found.time.high == 4.0  # neither the fastest nor the slowest
+    assert found.watts is not None
+    assert found.watts.likely == pytest.approx(2e-3 * 3.6e6 / 30)
+    for other in (("there", 1, "causal_lm", 12), ("here", 2, "causal_lm", 12)):
+        assert learned(*other).time is None
+    of_size = learned("here", 1, "reward", 15).time  # of another kind, since there is none of its own
+    assert of_size is not None
+    assert of_size.likely == 7.0
+
+
+def test_a_run_stores_what_was_predicted_beside_what_it_took_and_later_plans_learn(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(machine_speed, "_SECONDS", 0.001)
+    document = recipe_of("causal_lm")
+    before = tfkit.plan(document, threads=1)
+    result = tfkit.pretrain(document, run=tmp_path / "run", threads=1)
+    receipt = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    predicted, actual, totals = receipt["predicted"], receipt["actual"], receipt["totals"]
+    assert (before.basis, predicted["basis"]) == ("table", "table")
+    assert predicted["seconds"]["likely"] == pytest.approx(before.seconds.likely)
+    assert predicted["energy_kwh"] is None
+    assert actual["seconds"] == totals["seconds"] == result.seconds
+    assert actual["flops"] == totals["train_flops"] == pytest.approx(predicted["flops"])
+    assert actual["memory_bytes"] > predicted["memory_bytes"] / 10
+    assert totals["hardware_flops_bound"] > totals["train_flops"]
+    (kept,) = past_runs()
+    assert (kept.machine, kept.kind, kept.kwh, kept.seconds) == (machine_name(), "causal_lm", None, result.seconds)
+    after = tfkit.plan(document, threads=1)
+    assert after.basis == "learned"
+    assert after.seconds.likely == pytest.approx(result.seconds, rel=1e-6)
+    assert main(["env"]) == 0
+    assert f"off by time {abs(kept.predicted_seconds / kept.seconds - 1):.0%} in the median of 1 runs" in capsys.readouterr().out
+    log = tmp_path / "stopped" / "metrics.jsonl"
+    stopped = tfkit.pretrain(document, run=log.parent, threads=1, should_stop=lambda: log.exists() and '"step": 2' in log.read_text())
+    assert stopped.status == "stopped"
+    tfkit.resume(tmp_path / "stopped", threads=1)
+    assert len(past_runs()) == 1  # of a run in two attempts nothing is learned
+    assert json.loads((tmp_path / "stopped" / "run.json").read_text(encoding="utf-8"))["predicted"]["basis"] == "learned"
+
+
+def test_errors_are_of_this_machine_alone(cache: Path) -> None:
+    for run in (RUN, replace(RUN, predicted_seconds=30.0, kwh=None), replace(RUN, machine="there", predicted_seconds=1e9)):
+        remember(run)
+    assert median_errors("here") == {"runs": 2, "median_error_seconds": 0.5, "median_error_energy_kwh": 0.5}
+    assert median_errors("nowhere")["median_error_seconds"] is None
+    assert os.stat(cache / NAME).st_mode & 0o077 == 0

@@ -1,0 +1,102 @@
+"""Time, energy and emissions of a run on this machine: by its table of speeds, corrected by what earlier runs on it took."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from tfkit.carbon import resolve_place
+from tfkit.engine.planning.estimate import FullPower, Range
+from tfkit.engine.planning.forecast_history import learned
+from tfkit.engine.planning.gpus import gpu_of
+from tfkit.engine.planning.machine_speed import device_name, machine_speed
+from tfkit.engine.planning.processor_power import machine_watts, memory_watts, processor_power
+from tfkit.engine.planning.workload import RunWork
+from tfkit.recipe.schema.sections import Recipe
+
+_TABLE_SPREAD = 2.0  # to either side, of a time by the table alone
+
+
+@dataclass(frozen=True)
+class Power:
+    """The watts of a machine, with how they were had."""
+
+    watts: Range
+    source: str
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Time, energy and emissions, and how they were had."""
+
+    seconds: Range
+    energy_kwh: Range
+    emissions_g: Range
+    basis: str
+    assumptions: dict[str, str]
+    full_power: FullPower | None
+    table_seconds: float  # before it was corrected
+
+
+def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, precision: torch.dtype) -> Forecast:
+    """Forecast a run by the table of this machine's speeds and, where there are earlier runs, by the ratio that these had to it."""
+    threads = torch.get_num_threads()
+    table = work.seconds(machine_speed(device, precision, threads))
+    known = learned(device_name(device), threads, recipe.objective.kind, size_class(flops))
+    if known.time is None:
+        seconds, basis = Range(table / _TABLE_SPREAD, table, table * _TABLE_SPREAD), "table"
+        how = "by the speeds of this machine at products of several widths, norms, softmax, updates and calls; no earlier run here"
+    else:
+        seconds, basis = known.time * table, "learned"
+        how = f"by the speeds of this machine, times {known.time.likely:.3g}, which {known.runs} earlier runs here took"
+    power = Power(known.watts, "the mean of earlier runs here") if known.watts is not None else modelled_power(device, threads)
+    return made_forecast(recipe, seconds, power, basis, {"seconds": how}, device, table)
+
+
+def made_forecast(
+    recipe: Recipe, seconds: Range, power: Power, basis: str, assumptions: dict[str, str], device: torch.device, table: float
+) -> Forecast:
+    """Return the forecast of a time and a power."""
+    place, pue, watts = resolve_place(recipe.carbon), recipe.carbon.pue, power.watts
+    energy = Range(*(s * w / 3.6e6 * pue for s, w in zip(parts_of(seconds), parts_of(watts), strict=True)))
+    how = f"{watts.likely:.3g} W ({watts.low:.3g} to {watts.high:.3g}): {power.source}" + (f"; times a PUE of {pue:g}" if pue != 1 else "")
+    full = _full_power(seconds.likely / 3600, place.intensity_g_per_kwh, device)
+    return Forecast(seconds, energy, energy * place.intensity_g_per_kwh, basis, assumptions | {"energy_kwh": how}, full, table)
+
+
+def modelled_power(device: torch.device, threads: int) -> Power:
+    """Return the power of a machine that was never measured: by CodeCarbon's model, of a GPU by its data sheet."""
+    processor, ram, likely = processor_power(), memory_watts(), machine_watts(threads)
+    text = f"{processor.watts:.3g} W of the processor at full load ({processor.source}), {ram:.3g} W of memory (CodeCarbon's constant)"
+    most = max(processor.watts + ram, likely)
+    if device.type != "cuda":
+        return Power(Range(min(likely, 0.1 * processor.watts + ram), likely, most), text)
+    name = torch.cuda.get_device_name(device)
+    gpu = gpu_of(name)
+    board = gpu.watts if gpu is not None else _UNKNOWN_BOARD_WATTS
+    which = f"{board:g} W of the {name}" + ("" if gpu is not None else ", which is no known one: a guess")
+    return Power(Range(0.4 * board + ram, 0.8 * board + likely, board + most), f"{text}, {which}, of which 40 to 100 % are used")
+
+
+_UNKNOWN_BOARD_WATTS = 300.0
+
+
+def size_class(flops: float) -> int:
+    """Return the power of ten of the FLOPs of a run."""
+    return round(math.log10(max(1.0, flops)))
+
+
+def parts_of(value: Range) -> tuple[float, float, float]:
+    """Return low, likely, high."""
+    return value.low, value.likely, value.high
+
+
+def _full_power(hours: float, intensity: float, device: torch.device) -> FullPower:
+    """Return the estimate of ML CO2 Impact: of a GPU its board's power, elsewhere the processor's."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        gpu = gpu_of(name)
+        watts, source = (gpu.watts, gpu.source) if gpu is not None else (_UNKNOWN_BOARD_WATTS, "a guess: no known GPU")
+        return FullPower(name, watts, hours, watts * hours / 1000 * intensity, source)
+    power = processor_power()
+    return FullPower(power.name, power.watts, hours, power.watts * hours / 1000 * intensity, power.source)
