@@ -1,5 +1,7 @@
 """Amounts of a run in words: with the range that belongs to them, and forecast beside actual."""
 
+from tfkit.reporting.equal_score import Comparison
+from tfkit.reporting.loss_course import Spent
 from tfkit.reporting.run_facts import Amounts, RunFacts, mapping_of, number_of
 from tfkit.reporting.visible_text import visible
 from tfkit.units import format_energy, format_mass, format_seconds
@@ -49,3 +51,22 @@ def score(run: RunFacts) -> str:
         return f"{visible(best['metric'])} {best['value']:.4g}"
     name, value = next(iter(run.listed.metrics.items()), ("", None))
     return "" if value is None else f"{visible(name)} {value:.4g}"
+
+
+def spent_field(comparison: Comparison) -> str:
+    """Return the field that a comparison is best made by: grams at one carbon intensity, else energy, else the seconds of the steps."""
+    every = [spent for level in comparison.levels for spent in level.reached.values() if spent is not None]
+    places = {one.run.place for one in comparison.entries}
+    fields = ("emissions_g", "energy_kwh") if len(places) == 1 else ("energy_kwh",)
+    return next((name for name in fields if all(getattr(spent, name) is not None for spent in every)), "seconds")
+
+
+def spent_text(comparison: Comparison, label: str, spent: Spent | None, name: str) -> str:
+    """Return the cost until a level in words, with what was inherited in brackets; `never reached`."""
+    if spent is None:
+        return "never reached"
+    value = getattr(spent, name)
+    if value is None:
+        return f"step {spent.step:,.0f}"
+    inherited = comparison.with_inherited(label, spent, name)
+    return shown(name, value) + (f" ({shown(name, inherited)})" if inherited is not None else "")

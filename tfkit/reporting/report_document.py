@@ -5,6 +5,7 @@ import io
 from dataclasses import asdict
 from typing import Any
 
+from tfkit.reporting.equal_score import compare_runs
 from tfkit.reporting.run_facts import Amounts
 from tfkit.reporting.run_set import Entry, RunSet
 from tfkit.reporting.visible_text import without_places
@@ -32,6 +33,7 @@ def report_document(runs: RunSet, *, full: bool) -> dict[str, Any]:
             "best": None if best is None else {"run": best.label, "emissions_g": runs.for_run(best).emissions_g},
             "selection_factor": runs.selection_factor,
         },
+        "comparisons": [comparison.document() for comparison in compare_runs(runs)],
         "problems": [_shared(problem, full) for problem in runs.problems],
     }
     return strict_json.finite(document)

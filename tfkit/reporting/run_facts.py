@@ -14,7 +14,7 @@ from typing import Any
 
 from tfkit.carbon.ledger import Attempt, LedgerReader
 from tfkit.carbon.rework import rework
-from tfkit.carbon.totals import has_gaps, provenance
+from tfkit.carbon.totals import has_gaps, measuring_fields, provenance
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import flatten, plain
 from tfkit.reporting.bounded_lines import read_whole
@@ -106,13 +106,24 @@ class RunFacts:
     def _measured(self) -> Amounts:
         sums = {name: sum(attempt.sums[name] for attempt in self.attempts) for name in ("seconds", "energy_wh", "emissions_g")}
         again = rework([*self.attempts])
+        ranges = {name: number_of(self.measuring, name) for name in Amounts.__dataclass_fields__ if name.endswith(("_low", "_high"))}
         return Amounts(
             seconds=sums["seconds"],
             energy_kwh=sums["energy_wh"] / 1000 if sums["energy_wh"] else None,
             emissions_g=sums["emissions_g"] if sums["energy_wh"] else None,
+            **ranges,
             rework_kwh=again["energy_wh"] / 1000,
             rework_g=again["emissions_g"],
         )
+
+    @cached_property
+    def measuring(self) -> Mapping[str, Any]:
+        """How the energy was had: ranges, coverage, provenance, pue, intensity, as `totals` names them; what it lacks, from the ledgers."""
+        seconds = number_of(self.totals, "seconds") or sum(attempt.sums["seconds"] for attempt in self.attempts)
+        found = measuring_fields(self.attempts, seconds) if self.attempts else {}
+        return found | {
+            name: value for name, value in self.totals.items() if value is not None and self.status not in ("running", "killed")
+        }
 
     def _attempt_seconds(self) -> float | None:
         attempts = self.receipt.get("attempts") or []
@@ -127,9 +138,8 @@ class RunFacts:
     @property
     def provenance(self) -> str:
         """The source of each part's energy: `GPU counter, CPU model, RAM constant`; empty where nothing was measured."""
-        recorded = mapping_of(self.totals, "provenance")
-        components = {part: str(source) for part, source in recorded.items()} or (self.attempts[-1].components if self.attempts else {})
-        return provenance(components)
+        components = {part: str(source) for part, source in mapping_of(self.measuring, "provenance").items() if source}
+        return provenance(components or (self.attempts[-1].components if self.attempts else {}))
 
     @property
     def is_lower_bound(self) -> bool:

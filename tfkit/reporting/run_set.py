@@ -1,5 +1,6 @@
 """The runs that a report is about, and what all of them together have cost: failed, killed and swept ones, evaluations and probes count."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from tfkit.errors import UsageError
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.inherited import Ancestry, ancestry_of
-from tfkit.reporting.run_facts import Amounts, RunFacts, read_facts, sum_amounts, text_of
+from tfkit.reporting.run_facts import Amounts, RunFacts, mapping_of, read_facts, sum_amounts, text_of
 
 MOST_RUNS = 2_000
 _DEEPEST = 8
@@ -25,6 +26,12 @@ class Entry:
     run: RunFacts
     inherited: Ancestry
     served: str | None = None  # the label of the run that an evaluation, a generation or a probe was for
+
+    @property
+    def judged_by(self) -> str:
+        """A key that is equal for runs whose evaluations have the same held-out rows and the same objective."""
+        validation = mapping_of(self.run.receipt, "data").get("validation")
+        return json.dumps([validation, self.run.recipe.get("objective.kind")], sort_keys=True, default=str)
 
 
 @dataclass(frozen=True)
@@ -62,10 +69,10 @@ class RunSet:
 
     @cached_property
     def best(self) -> Entry | None:
-        """The finished run with the best score, where all trained runs that have a score are judged by the same metric; None otherwise."""
+        """The finished run with the best score, where all trained runs that have one were judged alike; None otherwise."""
         judged = [one for one in self.trained if one.run.listed.best is not None]
         metrics = {str((one.run.listed.best or {})["metric"]) for one in judged}
-        if len(metrics) != 1 or len(judged) < 2:
+        if len(metrics) != 1 or len(judged) < 2 or len({one.judged_by for one in judged}) != 1:
             return None
         sign = -1.0 if metrics.pop().rpartition(".")[2] in HIGHER else 1.0
         return min(judged, key=lambda one: sign * (one.run.listed.best or {})["value"])

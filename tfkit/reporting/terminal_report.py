@@ -1,8 +1,10 @@
 """The report for a terminal: a table of the runs, one run in detail with its curve, sums, and what was left out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from tfkit.reporting.amount_texts import amount, forecast, score, steps
+from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.reporting.amount_texts import amount, forecast, score, spent_field, spent_text, steps
+from tfkit.reporting.equal_score import Comparison, compare_runs
 from tfkit.reporting.run_facts import RunFacts
 from tfkit.reporting.run_set import Entry, RunSet
 from tfkit.reporting.text_curve import text_curve
@@ -20,17 +22,22 @@ def terminal_report(runs: RunSet, columns: int | None, width_of: Width = len) ->
     lines = _table(runs.entries, columns, width_of)
     if len(runs.entries) == 1:
         lines = [*_details(runs.entries[0], columns), *_curve(runs.entries[0].run, columns)]
-    return [*lines, *_sums(runs), *_problems(runs)]
+    compared = [line for comparison in compare_runs(runs) for line in _comparison(comparison, columns, width_of)]
+    return [*lines, *_sums(runs), *compared, *_problems(runs)]
 
 
 def _table(entries: Sequence[Entry], columns: int | None, width_of: Width) -> list[str]:
     """Return a line for each run, or where these are too wide for the terminal a block of lines."""
     rows = [dict(zip(_HEAD, _cells(one), strict=True)) for one in entries]
-    head = [name for name in _HEAD if name not in _OPTIONAL or any(row[name] for row in rows)]
+    return _aligned(rows, [name for name in _HEAD if name not in _OPTIONAL or any(row[name] for row in rows)], columns, width_of)
+
+
+def _aligned(rows: Sequence[Mapping[str, str]], head: Sequence[str], columns: int | None, width_of: Width) -> list[str]:
+    """Return rows of cells by name as a table under its head; where that is too wide, as blocks of lines."""
     table = [{name: name for name in head}, *rows]
     widths = {name: max(width_of(row[name]) for row in table) for name in head}
     if columns is not None and sum(widths.values()) + 2 * (len(head) - 1) > columns:
-        return [line for row in rows for line in [row["run"], *(f"  {name}: {row[name]}" for name in head[1:] if row[name])]]
+        return [line for row in rows for line in [row[head[0]], *(f"  {name}: {row[name]}" for name in head[1:] if row[name])]]
     return ["  ".join(row[name] + " " * (widths[name] - width_of(row[name])) for name in head).rstrip() for row in table]
 
 
@@ -113,6 +120,27 @@ def _sums(runs: RunSet) -> list[str]:
             f"{runs.selection_factor:.3g} times as much"
         )
     return lines
+
+
+def _comparison(comparison: Comparison, columns: int | None, width_of: Width) -> list[str]:
+    """Return what each run had spent when it reached the score of another one: grams where they are known, else seconds."""
+    name = spent_field(comparison)
+    words = {"emissions_g": "CO2e", "energy_kwh": "energy", "seconds": "time of the steps"}[name]
+    first = f"{comparison.metric} {'>=' if comparison.metric in HIGHER else '<='}"
+    labels = {one.label: visible(one.label) for one in comparison.entries}
+    rows = [
+        {
+            first: f"{level.value:.4g}",
+            **{labels[label]: spent_text(comparison, label, spent, name) for label, spent in level.reached.items()},
+        }
+        for level in comparison.levels
+    ]
+    lines = _aligned(rows, [first, *labels.values()], columns, width_of)
+    with_inherited = (
+        " (with what was inherited)" if name != "seconds" and any(one.inherited.ancestors for one in comparison.entries) else ""
+    )
+    notes = [f"note: {note}" for note in comparison.notes]
+    return ["", f"{words} until a validation score was reached{with_inherited}:", *lines, *notes]
 
 
 def _problems(runs: RunSet) -> list[str]:

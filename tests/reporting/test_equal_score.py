@@ -1,0 +1,121 @@
+"""Runs at equal validation loss: crossings that are known, scores that are never reached, what was inherited, and what is no comparison."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from written_runs import write_run
+
+from tfkit.__main__ import main
+from tfkit.reporting.equal_score import Comparison, compare_runs
+from tfkit.reporting.loss_course import Scored, Spent, course_of, spent_until
+from tfkit.reporting.run_facts import read_facts
+from tfkit.reporting.run_set import open_runs
+
+
+def spent(grams: float) -> Spent:
+    return Spent(grams, grams, grams, grams)
+
+
+def compare(folder: Path) -> Comparison:
+    (found,) = compare_runs(open_runs([folder]))
+    return found
+
+
+def test_costs_are_interpolated_between_evaluations() -> None:
+    course = [Scored(4.0, spent(2.0)), Scored(2.0, spent(6.0)), Scored(3.0, spent(8.0)), Scored(1.0, spent(9.0))]
+    found = {level: spent_until(course, level, higher_is_better=False) for level in (5.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.5)}
+    grams = {level: one.emissions_g if one else None for level, one in found.items()}
+    assert grams == {5.0: 2.0, 4.0: 2.0, 3.0: 4.0, 2.0: 6.0, 1.5: 8.75, 1.0: 9.0, 0.5: None}
+    rising = [Scored(-scored.value, scored.spent) for scored in course]
+    assert {level: spent_until(rising, -level, higher_is_better=True) for level in found} == found
+
+
+def test_a_score_that_is_not_finite_reaches_nothing_and_is_no_end_of_a_line() -> None:
+    course = [Scored(math.nan, spent(1.0)), Scored(2.0, spent(2.0)), Scored(math.inf, spent(3.0)), Scored(1.0, spent(4.0))]
+    assert spent_until(course, 3.0, higher_is_better=False) == spent(2.0)
+    assert spent_until(course, 1.5, higher_is_better=False) == spent(4.0)
+    assert spent_until([Scored(math.nan, spent(1.0))], 9.0, higher_is_better=False) is None
+
+
+def test_the_course_of_a_run_has_the_costs_of_its_records(tmp_path: Path) -> None:
+    """Evaluations between two records are interpolated; that before the first step of a fine-tuning has cost nothing."""
+    path = write_run(tmp_path / "run", losses=[4.0] * 6, setup_g=10.0, before={"loss": 9.0})
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    kept = [line for line in lines if line["step"] in (2, 6)] + [{"step": step, "evaluation": {"loss": 7.0 - step}} for step in (1, 3, 6)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    course = course_of(read_facts(path), "loss")
+    assert [(scored.value, scored.spent.emissions_g, scored.spent.seconds) for scored in course] == [
+        (9.0, 0.0, 0.0),
+        (6.0, 12.0, 4.0),
+        (4.0, 13.0, 6.0),
+        (1.0, 16.0, 12.0),
+    ]
+
+
+def test_fine_tuning_beside_from_scratch_with_and_without_what_was_inherited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From scratch a run reaches 2.0 with 100 g; fine-tuned from a base of 250 g it takes 15 g, halfway between its evaluations."""
+    runs = tmp_path / "runs"
+    parent = {"role": "start", "path": "base", "run_id": "base", "sha256": "0"}
+    data = {"data": {"validation": ["same rows"]}}
+    write_run(runs / "scratch", losses=[1.0] * 10, evaluations={5: 3.0, 10: 2.0}, grams_a_step=10.0, **data)
+    write_run(
+        runs / "tuned", losses=[1.0] * 2, evaluations={1: 2.5, 2: 1.5}, grams_a_step=10.0, parents=[parent], kind="fine-tuning", **data
+    )
+    write_run(tmp_path / "base", run_id="base", losses=[1.0], evaluations={1: 5.0}, grams_a_step=250.0, data={"validation": ["other rows"]})
+    (found,) = compare_runs(open_runs([runs, tmp_path / "base"]))
+    assert [one.label for one in found.entries] == ["scratch", "tuned"]
+    worse, better = found.levels
+    assert (worse.value, worse.best_of, better.value, better.best_of) == (2.0, "scratch", 1.5, "tuned")
+    grams = {label: one.emissions_g if one else None for label, one in worse.reached.items()}
+    assert grams == {"scratch": 100.0, "tuned": 15.0}
+    tuned = worse.reached["tuned"]
+    assert tuned is not None
+    assert found.with_inherited("tuned", tuned, "emissions_g") == 265.0
+    assert found.with_inherited("tuned", tuned, "energy_kwh") == pytest.approx(2.65)
+    assert better.reached["scratch"] is None
+    assert main(["report", str(runs), str(tmp_path / "base")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("CO2e until a validation score was reached (with what was inherited):")
+    assert [[cell.strip() for cell in line.split("  ") if cell] for line in lines[start + 1 : start + 4]] == [
+        ["loss <=", "scratch", "tuned"],
+        ["2", "100 g", "15 g (265 g)"],
+        ["1.5", "never reached", "20 g (270 g)"],
+    ]
+    assert main(["report", str(runs), "--json"]) == 0
+    (document,) = json.loads(capsys.readouterr().out)["comparisons"]
+    assert document["levels"][1]["reached"]["scratch"] is None
+    assert document["levels"][0]["reached"]["tuned"]["with_inherited_g"] is None  # its base is not among these runs
+
+
+def test_only_runs_that_were_judged_alike_are_compared(tmp_path: Path) -> None:
+    for name, rows in {"a": "x", "b": "y"}.items():
+        write_run(tmp_path / name, evaluations={3: 1.0}, data={"validation": [rows]})
+    assert compare_runs(open_runs([tmp_path])) == []
+    assert open_runs([tmp_path]).best is None
+    for name, objective in {"c": "causal_lm", "d": "classification"}.items():
+        path = write_run(tmp_path / name, evaluations={3: 1.0}, data={"validation": ["z"]})
+        (path / "recipe.yaml").write_text(f"objective: {{kind: {objective}}}\n")
+    assert compare_runs(open_runs([tmp_path])) == []
+
+
+def test_unequal_measurements_are_marked_and_unmeasured_runs_compared_by_time(tmp_path: Path) -> None:
+    write_run(tmp_path / "measured", evaluations={3: 1.0})
+    path = write_run(tmp_path / "not", evaluations={3: 2.0}, totals=False, ledger=False)
+    text = (path / "metrics.jsonl").read_text().replace('"emissions_g"', '"other"').replace('"energy_wh"', '"more"')
+    (path / "metrics.jsonl").write_text(text)
+    found = compare(tmp_path)
+    reached = found.levels[0].reached["not"]
+    assert reached is not None
+    assert (reached.emissions_g, reached.seconds) == (None, 6.0)
+    assert "compare the energy, not the grams" in found.notes[0]
+    assert "not at all" in found.notes[1]
+
+
+def test_many_runs_are_cut_to_the_best_ones(tmp_path: Path) -> None:
+    for index in range(11):
+        write_run(tmp_path / f"run-{index:02d}", evaluations={3: float(index)})
+    found = compare(tmp_path)
+    assert [one.label for one in found.entries] == [f"run-{index:02d}" for index in range(8)]
+    assert "of 11 runs the 8 with the best scores are compared" in found.notes
