@@ -97,6 +97,21 @@ def test_a_trial_that_fails_is_counted_and_the_others_go_on(capsys: pytest.Captu
     assert again["trials"] == result.trials
 
 
+def test_a_budget_bounds_all_trials_together(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of time, which needs no meter: a trial that is slow in its first step uses it up, and a larger one lets the sweep go on."""
+    limit = {"carbon.budget_seconds": 0.01}
+    stopped = tfkit.sweep(RECIPE, SPACE, limit, run="bounded", threads=1)
+    assert (stopped.status, stopped.stopped_by, stopped.best) == ("stopped", "carbon.budget_seconds", None)
+    assert len(stopped.trials) == 1
+    assert main(["resume", "bounded", "--threads", "1"]) == 2
+    assert "carbon.budget_seconds" in (said := capsys.readouterr().err)
+    assert "Give more to go on" in said
+    assert main(["resume", "bounded", "carbon.budget_seconds=1000", "--threads", "1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["status"], [one["status"] for one in document["trials"]]) == ("finished", ["finished"] * 4)
+    assert document["seconds"] > 0.01
+
+
 def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
     with pytest.raises(UsageError, match="holds a sweep"):
         tfkit.sweep(RECIPE, SPACE, run="whole")

@@ -38,6 +38,13 @@ def amount(name: str, value: float) -> str:
     return {"g": format_mass, "kwh": lambda kwh: format_energy(1000 * kwh), "seconds": _seconds}[name](value)
 
 
+def require_unspent(carbon: CarbonSection, folder: Path, spent: Spent) -> None:
+    """Raise UsageError if what a run, or a sweep, has used reaches its budget, so that it cannot go on."""
+    for name, limit in limits_of(carbon).items():
+        if (used := asdict(spent)[name]) >= limit:
+            raise UsageError(f"{folder}: {_used(name, used, limit)}. Give more to go on, such as {_key(name)}={_larger(used)}")
+
+
 @dataclass
 class _Course:
     """How the use of a training grows with its steps."""
@@ -81,16 +88,14 @@ class Budget:
             self._listener.warn("an earlier attempt was not measured whole, so the budget of energy counts less than was used")
 
     def _require(self, folder: Path) -> None:
+        if self._earlier != Spent():
+            return require_unspent(self._carbon, folder, self._earlier + self._beside)
         for name, limit in self.limits.items():
-            used = asdict(self._earlier + self._beside)[name]
-            if used < limit:
-                continue
-            self._reach(name, used, limit)
-            if self._earlier == Spent():
+            if (used := asdict(self._beside)[name]) >= limit:
+                self._reach(name, used, limit)
                 raise BudgetReached(
                     f"{self._problem} by the runs beside this one, whose first step was not taken", self.reached, self._word
                 )
-            raise UsageError(f"{folder}: {self._problem}. Give more to go on, such as {self._word}")
 
     @property
     def _meters(self) -> bool:
@@ -117,7 +122,7 @@ class Budget:
                 self._reach(name, used, limit)
                 break
             if used >= NEAR * limit:
-                self._warn_once(f"near {name}", f"carbon.budget_{name}: {amount(name, used)} of {amount(name, limit)} are used")
+                self._warn_once(f"near {name}", _used(name, used, limit))
         self._watch_meter()
         return bool(self.reached)
 
@@ -153,10 +158,10 @@ class Budget:
     # ----------------------------------------------------------------------------------------------------- the parts of look
 
     def _reach(self, name: str, used: float, limit: float) -> None:
-        self._problem = f"carbon.budget_{name}: {amount(name, used)} of {amount(name, limit)} are used"
+        self._problem = _used(name, used, limit)
         if used < limit:
             self._problem += f", and the next step would take some {amount(name, self._each(name))}"
-        self.reached, self._word = f"carbon.budget_{name}", f"carbon.budget_{name}={_larger(max(used, limit))}"
+        self.reached, self._word = _key(name), f"{_key(name)}={_larger(max(used, limit))}"
 
     def _watch_meter(self) -> None:
         """Warn, or stop, as the recipe has it, where the meter of a budget of energy gives no reading any more."""
@@ -178,7 +183,7 @@ class Budget:
             if total > limit:
                 self._warn_once(
                     f"forecast {name}",
-                    f"carbon.budget_{name}: {basis} the whole run takes some {amount(name, total)}, and the budget is "
+                    f"{_key(name)}: {basis} the whole run takes some {amount(name, total)}, and the budget is "
                     f"{amount(name, limit)}; the run will stop there, and can go on with more",
                 )
 
@@ -239,6 +244,14 @@ class BudgetStop:
         with self.asked.at_once(message):
             yield
         self.raise_if_requested(message)
+
+
+def _key(name: str) -> str:
+    return f"carbon.budget_{name}"
+
+
+def _used(name: str, used: float, limit: float) -> str:
+    return f"{_key(name)}: {amount(name, used)} of {amount(name, limit)} are used"
 
 
 def _larger(used: float) -> str:

@@ -108,6 +108,7 @@ class SweepResult(_Result):
     energy_kwh: float | None
     emissions_g: float | None
     carbon_status: str
+    stopped_by: str | None  # the key of the budget that ended it, or "request"; None: it is finished
     selection_factor: float | None  # grams of all trials for each gram of the best one
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import finetuning, pretraining
+from tfkit.engine.budget import require_unspent
 from tfkit.engine.given import Given
 from tfkit.engine.inputs import inputs_of
+from tfkit.engine.spending import spent_in
 from tfkit.engine.sweep_result import Trial, recorded_trials
 from tfkit.engine.sweep_search import Grid, Search, choose_search
 from tfkit.errors import UsageError
@@ -74,6 +76,8 @@ def plan_sweep(now: Given, asked: int | None, options: RunOptions) -> SweepPlan:
     metric = recipe.evaluation.metric or recipe.objective.trained_for.best_by
     search = choose_search(space, asked, recipe.training.seed, higher_is_better=metric in HIGHER)
     plan = SweepPlan(given, space, search, tuple(recorded_trials(options.run)) if before else (), asked)
+    if before:
+        require_unspent(recipe.carbon, options.run, spent_in(options.run))
     _check(plan, options)
     return plan
 
@@ -104,33 +108,33 @@ def _differences(before: Given | None, now: Given) -> list[str]:
     fields, earlier = now.recipe.fields(), before.recipe.fields()
     changed = [f"{name} in {now.recipe.path}" for name in {**earlier, **fields} if earlier.get(name) != fields.get(name)]
     words = [word for word in now.overrides if word not in before.overrides]
-    if was.axes == here.axes and all(_is_free(word) for word in {*was.fixed} ^ {*here.fixed}):
-        return [name for name in changed if not _is_free(name)]
+    if was.axes == here.axes and all(is_free(word) for word in {*was.fixed} ^ {*here.fixed}):
+        return [name for name in changed if not is_free(name)]
     return words
 
 
-def _is_free(name: str) -> bool:
+def is_free(name: str) -> bool:
+    """Whether a sweep that goes on may change a field, or a key=value of it."""
     return _MAY_CHANGE in name.partition("=")[0]
 
 
 def _check(plan: SweepPlan, options: RunOptions) -> None:
     inputs_of([plan.source.path], [], []).refuse_folder(options.run, "--run")
-    combinations = plan.search.combinations() if isinstance(plan.search, Grid) else []
-    for values in combinations:
+    for values in plan.search.combinations() if isinstance(plan.search, Grid) else []:
         trial = Trial("", values)
         try:
-            if plan.source.has_stages:
-                read_trial(plan.source, plan.words(trial))
-            else:
-                begin = finetuning if _starts_from_checkpoint(plan, trial) else None
-                found = begin(plan.source, plan.words(trial), None) if begin else pretraining(plan.source, plan.words(trial))
-                found.inputs.refuse_folder(options.run, "--run")
+            check_trial(plan, trial, options)
         except UsageError as error:
             raise UsageError(f"trial with {', '.join(trial.words)}: {error}") from None
 
 
-def _starts_from_checkpoint(plan: SweepPlan, trial: Trial) -> bool:
-    return fine_tunes(read_trial(plan.source, plan.words(trial)))
+def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
+    """Check the recipe of a trial as its own command would. Raise UsageError."""
+    words = plan.words(trial)
+    recipe = read_trial(plan.source, words)
+    if isinstance(recipe, Recipe):
+        beginning = finetuning(plan.source, words, None) if fine_tunes(recipe) else pretraining(plan.source, words)
+        beginning.inputs.refuse_folder(options.run, "--run")
 
 
 def fine_tunes(recipe: Recipe | Chain) -> bool:

@@ -62,6 +62,7 @@ def sweep_result(folder: Path, status: str, planned: int, facts: Mapping[str, An
         "trials": listed,
         "best": None if chosen is None or best is None else {**chosen, "checkpoint": best["checkpoint"]},
         **{name: totals[name] for name in _SUMS},
+        "stopped_by": None,
         "selection_factor": _ratio(totals["emissions_g"], best),
         "gates": [],
     }

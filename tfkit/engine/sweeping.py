@@ -9,9 +9,9 @@ from tfkit.engine import stages
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.engine.sweep_plan import SweepPlan, fine_tunes, is_sweep, plan_sweep, read_trial
+from tfkit.engine.sweep_plan import SweepPlan, check_trial, fine_tunes, is_free, is_sweep, plan_sweep, read_trial
 from tfkit.engine.sweep_result import Trial, sweep_facts, sweep_result
-from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_out_of_memory
+from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
 from tfkit.recipe import Recipe, RecipeText
 from tfkit.run.chain_folder import SWEEP
 from tfkit.run.folder import RunFolder, is_begun
@@ -48,7 +48,7 @@ def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopReq
                 folder.record(**sweep_facts(folder.path, trials))
                 _report(folder, trials[number], listener)
         except Stopped as stopped:
-            stopped.result = _finish(folder, plan, trials, "stopped")
+            stopped.result = _finish(folder, plan, trials, "stopped") | {"stopped_by": stop_reason(stopped)}
             raise
         finally:
             folder.record(**sweep_facts(folder.path, trials))
@@ -80,10 +80,12 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
     try:
         with isolated():
             if is_begun(folder):
-                stages.resume((), own, listener, stop)
+                stages.resume(_changes(plan), own, listener, stop)
+            elif (problem := _problem(plan, trial, options)) is not None:
+                return _failed(trial, problem, listener)
             else:
                 _begin(plan, trial, own, listener, stop)
-    except (UnhealthyError, UsageError) as error:
+    except UnhealthyError as error:
         return _failed(trial, str(error), listener)
     except Exception as error:
         if not is_out_of_memory(error):
@@ -93,6 +95,20 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
     finally:
         gc.collect()  # the next trial plans with the memory that is free
     return trial
+
+
+def _problem(plan: SweepPlan, trial: Trial, options: RunOptions) -> str | None:
+    """Return why the values of a trial make no recipe; those of a grid were checked before the first one."""
+    try:
+        check_trial(plan, trial, options)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+def _changes(plan: SweepPlan) -> list[str]:
+    """Return the changes that a trial which goes on may have: those of place and budget."""
+    return [word for word in plan.space.fixed if is_free(word)]
 
 
 def _begin(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Listener, stop: StopRequest) -> None:
