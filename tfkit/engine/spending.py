@@ -1,4 +1,4 @@
-"""The amounts that a run and those beside it, in a recipe with stages or a sweep, have used: one budget bounds them together. Torch-free."""
+"""The amounts that a run and those beside it, in a recipe with stages or a sweep, have used: one budget bounds all. Torch-free."""
 
 from contextlib import suppress
 from dataclasses import dataclass
