@@ -1,15 +1,21 @@
-"""tfkit verify: every file of a checkpoint, or of all checkpoints of a run, against its checksum. Nothing is changed."""
+"""tfkit verify: every file of a checkpoint, or of all of a run, against its checksum, and a run's energy against its ledgers.
+
+Nothing is changed.
+"""
 
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tfkit import console
 from tfkit.cli import options
+
+if TYPE_CHECKING:
+    from tfkit.engine.audit import Audit
 
 
 def verify(
@@ -17,24 +23,55 @@ def verify(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Compare every file of a checkpoint with its checksum; 0 if all are good, 4 if not."""
-    from tfkit.errors import ModelError
+    """Compare every file of a checkpoint with its checksum, and the energy of a run with its ledgers; 0 if all are good, 4 if not."""
     from tfkit.run.manifest import recorded_bytes
 
     folders, notes = _find(checkpoint)
     with console.progress("verifying", sum(map(recorded_bytes, folders)), "bytes") as bar:
         verdicts = [_judge(folder, bar.advance) for folder in folders]
+    audits = _audits(checkpoint)
     bad = [verdict for verdict in verdicts if verdict.problems]
+    good = not bad and all(audit.good for audit in audits)
     with suppress(console.ReaderGone):  # the exit code says it, too
         if json:
             found = [asdict(verdict) for verdict in verdicts]
-            console.json({"schema_version": 1, "path": str(checkpoint), "good": not bad, "checkpoints": found, "notes": notes})
+            carbon = [{**asdict(audit), "good": audit.good} for audit in audits]
+            document = {"schema_version": 1, "path": str(checkpoint), "good": good, "checkpoints": found, "notes": notes, "carbon": carbon}
+            console.json(document)
         else:
-            for line in (*(line for verdict in verdicts for line in verdict.lines()), *notes):
+            carbon_lines = (line for audit in audits for line in _carbon_lines(audit))
+            for line in (*(line for verdict in verdicts for line in verdict.lines()), *notes, *carbon_lines):
                 console.result(line)
+    if not good:
+        raise _error(bad, len(verdicts), audits)
+
+
+def _audits(path: Path) -> "list[Audit]":
+    """Return the audits of the run that a path means: itself, or the one whose checkpoint it is."""
+    from tfkit.engine.audit import audit_runs
+
+    path = path.resolve()
+    return audit_runs(path.parent.parent if path.parent.name == "checkpoints" else path)
+
+
+def _carbon_lines(audit: "Audit") -> list[str]:
+    if not audit.ledgers and audit.good:
+        return [*audit.notes]
+    states = ", ".join(f"{name} {state}" for name, state in audit.ledgers.items()) or "none"
+    verdict = "follows" if audit.good else "does not follow"
+    first = f"{audit.run}: the energy {verdict} from the ledgers ({states}; {audit.lines:,} lines)"
+    return [first, *(f"  {line}" for line in (*audit.problems, *audit.notes))]
+
+
+def _error(bad: "list[_Verdict]", count: int, audits: "list[Audit]") -> Exception:
+    from tfkit.errors import ModelError
+
+    problems = [problem for audit in audits for problem in audit.problems]
     if bad:
         first = bad[0].problems[0] + (" (and more)" if len(bad) > 1 or len(bad[0].problems) > 1 else "")
-        raise ModelError(f"{len(bad)} of {len(verdicts)} checkpoints did not pass: {first}. Restore the files, or use another checkpoint")
+        return ModelError(f"{len(bad)} of {count} checkpoints did not pass: {first}. Restore the files, or use another checkpoint")
+    more = " (and more)" if len(problems) > 1 else ""
+    return ModelError(f"{problems[0]}{more}. Restore the file; the ledgers are the truth where their hashes hold")
 
 
 @dataclass(frozen=True)
@@ -70,7 +107,9 @@ def _find(path: Path) -> tuple[list[Path], list[str]]:
         raise ModelError(f"{path}: there is no such folder; verify takes a checkpoint or a run folder")
     roots = [run / "checkpoints" for run in (member_folders(path) or {"": path}).values()]
     if len(roots) == 1 and not roots[0].is_dir():
-        return [path], []
+        return (
+            ([], []) if (path / "carbon").is_dir() and (path / "run.json").is_file() else ([path], [])
+        )  # an evaluation's, or a model folder
     folders = [folder for root in roots for folder in step_folders(root)]
     notes = [note for root in roots for note in _notes(root)]
     if not folders:

@@ -111,11 +111,11 @@ def record_totals(folder: RunFolder, reading: Reading, totals: dict[str, Any]) -
     """
     seconds = round(folder.seconds(read_seconds(folder.path, folder.run_id)), 3)
     measured = ledger_fields(folder.path, folder.run_id, seconds)
-    if measured is None or reading.energy_wh > 1000 * (measured["energy_kwh"] or 0.0) * (1 + 1e-6):
+    if measured is None or (reading.outcome == "ok" and reading.energy_wh > 1000 * (measured["energy_kwh"] or 0.0) * (1 + 1e-6)):
         measured = energy_fields(reading) | place_fields(reading) | measuring_fields([], seconds)
     elif reading.outcome == "degraded" and measured["carbon_status"] == "ok":
         measured["carbon_status"] = "degraded"
-    folder.record(totals=folder.totals | {"seconds": seconds} | totals | measured | _rework_fields(folder.path, folder.run_id))
+    folder.record(totals=folder.totals | {"seconds": seconds} | totals | measured | rework_fields(folder.path, folder.run_id))
 
 
 def ledger_fields(run_folder: Path, run_id: str, seconds: float) -> dict[str, Any] | None:
@@ -128,7 +128,7 @@ def ledger_fields(run_folder: Path, run_id: str, seconds: float) -> dict[str, An
     return energy_fields(reading) | place_fields(reading) | measuring_fields(attempts, seconds) if attempts else None
 
 
-def _rework_fields(run_folder: Path, run_id: str) -> dict[str, float | None]:
+def rework_fields(run_folder: Path, run_id: str) -> dict[str, float | None]:
     """Return the part of the totals that went into steps that were lost and done again; None without a ledger."""
     lost = read_rework(run_folder, run_id)
     return {

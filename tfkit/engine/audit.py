@@ -1,0 +1,193 @@
+"""The energy of a run folder, computed again from its ledgers, and compared with all that is derived from them. Torch-free.
+
+emissions.csv, the totals of run.json and the card of a finished run's last checkpoint have to be exactly that; the card of an earlier
+checkpoint, written at its moment, at most. A run that is at work, or was killed, may lag behind its ledgers, and is compared likewise.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tfkit.carbon import attempts_of, read_seconds, reading_of
+from tfkit.carbon.chain import line_hash
+from tfkit.carbon.emissions_file import NAME, emission_rows
+from tfkit.carbon.ledger import Attempt
+from tfkit.engine.session import ledger_fields, rework_fields
+from tfkit.run.chain_folder import member_folders
+from tfkit.run.checkpoints import step_folders
+from tfkit.run.receipt import read_receipt
+from tfkit.run.strict_json import is_number
+
+_SAME = 1e-9  # relative: sums in another order
+_NOT_COMPARED = ("timestamp",)  # of the csv: a local time, whose zone is that of its writer
+_SUMMED = ("seconds", "energy_kwh", "emissions_g")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The findings of one run: `ledgers` by name with the state of their hash chains; `problems` are differences."""
+
+    run: str
+    ledgers: dict[str, str] = field(default_factory=dict)
+    lines: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether all that is derived follows from the ledgers."""
+        return not self.problems
+
+
+def audit_runs(folder: Path) -> list[Audit]:
+    """Audit a run, or of stages and trials each, and the totals of all. A folder without run.json has none."""
+    members = {name: member for name, member in member_folders(folder).items() if member.exists()}
+    if not members:
+        return [_audit(folder)] if (folder / "run.json").is_file() else []
+    audits = [audit for member in members.values() for audit in audit_runs(member)]
+    found = Audit(str(folder))
+    document = _receipt(folder, found)
+    parts = [_receipt(member, found).get("totals") or {} for member in members.values()]
+    if document and document["status"] not in ("running", "killed"):
+        for name in _SUMMED:
+            values = [part[name] for part in parts if is_number(part.get(name)) and part.get(name) is not None]
+            expected = sum(values) if values else None
+            found.problems.extend(_differences(folder / "run.json", f"totals.{name}", expected, (document.get("totals") or {}).get(name)))
+    return [*audits, found]
+
+
+def _audit(folder: Path) -> Audit:
+    found = Audit(str(folder))
+    document = _receipt(folder, found)
+    try:
+        attempts = attempts_of(folder)
+    except OSError as error:
+        found.problems.append(f"{folder / 'carbon'}: cannot be read ({error.strerror})")
+        return found
+    chains = {one.name: one.chain for one in attempts}
+    unchained = [name for name, chain in chains.items() if chain.state == "unchained"]
+    without = [f"{folder / 'carbon' / name}.jsonl: without hashes, of an older version: changes to it do not show" for name in unchained]
+    found.notes.extend(without)
+    behind = document.get("status") in ("running", "killed")
+    if behind:
+        found.notes.append(f"{folder}: is at work or was killed; its totals may lack what the ledgers have since")
+    found.problems.extend([*_chains(folder, attempts), *_rows(folder, attempts, behind)])
+    if document:
+        found.problems.extend([*_totals(folder, document, attempts, behind), *_cards(folder, document, attempts, behind)])
+    return replace(found, ledgers={name: chain.state for name, chain in chains.items()}, lines=sum(one.lines for one in chains.values()))
+
+
+def _receipt(folder: Path, found: Audit) -> dict[str, Any]:
+    try:
+        return read_receipt(folder / "run.json")
+    except (OSError, ValueError) as error:
+        found.notes.append(f"{folder / 'run.json'}: not compared ({error})")
+        return {}
+
+
+def _chains(folder: Path, attempts: list[Attempt]) -> Iterator[str]:
+    """Yield the ledgers whose lines do not follow from each other, or whose first line refers to one that no other ledger has."""
+    texts = {one.name: (folder / "carbon" / f"{one.name}.jsonl").read_bytes().split(b"\n") for one in attempts}
+    hashes = {name: {line_hash(text) for text in lines} for name, lines in texts.items()}
+    for one in attempts:
+        path, chain = folder / "carbon" / f"{one.name}.jsonl", one.chain
+        if chain.broken_at is not None:
+            yield f"{path}:{chain.broken_at}: does not have the hash of the line before: one of them was changed, removed or inserted"
+        if chain.first is not None and not any(chain.first in known for name, known in hashes.items() if name != one.name):
+            yield f"{path}:1: refers to a line that no other ledger has: an earlier ledger was changed or removed"
+    for path in sorted((folder / "carbon").glob("*.jsonl")):
+        if path.stem not in texts and path.stat().st_size:
+            yield f"{path}:1: has no header, so that its energy is not counted"
+
+
+def _rows(folder: Path, attempts: list[Attempt], behind: bool) -> Iterator[str]:
+    """Yield the differences of emissions.csv; a run that lags behind has rows of the ledgers, but not all, or earlier ones."""
+    path, ours = folder / NAME, {one.header["run_id"] for one in attempts}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = {row.get("run_id"): row for row in csv.DictReader(file) if attempts}
+    except (OSError, ValueError, csv.Error) as error:
+        if attempts and not behind:
+            yield f"{path}: cannot be read ({error}); the next start of the run derives it from the ledgers"
+        return
+    for expected in emission_rows(attempts):
+        row = rows.pop(expected["run_id"], None)
+        if behind:
+            continue
+        if row is None:
+            yield f"{path}: lacks the row {expected['run_id']} of the ledgers, of {expected['energy_consumed']} kWh"
+            continue
+        for name, value in expected.items():
+            text = "" if value is None else str(value)
+            if name in row and name not in _NOT_COMPARED and row[name] != text:
+                yield f"{path}: {name} of the row {expected['run_id']} is {row[name]}, by the ledgers {text}"
+    for run_id, row in rows.items():
+        if row.get("experiment_id") in ours:
+            yield f"{path}: has a row {run_id} that is of no ledger"
+
+
+def _totals(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], behind: bool) -> Iterator[str]:
+    """Yield the differences of the totals in run.json. What an older version did not record is not compared."""
+    run_id, totals = document["run_id"], document.get("totals") or {}
+    metered = read_seconds(folder, run_id)
+    known = len(metered) == len(document["attempts"])
+    if known and not behind and is_number(totals.get("seconds")):
+        yield from _differences(folder / "run.json", "totals.seconds", round(sum(metered.values()), 3), totals.get("seconds"))
+    expected = ledger_fields(folder, run_id, totals.get("seconds") or 0.0)
+    if expected is None or not totals:
+        return
+    if totals.get("carbon_status") == "degraded" and expected["carbon_status"] == "ok":
+        del expected["carbon_status"]  # the meter ended early, of which the ledger knows nothing
+    if behind:
+        for name in _SUMMED[1:]:
+            recorded = totals.get(name)
+            if recorded is not None and recorded > (expected[name] or 0.0) * (1 + _SAME):
+                yield f"{folder / 'run.json'}: totals.{name} is {recorded}, by the ledgers {expected[name]} at most"
+        return
+    for name, value in (expected | rework_fields(folder, run_id)).items():
+        if name in totals:
+            yield from _differences(folder / "run.json", f"totals.{name}", value, totals[name])
+
+
+def _cards(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], behind: bool) -> Iterator[str]:
+    """Yield the cards of checkpoints that state other grams than their run had at the end, or had at all."""
+    of_run = [one for one in attempts if one.header["run_id"] == document["run_id"]]
+    grams, result = reading_of(of_run).emissions_g, document.get("result") or {}
+    last = Path(str(result.get("checkpoint", ""))).name if document.get("status") == "finished" else ""
+    rounding = 5.1e-5 if grams >= 1 else grams * 5.1e-4  # of four decimals, or four digits (card_fields.py)
+    exact = not behind and (document.get("totals") or {}).get("carbon_status") == "ok"
+    for checkpoint in step_folders(folder / "checkpoints") if of_run else []:
+        stated = _stated_grams(checkpoint / "README.md")
+        if stated is None:
+            continue
+        what = f"{checkpoint / 'README.md'}: co2_eq_emissions.emissions is {stated} g"
+        if checkpoint.name == last and exact and abs(stated - grams) > rounding:
+            yield f"{what}, by the ledgers {grams} g"
+        elif stated > grams + rounding and (exact or behind):
+            yield f"{what}, by the ledgers {grams} g for the whole run"
+
+
+def _stated_grams(card: Path) -> float | None:
+    with suppress(OSError, ValueError):
+        front = card.read_text(encoding="utf-8").split("---\n")[1]
+        if match := re.search(r"^co2_eq_emissions:\n(?:  .*\n)*?  emissions: (\S+)$", front, re.MULTILINE):
+            return float(match[1])
+    return None
+
+
+def _differences(path: Path, name: str, expected: Any, recorded: Any) -> Iterator[str]:
+    """Yield the difference of a field, of an object those of its fields."""
+    if isinstance(expected, dict) and isinstance(recorded, dict):
+        for key in {**expected, **recorded}:
+            yield from _differences(path, f"{name}.{key}", expected.get(key), recorded.get(key))
+        return
+    if is_number(expected) and is_number(recorded) and None not in (expected, recorded):
+        if abs(expected - recorded) <= _SAME * max(abs(expected), abs(recorded)):
+            return
+    elif expected == recorded:
+        return
+    yield f"{path}: {name} is {recorded}, by the ledgers {expected}"
