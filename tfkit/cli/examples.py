@@ -38,6 +38,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "replay": ("tfkit replay runs/demo",),
     "plan": (
         "tfkit plan gpt2-stdlib",
+        "tfkit plan gpt2-stdlib --probe 10",
         'tfkit plan gpt2-stdlib training.steps=500 --fail-if "emissions_g > 50" --json',
         "tfkit plan --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv",
     ),

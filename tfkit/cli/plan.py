@@ -1,7 +1,9 @@
 """tfkit plan: what a run will take, before its first step."""
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from tfkit import console
 from tfkit.cli import options
@@ -22,6 +24,7 @@ def plan(
     data: options.TrainingRows = None,
     fail_if: options.FailIf = None,
     stages: options.Stages = None,
+    probe: Annotated[int, typer.Option("--probe", min=0, max=10_000, metavar="N", help="Take N real steps to find out.")] = 0,
     no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -30,8 +33,9 @@ def plan(
 ) -> None:
     """Estimate a training without starting it: parameters, FLOPs, memory, disk, time, energy and CO2, and how each number was had.
 
-    Text is tokenized as in training, and stays in the cache for it; no run folder is made. Of a recipe with stages each one is planned,
-    and their sum. Without a recipe, as in `tfkit finetune`, the task is read from the columns of the data and the kind of the model.
+    With --probe the first steps are taken, and their weights thrown away. Text is tokenized as in training, and stays in the cache for it;
+    no run folder is made. Of a recipe with stages each one is planned, and their sum. Without a recipe, as in `tfkit finetune`, the task is
+    read from the columns of the data and the kind of the model.
     """
     from tfkit.cli.session import command_session
     from tfkit.cli.train import tuning_words
@@ -48,7 +52,7 @@ def plan(
     source, part = open_recipe(chosen) if chosen is not None else None, options.stage_names(stages)
     planned = to_plan(source, tuning_words(changes, checkpoint, data, first_stage(source)), checkpoint, part)
     with command_session("plan", planned.carbon) as work:
-        estimate = make_plan(planned, work, PlanOptions(device, threads, part))
+        estimate = make_plan(planned, work, PlanOptions(device, threads, part, probe))
     own = energy_fields(work.own(work.meter.stop()))
     document: dict[str, Any] = {
         **estimate.to_dict(),
@@ -87,6 +91,9 @@ def _table(plan: "Estimate") -> list[str]:
         "basis": plan.basis,
         **{f"  {name}": text for name, text in plan.assumptions.items()},
     }
+    if plan.probe is not None:
+        took = format_energy(1000 * plan.probe["energy_kwh"]) if plan.probe["energy_kwh"] is not None else "energy not measured"
+        rows["probe"] = f"{plan.probe['steps']:,} real steps in {plan.probe['seconds']:.3g} s, {took}"
     if (full := plan.full_power) is not None:
         power = f"{full.watts:g} W ({full.hardware}) at full power for {format_seconds(3600 * full.hours)}"
         rows["ML CO2 Impact"] = f"{format_mass(full.emissions_g)} CO2e: {power}"

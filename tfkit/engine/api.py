@@ -267,6 +267,7 @@ def plan(
     *,
     start: str | Path | None = None,
     data: str | Path | None = None,
+    probe: int = 0,
     device: str | None = None,
     threads: int | None = None,
     stages: Sequence[str] = (),
@@ -275,7 +276,8 @@ def plan(
     """Estimate a run without starting it: text is tokenized, as for the run itself, and no weights are made.
 
     Of a recipe with stages the estimate is the sum of all, or of those in `stages`, with that of each in its `.stages`; a stage that begins
-    from an earlier one is planned with the model that this one's recipe describes. `start` and `data` are those of `finetune`.
+    from an earlier one is planned with the model that this one's recipe describes. `probe`: so many real steps are taken, whose weights are
+    thrown away. `start` and `data` are those of `finetune`.
     """
     from tfkit.engine.planning.planner import PlanOptions, make_plan, to_plan
     from tfkit.engine.session import session
@@ -286,7 +288,7 @@ def plan(
     words = _tuning_words(words_of(overrides), start, data, first_stage(source))
     planned = to_plan(source, words, str(start) if start is not None else None, stages)
     with isolated(), interrupts(None) as stop, session("plan", planned.carbon, None, listener or Silent(), stop) as work:
-        return make_plan(planned, work, PlanOptions(device, threads, tuple(stages)))
+        return make_plan(planned, work, PlanOptions(device, threads, tuple(stages), probe))
 
 
 def _trained(options: RunOptions, should_stop: ShouldStop, train: Callable[[Interrupts], dict[str, Any]]) -> TrainingResult:

@@ -4,13 +4,15 @@ described before the first one.
 
 from functools import cached_property
 
+import torch
+
 from tfkit.data import Loader
 from tfkit.engine.companions import companion_bytes_per_row, trained_companion_numbers
 from tfkit.engine.components import Components, trained_numbers
 from tfkit.engine.listener import Listener
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers
-from tfkit.engine.training_data import RunContext, TrainingData
+from tfkit.engine.training_data import TrainingData
 from tfkit.errors import MachineError
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe.schema.sections import Recipe
@@ -40,14 +42,15 @@ def with_batch_of_rows(recipe: Recipe, data: TrainingData, listener: Listener) -
 class MicroBatches:
     """Sets `loader.micro_batch_size`. `restored`: the optimizer's state is in memory already."""
 
-    def __init__(self, context: RunContext, components: Components, *, restored: bool):
-        self.context, self.components, self.loader = context, components, components.loader
+    def __init__(self, recipe: Recipe, device: torch.device, listener: Listener, components: Components, *, restored: bool):
+        self.recipe, self.device, self.listener = recipe, device, listener
+        self.components, self.loader = components, components.loader
         self.model = components.stepper.loss_module.model
         self.restored = restored
 
     def choose(self) -> None:
         """Take the size that `choose_micro_batch` gives for the memory that is left; a GPU's is tried out instead."""
-        on_cpu = self.context.device.type == "cpu"
+        on_cpu = self.device.type == "cpu"
         left = available_bytes() if on_cpu else None
         self.loader.micro_batch_size = choose_micro_batch(
             self.loader.sizes.unit,
@@ -59,7 +62,7 @@ class MicroBatches:
     def halve(self, error: str) -> None:
         """Halve the micro-batches after `error`. Raises MachineError where the recipe fixes them, or a single row does not fit."""
         rows = self.loader.micro_batch_size
-        if self.context.recipe.training.micro_batch_size is not None and rows > 1:
+        if self.recipe.training.micro_batch_size is not None and rows > 1:
             raise MachineError(f"out of memory in micro-batches of {rows} rows ({error}): leave training.micro_batch_size out, or lower it")
         if rows == 1:
             raise MachineError(
@@ -67,7 +70,7 @@ class MicroBatches:
                 "model.context_length, training.activation_checkpointing=true, or more memory"
             )
         self.loader.micro_batch_size = largest_divisor(self.loader.sizes.unit, rows // 2)
-        self.context.listener.warn(
+        self.listener.warn(
             f"out of memory in micro-batches of {rows} rows: they have {self.loader.micro_batch_size} from now on, in the same steps"
         )
 
@@ -83,7 +86,7 @@ class MicroBatches:
     @property
     def bytes_to_come(self) -> int:
         """Bytes of gradients and optimizer state: not in memory before the first step, but for the state that a resumed run has read."""
-        recipe, companions = self.context.recipe, self.components.stepper.objective.companions
+        recipe, companions = self.recipe, self.components.stepper.objective.companions
         if self.restored:
             return 4 * (trained_numbers(self.model) + sum(trained_numbers(one.model) for one in companions if one.trained))
         return 4 * (trained_numbers(self.model) + kept_numbers(recipe, self.model) + trained_companion_numbers(recipe, companions))
@@ -103,7 +106,7 @@ class MicroBatches:
             size += f"; {steps - progress.step:,} steps are left"
             seconds = (steps - progress.step) * progress.seconds / progress.step
         size += f"; {'about' if progress.step else 'roughly'} {format_seconds(seconds)}"
-        if self.context.recipe.carbon.enabled:
+        if self.recipe.carbon.enabled:
             energy = 1000 * planned.energy_kwh.likely * seconds / max(planned.seconds.likely, 1e-9)
             size += f", {format_energy(energy)}"
         return size
@@ -111,7 +114,7 @@ class MicroBatches:
     def _memory(self) -> str:
         """Describe the memory of a step on a CPU, where it can be known."""
         rows, micro_batch = self.loader.rows, self.loader.micro_batch_size
-        held = resident_bytes() if self.context.device.type == "cpu" else None
+        held = resident_bytes() if self.device.type == "cpu" else None
         if held is None:
             return ""
         head = self.model.config.head.kind in ("lm", "masked_lm")

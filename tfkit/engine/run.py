@@ -154,7 +154,7 @@ class Run:
         if self.resumed_from:
             self.progress = restore(components, self.resumed_from, tensors, state)
         require_length(context.folder.path, components.plan.steps, self.progress.step)
-        self.micro_batches = MicroBatches(context, components, restored=self.resumed_from is not None)
+        self.micro_batches = MicroBatches(recipe, self.device, listener, components, restored=self.resumed_from is not None)
         if not self.resumed_from and recipe.training.micro_batch_size is None:
             self.micro_batches.choose()
         if recipe.training.compile:

@@ -54,11 +54,12 @@ class Estimate:
     seconds: Range
     energy_kwh: Range
     emissions_g: Range
-    basis: str  # "table": by the machine's speeds alone; "learned": and by earlier runs on it
+    basis: str  # "table": by the machine's speeds alone; "learned": and by earlier runs on it; "probe": by real steps
     place: str = ""
     assumptions: dict[str, str] = field(default_factory=dict)  # how each number was had
     full_power: FullPower | None = None
-    table_seconds: float = 0.0  # by the speeds of the machine, before earlier runs corrected it
+    table_seconds: dict[str, float] = field(default_factory=dict)  # by part, by the speeds of the machine, before earlier runs corrected it
+    probe: dict[str, Any] | None = None  # the steps that were taken to find out, and what they took
     stages: dict[str, "Estimate"] = field(default_factory=dict)  # of a chain, by name
 
     @property
@@ -99,6 +100,7 @@ def sum_of_stages(stages: dict[str, Estimate]) -> Estimate:
         emissions_g=grams,
         basis=", ".join(dict.fromkeys(one.basis for one in parts)),
         full_power=together,
-        table_seconds=sum(one.table_seconds for one in parts),
+        table_seconds={name: sum(one.table_seconds.get(name, 0.0) for one in parts) for name in last.table_seconds},
+        probe=None,
         stages=dict(stages),
     )

@@ -35,13 +35,14 @@ class Forecast:
     basis: str
     assumptions: dict[str, str]
     full_power: FullPower | None
-    table_seconds: float  # before it was corrected
+    table_seconds: dict[str, float]  # by part, before it was corrected
 
 
 def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, precision: torch.dtype) -> Forecast:
     """Forecast a run by the table of this machine's speeds and, where there are earlier runs, by the ratio that these had to it."""
     threads = torch.get_num_threads()
-    table = work.seconds(machine_speed(device, precision, threads))
+    parts = work.seconds_by_part(machine_speed(device, precision, threads))
+    table = sum(parts.values())
     known = learned(device_name(device), threads, recipe.objective.kind, size_class(flops))
     if known.time is None:
         seconds, basis = Range(table / _TABLE_SPREAD, table, table * _TABLE_SPREAD), "table"
@@ -50,11 +51,11 @@ def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, 
         seconds, basis = known.time * table, "learned"
         how = f"by the speeds of this machine, times {known.time.likely:.3g}, which {known.runs} earlier runs here took"
     power = Power(known.watts, "the mean of earlier runs here") if known.watts is not None else modelled_power(device, threads)
-    return made_forecast(recipe, seconds, power, basis, {"seconds": how}, device, table)
+    return made_forecast(recipe, seconds, power, basis, {"seconds": how}, device, parts)
 
 
 def made_forecast(
-    recipe: Recipe, seconds: Range, power: Power, basis: str, assumptions: dict[str, str], device: torch.device, table: float
+    recipe: Recipe, seconds: Range, power: Power, basis: str, assumptions: dict[str, str], device: torch.device, table: dict[str, float]
 ) -> Forecast:
     """Return the forecast of a time and a power."""
     place, pue, watts = resolve_place(recipe.carbon), recipe.carbon.pue, power.watts

@@ -12,6 +12,7 @@ from tfkit.engine.chain_plan import of_stage
 from tfkit.engine.listener import Listener
 from tfkit.engine.planning.estimate import Estimate, sum_of_stages
 from tfkit.engine.planning.placeholder_model import write_placeholder
+from tfkit.engine.planning.trial_steps import take_trial, with_trial
 from tfkit.engine.run import Run
 from tfkit.engine.session import Session
 from tfkit.errors import TfkitError, UsageError
@@ -27,6 +28,7 @@ class PlanOptions:
     device: str | None = None
     threads: int | None = None
     stages: tuple[str, ...] = ()  # of a chain; none: all
+    probe: int = 0  # real steps to take
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,15 @@ def make_plan(planned: Planned, work: Session, options: PlanOptions) -> Estimate
     if planned.chain is not None:
         return _plan_chain(planned.chain, work, options)
     assert planned.beginning is not None
-    return _prepared(planned.beginning.decide, work, options).planned
+    return _estimated(_prepared(planned.beginning.decide, work, options), work, options)
+
+
+def _estimated(run: Run, work: Session, options: PlanOptions) -> Estimate:
+    """Return the estimate of a prepared run, after real steps where they are asked for."""
+    if not options.probe:
+        return run.planned
+    trial = take_trial(run.recipe, run.data, run.device, options.probe, work.listener, work.stop, work.meter)
+    return with_trial(run.planned, run.recipe, trial, run.device)
 
 
 def _prepared(decide: Callable[[Listener], Decided], work: Session, options: PlanOptions) -> Run:
@@ -100,7 +110,7 @@ def _plan_chain(chain: Chain, work: Session, options: PlanOptions) -> Estimate:
             except TfkitError as error:
                 raise of_stage(stage.name, error) from None
             if stage.name in wanted:
-                found[stage.name] = run.planned
+                found[stage.name] = _estimated(run, work, options)
             if stage.name in used:
                 write_placeholder(Path(folder) / stage.name, run.recipe, run.data)
     return sum_of_stages(found)

@@ -84,9 +84,12 @@ def run_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Lo
     }
     total = sum(parts.values())
     of_steps = {"attention": forward.attention + backward.attention, "head": forward.head + backward.head}
-    beside = (total - forward.total - backward.total - parts["rollouts"] / 2) / (forward.total + backward.total)  # decoding has its own
+    trained = forward.total + backward.total
+    beside = (parts["companions"] + parts["recomputed"] + parts["rollouts"] / 2) / trained  # of rollouts the sampling is decoding
     work = run_work(recipe, data, model, loader, steps, evaluations)
-    return {"total": total, **parts, **of_steps}, replace(work, steps=seen.work * times + text.work, beside=beside)
+    return {"total": total, **parts, **of_steps}, replace(
+        work, steps=seen.work * times + text.work, beside=beside, evaluation=parts["evaluation"] / trained
+    )
 
 
 def run_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, evaluations: int) -> RunWork:
@@ -103,6 +106,7 @@ def run_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loa
     saves = (steps // interval if interval else 0) + (not interval or steps % interval > 0)
     return RunWork(
         Workload(),
+        0.0,
         0.0,
         float(steps * trained_numbers(model)),
         decoded,

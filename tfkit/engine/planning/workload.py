@@ -80,15 +80,21 @@ class RunWork:
     """A whole run: its steps, what is computed beside them as a multiple of these, and the rest."""
 
     steps: Workload  # of all training steps
-    beside: float  # FLOPs of everything else, for each FLOP of forward and backward
+    beside: float  # FLOPs of other models in the steps and of what is computed twice, for each FLOP of forward and backward
+    evaluation: float  # the same of the evaluations, without the samples
     updates: float  # numbers that the optimizer changes
     decoded: float  # new tokens one after the other, of a batch as a whole
     decoded_bytes: float  # of weights that each reads
     decoded_calls: float  # modules that each calls
     checkpoint_bytes: float  # written in all
 
-    def seconds(self, speed: MachineSpeed) -> float:
-        """Return the wall time of the run at these speeds."""
-        steps = self.steps.seconds(speed) * (1 + self.beside) + self.updates / speed.updates
-        writing = self.decoded * (self.decoded_bytes / speed.bytes + self.decoded_calls / (3 * speed.calls))
-        return START_SECONDS + steps + writing + self.checkpoint_bytes / _DISK_BYTES
+    def seconds_by_part(self, speed: MachineSpeed) -> dict[str, float]:
+        """Return the wall time of the run at these speeds: of its start, the steps, evaluations, texts token by token, checkpoints."""
+        steps = self.steps.seconds(speed)
+        return {
+            "start": START_SECONDS,
+            "steps": steps * (1 + self.beside) + self.updates / speed.updates,
+            "evaluation": steps * self.evaluation,
+            "writing": self.decoded * (self.decoded_bytes / speed.bytes + self.decoded_calls / (3 * speed.calls)),
+            "checkpoints": self.checkpoint_bytes / _DISK_BYTES,
+        }
