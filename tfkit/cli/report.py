@@ -28,6 +28,11 @@ class _Format:
 FORMATS = {
     "json": _Format("report_document", "report_document"),
     "csv": _Format("report_document", "report_csv"),
+    "eu-gpai": _Format("formats.eu_gpai", "eu_gpai", of_one_run=True),
+    "cyclonedx": _Format("formats.cyclonedx", "cyclonedx", of_one_run=True),
+    "spdx": _Format("formats.spdx", "spdx", of_one_run=True),
+    "sci": _Format("formats.sci", "sci", of_one_run=True),
+    "boamps": _Format("formats.boamps", "boamps", of_one_run=True),
 }
 
 

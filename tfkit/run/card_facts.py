@@ -27,23 +27,24 @@ class CardData:
     def of(cls, section: DataSection) -> "CardData":
         """Read a recipe's data section."""
         sources = [*section.train, *(section.pretraining or [])]
-        names = list(dict.fromkeys(map(_source_name, sources)))
+        names = list(dict.fromkeys(map(source_name, sources)))
         sets = section.validation if isinstance(section.validation, list) else []
-        validation = dict(zip(set_names(sets), map(_source_name, sets), strict=True)) if len(sets) > 1 else {}
-        together = ", ".join(dict.fromkeys(map(_source_name, sets))) or f"{', '.join(names)} (held out)"
+        validation = dict(zip(set_names(sets), map(source_name, sets), strict=True)) if len(sets) > 1 else {}
+        together = ", ".join(dict.fromkeys(map(source_name, sets))) or f"{', '.join(names)} (held out)"
         languages = [section.language] if isinstance(section.language, str) else list(section.language or [])
-        return cls(names, [one.hub for one in sources if one.hub and _is_repository(one.hub)], {"": together, **validation}, languages)
+        return cls(names, [one.hub for one in sources if one.hub and is_repository(one.hub)], {"": together, **validation}, languages)
 
 
-def _source_name(source: SourceSection) -> str:
+def source_name(source: SourceSection) -> str:
+    """Return the name of a source of data without the folders above it."""
     if source.stdlib:
         return "Python's standard library" + ("" if source.stdlib is True else f", {source.stdlib.replace('_', ' ')}")
     if source.hub:
-        return source.hub if _is_repository(source.hub) else last_name(source.hub)
+        return source.hub if is_repository(source.hub) else last_name(source.hub)
     return last_name(source.path or "")
 
 
-def _is_repository(name: str) -> bool:
+def is_repository(name: str) -> bool:
     """Whether a data set is one of the Hub, not a folder: the folder may be gone, so its form decides."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None and not Path(name).exists()
 

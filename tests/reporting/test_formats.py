@@ -1,0 +1,237 @@
+"""The forms that others define: valid by their published schemas, with the numbers of the run, and without names of the machine."""
+
+import json
+import lzma
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import RECIPE, write_corpus
+from written_runs import write_run
+
+from tfkit.__main__ import main
+from tfkit.carbon import Meter
+from tfkit.errors import UsageError
+from tfkit.reporting.formats.boamps import boamps
+from tfkit.reporting.formats.cyclonedx import cyclonedx
+from tfkit.reporting.formats.eu_gpai import eu_gpai
+from tfkit.reporting.formats.model_facts import decimal, describe_model
+from tfkit.reporting.formats.sci import sci
+from tfkit.reporting.formats.spdx import spdx
+from tfkit.reporting.run_facts import RunFacts, read_facts
+from tfkit.run.manifest import read_manifest
+
+SCHEMAS = Path(__file__).parent / "schemas"
+FORMS: dict[str, Callable[..., Any]] = {"cyclonedx": cyclonedx, "spdx": spdx, "boamps": boamps, "sci": sci, "eu-gpai": eu_gpai}
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> RunFacts:
+    """A fine-tuning of a run of ours, both metered at 36 W and 100 g/kWh."""
+    folder = tmp_path_factory.mktemp("formats")
+    recipe = RECIPE.replace("CORPUS", str(write_corpus(folder / "secret-corpus", files=2)))
+    (folder / "base.yaml").write_text(recipe, encoding="utf-8")
+    kept = [line for line in recipe.splitlines() if not line.startswith(("model:", "tokenizer:"))]
+    (folder / "tuned.yaml").write_text("\n".join(kept), encoding="utf-8")
+    words = [
+        "carbon={enabled: true, country: FRA, intensity_g_per_kwh: 100, every_seconds: 1}",
+        "training.steps=2",
+        "evaluation.every=2",
+        "--threads",
+        "1",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(Path(__file__).parent.parent / "carbon"))
+        start = Meter.start
+        patch.setattr(Meter, "start", lambda section, **options: start(section, **options, probe="scripted_probe:Steady"))
+        assert main(["pretrain", "base.yaml", "--run", "runs/base", *words]) == 0
+        assert main(["finetune", "tuned.yaml", "--from", "runs/base", "--run", "runs/tuned", *words]) == 0
+    return read_facts(folder / "runs" / "tuned")
+
+
+def schema(name: str) -> Any:
+    return json.loads(lzma.decompress((SCHEMAS / f"{name}.json.xz").read_bytes()))
+
+
+def errors(form: str, document: dict[str, Any]) -> list[str]:
+    """Return what the published schema of a form finds wrong."""
+    return [f"{error.json_path}: {error.message}"[:300] for error in validator(form).iter_errors(document)]
+
+
+@cache
+def validator(form: str) -> Any:
+    """Return the validator of a form, with all files that its schema refers to; nothing is fetched."""
+    jsonschema = pytest.importorskip("jsonschema")  # an extra of development
+    referencing = pytest.importorskip("referencing")
+    main_one, *others = {
+        "cyclonedx": ["cyclonedx-bom-1.6", "cyclonedx-jsf-0.82", "cyclonedx-spdx"],
+        "spdx": ["spdx-3.0.1"],
+        "boamps": ["boamps-report", "boamps-algorithm", "boamps-dataset", "boamps-hardware", "boamps-measure"],
+    }[form]
+    whole = schema(main_one)
+    cls = jsonschema.validators.validator_for(whole)
+    made = [referencing.Resource.from_contents(schema(name)) for name in others]
+    registry = referencing.Registry().with_resources([(resource.id(), resource) for resource in made])
+    return cls(whole, registry=registry)
+
+
+@pytest.mark.parametrize("form", ["cyclonedx", "spdx", "boamps"])
+def test_a_document_is_valid_by_its_published_schema(tuned: RunFacts, form: str) -> None:
+    document = FORMS[form](tuned, full=True)  # which has all fields
+    assert errors(form, document) == []
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+@pytest.mark.parametrize(
+    ("form", "spoil"),
+    [
+        ("cyclonedx", lambda one: _first_energy(one).update(activity="dreaming")),
+        ("cyclonedx", lambda one: _first_energy(one).pop("energyProviders")),
+        ("cyclonedx", lambda one: _first_energy(one)["co2CostEquivalent"].update(unit="kg")),
+        ("spdx", lambda one: _package(one)["ai_energyConsumption"]["ai_finetuningEnergyConsumption"][0].pop("ai_energyUnit")),
+        ("boamps", lambda one: one["measures"][0].pop("powerConsumption")),
+        ("boamps", lambda one: one["task"]["dataset"][0].update(dataType="poetry")),
+    ],
+)
+def test_the_schemas_refuse_a_document_that_is_spoiled(tuned: RunFacts, form: str, spoil: Callable[[Any], Any]) -> None:
+    document = json.loads(json.dumps(FORMS[form](tuned, full=False)))
+    spoil(document)
+    assert errors(form, document)
+
+
+def _first_energy(document: dict[str, Any]) -> Any:
+    card = document["components"][0]["modelCard"]
+    return card["considerations"]["environmentalConsiderations"]["energyConsumptions"][0]
+
+
+def _package(document: dict[str, Any]) -> Any:
+    return next(one for one in document["@graph"] if one["type"] == "ai_AIPackage")
+
+
+def test_every_form_has_the_energy_of_the_run(tuned: RunFacts) -> None:
+    energy, grams = tuned.amounts.energy_kwh, tuned.amounts.emissions_g
+    assert energy
+    assert grams == pytest.approx(energy * 100)
+    bill = cyclonedx(tuned, full=False)
+    entries = bill["components"][0]["modelCard"]["considerations"]["environmentalConsiderations"]["energyConsumptions"]
+    assert {one["activity"] for one in entries} == {"data-preparation", "fine-tuning", "validation"}
+    assert sum(one["activityEnergyCost"]["value"] for one in entries) == pytest.approx(energy, rel=1e-3)
+    assert sum(one["co2CostEquivalent"]["value"] for one in entries) == pytest.approx(grams * 1e-6, rel=1e-3)
+    assert {one["energyProviders"][0]["energySource"] for one in entries} == {"unknown"}
+    assert bill["serialNumber"] == f"urn:uuid:{tuned.run_id}"
+    quantities = _package(spdx(tuned, full=False))["ai_energyConsumption"]["ai_finetuningEnergyConsumption"]
+    assert sum(float(one["ai_energyQuantity"]) for one in quantities) == pytest.approx(energy, rel=1e-3)
+    assert not any("e" in one["ai_energyQuantity"] for one in quantities)
+    assert boamps(tuned, full=False)["measures"][0]["powerConsumption"] == energy
+    rate = sci(tuned, full=False)
+    assert rate["energy_kwh"] == energy
+    assert rate["sci_g_per_unit"] * rate["functional_units"] == pytest.approx(grams)
+    assert rate["low"] < rate["sci_g_per_unit"] < rate["high"]
+    assert f"Energy used for training: {_power(energy / 1000)} MWh, between " in eu_gpai(tuned, full=False)
+
+
+def test_the_rate_has_the_fields_of_the_standard(tuned: RunFacts) -> None:
+    rate = sci(tuned, full=False)
+    wanted = ("energy_kwh", "pue", "intensity_g_per_kwh", "intensity_source", "intensity_year", "intensity_kind", "embodied_g")
+    wanted += ("embodied_source", "functional_unit", "functional_units", "sci_g_per_unit", "low", "high", "boundary")
+    assert {*wanted} <= {*rate}
+    assert (rate["embodied_g"], rate["embodied_source"]) == (None, "not included")
+    assert (rate["functional_unit"], rate["functional_units"]) == ("million trained tokens", 128 / 1e6)
+    assert (rate["intensity_g_per_kwh"], rate["intensity_kind"], rate["pue"]) == (100.0, "user", 1.0)
+
+
+def test_the_european_form_answers_each_field_or_names_it_as_a_gap(tuned: RunFacts) -> None:
+    text = eu_gpai(tuned, full=False)
+    for field in (
+        *("Model name", "Model version", "Secure hash of the weights", "Model it modifies or is made from", "Model architecture"),
+        *("Total number of parameters", "Range of parameters", "Training time, wall clock", "Training time, hardware"),
+        *("Amount of computation used for training", "Computation methodology", "Energy used for training", "Energy methodology"),
+        *("Benchmarked computation for inference", "Computation measurement methodology"),
+    ):
+        assert f"\n  {field}: " in text, field
+    assert "NOT KNOWN" not in text
+    model = describe_model(tuned, full=False)
+    assert model.parameters is not None
+    assert f"({model.parameters:,})\n" in text
+    assert tuned.totals["train_flops"] > 6 * model.parameters * 128 * 0.5
+    assert f"  Amount of computation used for training: {_power(tuned.totals['train_flops'])} FLOP\n" in text
+    assert "\n  Computation by the hardware, beside it: at most " in text
+    older = replace(tuned, receipt={**tuned.receipt, "totals": {**tuned.totals, "train_flops": None}})
+    by_rule = eu_gpai(older, full=False)
+    assert f"  Amount of computation used for training: {_power(6 * model.parameters * 128)} FLOP\n" in by_rule
+    assert "(C ~ 6 P D)" in by_rule
+    assert "base (start, content SHA-256 " in text
+    (weights,) = [entry["sha256"] for name, entry in read_manifest(_checkpoint(tuned)).items() if name == "model.safetensors"]
+    assert weights in text
+    gaps = text.split("\nGaps\n")[1]
+    for gap in ("legal name of the provider", "rationale of the design", "embodied emissions, water, network and storage: not included"):
+        assert gap in gaps
+
+
+def _power(number: float) -> str:
+    mantissa, exponent = f"{number:.1e}".split("e")
+    return f"{mantissa}*10^{int(exponent)}"
+
+
+def _checkpoint(run: RunFacts) -> Path:
+    assert run.checkpoint is not None
+    return run.checkpoint.path
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_of_the_machine_is_in_a_form_unless_all_is_asked_for(tuned: RunFacts, form: str) -> None:
+    host = tuned.receipt["attempts"][0]["host"]
+    command = "tfkit finetune --secret-word"
+    attempts = [one | {"host": "host-of-ada"} for one in tuned.receipt["attempts"]]
+    known = replace(tuned, receipt={**tuned.receipt, "attempts": attempts, "command": command.split()})
+    shared, whole = (json.dumps(FORMS[form](known, full=full)) for full in (False, True))
+    for secret in ("host-of-ada", "secret-word", str(tuned.path.parent), f'"{host}"'):
+        assert secret not in shared, secret
+    assert "host-of-ada" in whole
+    assert "secret-word" in whole
+    assert FORMS[form](known, full=False) == FORMS[form](tuned, full=False), "a form is a function of the facts alone"
+
+
+def test_the_command_writes_one_form_of_one_run(tuned: RunFacts, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tuned.path), "--format", "spdx"]) == 0
+    assert json.loads(capsys.readouterr().out) == spdx(tuned, full=False)
+    assert main(["report", str(tuned.path), "--format", "eu-gpai"]) == 0
+    assert capsys.readouterr().out.startswith("Model Documentation Form")
+    assert main(["report", str(tuned.path.parent), "--format", "cyclonedx"]) == 2
+    assert "name one of them" in capsys.readouterr().err
+
+
+def test_a_run_that_knows_little_names_its_gaps(tmp_path: Path) -> None:
+    run = read_facts(write_run(tmp_path / "old", status="stopped", parents=[{"role": "start", "path": "hub:org/base", "sha256": "s"}]))
+    for form in ("cyclonedx", "spdx", "boamps"):
+        assert errors(form, FORMS[form](run, full=True)) == []
+    text = eu_gpai(run, full=False)
+    assert "\n  Amount of computation used for training: NOT KNOWN\n" in text
+    for gap in (
+        "the run is stopped",
+        "parameters: there is no complete checkpoint",
+        "inherited emissions: a lower bound",
+        "range of the energy",
+    ):
+        assert gap in text.split("\nGaps\n")[1], gap
+    assert sci(run, full=False)["sci_g_per_unit"] is None
+    unmeasured = read_facts(write_run(tmp_path / "off", ledger=False, totals=False))
+    assert errors("cyclonedx", cyclonedx(unmeasured, full=False)) == []
+    assert "ai_energyConsumption" not in _package(spdx(unmeasured, full=False))
+    assert "energy and emissions: not measured" in eu_gpai(unmeasured, full=False)
+    with pytest.raises(UsageError, match="was not measured, and BoAmps has no report without"):
+        boamps(unmeasured, full=False)
+    for kind in ("evaluate", "stages"):
+        with pytest.raises(UsageError, match=f"this run is of kind {kind}; name the folder of one training"):
+            sci(read_facts(write_run(tmp_path / kind, kind=kind)), full=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(8.109858855862394e-05, "0.0000811"), (123456.0, "123000"), (0.0, "0"), (1.0, "1.00"), (9.9999, "10.0")]
+)
+def test_a_decimal_has_no_exponent(value: float, text: str) -> None:
+    assert decimal(value, 3) == text

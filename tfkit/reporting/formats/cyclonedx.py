@@ -1,0 +1,142 @@
+"""A CycloneDX 1.6 bill of materials with the model as a component, its energy in modelCard.considerations.environmentalConsiderations.
+
+https://cyclonedx.org/docs/1.6/json/. Energy in kWh and CO2e in tonnes, for each activity; the provider of the energy is "unknown", which
+says more than leaving it out.
+"""
+
+import uuid
+from typing import Any
+
+from tfkit.reporting.formats.model_facts import ModelFacts, decimal, describe_model
+from tfkit.reporting.run_facts import RunFacts
+from tfkit.run import strict_json
+from tfkit.run.lineage import Ancestor
+
+_ACTIVITIES = {"tokenize": "data-preparation", "evaluate": "validation", "predict": "validation", "generate": "inference"}
+_REINFORCED = ("grpo", "ppo")
+_SELF_SUPERVISED = ("causal_lm", "masked_lm", "span_corruption", "distillation")
+
+
+def cyclonedx(run: RunFacts, *, full: bool) -> dict[str, Any]:
+    """Return the document. Raises UsageError for a run that is no training of one model."""
+    model = describe_model(run, full=full)
+    document: dict[str, Any] = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1}
+    if model.run_id is not None and _is_uuid(model.run_id):
+        document["serialNumber"] = f"urn:uuid:{model.run_id}"
+    tool = {"type": "application", "name": "tfkit", "version": model.versions.get("tfkit", "unknown")}
+    document["metadata"] = {"tools": {"components": [tool]}} | ({"timestamp": model.ended} if model.ended else {})
+    document["components"] = [_component(model)]
+    return strict_json.finite(document)
+
+
+def _component(model: ModelFacts) -> dict[str, Any]:
+    files = [
+        {"type": "file", "name": name, "hashes": [{"alg": "SHA-256", "content": sha256}]} for name, sha256 in sorted(model.weights.items())
+    ]
+    ancestors = [_ancestor(one) for one in model.parents]
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": model.run_id or model.name,
+        "name": model.name,
+        "version": model.version or "no checkpoint",
+        "modelCard": {
+            "modelParameters": _parameters(model),
+            "quantitativeAnalysis": {
+                "performanceMetrics": [{"type": name, "value": f"{value:.6g}"} for name, value in model.metrics.items()]
+            },
+            "considerations": {
+                "environmentalConsiderations": {"energyConsumptions": _energy(model), "properties": _properties(_footprint(model))}
+            },
+        },
+        **({"components": files} if files else {}),
+        **({"pedigree": {"ancestors": ancestors}} if ancestors else {}),
+    }
+
+
+def _ancestor(one: Ancestor) -> dict[str, Any]:
+    facts = {
+        "roles": ", ".join(one.roles),
+        "content SHA-256": one.sha256,
+        "energy in kWh": one.energy_kwh,
+        "emissions in g": one.emissions_g,
+    }
+    return {"type": "machine-learning-model", "name": one.name, "properties": _properties(facts)}
+
+
+def _parameters(model: ModelFacts) -> dict[str, Any]:
+    approach = "reinforcement-learning" if model.objective in _REINFORCED else "supervised"
+    if model.objective in _SELF_SUPERVISED:
+        approach = "self-supervised"
+    return {
+        "approach": {"type": approach},
+        "task": model.objective or "unknown",
+        "architectureFamily": "Transformer",
+        "modelArchitecture": model.architecture or "unknown",
+        "datasets": [{"type": "dataset", "name": one.name} for one in model.data],
+    }
+
+
+def _energy(model: ModelFacts) -> list[dict[str, Any]]:
+    """Return what each activity took; one entry if the phases are not known, none if nothing was measured."""
+    training = "training" if model.training == "pre-training" else "fine-tuning"
+    if model.amounts.energy_kwh is None:
+        return []
+    sums: dict[str, tuple[float, float]] = {}
+    for name, phase in model.phases.items():
+        activity = _ACTIVITIES.get(name, training)
+        energy, grams = sums.get(activity, (0.0, 0.0))
+        sums[activity] = energy + phase["energy_wh"] / 1000, grams + phase["emissions_g"]
+    whole = sum(energy for energy, _ in sums.values())
+    if abs(whole - model.amounts.energy_kwh) > 0.001 * model.amounts.energy_kwh:  # ledgers were lost
+        sums = {training: (model.amounts.energy_kwh, model.amounts.emissions_g or 0.0)}
+    return [_consumption(activity, *amounts, model) for activity, amounts in sums.items()]
+
+
+def _consumption(activity: str, energy_kwh: float, grams: float, model: ModelFacts) -> dict[str, Any]:
+    energy = {"value": energy_kwh, "unit": "kWh"}
+    country = {"description": f"the grid of {model.country}"} if model.country else {}
+    provider = {"organization": {"name": "unknown"}, "energySource": "unknown", "energyProvided": energy} | country
+    return {
+        "activity": activity,
+        "energyProviders": [provider],
+        "activityEnergyCost": energy,
+        "co2CostEquivalent": {"value": grams * 1e-6, "unit": "tCO2eq"},
+        "properties": _properties({"provenance": model.measured, "lower bound": "yes" if model.is_lower_bound else "no"}),
+    }
+
+
+def _footprint(model: ModelFacts) -> dict[str, Any]:
+    """Return what the standard has no field for."""
+    amounts, ancestry = model.amounts, model.ancestry
+    devices = {f"device seconds: {name}": f"{seconds:.0f}" for name, seconds in model.devices.items()}
+    return {
+        "parameters": model.parameters,
+        "tokens": model.tokens,
+        "computation in FLOP": None if model.flops is None else f"{model.flops:.3g}",
+        "computation, method": model.flops_basis,
+        "wall seconds": None if amounts.seconds is None else f"{amounts.seconds:.0f}",
+        **devices,
+        "energy in kWh, low": amounts.energy_kwh_low,
+        "energy in kWh, high": amounts.energy_kwh_high,
+        "repeated work in kWh": amounts.rework_kwh,
+        "PUE, included": model.pue,
+        "intensity in g/kWh": model.intensity.get("g_per_kwh"),
+        "intensity, source": model.intensity.get("source"),
+        "inherited emissions in g": ancestry.emissions_g if ancestry.ancestors else None,
+        **{f"gap {number}": gap for number, gap in enumerate(model.gaps(), 1)},
+        **model.places,
+    }
+
+
+def _properties(facts: dict[str, Any]) -> list[dict[str, str]]:
+    shown = {
+        name: decimal(value, 6) if isinstance(value, float) else str(value) for name, value in facts.items() if value not in (None, "")
+    }
+    return [{"name": f"tfkit:{name}", "value": value} for name, value in shown.items()]
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False

@@ -1,0 +1,170 @@
+"""The energy and compute part of the EU's Model Documentation Form for general-purpose AI models, as text, with its gaps named.
+
+Annex XI of Regulation (EU) 2024/1689, section 1, point 2 (d) and (e); Code of Practice for general-purpose AI, Transparency chapter
+(10 July 2025); methods: Commission Guidelines C(2025) 5045, Annex A.2 (an estimate within 30 %). No delegated act on the measurement is
+adopted.
+The names of the fields are from copies of the form: compare them with the official one before it is handed in.
+"""
+
+import math
+from collections.abc import Iterator
+
+from tfkit.reporting.formats.model_facts import BOUNDARY, ModelFacts, describe_model
+from tfkit.reporting.run_facts import RunFacts
+from tfkit.reporting.visible_text import visible
+
+_SIZES = (
+    *((1e6, "below 1M"), (500e6, "1M-500M"), (5e9, "500M-5B"), (15e9, "5B-15B"), (50e9, "15B-50B"), (100e9, "50B-100B")),
+    *((500e9, "100B-500B"), (1e12, "500B-1T"), (math.inf, ">1T")),
+)
+_MONTHS = ((30.4, "less than 1 month"), (91.3, "1-3 months"), (182.6, "3-6 months"), (math.inf, "more than 6 months"))
+_DAY = 86400.0
+_MISSING = "NOT KNOWN"
+_PROVIDER = "TO BE STATED BY THE PROVIDER"
+_BENCHMARK_TOKENS = 100_000
+
+
+def eu_gpai(run: RunFacts, *, full: bool) -> str:
+    """Return the form. Raises UsageError for a run that is no training of one model."""
+    model = describe_model(run, full=full)
+    lines = ["Model Documentation Form for general-purpose AI models: model, compute and energy", ""]
+    for title, fields in (
+        ("General information", _general(model)),
+        ("Model properties", _properties(model)),
+        ("Data", _data(model)),
+        ("Computational resources (during training)", _compute(model)),
+        ("Energy consumption (during training and inference)", _energy(model)),
+    ):
+        lines += [title, *(f"  {name}: {visible(value) or _MISSING}" for name, value in fields), ""]
+    gaps = [*_open_fields(model), *model.gaps()]
+    return "\n".join([*lines, "Gaps", *(f"  - {visible(gap)}" for gap in gaps), ""])
+
+
+def _general(model: ModelFacts) -> Iterator[tuple[str, str]]:
+    hashes = [f"{name} SHA-256 {sha256}" for name, sha256 in sorted(model.weights.items())]
+    parents = [f"{one.name} ({', '.join(one.roles)}{f', content SHA-256 {one.sha256}' if one.sha256 else ''})" for one in model.parents]
+    yield "Model name", model.name
+    yield "Model version", " ".join(part for part in (model.version, f"of run {model.run_id}" if model.run_id else "") if part)
+    yield "Secure hash of the weights", "; ".join(hashes)
+    yield "Date", (model.ended or "")[:10]
+    yield "Model it modifies or is made from", "; ".join(parents) or "N/A, trained from random weights"
+    for name, value in model.places.items():
+        yield f"Place: {name}", value
+
+
+def _properties(model: ModelFacts) -> Iterator[tuple[str, str]]:
+    layers = f", {model.layers} layers" if model.layers is not None else ""
+    count = model.parameters
+    yield "Model architecture", f"Transformer ({model.architecture or 'of no named class'}{layers}), objective {model.objective}"
+    yield "Total number of parameters", f"{_power(count)} ({count:,})" if count is not None else ""
+    yield "Range of parameters", _bin(float(count), _SIZES) if count is not None else ""
+    yield "Input and output modalities", "text"
+    yield "Maximum input size", f"{model.context_length:,} tokens" if model.context_length else ""
+    settings = ", ".join(f"{name} {value}" for name, value in model.settings.items())
+    yield "Training process", f"{model.training}; {settings}" if settings else model.training
+
+
+def _data(model: ModelFacts) -> Iterator[tuple[str, str]]:
+    yield "Type of data", "text"
+    yield "Sources", "; ".join(one.path or one.name for one in model.data)
+    yield "Tokens trained on, repetitions included", f"{model.tokens:,}" if model.tokens is not None else ""
+
+
+def _compute(model: ModelFacts) -> Iterator[tuple[str, str]]:
+    seconds = model.amounts.seconds
+    hardware = "; ".join(f"{_power(one / _DAY, 1)} {name} days" for name, one in model.devices.items())
+    yield "Training time, wall clock", f"{_power(seconds / _DAY, 1)} days ({seconds:,.0f} s)" if seconds is not None else ""
+    yield "Training time, hardware", hardware
+    yield "Training time, range", _bin(seconds / _DAY, _MONTHS) if seconds is not None else ""
+    yield "Amount of computation used for training", f"{_power(model.flops)} FLOP" if model.flops else ""
+    yield "Amount of computation, order of magnitude", f"10^{math.floor(math.log10(model.flops))} FLOP" if model.flops else ""
+    yield "Computation methodology", _computation_method(model)
+    if model.flops and model.flops_bound:
+        share = model.flops / model.flops_bound
+        peak = "the time of the steps at the device's peak (of a GPU by its data sheet, else measured)"
+        beside = f"at most {_power(model.flops_bound)} FLOP, {peak}; the count by the architecture is {share:.2%} of it"
+        yield "Computation by the hardware, beside it", beside
+
+
+def _computation_method(model: ModelFacts) -> str:
+    if not model.flops:
+        return ""
+    return (
+        "In the absence of a delegated act under Article 53(5), counted by the architecture (Guidelines, Annex A.2.2): "
+        f"{model.flops_basis}; all operations count alike, whatever their precision; evaluations, failed and repeated work are not included"
+    )
+
+
+def _energy(model: ModelFacts) -> Iterator[tuple[str, str]]:
+    amounts, least = model.amounts, "at least " if model.is_lower_bound else ""
+    low, high = amounts.energy_kwh_low, amounts.energy_kwh_high
+    spread = f", between {_power(low / 1000)} and {_power(high / 1000)} MWh" if low is not None and high is not None else ""
+    yield "Energy used for training", f"{least}{_power(amounts.energy_kwh / 1000)} MWh{spread}" if amounts.energy_kwh is not None else ""
+    yield "Energy methodology", _energy_method(model)
+    yield "Emissions, beyond the form", _emissions(model)
+    if model.parameters is None:
+        yield "Benchmarked computation for inference", ""
+        return
+    once = 2.0 * model.parameters
+    tokens = f"{_BENCHMARK_TOKENS:,}"
+    yield "Benchmarked computation for inference", f"{_power(once * _BENCHMARK_TOKENS)} FLOP for {tokens} tokens, read or written"
+    yield (
+        "Computation measurement methodology",
+        f"2 operations for each parameter and token ({_power(once)} FLOP a token), attention not counted",
+    )
+
+
+def _energy_method(model: ModelFacts) -> str:
+    if model.amounts.energy_kwh is None:
+        return ""
+    parts = [
+        f"measured with CodeCarbon {model.versions.get('codecarbon', '')}".strip(),
+        f"{model.measured}",
+        f"{model.coverage:.1%} of the time measured, the rest at the same power" if model.coverage is not None else "",
+        f"PUE {model.pue:g}, included" if model.pue is not None else "no PUE stated",
+        f"within: {BOUNDARY}",
+        f"repeated work of {_power(model.amounts.rework_kwh / 1000)} MWh included" if model.amounts.rework_kwh else "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _emissions(model: ModelFacts) -> str:
+    grams, intensity = model.amounts.emissions_g, model.intensity.get("g_per_kwh")
+    if grams is None:
+        return ""
+    source = ", ".join(str(model.intensity[name]) for name in ("source", "year", "kind") if model.intensity.get(name))
+    ancestry = model.ancestry
+    behind = ""
+    if ancestry.ancestors:
+        least = "at least " if ancestry.sums.is_lower_bound else ""
+        known = "not known" if ancestry.emissions_g is None else f"{least}{_power(ancestry.emissions_g)} g CO2e"
+        behind = f"; of the models that it was made from: {known}"
+    return f"{_power(grams)} g CO2e at {intensity} g/kWh ({source or 'source not recorded'}){behind}"
+
+
+def _open_fields(model: ModelFacts) -> Iterator[str]:
+    """Name the fields of the form that no run can know."""
+    for field in (
+        "legal name of the provider",
+        "date of the placing on the market, in the Union and elsewhere",
+        "rationale of the design, and what was optimized for",
+        "data: how it was obtained and selected, rights, measures against unsuitable content and bias",
+        "licences, distribution channels, acceptable use",
+    ):
+        yield f"{field}: {_PROVIDER}"
+    if not model.flops_bound:
+        yield "computation by the hardware (units x seconds x peak x utilization, Annex A.2.1): the peak of the device is not known"
+    if model.tokens is None:
+        yield "tokens: not recorded"
+
+
+def _power(number: float, digits: int = 2) -> str:
+    """Return a number as the form writes it, 7.3*10^10, with that many significant digits; 0 as it is."""
+    if not number:
+        return "0"
+    mantissa, exponent = f"{number:.{digits - 1}e}".split("e")
+    return f"{mantissa}*10^{int(exponent)}"
+
+
+def _bin(value: float, bins: tuple[tuple[float, str], ...]) -> str:
+    return next(name for limit, name in bins if value < limit)

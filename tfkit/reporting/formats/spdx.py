@@ -1,0 +1,123 @@
+"""An SPDX 3.0.1 document (JSON-LD) with the model as an AIPackage, and its energy as ai_energyConsumption.
+
+https://spdx.github.io/spdx-spec/v3.0.1/model/AI/Classes/EnergyConsumption. The profile `ai` also wants the supplier and the place of
+download, which only a publisher knows: they are named in the comment, and conformance with `ai` is not claimed.
+"""
+
+import re
+import uuid
+from typing import Any
+
+from tfkit.reporting.formats.model_facts import ModelFacts, decimal, describe_model
+from tfkit.reporting.run_facts import RunFacts
+
+CONTEXT = "https://spdx.org/rdf/3.0.1/spdx-context.jsonld"
+_INFO = "_:creationinfo"
+_WHENEVER = "1970-01-01T00:00:00Z"  # of a run whose receipt has no time
+
+
+def spdx(run: RunFacts, *, full: bool) -> dict[str, Any]:
+    """Return the document. Raises UsageError for a run that is no training of one model."""
+    model = describe_model(run, full=full)
+    prefix = f"urn:uuid:{_identity(model)}"
+    created = _time(model.ended or model.started) or _WHENEVER
+    package = _package(model, f"{prefix}#model", created)
+    data = [_dataset(one.name, f"{prefix}#data-{number}") for number, one in enumerate(model.data, 1)]
+    parents = [
+        _element(
+            "ai_AIPackage", f"{prefix}#parent-{number}", one.name, comment=f"role: {', '.join(one.roles)}; content SHA-256: {one.sha256}"
+        )
+        for number, one in enumerate(model.parents, 1)
+    ]
+    links = [
+        _relation(f"{prefix}#trained-on", package, "trainedOn", data),
+        _relation(f"{prefix}#made-from", package, "descendantOf", parents),
+    ]
+    elements = [package, *data, *parents, *(link for link in links if link["to"])]
+    agent = _element("SoftwareAgent", f"{prefix}#tfkit", f"tfkit {model.versions.get('tfkit', '')}".strip())
+    document = _element("SpdxDocument", f"{prefix}#document", f"bill of materials of {model.name}")
+    document |= {"profileConformance": ["core", "software"], "rootElement": [package["spdxId"]]}
+    document["element"] = [one["spdxId"] for one in (agent, *elements)]
+    info = {"type": "CreationInfo", "@id": _INFO, "specVersion": "3.0.1", "created": created, "createdBy": [agent["spdxId"]]}
+    return {"@context": CONTEXT, "@graph": [info, agent, document, *elements]}
+
+
+def _package(model: ModelFacts, identity: str, created: str) -> dict[str, Any]:
+    package = _element("ai_AIPackage", identity, model.name, comment=_comment(model))
+    package |= {"software_primaryPurpose": "model", "software_packageVersion": model.version or "no checkpoint", "releaseTime": created}
+    if model.weights:
+        package["verifiedUsing"] = [
+            {"type": "Hash", "algorithm": "sha256", "hashValue": sha256, "comment": name} for name, sha256 in sorted(model.weights.items())
+        ]
+    package["ai_typeOfModel"] = [kind for kind in ("Transformer", model.architecture, model.objective) if kind]
+    package["ai_informationAboutTraining"] = _training(model)
+    package["ai_hyperparameter"] = [_entry(name, value) for name, value in model.settings.items()]
+    package["ai_metric"] = [_entry(name, f"{value:.6g}") for name, value in model.metrics.items()]
+    package["ai_limitation"] = "; ".join(model.gaps())
+    if model.amounts.energy_kwh is not None:
+        role = "training" if model.training == "pre-training" else "finetuning"
+        package["ai_energyConsumption"] = {"type": "ai_EnergyConsumption", f"ai_{role}EnergyConsumption": _quantities(model)}
+    return package
+
+
+def _quantities(model: ModelFacts) -> list[dict[str, Any]]:
+    """Return the energy of each phase; as one quantity if the phases do not add up to the whole."""
+    whole = model.amounts.energy_kwh or 0.0
+    phases = [phase["energy_wh"] / 1000 for phase in model.phases.values()]
+    if abs(sum(phases) - whole) > 0.001 * whole:
+        phases = [whole]
+    kind = {"type": "ai_EnergyConsumptionDescription", "ai_energyUnit": "kilowattHour"}
+    return [{**kind, "ai_energyQuantity": decimal(energy, 12)} for energy in phases]
+
+
+def _training(model: ModelFacts) -> str:
+    amounts, intensity = model.amounts, model.intensity.get("g_per_kwh")
+    parts = [
+        model.training,
+        f"{model.steps:,} steps" if model.steps is not None else "",
+        f"{model.tokens:,} tokens" if model.tokens is not None else "",
+        f"{model.parameters:,} parameters" if model.parameters is not None else "",
+        f"{model.flops:.3g} FLOP ({model.flops_basis})" if model.flops is not None else "",
+        f"{amounts.seconds:,.0f} seconds" if amounts.seconds is not None else "",
+        f"{decimal(amounts.emissions_g)} g CO2e at {intensity} g/kWh" if amounts.emissions_g is not None else "emissions not measured",
+        f"energy: {model.measured}" if model.measured else "",
+        f"PUE {model.pue:g}, included" if model.pue is not None else "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _comment(model: ModelFacts) -> str:
+    places = [f"{name}: {value}" for name, value in model.places.items()]
+    return "; ".join(["the supplier and the place of download are the publisher's to state", *places])
+
+
+def _dataset(name: str, identity: str) -> dict[str, Any]:
+    return _element("dataset_DatasetPackage", identity, name) | {"dataset_datasetType": ["text"]}
+
+
+def _relation(identity: str, source: dict[str, Any], kind: str, targets: list[dict[str, Any]]) -> dict[str, Any]:
+    ends = {"from": source["spdxId"], "relationshipType": kind, "to": [one["spdxId"] for one in targets]}
+    return {"type": "Relationship", "spdxId": identity, "creationInfo": _INFO, **ends}
+
+
+def _element(kind: str, identity: str, name: str, comment: str = "") -> dict[str, Any]:
+    about = {"comment": comment} if comment else {}
+    return {"type": kind, "spdxId": identity, "creationInfo": _INFO, "name": name, **about}
+
+
+def _entry(name: str, value: str) -> dict[str, str]:
+    return {"type": "DictionaryEntry", "key": name, "value": value}
+
+
+def _identity(model: ModelFacts) -> str:
+    """Return the run's uuid, or one made of its name."""
+    try:
+        return str(uuid.UUID(model.run_id or ""))
+    except ValueError:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"tfkit:{model.run_id}:{model.name}"))
+
+
+def _time(text: str | None) -> str | None:
+    """Return a time in UTC as SPDX writes it."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?:\+00:00|Z)", text or "")
+    return f"{found[1]}Z" if found else None
