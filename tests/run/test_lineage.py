@@ -1,6 +1,7 @@
 """Ancestors that are counted once, whatever leads to them; totals of cards; and folders of others, which may say anything."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,18 @@ def test_an_older_version_recorded_parents_alone(tmp_path: Path) -> None:
         ("base", "base", None, "unknown"),
     ]
     assert sum_inherited(found).is_lower_bound
+
+
+def test_a_model_that_changed_since_its_child_was_made_from_it_is_reported(tmp_path: Path) -> None:
+    base = replace(checkpoint(tmp_path / "base", "base", 100.0), path=str(tmp_path / "base"))
+    tuned = checkpoint(tmp_path / "tuned", "tuned", 5.0, base)
+    assert find_ancestors([tuned, base], "new").problems == ()
+    (problem,) = find_ancestors([tuned, replace(base, sha256="b" * 64)], "new").problems
+    assert problem.startswith(
+        f"{base.path}: has changed since runs/tuned was made from it: the SHA-256 of its weights was {base.sha256} and"
+    )
+    run = replace(base, sha256="b" * 64, folder=tmp_path / "base" / "checkpoints" / "step-000009")  # a run that went on
+    assert find_ancestors([tuned, run], "new").problems == ()
 
 
 GOOD: dict[str, Any] = {"name": "a", "roles": ["start"], "source": "ledger", "status": "ok", "emissions_g": 1.0, "parents": []}

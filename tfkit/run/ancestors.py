@@ -4,7 +4,7 @@ A folder that was copied or renamed is the same ancestor, by the id of its run o
 edited since its manifest was written, is unknown and reported: then the sum over the ancestors is a lower bound.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,29 @@ def find_ancestors(parents: Sequence[Parent], run_id: str) -> Ancestry:
     direct = [_add(parent, found, problems) for parent in parents]
     order = [*direct, *(place for place in range(len(found)) if place not in direct)]
     new = {old: place for place, old in enumerate(order)}
+    problems += [problem for parent in parents for problem in _changes(parent, parents)]
     ordered = [replace(found[old], parents=tuple(new[parent] for parent in found[old].parents)) for old in order]
     return Ancestry(merge_ancestors(ordered, [run_id]), tuple(dict.fromkeys(problems)))
+
+
+def _changes(child: Parent, parents: Sequence[Parent]) -> Iterator[str]:
+    """Report the parents that a child was made from as they were then, and that are other models under the same path now.
+
+    Of the path of a run, which goes on, or of a repository, another model is no change.
+    """
+    try:
+        lineage = read_lineage(child.folder) if child.folder is not None else None
+    except (ModelError, OSError):  # which is reported already
+        return
+    recorded = {one["path"]: one for one in lineage.parents} if lineage is not None else {}
+    for parent in parents:
+        then = recorded.get(parent.path)
+        if then is None or parent.folder != Path(parent.path) or then["sha256"] in (None, parent.sha256):
+            continue
+        yield (
+            f"{parent.path}: has changed since {child.path} was made from it: the SHA-256 of its weights was {then['sha256']} and is now "
+            f"{parent.sha256}. Restore it, or give the model of now a folder of its own"
+        )
 
 
 def read_lineage(folder: Path) -> Lineage | None:
