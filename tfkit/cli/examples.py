@@ -33,7 +33,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tfkit generate --from runs/demo --input prompts.jsonl --temperature 0 > texts.jsonl",
     ),
     "runs": ("tfkit runs", "tfkit runs runs --json"),
-    "report": ("tfkit report runs/demo", "tfkit report runs", "tfkit report runs --format csv > runs.csv"),
+    "report": (
+        "tfkit report runs/demo",
+        "tfkit report runs",
+        "tfkit report runs --html report.html",
+        "tfkit report runs --format csv > runs.csv",
+    ),
     "average": ("tfkit average runs/demo --last 2 --out models/demo-mean",),
     "replay": ("tfkit replay runs/demo",),
     "plan": (

@@ -1,5 +1,6 @@
 """tfkit report: what runs have cost and reached, as a table and a curve, one HTML page, or in the forms that others read."""
 
+import datetime
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ def report(
     form: Annotated[
         str | None, typer.Option("--format", metavar="NAME", help=f"Write this to stdout instead: {', '.join(FORMATS)}.")
     ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="F", help="Write one static page with all figures and tables.")] = None,
     full: Annotated[
         bool, typer.Option("--full", help="With host names, paths and command lines, which a shared report leaves out otherwise.")
     ] = False,
@@ -60,13 +62,27 @@ def report(
     found = open_runs(runs)
     for problem in found.problems:
         console.warn(problem)
+    if html is not None:
+        _write_page(html, found, full)
     if json or form is not None:
         _write(FORMATS[form or "json"], found, full)
+        return
+    if html is not None:
         return
     from tfkit.reporting.terminal_report import terminal_report
 
     for line in terminal_report(found, console.result_columns(), console.columns_of):
         console.result(line)
+
+
+def _write_page(path: Path, runs: "RunSet", full: bool) -> None:
+    """Write the page; its place is reported where stdout has no other result."""
+    from tfkit.reporting.html_page import html_page
+    from tfkit.reporting.page_file import check_page_path, write_page
+
+    check_page_path(path, [one.run.path for one in runs.entries])
+    write_page(path, html_page(runs, full=full, today=datetime.date.today()))
+    console.decided(f"wrote {path}")
 
 
 def _write(form: _Format, runs: "RunSet", full: bool) -> None:

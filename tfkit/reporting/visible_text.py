@@ -6,8 +6,11 @@ import unicodedata
 from tfkit.run.card_facts import last_name
 
 _KEPT = {"\n", "\t"}
-# A path begins a word or follows a quote, an equals sign or a bracket; a URL is none, and neither is a fraction such as 3/4.
-_PLACE = re.compile(r"(?<![\w/:.~\\-])(?:~[\w-]*[/\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|/(?=[^\s/]))[^\s\"'`,;:)\]}<>|]*")
+# A path begins a word or follows a quote, an equals sign or a bracket; a URL is none, and nor is a fraction such as 3/4. A relative path
+# is one only where its last name has an ending that begins with a letter: `org/name` may be of the Hub.
+_PLACE = re.compile(
+    r"(?<![\w/:.~\\-])(?:~[\w-]*[/\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|/(?=[^\s/]))[^\s\"'`,;:)\]}<>|]*|(?<![\w/:.~\\-])(?:[\w.-]+/)+[\w-]+\.[A-Za-z]\w{0,7}\b"
+)
 
 
 def visible(text: str, *, lines: bool = False) -> str:

@@ -1,0 +1,226 @@
+"""The page: one file without script or requests, whatever names, texts and numbers the run folders hold."""
+
+import json
+import re
+import shutil
+from datetime import date
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from written_runs import write_run
+
+from tfkit.__main__ import main
+from tfkit.reporting.chart_scales import thinned, ticks, time_ticks
+from tfkit.reporting.html_elements import element, written
+from tfkit.reporting.html_page import html_page
+from tfkit.reporting.page_style import STYLE
+from tfkit.reporting.run_set import open_runs
+from tfkit.reporting.visible_text import visible, without_places
+
+HOSTILE = '<script>alert("1")</script> "\' onload=x & </style></title>\x1b[2J\u202eevil\ud800\x00'
+VOID = {"meta", "br"}
+PLANNED = {"seconds": {"low": 20, "likely": 40, "high": 80}, "energy_kwh": {"low": 0.01, "likely": 0.02, "high": 0.05}}
+PARENTS = [{"role": "start", "path": "/home/ada/base", "run_id": "base", "sha256": "0"}]
+
+
+class Page(HTMLParser):
+    """The tags, attributes and texts of a page; raises for what is not balanced."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.texts)
+
+
+def page(*paths: Path, full: bool = False) -> tuple[str, Page]:
+    text = html_page(open_runs(paths), full=full, today=date(2026, 11, 26))
+    return text, Page(text)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A base, a run that was fine-tuned from it, one from scratch, and one that failed, with a forecast each."""
+    folder = tmp_path / "runs"
+    data = {"data": {"validation": ["rows"]}, "predicted": PLANNED}
+    write_run(folder / "base", run_id="base", evaluations={1: 4.0, 3: 3.5}, grams_a_step=10.0, **data)
+    tuned = write_run(folder / "tuned", evaluations={1: 3.2, 3: 2.5}, kind="fine-tuning", parents=PARENTS, before={"loss": 3.5}, **data)
+    scratch = write_run(folder / "scratch", losses=range(20, 0, -1), evaluations={10: 4.0, 20: 3.0}, setup_g=2.0, **data)
+    for path, rate in ((tuned, "1.0e-3"), (scratch, "2.0e-3")):
+        (path / "recipe.yaml").write_text(f"data: {{train: [{{path: /home/ada/secret/rows.csv}}]}}\noptimizer: {{lr: {rate}}}\n")
+    with (tuned / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 3, "samples": [{"prompt": "def ", "completion": "x" * 5000}]}) + "\n")
+    write_run(folder / "broken", status="failed")
+    return folder
+
+
+def test_a_page_has_all_parts_and_no_script_or_request(runs: Path) -> None:
+    text, found = page(runs)
+    titles = ["Runs", "Learning", "At equal score", "Energy and CO2e", "Forecast and measured", "Lineage"]
+    titles += ["How the energy was had", "Samples", "Differences of the recipes", "Recipes"]
+    assert [one for one in found.texts if one in titles] == titles
+    for words in (
+        *("training loss", "validation loss", "learning rate", "gradient norm", "tokens a second", "power", "CO2e by phase"),
+        *("loss over CO2e spent", "forecast and measured time", "forecast and measured energy", "Lineage of tuned"),
+        *("text of 5,000 characters, of which 2,000 are shown", "never reached", "3 g (33 g)", "CPU model, RAM constant"),
+    ):
+        assert any(words in one for one in found.texts), words
+    assert {"script", "link", "img", "iframe", "object", "base", "form"}.isdisjoint(found.tags)
+    assert not [name for name, _ in found.attributes if name.startswith("on") or name in ("src", "href", "action", "xlink:href")]
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'; img-src data:") in found.attributes
+    assert not re.search(r"https?:|url\(|@import|javascript:", text)
+    assert text.startswith("<!DOCTYPE html>\n<html lang=")
+    assert found.tags.count("svg") >= found.attributes.count(("role", "img")) > 10
+    assert found.tags.count("h1") == 1
+    assert all(name in STYLE for name in ("prefers-color-scheme: dark", "@media print"))
+
+
+def test_places_are_left_out_unless_asked(runs: Path) -> None:
+    text, _ = page(runs)
+    assert not [secret for secret in ("secret-host", "/home/ada", str(runs), "secret/rows", "secret.yaml") if secret in text]
+    assert "path: rows.csv" in text
+    text, found = page(runs, full=True)
+    assert [secret for secret in ("secret-host", "/home/ada/secret.yaml", str(runs)) if secret not in found.text] == []
+
+
+def test_hostile_names_texts_and_numbers_are_shown_and_never_obeyed(tmp_path: Path) -> None:
+    name = HOSTILE.replace("/", "_").replace("\x00", "").replace("\ud800", "")
+    place = {
+        "seconds": 1e308,
+        "energy_kwh": 1e308,
+        "emissions_g": 1e308,
+        "place": HOSTILE,
+        "provenance": {HOSTILE: HOSTILE, "cpu": HOSTILE},
+    }
+    path = write_run(tmp_path / name, predicted=PLANNED, parents=[{"role": HOSTILE, "path": HOSTILE, "run_id": HOSTILE}], status=HOSTILE)
+    document = json.loads((path / "run.json").read_text()) | {"kind": HOSTILE}
+    (path / "run.json").write_text(json.dumps(document | {"totals": place}))
+    (path / "recipe.yaml").write_text(json.dumps({"data": {"a": HOSTILE.replace("\ud800", "").replace("\x00", "")}}))
+    with (path / "metrics.jsonl").open("a") as file:
+        for record in (
+            {"step": 4, "samples": [{"prompt": HOSTILE, "completion": HOSTILE + "y" * 10_000_000}]},
+            {"step": 4, "evaluation": {HOSTILE: 1e300, "loss": -1e308, "x": None}, "nonfinite": {"evaluation.x": "nan"}},
+            {"step": 10**400, "loss": 1.0},
+            {"step": 5, "loss": 1e308, "lr": -1e308},
+        ):
+            file.write(json.dumps(record) + "\n")
+    text, found = page(path)
+    assert "script" not in found.tags
+    assert not [name for name, _ in found.attributes if name.startswith("on")]
+    assert not [one for one in text if one in "\x1b\u202e\x00\ud800"]
+    assert len(text) < 1_000_000
+    assert sum("<script>" in one for one in found.texts) > 3
+    assert "of 10,0" in found.text  # the length of the text that was cut
+
+
+def test_a_run_in_progress_and_damaged_ones_have_a_page(tmp_path: Path) -> None:
+    write_run(tmp_path / "begun", status="running", totals=False, losses=[], ledger=False)
+    path = write_run(tmp_path / "damaged")
+    (path / "run.json").write_text("{")
+    _, found = page(tmp_path)
+    assert "damaged: run.json: " in found.text
+    shutil.rmtree(path)
+    _, found = page(tmp_path)
+    assert "h2" in found.tags
+
+
+def test_long_runs_make_short_pages(tmp_path: Path) -> None:
+    """Twelve runs of three thousand steps, of which eight are drawn; a peak of one step is kept."""
+    losses = [1.0 + step % 7 for step in range(3000)]
+    losses[1234] = 99.0
+    for index in range(12):
+        write_run(tmp_path / f"run-{index:02d}", losses=losses, evaluations=dict.fromkeys(range(0, 3000, 10), 1.0))
+    text, found = page(tmp_path)
+    assert len(text) < 1_000_000
+    assert "4 of 12 runs are in the tables alone." in found.texts
+    points = [(float(step), loss) for step, loss in enumerate(losses)]
+    assert (1234.0, 99.0) in thinned(points, 100)
+    assert len(thinned(points, 100)) <= 400
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (2.2, 2.4), (-3.0, 7e9), (1e-9, 2e-9), (5.0, 5.0), (0.0, 0.0), (-1e29, 1e29)])
+def test_ticks_are_round_and_cover_the_range(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 7
+    assert found == sorted(found)
+    assert found[0] <= low
+    assert found[-1] >= high
+    assert [time_ticks(0.0, seconds, 4) for seconds in (55.0, 7000.0)] == [
+        [0.0, 15.0, 30.0, 45.0, 60.0],
+        [0.0, 1800.0, 3600.0, 5400.0, 7200.0],
+    ]
+
+
+def test_texts_are_escaped_and_elements_checked() -> None:
+    assert written(element("p", "<a&b>", class_='"')) == '<p class="&quot;">&lt;a&amp;b&gt;</p>'
+    assert written(element("line", x1=1.04, stroke_width=2)) == '<line x1="1" stroke-width="2"></line>'
+    with pytest.raises(AssertionError):
+        element("p><script", "x")
+    with pytest.raises(AssertionError):
+        written(element("style", "</style><script>"))
+    assert visible("a\tb\nc\x7f\u2028d é 🙂") == "a b c\\x7f\\u2028d é 🙂"
+
+
+@pytest.mark.parametrize(
+    ("text", "without"),
+    [
+        ("/home/ada/runs/x/run.json: no such file", "run.json: no such file"),
+        ("path: ~/data/rows.csv, from: ../base", "path: rows.csv, from: base"),
+        (r"C:\Users\ada\rows.csv", "rows.csv"),
+        ("corpus/a/b.txt:3", "b.txt:3"),
+        ("hub: org/name-1.5B and 3/4 g/kWh", "hub: org/name-1.5B and 3/4 g/kWh"),
+        ("https://example.org/a/b.html", "https://example.org/a/b.html"),
+        ("runs/demo/checkpoints/step-000500/", "runs/demo/checkpoints/step-000500/"),
+        ("/x/demo/checkpoints/step-000500", "demo"),
+    ],
+)
+def test_paths_become_names(text: str, without: str) -> None:
+    assert without_places(text) == without
+
+
+def test_the_file_is_never_written_over_anything_else(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "page.html"
+    for _ in range(2):  # the second page replaces the first
+        assert main(["report", str(runs), "--html", str(target)]) == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"wrote {target}\n" * 2)
+    Page(target.read_text(encoding="utf-8"))
+    other = tmp_path / "notes.txt"
+    other.write_text("mine")
+    checkpoint = runs / "base" / "checkpoints" / "step-000003"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    for path, words in {
+        other: "exists, and is no page",
+        runs / "base" / "metrics.jsonl": "belongs to the run",
+        runs / "base" / "carbon" / "page.html": "belongs to the run",
+        checkpoint / "page.html": "is in a checkpoint",
+        tmp_path: "is a folder",
+        tmp_path / "none" / "page.html": "there is no folder",
+    }.items():
+        before = path.read_bytes() if path.is_file() else None
+        assert main(["report", str(runs), "--html", str(path)]) == 2, path
+        assert words in capsys.readouterr().err
+        assert (path.read_bytes() if path.is_file() else None) == before

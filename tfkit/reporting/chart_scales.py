@@ -1,0 +1,48 @@
+"""Scales of charts: ticks at round numbers, and long series with the extremes that they have in each pixel."""
+
+import math
+from collections.abc import Sequence
+
+Points = Sequence[tuple[float, float]]
+_MOST_TICKS = 5
+_CLOCK = (1, 2, 5, 10, 15, 30, *(60 * n for n in (1, 2, 5, 10, 15, 30)), *(3600 * n for n in (1, 2, 3, 6, 12, 24, 48, 120, 240)))
+
+
+def ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
+    """Return at most `most` + 1 round numbers that cover low to high: multiples of 1, 2 or 5 times a power of ten."""
+    if not high > low:
+        low, high = low - abs(low) / 2, high + abs(high) / 2 or 1.0
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * power for size in (1, 2, 5, 10, 20) if math.ceil(high / (size * power)) - math.floor(low / (size * power)) <= most)
+    first = math.floor(low / step)
+    return [round(step * index, 12) for index in range(first, math.ceil(high / step) + 1)]
+
+
+def time_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
+    """Return the same for seconds: multiples of seconds, minutes, hours or days that a clock has."""
+    step = next((size for size in _CLOCK if (high - low) / size <= most), None)
+    if step is None or not high > low:
+        return ticks(low, high, most)
+    return [float(step * index) for index in range(math.floor(low / step), math.ceil(high / step) + 1)]
+
+
+def thinned(points: Points, buckets: int) -> list[tuple[float, float]]:
+    """Return the first, lowest, highest and last point of each of equal stretches, so that no peak is lost."""
+    if len(points) <= 4 * buckets:
+        return list(points)
+    left, right = min(x for x, _ in points), max(x for x, _ in points)
+    width = (right - left) / buckets or 1.0
+    stretches: dict[int, list[tuple[float, float]]] = {}
+    for point in points:
+        stretches.setdefault(int((point[0] - left) / width), []).append(point)
+    kept: list[tuple[float, float]] = []
+    for stretch in stretches.values():
+        extremes = {0, len(stretch) - 1, *(choose(range(len(stretch)), key=lambda index: stretch[index][1]) for choose in (min, max))}
+        kept += [stretch[index] for index in sorted(extremes)]
+    return kept
+
+
+def finite(points: Points) -> list[tuple[float, float]]:
+    """Return the points whose coordinates are both finite numbers of a size that can be drawn."""
+    return [point for point in points if all(abs(one) < 1e30 for one in point)]

@@ -1,0 +1,43 @@
+"""The file of the page: written whole or not at all, and never over anything but an earlier page."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tfkit.durable import write_atomically
+from tfkit.errors import MachineError, UsageError
+from tfkit.reporting.bounded_lines import open_regular
+from tfkit.reporting.html_page import GENERATOR
+from tfkit.run.manifest import NAME
+from tfkit.run.refused_folders import WRITTEN
+
+
+def check_page_path(path: Path, runs: Iterable[Path]) -> None:
+    """Raise UsageError for a path where no page may be written: a folder, a file that is no page, a place in a run or in a checkpoint."""
+    if path.is_dir():
+        raise UsageError(f"--html {path}: is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"--html {path}: there is no folder {path.parent}; make it, or give another place")
+    place = path.parent.resolve() / path.name
+    if any((folder / NAME).exists() for folder in place.parents):
+        raise UsageError(f"--html {path}: is in a checkpoint, whose files are those of its manifest; give another place")
+    for run in runs:
+        if place.is_relative_to(run.resolve()) and place.relative_to(run.resolve()).parts[0] in WRITTEN:
+            raise UsageError(f"--html {path}: belongs to the run {run}; give another name")
+    if path.exists() and not _is_page(path):
+        raise UsageError(f"--html {path}: exists, and is no page of tfkit report; give another name, or delete it")
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write the page. Raises MachineError if the disk refuses."""
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise MachineError(f"--html {path}: cannot be written ({error.strerror}); give another place, or check the disk") from error
+
+
+def _is_page(path: Path) -> bool:
+    try:
+        with open_regular(path) as file:
+            return f'name="generator" content="{GENERATOR}"'.encode() in file.read(4096)
+    except OSError:
+        return False

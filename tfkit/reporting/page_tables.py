@@ -1,0 +1,173 @@
+"""The tables and texts of the page: the runs, where their energy went and how it was had, samples, recipes and their differences."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfkit.recipe.schema.best_metric import HIGHER
+from tfkit.reporting.amount_texts import amount, forecast, score, shown, spent_text, steps
+from tfkit.reporting.equal_score import Comparison
+from tfkit.reporting.html_elements import Element, element
+from tfkit.reporting.metric_lines import MOST_CHARACTERS, Sample
+from tfkit.reporting.run_facts import mapping_of, number_of, text_of
+from tfkit.reporting.run_set import Entry
+from tfkit.reporting.visible_text import without_places
+from tfkit.units import format_energy, format_mass, format_seconds
+
+MOST_ROWS = 300
+_MOST_DIFFERENCES = 200
+_LONGEST_VALUE = 300
+_SHOWN_SAMPLES = 6  # of a run
+_LONGEST_RECIPE = 40_000
+_NUMERIC = re.compile(
+    r"[>=~ ]*[\d.,:+-]+(e-?\d+)?( ?%| [munk]?[gW]h?| [kMG]Wh| [kM]?[gt]| ?[kMBT])?( \(.*\))?|never reached|unknown|at least .*"
+)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Element:
+    """Return a table whose rows begin with a heading, in a box that scrolls on narrow screens. Columns of numbers are set to the right."""
+    aligned = [column > 0 and all(_NUMERIC.fullmatch(row[column]) or not row[column] for row in rows) for column in range(len(head))]
+    names = [element("th", name, scope="col", class_="number" if right else None) for name, right in zip(head, aligned, strict=True)]
+    body = [
+        element(
+            "tr",
+            element("th", row[0], scope="row"),
+            *(element("td", cell, class_="number" if right else None) for cell, right in zip(row[1:], aligned[1:], strict=True)),
+        )
+        for row in rows[:MOST_ROWS]
+    ]
+    whole = element("table", element("thead", element("tr", *names)), element("tbody", *body))
+    more = element("p", f"{len(rows) - MOST_ROWS:,} more rows are left out", class_="quiet") if len(rows) > MOST_ROWS else None
+    return element("div", whole, more, class_="scroll", tabindex="0")
+
+
+def runs_table(entries: Sequence[Entry]) -> Element:
+    """Return the table of all runs: the columns that any of them has."""
+    head = ["run", "command", "status", "steps", "score", "time", "energy", "CO2e", "inherited CO2e", "repeated work", "forecast CO2e"]
+    rows = [_run_row(one) for one in entries]
+    used = [column for column in range(len(head)) if column == 0 or any(row[column] for row in rows)]
+    return table([head[column] for column in used], [[row[column] for column in used] for row in rows])
+
+
+def _run_row(entry: Entry) -> list[str]:
+    run, amounts, inherited = entry.run, entry.run.amounts, entry.inherited
+    least = "at least " if inherited.sums.is_lower_bound else ""
+    known = "unknown" if inherited.emissions_g is None else least + format_mass(inherited.emissions_g)
+    return [
+        entry.label,
+        run.kind or "",
+        run.status + (f", for {entry.served}" if entry.served else ""),
+        steps(run),
+        score(run),
+        "" if amounts.seconds is None else format_seconds(amounts.seconds),
+        amount(amounts, "energy_kwh", run.is_lower_bound),
+        amount(amounts, "emissions_g", run.is_lower_bound),
+        known if inherited.ancestors else "",
+        format_mass(amounts.rework_g) if amounts.rework_g else "",
+        forecast(run, "emissions_g"),
+    ]
+
+
+def comparison_table(comparison: Comparison, name: str) -> Element:
+    """Return what each run had spent when it reached the best score of another one."""
+    labels = [one.label for one in comparison.entries]
+    first = f"{comparison.metric} {'at least' if comparison.metric in HIGHER else 'at most'}"
+    rows = [
+        [f"{level.value:.4g} (best of {level.best_of})", *(spent_text(comparison, label, level.reached[label], name) for label in labels)]
+        for level in comparison.levels
+    ]
+    return table([first, *labels], rows)
+
+
+def phases_table(entries: Sequence[Entry]) -> Element | None:
+    """Return seconds, energy and emissions of each phase of each run."""
+    rows = [
+        [one.label, name, format_seconds(sums["seconds"]), format_energy(sums["energy_wh"]), format_mass(sums["emissions_g"])]
+        for one in entries
+        for name, sums in one.run.phases.items()
+    ]
+    return table(["run", "phase", "time", "energy", "CO2e"], rows) if rows else None
+
+
+def forecast_table(entries: Sequence[Entry]) -> Element | None:
+    """Return each forecast with its range beside what was measured, and their ratio."""
+    rows = []
+    for one in entries:
+        for name, words in {"seconds": "time", "energy_kwh": "energy", "emissions_g": "CO2e"}.items():
+            likely, measured = number_of(mapping_of(one.run.predicted, name), "likely"), getattr(one.run.amounts, name)
+            if likely is not None:
+                ratio = f"{measured / likely:.2f}" if measured is not None and likely else ""
+                rows.append([one.label, words, forecast(one.run, name), "" if measured is None else shown(name, measured), ratio])
+    return table(["run", "of", "forecast", "measured", "measured / forecast"], rows) if rows else None
+
+
+def provenance_table(entries: Sequence[Entry]) -> Element:
+    """Return how the energy of each run was had: what was measured and what modelled, how much of the time, and the carbon intensity."""
+    rows = []
+    for one in entries:
+        run, found = one.run, one.run.measuring
+        intensity, coverage, pue = mapping_of(found, "intensity"), number_of(found, "coverage"), number_of(found, "pue")
+        kind = [text_of(intensity, "source"), str(intensity.get("year") or ""), text_of(intensity, "kind")]
+        rows.append(
+            [
+                one.label,
+                run.provenance or "not measured",
+                "" if coverage is None else f"{coverage:.0%}",
+                "" if pue is None else f"{pue:g}",
+                run.place or "",
+                ", ".join(filter(None, kind)),
+                "a lower bound: a part was not measured" if run.is_lower_bound else "",
+            ]
+        )
+    head = ["run", "source of the energy", "time measured", "PUE", "place and carbon intensity", "source of the intensity", "gaps"]
+    used = [column for column in range(len(head)) if column < 2 or any(row[column] for row in rows)]
+    return table([head[column] for column in used], [[row[column] for column in used] for row in rows])
+
+
+def samples(entry: Entry) -> Element | None:
+    """Return the latest texts that a run wrote, cut where they are long, with their real length."""
+    found = entry.run.metrics.samples
+    if not found:
+        return None
+    return element("div", element("h3", entry.label), element("div", *(_sample(one) for one in found[-_SHOWN_SAMPLES:]), class_="charts"))
+
+
+def _sample(one: Sample) -> Element:
+    cut = [
+        f"{name} of {length:,} characters, of which {MOST_CHARACTERS:,} are shown"
+        for name, length in (("prompt", one.prompt_characters), ("text", one.completion_characters))
+        if length > MOST_CHARACTERS
+    ]
+    words = f"step {one.step:,}" + (f": {'; '.join(cut)}" if cut else "")
+    return element("figure", element("figcaption", words), element("pre", element("strong", one.prompt), one.completion))
+
+
+def recipe_differences(entries: Sequence[Entry], full: bool) -> Element | None:
+    """Return the values of the recipes that differ between the runs."""
+    recipes = [one.run.recipe for one in entries]
+    names = [
+        name for name in dict.fromkeys(name for recipe in recipes for name in recipe) if len({_value(one, name) for one in recipes}) > 1
+    ]
+    rows = [[name, *(_shared(_value(recipe, name), full) for recipe in recipes)] for name in names[:_MOST_DIFFERENCES]]
+    return table(["key", *(one.label for one in entries)], rows) if rows else None
+
+
+def _value(recipe: Mapping[str, Any], name: str) -> str:
+    if name not in recipe:
+        return ""
+    text = "null" if recipe[name] is None else str(recipe[name])
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}... ({len(text):,} characters)"
+
+
+def recipe_text(entry: Entry, full: bool, *, is_open: bool) -> Element | None:
+    """Return the resolved recipe of a run, to be opened."""
+    text = entry.run.recipe_text
+    if not text:
+        return None
+    cut = f"\n... ({len(text):,} characters)" if len(text) > _LONGEST_RECIPE else ""
+    shown_text = _shared(text[:_LONGEST_RECIPE], full) + cut
+    return element("details", element("summary", entry.label), element("pre", shown_text), open="" if is_open else None)
+
+
+def _shared(text: str, full: bool) -> str:
+    return text if full else without_places(text)

@@ -1,0 +1,151 @@
+"""Charts as inline SVG: lines with a legend, bars of parts, and ranges. Colour is never alone: lines have dashes, bars and ranges words."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tfkit.reporting.chart_scales import Points, finite, thinned, ticks, time_ticks
+from tfkit.reporting.html_elements import Element, element
+from tfkit.units import format_seconds
+
+_WIDTH, _HEIGHT = 380, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 40
+_BUCKETS = 150
+COLOURS = 8  # of series and parts, in page_style.py
+
+Format = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a chart, with one of its colours; `marked`: with a dot at each point."""
+
+    label: str
+    points: Points
+    colour: int
+    marked: bool = False
+
+
+def number(value: float) -> str:
+    """Return a number for an axis."""
+    return f"{value:,.0f}" if abs(value) >= 1000 and value == round(value) else f"{value:.6g}"
+
+
+def line_chart(title: str, across: str, series: Sequence[Series], up: Format = number, along: Format = number) -> Element | None:
+    """Return a figure of the series, each with its colour and dashes; None where no series has two points.
+
+    `up` and `along` write the numbers of the axes.
+    """
+    drawn = [(one.colour % COLOURS, one, finite(one.points)) for one in series]
+    drawn = [(index, one, points) for index, one, points in drawn if len(points) > 1 or (points and one.marked)]
+    every = [point for _, _, points in drawn for point in points]
+    if len({x for x, _ in every}) < 2:
+        return None
+    rows = ticks(min(y for _, y in every), max(y for _, y in every))
+    left, right = min(x for x, _ in every), max(x for x, _ in every)
+
+    def place(point: tuple[float, float]) -> tuple[float, float]:
+        x = _LEFT + (point[0] - left) / (right - left) * (_WIDTH - _LEFT - _RIGHT)
+        return x, _HEIGHT - _BOTTOM - (point[1] - rows[0]) / (rows[-1] - rows[0]) * (_HEIGHT - _TOP - _BOTTOM)
+
+    lines = [part for index, one, points in drawn for part in _line(index, one, [place(point) for point in thinned(points, _BUCKETS)])]
+    columns = [tick for tick in (time_ticks if along is format_seconds else ticks)(left, right, 4) if left <= tick <= right]
+    ends = f"{title}, over {across}: " + "; ".join(
+        f"{one.label} from {up(points[0][1])} to {up(points[-1][1])}" for _, one, points in drawn
+    )
+    drawing = element(
+        "svg",
+        element("title", ends),
+        *(_row(place((left, tick))[1], up(tick)) for tick in rows),
+        *(_column(place((tick, rows[0]))[0], along(tick)) for tick in columns),
+        element("text", across, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 5, text_anchor="middle", class_="axis-name"),
+        *lines,
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        role="img",
+    )
+    names = [(index, one.label) for index, one, _ in drawn]
+    return element("figure", element("figcaption", title), drawing, _legend(names) if len(names) > 1 else None)
+
+
+def _line(index: int, one: Series, places: Sequence[tuple[float, float]]) -> list[Element]:
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    dots = [element("circle", cx=x, cy=y, r=3, class_=f"dot c{index}") for x, y in places] if one.marked and len(places) <= 60 else []
+    return [element("polyline", points=corners, class_=f"line c{index}"), *dots]
+
+
+def _row(y: float, text: str) -> Element:
+    line = element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid")
+    return element("g", line, element("text", text, x=_LEFT - 6, y=y + 4, text_anchor="end"))
+
+
+def _column(x: float, text: str) -> Element:
+    line = element("line", x1=x, x2=x, y1=_HEIGHT - _BOTTOM, y2=_HEIGHT - _BOTTOM + 4, class_="tick")
+    return element("g", line, element("text", text, x=min(x, _WIDTH - _RIGHT - 8), y=_HEIGHT - _BOTTOM + 17, text_anchor="middle"))
+
+
+def _legend(names: Sequence[tuple[int, str]]) -> Element:
+    """Return a list of the names, each beside a piece of its line."""
+    return element(
+        "ul",
+        *(
+            element(
+                "li",
+                element("svg", element("line", x1=0, x2=26, y1=5, y2=5, class_=f"line c{index}"), viewBox="0 0 26 10", aria_hidden="true"),
+                label,
+            )
+            for index, label in names
+        ),
+        class_="legend",
+    )
+
+
+def part_bars(title: str, rows: Mapping[str, Mapping[str, float]], write: Format) -> Element | None:
+    """Return a bar for each row, divided into its parts, whose widths are in proportion to the largest row; None without an amount."""
+    names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
+    most = max((sum(parts.values()) for parts in rows.values()), default=0.0)
+    if not most > 0:
+        return None
+    bars: list[Element] = []
+    for label, parts in rows.items():
+        y, x = 36 * len(bars), 0.0
+        pieces: list[Element] = []
+        for name, amount in parts.items():
+            width = max(0.0, amount) / most * _WIDTH
+            colour = names.index(name) % COLOURS
+            tip = element("title", f"{label}: {name} {write(amount)}")
+            pieces.append(element("rect", tip, x=x, y=y + 16, width=width, height=14, class_=f"part c{colour}"))
+            x += width
+        head = element("text", f"{label}: {write(sum(parts.values()))}", x=0, y=y + 11)
+        bars.append(element("g", head, *pieces))
+    alternative = element("title", f"{title}; the table below has the numbers")
+    drawing = element("svg", alternative, *bars, viewBox=f"0 0 {_WIDTH} {36 * len(bars)}", role="img")
+    keys = [element("li", element("span", "", class_=f"key c{index % COLOURS}"), name) for index, name in enumerate(names)]
+    return element("figure", element("figcaption", title), drawing, element("ul", *keys, class_="legend"))
+
+
+def range_bars(title: str, rows: Sequence[tuple[str, float, float, float, float | None]], write: Format) -> Element | None:
+    """Return the range of each forecast (label, low, likely, high, actual), with a dot at the likely value and a diamond at the actual."""
+    values = [value for row in rows for value in row[1:] if value is not None]
+    if not values or not max(values) > 0:
+        return None
+    most = max(values)
+
+    def across(value: float) -> float:
+        return 6 + value / most * (_WIDTH - 12)
+
+    bars: list[Element] = []
+    for index, (label, low, likely, high, actual) in enumerate(rows):
+        y = 44 * index
+        words = f"{label}: {write(likely)} ({write(low)} to {write(high)})" + (f", measured {write(actual)}" if actual is not None else "")
+        pieces = [
+            element("text", words, x=0, y=y + 12),
+            element("line", x1=across(low), x2=across(high), y1=y + 28, y2=y + 28, class_="range"),
+            element("circle", cx=across(likely), cy=y + 28, r=4.5, class_="dot c0"),
+        ]
+        if actual is not None:
+            x = across(actual)
+            corners = f"{x:.1f},{y + 20} {x + 7:.1f},{y + 28} {x:.1f},{y + 36} {x - 7:.1f},{y + 28}"
+            pieces.append(element("polygon", points=corners, class_="part c1"))
+        bars.append(element("g", *pieces))
+    drawing = element("svg", element("title", title), *bars, viewBox=f"0 0 {_WIDTH} {44 * len(bars)}", role="img")
+    caption = element("figcaption", title, element("span", " (dot: likely, line: low to high, diamond: measured)", class_="quiet"))
+    return element("figure", caption, drawing)
