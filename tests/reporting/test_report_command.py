@@ -129,7 +129,7 @@ def test_bad_words_end_with_2(folder: Path, capsys: pytest.CaptureFixture[str]) 
         (str(folder / "nowhere"),): "no such folder",
         (str(folder / "notes"),): "no runs",
         (str(folder.parent / "bad"),): "no run that can be read",
-        (str(folder), "--format", "pdf"): "give one of json, csv",
+        (str(folder), "--format", "pdf"): "give one of json, csv, card",
         (str(folder), "--format", "csv", "--json"): "exclude each other",
     }.items():
         assert main(["report", *words]) == 2, words

@@ -29,6 +29,7 @@ class _Format:
 FORMATS = {
     "json": _Format("report_document", "report_document"),
     "csv": _Format("report_document", "report_csv"),
+    "card": _Format("finished_card", "finished_card", of_one_run=True),
     "eu-gpai": _Format("formats.eu_gpai", "eu_gpai", of_one_run=True),
     "cyclonedx": _Format("formats.cyclonedx", "cyclonedx", of_one_run=True),
     "spdx": _Format("formats.spdx", "spdx", of_one_run=True),

@@ -44,11 +44,13 @@ svg text.strong {{ font-weight: 600 }} svg text.axis-name {{ fill: var(--quiet) 
 .box.unknown {{ stroke-dasharray: 5 4 }} .link {{ fill: none; stroke: var(--quiet); stroke-width: 1.4 }} .head {{ fill: var(--quiet) }}
 ul.legend {{ list-style: none; margin: 6px 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 13px }}
 ul.legend li {{ display: flex; align-items: center; gap: 6px; min-width: 0 }} ul.legend svg {{ width: 26px; height: 10px; flex: none }}
-.key {{ display: inline-block; width: 12px; height: 12px; border-radius: 3px; flex: none }}
+.key {{ display: inline-block; width: 12px; height: 12px; border-radius: 3px; flex: none;
+  print-color-adjust: exact; -webkit-print-color-adjust: exact }}
 pre {{ margin: 0; padding: 10px; background: var(--panel); border-radius: 6px; white-space: pre-wrap;
   font-size: 13px; overflow-wrap: anywhere }}
 details {{ margin: 8px 0 }} summary {{ cursor: pointer; font-weight: 600 }}
 {_SERIES}
+@page {{ margin: 12mm }}
 @media print {{
   :root {{ color-scheme: light; --back: #ffffff; --text: #000000; --quiet: #444444; --rule: #bbbbbb; --panel: #f6f8fa; {_colours(_LIGHT)} }}
   body {{ max-width: none; padding: 0; font-size: 11px }} figure, tr, pre {{ break-inside: avoid }} h2 {{ break-after: avoid }}

@@ -60,8 +60,7 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
     front += [f"license: {base_card.license}"] if base_card.license else []
     front += [f"base_model: {_yaml(base)}", f"base_model_relation: {'adapter' if adapter else 'finetune'}"] if base else []
     front += _list("datasets", data.hub)
-    if carbon := impact.front(training.kind):
-        front += ["co2_eq_emissions:", *(f"  {key}: {_yaml(value)}" for key, value in carbon.items())]
+    front += _impact_front(impact, training.kind)
     front += _model_index(model.name, task, data, evaluation)
     layers = " + ".join(str(count) for count in (config.encoder_layers, config.decoder_layers) if count)
     rows = {
@@ -92,6 +91,24 @@ def model_card(model: CardModel, training: CardTraining, data: CardData, impact:
 
 {impact.sentence()}
 {_section(impact)}"""
+
+
+def with_impact(card: str, impact: CardImpact, training_type: str) -> str:
+    """Return a card with another impact, such as that of the run at its end; the rest stays as it is, also where it was edited."""
+    found = re.match(r"---\n(.*?\n)---\n(.*)", card, re.DOTALL)
+    front, body = (found[1], found[2]) if found else ("", card)
+    block = "".join(f"{line}\n" for line in _impact_front(impact, training_type))
+    front, found_blocks = re.subn(r"^co2_eq_emissions:\n(?:[ \t]+[^\n]*\n)*", lambda _: block, front, count=1, flags=re.MULTILINE)
+    front += "" if found_blocks else block
+    body = re.sub(r"\n## Environmental impact\n.*?(?=\n## |\Z)", "", body, count=1, flags=re.DOTALL)
+    body = re.sub(r"^(?:Training took (?:at least )?[\d.]|Energy and emissions )[^\n]*\n", "", body, count=1, flags=re.MULTILINE)
+    return f"---\n{front}---\n{body.rstrip()}\n\n{impact.sentence()}\n{_section(impact)}"
+
+
+def _impact_front(impact: CardImpact, training_type: str) -> list[str]:
+    """Return the Hub's block of the emissions as lines of YAML; none where there is nothing to state."""
+    block = impact.front(training_type)
+    return ["co2_eq_emissions:", *(f"  {key}: {_yaml(value)}" for key, value in block.items())] if block else []
 
 
 def _table(rows: Mapping[str, str]) -> str:

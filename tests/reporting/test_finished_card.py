@@ -1,0 +1,53 @@
+"""--format card: the card of a checkpoint, with the cost of the whole run in place of that at the moment of the checkpoint."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from written_runs import write_run
+
+from tfkit.__main__ import main
+from tfkit.reporting.finished_card import finished_card
+from tfkit.reporting.run_facts import read_facts
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of 0.1.0 that was stopped, of which run.json has 12,345 g by now."""
+    path = shutil.copytree(FIXTURES / "stopped", tmp_path / "stopped")
+    document = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    document["totals"] |= {"emissions_g": 12345.678, "energy_kwh": 25.5, "train_flops": 2.5e15, "rework_g": 2.0}
+    (path / "run.json").write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def test_a_card_has_the_cost_of_the_whole_run_and_is_else_as_it_was(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = read_facts(run)
+    assert facts.checkpoint is not None
+    readme = facts.checkpoint.path / "README.md"
+    readme.write_text(readme.read_text(encoding="utf-8") + "\nWords of mine: $1 \\1.\n\n## My section\n\nMore.\n", encoding="utf-8")
+    assert main(["report", str(run), "--format", "card"]) == 0
+    card = capsys.readouterr().out
+    lines = card.splitlines()
+    assert lines.count("co2_eq_emissions:") == 1
+    assert "  emissions: 12345.678" in lines
+    assert "| carbon emitted | 12.3 kg CO2e |" in lines
+    assert "| computation | 2.5e+15 FLOP by the architecture |" in lines
+    assert sum(line.startswith("Training took 25.5 kWh of electricity and emitted 12.3 kg of CO2e") for line in lines) == 1
+    assert sum(line.startswith("Training took") for line in lines) == 1
+    kept = [line for line in readme.read_text(encoding="utf-8").splitlines() if not line.startswith(("Training took", "  emissions:"))]
+    assert [line for line in kept if line not in lines] == []
+    readme.write_text(card, encoding="utf-8")
+    assert finished_card(read_facts(run), full=False) == card
+
+
+def test_a_run_without_a_checkpoint_has_no_card(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(write_run(tmp_path / "none")), "--format", "card"]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+    shutil.copytree(run, tmp_path / "two" / "a")
+    shutil.copytree(run, tmp_path / "two" / "b")
+    assert main(["report", str(tmp_path / "two"), "--format", "card"]) == 2
+    assert "there are 2 runs (a, b, ...)" in capsys.readouterr().err

@@ -1,0 +1,69 @@
+"""The model card of a run's checkpoint with the cost of the whole run: the file itself has what was known when the checkpoint was saved."""
+
+from tfkit.carbon.reading import Reading
+from tfkit.errors import ModelError, UsageError
+from tfkit.reporting.inherited import ancestry_of
+from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of, text_of
+from tfkit.run.card import with_impact
+from tfkit.run.card_impact import CardImpact
+from tfkit.run.model_files import MIB, find_file, read_text
+
+
+def finished_card(run: RunFacts, *, full: bool) -> str:
+    """Return README.md of the best checkpoint, else the newest, with energy and emissions of all attempts up to now.
+
+    Raises UsageError for a run without a checkpoint that has a card. It names no place, with or without `full`.
+    """
+    if run.checkpoint is None:
+        raise UsageError(f"{run.path}: this run has no checkpoint, and a card is that of a model; name a run that has one")
+    try:
+        path = find_file(run.checkpoint.path, "README.md")
+        card = "" if path is None else read_text(path, MIB)
+    except ModelError as error:
+        raise UsageError(f"{error}; a card cannot be made of it") from None
+    if not card:
+        raise UsageError(f"{run.checkpoint.path}: has no README.md, to which the cost of the run would be added; save the model again")
+    training = text_of(run.checkpoint.lineage, "training") or "pre-training"
+    return with_impact(card, _impact(run), training)
+
+
+def _impact(run: RunFacts) -> CardImpact:
+    ancestry = ancestry_of(run)
+    tokens, flops = (number_of(run.totals, name) or 0 for name in ("tokens", "train_flops"))
+    return CardImpact(
+        _reading(run),
+        _hardware(run),
+        int(tokens),
+        float(flops),
+        ancestry.sums if ancestry.ancestors else None,
+        number_of(run.measuring, "pue"),
+        mapping_of(run.measuring, "intensity"),
+        {name: run.measuring.get(name) for name in ("coverage", "rework_g", "train_flops")},
+    )
+
+
+def _reading(run: RunFacts) -> Reading:
+    """Return the amounts of the run as a reading of the meter."""
+    amounts = run.amounts
+    if amounts.energy_kwh is None or amounts.emissions_g is None:
+        return Reading()
+    parts = mapping_of(run.totals, "energy_kwh_parts")
+    cpu, gpu, ram = (1000 * (number_of(parts, part) or 0.0) for part in ("cpu", "gpu", "ram"))
+    return Reading(
+        1000 * amounts.energy_kwh,
+        amounts.emissions_g,
+        seconds=amounts.seconds or 0.0,
+        status="degraded" if run.is_lower_bound else "ok",
+        place=run.place or "",
+        provenance=run.provenance,
+        cpu_wh=cpu,
+        gpu_wh=gpu,
+        ram_wh=ram,
+    )
+
+
+def _hardware(run: RunFacts) -> str:
+    """Return the processor, and the accelerators that the meter found."""
+    record = mapping_of(run.attempts[-1].machine, "record") if run.attempts else {}
+    processor = text_of(mapping_of(run.receipt, "processor"), "name") or text_of(record, "cpu_model") or "unknown"
+    return ", ".join(filter(None, (text_of(record, "gpu_model"), processor)))
