@@ -4,10 +4,12 @@ A process is a fork of this one, in which everything is imported already: 0.3 s 
 ends without reporting to pytest.
 """
 
+import contextlib
 import faulthandler
 import gc
 import hashlib
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -194,6 +196,14 @@ def _become_tfkit(words: list[str], folder: str | None, environment: Mapping[str
         code = code or 120  # which Python gives if the last output fails
     finally:
         os._exit(code)
+
+
+def refused(words: Sequence[object]) -> Done:
+    """Run tfkit in this process: for what it ends before it computes, where a process of its own would show nothing more."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(word) for word in words])
+    return Done(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
 
 
 def pretrain(run: Path, recipe: Path, *words: str, before: Callable[[], object] | None = None) -> Done:

@@ -160,7 +160,7 @@ def printed(done: Done) -> str:
 def test_a_task_is_told_and_its_recipe_runs_again(
     place: Path, start: str, data: str, objective: dict[str, Any], metric: str | None, said: str
 ) -> None:
-    done = learn(place, start, data, "training.epochs=3")
+    done = learn(place, start, data, "training.epochs=2")
     assert done.code == 0, done.err
     recipe = printed(done)
     assert recipe.startswith(f"# {objective['kind']}: ")

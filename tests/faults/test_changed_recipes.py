@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Done, Process, hashes, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import Done, Process, hashes, pretrain, refused, strike, write_corpus, write_recipe
 
 from tfkit.recipe import model_config, read_recipe
 
@@ -257,18 +257,9 @@ FREE = {
     "evaluation.precision=bfloat16": None,
     "evaluation.bootstrap=50": None,
     "data.language=fr": None,
-    "generation.prompts=[the]": None,
-    "generation.max_new_tokens=3": None,
-    "generation.temperature=0": None,
-    "generation.top_k=3": None,
-    "generation.top_p=0.5": None,
-    "generation.min_p=0.1": None,
-    "generation.repetition_penalty=1.2": None,
-    "generation.no_repeat_ngram=3": None,
-    "generation.num_beams=2": None,
+    "generation={prompts: [the], max_new_tokens: 3, temperature: 0, top_k: 3, top_p: 0.5, min_p: 0.1, stop: [a], seed: 2}": None,
+    "generation={repetition_penalty: 1.2, no_repeat_ngram: 3}": None,
     "generation={num_beams: 2, length_penalty: 0.5, length_law: gnmt, early_stopping: never}": None,
-    "generation.stop=[a]": None,
-    "generation.seed=2": None,
     "carbon.enabled=true": None,
     "carbon.country=FRA": None,
     "carbon.intensity_g_per_kwh=10": None,
@@ -301,9 +292,14 @@ def fields(override: str) -> set[str]:
 
 
 def attempt(run: Path, recipe: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
-    """A whole run in one process, from random weights or from a checkpoint."""
+    """A whole run in one process."""
+    return Process(run.parent, arguments(run, recipe, *words), before).wait()
+
+
+def arguments(run: Path, recipe: Path, *words: str) -> list[str]:
+    """The arguments of a run from random weights, or from a checkpoint."""
     command = "finetune" if any(word.startswith("model={from:") for word in words) else "pretrain"
-    return Process(run.parent, [command, str(recipe), "--run", str(run), "--threads", "1", *words], before).wait()
+    return [command, str(recipe), "--run", str(run), "--threads", "1", *words]
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +339,7 @@ def test_f39_every_field_has_a_row(stopped: Path) -> None:
 def test_f39_what_would_have_taken_other_steps_is_refused(stopped: Path, change: str) -> None:
     name = REFUSED[change]
     before = {path: path.read_bytes() for path in (stopped / name).rglob("*") if path.is_file() and path.name != "run.json"}
-    done = attempt(stopped / name, stopped / "tiny.yaml", *BEGUN[name], change, "--resume")
+    done = refused(arguments(stopped / name, stopped / "tiny.yaml", *BEGUN[name], change, "--resume"))
     assert (done.code, done.out) == (2, ""), done.err
     assert "this run was begun with another recipe, so it cannot go on:\n  " in done.err
     field = "data.train" if change.startswith("data.train") else sorted(fields(change))[0]

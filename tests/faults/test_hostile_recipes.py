@@ -158,6 +158,8 @@ COSTLY = (
     "ten thousand wrong sources",
     "half a million comments",
     "a thousand braces",
+    "a key of many lines",
+    "ten thousand unknown fields of the model",
 )
 
 # A small process that starts tfkit: what a large one forks has its memory counted against it.
