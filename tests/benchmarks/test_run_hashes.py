@@ -1,13 +1,15 @@
 """benchmarks/run_hashes.py: its recipes leave nothing to a default and use everything that there is, and it names a run that differs."""
 
 import json
+import os
+import sys
 import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from run_hashes import CASES, recipe
-from tiny_tasks import ROOT, script
+from run_hashes import CASES, main, recipe
+from tiny_runs import Process
 
 from tfkit.families import FAMILIES, PRESETS
 from tfkit.recipe.reading.fields import records, tags
@@ -48,9 +50,16 @@ def test_the_cases_use_everything() -> None:
 
 
 def test_a_run_that_differs_in_one_thing_is_named_with_it_alone(tmp_path: Path) -> None:
+    def program(words: list[str]) -> int:
+        os.chdir(tmp_path)
+        sys.argv = ["run_hashes.py", *words]
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0)
+
     def make(out: str, *words: str) -> tuple[int, str]:
-        done = script(tmp_path, str(ROOT / "benchmarks" / "run_hashes.py"), out, "--only", "gpt2", *words)
-        return done.returncode, done.stdout.splitlines()[-1]
+        done = Process(tmp_path, [out, "--only", "gpt2", *words], program=program).wait()
+        return done.code, done.out.splitlines()[-1]
 
     assert make("one.json") == (0, "1 runs")
     made = json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))

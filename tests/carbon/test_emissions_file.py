@@ -227,8 +227,9 @@ def _write_attempt(folder, attempt, barrier):
         write_emissions(folder, reader)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of forking beside threads that a writer does not use
 def test_eight_writers_lose_no_row_and_tear_none(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     barrier = context.Barrier(8)
     writers = [context.Process(target=_write_attempt, args=(tmp_path, attempt, barrier)) for attempt in range(1, 9)]
     for writer in writers:

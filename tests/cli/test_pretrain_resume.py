@@ -90,8 +90,13 @@ def test_the_runs_have_something_to_lose(unbroken: Callable[[str], Path]) -> Non
     assert len({json.dumps(exact(unbroken(variant))) for variant in VARIANTS}) == len(VARIANTS)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("forward", [2 * MICRO_BATCHES + 1, 7 * MICRO_BATCHES], ids=["first micro-batch", "last micro-batch"])
+@pytest.mark.parametrize(
+    ("variant", "forward"),
+    [
+        *(pytest.param(variant, 2 * MICRO_BATCHES + 1, id=f"{variant}-first micro-batch") for variant in VARIANTS),
+        *(pytest.param(variant, 7 * MICRO_BATCHES, id=f"{variant}-last micro-batch") for variant in ("adamw-fp32", "adafactor-ramp-mean")),
+    ],
+)
 def test_sigterm_inside_a_step(base: Path, unbroken: Callable[[str], Path], variant: str, forward: int) -> None:
     run, recipe = base / f"{variant}-term-{forward}", base / "tiny.yaml"
     words = [*COMMON, *VARIANTS[variant]]

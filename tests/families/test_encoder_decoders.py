@@ -75,9 +75,9 @@ def test_sinusoids_in_both_layouts() -> None:
 
 @torch.no_grad()
 def test_sinusoids_at_the_end_of_a_long_context_are_marians() -> None:
-    table = MarianSinusoidalPositionalEmbedding(5000, 512).create_weight()
-    assert difference(sinusoids(torch.arange(512), 512, "halves", torch.float32), table[:512]) < 5e-5
-    assert difference(sinusoids(torch.arange(5000), 512, "halves", torch.float32), table) < 5e-4
+    table = MarianSinusoidalPositionalEmbedding(5000, 64).create_weight()
+    assert difference(sinusoids(torch.arange(512), 64, "halves", torch.float32), table[:512]) < 5e-5
+    assert difference(sinusoids(torch.arange(5000), 64, "halves", torch.float32), table) < 5e-4
 
 
 # Both stacks
