@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 def check(
     recipe: options.OptionalRecipe = None,
     overrides: options.Overrides = None,
+    ranks: Annotated[
+        int,
+        typer.Option("--ranks", min=1, max=1_000_000, metavar="N", help="Check that the work of its steps can be dealt to N processes."),
+    ] = 1,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -34,9 +38,9 @@ def check(
     try:
         source = open_recipe(recipe)
         if source.has_stages:
-            read_chain(source, overrides or (), with_files=True)
+            read_chain(source, overrides or (), with_files=True, ranks=ranks)
         else:
-            source.changed(overrides or (), with_files=True)
+            source.changed(overrides or (), with_files=True, ranks=ranks)
     except RecipeError as error:
         if json:
             console.json(_document(recipe, error))

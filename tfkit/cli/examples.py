@@ -48,7 +48,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tfkit plan --from hub:sentence-transformers/all-MiniLM-L6-v2 --data reviews.csv",
     ),
     "inspect": ("tfkit inspect gpt2-stdlib", "tfkit inspect gsm8k-chat data.train.0.path=train.jsonl"),
-    "check": ("tfkit check gpt2-stdlib training.steps=10", "tfkit check mine.yaml --json", "tfkit check --schema > recipe.schema.json"),
+    "check": (
+        "tfkit check gpt2-stdlib training.steps=10",
+        "tfkit check mine.yaml --ranks 64 --json",
+        "tfkit check --schema > recipe.schema.json",
+    ),
     "verify": ("tfkit verify runs/demo",),
     "recipes": ("tfkit recipes", "tfkit recipes gpt2-stdlib > mine.yaml", "tfkit recipes banking77 --fetch"),
     "env": ("tfkit env", "tfkit env --json"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.recipe.dump import dump_document, recipe_document
+from tfkit.recipe.reading.dealing import dealing_problems
 from tfkit.recipe.reading.earlier import complete
 from tfkit.recipe.reading.files import missing_files, model_paths
 from tfkit.recipe.reading.overrides import apply_overrides
@@ -64,10 +65,11 @@ class Chain:
         return dump_document({"stages": {stage.name: recipe_document(stage.recipe, None) for stage in self.stages}})
 
 
-def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files: bool = False) -> Chain:
+def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files: bool = False, ranks: int = 1) -> Chain:
     """Check a recipe with stages; overrides begin with the name of a stage: `sft.training.epochs=1`.
 
-    UsageError lists the problems of all stages, one a line. `with_files`: files and folders that are missing are problems, too.
+    UsageError lists the problems of all stages, one a line. `with_files`: files and folders that are missing are problems, too; `ranks`:
+    the processes to which the work of the steps is to be dealt.
     """
     tree, problems = parse(source.text, str(source.path))
     assert isinstance(tree, Mapping), "RecipeText.has_stages says whether this is a chain"
@@ -82,7 +84,7 @@ def read_chain(source: RecipeText, overrides: Sequence[str] = (), *, with_files:
         recipe, wrong = check_tree(stage)
         uses, misplaced = _uses(stage, name, [*trees])
         missing = [one for one in missing_files(stage) if one.path not in uses] if with_files else []
-        found += [*wrong, *misplaced, *missing]
+        found += [*wrong, *misplaced, *missing, *(dealing_problems(recipe, stage, ranks) if recipe else [])]
         problems += [replace(problem, path=(name, *problem.path)) for problem in found]
         if recipe is not None:
             earlier = dict.fromkeys(uses.values())

@@ -18,6 +18,7 @@ from tfkit.recipe.bundled import bundled_recipes, find_bundled
 from tfkit.recipe.dump import dump_document
 from tfkit.recipe.presets import model_problems
 from tfkit.recipe.reading.checks import cross_problems
+from tfkit.recipe.reading.dealing import dealing_problems
 from tfkit.recipe.reading.earlier import complete
 from tfkit.recipe.reading.files import missing_files
 from tfkit.recipe.reading.overrides import apply_overrides
@@ -48,9 +49,12 @@ class RecipeText:
         """Check the recipe with these overrides. UsageError lists all problems, one a line, as place: field: what and remedy."""
         return self.changed(overrides)[0]
 
-    def changed(self, overrides: Sequence[str], *, with_files: bool = False) -> tuple[Recipe, dict[str, Any]]:
-        """Return the checked recipe, and its document with the overrides applied. Raise UsageError as `read_recipe` does."""
-        recipe, tree = _read(*parse(self.text, str(self.path)), str(self.path), overrides, with_files=with_files)
+    def changed(self, overrides: Sequence[str], *, with_files: bool = False, ranks: int = 1) -> tuple[Recipe, dict[str, Any]]:
+        """Return the checked recipe, and its document with the overrides applied. Raise UsageError as `read_recipe` does.
+
+        `ranks`: the processes to which the work of its steps is to be dealt.
+        """
+        recipe, tree = _read(*parse(self.text, str(self.path)), str(self.path), overrides, with_files=with_files, ranks=ranks)
         return recipe, plain(tree)
 
     @property
@@ -120,7 +124,7 @@ def read_document(document: dict[str, Any], name: str, overrides: Sequence[str] 
 
 
 def _read(
-    tree: Node | None, problems: list[Problem], name: str, overrides: Sequence[str], *, with_files: bool = False
+    tree: Node | None, problems: list[Problem], name: str, overrides: Sequence[str], *, with_files: bool = False, ranks: int = 1
 ) -> tuple[Recipe, Mapping]:
     if not isinstance(tree, Mapping):
         what = "is empty" if tree is None else "is not made of sections"
@@ -131,7 +135,7 @@ def _read(
     complete(tree)
     problems += apply_overrides(tree, overrides)
     recipe, more = check_tree(tree)
-    problems += [*more, *(missing_files(tree) if with_files else [])]
+    problems += [*more, *(missing_files(tree) if with_files else []), *(dealing_problems(recipe, tree, ranks) if recipe else [])]
     if problems or recipe is None:
         raise RecipeError(problems)
     return recipe, tree

@@ -1,0 +1,126 @@
+"""Which of the processes of a training this one is, from the environment that torchrun or Slurm gave it. Torch-free."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tfkit.errors import UsageError
+
+_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_SLURM = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
+# Below Linux's ports for outgoing connections, of which another program may have any.
+_FIRST_PORT, _PORTS = 20_000, 12_000
+_MOST_RANKS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of its training; the default is a training of one process."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # among those of this machine
+    local_size: int = 1
+    node: int = 0
+    address: str = "127.0.0.1"  # of rank 0, which the others connect to
+    port: int = 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this is the only process."""
+        return self.size == 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the run folder and reports."""
+        return self.rank == 0
+
+
+def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """Return this process's place by torchrun's variables, else by those of a step of Slurm (srun); one process without either.
+
+    Raises UsageError for a set of variables that is not whole or contradicts itself: a guess would make processes wait for others that
+    never come.
+    """
+    if any(name in environment for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")):  # MASTER_ADDR alone is set by many clusters
+        return _of_torchrun(environment)
+    if "SLURM_STEP_ID" in environment:  # without srun, in the batch script itself, one process is meant
+        return _of_slurm(environment)
+    return Ranks()
+
+
+def _of_torchrun(environment: Mapping[str, str]) -> Ranks:
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE") if environment.get("WORLD_SIZE") == "1" else _TORCHRUN
+    _require(names, environment, "torchrun sets them all. Start the processes with it or with --ranks, or unset them for one process")
+    rank, local_rank, size = (_number(name, environment) for name in names[:3])
+    local_size = _number("LOCAL_WORLD_SIZE", environment) if "LOCAL_WORLD_SIZE" in environment else size
+    node = _number("GROUP_RANK", environment) if "GROUP_RANK" in environment else rank // max(1, local_size)
+    port = _number("MASTER_PORT", environment, most=65_535) if size > 1 else 0
+    return _checked(
+        Ranks(rank, size, local_rank, local_size, node, environment.get("MASTER_ADDR", "127.0.0.1"), port),
+        [name for name in (*names, "LOCAL_WORLD_SIZE", "GROUP_RANK") if name in environment],
+        environment,
+    )
+
+
+def _of_slurm(environment: Mapping[str, str]) -> Ranks:
+    if environment.get("SLURM_STEP_NUM_TASKS") == "1":
+        return Ranks()
+    _require(_SLURM, environment, "srun sets them all. Start the processes with srun, or unset SLURM_STEP_ID for one process")
+    rank, local_rank, node, size = (_number(name, environment) for name in _SLURM[:4])
+    counts = tasks_of_nodes(environment.get("SLURM_STEP_TASKS_PER_NODE", str(size)))
+    if node >= len(counts) or sum(counts) != size:
+        raise _contradiction(["SLURM_NODEID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE"], environment)
+    job, step = _number("SLURM_JOB_ID", environment, most=1 << 40), environment["SLURM_STEP_ID"]
+    port = _FIRST_PORT + (7 * job + (int(step) if step.isdecimal() else 0)) % _PORTS
+    address = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
+    port = _number("MASTER_PORT", environment, most=65_535) if environment.get("MASTER_PORT") else port
+    return _checked(Ranks(rank, size, local_rank, counts[node], node, address, port), _SLURM, environment)
+
+
+def first_host(nodes: str) -> str:
+    """Return the first host of Slurm's list of nodes: `gpu[03-07,9]-ib,cpu1` begins with gpu03-ib.
+
+    Raises UsageError for what is no such list.
+    """
+    match = re.fullmatch(r"([\w.-]+)(?:\[(\d+)[\d,-]*\]([\w.-]*))?(?:,.*)?", nodes)
+    if match is None:
+        raise UsageError(f"SLURM_STEP_NODELIST={nodes!r}: this is no list of nodes; set MASTER_ADDR to the host of the first process")
+    return match[1] + (match[2] or "") + (match[3] or "")
+
+
+def tasks_of_nodes(counts: str) -> list[int]:
+    """Return the processes of each node of Slurm's `2(x3),1`: 2, 2, 2, 1. Raises UsageError for what is no such list."""
+    found: list[int] = []
+    for part in counts.split(","):
+        match = re.fullmatch(r"(\d{1,7})(?:\(x(\d{1,7})\))?", part)
+        if match is None or len(found) + int(match[2] or 1) > _MOST_RANKS:
+            raise UsageError(f"SLURM_STEP_TASKS_PER_NODE={counts!r}: this is no list of numbers such as 2(x3),1; start with srun")
+        found += [int(match[1])] * int(match[2] or 1)
+    return found
+
+
+def _checked(ranks: Ranks, names: Sequence[str], environment: Mapping[str, str]) -> Ranks:
+    whole = 0 <= ranks.rank < ranks.size and 0 <= ranks.local_rank < ranks.local_size <= ranks.size
+    if not whole or ranks.local_rank > ranks.rank or not ranks.address or (not ranks.is_alone and not ranks.port):
+        raise _contradiction(names, environment)
+    return ranks
+
+
+def _require(names: Sequence[str], environment: Mapping[str, str], remedy: str) -> None:
+    if missing := [name for name in names if not environment.get(name)]:
+        there = ", ".join(f"{name}={environment[name]}" for name in names if environment.get(name))
+        raise UsageError(f"{there} {'is' if there.count('=') == 1 else 'are'} set, but not {', '.join(missing)}: {remedy}")
+
+
+def _number(name: str, environment: Mapping[str, str], most: int = _MOST_RANKS) -> int:
+    value = environment[name]
+    if not value.isascii() or not value.isdecimal() or len(value) > 15 or int(value) > most:
+        raise UsageError(f"{name}={value!r}: this is no whole number from 0 to {most:,}. torchrun and srun set it; else unset it")
+    return int(value)
+
+
+def _contradiction(names: Sequence[str], environment: Mapping[str, str]) -> UsageError:
+    there = ", ".join(f"{name}={environment[name]}" for name in names if name in environment)
+    return UsageError(f"{there}: these contradict each other. Start the processes with torchrun, srun or --ranks, or unset the variables")

@@ -1,0 +1,41 @@
+"""Whether the work of a recipe's steps can be dealt to several ranks: every rank gets as many micro-batches as every other."""
+
+from collections.abc import Iterator
+
+from tfkit.recipe.reading.problems import Problem
+from tfkit.recipe.reading.tree import Node, Path, dotted, place_of
+from tfkit.recipe.schema.rollout_sections import RolloutSection
+from tfkit.recipe.schema.sections import Recipe
+
+
+def dealing_problems(recipe: Recipe, tree: Node, ranks: int) -> list[Problem]:
+    """Return what cannot be dealt to so many ranks, each at its field and with the nearest sizes that can."""
+    return [Problem(place_of(tree, path, key=False), path, message) for path, message in _uneven(recipe, ranks)]
+
+
+def _uneven(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
+    training, objective = recipe.training, recipe.objective
+    ramp, micro_batch = training.batch_ramp, training.micro_batch_size
+    rows, path = (training.batch_size, ("training", "batch_size")) if ramp is None else (ramp.start, ("training", "batch_ramp", "start"))
+    whole = ranks * (micro_batch or 1)
+    if rows % ranks:
+        beside = f" in micro-batches of {micro_batch:,}" if micro_batch else ""
+        yield path, f"{rows:,} rows cannot be dealt evenly to {ranks:,} ranks{beside}: {_nearest(rows, whole)}"
+    elif micro_batch is not None and rows % whole:
+        fitting = next(size for size in range(micro_batch, 0, -1) if (rows // ranks) % size == 0)
+        yield (
+            ("training", "micro_batch_size"),
+            f"{rows:,} rows are {rows // micro_batch:,} micro-batches of {micro_batch:,}, which cannot be dealt evenly to {ranks:,} ranks: "
+            f"take micro-batches of {fitting:,}, or for {dotted(path)} {_nearest(rows, whole)}",
+        )
+    if isinstance(objective, RolloutSection) and (responses := objective.prompts * objective.completions) % ranks:
+        yield (
+            ("objective", "prompts"),
+            f"the {responses:,} responses of an iteration cannot be dealt evenly to {ranks:,} ranks: {_nearest(responses, ranks)}",
+        )
+
+
+def _nearest(size: int, unit: int) -> str:
+    """Return the nearest multiples of `unit`, below and above, as advice."""
+    below, above = size // unit * unit, -(-size // unit) * unit
+    return f"the nearest sizes that can are {below:,} and {above:,}" if below else f"the smallest size that can is {above:,}"
