@@ -28,6 +28,8 @@ from tfkit.model.transformer import build
 from tfkit.recipe.reading.fields import records, tags
 from tfkit.recipe.schema.data_sections import SourceSection
 from tfkit.recipe.schema.sections import ModelSection, Recipe
+from tfkit.reporting.formats.sci import sci
+from tfkit.reporting.run_facts import read_facts
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.compile's own, at its import
 
@@ -224,6 +226,12 @@ def budgets(seen: Seen) -> Any:
     return budget.limits, budget._carbon.on_meter_failure
 
 
+def embodied(seen: Seen) -> Any:
+    """The embodied emissions in the report in the form of SCI, and their source."""
+    rate = sci(read_facts(seen.folder), full=False)
+    return rate["embodied_g"] / rate["embodied_device_hours"], rate["embodied_source"]
+
+
 def idle(seen: Seen) -> list[float]:
     """The seconds for which the idle machine is measured."""
     return seen.idle
@@ -297,6 +305,7 @@ CONFIGS = "data.train=[{hub: configs}]"
 STREAMED = "data.train=[{hub: saved, streamed: true}]"
 HELD_OUT_HUB = "data.validation=[{hub: saved}]"
 METERED = "carbon.enabled=true"
+EMBODIED = "carbon.embodied_g_per_device_hour=10 | carbon.embodied_source=the maker"
 TAUGHT = "tokenizer={path: first} | objective={kind: distillation, teacher: first, of: {kind: causal_lm}}"
 ENCODER = "model={preset: bert-tiny, encoder_layers: 2, dim: 16, num_heads: 2, context_length: 16, init: {std: 0.2}}"
 MASKS = f"{ENCODER} | {WORDPIECE} | objective={{kind: masked_lm}}"
@@ -665,6 +674,8 @@ TABLE = {
     "carbon.budget_kwh": Change("carbon.budget_kwh=1000", budgets, METERED),
     "carbon.budget_seconds": Change("carbon.budget_seconds=1000", budgets),
     "carbon.on_meter_failure": Change("carbon.on_meter_failure=stop", budgets, f"{METERED} | carbon.budget_g=1000"),
+    "carbon.embodied_g_per_device_hour": Change("carbon.embodied_g_per_device_hour=20", embodied, EMBODIED),
+    "carbon.embodied_source": Change("carbon.embodied_source=another", embodied, EMBODIED),
     "carbon.baseline_seconds": Change("carbon.baseline_seconds=0.5", idle, METERED),
 }
 

@@ -144,6 +144,23 @@ def test_the_rate_has_the_fields_of_the_standard(tuned: RunFacts) -> None:
     assert (rate["intensity_g_per_kwh"], rate["intensity_kind"], rate["pue"]) == (100.0, "user", 1.0)
 
 
+def test_embodied_emissions_are_the_user_s_figure_with_its_source(tuned: RunFacts) -> None:
+    stated = {"carbon.embodied_g_per_device_hour": 20.0, "carbon.embodied_source": "the maker"}
+    with_it = replace(tuned, recipe={**tuned.recipe, **stated})
+    rate, bare = sci(with_it, full=False), sci(tuned, full=False)
+    seconds = tuned.amounts.seconds
+    assert seconds is not None
+    assert rate["embodied_device_hours"] == seconds / 3600
+    assert (rate["embodied_g"], rate["embodied_source"]) == (pytest.approx(20 * seconds / 3600), "the maker")
+    for name in ("sci_g_per_unit", "low", "high"):
+        assert (rate[name] - bare[name]) * rate["functional_units"] == pytest.approx(rate["embodied_g"]), name
+    assert "embodied emissions: not included" in bare["gaps"]
+    assert not any("embodied" in gap for gap in rate["gaps"])
+    devices = {"Abacus 9": 7200.0, "H100": 3600.0}
+    on_gpus = replace(with_it, receipt={**tuned.receipt, "device": "cuda", "totals": {**tuned.totals, "device_seconds": devices}})
+    assert sci(on_gpus, full=False)["embodied_g"] == pytest.approx(20.0)
+
+
 def test_the_european_form_answers_each_field_or_names_it_as_a_gap(tuned: RunFacts) -> None:
     text = eu_gpai(tuned, full=False)
     for field in (
@@ -168,7 +185,7 @@ def test_the_european_form_answers_each_field_or_names_it_as_a_gap(tuned: RunFac
     (weights,) = [entry["sha256"] for name, entry in read_manifest(_checkpoint(tuned)).items() if name == "model.safetensors"]
     assert weights in text
     gaps = text.split("\nGaps\n")[1]
-    for gap in ("legal name of the provider", "rationale of the design", "embodied emissions, water, network and storage: not included"):
+    for gap in ("legal name of the provider", "rationale of the design", "embodied emissions: not included"):
         assert gap in gaps
 
 

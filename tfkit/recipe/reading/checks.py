@@ -19,7 +19,15 @@ from tfkit.recipe.schema.vocabularies import SENTINELS, VOCABULARIES, variant_of
 
 def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
     """Return the problems of a recipe whose fields are each valid."""
-    found = [*_lengths(recipe), *_warmup(recipe), *_vocabulary(recipe), *_unread(recipe), *_start(recipe), *_budgets(recipe)]
+    found = [
+        *_lengths(recipe),
+        *_warmup(recipe),
+        *_vocabulary(recipe),
+        *_unread(recipe),
+        *_start(recipe),
+        *_budgets(recipe),
+        *_embodied(recipe),
+    ]
     found += [*recipe.objective.problems(recipe, _values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
     if recipe.model.start is None:  # otherwise the model's config is in its own files
         found += _objective(recipe.objective.trained_for, recipe.model, recipe.tokenizer)
@@ -171,6 +179,15 @@ def _budgets(recipe: Recipe) -> Iterator[tuple[Path, str]]:
             yield ("carbon", name), "is not counted with enabled: false: measure the energy, or give budget_seconds"
     if carbon.on_meter_failure != "warn" and not metered:
         yield ("carbon", "on_meter_failure"), "is read with budget_g or budget_kwh alone: give one of them, or remove it"
+
+
+def _embodied(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """Check that a figure of embodied emissions has a source: without one nobody can judge it."""
+    grams, source = recipe.carbon.embodied_g_per_device_hour, recipe.carbon.embodied_source
+    if grams is not None and source is None:
+        yield ("carbon", "embodied_g_per_device_hour"), "needs embodied_source: where the figure is from"
+    if source is not None and grams is None:
+        yield ("carbon", "embodied_source"), "is the source of embodied_g_per_device_hour alone: give that, or remove it"
 
 
 def _unread(recipe: Recipe) -> Iterator[tuple[Path, str]]:

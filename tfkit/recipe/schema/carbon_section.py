@@ -8,6 +8,7 @@ from tfkit.model.config import Data
 from tfkit.recipe.schema.bounds import Effectiveness, Intensity, Seconds
 
 Limit = Annotated[float, Field(gt=0, le=1e12)]
+Name = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 class CarbonSection(Data):
@@ -21,6 +22,10 @@ class CarbonSection(Data):
     baseline_seconds: float = Field(
         0.0, ge=0, le=3600, description="Seconds for which the idle machine is measured before the work starts; 0: not at all."
     )
+    embodied_g_per_device_hour: Limit | None = Field(
+        None, description="Grams of CO2e of making a device, for each hour of its use: for the report in the form sci, and nowhere else."
+    )
+    embodied_source: Name | None = Field(None, description="The source of embodied_g_per_device_hour, which names it in reports.")
     budget_g: Limit | None = Field(None, description="Grams of CO2e after which the run stops (7), over all attempts and stages.")
     budget_kwh: Limit | None = Field(None, description="Kilowatt-hours after which the run stops (7), over all attempts and stages.")
     budget_seconds: Limit | None = Field(None, description="Wall seconds after which the run stops (7), over all attempts and stages.")

@@ -65,6 +65,9 @@ class ModelFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)  # CodeCarbon's record of it
     utilization: Mapping[str, float] = field(default_factory=dict)  # percent, means of the last attempt
+    device_hours: float | None = None  # of GPUs where there are any, else of the machine
+    embodied_g_per_device_hour: float | None = None  # the user's figure
+    embodied_source: str | None = None
     places: Mapping[str, str] = field(default_factory=dict)  # with `full`: host, command, folder
 
     @property
@@ -79,7 +82,7 @@ class ModelFacts:
 
     def gaps(self) -> list[str]:
         """Name what is not known, or not whole."""
-        return [*self._gaps_of_the_run(), *self._gaps_of_the_energy()]
+        return [*self._gaps_of_the_run(), *self._gaps_of_the_energy(), "embodied emissions: not included"]
 
     def _gaps_of_the_run(self) -> Iterator[str]:
         if self.status != "finished":
@@ -103,7 +106,7 @@ class ModelFacts:
             yield f"measured time: {self.coverage:.1%}; the rest is estimated"
         if self.amounts.energy_kwh_low is None:
             yield "range of the energy: not recorded"
-        yield "embodied emissions, water, network and storage: not included"
+        yield "water, network and storage: not included"
 
 
 def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
@@ -152,6 +155,9 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
         versions={str(name): str(version) for name, version in mapping_of(run.receipt, "versions").items()},
         machine=run.attempts[-1].machine.get("record", {}) if run.attempts else {},
         utilization=_utilization(run),
+        device_hours=_device_hours(run),
+        embodied_g_per_device_hour=number_of(run.recipe, "carbon.embodied_g_per_device_hour"),
+        embodied_source=text_of(run.recipe, "carbon.embodied_source"),
         places=_places(run) if full else {},
     )
 
@@ -182,6 +188,17 @@ def _layers(run: RunFacts) -> int | None:
 def _devices(run: RunFacts) -> dict[str, float]:
     recorded = mapping_of(run.measuring, "device_seconds")
     return {str(name): float(seconds) for name, seconds in recorded.items() if type(seconds) in (int, float)}
+
+
+def _device_hours(run: RunFacts) -> float | None:
+    """Return the hours of all GPUs together, of a machine that computes without any its own; None where that is not known."""
+    devices = _devices(run)
+    processors = {text_of(attempt.machine.get("record"), "cpu_model") for attempt in run.attempts}
+    boards = [seconds for name, seconds in devices.items() if name not in processors]
+    if run.receipt.get("device") == "cpu":
+        seconds = run.amounts.seconds
+        return None if seconds is None else seconds / 3600
+    return sum(boards) / 3600 if boards else None
 
 
 def _utilization(run: RunFacts) -> Mapping[str, float]:

@@ -1,7 +1,7 @@
 """Software Carbon Intensity (ISO/IEC 21031:2024) of a training: ((E x I) + M) / R, here in grams per million trained tokens.
 
-A rate, by location, without offsets. E x I are the measured emissions. M, the embodied emissions, is "not included": no figure of it is
-known.
+A rate, by location, without offsets. E x I are the measured emissions. M, the embodied emissions, is the recipe's figure for each device
+hour, carbon.embodied_g_per_device_hour, and "not included" without one: no figure of it is assumed.
 """
 
 from typing import Any
@@ -21,10 +21,10 @@ def sci(run: RunFacts, *, full: bool) -> dict[str, Any]:
 
 def _document(model: ModelFacts) -> dict[str, Any]:
     units = model.tokens / _UNIT if model.tokens else None
-    amounts = model.amounts
-    rates = {
-        name: _rate(getattr(amounts, f"emissions_g{end}"), units) for name, end in (("likely", ""), ("low", "_low"), ("high", "_high"))
-    }
+    amounts, embodied = model.amounts, _embodied(model)
+    sums = (_whole(getattr(amounts, f"emissions_g{end}"), embodied) for end in ("", "_low", "_high"))
+    likely, low, high = (None if grams is None or not units else grams / units for grams in sums)
+    gaps = [gap for gap in model.gaps() if embodied is None or not gap.startswith("embodied")]
     return {
         "schema_version": SCHEMA_VERSION,
         "model": model.name,
@@ -37,20 +37,28 @@ def _document(model: ModelFacts) -> dict[str, Any]:
         "intensity_year": model.intensity.get("year"),
         "intensity_kind": model.intensity.get("kind"),
         "emissions_g": amounts.emissions_g,
-        "embodied_g": None,
-        "embodied_source": "not included",
+        "embodied_g": embodied,
+        "embodied_device_hours": model.device_hours,
+        "embodied_source": "not included" if embodied is None else model.embodied_source,
         "functional_unit": "million trained tokens",
         "functional_units": units,
-        "sci_g_per_unit": rates["likely"],
-        "low": rates["low"],
-        "high": rates["high"],
-        "whole_training_g": amounts.emissions_g,
+        "sci_g_per_unit": likely,
+        "low": low,
+        "high": high,
+        "whole_training_g": _whole(amounts.emissions_g, embodied),
         "boundary": BOUNDARY,
         "provenance": dict(model.provenance),
-        "gaps": model.gaps(),
+        "gaps": gaps,
         **({"places": dict(model.places)} if model.places else {}),
     }
 
 
-def _rate(grams: float | None, units: float | None) -> float | None:
-    return grams / units if grams is not None and units else None
+def _embodied(model: ModelFacts) -> float | None:
+    """Return the embodied emissions of the device hours of the training; None without a figure, or without hours."""
+    if model.embodied_g_per_device_hour is None or model.device_hours is None:
+        return None
+    return model.embodied_g_per_device_hour * model.device_hours
+
+
+def _whole(grams: float | None, embodied: float | None) -> float | None:
+    return None if grams is None else grams + (embodied or 0.0)
