@@ -8,8 +8,10 @@ import pytest
 from written_runs import write_run
 
 from tfkit.__main__ import main
+from tfkit.errors import UsageError
 from tfkit.reporting.finished_card import finished_card
 from tfkit.reporting.run_facts import read_facts
+from tfkit.reporting.run_set import open_runs
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "v0.1.0"
 
@@ -51,3 +53,17 @@ def test_a_run_without_a_checkpoint_has_no_card(tmp_path: Path, run: Path, capsy
     shutil.copytree(run, tmp_path / "two" / "b")
     assert main(["report", str(tmp_path / "two"), "--format", "card"]) == 2
     assert "there are 2 runs (a, b, ...)" in capsys.readouterr().err
+
+
+def test_the_card_of_stages_is_the_last_one_s_and_of_a_sweep_the_best_one_s(tmp_path: Path, run: Path) -> None:
+    chain = write_run(tmp_path / "chain", ledger=False, kind="stages", stages={"base": {}, "tune": {}})
+    sweep = write_run(tmp_path / "sweep", ledger=False, kind="sweep", trials={"1": {}, "2": {}, "3": {}}, best_trial="2")
+    for path in (chain / "base", chain / "tune", *(sweep / name for name in "123")):
+        shutil.copytree(run, path)
+    assert open_runs([chain]).of_one_model().path == chain / "tune"
+    assert open_runs([sweep]).of_one_model().path == sweep / "2"
+    assert open_runs([sweep]).amounts.emissions_g == pytest.approx(3 * 12345.678)
+    assert main(["report", str(chain), "--format", "card"]) == 0
+    (sweep / "run.json").write_text((sweep / "run.json").read_text().replace('"best_trial": "2"', '"best_trial": null'))
+    with pytest.raises(UsageError, match="there are 4 runs"):
+        open_runs([sweep]).of_one_model()

@@ -15,7 +15,9 @@ from tfkit.reporting.chart_scales import thinned, ticks, time_ticks
 from tfkit.reporting.html_elements import element, written
 from tfkit.reporting.html_page import html_page
 from tfkit.reporting.page_style import STYLE
+from tfkit.reporting.report_document import report_csv, report_document
 from tfkit.reporting.run_set import open_runs
+from tfkit.reporting.terminal_report import terminal_report
 from tfkit.reporting.visible_text import visible, without_places
 
 HOSTILE = '<script>alert("1")</script> "\' onload=x & </style></title>\x1b[2J\u202eevil\ud800\x00'
@@ -147,14 +149,14 @@ def test_a_run_in_progress_and_damaged_ones_have_a_page(tmp_path: Path) -> None:
 
 
 def test_long_runs_make_short_pages(tmp_path: Path) -> None:
-    """Twelve runs of three thousand steps, of which eight are drawn; a peak of one step is kept."""
-    losses = [1.0 + step % 7 for step in range(3000)]
+    """Nine runs of fifteen hundred steps, of which eight are drawn; a peak of one step is kept."""
+    losses = [1.0 + step % 7 for step in range(1500)]
     losses[1234] = 99.0
-    for index in range(12):
-        write_run(tmp_path / f"run-{index:02d}", losses=losses, evaluations=dict.fromkeys(range(0, 3000, 10), 1.0))
+    for index in range(9):
+        write_run(tmp_path / f"run-{index:02d}", losses=losses, evaluations=dict.fromkeys(range(0, 1500, 10), 1.0))
     text, found = page(tmp_path)
     assert len(text) < 1_000_000
-    assert "4 of 12 runs are in the tables alone." in found.texts
+    assert "1 of 9 runs are in tables alone." in found.texts
     points = [(float(step), loss) for step, loss in enumerate(losses)]
     assert (1234.0, 99.0) in thinned(points, 100)
     assert len(thinned(points, 100)) <= 400
@@ -224,3 +226,39 @@ def test_the_file_is_never_written_over_anything_else(runs: Path, tmp_path: Path
         assert main(["report", str(runs), "--html", str(path)]) == 2, path
         assert words in capsys.readouterr().err
         assert (path.read_bytes() if path.is_file() else None) == before
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, {"a": [10**400]}, *(pytest.param(value, marks=pytest.mark.slow) for value in (-1e308, True, [], "x" * 10_000, None))],
+    ids=lambda value: str(value)[:12],
+)
+def test_no_value_of_a_receipt_raises_anything(tmp_path: Path, value: object) -> None:
+    """Every field of run.json and of its totals, forecast, result and attempts in turn; all forms are written."""
+    result = {"metrics": {"loss": 1.0}, "steps": 3, "checkpoint": "x"}
+    plan = {"seconds": {"low": 20, "likely": 40, "high": 80}}
+    path = write_run(tmp_path / "run", evaluations={1: 2.0, 3: 1.0}, predicted=plan, result=result, parents=PARENTS, before={"loss": 3.0})
+    write_run(tmp_path / "other", evaluations={3: 1.0})
+    whole = json.loads((path / "run.json").read_text())
+    places: list[tuple[str, ...]] = [(name,) for name in whole]
+    places += [(name, inner) for name in ("totals", "predicted", "result", "before") for inner in whole[name]]
+    places += [
+        ("totals", name) for name in ("intensity", "provenance", "coverage", "place", "energy_kwh_low", "energy_kwh_high", "rework_g")
+    ]
+    places += [("predicted", "seconds", end) for end in plan["seconds"]] + [
+        ("result", "metrics", "loss"),
+        ("data", "validation"),
+        ("data",),
+    ]
+    for place in places:
+        document = json.loads(json.dumps(whole))
+        inner = document
+        for name in place[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[place[-1]] = value
+        (path / "run.json").write_text(json.dumps(document))
+        runs = open_runs([tmp_path])
+        Page(html_page(runs, full=True, today=date(2026, 11, 26)))
+        assert terminal_report(runs, 80)
+        assert json.dumps(report_document(runs, full=True), allow_nan=False)
+        assert report_csv(runs, full=False)

@@ -89,10 +89,7 @@ def _write_page(path: Path, runs: "RunSet", full: bool) -> None:
 def _write(form: _Format, runs: "RunSet", full: bool) -> None:
     """Write the report in a format: a document, or text as it is."""
     function: Callable[..., Any] = getattr(importlib.import_module(f"tfkit.reporting.{form.module}"), form.function)
-    if form.of_one_run and len(runs.entries) != 1:
-        names = ", ".join(one.label for one in runs.entries[:3])
-        raise UsageError(f"this format is of one model, and there are {len(runs.entries)} runs ({names}, ...); name one of them")
-    written = function(runs.entries[0].run if form.of_one_run else runs, full=full)
+    written = function(runs.of_one_model() if form.of_one_run else runs, full=full)
     if isinstance(written, str):
         console.piece(written)
     else:

@@ -49,7 +49,8 @@ def score(run: RunFacts) -> str:
     best = run.listed.best
     if best is not None:
         return f"{visible(best['metric'])} {best['value']:.4g}"
-    name, value = next(iter(run.listed.metrics.items()), ("", None))
+    name = next(iter(run.listed.metrics), "")
+    value = number_of(run.listed.metrics, name)
     return "" if value is None else f"{visible(name)} {value:.4g}"
 
 

@@ -10,8 +10,10 @@ _CLOCK = (1, 2, 5, 10, 15, 30, *(60 * n for n in (1, 2, 5, 10, 15, 30)), *(3600 
 
 def ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
     """Return at most `most` + 1 round numbers that cover low to high: multiples of 1, 2 or 5 times a power of ten."""
-    if not high > low:
-        low, high = low - abs(low) / 2, high + abs(high) / 2 or 1.0
+    largest = max(abs(low), abs(high))
+    if not high - low > 1e-9 * max(largest, 1e-280):
+        around = largest / 2 if largest > 1e-280 else 1.0
+        low, high = low - around, high + around
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(size * power for size in (1, 2, 5, 10, 20) if math.ceil(high / (size * power)) - math.floor(low / (size * power)) <= most)

@@ -66,7 +66,7 @@ def _drawn(runs: RunSet) -> list[Entry]:
 
 def _sections(runs: RunSet, drawn: Sequence[Entry], full: bool) -> list[Element]:
     left_out = len(runs.entries) - len(drawn)
-    note = element("p", f"{left_out} of {len(runs.entries)} runs are in the tables alone.", class_="quiet") if left_out else None
+    note = element("p", f"{left_out} of {len(runs.entries)} runs are in tables alone.", class_="quiet") if left_out else None
     pictures = [picture for one in drawn if (picture := lineage_picture(one)) is not None]
     large = [one for one in drawn if len(one.inherited.ancestors) > MOST_ANCESTORS]
     more = [element("p", f"{one.label} has {len(one.inherited.ancestors):,} ancestors, too many for a picture.") for one in large]

@@ -15,6 +15,7 @@ MOST_SAMPLES = 12
 MOST_CHARACTERS = 2_000  # of a sample's text
 _WINDOWS = 64
 _LONGEST_LINE = 32 << 20
+_LATEST_STEP = 1 << 53  # a float can still count it
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class _Reader:
     def read(self, file: BinaryIO) -> None:
         size = file.seek(0, 2)
         for line in _lines(file, size):
-            if line is None or (record := parse_record(line)) is None:
+            if line is None or (record := parse_record(line)) is None or not 0 <= record["step"] < _LATEST_STEP:
                 self.foreign += 1
             else:
                 self._add(record)
@@ -99,7 +100,7 @@ def _lines(file: BinaryIO, size: int) -> Iterator[bytes | None]:
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
     """Return the numbers of a record, among them those that are not finite; a missing one is left out."""
-    numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
+    numbers = {name: value for name, value in values.items() if type(value) is float or (type(value) is int and abs(value) < _LATEST_STEP)}
     return dict(list(numbers.items())[:MOST_NUMBERS])
 
 

@@ -4,7 +4,6 @@ Nothing is raised for what a folder holds. A run in progress or killed has its a
 read; what was wrong is in `problems`, without a path.
 """
 
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders
 from tfkit.run.listing import ListedRun, read_run
 from tfkit.run.receipt import read_receipt
 
+LARGEST = 1e30  # of a number that is believed
 _MOST_BYTES = 64 << 20  # of run.json, recipe.yaml, and all ledgers of a run together four times that
 
 
@@ -272,9 +272,9 @@ def sum_amounts(amounts: list[Amounts]) -> Amounts:
 
 
 def number_of(values: Any, name: str) -> float | None:
-    """Return a finite number of a document that was read; None for anything else."""
+    """Return a number of a document that was read, of a size that can be computed with; None for anything else."""
     value = values.get(name) if isinstance(values, Mapping) else None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST else None
 
 
 def text_of(values: Any, name: str) -> str | None:

@@ -11,6 +11,7 @@ from tfkit.errors import UsageError
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.inherited import Ancestry, ancestry_of
 from tfkit.reporting.run_facts import Amounts, RunFacts, mapping_of, read_facts, sum_amounts, text_of
+from tfkit.run.chain_folder import CHAIN
 
 MOST_RUNS = 2_000
 _DEEPEST = 8
@@ -83,8 +84,35 @@ class RunSet:
         own = self.for_run(self.best).emissions_g if self.best else None
         return self.amounts.emissions_g / own if own and self.amounts.emissions_g is not None else None
 
+    def of_one_model(self) -> RunFacts:
+        """Return the run of the one model that these runs are for: of a recipe with stages its last, of a sweep its best trial.
+
+        Raises UsageError where they are for several.
+        """
+        first = self.entries[0].run
+        inside = {member.path for member in _all_members(first)}
+        others = [one for one in self.entries[1:] if one.run.path not in inside and one.served is None]
+        if not others and (chosen := _chosen(first)) is not None:
+            return chosen
+        names = ", ".join(one.label for one in self.entries[:3])
+        raise UsageError(f"this format is of one model, and there are {len(self.entries)} runs ({names}, ...); name one of them")
+
     def _counted(self) -> list[Entry]:
         return [one for one in self.entries if not (one.run.is_group and one.run.members)]
+
+
+def _all_members(run: RunFacts) -> list[RunFacts]:
+    """Return the runs in the folder of a recipe with stages or a sweep, at every depth."""
+    return [found for member in run.members for found in (member, *_all_members(member))]
+
+
+def _chosen(run: RunFacts) -> RunFacts | None:
+    """Return the run of the model that a folder is for; None of a sweep without a finished trial, or without any run."""
+    if not run.is_group:
+        return run
+    best = text_of(run.receipt, "best_trial")
+    members = run.members if run.kind == CHAIN else [member for member in run.members if member.name == best]
+    return _chosen(members[-1]) if members else None
 
 
 def open_runs(paths: Sequence[Path]) -> RunSet:

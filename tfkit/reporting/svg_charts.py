@@ -100,6 +100,7 @@ def _legend(names: Sequence[tuple[int, str]]) -> Element:
 
 def part_bars(title: str, rows: Mapping[str, Mapping[str, float]], write: Format) -> Element | None:
     """Return a bar for each row, divided into its parts, whose widths are in proportion to the largest row; None without an amount."""
+    rows = {label: {name: amount for name, amount in parts.items() if 0 <= amount < 1e30} for label, parts in rows.items()}
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
     most = max((sum(parts.values()) for parts in rows.values()), default=0.0)
     if not most > 0:
@@ -109,7 +110,7 @@ def part_bars(title: str, rows: Mapping[str, Mapping[str, float]], write: Format
         y, x = 36 * len(bars), 0.0
         pieces: list[Element] = []
         for name, amount in parts.items():
-            width = max(0.0, amount) / most * _WIDTH
+            width = amount / most * _WIDTH
             colour = names.index(name) % COLOURS
             tip = element("title", f"{label}: {name} {write(amount)}")
             pieces.append(element("rect", tip, x=x, y=y + 16, width=width, height=14, class_=f"part c{colour}"))

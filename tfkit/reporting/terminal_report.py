@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tfkit.recipe.schema.best_metric import HIGHER
 from tfkit.reporting.amount_texts import amount, forecast, score, spent_field, spent_text, steps
 from tfkit.reporting.equal_score import Comparison, compare_runs
-from tfkit.reporting.run_facts import RunFacts
+from tfkit.reporting.run_facts import RunFacts, number_of
 from tfkit.reporting.run_set import Entry, RunSet
 from tfkit.reporting.text_curve import text_curve
 from tfkit.reporting.visible_text import visible
@@ -65,7 +65,9 @@ def _details(entry: Entry, columns: int | None) -> list[str]:
     rows: dict[str, str] = {
         "run": f"{visible(entry.label)}: {visible(run.kind or 'run')}, {visible(run.status)}",
         "steps": steps(run),
-        "score": ", ".join(f"{visible(name)} {value:.4g}" for name, value in run.listed.metrics.items() if value is not None),
+        "score": ", ".join(
+            f"{visible(name)} {value:.4g}" for name in run.listed.metrics if (value := number_of(run.listed.metrics, name)) is not None
+        ),
         "time": "" if amounts.seconds is None else format_seconds(amounts.seconds),
         "energy": " ".join(filter(None, (amount(amounts, "energy_kwh", run.is_lower_bound), run.provenance and f"({run.provenance})"))),
         "CO2e": " ".join(filter(None, (amount(amounts, "emissions_g", run.is_lower_bound), run.place and f"({visible(run.place)})"))),

@@ -1,13 +1,12 @@
 """A curve in plain characters, for a terminal of any width, a pipe, or a log."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+
+from tfkit.reporting.chart_scales import Points, finite
 
 HEIGHT = 10  # lines of the plot, without its axis
 _LEAST_WIDTH = 8
 _MOST_WIDTH = 72
-
-Points = Sequence[tuple[float, float]]
 
 
 def text_curve(series: Mapping[str, Points], columns: int | None, unit: str = "step") -> list[str]:
@@ -15,8 +14,8 @@ def text_curve(series: Mapping[str, Points], columns: int | None, unit: str = "s
 
     `columns`: of the terminal; None: no limit. Points that are not finite are left out.
     """
-    finite = {mark: [point for point in points if all(map(math.isfinite, point))] for mark, points in series.items()}
-    every = [point for points in finite.values() for point in points]
+    drawn = {mark: finite(points) for mark, points in series.items()}
+    every = [point for points in drawn.values() for point in points]
     if len({across for across, _ in every}) < 2:
         return []
     left, right = min(across for across, _ in every), max(across for across, _ in every)
@@ -25,7 +24,7 @@ def text_curve(series: Mapping[str, Points], columns: int | None, unit: str = "s
     margin = max(map(len, labels))
     width = max(_LEAST_WIDTH, min(_MOST_WIDTH, (columns or _MOST_WIDTH) - margin - 3))
     cells = [[" "] * width for _ in range(HEIGHT)]
-    for mark, points in finite.items():
+    for mark, points in drawn.items():
         for across, up in points:
             row = round((high - up) / (high - low) * (HEIGHT - 1)) if high > low else HEIGHT // 2
             cells[row][round((across - left) / (right - left) * (width - 1))] = mark
