@@ -79,6 +79,7 @@ MESSAGES = [user("hi"), answer("yes"), user("why")]
             [0, 1],
         ),
         ({"prompt": MESSAGES, "chosen": answer("a"), "rejected": [answer("b")]}, MESSAGES, [[answer("a")], [answer("b")]], [0, 1]),
+        ({"conversations": MESSAGES, "chosen": answer("a"), "rejected": answer("b")}, MESSAGES, [[answer("a")], [answer("b")]], [0, 1]),
         ({"prompt": "p", "completions": ["c", "a", "b"], "ranks": [3, 1, 2]}, "p", ["a", "b", "c"], [0, 1, 2]),
         ({"prompt": "p", "completions": ["c", "a", "b"], "scores": [0.5, "2", 0.5]}, "p", ["a", "c", "b"], [0, 1, 1]),
         ({"prompt": "p", "completions": ["b", "a", "b"], "ranks": [2, 1, 3]}, "p", ["a", "b"], [0, 1]),
@@ -101,6 +102,8 @@ def test_good_and_bad_completions_of_a_prompt_are_joined_wherever_they_are(tmp_p
     assert first == ("p", ["c", "a", "d"], [0, 1, 1])
     assert isinstance(second, BadRow)
     assert (second.dropped, second.kind) == (True, "only good completions of a prompt")
+    whole = [{"messages": [*MESSAGES, answer(said)], "label": said == "a"} for said in ("b", "a")]  # the end is the completion
+    assert read(tmp_path, *whole) == [(MESSAGES, [[answer("a")], [answer("b")]], [0, 1])]
     [wrong] = read(tmp_path, {"prompt": "p", "completion": "a", "label": "maybe"})
     assert wrong.message.endswith("rows.jsonl:1: the label 'maybe' of a completion is neither true nor false, good nor bad; correct it")
 

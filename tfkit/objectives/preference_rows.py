@@ -5,7 +5,7 @@ ranks are a tie. A pair is two completions of a prompt of which one is better.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tfkit.data import Encoded, Example, ExampleBatch, Row
-from tfkit.data.columns.preference_forms import ASSISTANT, is_dialogue, read_flag
+from tfkit.data.columns.preference_forms import ASSISTANT, is_dialogue, is_whole, read_flag
 from tfkit.data.columns.rows import BadRow
 from tfkit.model.padding import pad, padding_mask
 from tfkit.objectives.conversation_texts import Asked, ConversationTexts, PromptedIds, Turns
@@ -79,7 +79,7 @@ def _dropped(row: Row, kind: str, why: str) -> BadRow:
 
 def _common_beginning(prompt: Turns, chosen: Turns, rejected: Turns) -> tuple[Turns, list[Turns]]:
     """The prompt and the two completions: where both are whole conversations, their common beginning is the prompt."""
-    if isinstance(chosen, list) and isinstance(rejected, list) and _is_whole(chosen) and _is_whole(rejected):
+    if isinstance(chosen, list) and isinstance(rejected, list) and is_whole(chosen) and is_whole(rejected):
         most = min(len(chosen), len(rejected)) - 1
         same = next((n for n in range(most) if chosen[n] != rejected[n]), most)
         return chosen[:same], [chosen[same:], rejected[same:]]
@@ -91,11 +91,6 @@ def _common_beginning(prompt: Turns, chosen: Turns, rejected: Turns) -> tuple[Tu
             begin += len(ASSISTANT)
             return chosen[:begin], [chosen[begin:], rejected[begin:]]
     return prompt, [chosen, rejected]
-
-
-def _is_whole(messages: Sequence[Mapping[str, object]]) -> bool:
-    """Whether messages begin with the prompt: not with the assistant."""
-    return len(messages) > 1 and messages[0].get("role", messages[0].get("from")) not in ("assistant", "gpt")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ turns that begin with an empty line and "Human:" or "Assistant:".
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tfkit.data.columns.forms import Unfit, first_turn
@@ -66,6 +66,11 @@ def read_flag(label: str) -> bool | None:
 def is_dialogue(text: str) -> bool:
     """Whether a text is a dialogue in the form of HH-RLHF."""
     return text.startswith(HUMAN) and ASSISTANT in text
+
+
+def is_whole(messages: Sequence[Mapping[str, object]]) -> bool:
+    """Whether messages begin with the prompt: not with the assistant."""
+    return len(messages) > 1 and messages[0].get("role", messages[0].get("from")) not in ("assistant", "gpt")
 
 
 def opening(turns: str | list[dict[str, Any]]) -> Any:

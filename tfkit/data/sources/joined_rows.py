@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from tfkit.data.columns.preference_forms import read_flag
+from tfkit.data.columns.preference_forms import is_whole, read_flag
 from tfkit.data.columns.rows import Row, Skipped, Source
 from tfkit.recipe.schema.roles import Role
 
@@ -60,10 +60,18 @@ class JoinedRows:
             yield from rows
             return
         of_prompt: dict[str, list[Row]] = {}
-        for row in chain([first], rows):
+        for row in map(_divided, chain([first], rows)):
             of_prompt.setdefault(json.dumps(row.values.get("prompt", "")), []).append(row)
         for several in of_prompt.values():
             yield from map(_joined, _dealt(several))
+
+
+def _divided(row: Row) -> Row:
+    """Return a row whose completion is a whole conversation with its last message as the completion, and those before as the prompt."""
+    messages = row.values["completion"]
+    if not isinstance(messages, list) or not is_whole(messages):
+        return row
+    return row._replace(values={**row.values, "prompt": messages[:-1], "completion": messages[-1:]})
 
 
 def _dealt(rows: list[Row]) -> list[list[Row]]:

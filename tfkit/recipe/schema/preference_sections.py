@@ -8,9 +8,13 @@ from tfkit.recipe.schema.bounds import Positive
 from tfkit.recipe.schema.objective_facts import ObjectiveSection, declared
 from tfkit.recipe.schema.roles import Role
 
-PROMPT = Role("prompt", "turns", ("prompt", "question", "instruction", "query", "input"), required=False, later=("problem", "history"))
+PROMPT = Role(
+    *("prompt", "turns", ("prompt", "messages", "conversations", "conversation", "question", "instruction", "query", "input")),
+    required=False,
+    later=("problem", "history"),
+)
 _COMPLETION = Role(
-    *("completion", "turns", ("completion", "response", "answer", "output")),
+    *("completion", "turns", ("completion", "response", "answer", "output", "messages", "conversations", "conversation")),
     shape="unpaired",
     in_input=False,
     later=("reply", "assistant"),
