@@ -7,6 +7,7 @@ field without a row fails, and so does a row whose field is gone.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -668,6 +669,7 @@ TABLE = {
     "carbon.enabled": Change(METERED, meter),
     "carbon.country": Change("carbon.country=POL", meter, f"{METERED} | carbon.country=FRA"),
     "carbon.intensity_g_per_kwh": Change("carbon.intensity_g_per_kwh=7", meter, f"{METERED} | carbon.country=FRA"),
+    "carbon.intensity_file": Change("carbon.intensity_file=grid.csv", meter, METERED),
     "carbon.pue": Change("carbon.pue=1.5", meter, METERED),
     "carbon.every_seconds": Change("carbon.every_seconds=60", meter, METERED),
     "carbon.budget_g": Change("carbon.budget_g=1000", budgets, METERED),
@@ -786,6 +788,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "configs" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[name]), encoding="utf-8")
     configs = [{"config_name": name, "data_files": f"{name}.jsonl", "default": name == "first"} for name in ("first", "second")]
     (folder / "configs" / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n", encoding="utf-8")
+    hours = [f"{(datetime.now(UTC) + timedelta(hours=hour)).isoformat()},{70 + hour}\n" for hour in range(-1, 3)]
+    (folder / "grid.csv").write_text("timestamp_utc,g_per_kwh\n" + "".join(hours), encoding="utf-8")
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
     return folder
 

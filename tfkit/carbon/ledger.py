@@ -59,6 +59,8 @@ class Attempt:
     estimate: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     phases: dict[str, Phase] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
+    series: list[float] = field(default_factory=lambda: [0.0, 0.0])  # of a series of intensities: grams per kWh x seconds, seconds
+    is_beyond_series: bool = False
     status: str = "starting"
     lines_dropped: int = 0
     chain: Chain = field(default_factory=Chain)
@@ -93,6 +95,7 @@ class Attempt:
         utilization = {name: _finite(line[name]) for name in UTILIZATIONS}
         ended_at, name, status, measured = _finite(line["at"]), str(line["phase"]), str(line["status"]), _finite(line["measured_seconds"])
         datetime.fromtimestamp(ended_at)  # raises if it is no time
+        intensity, covered = _finite(line.get("g_per_kwh", 0.0)), _finite(line.get("g_per_kwh_seconds", 0.0))
         step = int(line["step"]) if "step" in line else None
         phase = self.phases.setdefault(name, Phase())
         for key, value in sums.items():
@@ -100,6 +103,8 @@ class Attempt:
         phase.unmeasured_seconds += sums["seconds"] - self.measured["seconds"] - (measured - self.measured_seconds)
         phase.utilization, phase.ended_at = utilization, ended_at
         self.measured, self.measured_seconds, self.status, self.utilization = sums, measured, status, utilization
+        self.series = [self.series[0] + intensity * covered, self.series[1] + covered]
+        self.is_beyond_series = self.is_beyond_series or line.get("beyond_series") is True
         if step is not None:
             self.marks.append(Mark(step, sums, sums["seconds"] - measured))
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tfkit.carbon.emissions_file import write_emissions
-from tfkit.carbon.place import Place, codecarbon_settings, resolve_place
+from tfkit.carbon.intensity_series import IntensitySeries
+from tfkit.carbon.place import Place, codecarbon_settings, resolve_place, series_of
 from tfkit.carbon.reading import SUMMED, Reading, Status
 from tfkit.carbon.totals import read_totals
 
@@ -146,7 +147,7 @@ class Meter:
         return os.getpid() != self._pid
 
     def _launch(self, section: "CarbonSection", folder: Path | None, spec: dict[str, Any]) -> None:
-        place, complaint = _place(section)
+        place, series, complaint = _place(section)
         text = place.describe()
         self._reading = replace(self._reading, status="starting", place=text)
         if complaint:
@@ -155,6 +156,7 @@ class Meter:
         spec |= {
             "folder": str(folder.resolve()) if folder else None,
             "place": asdict(place) | {"text": text},
+            "series": asdict(series) if series else None,
             "pue": section.pue,
             "every_seconds": section.every_seconds,
             "settings": {name: value for name, value in codecarbon_settings().items() if name in ("force_cpu_power", "force_ram_power")},
@@ -215,12 +217,12 @@ class Meter:
         self._warning = text if self._warning is None else f"{self._warning}; {text}"[:2000]
 
 
-def _place(section: "CarbonSection") -> tuple[Place, str | None]:
+def _place(section: "CarbonSection") -> tuple[Place, IntensitySeries | None, str | None]:
     """Return the place, or the world average and the error in the given one: a command that rejects it resolves it first."""
     try:
-        return resolve_place(section), None
+        return resolve_place(section), series_of(section), None
     except Exception as error:
-        return Place(), str(error)
+        return Place(), None, str(error)
 
 
 def _spawn() -> "subprocess.Popen[bytes]":

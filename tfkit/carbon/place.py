@@ -7,11 +7,14 @@ import json
 import math
 import os
 import re
+import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.carbon.columns import codecarbon_folder
+from tfkit.carbon.intensity_series import IntensitySeries, read_series, require_cover
 from tfkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ class Place:
     country_name: str = "World"
     intensity_g_per_kwh: float = WORLD_AVERAGE_G_PER_KWH
     source: str = "place unknown"
-    kind: str = "world average"  # or "annual mean", "user"
+    kind: str = "world average"  # or "annual mean", "user", "series"
     year: int | None = 2018  # of the numbers; None: not known
     dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # of the intensity
 
@@ -45,9 +48,11 @@ class Place:
 def resolve_place(section: "CarbonSection") -> Place:
     """Resolve the place from the recipe, then TFKIT_CARBON_*, then CodeCarbon's own settings, then the world average.
 
-    On each level the intensity wins over the country, which then is only a name. Raise UsageError for an unknown country or an impossible
-    intensity.
+    On each level the intensity wins over the country, which then is only a name; a series of the recipe wins over all. Raise UsageError for
+    an unknown country or an impossible intensity, DataError for a series that is none, or not of now.
     """
+    if section.intensity_file is not None:
+        return _place_of_series(section)
     settings = codecarbon_settings()
     levels = (
         (section.country, "carbon.country", section.intensity_g_per_kwh, "carbon.intensity_g_per_kwh"),
@@ -72,6 +77,28 @@ def resolve_place(section: "CarbonSection") -> Place:
         if country:
             return _country(country, country_source)
     return Place()
+
+
+def series_of(section: "CarbonSection") -> IntensitySeries | None:
+    """Return the intensities over time of a recipe; None if it has one for all times. Raise DataError."""
+    return read_series(Path(section.intensity_file).expanduser()) if section.intensity_file is not None else None
+
+
+def require_long_series(section: "CarbonSection", seconds: float) -> None:
+    """Raise DataError if a run that begins now, and takes `seconds` at least, goes beyond the end of its recipe's series."""
+    if (series := series_of(section)) is not None and section.intensity_file is not None:
+        require_cover(series, Path(section.intensity_file), time.time(), seconds)
+
+
+def _place_of_series(section: "CarbonSection") -> Place:
+    assert section.intensity_file is not None
+    path, now = Path(section.intensity_file).expanduser(), time.time()
+    series = read_series(path)
+    require_cover(series, path, now)
+    country = _country(section.country, "carbon.country") if section.country else Place()
+    year = datetime.fromtimestamp(now, UTC).year
+    source = "now, by carbon.intensity_file"
+    return Place(country.country_iso_code, country.country_name, series.at(now), source, "series", year, path.name)
 
 
 def codecarbon_settings() -> dict[str, str]:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tfkit.carbon.charged_energy import Integral
 from tfkit.carbon.emissions_file import write_emissions
 from tfkit.carbon.gauge import READ_PATIENCE_SECONDS, Gauge
 from tfkit.carbon.ledger import ENERGIES, SCHEMA_VERSION, Attempt, LedgerReader
@@ -47,6 +48,8 @@ class Sidecar:
         self._earlier_degraded = False
         self._estimate: dict[str, Any] | None = None
         self._warnings: list[str] = []
+        self._integral = Integral(spec["series"], spec["place"]["intensity_g_per_kwh"], float(spec["started"]) - self._began)
+        self._warned_of_the_end = False
         self._warned_of_codecarbon = self._warned_of_files = self._machine_written = False
         self._ledger: Ledger | None = None
         self._previous: str | None = None  # the hash of the last line of the ledger before
@@ -81,11 +84,11 @@ class Sidecar:
 
     def _stop(self, timeout: float) -> None:
         deadline = time.monotonic() + max(0.0, timeout - EXIT_SECONDS)
-        self._totals = self._gauge.read(deadline - time.monotonic(), wait_for_start=True)
+        self._totals = self._integral.charge(self._gauge.read(deadline - time.monotonic(), wait_for_start=True))
         short = FIRST_SECONDS - self._totals.measured_seconds
         if self._gauge.status == "ok" and 0 < short < deadline - time.monotonic():
             time.sleep(short)  # so that a run that ends as CodeCarbon starts has a power
-            self._totals = self._gauge.read(deadline - time.monotonic())
+            self._totals = self._integral.charge(self._gauge.read(deadline - time.monotonic()))
         self._tick(patience=0.0, final=True)
         self._gauge.close(min(0.3, max(0.0, deadline - time.monotonic())))
 
@@ -99,7 +102,7 @@ class Sidecar:
         final: bool = False,
     ) -> None:
         """Read, send the reading to the meter, write. `at`: the moment that the trainer means, by the monotonic clock."""
-        self._totals = self._totals if final else self._gauge.read(patience)
+        self._totals = self._totals if final else self._integral.charge(self._gauge.read(patience))
         now = time.monotonic()
         moment = now if at is None else min(max(at, now - 10.0), now)
         self._seconds = seconds = max(self._seconds, moment - self._began)
@@ -110,6 +113,8 @@ class Sidecar:
             self._warned_of_codecarbon = True
         wall = time.time() - (now - moment)
         line = tick_line(wall, self._phase, seconds, self._totals, self._power_w, status, "; ".join(complaints) or None, step)
+        line |= self._integral.take_fields()
+        self._warn_of_the_end()
         estimate = self._estimated(seconds, final)
         if not final:
             self._send(self._reading(line, token))
@@ -119,6 +124,11 @@ class Sidecar:
                 self._derive()
         if final:
             self._send(self._reading(line, token))
+
+    def _warn_of_the_end(self) -> None:
+        if self._integral.is_beyond and not self._warned_of_the_end:
+            self._warnings.append("carbon.intensity_file has ended; its last value holds from here on, and the ledger says so")
+            self._warned_of_the_end = True
 
     def _estimated(self, seconds: float, final: bool) -> dict[str, Any] | None:
         """Return the line for the time before CodeCarbon's start, once, as soon as there is a power to use for it."""

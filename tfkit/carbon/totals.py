@@ -91,9 +91,21 @@ def _intensity(attempts: Sequence[Attempt], reading: Reading) -> dict[str, Any] 
         return None
     places = [attempt.place for attempt in attempts]
     grams = {_number(place.get("intensity_g_per_kwh")) for place in places}
-    mean = reading.emissions_g / reading.energy_wh * 1000 if reading.energy_wh else None
+    charged = reading.emissions_g / reading.energy_wh * 1000 if reading.energy_wh else None
+    products, seconds = (sum(attempt.series[index] for attempt in attempts) for index in (0, 1))
+    one = len(grams) == 1 and not seconds
+    of_series = (
+        {
+            "mean_g_per_kwh": products / seconds,
+            "emissions_g_at_mean": products / seconds * reading.energy_wh / 1000,
+            "beyond_series": any(attempt.is_beyond_series for attempt in attempts),
+        }
+        if seconds
+        else {}
+    )
     return {
-        "g_per_kwh": grams.pop() if len(grams) == 1 else mean,
+        "g_per_kwh": grams.pop() if one else charged,
+        **of_series,
         "source": joined(place.get("dataset") or place.get("source") for place in places),
         "year": places[-1].get("year"),
         "kind": joined(place.get("kind") for place in places),

@@ -136,11 +136,11 @@ def _attempt(
         if folder.begun:
             going_on = resumed(folder, given)
             recipe, given = going_on.recipe, going_on.given
-            require_trainable(recipe)
             gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
             if going_on.same_end and (result := finished_result(folder)) is not None:
                 listener.say(f"{folder.path}: this run is finished; here is its result again")
                 return _judged(result, gates)
+            require_trainable(recipe)
             require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))
             report_changes(folder, going_on, listener)
         else:
@@ -170,6 +170,7 @@ def _metered(
     budget: "Budget",
 ) -> dict[str, Any]:
     from tfkit.carbon import Meter
+    from tfkit.carbon.place import require_long_series
     from tfkit.engine.idle_baseline import measure_idle
     from tfkit.engine.session import record_totals
 
@@ -190,7 +191,9 @@ def _metered(
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         run = training_run.Run(recipe, pick_device(options.device), listener, budget.stop, meter)
-        run.prepare(begun=folder.begun)
+        estimate = run.prepare(begun=folder.begun)
+        if not folder.begun:
+            require_long_series(recipe.carbon, estimate.seconds.low)
         for gate in gates:
             run.data.objective.judged_by.check_metric(gate.metric.rpartition(".")[2])
         run.start(folder, given, kind, budget, exact=options.exact, force=options.force)

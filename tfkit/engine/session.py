@@ -10,6 +10,7 @@ from typing import Any
 from tfkit.carbon import Meter, Reading, attempts_of, measuring_fields, read_rework, read_seconds, read_totals, reading_of, resolve_place
 from tfkit.carbon.reading import SUMMED
 from tfkit.engine.listener import Listener, StopRequest
+from tfkit.errors import DataError
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.folder import RunFolder
 
@@ -57,9 +58,15 @@ def session(
 ) -> Iterator[Session]:
     """Meter the block, under the name of the command; `threads` and `words`, the command line, are for the receipt.
 
-    Raises UsageError for a country that is none, MachineError for a bad run folder.
+    Raises UsageError for a country that is none, MachineError for a bad run folder. A series of intensities that is not of now, as
+    that of the run whose checkpoint is used may be, is left out with a warning.
     """
-    resolve_place(carbon)
+    try:
+        resolve_place(carbon)
+    except DataError as error:
+        listener.warn(f"{error}. This command is charged without the series")
+        carbon = carbon.model_copy(update={"intensity_file": None})
+        resolve_place(carbon)
     with ExitStack() as stack:
         folder, before = None, Reading()
         if run is not None:

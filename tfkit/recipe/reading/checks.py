@@ -177,6 +177,8 @@ def _budgets(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     if not carbon.enabled:
         for name in metered:
             yield ("carbon", name), "is not counted with enabled: false: measure the energy, or give budget_seconds"
+    if carbon.intensity_file is not None and carbon.intensity_g_per_kwh is not None:
+        yield ("carbon", "intensity_file"), "is in place of intensity_g_per_kwh: remove one of them"
     if carbon.on_meter_failure != "warn" and not metered:
         yield ("carbon", "on_meter_failure"), "is read with budget_g or budget_kwh alone: give one of them, or remove it"
 

@@ -37,6 +37,7 @@ def _paths(recipe: dict[str, Any]) -> Iterator[tuple[Path, Any, str]]:
                 for role, path in beside.items() if isinstance(beside, dict) else ():
                     yield ("data", part, number, "beside", role), path, "file, and no file matches it as a glob"
     yield from ((path, name, "folder") for path, name in model_paths(recipe))
+    yield ("carbon", "intensity_file"), sections.get("carbon", {}).get("intensity_file"), "file"
 
 
 def model_paths(recipe: dict[str, Any]) -> Iterator[tuple[tuple[str, str], Any]]:

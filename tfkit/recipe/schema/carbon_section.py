@@ -17,6 +17,11 @@ class CarbonSection(Data):
     enabled: bool = Field(True, description="Measure energy and CO2 with CodeCarbon.")
     country: str | None = Field(None, pattern="^[A-Z]{3}$", description="Where it runs, as ISO 3166 alpha-3 (FRA, DEU, USA).")
     intensity_g_per_kwh: Intensity | None = Field(None, description="Grams of CO2e per kWh; wins over the country's mean.")
+    intensity_file: str | None = Field(
+        None,
+        min_length=1,
+        description="A csv `timestamp_utc,g_per_kwh`: intensities over time, in place of one.",
+    )
     pue: Effectiveness = Field(1.0, description="Power usage effectiveness of the data centre; multiplies the energy.")
     every_seconds: Seconds = Field(5.0, description="Seconds between readings, each a line of the ledger.")
     baseline_seconds: float = Field(

@@ -1,0 +1,57 @@
+"""A recipe with intensities over time: refused before the run starts where they are none of its time, and of no harm afterwards."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from tiny_runs import Process, pretrain, write_corpus, write_recipe
+
+METERED = "carbon.enabled=true"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("grid")
+    write_recipe(folder, write_corpus(folder / "corpus"))
+    return folder
+
+
+def grid(base: Path, name: str, begin: float, minutes: float, rows: int = 3) -> Path:
+    """A series from `begin` minutes from now on, with values of so many minutes."""
+    times = [datetime.now(UTC) + timedelta(minutes=begin + minutes * row) for row in range(rows)]
+    (base / name).write_text("timestamp_utc,g_per_kwh\n" + "".join(f"{time.isoformat()},{50 + row}\n" for row, time in enumerate(times)))
+    return base / name
+
+
+def test_a_series_of_another_time_is_refused_before_there_is_a_folder(base: Path) -> None:
+    past, future = grid(base, "past.csv", -600, 10), grid(base, "future.csv", 5, 10)
+    for path, code, words in ((past, 3, "and now it is"), (future, 3, "and now it is"), (base / "none.csv", 3, "cannot be read as csv")):
+        done = pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={path}")
+        assert done.code == code, done.err
+        assert words in done.err
+    assert not (base / "refused").exists()
+    done = pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={past}", "carbon.intensity_g_per_kwh=7")
+    assert done.code == 2
+    assert "is in place of intensity_g_per_kwh" in done.err
+    assert "no such file" in Process(base, ["check", str(base / "tiny.yaml"), "carbon.intensity_file=none.csv"]).wait().err.lower()
+
+
+def test_a_run_that_cannot_end_within_its_series_is_refused_before_its_first_step(base: Path) -> None:
+    short = grid(base, "short.csv", -0.5, 1, rows=2)
+    done = pretrain(base / "long", base / "tiny.yaml", f"carbon.intensity_file={short}", "training.steps=100000000")
+    assert done.code == 3, done.err
+    assert "short.csv: ends at" in done.err
+    assert not [*(base / "long/checkpoints").glob("*")]
+
+
+def test_what_was_a_series_of_the_run_is_none_of_a_later_command(base: Path) -> None:
+    path = grid(base, "now.csv", -5, 10)
+    done = pretrain(base / "run", base / "tiny.yaml", f"carbon.intensity_file={path}")
+    assert done.code == 0, done.err
+    grid(base, "now.csv", -600, 10)
+    assert Process(base, ["resume", str(base / "run")]).wait().code == 0, "it is finished"
+    scored = Process(base, ["evaluate", "--from", str(base / "run"), "evaluation.max_tokens=50", "--device", "cpu"]).wait()
+    assert scored.code == 0, scored.err
+    assert "now.csv: is from" in scored.err
+    assert "This command is charged without the series" in scored.err
+    assert Process(base, ["resume", str(base / "run"), "training.steps=14"]).wait().code == 3

@@ -1,0 +1,115 @@
+"""A carbon intensity that changes with time: a csv of `timestamp_utc,g_per_kwh`, over which the energy of each reading is integrated.
+
+A row's value holds from its time to that of the next; the last one for as long as the one before. Times are UTC, and increase evenly: a
+file in local time has an hour twice, or lacks one, where the clocks change.
+"""
+
+import csv
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from tfkit.errors import DataError
+
+COLUMNS = ["timestamp_utc", "g_per_kwh"]
+MOST_G_PER_KWH = 100_000.0  # as of a recipe's intensity
+_EXAMPLE = "2026-11-26T17:00:00Z"
+
+
+class Mean(NamedTuple):
+    """The mean intensity over an interval; `beyond`: a part of it is after the end of the series, where the last value holds."""
+
+    g_per_kwh: float
+    beyond: bool
+
+
+@dataclass(frozen=True)
+class IntensitySeries:
+    """Values from `times`, in seconds since 1970, on; until `end`."""
+
+    times: tuple[float, ...]
+    g_per_kwh: tuple[float, ...]
+    end: float
+
+    def at(self, moment: float) -> float:
+        """Return the value at a moment; before the first one that, after the end the last."""
+        return self.g_per_kwh[max(0, bisect_right(self.times, moment) - 1)]
+
+    def mean(self, begin: float, end: float) -> Mean:
+        """Return the mean over an interval, split where the values change. Where they are all the same it is that value, exactly."""
+        first, last = max(0, bisect_right(self.times, begin) - 1), max(0, bisect_right(self.times, end) - 1)
+        values = self.g_per_kwh[first : last + 1]
+        if end <= begin or len({*values}) == 1:
+            return Mean(values[-1], end > self.end)
+        bounds = [begin, *self.times[first + 1 : last + 1], end]
+        parts = [value * (after - before) for value, before, after in zip(values, bounds, bounds[1:], strict=False)]
+        return Mean(math.fsum(parts) / (end - begin), end > self.end)
+
+
+def read_series(path: Path) -> IntensitySeries:
+    """Read a series. Raise DataError, with file and line, for one that is not strictly of that form."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [(number, row) for number, row in enumerate(csv.reader(file, strict=True), 1) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path}: cannot be read as csv ({reason}); give a file with the columns {','.join(COLUMNS)}") from error
+    if not rows or rows[0][1] != COLUMNS:
+        raise DataError(f"{path}:1: the first line has to be {','.join(COLUMNS)}")
+    if len(rows) < 3:
+        raise DataError(f"{path}:{rows[-1][0]}: a series has two rows at least: how long a value holds is seen from the next one")
+    times, values = [], []
+    for number, row in rows[1:]:
+        if len(row) != len(COLUMNS):
+            raise DataError(f"{path}:{number}: {len(row)} fields; give a time and the grams of CO2e per kWh")
+        times.append(_time(row[0], f"{path}:{number}"))
+        values.append(_grams(row[1], f"{path}:{number}"))
+    interval = times[1] - times[0]
+    for (number, row), before, time in zip(rows[2:], times, times[1:], strict=False):
+        if time <= before:
+            raise DataError(f"{path}:{number}: {row[0]} is not after the time of the row before; UTC never goes back, as a local time does")
+        if not math.isclose(time - before, interval, abs_tol=1.0):
+            raise DataError(
+                f"{path}:{number}: {row[0]} is {timedelta(seconds=time - before)} after the row before, where the first two are "
+                f"{timedelta(seconds=interval)} apart: rows are missing, or the times are local ones"
+            )
+    return IntensitySeries(tuple(times), tuple(values), times[-1] + interval)
+
+
+def require_cover(series: IntensitySeries, path: Path, begin: float, seconds: float = 0.0) -> None:
+    """Raise DataError unless the series holds the moment `begin`, and `seconds` from there on."""
+    begins, ends = (_text(moment) for moment in (series.times[0], series.end))
+    if begin < series.times[0] or begin >= series.end:
+        raise DataError(f"{path}: is from {begins} to {ends}, and now it is {_text(begin)}; give a series of the time of the run")
+    if begin + seconds > series.end:
+        raise DataError(
+            f"{path}: ends at {ends}, and this run takes until {_text(begin + seconds)} at least; give a longer series, or take "
+            "carbon.country or carbon.intensity_g_per_kwh"
+        )
+
+
+def _time(text: str, where: str) -> float:
+    try:
+        time = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise DataError(f"{where}: {text!r} is no time; write it as {_EXAMPLE}") from None
+    if time.tzinfo is not None and time.utcoffset() != timedelta(0):
+        raise DataError(f"{where}: {text!r} is not in UTC; write it as {_EXAMPLE}")
+    return time.replace(tzinfo=UTC).timestamp()
+
+
+def _grams(text: str, where: str) -> float:
+    try:
+        grams = float(text)
+    except ValueError:
+        grams = math.nan
+    if not 0 <= grams <= MOST_G_PER_KWH:
+        raise DataError(f"{where}: {text!r} is not a carbon intensity; give the grams of CO2e per kWh, such as 56")
+    return grams
+
+
+def _text(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
