@@ -70,6 +70,7 @@ STEP |= {"activation_checkpointing": False, "max_skipped_steps": 0, "loss_jump_s
 SAMPLING = {"temperature": 0.0, "top_k": None, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "no_repeat_ngram": None}
 BEAMS = {"num_beams": 1, "length_penalty": 1.0, "length_law": "power", "early_stopping": "likely"}
 BUDGETS = {"budget_g": None, "budget_kwh": None, "budget_seconds": None, "on_meter_failure": "warn", "baseline_seconds": 0.0}
+PLACE = {"country": None, "intensity_g_per_kwh": None, "intensity_file": None, "embodied_g_per_device_hour": None, "embodied_source": None}
 BASE: dict[str, Section] = {
     "optimizer": ADAMW,
     "schedule": SCHEDULE,
@@ -84,7 +85,7 @@ BASE: dict[str, Section] = {
         "bootstrap": None,
     },
     "generation": {"prompts": [], "max_new_tokens": 4, "stop": [], "seed": 1} | SAMPLING | BEAMS,
-    "carbon": {"enabled": False, "country": None, "intensity_g_per_kwh": None, "pue": 1.0, "every_seconds": 5.0} | BUDGETS,
+    "carbon": {"enabled": False, "pue": 1.0, "every_seconds": 5.0} | PLACE | BUDGETS,
 }
 DATA = {"on_bad_row": "error", "max_lost": None, "length_groups": True}
 LORA = {"kind": "lora", "rank": 2, "alpha": 8.0, "dropout": 0.0, "targets": ["q_proj", "v_proj"], "merge": False}

@@ -126,6 +126,11 @@ class Budget:
         self._watch_meter()
         return bool(self.reached)
 
+    def raise_if_reached(self, message: str) -> None:
+        """Raise Stopped, with what was saved, if the limit is reached."""
+        if self.look():
+            raise Stopped(message)
+
     def wait_for_meter(self) -> None:
         """Wait until the meter has started: the steps until then would not be counted. Raises Stopped."""
         while self._meters and self._meter is not None and self._meter.reading().status == "starting":
@@ -234,16 +239,15 @@ class BudgetStop:
     def raise_if_requested(self, message: str = "nothing was lost") -> None:
         """Raise Stopped if it is to end."""
         self.asked.raise_if_requested(message)
-        if self.budget.look():
-            raise Stopped(message)
+        self.budget.raise_if_reached(message)
 
     @contextmanager
     def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
         """Let a signal end the block at any place; the budget is looked at before and after it."""
-        self.raise_if_requested(message)
+        self.budget.raise_if_reached(message)
         with self.asked.at_once(message):
             yield
-        self.raise_if_requested(message)
+        self.budget.raise_if_reached(message)
 
 
 def _key(name: str) -> str:

@@ -223,7 +223,7 @@ class Run:
         likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
         self.context.budget.begin_steps(left, {name: value * left / max(1, steps) for name, value in likely.items()})
         saved = f"; the run goes on from {self.resumed_from.name} with --resume" if self.resumed_from else ""
-        self.context.stop.raise_if_requested(f"no step was taken yet{saved}")
+        self.context.budget.raise_if_reached(f"no step was taken yet{saved}")
 
     def _try_out(self) -> None:
         """Compile what has to be compiled and, on a GPU, try the largest micro-batch, where a stop can end it at once."""
