@@ -25,6 +25,8 @@ def plan(
     fail_if: options.FailIf = None,
     stages: options.Stages = None,
     probe: Annotated[int, typer.Option("--probe", min=0, max=10_000, metavar="N", help="Take N real steps to find out.")] = 0,
+    ranks: Annotated[int, typer.Option("--ranks", min=1, max=100_000, metavar="N", help="Plan for N ranks.")] = 1,
+    gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="Plan for h100, a100, l4 or mi300x, one a rank.")] = None,
     no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -52,7 +54,7 @@ def plan(
     source, part = open_recipe(chosen) if chosen is not None else None, options.stage_names(stages)
     planned = to_plan(source, tuning_words(changes, checkpoint, data, first_stage(source)), checkpoint, part)
     with command_session("plan", planned.carbon) as work:
-        estimate = make_plan(planned, work, PlanOptions(device, threads, part, probe))
+        estimate = make_plan(planned, work, PlanOptions(device, threads, part, probe, ranks, gpu))
     own = energy_fields(work.own(work.meter.stop()))
     document: dict[str, Any] = {
         **estimate.to_dict(),
@@ -91,6 +93,12 @@ def _table(plan: "Estimate") -> list[str]:
         "basis": plan.basis,
         **{f"  {name}": text for name, text in plan.assumptions.items()},
     }
+    if (cluster := plan.cluster) is not None:
+        held, sent = cluster["memory_bytes"], cluster["traffic_bytes_per_step"]
+        rows["ranks"] = f"{cluster['ranks']:,} of {cluster['rows_per_rank']:,} rows each, {cluster['layout']}" + (
+            "" if cluster["fits"] else ": DOES NOT FIT the memory"
+        )
+        rows |= {f"  {name}": f"{format_bytes(held[name])} and {format_bytes(sent[name])} sent in a step, of each rank" for name in held}
     if plan.probe is not None:
         took = format_energy(1000 * plan.probe["energy_kwh"]) if plan.probe["energy_kwh"] is not None else "energy not measured"
         rows["probe"] = f"{plan.probe['steps']:,} real steps in {plan.probe['seconds']:.3g} s, {took}"

@@ -268,6 +268,8 @@ def plan(
     start: str | Path | None = None,
     data: str | Path | None = None,
     probe: int = 0,
+    ranks: int = 1,
+    gpu: str | None = None,
     device: str | None = None,
     threads: int | None = None,
     stages: Sequence[str] = (),
@@ -277,7 +279,8 @@ def plan(
 
     Of a recipe with stages the estimate is the sum of all, or of those in `stages`, with that of each in its `.stages`; a stage that begins
     from an earlier one is planned with the model that this one's recipe describes. `probe`: so many real steps are taken, whose weights are
-    thrown away. `start` and `data` are those of `finetune`.
+    thrown away. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for others than this machine, by data sheets. `start` and `data` are those
+    of `finetune`.
     """
     from tfkit.engine.planning.planner import PlanOptions, make_plan, to_plan
     from tfkit.engine.session import session
@@ -288,7 +291,7 @@ def plan(
     words = _tuning_words(words_of(overrides), start, data, first_stage(source))
     planned = to_plan(source, words, str(start) if start is not None else None, stages)
     with isolated(), interrupts(None) as stop, session("plan", planned.carbon, None, listener or Silent(), stop) as work:
-        return make_plan(planned, work, PlanOptions(device, threads, tuple(stages), probe))
+        return make_plan(planned, work, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu))
 
 
 def _trained(options: RunOptions, should_stop: ShouldStop, train: Callable[[Interrupts], dict[str, Any]]) -> TrainingResult:

@@ -60,6 +60,7 @@ class Estimate:
     full_power: FullPower | None = None
     table_seconds: dict[str, float] = field(default_factory=dict)  # by part, by the speeds of the machine, before earlier runs corrected it
     probe: dict[str, Any] | None = None  # the steps that were taken to find out, and what they took
+    cluster: dict[str, Any] | None = None  # ranks, their memory and traffic (cluster.py)
     stages: dict[str, "Estimate"] = field(default_factory=dict)  # of a chain, by name
 
     @property
@@ -102,5 +103,6 @@ def sum_of_stages(stages: dict[str, Estimate]) -> Estimate:
         full_power=together,
         table_seconds={name: sum(one.table_seconds.get(name, 0.0) for one in parts) for name in last.table_seconds},
         probe=None,
+        cluster=None,
         stages=dict(stages),
     )

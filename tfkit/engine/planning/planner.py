@@ -10,6 +10,7 @@ import torch
 from tfkit.engine.beginning import Beginning, Decided, finetuning, pretraining, require_trainable
 from tfkit.engine.chain_plan import of_stage
 from tfkit.engine.listener import Listener
+from tfkit.engine.planning.cluster import require_known_gpu, require_ranks, with_cluster
 from tfkit.engine.planning.estimate import Estimate, sum_of_stages
 from tfkit.engine.planning.placeholder_model import write_placeholder
 from tfkit.engine.planning.trial_steps import take_trial, with_trial
@@ -29,6 +30,8 @@ class PlanOptions:
     threads: int | None = None
     stages: tuple[str, ...] = ()  # of a chain; none: all
     probe: int = 0  # real steps to take
+    ranks: int = 1
+    gpu: str | None = None  # of each rank; None: this machine
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def begin(source: RecipeText | None, words: Sequence[str], checkpoint: str | Non
 
 def make_plan(planned: Planned, work: Session, options: PlanOptions) -> Estimate:
     """Estimate the run, or every stage and their sum. Raises what a training would raise before its first step."""
+    require_known_gpu(options.gpu, options.probe)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if planned.chain is not None:
@@ -76,16 +80,20 @@ def make_plan(planned: Planned, work: Session, options: PlanOptions) -> Estimate
 
 def _estimated(run: Run, work: Session, options: PlanOptions) -> Estimate:
     """Return the estimate of a prepared run, after real steps where they are asked for."""
-    if not options.probe:
-        return run.planned
-    trial = take_trial(run.recipe, run.data, run.device, options.probe, work.listener, work.stop, work.meter)
-    return with_trial(run.planned, run.recipe, trial, run.device)
+    plan = run.planned
+    if options.probe:
+        trial = take_trial(run.recipe, run.data, run.device, options.probe, work.listener, work.stop, work.meter)
+        plan = with_trial(plan, run.recipe, trial, run.device)
+    if options.ranks > 1 or options.gpu is not None:
+        plan = with_cluster(plan, run.recipe, run.data, options.ranks, options.gpu)
+    return plan
 
 
 def _prepared(decide: Callable[[Listener], Decided], work: Session, options: PlanOptions) -> Run:
     with work.stop.at_once():
         decided = decide(work.listener)
     require_trainable(decided.recipe)
+    require_ranks(decided.recipe, options.ranks)
     run = Run(decided.recipe, pick_device(options.device), work.listener, work.stop, work.meter)
     run.prepare()
     return run

@@ -1,0 +1,60 @@
+"""Plans for ranks and GPUs that are not here: their sums, their refusals, and what follows from the data sheets."""
+
+from pathlib import Path
+
+import pytest
+from tiny_plans import recipe_of
+
+import tfkit
+from tfkit.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def test_ranks_like_this_machine_divide_the_batch_and_send_gradients() -> None:
+    document = recipe_of("causal_lm", batch_size=8, micro_batch_size=4, steps=1_000_000)
+    one, four = (tfkit.plan(document, ranks=ranks, threads=1) for ranks in (1, 4))
+    assert one.cluster is None
+    assert four.cluster is not None
+    cluster = four.cluster
+    assert (cluster["ranks"], cluster["rows_per_rank"], cluster["layout"], four.micro_batch_size) == (4, 2, "replicated", 2)
+    assert cluster["traffic_bytes_per_step"]["replicated"] == 2 * 0.75 * 4 * one.parameters  # a ring of four
+    assert cluster["traffic_bytes_per_step"]["sharded"] == 0.75 * (4 + 2 * 4) * one.parameters
+    assert cluster["memory_bytes"]["sharded"] < cluster["memory_bytes"]["replicated"] == four.memory_bytes
+    assert one.flops == four.flops
+    assert one.seconds.likely / 4 < four.seconds.likely < one.seconds.likely
+    assert four.energy_kwh.likely > one.energy_kwh.likely  # the traffic
+    assert "never tried" in four.assumptions["seconds"]
+
+
+def test_a_gpu_by_its_data_sheet() -> None:
+    plan = tfkit.plan(recipe_of("causal_lm", steps=10**7), {"carbon.pue": 1.5, "carbon.intensity_g_per_kwh": 100}, gpu="h100", threads=1)
+    assert plan.cluster is not None
+    assert plan.cluster["fits"] is True
+    assert plan.basis == "table"
+    assert plan.seconds.likely > plan.flops["total"] / 989e12 / 0.35
+    assert plan.energy_kwh.likely == pytest.approx(plan.seconds.likely * 0.85 * 700 * 1.5 / 3.6e6)
+    assert plan.emissions_g.high == pytest.approx(100 * plan.energy_kwh.high)
+    assert plan.full_power is not None
+    assert (plan.full_power.watts, plan.full_power.hours) == (700, plan.seconds.likely / 3600)
+    two = tfkit.plan(recipe_of("causal_lm", steps=10**7), gpu="l4", ranks=2, threads=1)
+    assert two.full_power is not None
+    assert two.full_power.watts == 2 * 72
+    assert two.seconds.likely > plan.seconds.likely / 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"gpu": "tpu"}, "--gpu tpu: no such GPU here; there are h100, a100, l4, mi300x"),
+        ({"gpu": "l4", "probe": 2}, "--gpu l4 plans for another"),
+        ({"ranks": 3}, "a batch of 4 rows does not divide by 3 ranks; take 2 or 4 ranks"),
+        ({"ranks": 9}, "take 4 ranks"),
+    ],
+)
+def test_what_cannot_be_planned(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        tfkit.plan(recipe_of("causal_lm"), **arguments)  # type: ignore[arg-type]

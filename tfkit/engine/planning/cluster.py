@@ -1,0 +1,182 @@
+"""A run on several ranks, or on a GPU that is not here: memory, traffic, time and energy from data sheets. Nothing of it was measured.
+
+Layouts are those of ZeRO (Rajbhandari et al. 2019, arXiv 1910.02054): replicated, each rank has all weights and adds up gradients with the
+others; sharded, each has a part of weights, gradients and optimizer state, and gathers a block's weights where it needs them (stage 3).
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import torch
+
+from tfkit.carbon import resolve_place
+from tfkit.data import BatchSizes
+from tfkit.engine.components import batch_sizes, choose_trained, trained_numbers
+from tfkit.engine.planning.estimate import Estimate, FullPower, Range
+from tfkit.engine.planning.forecast import parts_of
+from tfkit.engine.planning.gpus import GPUS, Gpu
+from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers
+from tfkit.engine.planning.run_estimate import PROCESS_BYTES, bytes_of_row
+from tfkit.engine.training_data import TrainingData
+from tfkit.errors import UsageError
+from tfkit.model.transformer import Transformer
+from tfkit.objectives.registry import open_rows
+from tfkit.objectives.vocabulary_loss import LOGITS_BYTES
+from tfkit.recipe.schema.sections import Recipe
+
+Layout = Literal["replicated", "sharded"]
+# The part of the peak that training reaches: 0.21 of GPT-3 to 0.46 of PaLM (Chowdhery et al. 2022, arXiv 2204.02311, table 3).
+UTILISATION = Range(0.5, 0.35, 0.15)  # of a short, a likely and a long time
+_BOARD_LOAD = Range(0.6, 0.85, 1.0)  # of the board's power
+_NETWORK_BYTES = 1.25e9  # a second between machines without a GPU: 10 Gbit/s Ethernet
+_UPDATE_BYTES = 32  # of a weight in an optimizer's step: read weight, gradient and two moments, write three, and the working weight
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The memory of each rank, and the bytes that it sends in a step, in both layouts."""
+
+    ranks: int
+    gpu: str | None
+    layout: Layout  # by which time and energy are planned: replicated, if that fits
+    fits: bool  # the memory of the GPU
+    rows_per_rank: int
+    memory_bytes: dict[str, int]
+    traffic_bytes_per_step: dict[str, int]
+
+
+def require_known_gpu(gpu: str | None, probe: int) -> None:
+    """Raise UsageError for a GPU that is not in the table, or one with a probe."""
+    if gpu is not None and gpu not in GPUS:
+        raise UsageError(f"--gpu {gpu}: no such GPU here; there are {', '.join(GPUS)}")
+    if gpu is not None and probe:
+        raise UsageError(f"--probe {probe} takes its steps on this machine, and --gpu {gpu} plans for another: leave one of them out")
+
+
+def require_ranks(recipe: Recipe, ranks: int) -> None:
+    """Raise UsageError for a batch that does not divide by the ranks, with numbers of them that it divides by."""
+    size = batch_unit(recipe)
+    if size % ranks:
+        dividing = [count for count in range(1, size + 1) if size % count == 0]
+        near = dict.fromkeys([max(one for one in dividing if one < ranks), min((one for one in dividing if one > ranks), default=size)])
+        raise UsageError(
+            f"--ranks {ranks}: a batch of {size:,} rows does not divide by {ranks} ranks; take {' or '.join(map(str, near))} ranks, or "
+            "another training.batch_size"
+        )
+
+
+def batch_unit(recipe: Recipe) -> int:
+    """Return the rows that every step has a multiple of."""
+    ramp = recipe.training.batch_ramp
+    return recipe.training.batch_size if ramp is None else BatchSizes(recipe.training.batch_size, ramp.start, 1.0).unit
+
+
+def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int, gpu_name: str | None) -> Estimate:
+    """Return the plan for these ranks, of one GPU each where one is named, else of one machine like this each."""
+    gpu = GPUS[gpu_name] if gpu_name is not None else None
+    with torch.device("meta"):
+        model = Transformer(data.config)
+    choose_trained(recipe, model)
+    rows = open_rows(recipe, data.objective, data.train, data.config)
+    itemsize = 2 if gpu is not None else 4
+    row_bytes = bytes_of_row(data, rows) * itemsize // 4
+    micro = recipe.training.micro_batch_size or choose_micro_batch(batch_sizes(recipe, rows).unit, rows.longest, row_bytes, None, ranks)
+    micro = min(micro, recipe.training.batch_size // ranks)
+    memory = _memory(recipe, model, ranks, itemsize, micro * row_bytes)
+    steps = recipe.training.batch_size // ranks // micro
+    traffic = _traffic(model, ranks, itemsize, steps)
+    room = gpu.memory_bytes if gpu is not None else None
+    layout: Layout = "replicated" if room is None or memory["replicated"] <= room or ranks == 1 else "sharded"
+    fits = room is None or memory[layout] <= room
+    cluster = Cluster(ranks, gpu_name, layout, fits, recipe.training.batch_size // ranks, memory, traffic)
+    changed = replace(plan, micro_batch_size=micro, memory_bytes=memory[layout], cluster=asdict(cluster))
+    if gpu is not None:
+        return _on_gpus(changed, recipe, trained_numbers(model), ranks, gpu, traffic[layout])
+    return _on_machines(changed, ranks, traffic[layout]) if ranks > 1 else changed
+
+
+def _memory(recipe: Recipe, model: Transformer, ranks: int, itemsize: int, activations: int) -> dict[str, int]:
+    """Return the bytes of a rank: fp32 master, gradients and optimizer state, the working copy, activations, two blocks of logits."""
+    parameters = sum(one.numel() for one in model.parameters())
+    numbers = parameters + trained_numbers(model) + kept_numbers(recipe, model)
+    working = parameters * itemsize if itemsize < 4 else 0
+    blocks = [sum(one.numel() for one in block.parameters()) for stack in model.stacks for block in stack.blocks]
+    # Embedding, last norm and head stay gathered between forward and backward; of the blocks the one at work and the next.
+    gathered = (parameters - sum(blocks) + 2 * max(blocks)) * itemsize
+    beside = activations + 2 * LOGITS_BYTES + (PROCESS_BYTES if itemsize == 4 else 0)
+    return {
+        "replicated": 4 * numbers + working + beside,
+        "sharded": (4 * numbers + working) // ranks + (gathered if ranks > 1 else 0) + beside,
+    }
+
+
+def _traffic(model: Transformer, ranks: int, itemsize: int, micro_batches: int) -> dict[str, int]:
+    """Return the bytes that a rank sends in a step, by rings: an all-reduce of the fp32 gradients; or, sharded, their reduce-scatter once,
+    and an all-gather of the working weights in the forward and the backward pass of every micro-batch.
+    """
+    parameters, trained, share = sum(one.numel() for one in model.parameters()), trained_numbers(model), (ranks - 1) / ranks
+    return {
+        "replicated": round(2 * share * 4 * trained),
+        "sharded": round(share * (4 * trained + 2 * micro_batches * itemsize * parameters)),
+    }
+
+
+def _on_gpus(plan: Estimate, recipe: Recipe, trained: int, ranks: int, gpu: Gpu, traffic: int) -> Estimate:
+    """Return time and energy by the data sheet: products at a part of the peak, updates at the memory's speed, traffic over the links."""
+    sent, update = plan.steps * traffic / gpu.link_bytes_per_second, plan.steps * trained * _UPDATE_BYTES / gpu.bytes_per_second
+    work = plan.flops["total"] / ranks / gpu.peak_flops
+    low, likely, high = (work / one + update for one in (UTILISATION.low, UTILISATION.likely, UTILISATION.high))
+    # Traffic is beside the work, or behind it.
+    start = plan.table_seconds.get("start", 0.0) + plan.table_seconds.get("checkpoints", 0.0)
+    seconds = Range(max(low, sent), likely + sent / 2, high + sent) + Range(
+        start, start, 2 * start
+    )  # traffic beside the work, or behind it
+    pue, place = recipe.carbon.pue, resolve_place(recipe.carbon)
+    watts = _BOARD_LOAD * (ranks * gpu.watts)
+    energy = Range(seconds.low * watts.low, seconds.likely * watts.likely, seconds.high * watts.high) * (pue / 3.6e6)
+    hours = seconds.likely / 3600
+    grams = ranks * gpu.watts * hours / 1000 * place.intensity_g_per_kwh
+    full = FullPower(f"{ranks} x {gpu.name}", ranks * gpu.watts, hours, grams, gpu.source)
+    how = {
+        "memory_bytes": f"of a rank, by formula; the {gpu.name} has {gpu.memory_bytes / 1e9:.0f} GB",
+        "seconds": f"{gpu.peak_flops / 1e12:.0f} TFLOP/s of dense bf16 ({gpu.source}), of which {UTILISATION.high:.0%} to "
+        f"{UTILISATION.low:.0%} are used, likely {UTILISATION.likely:.0%}; {traffic / 1e6:,.0f} MB sent a step; never tried",
+        "energy_kwh": f"{_BOARD_LOAD.low:.0%} to {_BOARD_LOAD.high:.0%} of {ranks} x {gpu.watts:g} W, the boards without their hosts; "
+        f"PUE {pue:g}",
+    }
+    return replace(
+        plan,
+        seconds=seconds,
+        energy_kwh=energy,
+        emissions_g=energy * place.intensity_g_per_kwh,
+        basis="table",
+        assumptions=plan.assumptions | how,
+        full_power=full,
+    )
+
+
+def _on_machines(plan: Estimate, ranks: int, traffic: int) -> Estimate:
+    """Return time and energy of as many machines like this one, over a network."""
+    sent, rest = plan.steps * traffic / _NETWORK_BYTES, plan.table_seconds.get("start", 0.0) + plan.table_seconds.get("checkpoints", 0.0)
+    seconds = plan.seconds
+
+    def divided(value: float, traffic_share: float) -> float:
+        fixed = min(rest, value)
+        return fixed + (value - fixed) / ranks + sent * traffic_share
+
+    spread = Range(divided(seconds.low, 0.0), divided(seconds.likely, 1.0), divided(seconds.high, 2.0))
+    factor = Range(*(new / old if old else 1.0 for new, old in zip(parts_of(spread), parts_of(seconds), strict=True)))
+    energy = Range(*(ranks * one * of for one, of in zip(parts_of(plan.energy_kwh), parts_of(factor), strict=True)))
+    grams = Range(*(ranks * one * of for one, of in zip(parts_of(plan.emissions_g), parts_of(factor), strict=True)))
+    how = {
+        "seconds": f"{plan.assumptions.get('seconds', '')}; the steps divided among {ranks} machines like this one, and "
+        f"{traffic / 1e6:,.0f} MB sent in each over 10 Gbit/s: never tried",
+    }
+    full = plan.full_power
+    if full is not None:
+        hours = spread.likely / 3600
+        times = ranks * hours / full.hours if full.hours else ranks
+        full = replace(
+            full, hardware=f"{ranks} x {full.hardware}", watts=ranks * full.watts, hours=hours, emissions_g=full.emissions_g * times
+        )
+    return replace(plan, seconds=spread, energy_kwh=energy, emissions_g=grams, assumptions=plan.assumptions | how, full_power=full)
