@@ -33,8 +33,6 @@ from tfkit.training.checkpoint import save_training_state
 from tfkit.training.loop import Progress
 from tfkit.training.precision import Weights
 
-_METER_SECONDS = 1.0  # that a save waits for a reading; without one it has the last, which is a tick old
-
 
 def adapted(recipe: Recipe, start: Start | None) -> Path | None:
     """The folder of the model that the checkpoints hold updates of; None: they are whole models."""
@@ -161,8 +159,8 @@ class Checkpointer:
         return sum_inherited(self.ancestors)
 
     def lineage(self) -> Lineage:
-        """The energy of this run so far, its parents and all ancestors, as tfkit.json has them."""
-        own = Own.of(self.context.meter.fresh_reading(_METER_SECONDS), intensity_of(self.context.recipe.carbon))
+        """The energy of this run by the latest reading, since no save waits for the meter, its parents and all ancestors."""
+        own = Own.of(self.context.meter.reading(), intensity_of(self.context.recipe.carbon))
         return Lineage(self.kind, tuple(self.parents), own, self.ancestors)
 
     def write_card(self, checkpoint: Path, step: int, totals: Mapping[str, Any] = MappingProxyType({})) -> None:
