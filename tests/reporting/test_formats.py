@@ -2,7 +2,10 @@
 
 import json
 import lzma
-from collections.abc import Callable
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -58,8 +61,20 @@ def schema(name: str) -> Any:
 
 
 def errors(form: str, document: dict[str, Any]) -> list[str]:
-    """Return what the published schema of a form finds wrong."""
-    return [f"{error.json_path}: {error.message}"[:300] for error in validator(form).iter_errors(document)]
+    """Return what the published schema of a form finds wrong.
+
+    SPDX's tries each of its 70 classes on each element, for seconds; an element can only be of the class that its `type` names.
+    """
+    checks = [(validator(form), document)]
+    if form == "spdx":
+        whole = validator(form).schema
+        assert document["@context"] == whole["properties"]["@context"]["const"]
+        classes = {one["$ref"] for one in whole["$defs"]["AnyClass"]["anyOf"]}
+        of_class = {name: f"#/$defs/{name}" for name in {one["type"] for one in document["@graph"]}}
+        assert {*of_class.values()} <= classes
+        only = {name: {"$ref": ref, "unevaluatedProperties": False, "$defs": whole["$defs"]} for name, ref in of_class.items()}
+        checks = [(type(validator(form))(only[one["type"]]), one) for one in document["@graph"]]
+    return [f"{error.json_path}: {error.message}"[:300] for check, part in checks for error in check.iter_errors(part)]
 
 
 @cache
@@ -93,6 +108,7 @@ def test_a_document_is_valid_by_its_published_schema(tuned: RunFacts, form: str)
         ("cyclonedx", lambda one: _first_energy(one).pop("energyProviders")),
         ("cyclonedx", lambda one: _first_energy(one)["co2CostEquivalent"].update(unit="kg")),
         ("spdx", lambda one: _package(one)["ai_energyConsumption"]["ai_finetuningEnergyConsumption"][0].pop("ai_energyUnit")),
+        ("spdx", lambda one: _package(one).update(ai_energy="much")),
         ("boamps", lambda one: one["measures"][0].pop("powerConsumption")),
         ("boamps", lambda one: one["task"]["dataset"][0].update(dataType="poetry")),
     ],
@@ -245,6 +261,34 @@ def test_a_run_that_knows_little_names_its_gaps(tmp_path: Path) -> None:
     for kind in ("evaluate", "stages"):
         with pytest.raises(UsageError, match=f"this run is of kind {kind}; name the folder of one training"):
             sci(read_facts(write_run(tmp_path / kind, kind=kind)), full=False)
+
+
+def test_a_folder_that_holds_anything_gives_a_document_or_an_error_that_says_so(tuned: RunFacts, tmp_path: Path) -> None:
+    draw, odd = random.Random(5), (None, 5, -1, 1e308, True, "x", "\x1b[31m", [], {}, [1], {"a": 1}, "9" * 300)
+    folder = tmp_path / "tuned"
+    shutil.copytree(tuned.path, folder)
+    files = [folder / "run.json", *(_checkpoint(tuned) / name for name in ("tfkit.json", "config.json"))]
+    files = [folder / path.relative_to(tuned.path) if path.is_relative_to(tuned.path) else path for path in files]
+    written = {path: path.read_text(encoding="utf-8") for path in files}
+    for _ in range(20):
+        path = draw.choice(files)
+        document = json.loads(written[path])
+        holder, key = draw.choice([*_places(document)])
+        holder[key] = draw.choice(odd)
+        path.write_text(json.dumps(document), encoding="utf-8")
+        run = read_facts(folder)
+        for form in FORMS.values():
+            with suppress(UsageError):
+                json.dumps(form(run, full=True), allow_nan=False)
+        path.write_text(written[path], encoding="utf-8")
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Return every place of a document, as its holder and its key."""
+    items = [*value.items()] if isinstance(value, dict) else [*enumerate(value)] if isinstance(value, list) else []
+    for key, inner in items:
+        yield value, key
+        yield from _places(inner)
 
 
 @pytest.mark.parametrize(
