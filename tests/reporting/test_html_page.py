@@ -22,7 +22,12 @@ from tfkit.reporting.visible_text import visible, without_places
 
 HOSTILE = '<script>alert("1")</script> "\' onload=x & </style></title>\x1b[2J\u202eevil\ud800\x00'
 VOID = {"meta", "br"}
-PLANNED = {"seconds": {"low": 20, "likely": 40, "high": 80}, "energy_kwh": {"low": 0.01, "likely": 0.02, "high": 0.05}}
+PLANNED = {
+    "seconds": {"low": 20, "likely": 40, "high": 80},
+    "energy_kwh": {"low": 0.01, "likely": 0.02, "high": 0.05},
+    "memory_bytes": 2_000_000,
+    "flops": 5e9,
+}
 PARENTS = [{"role": "start", "path": "/home/ada/base", "run_id": "base", "sha256": "0"}]
 
 
@@ -85,7 +90,7 @@ def test_a_page_has_all_parts_and_no_script_or_request(runs: Path) -> None:
     assert [one for one in found.texts if one in titles] == titles
     for words in (
         *("training loss", "validation loss", "learning rate", "gradient norm", "tokens a second", "power", "CO2e by phase"),
-        *("loss over CO2e spent", "forecast and measured time", "forecast and measured energy", "Lineage of tuned"),
+        *("2 MB", "5e+09", "loss over CO2e spent", "forecast and measured time", "forecast and measured energy", "Lineage of tuned"),
         *("text of 5,000 characters, of which 2,000 are shown", "never reached", "3 g (33 g)", "CPU model, RAM constant"),
     ):
         assert any(words in one for one in found.texts), words

@@ -12,7 +12,7 @@ from tfkit.reporting.metric_lines import MOST_CHARACTERS, Sample
 from tfkit.reporting.run_facts import mapping_of, number_of, text_of
 from tfkit.reporting.run_set import Entry
 from tfkit.reporting.visible_text import without_places
-from tfkit.units import format_energy, format_mass, format_seconds
+from tfkit.units import format_bytes, format_energy, format_mass, format_seconds
 
 MOST_ROWS = 300
 _MOST_DIFFERENCES = 200
@@ -20,7 +20,7 @@ _LONGEST_VALUE = 300
 _SHOWN_SAMPLES = 6  # of a run
 _LONGEST_RECIPE = 40_000
 _NUMERIC = re.compile(
-    r"[>=~ ]*[\d.,:+-]+(e-?\d+)?( ?%| [munk]?[gW]h?| [kMG]Wh| [kM]?[gt]| ?[kMBT])?( \(.*\))?|never reached|unknown|at least .*"
+    r"[>=~ ]*[\d.,:+-]+(e-?\d+)?( ?%| [munk]?[gW]h?| [kMG]Wh| [kMGT]?B| [kM]?[gt]| ?[kMBT])?( \(.*\))?|never reached|unknown|at least .*"
 )
 
 
@@ -98,7 +98,20 @@ def forecast_table(entries: Sequence[Entry]) -> Element | None:
             if likely is not None:
                 ratio = f"{measured / likely:.2f}" if measured is not None and likely else ""
                 rows.append([one.label, words, forecast(one.run, name), "" if measured is None else shown(name, measured), ratio])
+        rows += _further_forecasts(one)
     return table(["run", "of", "forecast", "measured", "measured / forecast"], rows) if rows else None
+
+
+def _further_forecasts(entry: Entry) -> list[list[str]]:
+    """Return the rows of what is forecast without a range: peak memory and FLOPs."""
+    predicted, actual = entry.run.predicted, mapping_of(entry.run.receipt, "actual")
+    rows = []
+    for name, words, write in (("memory_bytes", "memory", format_bytes), ("flops", "FLOPs of the steps", lambda value: f"{value:.3g}")):
+        planned, measured = number_of(predicted, name), number_of(actual, name)
+        if planned is not None:
+            ratio = f"{measured / planned:.2f}" if measured is not None and planned else ""
+            rows.append([entry.label, words, write(planned), "" if measured is None else write(measured), ratio])
+    return rows
 
 
 def provenance_table(entries: Sequence[Entry]) -> Element:
