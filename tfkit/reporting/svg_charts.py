@@ -10,6 +10,7 @@ from tfkit.units import format_seconds
 _WIDTH, _HEIGHT = 380, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 40
 _BUCKETS = 150
+_LETTERS = 22  # of a label beside numbers
 COLOURS = 8  # of series and parts, in page_style.py
 
 Format = Callable[[float], str]
@@ -98,6 +99,11 @@ def _legend(names: Sequence[tuple[int, str]]) -> Element:
     )
 
 
+def _short(label: str) -> str:
+    """Return a label that leaves room for its numbers."""
+    return label if len(label) <= _LETTERS else f"{label[: _LETTERS - 3]}..."
+
+
 def part_bars(title: str, rows: Mapping[str, Mapping[str, float]], write: Format) -> Element | None:
     """Return a bar for each row, divided into its parts, whose widths are in proportion to the largest row; None without an amount."""
     rows = {label: {name: amount for name, amount in parts.items() if 0 <= amount < 1e30} for label, parts in rows.items()}
@@ -115,7 +121,7 @@ def part_bars(title: str, rows: Mapping[str, Mapping[str, float]], write: Format
             tip = element("title", f"{label}: {name} {write(amount)}")
             pieces.append(element("rect", tip, x=x, y=y + 16, width=width, height=14, class_=f"part c{colour}"))
             x += width
-        head = element("text", f"{label}: {write(sum(parts.values()))}", x=0, y=y + 11)
+        head = element("text", f"{_short(label)}: {write(sum(parts.values()))}", x=0, y=y + 11)
         bars.append(element("g", head, *pieces))
     alternative = element("title", f"{title}; the table below has the numbers")
     drawing = element("svg", alternative, *bars, viewBox=f"0 0 {_WIDTH} {36 * len(bars)}", role="img")
@@ -136,7 +142,9 @@ def range_bars(title: str, rows: Sequence[tuple[str, float, float, float, float 
     bars: list[Element] = []
     for index, (label, low, likely, high, actual) in enumerate(rows):
         y = 44 * index
-        words = f"{label}: {write(likely)} ({write(low)} to {write(high)})" + (f", measured {write(actual)}" if actual is not None else "")
+        words = f"{_short(label)}: {write(likely)} ({write(low)} to {write(high)})" + (
+            f", measured {write(actual)}" if actual is not None else ""
+        )
         pieces = [
             element("text", words, x=0, y=y + 12),
             element("line", x1=across(low), x2=across(high), y1=y + 28, y2=y + 28, class_="range"),
