@@ -1,8 +1,9 @@
 """The course of a run: the score of each evaluation over what had been spent by then, and what had been spent when a score was reached."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of
 
@@ -80,12 +81,10 @@ def _spending(run: RunFacts) -> list[Spent]:
 
 def _at(spending: Sequence[Spent], step: int) -> Spent:
     """Return the cost at a step, between two records interpolated, else that of the nearest one."""
-    after = next((index for index, spent in enumerate(spending) if spent.step >= step), len(spending))
     if not spending:
         return Spent(step, None, None, None)
-    if after == len(spending):
-        return spending[-1]
-    if after == 0 or spending[after].step == step:
-        return spending[after]
-    before = spending[after - 1]
-    return before.towards(spending[after], (step - before.step) / (spending[after].step - before.step))
+    place = bisect_left(spending, float(step), key=lambda spent: spent.step)
+    after, before = spending[min(place, len(spending) - 1)], spending[max(0, place - 1)]
+    if not before.step < step < after.step:
+        return replace(after, step=step)
+    return before.towards(after, (step - before.step) / (after.step - before.step))

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from tfkit.reporting.bounded_lines import Thinned, open_regular, whole_lines
 from tfkit.run.metrics import parse_record
 
-MOST_BYTES = 256 << 20  # that are read of a file; of a larger one, windows over its whole length
+MOST_BYTES = 64 << 20  # that are read of a file; of a larger one, windows over its whole length
 MOST_RECORDS = 10_000  # of each kind that are kept
 MOST_NUMBERS = 200  # of a record
 MOST_SAMPLES = 12

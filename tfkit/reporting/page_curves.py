@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from tfkit.reporting.amount_texts import shown
 from tfkit.reporting.equal_score import Comparison
 from tfkit.reporting.html_elements import Element
+from tfkit.reporting.loss_course import course_of
 from tfkit.reporting.power_ticks import Tick
 from tfkit.reporting.run_facts import RunFacts, mapping_of, number_of
 from tfkit.reporting.run_set import Entry
@@ -95,6 +96,6 @@ def _steps(entries: Sequence[Entry], name: str) -> list[Series]:
 
 def _evaluations(entries: Sequence[Entry], name: str) -> list[Series]:
     return [
-        Series(one.label, [(step, values[name]) for step, values in one.run.metrics.evaluations if name in values], colour, marked=True)
+        Series(one.label, [(scored.spent.step, scored.value) for scored in course_of(one.run, name)], colour, marked=True)
         for colour, one in enumerate(entries)
     ]

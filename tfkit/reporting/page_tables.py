@@ -42,10 +42,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Element:
 
 
 def runs_table(entries: Sequence[Entry]) -> Element:
-    """Return the table of all runs: the columns that any of them has."""
+    """Return the table of all runs: the columns that any of them has; of one run a line for each."""
     head = ["run", "command", "status", "steps", "score", "time", "energy", "CO2e", "inherited CO2e", "repeated work", "forecast CO2e"]
     rows = [_run_row(one) for one in entries]
     used = [column for column in range(len(head)) if column == 0 or any(row[column] for row in rows)]
+    if len(rows) == 1:
+        return table(["fact", "value"], [[head[column], rows[0][column]] for column in used])
     return table([head[column] for column in used], [[row[column] for column in used] for row in rows])
 
 
