@@ -84,6 +84,7 @@ MAY_IMPORT = {
     "__main__": {"cli", "console", "errors", "run"},
     "__init__": {"engine", "adapters", "openmp"},
 }
+STOPPED = str(Path(__file__).parent / "fixtures" / "v0.1.0" / "stopped")
 HEAVY = {"torch", "datasets", "tokenizers", "transformers", "codecarbon"}
 
 
@@ -203,7 +204,16 @@ def test_the_model_reads_no_family_name(module: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["pretrain", "--help"], ["recipes"], ["check", "gpt2-stdlib"], ["check", "--schema"], ["runs", "."]],
+    [
+        ["--help"],
+        ["--version"],
+        ["pretrain", "--help"],
+        ["recipes"],
+        ["check", "gpt2-stdlib"],
+        ["check", "--schema"],
+        ["runs", "."],
+        ["report", STOPPED],
+    ],
 )
 def test_the_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "tfkit", *arguments]
