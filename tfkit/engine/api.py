@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfkit.engine import stages as training
 from tfkit.engine import sweeping
+from tfkit.engine.argument_names import naming_arguments
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import recognition_of
 from tfkit.engine.calls import Interrupts, Overrides, ShouldStop, interrupts, several, word, words_of
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 AnyRecipe = str | Path | Mapping[str, Any] | Recipe
 
 
+@naming_arguments()
 def pretrain(
     recipe: AnyRecipe,
     overrides: Overrides = None,
@@ -54,6 +56,7 @@ def pretrain(
     return _trained(options, should_stop, lambda stop: training.pretrain(source, words, options, listener or Silent(), stop))
 
 
+@naming_arguments()
 def finetune(
     recipe: AnyRecipe | None = None,
     overrides: Overrides = None,
@@ -82,6 +85,7 @@ def finetune(
     return _trained(options, should_stop, lambda stop: training.finetune(source, words, checkpoint, options, listener or Silent(), stop))
 
 
+@naming_arguments()
 def resume(
     run: str | Path,
     overrides: Overrides = None,
@@ -99,6 +103,7 @@ def resume(
     return _trained(options, should_stop, lambda stop: sweeping.resume(words_of(overrides), options, listener or Silent(), stop))
 
 
+@naming_arguments()
 def sweep(
     recipe: AnyRecipe,
     space: Mapping[str, str | Sequence[Any]],
@@ -137,6 +142,7 @@ def sweep(
     return SweepResult.of(result)
 
 
+@naming_arguments()
 def evaluate(
     recipe: AnyRecipe | None = None,
     overrides: Overrides = None,
@@ -169,6 +175,7 @@ def evaluate(
     return EvaluationResult.of(result, predictions=rows)
 
 
+@naming_arguments()
 def generate(
     prompts: str | Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Sequence[Mapping[str, Any]],
     overrides: Overrides = None,
@@ -203,6 +210,7 @@ def generate(
     return found
 
 
+@naming_arguments()
 def predict(
     rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str,
     overrides: Overrides = None,
@@ -245,12 +253,13 @@ def _predictions(
 
     answers = predictor.answers(predictor.given_rows(rows))
     with ExitStack() as stack:
-        with isolated(), interrupts(should_stop) as stop, stop.at_once():
+        with naming_arguments(), isolated(), interrupts(should_stop) as stop, stop.at_once():
             carbon = predictor.settings.carbon
             work = stack.enter_context(session("predict", carbon, folder, listener, stop, threads=threads, words=["tfkit.predict"]))
             predictor.load(device, threads)
         while True:
-            with isolated(), interrupts(should_stop) as stop, stop.at_once(f"{predictor.counts.rows:,} rows were answered"):
+            answered = f"{predictor.counts.rows:,} rows were answered"
+            with naming_arguments(), isolated(), interrupts(should_stop) as stop, stop.at_once(answered):
                 torch.set_num_threads(threads or torch.get_num_threads())
                 window = next(answers, None)
             if window is None:
@@ -261,6 +270,7 @@ def _predictions(
         work.finish(predictor.result(work.own(work.meter.fresh_reading())))
 
 
+@naming_arguments()
 def plan(
     recipe: AnyRecipe | None = None,
     overrides: Overrides = None,

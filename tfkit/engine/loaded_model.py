@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfkit.engine.argument_names import naming_arguments
 from tfkit.engine.calls import Overrides, interrupts, words_of
 from tfkit.engine.isolation import isolated
 from tfkit.engine.listener import Silent
@@ -66,6 +67,7 @@ class LoadedModel(Loaded):
         return embed(self.model, self.codec, [texts] if isinstance(texts, str) else list(texts), _TEXTS_AT_ONCE)
 
 
+@naming_arguments()
 def load(
     path: str | Path, *, device: "str | torch.device" = "cpu", dtype: "torch.dtype | None" = None, verify: bool = True, **options: Any
 ) -> LoadedModel:
