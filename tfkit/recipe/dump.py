@@ -1,6 +1,9 @@
 """The resolved recipe as YAML: every field with its value, so that running it again does not depend on today's defaults."""
 
 import io
+import re
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -8,6 +11,9 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.schema.sections import Recipe
+
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # those of YAML 1.1 too, for other readers
 
 
 class _Representer(SafeRepresenter):
@@ -36,16 +42,60 @@ def recipe_document(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any
 
 
 def dump_document(document: dict[str, Any]) -> str:
-    """Return a recipe's document as YAML."""
+    """Return a recipe's document as YAML: lists and sections of scalars on one line, all others with a line for each value."""
+    return "".join(f"{line}\n" for line in (_block(document) if _is_nested(document) else [_flow(document)]))
+
+
+def _block(value: dict[str, Any] | list[Any]) -> Iterator[str]:
+    if isinstance(value, list):
+        for item in value:
+            first, *rest = _block(item) if _is_nested(item) else [_flow(item)]
+            yield f"- {first}"
+            yield from (f"  {line}" for line in rest)
+        return
+    for name, item in value.items():
+        if _is_nested(item):
+            yield f"{_scalar(name)}:"
+            yield from (line if isinstance(item, list) else f"  {line}" for line in _block(item))
+        else:
+            yield f"{_scalar(name)}: {_flow(item)}"
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether a list or a section holds others, which one line would not show well."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(item, dict | list) for item in items)
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_scalar(name)}: {_flow(item)}" for name, item in value.items()) + "}"
+    return "[" + ", ".join(map(_flow, value)) + "]" if isinstance(value, list) else _scalar(value)
+
+
+def _scalar(value: Any) -> str:
+    """Return a value as it is written in a list on one line. Only what could be misread takes ruamel.yaml's careful, slow emitter."""
+    if type(value) is int or (type(value) is str and _PLAIN.fullmatch(value) and value.lower() not in _WORDS):
+        return str(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return _remembered(str(value), type(value) is float) if type(value) in (str, float) else _careful(value)
+
+
+@lru_cache(maxsize=1000)
+def _remembered(text: str, is_float: bool) -> str:
+    return _careful(float(text) if is_float else text)
+
+
+def _careful(value: Any) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.Representer = _Representer
-    yaml.representer.sort_base_mapping_type_on_output = False
-    yaml.default_flow_style = None  # lists and sections of scalars on one line
+    yaml.default_flow_style = True
     yaml.allow_unicode = True
-    yaml.width = 10_000
+    yaml.width = 1_000_000_000
     stream = io.StringIO()
-    yaml.dump(document, stream)
-    return stream.getvalue()
+    yaml.dump([value], stream)
+    return stream.getvalue().rstrip("\n")[1:-1]
 
 
 def _model(recipe: Recipe, config: ModelConfig | None) -> dict[str, Any]:
