@@ -123,7 +123,7 @@ def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
         tfkit.sweep(RECIPE, {"optimizer.lr": [1e-3, -1]}, run="none")
     with pytest.raises(UsageError, match="held-out rows"):
         tfkit.sweep({**RECIPE, "data": {"train": [{"path": "corpus"}], "validation": None}}, SPACE, run="none")
-    with pytest.raises(UsageError, match="--trials"):
+    with pytest.raises(UsageError, match="with `trials`"):
         tfkit.sweep(RECIPE, {"optimizer.lr": "1e-4..1e-2"}, run="none")
     with pytest.raises(UsageError, match="too many"):
         tfkit.sweep(RECIPE, {"training.seed": range(40), "optimizer.lr": [0.1 / n for n in range(1, 41)]}, run="none")
