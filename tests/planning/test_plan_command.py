@@ -104,3 +104,10 @@ def test_the_stages_of_a_chain_are_planned_with_models_that_are_not_there_yet(ca
     alone = tfkit.plan("chain.yaml", {"base.training.steps": 2}, stages=["scores"])
     assert (alone.steps, [*alone.stages]) == (4, ["scores"])
     assert alone.stages["scores"].parameters == stages["scores"]["parameters"]
+
+
+def test_each_stage_of_a_chain_takes_real_steps() -> None:
+    """From weights of zeros, where an earlier stage was not run."""
+    plan = tfkit.plan(chain(), probe=2, threads=1)
+    assert plan.basis == "probe"
+    assert [one.probe["steps"] if one.probe else 0 for one in plan.stages.values()] == [2, 2, 2]
