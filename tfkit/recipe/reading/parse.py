@@ -123,7 +123,7 @@ class _Composer:
             self._fail(place, f"*{event.anchor}: there is no &{event.anchor} before it")
         node, size = self.anchors[event.anchor]
         self._count(size)
-        return _copy(node)
+        return copy_of(node)
 
     def _mapping(self, place: Place, events: Iterator[Any]) -> Mapping:
         mapping, path = Mapping(place), self.path
@@ -203,13 +203,13 @@ def _tag(event: Any) -> str | None:
     return None if tag is None or tag.suffix in (None, "!") else f"{tag.handle or ''}{tag.suffix}"
 
 
-def _copy(node: Node) -> Node:
-    """Copy an alias's value: an override of one must not change the other."""
+def copy_of(node: Node) -> Node:
+    """Copy an alias's value, or a tree: an override of one must not change the other."""
     match node:
         case Mapping():
-            return Mapping(node.place, {key: _copy(value) for key, value in node.values.items()}, dict(node.keys))
+            return Mapping(node.place, {key: copy_of(value) for key, value in node.values.items()}, dict(node.keys))
         case Sequence():
-            return Sequence(node.place, [_copy(item) for item in node.items])
+            return Sequence(node.place, [copy_of(item) for item in node.items])
         case Scalar():
             return node
 

@@ -7,6 +7,7 @@ import re
 import select
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tfkit.recipe.reading.dealing import dealing_problems
 from tfkit.recipe.reading.earlier import complete
 from tfkit.recipe.reading.files import missing_files
 from tfkit.recipe.reading.overrides import apply_overrides
-from tfkit.recipe.reading.parse import MAX_BYTES, parse
+from tfkit.recipe.reading.parse import MAX_BYTES, copy_of, parse
 from tfkit.recipe.reading.problems import MAX_PATH, Problem, RecipeError, cut
 from tfkit.recipe.reading.stage_trees import STAGES, has_stages, stage_trees
 from tfkit.recipe.reading.tree import Mapping, Node, Place, flatten, plain
@@ -45,6 +46,15 @@ class RecipeText:
         """The run's default name: a slug of the file's name."""
         return slug(self.path.stem)
 
+    @cached_property
+    def _parsed(self) -> tuple[Node | None, list[Problem]]:
+        return parse(self.text, str(self.path))
+
+    def _tree(self) -> tuple[Node | None, list[Problem]]:
+        """Return the tree, to be changed, and its problems. Raise RecipeError as `parse` does."""
+        root, problems = self._parsed
+        return None if root is None else copy_of(root), list(problems)
+
     def read(self, overrides: Sequence[str] = ()) -> Recipe:
         """Check the recipe with these overrides. UsageError lists all problems, one a line, as place: field: what and remedy."""
         return self.changed(overrides)[0]
@@ -54,7 +64,7 @@ class RecipeText:
 
         `ranks`: the processes to which the work of its steps is to be dealt.
         """
-        recipe, tree = _read(*parse(self.text, str(self.path)), str(self.path), overrides, with_files=with_files, ranks=ranks)
+        recipe, tree = _read(*self._tree(), str(self.path), overrides, with_files=with_files, ranks=ranks)
         return recipe, plain(tree)
 
     @property
@@ -66,7 +76,7 @@ class RecipeText:
     def has_stages(self) -> bool:
         """Whether it is a chain of recipes, which `read_chain` reads. False for a text that is not YAML, which `read` reports."""
         try:
-            return has_stages(parse(self.text, str(self.path))[0])
+            return has_stages(self._parsed[0])
         except RecipeError:
             return False
 
@@ -75,7 +85,7 @@ class RecipeText:
 
         Raise UsageError if the text is not YAML.
         """
-        tree, problems = parse(self.text, str(self.path))
+        tree, problems = self._tree()
         if problems:
             raise RecipeError(problems)
         if not isinstance(tree, Mapping):
