@@ -1,4 +1,4 @@
-"""The totals of a run: how each number was had, and between which bounds it is."""
+"""The totals of a run: how each number was obtained, and between which bounds it is."""
 
 import pytest
 from hypothesis import given, settings

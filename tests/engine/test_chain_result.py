@@ -1,4 +1,4 @@
-"""The totals of a recipe with stages: sums, and how the energy of all of them was had."""
+"""The totals of a recipe with stages: sums, and how the energy of all of them was obtained."""
 
 import json
 from pathlib import Path

@@ -86,7 +86,7 @@ def runs(tmp_path: Path) -> Path:
 def test_a_page_has_all_parts_and_no_script_or_request(runs: Path) -> None:
     text, found = page(runs)
     titles = ["Runs", "Learning", "At equal score", "Energy and CO2e", "Forecast and measured", "Lineage"]
-    titles += ["How the energy was had", "Samples", "Differences of the recipes", "Recipes"]
+    titles += ["How the energy was obtained", "Samples", "Differences of the recipes", "Recipes"]
     assert [one for one in found.texts if one in titles] == titles
     for words in (
         *("training loss", "validation loss", "learning rate", "gradient norm", "tokens a second", "power", "CO2e by phase"),

@@ -1,4 +1,4 @@
-"""The range of an attempt's energy: no digit more than how each part was had can carry.
+"""The range of an attempt's energy: no digit more than how each part was obtained can carry.
 
 A counter (RAPL, NVML) is good to some 5 %. CodeCarbon's model of a processor is TDP x (0.1 + 0.9 u^3) at the utilization u, so that all
 it can ever say lies between 10 % and 100 % of the TDP. Its constant for memory is 5 W for each of an estimated number of modules, which

@@ -1,4 +1,4 @@
-"""The totals of a run from its ledgers: sums over all attempts, and how each number was had."""
+"""The totals of a run from its ledgers: sums over all attempts, and how each number was obtained."""
 
 import contextlib
 import re
@@ -55,7 +55,7 @@ def provenance(components: Mapping[str, str]) -> str:
 
 
 def measuring_fields(attempts: Sequence[Attempt], seconds: float) -> dict[str, Any]:
-    """Return how the energy of a run was had, by the names of run.json's totals; `seconds`: of all attempts, metered or not.
+    """Return how the energy of a run was obtained, by the names of run.json's totals; `seconds`: of all attempts, metered or not.
 
     The range adds up over attempts. That of the emissions is in proportion: the intensity has none. None: not known.
     """

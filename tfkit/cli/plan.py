@@ -33,7 +33,7 @@ def plan(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Estimate a training without starting it: parameters, FLOPs, memory, disk, time, energy and CO2, and how each number was had.
+    """Estimate a training without starting it: parameters, FLOPs, memory, disk, time, energy and CO2, and how each number was obtained.
 
     With --probe the first steps are taken, and their weights thrown away. Text is tokenized as in training, and stays in the cache for it;
     no run folder is made. Of a recipe with stages each one is planned, and their sum. Without a recipe, as in `tfkit finetune`, the task is

@@ -84,7 +84,7 @@ def _lines(result: dict[str, Any]) -> str:
 
 
 def _measured(result: dict[str, Any]) -> str:
-    """Return how the energy was had, and between which bounds it is; empty where that is not known."""
+    """Return how the energy was obtained, and between which bounds it is; empty where that is not known."""
     energy, seconds, sources = result["energy_kwh"], result["seconds"], result.get("provenance") or {}
     low, high = result.get("energy_kwh_low"), result.get("energy_kwh_high")
     if not energy or not seconds or low is None or high is None:

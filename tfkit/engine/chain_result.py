@@ -89,7 +89,7 @@ def sum_totals(stages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _measuring(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return how the energy of the stages that have some was had; None for what a stage of an older version does not say."""
+    """Return how the energy of the stages that have some was obtained; None for what a stage of an older version does not say."""
     ranges = {name: [stage.get(name) for stage in stages] for name in _RANGES}
     provenance = [stage.get("provenance") or {} for stage in stages]
     return {

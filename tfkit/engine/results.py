@@ -11,7 +11,7 @@ MEASURED = (
     *("energy_kwh_low", "energy_kwh_high", "emissions_g_low", "emissions_g_high", "coverage", "modelled_share", "provenance"),
     *("pue", "intensity", "device_seconds", "idle_kwh"),
 )
-"""The fields of a training's result that are the totals of run.json: energy and emissions, and how they were had."""
+"""The fields of a training's result that are the totals of run.json: energy and emissions, and how they were obtained."""
 
 
 @dataclass(frozen=True)

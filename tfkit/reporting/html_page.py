@@ -79,7 +79,7 @@ def _sections(runs: RunSet, drawn: Sequence[Entry], full: bool) -> list[Element]
         _section("Energy and CO2e", _charts(spending_charts(drawn)), phases_table(drawn)),
         _section("Forecast and measured", _charts(forecast_charts(drawn)), forecast_table(drawn)),
         _section("Lineage", _charts(pictures), *more),
-        _section("How the energy was had", provenance_table(runs.entries)),
+        _section("How the energy was obtained", provenance_table(runs.entries)),
         _section("Gaps and problems", *_problems(runs, full)),
         _section("Samples", *(found for one in drawn if (found := samples(one)) is not None)),
         _section("Differences of the recipes", differences),

@@ -1,4 +1,4 @@
-"""The tables and texts of the page: the runs, where their energy went and how it was had, samples, recipes and their differences."""
+"""The tables and texts of the page: the runs, where their energy went and how it was obtained, samples, recipes and their differences."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -117,7 +117,7 @@ def _further_forecasts(entry: Entry) -> list[list[str]]:
 
 
 def provenance_table(entries: Sequence[Entry]) -> Element:
-    """Return how the energy of each run was had: what was measured and what modelled, how much of the time, and the carbon intensity."""
+    """Return the sources of each run's energy: what was measured and what modelled, how much of the time, and the carbon intensity."""
     rows = []
     for one in entries:
         run, found = one.run, one.run.measuring

@@ -56,7 +56,7 @@ class Estimate:
     emissions_g: Range
     basis: str  # "table": by the machine's speeds alone; "learned": and by earlier runs on it; "probe": by real steps
     place: str = ""
-    assumptions: dict[str, str] = field(default_factory=dict)  # how each number was had
+    assumptions: dict[str, str] = field(default_factory=dict)  # how each number was obtained
     full_power: FullPower | None = None
     table_seconds: dict[str, float] = field(default_factory=dict)  # by part, by the speeds of the machine, before earlier runs corrected it
     probe: dict[str, Any] | None = None  # the steps that were taken to find out, and what they took

@@ -19,7 +19,7 @@ _TABLE_SPREAD = 2.0  # to either side, of a time by the table alone
 
 @dataclass(frozen=True)
 class Power:
-    """The watts of a machine, with how they were had."""
+    """The watts of a machine, with how they were obtained."""
 
     watts: Range
     source: str
@@ -27,7 +27,7 @@ class Power:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Time, energy and emissions, and how they were had."""
+    """Time, energy and emissions, and how they were obtained."""
 
     seconds: Range
     energy_kwh: Range

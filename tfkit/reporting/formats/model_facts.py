@@ -77,7 +77,7 @@ class ModelFacts:
 
     @property
     def measured(self) -> str:
-        """How the energy was had, in words."""
+        """How the energy was obtained, in words."""
         return ", ".join(f"{part.upper()} by {source}" for part, source in self.provenance.items())
 
     def gaps(self) -> list[str]:
