@@ -118,7 +118,7 @@ class RunFacts:
 
     @cached_property
     def measuring(self) -> Mapping[str, Any]:
-        """The sources of the energy: ranges, coverage, provenance, pue, intensity, as `totals` names them; what it lacks, from the ledgers."""
+        """The sources of the energy: ranges, coverage, provenance, pue, intensity, as in `totals`; what that lacks is from the ledgers."""
         seconds = number_of(self.totals, "seconds") or sum(attempt.sums["seconds"] for attempt in self.attempts)
         found = measuring_fields(self.attempts, seconds) if self.attempts else {}
         return found | {
