@@ -49,6 +49,12 @@ class QualityGateError(TfkitError):
     exit_code = 8
 
 
+class PeerLostError(TfkitError):
+    """Another process of the same training was lost, or did not answer in time."""
+
+    exit_code = 9
+
+
 class Stopped(Exception):
     """A run was stopped by a signal; raised after everything was saved. The exit code is 128 + the number of the signal."""
 

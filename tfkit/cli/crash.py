@@ -7,6 +7,15 @@ from pathlib import Path
 from tfkit import console
 
 _folder: Path | None = None
+words: list[str] = []  # those of the command line that runs
+
+
+class AlreadyReportedError(Exception):
+    """Another process of this command ended with a code, and has said why."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(f"exit code {exit_code}")
+        self.exit_code = exit_code
 
 
 def set_folder(folder: Path | None) -> None:

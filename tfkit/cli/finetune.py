@@ -20,6 +20,7 @@ def finetune(
     dry_run: options.DryRun = False,
     device: options.Device = None,
     threads: options.Threads = None,
+    ranks: options.RankCount = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -29,6 +30,7 @@ def finetune(
     """
     from tfkit import console
     from tfkit.cli.dry_run import show_chain_dry_run, show_dry_run
+    from tfkit.cli.ranks import place_of_this_process
     from tfkit.cli.train import command_line, train, tuning_words
     from tfkit.engine import stages as training
     from tfkit.engine.attempt import RunOptions
@@ -36,6 +38,9 @@ def finetune(
     from tfkit.engine.chain_plan import first_stage, plan_dry_run
     from tfkit.recipe import open_recipe
 
+    options.refuse_dry_ranks(dry_run, ranks)
+    if (here := place_of_this_process(ranks, threads)) is None:
+        return
     chosen, changes = options.split_recipe("finetune", recipe, overrides)
     given = [*([chosen] if chosen else []), *changes]
     for name, value in (("--from", checkpoint), ("--data", data)):
@@ -45,7 +50,7 @@ def finetune(
     if dry_run and (source is None or not source.has_stages):
         return show_dry_run(finetuning(source, words, checkpoint), device, threads, resume=resume, as_json=json)
     folder = run or Path("runs") / (source.name if source is not None else recognition_of(words).run_name)
-    how = RunOptions(folder, resume, exact, force, device, threads, command_line(), fail_if or (), part)
+    how = RunOptions(folder, resume, exact, force, device, threads, command_line(), fail_if or (), part, here)
     if dry_run and source is not None:
         return show_chain_dry_run(plan_dry_run(source, words, "fine-tuning", how), device, threads, resume=resume, as_json=json)
     again = ["finetune", *given, "--run", str(folder), "--resume"]

@@ -61,6 +61,12 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, max=_MOST_THREADS, metavar="N", help="CPU threads; by default one per core."),
 ]
+RankCount = Annotated[
+    int | None,
+    typer.Option(
+        "--ranks", min=1, max=1024, metavar="N", help="Train with N processes on this machine. --threads is of each.", show_default=False
+    ),
+]
 FailIf = Annotated[list[str] | None, typer.Option("--fail-if", metavar="GATE", help='End with 8 if true: "loss > 3".', show_default=False)]
 Stages = Annotated[
     str | None,
@@ -101,3 +107,9 @@ def split_recipe(command: str, recipe: str | None, overrides: Sequence[str] | No
     if len(words) > 1:
         raise UsageError(f"{command} takes one recipe, not {' and '.join(words)}; changes to it are written key=value")
     return (words[0] if words else None), changes
+
+
+def refuse_dry_ranks(dry_run: bool, ranks: int | None) -> None:
+    """Raise UsageError for --ranks beside --dry-run."""
+    if dry_run and ranks is not None:
+        raise UsageError("--ranks: --dry-run is of one process; `tfkit check --ranks N` says whether the work can be dealt to N")

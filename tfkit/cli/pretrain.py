@@ -18,6 +18,7 @@ def pretrain(
     dry_run: options.DryRun = False,
     device: options.Device = None,
     threads: options.Threads = None,
+    ranks: options.RankCount = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -27,6 +28,7 @@ def pretrain(
     """
     from tfkit import console
     from tfkit.cli.dry_run import show_chain_dry_run, show_dry_run
+    from tfkit.cli.ranks import place_of_this_process
     from tfkit.cli.train import command_line, train
     from tfkit.engine import stages as training
     from tfkit.engine.attempt import RunOptions
@@ -34,8 +36,11 @@ def pretrain(
     from tfkit.engine.chain_plan import plan_dry_run
     from tfkit.recipe import open_recipe
 
+    options.refuse_dry_ranks(dry_run, ranks)
+    if (here := place_of_this_process(ranks, threads)) is None:
+        return
     source, words, part = open_recipe(recipe), tuple(overrides or ()), options.stage_names(stages)
-    how = RunOptions(run or Path("runs") / source.name, resume, exact, force, device, threads, command_line(), fail_if or (), part)
+    how = RunOptions(run or Path("runs") / source.name, resume, exact, force, device, threads, command_line(), fail_if or (), part, here)
     if dry_run and source.has_stages:
         return show_chain_dry_run(plan_dry_run(source, words, "pre-training", how), device, threads, resume=resume, as_json=json)
     if dry_run:

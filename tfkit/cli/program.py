@@ -22,6 +22,7 @@ def run(words: list[str], signals: StopSignals) -> int:
     """Run a command line and return the exit code. Raises Stopped, and whatever a library made of it where it struck."""
     console.begin("--json" in words)
     crash.set_folder(None)
+    crash.words = words
     try:
         with _warnings_in_words():
             _invoke(words)
@@ -40,6 +41,8 @@ def _report(error: Exception) -> int:
         return console.fail(str(error), error.exit_code)
     if isinstance(error, console.ReaderGone):
         return 0
+    if isinstance(error, crash.AlreadyReportedError):
+        return error.exit_code
     if isinstance(error, typer.Abort):
         return console.fail("interrupted", 130)
     if isinstance(error, typer.Exit):

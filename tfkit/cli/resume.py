@@ -18,6 +18,7 @@ def resume(
     stages: options.Stages = None,
     device: options.Device = None,
     threads: options.Threads = None,
+    ranks: options.RankCount = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -27,10 +28,13 @@ def resume(
     one that was stopped is continued, and those after it are started.
     """
     from tfkit import console
+    from tfkit.cli.ranks import place_of_this_process
     from tfkit.cli.train import command_line, train
     from tfkit.engine import sweeping as training
     from tfkit.engine.attempt import RunOptions
 
+    if (here := place_of_this_process(ranks, threads)) is None:
+        return
     words = tuple(overrides or ())
-    how = RunOptions(run, True, exact, force, device, threads, command_line(), fail_if or (), options.stage_names(stages))
+    how = RunOptions(run, True, exact, force, device, threads, command_line(), fail_if or (), options.stage_names(stages), here)
     train(lambda signals: training.resume(words, how, console, signals), how, ["resume", str(run), *words], as_json=json)

@@ -34,9 +34,8 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
                         show_training_result(stopped.result, as_json)
                 command = shlex.join(["tfkit", *again, stopped.larger, *_flags(options, as_json)])
                 raise BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger) from None
-            assert signals.requested is not None
             command = shlex.join(["tfkit", *again, *_flags(options, as_json)])
-            raise Stopped(f"{stopped}\n{command}", signals.requested) from None
+            raise Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128) from None  # another rank's signal
         with suppress(console.ReaderGone):  # the gates judge all the same
             show_training_result(result, as_json)
     require_passed(result["gates"])
@@ -57,6 +56,7 @@ def command_line() -> list[str]:
 def _flags(options: RunOptions, as_json: bool) -> list[str]:
     flags = [f"--{name}" for name, given in (("exact", options.exact), ("force", options.force), ("json", as_json)) if given]
     gates = [("fail-if", gate) for gate in options.fail_if]
-    pairs: list[tuple[str, str | int | None]] = [("device", options.device), ("threads", options.threads), *gates]
+    ranks = [] if options.ranks.is_alone else [("ranks", options.ranks.size)]
+    pairs: list[tuple[str, str | int | None]] = [("device", options.device), ("threads", options.threads), *ranks, *gates]
     pairs += [("stages", ",".join(options.stages))] if options.stages else []
     return [*flags, *(part for name, value in pairs if value is not None for part in (f"--{name}", str(value)))]

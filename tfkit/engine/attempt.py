@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.engine.beginning import Beginning, finetuning, pretraining, require_trainable
+from tfkit.engine.dealt_recipes import rank_threads, require_dealt
 from tfkit.engine.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.errors import Stopped, UsageError, stop_reason
+from tfkit.parallel.ranks import ONE_PROCESS, Ranks
 from tfkit.recipe import RecipeText
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.run import strict_json
@@ -38,6 +40,7 @@ class RunOptions:
     command: Sequence[str] = ()  # for run.json
     fail_if: Sequence[str] = ()  # comparisons of the result's metrics that must not be true
     stages: Sequence[str] = ()  # of a recipe with stages those to run; empty: all
+    ranks: Ranks = ONE_PROCESS  # the processes that train together
 
     @property
     def goes_on(self) -> bool:
@@ -150,6 +153,7 @@ def _attempt(
             if given.recipe is None:
                 folder.record(decisions=DECISIONS)
             gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
+        require_dealt(recipe, options.ranks.size)
         budget = Budget(recipe.carbon, folder.path, stop, listener)
         return _judged(_metered(recipe, given, kind, options, gates, folder, listener, budget), gates)
 
@@ -186,11 +190,14 @@ def _metered(
         import torch
 
         from tfkit.engine import run as training_run
+        from tfkit.engine.meeting import meet
         from tfkit.training.device import pick_device
 
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
-        run = training_run.Run(recipe, pick_device(options.device), listener, budget.stop, meter)
+        if (threads := rank_threads(options.threads, options.ranks)) is not None:
+            torch.set_num_threads(threads)
+        device = pick_device(options.device)
+        peers = meet(options.ranks, device)
+        run = training_run.Run(recipe, device, listener, budget.stop, meter, peers)
         estimate = run.prepare(begun=folder.begun)
         if not folder.begun:
             require_long_series(recipe.carbon, estimate.seconds.low)

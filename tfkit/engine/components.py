@@ -23,6 +23,7 @@ from tfkit.hub import load
 from tfkit.model.transformer import Transformer, build
 from tfkit.objectives.objective import Batch
 from tfkit.objectives.registry import open_rows, row_order
+from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.depth import Unfreezing, parameter_depths
 from tfkit.training.device import pick_precision
@@ -76,9 +77,11 @@ def assemble(
     micro_batch_size: int,
     listener: Listener,
     should_stop: Callable[[], bool] | None = None,
+    peers: Peers = ALONE,
 ) -> Components:
     """The components of the first step: a checkpoint is restored into them. The model moves to the device, its parameters become working
-    weights. `should_stop` is obeyed while responses are sampled. Raises ModelError for ids beyond the vocabulary.
+    weights. `should_stop` is obeyed while responses are sampled; `peers`: the ranks that take each step together.
+    Raises ModelError for ids beyond the vocabulary.
     """
     for stored in (
         *(stored for stored, _ in data.train),
@@ -95,7 +98,7 @@ def assemble(
     reference = FrozenReference(model) if objective.reference_use == "throughout" else None
     optimizer = Optimizer(weights.trained, recipe.optimizer, parameter_depths(weights.master))
     unfreezing = Unfreezing(weights.working, training.unfreeze_every) if training.unfreeze_every is not None else None
-    beside: dict[str, Any] = {"unfreezing": unfreezing, "companions": companions}
+    beside: dict[str, Any] = {"unfreezing": unfreezing, "companions": companions, "peers": peers}
     stepper = Stepper(LossModule(model, objective), weights, optimizer, device=device, seed=training.seed, **beside)
     for stack in model.stacks:
         stack.activation_checkpointing = training.activation_checkpointing
@@ -112,7 +115,7 @@ def assemble(
         training.loss_jump_sigmas,
     )
     schedule = Schedule(recipe.schedule, plan.steps, sizes, rows.mean_tokens, model.config.dim)
-    loader = open_loader(recipe, objective, rows, sizes, micro_batch_size, model, reference, device, should_stop)
+    loader = open_loader(recipe, objective, rows, sizes, micro_batch_size, model, reference, device, should_stop, peers.ranks)
     loader = mix_text(loader, objective, data.pretraining, row_order(recipe, model.config))
     return Components(precision, loader, plan, schedule, weights, optimizer, stepper, reference, data)
 

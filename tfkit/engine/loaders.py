@@ -13,6 +13,7 @@ from tfkit.data import BatchSizes, Loader, Rows, StepLoader
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
+from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import eager
 
@@ -30,10 +31,14 @@ def open_loader(
     reference: FrozenReference | None,
     device: torch.device,
     should_stop: Callable[[], bool] | None,
+    ranks: Ranks,
 ) -> StepLoader[Batch]:
-    """Return the loader of a run. `should_stop` is obeyed while responses are sampled."""
+    """Return the loader of a run, of several ranks the part of one. `should_stop` is obeyed while responses are sampled."""
     if objective.rollouts is None:
-        return Loader(rows, objective.collate, sizes, micro_batch_size)
+        loader = Loader(rows, objective.collate, sizes, micro_batch_size)
+        loader.rank, loader.ranks = ranks.rank, ranks.size
+        return loader
+    assert ranks.is_alone, "responses are not sampled on several ranks"
     assert reference is not None, "sampled responses are compared with the model of the first step"
     return RolloutLoader(
         rows,

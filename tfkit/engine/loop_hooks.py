@@ -1,6 +1,6 @@
 """The hooks of the loop: each passes to the part of the run that it concerns."""
 
-from tfkit.data import StepLoader
+from tfkit.data import Loader, StepLoader
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.components import Components
 from tfkit.engine.contention import Contention
@@ -71,10 +71,17 @@ class LoopHooks:
         """Write a small file from which, with the last checkpoint, the step can be taken again."""
         path = self.context.folder.path
         try:
-            write_replay(path, describe_step(self.components.stepper, self.loader, error))
+            write_replay(path, describe_step(self.components.stepper, self._whole_loader(), error))
         except OSError as trouble:
             return f"The step could not be recorded for tfkit replay ({trouble.strerror})"
         return f"`tfkit replay {path}` repeats the step and names the first module that goes wrong"
+
+    def _whole_loader(self) -> StepLoader[Batch]:
+        """Return the loader of all micro-batches of a step, of which this process may have only a part."""
+        loader = self.loader
+        if isinstance(loader, Loader) and loader.ranks > 1:
+            return Loader(loader.rows, loader.collate, loader.sizes, loader.micro_batch_size)
+        return loader
 
     def nondeterministic(self, reason: str) -> None:
         """Warn that resuming is not exact here."""

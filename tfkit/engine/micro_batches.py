@@ -13,7 +13,7 @@ from tfkit.engine.listener import Listener
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers
 from tfkit.engine.training_data import TrainingData
-from tfkit.errors import MachineError
+from tfkit.errors import MachineError, UsageError
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.loop import Progress
@@ -21,10 +21,10 @@ from tfkit.training.memory import available_bytes, largest_divisor, likely_peak,
 from tfkit.units import format_energy, format_seconds
 
 
-def with_batch_of_rows(recipe: Recipe, data: TrainingData, listener: Listener) -> Recipe:
+def with_batch_of_rows(recipe: Recipe, data: TrainingData, listener: Listener, ranks: int = 1) -> Recipe:
     """The recipe with a batch of at most the rows that there are, and a warning: a larger one would read them several times a step.
 
-    Responses to the same prompts are different rows.
+    Responses to the same prompts are different rows. Raises UsageError if there are fewer rows than ranks.
     """
     training = recipe.training
     if (
@@ -33,8 +33,10 @@ def with_batch_of_rows(recipe: Recipe, data: TrainingData, listener: Listener) -
         or training.batch_size <= (rows := len(open_rows(recipe, data.objective, data.train, data.config)))
     ):
         return recipe
-    micro = training.micro_batch_size and min(training.micro_batch_size, rows)
-    batch = rows // micro * micro if micro else rows
+    if rows < ranks:
+        raise UsageError(f"--ranks {ranks}: there are only {rows:,} rows to train on, and every rank needs one; start fewer")
+    micro = training.micro_batch_size and min(training.micro_batch_size, rows // ranks)
+    batch = rows // (ranks * (micro or 1)) * ranks * (micro or 1)
     listener.warn(f"training.batch_size is {training.batch_size:,}, and there are {rows:,} rows to train on: a step has {batch:,} rows")
     return recipe.model_copy(update={"training": training.model_copy(update={"batch_size": batch, "micro_batch_size": micro})})
 
@@ -44,7 +46,7 @@ class MicroBatches:
 
     def __init__(self, recipe: Recipe, device: torch.device, listener: Listener, components: Components, *, restored: bool):
         self.recipe, self.device, self.listener = recipe, device, listener
-        self.components, self.loader = components, components.loader
+        self.components, self.loader, self.ranks = components, components.loader, components.stepper.peers.ranks
         self.model = components.stepper.loss_module.model
         self.restored = restored
 
@@ -52,12 +54,19 @@ class MicroBatches:
         """Take the size that `choose_micro_batch` gives for the memory that is left; a GPU's is tried out instead."""
         on_cpu = self.device.type == "cpu"
         left = available_bytes() if on_cpu else None
+        left = None if left is None else left // self.ranks.local_size
         self.loader.micro_batch_size = choose_micro_batch(
             self.loader.sizes.unit,
             self.loader.rows.longest,
             self.row_bytes if on_cpu else 0,
             None if left is None else left - self.bytes_to_come,
+            self.ranks.size,
         )
+
+    @property
+    def is_even(self) -> bool:
+        """Whether the micro-batches of each step can be dealt evenly to the ranks."""
+        return self.loader.sizes.unit % (self.loader.micro_batch_size * self.ranks.size) == 0
 
     def halve(self, error: str) -> None:
         """Halve the micro-batches after `error`. Raises MachineError where the recipe fixes them, or a single row does not fit."""
@@ -69,7 +78,7 @@ class MicroBatches:
                 f"out of memory with a single row of {self.loader.rows.longest} tokens ({error}): use a smaller model or "
                 "model.context_length, training.activation_checkpointing=true, or more memory"
             )
-        self.loader.micro_batch_size = largest_divisor(self.loader.sizes.unit, rows // 2)
+        self.loader.micro_batch_size = largest_divisor(self.loader.sizes.unit // self.ranks.size, rows // 2)
         self.listener.warn(
             f"out of memory in micro-batches of {rows} rows: they have {self.loader.micro_batch_size} from now on, in the same steps"
         )

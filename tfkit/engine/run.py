@@ -14,6 +14,7 @@ from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.companions import pin_companions
 from tfkit.engine.components import assemble, first_model, restore, trained_numbers
 from tfkit.engine.given import Given
+from tfkit.engine.leading import Leader
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.loop_hooks import LoopHooks
 from tfkit.engine.micro_batches import MicroBatches, with_batch_of_rows
@@ -29,6 +30,7 @@ from tfkit.engine.validator import Validator
 from tfkit.errors import BudgetReached, Stopped
 from tfkit.families import PRESETS
 from tfkit.model.transformer import Transformer
+from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run import strict_json
 from tfkit.run.checkpoints import free_space_for, newest_good
@@ -44,8 +46,9 @@ Kind = Literal["pre-training", "fine-tuning"]
 class Run:
     """One attempt of a training: `prepare`, `start`, `finish`."""
 
-    def __init__(self, recipe: Recipe, device: torch.device, listener: Listener, stop: StopRequest, meter: Meter):
+    def __init__(self, recipe: Recipe, device: torch.device, listener: Listener, stop: StopRequest, meter: Meter, peers: Peers = ALONE):
         self.recipe, self.device, self.listener, self.stop, self.meter = recipe, device, listener, stop, meter
+        self.leader = Leader(peers)
         self.progress = Progress()
         self.assembled = False  # until then `progress` is not that of earlier attempts
 
@@ -59,7 +62,7 @@ class Run:
         require_memory(self.recipe, self.data.config, self.device)
         with self.stop.at_once("nothing was trained yet"):
             if not begun:
-                self.recipe = with_batch_of_rows(self.recipe, self.data, self.listener)
+                self.recipe = with_batch_of_rows(self.recipe, self.data, self.listener, self.leader.peers.ranks.size)
             self.planned = estimate_run(self.recipe, self.data, self.device)
         return self.planned
 
@@ -146,17 +149,24 @@ class Run:
             listener.say(f"training {trained:,} of {parameters:,} parameters")
         if not force:
             free_space_for(context.folder.checkpoints, planned_bytes(recipe, model, data.objective.companions))
+        peers = self.leader.peers
         size = state.get("micro_batch_size") or recipe.training.micro_batch_size or 1
         saved_here = f"; the run goes on from {self.resumed_from.name} with --resume" if self.resumed_from else ""
+        self.leader.begin(recipe, context.folder.path, self.resumed_from, size)
         with self.stop.at_once(f"no step was taken yet{saved_here}"):
-            self.components = components = assemble(recipe, data, model, self.device, size, listener, context.budget.should_end)
+            self.components = components = assemble(recipe, data, model, self.device, size, listener, context.budget.should_end, peers)
         self.data = data = components.data
         if self.resumed_from:
             self.progress = restore(components, self.resumed_from, tensors, state)
         require_length(context.folder.path, components.plan.steps, self.progress.step)
         self.micro_batches = MicroBatches(recipe, self.device, listener, components, restored=self.resumed_from is not None)
-        if not self.resumed_from and recipe.training.micro_batch_size is None:
+        if recipe.training.micro_batch_size is None and not (self.resumed_from and self.micro_batches.is_even):
             self.micro_batches.choose()
+            if self.resumed_from:
+                listener.say(
+                    f"micro-batches of {size:,} rows cannot be dealt evenly to {peers.ranks.size:,} ranks: they have "
+                    f"{components.loader.micro_batch_size:,} from now on, in the same steps, with other draws of dropout"
+                )
         if recipe.training.compile:
             for stack in model.stacks:
                 stack.compile()
@@ -177,6 +187,7 @@ class Run:
         context, training = self.context, self.recipe.training
         arithmetic = {
             "threads": torch.get_num_threads(),
+            "ranks": self.leader.peers.ranks.size,
             "device": str(self.device),
             "precision": str(self.components.precision),
             "compile": training.compile,
@@ -209,7 +220,9 @@ class Run:
                     self.validator.score_before()
                 self.meter.phase("train", self.progress.step)
                 self._begin_budget()
-                train(components.stepper, components.loader, components.schedule, components.plan, self.hooks, self.progress)
+                hooks = self.leader.begin_steps(components, self.hooks, self.progress, self.stop)
+                with self.leader.steps(hooks):
+                    train(components.stepper, components.loader, components.schedule, components.plan, hooks, self.progress)
             except Stopped as stopped:
                 ending = self.context.budget.ending(stopped)
                 reason = str(ending) if isinstance(ending, BudgetReached) else None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from tfkit.durable import write_atomically
 from tfkit.engine import stages
 from tfkit.engine.attempt import RunOptions
+from tfkit.engine.dealt_recipes import require_alone
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.sweep_plan import SweepPlan, check_trial, fine_tunes, is_free, is_sweep, plan_sweep, read_trial
@@ -30,6 +31,7 @@ def sweep(
 def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Go on with what is in a folder: a sweep, a recipe with stages, or one run."""
     if is_sweep(options.run):
+        require_alone(options.ranks, "a sweep")
         return _run(plan_sweep(Given(None, tuple(words)), None, options), options, listener, stop)
     return stages.resume(words, options, listener, stop)
 

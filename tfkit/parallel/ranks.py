@@ -37,6 +37,9 @@ class Ranks:
         return self.rank == 0
 
 
+ONE_PROCESS = Ranks()
+
+
 def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     """Return this process's place by torchrun's variables, else by those of a step of Slurm (srun); one process without either.
 
@@ -47,7 +50,7 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
         return _of_torchrun(environment)
     if "SLURM_STEP_ID" in environment:  # without srun, in the batch script itself, one process is meant
         return _of_slurm(environment)
-    return Ranks()
+    return ONE_PROCESS
 
 
 def _of_torchrun(environment: Mapping[str, str]) -> Ranks:
@@ -66,7 +69,7 @@ def _of_torchrun(environment: Mapping[str, str]) -> Ranks:
 
 def _of_slurm(environment: Mapping[str, str]) -> Ranks:
     if environment.get("SLURM_STEP_NUM_TASKS") == "1":
-        return Ranks()
+        return ONE_PROCESS
     _require(_SLURM, environment, "srun sets them all. Start the processes with srun, or unset SLURM_STEP_ID for one process")
     rank, local_rank, node, size = (_number(name, environment) for name in _SLURM[:4])
     counts = tasks_of_nodes(environment.get("SLURM_STEP_TASKS_PER_NODE", str(size)))

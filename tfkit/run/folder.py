@@ -38,7 +38,7 @@ def _rounding_of(machine: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arithmetic_of(document: dict[str, Any]) -> dict[str, Any]:
-    names = ("threads", "device", "precision", "compile", "activation_checkpointing")
+    names = ("threads", "ranks", "device", "precision", "compile", "activation_checkpointing")
     return {name: document.get(name) for name in names} | _rounding_of(document)
 
 

@@ -10,7 +10,7 @@ from tfkit.run.chain_folder import CHAIN, SWEEP
 
 FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "emissions.csv")
 FOLDERS = ("carbon", "checkpoints", "tensorboard")
-WRITTEN = (*FILES, *FOLDERS, "replay", "crash.log", "lock")
+WRITTEN = (*FILES, *FOLDERS, "replay", "ranks", "crash.log", "lock")
 _OF_SEVERAL = {CHAIN: "a recipe with stages", SWEEP: "a sweep"}  # by the kind of such a folder
 
 
@@ -39,7 +39,7 @@ def refuse_links(path: Path) -> None:
 def refuse_obstacles(path: Path) -> None:
     """Raise OSError for a file where a folder has to be, or the reverse: now, not at the first checkpoint."""
     for name in WRITTEN:
-        entry, is_folder = path / name, name in (*FOLDERS, "replay")
+        entry, is_folder = path / name, name in (*FOLDERS, "replay", "ranks")
         if not entry.exists():
             continue
         if not (entry.is_dir() if is_folder else entry.is_file()):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tfkit.errors import Stopped, UnhealthyError, UsageError
 from tfkit.objectives.objective import Batch
+from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.training.depth import Unfreezing
 from tfkit.training.device import seed_draws
 from tfkit.training.health import StepReport, UnhealthyStepError
@@ -18,6 +19,8 @@ from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
 from tfkit.training.precision import Weights
 from tfkit.training.trained_model import TrainedModel
+
+_TOKENS = ""  # the name of the tokens among the counts; no term is called so
 
 
 class Stepper:
@@ -33,11 +36,12 @@ class Stepper:
         seed: int,
         unfreezing: Unfreezing | None = None,
         companions: Mapping[str, TrainedModel] = MappingProxyType({}),
+        peers: Peers = ALONE,
     ):
-        """`companions`: the trained ones of the objective, by name."""
+        """`companions`: the trained ones of the objective, by name. `peers`: the ranks that take each step together."""
         self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
         self.model, self.objective = loss_module.model, loss_module.objective
-        self.device, self.seed, self.unfreezing, self.companions = device, seed, unfreezing, companions
+        self.device, self.seed, self.unfreezing, self.companions, self.peers = device, seed, unfreezing, companions, peers
 
     @property
     def all_weights(self) -> dict[str, Weights]:
@@ -52,30 +56,33 @@ class Stepper:
         highest_loss: float = math.inf,
         should_stop: Callable[[], bool] | None = None,
     ) -> StepReport:
-        """Take step number `step` (from 1).
+        """Take step number `step` (from 1); `batches`: its micro-batches, of several ranks those of this one.
 
         Raises UnhealthyStepError before anything is updated if the loss or the gradient is not finite, or the loss above `highest_loss`;
         Stopped, without a trace of the step, if `should_stop`, called before each micro-batch but the first, is true.
         """
-        counts = _add_up(self.objective.counts(batch) for batch in batches)
+        counts, tokens = self._totals(batches)
         if not all(counts.values()):
             empty = ", ".join(term for term, count in counts.items() if not count)
             raise UnhealthyError(f"step {step}: no token has a target for {empty}: there is nothing to learn from")
         self.loss_module.train(self.objective.draws_dropout)
-        sums: dict[str, Tensor] = {}
-        with self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext():
+        parts: list[dict[str, Tensor]] = []
+        with self.peers.fitting(), self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext():
             for index, batch in enumerate(batches):
                 if index and should_stop is not None and should_stop():
                     self.drop_gradients()
                     raise Stopped(f"stopped within step {step}, before micro-batch {index + 1} of {len(batches)}")
-                for name, value in self._accumulate(step, index, batch, counts).items():
-                    sums[name] = self._join(name, sums[name], value) if name in sums else value
+                parts.append(self._accumulate(step, self._global_index(index), batch, counts))
+        sums: dict[str, Tensor] = {}
+        for part in self.peers.in_order(parts):
+            for name, value in part.items():
+                sums[name] = self._join(name, sums[name], value) if name in sums else value
+        self.peers.sum_gradients(parameter for weights in self.all_weights.values() for parameter in weights.master.values())
         observed, largest = self._observations(sums, counts)
         means = {term: float(value) / counts[term] for term, value in sums.items() if term not in self.objective.observed}
         loss = sum(weight * means[term] for term, weight in self.objective.terms.items())
         grad_norm = self.weights.clip_gradients(self.optimizer.section.clip_norm)
         norms = {name: one.weights.clip_gradients(one.optimizer.section.clip_norm) for name, one in self.companions.items()}
-        tokens = sum(batch.tokens for batch in batches)
         report = StepReport(loss, means, grad_norm, self.optimizer.section.lr * lr_factor, tokens, observed, largest, norms)
         if not (report.is_finite and loss <= highest_loss):
             raise UnhealthyStepError(step, report, highest_loss)
@@ -100,6 +107,16 @@ class Stepper:
     def micro_batch_seed(self, step: int, index: int) -> int:
         """Return the seed of dropout, a function of (seed, step, micro-batch), so that a resumed run draws the same as an unbroken one."""
         return int(np.random.SeedSequence([self.seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
+
+    def _global_index(self, index: int) -> int:
+        """Return the index of a micro-batch of this rank among all of the step."""
+        return self.peers.ranks.rank + index * self.peers.ranks.size
+
+    def _totals(self, batches: Sequence[Batch]) -> tuple[dict[str, int], int]:
+        """Return the counts of the terms and the tokens of the whole step, those of all ranks."""
+        own = _add_up(self.objective.counts(batch) for batch in batches)
+        total = self.peers.total({**own, _TOKENS: sum(batch.tokens for batch in batches)})
+        return {term: total[term] for term in own}, total[_TOKENS]
 
     def _accumulate(self, step: int, index: int, batch: Batch, counts: dict[str, int]) -> dict[str, Tensor]:
         """Add a micro-batch's part to the gradient; return the sum of each term's losses, and the observations."""

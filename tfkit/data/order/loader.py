@@ -64,11 +64,12 @@ class Loader(Generic[Batch]):
         if self.sizes.unit % micro_batch_size:
             raise ValueError(f"micro_batch_size {micro_batch_size} does not divide batch_size {self.sizes.unit}")
         self.rows, self.collate, self.micro_batch_size = rows, collate, micro_batch_size
+        self.rank, self.ranks = 0, 1  # of the micro-batches of each step this loader gives those from `rank` on, in steps of `ranks`
 
     def step(self, n: int) -> list[Batch]:
-        """Return the micro-batches of step n, from 0."""
+        """Return the micro-batches of step n, from 0; of several ranks those of this one."""
         epochs, numbers = self._places(n)
-        starts = range(0, len(numbers), self.micro_batch_size)
+        starts = range(self.rank * self.micro_batch_size, len(numbers), self.ranks * self.micro_batch_size)
         micro_batches = (slice(start, start + self.micro_batch_size) for start in starts)
         return [self.collate(self.rows.gather(epochs[here], numbers[here])) for here in micro_batches]
 

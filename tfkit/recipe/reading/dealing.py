@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from tfkit.errors import UsageError
 from tfkit.recipe.reading.problems import Problem
 from tfkit.recipe.reading.tree import Node, Path, dotted, place_of
 from tfkit.recipe.schema.rollout_sections import RolloutSection
@@ -11,6 +12,12 @@ from tfkit.recipe.schema.sections import Recipe
 def dealing_problems(recipe: Recipe, tree: Node, ranks: int) -> list[Problem]:
     """Return what cannot be dealt to so many ranks, each at its field and with the nearest sizes that can."""
     return [Problem(place_of(tree, path, key=False), path, message) for path, message in _uneven(recipe, ranks)]
+
+
+def require_even(recipe: Recipe, ranks: int) -> None:
+    """Raise UsageError where the work of a checked recipe cannot be dealt evenly to so many ranks."""
+    if problems := [f"{dotted(path)}: {message}" for path, message in _uneven(recipe, ranks)]:
+        raise UsageError("\n".join(problems))
 
 
 def _uneven(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:

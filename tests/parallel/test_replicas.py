@@ -1,0 +1,109 @@
+"""Two ranks, each a process on gloo, take the steps that one process takes; what happens to one of them, all hear."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
+from two_ranks import raise_once, receipt, run_ranks
+
+STEPS = 12
+ONE_EACH = ("training.micro_batch_size=2", "model.dropout={residual: 0.1}", "checkpoint={every: 4, keep: 4}")  # of a batch of 4
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    assert pretrain(folder / "unbroken", recipe, *ONE_EACH).code == 0
+    return folder
+
+
+def test_two_ranks_with_a_micro_batch_each_are_one_with_two_to_the_bit(base: Path, tmp_path: Path) -> None:
+    """Weights, optimizer state, and every logged number; a + b is b + a, and dropout is drawn by the index in the whole step."""
+    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert hashes(tmp_path / "run", STEPS) == hashes(base / "unbroken", STEPS)
+    assert exact(tmp_path / "run") == exact(base / "unbroken")
+    assert second.out == "", "rank 0 alone reports the result"
+    assert receipt(tmp_path / "run")["ranks"] == 2
+    assert receipt(base / "unbroken")["ranks"] == 1
+
+
+def test_more_micro_batches_are_the_same_step_up_to_the_order_of_sums(base: Path, tmp_path: Path) -> None:
+    """With a mean of weights, clipping that bites, and an fp32 master: micro-batches 0 and 2 are added on one, 1 and 3 on the other."""
+    words = ("training.micro_batch_size=1", "training.ema_decay=0.9", "optimizer={lr: 1e-3, clip_norm: 0.5}", "training.precision=bf16")
+    assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 0
+    assert [done.code for done in run_ranks(tmp_path / "two", base / "tiny.yaml", *words)] == [0, 0]
+    one, two = (load_file(tmp_path / name / "checkpoints" / f"step-{STEPS:06d}" / "model.safetensors") for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-4, msg=name)
+    for alone, together in zip(records(tmp_path / "one"), records(tmp_path / "two"), strict=True):
+        if "loss" in alone:
+            assert together["tokens"] == alone["tokens"]
+            assert together["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+            assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-3)
+
+
+def test_a_signal_to_one_rank_stops_all_and_other_numbers_of_ranks_go_on(base: Path, tmp_path: Path) -> None:
+    """F41: 2, 1, then 2 ranks: the same bits as one process that was never stopped."""
+    run = tmp_path / "run"
+    stopped = run_ranks(run, base / "tiny.yaml", *ONE_EACH, faults={1: strike(signal.SIGTERM, 5)})
+    assert [done.code for done in stopped] == [143, 143], stopped[0].err + stopped[1].err
+    assert f"stopped after step 5 of {STEPS}; its checkpoint is saved" in stopped[0].err
+    assert "--ranks 2" in stopped[0].err.splitlines()[-1]
+    assert kept(run)[-1] == "step-000005"
+    alone = pretrain(run, base / "tiny.yaml", *ONE_EACH, "--resume", before=strike(signal.SIGINT, 6))
+    assert alone.code == 130, alone.err
+    assert "ranks: 2 in the run, 1 now" in alone.err
+    assert [done.code for done in run_ranks(run, base / "tiny.yaml", *ONE_EACH, "--resume")] == [0, 0]
+    assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
+    assert exact(run) == exact(base / "unbroken")
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_rank_ends_the_others_with_9_and_the_old_checkpoint_goes_on(base: Path, tmp_path: Path, lost: int) -> None:
+    run = tmp_path / "run"
+    done = run_ranks(run, base / "tiny.yaml", *ONE_EACH, faults={lost: strike(signal.SIGKILL, 6)})
+    assert (done[lost].code, done[1 - lost].code) == (-signal.SIGKILL, 9), done[1 - lost].err
+    assert "its process ended, hangs, or cannot be reached" in done[1 - lost].err
+    assert "Traceback" not in done[1 - lost].err
+    assert kept(run) == ["step-000004"]
+    assert [done.code for done in run_ranks(run, base / "tiny.yaml", *ONE_EACH, "--resume")] == [0, 0]
+    assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
+
+
+def test_all_hear_why_rank_0_cannot_save(base: Path, tmp_path: Path) -> None:
+    def break_saving() -> None:
+        import tfkit.engine.checkpointing as checkpointing
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(28, os.strerror(28), "step-000004")
+
+        checkpointing.save_checkpoint = full  # type: ignore[assignment]
+
+    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={0: break_saving})
+    assert (first.code, second.code) == (5, 9), first.err + second.err
+    assert os.strerror(28) in second.err
+
+
+def test_a_micro_batch_that_does_not_fit_on_one_rank_is_halved_on_all(base: Path, tmp_path: Path) -> None:
+    words = ("training.batch_size=8", "training.steps=3", "evaluation={every: null}")
+    fault = {1: raise_once(MemoryError("no more"), 2)}
+    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *words, faults=fault)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    for done in (first, second):
+        assert "out of memory in micro-batches of 4 rows: they have 2 from now on" in done.err
+    assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 0
+    losses = [[record["loss"] for record in records(tmp_path / name) if "loss" in record] for name in ("run", "one")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_no_better_score_ends_all_ranks(base: Path, tmp_path: Path) -> None:
+    words = ("training.patience=1", "optimizer.lr=10.0", "optimizer.clip_norm=null", "evaluation.every=2", "checkpoint.every=2")
+    done = run_ranks(tmp_path / "run", base / "tiny.yaml", *words)
+    assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+    assert receipt(tmp_path / "run")["result"]["stopped_early"]

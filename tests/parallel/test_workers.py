@@ -1,0 +1,81 @@
+"""The processes of all ranks on this machine, here small scripts: their end, exit code and output."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tfkit.parallel.ranks import find_ranks
+from tfkit.parallel.workers import Workers
+
+NAP = "import os, signal, sys, time; rank = int(os.environ['RANK']); "
+HANG = "time.sleep(600)"
+
+
+def started(folder: Path, script: str, size: int = 2) -> Workers:
+    return Workers.start([sys.executable, "-S", "-E", "-c", NAP + script], size, folder)
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "culprits"),
+    [
+        ("pass", 0, (None,)),
+        ("sys.exit(7 if rank else 0)", 7, (1,)),
+        ("sys.exit(9 if rank == 0 else 3)", 3, (1,)),  # rank 0 noticed that the other is gone
+        ("sys.exit(9)", 9, (0, 1)),
+        ("sys.exit(143)", 143, (0, 1)),
+        ("os.kill(os.getpid(), signal.SIGKILL) if rank else sys.exit(9)", 9, (1,)),
+        ("os.kill(os.getpid(), signal.SIGKILL) if rank else " + HANG, 9, (1,)),
+        ("sys.exit(2) if rank == 0 else " + HANG, 2, (0,)),
+    ],
+)
+def test_the_code_is_that_of_the_rank_that_failed_first_and_nothing_hangs(
+    tmp_path: Path, script: str, code: int, culprits: tuple[int | None, ...]
+) -> None:
+    workers = started(tmp_path, script)
+    assert workers.wait() == code
+    assert workers.culprit in culprits
+    assert all(process.poll() is not None for process in workers.processes), "no orphan is left"
+    workers.kill()
+
+
+def test_each_process_finds_its_place_and_writes_into_its_file(tmp_path: Path) -> None:
+    names = "('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'GROUP_RANK', 'MASTER_ADDR', 'MASTER_PORT')"
+    script = f"print(repr({{name: os.environ[name] for name in {names}}}))"
+    workers = started(tmp_path, script, size=3)
+    assert workers.wait() == 0
+    assert workers.output_of(0) == ""
+    places = [find_ranks(eval(workers.output_of(rank))) for rank in (1, 2)]
+    assert [(place.rank, place.size, place.local_rank, place.local_size, place.node) for place in places] == [
+        (1, 3, 1, 3, 0),
+        (2, 3, 2, 3, 0),
+    ]
+    assert places[0].port == places[1].port > 0
+    workers.kill()
+
+
+def test_signals_are_passed_on(tmp_path: Path) -> None:
+    ready = f"open(os.path.join({str(tmp_path)!r}, f'ready-{{rank}}'), 'w').close(); time.sleep(600)"
+    workers = started(tmp_path, f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); {ready}")
+    while not all((tmp_path / f"ready-{rank}").exists() for rank in (0, 1)):
+        time.sleep(0.01)
+    workers.pass_on(signal.SIGTERM)
+    assert workers.wait() == 143
+    workers.kill()
+
+
+def test_the_pipe_ends_with_the_launcher(tmp_path: Path) -> None:
+    """A rank that reads it is reported the launcher's end, however that came."""
+    launcher = os.fork()
+    if launcher == 0:
+        script = f"os.read(int(os.environ['TFKIT_LAUNCHER_PIPE']), 1); open(os.path.join({str(tmp_path)!r}, f'end-{{rank}}'), 'w').close()"
+        started(tmp_path, script)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    deadline = time.monotonic() + 120
+    while not all((tmp_path / f"end-{rank}").exists() for rank in (0, 1)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,69 @@
+"""Trainings on two ranks for tests: each rank is a fork of this process, with torchrun's variables."""
+
+import faulthandler
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tiny_runs import Done, Process
+
+from tfkit.training.step import Stepper
+
+HANG_SECONDS = 60  # no rank of a test takes a tenth of it
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def start_ranks(folder: Path, words: list[str], faults: Mapping[int, Callable[[], object]] | None = None, size: int = 2) -> list[Process]:
+    """Start a command on all ranks; `faults` are called in the processes of their ranks first."""
+    port = free_port()
+
+    def before(rank: int) -> Callable[[], None]:
+        def prepare() -> None:
+            values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
+            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=2)
+            os.environ.update(
+                {name: str(value) for name, value in values.items()} | {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+            )
+            if faults and rank in faults:
+                faults[rank]()
+
+        return prepare
+
+    return [Process(folder, words, before(rank)) for rank in range(size)]
+
+
+def run_ranks(run: Path, recipe: Path, *words: str, faults: Mapping[int, Callable[[], object]] | None = None, size: int = 2) -> list[Done]:
+    """Run a whole training, and return how each rank ended."""
+    command = ["pretrain", str(recipe), "--run", str(run), "--threads", "1", *words]
+    return [process.wait() for process in start_ranks(run.parent, command, faults, size)]
+
+
+def raise_once(error: Exception, call: int) -> Callable[[], None]:
+    """Return a fault: the `call`-th micro-batch of this rank raises an error, counted from 1."""
+
+    def before() -> None:
+        accumulate, calls = Stepper._accumulate, [0]
+
+        def struck(self: Stepper, *arguments: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == call:
+                raise error
+            return accumulate(self, *arguments)
+
+        Stepper._accumulate = struck  # type: ignore[method-assign]
+
+    return before
+
+
+def receipt(run: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    return document

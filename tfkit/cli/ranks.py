@@ -1,0 +1,120 @@
+"""--ranks N of the training commands: the processes of all ranks, started by this one; and a command that is itself one of them."""
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from tfkit import console
+from tfkit.cli import crash
+from tfkit.errors import Stopped, UsageError
+from tfkit.parallel.ranks import Ranks, find_ranks
+from tfkit.parallel.workers import OUTPUT, PIPE, PLACE, Workers
+from tfkit.run.signals import StopSignals
+
+_SHOWN_LINES = 60  # of the output of the rank that failed
+
+
+def place_of_this_process(asked: int | None, threads: int | None) -> Ranks | None:
+    """Return the place of this process among the ranks if it is to train; None if it has done its part.
+
+    With --ranks N (`asked`) outside of any rank it starts N processes of this same command, and waits for them. A rank beside the first
+    follows it. Raises AlreadyReportedError with the exit code of the processes that were started.
+    """
+    here = find_ranks()
+    if asked is not None and not here.is_alone and asked != here.size:
+        raise UsageError(f"--ranks {asked}: this is rank {here.rank} of {here.size} already, which torchrun or Slurm started; leave it out")
+    if asked is not None and asked > 1 and here.is_alone:
+        if code := _launch(asked):
+            raise crash.AlreadyReportedError(code)
+        return None
+    _watch_launcher()
+    if here.is_first:
+        return here
+    _follow(here, threads)
+    return None
+
+
+def _launch(size: int) -> int:
+    """Start the ranks, wait for them, and return the exit code."""
+    command = [sys.executable, "-m", "tfkit", *crash.words]
+    with tempfile.TemporaryDirectory(prefix="tfkit-ranks-") as folder:
+        workers = Workers.start(command, size, Path(folder))
+        try:
+            with _passing_on(workers):
+                code = workers.wait()
+        finally:
+            workers.kill()
+        culprit = workers.culprit
+        if culprit:
+            ending = workers.ended[culprit]
+            how = f"was killed by {signal.Signals(-ending).name}" if ending < 0 else f"ended with {ending}"
+            lines = workers.output_of(culprit).splitlines()[-_SHOWN_LINES:]
+            console.error("\n".join([f"rank {culprit} of {size} {how}:", *(f"  {line}" for line in lines)]))
+        return code
+
+
+@contextlib.contextmanager
+def _passing_on(workers: Workers) -> Iterator[None]:
+    """In the block, pass stop signals on to the ranks, which save and end; those that are ignored on entry stay ignored."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        workers.pass_on(number)
+
+    previous = {}
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            previous[number] = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def _follow(ranks: Ranks, threads: int | None) -> None:
+    """Follow rank 0 to the end of the training."""
+    from tfkit.engine.dealt_recipes import rank_threads
+    from tfkit.engine.following import follow
+
+    crash.set_folder(None)
+    with StopSignals(acknowledge=console.acknowledge) as signals:
+        try:
+            follow(ranks, rank_threads(threads, ranks) or 1, console, signals, _write_into)
+        except Stopped as stopped:
+            raise Stopped(str(stopped), signals.requested or stopped.exit_code - 128) from None
+
+
+def _write_into(run: Path) -> None:
+    """Let the output of this rank, which a launcher has put into a file of its own, go into the run folder from here on."""
+    if not (first := os.environ.get(OUTPUT)):
+        return
+    path = run / "ranks" / f"rank-{os.environ['RANK']}.log"
+    with contextlib.suppress(OSError):  # else it stays where it is
+        path.parent.mkdir(exist_ok=True)
+        with path.open("ab") as file:
+            file.write(Path(first).read_bytes())
+            file.flush()
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+                os.dup2(file.fileno(), stream.fileno())
+        Path(first).with_suffix(PLACE).write_text(str(path), encoding="utf-8")
+
+
+def _watch_launcher() -> None:
+    """Stop this rank, as by SIGTERM, when the process that started all of them is gone: without it nobody would end them."""
+    if not (pipe := os.environ.get(PIPE)):
+        return
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(int(pipe), 1):
+                pass
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="launcher", daemon=True).start()

@@ -1,0 +1,128 @@
+"""The ranks beside the first of a training: they prepare the same rows and model, take every step, and write nothing.
+
+What they are to do they hear from rank 0 (leading.py), not from their command line: its recipe, the checkpoint that it goes on from, its
+micro-batches. Checkpoints, evaluations and everything that is written are rank 0's, for which they wait.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tfkit.carbon import Meter
+from tfkit.engine.components import Components, assemble, first_model, restore
+from tfkit.engine.leading import AgreedStop, require_same_weights
+from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.micro_batches import MicroBatches
+from tfkit.engine.training_data import prepare_data
+from tfkit.errors import PeerLostError, Stopped
+from tfkit.parallel.collectives import ProcessGroup
+from tfkit.parallel.ranks import Ranks
+from tfkit.recipe.reading.read import read_document
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.checkpoint import load_training_state
+from tfkit.training.device import keep_freed_memory, make_deterministic
+from tfkit.training.health import StepReport, UnhealthyStepError
+from tfkit.training.loop import Log, Progress, train
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The run as this rank has it before the first step."""
+
+    recipe: Recipe
+    components: Components
+    progress: Progress
+    restored: bool
+
+
+def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, joined: Callable[[Path], None]) -> None:
+    """Take part in the training that rank 0 leads, to its end. `joined` is called with the run folder, once that is known.
+
+    Raises Stopped as rank 0 does, PeerLostError if it fails or is lost.
+    """
+    torch.set_num_threads(threads)
+    with stop.at_once("no step was taken yet"):
+        group = ProcessGroup.join(ranks)
+        message = group.receive()
+        joined(Path(message["folder"]))
+        begun = _begin(message, group, listener, stop)
+        start = group.receive()
+    begun.components.loader.micro_batch_size = start["micro_batch_size"]
+    require_same_weights(group, begun.components)
+    micro_batches = MicroBatches(begun.recipe, _CPU, listener, begun.components, restored=begun.restored)
+    hooks = FollowingHooks(group, stop, listener, micro_batches, start)
+    parts = begun.components
+    with group.to_the_end((Stopped,)), hooks.stop.exit_code():
+        train(parts.stepper, parts.loader, parts.schedule, parts.plan, hooks, begun.progress)
+
+
+def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest) -> _Begun:
+    """Prepare the data, from the cache that rank 0 has filled, and assemble the components as rank 0 has."""
+    recipe, _ = read_document(message["recipe"], "the recipe of rank 0")
+    data = prepare_data(recipe, listener, stop, Meter())
+    model = first_model(recipe, data, listener)
+    make_deterministic(_CPU)
+    keep_freed_memory()
+    checkpoint = Path(message["checkpoint"]) if message["checkpoint"] else None
+    tensors, state = load_training_state(checkpoint) if checkpoint else ({}, {})
+    components = assemble(recipe, data, model, _CPU, message["micro_batch_size"], listener, peers=group)
+    progress = restore(components, checkpoint, tensors, state) if checkpoint else Progress()
+    return _Begun(recipe, components, progress, checkpoint is not None)
+
+
+class FollowingHooks:
+    """The hooks of a rank beside the first: it waits where rank 0 saves or evaluates, and shows only warnings."""
+
+    def __init__(self, group: ProcessGroup, stop: StopRequest, listener: Listener, micro_batches: MicroBatches, start: dict[str, Any]):
+        self._group, self._listener, self.stop = group, listener, AgreedStop(group, stop)
+        self._evaluated, self._ends_early = bool(start["evaluated"]), bool(start["ends_early"])
+        self.out_of_memory, self.should_stop = micro_batches.halve, self.stop.should_stop
+
+    def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
+        """Decide whether it is the last."""
+        self.stop.stepped()
+
+    def skipped(self, error: UnhealthyStepError) -> None:
+        """Report the step that is not taken."""
+        self._listener.warn(f"{error.summary}; it is skipped")
+
+    def unhealthy(self, error: UnhealthyStepError) -> str:
+        """Wait until rank 0 has recorded the step."""
+        self._wait()
+        return "Rank 0 has recorded the step"
+
+    def nondeterministic(self, reason: str) -> None:
+        """Warn of the operation."""
+        self._listener.warn(reason)
+
+    def log(self, line: Log) -> None:
+        """Write nothing."""
+
+    def save(self, progress: Progress) -> None:
+        """Wait for rank 0's checkpoint."""
+        self._wait()
+
+    def evaluate(self, progress: Progress) -> None:
+        """Wait for rank 0's evaluation. Raises Stopped if it was stopped."""
+        self._wait()
+
+    def evaluated(self, step: int) -> bool:
+        """Whether rank 0 has evaluated the step that the run goes on from."""
+        return self._evaluated
+
+    def should_stop_early(self) -> bool:
+        """Whether rank 0's evaluations end the run early."""
+        return self._ends_early
+
+    def _wait(self) -> None:
+        message = self._group.receive()
+        if (stopped := message.get("stopped")) is not None:
+            raise Stopped(stopped)
+        if (error := message.get("error")) is not None:
+            raise PeerLostError(f"rank 0 ended the run: {error}")
+        self._ends_early = bool(message["ends_early"])

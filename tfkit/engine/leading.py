@@ -1,0 +1,135 @@
+"""Rank 0 of a training on several ranks: it alone reads the command, writes the run folder, evaluates and reports. The others follow it
+(following.py). With one process nothing here does anything.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from tfkit.engine.components import Components
+from tfkit.engine.listener import StopRequest
+from tfkit.engine.loop_hooks import LoopHooks
+from tfkit.errors import ModelError, Stopped
+from tfkit.parallel.agreement import Peers
+from tfkit.parallel.collectives import ProcessGroup
+from tfkit.recipe.dump import recipe_document
+from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.health import StepReport, UnhealthyStepError
+from tfkit.training.loop import Hooks, Progress
+from tfkit.training.replay import weights_sha256
+
+Result = TypeVar("Result")
+
+OF_BUDGET = 100  # beyond the numbers of signals: rank 0 ends the run since a budget is used up
+
+
+class AgreedStop:
+    """Whether the ranks stop: decided after each step by all together, as soon as one of them is asked to."""
+
+    def __init__(self, peers: Peers, stop: StopRequest):
+        self._peers, self._stop, self.code = peers, stop, 0
+
+    def stepped(self, budget_reached: bool = False) -> None:
+        """Decide, after a step."""
+        own = getattr(self._stop, "requested", None) or 2 if self._stop.should_stop() else OF_BUDGET if budget_reached else 0
+        self.code = self._peers.agree(own)
+
+    def should_stop(self) -> bool:
+        """Whether it was decided."""
+        return bool(self.code)
+
+    @contextmanager
+    def exit_code(self) -> Iterator[None]:
+        """Give a Stopped of the block the exit code of the signal that any rank got."""
+        try:
+            yield
+        except Stopped as stopped:
+            if self.code and self.code != OF_BUDGET:
+                stopped.exit_code = 128 + self.code
+            raise
+
+
+class LeadingHooks:
+    """The hooks of rank 0: those of any run, whose outcome it announces where the others wait for it."""
+
+    def __init__(self, hooks: LoopHooks, group: ProcessGroup, stop: StopRequest):
+        self._hooks, self._group, self.stop = hooks, group, AgreedStop(group, stop)
+        self.skipped, self.nondeterministic, self.log, self.out_of_memory = (
+            hooks.skipped,
+            hooks.nondeterministic,
+            hooks.log,
+            hooks.out_of_memory,
+        )
+        self.evaluated, self.should_stop_early, self.should_stop = hooks.evaluated, hooks.should_stop_early, self.stop.should_stop
+
+    def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
+        """Show the step, and decide whether it is the last."""
+        self._hooks.stepped(progress, report, seconds)
+        self.stop.stepped(bool(self._hooks.context.budget.reached))
+
+    def unhealthy(self, error: UnhealthyStepError) -> str:
+        """Write the file of the step while the others wait."""
+        return self._announced(lambda: self._hooks.unhealthy(error))
+
+    def save(self, progress: Progress) -> None:
+        """Save while the others wait."""
+        self._announced(lambda: self._hooks.save(progress))
+
+    def evaluate(self, progress: Progress) -> None:
+        """Evaluate while the others wait. Raises Stopped."""
+        self._announced(lambda: self._hooks.evaluate(progress))
+
+    def _announced(self, work: Callable[[], Result]) -> Result:
+        try:
+            result = work()
+        except Stopped as stopped:
+            self._group.announce({"stopped": str(stopped)})
+            raise
+        except BaseException as error:
+            self._group.announce({"error": f"{type(error).__name__}: {error}"})
+            raise
+        self._group.announce({"ends_early": self.should_stop_early()})
+        return result
+
+
+class Leader:
+    """Rank 0's part of the agreement; of a single process nothing."""
+
+    def __init__(self, peers: Peers):
+        self.peers = peers
+        self._group = peers if isinstance(peers, ProcessGroup) else None
+
+    def begin(self, recipe: Recipe, folder: Path, checkpoint: Path | None, micro_batch_size: int) -> None:
+        """Announce the run: its resolved recipe, and the checkpoint that it goes on from."""
+        if self._group is not None:
+            document = recipe_document(recipe, None)
+            where = {"folder": str(folder), "checkpoint": str(checkpoint) if checkpoint else None}
+            self._group.announce({**where, "recipe": document, "micro_batch_size": micro_batch_size})
+
+    def begin_steps(self, components: Components, hooks: LoopHooks, progress: Progress, stop: StopRequest) -> Hooks:
+        """Announce that the steps begin, and return the hooks with which rank 0 takes them."""
+        if self._group is None:
+            return hooks
+        state = {"evaluated": hooks.evaluated(progress.step), "ends_early": hooks.should_stop_early()}
+        self._group.announce({"micro_batch_size": components.loader.micro_batch_size, **state})
+        require_same_weights(self._group, components)
+        return LeadingHooks(hooks, self._group, stop)
+
+    @contextmanager
+    def steps(self, hooks: Hooks) -> Iterator[None]:
+        """Enclose the steps: at their end all ranks have heard the last announcement, and a stop has the code of its signal."""
+        if not isinstance(hooks, LeadingHooks) or self._group is None:
+            yield
+            return
+        with self._group.to_the_end((Stopped,)), hooks.stop.exit_code():
+            yield
+
+
+def require_same_weights(group: ProcessGroup, components: Components) -> None:
+    """Raise ModelError on all ranks if they do not begin with the same bits."""
+    if not group.is_same(int(weights_sha256(components.stepper)[:15], 16)):
+        raise ModelError(
+            "the ranks do not begin with the same weights: their machines, versions or files differ. Start all of them with the same "
+            "tfkit, PyTorch and checkpoint, on processors of one kind"
+        )

@@ -1,0 +1,186 @@
+"""The ranks of a training as a process group of torch, on gloo. Only tensors and JSON cross: no pickle.
+
+A process that ends closes its connections, which every other rank notices within milliseconds in whatever it waits for; one that hangs
+is noticed after a time-out.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tfkit.errors import PeerLostError, is_out_of_memory
+from tfkit.parallel.agreement import PeerOutOfMemoryError
+from tfkit.parallel.ranks import Ranks
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+STEP_SECONDS = 1800.0  # that a rank waits for a slower one within a step
+WORK_SECONDS = 24 * 3600.0  # that the others wait for what rank 0 does alone: tokenizing, an evaluation, a checkpoint
+_CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1
+_BUCKET = 1 << 22  # numbers that are added up at once
+_FIT, _DOES_NOT_FIT = 0, 1
+
+
+class ProcessGroup:
+    """Implements `Peers` for several processes, and has what rank 0 announces to the others."""
+
+    def __init__(self, ranks: Ranks, store: "Store"):
+        self.ranks, self._store, self._announced = ranks, store, 0
+
+    @classmethod
+    def join(cls, ranks: Ranks, *, step_seconds: float = STEP_SECONDS) -> Self:
+        """Meet the other ranks. Raises PeerLostError if one of them does not come."""
+        timeout = timedelta(seconds=step_seconds)
+        of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # what an earlier start left in the store is not ours
+        with _lost(ranks, f"did not meet all {ranks.size} ranks at {ranks.address}:{ranks.port}"):
+            serves = ranks.is_first and not of_launcher
+            if not serves:
+                _await_server(ranks, step_seconds)
+            tcp = dist.TCPStore(ranks.address, ranks.port, ranks.size, serves, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
+            store = dist.PrefixStore(f"tfkit/{restarts}", tcp)  # type: ignore[attr-defined]
+            dist.init_process_group("gloo", store=store, rank=ranks.rank, world_size=ranks.size, timeout=timeout)
+        return cls(ranks, store)
+
+    def _leave(self) -> None:
+        self.agree(0)
+        dist.destroy_process_group()
+
+    def announce(self, message: Mapping[str, Any]) -> None:
+        """Let all other ranks `receive` a message; rank 0 alone does."""
+        with _lost(self.ranks, "could not announce anything"):
+            self._store.set(f"announcement/{self._announced}", json.dumps(message))
+        self._announced += 1
+
+    def receive(self) -> dict[str, Any]:
+        """Return the next message of rank 0, once it is there."""
+        key = f"announcement/{self._announced}"
+        with _lost(self.ranks, "heard nothing more of rank 0"):
+            self._store.wait([key], timedelta(seconds=WORK_SECONDS))
+            message: dict[str, Any] = json.loads(self._store.get(key))
+        self._announced += 1
+        return message
+
+    def agree(self, code: int) -> int:
+        """Return the largest of all ranks' numbers."""
+        return int(self._reduced(torch.tensor([code], dtype=torch.int64), dist.ReduceOp.MAX)[0])
+
+    def is_same(self, number: int) -> bool:
+        """Whether all ranks have the same number, of at most 62 bits."""
+        highest, lowest = self._reduced(torch.tensor([number, -number], dtype=torch.int64), dist.ReduceOp.MAX).tolist()
+        return bool(highest == -lowest)
+
+    def total(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Return the sums over all ranks of counts with the same names."""
+        names = sorted(counts)
+        sums = self._reduced(torch.tensor([counts[name] for name in names], dtype=torch.int64), dist.ReduceOp.SUM).tolist()
+        return dict(zip(names, sums, strict=True))
+
+    def in_order(self, parts: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Return the numbers of all ranks' micro-batches, by the index of the micro-batch in the step: index i is of rank i mod N.
+
+        float64 holds each of them unrounded; they come back in the type that they had, on the CPU.
+        """
+        names = sorted(parts[0])
+        own = torch.stack([torch.stack([part[name].detach().double().cpu() for name in names]) for part in parts])  # (micro-batches, names)
+        gathered = [torch.empty_like(own) for _ in range(self.ranks.size)]
+        with _lost(self.ranks, "lost another rank within a step"):
+            dist.all_gather(gathered, own)
+        rows = torch.stack(gathered, dim=1).flatten(0, 1)  # (micro-batches of all, names)
+        types = [parts[0][name].dtype for name in names]
+        return [{name: value.to(dtype) for name, value, dtype in zip(names, row, types, strict=True)} for row in rows]
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up the gradients of all ranks, in fp32, in buckets of many parameters; all ranks get the same bits."""
+        found = list(parameters)
+        present = torch.tensor([parameter.grad is not None for parameter in found], dtype=torch.int8)
+        for parameter, is_there in zip(found, self._reduced(present, dist.ReduceOp.MAX).tolist(), strict=True):
+            if is_there and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for bucket in _buckets([parameter.grad for parameter in found if parameter.grad is not None]):
+            flat = self._reduced(torch.cat([gradient.flatten() for gradient in bucket]), dist.ReduceOp.SUM)
+            for gradient, part in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    @contextmanager
+    def fitting(self) -> Iterator[None]:
+        """Enclose work without any collective; if it ends the memory of one rank, PeerOutOfMemoryError is raised on the others."""
+        try:
+            yield
+        except Exception as error:
+            if is_out_of_memory(error):
+                self.agree(_DOES_NOT_FIT)
+            raise
+        if self.agree(_FIT) != _FIT:
+            raise PeerOutOfMemoryError("the memory of another rank did not hold its micro-batch")
+
+    @contextmanager
+    def to_the_end(self, ordinary: tuple[type[Exception], ...]) -> Iterator[None]:
+        """Enclose all that the ranks do together. Where it ends, or raises one of `ordinary`, they wait for each other, since rank 0
+        serves the store, and leave.
+        """
+        try:
+            yield
+        except ordinary:
+            self._leave()
+            raise
+        self._leave()
+
+    def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        with _lost(self.ranks, "lost another rank within a step"):
+            dist.all_reduce(tensor, operation)
+        return tensor
+
+
+def _await_server(ranks: Ranks, seconds: float) -> None:
+    """Wait until rank 0 listens: here signals are obeyed, and no time is lost, as PyTorch's own attempts lie ever farther apart.
+
+    Raises RuntimeError, as PyTorch does, where it does not within the time.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((ranks.address, ranks.port), _CONNECT_SECONDS).close()
+        except OSError as error:
+            if time.monotonic() > end:
+                raise RuntimeError(str(error)) from error
+            time.sleep(_AGAIN_SECONDS)
+        else:
+            return
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the tensors in groups of at most _BUCKET numbers, or a single one."""
+    bucket: list[Tensor] = []
+    size = 0
+    for gradient in gradients:
+        if bucket and size + gradient.numel() > _BUCKET:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(gradient)
+        size += gradient.numel()
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def _lost(ranks: Ranks, what: str) -> Iterator[None]:
+    """Turn the errors of connections into one that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:  # of gloo and of the store, which have no class of their own for it
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise PeerLostError(
+            f"rank {ranks.rank} {what} ({reason}): its process ended, hangs, or cannot be reached. The last whole checkpoint is untouched: "
+            "look at what the other ranks reported, and go on with --resume"
+        ) from error

@@ -1,0 +1,176 @@
+"""The ranks of a training on this machine as processes: started with torchrun's variables, watched, and ended together. Torch-free."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PIPE = "TFKIT_LAUNCHER_PIPE"  # its end says that the launcher is gone
+OUTPUT = "TFKIT_RANK_OUTPUT"  # the file that a rank's output goes to until its run folder is known
+PLACE = ".place"  # beside it: where the output goes since then
+_POLL_SECONDS = 0.05
+# After the first failure the others end by themselves, since a connection is closed. A rank 0 that does not is asked, then ended: it may
+# have something to write. The others have not.
+_ASK_SECONDS, _END_SECONDS = 5.0, 15.0
+_ASK_AFTER_KILL_SECONDS, _END_AFTER_KILL_SECONDS = 0.0, 4.0
+_OTHERS_SECONDS = 4.0  # after the end of rank 0
+_OTHERS_OF_REFUSED_SECONDS = 0.3  # where it ended with an error of its own: they may not even have met
+_LOST = 9
+
+
+@dataclass
+class Workers:
+    """The processes of all ranks, in the order of their ranks; rank 0 has this process's own output."""
+
+    processes: list["subprocess.Popen[bytes]"]
+    outputs: list[Path | None]
+    pipe: int
+    ended: dict[int, int] = field(default_factory=dict)  # the code of each rank, in the order in which they ended; minus a signal's number
+    signals: list[int] = field(default_factory=list)  # those that were passed on
+    _since: dict[str, float] = field(default_factory=dict)  # when a first failure, and the end of rank 0, were seen
+    _asked: bool = False
+    _killed: set[int] = field(default_factory=set)  # ranks that this process ended
+
+    @classmethod
+    def start(cls, command: Sequence[str], size: int, folder: Path, environment: Mapping[str, str] = os.environ) -> "Workers":
+        """Start `size` processes of a command; `folder` is for the output of all but the first."""
+        reading, writing = os.pipe()
+        found = cls([], [], writing)
+        try:
+            port = _free_port()
+            for rank in range(size):
+                output = folder / f"rank-{rank}.log" if rank else None
+                places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0}
+                meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), PIPE: str(reading), OUTPUT: str(output or "")}
+                own = {**environment, **{name: str(value) for name, value in places.items()}, **meeting}
+                with contextlib.ExitStack() as stack:
+                    to = stack.enter_context(output.open("wb")) if output is not None else None
+                    found.processes.append(
+                        subprocess.Popen(
+                            command,
+                            env=_on_loopback(own),
+                            stdin=None if output is None else subprocess.DEVNULL,
+                            stdout=to,
+                            stderr=to,
+                            pass_fds=[reading],
+                            start_new_session=True,  # a terminal's Ctrl-C comes once, from this process
+                        )
+                    )
+                found.outputs.append(output)
+        except BaseException:
+            found.kill()
+            raise
+        finally:
+            os.close(reading)
+        return found
+
+    def pass_on(self, number: int) -> None:
+        """Pass a signal on to all ranks that still run."""
+        self.signals.append(number)
+        self._send(number)
+
+    def wait(self) -> int:
+        """Wait until all have ended, and return the exit code of the training.
+
+        The others of a rank that failed are ended if they do not end by themselves.
+        """
+        while not self._all_ended():
+            time.sleep(_POLL_SECONDS)
+        return self.exit_code
+
+    def kill(self) -> None:
+        """End what still runs, at once."""
+        self._send(signal.SIGKILL)
+        for process in self.processes:
+            process.wait()
+        with contextlib.suppress(OSError):
+            os.close(self.pipe)
+
+    @property
+    def culprit(self) -> int | None:
+        """The rank whose end was not the consequence of another's; None: none failed."""
+        failed = [rank for rank, code in self.ended.items() if code and rank not in self._killed]
+        own = [rank for rank in failed if 0 < self.ended[rank] < 128 and self.ended[rank] != _LOST]
+        killed = [rank for rank in failed if self.ended[rank] < 0]
+        return next(iter([*own, *killed, *failed]), None)
+
+    @property
+    def exit_code(self) -> int:
+        """The culprit's code; 9 where a rank was killed, unless by a signal that was passed on."""
+        if self.culprit is None:
+            return 0
+        code = self.ended[self.culprit]
+        if code < 0:
+            return 128 - code if -code in self.signals else _LOST
+        return code
+
+    def output_of(self, rank: int) -> str:
+        """Return what a rank wrote; nothing of rank 0, whose output was this process's own."""
+        first = self.outputs[rank]
+        if first is None:
+            return ""
+        place = first.with_suffix(PLACE)
+        with contextlib.suppress(OSError):
+            path = Path(place.read_text(encoding="utf-8")) if place.exists() else first
+            return path.read_text(encoding="utf-8", errors="replace")
+        return ""
+
+    def _all_ended(self) -> bool:
+        for rank, process in enumerate(self.processes):
+            if rank not in self.ended and (code := process.poll()) is not None:
+                self.ended[rank] = code
+        if len(self.ended) < len(self.processes):
+            self._end_the_others()
+        return len(self.ended) == len(self.processes)
+
+    def _end_the_others(self) -> None:
+        if (first := self.ended.get(0)) is not None:
+            refused = 0 < first < 128 and first != _LOST
+            if self._seconds_since("rank 0") >= (_OTHERS_OF_REFUSED_SECONDS if refused else _OTHERS_SECONDS):
+                self._kill_all()
+            return
+        failures = [code for code in self.ended.values() if code and code < 128]  # beyond: stopped as asked
+        if not failures:
+            return
+        was_killed = any(code < 0 for code in failures)
+        ask, end = (_ASK_AFTER_KILL_SECONDS, _END_AFTER_KILL_SECONDS) if was_killed else (_ASK_SECONDS, _END_SECONDS)
+        seconds = self._seconds_since("failure")
+        if seconds >= end:
+            self._kill_all()
+        elif seconds >= ask and not self._asked:
+            self._asked = True
+            self._send(signal.SIGTERM)
+
+    def _seconds_since(self, event: str) -> float:
+        now = time.monotonic()
+        return now - self._since.setdefault(event, now)
+
+    def _kill_all(self) -> None:
+        self._killed |= {rank for rank, process in enumerate(self.processes) if process.poll() is None}
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(number)
+
+
+def _free_port() -> int:
+    """Return a port that nobody listens at now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _on_loopback(environment: dict[str, str]) -> dict[str, str]:
+    """Let gloo connect over the loopback: the name of this machine may lead elsewhere, or nowhere."""
+    if Path("/sys/class/net/lo").exists():
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    return environment
