@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tfkit.engine.audit import audit_runs
 from tfkit.engine.chain_result import stage_facts
 
 FRANCE = {"g_per_kwh": 56.0, "source": "table", "year": 2023, "kind": "annual mean"}
@@ -40,6 +41,25 @@ def test_ranges_add_up_and_sources_are_joined(tmp_path: Path) -> None:
     source = "table, carbon.intensity_g_per_kwh"
     assert found["intensity"] == {"g_per_kwh": 89.0, "source": source, "year": None, "kind": "annual mean, user"}
     assert found["device_seconds"] == {"A": 30.0, "B": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(1.23456789012345e-9, 2.1e-10), (3.693139690765214e-05, 2.3848751083735645e-05), (5.994, 8.636)]
+)
+def test_small_sums_keep_their_digits(tmp_path: Path, first: float, second: float) -> None:
+    """tfkit verify compares them with those of the ledgers; a whole of one part is that part."""
+    parts = [stage(tmp_path / name, **measured(energy, 475.0), tokens=3) for name, energy in (("a", first), ("b", second))]
+    found, alone = totals(a=parts[0], b=parts[1]), totals(a=parts[0])
+    assert found["energy_kwh"] == pytest.approx(first + second, rel=1e-14)
+    assert (found["tokens"], type(found["tokens"]), alone["energy_kwh"]) == (6, int, first)
+    assert audit_runs(_group(tmp_path, found))[-1].problems == []
+
+
+def _group(folder: Path, sums: dict[str, Any]) -> Path:
+    """Write the run.json of a recipe with the stages a and b, of these totals."""
+    document = {"schema_version": 1, "run_id": "all", "kind": "stages", "status": "finished", "attempts": [], "totals": sums}
+    (folder / "run.json").write_text(json.dumps(document | {"stages": {"a": {}, "b": {}}}))
+    return folder
 
 
 @pytest.mark.parametrize("older", [{"seconds": 5.0, "energy_kwh": 1.0, "emissions_g": 1.0, "carbon_status": "ok"}])

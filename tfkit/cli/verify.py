@@ -57,7 +57,12 @@ def _audits(path: Path) -> "list[Audit]":
 def _carbon_lines(audit: "Audit") -> list[str]:
     if not audit.ledgers and audit.good:
         return [*audit.notes]
-    states = ", ".join(f"{name} {state}" for name, state in audit.ledgers.items()) or "none"
+    if not audit.ledgers:
+        return [
+            f"{audit.run}: the energy does not follow from what is in the folder",
+            *(f"  {line}" for line in (*audit.problems, *audit.notes)),
+        ]
+    states = ", ".join(f"{name} {state}" for name, state in audit.ledgers.items())
     verdict = "follows" if audit.good else "does not follow"
     first = f"{audit.run}: the energy {verdict} from the ledgers ({states}; {audit.lines:,} lines)"
     return [first, *(f"  {line}" for line in (*audit.problems, *audit.notes))]

@@ -1,5 +1,6 @@
 """The result of a recipe with stages, and what its run.json has of them: each stage's own, and the totals of all."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -133,8 +134,11 @@ def _sum_by_name(parts: Iterable[Any]) -> dict[str, Any] | None:
 
 
 def _sum(values: Iterable[Any]) -> Any:
+    """Return the sum, of whole numbers a whole one, of others with 15 digits, so that 5.1 and 2.9 are 8.0; None without any."""
     numbers = [value for value in values if is_number(value) and value is not None]
-    return round(sum(numbers), 12) if numbers else None
+    if len(numbers) < 2 or all(isinstance(value, int) for value in numbers):
+        return sum(numbers) if numbers else None
+    return float(f"{math.fsum(numbers):.15g}")
 
 
 def _named(stage: str, gate: Mapping[str, Any]) -> dict[str, Any]:
