@@ -112,6 +112,21 @@ def test_a_budget_bounds_all_trials_together(capsys: pytest.CaptureFixture[str])
     assert document["seconds"] > 0.01
 
 
+def test_a_sweep_of_stages_is_one_of_runs_within_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Listed, verified and used as a model as any other; the score is that of the last stage."""
+    tune = {"from": "base", **{name: RECIPE[name] for name in ("data", "evaluation", "training", "carbon")}}
+    result = tfkit.sweep({"stages": {"base": RECIPE, "tune": tune}}, {"tune.optimizer.lr": [1e-4, 1e-2]}, run="chains", threads=1)
+    assert [one["status"] for one in result.trials] == ["finished"] * 2
+    assert result.best["values"] == {"tune.optimizer.lr": 1e-2}
+    assert find_checkpoint("chains").resolve() == Path(result.best["checkpoint"])
+    assert main(["runs", "chains", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["runs"]
+    assert [Path(one["run"]).name for one in listed] == ["chains", *["trial-001", "base", "tune"], *["trial-002", "base", "tune"]]
+    assert (listed[0]["steps"], listed[0]["checkpoints"]) == (8, 4)
+    assert main(["verify", "chains", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["checkpoints"]) == 4
+
+
 def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
     with pytest.raises(UsageError, match="holds a sweep"):
         tfkit.sweep(RECIPE, SPACE, run="whole")

@@ -65,7 +65,7 @@ def _doomed(found: "Sequence[ListedRun]", with_checkpoints: bool) -> "list[Liste
     names = {one.run for one in doomed}
     members = {one.run: [str(path) for path in member_folders(Path(one.run)).values() if path.exists()] for one in doomed}
     doomed = [one for one in doomed if names.issuperset(members[one.run])]
-    return sorted(doomed, key=lambda one: bool(members[one.run]))
+    return sorted(doomed, key=lambda one: -len(Path(one.run).parts))  # what is within a folder before it
 
 
 def _delete(doomed: "Sequence[ListedRun]", *, yes: bool) -> list[str]:

@@ -103,18 +103,17 @@ def _find(path: Path) -> tuple[list[Path], list[str]]:
     Raises ModelError if there are none.
     """
     from tfkit.errors import ModelError
-    from tfkit.run.chain_folder import member_folders
+    from tfkit.run.chain_folder import runs_within
     from tfkit.run.checkpoints import step_folders
 
     if str(path).startswith("hub:"):
         raise ModelError(f"{path}: not on this machine; verify takes a checkpoint or a run folder")
     if not path.is_dir():
         raise ModelError(f"{path}: there is no such folder; verify takes a checkpoint or a run folder")
-    roots = [run / "checkpoints" for run in (member_folders(path) or {"": path}).values()]
-    if len(roots) == 1 and not roots[0].is_dir():
-        return (
-            ([], []) if (path / "carbon").is_dir() and (path / "run.json").is_file() else ([path], [])
-        )  # an evaluation's, or a model folder
+    runs = runs_within(path)
+    roots = [run / "checkpoints" for run in runs if (run / "checkpoints").is_dir()]
+    if runs == [path] and not roots:  # an evaluation's, or a model folder
+        return ([], []) if (path / "carbon").is_dir() and (path / "run.json").is_file() else ([path], [])
     folders = [folder for root in roots for folder in step_folders(root)]
     notes = [note for root in roots for note in _notes(root)]
     if not folders:

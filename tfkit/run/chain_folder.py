@@ -36,6 +36,12 @@ def member_folders(path: Path) -> dict[str, Path]:
     return stage_folders(path) or trial_folders(path)
 
 
+def runs_within(path: Path) -> list[Path]:
+    """Return the folders of single runs that a folder is of: of stages and trials, which may have stages, each; there yet or not."""
+    members = member_folders(path)
+    return [run for member in members.values() for run in runs_within(member)] if members else [path]
+
+
 def _members(path: Path, kind: str) -> dict[str, Path]:
     with suppress(OSError, ValueError):
         document = strict_json.loads((path / "run.json").read_bytes())

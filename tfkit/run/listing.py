@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.run import strict_json
-from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders
+from tfkit.run.chain_folder import CHAIN, SWEEP, member_folders, runs_within
 from tfkit.run.checkpoints import newest_step, read_best, step_folders
 from tfkit.run.lock import is_locked
 from tfkit.run.metrics import parse_record
@@ -55,8 +55,8 @@ def list_runs(folder: Path) -> list[ListedRun]:
 
 
 def _with_members(path: Path) -> list[Path]:
-    """Return a run, and after it those of its stages or trials that are there."""
-    return [path, *(stage for stage in member_folders(path).values() if stage.exists())]
+    """Return a run, and after it those of its stages or trials that are there, each with its own."""
+    return [path, *(one for member in member_folders(path).values() if member.exists() for one in _with_members(member))]
 
 
 def read_run(path: Path) -> ListedRun:
@@ -80,7 +80,7 @@ def _described(path: Path, receipt: dict[str, Any]) -> ListedRun:
     if status == "running" and not is_locked(path / "lock"):
         status = "killed"
     step, evaluation = _latest(path / "metrics.jsonl")
-    saved = sum(len(step_folders(each / "checkpoints")) for each in (path, *member_folders(path).values()))
+    saved = sum(len(step_folders(run / "checkpoints")) for run in runs_within(path))
     best = read_best(root)
     scores = result.get("metrics") or result.get("evaluation") or evaluation
     steps = result.get("steps") if status == "finished" else step if status == "running" else last.get("to_step") or newest_step(root)
