@@ -30,6 +30,9 @@ def test_two_ranks_with_a_micro_batch_each_are_one_with_two_to_the_bit(base: Pat
     assert exact(tmp_path / "run") == exact(base / "unbroken")
     assert second.out == "", "rank 0 alone reports the result"
     assert receipt(tmp_path / "run")["ranks"] == 2
+    again = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, "--resume")
+    assert [done.code for done in again] == [0, 0], "the result is repeated, and nobody waits"
+    assert "this run is finished" in again[0].err
     assert receipt(base / "unbroken")["ranks"] == 1
 
 

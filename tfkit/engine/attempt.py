@@ -142,6 +142,10 @@ def _attempt(
             gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
             if going_on.same_end and (result := finished_result(folder)) is not None:
                 listener.say(f"{folder.path}: this run is finished; here is its result again")
+                if not options.ranks.is_alone:
+                    from tfkit.engine.meeting import dismiss  # which imports torch
+
+                    dismiss(options.ranks)
                 return _judged(result, gates)
             require_trainable(recipe)
             require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))

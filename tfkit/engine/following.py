@@ -49,6 +49,9 @@ def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, jo
     with stop.at_once("no step was taken yet"):
         group = ProcessGroup.join(ranks)
         message = group.receive()
+        if message.get("finished"):
+            with group.to_the_end(()):
+                return
         joined(Path(message["folder"]))
         begun = _begin(message, group, listener, stop)
         start = group.receive()

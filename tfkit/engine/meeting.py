@@ -15,3 +15,13 @@ def meet(ranks: Ranks, device: torch.device) -> Peers:
     if device.type != "cpu":
         raise UsageError(f"--device {device}: several ranks compute on processors only, for now: give --device cpu, or start one process")
     return ProcessGroup.join(ranks)
+
+
+def dismiss(ranks: Ranks) -> None:
+    """Let the other ranks end, as rank 0 of a run that is finished already: torchrun waits for all. Raises PeerLostError."""
+    if ranks.is_alone:
+        return
+    group = ProcessGroup.join(ranks)
+    group.announce({"finished": True})
+    with group.to_the_end(()):
+        pass
