@@ -84,6 +84,7 @@ MAY_IMPORT = {
         "engine",
         "parallel.ranks",
         "parallel.workers",
+        "parallel.launch_files",
         "recipe",
         "console",
         "errors",

@@ -53,6 +53,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "tfkit check mine.yaml --ranks 64 --json",
         "tfkit check --schema > recipe.schema.json",
     ),
+    "launch": (
+        "tfkit launch slurm gpt2-stdlib --nodes 4 --ranks-per-node 2 > job.sh",
+        "tfkit launch skypilot gpt2-stdlib --nodes 2 > task.yaml",
+    ),
     "verify": ("tfkit verify runs/demo",),
     "recipes": ("tfkit recipes", "tfkit recipes gpt2-stdlib > mine.yaml", "tfkit recipes banking77 --fetch"),
     "env": ("tfkit env", "tfkit env --json"),

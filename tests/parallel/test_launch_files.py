@@ -1,0 +1,144 @@
+"""The files of tfkit launch: shells and YAML parsers read them, and the command in them is the one that was meant, whatever its names."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from tiny_runs import kept, write_corpus, write_recipe
+
+from tfkit.__main__ import main
+from tfkit.errors import UsageError
+from tfkit.parallel.launch_files import FILES, LaunchedTraining
+
+HOSTILE = (
+    "a b",
+    "it's",
+    '"quoted"',
+    "$(touch x)",
+    "`x`",
+    "a;b",
+    "# no comment",
+    "- list: {x}",
+    "Ünï🙂",
+    "\\",
+    "%s",
+    "--",
+    "a&b|c>d",
+    "!!tag",
+)
+WORDS = ("pretrain", *HOSTILE, "--run", "runs/it's $HOME", "--resume")
+
+
+def training(nodes: int = 3, ranks: int = 2, words: tuple[str, ...] = WORDS) -> LaunchedTraining:
+    return LaunchedTraining(words, "GPT-2 :evil/name_" + "x" * 80, nodes, ranks)
+
+
+def arguments(script: str, program: str, tmp_path: Path) -> list[str]:
+    """Run a script in bash with a program that only prints its arguments, and return these."""
+    fake = tmp_path / "bin" / program
+    fake.parent.mkdir(exist_ok=True)
+    fake.write_text(f'#!{sys.executable}\nimport sys\nprint("\\0".join(sys.argv[1:]), end="")\n', encoding="utf-8")
+    fake.chmod(0o755)
+    values = {
+        "NODE_RANK": "1",
+        "MASTER_ADDR": "n0",
+        "SLURM_CPUS_PER_TASK": "4",
+        "SKYPILOT_NODE_RANK": "2",
+        "SKYPILOT_NODE_IPS": "n0\nn1\nn2",
+    }
+    environment = {**os.environ, **values, "PATH": f"{fake.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")
+
+
+def yaml(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)
+
+
+@pytest.mark.parametrize("kind", ["torchrun", "slurm"])
+def test_bash_accepts_the_scripts(kind: str) -> None:
+    for nodes in (1, 3):
+        script = FILES[kind](training(nodes))
+        done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_torchrun_gets_the_words_as_they_are(tmp_path: Path) -> None:
+    found = arguments(FILES["torchrun"](training()), "torchrun", tmp_path)
+    assert found[found.index("-m") :] == ["-m", "--", "tfkit", *WORDS]
+    assert found[: found.index("-m")] == shlex.split("--nnodes 3 --nproc-per-node 2 --node-rank 1 --master-addr n0 --master-port 29500")
+    assert not (tmp_path / "x").exists()
+    alone = subprocess.run(
+        ["bash", "-c", FILES["torchrun"](training())], env={"PATH": os.environ["PATH"]}, capture_output=True, check=False
+    )
+    assert b"NODE_RANK: the number of this node" in alone.stderr
+
+
+def test_slurm_gets_the_words_as_they_are(tmp_path: Path) -> None:
+    script = FILES["slurm"](training())
+    found = arguments(script, "srun", tmp_path)
+    assert found[found.index("python") :] == ["python", "-m", "tfkit", *WORDS, "--threads", "4"]
+    directives = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", script, re.MULTILINE))
+    assert (directives["nodes"], directives["ntasks-per-node"]) == ("3", "2")
+    assert re.fullmatch(r"[a-z0-9-]{1,63}", directives["job-name"])
+    lines = script.splitlines()
+    assert max(i for i, line in enumerate(lines) if line.startswith("#SBATCH")) < min(
+        i for i, line in enumerate(lines) if line and not line.startswith("#")
+    ), "sbatch reads no directive behind the first command"
+
+
+def test_skypilot_gets_the_words_as_they_are(tmp_path: Path) -> None:
+    document = yaml(FILES["skypilot"](training()))
+    assert document["num_nodes"] == 3
+    assert document.keys() >= {"name", "workdir", "resources", "setup", "run"}
+    found = arguments(document["run"], "torchrun", tmp_path)
+    assert found[found.index("-m") :] == ["-m", "--", "tfkit", *WORDS]
+    assert shlex.join(found[: found.index("-m")]) == ("--nnodes 3 --nproc-per-node 2 --node-rank 2 --master-addr n0 --master-port 29500")
+
+
+def test_kubeflow_gets_the_words_as_they_are() -> None:
+    document = yaml(FILES["kubeflow"](training()))
+    trainer = document["spec"]["trainer"]
+    assert trainer["command"] == ["torchrun", "-m", "--", "tfkit", *WORDS]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (3, 2)
+    assert (document["kind"], document["spec"]["runtimeRef"]["name"]) == ("TrainJob", "torch-distributed")
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", document["metadata"]["name"])
+
+
+def test_words_that_cannot_be_printed_are_refused() -> None:
+    with pytest.raises(UsageError, match="cannot be printed"):
+        training(words=("pretrain", "a\nb"))
+
+
+def test_the_command_checks_the_recipe_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "my recipe.yaml"
+    recipe.write_text("model: {preset: gpt2}\ndata: {train: [{stdlib: true}]}\ntraining: {steps: 3, batch_size: 8}\n", encoding="utf-8")
+    assert main(["launch", "slurm", str(recipe), "training.steps=4", "--nodes", "2", "--ranks-per-node", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert (out.splitlines()[0], err) == ("#!/bin/bash", "")
+    assert f"python -m tfkit pretrain '{recipe}' training.steps=4 --run runs/my-recipe --resume" in out
+    assert main(["launch", "slurm", str(recipe), "--nodes", "3"]) == 2
+    assert "8 rows cannot be dealt evenly to 3 ranks" in capsys.readouterr().err
+    assert main(["launch", "pbs", str(recipe)]) == 2
+    assert "give one of torchrun, slurm, skypilot, kubeflow" in capsys.readouterr().err
+    assert main(["launch", "torchrun", str(recipe), "training.compile=true", "--nodes", "2"]) == 2
+
+
+@pytest.mark.slow
+def test_the_script_of_torchrun_trains_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    assert main(["launch", "torchrun", str(recipe), "--ranks-per-node", "2", "--run", str(tmp_path / "run")]) == 0
+    script = capsys.readouterr().out
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(Path(__file__).parents[2]), "MASTER_PORT": "29763"}
+    for _ in range(2):  # the second time it repeats the result
+        done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "checkpoint " in done.stdout
+    assert kept(tmp_path / "run")[-1] == "step-000012"

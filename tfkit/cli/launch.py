@@ -1,0 +1,40 @@
+"""tfkit launch: the file that starts a training on a cluster. It talks to none."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfkit import console
+from tfkit.cli import options
+from tfkit.errors import UsageError
+
+
+def launch(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="torchrun, slurm, skypilot or kubeflow.", show_default=False)],
+    recipe: options.Recipe,
+    overrides: options.Overrides = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, max=100_000, metavar="N", help="Machines.")] = 1,
+    ranks_per_node: Annotated[int, typer.Option("--ranks-per-node", min=1, max=1024, metavar="P", help="Processes on each.")] = 1,
+    run: options.RunFolder = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Print the file to submit, which starts a training of N x P processes, and goes on with it when it is submitted again.
+
+    Its comments say what to fill in. The recipe is checked first, and whether its work can be dealt to so many processes.
+    """
+    from tfkit.engine.dealt_recipes import require_dealt
+    from tfkit.parallel.launch_files import FILES, LaunchedTraining
+    from tfkit.recipe import open_recipe
+
+    if kind not in FILES:
+        raise UsageError(f"{kind}: no kind of file; give one of {', '.join(FILES)}")
+    source, words = open_recipe(recipe), tuple(overrides or ())
+    if source.has_stages:
+        raise UsageError(f"{source.path}: a recipe with stages cannot be trained by several ranks yet; launch each stage as its own recipe")
+    checked, _ = source.changed(words, ranks=nodes * ranks_per_node)
+    require_dealt(checked, nodes * ranks_per_node)
+    command = "pretrain" if checked.model.start is None else "finetune"
+    folder = run or Path("runs") / source.name
+    training = LaunchedTraining((command, recipe, *words, "--run", str(folder), "--resume"), source.name, nodes, ranks_per_node)
+    console.result(FILES[kind](training).rstrip("\n"))
