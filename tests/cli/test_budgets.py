@@ -103,6 +103,13 @@ def test_a_budget_of_time_needs_no_meter(base: Path) -> None:
     assert "checkpoint" in done.out, "the result so far"
 
 
+def test_the_command_that_goes_on_names_each_budget_once(base: Path) -> None:
+    done = pretrain(base / "none", base / "tiny.yaml", "carbon.budget_seconds=1e-4", "training.seed=2")
+    assert done.code == 7, done.err
+    last = done.err.rstrip().splitlines()[-1]
+    assert (last.count("carbon.budget_seconds="), last.count("training.seed=2"), last.count("1e-4")) == (1, 1, 0)
+
+
 def test_a_budget_that_is_not_reached_changes_nothing(base: Path) -> None:
     done = pretrain(base / "enough", base / "tiny.yaml", "carbon.budget_seconds=1000")
     assert (done.code, "carbon.budget" in done.err) == (0, False)

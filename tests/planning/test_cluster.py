@@ -1,5 +1,6 @@
 """Plans for ranks and GPUs that are not here: their sums, their refusals, and what follows from the data sheets."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ def test_ranks_like_this_machine_divide_the_batch_and_send_gradients() -> None:
     assert cluster["traffic_bytes_per_step"]["replicated"] == 2 * 0.75 * 4 * one.parameters  # a ring of four
     assert cluster["traffic_bytes_per_step"]["sharded"] == 0.75 * (4 + 2 * 4) * one.parameters
     assert cluster["memory_bytes"]["sharded"] < cluster["memory_bytes"]["replicated"] == four.memory_bytes
+    assert four.memory_bytes < one.memory_bytes  # by the same formula, for half as many rows
     assert one.flops == four.flops
+    assert replace(one, table_seconds={"start": 3.0, "steps": 1.0}).part_after_start == 0.25
     assert one.seconds.likely / 4 < four.seconds.likely < one.seconds.likely
     assert four.energy_kwh.likely > one.energy_kwh.likely  # the traffic
     assert "never tried" in four.assumptions["seconds"]

@@ -109,8 +109,12 @@ def test_unequal_measurements_are_marked_and_unmeasured_runs_compared_by_time(tm
     reached = found.levels[0].reached["not"]
     assert reached is not None
     assert (reached.emissions_g, reached.seconds) == (None, 6.0)
+    assert ["not at all" in note for note in found.notes] == [True], "a run that was not measured is in no other place"
+    ledger = write_run(tmp_path / "elsewhere", evaluations={3: 2.0}) / "carbon" / "0-1.jsonl"
+    ledger.write_text(ledger.read_text().replace("FRA, 100 g/kWh", "DEU, 300 g/kWh"))
+    found = compare(tmp_path)
     assert "compare the energy, not the grams" in found.notes[0]
-    assert "not at all" in found.notes[1]
+    assert [level.value for level in found.levels] == [2.0, 1.0], "runs with the same best score are one level"
 
 
 def test_many_runs_are_cut_to_the_best_ones(tmp_path: Path) -> None:

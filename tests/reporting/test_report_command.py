@@ -67,6 +67,9 @@ def test_every_run_is_counted_once(folder: Path, capsys: pytest.CaptureFixture[s
     assert "all runs: 3.8 kWh, 381 g CO2e (1 damaged 48 g, 1 failed 12 g, 3 finished 291 g, 1 killed 24 g, 1 stopped 6 g)" in text
     assert "best run: er/finished, loss 2.25: 96 g; all runs emitted 3.97 times as much" in text
     assert "damaged: run.json: " in text
+    unmeasured = write_run(folder / "unmeasured", evaluations={3: 9.0}, ledger=False, totals=False)
+    assert "g; all runs emitted at least 3.97 times as much" in report(capsys, str(folder))
+    shutil.rmtree(unmeasured)
 
 
 def test_csv_has_a_line_for_each_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +107,8 @@ def test_one_run_in_detail_with_its_curve(tmp_path: Path, capsys: pytest.Capture
     assert "forecast   0:40 (0:20 to 1:20), measured 0:30; 4 g (2 g to 8 g), measured 4 g" in lines
     assert sum("o" in line.partition("|")[2] for line in lines) == 2
     assert text.isascii()
+    path = write_run(tmp_path / "stopped", status="stopped", predicted=planned)
+    assert "measured 0:30 so far; 4 g (2 g to 8 g), measured 3 g so far" in report(capsys, str(path))
 
 
 def test_inherited_costs_are_found_among_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +121,7 @@ def test_inherited_costs_are_found_among_the_runs(tmp_path: Path, capsys: pytest
     write_run(tmp_path / "child", run_id="child", parents=parents)
     document = json.loads(report(capsys, str(tmp_path), "--json"))
     found = {one["run"]: (one["inherited_g"], one["inherited_is_lower_bound"]) for one in document["runs"]}
-    assert found == {"base": (0, False), "left": (300.0, False), "right": (300.0, False), "child": (360.0, False)}
+    assert found == {"base": (None, False), "left": (300.0, False), "right": (300.0, False), "child": (360.0, False)}
     shutil.rmtree(tmp_path / "base")
     document = json.loads(report(capsys, str(tmp_path / "child"), str(tmp_path / "left"), "--json"))
     assert [(one["inherited_g"], one["inherited_is_lower_bound"]) for one in document["runs"]] == [(30.0, True), (None, True)]

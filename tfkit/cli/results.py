@@ -21,7 +21,8 @@ def show_training_result(result: dict[str, Any], as_json: bool) -> None:
 
 def _totals(result: dict[str, Any], what: str = "all stages") -> str:
     energy, mass = result["energy_kwh"], result["emissions_g"]
-    used = f", {format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
+    least = "at least " if result["carbon_status"] == "degraded" else ""
+    used = f", {least}{format_energy(1000 * energy)}, {format_mass(mass)} CO2e" if energy and mass is not None else ""
     whole = f"; {lineage}" if (lineage := _lineage(result)) else ""
     return f"{what}: {format_count(result['tokens'] or 0)} tokens in {format_seconds(result['seconds'] or 0.0)}{used}{whole}"
 

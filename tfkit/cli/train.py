@@ -32,6 +32,8 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
                 if stopped.result is not None:
                     with suppress(console.ReaderGone):
                         show_training_result(stopped.result, as_json)
+                key = stopped.larger.partition("=")[0]
+                again = [word for word in again if not word.startswith(f"{key}=")]
                 command = shlex.join(["tfkit", *again, stopped.larger, *_flags(options, as_json)])
                 raise BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger) from None
             command = shlex.join(["tfkit", *again, *_flags(options, as_json)])

@@ -234,7 +234,8 @@ class Run:
         steps, planned = self.components.plan.steps, self.planned
         left = steps - self.progress.step
         likely = {"g": planned.emissions_g.likely, "kwh": planned.energy_kwh.likely, "seconds": planned.seconds.likely}
-        self.context.budget.begin_steps(left, {name: value * left / max(1, steps) for name, value in likely.items()})
+        part = planned.part_after_start * left / max(1, steps)  # the start is over, and among what was used
+        self.context.budget.begin_steps(left, {name: value * part for name, value in likely.items()})
         saved = f"; the run goes on from {self.resumed_from.name} with --resume" if self.resumed_from else ""
         self.context.budget.raise_if_reached(f"no step was taken yet{saved}")
 

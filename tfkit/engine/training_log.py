@@ -115,6 +115,7 @@ class TrainingLog:
     def show(self, loss: float, lr: float, tokens_per_second: float, observed: Mapping[str, float]) -> None:
         """The live line; elsewhere one more plain line."""
         reading, progress = self.context.meter.reading(), self.progress
+        known = reading.status != "off" and not (reading.status == "starting" and not reading.energy_wh)
         self._live.update(
             {
                 "step": progress.step,
@@ -124,8 +125,8 @@ class TrainingLog:
                 "lr": lr,
                 "tokens_per_second": tokens_per_second,
                 "eta_seconds": (self.plan.steps - progress.step) * progress.seconds / max(1, progress.step),
-                "energy_wh": reading.energy_wh if reading.status != "off" else None,
-                "emissions_g": reading.emissions_g if reading.status != "off" else None,
+                "energy_wh": reading.energy_wh if known else None,
+                "emissions_g": reading.emissions_g if known else None,
             }
         )
 

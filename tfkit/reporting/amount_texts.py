@@ -33,7 +33,7 @@ def forecast(run: RunFacts, name: str, *, measured: bool = False) -> str:
     actual = getattr(run.amounts, name)
     if not measured or actual is None:
         return text
-    return f"{text}, measured {shown(name, actual)}"
+    return f"{text}, measured {shown(name, actual)}{'' if run.status == 'finished' else ' so far'}"
 
 
 def steps(run: RunFacts) -> str:

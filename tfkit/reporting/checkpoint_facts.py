@@ -30,6 +30,11 @@ class CheckpointFacts:
     problems: tuple[str, ...] = ()
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether it has the updates of another model alone, whose weights are elsewhere."""
+        return "adapter_config.json" in self.files
+
+    @property
     def lineage(self) -> Mapping[str, Any]:
         """The part `lineage` of tfkit.json: {} where it has none."""
         found = self.facts.get("lineage")

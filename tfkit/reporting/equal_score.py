@@ -82,9 +82,11 @@ def _compare(group: Sequence[Entry]) -> Comparison | None:
         return None
     if len(ranked) > MOST_RUNS:
         notes.append(f"of {len(ranked)} runs the {MOST_RUNS} with the best scores are compared")
-    levels = []
+    levels: list[Level] = []
     for one in sorted(chosen, key=lambda one: best[one.label], reverse=not is_higher):
         value = best[one.label]
+        if levels and levels[-1].value == value:
+            continue
         reached = {other.label: spent_until(courses[other.label], value, higher_is_better=is_higher) for other in chosen}
         levels.append(Level(value, one.label, reached))
     notes += _unequal(chosen)
@@ -113,7 +115,7 @@ def _best(values: Sequence[float], is_higher: bool) -> float:
 def _unequal(chosen: Sequence[Entry]) -> list[str]:
     """Return marks where the amounts of the runs were not had in the same way."""
     notes = []
-    if len({one.run.place for one in chosen}) > 1:
+    if len({one.run.place for one in chosen if one.run.amounts.energy_kwh is not None}) > 1:
         notes.append("the runs have different places or carbon intensities: compare the energy, not the grams")
     if len({one.run.provenance for one in chosen}) > 1:
         notes.append("the energy of the runs was measured in different ways, or of some not at all")

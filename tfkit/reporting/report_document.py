@@ -54,6 +54,7 @@ def report_csv(runs: RunSet, *, full: bool) -> str:
 
 def _run(entry: Entry, full: bool) -> dict[str, Any]:
     run, listed, inherited = entry.run, entry.run.listed, entry.inherited
+    comes_from_none = not inherited.ancestors  # then null, as in the result of the run
     document = {
         "run": str(run.path) if full else entry.label,
         "kind": run.kind,
@@ -64,8 +65,8 @@ def _run(entry: Entry, full: bool) -> dict[str, Any]:
         "best": listed.best,
         **asdict(run.amounts),
         "is_lower_bound": run.is_lower_bound,
-        "inherited_g": inherited.emissions_g,
-        "inherited_kwh": inherited.energy_kwh,
+        "inherited_g": None if comes_from_none else inherited.emissions_g,
+        "inherited_kwh": None if comes_from_none else inherited.energy_kwh,
         "inherited_is_lower_bound": inherited.sums.is_lower_bound,
         "planned": dict(run.predicted) or None,
         "phases": run.phases,

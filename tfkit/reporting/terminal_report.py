@@ -118,7 +118,7 @@ def _sums(runs: RunSet) -> list[str]:
     lines = ["", f"all runs: {used} ({parts})"]
     if runs.best is not None and (own := runs.for_run(runs.best).emissions_g) is not None and runs.selection_factor is not None:
         lines.append(
-            f"best run: {visible(runs.best.label)}, {score(runs.best.run)}: {format_mass(own)}; all runs emitted "
+            f"best run: {visible(runs.best.label)}, {score(runs.best.run)}: {format_mass(own)}; all runs emitted {least}"
             f"{runs.selection_factor:.3g} times as much"
         )
     return lines

@@ -21,8 +21,9 @@ from tfkit.engine.training_data import TrainingData
 from tfkit.errors import UsageError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.registry import open_rows
-from tfkit.objectives.vocabulary_loss import LOGITS_BYTES
 from tfkit.recipe.schema.sections import Recipe
+from tfkit.training.memory import likely_peak
+from tfkit.units import format_bytes
 
 Layout = Literal["replicated", "sharded"]
 # The part of the peak that training reaches: 0.21 of GPT-3 to 0.46 of PaLM (Chowdhery et al. 2022, arXiv 2204.02311, table 3).
@@ -82,7 +83,10 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     row_bytes = bytes_of_row(data, rows) * itemsize // 4
     micro = recipe.training.micro_batch_size or choose_micro_batch(batch_sizes(recipe, rows).unit, rows.longest, row_bytes, None, ranks)
     micro = min(micro, recipe.training.batch_size // ranks)
-    memory = _memory(recipe, model, ranks, itemsize, micro * row_bytes)
+    logits = micro * rows.longest * data.config.vocab_size * itemsize if data.config.head.kind in ("lm", "masked_lm") else 0
+    # Of a GPU with the margin, because nobody tried it; here as the plan of one process has it.
+    beside = likely_peak(PROCESS_BYTES, 0, micro * row_bytes, logits) if gpu is None else micro * row_bytes + likely_peak(0, 0, 0, logits)
+    memory = _memory(recipe, model, ranks, itemsize, beside)
     steps = recipe.training.batch_size // ranks // micro
     traffic = _traffic(model, ranks, itemsize, steps)
     room = gpu.memory_bytes if gpu is not None else None
@@ -95,15 +99,14 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     return _on_machines(changed, ranks, traffic[layout]) if ranks > 1 else changed
 
 
-def _memory(recipe: Recipe, model: Transformer, ranks: int, itemsize: int, activations: int) -> dict[str, int]:
-    """Return the bytes of a rank: fp32 master, gradients and optimizer state, the working copy, activations, two blocks of logits."""
+def _memory(recipe: Recipe, model: Transformer, ranks: int, itemsize: int, beside: int) -> dict[str, int]:
+    """Return the bytes of a rank: fp32 master, gradients, optimizer state, the working copy, and `beside` these activations and logits."""
     parameters = sum(one.numel() for one in model.parameters())
     numbers = parameters + trained_numbers(model) + kept_numbers(recipe, model)
     working = parameters * itemsize if itemsize < 4 else 0
     blocks = [sum(one.numel() for one in block.parameters()) for stack in model.stacks for block in stack.blocks]
     # Embedding, last norm and head stay gathered between forward and backward; of the blocks the one at work and the next.
     gathered = (parameters - sum(blocks) + 2 * max(blocks)) * itemsize
-    beside = activations + 2 * LOGITS_BYTES + (PROCESS_BYTES if itemsize == 4 else 0)
     return {
         "replicated": 4 * numbers + working + beside,
         "sharded": (4 * numbers + working) // ranks + (gathered if ranks > 1 else 0) + beside,
@@ -140,7 +143,7 @@ def _on_gpus(plan: Estimate, recipe: Recipe, trained: int, ranks: int, gpu: Gpu,
     how = {
         "memory_bytes": f"of a rank, by formula; the {gpu.name} has {gpu.memory_bytes / 1e9:.0f} GB",
         "seconds": f"{gpu.peak_flops / 1e12:.0f} TFLOP/s of dense bf16 ({gpu.source}), of which {UTILISATION.high:.0%} to "
-        f"{UTILISATION.low:.0%} are used, likely {UTILISATION.likely:.0%}; {traffic / 1e6:,.0f} MB sent a step; never tried",
+        f"{UTILISATION.low:.0%} are used, likely {UTILISATION.likely:.0%}; {format_bytes(traffic)} sent a step; never tried",
         "energy_kwh": f"{_BOARD_LOAD.low:.0%} to {_BOARD_LOAD.high:.0%} of {ranks} x {gpu.watts:g} W, the boards without their hosts; "
         f"PUE {pue:g}",
     }
@@ -170,7 +173,7 @@ def _on_machines(plan: Estimate, ranks: int, traffic: int) -> Estimate:
     grams = Range(*(ranks * one * of for one, of in zip(parts_of(plan.emissions_g), parts_of(factor), strict=True)))
     how = {
         "seconds": f"{plan.assumptions.get('seconds', '')}; the steps divided among {ranks} machines like this one, and "
-        f"{traffic / 1e6:,.0f} MB sent in each over 10 Gbit/s: never tried",
+        f"{format_bytes(traffic)} sent in each over 10 Gbit/s: never tried",
     }
     full = plan.full_power
     if full is not None:

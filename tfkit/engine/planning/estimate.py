@@ -68,6 +68,12 @@ class Estimate:
         """The FLOPs of the steps by the architecture, companions included, without what is computed a second time to save memory."""
         return self.flops["total"] - self.flops["evaluation"] - self.flops["samples"] - self.flops["recomputed"]
 
+    @property
+    def part_after_start(self) -> float:
+        """The part of the time that follows the start: steps, evaluations, samples and checkpoints."""
+        whole = sum(self.table_seconds.values())
+        return 1.0 - self.table_seconds.get("start", 0.0) / whole if whole else 1.0
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them; `stages` only of a chain."""
         document = {"schema_version": 1, **asdict(self)}

@@ -43,6 +43,7 @@ class ModelFacts:
     phases: Mapping[str, Mapping[str, float]]
     ancestry: Ancestry
     parameters: int | None = None
+    adapter_parameters: int | None = None  # of a checkpoint that is an adapter: its own numbers, without its base's
     architecture: str = ""
     layers: int | None = None
     context_length: int | None = None
@@ -87,7 +88,9 @@ class ModelFacts:
     def _gaps_of_the_run(self) -> Iterator[str]:
         if self.status != "finished":
             yield f"the run is {self.status}: its numbers are those so far"
-        if self.parameters is None:
+        if self.adapter_parameters is not None:
+            yield f"parameters: those of the model are not in its checkpoint, an adapter of {self.adapter_parameters:,} numbers"
+        elif self.parameters is None:
             yield "parameters: there is no complete checkpoint"
         if self.flops is None:
             yield "computation: neither counted nor computable without parameters and tokens"
@@ -132,7 +135,8 @@ def describe_model(run: RunFacts, *, full: bool) -> ModelFacts:
         is_lower_bound=run.is_lower_bound,
         phases=run.phases,
         ancestry=ancestry_of(run),
-        parameters=checkpoint.parameters if checkpoint else None,
+        parameters=checkpoint.parameters if checkpoint and not checkpoint.is_adapter else None,
+        adapter_parameters=checkpoint.parameters if checkpoint and checkpoint.is_adapter else None,
         architecture=_architecture(run),
         layers=_layers(run),
         context_length=_whole(run.recipe.get("model.context_length")),
@@ -167,7 +171,7 @@ def _flops(run: RunFacts) -> tuple[float | None, str]:
     counted = number_of(run.totals, "train_flops")
     if counted:
         return counted, "the matrix products of each step, forward and backward, by the architecture"
-    parameters = run.checkpoint.parameters if run.checkpoint else None
+    parameters = run.checkpoint.parameters if run.checkpoint and not run.checkpoint.is_adapter else None
     tokens = _whole(run.totals.get("tokens"))
     if parameters is None or tokens is None:
         return None, ""
