@@ -37,6 +37,12 @@ def test_a_list_that_the_field_takes_as_one_value_is_one(source: RecipeText, wor
         read_space(source, [word])
 
 
+@pytest.mark.parametrize("word", ["optimizer.lr=1e-3,3e-3,0.001", "optimizer.kind=[adamw, muon, adamw]"])
+def test_a_value_that_is_given_twice_is_refused(source: RecipeText, word: str) -> None:
+    with pytest.raises(UsageError, match="twice; write each once"):
+        read_space(source, [word])
+
+
 def test_ranges(source: RecipeText) -> None:
     space = read_space(source, ["optimizer.lr=1e-5..1e-2", "model.decoder_layers=2..8", "training.seed=1,2", "optimizer.lr=1e-4..3e-4"])
     assert space.axes == (

@@ -70,6 +70,10 @@ def test_every_run_is_counted_once(folder: Path, capsys: pytest.CaptureFixture[s
     unmeasured = write_run(folder / "unmeasured", evaluations={3: 9.0}, ledger=False, totals=False)
     assert "g; all runs emitted at least 3.97 times as much" in report(capsys, str(folder))
     shutil.rmtree(unmeasured)
+    shutil.copytree(folder / "killed", folder / "copy")
+    (note,) = [one for one in json.loads(report(capsys, str(folder), "--json"))["problems"] if "killed" in one]
+    assert note == "killed: is a copy of copy (they have one run id), and the sums count both; leave one of them out"
+    shutil.rmtree(folder / "copy")
 
 
 def test_csv_has_a_line_for_each_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,6 +138,8 @@ def _totals(folder: Path, document: Mapping[str, Any], attempts: list[Attempt], 
     if known and not behind and is_number(totals.get("seconds")):
         yield from _differences(folder / "run.json", "totals.seconds", round(sum(metered.values()), 3), totals.get("seconds"))
     expected = ledger_fields(folder, run_id, totals.get("seconds") or 0.0)
+    if expected is None and totals.get("energy_kwh"):
+        yield f"{folder / 'carbon'}: has no ledger of this run, and {folder / 'run.json'} has totals.energy_kwh {totals['energy_kwh']}"
     if expected is None or not totals:
         return
     if totals.get("carbon_status") == "degraded" and expected["carbon_status"] == "ok":

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +96,21 @@ def read_space(source: RecipeText, words: Sequence[str]) -> SearchSpace:
             "sweep: nothing varies; give a field several values, as in optimizer.lr=1e-3,3e-3, or a list of values where they hold commas: "
             "'training.adapter.targets=[[q_proj], [q_proj, v_proj]]'"
         )
+    for axis in axes.values():
+        _require_different(axis)
     return SearchSpace(tuple(fixed), tuple(axes.values()))
+
+
+def _require_different(axis: Axis) -> None:
+    """Raise UsageError for a value that is given twice, also in another spelling: its trial would be the same."""
+    found: set[str] = set()
+    for text in axis.values:
+        value = text
+        with suppress(RecipeError):  # refused with its trial
+            value = json.dumps(value_of(text), default=str)
+        if value in found:
+            raise UsageError(f"{axis.key}={','.join(axis.values)}: has the value {text} twice; write each once")
+        found.add(value)
 
 
 def _axis(key: str, text: str) -> Axis | None:

@@ -138,6 +138,7 @@ def open_runs(paths: Sequence[Path]) -> RunSet:
     if not runs:
         raise UsageError(f"{', '.join(map(str, paths))}: no run that can be read: {'; '.join(problems)}. Give another folder")
     labels = _labels(runs)
+    problems += _copies(runs, labels)
     served = _served(runs, labels)
     entries = [Entry(label, run, ancestry_of(run, runs), served.get(label)) for label, run in zip(labels, runs, strict=True)]
     return RunSet(tuple(entries), tuple(problems))
@@ -155,6 +156,16 @@ def _runs_below(folder: Path) -> list[Path]:
         if len(found) > MOST_RUNS:
             break
     return found
+
+
+def _copies(runs: Sequence[RunFacts], labels: Sequence[str]) -> list[str]:
+    """Return a note on each run whose id an earlier one has: a copied folder, whose energy was used once."""
+    first: dict[str, str] = {}
+    notes = []
+    for run, label in zip(runs, labels, strict=True):
+        if run.run_id is not None and first.setdefault(run.run_id, label) != label:
+            notes.append(f"{label}: is a copy of {first[run.run_id]} (they have one run id), and the sums count both; leave one of them out")
+    return notes
 
 
 def _labels(runs: Sequence[RunFacts]) -> list[str]:
