@@ -164,7 +164,9 @@ def _copies(runs: Sequence[RunFacts], labels: Sequence[str]) -> list[str]:
     notes = []
     for run, label in zip(runs, labels, strict=True):
         if run.run_id is not None and first.setdefault(run.run_id, label) != label:
-            notes.append(f"{label}: is a copy of {first[run.run_id]} (they have one run id), and the sums count both; leave one of them out")
+            notes.append(
+                f"{label}: is a copy of {first[run.run_id]} (they have one run id), and the sums count both; leave one of them out"
+            )
     return notes
 
 
