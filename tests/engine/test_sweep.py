@@ -140,6 +140,9 @@ def test_what_is_refused_before_the_first_trial(whole: Any) -> None:
         tfkit.sweep({**RECIPE, "data": {"train": [{"path": "corpus"}], "validation": None}}, SPACE, run="none")
     with pytest.raises(UsageError, match="with `trials`"):
         tfkit.sweep(RECIPE, {"optimizer.lr": "1e-4..1e-2"}, run="none")
+    for single in (4, {"kind": "adamw"}):
+        with pytest.raises(UsageError, match="one value is no space of a sweep"):
+            tfkit.sweep(RECIPE, {"optimizer": single}, run="none")  # type: ignore[dict-item]
     with pytest.raises(UsageError, match="too many"):
         tfkit.sweep(RECIPE, {"training.seed": range(40), "optimizer.lr": [0.1 / n for n in range(1, 41)]}, run="none")
     assert not Path("none").exists()

@@ -13,7 +13,7 @@ _ARGUMENTS = {
     "--force": "force=True",
     "--chat": "chat=True",
     "--no-verify": "verify=False",
-    **{f"--{name}": name for name in ("run", "data", "stages", "trials", "predictions", "device", "threads")},
+    **{f"--{name}": name for name in ("run", "data", "stages", "trials", "predictions", "device", "threads", "probe", "ranks", "gpu")},
 }
 # Commands in backticks stay; so does an option that the library has not. A name in capitals is a place for a value: --from CKPT.
 _OPTION = re.compile(rf"`[^`]*`|(?<![\w-])({'|'.join(_ARGUMENTS)})(?![\w-])( (?=[A-Z]+\b))?")

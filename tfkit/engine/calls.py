@@ -1,7 +1,7 @@
 """The surroundings of a call of the library: Ctrl-C is held back, and overrides are a dict."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -55,7 +55,11 @@ def words_of(overrides: Overrides) -> list[str]:
 
 
 def several(name: str, values: str | Sequence[Any]) -> str:
-    """Several values of a field, or the range that a text gives, as the key=value of a sweep."""
+    """Several values of a field, or the range that a text gives, as the key=value of a sweep. Raises UsageError for a single value."""
+    if isinstance(values, Mapping) or not isinstance(values, Iterable):
+        raise UsageError(
+            f"{name}: one value is no space of a sweep; give a list of several, or give it in the overrides, which all trials share"
+        )
     return f"{name}={values}" if isinstance(values, str) else f"{name}=" + ",".join(word("", value)[1:] for value in values)
 
 

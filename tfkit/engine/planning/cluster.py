@@ -46,8 +46,12 @@ class Cluster:
     traffic_bytes_per_step: dict[str, int]
 
 
-def require_known_gpu(gpu: str | None, probe: int) -> None:
-    """Raise UsageError for a GPU that is not in the table, or one with a probe."""
+def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
+    """Raise UsageError for a GPU that is not in the table, or one with a probe, and for fewer steps than none or ranks than one."""
+    if probe < 0:
+        raise UsageError(f"--probe {probe}: a number of steps is at least 0; give one")
+    if ranks < 1:
+        raise UsageError(f"--ranks {ranks}: a number of ranks is at least 1; give one")
     if gpu is not None and gpu not in GPUS:
         raise UsageError(f"--gpu {gpu}: no such GPU here; there are {', '.join(GPUS)}")
     if gpu is not None and probe:

@@ -69,7 +69,7 @@ def begin(source: RecipeText | None, words: Sequence[str], checkpoint: str | Non
 
 def make_plan(planned: Planned, work: Session, options: PlanOptions) -> Estimate:
     """Estimate the run, or every stage and their sum. Raises what a training would raise before its first step."""
-    require_known_gpu(options.gpu, options.probe)
+    require_known_gpu(options.gpu, options.probe, options.ranks)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if planned.chain is not None:
