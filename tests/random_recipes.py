@@ -162,6 +162,12 @@ def tidy(recipe: dict[str, Any]) -> dict[str, Any]:
         for name, value in recipe["model"].items()
         if name in ("context_length", "decoder_layers", "dropout", "init", "norm", "head")
     }
+    carbon = recipe.get("carbon", {})
+    for name in ("intensity_file", "embodied_g_per_device_hour", "embodied_source", "on_meter_failure"):
+        carbon.pop(name, None)
+    if carbon.get("enabled") is False:
+        for name in ("budget_g", "budget_kwh"):
+            carbon.pop(name, None)
     if recipe.get("evaluation", {}).get("every") and not recipe["data"].get("validation"):
         recipe["evaluation"].pop("every")
     return recipe

@@ -265,6 +265,10 @@ FREE = {
     "carbon.intensity_g_per_kwh=10": None,
     "carbon.pue=1.5": None,
     "carbon.every_seconds=9": None,
+    "carbon.baseline_seconds=0.5": None,
+    "carbon.budget_seconds=100000": None,
+    "carbon={enabled: true, budget_g: 1000, budget_kwh: 1000, on_meter_failure: stop}": None,
+    "carbon={enabled: false, embodied_g_per_device_hour: 3, embodied_source: a data sheet}": None,
 }
 SINGLE = {"data.train"}  # one value, or within a list: data.train.0.weight
 SINGLE |= {"objective.of.kind", "objective.masked_only"}  # no other value goes with a causal student
@@ -273,8 +277,9 @@ SINGLE |= {"model.head.next_sentence"}  # follows objective.next_sentence
 SINGLE |= {"evaluation.text_metrics", "evaluation.bleu_tokenize"}  # of other objectives; as all of evaluation.*
 SINGLE |= {"training.adapter.kind"}  # has one value
 SINGLE |= {"data.pretraining"}  # of ppo alone
+SINGLE |= {"carbon.intensity_file"}  # of which a file has to be there
 SINGLE |= {"model.position.scaling", "training.batch_ramp", "training.adapter"}  # null, or a section, whose fields are told
-SLOW = {"training.compile=true", "carbon.enabled=true"}
+SLOW = {"training.compile=true", "carbon.enabled=true", *(one for one in FREE if one.startswith("carbon={enabled: true"))}
 
 
 def leaves(document: dict[str, Any], prefix: str = "") -> set[str]:
