@@ -11,6 +11,7 @@ import fake_codecarbon
 import pytest
 from tiny_runs import Process, exact, hashes, pretrain, strike, write_corpus, write_recipe
 
+from tfkit.engine.spending import spent_in
 from tfkit.objectives.causal_lm import CausalLM
 
 STEPS = 12
@@ -76,15 +77,19 @@ def test_f50_a_budget_that_is_reached_within_a_step(base: Path, key: str, first:
 
 
 def test_f50_a_budget_counts_what_a_kill_has_lost(base: Path) -> None:
-    """Five steps and more in the first attempt, which leaves no time for all of the second."""
+    """The attempt that is killed takes longer than the rest of the run, which a budget of as much and half of the rest does not cover."""
 
     def killed_in_step_6() -> None:
-        slowly(base, 0.05)()
+        slowly(base, 0.1)()
         strike(signal.SIGKILL, 23)()
 
-    done = pretrain(base / "killed", base / "tiny.yaml", *WORDS, "carbon.budget_seconds=2", before=killed_in_step_6)
+    run = base / "killed"
+    done = pretrain(run, base / "tiny.yaml", *WORDS, METERED % "", before=killed_in_step_6)
     assert done.code == -signal.SIGKILL
-    done = Process(base, ["resume", str(base / "killed"), "--threads", "1"], slowly(base, 0.05)).wait()
+    lost = spent_in(run).seconds
+    assert lost >= 22 * 0.1 - 0.5, "all but a reading's interval"
+    words = ["resume", str(run), f"carbon.budget_seconds={lost + 0.7}", "--threads", "1"]
+    done = Process(base, words, slowly(base, 0.05)).wait()  # seven steps of 0.2 s are left
     assert done.code == 7, done.err
-    assert 2 <= totals(base / "killed")["seconds"] < 4
-    assert json.loads((base / "killed/run.json").read_text())["attempts"][0]["status"] == "killed"
+    assert lost + 0.6 <= totals(run)["seconds"] < lost + 3
+    assert json.loads((run / "run.json").read_text())["attempts"][0]["status"] == "killed"
