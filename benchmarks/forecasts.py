@@ -46,7 +46,7 @@ def cases(folder: Path, minilm: str | None, smollm2: str | None) -> Iterator[Cas
         )
     if smollm2:
         rows = chat_rows(folder / "chat.jsonl")
-        changes = ("training={steps: 12, batch_size: 4, adapter: {rank: 8}}", "model.context_length=128")
+        changes = ("training={steps: 12, batch_size: 4, adapter: {rank: 8}}",)
         document = folder / "chat.yaml"
         document.write_text(f"objective: {{kind: chat}}\ndata: {{train: [{{path: {rows}}}]}}\n", encoding="utf-8")
         yield Case("chat, LoRA on SmolLM2-135M", "finetune", (str(document), "--from", smollm2, *changes))
