@@ -33,6 +33,7 @@ import tfkit.engine
 import tfkit.generation.complete
 from tfkit.__main__ import main
 from tfkit.engine.planning.machine_speed import machine_speed
+from tfkit.objectives.causal_lm import CausalLM
 from tfkit.run.machine import describe_machine
 from tfkit.training.device import matrix_speed
 from tfkit.training.step import Stepper
@@ -67,6 +68,17 @@ training: {steps: 12, batch_size: 4, precision: fp32, log_every: 3}
 evaluation: {every: 4, max_tokens: 300}
 carbon: {enabled: false}
 """
+
+
+def slow_micro_batches(seconds: float) -> None:
+    """Let each micro-batch of a causal language model take so much longer, in this process."""
+    loss = CausalLM.loss
+
+    def slow(self: CausalLM, model: Any, batch: Any) -> Any:
+        time.sleep(seconds)
+        return loss(self, model, batch)
+
+    CausalLM.loss = slow  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)

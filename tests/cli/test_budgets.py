@@ -1,17 +1,15 @@
 """Budgets of grams, energy and time, by real runs; the power is made up: 36 W at 100 g/kWh, which is 10 mWh and 1 mg a second."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_runs import Done, Process, exact, hashes, kept, pretrain, write_corpus, write_recipe
+from tiny_runs import Done, Process, exact, hashes, kept, pretrain, slow_micro_batches, write_corpus, write_recipe
 
 import tfkit
-from tfkit.objectives.causal_lm import CausalLM
 
 STEPS, TICK = 12, 0.5
 METERED = "carbon={enabled: true, intensity_g_per_kwh: 100, every_seconds: 0.5%s}"
@@ -34,13 +32,7 @@ def slowly(base: Path) -> Callable[[], None]:
     def before() -> None:
         put_first()
         fake_codecarbon.wait_for_the_end()
-        loss = CausalLM.loss
-
-        def slow(self: CausalLM, model: Any, batch: Any) -> Any:
-            time.sleep(STEP_SECONDS)
-            return loss(self, model, batch)
-
-        CausalLM.loss = slow  # type: ignore[method-assign]
+        slow_micro_batches(STEP_SECONDS)
 
     return before
 

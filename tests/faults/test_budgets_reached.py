@@ -2,17 +2,15 @@
 
 import json
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_runs import Process, exact, hashes, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import Process, exact, hashes, pretrain, slow_micro_batches, strike, write_corpus, write_recipe
 
 from tfkit.engine.spending import spent_in
-from tfkit.objectives.causal_lm import CausalLM
 
 STEPS = 12
 WORDS = ["training.micro_batch_size=1", "model.dropout={embedding: 0.1}", "checkpoint={every: 5}"]
@@ -37,13 +35,7 @@ def slowly(base: Path, seconds: float) -> Callable[[], None]:
     def before() -> None:
         put_first()
         fake_codecarbon.wait_for_the_end()
-        loss = CausalLM.loss
-
-        def slow(self: CausalLM, model: Any, batch: Any) -> Any:
-            time.sleep(seconds)
-            return loss(self, model, batch)
-
-        CausalLM.loss = slow  # type: ignore[method-assign]
+        slow_micro_batches(seconds)
 
     return before
 

@@ -16,7 +16,7 @@ import fake_codecarbon
 import psutil
 import pytest
 from fake_codecarbon import G_PER_KWH, PATIENCE_SECONDS, POWER_W, wait_for_the_end
-from tiny_runs import Done, Process, exact, hashes, kept, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import Done, Process, exact, hashes, kept, pretrain, slow_micro_batches, strike, write_corpus, write_recipe
 
 from tfkit.carbon import Meter
 from tfkit.carbon.columns import installed_columns
@@ -77,17 +77,7 @@ def both(*faults: Callable[[], None]) -> Callable[[], None]:
 
 def slowly(seconds: float) -> Callable[[], None]:
     """Each forward pass of training takes so much longer."""
-
-    def before() -> None:
-        loss = CausalLM.loss
-
-        def slow(self: CausalLM, model: Any, batch: Any) -> Any:
-            time.sleep(seconds)
-            return loss(self, model, batch)
-
-        CausalLM.loss = slow  # type: ignore[method-assign]
-
-    return before
+    return lambda: slow_micro_batches(seconds)
 
 
 def metered(run: Path, base: Path, before: Callable[[], None], *words: str) -> Done:
