@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from tfkit.durable import write_atomically
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener
-from tfkit.errors import MachineError, UsageError
+from tfkit.errors import UsageError
 from tfkit.model.config import ModelConfig
-from tfkit.recipe import dump_recipe, model_config, read_recipe
+from tfkit.recipe import model_config, read_recipe
 from tfkit.recipe.presets import merge
 from tfkit.recipe.reading.earlier import split_as
 from tfkit.recipe.reading.overrides import LENGTH
@@ -135,14 +134,6 @@ def is_training_result(result: Any) -> TypeGuard[dict[str, Any]]:
         and isinstance(best, dict)
         and (type(best.get("step")) is int and isinstance(best.get("metric"), str) and is_number(best.get("value")))
     )
-
-
-def write_recipe(folder: RunFolder, recipe: Recipe, config: ModelConfig) -> None:
-    """The resolved recipe into the run folder, whole or not at all: a kill must not tear what resuming reads. Raises MachineError."""
-    try:
-        write_atomically(folder.recipe, dump_recipe(recipe, config))
-    except OSError as error:
-        raise MachineError(f"{folder.recipe}: cannot be written ({error.strerror}); check the disk, or give another --run") from error
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from tfkit.engine.planning.memory_plan import planned_bytes, require_memory, req
 from tfkit.engine.planning.outcome import actual, predicted, remember_outcome
 from tfkit.engine.planning.run_estimate import estimate_run
 from tfkit.engine.results import MEASURED
-from tfkit.engine.resuming import require_length, warn_of_other_rounding, write_recipe
+from tfkit.engine.resuming import require_length, warn_of_other_rounding
 from tfkit.engine.training_data import RunContext, prepare_data
 from tfkit.engine.training_log import TrainingLog, saved_log
 from tfkit.engine.validator import Validator
@@ -31,6 +31,7 @@ from tfkit.errors import BudgetReached, Stopped
 from tfkit.families import PRESETS
 from tfkit.model.transformer import Transformer
 from tfkit.parallel.agreement import ALONE, Peers
+from tfkit.recipe import dump_recipe
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run import strict_json
 from tfkit.run.checkpoints import free_space_for, newest_good
@@ -76,7 +77,7 @@ class Run:
         self.context = RunContext(self.recipe, folder, budget.stop, self.listener, self.meter, self.device, budget)
         self._assemble(first_model(self.recipe, self.data, self.listener), kind, exact=exact, force=force)
         self._record()
-        write_recipe(folder, resolved, self.data.config)  # now: another length than that of the result would say that it was reached
+        folder.write_recipe(dump_recipe(resolved, self.data.config))  # now: another length than the result's would say it was reached
         folder.record(given=given.document())
         self._train()
 

@@ -7,7 +7,6 @@ import gc
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from tfkit.durable import write_atomically
 from tfkit.engine import attempt
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.chain_plan import TOTALS, ChainPlan, PlannedStage, check_begun, is_chain, of_stage, plan_chain
@@ -16,8 +15,8 @@ from tfkit.engine.dealt_recipes import require_alone
 from tfkit.engine.gate import judge
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.errors import MachineError, Stopped, TfkitError
-from tfkit.recipe import Chain, RecipeText
+from tfkit.errors import Stopped, TfkitError
+from tfkit.recipe import RecipeText
 from tfkit.run.chain_folder import CHAIN
 from tfkit.run.folder import RunFolder
 
@@ -66,7 +65,7 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
         check_begun(plan, listener)
         folder.record(kind=CHAIN, given=plan.given.document(), folder=plan.folder, **_facts(plan))
         folder.begin_attempt(options.threads)
-        _write_recipe(folder, plan.chain)
+        folder.write_recipe(plan.chain.resolved)
         results: dict[str, dict[str, Any]] = {}
         try:
             for one in plan.todo:
@@ -121,10 +120,3 @@ def _finish(
     folder.end_attempt(status)
     verdicts = judge(plan.gates, {name: result[name] for name in TOTALS})
     return {**result, "gates": [*result["gates"], *verdicts]}
-
-
-def _write_recipe(folder: RunFolder, chain: Chain) -> None:
-    try:
-        write_atomically(folder.recipe, chain.resolved)
-    except OSError as error:
-        raise MachineError(f"{folder.recipe}: cannot be written ({error.strerror}); check the disk, or give another --run") from error

@@ -4,7 +4,6 @@ import gc
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from tfkit.durable import write_atomically
 from tfkit.engine import stages
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.dealt_recipes import require_alone
@@ -12,7 +11,7 @@ from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.sweep_plan import SweepPlan, check_trial, fine_tunes, is_free, is_sweep, plan_sweep, read_trial
 from tfkit.engine.sweep_result import Trial, sweep_facts, sweep_result
-from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
+from tfkit.errors import Stopped, UnhealthyError, UsageError, is_out_of_memory, stop_reason
 from tfkit.recipe import Recipe, RecipeText
 from tfkit.run.chain_folder import SWEEP
 from tfkit.run.folder import RunFolder, is_begun
@@ -43,7 +42,7 @@ def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopReq
         trials = [*plan.trials]
         folder.record(kind=SWEEP, given=plan.given.document(), asked=plan.asked, **sweep_facts(folder.path, trials))
         folder.begin_attempt(options.threads)
-        _write_recipe(folder, plan)
+        folder.write_recipe(plan.source.text)
         try:
             while (number := _next(plan, folder, trials)) is not None:
                 trials[number] = _run_trial(plan, trials[number], options, listener, stop)
@@ -141,10 +140,3 @@ def _finish(folder: RunFolder, plan: SweepPlan, trials: list[Trial], status: Lit
     folder.record(**facts, **({"result": result} if status == "finished" else {}))
     folder.end_attempt(status)
     return result
-
-
-def _write_recipe(folder: RunFolder, plan: SweepPlan) -> None:
-    try:
-        write_atomically(folder.recipe, plan.source.text)
-    except OSError as error:
-        raise MachineError(f"{folder.recipe}: cannot be written ({error.strerror}); check the disk, or give another --run") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tfkit.durable import write_atomically
 from tfkit.errors import MachineError, Stopped, TfkitError, UsageError
 from tfkit.run.checkpoints import clear_leftovers, newest_step
 from tfkit.run.lock import FolderLock
@@ -178,6 +179,13 @@ class RunFolder:
     def record(self, **fields: Any) -> None:
         """Set fields of run.json, such as threads, data, totals, result; each is replaced as a whole. A full disk only warns."""
         self._write(lambda: self._receipt.record(fields))
+
+    def write_recipe(self, text: str) -> None:
+        """Write recipe.yaml, whole or not at all: a kill must not tear what resuming reads. Raises MachineError."""
+        try:
+            write_atomically(self.recipe, text)
+        except OSError as error:
+            raise MachineError(f"{self.recipe}: cannot be written ({error.strerror}); check the disk, or give another --run") from error
 
     def seconds(self, metered: Mapping[int, float]) -> float:
         """Return the wall time of all attempts; `metered`: seconds by number of those that have a ledger, which take precedence."""
