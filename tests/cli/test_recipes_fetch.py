@@ -148,7 +148,7 @@ def test_offline(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert not server.asked
 
 
-def test_sentence_polarity_is_made_from_its_archive(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_are_made_from_an_archive_and_from_another_set(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lines in turn, of ten pairs one to test and one to validation; text that was converted once too often; the archive does not stay."""
     sides = {side: "".join(f"{side} {number} \x96 a, b \n" for number in range(21)) for side in ("neg", "pos")}
     packed = io.BytesIO()
@@ -176,6 +176,21 @@ def test_sentence_polarity_is_made_from_its_archive(server: Server, tmp_path: Pa
     assert main(["recipes", "made", "--fetch"]) == 0
     assert ["already there" in line for line in capsys.readouterr().out.splitlines()] == [False, False, False, True, False, True]
 
+    prompts = {"prompts.jsonl": [f"{side} {n} –" for n in expected["train.csv"] for side in sides]}
+    prompts["held_out.jsonl"] = ["neg 1 –", "pos 1 –", "neg 11 –", "pos 11 –"]
+    made = {name: "".join(f'{{"prompt": "{text[:-1]}\\u2013"}}\n' for text in texts) for name, texts in prompts.items()}
+    facts = {name: {"sha256": hashlib.sha256(text.encode()).hexdigest()} for name, text in made.items()}
+    table["reviews"] = {"source": "https://example.org", "licence": "CC0", "made_of": "sentence_polarity", "files": facts}
+    (recipes / "data.json").write_text(json.dumps(table), encoding="utf-8")
+    (recipes / "finetune" / "made.yaml").write_text(
+        RECIPE.replace("data/made/train.csv, header: [text, label]", "data/reviews/prompts.jsonl")
+    )
+    Path("data/sentence_polarity/train.csv").unlink()
+    assert main(["recipes", "made", "--fetch"]) == 0  # what it is made of, too
+    assert {path.name: path.read_text(encoding="utf-8") for path in Path("data/reviews").iterdir()} == made
+    Path("data/reviews/prompts.jsonl").write_text("mine", encoding="utf-8")
+    assert main(["recipes", "made", "--fetch"]) == 3
+
 
 def test_a_missing_file_names_the_command_that_fetches_it(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "made"]) == 3
@@ -196,7 +211,7 @@ def test_a_missing_run_names_the_recipe_that_makes_it(
     assert "runs/bert-stdlib: there is no such folder; make it with `tfkit pretrain bert-stdlib`" in capsys.readouterr().err
 
 
-DERIVED = ("transformer-2017-python-docs-fr", "sums", "grpo-sums", "instructgpt-reviews", "instructgpt-1.3b", "reward-hh")
+DERIVED = ("transformer-2017-python-docs-fr", "sums", "grpo-sums", "instructgpt-1.3b", "reward-hh")
 
 
 def test_every_bundled_recipe_is_runnable_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:

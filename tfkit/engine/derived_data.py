@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,4 +27,19 @@ def sentence_polarity(archive: Path) -> dict[str, str]:
     return {name: part.getvalue() for name, part in parts.items()}
 
 
-DERIVED: dict[str, Callable[[Path], dict[str, str]]] = {"sentence_polarity": sentence_polarity}  # by the set's name in recipes/data.json
+def reviews(sentences: Path) -> dict[str, str]:
+    """Return the prompts of instructgpt-reviews, `{"prompt": "the film is"}`, from the files of Sentence Polarity: the first three words of
+    the sentences of train.csv, each once, and the first 128 of valid.csv that are not among them.
+    """
+    trained, others = _beginnings(sentences / "train.csv"), _beginnings(sentences / "valid.csv")
+    prompts = {"prompts.jsonl": [*trained], "held_out.jsonl": [text for text in others if text not in trained][:128]}
+    return {name: "".join(json.dumps({"prompt": text}) + "\n" for text in texts) for name, texts in prompts.items()}
+
+
+def _beginnings(path: Path) -> dict[str, None]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return dict.fromkeys(" ".join(row["text"].split()[:3]) for row in csv.DictReader(file))
+
+
+# By the set's name in recipes/data.json; each is given its archive, or the folder of the set that it is made of.
+DERIVED: dict[str, Callable[[Path], dict[str, str]]] = {"sentence_polarity": sentence_polarity, "reviews": reviews}

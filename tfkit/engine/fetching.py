@@ -47,6 +47,8 @@ def sets_of(recipe: BundledRecipe) -> list[DataSet]:
         name = Path(path).parent.name
         if path not in {file.path for file in known[name].files} if name in known else True:
             raise DataError(f"{path}: cannot be fetched: it is derived from its source; the first lines of the recipe say how")
+        if (origin := known[name].made_of) is not None:
+            found[origin] = known[origin]
         found[name] = known[name]
     return list(found.values())
 
@@ -61,8 +63,12 @@ def fetch_files(sets: list[DataSet], listener: Listener) -> list[Fetched]:
     found = []
     for one in sets:
         lacking = [file for file in one.files if not _is_there(file)]
-        if one.archive is not None and lacking:
-            _make(one, one.archive, lacking, listener)
+        if one.made_of is not None and lacking:
+            _make(one, Path("data", one.made_of), lacking)
+        elif one.archive is not None and lacking:
+            _fetch(one.archive, listener)
+            _make(one, Path(one.archive.path), lacking)
+            Path(one.archive.path).unlink()
         else:
             for file in lacking:
                 _fetch(file, listener)
@@ -79,17 +85,19 @@ def _is_there(file: DataFile) -> bool:
     return True
 
 
-def _make(found: DataSet, archive: DataFile, files: list[DataFile], listener: Listener) -> None:
-    """Make files from their archive, which is fetched, and removed again."""
-    _fetch(archive, listener)
-    texts = DERIVED[found.name](Path(archive.path))
+def _make(found: DataSet, origin: Path, files: list[DataFile]) -> None:
+    """Make files of a set from what is there already."""
+    texts = DERIVED[found.name](origin)
     for file in files:
         path = Path(file.path)
-        write_atomically(path, texts[path.name])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, texts[path.name])
+        except OSError as error:
+            raise _unwritable(path, error) from error
         if not has_hash(path, file.hash):
             path.unlink()
             raise DataError(f"{path}: this version makes it otherwise than the recipe's data; report it, with `tfkit env`")
-    Path(archive.path).unlink()
 
 
 def _fetch(file: DataFile, listener: Listener) -> None:
@@ -110,7 +118,11 @@ def _fetch(file: DataFile, listener: Listener) -> None:
         sync_file(part)
         rename(part, path)
     except OSError as error:
-        raise MachineError(f"{path}: cannot be written ({error.strerror}); make room there, or run it in another folder") from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> MachineError:
+    return MachineError(f"{path}: cannot be written ({error.strerror}); make room there, or run it in another folder")
 
 
 class _Position:

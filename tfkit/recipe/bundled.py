@@ -36,13 +36,14 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DataSet:
-    """The files of one public data set, with its page and its licence, and with the archive from which they are made, if they are."""
+    """The files of one public data set, with its page and its licence, and the archive or the set that they are made from, if they are."""
 
     name: str
     source: str
     licence: str
     files: tuple[DataFile, ...]
     archive: DataFile | None
+    made_of: str | None  # the name of the other set
 
 
 def bundled_folder() -> Path:
@@ -78,11 +79,11 @@ def _data_set(name: str, entry: Mapping[str, Any]) -> DataSet:
     archive = entry.get("archive")
 
     def file(path: str, facts: Mapping[str, Any]) -> DataFile:
-        url = facts["url"] if archive is None else archive["url"]
+        url = facts.get("url") or (archive["url"] if archive else entry["source"])
         return DataFile(f"data/{name}/{path}", url, facts.get("sha256") or facts["git_blob"], facts.get("bytes"))
 
     files = tuple(file(path, facts) for path, facts in entry["files"].items())
-    return DataSet(name, entry["source"], entry["licence"], files, file(".archive", archive) if archive else None)
+    return DataSet(name, entry["source"], entry["licence"], files, file(".archive", archive) if archive else None, entry.get("made_of"))
 
 
 def fetch_command(path: str) -> str | None:
