@@ -147,6 +147,28 @@ def test_evaluate_gives_the_scores_of_the_training(whole: Path, tfkit: Callable[
     assert all(line["reward"] >= ("a" in line["response"]) for line in lines)
 
 
+def test_a_prompt_without_room_counts_as_wrong(whole: Path, tfkit: Callable[..., Done], place: Path) -> None:
+    """It has no response, so it changes neither reward nor kl, and is counted; without rules nothing is right or wrong."""
+    (place / "long.jsonl").write_text(
+        '{"prompt": "the cat ", "answer": 0}\n{"prompt": "'
+        + "the cat sat " * 9
+        + '", "answer": 1}\n{"prompt": "the cat sat ", "answer": 1}\n',
+        encoding="utf-8",
+    )
+    words = ["evaluate", "--from", "whole/checkpoints/step-000008", "--data", "long.jsonl", "--json", "--threads", "1"]
+    done = tfkit(*words, "--predictions", "said.jsonl")
+    assert done.code == 0, done.err
+    result, lines = json.loads(done.out), [json.loads(line) for line in (place / "said.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert "1 row that the model cannot be given counts as wrong: 1 no room for a response (first long.jsonl:2)" in done.err
+    assert (result["examples"], result["lost"]) == (3, {"no room for a response": 1})
+    assert lines[2] == {"place": "long.jsonl:2", "lost": "no room for a response"}
+    assert result["metrics"]["reward"] == pytest.approx((lines[0]["reward"] + lines[1]["reward"]) / 2)
+    assert result["metrics"]["accuracy"] == pytest.approx(sum(line["reward"] == 1.5 for line in lines[:2]) / 3)
+    done = tfkit("finetune", "grpo.yaml", "--run", "long", "--threads", "1", "data.validation=[{path: long.jsonl}]")
+    assert done.code == 3
+    assert "long.jsonl:2: " in done.err
+
+
 def test_a_lora_policy_has_its_base_as_reference(tfkit: Callable[..., Done], place: Path) -> None:
     words = ["training.adapter={rank: 4}", "training.steps=5", "optimizer.lr=0.1"]
     done = tfkit("finetune", "grpo.yaml", "--run", "lora", "--threads", "1", *words)

@@ -167,7 +167,7 @@ def response_metrics(objective: Objective, judged: Sequence[Sequence[JudgedRespo
     def of(responses: Iterable[JudgedResponse]) -> dict[str, float]:
         sums: dict[str, Sum] = {}
         for one in responses:
-            sums = {name: sums[name] + found if name in sums else found for name, found in one.sums.items()}
+            sums |= {name: sums[name] + found if name in sums else found for name, found in one.sums.items()}
         return objective.metrics(sums)
 
     return of_sets(of(one for part in judged for one in part), [of(part) for part in judged], names)

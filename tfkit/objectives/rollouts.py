@@ -22,7 +22,7 @@ from tfkit.objectives.companion import Companion
 from tfkit.objectives.context import ModelContext, RowOrder, Stored, example_rows
 from tfkit.objectives.conversation_texts import Asked, ConversationTexts, Turns, bare_text
 from tfkit.objectives.gold_model import GoldModel
-from tfkit.objectives.labelled import LabelledObjective
+from tfkit.objectives.labelled import LabelledObjective, RowResult
 from tfkit.objectives.messages import SPEAKERS
 from tfkit.objectives.objective import IGNORED, Batch, ReferenceUse, Sum
 from tfkit.objectives.score_model import ScoreModel
@@ -159,6 +159,10 @@ class RolloutObjective(LabelledObjective, Protocol):
         """The means over held-out prompts, with a response each: `reward`, `accuracy`, `kl`, `response_length`, `ended`."""
         return {name: sums[name].mean for name in self.section.metrics if name in sums}
 
+    def wrong(self, row: Row) -> RowResult | None:
+        """A prompt without a response is not right, where rules say what is; it has no reward, and no distance."""
+        return RowResult({"accuracy": Sum(0.0, 1)}, {}) if self.section.rules else None
+
     def legend(self) -> list[str]:
         """A prompt has no loss."""
         return ["the rows are prompts: the responses that have a loss are sampled in training"]
@@ -205,6 +209,7 @@ class PromptEncoder:
                 "no room for a response",
                 f"{row.place}: {len(ids):,} tokens, and a prompt has room for {self.longest:,} beside objective.max_new_tokens; "
                 "shorten or remove the row, or lower objective.max_new_tokens",
+                lost=True,
             )
         beside = {"prompt": text, "answers": json.dumps(answers), "place": row.place}
         arrays = {name: np.frombuffer(value.encode(errors="replace"), np.uint8) for name, value in beside.items()}

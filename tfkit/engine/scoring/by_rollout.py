@@ -3,22 +3,21 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tfkit.adapters import FrozenReference, load
 from tfkit.alignment.held_out import Judged
 from tfkit.data import ExampleSet
 from tfkit.data.sources.open_sources import validation_sources
-from tfkit.engine.scoring.by_row import Scored, open_finished
+from tfkit.engine.scoring.by_row import Scored, open_finished, rows_within
 from tfkit.engine.session import WHOLE
 from tfkit.engine.settings import Settings
-from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store
+from tfkit.engine.training_data import ValidationSet, report_rows, set_names, store, with_lost
 from tfkit.engine.validation import judge_responses, response_metrics
 from tfkit.errors import ModelError, TfkitError, UsageError
-from tfkit.evaluation.row_scores import first_rows
+from tfkit.evaluation.lost_rows import LostRow, reasons, wrong_answers
+from tfkit.evaluation.set_metrics import loss_metrics
 from tfkit.hub import content_hash
 from tfkit.objectives.context import RowOrder
-from tfkit.objectives.metrics import Numbers, Scores
+from tfkit.objectives.labelled import LabelledObjective
 from tfkit.recipe import read_recipe
 
 if TYPE_CHECKING:
@@ -34,37 +33,45 @@ def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, 
     """
     data = settings.data
     objective, tokenizer = open_finished(settings.objective.trained_for, loaded, settings.seed)
+    labelled, rollouts = objective.labelled, objective.rollouts
+    assert labelled is not None
+    assert rollouts is not None
     sources = validation_sources(data, settings.objective.roles) if data is not None else []
     if data is None or not sources:
         raise UsageError("there are no prompts to answer: give them as --data F, or a recipe with data.validation")
     for source in sources:
         work.listener.say(source.describe())
     with work.stop.at_once():
-        stored = [store(source, data, objective, tokenizer, work.listener) for source in sources]
+        found = [store(source, data, objective, tokenizer, work.listener, counts_lost=True) for source in sources]
+    stored = [one for one in found if isinstance(one, ExampleSet)]
     for one in stored:
         one.check_vocabulary(loaded.config.vocab_size)
-    report_rows(stored, work.listener)
-    sets = [ValidationSet(*one) for one in zip(set_names(data, sources), stored, sources, strict=True)]
     order = RowOrder(loaded.config.context_length, settings.seed, settings.batch_size, data.length_groups)
+    counts = rows_within(labelled, order, stored, settings.evaluation.max_tokens)
+    named = [ValidationSet(*one) for one in zip(set_names(data, sources), stored, sources, strict=True)]
+    sets = [with_lost(one, objective, work.listener, count) for one, count in zip(named, counts, strict=False)]
+    report_rows([one.stored for one in sets], work.listener)
     reference, seed = _reference(loaded, work), settings.generation.seed
-    most = settings.evaluation.max_tokens
-    count = sum(first_rows(objective.open_rows([(one, 1.0)], order), most) for one in stored)
-    with work.listener.progress("answering", count, "prompts") as bar, work.stop.at_once(WHOLE):
+    with work.listener.progress("answering", sum(counts), "prompts") as bar, work.stop.at_once(WHOLE):
         judged = judge_responses(settings.evaluation, order, objective, sets, loaded.model, reference, seed, progress=bar.advance)
     assert judged is not None  # nothing asked it to stop
-    everything = [one for part in judged for one in part]
-    used = [one.stored for one in sets[: len(judged)] if isinstance(one.stored, ExampleSet)]
+    whole = [[*part, *_unanswered(labelled, one.lost)] for part, one in zip(judged, sets, strict=True)]
+    everything = [one for part in whole for one in part]
     return Scored(
-        response_metrics(objective, judged, [one.name for one in sets]),
+        response_metrics(objective, whole, [one.name for one in named]),
         len(everything),
-        sum(int(one.lengths[: len(part)].sum()) for one, part in zip(used, judged, strict=True)),
-        used,
-        _means(everything),
+        sum(int(one.lengths[: len(part)].sum()) for one, part in zip(stored, judged, strict=False)),
+        [one.stored for one in sets],
+        loss_metrics(objective, [one.sums for one in everything]),
         len(everything),
-        _lines(used, judged) if each else [],
-        {"temperature": objective.rollouts.section.temperature} if objective.rollouts is not None else {},
-        [one.texts[: len(part)] for one, part in zip(used, judged, strict=True)],
+        _lines(sets, judged) if each else [],
+        {"temperature": rollouts.section.temperature, "lost": reasons([lost for one in sets for lost in one.lost])},
+        [one.texts[: len(part)] for one, part in zip(stored, judged, strict=False)],
     )
+
+
+def _unanswered(objective: LabelledObjective, lost: Sequence[LostRow]) -> list[Judged]:
+    return [Judged("", one.sums) for one in wrong_answers(objective, lost, 0)]
 
 
 def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:
@@ -83,20 +90,13 @@ def _reference(loaded: "Loaded", work: "Session") -> FrozenReference | None:
     return FrozenReference(found.model)
 
 
-def _means(judged: Sequence[Judged]) -> Scores:
-    values = {name: np.array([one.sums[name].total for one in judged]) for name in (judged[0].sums if judged else ())}
-
-    def scores(weights: Numbers) -> dict[str, float]:
-        return {name: float((weights * found).sum() / weights.sum()) for name, found in values.items()}
-
-    return scores
-
-
-def _lines(stored: Sequence[ExampleSet], judged: Sequence[Sequence[Judged]]) -> list[dict[str, Any]]:
-    """A line for each prompt: its place, the response, its reward and length, and whether it ended."""
+def _lines(sets: Sequence[ValidationSet], judged: Sequence[Sequence[Judged]]) -> list[dict[str, Any]]:
+    """A line for each prompt: its place, the response, its reward and length, and whether it ended; or why it has no response."""
     lines = []
-    for one, part in zip(stored, judged, strict=True):
+    for one, part in zip(sets, judged, strict=True):
+        assert isinstance(one.stored, ExampleSet), "prompts are examples"
         for number, found in enumerate(part):
             sums = {name: value.total for name, value in found.sums.items() if name != "accuracy"}
-            lines.append({"place": one.place(number), "response": found.text, **sums})
+            lines.append({"place": one.stored.place(number), "response": found.text, **sums})
+        lines += [{"place": lost.row.place, "lost": lost.reason} for lost in one.lost]
     return lines

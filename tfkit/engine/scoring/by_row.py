@@ -101,7 +101,7 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each
     names = set_names(data, sources)
     order = RowOrder(loaded.config.context_length, settings.seed, settings.batch_size, data.length_groups)
     if objective.labelled is not None:
-        counts = _rows_within(
+        counts = rows_within(
             objective.labelled, order, [one for one in stored if isinstance(one, ExampleSet)], settings.evaluation.max_tokens
         )
         sets = [
@@ -215,8 +215,8 @@ def _alone(lost: Judged) -> SharedInput:
     return SharedInput([lost.number], lost.prediction["references"])
 
 
-def _rows_within(objective: LabelledObjective, order: RowOrder, sets: Sequence[ExampleSet], max_tokens: int | None) -> list[int]:
-    """The rows of each set that are scored; the last sets may be left out."""
+def rows_within(objective: LabelledObjective, order: RowOrder, sets: Sequence[ExampleSet], max_tokens: int | None) -> list[int]:
+    """Return how many rows of each set are scored; the last sets may be left out."""
     budget, counts = TokenBudget(max_tokens), []
     for one in budget.until_spent(sets):
         rows = objective.open_rows([(one, 1.0)], order)
