@@ -12,9 +12,17 @@ from tiny_plans import recipe_of
 
 import tfkit
 from tfkit.__main__ import main
+from tfkit.carbon import Meter
+from tfkit.data.store.folder_cache import BuildingTime
+from tfkit.engine.calls import interrupts
+from tfkit.engine.isolation import isolated
+from tfkit.engine.listener import Silent
 from tfkit.engine.planning import forecast_history, machine_speed
 from tfkit.engine.planning.forecast_history import NAME, PastRun, learned, median_errors, past_runs, remember
 from tfkit.engine.planning.machine_speed import WIDTHS, MachineSpeed
+from tfkit.engine.run import Run
+from tfkit.recipe import RecipeText
+from tfkit.recipe.dump import dump_document
 from tfkit.run.machine import machine_name
 
 CPU = torch.device("cpu")
@@ -144,7 +152,6 @@ def test_a_run_stores_what_was_predicted_beside_what_it_took_and_later_plans_lea
     receipt = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     predicted, actual, totals = receipt["predicted"], receipt["actual"], receipt["totals"]
     assert (before.basis, predicted["basis"]) == ("table", "table")
-    assert predicted["seconds"]["likely"] == pytest.approx(before.seconds.likely)
     assert predicted["energy_kwh"] is None
     assert actual["seconds"] == totals["seconds"] == result.seconds
     assert actual["flops"] == totals["train_flops"] == pytest.approx(predicted["flops"])
@@ -154,7 +161,8 @@ def test_a_run_stores_what_was_predicted_beside_what_it_took_and_later_plans_lea
     assert (kept.machine, kept.kind, kept.kwh, kept.seconds) == (machine_name(), "causal_lm", None, result.seconds)
     after = tfkit.plan(document, threads=1)
     assert after.basis == "learned"
-    assert after.seconds.likely == pytest.approx(result.seconds, rel=1e-6)
+    assert 0 < kept.start_seconds < result.seconds
+    assert after.seconds.likely - after.table_seconds["start"] == pytest.approx(result.seconds - kept.start_seconds, rel=1e-6)
     assert main(["env"]) == 0
     assert f"off by time {abs(kept.predicted_seconds / kept.seconds - 1):.0%} in the median of 1 runs" in capsys.readouterr().out
     log = tmp_path / "stopped" / "metrics.jsonl"
@@ -163,6 +171,19 @@ def test_a_run_stores_what_was_predicted_beside_what_it_took_and_later_plans_lea
     tfkit.resume(tmp_path / "stopped", threads=1)
     assert len(past_runs()) == 1  # of a run in two attempts nothing is learned
     assert json.loads((tmp_path / "stopped" / "run.json").read_text(encoding="utf-8"))["predicted"]["basis"] == "learned"
+
+
+def test_the_start_is_as_long_as_it_took_but_for_what_a_later_command_finds_built(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(machine_speed, "_SECONDS", 0.001)
+    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm"))).read(())
+    with isolated(), interrupts(None) as stop:
+        run = Run(recipe, CPU, Silent(), stop, Meter())
+        run.began -= 1000
+        monkeypatch.setattr(BuildingTime, "seconds", BuildingTime.seconds + 600)
+        now, ahead = run.prepare(), run.prepare(ahead=True)
+    assert 1000 <= now.table_seconds["start"] < now.seconds.likely
+    assert 400 <= ahead.table_seconds["start"] < now.table_seconds["start"] - 500
 
 
 def test_errors_are_of_this_machine_alone(cache: Path) -> None:

@@ -58,7 +58,7 @@ def test_the_energy_of_the_steps_is_measured(tmp_path: Path, monkeypatch: pytest
 
 def test_the_time_of_all_steps_is_by_tokens_and_of_sampling_by_iterations() -> None:
     steps = [Step(10, 9.0, 50.0), Step(10, 9.0, 0.0), *(Step(10, 1.0, 0.0) for _ in range(2)), Step(10, 1.0, 70.0), Step(10, 1.0, 0.0)]
-    rows = Trial(steps, 2, 0.0, 1, None, None, None).seconds_of(1_000, 100)
+    rows = Trial(steps, 2, 0.0, 1, None, 1.0, None, None).seconds_of(1_000, 100)
     assert (rows.likely, rows.low < 100 < rows.high) == (100.0, True)
-    sampled = Trial(steps, 2, 0.0, 1, None, None, 4).seconds_of(1_000, 100)
-    assert sampled.likely == 100.0 + 25 * 60.0
+    sampled = Trial(steps, 2, 0.0, 1, None, 1.0, None, 4).seconds_of(1_000, 100)
+    assert sampled.likely == 100.0 + 25 * 70.0  # without the first one, which chooses kernels

@@ -34,6 +34,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
+        self.began = time.monotonic()  # a monotonic clock for all processes
         self._changed = threading.Condition()
         self._reading = Reading()
         self._warning: str | None = None
@@ -161,7 +162,7 @@ class Meter:
             "every_seconds": section.every_seconds,
             "settings": {name: value for name, value in codecarbon_settings().items() if name in ("force_cpu_power", "force_ram_power")},
             "started": time.time(),
-            "began": time.monotonic(),  # a monotonic clock for all processes
+            "began": self.began,
             "parent": os.getpid(),
         }
         self._process = process = _spawn()

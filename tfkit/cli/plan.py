@@ -42,7 +42,7 @@ def plan(
     from tfkit.cli.session import command_session
     from tfkit.cli.train import tuning_words
     from tfkit.engine.chain_plan import first_stage
-    from tfkit.engine.planning.planner import PlanOptions, make_plan, to_plan
+    from tfkit.engine.planning.plan_request import PlanOptions, to_plan
     from tfkit.engine.session import energy_fields
     from tfkit.recipe import open_recipe
     from tfkit.run import strict_json
@@ -54,6 +54,8 @@ def plan(
     source, part = open_recipe(chosen) if chosen is not None else None, options.stage_names(stages)
     planned = to_plan(source, tuning_words(changes, checkpoint, data, first_stage(source)), checkpoint, part)
     with command_session("plan", planned.carbon) as work:
+        from tfkit.engine.planning.planner import make_plan
+
         estimate = make_plan(planned, work, PlanOptions(device, threads, part, probe, ranks, gpu))
     own = energy_fields(work.own(work.meter.stop()))
     document: dict[str, Any] = {

@@ -292,7 +292,7 @@ def plan(
     thrown away. `ranks` and `gpu` (h100, a100, l4, mi300x): plan for others than this machine, by data sheets. `start` and `data` are those
     of `finetune`.
     """
-    from tfkit.engine.planning.planner import PlanOptions, make_plan, to_plan
+    from tfkit.engine.planning.plan_request import PlanOptions, to_plan
     from tfkit.engine.session import session
 
     source = _recipe_text(recipe) if recipe is not None else None
@@ -301,6 +301,8 @@ def plan(
     words = _tuning_words(words_of(overrides), start, data, first_stage(source))
     planned = to_plan(source, words, str(start) if start is not None else None, stages)
     with isolated(), interrupts(None) as stop, session("plan", planned.carbon, None, listener or Silent(), stop) as work:
+        from tfkit.engine.planning.planner import make_plan
+
         return make_plan(planned, work, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu))
 
 

@@ -63,7 +63,7 @@ def dry_run(decide: Callable[[Listener], Decided], work: Session, *, rows: int, 
     if threads is not None:
         torch.set_num_threads(threads)
     run = Run(decided.recipe, pick_device(device), work.listener, work.stop, work.meter)
-    estimate = run.prepare()
+    estimate = run.prepare(ahead=True)
     with work.stop.at_once():
         found = first_rows(run.recipe, run.data, rows)
         return DryRun(decided, found, estimate, run.recipe.training.batch_size, training_baselines(run.recipe))

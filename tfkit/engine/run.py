@@ -1,5 +1,6 @@
 """A run: prepared from a recipe, estimated without weights, started in a run folder, and finished with a result."""
 
+import time
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from tfkit.carbon import Meter
+from tfkit.data.store.folder_cache import BuildingTime
 from tfkit.engine.base_model import pinned
 from tfkit.engine.baseline_scores import training_baselines
 from tfkit.engine.budget import Budget
@@ -50,13 +52,15 @@ class Run:
     def __init__(self, recipe: Recipe, device: torch.device, listener: Listener, stop: StopRequest, meter: Meter, peers: Peers = ALONE):
         self.recipe, self.device, self.listener, self.stop, self.meter = recipe, device, listener, stop, meter
         self.leader = Leader(peers)
+        self.began, self._built = meter.began, BuildingTime.seconds
         self.progress = Progress()
         self.assembled = False  # until then `progress` is not that of earlier attempts
 
-    def prepare(self, *, begun: bool = False) -> Estimate:
+    def prepare(self, *, begun: bool = False, ahead: bool = False) -> Estimate:
         """Read and tokenize the data, train or load the tokenizer, look at the base model; estimate the run. No weights yet.
 
-        `begun`: its first steps are taken, so that its recipe holds as it is. Raises MachineError.
+        `begun`: its first steps are taken, so that its recipe holds as it is. `ahead`: the run is started later, and finds in the cache
+        what is built now. Raises MachineError.
         """
         require_memory_for_blocks(self.recipe, self.device)
         self.data = prepare_data(self.recipe, self.listener, self.stop, self.meter)
@@ -64,8 +68,11 @@ class Run:
         with self.stop.at_once("nothing was trained yet"):
             if not begun:
                 self.recipe = with_batch_of_rows(self.recipe, self.data, self.listener, self.leader.peers.ranks.size)
-            self.planned = estimate_run(self.recipe, self.data, self.device)
+            self.planned = estimate_run(self.recipe, self.data, self.device, lambda: self._seconds_so_far(ahead=ahead))
         return self.planned
+
+    def _seconds_so_far(self, *, ahead: bool) -> float:
+        return time.monotonic() - self.began - (BuildingTime.seconds - self._built if ahead else 0.0)
 
     def start(self, folder: RunFolder, given: Given, kind: Kind, budget: Budget, *, exact: bool = False, force: bool = False) -> None:
         """Train to the end. `exact`: fall back to no older checkpoint; `force`: start although the disk does not hold the checkpoints.

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -45,6 +46,12 @@ def cache_folder() -> Path:
     return substitute
 
 
+class BuildingTime:
+    """The seconds that this process has spent on building folders of the cache: a later command finds them there."""
+
+    seconds = 0.0
+
+
 def cache_size() -> int:
     """Return the bytes in the cache folder."""
     total = 0
@@ -72,6 +79,7 @@ def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[
             return False
         if damaged != HASHES:  # which caches of version 0.1.0 lack
             warnings.warn(f"{folder / damaged}: damaged, so this part of the cache is built again", RuntimeWarning, stacklevel=2)
+    began = time.perf_counter()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder.parent)
@@ -86,6 +94,8 @@ def build_once(folder: Path, is_whole: Callable[[Path], bool], build: Callable[[
                 f"{folder.parent}: the cache cannot be written ({error.strerror}); make room there, or set TFKIT_CACHE to another folder"
             ) from error
         raise
+    finally:
+        BuildingTime.seconds += time.perf_counter() - began
 
 
 def _put_in_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool]) -> bool:

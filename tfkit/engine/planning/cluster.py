@@ -134,7 +134,7 @@ def _on_gpus(plan: Estimate, recipe: Recipe, trained: int, ranks: int, gpu: Gpu,
     work = plan.flops["total"] / ranks / gpu.peak_flops
     low, likely, high = (work / one + update for one in (UTILISATION.low, UTILISATION.likely, UTILISATION.high))
     # Traffic is beside the work, or behind it.
-    start = plan.table_seconds.get("start", 0.0) + plan.table_seconds.get("checkpoints", 0.0)
+    start = plan.seconds_beside_steps
     seconds = Range(max(low, sent), likely + sent / 2, high + sent) + Range(
         start, start, 2 * start
     )  # traffic beside the work, or behind it
@@ -164,7 +164,7 @@ def _on_gpus(plan: Estimate, recipe: Recipe, trained: int, ranks: int, gpu: Gpu,
 
 def _on_machines(plan: Estimate, ranks: int, traffic: int) -> Estimate:
     """Return time and energy of as many machines like this one, over a network."""
-    sent, rest = plan.steps * traffic / _NETWORK_BYTES, plan.table_seconds.get("start", 0.0) + plan.table_seconds.get("checkpoints", 0.0)
+    sent, rest = plan.steps * traffic / _NETWORK_BYTES, plan.seconds_beside_steps
     seconds = plan.seconds
 
     def divided(value: float, traffic_share: float) -> float:

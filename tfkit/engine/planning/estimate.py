@@ -72,7 +72,15 @@ class Estimate:
     def part_after_start(self) -> float:
         """The part of the time that follows the start: steps, evaluations, samples and checkpoints."""
         whole = sum(self.table_seconds.values())
-        return 1.0 - self.table_seconds.get("start", 0.0) / whole if whole else 1.0
+        return 1.0 - self._seconds("start", "weights") / whole if whole else 1.0
+
+    @property
+    def seconds_beside_steps(self) -> float:
+        """The time by the table that does not follow from the speed of the steps."""
+        return self._seconds("start", "weights", "checkpoints")
+
+    def _seconds(self, *parts: str) -> float:
+        return sum(self.table_seconds.get(part, 0.0) for part in parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them; `stages` only of a chain."""

@@ -15,6 +15,7 @@ from tfkit.engine.planning.workload import RunWork
 from tfkit.recipe.schema.sections import Recipe
 
 _TABLE_SPREAD = 2.0  # to either side, of a time by the table alone
+START_SPREAD = Range(0.8, 1.0, 1.5)  # of the time until the data are prepared, which was measured
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,23 @@ class Forecast:
     table_seconds: dict[str, float]  # by part, before it was corrected
 
 
-def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, precision: torch.dtype) -> Forecast:
-    """Forecast a run by the table of this machine's speeds and, where there are earlier runs, by the ratio that these had to it."""
+def forecast(recipe: Recipe, work: RunWork, flops: float, device: torch.device, precision: torch.dtype, start: float) -> Forecast:
+    """Forecast a run by the table of this machine's speeds and, where there are earlier runs, by the ratio that these had to it.
+
+    `start`: the seconds until its data are prepared, as they were measured.
+    """
     threads = torch.get_num_threads()
-    parts = work.seconds_by_part(machine_speed(device, precision, threads))
-    table = sum(parts.values())
+    parts = work.seconds_by_part(machine_speed(device, precision, threads), start)
+    table = sum(parts.values()) - start
     known = learned(device_name(device), threads, recipe.objective.kind, size_class(flops))
     if known.time is None:
-        seconds, basis = Range(table / _TABLE_SPREAD, table, table * _TABLE_SPREAD), "table"
+        rest, basis = Range(table / _TABLE_SPREAD, table, table * _TABLE_SPREAD), "table"
         how = "by the speeds of this machine at products of several widths, norms, softmax, updates and calls; no earlier run here"
     else:
-        seconds, basis = known.time * table, "learned"
+        rest, basis = known.time * table, "learned"
         how = f"by the speeds of this machine, times {known.time.likely:.3g}, which {known.runs} earlier runs here took"
     power = Power(known.watts, "the mean of earlier runs here") if known.watts is not None else modelled_power(device, threads)
-    return made_forecast(recipe, seconds, power, basis, {"seconds": how}, device, parts)
+    return made_forecast(recipe, rest + START_SPREAD * start, power, basis, {"seconds": f"{how}; {start:.3g} s until then"}, device, parts)
 
 
 def made_forecast(
@@ -65,8 +69,8 @@ def made_forecast(
     return Forecast(seconds, energy, energy * place.intensity_g_per_kwh, basis, assumptions | {"energy_kwh": how}, full, table)
 
 
-def modelled_power(device: torch.device, threads: int) -> Power:
-    """Return the power of a machine that was never measured: by CodeCarbon's model, of a GPU by its data sheet."""
+def modelled_power(device: torch.device, threads: float) -> Power:
+    """Return the power of an unmeasured machine with so many busy threads, by CodeCarbon's model; of a GPU by its data sheet."""
     processor, ram, likely = processor_power(), memory_watts(), machine_watts(threads)
     text = f"{processor.watts:.3g} W of the processor at full load ({processor.source}), {ram:.3g} W of memory (CodeCarbon's constant)"
     most = max(processor.watts + ram, likely)

@@ -38,6 +38,12 @@ class PastRun:
     predicted_kwh: float | None = None
     kwh: float | None = None  # None: it was not metered
     pue: float = 1.0
+    start_seconds: float = 0.0  # until the data were prepared: part of both times, and the same; an older version did not know it
+
+    @property
+    def ratio(self) -> float:
+        """The factor to the time of the table, of what came after the start."""
+        return max(0.0, self.seconds - self.start_seconds) / max(1e-9, self.table_seconds - self.start_seconds)
 
     @property
     def watts(self) -> float | None:
@@ -83,7 +89,11 @@ def _parsed(line: bytes) -> PastRun | None:
         run = PastRun(**json.loads(line))
         numbers: list[Any] = [run.table_seconds, run.predicted_seconds, run.seconds, run.pue]
         optional = [one for one in (run.predicted_kwh, run.kwh) if one is not None]
-        if all(math.isfinite(one) and one > 0 for one in [*numbers, *optional]) and isinstance(run.size, int):
+        if (
+            all(math.isfinite(one) and one > 0 for one in [*numbers, *optional])
+            and isinstance(run.size, int)
+            and 0 <= run.start_seconds < run.table_seconds
+        ):
             return run
     return None
 
@@ -96,7 +106,7 @@ def learned(machine: str, threads: int, kind: str, size: int) -> Learned:
     here = [run for run in past_runs() if (run.machine, run.threads) == (machine, threads)]
     of_kind = [run for run in here if run.kind == kind]
     near = [run for run in of_kind if run.size == size] or of_kind or [run for run in here if run.size == size]
-    ratios = [run.seconds / run.table_seconds for run in near[-_LATEST:]]
+    ratios = [run.ratio for run in near[-_LATEST:]]
     watts = [run.watts for run in here if run.watts is not None][-_LATEST:]
     return Learned(_spread(ratios), _spread(watts), len(ratios))
 

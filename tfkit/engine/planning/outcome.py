@@ -52,5 +52,6 @@ def remember_outcome(plan: Estimate, recipe: Recipe, totals: Mapping[str, Any], 
             plan.energy_kwh.likely if recipe.carbon.enabled else None,
             kwh or None,
             recipe.carbon.pue,
+            plan.table_seconds.get("start", 0.0),
         )
     )

@@ -40,7 +40,7 @@ def processor_power() -> ProcessorPower:
     return ProcessorPower(name, _WATTS_OF_THREAD * cores, f"CodeCarbon's {_WATTS_OF_THREAD:g} W a thread of an unknown processor")
 
 
-def machine_watts(busy_threads: int | None = None) -> float:
+def machine_watts(busy_threads: float | None = None) -> float:
     """Return the watts of processor and memory with this many busy threads, as CodeCarbon's load model has them."""
     cores = int(processor()["cores"] or 1)
     load = min(1.0, (busy_threads or threads()) / cores)

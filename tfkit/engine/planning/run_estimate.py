@@ -1,5 +1,7 @@
 """The estimate of a run before its first step, without weights."""
 
+from collections.abc import Callable
+
 import torch
 
 from tfkit.carbon import resolve_place
@@ -25,8 +27,8 @@ _ASSUMPTIONS = {
 }
 
 
-def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device) -> Estimate:
-    """Estimate a run from its recipe and its data; of the model only the shapes are made."""
+def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device, start: Callable[[], float]) -> Estimate:
+    """Estimate a run from its recipe and its data; of the model only the shapes are made. `start`: the seconds until now."""
     with torch.device("meta"):
         model = Transformer(data.config)
     choose_trained(recipe, model)
@@ -44,7 +46,7 @@ def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device) -> Es
     )
     flops, work = run_flops(recipe, data, model, Loader(rows, data.objective.collate, sizes, micro_batch), steps)
     logits = micro_batch * rows.longest * data.config.vocab_size * precision.itemsize if data.config.head.kind in ("lm", "masked_lm") else 0
-    found = forecast(recipe, work, flops["total"], device, precision)
+    found = forecast(recipe, work, flops["total"], device, precision, start())
     return Estimate(
         sum(one.numel() for one in model.parameters()),
         trained_numbers(model),

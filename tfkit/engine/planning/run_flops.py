@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tfkit.data import Loader
+from tfkit.data import Loader, StepLoader
 from tfkit.engine.components import trained_numbers
 from tfkit.engine.planning.memory_plan import planned_bytes
 from tfkit.engine.planning.workload import RunWork, Workload, calls_of, step_workload
@@ -104,6 +104,7 @@ def run_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loa
     every = recipe.checkpoint.every
     interval = loader.sizes.steps(len(loader.rows)) if every == "epoch" else every
     saves = (steps // interval if interval else 0) + (not interval or steps % interval > 0)
+    models = [model, *(one.model for one in data.objective.companions)]
     return RunWork(
         Workload(),
         0.0,
@@ -113,10 +114,11 @@ def run_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loa
         4.0 * sum(parameter.numel() for parameter in model.parameters()),
         float(calls_of(model.config)),
         saves * planned_bytes(recipe, model, data.objective.companions) / (recipe.checkpoint.keep + 2),
+        4.0 * sum(parameter.numel() for one in models for parameter in one.parameters()),
     )
 
 
-def evaluation_count(recipe: Recipe, data: TrainingData, loader: Loader[Any], steps: int) -> int:
+def evaluation_count(recipe: Recipe, data: TrainingData, loader: StepLoader[Any], steps: int) -> int:
     """Return how often the run evaluates: at its intervals, at its end, and before the first step of a fine-tuning."""
     every = recipe.evaluation.every
     interval = loader.sizes.steps(len(loader.rows)) if every == "epoch" else every

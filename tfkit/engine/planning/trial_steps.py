@@ -17,10 +17,13 @@ from tfkit.engine.planning.estimate import Estimate, Range
 from tfkit.engine.planning.forecast import Power, made_forecast, modelled_power
 from tfkit.engine.planning.forecast_history import learned
 from tfkit.engine.planning.machine_speed import device_name
+from tfkit.engine.planning.run_flops import evaluation_count
 from tfkit.engine.training_data import TrainingData
+from tfkit.engine.validation import score_validation
 from tfkit.errors import Stopped
+from tfkit.objectives.context import tokens_of
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.device import keep_freed_memory, make_deterministic, memory_bytes
+from tfkit.training.device import eager, keep_freed_memory, make_deterministic, memory_bytes
 from tfkit.training.health import UnhealthyStepError
 
 _START_PATIENCE_SECONDS = 30.0  # for the meter's first reading
@@ -46,8 +49,11 @@ class Trial:
     setup_seconds: float  # weights, optimizer
     memory_bytes: int
     watts: float | None  # of the machine during the steps, without PUE; None where that is not known
+    busy_threads: float  # that computed in them, on average
     energy_kwh: float | None
     iteration_steps: int | None  # of a training on sampled responses
+    evaluation: tuple[float, float] = (0.0, 0.0)  # seconds of a part of an evaluation, and that part
+    evaluations: int = 0  # of the whole run
 
     @property
     def timed(self) -> Sequence[Step]:
@@ -62,8 +68,8 @@ class Trial:
         low, high = min(min(speeds), rate / _SPREAD), max(statistics.quantiles([*speeds, rate], n=10)[-1], rate * _SPREAD)
         beside = steps * statistics.median(one.sampling_seconds for one in timed)
         if self.iteration_steps is not None:
-            sampled = [one.sampling_seconds for number, one in enumerate(self.steps) if number % self.iteration_steps == 0]
-            beside = -(-steps // self.iteration_steps) * statistics.mean(sampled)
+            sampled = [one.sampling_seconds for one in self.steps[:: self.iteration_steps]]
+            beside = -(-steps // self.iteration_steps) * statistics.median(sampled[1:] or sampled)  # the first one chooses kernels, too
         return Range(low * tokens + beside / _SPREAD, rate * tokens + beside, high * tokens + beside * _SPREAD)
 
 
@@ -84,21 +90,42 @@ def take_trial(
     setup = time.perf_counter() - start
     while meter.reading().status == "starting" and time.perf_counter() - start < _START_PATIENCE_SECONDS and not stop.should_stop():
         time.sleep(0.1)
-    before, began = meter.fresh_reading(), time.perf_counter()
+    before, began, computed = meter.fresh_reading(), time.perf_counter(), time.process_time()
     steps = [_take(components, number, stop) for number in range(min(count, components.plan.steps))]
-    after, took = meter.fresh_reading(), time.perf_counter() - began
+    computed, took = time.process_time() - computed, time.perf_counter() - began
+    after = meter.fresh_reading()
     energy = after.energy_wh - before.energy_wh if after.outcome == "ok" else 0.0
-    known = energy > 0 and took >= _LEAST_SECONDS
+    watts = energy * 3600 / took / recipe.carbon.pue if energy > 0 and took >= _LEAST_SECONDS else None
     loader = components.loader
+    evaluation = _evaluate(recipe, data, components, sum(one.tokens for one in steps), stop)
     return Trial(
         steps,
         loader.micro_batch_size,
         setup,
         memory_bytes(device),
-        energy * 3600 / took / recipe.carbon.pue if known else None,
+        watts,
+        computed / took,
         energy / 1000 if energy > 0 else None,
         loader.steps if isinstance(loader, RolloutLoader) else None,
+        evaluation,
+        evaluation_count(recipe, data, loader, components.plan.steps),
     )
+
+
+def _evaluate(recipe: Recipe, data: TrainingData, components: Components, most: int, stop: StopRequest) -> tuple[float, float]:
+    """Score held-out text of at most so many tokens; return the seconds, and the part of an evaluation that it was."""
+    held_out = sum(tokens_of(one.stored) for one in data.validation)
+    limit = recipe.evaluation.max_tokens
+    whole = min(held_out, limit or held_out)
+    if not whole:
+        return 0.0, 0.0
+    most = max(1, min(whole, most))
+    short = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"max_tokens": most})})
+    model, start = components.stepper.model, time.perf_counter()
+    with eager(model), components.weights.result_at_work():
+        if score_validation(short, components.data, model, stop.should_stop, components.reference) is None:
+            raise Stopped("stopped within the evaluation of the plan; nothing was lost")
+    return time.perf_counter() - start, most / whole
 
 
 def _take(components: Components, number: int, stop: StopRequest) -> Step:
@@ -115,10 +142,19 @@ def _take(components: Components, number: int, stop: StopRequest) -> Step:
     return Step(tokens, time.perf_counter() - read, read - start)
 
 
+def _power(trial: Trial, recipe: Recipe, device: torch.device) -> Power:
+    """Return the power of the steps: as measured, else of earlier runs here, else by the model of the meter at the load that they made."""
+    if (watts := trial.watts) is not None:
+        return Power(Range(watts / 1.15, watts, watts * 1.15), "measured in these steps")
+    past = learned(device_name(device), torch.get_num_threads(), recipe.objective.kind, 0).watts
+    return Power(past, "the mean of earlier runs here") if past is not None else modelled_power(device, trial.busy_threads)
+
+
 def with_trial(plan: Estimate, recipe: Recipe, trial: Trial, device: torch.device) -> Estimate:
-    """Return the plan by the steps that were taken: evaluations at their speed, start and checkpoints by the table."""
-    steps = trial.seconds_of(plan.tokens, plan.steps)
-    evaluation = steps * (plan.flops["evaluation"] / max(1.0, plan.training_flops + plan.flops["recomputed"]))
+    """Return the plan by the steps that were taken and a part of an evaluation; checkpoints by the table."""
+    steps, (took, part) = trial.seconds_of(plan.tokens, plan.steps), trial.evaluation
+    each = took / part if part else 0.0
+    evaluation = Range(1 / _SPREAD, 1.0, _SPREAD) * (trial.evaluations * each)
     rest = {name: plan.table_seconds[name] for name in ("start", "checkpoints")} | {"setup": trial.setup_seconds}
     if trial.iteration_steps is None:
         rest["writing"] = plan.table_seconds["writing"]
@@ -128,20 +164,14 @@ def with_trial(plan: Estimate, recipe: Recipe, trial: Trial, device: torch.devic
     fixed = sum(rest.values())
     seconds = steps + evaluation + Range(0.7 * fixed, fixed, 2 * fixed)
     how = {
-        "seconds": f"by {len(timed)} real steps of {usual:.3g} s (and {first} before them), evaluations at their speed; {fixed:.3g} s for "
-        "start, first steps and checkpoints",
-        "memory_bytes": f"the peak of these steps; by formula {plan.memory_bytes:,}",
+        "seconds": f"by {len(timed)} real steps of {usual:.3g} s (and {first} before them), and {trial.evaluations} evaluations of "
+        f"{each:.3g} s, of one of which {part:.0%} was done; {fixed:.3g} s for start, first steps and checkpoints",
+        "memory_bytes": f"the peak of these steps and the evaluation; by formula {plan.memory_bytes:,}",
     }
-    threads = torch.get_num_threads()
-    if trial.watts is not None:
-        power = Power(Range(trial.watts / 1.15, trial.watts, trial.watts * 1.15), "measured in these steps")
-    else:
-        past = learned(device_name(device), threads, recipe.objective.kind, 0).watts
-        power = Power(past, "the mean of earlier runs here") if past is not None else modelled_power(device, threads)
-    found = made_forecast(recipe, seconds, power, "probe", plan.assumptions | how, device, plan.table_seconds)
+    found = made_forecast(recipe, seconds, _power(trial, recipe, device), "probe", plan.assumptions | how, device, plan.table_seconds)
     probe: dict[str, Any] = {
         "steps": len(trial.steps),
-        "seconds": sum(one.seconds + one.sampling_seconds for one in trial.steps),
+        "seconds": sum(one.seconds + one.sampling_seconds for one in trial.steps) + took,
         "energy_kwh": trial.energy_kwh,
         "memory_bytes": trial.memory_bytes,
         "formula_memory_bytes": plan.memory_bytes,

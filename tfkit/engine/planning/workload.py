@@ -9,8 +9,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.training.flops import ForwardShape, products
 
-START_SECONDS = 4.0  # imports, weights, the meter's start
-_DISK_BYTES = 2e8  # a second: a checkpoint is written, hashed and synced
+_DISK_BYTES = 2e8  # a second: a checkpoint is written, hashed and synced; weights are made, or read, hashed and rounded
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,16 @@ class RunWork:
     decoded_bytes: float  # of weights that each reads
     decoded_calls: float  # modules that each calls
     checkpoint_bytes: float  # written in all
+    weight_bytes: float  # of all models, before the first step
 
-    def seconds_by_part(self, speed: MachineSpeed) -> dict[str, float]:
-        """Return the wall time of the run at these speeds: of its start, the steps, evaluations, texts token by token, checkpoints."""
+    def seconds_by_part(self, speed: MachineSpeed, start: float) -> dict[str, float]:
+        """Return the wall time of the run at these speeds: of its start, which is known, weights, the steps, evaluations, texts token by
+        token, checkpoints.
+        """
         steps = self.steps.seconds(speed)
         return {
-            "start": START_SECONDS,
+            "start": start,
+            "weights": self.weight_bytes / _DISK_BYTES,
             "steps": steps * (1 + self.beside) + self.updates / speed.updates,
             "evaluation": steps * self.evaluation,
             "writing": self.decoded * (self.decoded_bytes / speed.bytes + self.decoded_calls / (3 * speed.calls)),
