@@ -174,7 +174,11 @@ def test_where_the_texts_come_from(capsys, folder, data, tmp_path):
 def test_gates(capsys, folder, data, gates, code):
     assert run("--from", folder, "--data", data, *(word for gate in gates for word in ("--fail-if", gate)), "--json") == code
     out, err = capsys.readouterr()
-    assert ("error" in json.loads(out)) is (code == 2)  # a wrong gate is found before anything is computed; a failed one has the result
+    document = json.loads(out)
+    assert ("error" in document) is (code == 2)  # a wrong gate is found before anything is computed; a failed one has the result
+    if code != 2:
+        wanted = [(name, document["metrics"][name], code == 8 and name != "loss") for name in (gate.split()[0] for gate in gates)]
+        assert [(one["metric"], one["value"], one["failed"]) for one in document["gates"]] == wanted
     assert ("quality gate failed" in err) is (code == 8)
 
 
@@ -184,6 +188,7 @@ def test_nan_fails_any_gate(capsys, tmp_path, data):
     document = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert document["metrics"]["loss"] is None
     assert document["nonfinite"]["metrics.loss"] == "nan"
+    assert document["gates"] == [{"gate": "loss < 0", "metric": "loss", "value": None, "failed": True}]
 
 
 @pytest.mark.parametrize(

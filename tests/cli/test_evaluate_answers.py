@@ -15,6 +15,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from tiny_runs import Done, Process, records
 
+from tfkit.engine.results import EvaluationResult
 from tfkit.objectives.metrics import texts
 from tfkit.recipe.schema.label_sections import ClassificationSection, MultipleChoiceSection, TaggingSection
 from tfkit.recipe.schema.multi_label_section import MultiLabelSection
@@ -114,6 +115,7 @@ def test_every_kind_of_answer(place: Path, tmp_path: Path, name: str) -> None:
     result, said = judged(tmp_path, "--from", str(place / name))
     rows = [json.loads(line) for line in (place / "test.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [one["place"] for one in said] == [f"test.jsonl:{line}" for line in range(1, len(rows) + 1)]
+    assert vars(EvaluationResult.of(result, predictions=said)).keys() >= result.keys() - {"schema_version"}
     metrics = result["metrics"]
     wanted = recomputed(name, said)
     assert {metric: metrics[metric] for metric in wanted} == pytest.approx(wanted, rel=1e-6, abs=1e-9)

@@ -110,7 +110,7 @@ def test_results_are_those_of_json(base: Path) -> None:
         return [result.to_dict(), vars(result)]
 
     returned, attributes = call(base, evaluate)
-    of_rows = {"predictions", "decoding", "inputs", "references", "classes", "entities", "confusion"}
+    of_rows = {"predictions", "lost", "decoding", "bleu_tokenize", "inputs", "references", "classes", "entities", "confusion"}
     assert returned.keys() == scored.keys() == (attributes.keys() - {"document", *of_rows}) | {"schema_version"}
     assert {**returned, "checkpoint": ""} == {**scored, "checkpoint": ""}
     assert sum(row["tokens"] for row in attributes["predictions"]) >= returned["metrics"]["target_tokens"]

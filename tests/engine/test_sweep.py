@@ -56,6 +56,7 @@ def test_a_grid_is_tried_whole_and_the_best_trial_is_the_sweeps_checkpoint(whole
     assert best["values"]["optimizer.lr"] == 1e-2
     assert find_checkpoint("whole").resolve() == Path(whole.best["checkpoint"])
     assert (whole.energy_kwh, whole.selection_factor) == (None, None)  # carbon is off
+    assert vars(whole).keys() - {"document"} == whole.to_dict().keys() - {"schema_version"}
 
 
 def test_a_trial_is_the_run_that_it_would_be_alone(whole: Any) -> None:

@@ -9,7 +9,7 @@ import typer
 from tfkit import console
 from tfkit.cli import options
 from tfkit.cli.class_tables import class_tables
-from tfkit.engine.gate import check_gates, parse_gate
+from tfkit.engine.gate import check_gates, judge, parse_gate
 from tfkit.errors import UsageError
 from tfkit.units import format_baselines, format_energy, format_mass
 
@@ -59,6 +59,7 @@ def evaluate(
         raise UsageError(f"--predictions: of texts and of labelled rows, and {objective.kind} has neither; leave it out")
     with command_session("evaluate", evaluator.settings.carbon, run, threads) as work:
         result, rows, reading = evaluator.score(work, device, threads, each=predictions is not None)
+        result["gates"] = judge(gates, result["metrics"])
         with suppress(console.ReaderGone):  # the gates judge all the same, and a file may be wanted
             if json:
                 console.json(strict_json.loads(strict_json.dumps(result)))

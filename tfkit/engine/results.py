@@ -105,11 +105,15 @@ class SweepResult(_Result):
     trials: list[dict[str, Any]]  # ready for pandas.DataFrame: trial, run, values, status, score, steps, seconds, energy_kwh, emissions_g
     best: dict[str, Any] | None  # the finished trial with the best score, and its checkpoint
     seconds: float | None
+    train_seconds: float | None
+    tokens: int | None
     energy_kwh: float | None
+    energy_kwh_parts: dict[str, float] | None
     emissions_g: float | None
     carbon_status: str
     stopped_by: str | None  # the key of the budget that ended it, or "request"; None: it is finished
     selection_factor: float | None  # grams of all trials for each gram of the best one
+    gates: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,9 @@ class EvaluationResult(_Result):
     classes: dict[str, dict[str, float]] | None  # precision, recall, f1 and support of each class or tag, where there are some, and
     entities: dict[str, dict[str, float]] | None  # of each kind of name that tags mark
     confusion: dict[str, dict[str, int]] | None  # how often each class was predicted for each; zeros are left out
+    lost: dict[str, int] | None  # labelled rows that were not scored, by reason
     decoding: dict[str, Any] | None  # of written texts, as are
+    bleu_tokenize: str | None
     inputs: int | None  # how many were written, and
     references: int | None  # with how many they were compared
     energy_kwh: float | None
@@ -139,6 +145,7 @@ class EvaluationResult(_Result):
     emissions_g: float | None
     carbon_status: str
     place: str | None
+    gates: list[dict[str, Any]]  # the verdicts of --fail-if
     predictions: list[dict[str, Any]] = field(repr=False)
 
 

@@ -115,4 +115,5 @@ class Evaluator:
             **found.facts,
             **energy_fields(reading),
             **place_fields(reading),
+            "gates": [],
         }
