@@ -53,6 +53,7 @@ def test_a_budget_of_grams_stops_is_refused_when_spent_and_goes_on_with_more(bas
     result = json.loads(done.out)
     assert done.code == 7, done.err
     assert (result["status"], result["stopped_by"], result["stopped_early"]) == ("stopped", "carbon.budget_g", True)
+    assert (result["error"]["kind"], result["error"]["remedy"]) == ("budget", done.err.splitlines()[-1])
     assert 0 < result["steps"] < STEPS
     assert kept(run)[-1] == f"step-{result['steps']:06d}" == Path(result["checkpoint"]).name
     assert 0.003 <= totals(run)["emissions_g"] <= 0.003 + 0.001 * (TICK + 1.0), "a tick, and the save"

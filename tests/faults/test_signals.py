@@ -1,5 +1,6 @@
 """Signals in a training: what was done is saved, and the run that goes on is the one that was never stopped."""
 
+import json
 import os
 import signal
 import subprocess
@@ -46,8 +47,10 @@ def resumes_as_if_nothing_had_been(run: Path, base: Path) -> None:
 @pytest.mark.parametrize(("micro_batch", "step"), [(2, 1), (9, 4), (10, 5)])
 def test_f03_f06_f08_a_signal_inside_a_step(base: Path, tmp_path: Path, number: int, code: int, micro_batch: int, step: int) -> None:
     """Between the two micro-batches of a step it drops the step."""
-    done = pretrain(tmp_path / "run", base / "tiny.yaml", *WORDS, before=strike(number, micro_batch))
-    assert (done.code, done.out) == (code, "")
+    done = pretrain(tmp_path / "run", base / "tiny.yaml", *WORDS, "--json", before=strike(number, micro_batch))
+    result = json.loads(done.out)
+    assert (done.code, result["error"]["code"], result["status"], result["steps"]) == (code, code, "stopped", step)
+    assert result["error"]["remedy"] == done.err.splitlines()[-1] == f"tfkit resume {tmp_path / 'run'} --json --threads 1"
     assert f"stopped after step {step} of {STEPS}; its checkpoint is saved, and --resume goes on from there" in done.err
     assert "Traceback" not in done.err
     assert kept(tmp_path / "run")[-1] == f"step-{step:06d}"

@@ -12,6 +12,7 @@ from tfkit.cli.results import show_training_result
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.gate import require_passed
 from tfkit.engine.settings import quoted
+from tfkit.error_document import error_document
 from tfkit.errors import BudgetReached, Stopped
 from tfkit.run.signals import StopSignals
 
@@ -29,15 +30,18 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
         except Stopped as stopped:
             again = words if stopped.result is None else ["resume", str(options.run)]
             if isinstance(stopped, BudgetReached):
-                if stopped.result is not None:
-                    with suppress(console.ReaderGone):
-                        show_training_result(stopped.result, as_json)
                 key = stopped.larger.partition("=")[0]
                 again = [word for word in again if not word.startswith(f"{key}=")]
                 command = shlex.join(["tfkit", *again, stopped.larger, *_flags(options, as_json)])
-                raise BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger) from None
-            command = shlex.join(["tfkit", *again, *_flags(options, as_json)])
-            raise Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128) from None  # another rank's signal
+                error: Stopped = BudgetReached(f"{stopped}\n{command}", stopped.key, stopped.larger)
+            else:
+                command = shlex.join(["tfkit", *again, *_flags(options, as_json)])
+                error = Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128)  # another rank's signal
+            if stopped.result is not None and (as_json or isinstance(error, BudgetReached)):
+                document = error_document(error.exit_code, str(error)) if as_json else {}
+                with suppress(console.ReaderGone):
+                    show_training_result({**document, **stopped.result}, as_json)
+            raise error from None
         with suppress(console.ReaderGone):  # the gates judge all the same
             show_training_result(result, as_json)
     require_passed(result["gates"])
