@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_runs import WORDS, Done, Process, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
 
+from tfkit.engine.own_objective import own_objective
 from tfkit.engine.recognition import _data_name, _look, _model_name
 from tfkit.hub import load
 from tfkit.recipe import read_recipe
@@ -173,6 +174,9 @@ def test_a_task_is_told_and_its_recipe_runs_again(
     assert objective.items() <= told.objective.model_dump().items()
     assert told.evaluation.metric == metric
     [*_, last] = kept(run)
+    if objective["kind"] in ("question_answering", "tagging", "text_to_text"):  # a checkpoint without its run says it, too
+        alone = own_objective(run / "checkpoints" / last)
+        assert alone == {"kind": objective["kind"]} | told.objective.model_dump(include={*told.objective.needed_alone})
     assert f"# rules  decisions: {DECISIONS}\n" in recipe
     assert finetune("printed.yaml", "--run", "again").code == 0
     rules = [json.loads((folder / "run.json").read_text(encoding="utf-8")).get("decisions") for folder in (run, Path("again"))]

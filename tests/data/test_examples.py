@@ -17,6 +17,7 @@ from tfkit.data.columns.rows import BadRow, OnBadRow
 from tfkit.data.store import example_sets as examples
 from tfkit.errors import DataError, ModelError
 from tfkit.recipe.schema.data_sections import SourceSection
+from tfkit.recipe.schema.objective_facts import SECTIONS
 
 
 class Letters:
@@ -180,6 +181,18 @@ def test_a_fraction_that_has_none_of_few_rows_is_told_from_an_empty_source(tmp_p
     source = open_source(write(tmp_path, ["one"]), "held_out", 0.01)
     with pytest.raises(DataError, match=r"held out part, 1.00% of the rows: no rows here; .* or a larger fraction of it"):
         example_set(source, Letters(), "error")
+
+
+def test_rows_of_one_input_cannot_be_held_out_apart(tmp_path: Path) -> None:
+    roles = SECTIONS["text_to_text"].roles
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(f'{{"source": "the same", "target": "answer {n}"}}\n' for n in range(40)), encoding="utf-8")
+    for part in ("train", "held_out"):
+        found = [open_source(SourceSection(path=str(path)), part, 0.3, roles=roles, split_by=by) for by in ("input", "row")]
+        if next(found[0].rows(), None) is None:
+            with pytest.raises(DataError, match=r"no rows here: all rows have the same input, .* with data.split_by=row, name other rows"):
+                example_set(found[0], Letters(), "error")
+        assert next(found[1].rows(), None) is not None
 
 
 FILES = [f"{name}.bin" for name in ("codes", "codes.starts", "size", "size.starts", "lengths", "texts", "places", "places.starts")]

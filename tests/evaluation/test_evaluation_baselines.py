@@ -108,6 +108,18 @@ def test_choices_have_chance_and_the_longest() -> None:
     assert found == {"chance": {"accuracy": 0.375}, "longest_answer": {"accuracy": 0.5}}
 
 
+def test_a_question_has_the_sentence_that_is_like_it() -> None:
+    context = "The dog ran. A cat sat on the mat! It was red."
+    asked = [("Where sat the cat?", ["A cat sat on the mat!", "mat"]), ("Who ran?", ["The dog"]), ("Is it slow?", [])]
+    values = [{"question": question, "context": context, "answers": [{"text": one} for one in right]} for question, right in asked]
+    section = SECTIONS["question_answering"](kind="question_answering", unanswerable=True)
+    found = baselines(section, None, rows(*values))
+    # "the" is an article; of "dog ran" one word of two is right; "It was red" is wrong where there is no answer
+    assert found["sentence_like_the_question"] == {"exact_match": pytest.approx(1 / 3), "f1": pytest.approx((1 + 2 / 3 + 0) / 3)}
+    assert found["no_answer"] == {"exact_match": pytest.approx(1 / 3), "f1": pytest.approx(1 / 3)}
+    assert "no_answer" not in baselines(section, None, rows(*values[:2]))
+
+
 def test_a_text_is_compared_with_its_source() -> None:
     section = SECTIONS["text_to_text"](kind="text_to_text")
     scored = rows({"source": "a b c d", "target": ["a b c d", "x"]}, {"source": "a b c d", "target": "z"}, {"source": "no", "target": [""]})

@@ -14,7 +14,7 @@ from tfkit.adapters.peft_config import PeftConfig, find_base, head_of_task, read
 from tfkit.adapters.peft_files import find_tensors, read_updates
 from tfkit.errors import ModelError
 from tfkit.hub import Described, Loaded, find_checkpoint
-from tfkit.hub.config_json import LIMIT, TRAINING_ONLY_FIELDS, read_config, read_facts, read_generation, read_labels, read_problem_type
+from tfkit.hub.config_json import LIMIT, TRAINING_ONLY_FIELDS, read_config, read_generation, read_labels, read_objective, read_problem_type
 from tfkit.hub.find import ADAPTER
 from tfkit.hub.ids import check_tokenizer, read_ids
 from tfkit.hub.names import label_tensors, rules_of
@@ -49,8 +49,7 @@ def describe(path: str | Path) -> Described:
         ids = read_ids(opened.hf, folder, opened.config.vocab_size) or opened.base.special_ids
         generation = read_generation(opened.hf, folder) or opened.base.generation
         problem = read_problem_type(opened.hf) if opened.hf else opened.base.problem_type
-        objective = read_facts(folder).get("objective")
-        return Described(folder, opened.config, codec, opened.family, ids, labels, generation, problem, objective)
+        return Described(folder, opened.config, codec, opened.family, ids, labels, generation, problem, *read_objective(folder))
 
 
 def load(

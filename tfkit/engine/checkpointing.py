@@ -183,6 +183,8 @@ class Checkpointer:
             "data": data,
             "lineage": self.lineage().document(),
         }
+        if settings := recipe.objective.model_dump(mode="json", include={*recipe.objective.needed_alone}):
+            facts["objective_settings"] = settings
         if weights.mean:
             facts["averaged"] = {"kind": "exponential", "decay": recipe.training.ema_decay, "steps": weights.mean_steps}
         if self.data.objective.has_facts:

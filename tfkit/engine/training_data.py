@@ -116,14 +116,14 @@ def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: M
         mixed = [text_stream(source, tokenizer, listener) for source in texts]
         stored = [store(source, recipe.data, objective, tokenizer, listener) for source in sources]
         judged = objective.labelled if recipe.data.on_bad_row == "error" else None
-        counts_lost = judged is not None and judged.evaluates_answers
+        counts_lost = judged is not None and (judged.evaluates_answers or judged.writer is not None)
         validation = [store(source, recipe.data, objective, tokenizer, listener, counts_lost=counts_lost) for source in held_out]
         for one in validation:
             one.check_targets()
     names = set_names(recipe.data, held_out)
     named = [ValidationSet(*one) for one in zip(names, validation, held_out, strict=True)]
-    if counts_lost:
-        named = [with_lost(one, objective, listener) for one in named]
+    if judged is not None and counts_lost:
+        named = [with_lost(one, objective, listener, by_loss=not judged.evaluates_answers) for one in named]
     _report(stored, [one.stored for one in named], tokenizer, listener)
     report_rows(mixed, listener)
     if recipe.data.max_lost is not None:
@@ -194,12 +194,17 @@ def _tokenizer(recipe: Recipe, sources: Sequence[Source], listener: Listener) ->
     return tokenizer
 
 
-def with_lost(one: ValidationSet, objective: Objective, listener: Listener, count: int | None = None) -> ValidationSet:
-    """Return a set with its lost rows, among the first `count` examples, which are reported, and are no longer among the skipped ones."""
+def with_lost(
+    one: ValidationSet, objective: Objective, listener: Listener, count: int | None = None, *, by_loss: bool = False
+) -> ValidationSet:
+    """Return a set with its lost rows, among the first `count` examples, which are reported, and are no longer among the skipped ones.
+
+    `by_loss`: of an evaluation that has the loss alone.
+    """
     if objective.labelled is None or one.source is None or not isinstance(one.stored, ExampleSet):
         return one
     lost = lost_rows(one.source, one.stored, objective.labelled, len(one.stored) if count is None else count)
-    if note := describe_lost(one.source.name, lost):
+    if note := describe_lost(one.source.name, lost, by_loss=by_loss):
         listener.warn(note)
     kept = {kind: skipped for kind, skipped in one.stored.skipped.items() if kind not in reasons(lost)}
     return replace(one, stored=replace(one.stored, skipped=kept), lost=lost)

@@ -14,12 +14,14 @@ import numpy as np
 
 from tfkit.data.columns.forms import by_number
 from tfkit.data.columns.rows import BadRow, Row
+from tfkit.data.order.sentences import split_sentences
 from tfkit.evaluation.preference_baselines import preference_baselines
 from tfkit.objectives.metrics import Numbers, unit_weights
 from tfkit.objectives.metrics.classes import classification_metrics
 from tfkit.objectives.metrics.entities import entity_metrics
 from tfkit.objectives.metrics.label_sets import label_set_metrics
 from tfkit.objectives.metrics.regression import regression_metrics
+from tfkit.objectives.metrics.squad import answer_scores
 from tfkit.objectives.metrics.tag_spans import mark_spans
 from tfkit.objectives.multiple_choice import right_choice
 from tfkit.recipe.numbers import read_number
@@ -169,6 +171,22 @@ def _choices(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
     return {"chance": {"accuracy": float(np.mean(chances))}, "longest_answer": {"accuracy": float(np.mean(longest))}}
 
 
+def _answers(_: Iterable[Row] | None, scored: Iterable[Row]) -> Baselines:
+    """Score the sentence of the context that shares the most words with the question, and, where some have none, no answer at all."""
+    sentences, nothing, some_have_none = [], [], False
+    for row in scored:
+        asked, right = set(_WORD.findall(row.values["question"].lower())), [one["text"] for one in row.values["answers"]]
+        context = split_sentences(row.values["context"]) or [""]
+        best = max(context, key=lambda sentence: len(asked & set(_WORD.findall(sentence.lower()))))
+        sentences.append(answer_scores(best, right))
+        nothing.append(answer_scores("", right))
+        some_have_none |= not right
+    found = {"sentence_like_the_question": sentences} | ({"no_answer": nothing} if some_have_none else {})
+    return {
+        name: dict(zip(("exact_match", "f1"), np.mean(scores, axis=0).tolist(), strict=True)) for name, scores in found.items() if scores
+    }
+
+
 def _source(scored: Iterable[Row], text_metrics: Sequence[str]) -> Baselines:
     """Score the source itself as the generated text."""
     from tfkit.objectives.metrics.texts import reference_metrics
@@ -181,6 +199,7 @@ _OF_KIND: Mapping[str, Callable[[Iterable[Row] | None, Iterable[Row]], Baselines
     "classification": _classes,
     "tagging": _tags,
     "multiple_choice": _choices,
+    "question_answering": _answers,
     "reward": preference_baselines,
     "dpo": preference_baselines,
 }

@@ -79,15 +79,15 @@ def reasons(lost: Sequence[LostRow]) -> dict[str, int]:
     return dict(Counter(one.reason for one in lost))
 
 
-def describe_lost(name: str, lost: Sequence[LostRow]) -> str:
-    """Describe the lost rows of a set in words; empty if there are none."""
+def describe_lost(name: str, lost: Sequence[LostRow], *, by_loss: bool = False) -> str:
+    """Describe the lost rows of a set in words; empty if there are none. `by_loss`: the loss alone is reported, which they are not in."""
     if not lost:
         return ""
     first = {one.reason: one.row.place for one in reversed(lost)}
     kinds = ", ".join(f"{count:,} {reason} (first {first[reason]})" for reason, count in reasons(lost).items())
-    return (
-        f"{name}: {len(lost):,} row{'s' * (len(lost) > 1)} that the model cannot be given count{'s' * (len(lost) == 1)} as wrong: {kinds}"
-    )
+    be, count = ("is", "counts") if len(lost) == 1 else ("are", "count")
+    so = f"{be} in no loss, and {count} as wrong where texts are compared" if by_loss else f"{count} as wrong"
+    return f"{name}: {len(lost):,} row{'s' * (len(lost) > 1)} that the model cannot be given {so}: {kinds}"
 
 
 def only_class(labels: Sequence[str]) -> str:

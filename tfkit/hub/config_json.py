@@ -78,6 +78,13 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def read_objective(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """Return the objective that a model was trained for, and what of its section predictions depend on, by tfkit.json."""
+    facts = read_facts(folder)
+    settings = facts.get("objective_settings")
+    return facts.get("objective"), settings if isinstance(settings, dict) else {}
+
+
 def read_special_ids(hf: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the bos, eos, pad and start ids of config.json, or of generation_config.json; several eos ids are a list.
 

@@ -19,6 +19,7 @@ from tfkit.hub.config_json import (
     read_facts,
     read_generation,
     read_labels,
+    read_objective,
     read_problem_type,
 )
 from tfkit.hub.find import find_checkpoint
@@ -114,7 +115,8 @@ class Described:
     labels: tuple[str, ...]
     generation: dict[str, Any] = field(default_factory=dict)
     problem_type: str | None = None
-    objective: str | None = None  # the kind that the model was trained for, by tfkit.json
+    objective: str | None = None  # the kind that the model was trained for, by tfkit.json, and
+    objective_settings: dict[str, Any] = field(default_factory=dict)  # what of its section predictions depend on
 
 
 def describe(path: str | Path) -> Described:
@@ -125,8 +127,10 @@ def describe(path: str | Path) -> Described:
         family = opened.family.name if opened.family else OWN_TYPE
         labels = read_labels(opened.hf, opened.config.head)
         generation = read_generation(opened.hf, folder)
-        problem, objective = read_problem_type(opened.hf), read_facts(folder).get("objective")
-        return Described(folder, opened.config, _codec(opened), family, opened.special_ids, labels, generation, problem, objective)
+        problem = read_problem_type(opened.hf)
+        return Described(
+            folder, opened.config, _codec(opened), family, opened.special_ids, labels, generation, problem, *read_objective(folder)
+        )
 
 
 def load(

@@ -8,7 +8,7 @@ row's text), places.bin; index.json, written last; hashes.json. All little-endia
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from tfkit.data.columns.rows import BadRow, OnBadRow, Row, Skipped, Source, describe_skipped, skip
+from tfkit.data.columns.rows import BadRow, OnBadRow, Part, Row, Skipped, Source, describe_skipped, skip
 from tfkit.data.store.folder_cache import cache_folder
 from tfkit.data.store.folder_index import indexed_folder, write_index
 from tfkit.data.store.hashes import HashedArray, HashedFiles
@@ -166,7 +166,7 @@ def _write(
         if not writers.examples:
             if first_bad:
                 raise DataError(f"{source.name}: every row is bad; the first is {first_bad}")
-            raise DataError(f"{source.describe()}: no rows here; give a source that holds some, or a larger fraction of it")
+            raise DataError(f"{source.describe()}: no rows here{_why_none(source)}")
         names = writers.finish()
     facts = {
         "source": source.name,
@@ -180,6 +180,23 @@ def _write(
         "max_id": max_id,
     }
     write_index(folder, EXAMPLES_VERSION, facts)
+
+
+def _why_none(source: Source) -> str:
+    """Return why a part of a source has no rows, and what to do: the rows of an input are in one part, and the inputs may be few."""
+    part = getattr(source, "part", None)
+    if isinstance(part, Part) and part.is_split and part.by == "input":
+        whole: Any = replace(source, part=replace(part, name="all"))  # type: ignore[type-var]
+        keys = [part.key_of(row) for row in whole.rows({})]
+        if len(inputs := {*keys}) < len(keys):
+            few = (
+                "all rows have the same input" if len(inputs) == 1 else f"the {len(keys):,} rows have only {len(inputs):,} different inputs"
+            )
+            return (
+                f": {few}, and the rows of one input are held out together; hold out single rows with data.split_by=row, name other rows "
+                "as data.validation, or set it to null to hold out none"
+            )
+    return "; give a source that holds some, or a larger fraction of it"
 
 
 class _Writers:

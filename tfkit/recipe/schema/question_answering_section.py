@@ -39,6 +39,7 @@ class QuestionAnsweringSection(ObjectiveSection):
     stacks: ClassVar[tuple[Stacks, ...]] = ("encoder",)
     head: ClassVar[str] = "spans"
     reads_text: ClassVar[bool] = False
+    needed_alone: ClassVar[frozenset[str]] = frozenset({"unanswerable", "doc_stride", "max_answer_tokens"})
     metrics: ClassVar[tuple[str, ...]] = (
         *("loss", "exact_match", "f1"),
         *("has_answer_exact_match", "has_answer_f1", "no_answer_exact_match"),
