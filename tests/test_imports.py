@@ -58,12 +58,12 @@ MAY_IMPORT = {
     "adapters": PURE | CHECKPOINTS | {"tokenizer", "hub", "model"},
     "objectives": PURE | {"adapters", "data", "tokenizer", "hub", "model"},
     "generation": PURE | {"objectives", "data", "tokenizer", "hub", "model"},
-    "evaluation": PURE | {"generation", "objectives", "data", "tokenizer", "hub", "model"},
+    "evaluation": PURE | {"parallel", "generation", "objectives", "data", "tokenizer", "hub", "model"},
     "parallel": PURE,
     "training": PURE
     | CHECKPOINTS
     | {"parallel", "evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model"},
-    "alignment": PURE | {"evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model"},
+    "alignment": PURE | {"parallel", "evaluation", "generation", "objectives", "adapters", "data", "tokenizer", "hub", "model"},
     "engine": PURE
     | {
         "alignment",
@@ -82,6 +82,7 @@ MAY_IMPORT = {
     },
     "cli": {
         "engine",
+        "parallel.deal",
         "parallel.ranks",
         "parallel.workers",
         "parallel.launch_files",

@@ -40,6 +40,8 @@ _json_written = False
 class ReaderGone(Exception):
     """Nobody reads stdout any more, as in `tfkit generate ... | head -1`: the program ends quietly, with 0."""
 
+    exit_code = 0
+
 
 def begin(as_json: bool) -> None:
     """Begin a command: it is not quiet until it says so, and has written nothing; `as_json`: its errors are documents, too."""

@@ -25,6 +25,7 @@ def started(folder: Path, script: str, size: int = 2) -> Workers:
         ("pass", 0, (None,)),
         ("sys.exit(7 if rank else 0)", 7, (1,)),
         ("sys.exit(9 if rank == 0 else 3)", 3, (1,)),  # rank 0 noticed that the other is gone
+        ("sys.exit(4) if rank else (time.sleep(0.2), sys.exit(4))", 4, (0,)),  # both had the same reason, which rank 0 reports
         ("sys.exit(9)", 9, (0, 1)),
         ("sys.exit(143)", 143, (0, 1)),
         ("os.kill(os.getpid(), signal.SIGKILL) if rank else sys.exit(9)", 9, (1,)),

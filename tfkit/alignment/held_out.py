@@ -17,6 +17,7 @@ from tfkit.generation.inference import inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Sum
 from tfkit.objectives.rollouts import Response, Rollouts, response_batch
+from tfkit.parallel.deal import Deal, in_turn
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def judge_prompts(
     batch_size: int,
     should_stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
+    deal: Deal = in_turn,
 ) -> list[Judged] | None:
     """Sample a response to each prompt and judge it; without a reference there is no `kl`. None if it was to stop."""
     rules = Rules(rollouts.section.rules)
@@ -51,8 +53,11 @@ def judge_prompts(
             at_once=batch_size,
             should_stop=should_stop,
             progress=progress,
+            deal=deal,
         )
-        distances = [None] * len(found) if reference is None else _distances(model, reference, found, rollouts, batch_size, should_stop)
+        distances: list[float | None] = [None] * len(found)
+        if reference is not None:
+            distances = [*_distances(model, reference, found, rollouts, batch_size, should_stop, deal)]
     except Stopped:
         return None
     return [_judged(one, distance, rollouts) for one, distance in zip(found, distances, strict=True)]
@@ -74,11 +79,12 @@ def _distances(
     rollouts: Rollouts,
     batch_size: int,
     should_stop: Callable[[], bool] | None,
+    deal: Deal,
 ) -> list[float]:
     """Return the sum over the tokens of each response of log policy - log reference. Raises Stopped."""
     device, temperature = next(model.parameters()).device, rollouts.section.temperature
-    distances: list[float] = []
-    for start in range(0, len(found), batch_size):
+
+    def distances(start: int) -> list[float]:
         if should_stop is not None and should_stop():
             raise Stopped("stopped during the evaluation")
         part = found[start : start + batch_size]
@@ -88,8 +94,9 @@ def _distances(
             own = token_numbers(model, batch, temperature).log_probs
         with reference.at_work() as other:
             ratios = own.cpu().double() - token_numbers(other, batch, temperature).log_probs.cpu().double()
-        distances += _sums(ratios, [len(one.ids) for one in part])
-    return distances
+        return _sums(ratios, [len(one.ids) for one in part])
+
+    return [value for values in deal(distances, range(0, len(found), batch_size)) for value in values]
 
 
 def _sums(ratios: Tensor, sizes: Sequence[int]) -> list[float]:

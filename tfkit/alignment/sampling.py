@@ -15,6 +15,7 @@ from tfkit.generation.decoding import generate
 from tfkit.generation.partial_text import context_of, text_behind
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.rollouts import Response, Rollouts, beside_prompt, response_batch
+from tfkit.parallel.deal import Deal, in_turn
 from tfkit.recipe.schema.sections import GenerationSection
 
 
@@ -46,6 +47,7 @@ def sample(
     at_once: int,
     should_stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
+    deal: Deal = in_turn,
 ) -> list[Sampled]:
     """Sample `completions` responses to each prompt, one after the other, and reward them.
 
@@ -55,8 +57,8 @@ def sample(
     section = rollouts.section
     settings = GenerationSection(temperature=section.temperature, max_new_tokens=section.max_new_tokens, seed=seed)
     ids: list[list[int]] = [example["input_ids"].tolist() for example in prompts for _ in range(completions)]
-    found: list[list[int]] = []
-    for start in range(0, len(ids), at_once):
+
+    def respond(start: int) -> list[list[int]]:
         part = generate(
             model,
             ids[start : start + at_once],
@@ -67,11 +69,15 @@ def sample(
         )
         if any(one.finish == "interrupted" for one in part):
             raise Stopped("stopped while responses were sampled")
-        found += [one.ids for one in part]
+        return [one.ids for one in part]
+
+    found: list[list[int]] = []
+    for responses in deal(respond, range(0, len(ids), at_once)):
+        found += responses
         if progress is not None:
-            progress(len(part))
+            progress(len(responses))
     rows = [row_of(example) for example in prompts for _ in range(completions)]
-    scores = _scores(rollouts, ids, found, rows, at_once)
+    scores = _scores(rollouts, ids, found, rows, at_once, deal)
     judged = [_judged(*one, rollouts, rules) for one in zip(ids, found, rows, scores, strict=True)]
     if rollouts.gold is None:
         return judged
@@ -85,22 +91,27 @@ def row_of(example: Example) -> PromptRow:
     return PromptRow(beside_prompt(example, "prompt"), json.loads(beside_prompt(example, "answers")), beside_prompt(example, "place"))
 
 
-def _scores(rollouts: Rollouts, prompts: list[list[int]], found: list[list[int]], rows: list[PromptRow], at_once: int) -> list[float]:
+def _scores(
+    rollouts: Rollouts, prompts: list[list[int]], found: list[list[int]], rows: list[PromptRow], at_once: int, deal: Deal
+) -> list[float]:
     """The scores of a reward model, of each prompt with its response as far as its end, with that token; 0 without such a model.
 
     Raises ModelError for a score that is not finite.
     """
-    if rollouts.reward is None:
+    if (reward := rollouts.reward) is None:
         return [0.0] * len(found)
     responses = [Response(np.array(prompt), np.array(ids), {}) for prompt, ids in zip(prompts, found, strict=True)]
-    scores: list[float] = []
+
+    def scores_of(start: int) -> list[float]:
+        batch = response_batch(responses[start : start + at_once], rollouts.tokenizer.pad_id or 0)
+        values: list[float] = reward.scores(batch.to(reward.device)).tolist()
+        return values
+
     with torch.no_grad():
-        for start in range(0, len(responses), at_once):
-            batch = response_batch(responses[start : start + at_once], rollouts.tokenizer.pad_id or 0)
-            scores += rollouts.reward.scores(batch.to(rollouts.reward.device)).tolist()
+        scores = [value for values in deal(scores_of, range(0, len(responses), at_once)) for value in values]
     for row, score in zip(rows, scores, strict=True):
         if not math.isfinite(score):
-            path = rollouts.reward.companion.path
+            path = reward.companion.path
             raise ModelError(f"{row.place}: the reward model {path} gives a response to it {score}: take another reward model")
     return scores
 

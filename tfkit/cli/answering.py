@@ -1,21 +1,31 @@
 """The output of generate: text, on a terminal as it is made; or a JSON line a prompt, in order, in batches of those that are there."""
 
+import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from tfkit import console
+from tfkit import console, errors
 from tfkit.cli.prompts import Prompt, line_of, write_line
-from tfkit.errors import DataError, ModelError
+from tfkit.errors import DataError, ModelError, Stopped
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
     from tfkit.engine.text_generator import TextGenerator
 
 Answer = Callable[[Sequence[Prompt], int], Sequence[dict[str, Any] | None]]  # None: interrupted by a signal
+
+
+class _Answered(TypedDict):
+    """The lines of a batch; `error`: the class and the message of what ended it before its end; `signal`: the number of one that came."""
+
+    lines: list[dict[str, Any] | None]
+    error: tuple[str, str] | None
+    signal: int
 
 
 def write_answers(generator: "TextGenerator", batches: Iterator[list[Prompt]], text: str | None) -> tuple[int, int]:
@@ -50,20 +60,45 @@ def _answer_lines(batches: Iterator[list[Prompt]], answer: Answer, work: "Sessio
     with a prompt, for messages.
     """
     count = tokens = 0
-    with console.progress("generating", None, "prompts") as bar:
+    taken: deque[list[Prompt]] = deque()  # whose lines are not written yet
+
+    def numbered() -> Iterator[tuple[int, list[Prompt]]]:
+        first = 0
         while True:
             with work.stop.at_once(f"{count:,} prompts were {done}"):  # which may wait for a prompt
                 batch = next(batches, None)
             if batch is None:
-                return count, tokens
-            for prompt, line in zip(batch, _answers(batch, count, answer), strict=True):
+                return
+            taken.append(batch)
+            yield first, batch
+            first += len(batch)
+
+    def answered(numbered_batch: tuple[int, list[Prompt]]) -> _Answered:
+        first, batch = numbered_batch
+        found: _Answered = {"lines": [], "error": None, "signal": 0}
+        try:
+            for line in _answers(batch, first, answer):
+                found["lines"].append(line)
+        except (DataError, ModelError) as error:
+            found["error"] = type(error).__name__, str(error)
+        found["signal"] = getattr(work.stop, "requested", None) or 0
+        return found
+
+    with console.progress("generating", None, "prompts") as bar:
+        for found in work.deal(answered, numbered()):
+            batch = taken.popleft()
+            for prompt, line in zip(batch, found["lines"], strict=False):  # those before an error
                 if line is None:
-                    work.stop.raise_if_requested(f"{count:,} prompts were {done}")
-                    return count, tokens
-                write_line(prompt, line)
+                    raise Stopped(f"stopped by {signal.Signals(found['signal']).name}: {count:,} prompts were {done}", found["signal"])
+                if work.ranks.is_first:
+                    write_line(prompt, line)
                 count += 1
                 tokens += line["tokens"]
+            if found["error"] is not None:
+                kind, message = found["error"]
+                raise getattr(errors, kind)(message)
             bar.advance(len(batch))
+    return count, tokens
 
 
 def _answers(batch: Sequence[Prompt], first: int, answer: Answer) -> Iterator[dict[str, Any] | None]:

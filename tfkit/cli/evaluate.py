@@ -15,6 +15,8 @@ from tfkit.units import format_baselines, format_energy, format_mass
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
+    from tfkit.engine.scoring.evaluator import Evaluator
+    from tfkit.engine.session import Session
 
 
 def evaluate(
@@ -28,6 +30,7 @@ def evaluate(
     no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
+    ranks: options.RankCount = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -37,18 +40,28 @@ def evaluate(
     needs no recipe: "objective={kind: classification}" says what it was trained for; minimal_pairs and few_shot ask any language
     model (docs/evaluation.md). --run keeps the result, and the energy in emissions.csv, in a run folder.
     """
+    from tfkit.cli.ranks import place_in_command
     from tfkit.cli.session import command_session
+    from tfkit.engine.dealt_recipes import rank_device, rank_threads
     from tfkit.engine.predictions_file import require_writable, write_predictions
     from tfkit.recipe import open_recipe
     from tfkit.run import strict_json
 
     chosen, changes = options.split_recipe("evaluate", recipe, overrides)
+
+    def opened() -> "Evaluator":
+        from tfkit.engine.scoring.evaluator import Evaluator
+
+        return Evaluator(checkpoint, open_recipe(chosen) if chosen is not None else None, changes, data)
+
+    def follow(work: "Session") -> None:
+        opened().compute(work, rank_device(device, work.ranks), rank_threads(threads, work.ranks))
+
+    if (here := place_in_command(ranks, follow)) is None:
+        return
     if predictions is not None:
         require_writable(predictions)
-
-    from tfkit.engine.scoring.evaluator import Evaluator
-
-    evaluator = Evaluator(checkpoint, open_recipe(chosen) if chosen is not None else None, changes, data)
+    evaluator = opened()
     objective = evaluator.settings.objective.trained_for
     if predictions is not None:
         evaluator.inputs.refuse_file(predictions, "--predictions")
@@ -57,8 +70,9 @@ def evaluate(
     gates = [parse_gate(text, evaluator.metric_names()) for text in fail_if or ()]
     if predictions is not None and objective.reads_text and objective.scored_by == "row":
         raise UsageError(f"--predictions: of texts and of labelled rows, and {objective.kind} has neither; leave it out")
-    with command_session("evaluate", evaluator.settings.carbon, run, threads) as work:
-        result, rows, reading = evaluator.score(work, device, threads, each=predictions is not None)
+    with command_session("evaluate", evaluator.settings.carbon, run, threads, here) as work:
+        own_device, own_threads = rank_device(device, here), rank_threads(threads, here)
+        result, rows, reading = evaluator.score(work, own_device, own_threads, each=predictions is not None)
         result["gates"] = judge(gates, result["metrics"])
         with suppress(console.ReaderGone):  # the gates judge all the same, and a file may be wanted
             if json:

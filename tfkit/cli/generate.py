@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from tfkit.cli.answering import write_answers
 from tfkit.cli.chat import converse
 from tfkit.cli.prompts import read_prompts
 from tfkit.units import format_energy, format_mass
+
+if TYPE_CHECKING:
+    from tfkit.engine.session import Session
+    from tfkit.engine.text_generator import TextGenerator
 
 
 def generate(
@@ -33,6 +37,7 @@ def generate(
     no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
+    ranks: options.RankCount = None,
     json_: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -48,7 +53,9 @@ def generate(
     With --chat each prompt is answered, as the checkpoint's own chat template has it; a JSON line may hold {"messages": [{"role": "user",
     "content": "Hello"}]}. On a terminal --chat alone is a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
+    from tfkit.cli.ranks import place_in_command
     from tfkit.cli.session import command_session
+    from tfkit.engine.dealt_recipes import rank_device, rank_threads
     from tfkit.engine.inputs import inputs_of
     from tfkit.engine.settings import PROMPTS_AT_ONCE, quoted, split_arguments
 
@@ -58,17 +65,31 @@ def generate(
     overrides += [f"generation.{name}={value}" for name, value in numbers.items() if value is not None]
     if stop:
         overrides.append(f"generation.stop=[{', '.join(map(quoted, stop))}]")
-    with ExitStack() as stack:
-        batches = read_prompts(prompt, input_, words, chat, PROMPTS_AT_ONCE, stack)
 
+    def opened() -> "TextGenerator":
         from tfkit.engine.text_generator import TextGenerator
 
-        generator = TextGenerator(checkpoint, overrides, chat=chat)
+        return TextGenerator(checkpoint, overrides, chat=chat)
+
+    def follow(work: "Session") -> None:
+        with ExitStack() as stack:
+            batches = read_prompts(prompt, input_, words, chat, PROMPTS_AT_ONCE, stack)
+            assert batches is not None
+            generator = opened()
+            generator.load(work, rank_device(device, work.ranks), rank_threads(threads, work.ranks))
+            write_answers(generator, batches, None)
+
+    alone = "" if input_ not in (None, "-") else "one prompt, and those from stdin, are for one process; give many in a file, --input F"
+    if (here := place_in_command(ranks, follow, alone)) is None:
+        return
+    with ExitStack() as stack:
+        batches = read_prompts(prompt, input_, words, chat, PROMPTS_AT_ONCE, stack)
+        generator = opened()
         if run is not None:
             inputs_of([Path(input_)] if input_ else [], [], [generator.folder, checkpoint]).refuse_folder(run, "--run")
-        work = stack.enter_context(command_session("generate", generator.settings.carbon, run, threads))
+        work = stack.enter_context(command_session("generate", generator.settings.carbon, run, threads, here))
         with work.stop.at_once():
-            generator.load(work, device, threads)
+            generator.load(work, rank_device(device, here), rank_threads(threads, here))
         if batches is None:
             count, tokens = 0, converse(generator, json_)
         else:

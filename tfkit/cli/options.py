@@ -64,7 +64,7 @@ Threads = Annotated[
 RankCount = Annotated[
     int | None,
     typer.Option(
-        "--ranks", min=1, max=1024, metavar="N", help="Train with N processes on this machine. --threads is of each.", show_default=False
+        "--ranks", min=1, max=1024, metavar="N", help="Work with N processes on this machine. --threads is of each.", show_default=False
     ),
 ]
 FailIf = Annotated[list[str] | None, typer.Option("--fail-if", metavar="GATE", help='End with 8 if true: "loss > 3".', show_default=False)]

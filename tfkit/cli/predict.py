@@ -32,6 +32,7 @@ def predict(
     no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
+    ranks: options.RankCount = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -42,28 +43,43 @@ def predict(
     line, or one text per line, and each is answered as it comes. A row that cannot be read is an error; with data.on_bad_row=skip it is
     written without a prediction, and with an `error`.
     """
+    from tfkit.cli.ranks import place_in_command
     from tfkit.cli.session import command_session
+    from tfkit.engine.dealt_recipes import rank_device, rank_threads
     from tfkit.engine.predictions_file import require_writable
     from tfkit.engine.settings import split_arguments
 
     words, changes = split_arguments(overrides or ())
     if words:
         raise UsageError(f"predict does not know what {words[0]!r} is: rows are given as --data F, a change as key=value")
+
+    def opened() -> "Predictor":
+        from tfkit.engine.predicting import Predictor
+
+        return Predictor(checkpoint, changes, data, all_labels=all_)
+
+    def follow(work: "Session") -> None:
+        predictor = opened()
+        rows = predictor.open_rows()
+        predictor.load(rank_device(device, work.ranks), rank_threads(threads, work.ranks), work.deal)
+        for _ in predictor.answers(rows):
+            pass
+
+    alone = "rows from stdin are answered by one process, as they come; give them as a file, --data F" if data == "-" else ""
+    if (here := place_in_command(ranks, follow, alone)) is None:
+        return
     if out is not None:
         require_writable(out, "--out")
-
-    from tfkit.engine.predicting import Predictor
-
-    predictor = Predictor(checkpoint, changes, data, all_labels=all_)
+    predictor = opened()
     if out is not None:
         predictor.inputs.refuse_file(out, "--out")
     if run is not None:
         predictor.inputs.refuse_folder(run, "--run")
-    with command_session("predict", predictor.settings.carbon, run, threads) as work:
+    with command_session("predict", predictor.settings.carbon, run, threads, here) as work:
         with work.stop.at_once():
             pipe = _pipe() if data == "-" else None
             rows = predictor.open_rows(pipe)
-            predictor.load(device, threads)
+            predictor.load(rank_device(device, here), rank_threads(threads, here), work.deal)
         try:
             _write(predictor, predictor.answers(rows, pipe.is_ready if pipe else lambda: True), out, work)
         except BrokenPipeError as error:  # of --out

@@ -1,4 +1,4 @@
-"""--ranks N of the training commands: the processes of all ranks, started by this one; and a command that is itself one of them."""
+"""--ranks N: the processes of all ranks, started by this one; and a command that is itself one of them."""
 
 import contextlib
 import os
@@ -6,16 +6,21 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from tfkit import console
 from tfkit.cli import crash
 from tfkit.errors import Stopped, UsageError
+from tfkit.parallel.deal import PeerDoneError
 from tfkit.parallel.ranks import Ranks, find_ranks
 from tfkit.parallel.workers import OUTPUT, PIPE, PLACE, Workers
 from tfkit.run.signals import StopSignals
+
+if TYPE_CHECKING:
+    from tfkit.engine.session import Session
 
 _SHOWN_LINES = 60  # of the output of the rank that failed
 
@@ -26,6 +31,37 @@ def place_of_this_process(asked: int | None, threads: int | None) -> Ranks | Non
     With --ranks N (`asked`) outside of any rank it starts N processes of this same command, and waits for them. A rank beside the first
     follows it. Raises AlreadyReportedError with the exit code of the processes that were started.
     """
+    if (here := _this_rank(asked)) is None or here.is_first:
+        return here
+    _follow(here, threads)
+    return None
+
+
+def place_in_command(asked: int | None, follow: "Callable[[Session], object]", alone: str = "") -> Ranks | None:
+    """Return the place of this process if it leads a command without gradients; None if it has done its part.
+
+    See `place_of_this_process`; a rank beside the first does its part by `follow`. `alone`: why this is for one process, if it is.
+    """
+    size = asked or find_ranks().size
+    if alone and size > 1:
+        raise UsageError(f"--ranks {size}: {alone}")
+    if (here := _this_rank(asked)) is None or here.is_first:
+        return here
+    from tfkit.engine.session import following_session
+
+    console.set_quiet(True)
+    with (
+        StopSignals(acknowledge=console.acknowledge) as signals,
+        contextlib.suppress(PeerDoneError),
+        following_session(here, signals) as work,
+        signals.at_once(),
+    ):
+        follow(work)
+    return None
+
+
+def _this_rank(asked: int | None) -> Ranks | None:
+    """Return the place of this process; None if it has started the ranks, which have ended well. Raises AlreadyReportedError."""
     here = find_ranks()
     if asked is not None and not here.is_alone and asked != here.size:
         raise UsageError(f"--ranks {asked}: this is rank {here.rank} of {here.size} already, which torchrun or Slurm started; leave it out")
@@ -34,10 +70,7 @@ def place_of_this_process(asked: int | None, threads: int | None) -> Ranks | Non
             raise crash.AlreadyReportedError(code)
         return None
     _watch_launcher()
-    if here.is_first:
-        return here
-    _follow(here, threads)
-    return None
+    return here
 
 
 def _launch(size: int) -> int:

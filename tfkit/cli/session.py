@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tfkit import console
 from tfkit.cli import crash
 from tfkit.engine.session import Session, session
+from tfkit.parallel.ranks import ONE_PROCESS, Ranks
 from tfkit.run.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def command_session(command: str, carbon: "CarbonSection", run: Path | None = None, threads: int | None = None) -> Iterator[Session]:
+def command_session(
+    command: str, carbon: "CarbonSection", run: Path | None = None, threads: int | None = None, ranks: Ranks = ONE_PROCESS
+) -> Iterator[Session]:
     """Meter the block, under the name of the command; see `engine.session`."""
     crash.set_folder(run)
     with (
         StopSignals(acknowledge=console.acknowledge) as signals,
-        session(command, carbon, run, console, signals, threads=threads, words=sys.argv) as work,
+        session(command, carbon, run, console, signals, threads=threads, words=sys.argv, ranks=ranks) as work,
     ):
         yield work

@@ -30,6 +30,15 @@ def require_alone(ranks: Ranks, what: str) -> None:
         raise UsageError(f"--ranks {ranks.size}: {what} cannot be trained by several ranks yet; leave it out, or train each part with it")
 
 
+def rank_device(asked: str | None, ranks: Ranks) -> str | None:
+    """Return the device of this rank: as asked, else the GPU of its machine that has its number there."""
+    if ranks.is_alone or asked not in (None, "auto", "cuda"):
+        return asked
+    import torch
+
+    return f"cuda:{ranks.local_rank}" if torch.cuda.is_available() else asked
+
+
 def rank_threads(asked: int | None, ranks: Ranks) -> int | None:
     """Return the threads of this rank: as asked, else its part of the cores; None, PyTorch's own number, of a process alone."""
     return asked if asked is not None or ranks.is_alone else max(1, usable_cores() // ranks.local_size)

@@ -18,6 +18,7 @@ from tfkit.engine.pipe import Pipe
 from tfkit.engine.settings import Settings, quoted, read_settings, settings_inputs
 from tfkit.errors import DataError, ModelError, UsageError
 from tfkit.hub import find_checkpoint
+from tfkit.parallel.deal import Deal, in_turn
 from tfkit.recipe.schema.data_sections import SourceSection
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ class Predictor:
                 raise UsageError(f"row {number}: a row is a dict or a text, and this is of type {type(row).__name__}")
             yield columns.asked(row, f"row {number}")
 
-    def load(self, device: str | None = None, threads: int | None = None) -> None:
-        """Load the model. Raises ModelError for one that does not fit the objective."""
+    def load(self, device: str | None = None, threads: int | None = None, deal: Deal = in_turn) -> None:
+        """Load the model; `deal` has its batches computed. Raises ModelError for one that does not fit the objective."""
         import torch
 
         from tfkit.adapters import load
@@ -94,9 +95,9 @@ class Predictor:
 
         if threads is not None:
             torch.set_num_threads(threads)
-        self.use(load(self.folder, device=pick_device(device), dtype=getattr(torch, self.settings.evaluation.precision)))
+        self.use(load(self.folder, device=pick_device(device), dtype=getattr(torch, self.settings.evaluation.precision)), deal)
 
-    def use(self, loaded: "Loaded") -> None:
+    def use(self, loaded: "Loaded", deal: Deal = in_turn) -> None:
         """Take a model that is loaded already. Raises ModelError."""
         from tfkit.engine.scoring.by_row import open_finished
 
@@ -104,7 +105,7 @@ class Predictor:
             raise ModelError(f"{self.folder}: no tokenizer.json here, and no text can be read without; put the model's own beside it")
         objective = open_finished(self.section, loaded, self.settings.seed)[0].labelled
         assert objective is not None  # it reads rows
-        self.loaded, self.objective = loaded, objective
+        self.loaded, self.objective, self._deal = loaded, objective, deal
 
     def answers(self, rows: Iterable[Asked], is_ready: Callable[[], bool] = lambda: True) -> Iterator[list[dict[str, Any]]]:
         """Yield the fields of the rows with their predictions, in order, a window of those that are there, by `is_ready`, at a time.
@@ -202,17 +203,21 @@ class Predictor:
         check_vocabulary([example[name].tolist() for example in examples for name in objective.ids], self.loaded.config.vocab_size)
         if objective.writer is not None:
             settings = undrawn(self.settings.generation)
-            return [Answer(text) for text in write_texts(model, objective.writer, examples, settings, size, self.loaded.eos_ids)]
+            texts = write_texts(model, objective.writer, examples, settings, size, self.loaded.eos_ids, deal=self._deal)
+            return [Answer(text) for text in texts]
         device = next(model.parameters()).device
         order = sorted(range(len(examples)), key=lambda number: -encoded[number].length)
+
+        def answers(numbers: Sequence[int]) -> list[Answer]:
+            kept = np.array(numbers, np.int64)
+            batch = objective.collate(ExampleBatch([[examples[number]] for number in numbers], np.zeros_like(kept), kept)).to(device)
+            return list(objective.answers(model, batch, [rows[number] for number in numbers], all_labels=self.all_labels))
+
         found: dict[int, Answer] = {}
+        batches = [order[first : first + size] for first in range(0, len(order), size)]
         with inference(model):
-            for first in range(0, len(order), size):
-                numbers = order[first : first + size]
-                kept = np.array(numbers, np.int64)
-                batch = objective.collate(ExampleBatch([[examples[number]] for number in numbers], np.zeros_like(kept), kept)).to(device)
-                answers = objective.answers(model, batch, [rows[number] for number in numbers], all_labels=self.all_labels)
-                found |= dict(zip(numbers, answers, strict=True))
+            for numbers, answered in zip(batches, self._deal(answers, batches), strict=True):
+                found |= {number: Answer(*one) for number, one in zip(numbers, answered, strict=True)}
         return [found[number] for number in range(len(examples))]
 
 

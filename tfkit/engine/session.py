@@ -1,16 +1,18 @@
 """A computation that is no training, as it runs: its meter, its listener, how it is stopped and, if it keeps one, its run folder."""
 
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tfkit.carbon import Meter, Reading, attempts_of, measuring_fields, read_rework, read_seconds, read_totals, reading_of, resolve_place
 from tfkit.carbon.reading import SUMMED
-from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.listener import Listener, Silent, StopRequest
 from tfkit.errors import DataError
+from tfkit.parallel.deal import Deal, in_turn
+from tfkit.parallel.ranks import ONE_PROCESS, Ranks
 from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.run.folder import RunFolder
 
@@ -27,6 +29,9 @@ class Session:
     folder: RunFolder | None
     before: Reading  # what earlier commands in the same run folder took
     metered: bool
+    ranks: Ranks = ONE_PROCESS
+    deal: Deal = in_turn  # computes a list of batches, with the other ranks where there are some
+    first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # encloses what fills a cache: rank 0 enters first
 
     def should_stop(self) -> bool:
         """Whether the command should end."""
@@ -55,8 +60,10 @@ def session(
     *,
     threads: int | None = None,
     words: Sequence[str] = (),
+    ranks: Ranks = ONE_PROCESS,
 ) -> Iterator[Session]:
-    """Meter the block, under the name of the command; `threads` and `words`, the command line, are for the receipt.
+    """Meter the block, under the name of the command; `threads` and `words`, the command line, are for the receipt; with `ranks` it is
+    rank 0 of a command that the others follow.
 
     Raises UsageError for a country that is none, MachineError for a bad run folder. A series of intensities that is not of now, as
     that of the run whose checkpoint is used may be, is left out with a warning.
@@ -84,7 +91,9 @@ def session(
         )
         is_whole = False
         try:
-            yield Session(stop, listener, meter, folder, before, carbon.enabled)
+            alone = Session(stop, listener, meter, folder, before, carbon.enabled)
+            with nullcontext(alone) if ranks.is_alone else _joined(alone, ranks) as work:
+                yield work
             is_whole = True
         finally:
             reading = meter.stop()
@@ -92,6 +101,24 @@ def session(
                 listener.warn(warning)
             if folder is not None:
                 record_totals(folder, reading, {})
+
+
+@contextmanager
+def following_session(ranks: Ranks, stop: StopRequest) -> Iterator[Session]:
+    """Follow rank 0 through a command, without a meter, a folder or a word; what the other ranks compute comes by `deal`."""
+    with _joined(Session(stop, Silent(), Meter(), None, Reading(), False), ranks) as work:
+        yield work
+
+
+@contextmanager
+def _joined(alone: Session, ranks: Ranks) -> Iterator[Session]:
+    from tfkit.parallel.collectives import ProcessGroup  # which imports torch
+    from tfkit.parallel.common_work import CommonWork
+
+    with alone.stop.at_once():
+        work = CommonWork(ProcessGroup.join(ranks))
+    with work.to_the_end():
+        yield replace(alone, ranks=ranks, deal=work.deal, first_alone=work.first_alone)
 
 
 def energy_fields(reading: Reading) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tfkit.objectives.labelled import LabelledObjective
 from tfkit.objectives.metrics import unit_weights
 from tfkit.objectives.objective import Objective, Sum
 from tfkit.objectives.registry import open_rows, row_order
+from tfkit.parallel.deal import Deal, in_turn
 from tfkit.recipe.schema.sections import EvaluationSection, Recipe
 
 
@@ -61,11 +62,12 @@ def score_sets(
     *,
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    deal: Deal = in_turn,
 ) -> dict[str, float] | None:
     """The metrics of each set, together and apart; `progress(n)` reports n more rows. None if it was to stop."""
     names, labelled = [one.name for one in sets], objective.labelled
     if labelled is not None and labelled.evaluates_answers:
-        found = judge_sets(settings, order, labelled, [one.stored for one in sets], model, should_stop=should_stop)
+        found = judge_sets(settings, order, labelled, [one.stored for one in sets], model, should_stop=should_stop, deal=deal)
         if found is None:
             return None
         found = [
@@ -80,7 +82,8 @@ def score_sets(
     budget = TokenBudget(settings.max_tokens)
     for held_out in budget.until_spent(sets):
         rows = objective.open_rows([(held_out.stored, 1.0)], order)
-        sums = score_rows(model, objective, rows, settings.batch_size, max_tokens=budget.left, progress=progress, should_stop=should_stop)
+        left, size = budget.left, settings.batch_size
+        sums = score_rows(model, objective, rows, size, max_tokens=left, progress=progress, should_stop=should_stop, deal=deal)
         if sums is None:
             return None
         together = {name: together[name] + found if name in together else found for name, found in sums.items()}
@@ -105,13 +108,15 @@ def judge_sets(
     *,
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    deal: Deal = in_turn,
 ) -> list[list[Judged]] | None:
     """The results of each set, row by row; None if it was to stop."""
     found: list[list[Judged]] = []
     budget = TokenBudget(settings.max_tokens)
     for stored in budget.until_spent(sets):
         rows = objective.open_rows([(stored, 1.0)], order)
-        judged = judge_rows(model, objective, rows, settings.batch_size, max_tokens=budget.left, progress=progress, should_stop=should_stop)
+        left, size = budget.left, settings.batch_size
+        judged = judge_rows(model, objective, rows, size, max_tokens=left, progress=progress, should_stop=should_stop, deal=deal)
         if judged is None:
             return None
         found.append(judged)
@@ -141,6 +146,7 @@ def judge_responses(
     *,
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    deal: Deal = in_turn,
 ) -> list[list[JudgedResponse]] | None:
     """A response to each prompt of each set, and what it is worth, as far as evaluation.max_tokens reaches. None if it was to stop."""
     assert objective.rollouts is not None
@@ -152,7 +158,7 @@ def judge_responses(
         count, size = first_rows(rows, budget.left), settings.batch_size
         prompts = [one.stored[i] for i in range(count)]
         judged = judge_prompts(
-            model, reference, prompts, objective.rollouts, seed=seed, batch_size=size, should_stop=should_stop, progress=progress
+            model, reference, prompts, objective.rollouts, seed=seed, batch_size=size, should_stop=should_stop, progress=progress, deal=deal
         )
         if judged is None:
             return None

@@ -12,6 +12,7 @@ from tfkit.data.columns.rows import BadRow, OnBadRow, Skipped, skip
 from tfkit.evaluation.likelihood import Likelihood, Question, encode_questions, score_questions
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.metrics import Numbers, Scores
+from tfkit.parallel.deal import Deal, in_turn
 from tfkit.tokenizer import Tokenizer
 
 _ROWS = 256  # asked about together, so that texts of similar lengths share batches
@@ -55,6 +56,7 @@ def judge_by_likelihood(
     on_bad_row: OnBadRow = "error",
     skipped: dict[str, Skipped] | None = None,
     progress: Callable[[int], None] | None = None,
+    deal: Deal = in_turn,
 ) -> Judgement:
     """Score each row, or the first ones with at most `max_tokens` together; the first is scored however long it is.
 
@@ -80,7 +82,7 @@ def judge_by_likelihood(
         kept = min(len(good), max(room, 0 if found.verdicts else 1))
         if kept:
             last = int(ends[kept - 1])
-            answers = iter(score_questions(model, questions[:last], encoded[:last], batch_size))
+            answers = iter(score_questions(model, questions[:last], encoded[:last], batch_size, deal=deal))
             for row, asked in good[:kept]:
                 mine = list(islice(answers, len(asked)))
                 found.cut += any(one.cut for one in mine)

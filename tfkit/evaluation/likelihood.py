@@ -11,6 +11,7 @@ one token, the harness reads the context's ids and drops that token; here the id
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from tfkit.model.head import vocabulary_head
 from tfkit.model.padding import pad, padding_mask
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_scores
+from tfkit.parallel.deal import Deal, in_turn
 from tfkit.tokenizer import Tokenizer
 
 
@@ -85,6 +87,7 @@ def score_questions(
     batch_size: int,
     *,
     progress: Callable[[int], None] | None = None,
+    deal: Deal = in_turn,
 ) -> list[Likelihood]:
     """Return the answers to questions in text and in ids; equal ones are computed once. `progress(n)` reports n more scored ones.
 
@@ -100,10 +103,9 @@ def score_questions(
     windows = [window for number, one in enumerate(distinct) for window in _windows(number, one, length)]
     windows.sort(key=lambda window: window.begin - window.end)  # the longest first: a batch that does not fit the memory fails at once
     sums, greedy = np.zeros(len(distinct)), np.ones(len(distinct), dtype=bool)
+    batches = [windows[begin : begin + batch_size] for begin in range(0, len(windows), batch_size)]
     with inference(model):
-        for begin in range(0, len(windows), batch_size):
-            batch = windows[begin : begin + batch_size]
-            log_probs, right = _score(model, distinct, batch)
+        for batch, (log_probs, right) in zip(batches, deal(partial(_score, model, distinct), batches), strict=True):
             for window, found, is_likeliest in zip(batch, log_probs, right, strict=True):
                 sums[window.question] += found
                 greedy[window.question] &= is_likeliest

@@ -1,6 +1,6 @@
 """The results of labelled rows, row by row: what the objective measures of each, the model's prediction, and the right answer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,13 @@ from tfkit.evaluation.row_scores import judged_batches
 from tfkit.evaluation.set_metrics import loss_metrics
 from tfkit.generation.inference import Interrupted
 from tfkit.model.transformer import Transformer
-from tfkit.objectives.labelled import LabelledObjective
+from tfkit.objectives.labelled import LabelledObjective, LabelProbabilities
 from tfkit.objectives.metrics import Numbers, Scores, together
 from tfkit.objectives.metrics.texts import reference_metrics
-from tfkit.objectives.objective import Sum
+from tfkit.objectives.objective import Batch, Sum
+from tfkit.parallel.deal import Deal, in_turn
+
+_PROBABILITIES = "label probabilities"
 
 
 @dataclass(frozen=True)
@@ -35,19 +38,42 @@ def judge_rows(
     max_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    deal: Deal = in_turn,
 ) -> list[Judged] | None:
     """The rows that `score_rows` scores, in the order of the data: all, or the first that have at most `max_tokens` together.
 
     `progress(n)` reports n more rows. None if `should_stop`, asked before every batch, said so.
     """
     found: list[Judged] = []
+
+    def predict(batch: Batch) -> list[tuple[dict[str, Sum], dict[str, Any]]]:
+        return [(result.sums, _packed(result.prediction)) for result in objective.predict(model, batch)]
+
     try:
-        for numbers, batch in judged_batches(model, objective, rows, batch_size, max_tokens, progress, should_stop):
-            results = objective.predict(model, batch)
-            found += [Judged(int(number), *result) for number, result in zip(numbers, results, strict=True)]
+        for numbers, results in judged_batches(model, objective, rows, batch_size, predict, max_tokens, progress, should_stop, deal):
+            for number, (sums, prediction) in zip(numbers, results, strict=True):
+                found.append(Judged(int(number), {name: Sum(*one) for name, one in sums.items()}, _unpacked(prediction)))
     except Interrupted:
         return None
     return sorted(found, key=lambda one: one.number)
+
+
+def _packed(prediction: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a prediction as JSON can hold it, to the bit."""
+    return {
+        name: {_PROBABILITIES: [value.labels, value.values.tolist()]} if isinstance(value, LabelProbabilities) else value
+        for name, value in prediction.items()
+    }
+
+
+def _unpacked(prediction: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_packed`."""
+    found = dict(prediction)
+    for name, value in prediction.items():
+        if isinstance(value, dict) and value.keys() == {_PROBABILITIES}:
+            labels, values = value[_PROBABILITIES]
+            found[name] = LabelProbabilities(labels, np.array(values, np.float32))
+    return found
 
 
 def answer_metrics(objective: LabelledObjective, judged: Sequence[Judged]) -> Scores:

@@ -9,6 +9,7 @@ from tfkit.data import ExampleRows, Rows
 from tfkit.generation.inference import Interrupted, inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective, Sum
+from tfkit.parallel.deal import Deal, Result, in_turn
 
 
 def score_rows(
@@ -20,16 +21,21 @@ def score_rows(
     max_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    deal: Deal = in_turn,
 ) -> Mapping[str, Sum] | None:
     """Sum the objective's measures over all rows, or over the first with at most `max_tokens` together, in float64.
 
     `progress(n)` reports n more rows. Return None if `should_stop`, called before every batch, is true: half a score is no score.
     """
     sums: dict[str, Sum] = {}
+
+    def measure(batch: Batch) -> dict[str, Sum]:
+        return dict(objective.measure(model, batch))
+
     try:
-        for _, batch in judged_batches(model, objective, rows, batch_size, max_tokens, progress, should_stop):
-            for name, found in objective.measure(model, batch).items():
-                sums[name] = sums[name] + found if name in sums else found
+        for _, measured in judged_batches(model, objective, rows, batch_size, measure, max_tokens, progress, should_stop, deal):
+            for name, found in measured.items():
+                sums[name] = sums[name] + Sum(*found) if name in sums else Sum(*found)
     except Interrupted:
         return None
     return sums
@@ -40,25 +46,30 @@ def judged_batches(
     objective: Objective,
     rows: Rows,
     batch_size: int,
+    compute: Callable[[Batch], Result],
     max_tokens: int | None,
     progress: Callable[[int], None] | None,
     should_stop: Callable[[], bool] | None,
-) -> Iterator[tuple[NDArray[np.int64], Batch]]:
-    """Yield the row numbers of each batch, and the batch on the model's device, in inference mode; arguments as in `score_rows`.
+    deal: Deal,
+) -> Iterator[tuple[NDArray[np.int64], Result]]:
+    """Yield the row numbers of each batch, and what `compute` gives for it, in inference mode; arguments as in `score_rows`.
 
     The choice of rows depends only on their order in the data: on no seed, and not on the batch size. Raise Interrupted if `should_stop`
     is true.
     """
     device = next(model.parameters()).device
+
+    def one(numbers: NDArray[np.int64]) -> Result:
+        if should_stop is not None and should_stop():
+            raise Interrupted
+        return compute(objective.collate(rows.gather(np.zeros(len(numbers), np.int64), numbers)).to(device))
+
     with inference(model):
         order = rows.order(0)  # rows of similar lengths follow each other, to reduce padding
         order = order[order < first_rows(rows, max_tokens)]
-        for start in range(0, len(order), batch_size):
-            if should_stop is not None and should_stop():
-                raise Interrupted
-            numbers = order[start : start + batch_size]
-            batch = objective.collate(rows.gather(np.zeros(len(numbers), np.int64), numbers))
-            yield numbers, batch.to(device)
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        for numbers, found in zip(batches, deal(one, batches), strict=True):
+            yield numbers, found
             if progress is not None:
                 progress(len(numbers))
 

@@ -9,7 +9,7 @@ A text is cut into pieces of at most the context length that overlap by one id, 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from tfkit.data.store.token_stream import TokenStream
 from tfkit.errors import DataError, ModelError
 from tfkit.evaluation.token_budget import TokenBudget
-from tfkit.generation.inference import inference
+from tfkit.generation.inference import Interrupted, inference
 from tfkit.model.head import vocabulary_head
 from tfkit.model.padding import pad, real_tokens
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.log_probs import token_log_probs
 from tfkit.objectives.objective import perplexity
+from tfkit.parallel.deal import Deal, in_turn
 
 Numbers = NDArray[Any]
 
@@ -105,6 +106,7 @@ def score_texts(
     max_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    deal: Deal = in_turn,
 ) -> TextScore | None:
     """Score each text of the stream on its own, in pieces of at most `context_length` ids, `batch_size` pieces a forward.
 
@@ -119,14 +121,22 @@ def score_texts(
             f"{stream.name}: there is nothing to score: no text has a token that follows another; give texts that are not empty"
         )
     losses = np.zeros(len(targets))
-    with inference(model):
-        for texts, ids in _batches(stream, _cut(targets, context_length), batch_size):
-            if should_stop is not None and should_stop():
-                return None
-            sums, counts = _score(model, ids)
-            np.add.at(losses, texts, sums)
-            if progress is not None:
-                progress(counts)
+
+    def score(pieces: _Pieces) -> list[float]:
+        if should_stop is not None and should_stop():
+            raise Interrupted
+        places = zip(pieces.texts, pieces.starts, pieces.lengths, strict=True)
+        return _score(model, [stream.document(int(text))[start : start + length] for text, start, length in places])
+
+    batches = _batches(_cut(targets, context_length), batch_size)
+    try:
+        with inference(model):
+            for pieces, sums in zip(batches, deal(score, batches), strict=True):
+                np.add.at(losses, pieces.texts, np.array(sums))
+                if progress is not None:
+                    progress(int(pieces.lengths.sum()) - len(sums))  # a piece's first id is no target
+    except Interrupted:
+        return None
     return TextScore(losses, targets, np.asarray(stream.text_bytes[: len(targets)], dtype=np.int64))
 
 
@@ -139,12 +149,16 @@ def score_streams(
     max_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    deal: Deal = in_turn,
 ) -> list[TextScore] | None:
     """Return the score of each stream, as `score_texts` does; `max_tokens` holds for all together, so the last streams may be skipped."""
     scores: list[TextScore] = []
     budget = TokenBudget(max_tokens)
     for stream in budget.until_spent(streams):
-        score = score_texts(model, stream, context_length, batch_size, max_tokens=budget.left, progress=progress, should_stop=should_stop)
+        left = budget.left
+        score = score_texts(
+            model, stream, context_length, batch_size, max_tokens=left, progress=progress, should_stop=should_stop, deal=deal
+        )
         if score is None:
             return None
         scores.append(score)
@@ -165,16 +179,14 @@ def _cut(targets: Numbers, context_length: int) -> _Pieces:
     return _Pieces(texts[order], starts[order], lengths[order])
 
 
-def _batches(stream: TokenStream, pieces: _Pieces, batch_size: int) -> Iterator[tuple[Numbers, list[Numbers]]]:
-    """Yield the texts of the pieces (B,), and the ids of each."""
-    for begin in range(0, len(pieces.texts), batch_size):
-        batch = slice(begin, begin + batch_size)
-        places = zip(pieces.texts[batch], pieces.starts[batch], pieces.lengths[batch], strict=True)
-        yield pieces.texts[batch], [stream.document(int(text))[start : start + length] for text, start, length in places]
+def _batches(pieces: _Pieces, batch_size: int) -> list[_Pieces]:
+    """Return the pieces in batches."""
+    slices = [slice(begin, begin + batch_size) for begin in range(0, len(pieces.texts), batch_size)]
+    return [_Pieces(pieces.texts[batch], pieces.starts[batch], pieces.lengths[batch]) for batch in slices]
 
 
-def _score(model: Transformer, pieces: list[Numbers]) -> tuple[Numbers, int]:
-    """Return the loss of each piece, (B,) float64 in nats, and the number of targets."""
+def _score(model: Transformer, pieces: list[Numbers]) -> list[float]:
+    """Return the loss of each piece, in float64 and nats."""
     head = vocabulary_head(model.head)
     device = head.weight.device
     ids, real = pad(pieces, 0).to(device), real_tokens(pieces).to(device)  # on the right, where causal attention does not see padding
@@ -183,4 +195,5 @@ def _score(model: Transformer, pieces: list[Numbers]) -> tuple[Numbers, int]:
     log_probs = token_log_probs(head, hidden[scored], labels[scored]).cpu().double()  # (N,); an Apple GPU has no float64
     rows = scored.nonzero()[:, 0].cpu()  # (N,)
     sums = torch.zeros(len(pieces), dtype=torch.float64).index_add_(0, rows, -log_probs)
-    return sums.numpy(), len(rows)
+    found: list[float] = sums.tolist()
+    return found

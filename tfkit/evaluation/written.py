@@ -14,6 +14,7 @@ from tfkit.data.store.overlap import text_hash
 from tfkit.generation.complete import complete_ids
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.labelled import WritingObjective
+from tfkit.parallel.deal import Deal, in_turn
 from tfkit.recipe.schema.sections import GenerationSection
 
 
@@ -30,6 +31,7 @@ def write_texts(
     batch_size: int,
     eos_ids: Collection[int],
     progress: Callable[[int], None] | None = None,
+    deal: Deal = in_turn,
 ) -> list[str]:
     """The model's answer to each example.
 
@@ -40,11 +42,15 @@ def write_texts(
     ends, start_id = {*eos_ids, *objective.end_ids}, objective.start_id
     order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))  # alike in length; what does not fit fails at once
     texts = [""] * len(prompts)
-    for first in range(0, len(order), batch_size):
-        numbers = order[first : first + batch_size]
+
+    def write(numbers: Sequence[int]) -> list[str]:
         batch = [prompts[number] for number in numbers]
-        for number, found in zip(numbers, complete_ids(model, tokenizer, batch, settings, eos_ids=ends, start_id=start_id), strict=True):
-            texts[number] = found.text.strip()
+        return [found.text.strip() for found in complete_ids(model, tokenizer, batch, settings, eos_ids=ends, start_id=start_id)]
+
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    for numbers, written in zip(batches, deal(write, batches), strict=True):
+        for number, text in zip(numbers, written, strict=True):
+            texts[number] = text
         if progress is not None:
             progress(len(numbers))
     return texts

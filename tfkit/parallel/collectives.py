@@ -43,7 +43,7 @@ class ProcessGroup:
         timeout = timedelta(seconds=step_seconds)
         of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
         restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # what an earlier start left in the store is not ours
-        with _lost(ranks, f"did not meet all {ranks.size} ranks at {ranks.address}:{ranks.port}"):
+        with lost(ranks, f"did not meet all {ranks.size} ranks at {ranks.address}:{ranks.port}"):
             serves = ranks.is_first and not of_launcher
             if not serves:
                 _await_server(ranks, step_seconds)
@@ -58,14 +58,14 @@ class ProcessGroup:
 
     def announce(self, message: Mapping[str, Any]) -> None:
         """Let all other ranks `receive` a message; rank 0 alone does."""
-        with _lost(self.ranks, "could not announce anything"):
+        with lost(self.ranks, "could not announce anything"):
             self._store.set(f"announcement/{self._announced}", json.dumps(message))
         self._announced += 1
 
     def receive(self) -> dict[str, Any]:
         """Return the next message of rank 0, once it is there."""
         key = f"announcement/{self._announced}"
-        with _lost(self.ranks, "heard nothing more of rank 0"):
+        with lost(self.ranks, "heard nothing more of rank 0"):
             self._store.wait([key], timedelta(seconds=WORK_SECONDS))
             message: dict[str, Any] = json.loads(self._store.get(key))
         self._announced += 1
@@ -94,7 +94,7 @@ class ProcessGroup:
         names = sorted(parts[0])
         own = torch.stack([torch.stack([part[name].detach().double().cpu() for name in names]) for part in parts])  # (micro-batches, names)
         gathered = [torch.empty_like(own) for _ in range(self.ranks.size)]
-        with _lost(self.ranks, "lost another rank within a step"):
+        with lost(self.ranks, "lost another rank within a step"):
             dist.all_gather(gathered, own)
         rows = torch.stack(gathered, dim=1).flatten(0, 1)  # (micro-batches of all, names)
         types = [parts[0][name].dtype for name in names]
@@ -137,7 +137,7 @@ class ProcessGroup:
         self._leave()
 
     def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
-        with _lost(self.ranks, "lost another rank within a step"):
+        with lost(self.ranks, "lost another rank within a step"):
             dist.all_reduce(tensor, operation)
         return tensor
 
@@ -174,7 +174,7 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def _lost(ranks: Ranks, what: str) -> Iterator[None]:
+def lost(ranks: Ranks, what: str) -> Iterator[None]:
     """Turn the errors of connections into one that says what to do."""
     try:
         yield

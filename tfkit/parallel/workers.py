@@ -93,11 +93,14 @@ class Workers:
 
     @property
     def culprit(self) -> int | None:
-        """The rank whose end was not the consequence of another's; None: none failed."""
+        """The rank whose end was not the consequence of another's; rank 0 where several have the same reason, which it has reported.
+
+        None: none failed.
+        """
         failed = [rank for rank, code in self.ended.items() if code and rank not in self._killed]
         own = [rank for rank in failed if 0 < self.ended[rank] < 128 and self.ended[rank] != _LOST]
         killed = [rank for rank in failed if self.ended[rank] < 0]
-        return next(iter([*own, *killed, *failed]), None)
+        return 0 if 0 in own else next(iter([*own, *killed, *failed]), None)
 
     @property
     def exit_code(self) -> int:

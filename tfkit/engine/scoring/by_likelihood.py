@@ -66,6 +66,7 @@ def evaluate_likelihood(settings: Settings, loaded: "Loaded", work: "Session") -
                     on_bad_row=data.on_bad_row,
                     skipped=skipped,
                     progress=bar.advance,
+                    deal=work.deal,
                 )
             _report(source, found, skipped, loaded.config.context_length, work.listener)
             judged[name] = found

@@ -41,7 +41,7 @@ def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, 
         raise UsageError("there are no prompts to answer: give them as --data F, or a recipe with data.validation")
     for source in sources:
         work.listener.say(source.describe())
-    with work.stop.at_once():
+    with work.first_alone(), work.stop.at_once():
         found = [store(source, data, objective, tokenizer, work.listener, counts_lost=True) for source in sources]
     stored = [one for one in found if isinstance(one, ExampleSet)]
     for one in stored:
@@ -53,7 +53,9 @@ def evaluate_rollouts(settings: Settings, loaded: "Loaded", work: "Session", *, 
     report_rows([one.stored for one in sets], work.listener)
     reference, seed = _reference(loaded, work), settings.generation.seed
     with work.listener.progress("answering", sum(counts), "prompts") as bar, work.stop.at_once(WHOLE):
-        judged = judge_responses(settings.evaluation, order, objective, sets, loaded.model, reference, seed, progress=bar.advance)
+        judged = judge_responses(
+            settings.evaluation, order, objective, sets, loaded.model, reference, seed, progress=bar.advance, deal=work.deal
+        )
     assert judged is not None  # nothing asked it to stop
     whole = [[*part, *_unanswered(labelled, one.lost)] for part, one in zip(judged, sets, strict=True)]
     everything = [one for part in whole for one in part]

@@ -94,7 +94,7 @@ def evaluate_rows(settings: Settings, loaded: "Loaded", work: "Session", *, each
         raise UsageError("there are no rows to score: give them as --data F, or a recipe with data.validation")
     for source in sources:
         work.listener.say(source.describe())
-    with work.stop.at_once():
+    with work.first_alone(), work.stop.at_once():
         stored = [store(source, data, objective, tokenizer, work.listener, counts_lost=True) for source in sources]
     for one in stored:
         one.check_vocabulary(loaded.config.vocab_size)
@@ -121,7 +121,7 @@ def _referenced(
 ) -> list[ValidationSet]:
     """The sets with what the reference says of their rows, of an objective that compares the model with one."""
     stored = [one.stored for one in sets if isinstance(one.stored, ExampleSet)]
-    with work.stop.at_once(WHOLE):
+    with work.first_alone(), work.stop.at_once(WHOLE):
         found = of_finished(stored, objective, loaded, settings.evaluation.batch_size, work.listener)
     return [replace(one, stored=read) for one, read in zip(sets, found, strict=True)]
 
@@ -150,7 +150,7 @@ def _unlabelled(
         rows, tokens = rows + first, tokens + (tokens_of(one.stored) if first == len(cut) else tokens_of_first(cut, first))
         budget.spend(tokens_of_first(cut, first))
     with work.listener.progress("scoring", rows, "rows") as bar, work.stop.at_once(WHOLE):
-        metrics = score_sets(settings.evaluation, order, objective, sets, loaded.model, progress=bar.advance)
+        metrics = score_sets(settings.evaluation, order, objective, sets, loaded.model, progress=bar.advance, deal=work.deal)
     assert metrics is not None  # nothing asked it to stop
     return Scored(metrics, rows, tokens, scored, texts=[one.texts for one in scored])
 
@@ -175,10 +175,10 @@ def _labelled(
     if writer is not None:
         inputs = [shared_inputs(writer, *one) for one in zip(sources, used, counts, strict=False)]
     with work.listener.progress("scoring", sum(counts) + sum(map(len, inputs)), "rows") as bar, work.stop.at_once(WHOLE):
-        read = judge_sets(settings.evaluation, order, objective, used, loaded.model, progress=bar.advance)
+        read = judge_sets(settings.evaluation, order, objective, used, loaded.model, progress=bar.advance, deal=work.deal)
         assert read is not None  # nothing asked it to stop
         if writer is not None:
-            read = [with_texts(settings, writer, *one, loaded, bar.advance) for one in zip(used, read, inputs, strict=True)]
+            read = [with_texts(settings, writer, *one, loaded, bar.advance, work.deal) for one in zip(used, read, inputs, strict=True)]
         read = [completed(objective, *one) for one in zip(sources, used, read, strict=False)]
         wrong = [wrong_answers(objective, one.lost, count) for one, count in zip(sets, counts, strict=True)]
         if writer is not None:

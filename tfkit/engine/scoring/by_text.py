@@ -33,7 +33,8 @@ def evaluate_texts(settings: "Settings", loaded: "Loaded", work: "Session", *, e
             'or say it: "objective={kind: classification}"'
         )
     sources = _sources(settings)
-    streams = _streams(sources, loaded, work)
+    with work.first_alone():
+        streams = _streams(sources, loaded, work)
     scores = _score(loaded, streams, settings, work)
     whole = sum(scores[1:], start=scores[0])
     tokens = whole.target_tokens + len(whole.targets)
@@ -78,6 +79,7 @@ def _score(loaded: "Loaded", streams: list[TokenStream], settings: "Settings", w
             settings.evaluation.batch_size,
             max_tokens=limit,
             progress=shown.advance,
+            deal=work.deal,
         )
     assert scores is not None  # nothing asked it to stop
     return scores

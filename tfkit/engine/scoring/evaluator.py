@@ -47,9 +47,7 @@ class Evaluator:
         """Return the result of docs/cli.md, a prediction for each row if `each`, and the energy. Raises Stopped: half a score is none."""
         from tfkit.engine.session import WHOLE
 
-        with work.stop.at_once():
-            loaded = self._load(device, threads)
-        found = self._scored(loaded, work, each=each)
+        loaded, found = self.compute(work, device, threads, each=each)
         with work.stop.at_once(WHOLE):
             reading = work.own(work.meter.stop())  # which waits for a first measurement
             result = self._result(loaded, found, reading)
@@ -58,6 +56,14 @@ class Evaluator:
             work.listener.warn(f"{what} are among those that the run was trained on: the metrics say little about other texts")
         work.finish(result, data=result["data"])
         return result, found.predictions, reading
+
+    def compute(
+        self, work: "Session", device: str | None = None, threads: int | None = None, *, each: bool = False
+    ) -> "tuple[Loaded, Scored]":
+        """Return the loaded model and its scores: the part of `score` that all ranks have."""
+        with work.stop.at_once():
+            loaded = self._load(device, threads)
+        return loaded, self._scored(loaded, work, each=each)
 
     def _load(self, device: str | None, threads: int | None) -> "Loaded":
         """Load the model in the arithmetic of the settings."""

@@ -12,6 +12,7 @@ from tfkit.evaluation.predictions import Judged
 from tfkit.evaluation.written import rows_of, undrawn, write_texts
 from tfkit.objectives.labelled import WritingObjective
 from tfkit.objectives.metrics import Numbers
+from tfkit.parallel.deal import Deal
 
 if TYPE_CHECKING:
     from tfkit.hub import Loaded
@@ -57,11 +58,12 @@ def with_texts(
     inputs: Sequence[SharedInput],
     loaded: "Loaded",
     progress: Callable[[int], None],
+    deal: Deal,
 ) -> list[Judged]:
     """Return the same rows with what the model writes for the input of each, and what was to be written."""
     examples = [stored[one.rows[0]] for one in inputs]
     decoding, size = undrawn(settings.generation), settings.evaluation.batch_size
-    texts = write_texts(loaded.model, objective, examples, decoding, size, loaded.eos_ids, progress)
+    texts = write_texts(loaded.model, objective, examples, decoding, size, loaded.eos_ids, progress, deal)
     predictions = {
         number: {"text": text, "references": one.references} for one, text in zip(inputs, texts, strict=True) for number in one.rows
     }

@@ -1,0 +1,47 @@
+"""What a rank computes of an evaluation or of predictions comes to the others as JSON: nothing of it is lost, whatever the objective."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from answer_runs import KINDS, made_rows
+
+from tfkit.carbon import Meter, Reading
+from tfkit.engine.calls import interrupts
+from tfkit.engine.isolation import isolated
+from tfkit.engine.listener import Silent
+from tfkit.engine.predicting import Predictor
+from tfkit.engine.scoring.evaluator import Evaluator
+from tfkit.engine.session import Session
+from tfkit.parallel.deal import Deal, in_turn
+
+
+def through_json(compute: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
+    return (json.loads(json.dumps(compute(item))) for item in items)
+
+
+def evaluated(run: Path, deal: Deal) -> list[Any]:
+    with isolated(), interrupts(None) as stop:
+        work = Session(stop, Silent(), Meter(), None, Reading(), False, deal=deal)
+        words = ["evaluation.batch_size=5"]
+        _, found = Evaluator(str(run), None, words, None).compute(work, "cpu", 1, each=True)
+    assert found.scores is not None
+    return [found.metrics, found.predictions, found.facts, found.baselines]
+
+
+def predicted(run: Path, deal: Deal) -> list[dict[str, Any]]:
+    with isolated():
+        predictor = Predictor(str(run), ["evaluation.batch_size=5"], all_labels=True)
+        rows = [row | {"talk": row["talk"][:-1]} for row in made_rows(30)[20:]]
+        asked = predictor.given_rows(rows)
+        predictor.load("cpu", 1, deal)
+        return [line for window in predictor.answers(asked) for line in window]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_evaluations_and_predictions_are_the_same_through_json(answers: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(answers)
+    assert repr(evaluated(answers / name, through_json)) == repr(evaluated(answers / name, in_turn))
+    assert predicted(answers / name, through_json) == predicted(answers / name, in_turn)

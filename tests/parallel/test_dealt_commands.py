@@ -1,0 +1,137 @@
+"""evaluate, predict and generate on two ranks give what one process gives; what ends one rank ends both, with the same code."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from tiny_runs import WORDS, Done, Process, pretrain, write_corpus, write_recipe
+from two_ranks import start_ranks
+
+from tfkit.errors import ModelError
+from tfkit.evaluation import text_scores
+
+LABELLED = """
+model: {preset: bert-tiny, dim: 16, num_heads: 2, context_length: 32, init: {std: 0.3}}
+tokenizer: {kind: wordpiece, vocab_size: 120}
+data: {train: [{path: rows.jsonl}], validation: [{path: rows.jsonl}]}
+objective: {kind: classification}
+training: {steps: 3, batch_size: 4, precision: fp32}
+evaluation: {every: null}
+carbon: {enabled: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a language model, a classifier, rows and prompts."""
+    folder = tmp_path_factory.mktemp("dealt")
+    words = ("training.steps=4", "evaluation.every=null")
+    assert pretrain(folder / "lm", write_recipe(folder, write_corpus(folder / "corpus")), *words).code == 0
+    rows = [{"text": " ".join(WORDS[i % 5 : i % 7 + 6]), "label": "ab"[i % 2], "id": i} for i in range(23)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "classes.yaml").write_text(LABELLED.replace("rows.jsonl", str(folder / "rows.jsonl")), encoding="utf-8")
+    assert pretrain(folder / "classes", folder / "classes.yaml").code == 0
+    prompts = [{"prompt": " ".join(WORDS[i % 3 : i % 3 + 2]), "id": i} for i in range(37)]  # three batches
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in prompts), encoding="utf-8")
+    return folder
+
+
+def alone(folder: Path, *words: str) -> Done:
+    return Process(folder, [*words, "--threads", "1"]).wait()
+
+
+def together(folder: Path, *words: str, faults: Mapping[int, Callable[[], object]] | None = None) -> list[Done]:
+    return [process.wait() for process in start_ranks(folder, [*words, "--threads", "1"], faults)]
+
+
+def test_an_evaluation_has_the_same_digits(base: Path, tmp_path: Path) -> None:
+    """Of texts and of rows, with its predictions, intervals and gates; rank 0 alone writes."""
+    for name, size, gate in (("lm", "3", "loss > 1"), ("classes", "4", "accuracy < 2")):
+        words = ["evaluate", "--from", str(base / name), f"evaluation.batch_size={size}", "carbon.enabled=false", "--json"]
+        words += ["--fail-if", gate]
+        one = alone(tmp_path, *words, "--predictions", str(tmp_path / "one.jsonl"))
+        first, second = together(tmp_path, *words, "--predictions", str(tmp_path / "two.jsonl"), "--run", str(tmp_path / name))
+        assert (one.code, first.code, second.code) == (8, 8, 0), first.err + second.err
+        assert json.loads(first.out) == json.loads(one.out)
+        assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+        assert (second.out, "Traceback" in second.err) == ("", False)
+        assert json.loads((tmp_path / name / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
+
+
+def test_predictions_and_texts_come_in_the_order_of_the_rows(base: Path, tmp_path: Path) -> None:
+    predict = ["predict", "--from", str(base / "classes"), "--data", str(base / "rows.jsonl"), "--all", "evaluation.batch_size=4"]
+    generate = ["generate", "--from", str(base / "lm"), "--input", str(base / "prompts.jsonl"), "--max-new-tokens", "3", "--seed", "5"]
+    for words in (predict, [*generate, "--temperature", "1"]):
+        one, (first, second) = alone(tmp_path, *words, "carbon.enabled=false"), together(tmp_path, *words, "carbon.enabled=false")
+        assert (one.code, first.code, second.code) == (0, 0, 0), first.err + second.err
+        assert (first.out, second.out) == (one.out, "")
+        assert len(one.out.splitlines()) in (23, 37)
+
+
+def test_a_bad_prompt_ends_both_after_the_lines_before_it(base: Path, tmp_path: Path) -> None:
+    """Without a reader rank 0 ends quietly, and so does the other."""
+    lines = (base / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "bad.jsonl").write_text("\n".join([*lines[:20], '{"text": 1}', *lines[20:]]), encoding="utf-8")
+    words = ["generate", "--from", str(base / "lm"), "--max-new-tokens", "1", "--temperature", "0", "carbon.enabled=false", "--input"]
+    first, second = together(tmp_path, *words, str(tmp_path / "bad.jsonl"))
+    assert (first.code, second.code) == (3, 3), first.err + second.err
+    assert len(first.out.splitlines()) == 20
+    assert 'bad.jsonl:21: no text under "prompt"' in first.err
+
+    def no_reader() -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        os.dup2(writing, 1)
+
+    done = together(tmp_path, *words, str(base / "prompts.jsonl"), faults={0: no_reader})
+    assert [(one.code, "Traceback" in one.err) for one in done] == [(0, False), (0, False)], done[0].err + done[1].err
+
+
+def test_what_ends_one_rank_ends_both_with_its_code_and_its_words(base: Path, tmp_path: Path) -> None:
+    words = ["evaluate", "--from", str(base / "lm"), "evaluation.batch_size=2", "carbon.enabled=false", "--json"]
+
+    def in_batch(strike: Callable[[], object]) -> Callable[[], None]:
+        def before() -> None:
+            score, calls = text_scores._score, [0]
+
+            def struck(*arguments: object) -> list[float]:
+                calls[0] += 1
+                if calls[0] == 2:
+                    strike()
+                return score(*arguments)  # type: ignore[arg-type]
+
+            text_scores._score = struck
+
+        return before
+
+    def raising(error: Exception) -> Callable[[], None]:
+        def strike() -> None:
+            raise error
+
+        return in_batch(strike)
+
+    own = ModelError("the model is odd; take another")
+    first, second = together(tmp_path, *words, faults={1: raising(own)})
+    assert (first.code, second.code) == (4, 4), first.err + second.err
+    assert "rank 1: the model is odd; take another" in json.loads(first.out)["error"]["message"]
+    first, second = together(tmp_path, *words, faults={1: raising(MemoryError("no more"))})
+    assert (first.code, second.code) == (5, 5), first.err + second.err
+    for struck, codes in ((1, [9, -signal.SIGKILL]), (0, [-signal.SIGKILL, 9])):
+        done = together(tmp_path, *words, faults={struck: in_batch(lambda: os.kill(os.getpid(), signal.SIGKILL))})
+        assert [one.code for one in done] == codes, done[0].err + done[1].err
+    for struck in (0, 1):
+        done = together(tmp_path, *words, faults={struck: in_batch(lambda: os.kill(os.getpid(), signal.SIGTERM))})
+        assert [one.code for one in done] == [143, 143], done[0].err + done[1].err
+        assert all("stopped by SIGTERM: there is no result" in one.err for one in done)
+
+
+def test_what_only_one_process_can_do_is_refused(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tfkit.__main__ import main
+
+    assert main(["predict", "--from", str(base / "classes"), "--data", "-", "--ranks", "2"]) == 2
+    assert "--ranks 2: rows from stdin are answered by one process" in capsys.readouterr().err
+    assert main(["generate", "--from", str(base / "lm"), "--prompt", "a", "--ranks", "2"]) == 2
+    assert "give many in a file, --input F" in capsys.readouterr().err

@@ -1,0 +1,125 @@
+"""Work without gradients that the ranks do together, each a part of the same list: evaluations, predictions, generated texts.
+
+Every rank runs the same program on the same items. Item i is computed by rank i modulo their number; after each round all exchange their
+results as JSON, so all go on with the same ones, in order. What ends one rank ends all, with the same exit code.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tfkit import errors
+from tfkit.errors import PeerLostError, Stopped, TfkitError, is_out_of_memory
+from tfkit.parallel.collectives import ProcessGroup, lost
+from tfkit.parallel.deal import Item, PeerDoneError, Result
+from tfkit.parallel.ranks import Ranks
+
+
+class CommonWork:
+    """The common work of a group; `deal` is a Deal."""
+
+    def __init__(self, group: ProcessGroup):
+        self._group, self._ranks = group, group.ranks
+        self._thread = ThreadPoolExecutor(1, "common work")
+        self._is_over = False  # an end was exchanged, or a rank is lost: nothing more can be
+
+    def deal(self, compute: Callable[[Item], Result], items: Iterable[Item], /) -> Iterator[Result]:
+        """Yield the result for each item, computed by its rank."""
+        iterator, rank = iter(items), self._ranks.rank
+        refused: TfkitError | None = None
+        while refused is None:
+            part: list[Item] = []
+            try:
+                part.extend(item for item in islice(iterator, self._ranks.size))
+            except TfkitError as error:  # in the items, and so on all ranks: those before it are computed
+                refused = error
+            if part:
+                own = compute(part[rank]) if rank < len(part) else None
+                yield from self._exchanged({"result": own})[: len(part)]
+            elif refused is None:
+                return
+        raise refused
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Enclose what fills a cache: the others enter the block once rank 0 has left it, however long that takes."""
+        if not self._ranks.is_first:
+            self._group.receive()
+        try:
+            yield
+        finally:
+            if self._ranks.is_first:
+                self._group.announce({})
+
+    @contextmanager
+    def to_the_end(self) -> Iterator[None]:
+        """Enclose all of the work. The ranks leave together, since rank 0 serves the store; an error of one is raised on all."""
+        try:
+            yield
+            self._exchanged({"result": None})
+        except BaseException as error:
+            if not self._is_over:
+                with contextlib.suppress(PeerLostError):
+                    self._gathered(_described(error))
+            raise
+        finally:
+            self._thread.shutdown()
+            dist.destroy_process_group()
+
+    def _exchanged(self, document: dict[str, Any]) -> list[Any]:
+        """Return the results of all ranks. Raises the error of one that has none."""
+        documents = self._gathered(document)
+        for rank, one in enumerate(documents):
+            if "error" in one:
+                self._is_over = True
+                raise _raised(rank, **one)
+        return [one["result"] for one in documents]
+
+    def _gathered(self, document: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the documents of all ranks. A thread gathers them: a signal ends the wait, and never the exchange in its middle."""
+        gathering = self._thread.submit(_gather, json.dumps(document).encode(), self._ranks)
+        try:
+            found = gathering.result()
+        except PeerLostError:
+            self._is_over = True
+            raise
+        finally:
+            wait([gathering])
+        return found
+
+
+def _gather(document: bytes, ranks: Ranks) -> list[dict[str, Any]]:
+    own = torch.frombuffer(bytearray(document), dtype=torch.uint8)
+    sizes = [torch.empty(1, dtype=torch.int64) for _ in range(ranks.size)]
+    with lost(ranks, "lost another rank"):
+        dist.all_gather(sizes, torch.tensor([len(own)]))
+        longest = int(max(sizes))
+        texts = [torch.empty(longest, dtype=torch.uint8) for _ in range(ranks.size)]
+        dist.all_gather(texts, torch.nn.functional.pad(own, (0, longest - len(own))))
+    return [json.loads(bytes(text[: int(size)].numpy())) for text, size in zip(texts, sizes, strict=True)]
+
+
+def _described(error: BaseException) -> dict[str, Any]:
+    kind = "MemoryError" if is_out_of_memory(error) else type(error).__name__
+    return {"error": kind, "message": str(error), "code": getattr(error, "exit_code", None)}
+
+
+def _raised(rank: int, error: str, message: str, code: int | None) -> Exception:
+    """Return an error of another rank as it is raised on this one."""
+    kind = getattr(errors, error, None)
+    if error == "Stopped" and code is not None:
+        return Stopped(message, code - 128)
+    if code == PeerDoneError.exit_code:
+        return PeerDoneError(message)
+    if error == "MemoryError":
+        return MemoryError(f"rank {rank}: {message}")
+    if isinstance(kind, type) and issubclass(kind, TfkitError):
+        return kind(f"rank {rank}: {message}")
+    return PeerLostError(f"rank {rank} ended the work: {error}: {message}")
