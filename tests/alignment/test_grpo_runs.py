@@ -110,7 +110,7 @@ def test_the_log_has_the_figures_of_each_iteration(whole: Path) -> None:
         pytest.param(strike(signal.SIGTERM, 12), id="stopped between passes"),
     ],
 )
-def test_a_run_that_was_ended_anywhere_goes_on_with_the_same_bits(
+def test_f02_f03_a_run_that_was_ended_anywhere_goes_on_with_the_same_bits(
     fault: Callable[[], None], whole: Path, tfkit: Callable[..., Done], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

@@ -22,7 +22,9 @@ MATRIX = {
         "SIGKILL at each write, rename and fsync of a save", "the next start takes the newest complete checkpoint, *same*", "137, 0"
     ),
     "F02": Row(
-        "SIGKILL at any time: step, accumulation, evaluation, tokenizing, training the tokenizer, sampling responses", "as F01", "137, 0"
+        "SIGKILL at any time: step, accumulation, evaluation, tokenizing, training the tokenizer, sampling responses, text mixed in",
+        "as F01",
+        "137, 0",
     ),
     "F03": Row("SIGTERM inside a step", "the unfinished step is dropped, the last whole one saved; *same* after resuming", "143, 0"),
     "F04": Row("SIGTERM while tokenizing, compiling, evaluating, writing", "honoured within 5 s; says whether something was saved", "143"),
