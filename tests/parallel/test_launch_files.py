@@ -128,6 +128,13 @@ def test_the_command_checks_the_recipe_first(tmp_path: Path, capsys: pytest.Capt
     assert main(["launch", "pbs", str(recipe)]) == 2
     assert "give one of torchrun, slurm, skypilot, kubeflow" in capsys.readouterr().err
     assert main(["launch", "torchrun", str(recipe), "training.compile=true", "--nodes", "2"]) == 2
+    capsys.readouterr()
+    one = "model: {preset: gpt2}, data: {train: [{stdlib: true}]}, training: {steps: 3, batch_size: 8}"
+    recipe.write_text(f"stages:\n  a: {{{one}}}\n  b: {{{one}}}\n", encoding="utf-8")
+    assert main(["launch", "torchrun", str(recipe), "--nodes", "2"]) == 0
+    assert f"tfkit pretrain '{recipe}' --run runs/my-recipe --resume" in capsys.readouterr().out
+    assert main(["launch", "torchrun", str(recipe), "b.training.batch_size=3", "--nodes", "2"]) == 2
+    assert "3 rows cannot be dealt evenly to 2 ranks" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
         (RECIPE, ["training.batch_size=3"], "training.batch_size: 3 rows cannot be dealt evenly to 2 ranks"),
         (RECIPE, ["training.micro_batch_size=4"], "training.micro_batch_size: 4 rows are 1 micro-batches of 4"),
         (RECIPE, ["--ranks", "4"], "--ranks 4: this is rank 0 of 2 already"),
-        (STAGES, [], "--ranks 2: a recipe with stages cannot be trained by several ranks yet"),
+        (STAGES, ["a.training.batch_size=3"], "stage a: training.batch_size: 3 rows cannot be dealt evenly to 2 ranks"),
     ],
 )
 @pytest.mark.usefixtures("rank_0")

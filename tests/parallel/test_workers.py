@@ -39,7 +39,7 @@ def test_the_code_is_that_of_the_rank_that_failed_first_and_nothing_hangs(
     workers = started(tmp_path, script)
     assert workers.wait() == code
     assert workers.culprit in culprits
-    assert all(process.poll() is not None for process in workers.processes), "no orphan is left"
+    assert all(process.poll() is not None for process in workers.processes.values()), "no orphan is left"
     workers.kill()
 
 

@@ -36,6 +36,7 @@ def finetune(
     from tfkit.engine.attempt import RunOptions
     from tfkit.engine.beginning import finetuning, recognition_of
     from tfkit.engine.chain_plan import first_stage, plan_dry_run
+    from tfkit.engine.meeting import Meeting
     from tfkit.recipe import open_recipe
 
     options.refuse_dry_ranks(dry_run, ranks)
@@ -50,7 +51,7 @@ def finetune(
     if dry_run and (source is None or not source.has_stages):
         return show_dry_run(finetuning(source, words, checkpoint), device, threads, resume=resume, as_json=json)
     folder = run or Path("runs") / (source.name if source is not None else recognition_of(words).run_name)
-    how = RunOptions(folder, resume, exact, force, device, threads, command_line(), fail_if or (), part, here)
+    how = RunOptions(folder, resume, exact, force, device, threads, command_line(), fail_if or (), part, Meeting(here))
     if dry_run and source is not None:
         return show_chain_dry_run(plan_dry_run(source, words, "fine-tuning", how), device, threads, resume=resume, as_json=json)
     again = ["finetune", *given, "--run", str(folder), "--resume"]

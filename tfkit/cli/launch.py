@@ -25,16 +25,18 @@ def launch(
     """
     from tfkit.engine.dealt_recipes import require_dealt
     from tfkit.parallel.launch_files import FILES, LaunchedTraining
-    from tfkit.recipe import open_recipe
+    from tfkit.recipe import open_recipe, read_chain
 
     if kind not in FILES:
         raise UsageError(f"{kind}: no kind of file; give one of {', '.join(FILES)}")
     source, words = open_recipe(recipe), tuple(overrides or ())
     if source.has_stages:
-        raise UsageError(f"{source.path}: a recipe with stages cannot be trained by several ranks yet; launch each stage as its own recipe")
-    checked, _ = source.changed(words, ranks=nodes * ranks_per_node)
-    require_dealt(checked, nodes * ranks_per_node)
-    command = "pretrain" if checked.model.start is None else "finetune"
+        recipes = [stage.recipe for stage in read_chain(source, words, ranks=nodes * ranks_per_node).stages]
+    else:
+        recipes = [source.changed(words, ranks=nodes * ranks_per_node)[0]]
+    for one in recipes:
+        require_dealt(one, nodes * ranks_per_node)
+    command = "pretrain" if recipes[0].model.start is None else "finetune"
     folder = run or Path("runs") / source.name
     training = LaunchedTraining((command, recipe, *words, "--run", str(folder), "--resume"), source.name, nodes, ranks_per_node)
     console.result(FILES[kind](training).rstrip("\n"))

@@ -34,13 +34,16 @@ def pretrain(
     from tfkit.engine.attempt import RunOptions
     from tfkit.engine.beginning import pretraining
     from tfkit.engine.chain_plan import plan_dry_run
+    from tfkit.engine.meeting import Meeting
     from tfkit.recipe import open_recipe
 
     options.refuse_dry_ranks(dry_run, ranks)
     if (here := place_of_this_process(ranks, threads)) is None:
         return
     source, words, part = open_recipe(recipe), tuple(overrides or ()), options.stage_names(stages)
-    how = RunOptions(run or Path("runs") / source.name, resume, exact, force, device, threads, command_line(), fail_if or (), part, here)
+    how = RunOptions(
+        run or Path("runs") / source.name, resume, exact, force, device, threads, command_line(), fail_if or (), part, Meeting(here)
+    )
     if dry_run and source.has_stages:
         return show_chain_dry_run(plan_dry_run(source, words, "pre-training", how), device, threads, resume=resume, as_json=json)
     if dry_run:

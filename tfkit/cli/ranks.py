@@ -22,8 +22,6 @@ from tfkit.run.signals import StopSignals
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
 
-_SHOWN_LINES = 60  # of the output of the rank that failed
-
 
 def place_of_this_process(asked: int | None, threads: int | None) -> Ranks | None:
     """Return the place of this process among the ranks if it is to train; None if it has done its part.
@@ -83,12 +81,8 @@ def _launch(size: int) -> int:
                 code = workers.wait()
         finally:
             workers.kill()
-        culprit = workers.culprit
-        if culprit:
-            ending = workers.ended[culprit]
-            how = f"was killed by {signal.Signals(-ending).name}" if ending < 0 else f"ended with {ending}"
-            lines = workers.output_of(culprit).splitlines()[-_SHOWN_LINES:]
-            console.error("\n".join([f"rank {culprit} of {size} {how}:", *(f"  {line}" for line in lines)]))
+        if culprit := workers.culprit:
+            console.error(workers.report(culprit))
         return code
 
 
@@ -133,6 +127,7 @@ def _write_into(run: Path) -> None:
         with path.open("ab") as file:
             file.write(Path(first).read_bytes())
             file.flush()
+            Path(first).write_bytes(b"")
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
                 os.dup2(file.fileno(), stream.fileno())

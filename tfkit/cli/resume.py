@@ -32,9 +32,10 @@ def resume(
     from tfkit.cli.train import command_line, train
     from tfkit.engine import sweeping as training
     from tfkit.engine.attempt import RunOptions
+    from tfkit.engine.meeting import Meeting
 
     if (here := place_of_this_process(ranks, threads)) is None:
         return
     words = tuple(overrides or ())
-    how = RunOptions(run, True, exact, force, device, threads, command_line(), fail_if or (), options.stage_names(stages), here)
+    how = RunOptions(run, True, exact, force, device, threads, command_line(), fail_if or (), options.stage_names(stages), Meeting(here))
     train(lambda signals: training.resume(words, how, console, signals), how, ["resume", str(run), *words], as_json=json)

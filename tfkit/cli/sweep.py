@@ -24,6 +24,7 @@ def sweep(
     no_verify: options.NoVerify = False,
     device: options.Device = None,
     threads: options.Threads = None,
+    ranks: options.RankCount = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -33,15 +34,20 @@ def sweep(
     its own, and counts in the time, the energy and the emissions of the whole.
     """
     from tfkit import console
+    from tfkit.cli.ranks import place_of_this_process
     from tfkit.cli.train import command_line, train, tuning_words
     from tfkit.engine.attempt import RunOptions
     from tfkit.engine.chain_plan import first_stage
+    from tfkit.engine.meeting import Meeting
     from tfkit.engine.sweeping import sweep as run_sweep
     from tfkit.recipe import open_recipe
 
+    if (here := place_of_this_process(ranks, threads)) is None:
+        return
     source = open_recipe(recipe)
     words = tuning_words(overrides or (), checkpoint, data, first_stage(source))
-    how = RunOptions(run or Path("runs") / f"{source.name}-sweep", resume, exact, force, device, threads, command_line())
+    folder = run or Path("runs") / f"{source.name}-sweep"
+    how = RunOptions(folder, resume, exact, force, device, threads, command_line(), meeting=Meeting(here))
     again = ["sweep", recipe, *(overrides or ()), *(["--trials", str(trials)] if trials is not None else [])]
     again += [word for name, value in (("--from", checkpoint), ("--data", data)) if value is not None for word in (name, value)]
     again += ["--run", str(how.run), "--resume"]

@@ -26,7 +26,8 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
     crash.set_folder(options.run)
     with StopSignals(acknowledge=console.acknowledge) as signals:
         try:
-            result = attempt(signals)
+            with options.meeting.held():
+                result = attempt(signals)
         except Stopped as stopped:
             again = words if stopped.result is None else ["resume", str(options.run)]
             if isinstance(stopped, BudgetReached):

@@ -6,6 +6,7 @@ Nothing is printed unless a listener prints it, errors are the classes of tfkit.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from tfkit.engine.calls import Interrupts, Overrides, ShouldStop, interrupts, se
 from tfkit.engine.chain_plan import first_stage
 from tfkit.engine.isolation import isolated
 from tfkit.engine.listener import Listener, Silent
+from tfkit.engine.own_ranks import own_ranks
 from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
 from tfkit.errors import Stopped, UsageError, stop_reason
 from tfkit.recipe import Recipe, RecipeText, open_recipe
@@ -41,6 +43,7 @@ def pretrain(
     force: bool = False,
     device: str | None = None,
     threads: int | None = None,
+    ranks: int = 1,
     stages: Sequence[str] = (),
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
@@ -50,10 +53,12 @@ def pretrain(
     A recipe with stages is run one stage after the other, or those in `stages` alone; overrides then begin with a stage's name.
     `should_stop` is called between micro-batches; the result of a run that it stops has the status "stopped", and the unfinished step is
     dropped. KeyboardInterrupt is raised once the last whole step is saved. Raises the classes of tfkit.errors.
+
+    `ranks`: so many processes on this machine train together: this one, and others that are started for the call and end with it.
     """
     source, words = _recipe_text(recipe), words_of(overrides)
-    options = RunOptions(_folder(run, source), resume, exact, force, device, threads, ["tfkit.pretrain"], (), tuple(stages))
-    return _trained(options, should_stop, lambda stop: training.pretrain(source, words, options, listener or Silent(), stop))
+    given = RunOptions(_folder(run, source), resume, exact, force, device, threads, ["tfkit.pretrain"], (), tuple(stages))
+    return _trained(given, ranks, should_stop, lambda stop, how: training.pretrain(source, words, how, listener or Silent(), stop))
 
 
 @naming_arguments()
@@ -69,6 +74,7 @@ def finetune(
     force: bool = False,
     device: str | None = None,
     threads: int | None = None,
+    ranks: int = 1,
     stages: Sequence[str] = (),
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
@@ -80,9 +86,9 @@ def finetune(
     source = _recipe_text(recipe) if recipe is not None else None
     words = _tuning_words(words_of(overrides), start, data, first_stage(source))
     folder = _folder(run, source) if run is not None or source is not None else Path("runs") / recognition_of(words).run_name
-    options = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"], (), tuple(stages))
-    checkpoint = str(start) if start is not None else None
-    return _trained(options, should_stop, lambda stop: training.finetune(source, words, checkpoint, options, listener or Silent(), stop))
+    given = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"], (), tuple(stages))
+    checkpoint, told = str(start) if start is not None else None, listener or Silent()
+    return _trained(given, ranks, should_stop, lambda stop, how: training.finetune(source, words, checkpoint, how, told, stop))
 
 
 @naming_arguments()
@@ -94,13 +100,14 @@ def resume(
     force: bool = False,
     device: str | None = None,
     threads: int | None = None,
+    ranks: int = 1,
     stages: Sequence[str] = (),
     listener: Listener | None = None,
     should_stop: ShouldStop = None,
 ) -> TrainingResult:
     """Go on with the run in a folder as it was started; a finished one repeats its result. For the rest see `pretrain`."""
-    options = RunOptions(Path(run), True, exact, force, device, threads, ["tfkit.resume"], (), tuple(stages))
-    return _trained(options, should_stop, lambda stop: sweeping.resume(words_of(overrides), options, listener or Silent(), stop))
+    given = RunOptions(Path(run), True, exact, force, device, threads, ["tfkit.resume"], (), tuple(stages))
+    return _trained(given, ranks, should_stop, lambda stop, how: sweeping.resume(words_of(overrides), how, listener or Silent(), stop))
 
 
 @naming_arguments()
@@ -306,10 +313,12 @@ def plan(
         return make_plan(planned, work, PlanOptions(device, threads, tuple(stages), probe, ranks, gpu))
 
 
-def _trained(options: RunOptions, should_stop: ShouldStop, train: Callable[[Interrupts], dict[str, Any]]) -> TrainingResult:
+def _trained(
+    options: RunOptions, ranks: int, should_stop: ShouldStop, train: Callable[[Interrupts, RunOptions], dict[str, Any]]
+) -> TrainingResult:
     try:
-        with isolated(), interrupts(should_stop) as stop:
-            result = train(stop)
+        with isolated(), interrupts(should_stop) as stop, own_ranks(ranks, options.run, options.threads) as meeting:
+            result = train(stop, replace(options, meeting=meeting))
     except Stopped as stopped:
         reason = {"status": "stopped", "stopped_early": True, "stopped_by": stop_reason(stopped)}
         nothing = {"run": str(options.run.resolve()), **reason, "steps": 0, "tokens": 0, "evaluation": {}, "gates": []}

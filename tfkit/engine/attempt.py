@@ -4,7 +4,7 @@ torch is imported after the folder is locked and the recipe is checked: a refusa
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ from tfkit.engine.dealt_recipes import rank_threads, require_dealt
 from tfkit.engine.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.meeting import Meeting
 from tfkit.errors import Stopped, UsageError, stop_reason
-from tfkit.parallel.ranks import ONE_PROCESS, Ranks
+from tfkit.parallel.ranks import Ranks
 from tfkit.recipe import RecipeText
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.run import strict_json
@@ -40,7 +41,12 @@ class RunOptions:
     command: Sequence[str] = ()  # for run.json
     fail_if: Sequence[str] = ()  # comparisons of the result's metrics that must not be true
     stages: Sequence[str] = ()  # of a recipe with stages those to run; empty: all
-    ranks: Ranks = ONE_PROCESS  # the processes that train together
+    meeting: Meeting = field(default_factory=Meeting)  # of the processes that train together
+
+    @property
+    def ranks(self) -> Ranks:
+        """The place of this process among those that train together."""
+        return self.meeting.ranks
 
     @property
     def goes_on(self) -> bool:
@@ -142,10 +148,6 @@ def _attempt(
             gates = training_gates(options.fail_if, recipe, fine_tuning=kind == "fine-tuning")
             if going_on.same_end and (result := finished_result(folder)) is not None:
                 listener.say(f"{folder.path}: this run is finished; here is its result again")
-                if not options.ranks.is_alone:
-                    from tfkit.engine.meeting import dismiss  # which imports torch
-
-                    dismiss(options.ranks)
                 return _judged(result, gates)
             require_trainable(recipe)
             require_length(folder.path, recipe.training.steps, newest_step(folder.checkpoints))
@@ -194,13 +196,12 @@ def _metered(
         import torch
 
         from tfkit.engine import run as training_run
-        from tfkit.engine.meeting import meet
         from tfkit.training.device import pick_device
 
         if (threads := rank_threads(options.threads, options.ranks)) is not None:
             torch.set_num_threads(threads)
         device = pick_device(options.device)
-        peers = meet(options.ranks, device)
+        peers = options.meeting.peers(device)
         run = training_run.Run(recipe, device, listener, budget.stop, meter, peers)
         estimate = run.prepare(begun=folder.begun)
         if not folder.begun:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import Beginning, finetuning, pretraining
+from tfkit.engine.dealt_recipes import require_dealt
 from tfkit.engine.gate import Gate, parse_gate, training_gates
 from tfkit.engine.given import Given
 from tfkit.engine.inputs import inputs_of
@@ -206,6 +207,7 @@ def _check(plan: ChainPlan, options: RunOptions) -> None:
             beginning = one.beginning()
             assert beginning.recipe is not None
             training_gates(one.options.fail_if, beginning.recipe, fine_tuning=one.stage.fine_tunes)
+            require_dealt(beginning.recipe, options.ranks.size)
             beginning.inputs.refuse_folder(one.options.run, "--run")
         except UsageError as error:
             raise of_stage(one.name, error) from None

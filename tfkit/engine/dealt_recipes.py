@@ -24,12 +24,6 @@ def require_dealt(recipe: Recipe, ranks: int) -> None:
     require_even(recipe, ranks)
 
 
-def require_alone(ranks: Ranks, what: str) -> None:
-    """Raise UsageError on several ranks, for what one process alone can do yet."""
-    if not ranks.is_alone:
-        raise UsageError(f"--ranks {ranks.size}: {what} cannot be trained by several ranks yet; leave it out, or train each part with it")
-
-
 def rank_device(asked: str | None, ranks: Ranks) -> str | None:
     """Return the device of this rank: as asked, else the GPU of its machine that has its number there."""
     if ranks.is_alone or asked not in (None, "auto", "cuda"):

@@ -4,6 +4,7 @@ What they are to do they hear from rank 0 (leading.py), not from their command l
 micro-batches. Checkpoints, evaluations and everything that is written are rank 0's, for which they wait.
 """
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from tfkit.engine.leading import AgreedStop, require_same_weights
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import MicroBatches
 from tfkit.engine.training_data import prepare_data
-from tfkit.errors import PeerLostError, Stopped
+from tfkit.errors import PeerLostError, Stopped, UnhealthyError
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.read import read_document
@@ -41,17 +42,33 @@ class _Begun:
 
 
 def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, joined: Callable[[Path], None]) -> None:
-    """Take part in the training that rank 0 leads, to its end. `joined` is called with the run folder, once that is known.
+    """Take part in the trainings that rank 0 leads, to their end. `joined` is called with each run folder, once that is known.
 
-    Raises Stopped as rank 0 does, PeerLostError if it fails or is lost.
+    Raises Stopped as rank 0 does, PeerLostError if it fails or is lost, UnhealthyError where it ends after a step that was.
     """
     torch.set_num_threads(threads)
     with stop.at_once("no step was taken yet"):
         group = ProcessGroup.join(ranks)
-        message = group.receive()
+    unhealthy: UnhealthyError | None = None
+    while True:
+        try:
+            with stop.at_once("no step was taken yet"):
+                message = group.receive()
+        except PeerLostError as lost:
+            raise unhealthy or lost from None
         if message.get("finished"):
-            with group.to_the_end(()):
-                return
+            group.agree(0)
+            return
+        try:
+            _take_part(message, group, listener, stop, joined)
+        except UnhealthyError as error:  # of this training; rank 0 may have others
+            unhealthy = error
+        gc.collect()
+
+
+def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, joined: Callable[[Path], None]) -> None:
+    """Take part in one training."""
+    with stop.at_once("no step was taken yet"):
         joined(Path(message["folder"]))
         begun = _begin(message, group, listener, stop)
         start = group.receive()
@@ -60,7 +77,7 @@ def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, jo
     micro_batches = MicroBatches(begun.recipe, _CPU, listener, begun.components, restored=begun.restored)
     hooks = FollowingHooks(group, stop, listener, micro_batches, start)
     parts = begun.components
-    with group.to_the_end((Stopped,)), hooks.stop.exit_code():
+    with group.to_the_end((Stopped, UnhealthyError)), hooks.stop.exit_code():
         train(parts.stepper, parts.loader, parts.schedule, parts.plan, hooks, begun.progress)
 
 

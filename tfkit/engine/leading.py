@@ -10,7 +10,7 @@ from typing import TypeVar
 from tfkit.engine.components import Components
 from tfkit.engine.listener import StopRequest
 from tfkit.engine.loop_hooks import LoopHooks
-from tfkit.errors import ModelError, Stopped
+from tfkit.errors import ModelError, Stopped, UnhealthyError
 from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.recipe.dump import recipe_document
@@ -122,7 +122,7 @@ class Leader:
         if not isinstance(hooks, LeadingHooks) or self._group is None:
             yield
             return
-        with self._group.to_the_end((Stopped,)), hooks.stop.exit_code():
+        with self._group.to_the_end((Stopped, UnhealthyError)), hooks.stop.exit_code():
             yield
 
 

@@ -1,27 +1,53 @@
-"""The meeting of the ranks of a training, once each has loaded torch."""
+"""The meeting of the ranks of a command, at its first training: they stay together for those that follow, as stages and trials do."""
 
-import torch
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from tfkit.errors import UsageError
-from tfkit.parallel.agreement import ALONE, Peers
-from tfkit.parallel.collectives import ProcessGroup
-from tfkit.parallel.ranks import Ranks
+from tfkit.parallel.ranks import ONE_PROCESS, Ranks
+
+if TYPE_CHECKING:
+    import torch
+
+    from tfkit.parallel.agreement import Peers
+    from tfkit.parallel.collectives import ProcessGroup
 
 
-def meet(ranks: Ranks, device: torch.device) -> Peers:
-    """Return the ranks that train together. Raises UsageError for a device that several ranks cannot use, PeerLostError."""
-    if ranks.is_alone:
-        return ALONE
-    if device.type != "cpu":
-        raise UsageError(f"--device {device}: several ranks compute on processors only, for now: give --device cpu, or start one process")
-    return ProcessGroup.join(ranks)
+class Meeting:
+    """The ranks as rank 0 has them. `watch`, called while it waits for the others, may raise an error: that they do not come."""
 
+    def __init__(self, ranks: Ranks = ONE_PROCESS, watch: Callable[[], None] | None = None):
+        self.ranks, self._watch = ranks, watch
+        self._group: ProcessGroup | None = None
 
-def dismiss(ranks: Ranks) -> None:
-    """Let the other ranks end, as rank 0 of a run that is finished already: torchrun waits for all. Raises PeerLostError."""
-    if ranks.is_alone:
-        return
-    group = ProcessGroup.join(ranks)
-    group.announce({"finished": True})
-    with group.to_the_end(()):
-        pass
+    def peers(self, device: "torch.device") -> "Peers":
+        """Return the ranks that train together. Raises UsageError for a device that several ranks cannot use, PeerLostError."""
+        from tfkit.parallel.agreement import ALONE
+
+        if self.ranks.is_alone:
+            return ALONE
+        if device.type != "cpu":
+            raise UsageError(
+                f"--device {device}: several ranks compute on processors only, for now: give --device cpu, or start one process"
+            )
+        return self._joined()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Enclose the command: at its end the other ranks may end, too. After an error they find rank 0 gone."""
+        try:
+            yield
+            if not self.ranks.is_alone:
+                group = self._joined()  # torchrun waits for all, also where the run was finished already
+                group.announce({"finished": True})
+                group.agree(0)
+        finally:
+            if self._group is not None:
+                self._group.close()
+
+    def _joined(self) -> "ProcessGroup":
+        from tfkit.parallel.collectives import ProcessGroup  # which imports torch
+
+        self._group = self._group or ProcessGroup.join(self.ranks, watch=self._watch)
+        return self._group

@@ -11,7 +11,6 @@ from tfkit.engine import attempt
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.chain_plan import TOTALS, ChainPlan, PlannedStage, check_begun, is_chain, of_stage, plan_chain
 from tfkit.engine.chain_result import chain_result, stage_facts
-from tfkit.engine.dealt_recipes import require_alone
 from tfkit.engine.gate import judge
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
@@ -27,7 +26,6 @@ def pretrain(source: RecipeText, words: Sequence[str], options: RunOptions, list
     `words`: key=value; of a chain STAGE.key=value.
     """
     if source.has_stages:
-        require_alone(options.ranks, "a recipe with stages")
         return _run(plan_chain(Given(source, tuple(words)), "pre-training", options), options, listener, stop)
     return attempt.pretrain(source, words, options, listener, stop)
 
@@ -45,7 +43,6 @@ def finetune(
     `words`: key=value, with those of the checkpoint and of the data; `checkpoint`: the value of `model.from`, where that is among them.
     """
     if source is not None and source.has_stages:
-        require_alone(options.ranks, "a recipe with stages")
         return _run(plan_chain(Given(source, tuple(words)), "fine-tuning", options), options, listener, stop)
     return attempt.finetune(source, words, checkpoint, options, listener, stop)
 
@@ -53,7 +50,6 @@ def finetune(
 def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Go on with the run in a folder, or with a chain wherever it was: finished stages repeat their result, later ones begin."""
     if is_chain(options.run):
-        require_alone(options.ranks, "a recipe with stages")
         return _run(plan_chain(Given(None, tuple(words)), None, options), options, listener, stop)
     return attempt.resume(words, options, listener, stop)
 

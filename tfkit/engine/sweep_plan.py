@@ -7,6 +7,7 @@ from pathlib import Path
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import finetuning, pretraining
 from tfkit.engine.budget import require_unspent
+from tfkit.engine.dealt_recipes import require_dealt
 from tfkit.engine.given import Given
 from tfkit.engine.inputs import inputs_of
 from tfkit.engine.spending import spent_in
@@ -132,6 +133,8 @@ def check_trial(plan: SweepPlan, trial: Trial, options: RunOptions) -> None:
     """Check the recipe of a trial as its own command would. Raise UsageError."""
     words = plan.words(trial)
     recipe = read_trial(plan.source, words)
+    for one in [recipe] if isinstance(recipe, Recipe) else [stage.recipe for stage in recipe.stages]:
+        require_dealt(one, options.ranks.size)
     if isinstance(recipe, Recipe):
         beginning = finetuning(plan.source, words, None) if fine_tunes(recipe) else pretraining(plan.source, words)
         beginning.inputs.refuse_folder(options.run, "--run")

@@ -2,11 +2,11 @@
 
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from tfkit.engine import stages
 from tfkit.engine.attempt import RunOptions
-from tfkit.engine.dealt_recipes import require_alone
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.sweep_plan import SweepPlan, check_trial, fine_tunes, is_free, is_sweep, plan_sweep, read_trial
@@ -30,7 +30,6 @@ def sweep(
 def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: StopRequest) -> dict[str, Any]:
     """Go on with what is in a folder: a sweep, a recipe with stages, or one run."""
     if is_sweep(options.run):
-        require_alone(options.ranks, "a sweep")
         return _run(plan_sweep(Given(None, tuple(words)), None, options), options, listener, stop)
     return stages.resume(words, options, listener, stop)
 
@@ -75,7 +74,7 @@ def _run_trial(plan: SweepPlan, trial: Trial, options: RunOptions, listener: Lis
     from tfkit.engine.isolation import isolated
 
     folder = options.run / trial.name
-    own = RunOptions(folder, True, options.exact, options.force, options.device, options.threads, options.command)
+    own = replace(options, run=folder, resume=True, fail_if=(), stages=())
     stop.raise_if_requested(f"{trial.name} was not begun")
     listener.say(f"{trial.name} of {plan.search.count}: {', '.join(trial.words)}")
     try:

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
@@ -38,8 +38,8 @@ class ProcessGroup:
         self.ranks, self._store, self._announced = ranks, store, 0
 
     @classmethod
-    def join(cls, ranks: Ranks, *, step_seconds: float = STEP_SECONDS) -> Self:
-        """Meet the other ranks. Raises PeerLostError if one of them does not come."""
+    def join(cls, ranks: Ranks, *, step_seconds: float = STEP_SECONDS, watch: Callable[[], None] | None = None) -> Self:
+        """Meet the other ranks. `watch` is called while rank 0 waits for them. Raises PeerLostError if one of them does not come."""
         timeout = timedelta(seconds=step_seconds)
         of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own process serves the store
         restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # what an earlier start left in the store is not ours
@@ -49,11 +49,13 @@ class ProcessGroup:
                 _await_server(ranks, step_seconds)
             tcp = dist.TCPStore(ranks.address, ranks.port, ranks.size, serves, timeout, wait_for_workers=False)  # type: ignore[attr-defined]
             store = dist.PrefixStore(f"tfkit/{restarts}", tcp)  # type: ignore[attr-defined]
+            _await_all(store, ranks, step_seconds, watch)
             dist.init_process_group("gloo", store=store, rank=ranks.rank, world_size=ranks.size, timeout=timeout)
         return cls(ranks, store)
 
-    def _leave(self) -> None:
-        self.agree(0)
+    @staticmethod
+    def close() -> None:
+        """Leave the other ranks."""
         dist.destroy_process_group()
 
     def announce(self, message: Mapping[str, Any]) -> None:
@@ -126,15 +128,13 @@ class ProcessGroup:
 
     @contextmanager
     def to_the_end(self, ordinary: tuple[type[Exception], ...]) -> Iterator[None]:
-        """Enclose all that the ranks do together. Where it ends, or raises one of `ordinary`, they wait for each other, since rank 0
-        serves the store, and leave.
-        """
+        """Enclose steps. Where they end, or raise one of `ordinary`, the ranks wait for each other, since rank 0 serves the store."""
         try:
             yield
         except ordinary:
-            self._leave()
+            self.agree(0)
             raise
-        self._leave()
+        self.agree(0)
 
     def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         with lost(self.ranks, "lost another rank within a step"):
@@ -157,6 +157,20 @@ def _await_server(ranks: Ranks, seconds: float) -> None:
             time.sleep(_AGAIN_SECONDS)
         else:
             return
+
+
+def _await_all(store: "Store", ranks: Ranks, seconds: float, watch: Callable[[], None] | None) -> None:
+    """Wait until all ranks are there. Here signals are obeyed, and those that are missing can be named. Raises RuntimeError."""
+    store.set(f"here/{ranks.rank}", "")
+    names = [f"here/{rank}" for rank in range(ranks.size)]
+    end = time.monotonic() + seconds
+    while not store.check(names):
+        if watch is not None:
+            watch()
+        if time.monotonic() > end:
+            missing = [str(rank) for rank, name in enumerate(names) if not store.check([name])]
+            raise RuntimeError(f"within {seconds:g} s nothing came of rank {', '.join(missing)}")
+        time.sleep(_AGAIN_SECONDS)
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

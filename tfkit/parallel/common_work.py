@@ -71,7 +71,7 @@ class CommonWork:
             raise
         finally:
             self._thread.shutdown()
-            dist.destroy_process_group()
+            self._group.close()
 
     def _exchanged(self, document: dict[str, Any]) -> list[Any]:
         """Return the results of all ranks. Raises the error of one that has none."""

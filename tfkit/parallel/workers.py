@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ PIPE = "TFKIT_LAUNCHER_PIPE"  # its end says that the launcher is gone
 OUTPUT = "TFKIT_RANK_OUTPUT"  # the file that a rank's output goes to until its run folder is known
 PLACE = ".place"  # beside it: where the output goes since then
 _POLL_SECONDS = 0.05
+_SHOWN_LINES = 60  # of the output of a rank that failed
 # After the first failure the others end by themselves, since a connection is closed. A rank 0 that does not is asked, then ended: it may
 # have something to write. The others have not.
 _ASK_SECONDS, _END_SECONDS = 5.0, 15.0
@@ -25,11 +26,13 @@ _LOST = 9
 
 @dataclass
 class Workers:
-    """The processes of all ranks, in the order of their ranks; rank 0 has this process's own output."""
+    """The processes of all ranks by their numbers, or of all but this process, which is rank 0; else that one has this process's output."""
 
-    processes: list["subprocess.Popen[bytes]"]
-    outputs: list[Path | None]
+    size: int
+    port: int
     pipe: int
+    processes: dict[int, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    outputs: dict[int, Path | None] = field(default_factory=dict)
     ended: dict[int, int] = field(default_factory=dict)  # the code of each rank, in the order in which they ended; minus a signal's number
     signals: list[int] = field(default_factory=list)  # those that were passed on
     _since: dict[str, float] = field(default_factory=dict)  # when a first failure, and the end of rank 0, were seen
@@ -37,31 +40,30 @@ class Workers:
     _killed: set[int] = field(default_factory=set)  # ranks that this process ended
 
     @classmethod
-    def start(cls, command: Sequence[str], size: int, folder: Path, environment: Mapping[str, str] = os.environ) -> "Workers":
-        """Start `size` processes of a command; `folder` is for the output of all but the first."""
+    def start(
+        cls, command: Sequence[str], size: int, folder: Path, environment: Mapping[str, str] = os.environ, *, first: int = 0
+    ) -> "Workers":
+        """Start the ranks from `first` on of `size`, each by the same command; `folder` is for the output of all but rank 0."""
         reading, writing = os.pipe()
-        found = cls([], [], writing)
+        found = cls(size, _free_port(), writing)
         try:
-            port = _free_port()
-            for rank in range(size):
+            for rank in range(first, size):
                 output = folder / f"rank-{rank}.log" if rank else None
                 places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0}
-                meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), PIPE: str(reading), OUTPUT: str(output or "")}
+                meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.port), PIPE: str(reading), OUTPUT: str(output or "")}
                 own = {**environment, **{name: str(value) for name, value in places.items()}, **meeting}
                 with contextlib.ExitStack() as stack:
                     to = stack.enter_context(output.open("wb")) if output is not None else None
-                    found.processes.append(
-                        subprocess.Popen(
-                            command,
-                            env=_on_loopback(own),
-                            stdin=None if output is None else subprocess.DEVNULL,
-                            stdout=to,
-                            stderr=to,
-                            pass_fds=[reading],
-                            start_new_session=True,  # a terminal's Ctrl-C comes once, from this process
-                        )
+                    found.processes[rank] = subprocess.Popen(
+                        command,
+                        env=on_loopback(own),
+                        stdin=None if output is None else subprocess.DEVNULL,
+                        stdout=to,
+                        stderr=to,
+                        pass_fds=[reading],
+                        start_new_session=True,  # a terminal's Ctrl-C comes once, from this process
                     )
-                found.outputs.append(output)
+                found.outputs[rank] = output
         except BaseException:
             found.kill()
             raise
@@ -83,10 +85,29 @@ class Workers:
             time.sleep(_POLL_SECONDS)
         return self.exit_code
 
+    def lost(self, seconds: float = 0.0) -> str | None:
+        """Return how a rank has failed, if one does within so many seconds, and the end of its output."""
+        end = time.monotonic() + seconds
+        while True:
+            self._look()
+            if (culprit := self.culprit) is not None:
+                return self.report(culprit)
+            if time.monotonic() >= end:
+                return None
+            time.sleep(_POLL_SECONDS)
+
+    def report(self, rank: int) -> str:
+        """Return how a rank ended, and the end of its output."""
+        code = self.ended[rank]
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        return "\n".join(
+            [f"rank {rank} of {self.size} {how}:", *(f"  {line}" for line in self.output_of(rank).splitlines()[-_SHOWN_LINES:])]
+        )
+
     def kill(self) -> None:
         """End what still runs, at once."""
         self._send(signal.SIGKILL)
-        for process in self.processes:
+        for process in self.processes.values():
             process.wait()
         with contextlib.suppress(OSError):
             os.close(self.pipe)
@@ -123,10 +144,13 @@ class Workers:
             return path.read_text(encoding="utf-8", errors="replace")
         return ""
 
-    def _all_ended(self) -> bool:
-        for rank, process in enumerate(self.processes):
+    def _look(self) -> None:
+        for rank, process in self.processes.items():
             if rank not in self.ended and (code := process.poll()) is not None:
                 self.ended[rank] = code
+
+    def _all_ended(self) -> bool:
+        self._look()
         if len(self.ended) < len(self.processes):
             self._end_the_others()
         return len(self.ended) == len(self.processes)
@@ -154,11 +178,11 @@ class Workers:
         return now - self._since.setdefault(event, now)
 
     def _kill_all(self) -> None:
-        self._killed |= {rank for rank, process in enumerate(self.processes) if process.poll() is None}
+        self._killed |= {rank for rank, process in self.processes.items() if process.poll() is None}
         self._send(signal.SIGKILL)
 
     def _send(self, number: int) -> None:
-        for process in self.processes:
+        for process in self.processes.values():
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     process.send_signal(number)
@@ -172,7 +196,7 @@ def _free_port() -> int:
         return port
 
 
-def _on_loopback(environment: dict[str, str]) -> dict[str, str]:
+def on_loopback(environment: MutableMapping[str, str]) -> MutableMapping[str, str]:
     """Let gloo connect over the loopback: the name of this machine may lead elsewhere, or nowhere."""
     if Path("/sys/class/net/lo").exists():
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")

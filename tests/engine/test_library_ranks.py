@@ -1,0 +1,69 @@
+"""tfkit.pretrain(..., ranks=2): this process and one that is started for the call train together."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from library_calls import call
+from tiny_runs import exact, hashes, kept
+
+import tfkit
+from tfkit.errors import PeerLostError, UsageError
+
+STEPS = 12
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the other process by /proc")
+def test_two_ranks_are_stopped_lost_and_resumed(base: Path, document: dict[str, Any]) -> None:
+    def stopped() -> Any:
+        asked = iter([False] * 12)
+        return tfkit.pretrain(document, run="ranks", ranks=2, threads=1, should_stop=lambda: next(asked, True)).to_dict()
+
+    result = call(base, stopped)
+    assert (result["status"], 0 < result["steps"] < STEPS) == ("stopped", True)
+    assert kept(base / "ranks")[-1] == f"step-{result['steps']:06d}"
+
+    def lost() -> Any:
+        def kill_the_other() -> bool:
+            for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(encoding="ascii").split():
+                os.kill(int(child), signal.SIGKILL)
+            return False
+
+        try:
+            tfkit.resume("ranks", ranks=2, threads=1, should_stop=kill_the_other)
+        except PeerLostError as error:
+            return str(error)
+
+    assert "rank 1 of 2 was killed by SIGKILL" in call(base, lost)
+
+    def interrupted() -> Any:
+        def press() -> bool:
+            os.kill(os.getpid(), signal.SIGINT)
+            return False
+
+        try:
+            tfkit.resume("ranks", ranks=2, threads=1, should_stop=press)
+        except KeyboardInterrupt:
+            return tfkit.resume("ranks", ranks=2, threads=1).to_dict()
+
+    result = call(base, interrupted)
+    assert (result["status"], result["steps"]) == ("finished", STEPS)
+    assert hashes(base / "ranks", STEPS) == hashes(base / "unbroken", STEPS)
+    assert exact(base / "ranks") == exact(base / "unbroken")
+
+
+@pytest.mark.parametrize("ranks", [0, -1, True, 2.0, "2"])
+def test_numbers_of_ranks_that_are_none(document: dict[str, Any], tmp_path: Path, ranks: Any) -> None:
+    with pytest.raises(UsageError, match=r"ranks=.*: give a whole number from 1"):
+        tfkit.pretrain(document, run=tmp_path / "run", ranks=ranks)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_recipe_starts_nothing_that_stays(document: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="3 rows cannot be dealt evenly to 2 ranks"):
+        tfkit.pretrain(document, {"training.batch_size": 3, "training.micro_batch_size": 1}, run=tmp_path / "run", ranks=2)
+    if Path("/proc").exists():
+        assert not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(encoding="ascii")

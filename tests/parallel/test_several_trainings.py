@@ -1,0 +1,94 @@
+"""Commands of several trainings on two ranks: stages and sweeps, by the same group of processes throughout."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from tiny_runs import Done, Process, exact, hashes, strike, write_corpus
+from two_ranks import receipt, start_ranks
+
+COMMON = """
+    training: {steps: 6, batch_size: 4, micro_batch_size: 2, log_every: 2, precision: fp32}
+    checkpoint: {every: 2}
+    evaluation: {max_tokens: 200}
+    carbon: {enabled: false}
+"""
+CHAIN = f"""
+stages:
+  base:
+    model: {{preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 16, dropout: {{residual: 0.1}}}}
+    tokenizer: {{vocab_size: 299}}
+    data: {{train: [{{path: corpus}}], validation: 0.3}}{COMMON}
+  tune:
+    model: {{from: base}}
+    data: {{train: [{{path: rows.jsonl}}], validation: 0.3}}
+    objective: {{kind: classification}}{COMMON}
+"""
+RECIPE = """
+model: {preset: gpt2, decoder_layers: 1, dim: 16, num_heads: 2, context_length: 16}
+tokenizer: {vocab_size: 299}
+data: {train: [{path: corpus}], validation: 0.3}
+training: {steps: 3, batch_size: 4, micro_batch_size: 2, precision: fp32}
+evaluation: {every: null, max_tokens: 100}
+carbon: {enabled: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("several")
+    write_corpus(folder / "corpus")
+    rows = [{"text": f"the {animal} sat {number}", "label": animal} for number in range(20) for animal in ("cat", "dog")]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "chain.yaml").write_text(CHAIN, encoding="utf-8")
+    (folder / "one.yaml").write_text(RECIPE, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def ranks(*words: str, **faults: object) -> list[Done]:
+    return [process.wait() for process in start_ranks(Path.cwd(), [*words, "--threads", "1"], **faults)]  # type: ignore[arg-type]
+
+
+def test_a_chain_is_that_of_one_process_also_stopped_in_its_second_stage() -> None:
+    alone = Process(Path.cwd(), ["pretrain", "chain.yaml", "--run", "alone", "--threads", "1"]).wait()
+    assert alone.code == 0, alone.err
+    stopped = ranks("pretrain", "chain.yaml", "--run", "two", faults={1: strike(signal.SIGTERM, 6 + 3)})
+    assert [one.code for one in stopped] == [143, 143], stopped[0].err + stopped[1].err
+    assert "tfkit resume two --threads 1 --ranks 2" in stopped[0].err
+    resumed = ranks("resume", "two")
+    assert [one.code for one in resumed] == [0, 0], resumed[0].err + resumed[1].err
+    for stage in ("base", "tune"):
+        assert hashes(Path("two", stage), 6) == hashes(Path("alone", stage), 6)
+        assert exact(Path("two", stage)) == exact(Path("alone", stage))
+        assert receipt(Path("two", stage))["ranks"] == 2
+
+
+def test_a_sweep_goes_on_after_a_trial_that_fails_on_all_ranks() -> None:
+    words = ["sweep", "one.yaml", "training.seed=1,2", "training.max_skipped_steps=0"]
+    done = ranks(*words, "--run", "sweep", "--json", faults=dict.fromkeys((0, 1), raise_nan))
+    assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+    result = json.loads(done[0].out)
+    assert [trial["status"] for trial in result["trials"]] == ["failed", "finished"], result["trials"]
+    alone = Process(Path.cwd(), ["pretrain", "one.yaml", "training.seed=2", "--run", "seed-2", "--threads", "1"]).wait()
+    assert alone.code == 0, alone.err
+    assert hashes(Path("sweep", "trial-002"), 3) == hashes(Path("seed-2"), 3)
+
+
+def raise_nan() -> None:
+    """Let the first loss of this process be no number."""
+    from tfkit.objectives.causal_lm import CausalLM
+
+    loss, calls = CausalLM.loss, [0]
+
+    def struck(self: CausalLM, model: object, batch: object) -> object:
+        calls[0] += 1
+        found = loss(self, model, batch)  # type: ignore[arg-type]
+        return {name: value * float("nan") for name, value in found.items()} if calls[0] == 1 else found
+
+    CausalLM.loss = struck  # type: ignore[assignment, method-assign]
