@@ -85,7 +85,7 @@ def test_the_document(capsys, folder, data):
     assert document.keys() == {
         *("schema_version", "metrics", "baselines", "intervals", "bootstrap", "examples", "tokens", "trained_on", "checkpoint", "data"),
         *("batch_size", "precision", "context_length"),
-        *("energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status", "place"),
+        *("energy_kwh", "energy_kwh_parts", "emissions_g", "carbon_status", "place", "gates"),
     }
     assert (document["schema_version"], document["examples"], document["batch_size"]) == (1, 3, 2)
     assert document["checkpoint"] == str(folder)
@@ -118,6 +118,9 @@ def test_several_sets_have_their_own_scores(capsys, folder, data):
     assert found["dev-2.loss"] == found["2.loss"] == pytest.approx(one["loss"])
     assert found["target_tokens"] == 2 * found["dev-2.target_tokens"]
     assert run("--from", folder, sets, "--fail-if", "dev-2.loss > 0") == 8
+    capsys.readouterr()
+    assert run("--from", folder, sets, "--fail-if", "1.loss > 0") == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_settings_that_change_the_result(capsys, folder, data):
@@ -168,6 +171,7 @@ def test_where_the_texts_come_from(capsys, folder, data, tmp_path):
         (["perplexity > 2"], 8),
         (["loss < 0", "bits_per_byte >= 0.1"], 8),
         (["accuracy > 1"], 2),
+        (["other.loss > 1"], 2),
         (["perplexity"], 2),
     ],
 )

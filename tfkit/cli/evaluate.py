@@ -9,7 +9,7 @@ import typer
 from tfkit import console
 from tfkit.cli import options
 from tfkit.cli.class_tables import class_tables
-from tfkit.engine.gate import check_gates, judge, parse_gate
+from tfkit.engine.gate import check_gates, judge
 from tfkit.errors import UsageError
 from tfkit.units import format_baselines, format_energy, format_mass
 
@@ -67,7 +67,7 @@ def evaluate(
         evaluator.inputs.refuse_file(predictions, "--predictions")
     if run is not None:
         evaluator.inputs.refuse_folder(run, "--run")
-    gates = [parse_gate(text, evaluator.metric_names()) for text in fail_if or ()]
+    gates = evaluator.gates(fail_if or ())
     if predictions is not None and objective.reads_text and objective.scored_by == "row":
         raise UsageError(f"--predictions: of texts and of labelled rows, and {objective.kind} has neither; leave it out")
     with command_session("evaluate", evaluator.settings.carbon, run, threads, here) as work:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfkit.errors import QualityGateError, UsageError
-from tfkit.recipe.schema.data_sections import set_names
+from tfkit.recipe.schema.data_sections import DataSection, set_names
 from tfkit.recipe.schema.objective_sections import metrics_of_texts
 from tfkit.recipe.schema.sections import Recipe
 
@@ -63,11 +63,21 @@ def training_gates(texts: Sequence[str], recipe: Recipe, *, fine_tuning: bool) -
     """Parse the gates of a training, before it. Raise UsageError for a metric that its result will not have."""
     section = recipe.objective.trained_for
     scored = [name for name in section.training_metrics if name not in metrics_of_texts(section)] if recipe.data.validation else []
-    held_out = recipe.data.validation
-    names = set_names(held_out) if isinstance(held_out, list) else [str(number) for number in range(1, len(recipe.data.train) + 1)]
-    known = [*scored, *(f"{of}.{name}" for of in names for name in scored if len(names) > 1), "loss", "seconds"]
+    known = [*metrics_of_sets(scored, recipe.data), "loss", "seconds"]
     known += ["improvement"] if fine_tuning and scored else []
     known += ["energy_kwh", "emissions_g"] if recipe.carbon.enabled else []
+    return parse_gates(texts, known)
+
+
+def metrics_of_sets(scored: Sequence[str], data: DataSection) -> list[str]:
+    """Return the names of the metrics of all validation sets together and, where there are several, of each one."""
+    held_out = data.validation
+    names = set_names(held_out) if isinstance(held_out, list) else [str(number) for number in range(1, len(data.train) + 1)]
+    return [*scored, *(f"{of}.{name}" for of in names for name in scored if len(names) > 1)]
+
+
+def parse_gates(texts: Sequence[str], known: Collection[str]) -> list[Gate]:
+    """Parse gates over exactly these metrics. Raise UsageError for another one."""
     gates = [parse_gate(text, known) for text in texts]
     if other := next((gate for gate in gates if gate.metric not in known), None):
         raise UsageError(f"--fail-if '{other}': unknown metric {other.metric!r}; there are {', '.join(dict.fromkeys(known))}")
@@ -113,10 +123,7 @@ def plan_gates(texts: Sequence[str]) -> list[Gate]:
     `seconds`, `energy_kwh` and `emissions_g` are the likely ones; `emissions_g.high` names another.
     """
     known = [*_PLANNED_NUMBERS, *_PLANNED_RANGES, *(f"{name}.{part}" for name in _PLANNED_RANGES for part in _PARTS)]
-    gates = [parse_gate(text, known) for text in texts]
-    if other := next((gate for gate in gates if gate.metric not in known), None):
-        raise UsageError(f"--fail-if '{other}': a plan has no {other.metric!r}; there are {', '.join(known)}")
-    return gates
+    return parse_gates(texts, known)
 
 
 def plan_metrics(plan: Mapping[str, Any]) -> dict[str, float | None]:

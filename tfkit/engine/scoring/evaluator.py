@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfkit.engine.gate import Gate, metrics_of_sets, parse_gate, parse_gates
 from tfkit.engine.inputs import Inputs
 from tfkit.engine.killed import complete_killed_run
 from tfkit.engine.settings import read_settings, settings_inputs
@@ -33,13 +34,16 @@ class Evaluator:
         self.settings = read_settings(recipe, self.folder, words, _SECTIONS, data)
         self.inputs: Inputs = settings_inputs(self.settings, self.folder, checkpoint)
 
-    def metric_names(self) -> list[str]:
-        """Return the metrics that the evaluation may have."""
+    def gates(self, texts: Sequence[str]) -> list[Gate]:
+        """Parse gates over the metrics that the evaluation may have. Raise UsageError for another one; groups of rows are known later."""
         from tfkit.recipe.schema.objective_sections import metrics_of_texts
 
         section = self.settings.objective.trained_for
         of_texts, written = metrics_of_texts(section), self.settings.evaluation.text_metrics
-        return [name for name in section.metrics if of_texts.get(name) in (None, *written)]
+        names = [name for name in section.training_metrics if of_texts.get(name) in (None, *written)]
+        if section.scored_by == "likelihood" or self.settings.data is None:
+            return [parse_gate(text, names) for text in texts]
+        return parse_gates(texts, metrics_of_sets(names, self.settings.data))
 
     def score(
         self, work: "Session", device: str | None = None, threads: int | None = None, *, each: bool = False
