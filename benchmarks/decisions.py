@@ -35,6 +35,7 @@ class Cell:
     epochs: float
     steps: int
     score: float
+    trial: dict[str, Any] | None = None  # of learning rates, as run.json has it
 
 
 def main() -> None:
@@ -96,7 +97,9 @@ def _cell(name: str, found: Measured, folder: Path, metric: str) -> Cell:
     from tfkit.recipe import read_recipe
 
     recipe = read_recipe(str(folder / "recipe.yaml")).recipe
-    return Cell(name, recipe.optimizer.lr, recipe.training.batch_size, recipe.training.epochs or 0.0, found.steps, found.metrics[metric])
+    trial = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("rate_trial")
+    epochs = recipe.training.epochs or 0.0
+    return Cell(name, recipe.optimizer.lr, recipe.training.batch_size, epochs, found.steps, found.metrics[metric], trial)
 
 
 def checkpoint(task: Task, runs: Runs, options: argparse.Namespace, *, measure: bool) -> str | None:
@@ -218,6 +221,15 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
     if missing := [task.name for task in TASKS if task.name not in measured]:
         lines += [f"Not measured: {', '.join(missing)}.", ""]
     lines += [
+        "## The trials",
+        "",
+        "The loss of each rate after a short training, on rows held out of the training rows; another than the decided one, in the middle,",
+        "is taken where its loss is lower by a twentieth. A task without a line had too few rows, or too short a run.",
+        "",
+        "| task | steps of each | losses | taken |",
+        "| --- | --- | --- | --- |",
+        *(_trial(one) for one in found if one.default.trial is not None),
+        "",
         "## The grids",
         "",
         "A dash: not measured, or a run that ended by itself.",
@@ -244,6 +256,13 @@ def _summary(group: Sequence[Shown]) -> list[str]:
         cells_of = (one.task.name, one.task.group, one.task.start, rows, one.task.metric, before, bars, decided, f"{one.default.score:.3f}")
         lines.append(f"| {' | '.join((*cells_of, best, close))} |")
     return lines
+
+
+def _trial(one: Shown) -> str:
+    assert one.default.trial is not None
+    losses = sorted(one.default.trial["losses"].items(), key=lambda found: float(found[0]))
+    shown = ", ".join(f"{rate} {'-' if loss is None else f'{loss:.3f}'}" for rate, loss in losses)
+    return f"| {one.task.name} | {one.default.trial['steps']} of {one.default.steps} | {shown} | {one.default.trial['lr']:g} |"
 
 
 def _verdict(group: Sequence[Shown]) -> str:

@@ -25,6 +25,7 @@ CHOICES: dict[str, list[Any]] = {
     "training.batch_ramp": [{"start": 1, "tokens": 60}, {"start": 2, "tokens": 100}],
     "training.micro_batch_size": [1, 2, 3, 4],
     "training.patience": [1, 2],
+    "training.trial_rates": [[1e-3], [1e-4, 0.1]],
     "training.loss_jump_sigmas": [3.0, 6.0],
     "training.ema_decay": [0.5, 0.99],
     "training.frozen": [["embedding.*"], ["*.blocks.0.*"], ["*norm*"]],

@@ -18,6 +18,7 @@ from tfkit.recipe.starting_points import (
     LORA,
     StartingPoint,
     held_out_for,
+    rates_beside,
     starting_point,
     step_tokens,
     trained_bytes,
@@ -48,6 +49,7 @@ class Size:
     batch_size: int
     epochs: int
     lr: float
+    trial_rates: list[float]  # to try beside it
     log_every: int | None
     adapter: dict[str, Any] | None
     held_out: Any  # data.validation
@@ -95,10 +97,12 @@ def decide_size(seen: Seen, model: Kind, kind: str, given: dict[str, Any], token
         because += f": {why}; model.context_length={model.context_length} is the model's own"
     because += f"; {batch} a step, {math.ceil(rows / batch):,} steps an epoch"
     because += "" if {*LENGTHS} & training.keys() else f", {epochs} epochs"
-    because += needs + (
-        "" if "lr" in given.get("optimizer", {}) else f"; rate {rate:g}, for {model.parameters / 1e6:,.3g} million parameters"
-    )
-    return Size(point, other, batch, epochs, rate, 1 if long_steps else None, adapter, held_out, because)
+    because += needs
+    others = rates_beside(rate)
+    if "lr" not in given.get("optimizer", {}):
+        beside = " and ".join(f"{other:g}" for other in others)
+        because += f"; rate {rate:g}, for {model.parameters / 1e6:,.3g} million parameters, unless a trial of {beside} shows a better one"
+    return Size(point, other, batch, epochs, rate, others, 1 if long_steps else None, adapter, held_out, because)
 
 
 def _length(model: Kind, tokens: RowTokens, at_once: int, *, reads_text: bool) -> int:

@@ -227,13 +227,15 @@ def _document(task: Task, size: Size, given: dict[str, Any]) -> dict[str, Any]:
     length = {} if any(own["training"].get(name) is not None for name in LENGTHS if name != "epochs") else {"epochs": size.epochs}
     log = {"log_every": size.log_every} if size.log_every else {}
     judged = {"metric": task.metric} if task.metric else {}
+    is_given = "lr" in own["optimizer"] or own["schedule"].get("kind") == "noam"
+    tried = {} if is_given else {"trial_rates": size.trial_rates}
     return {
         "model": {"context_length": size.context_length} if size.context_length else {},
         "data": {"train": [], "validation": held_out},
         "objective": task.objective,
         "optimizer": optimizer,
         "schedule": schedule,
-        "training": {**length, "batch_size": size.batch_size, **({"adapter": size.adapter} if size.adapter else {}), **log},
+        "training": {**length, "batch_size": size.batch_size, **tried, **({"adapter": size.adapter} if size.adapter else {}), **log},
         "checkpoint": {"every": "epoch", "keep": 1} if held_out else {},
         "evaluation": {"every": "epoch", **judged} if held_out else {},
     }

@@ -23,7 +23,9 @@ from tfkit.engine.micro_batches import MicroBatches, with_batch_of_rows
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.memory_plan import planned_bytes, require_memory, require_memory_for_blocks
 from tfkit.engine.planning.outcome import actual, predicted, remember_outcome
+from tfkit.engine.planning.rate_trial_plan import NO_TRIAL
 from tfkit.engine.planning.run_estimate import estimate_run
+from tfkit.engine.rate_trial import try_rates, without_trial
 from tfkit.engine.results import MEASURED
 from tfkit.engine.resuming import require_length, warn_of_other_rounding
 from tfkit.engine.training_data import RunContext, prepare_data
@@ -80,6 +82,8 @@ class Run:
         Raises Stopped after saving, UnhealthyError before a bad update, and ModelError, DataError or UsageError where the folder's run
         cannot go on with this recipe.
         """
+        if self.recipe.training.trial_rates is not None:
+            self.recipe = self._with_tried_rate(folder, budget)
         resolved = pin_companions(pinned(self.recipe, self.data.start, folder), self.data.objective, folder)
         self.context = RunContext(self.recipe, folder, budget.stop, self.listener, self.meter, self.device, budget)
         self._assemble(first_model(self.recipe, self.data, self.listener), kind, exact=exact, force=force)
@@ -143,6 +147,18 @@ class Run:
         return result
 
     # ----------------------------------------------------------------------------------------------------- the parts of start
+
+    def _with_tried_rate(self, folder: RunFolder, budget: Budget) -> Recipe:
+        """Return the recipe with the learning rate of a trial; with its own where none is made. Raises Stopped."""
+        plan = self.planned.rate_trial
+        if plan is None:
+            self.listener.decided(f"no learning rates are tried: {NO_TRIAL}. Taken: {self.recipe.optimizer.lr:g}\n")
+            return without_trial(self.recipe)
+        self.meter.phase("trial")
+        recipe, found = try_rates(self.recipe, self.data, plan, self.device, self.listener, budget.should_end)
+        self.meter.phase("setup")
+        folder.record(rate_trial=found)
+        return recipe
 
     def _assemble(self, model: Transformer, kind: Kind, *, exact: bool, force: bool) -> None:
         """Assemble the components, and restore them from the newest good checkpoint."""

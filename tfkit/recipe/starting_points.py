@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-DECISIONS = 2  # the version of these rules, and of those in tfkit/engine/recognition.py: raise it where one of them changes
+DECISIONS = 3  # the version of these rules, and of those in tfkit/engine/recognition.py: raise it where one of them changes
 HELD_OUT, _MOST_HELD_OUT, _FEWEST_HELD_OUT = 0.1, 0.3, 20  # fractions; and rows, by which the best checkpoint is chosen
 _LATER_ADAM = {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.01, "clip_norm": 1.0}
 _ANY = 10**18
@@ -35,6 +35,11 @@ def trained_bytes(parameters: int) -> int:
 def held_out_for(rows: int) -> float:
     """Return the fraction of labelled rows that is held out: a tenth; of fewer than 200 rows more, for 20, but at most 0.3."""
     return round(max(HELD_OUT, min(_MOST_HELD_OUT, _FEWEST_HELD_OUT / max(1, rows))), 2)
+
+
+def rates_beside(rate: float) -> list[float]:
+    """Return the rates that are tried beside one: a third of it, and three times."""
+    return [float(f"{rate * factor:.2g}") for factor in (1 / 3, 3)]
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ def try_out(stepper: Stepper, loader: Loader, hooks: Hooks, progress: Progress) 
         stepper.try_out(progress.step + 1, loader.step(progress.step)[0])
 
     try:
-        _fit(attempt, stepper, hooks)
+        fit(attempt, stepper, hooks.out_of_memory)
     except RuntimeError as error:
         if not is_nondeterministic(error):
             raise
@@ -220,7 +220,7 @@ def try_out(stepper: Stepper, loader: Loader, hooks: Hooks, progress: Progress) 
         stepper.drop_gradients()
         allow_nondeterministic()
         hooks.nondeterministic(reason)
-        _fit(attempt, stepper, hooks)
+        fit(attempt, stepper, hooks.out_of_memory)
 
 
 def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Hooks, progress: Progress) -> StepReport:
@@ -231,7 +231,7 @@ def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Ho
         return stepper.take(progress.step + 1, loader.step(progress.step), factor, highest, hooks.should_stop)
 
     try:
-        report = _fit(attempt, stepper, hooks)
+        report = fit(attempt, stepper, hooks.out_of_memory)
     except UnhealthyStepError as error:
         if progress.skipped >= plan.max_skipped_steps:
             raise UnhealthyError(f"{error}. {hooks.unhealthy(error)}") from error
@@ -244,8 +244,10 @@ def _take(stepper: Stepper, loader: Loader, factor: float, plan: Plan, hooks: Ho
     return report
 
 
-def _fit(attempt: Callable[[], Result], stepper: Stepper, hooks: Hooks) -> Result:
-    """Return the attempt's result, with smaller micro-batches if they do not fit the memory: by sums and counts the step is the same."""
+def fit(attempt: Callable[[], Result], stepper: Stepper, out_of_memory: Callable[[str], None]) -> Result:
+    """Return the attempt's result, with smaller micro-batches, which `out_of_memory` makes, if they do not fit the memory: by sums and
+    counts the step is the same.
+    """
     while True:
         try:
             return attempt()
@@ -254,4 +256,4 @@ def _fit(attempt: Callable[[], Result], stepper: Stepper, hooks: Hooks) -> Resul
                 raise
             reason = (str(error) or type(error).__name__).splitlines()[0]
         stepper.drop_gradients()  # here the error is gone, and with its traceback the activations that it held
-        hooks.out_of_memory(reason)
+        out_of_memory(reason)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from tfkit.engine.planning.rate_trial_plan import RateTrialPlan
+
 
 @dataclass(frozen=True)
 class Range:
@@ -39,7 +41,8 @@ class Estimate:
 
     `flops`: `total` is the sum of `forward`, `backward` (of the trained model in all steps), `companions` (teacher, reference, reward and
     value models), `rollouts` (of sampled responses: the sampling, and the policy's own forward before the first step), `recomputed` (of
-    activation checkpointing, and of logits that are too large to keep), `evaluation` and `samples`. `attention` and `head` are parts of
+    activation checkpointing, and of logits that are too large to keep), `evaluation`, `samples` and
+    `trial` (of learning rates). `attention` and `head` are parts of
     `forward` and `backward`, beside which they are reported: `total` does not count them again.
     """
 
@@ -60,19 +63,20 @@ class Estimate:
     full_power: FullPower | None = None
     table_seconds: dict[str, float] = field(default_factory=dict)  # by part, by the speeds of the machine, before earlier runs corrected it
     probe: dict[str, Any] | None = None  # the steps that were taken to find out, and what they took
+    rate_trial: RateTrialPlan | None = None  # of learning rates, before the first step
     cluster: dict[str, Any] | None = None  # ranks, their memory and traffic (cluster.py)
     stages: dict[str, "Estimate"] = field(default_factory=dict)  # of a chain, by name
 
     @property
     def training_flops(self) -> float:
         """The FLOPs of the steps by the architecture, companions included, without what is computed a second time to save memory."""
-        return self.flops["total"] - self.flops["evaluation"] - self.flops["samples"] - self.flops["recomputed"]
+        return self.flops["total"] - sum(self.flops[name] for name in ("evaluation", "samples", "recomputed", "trial"))
 
     @property
     def part_after_start(self) -> float:
-        """The part of the time that follows the start: steps, evaluations, samples and checkpoints."""
+        """The part of the time that follows the start and a trial: steps, evaluations, samples and checkpoints."""
         whole = sum(self.table_seconds.values())
-        return 1.0 - self._seconds("start", "weights") / whole if whole else 1.0
+        return 1.0 - self._seconds("start", "weights", "trial") / whole if whole else 1.0
 
     @property
     def seconds_beside_steps(self) -> float:
@@ -117,6 +121,7 @@ def sum_of_stages(stages: dict[str, Estimate]) -> Estimate:
         full_power=together,
         table_seconds={name: sum(one.table_seconds.get(name, 0.0) for one in parts) for name in last.table_seconds},
         probe=None,
+        rate_trial=None,
         cluster=None,
         stages=dict(stages),
     )

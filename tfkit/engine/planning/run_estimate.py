@@ -44,7 +44,7 @@ def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device, start
     micro_batch = recipe.training.micro_batch_size or choose_micro_batch(
         sizes.unit, rows.longest, row_bytes, None if left is None else left - state
     )
-    flops, work = run_flops(recipe, data, model, Loader(rows, data.objective.collate, sizes, micro_batch), steps)
+    flops, work, trial = run_flops(recipe, data, model, Loader(rows, data.objective.collate, sizes, micro_batch), steps)
     logits = micro_batch * rows.longest * data.config.vocab_size * precision.itemsize if data.config.head.kind in ("lm", "masked_lm") else 0
     found = forecast(recipe, work, flops["total"], device, precision, start())
     return Estimate(
@@ -64,6 +64,7 @@ def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device, start
         {**_ASSUMPTIONS, **found.assumptions},
         found.full_power,
         found.table_seconds,
+        rate_trial=trial,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from tfkit.data import Loader, StepLoader
 from tfkit.engine.components import trained_numbers
 from tfkit.engine.planning.memory_plan import planned_bytes
+from tfkit.engine.planning.rate_trial_plan import RateTrialPlan, plan_trial
 from tfkit.engine.planning.workload import RunWork, Workload, calls_of, step_workload
 from tfkit.engine.training_data import TrainingData
 from tfkit.model.config import ModelConfig
@@ -59,8 +60,10 @@ class StepFlops:
         return StepFlops(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
-def run_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int) -> tuple[dict[str, float], RunWork]:
-    """Return the FLOPs of the whole run by part, as `Estimate` describes them, and the run in quantities that have a speed."""
+def run_flops(
+    recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int
+) -> tuple[dict[str, float], RunWork, RateTrialPlan | None]:
+    """Return the FLOPs of the whole run by part, as `Estimate` describes them, the run in quantities that have a speed, and its trial."""
     checkpointing, objective = recipe.training.activation_checkpointing, data.objective
     seen = sum_of(
         StepFlops.of(objective, model, batch, rows, checkpointing=checkpointing) for batch, rows in sampled_batches(data, loader, steps)
@@ -83,13 +86,18 @@ def run_flops(recipe: Recipe, data: TrainingData, model: Transformer, loader: Lo
         "samples": (evaluations - (data.start is not None)) * _samples(recipe, model),
     }
     total = sum(parts.values())
+    in_steps = parts["forward"] + parts["backward"] + parts["companions"] + parts["recomputed"]
+    trial = plan_trial(recipe, len(loader.rows), steps, total, in_steps / max(1, steps), forward.total / rows)
+    parts["trial"] = trial.flops if trial is not None else 0.0
+    total += parts["trial"]
     of_steps = {"attention": forward.attention + backward.attention, "head": forward.head + backward.head}
     trained = forward.total + backward.total
     beside = (parts["companions"] + parts["recomputed"] + parts["rollouts"] / 2) / trained  # of rollouts the sampling is decoding
     work = run_work(recipe, data, model, loader, steps, evaluations)
-    return {"total": total, **parts, **of_steps}, replace(
-        work, steps=seen.work * times + text.work, beside=beside, evaluation=parts["evaluation"] / trained
+    found = replace(
+        work, steps=seen.work * times + text.work, beside=beside, evaluation=parts["evaluation"] / trained, trial=parts["trial"] / trained
     )
+    return {"total": total, **parts, **of_steps}, found, trial
 
 
 def run_work(recipe: Recipe, data: TrainingData, model: Transformer, loader: Loader[Any], steps: int, evaluations: int) -> RunWork:

@@ -155,6 +155,7 @@ def with_trial(plan: Estimate, recipe: Recipe, trial: Trial, device: torch.devic
     steps, (took, part) = trial.seconds_of(plan.tokens, plan.steps), trial.evaluation
     each = took / part if part else 0.0
     evaluation = Range(1 / _SPREAD, 1.0, _SPREAD) * (trial.evaluations * each)
+    rates = steps * (plan.flops["trial"] / max(1.0, plan.training_flops + plan.flops["recomputed"]))
     rest = {name: plan.table_seconds[name] for name in ("start", "checkpoints")} | {"setup": trial.setup_seconds}
     if trial.iteration_steps is None:
         rest["writing"] = plan.table_seconds["writing"]
@@ -162,7 +163,7 @@ def with_trial(plan: Estimate, recipe: Recipe, trial: Trial, device: torch.devic
     usual, first = statistics.median(one.seconds for one in timed), len(trial.steps) - len(timed)
     rest["first steps"] = max(0.0, sum(one.seconds for one in trial.steps[:first]) - first * usual)
     fixed = sum(rest.values())
-    seconds = steps + evaluation + Range(0.7 * fixed, fixed, 2 * fixed)
+    seconds = steps + evaluation + rates + Range(0.7 * fixed, fixed, 2 * fixed)
     how = {
         "seconds": f"by {len(timed)} real steps of {usual:.3g} s (and {first} before them), and {trial.evaluations} evaluations of "
         f"{each:.3g} s, of one of which {part:.0%} was done; {fixed:.3g} s for start, first steps and checkpoints",

@@ -87,6 +87,7 @@ class RunWork:
     decoded_calls: float  # modules that each calls
     checkpoint_bytes: float  # written in all
     weight_bytes: float  # of all models, before the first step
+    trial: float = 0.0  # FLOPs of a trial of learning rates, for each FLOP of forward and backward
 
     def seconds_by_part(self, speed: MachineSpeed, start: float) -> dict[str, float]:
         """Return the wall time of the run at these speeds: of its start, which is known, weights, the steps, evaluations, texts token by
@@ -97,6 +98,7 @@ class RunWork:
             "start": start,
             "weights": self.weight_bytes / _DISK_BYTES,
             "steps": steps * (1 + self.beside) + self.updates / speed.updates,
+            "trial": steps * self.trial,
             "evaluation": steps * self.evaluation,
             "writing": self.decoded * (self.decoded_bytes / speed.bytes + self.decoded_calls / (3 * speed.calls)),
             "checkpoints": self.checkpoint_bytes / _DISK_BYTES,

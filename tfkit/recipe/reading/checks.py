@@ -27,6 +27,7 @@ def cross_problems(recipe: Recipe, tree: Node) -> list[Problem]:
         *_start(recipe),
         *_budgets(recipe),
         *_embodied(recipe),
+        *_trial(recipe),
     ]
     found += [*recipe.objective.problems(recipe, _values(recipe.model)), *_adapter(recipe), *_judging(recipe)]
     if recipe.model.start is None:  # otherwise the model's config is in its own files
@@ -59,6 +60,13 @@ def _adapter(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("training", "frozen"), "with an adapter all weights but its own and those of a new head are frozen already: remove it"
     if recipe.training.unfreeze_every is not None:
         yield ("training", "unfreeze_every"), "with an adapter all weights but its own and those of a new head stay frozen: remove it"
+
+
+def _trial(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """Check that learning rates that are tried have a loss by which they can be compared."""
+    if recipe.training.trial_rates is not None and recipe.objective.scored_by == "rollout":
+        kind = recipe.objective.kind
+        yield ("training", "trial_rates"), f"{kind} trains on responses that are sampled, so rates cannot be compared by a loss: remove it"
 
 
 def _judging(recipe: Recipe) -> Iterator[tuple[Path, str]]:

@@ -1,5 +1,6 @@
 """key=value: the one way to change a recipe from the command line. A dotted path, a YAML value; the last one wins."""
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Arguments
 
 from tfkit.recipe.reading.parse import MAX_DEPTH, parse
@@ -36,7 +37,9 @@ def _apply(root: Mapping, override: str) -> None:
         raise RecipeError(Problem(COMMAND_LINE, (*steps, *problem.path), problem.message) for problem in problems)
     _set(root, steps, value or Scalar(COMMAND_LINE, None, ""))
     if name.strip() in LENGTH and text.strip() not in ("", "null", "~"):
-        _drop_other_lengths(root, steps[1])
+        _drop(root, {*LENGTHS} - {steps[1]})
+    if name.strip() == "optimizer.lr":
+        _drop(root, {"trial_rates"})
 
 
 def _set(root: Mapping, steps: list[str], value: Node) -> None:
@@ -53,11 +56,12 @@ def _set(root: Mapping, steps: list[str], value: Node) -> None:
     _put(here, _step(here, steps[-1], path), value)
 
 
-def _drop_other_lengths(root: Mapping, unit: str) -> None:
-    """Remove the length in other units: a training has one, and the last one that is given wins."""
-    training = root.values["training"]
-    assert isinstance(training, Mapping)
-    for name in {*LENGTHS} - {unit}:
+def _drop(root: Mapping, names: Iterable[str]) -> None:
+    """Remove fields of `training` that what was just given replaces: a length in other units, rates to try beside the one that is given."""
+    training = root.values.get("training")
+    if not isinstance(training, Mapping):
+        return
+    for name in names:
         training.values.pop(name, None)
         training.keys.pop(name, None)
 

@@ -20,6 +20,7 @@ from tfkit.recipe.schema.bounds import (
     Count,
     CountOrZero,
     Epochs,
+    LearningRate,
     NewTokens,
     Positive,
     Rank,
@@ -119,6 +120,12 @@ class TrainingSection(Data):
         lt=1,
         description="Checkpoints hold, and evaluations use, an exponential moving average of the weights with this decay per step. "
         "null: the latest weights.",
+    )
+    trial_rates: list[LearningRate] | None = Field(
+        None,
+        min_length=1,
+        description="Further learning rates to try before the first step, each in a short training on a part of the training rows: one "
+        "whose loss on the rest is lower by a twentieth replaces optimizer.lr. null: no trial.",
     )
     adapter: LoraSection | None = Field(
         None,

@@ -1,0 +1,168 @@
+"""A trial of learning rates before the first step: which is taken, what it costs, and that the run is the same as with that rate."""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from library_calls import Recorder, call
+from tiny_runs import exact, hashes, kept
+
+import tfkit
+from tfkit.carbon import Meter
+from tfkit.data import BatchSizes, Loader
+from tfkit.data.order.part_of_rows import PartOfRows
+from tfkit.engine.planning.rate_trial_plan import RateTrialPlan, plan_trial
+from tfkit.recipe import RecipeError, read_recipe
+from tfkit.recipe.reading.read import read_document
+from tfkit.recipe.schema.sections import Recipe
+
+STEPS = 12
+GOOD, BAD = 3e-2, 3e-6  # of the tiny model in twelve steps
+RATES = {"optimizer.lr": BAD, "training.trial_rates": [GOOD, 1e-7]}
+TRYING = "trying learning rates"
+
+
+def receipt(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_best_rate_is_taken_and_the_run_is_the_one_with_it(base: Path, document: dict[str, Any]) -> None:
+    def tried() -> Any:
+        phases: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Meter, "phase", lambda _, name, step=None: phases.append(name))
+            listener = Recorder()
+            tfkit.pretrain(document, RATES, run="tried", listener=listener)
+        return [phases, [fact for name, *facts in listener.events for fact in facts if name == "decided"]]
+
+    phases, decided = call(base, tried)
+    assert phases[: phases.index("train")][-2:] == ["trial", "setup"], "the energy of a trial is a phase of its own"
+    found = receipt(base / "tried")["rate_trial"]
+    assert (found["lr"], found["steps"], found["rows"]) == (GOOD, 4, 15)
+    assert found["factor"] == pytest.approx((STEPS / 4) ** 0.32)
+    losses = found["losses"]
+    assert losses.keys() == {"3e-06", "0.03", "1e-07"}
+    assert losses["0.03"] < 0.95 * losses["3e-06"]
+    [line] = decided
+    assert f"1e-07 {losses['1e-07']:.4g}, 3e-06 {losses['3e-06']:.4g}, 0.03 {losses['0.03']:.4g}. Taken: 0.03 (the best)" in line
+    resolved = read_recipe(str(base / "tried" / "recipe.yaml")).recipe
+    assert (resolved.optimizer.lr, resolved.training.trial_rates) == (GOOD, None)
+    call(base, lambda: tfkit.pretrain(document, {"optimizer.lr": GOOD}, run="given").to_dict())
+    assert hashes(base / "tried", STEPS) == hashes(base / "given", STEPS)
+    assert exact(base / "tried") == exact(base / "given")
+
+
+def test_the_recipes_own_rate_stays_where_no_other_is_clearly_better(base: Path, document: dict[str, Any]) -> None:
+    own = {"optimizer.lr": GOOD, "training.trial_rates": [0.9 * GOOD, 1e6]}
+    call(base, lambda: tfkit.pretrain(document, own, run="stays").to_dict())
+    found = receipt(base / "stays")["rate_trial"]
+    assert found["lr"] == GOOD
+    assert found["losses"]["1e+06"] is None or found["losses"]["1e+06"] > 0.95 * found["losses"]["0.03"]
+
+
+def test_a_stopped_trial_begins_again(base: Path, document: dict[str, Any]) -> None:
+    def stopped() -> Any:
+        steps: list[int] = []
+        listener = Recorder()
+
+        def should_stop() -> bool:
+            names = [event[1] if event[0] == "progress" else event[0] for event in listener.events]
+            steps[:] = [1] * names[names.index(TRYING) :].count("advance") if TRYING in names else []
+            return len(steps) > 5  # in the second rate
+
+        result = tfkit.pretrain(document, RATES, run="stopped-trial", listener=listener, should_stop=should_stop)
+        return [result.status, result.steps, len(steps)]
+
+    assert call(base, stopped) == ["stopped", 0, 6]
+    assert not kept(base / "stopped-trial")
+    call(base, lambda: tfkit.pretrain(document, RATES, run="stopped-trial", resume=True).to_dict())
+    call(base, lambda: tfkit.pretrain(document, RATES, run="never-stopped").to_dict())
+    trials = [receipt(base / name)["rate_trial"] for name in ("stopped-trial", "never-stopped")]
+    assert trials[0] == trials[1]
+    assert hashes(base / "stopped-trial", STEPS) == hashes(base / "never-stopped", STEPS)
+
+    def goes_on() -> Any:
+        listener = Recorder()
+        tfkit.pretrain(document, RATES | {"training.steps": STEPS + 2}, run="stopped-trial", resume=True, listener=listener)
+        return [event for event in listener.events if event[:2] == ["progress", TRYING]]
+
+    assert call(base, goes_on) == [], "a run that goes on has its rate"
+
+
+def test_a_plan_counts_the_trial(base: Path, document: dict[str, Any]) -> None:
+    def plans() -> Any:
+        return [tfkit.plan(document, words).to_dict() for words in ({}, RATES)]
+
+    without, plan = call(base, plans)
+    assert (without["rate_trial"], without["flops"]["trial"]) == (None, 0)
+    trial = plan["rate_trial"]
+    assert (trial["rates"], trial["steps"]) == ([BAD, GOOD, 1e-7], 4)
+    assert plan["flops"]["trial"] == trial["flops"] == pytest.approx(plan["flops"]["total"] - without["flops"]["total"])
+    assert plan["table_seconds"]["trial"] > 0
+
+
+def recipe_of(**training: Any) -> Recipe:
+    values = {"model": {"preset": "gpt2"}, "data": {"train": [{"path": "x"}]}, "optimizer": {"lr": 1e-3}}
+    return read_document({**values, "training": {"epochs": 2, "batch_size": 8, **training}}, "a recipe", ())[0]
+
+
+def planned(rows: int, steps: int, of_step: float = 1e12) -> RateTrialPlan | None:
+    of_row = of_step / 8 / 3
+    return plan_trial(recipe_of(trial_rates=[3e-4, 3e-3]), rows, steps, steps * of_step, of_step, of_row)
+
+
+def test_a_trial_is_cheap() -> None:
+    large = planned(8000, 1000)
+    assert large is not None
+    assert 0.12 < large.flops / 1000e12 <= 0.15, "of a run that takes long"
+    small = planned(160, 60, 1e9)
+    assert small is not None
+    assert small.steps == 10
+    assert small.flops <= 60e9
+    least = planned(24, 13, 1e9)
+    assert least is not None
+    assert (least.steps, least.rows) == (4, 6)
+    assert planned(15, 100, 1e9) is None, "three rows say nothing"
+    assert planned(800, 9, 1e9) is None, "it would take more than the run"
+    assert planned(800, 60, 1e13) is None, "fifteen percent of a long run are not four steps"
+    assert plan_trial(recipe_of(), 8000, 1000, 1e15, 1e12, 1e10) is None, "there is nothing to try"
+
+
+def test_a_rate_that_is_given_is_not_tried() -> None:
+    recipe, words = {"training": {"epochs": 2, "trial_rates": [1e-3]}, "data": {"train": [{"path": "x"}]}}, ["model.preset=gpt2"]
+    assert read_document(recipe, "a recipe", words)[0].training.trial_rates == [1e-3]
+    assert read_document(recipe, "a recipe", [*words, "optimizer.lr=2e-3"])[0].training.trial_rates is None
+    with pytest.raises(RecipeError, match=r"training.trial_rates: ppo trains on responses that are sampled"):
+        read_document(recipe | {"objective": {"kind": "ppo", "reward": "x", "value": "y"}}, "a recipe", ["model.from=z"])
+
+
+class Numbers:
+    """Rows that are their own numbers, in another order each epoch."""
+
+    mean_tokens, longest = 1.0, 1
+
+    def __len__(self) -> int:
+        return 20
+
+    def order(self, epoch: int) -> Any:
+        return np.random.default_rng(epoch).permutation(20)
+
+    def gather(self, epochs: Any, numbers: Any) -> Any:
+        return numbers
+
+
+def test_parts_of_rows_are_apart_and_in_the_order_of_all() -> None:
+    rows, numbers = Numbers(), np.array([0, 3, 4, 11, 19])
+    parts = [PartOfRows(rows, numbers), PartOfRows(rows, np.setdiff1d(np.arange(20), numbers))]
+    read: list[Callable[[int], Any]] = [Loader(part, lambda found: found, BatchSizes(len(part)), 1).step for part in parts]
+    for epoch in range(3):
+        found = [np.concatenate(step(epoch)).tolist() for step in read]
+        assert sorted(found[0]) == numbers.tolist()
+        assert sorted([*found[0], *found[1]]) == list(range(20))
+        places = [rows.order(epoch).tolist().index(number) for number in found[0]]
+        assert all(first < second for first, second in pairwise(places))

@@ -1,0 +1,52 @@
+"""The size of a trial of learning rates: short trainings before the first step, of which the best rate is taken (engine/rate_trial.py).
+
+In a short training a higher rate is the better one: the best falls with the length to the power of 0.32 (Bjorck et al. 2024, arXiv
+2409.19913, for rates over a factor of ten of lengths). So each rate is tried as much higher as the trial is shorter than the run.
+"""
+
+import math
+from dataclasses import dataclass
+
+from tfkit.recipe.schema.sections import Recipe
+
+_SHARE = 0.15  # of the FLOPs of a run that a trial may take
+_CHEAP_FLOPS = 2e13  # a minute or two of a processor, which it may take in any case, but never more than the run
+_FEWEST_STEPS, _MOST_STEPS, _SHORTENED = 4, 100, 6  # of each rate; a sixth of the run's is enough
+_FEWEST_HELD_OUT, _MOST_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows; and as many as so many steps have
+_HORIZON = 0.32
+NO_TRIAL = "the rows are too few, or a trial would not be cheap beside the run"
+
+
+@dataclass(frozen=True)
+class RateTrialPlan:
+    """A trial: `rates`, the recipe's own first, in `steps` steps each, scored on `rows` of the training rows that are not trained on."""
+
+    rates: tuple[float, ...]
+    steps: int
+    rows: int
+    factor: float  # by which each rate is higher than in the run
+    flops: float
+
+    def describe(self, total_flops: float) -> str:
+        """Describe what will be tried; `total_flops`: of the run, the trial included."""
+        rates = ", ".join(f"{rate:g}" for rate in sorted(self.rates))
+        share = self.flops / max(1.0, total_flops - self.flops)
+        return f"rates are tried: {rates}, {self.steps:,} steps each, scored on {self.rows:,} training rows; {share:.0%} of the run's FLOPs"
+
+
+def plan_trial(recipe: Recipe, rows: int, steps: int, total: float, of_step: float, of_row: float) -> RateTrialPlan | None:
+    """Return the trial of a recipe's rates; None without `training.trial_rates`, or where it is not cheap or the rows are too few.
+
+    `total`, `of_step`, `of_row`: FLOPs of the run, of one of its `steps`, and of the scoring of one of the `rows` that it trains on.
+    """
+    others = recipe.training.trial_rates
+    if others is None:
+        return None
+    rates = tuple(dict.fromkeys((recipe.optimizer.lr, *others)))
+    held_out = min(_MOST_HELD_OUT, _HELD_OUT_STEPS * recipe.training.batch_size, rows // 4)
+    allowed = max(_SHARE * total, min(total, _CHEAP_FLOPS)) / len(rates) - held_out * of_row
+    count = min(int(allowed / max(1.0, of_step)), max(_FEWEST_STEPS, steps // _SHORTENED), _MOST_STEPS)
+    if held_out < _FEWEST_HELD_OUT or count < _FEWEST_STEPS or steps <= count:
+        return None
+    factor = math.pow(steps / count, _HORIZON)
+    return RateTrialPlan(rates, count, held_out, factor, len(rates) * (count * of_step + held_out * of_row))
