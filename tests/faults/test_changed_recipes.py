@@ -260,6 +260,7 @@ FREE = {
     "generation={prompts: [the], max_new_tokens: 3, temperature: 0, top_k: 3, top_p: 0.5, min_p: 0.1, stop: [a], seed: 2}": None,
     "generation={repetition_penalty: 1.2, no_repeat_ngram: 3}": None,
     "generation={num_beams: 2, length_penalty: 0.5, length_law: gnmt, early_stopping: never}": None,
+    "parallel={replicas: 1, reshard: false}": None,
     "carbon.enabled=true": None,
     "carbon.country=FRA": None,
     "carbon.intensity_g_per_kwh=10": None,
@@ -271,6 +272,7 @@ FREE = {
     "carbon={enabled: false, embodied_g_per_device_hour: 3, embodied_source: a data sheet}": None,
 }
 SINGLE = {"data.train"}  # one value, or within a list: data.train.0.weight
+SINGLE |= {"parallel.shard"}  # one process shares with none: tests/parallel/test_shared_weights.py changes it
 SINGLE |= {"objective.of.kind", "objective.masked_only"}  # no other value goes with a causal student
 SINGLE |= {"model.encoder_layers", "model.head.kind"}  # no other value goes with the objective, so it is not even compared
 SINGLE |= {"model.head.next_sentence"}  # follows objective.next_sentence

@@ -126,6 +126,11 @@ def guards(seen: Seen) -> tuple[int, float | None]:
     return seen.run.components.plan.max_skipped_steps, seen.run.components.plan.loss_jump_sigmas
 
 
+def mesh(seen: Seen) -> Any:
+    """How its ranks would divide a training; tests/parallel/test_shared_weights.py shows it at work."""
+    return seen.run.recipe.parallel
+
+
 def rewards(seen: Seen) -> list[float]:
     """The rewards of sampled responses, in the steps and of the held-out prompts."""
     return [record["reward"] for record in seen.records("reward")] + [one["reward"] for one in evaluation(seen)]
@@ -667,6 +672,8 @@ TABLE = {
     "generation.early_stopping": Change("generation.early_stopping=full", samples, BEAMS),
     "generation.stop": Change("generation.stop=[a, e, o, t, s, ' ', '�']", samples, DRAWS),
     "generation.seed": Change("generation.seed=2", samples, DRAWS),
+    "parallel.replicas": Change("parallel.replicas=1", mesh),
+    "parallel.reshard": Change("parallel.reshard=false", mesh),
     "carbon.enabled": Change(METERED, meter),
     "carbon.country": Change("carbon.country=POL", meter, f"{METERED} | carbon.country=FRA"),
     "carbon.intensity_g_per_kwh": Change("carbon.intensity_g_per_kwh=7", meter, f"{METERED} | carbon.country=FRA"),
@@ -718,6 +725,8 @@ PINNED = {"objective[distillation].teacher_sha256"}
 PINNED |= {"objective[ppo].value_sha256", *(f"objective[{kind}].{name}_sha256" for kind in ("grpo", "ppo") for name in ("reward", "gold"))}
 # Without it the rule is refused: tests/alignment/test_rewards.py.
 PINNED |= {"objective[grpo].rules[python].allow_code"}
+# One process shares its weights with none: tests/parallel/test_shared_weights.py.
+PINNED |= {"parallel.shard"}
 # Fields of one class, which the same lines read: a row of the other objective, or of the sources of the training, shows each at work.
 SHARED = {
     f"objective[ppo].{name}"

@@ -6,15 +6,18 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from tfkit.errors import UsageError
 from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.presets import model_problems
 from tfkit.recipe.reading.checks import cross_problems
+from tfkit.recipe.reading.dealing import require_even
 from tfkit.recipe.reading.tree import Mapping, Place
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
 from tfkit.recipe.schema.objective_facts import SECTIONS
 from tfkit.recipe.schema.optimizer_sections import OptimizerSection, ScheduleSection
+from tfkit.recipe.schema.parallel_section import ParallelSection
 from tfkit.recipe.schema.sections import CheckpointSection, EvaluationSection, GenerationSection, TrainingSection
 from tfkit.recipe.schema.sections import Recipe as RecipeSchema
 from tfkit.recipe.schema.vocabularies import VOCABULARIES, variant_of
@@ -196,6 +199,7 @@ class RecipeDrawer:
             "checkpoint": CheckpointSection,
             "evaluation": EvaluationSection,
             "generation": GenerationSection,
+            "parallel": ParallelSection,
         }
         if "preset" in recipe["model"]:
             sections["model"] = ModelConfig
@@ -231,7 +235,8 @@ def is_valid(recipe: Recipe) -> bool:
     tree = Mapping(Place("recipe"))
     try:
         section = RecipeSchema.model_validate_json(json.dumps(recipe), strict=True)
-    except ValidationError:
+        require_even(section, 1)
+    except (ValidationError, UsageError):
         return False
     return not cross_problems(section, tree) and not model_problems(
         recipe["model"], recipe.get("tokenizer", {}).get("vocab_size", 300), tree

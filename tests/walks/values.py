@@ -62,6 +62,8 @@ CHOICES: dict[str, list[Any]] = {
         {"kind": "rotary", "theta": 100.0, "scaling": {"factor": 4.0, "original_context_length": 8}},
         {"kind": "relative", "buckets": 8, "max_distance": 12},
     ],
+    "parallel.shard": [1],  # a walk has one process
+    "parallel.replicas": ["auto", 1],
     "objective.temperature": [1.0, 2.0],
     "objective.teacher_weight": [1.0, 0.5],
     "objective.prompts": [1, 2, 4],

@@ -232,6 +232,12 @@ class BudgetStop:
     asked: StopRequest
     budget: Budget
 
+    @property
+    def requested(self) -> int | None:
+        """The signal by which the run was asked to stop, if it was one."""
+        number: int | None = getattr(self.asked, "requested", None)
+        return number
+
     def should_stop(self) -> bool:
         """Whether the run is to end as soon as nothing is lost."""
         return self.asked.should_stop() or self.budget.look()

@@ -1,23 +1,24 @@
 """The checkpoints of a run: written, rated, kept and deleted; each is a model folder, whole or an adapter of the base model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tfkit.adapters import Base, merged, save_adapter
 from tfkit.durable import write_atomically
 from tfkit.engine.base_model import Start
-from tfkit.engine.components import Components, state_tensors
+from tfkit.engine.components import Components
 from tfkit.engine.loaders import loader_state
 from tfkit.engine.parentage import intensity_of, parents_of
+from tfkit.engine.shared_weights import SharedWork
 from tfkit.engine.training_data import RunContext, TrainingData
 from tfkit.engine.training_log import TrainingLog
 from tfkit.errors import UnhealthyError
-from tfkit.generation.inference import inference
 from tfkit.hub import family_of, save_model
 from tfkit.model.transformer import Transformer
 from tfkit.recipe.schema.best_metric import HIGHER
@@ -31,7 +32,6 @@ from tfkit.run.lineage import Inherited, Lineage, Own, sum_inherited
 from tfkit.run.machine import processor
 from tfkit.training.checkpoint import save_training_state
 from tfkit.training.loop import Progress
-from tfkit.training.precision import Weights
 
 
 def adapted(recipe: Recipe, start: Start | None) -> Path | None:
@@ -41,10 +41,17 @@ def adapted(recipe: Recipe, start: Start | None) -> Path | None:
 
 
 def write_model(
-    folder: Path, recipe: Recipe, data: TrainingData, model: Transformer, weights: Weights, family: str | None, facts: dict[str, Any]
+    folder: Path,
+    recipe: Recipe,
+    data: TrainingData,
+    model: Transformer,
+    trained: Iterable[str],
+    result: Mapping[str, Tensor],
+    family: str | None,
+    facts: dict[str, Any],
 ) -> None:
-    """The result of the training so far, and beside it tokenizer, labels and `facts`."""
-    adapter, result = recipe.training.adapter, weights.result
+    """The `result` of the training so far, of which `trained` parameters an adapter holds, and beside it tokenizer, labels and `facts`."""
+    adapter = recipe.training.adapter
     beside: dict[str, Any] = {
         "family": family,
         "end_ids": data.end_ids,
@@ -57,7 +64,7 @@ def write_model(
         save_model(folder, model.config, merged(model, result), data.tokenizer, **beside)
         return
     base = Base(data.start.path, data.start.described.folder, data.start.sha256)
-    save_adapter(folder, model.config, {name: result[name] for name in weights.trained}, data.tokenizer, adapter, base, **beside)
+    save_adapter(folder, model.config, {name: result[name] for name in trained}, data.tokenizer, adapter, base, **beside)
 
 
 def _hardware(device: torch.device) -> str:
@@ -74,6 +81,7 @@ class Checkpointer:
 
     def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, *, kind: str, family: str | None):
         self.context, self.data, self.components, self.log = context, data, components, log
+        self.work = SharedWork(context.recipe, components, context.stop.should_stop)
         self.model, self.weights = components.stepper.loss_module.model, components.weights
         self.kind, self.family = kind, family
         self.root = context.folder.checkpoints
@@ -90,7 +98,7 @@ class Checkpointer:
         """Write a complete checkpoint, then delete old ones. Raises UnhealthyError where a weight is not finite."""
         context = self.context
         context.meter.phase("checkpoint")
-        if not all(weights.finite() for weights in self.components.stepper.all_weights.values()):
+        if not self.work.are_finite():
             raise UnhealthyError(
                 f"step {progress.step}: a weight is no longer finite, so this is not saved; the last checkpoint stays. "
                 "Another run may get past it with a lower optimizer.lr"
@@ -187,17 +195,13 @@ class Checkpointer:
             facts["objective_settings"] = settings
         if weights.mean:
             facts["averaged"] = {"kind": "exponential", "decay": recipe.training.ema_decay, "steps": weights.mean_steps}
-        if self.data.objective.has_facts:
-            with inference(self.model), weights.unrounded_result_at_work():
-                facts |= self.data.objective.facts(self.model, [stored for stored, _ in self.data.train], recipe.evaluation.batch_size)
-        write_model(folder, recipe, self.data, self.model, weights, self.family, facts)
+        facts |= self.work.facts()
+        write_model(folder, recipe, self.data, self.model, weights.trained, self.work.tensors("result"), self.family, facts)
         (folder / "README.md").write_text(self._card(progress.step), encoding="utf-8")
         state = {"progress": progress.state(), "micro_batch_size": self.components.loader.micro_batch_size, "data": data}
         state |= {"mean_steps": weights.mean_steps, "log": self.log.state()}
-        companions = self.components.stepper.companions
-        tensors = state_tensors(weights, self.components.optimizer, companions, factors=recipe.training.adapter is not None)
         kept, of_loader = loader_state(self.components.loader, progress.step)
-        save_training_state(folder, tensors | kept, state | of_loader)
+        save_training_state(folder, self.work.tensors("state", kept), state | of_loader)
 
     def _prune(self, keep: int) -> None:
         prune(self.root, keep, best_checkpoint(self.root))

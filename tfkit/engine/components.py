@@ -196,6 +196,11 @@ def restore(components: Components, checkpoint: Path, tensors: dict[str, torch.T
     return Progress.from_state(state["progress"])
 
 
+def parameter_of(key: str) -> str:
+    """Return the parameter that a tensor of `state_tensors` belongs to; the name of a parameter is its own."""
+    return key.removeprefix(_LATEST).removeprefix(_MEAN) if key.startswith((_LATEST, _MEAN)) else key.rpartition("/")[0] or key
+
+
 def state_tensors(
     weights: Weights, optimizer: Optimizer, companions: Mapping[str, TrainedModel] = MappingProxyType({}), *, factors: bool = False
 ) -> dict[str, torch.Tensor]:

@@ -1,16 +1,23 @@
 """Checks of a recipe and a command for a training on several ranks: what these cannot do yet is refused. Torch-free."""
 
-from tfkit.errors import UsageError
+import re
+from importlib.metadata import version
+
+from tfkit.errors import MachineError, UsageError
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.dealing import require_even
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.machine import usable_cores
 
+_TORCH_OF_SHARDS = (2, 13)
+
 
 def require_dealt(recipe: Recipe, ranks: int) -> None:
     """Raise UsageError for a recipe whose steps several ranks cannot take together."""
     if ranks == 1:
+        require_even(recipe, 1)
         return
+    _require_torch(recipe)
     objective, training = recipe.objective, recipe.training
     missing = {
         "objective.kind": f"{objective.kind} has further models or samples responses"
@@ -22,6 +29,15 @@ def require_dealt(recipe: Recipe, ranks: int) -> None:
     if problems := [f"{field}: {problem}" for field, problem in missing.items() if problem]:
         raise UsageError(f"{'; '.join(problems)}, which several ranks cannot do together yet: train it with one process, without --ranks")
     require_even(recipe, ranks)
+
+
+def _require_torch(recipe: Recipe) -> None:
+    """Raise MachineError for shared weights with a PyTorch that would train them wrongly, in silence: before 2.13 gradients may be lost."""
+    if recipe.parallel.shard > 1 and tuple(map(int, re.findall(r"\d+", version("torch"))[:2])) < _TORCH_OF_SHARDS:
+        needed = ".".join(map(str, _TORCH_OF_SHARDS))
+        raise MachineError(
+            f"parallel.shard: ranks that share weights need PyTorch {needed}, and this is {version('torch')}: upgrade it, or give 1"
+        )
 
 
 def rank_device(asked: str | None, ranks: Ranks) -> str | None:

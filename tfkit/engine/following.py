@@ -17,6 +17,7 @@ from tfkit.engine.components import Components, assemble, first_model, restore
 from tfkit.engine.leading import AgreedStop, require_same_weights
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import MicroBatches
+from tfkit.engine.shared_weights import SharedWork, share_weights
 from tfkit.engine.training_data import prepare_data
 from tfkit.errors import PeerLostError, Stopped, UnhealthyError
 from tfkit.parallel.collectives import ProcessGroup
@@ -74,8 +75,10 @@ def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener,
         start = group.receive()
     begun.components.loader.micro_batch_size = start["micro_batch_size"]
     require_same_weights(group, begun.components)
+    share_weights(begun.recipe, begun.components)
     micro_batches = MicroBatches(begun.recipe, _CPU, listener, begun.components, restored=begun.restored)
-    hooks = FollowingHooks(group, stop, listener, micro_batches, start)
+    work = SharedWork(begun.recipe, begun.components, stop.should_stop)
+    hooks = FollowingHooks(group, stop, listener, micro_batches, work, start)
     parts = begun.components
     with group.to_the_end((Stopped, UnhealthyError)), hooks.stop.exit_code():
         train(parts.stepper, parts.loader, parts.schedule, parts.plan, hooks, begun.progress)
@@ -96,10 +99,18 @@ def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, sto
 
 
 class FollowingHooks:
-    """The hooks of a rank beside the first: it waits where rank 0 saves or evaluates, and shows only warnings."""
+    """The hooks of a rank beside the first: where rank 0 saves or evaluates it waits, or takes part; it shows only warnings."""
 
-    def __init__(self, group: ProcessGroup, stop: StopRequest, listener: Listener, micro_batches: MicroBatches, start: dict[str, Any]):
-        self._group, self._listener, self.stop = group, listener, AgreedStop(group, stop)
+    def __init__(
+        self,
+        group: ProcessGroup,
+        stop: StopRequest,
+        listener: Listener,
+        micro_batches: MicroBatches,
+        work: SharedWork,
+        start: dict[str, Any],
+    ):
+        self._group, self._listener, self._work, self.stop = group, listener, work, AgreedStop(group, stop)
         self._evaluated, self._ends_early = bool(start["evaluated"]), bool(start["ends_early"])
         self.out_of_memory, self.should_stop = micro_batches.halve, self.stop.should_stop
 
@@ -140,7 +151,9 @@ class FollowingHooks:
         return self._ends_early
 
     def _wait(self) -> None:
-        message = self._group.receive()
+        """Do what rank 0 announces, until that is how its work ended."""
+        while self._work.serve(message := self._group.receive()):
+            pass
         if (stopped := message.get("stopped")) is not None:
             raise Stopped(stopped)
         if (error := message.get("error")) is not None:

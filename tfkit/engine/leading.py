@@ -10,6 +10,7 @@ from typing import TypeVar
 from tfkit.engine.components import Components
 from tfkit.engine.listener import StopRequest
 from tfkit.engine.loop_hooks import LoopHooks
+from tfkit.engine.shared_weights import share_weights
 from tfkit.errors import ModelError, Stopped, UnhealthyError
 from tfkit.parallel.agreement import Peers
 from tfkit.parallel.collectives import ProcessGroup
@@ -32,8 +33,8 @@ class AgreedStop:
 
     def stepped(self, budget_reached: bool = False) -> None:
         """Decide, after a step."""
-        own = getattr(self._stop, "requested", None) or 2 if self._stop.should_stop() else OF_BUDGET if budget_reached else 0
-        self.code = self._peers.agree(own)
+        signal = getattr(self._stop, "requested", None)
+        self.code = self._peers.agree(signal or (OF_BUDGET if budget_reached else 2 if self._stop.should_stop() else 0))
 
     def should_stop(self) -> bool:
         """Whether it was decided."""
@@ -108,12 +109,13 @@ class Leader:
             self._group.announce({**where, "recipe": document, "micro_batch_size": micro_batch_size})
 
     def begin_steps(self, components: Components, hooks: LoopHooks, progress: Progress, stop: StopRequest) -> Hooks:
-        """Announce that the steps begin, and return the hooks with which rank 0 takes them."""
+        """Announce that the steps begin, share the weights as the recipe says, and return the hooks with which rank 0 takes them."""
         if self._group is None:
             return hooks
         state = {"evaluated": hooks.evaluated(progress.step), "ends_early": hooks.should_stop_early()}
         self._group.announce({"micro_batch_size": components.loader.micro_batch_size, **state})
         require_same_weights(self._group, components)
+        share_weights(hooks.context.recipe, components)
         return LeadingHooks(hooks, self._group, stop)
 
     @contextmanager

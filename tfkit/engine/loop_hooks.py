@@ -5,6 +5,7 @@ from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.components import Components
 from tfkit.engine.contention import Contention
 from tfkit.engine.micro_batches import MicroBatches
+from tfkit.engine.shared_weights import SharedWork
 from tfkit.engine.training_data import RunContext
 from tfkit.engine.training_log import TrainingLog
 from tfkit.engine.validator import Validator
@@ -30,7 +31,9 @@ class LoopHooks:
         checkpointer: Checkpointer,
         validator: Validator,
         micro_batches: MicroBatches,
+        work: SharedWork,
     ):
+        self.work = work
         self.context, self.components, self.training_log = context, components, log
         self.loader: StepLoader[Batch] = components.loader
         self.save, self.evaluate, self.evaluated = checkpointer.save, validator.evaluate, validator.evaluated
@@ -71,7 +74,8 @@ class LoopHooks:
         """Write a small file from which, with the last checkpoint, the step can be taken again."""
         path = self.context.folder.path
         try:
-            write_replay(path, describe_step(self.components.stepper, self._whole_loader(), error))
+            latest = self.work.tensors("latest")
+            write_replay(path, describe_step(self.components.stepper, self._whole_loader(), error, latest))
         except OSError as trouble:
             return f"The step could not be recorded for tfkit replay ({trouble.strerror})"
         return f"`tfkit replay {path}` repeats the step and names the first module that goes wrong"

@@ -26,7 +26,7 @@ _ROUNDING = ("training.compile", "training.activation_checkpointing")  # how, no
 # What may change between attempts: it does not touch what the steps so far would have done.
 _FREE = (
     *(*LENGTH, _PATIENCE, *_GUARDS, *_ROUNDING, "training.log_every", "training.tensorboard", "data.language"),
-    *("checkpoint.", "evaluation.", "generation.", "trackers", "carbon."),
+    *("checkpoint.", "evaluation.", "generation.", "trackers", "carbon.", "parallel."),
 )
 _OF_THE_LENGTH = ("linear", "cosine", "wsd")  # the schedules whose every step depends on how many there are
 

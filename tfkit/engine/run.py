@@ -201,7 +201,7 @@ class Run:
         family = data.start.described.family if data.start else PRESETS[preset][0].name if preset else None
         self.checkpointer = Checkpointer(context, data, components, self.log, kind=kind, family=family)
         self.validator = Validator(context, data, components, self.log, self.checkpointer)
-        self.hooks = LoopHooks(context, components, self.log, self.checkpointer, self.validator, self.micro_batches)
+        self.hooks = LoopHooks(context, components, self.log, self.checkpointer, self.validator, self.micro_batches, self.checkpointer.work)
         with self.stop.at_once("no step was taken yet"):
             self.baselines = training_baselines(recipe)
         self.assembled = True

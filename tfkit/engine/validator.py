@@ -4,10 +4,8 @@ from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.components import Components
 from tfkit.engine.training_data import RunContext, TrainingData
 from tfkit.engine.training_log import TrainingLog
-from tfkit.engine.validation import score_validation
 from tfkit.errors import Stopped
 from tfkit.recipe.schema.best_metric import HIGHER
-from tfkit.training.device import eager
 from tfkit.training.loop import Progress
 from tfkit.training.patience import since_best
 
@@ -17,7 +15,7 @@ class Validator:
 
     def __init__(self, context: RunContext, data: TrainingData, components: Components, log: TrainingLog, checkpointer: Checkpointer):
         self.context, self.data, self.components, self.log, self.checkpointer = context, data, components, log, checkpointer
-        self.model = components.stepper.loss_module.model
+        self.model, self.work = components.stepper.model, checkpointer.work
         self.prompts = context.recipe.generation.prompts
 
     def evaluate(self, progress: Progress) -> None:
@@ -55,8 +53,7 @@ class Validator:
         return since_best(values, metric in HIGHER) >= patience
 
     def _score(self, moment: str) -> dict[str, float]:
-        with eager(self.model), self.components.weights.result_at_work():
-            metrics = score_validation(self.context.recipe, self.data, self.model, self.context.stop.should_stop, self.components.reference)
+        metrics = self.work.scores()
         if metrics is None:
             raise Stopped(f"stopped {moment}")
         return metrics
@@ -74,22 +71,9 @@ class Validator:
             listener.say(f"step {step}: no better {metric} in {patience} evaluations, so the run stops here")
 
     def _write_samples(self, step: int) -> None:
-        from tfkit.generation.complete import complete
-
-        tokenizer, should_stop = self.data.tokenizer, self.context.stop.should_stop
-        texts, rendered = self.data.objective.prompts(self.prompts)
-        with eager(self.model), self.components.weights.result_at_work():
-            completions = complete(
-                self.model,
-                tokenizer,
-                texts,
-                self.context.recipe.generation,
-                eos_ids=self.data.end_ids,
-                start_id=tokenizer.start_id,
-                should_stop=should_stop,
-                rendered=rendered,
-            )
-        if should_stop():  # some may be cut short; resuming writes them whole
+        completions = self.work.completions()
+        if completions is None:
             raise Stopped("stopped while the model was writing")
+        _, rendered = self.data.objective.prompts(self.prompts)
         pairs = [{"prompt": prompt, "completion": one.text} for prompt, one in zip(self.prompts, completions, strict=True)]
         self.log.samples(step, pairs, continues=not rendered and self.model.encoder is None)

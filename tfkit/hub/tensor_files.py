@@ -6,6 +6,7 @@ So a save needs no second copy of the weights, wherever its tensors come from: m
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from math import prod
@@ -29,6 +30,15 @@ _TYPES = {  # in the order of safetensors, which begins a file with the last typ
 }
 _ORDER = {dtype: number for number, dtype in enumerate(_TYPES)}
 Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]  # type and shape of each tensor, by name
+
+
+class LazyTensors(Mapping[str, Tensor], ABC):
+    """Tensors that are made when they are read."""
+
+    @property
+    @abstractmethod
+    def layout(self) -> Layout:
+        """Types and shapes, known before."""
 
 
 class TensorFile:
@@ -75,7 +85,8 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write these tensors into one file; `dtype` None: each in its own type."""
-    with TensorFile(path, {name: (dtype or tensor.dtype, tensor.shape) for name, tensor in tensors.items()}, metadata) as file:
+    own = tensors.layout if isinstance(tensors, LazyTensors) else {name: (one.dtype, one.shape) for name, one in tensors.items()}
+    with TensorFile(path, {name: (dtype or own_type, shape) for name, (own_type, shape) in own.items()}, metadata) as file:
         for name, tensor in tensors.items():
             file.write(name, tensor)
 

@@ -130,7 +130,8 @@ class ProcessGroup:
     def to_the_end(self, ordinary: tuple[type[Exception], ...]) -> Iterator[None]:
         """Enclose steps. Where they end, or raise one of `ordinary`, the ranks wait for each other, since rank 0 serves the store."""
         try:
-            yield
+            with lost(self.ranks, "lost another rank within a step", only_of_gloo=True):  # of gathered weights, deep in a forward
+                yield
         except ordinary:
             self.agree(0)
             raise
@@ -188,11 +189,13 @@ def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def lost(ranks: Ranks, what: str) -> Iterator[None]:
-    """Turn the errors of connections into one that says what to do."""
+def lost(ranks: Ranks, what: str, *, only_of_gloo: bool = False) -> Iterator[None]:
+    """Turn the errors of connections into one that says what to do. `only_of_gloo`: among others that the block may raise."""
     try:
         yield
     except RuntimeError as error:  # of gloo and of the store, which have no class of their own for it
+        if only_of_gloo and "/gloo/" not in str(error):
+            raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise PeerLostError(
             f"rank {ranks.rank} {what} ({reason}): its process ended, hangs, or cannot be reached. The last whole checkpoint is untouched: "

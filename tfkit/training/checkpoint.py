@@ -3,6 +3,7 @@
 tfkit/run/checkpoints.py handles the folder around it (complete or absent, newest, best, damaged).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ _VERSION = "schema_version"
 SCHEMA_VERSION = 1  # of both files
 
 
-def save_training_state(folder: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+def save_training_state(folder: Path, tensors: Mapping[str, torch.Tensor], state: dict[str, Any]) -> None:
     """Write `folder`/training_state. The states of random generators are among the tensors (uint8).
 
     Raises TypeError or ValueError for a `state` that JSON cannot hold exactly, and OSError, such as for a full disk.

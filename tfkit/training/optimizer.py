@@ -3,6 +3,7 @@ as in arXiv 2502.16982).
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 from tfkit.recipe.schema.optimizer_sections import AdafactorSection, AdamSection, AdamWSection, MuonSection, OptimizerSection
 from tfkit.training.adafactor import Adafactor
 from tfkit.training.depth import parameter_depths
+from tfkit.training.whole_steps import is_part, step_on_whole
+
+if TYPE_CHECKING:
+    from tfkit.parallel.sharding import Sharding
 
 
 class Optimizer:
@@ -20,19 +25,36 @@ class Optimizer:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], section: OptimizerSection, depths: Mapping[str, int] | None = None):
         """`depths`: the depth of each parameter, for layer_decay (tfkit/training/depth.py); None: computed from the names given here."""
+        self.section, self._depths = section, parameter_depths(parameters) if depths is None else depths
+        self.sharding: Sharding | None = None
+        self._open(parameters)
+
+    def _open(self, parameters: Mapping[str, nn.Parameter]) -> None:
         self.parameters = dict(parameters)
-        self.section = section
-        self.optimizers = _build(self.parameters, section, parameter_depths(parameters) if depths is None else depths)
+        self.optimizers = _build(self.parameters, self.section, self._depths)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["peak_lr"] = group["lr"]
+
+    def share(self, parameters: Mapping[str, nn.Parameter], sharding: "Sharding") -> None:
+        """Go on with this rank's parts of the parameters and of their state."""
+        state = self.state()
+        self.sharding = sharding
+        self._open(parameters)
+        for key, value in state.items():
+            name = key.rpartition("/")[0]
+            state[key] = sharding.cut(name, value) if is_part(value, self.parameters[name]) else value
+        self.load_state(state)
 
     def step(self, lr_factor: float) -> None:
         """Update at this fraction of the peak learning rates, and drop the gradients."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * lr_factor
-            optimizer.step()
+            if self.sharding is None or isinstance(optimizer, torch.optim.AdamW):  # which computes each number by itself
+                optimizer.step()
+            else:
+                step_on_whole(optimizer, self.parameters, self.sharding)
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:

@@ -7,14 +7,20 @@ never a whole second set of them.
 With ema_decay there is a third copy in fp32, the exponential moving average of the master over the steps, which is then the result.
 
 A frozen parameter (one that requires no gradient) has a master only for checkpoints that hold whole models; its mean is itself.
+
+Where ranks share the weights, the master and the mean are this rank's parts of them, and the working copy is rounded as it is gathered.
 """
 
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from tfkit.parallel.sharding import Sharding
 
 
 class Weights:
@@ -30,6 +36,7 @@ class Weights:
         self.mean_steps = 0  # the number of steps in it
         self.working = dict(model.named_parameters())
         self._trained = [name for name, parameter in self.working.items() if parameter.requires_grad]
+        self.sharding: Sharding | None = None
         if dtype == torch.float32:
             self.master = self.working
             return
@@ -54,10 +61,28 @@ class Weights:
         """The weights that evaluations use and checkpoints hold: the mean if there is one, else the master."""
         return self.mean or dict(self.master)
 
+    def unround(self) -> None:
+        """Put the master in place of the working copy, as it is to be before ranks share the weights."""
+        for name, parameter in self.working.items():
+            parameter.data = self.master[name].data
+
+    def share(self, sharding: "Sharding") -> None:
+        """Keep this rank's parts alone, after `unround`: of the master, in the memory of the model's parameters, and of the mean."""
+        self.sharding, self.working = sharding, sharding.parameters
+        self.master = {name: nn.Parameter(sharding.own(name), one.requires_grad) for name, one in self.working.items()}
+        if self.mean:
+            mean = {name: sharding.cut(name, self.mean[name]) for name in self._trained}
+            self.mean = {name: parameter.detach() for name, parameter in self.master.items()} | mean
+
+    def take_gradients(self, sharding: "Sharding") -> None:
+        """Take this rank's parts of the gradients from the model's parameters."""
+        for name, gradient in sharding.gradients().items():
+            self.master[name].grad = gradient
+
     def clip_gradients(self, limit: float | None) -> float:
         """Return the 2-norm of the whole gradient, and scale a gradient longer than the limit down to it."""
         grads = [parameter.grad for parameter in self.master.values() if parameter.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(grads))
+        norm = float(torch.nn.utils.get_total_norm(grads)) if self.sharding is None else self.sharding.norm(grads)
         if limit is not None and math.isfinite(norm) and norm > limit:
             torch._foreach_mul_(grads, limit / norm)
         return norm
@@ -76,6 +101,10 @@ class Weights:
     @contextlib.contextmanager
     def result_at_work(self) -> Iterator[None]:
         """A context in which the model computes with the result."""
+        if self.sharding is not None:
+            with self._shared_result(self.sharding):
+                yield
+            return
         if not self.mean:
             yield
             return
@@ -94,8 +123,9 @@ class Weights:
 
         Where frozen parameters have no master, as beside an adapter, it computes with the working weights: a copy would take much memory.
         """
+        assert self.sharding is None or self.dtype == torch.float32, "weights that ranks share are rounded as they are gathered"
         result = self.result
-        if any(tensor.dtype != torch.float32 for tensor in result.values()):
+        if self.sharding is not None or any(tensor.dtype != torch.float32 for tensor in result.values()):
             with self.result_at_work():
                 yield
             return
@@ -110,8 +140,9 @@ class Weights:
 
     @torch.no_grad()
     def finite(self) -> bool:
-        """Whether every weight is finite."""
-        return all(bool(parameter.isfinite().all()) for parameter in self.master.values())
+        """Whether every weight is finite; of shared weights on all ranks, which call this together."""
+        own = all(bool(parameter.isfinite().all()) for parameter in self.master.values())
+        return own if self.sharding is None else self.sharding.is_true_everywhere(own)
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -129,9 +160,22 @@ class Weights:
     @torch.no_grad()
     def sync_working_weights(self) -> None:
         """Round the master to the working copy."""
-        if self.master is not self.working:
+        if self.master is not self.working and self.sharding is None:
             trained = self.trained
             torch._foreach_copy_([self.working[name] for name in trained], list(trained.values()))
+
+    @contextlib.contextmanager
+    def _shared_result(self, sharding: "Sharding") -> Iterator[None]:
+        """`result_at_work` of weights that ranks share: the model gathers them from the memory of the master."""
+        latest = {name: self.master[name].detach().clone() for name in self.trained} if self.mean else {}
+        for name in latest:
+            self.master[name].data.copy_(self.mean[name])
+        try:
+            with sharding.at_inference():
+                yield
+        finally:
+            for name, tensor in latest.items():
+                self.master[name].data.copy_(tensor)
 
     @torch.no_grad()
     def _average(self, decay: float) -> None:

@@ -82,8 +82,10 @@ class Watch:
             self.finding = Finding(where, name, self.micro_batch)
 
 
-def describe_step(stepper: Stepper, loader: NumberedLoader, error: UnhealthyStepError) -> dict[str, Any]:
-    """Describe a step that was not taken; the weights are still those before it."""
+def describe_step(
+    stepper: Stepper, loader: NumberedLoader, error: UnhealthyStepError, latest: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """Describe a step that was not taken; the weights are still those before it. `latest`: the whole ones, of which this rank has parts."""
     index, size = error.step - 1, loader.micro_batch_size
     numbers = loader.numbers(index)
     micro_batches = [
@@ -99,7 +101,7 @@ def describe_step(stepper: Stepper, loader: NumberedLoader, error: UnhealthyStep
         "loss": error.report.loss,
         "grad_norm": error.report.grad_norm,
         "micro_batches": micro_batches,
-        "weights_sha256": weights_sha256(stepper),
+        "weights_sha256": weights_sha256(stepper, latest),
         "precision": str(stepper.weights.dtype),
         "threads": torch.get_num_threads(),
         "device": str(stepper.device),
@@ -115,11 +117,11 @@ def batch_sha256(batch: Batch) -> str:
     return digest.hexdigest()
 
 
-def weights_sha256(stepper: Stepper) -> str:
-    """Return the SHA-256 of the names and bytes of all weights, those of trained companions included."""
+def weights_sha256(stepper: Stepper, latest: Mapping[str, Tensor] | None = None) -> str:
+    """Return the SHA-256 of the names and bytes of all weights, those of trained companions included. `latest`: as in `describe_step`."""
     digest = hashlib.sha256()
-    for weights in stepper.all_weights.values():
-        for name, parameter in weights.master.items():
+    for companion, weights in stepper.all_weights.items():
+        for name, parameter in (weights.master if companion or latest is None else latest).items():
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

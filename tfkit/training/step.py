@@ -2,14 +2,14 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tfkit.errors import Stopped, UnhealthyError, UsageError
+from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_out_of_memory
 from tfkit.objectives.objective import Batch
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.training.depth import Unfreezing
@@ -67,17 +67,23 @@ class Stepper:
             raise UnhealthyError(f"step {step}: no token has a target for {empty}: there is nothing to learn from")
         self.loss_module.train(self.objective.draws_dropout)
         parts: list[dict[str, Tensor]] = []
-        with self.peers.fitting(), self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext():
+        sharding = self.weights.sharding
+        with self._fitting(), self.unfreezing.at(step) if self.unfreezing else contextlib.nullcontext():
             for index, batch in enumerate(batches):
                 if index and should_stop is not None and should_stop():
                     self.drop_gradients()
                     raise Stopped(f"stopped within step {step}, before micro-batch {index + 1} of {len(batches)}")
+                if sharding is not None:
+                    sharding.begin_micro_batch(is_last=index == len(batches) - 1)
                 parts.append(self._accumulate(step, self._global_index(index), batch, counts))
         sums: dict[str, Tensor] = {}
         for part in self.peers.in_order(parts):
             for name, value in part.items():
                 sums[name] = self._join(name, sums[name], value) if name in sums else value
-        self.peers.sum_gradients(parameter for weights in self.all_weights.values() for parameter in weights.master.values())
+        if sharding is None:
+            self.peers.sum_gradients(parameter for weights in self.all_weights.values() for parameter in weights.master.values())
+        else:
+            self.weights.take_gradients(sharding)
         observed, largest = self._observations(sums, counts)
         means = {term: float(value) / counts[term] for term, value in sums.items() if term not in self.objective.observed}
         loss = sum(weight * means[term] for term, weight in self.objective.terms.items())
@@ -90,6 +96,19 @@ class Stepper:
             optimizer.step(lr_factor)
             weights.after_step()
         return report
+
+    def share_weights(self, shards: int, *, reshard: bool) -> None:
+        """Let groups of so many ranks share the weights; from here on each rank keeps its part alone. All ranks call it together."""
+        from tfkit.parallel.sharding import Sharding, open_mesh  # which imports PyTorch's distributed tensors
+
+        self.weights.unround()
+        blocks = [block for stack in self.model.stacks for block in stack.blocks]
+        mesh = open_mesh(self.device, self.peers.ranks.size, shards)
+        sharding = Sharding(self.model, blocks, mesh, self.weights.dtype, reshard=reshard)
+        self.weights.share(sharding)
+        self.optimizer.share(self.weights.trained, sharding)
+        if self.unfreezing is not None:
+            self.unfreezing = Unfreezing(self.weights.working, self.unfreezing.every)
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
         """Run a micro-batch forward and backward without a step, to compile it or see whether it fits; return the weighted loss."""
@@ -107,6 +126,9 @@ class Stepper:
     def micro_batch_seed(self, step: int, index: int) -> int:
         """Return the seed of dropout, a function of (seed, step, micro-batch), so that a resumed run draws the same as an unbroken one."""
         return int(np.random.SeedSequence([self.seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
+
+    def _fitting(self) -> contextlib.AbstractContextManager[None]:
+        return self.peers.fitting() if self.weights.sharding is None else _fitting_together()
 
     def _global_index(self, index: int) -> int:
         """Return the index of a micro-batch of this rank among all of the step."""
@@ -138,6 +160,24 @@ class Stepper:
         found = [(name, one.term, float(sums[name])) for name, one in self.objective.observed.items() if name in sums]
         means = {name: value / counts[term] for name, term, value in found if term is not None}
         return means, {name: value for name, term, value in found if term is None}
+
+
+@contextlib.contextmanager
+def _fitting_together() -> Iterator[None]:
+    """Enclose micro-batches on weights that ranks share: none can try its own again, since the others wait for it to gather them.
+
+    Raises MachineError.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise MachineError(
+            f"out of memory in a micro-batch ({reason}), and ranks that share weights cannot make it smaller in the middle of a step: "
+            "go on with a larger parallel.shard or training.activation_checkpointing=true, or begin with a lower training.micro_batch_size"
+        ) from error
 
 
 def _add_up(counts: Iterable[dict[str, int]]) -> dict[str, int]:

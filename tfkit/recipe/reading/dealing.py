@@ -11,6 +11,8 @@ from tfkit.recipe.schema.sections import Recipe
 
 def dealing_problems(recipe: Recipe, tree: Node, ranks: int) -> list[Problem]:
     """Return what cannot be dealt to so many ranks, each at its field and with the nearest sizes that can."""
+    if ranks == 1:  # whoever checks a recipe for no number of ranks may mean many
+        return []
     return [Problem(place_of(tree, path, key=False), path, message) for path, message in _uneven(recipe, ranks)]
 
 
@@ -22,6 +24,7 @@ def require_even(recipe: Recipe, ranks: int) -> None:
 
 def _uneven(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
     training, objective = recipe.training, recipe.objective
+    yield from _outside_of_mesh(recipe, ranks)
     ramp, micro_batch = training.batch_ramp, training.micro_batch_size
     rows, path = (training.batch_size, ("training", "batch_size")) if ramp is None else (ramp.start, ("training", "batch_ramp", "start"))
     whole = ranks * (micro_batch or 1)
@@ -39,6 +42,22 @@ def _uneven(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
         yield (
             ("objective", "prompts"),
             f"the {responses:,} responses of an iteration cannot be dealt evenly to {ranks:,} ranks: {_nearest(responses, ranks)}",
+        )
+
+
+def _outside_of_mesh(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
+    shard, replicas = recipe.parallel.shard, recipe.parallel.replicas
+    if ranks % shard:
+        yield (
+            ("parallel", "shard"),
+            f"{ranks:,} {'ranks are' if ranks > 1 else 'rank is'} no multiple of the {shard:,} that are to share each copy of the weights: "
+            f"start {shard * -(-ranks // shard):,} with --ranks, or give 1",
+        )
+    elif replicas not in ("auto", ranks // shard):
+        yield (
+            ("parallel", "replicas"),
+            f"{replicas:,} copies of the model, of {shard:,} ranks each, are {replicas * shard:,} ranks and not {ranks:,}: give auto, or "
+            f"start {replicas * shard:,}",
         )
 
 

@@ -1,0 +1,86 @@
+"""Ranks that share the weights take the steps of one process: to the bit where each adds up no more than two numbers."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from shared_steps import ADAFACTOR, BERT, GPT2, LLAMA, MUON, T5, UNTIED, Case, digest, model_of, take, take_on_rank
+from tiny_runs import Process
+from two_ranks import free_port
+
+BF16 = torch.bfloat16
+EXACT = {
+    "gpt2": Case(GPT2),
+    "gpt2-untied-bf16": Case(GPT2, dtype=BF16, changes=UNTIED),
+    "gpt2-muon": Case(GPT2, MUON, ema_decay=0.9),
+    "gpt2-frozen-bf16": Case(GPT2, dtype=BF16, frozen=["embedding.*", "decoder.blocks.0.*"]),
+    "gpt2-unfrozen": Case(GPT2, unfreeze_every=4),
+    "gpt2-lora-bf16": Case(GPT2, dtype=BF16, lora=True),
+    "llama-bf16": Case(LLAMA, dtype=BF16, ema_decay=0.9),
+    "llama-muon-bf16": Case(LLAMA, MUON, BF16),
+    "llama-adafactor": Case(LLAMA, ADAFACTOR, checkpointing=True),
+    "t5": Case(T5),
+    "t5-adafactor-bf16": Case(T5, ADAFACTOR, BF16),
+    "t5-muon": Case(T5, MUON, changes=UNTIED),
+    "bert-bf16": Case(BERT, dtype=BF16),
+    "bert-kept": Case(BERT, reshard=False),
+}
+FEW = ("gpt2", "gpt2-unfrozen", "gpt2-lora-bf16", "llama-muon-bf16", "t5-adafactor-bf16", "bert-bf16")
+
+
+def on_ranks(folder: Path, size: int, shards: int, cases: Mapping[str, Case], steps: int) -> list[dict[str, Any]]:
+    port = free_port()
+
+    def program(rank: int) -> Any:
+        return lambda _: take_on_rank(rank, size, port, shards, cases, steps, folder) or 0
+
+    ended = [process.wait() for process in [Process(folder, [], program=program(rank)) for rank in range(size)]]
+    assert [done.code for done in ended] == [0] * size, ended[0].err + ended[1].err
+    return [json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in range(size)]
+
+
+@pytest.mark.parametrize(("names", "steps"), [(FEW, 5), pytest.param(tuple(EXACT), 20, marks=pytest.mark.slow)], ids=["few", "all"])
+def test_two_ranks_with_a_micro_batch_each_are_one_with_two_to_the_bit(names: tuple[str, ...], steps: int, tmp_path: Path) -> None:
+    """Weights, their mean, the optimizer's state, and every loss; each rank holds half of them, and what is small."""
+    torch.set_num_threads(1)
+    cases = {name: EXACT[name] for name in names}
+    first, second = on_ranks(tmp_path, 2, 2, cases, steps)
+    for name, case in cases.items():
+        alone = take(case, steps)
+        assert first[name]["losses"] == second[name]["losses"] == alone["losses"], name
+        assert first[name]["norms"] == second[name]["norms"] == pytest.approx(alone["norms"], rel=1e-5), name
+        shared = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        assert digest(shared) == digest(alone["tensors"]), name
+        assert max(first[name]["held"], second[name]["held"]) < 0.62 * alone["held"], name
+
+
+STEP_1 = {
+    "gpt2": Case(GPT2, micro_batches=4),
+    "gpt2-untied": Case(GPT2, changes=UNTIED, micro_batches=4),
+    "gpt2-kept": Case(GPT2, micro_batches=8, reshard=False),
+    "llama": Case(LLAMA, micro_batches=4),
+    "t5": Case(T5, micro_batches=4),
+    "t5-untied": Case(T5, changes=UNTIED, micro_batches=4),
+    "bert": Case(BERT, micro_batches=4),
+}
+
+
+@pytest.mark.parametrize("shards", [pytest.param(4, marks=pytest.mark.slow), 2])
+def test_gradients_of_four_ranks_are_those_of_one(shards: int, tmp_path: Path) -> None:
+    """After one step AdamW's first moment is a tenth of the gradient. Four parts of three blocks' biases leave some ranks without any."""
+    torch.set_num_threads(1)
+    found = on_ranks(tmp_path, 4, shards, STEP_1, 1)[0]
+    for name, case in STEP_1.items():
+        alone, shared = take(case, 1), torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        assert found[name]["losses"] == pytest.approx(alone["losses"], rel=1e-6)
+        assert found[name]["norms"] == pytest.approx(alone["norms"], rel=1e-5)
+        before = dict(model_of(replace(case)).named_parameters())
+        for key, tensor in alone["tensors"].items():
+            if key.endswith("/exp_avg"):
+                torch.testing.assert_close(shared[key], tensor, rtol=0, atol=1e-7, msg=f"{name}: {key}")
+            elif key in before:
+                assert not torch.equal(shared[key], before[key]), f"{name}: {key} was not changed"

@@ -1,0 +1,120 @@
+"""Trainings whose ranks share the weights (gloo, on a CPU) write the checkpoints of one process, and go on on any other mesh."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
+from two_ranks import raise_once, receipt, run_ranks
+
+from tfkit.__main__ import main
+
+STEPS = 12
+# Without clipping: the norm of a gradient of which each rank has a part is rounded otherwise. Of 32 numbers each has 16, which fill the
+# vectors of a processor: the fused AdamW rounds those that do not otherwise.
+ONE_EACH = (
+    "model.dim=32",
+    "training.micro_batch_size=2",
+    "model.dropout={residual: 0.1}",
+    "optimizer.clip_norm=null",
+    "checkpoint={every: 4, keep: 4}",
+)
+WRITES = ("generation={prompts: [the cat], max_new_tokens: 4}", "training.ema_decay=0.9")
+SHARED = "parallel.shard=2"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    assert pretrain(folder / "unbroken", recipe, *ONE_EACH, *WRITES).code == 0
+    return folder
+
+
+def without_norms(run: Path) -> list[dict[str, Any]]:
+    return [{name: value for name, value in record.items() if name != "grad_norm"} for record in exact(run)]
+
+
+def test_a_run_and_its_parts_on_other_meshes_are_one_process_to_the_bit(base: Path, tmp_path: Path) -> None:
+    """Weights, their mean, optimizer state, losses, scores and what it writes; a signal to one rank stops both."""
+    run = tmp_path / "run"
+    stopped = run_ranks(run, base / "tiny.yaml", *ONE_EACH, *WRITES, SHARED, faults={1: strike(signal.SIGTERM, 5)})
+    assert [done.code for done in stopped] == [143, 143], stopped[0].err + stopped[1].err
+    assert kept(run)[-1] == "step-000005"
+    alone = pretrain(run, base / "tiny.yaml", *ONE_EACH, *WRITES, "parallel.shard=1", "--resume", before=strike(signal.SIGINT, 2))
+    assert alone.code == 130, alone.err
+    assert [done.code for done in run_ranks(run, base / "tiny.yaml", *ONE_EACH, *WRITES, SHARED, "--resume")] == [0, 0]
+    assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
+    assert without_norms(run) == without_norms(base / "unbroken")
+    norms = [[record["grad_norm"] for record in records(folder) if "grad_norm" in record] for folder in (run, base / "unbroken")]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_a_lost_rank_ends_the_other_with_9(base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    lost, other = reversed(run_ranks(run, base / "tiny.yaml", *ONE_EACH, SHARED, faults={1: strike(signal.SIGKILL, 6)}))
+    assert (lost.code, other.code) == (-signal.SIGKILL, 9), other.err
+    assert "its process ended, hangs, or cannot be reached" in other.err
+    assert "Traceback" not in other.err
+    assert kept(run) == ["step-000004"]
+
+
+def test_a_micro_batch_that_does_not_fit_ends_the_run_with_what_to_do(base: Path, tmp_path: Path) -> None:
+    fault = {1: raise_once(MemoryError("no more"), 3)}
+    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, SHARED, faults=fault)
+    assert (first.code, second.code) == (9, 5), first.err + second.err
+    assert "out of memory in a micro-batch (no more), and ranks that share weights cannot make it smaller" in second.err
+
+
+def test_a_step_that_is_not_finite_is_recorded_with_the_hash_of_the_whole_weights(base: Path, tmp_path: Path) -> None:
+    words = (*ONE_EACH, "optimizer.lr=1e30", "evaluation={every: null}", "schedule.warmup_steps=0", "checkpoint.every=1")
+    done = run_ranks(tmp_path / "run", base / "tiny.yaml", *words, SHARED)
+    assert [one.code for one in done] == [6, 6], done[0].err + done[1].err
+    assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 6
+    run, one = (json.loads((tmp_path / name / "replay" / "step-000002.json").read_text(encoding="utf-8")) for name in ("run", "one"))
+    assert run == one
+
+
+@pytest.mark.slow
+def test_two_one_four_and_two_ranks_take_the_same_steps(base: Path, tmp_path: Path) -> None:
+    """F41 over meshes: (1, 2), one process, (2, 2), (2, 1)."""
+    words = ("training.micro_batch_size=1", "checkpoint={every: 3, keep: 9}")
+    assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 0
+    run = tmp_path / "run"
+    for size, mesh, stop in ((2, SHARED, 3), (1, "parallel.shard=1", 3), (4, SHARED, 3), (2, "parallel.shard=1", None)):
+        faults = {0: strike(signal.SIGTERM, stop)} if stop else None
+        again = ["--resume"] if run.exists() else []
+        ended = run_ranks(run, base / "tiny.yaml", *words, mesh, *again, faults=faults, size=size)
+        assert {done.code for done in ended} == {143 if stop else 0}, ended[0].err + ended[-1].err
+    one, many = (load_file(tmp_path / name / "checkpoints" / f"step-{STEPS:06d}" / "model.safetensors") for name in ("one", "run"))
+    for name in one:
+        torch.testing.assert_close(many[name], one[name], rtol=0, atol=1e-4, msg=name)
+    losses = [[record["loss"] for record in records(tmp_path / name) if "loss" in record] for name in ("run", "one")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert receipt(run)["ranks"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["parallel.shard=2"],
+            "parallel.shard: 1 rank is no multiple of the 2 that are to share each copy of the weights: start 2 with --ranks",
+        ),
+        (
+            ["parallel.replicas=2"],
+            "parallel.replicas: 2 copies of the model, of 1 ranks each, are 2 ranks and not 1: give auto, or start 2",
+        ),
+    ],
+)
+def test_a_mesh_of_other_ranks_is_refused(
+    base: Path, tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(base / "tiny.yaml"), *words]) == 0, "a recipe alone has no ranks yet"
+    assert main(["check", str(base / "tiny.yaml"), *words, "--ranks", "4"]) == (0 if "shard" in words[0] else 2)
+    assert main(["pretrain", str(base / "tiny.yaml"), "--run", str(tmp_path / "run"), *words]) == 2
+    assert message in capsys.readouterr().err

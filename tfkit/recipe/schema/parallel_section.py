@@ -1,0 +1,25 @@
+"""The section of the ranks of a training: how they divide it among themselves. Torch-free."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tfkit.model.config import Data
+from tfkit.recipe.schema.bounds import Count
+
+
+class ParallelSection(Data):
+    """The ranks as a mesh of replicas and shards. It changes nothing of the steps, and may change whenever the run goes on."""
+
+    shard: Count = Field(
+        1,
+        description="Ranks that share the weights, gradients and optimizer state of one copy of the model; 1: every rank holds them all.",
+    )
+    replicas: Count | Literal["auto"] = Field(
+        "auto", description="Copies of the model; replicas times shard are the ranks. auto: as many as there are ranks for."
+    )
+    reshard: bool | Literal["auto"] = Field(
+        "auto",
+        description="Of shared weights, free a block's after its forward, and add up gradients after every micro-batch: least memory. "
+        "false: keep both until the backward pass, or the step, is over: least traffic. auto: true.",
+    )
