@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
-from two_ranks import raise_once, receipt, run_ranks
+from two_ranks import raise_once, receipt, run_ranks, start_ranks
+
+from tfkit.parallel import collectives
 
 STEPS = 12
 ONE_EACH = ("training.micro_batch_size=2", "model.dropout={residual: 0.1}", "checkpoint={every: 4, keep: 4}")  # of a batch of 4
@@ -77,6 +79,24 @@ def test_a_lost_rank_ends_the_others_with_9_and_the_old_checkpoint_goes_on(base:
     assert kept(run) == ["step-000004"]
     assert [done.code for done in run_ranks(run, base / "tiny.yaml", *ONE_EACH, "--resume")] == [0, 0]
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
+
+
+@pytest.mark.parametrize("hung", [0, 1])
+def test_a_rank_that_hangs_is_named_after_a_time_out(base: Path, tmp_path: Path, hung: int) -> None:
+    def impatient() -> None:
+        collectives._LEAST_SECONDS, collectives._TIMES_A_STEP, collectives._ROLL_CALL_SECONDS = 3.0, 0.0, 1.0
+
+    def hanging() -> None:
+        impatient()
+        strike(signal.SIGSTOP, 6)()
+
+    words = ["pretrain", str(base / "tiny.yaml"), "--run", str(tmp_path / "run"), "--threads", "1", *ONE_EACH]
+    processes = start_ranks(tmp_path, words, {hung: hanging, 1 - hung: impatient})
+    done = processes[1 - hung].wait()
+    processes[hung].kill(signal.SIGKILL)
+    assert (done.code, processes[hung].wait().code) == (9, -signal.SIGKILL), done.err
+    assert f"no answer of rank {hung};" in done.err
+    assert kept(tmp_path / "run") == ["step-000004"]
 
 
 def test_all_hear_why_rank_0_cannot_save(base: Path, tmp_path: Path) -> None:

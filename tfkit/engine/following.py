@@ -116,7 +116,7 @@ class FollowingHooks:
 
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """Decide whether it is the last."""
-        self.stop.stepped()
+        self.stop.stepped(seconds)
 
     def skipped(self, error: UnhealthyStepError) -> None:
         """Report the step that is not taken."""

@@ -28,13 +28,14 @@ OF_BUDGET = 100  # beyond the numbers of signals: rank 0 ends the run since a bu
 class AgreedStop:
     """Whether the ranks stop: decided after each step by all together, as soon as one of them is asked to."""
 
-    def __init__(self, peers: Peers, stop: StopRequest):
-        self._peers, self._stop, self.code = peers, stop, 0
+    def __init__(self, group: ProcessGroup, stop: StopRequest):
+        self._group, self._stop, self.code = group, stop, 0
 
-    def stepped(self, budget_reached: bool = False) -> None:
-        """Decide, after a step."""
+    def stepped(self, seconds: float, budget_reached: bool = False) -> None:
+        """Decide, after a step that took so long."""
         signal = getattr(self._stop, "requested", None)
-        self.code = self._peers.agree(signal or (OF_BUDGET if budget_reached else 2 if self._stop.should_stop() else 0))
+        own = signal or (OF_BUDGET if budget_reached else 2 if self._stop.should_stop() else 0)
+        self.code = self._group.agree_after_step(own, seconds)
 
     def should_stop(self) -> bool:
         """Whether it was decided."""
@@ -67,7 +68,7 @@ class LeadingHooks:
     def stepped(self, progress: Progress, report: StepReport, seconds: float) -> None:
         """Show the step, and decide whether it is the last."""
         self._hooks.stepped(progress, report, seconds)
-        self.stop.stepped(bool(self._hooks.context.budget.reached))
+        self.stop.stepped(seconds, bool(self._hooks.context.budget.reached))
 
     def unhealthy(self, error: UnhealthyStepError) -> str:
         """Write the file of the step while the others wait."""

@@ -1,12 +1,15 @@
 """The ranks of a training as a process group of torch, on gloo. Only tensors and JSON cross: no pickle.
 
-A process that ends closes its connections, which every other rank notices within milliseconds in whatever it waits for; one that hangs
-is noticed after a time-out.
+A process that ends closes its connections, which every other rank notices within milliseconds in whatever it waits for. One that hangs
+is noticed after a time-out: a long one until the first step is taken, then many times the longest step. The others find out which one it
+is by a roll-call in the store.
 """
 
 import json
+import math
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +27,9 @@ from tfkit.parallel.ranks import Ranks
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-STEP_SECONDS = 1800.0  # that a rank waits for a slower one within a step
+STEP_SECONDS = 1800.0  # that a rank waits for a slower one within a step, until one was timed; at most
+_LEAST_SECONDS, _TIMES_A_STEP = 300.0, 20.0  # from then on: a slow disk or network is waited for
+_ROLL_CALL_SECONDS = 10.0
 WORK_SECONDS = 24 * 3600.0  # that the others wait for what rank 0 does alone: tokenizing, an evaluation, a checkpoint
 _CONNECT_SECONDS, _AGAIN_SECONDS = 10.0, 0.1
 _BUCKET = 1 << 22  # numbers that are added up at once
@@ -36,6 +41,7 @@ class ProcessGroup:
 
     def __init__(self, ranks: Ranks, store: "Store"):
         self.ranks, self._store, self._announced = ranks, store, 0
+        self._longest = 0.0  # step of any rank, in seconds
 
     @classmethod
     def join(cls, ranks: Ranks, *, step_seconds: float = STEP_SECONDS, watch: Callable[[], None] | None = None) -> Self:
@@ -77,6 +83,16 @@ class ProcessGroup:
         """Return the largest of all ranks' numbers."""
         return int(self._reduced(torch.tensor([code], dtype=torch.int64), dist.ReduceOp.MAX)[0])
 
+    def agree_after_step(self, code: int, seconds: float) -> int:
+        """Return the largest of all ranks' numbers; `seconds`: of the step, by which the next one's time-out is chosen."""
+        found, milliseconds = self._reduced(torch.tensor([code, math.ceil(1000 * seconds)], dtype=torch.int64), dist.ReduceOp.MAX).tolist()
+        if milliseconds / 1000 > self._longest:
+            self._longest = milliseconds / 1000
+            for group in dist.distributed_c10d._world.pg_map:  # those of shared weights, too
+                limit = min(STEP_SECONDS, max(_LEAST_SECONDS, _TIMES_A_STEP * self._longest))
+                dist.distributed_c10d._set_pg_timeout(timedelta(seconds=limit), group)
+        return int(found)
+
     def is_same(self, number: int) -> bool:
         """Whether all ranks have the same number, of at most 62 bits."""
         highest, lowest = self._reduced(torch.tensor([number, -number], dtype=torch.int64), dist.ReduceOp.MAX).tolist()
@@ -96,7 +112,7 @@ class ProcessGroup:
         names = sorted(parts[0])
         own = torch.stack([torch.stack([part[name].detach().double().cpu() for name in names]) for part in parts])  # (micro-batches, names)
         gathered = [torch.empty_like(own) for _ in range(self.ranks.size)]
-        with lost(self.ranks, "lost another rank within a step"):
+        with self._within_step():
             dist.all_gather(gathered, own)
         rows = torch.stack(gathered, dim=1).flatten(0, 1)  # (micro-batches of all, names)
         types = [parts[0][name].dtype for name in names]
@@ -138,9 +154,35 @@ class ProcessGroup:
         self.agree(0)
 
     def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
-        with lost(self.ranks, "lost another rank within a step"):
+        with self._within_step():
             dist.all_reduce(tensor, operation)
         return tensor
+
+    @contextmanager
+    def _within_step(self) -> Iterator[None]:
+        with lost(self.ranks, "lost another rank within a step"):
+            try:
+                yield
+            except RuntimeError as error:
+                if "Timed out" not in str(error):
+                    raise
+                raise RuntimeError(f"no answer of {self._silent_ranks()}; {str(error).splitlines()[0]}") from error
+
+    def _silent_ranks(self) -> str:
+        """Return which ranks do not wait, as this one does, for the others. A thread asks: the store, of rank 0, may not answer either."""
+        silent = [0]
+
+        def call() -> None:
+            self._store.set(f"waits/{self.ranks.rank}", "")
+            end = time.monotonic() + _ROLL_CALL_SECONDS
+            while time.monotonic() < end:
+                silent[:] = [rank for rank in range(self.ranks.size) if not self._store.check([f"waits/{rank}"])]
+                time.sleep(_AGAIN_SECONDS)
+
+        asking = threading.Thread(target=call, name="roll-call", daemon=True)
+        asking.start()
+        asking.join(_ROLL_CALL_SECONDS + 2)
+        return " and ".join(f"rank {rank}" for rank in silent) or "the network"
 
 
 def _await_server(ranks: Ranks, seconds: float) -> None:
