@@ -234,6 +234,8 @@ def test_f44_5_a_run_folder_in_use(base: Path, tmp_path: Path) -> None:
     with RunFolder.open(tmp_path / "new", resume=True, command=[]):
         for line in (PRETRAIN, RESUME, f"{EVALUATE} {NO_CARBON} --run new", f"{GENERATE} {NO_CARBON} --run new"):
             assert_ends(run(base, tmp_path, line), 5, f"this run folder is in use by process {os.getpid()}")
+        shutil.rmtree(tmp_path / "new" / "checkpoints")
+        assert_ends(run(base, tmp_path, RESUME), 5, "in use by another process, which has saved no checkpoint yet")
 
 
 def test_f20_6_unhealthy(base: Path, tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from tfkit.engine.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.meeting import Meeting
-from tfkit.errors import Stopped, UsageError, stop_reason
+from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, stop_reason
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe import RecipeText
 from tfkit.recipe.starting_points import DECISIONS
 from tfkit.run import strict_json
 from tfkit.run.folder import RunFolder, is_begun
 from tfkit.run.listing import read_run
+from tfkit.run.lock import is_locked
 
 if TYPE_CHECKING:
     from tfkit.engine.budget import Budget
@@ -89,9 +90,13 @@ def resume(words: Sequence[str], options: RunOptions, listener: Listener, stop: 
     return _attempt(gone, Given(None, tuple(words)), kind, options, listener, stop)
 
 
-def _nothing_to_resume(run: Path) -> UsageError:
+def _nothing_to_resume(run: Path) -> TfkitError:
     """Return the error for a folder without a checkpoint to go on from, which names it for what it is."""
     found = read_run(run)
+    if is_locked(run / "lock"):
+        return MachineError(
+            f"{run}: this run folder is in use by another process, which has saved no checkpoint yet. Wait for it or stop it"
+        )
     if found.status in ("foreign", "damaged"):
         return UsageError(f"{run}: there is no run to go on with here ({found.problem}); name the folder of a run")
     because, again = f" ({found.problem})" if found.problem else "", f". Start it again: {found.resume}" if found.resume else ""
