@@ -53,6 +53,14 @@ class HangingStart(Steady):
         time.sleep(HANG_SECONDS)
 
 
+class SlowStart(Steady):
+    """Starts when the end has been asked for."""
+
+    def start(self):
+        time.sleep(2.0)
+        return super().start()
+
+
 class DyingProcess(Steady):
     def spoil(self, seconds):
         if self.reads > 2:

@@ -10,6 +10,7 @@ import pytest
 from tiny_runs import Done, Process, exact, hashes, kept, pretrain, slow_micro_batches, write_corpus, write_recipe
 
 import tfkit
+from tfkit.run.listing import read_run
 
 STEPS, TICK = 12, 0.5
 METERED = "carbon={enabled: true, intensity_g_per_kwh: 100, every_seconds: 0.5%s}"
@@ -101,6 +102,11 @@ def test_the_command_that_goes_on_names_each_budget_once(base: Path) -> None:
     assert done.code == 7, done.err
     last = done.err.rstrip().splitlines()[-1]
     assert (last.count("carbon.budget_seconds="), last.count("training.seed=2"), last.count("1e-4")) == (1, 1, 0)
+    receipt = base / "none" / "run.json"
+    command = ["tfkit", "pretrain", "tiny.yaml", "carbon.budget_seconds=1e-4", "training.seed=2"]  # as the program records it
+    receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"command": command}))
+    larger = next(word for word in last.split() if word.startswith("carbon.budget_seconds="))
+    assert read_run(base / "none").resume == f"tfkit pretrain tiny.yaml training.seed=2 {larger} --resume"
 
 
 def test_a_budget_that_is_not_reached_changes_nothing(base: Path) -> None:
@@ -127,10 +133,12 @@ def test_the_stages_of_a_recipe_have_one_budget(base: Path) -> None:
     document = (base / "tiny.yaml").read_text().replace("\n", "\n    ")
     (base / "chain.yaml").write_text("stages:\n  one: {}\n  two: {}\n".replace("{}", f"\n    {document}"))
     words = ["one.carbon.budget_seconds=1000", "two.carbon.budget_seconds=1.5"]
-    done = pretrain(base / "chain", base / "chain.yaml", *words, before=slowly(base))
+    done = pretrain(base / "chain", base / "chain.yaml", *words, "--json", before=slowly(base))
     assert done.code == 7, done.err
     assert "stage two: carbon.budget_seconds: " in done.err
     assert "by the runs beside this one" in done.err
     assert done.err.rstrip().splitlines()[-1].startswith(f"tfkit resume {base / 'chain'} two.carbon.budget_seconds=")
     assert json.loads((base / "chain/run.json").read_text())["stages"]["one"]["status"] == "finished"
     assert not (base / "chain/two").exists()
+    assert json.loads(done.out)["stopped_by"] == "carbon.budget_seconds"
+    assert f"resume {base / 'chain'} two.carbon.budget_seconds=" in (read_run(base / "chain").resume or "")

@@ -241,7 +241,7 @@ def stopped_run(base: Path, folder: Path, *words: str) -> Path:
     ("change", "difference"),
     [
         ("optimizer.lr=2e-3", "optimizer.lr: 0.001 in the run, 0.002 now"),
-        ("optimizer={kind: muon}", "optimizer.momentum: None in the run, 0.95 now"),
+        ("optimizer={kind: muon}", "optimizer.momentum: not set in the run, 0.95 now"),
         ("model.context_length=8", "model.context_length: 16 in the run, 8 now"),
         ("model.dropout={residual: 0.1}", "model.dropout.residual: 0.0 in the run, 0.1 now"),
         ("tokenizer.vocab_size=290", "tokenizer.vocab_size: 300 in the run, 290 now"),
@@ -496,7 +496,7 @@ def test_an_edited_recipe_takes_effect_even_over_the_first_calls_override(tmp_pa
     assert "evaluation.every: 4 in the run, 7 now\n  training.steps: 15 in the run, 14 now" in done.err
     recipe.write_text(text.replace("steps: 12, ", "epochs: 2, "), encoding="utf-8")
     done = pretrain(run, recipe, "--resume", before=strike(signal.SIGTERM, 1))
-    assert (done.code, "training.epochs: None in the run, 2" in done.err, "training.steps: 14 in the run, None now" in done.err) == (
+    assert (done.code, "training.epochs: not set in the run, 2" in done.err, "training.steps: 14 in the run, not set now" in done.err) == (
         143,
         True,
         True,

@@ -58,6 +58,14 @@ def test_a_run_that_nobody_changed(run: Path, capsys: pytest.CaptureFixture[str]
     newest = sorted((run / "checkpoints").glob("step-*"))[-1]
     code, document, _ = verified(newest, capsys)
     assert (code, len(document["checkpoints"]), len(document["carbon"])) == (0, 1, 1)
+    shutil.copytree(run, run.parent / "other")
+    code, document, _ = verified(run.parent, capsys)
+    found = [(Path(one["run"]).name, one["good"]) for one in document["carbon"]]
+    assert (code, found, len(document["checkpoints"])) == (
+        0,
+        [("other", True), ("run", True)],
+        2 * len(list((run / "checkpoints").glob("step-*"))),
+    )
     assert main(["verify", str(run)]) == 0
     assert "the energy follows from the ledgers (0-1 chained, 0-2 chained; " in capsys.readouterr().out
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tfkit.carbon.ledger_writer import Ledger, tick_line
 from tfkit.carbon.reading import Reading, Totals
+from tfkit.engine import listener
 from tfkit.engine.budget import Budget
-from tfkit.engine.listener import Silent
+from tfkit.engine.listener import Silent, StoppingListener
 from tfkit.engine.spending import spent_beside, spent_in
 from tfkit.errors import BudgetReached, Stopped, UsageError
 from tfkit.recipe.schema.carbon_section import CarbonSection
@@ -214,3 +215,25 @@ def test_attempts_and_the_runs_beside_count(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"30 s of 30 s are used\. Give more to go on, such as carbon\.budget_seconds=60"):
         attempt(Machine(1.0), tmp_path / "sweep/two/tune", budget_seconds=30.0)
     attempt(Machine(1.0), tmp_path / "sweep/two/tune", budget_seconds=30.1)
+
+
+def test_a_budget_ends_what_is_counted_where_it_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While data are prepared; also where a library has made another exception of it."""
+    monkeypatch.setattr(listener, "LOOK_SECONDS", 0.0)
+    machine = Machine(1.0)
+    budget = Budget(CarbonSection(enabled=False, budget_seconds=10.0), tmp_path, Never(), Silent(), lambda: machine.now)
+    budget.start(machine)  # type: ignore[arg-type]
+
+    def read() -> None:
+        with budget.stop.at_once("no text was read"), StoppingListener(Silent(), budget.stop, "as it was read").progress("", 20) as count:
+            for _ in range(20):
+                machine.now += 1.0
+                try:
+                    count.advance()
+                except Stopped as error:
+                    raise RuntimeError("the library's own") from error
+
+    with pytest.raises(Stopped, match="no text was read") as stopped:
+        read()
+    assert machine.now == 10.0
+    assert isinstance(budget.ending(stopped.value), BudgetReached)

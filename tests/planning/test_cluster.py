@@ -44,6 +44,7 @@ def test_a_gpu_by_its_data_sheet() -> None:
     assert plan.emissions_g.high == pytest.approx(100 * plan.energy_kwh.high)
     assert plan.full_power is not None
     assert (plan.full_power.watts, plan.full_power.hours) == (700, plan.seconds.likely / 3600)
+    assert sum(plan.table_seconds.values()) == pytest.approx(plan.seconds.likely)
     two = tfkit.plan(recipe_of("causal_lm", steps=10**7), gpu="l4", ranks=2, threads=1)
     assert two.full_power is not None
     assert two.full_power.watts == 2 * 72

@@ -168,9 +168,11 @@ def test_a_run_stores_what_was_predicted_beside_what_it_took_and_later_plans_lea
     log = tmp_path / "stopped" / "metrics.jsonl"
     stopped = tfkit.pretrain(document, run=log.parent, threads=1, should_stop=lambda: log.exists() and '"step": 2' in log.read_text())
     assert stopped.status == "stopped"
-    tfkit.resume(tmp_path / "stopped", threads=1)
+    tfkit.resume(tmp_path / "stopped", {"training.steps": 6}, threads=1)
     assert len(past_runs()) == 1  # of a run in two attempts nothing is learned
-    assert json.loads((tmp_path / "stopped" / "run.json").read_text(encoding="utf-8"))["predicted"]["basis"] == "learned"
+    longer = json.loads((tmp_path / "stopped" / "run.json").read_text(encoding="utf-8"))
+    assert longer["predicted"]["basis"] == "learned"
+    assert longer["predicted"]["flops"] == pytest.approx(1.5 * predicted["flops"]) == pytest.approx(longer["actual"]["flops"])
 
 
 def test_the_start_is_as_long_as_it_took_but_for_what_a_later_command_finds_built(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

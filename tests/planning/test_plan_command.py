@@ -19,6 +19,7 @@ OFF = "carbon.enabled=false"
 def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     Path("plain.yaml").write_text(dump_document(recipe_of("causal_lm")), encoding="utf-8")
+    Path("chain.yaml").write_text(dump_document(chain()), encoding="utf-8")
 
 
 def test_the_document_has_the_numbers_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,6 +53,7 @@ def test_the_table_is_readable_and_names_what_dominates(capsys: pytest.CaptureFi
     ("words", "message"),
     [
         (["plain.yaml", "--fail-if", "loss > 3"], "unknown metric 'loss'"),
+        (["chain.yaml", "--fail-if", "sft.seconds > 3"], "unknown metric 'sft.seconds'.*as in base.seconds .base, scores, ppo"),
         (["plain.yaml", "--stages", "a"], "--stages a: the recipe has no stages"),
         ([], "which training"),
         (["plain.yaml", "training.stepz=1"], "stepz"),
@@ -89,9 +91,9 @@ def chain() -> dict[str, Any]:
 
 
 def test_the_stages_of_a_chain_are_planned_with_models_that_are_not_there_yet(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("chain.yaml").write_text(dump_document(chain()), encoding="utf-8")
     before = sorted(Path().iterdir())
-    assert main(["plan", "chain.yaml", "--json"]) == 0
+    gates = ["--fail-if", "scores.seconds > 1e9", "--fail-if", "ppo.seconds.high > 0", "--fail-if", "steps < 12"]
+    assert main(["plan", "chain.yaml", "--json", *gates]) == 8
     document = json.loads(capsys.readouterr().out)
     assert sorted(Path().iterdir()) == before
     stages = document["stages"]
@@ -101,6 +103,10 @@ def test_the_stages_of_a_chain_are_planned_with_models_that_are_not_there_yet(ca
     assert stages["ppo"]["parameters"] == stages["base"]["parameters"]
     assert stages["scores"]["parameters"] == stages["base"]["parameters"] + 2 * 48  # its head, and an entry for padding
     assert stages["ppo"]["flops"]["rollouts"] > 0
+    assert [one["failed"] for one in document["gates"]] == [False, True, False]
+    assert document["assumptions"]["flops"] == stages["base"]["assumptions"]["flops"]
+    for name, one in stages.items():
+        assert f"{name}: {one['assumptions']['seconds']}" in document["assumptions"]["seconds"]
     alone = tfkit.plan("chain.yaml", {"base.training.steps": 2}, stages=["scores"])
     assert (alone.steps, [*alone.stages]) == (4, ["scores"])
     assert alone.stages["scores"].parameters == stages["scores"]["parameters"]

@@ -111,6 +111,7 @@ def test_one_run_in_detail_with_its_curve(tmp_path: Path, capsys: pytest.Capture
     assert "forecast   0:40 (0:20 to 1:20), measured 0:30; 4 g (2 g to 8 g), measured 4 g" in lines
     assert sum("o" in line.partition("|")[2] for line in lines) == 2
     assert text.isascii()
+    assert not [line for line in lines if line.startswith("rework")]  # no attempt was lost
     path = write_run(tmp_path / "stopped", status="stopped", predicted=planned)
     assert "measured 0:30 so far; 4 g (2 g to 8 g), measured 3 g so far" in report(capsys, str(path))
 

@@ -109,8 +109,8 @@ class Sidecar:
         self._update_power()
         complaints, status = self._gauge.complaints(), self._gauge.status
         if complaints and not self._warned_of_codecarbon:
-            further = ", and the ledger records further problems" if self._spec["folder"] else ""
-            self._warnings.append(f"{complaints[0]}; only the measurement is affected{further}")
+            kept = ", and the ledger records this" if self._spec["folder"] else ""
+            self._warnings.append(f"{complaints[0]}; only the measurement is affected{kept}")
             self._warned_of_codecarbon = True
         wall = time.time() - (now - moment)
         line = tick_line(wall, self._phase, seconds, self._totals, self._power_w, status, "; ".join(complaints) or None, step)

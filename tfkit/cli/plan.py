@@ -47,17 +47,17 @@ def plan(
     from tfkit.recipe import open_recipe
     from tfkit.run import strict_json
 
-    gates = plan_gates(fail_if or ())
     chosen, changes = options.split_recipe("plan", recipe, overrides)
     if chosen is None and checkpoint is None and data is None:
         raise UsageError("plan: which training? Give a RECIPE, or --from CKPT and --data F")
     source, part = open_recipe(chosen) if chosen is not None else None, options.stage_names(stages)
     planned = to_plan(source, tuning_words(changes, checkpoint, data, first_stage(source)), checkpoint, part)
+    gates = plan_gates(fail_if or (), part or (planned.chain.names if planned.chain is not None else ()))
     with command_session("plan", planned.carbon) as work:
         from tfkit.engine.planning.planner import make_plan
 
         estimate = make_plan(planned, work, PlanOptions(device, threads, part, probe, ranks, gpu))
-    own = energy_fields(work.own(work.meter.stop()))
+    own = energy_fields(work.own(work.meter.finish()))
     document: dict[str, Any] = {
         **estimate.to_dict(),
         "plan_energy_kwh": own["energy_kwh"],

@@ -1,4 +1,4 @@
-"""tfkit verify: every file of a checkpoint, or of all of a run, against its checksum, and a run's energy against its ledgers.
+"""tfkit verify: every file of a checkpoint, or of all of a run or runs, against its checksum, and a run's energy against its ledgers.
 
 Nothing is changed.
 """
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def verify(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A checkpoint, or a run folder: then all of its checkpoints.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="A checkpoint, a run folder, or a folder of runs: then all of their checkpoints.")
+    ],
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -51,7 +53,20 @@ def _audits(path: Path) -> "list[Audit]":
     from tfkit.engine.audit import audit_runs
 
     path = path.resolve()
-    return audit_runs(path.parent.parent if path.parent.name == "checkpoints" else path)
+    runs = [path.parent.parent] if path.parent.name == "checkpoints" else _runs(path) or [path]
+    return [audit for run in runs for audit in audit_runs(run)]
+
+
+def _runs(path: Path) -> list[Path]:
+    """Return the runs in a folder that holds several; none for a run, a chain, a sweep or a model folder."""
+    from tfkit.run.chain_folder import member_folders
+    from tfkit.run.listing import list_runs
+
+    if any((path / name).exists() for name in ("run.json", "manifest.json", "config.json", "checkpoints")):
+        return []
+    found = [Path(one.run) for one in list_runs(path) if one.status != "foreign"]
+    members = {member for run in found for member in member_folders(run).values()}
+    return [run for run in found if run not in members]
 
 
 def _carbon_lines(audit: "Audit") -> list[str]:
@@ -110,7 +125,7 @@ def _find(path: Path) -> tuple[list[Path], list[str]]:
         raise ModelError(f"{path}: not on this machine; verify takes a checkpoint or a run folder")
     if not path.is_dir():
         raise ModelError(f"{path}: there is no such folder; verify takes a checkpoint or a run folder")
-    runs = runs_within(path)
+    runs = [run for one in _runs(path) or [path] for run in runs_within(one)]
     roots = [run / "checkpoints" for run in runs if (run / "checkpoints").is_dir()]
     if runs == [path] and not roots:  # an evaluation's, or a model folder
         return ([], []) if (path / "carbon").is_dir() and (path / "run.json").is_file() else ([path], [])

@@ -14,7 +14,7 @@ from tfkit.engine.gate import Gate, judge, training_gates, training_metrics
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.meeting import Meeting
-from tfkit.errors import MachineError, Stopped, TfkitError, UsageError, stop_reason
+from tfkit.errors import BudgetReached, MachineError, Stopped, TfkitError, UsageError, stop_reason
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe import RecipeText
 from tfkit.recipe.starting_points import DECISIONS
@@ -194,6 +194,7 @@ def _metered(
     name = given.recipe.name if given.recipe is not None else folder.path.name
     run: Run | None = None
     stopped: Stopped | None = None
+    is_done = False
     meter = Meter.start(recipe.carbon, folder=folder.path, run_id=folder.run_id, attempt=folder.attempt, project=name)
     budget.start(meter)
     try:
@@ -214,10 +215,13 @@ def _metered(
         for gate in gates:
             run.data.objective.judged_by.check_metric(gate.metric.rpartition(".")[2])
         run.start(folder, given, kind, budget, exact=options.exact, force=options.force)
+        is_done = True
     except Stopped as error:
         stopped = budget.ending(error)
+        if isinstance(stopped, BudgetReached):
+            folder.record(larger_budget=stopped.larger)
     finally:
-        reading = meter.stop()
+        reading = meter.finish() if is_done else meter.stop()
         if warning := meter.warning():
             listener.warn(warning)
         record_totals(folder, reading, run.totals if run is not None else {})

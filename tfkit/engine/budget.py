@@ -251,8 +251,13 @@ class BudgetStop:
     def at_once(self, message: str = "nothing had to be saved") -> Iterator[None]:
         """Let a signal end the block at any place; the budget is looked at before and after it."""
         self.budget.raise_if_reached(message)
-        with self.asked.at_once(message):
-            yield
+        try:
+            with self.asked.at_once(message):
+                yield
+        except Exception as error:
+            if self.budget.reached and not isinstance(error, Stopped):
+                raise Stopped(message) from error  # some library has wrapped the exception in one of its own
+            raise
         self.budget.raise_if_reached(message)
 
 

@@ -76,11 +76,13 @@ def metrics_of_sets(scored: Sequence[str], data: DataSection) -> list[str]:
     return [*scored, *(f"{of}.{name}" for of in names for name in scored if len(names) > 1)]
 
 
-def parse_gates(texts: Sequence[str], known: Collection[str]) -> list[Gate]:
-    """Parse gates over exactly these metrics. Raise UsageError for another one."""
+def parse_gates(texts: Sequence[str], known: Collection[str], stages: Sequence[str] = ()) -> list[Gate]:
+    """Parse gates over exactly these metrics, or those of these stages. Raise UsageError for another one."""
     gates = [parse_gate(text, known) for text in texts]
-    if other := next((gate for gate in gates if gate.metric not in known), None):
-        raise UsageError(f"--fail-if '{other}': unknown metric {other.metric!r}; there are {', '.join(dict.fromkeys(known))}")
+    of_stages = {f"{stage}.{name}" for stage in stages for name in known}
+    if other := next((gate for gate in gates if gate.metric not in known and gate.metric not in of_stages), None):
+        named = f"; and the same of a stage, as in {stages[0]}.seconds ({', '.join(stages)})" if stages else ""
+        raise UsageError(f"--fail-if '{other}': unknown metric {other.metric!r}; there are {', '.join(dict.fromkeys(known))}{named}")
     return gates
 
 
@@ -117,20 +119,22 @@ def require_passed(verdicts: Collection[Mapping[str, Any]]) -> None:
         raise QualityGateError(f"quality gate failed: {', '.join(failed)}")
 
 
-def plan_gates(texts: Sequence[str]) -> list[Gate]:
+def plan_gates(texts: Sequence[str], stages: Sequence[str] = ()) -> list[Gate]:
     """Parse the gates of a plan, before it. Raise UsageError for a number that no plan has.
 
-    `seconds`, `energy_kwh` and `emissions_g` are the likely ones; `emissions_g.high` names another.
+    `seconds`, `energy_kwh` and `emissions_g` are the likely ones; `emissions_g.high` names another, and `STAGE.seconds` that of a stage.
     """
     known = [*_PLANNED_NUMBERS, *_PLANNED_RANGES, *(f"{name}.{part}" for name in _PLANNED_RANGES for part in _PARTS)]
-    return parse_gates(texts, known)
+    return parse_gates(texts, known, stages)
 
 
 def plan_metrics(plan: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the numbers of a plan, as JSON has it, for its gates."""
+    """Return the numbers of a plan, as JSON has it, for its gates; of stages those of each under its name, too."""
+    stages = {f"{stage}.{name}": value for stage, one in plan.get("stages", {}).items() for name, value in plan_metrics(one).items()}
     ranges = {f"{name}.{part}": plan[name][part] for name in _PLANNED_RANGES for part in _PARTS}
     return {name: plan[name] for name in _PLANNED_NUMBERS if name != "flops"} | {
         "flops": plan["flops"]["total"],
         **{name: plan[name]["likely"] for name in _PLANNED_RANGES},
         **ranges,
+        **stages,
     }

@@ -1,8 +1,12 @@
 """How the engine reports: to a Listener, which the console implements and a notebook may; and how it is asked to stop."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+LOOK_SECONDS = 0.25
 
 
 class Progress(Protocol):
@@ -82,3 +86,37 @@ class StopRequest(Protocol):
 
     def raise_if_requested(self, message: str = ...) -> None:
         """Raise Stopped if it is to end; `message` says what was saved and how to go on."""
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A count that looks, now and then, whether the work is to end."""
+
+    inner: Progress
+    listener: "StoppingListener"
+
+    def advance(self, count: int = 1) -> None:
+        """Add to what is done. Raises Stopped."""
+        self.inner.advance(count)
+        self.listener.look()
+
+
+class StoppingListener:
+    """A listener whose counts end the work that they count where it is to stop, as by a budget, which sends no signal."""
+
+    def __init__(self, inner: Listener, stop: StopRequest, message: str):
+        self.say, self.warn, self.decided, self.live = inner.say, inner.warn, inner.decided, inner.live
+        self._inner, self._stop, self._message, self._looked = inner, stop, message, 0.0
+
+    @contextmanager
+    def progress(self, description: str, total: int | None = None, unit: str = "") -> Iterator[Progress]:
+        """Show a count up to `total`; None: unknown."""
+        with self._inner.progress(description, total, unit) as count:
+            yield _Watched(count, self)
+
+    def look(self) -> None:
+        """Raise Stopped if the work is to end; it is asked at most every LOOK_SECONDS."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            self._stop.raise_if_requested(self._message)

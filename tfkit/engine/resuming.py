@@ -139,7 +139,11 @@ def is_training_result(result: Any) -> TypeGuard[dict[str, Any]]:
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """The names whose values differ, each with a line that says how."""
     names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-    return {name: f"{name}: {before.get(name)} in the run, {now.get(name)} now" for name in names}
+    return {name: f"{name}: {_shown(before.get(name))} in the run, {_shown(now.get(name))} now" for name in names}
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else str(value)
 
 
 def _changed(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:

@@ -221,7 +221,7 @@ class Run:
             warn_of_other_rounding(context.folder, arithmetic, self.listener)
             context.folder.goes_on(self.resumed_from, self.progress.step)
             self.checkpointer.restore_best()
-        else:
+        if not self.resumed_from or context.folder.planned_steps != self.components.plan.steps:
             context.folder.record(predicted=predicted(self.planned, self.recipe), actual=None)
         planned = {"planned_steps": self.components.plan.steps, "before": self.log.before}
         context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents)

@@ -90,6 +90,8 @@ def read_settings(
     for name in names:
         if name.partition(".")[0] not in sections:
             raise UsageError(f"command line: {name}: this command reads only the sections {', '.join(sections)}")
+        if name.startswith("carbon.budget_"):
+            raise UsageError(f"command line: {name}: a budget is of a training, and this command has none; leave it out")
     if scored is not None:  # before the others, so that data.validation.0.text=... can name the column
         overrides = [f"data.validation=[{{path: {quoted(scored)}, files: {evaluated_files(scored)}}}]", *overrides]
     saved = _saved_recipe(checkpoint)

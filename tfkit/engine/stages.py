@@ -14,7 +14,7 @@ from tfkit.engine.chain_result import chain_result, stage_facts
 from tfkit.engine.gate import judge
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener, StopRequest
-from tfkit.errors import Stopped, TfkitError
+from tfkit.errors import BudgetReached, Stopped, TfkitError, stop_reason
 from tfkit.recipe import RecipeText
 from tfkit.run.chain_folder import CHAIN
 from tfkit.run.folder import RunFolder
@@ -72,7 +72,9 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
         except Stopped as stopped:
             if stopped.result is not None:
                 results[plan.todo[len(results)].name] = stopped.result
-            stopped.result = _finish(folder, plan, results, "stopped")
+            if isinstance(stopped, BudgetReached):
+                folder.record(larger_budget=stopped.larger)
+            stopped.result = _finish(folder, plan, results, "stopped") | {"stopped_by": stop_reason(stopped)}
             raise
         finally:
             folder.record(**_facts(plan))

@@ -15,7 +15,7 @@ from tfkit.data.store.overlap import overlap
 from tfkit.engine.base_model import Start, kept_labels, open_start, tuned_config
 from tfkit.engine.budget import Budget
 from tfkit.engine.companions import require_memory_for_companions
-from tfkit.engine.listener import Listener, StopRequest
+from tfkit.engine.listener import Listener, StoppingListener, StopRequest
 from tfkit.engine.preflight import check_lost, check_openings
 from tfkit.errors import ModelError
 from tfkit.evaluation.lost_rows import LostRow, describe_lost, lost_rows, reasons, scored_examples
@@ -86,8 +86,9 @@ class TrainingData:
 
 
 def prepare_data(recipe: Recipe, listener: Listener, stop: StopRequest, meter: Meter) -> TrainingData:
-    """Find the text, train or load the tokenizer, tokenize. All of it may be in the cache already."""
+    """Find the text, train or load the tokenizer, tokenize. All of it may be in the cache already. Raises Stopped."""
     meter.phase("tokenize")
+    listener = StoppingListener(listener, stop, "nothing was trained yet")
     roles = recipe.objective.roles
     with stop.at_once("nothing was trained yet"):
         require_memory_for_companions(recipe)

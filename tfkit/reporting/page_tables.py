@@ -65,7 +65,7 @@ def _run_row(entry: Entry) -> list[str]:
         amount(amounts, "energy_kwh", run.is_lower_bound),
         amount(amounts, "emissions_g", run.is_lower_bound),
         known if inherited.ancestors else "",
-        format_mass(amounts.rework_g) if amounts.rework_g else "",
+        format_mass(amounts.rework_g or 0) if amounts.has_rework else "",
         forecast(run, "emissions_g"),
     ]
 

@@ -42,6 +42,11 @@ class Amounts:
     rework_kwh: float | None = None
     rework_g: float | None = None
 
+    @property
+    def has_rework(self) -> bool:
+        """Whether what was done again is worth a mention: 0.1 mWh, the least that is shown."""
+        return (self.rework_kwh or 0.0) >= 5e-8
+
 
 @dataclass(frozen=True)
 class RunFacts:

@@ -53,7 +53,7 @@ def _cells(entry: Entry) -> tuple[str, ...]:
         amount(amounts, "energy_kwh", run.is_lower_bound),
         amount(amounts, "emissions_g", run.is_lower_bound),
         "" if not entry.inherited.ancestors else "unknown" if inherited is None else (">= " if least else "") + format_mass(inherited),
-        format_mass(amounts.rework_g) if amounts.rework_g else "",
+        format_mass(amounts.rework_g or 0) if amounts.has_rework else "",
         forecast(run, "emissions_g"),
     )
 
@@ -74,7 +74,7 @@ def _details(entry: Entry, columns: int | None) -> list[str]:
         "phases": ", ".join(
             f"{visible(name)} {format_seconds(sums['seconds'])} {format_mass(sums['emissions_g'])}" for name, sums in run.phases.items()
         ),
-        "rework": f"{format_energy(1000 * amounts.rework_kwh)}, {format_mass(amounts.rework_g or 0)}" if amounts.rework_kwh else "",
+        "rework": f"{format_energy(1000 * (amounts.rework_kwh or 0))}, {format_mass(amounts.rework_g or 0)}" if amounts.has_rework else "",
         "inherited": _inherited(entry) if inherited.ancestors else "",
         "forecast": "; ".join(filter(None, (forecast(run, name, measured=True) for name in ("seconds", "energy_kwh", "emissions_g")))),
     }

@@ -152,6 +152,12 @@ class RunFolder:
         return totals
 
     @property
+    def planned_steps(self) -> int | None:
+        """The recorded field `planned_steps`: the length of the run so far."""
+        steps: int | None = self._receipt.document.get("planned_steps")
+        return steps
+
+    @property
     def machine(self) -> dict[str, Any]:
         """The part of this machine in `arithmetic`."""
         return _rounding_of(describe_machine())

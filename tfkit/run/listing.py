@@ -114,12 +114,14 @@ def _kind(receipt: dict[str, Any]) -> str | None:
 
 def _command(path: Path, receipt: dict[str, Any], saved: int) -> str | None:
     """Return the command that goes on with a run: without a checkpoint the one that began it. None: another program began it."""
+    larger = [word] if isinstance(word := receipt.get("larger_budget"), str) else []
     if (saved or receipt.get("kind") in (CHAIN, SWEEP)) and (path / "recipe.yaml").is_file():
-        return shlex.join(["tfkit", "resume", str(path)])
+        return shlex.join(["tfkit", "resume", str(path), *larger])
     command = [str(word) for word in receipt.get("command") or ()]
     if command[:1] != ["tfkit"] or command[1:2] not in (["pretrain"], ["finetune"]):
         return None
-    return shlex.join([*command, *(["--resume"] if "--resume" not in command else [])])
+    command = [word for word in command if not any(word.startswith(f"{one.partition('=')[0]}=") for one in larger)]
+    return shlex.join([*command, *larger, *(["--resume"] if "--resume" not in command else [])])
 
 
 def _latest(path: Path) -> tuple[int | None, dict[str, Any]]:

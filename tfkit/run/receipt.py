@@ -94,6 +94,7 @@ class Receipt:
             }
         )
         self.document["status"] = "running"
+        self.document.pop("larger_budget", None)
         self.write()
 
     def goes_on(self, resumed_from: str, step: int) -> None:

@@ -135,9 +135,7 @@ def _on_gpus(plan: Estimate, recipe: Recipe, trained: int, ranks: int, gpu: Gpu,
     low, likely, high = (work / one + update for one in (UTILISATION.low, UTILISATION.likely, UTILISATION.high))
     # Traffic is beside the work, or behind it.
     start = plan.seconds_beside_steps
-    seconds = Range(max(low, sent), likely + sent / 2, high + sent) + Range(
-        start, start, 2 * start
-    )  # traffic beside the work, or behind it
+    seconds = Range(max(low, sent), likely + sent / 2, high + sent) + Range(start, start, 2 * start)
     pue, place = recipe.carbon.pue, resolve_place(recipe.carbon)
     watts = _BOARD_LOAD * (ranks * gpu.watts)
     energy = Range(seconds.low * watts.low, seconds.likely * watts.likely, seconds.high * watts.high) * (pue / 3.6e6)
@@ -159,6 +157,7 @@ def _on_gpus(plan: Estimate, recipe: Recipe, trained: int, ranks: int, gpu: Gpu,
         basis="table",
         assumptions=plan.assumptions | how,
         full_power=full,
+        table_seconds={"start": start, "steps": likely, "traffic": sent / 2},
     )
 
 

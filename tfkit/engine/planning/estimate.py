@@ -118,6 +118,7 @@ def sum_of_stages(stages: dict[str, Estimate]) -> Estimate:
         energy_kwh=energy,
         emissions_g=grams,
         basis=", ".join(dict.fromkeys(one.basis for one in parts)),
+        assumptions={name: _of_stages(stages, name) for name in last.assumptions},
         full_power=together,
         table_seconds={name: sum(one.table_seconds.get(name, 0.0) for one in parts) for name in last.table_seconds},
         probe=None,
@@ -125,3 +126,9 @@ def sum_of_stages(stages: dict[str, Estimate]) -> Estimate:
         cluster=None,
         stages=dict(stages),
     )
+
+
+def _of_stages(stages: dict[str, Estimate], name: str) -> str:
+    """Return how a number was obtained: once where it is the same for all stages, else for each."""
+    texts = {stage: one.assumptions.get(name, "") for stage, one in stages.items()}
+    return texts.popitem()[1] if len({*texts.values()}) == 1 else "; ".join(f"{stage}: {text}" for stage, text in texts.items())

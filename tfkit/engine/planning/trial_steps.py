@@ -10,6 +10,7 @@ import torch
 
 from tfkit.alignment.rollout_loader import RolloutLoader
 from tfkit.carbon import Meter
+from tfkit.data import Loader
 from tfkit.engine.components import Components, assemble, first_model
 from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.micro_batches import MicroBatches
@@ -97,6 +98,10 @@ def take_trial(
     energy = after.energy_wh - before.energy_wh if after.outcome == "ok" else 0.0
     watts = energy * 3600 / took / recipe.carbon.pue if energy > 0 and took >= _LEAST_SECONDS else None
     loader = components.loader
+    if isinstance(loader, Loader):
+        # The longest rows, which step 0 has, once more: where rows differ in length, their tensors no longer fit the gaps between what the
+        # steps since have left, and the process takes more memory. In a run that happens sooner or later.
+        components.stepper.try_out(1, loader.step(0)[0])
     evaluation = _evaluate(recipe, data, components, sum(one.tokens for one in steps), stop)
     return Trial(
         steps,
