@@ -3,8 +3,8 @@
     python benchmarks/forecasts.py /tmp/forecasts --minilm CKPT --smollm2 CKPT --repeat 3 --write docs/carbon.md
 
 Each command is a process of its own, with a cache folder of the benchmark, whose history of forecasts is deleted before each plan: what is
-shown of a plan without a probe is by the table of the machine's speeds alone. Medians of the repetitions. Run it on a machine that does
-nothing else. Finished repetitions are kept in FOLDER/results.json, and not done again.
+shown of a plan without a probe is by the table of the machine's speeds alone. Medians of the repetitions, of which three take some 20
+minutes on two cores. Run it on a machine that does nothing else. Finished repetitions are kept in FOLDER/results.json, and not done again.
 """
 
 import argparse
@@ -35,14 +35,14 @@ class Case:
 
 def cases(folder: Path, minilm: str | None, smollm2: str | None) -> Iterator[Case]:
     """Yield the runs, each of about a minute on two cores."""
-    yield Case("decoder, GPT-2 of 6 layers", "pretrain", ("gpt2-stdlib", "training.steps=60"))
+    yield Case("decoder, GPT-2 of 6 layers", "pretrain", ("gpt2-stdlib", "training.steps=40"))
     yield Case("encoder, BERT with next sentences", "pretrain", ("bert-stdlib", "training.steps=150"))
     yield Case("encoder-decoder, T5", "pretrain", ("t5-stdlib", "training.steps=150"))
     if minilm:
         yield Case(
             "classification, all of MiniLM-L6",
             "finetune",
-            ("python-packages", "--from", minilm, "training.steps=40", "training.epochs=null"),
+            ("python-packages", "--from", minilm, "training={steps: 30, batch_size: 8, seed: 1}", "schedule.warmup_steps=5"),
         )
     if smollm2:
         rows = chat_rows(folder / "chat.jsonl")

@@ -13,9 +13,11 @@ from tiny_training import GPT2, batches, config, stepper
 
 from tfkit.model.transformer import build
 from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.objective import Batch
 from tfkit.training import memory
 from tfkit.training.loss_module import LossModule
 from tfkit.training.memory import (
+    activation_bytes_per_row,
     available_bytes,
     largest_divisor,
     likely_peak,
@@ -40,6 +42,19 @@ def test_an_estimate_holds_for_a_real_step(family: str, dtype: str, kept: str) -
     found = subprocess.run(program, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths})
     measured = int(found.stdout) / 32
     assert measured < estimate < 2.2 * measured, (estimate, measured)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_plan_counts_what_dropout_of_attention_keeps_on_a_cpu(dtype: torch.dtype) -> None:
+    """With the square of the length, and beside the activations that a model without has."""
+    plain, dropping = config(GPT2, context_length=512), config(GPT2, context_length=512, dropout={"attention": 0.1})
+    for length in (256, 512):
+        ids = torch.ones(1, length, dtype=torch.long)
+        kept = [memory._kept_bytes(stepper(build(one, seed=1), dtype=dtype).loss_module, Batch(ids, ids)) for one in (plain, dropping)]
+        planned = [activation_bytes_per_row(one, length, dtype.itemsize, has_fused_dropout=False) for one in (plain, dropping)]
+        assert (planned[1] - planned[0]) / memory._MARGIN == pytest.approx(kept[1] - kept[0], rel=0.1)
+    in_half = activation_bytes_per_row(dropping, 512, 2, has_fused_dropout=True)
+    assert in_half == activation_bytes_per_row(plain, 512, 4, has_fused_dropout=False) / 2
 
 
 def test_the_model_is_as_it_was_after_the_estimate() -> None:

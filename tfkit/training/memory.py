@@ -61,6 +61,17 @@ def activation_bytes_per_token(config: ModelConfig) -> int:
     return int(4 * layers * (10 * config.dim + 3 * config.hidden_dim) * _MARGIN)
 
 
+def activation_bytes_per_row(config: ModelConfig, length: int, itemsize: int, *, has_fused_dropout: bool) -> int:
+    """Estimate the activations of a row in this precision from the model's config alone, margin included.
+
+    On a CPU no fused kernel of attention has dropout: the probabilities, dropout's mask and its result are kept, in fp32 whatever the
+    precision.
+    """
+    squares = 0 if has_fused_dropout or not config.dropout.attention else 3 * 4 * length**2
+    layers = config.encoder_layers + config.decoder_layers
+    return activation_bytes_per_token(config) * length * itemsize // 4 + int(layers * config.num_heads * squares * _MARGIN)
+
+
 def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
     """Estimate the peak activations of a row, from what autograd keeps for a real row or its beginning."""
     model = loss_module.model

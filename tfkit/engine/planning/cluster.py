@@ -84,7 +84,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     choose_trained(recipe, model)
     rows = open_rows(recipe, data.objective, data.train, data.config)
     itemsize = 2 if gpu is not None else 4
-    row_bytes = bytes_of_row(data, rows) * itemsize // 4
+    row_bytes = bytes_of_row(data, rows, itemsize, gpu is not None)
     micro = recipe.training.micro_batch_size or choose_micro_batch(batch_sizes(recipe, rows).unit, rows.longest, row_bytes, None, ranks)
     micro = min(micro, recipe.training.batch_size // ranks)
     logits = micro * rows.longest * data.config.vocab_size * itemsize if data.config.head.kind in ("lm", "masked_lm") else 0

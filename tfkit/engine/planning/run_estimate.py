@@ -18,7 +18,7 @@ from tfkit.model.transformer import Transformer
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import pick_precision
-from tfkit.training.memory import activation_bytes_per_token, available_bytes, likely_peak, state_bytes
+from tfkit.training.memory import activation_bytes_per_row, available_bytes, likely_peak, state_bytes
 
 PROCESS_BYTES = 350_000_000  # of Python with its libraries
 _ASSUMPTIONS = {
@@ -39,7 +39,7 @@ def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device, start
     beside = mix.ratio * data.config.context_length if mix is not None else 0  # tokens of text for each row
     tokens = round(sizes.before(steps) * (rows.mean_tokens + beside))
     precision = pick_precision(recipe.training.precision, device)
-    state, row_bytes = state_of(recipe, data, model, precision), bytes_of_row(data, rows)
+    state, row_bytes = state_of(recipe, data, model, precision), bytes_of_row(data, rows, precision.itemsize, device.type == "cuda")
     left = available_bytes() if device.type == "cpu" else None
     micro_batch = recipe.training.micro_batch_size or choose_micro_batch(
         sizes.unit, rows.longest, row_bytes, None if left is None else left - state
@@ -75,7 +75,7 @@ def state_of(recipe: Recipe, data: TrainingData, model: Transformer, precision: 
     return state + reference_bytes(data.objective, model, precision) + companion_state_bytes(recipe, data.objective, precision)
 
 
-def bytes_of_row(data: TrainingData, rows: Rows) -> int:
+def bytes_of_row(data: TrainingData, rows: Rows, itemsize: int, has_fused_dropout: bool) -> int:
     """Return the bytes of the activations of the longest row, with a margin."""
     learning = [data.config, *(one.model.config for one in data.objective.companions if one.trained)]
-    return sum(map(activation_bytes_per_token, learning)) * rows.longest
+    return sum(activation_bytes_per_row(one, rows.longest, itemsize, has_fused_dropout=has_fused_dropout) for one in learning)
