@@ -178,6 +178,9 @@ def test_a_task_is_told_and_its_recipe_runs_again(
         alone = own_objective(run / "checkpoints" / last)
         assert alone == {"kind": objective["kind"]} | told.objective.model_dump(include={*told.objective.needed_alone})
     assert f"# rules  decisions: {DECISIONS}\n" in recipe
+    tried = json.loads((run / "run.json").read_text(encoding="utf-8")).get("rate_trial", {"lr": told.optimizer.lr})
+    assert (resolved.optimizer.lr, resolved.training.trial_rates) == (tried["lr"], None)
+    assert ("learning rates tried" if "losses" in tried else "no learning rates are tried") in done.err
     assert finetune("printed.yaml", "--run", "again").code == 0
     rules = [json.loads((folder / "run.json").read_text(encoding="utf-8")).get("decisions") for folder in (run, Path("again"))]
     assert rules == [DECISIONS, None]  # where they decided

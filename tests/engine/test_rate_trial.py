@@ -15,7 +15,8 @@ import tfkit
 from tfkit.carbon import Meter
 from tfkit.data import BatchSizes, Loader
 from tfkit.data.order.part_of_rows import PartOfRows
-from tfkit.engine.planning.rate_trial_plan import RateTrialPlan, plan_trial
+from tfkit.engine.planning.rate_trial_plan import RateTrialPlan, plan_trial, with_rate
+from tfkit.engine.resuming import _as_tried
 from tfkit.recipe import RecipeError, read_recipe
 from tfkit.recipe.reading.read import read_document
 from tfkit.recipe.schema.sections import Recipe
@@ -92,6 +93,21 @@ def test_a_stopped_trial_begins_again(base: Path, document: dict[str, Any]) -> N
         return [event for event in listener.events if event[:2] == ["progress", TRYING]]
 
     assert call(base, goes_on) == [], "a run that goes on has its rate"
+
+
+def test_the_printed_recipe_goes_on_with_the_run_that_took_one_of_its_rates() -> None:
+    begun, given = recipe_of(), recipe_of(trial_rates=[1e-2])
+    assert _as_tried(given, with_rate(begun, 1e-2)) == with_rate(given, 1e-2)
+    assert _as_tried(given, with_rate(begun, 5e-2)) == given, "another rate is a difference"
+
+
+def test_a_budget_ends_a_trial(base: Path, document: dict[str, Any]) -> None:
+    def spent() -> Any:
+        result = tfkit.pretrain(document, RATES | {"carbon.budget_seconds": 1e-3}, run="spent")
+        return [result.status, result.steps, result.stopped_by]
+
+    assert call(base, spent) == ["stopped", 0, "carbon.budget_seconds"]
+    assert "rate_trial" not in receipt(base / "spent")
 
 
 def test_a_plan_counts_the_trial(base: Path, document: dict[str, Any]) -> None:

@@ -105,6 +105,10 @@ class Budget:
         """Whether the run is to stop after this step, or in the midst of it if it is asked to; the budget is not looked at anew."""
         return self._asked.should_stop() or bool(self.reached)
 
+    def looks_spent(self) -> bool:
+        """Whether the run is to end: it is asked to, or its budget, looked at anew, is reached."""
+        return self.look() or self.should_end()
+
     def spent(self) -> Spent:
         """Return what was used until now, by the meter's latest reading and its power since."""
         if self._meter is None:

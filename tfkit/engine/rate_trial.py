@@ -18,25 +18,19 @@ from tfkit.data.order.part_of_rows import PartOfRows
 from tfkit.engine.components import assemble, first_model
 from tfkit.engine.listener import Listener, Silent
 from tfkit.engine.micro_batches import MicroBatches
-from tfkit.engine.planning.rate_trial_plan import RateTrialPlan
+from tfkit.engine.planning.rate_trial_plan import RateTrialPlan, with_rate
 from tfkit.engine.training_data import TrainingData
 from tfkit.errors import Stopped
 from tfkit.evaluation.row_scores import score_rows
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.device import keep_freed_memory, make_deterministic
+from tfkit.training.device import allow_nondeterministic, is_nondeterministic, keep_freed_memory, make_deterministic
 from tfkit.training.health import UnhealthyStepError
 from tfkit.training.loop import fit
 
 _CLEAR = 0.05  # of the loss, by which another rate has to be better: less is noise of so short a training
 _DRAW = 0x7261746573  # beside the seed, for the rows that are held out
 _STOPPED = "stopped while learning rates were tried; no step was taken yet"
-
-
-def without_trial(recipe: Recipe, lr: float | None = None) -> Recipe:
-    """Return the recipe with a rate, its own if none is given, and nothing left to try."""
-    optimizer = recipe.optimizer if lr is None else recipe.optimizer.model_copy(update={"lr": lr})
-    return recipe.model_copy(update={"optimizer": optimizer, "training": recipe.training.model_copy(update={"trial_rates": None})})
 
 
 def try_rates(
@@ -63,14 +57,14 @@ def try_rates(
         f"{plan.rows:,} rows held out of the training rows: {shown}. Taken: {chosen:g} ({why})\n"
     )
     found = {"losses": {f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in losses.items()}, "lr": chosen}
-    return without_trial(recipe, chosen), found | {"steps": plan.steps, "rows": plan.rows, "factor": plan.factor, "flops": plan.flops}
+    return with_rate(recipe, chosen), found | {"steps": plan.steps, "rows": plan.rows, "factor": plan.factor, "flops": plan.flops}
 
 
 def _short(recipe: Recipe, plan: RateTrialPlan, rate: float) -> Recipe:
     """Return the recipe of a short training: the run's own schedule over its few steps, without what takes many to have an effect."""
-    length = {"steps": plan.steps, "epochs": None, "tokens": None, "trial_rates": None, "ema_decay": None, "batch_ramp": None}
+    length = {"steps": plan.steps, "epochs": None, "tokens": None, "ema_decay": None, "batch_ramp": None}
     warmup = {"warmup_steps": min(recipe.schedule.warmup_steps, 1), "warmup_tokens": None}
-    return without_trial(recipe, rate * plan.factor).model_copy(
+    return with_rate(recipe, rate * plan.factor).model_copy(
         update={
             "training": recipe.training.model_copy(update=length),
             "schedule": recipe.schedule.model_copy(update=warmup),
@@ -106,7 +100,14 @@ def _tried(
             parts.stepper.take(step, loader.step(step - 1), parts.schedule.factor(step), should_stop=should_stop)
 
         try:
-            fit(take, parts.stepper, sizes.halve)
+            try:
+                fit(take, parts.stepper, sizes.halve)
+            except RuntimeError as error:  # the run will meet it, too, and report it
+                if not is_nondeterministic(error):
+                    raise
+                parts.stepper.drop_gradients()
+                allow_nondeterministic()
+                fit(take, parts.stepper, sizes.halve)
         except UnhealthyStepError:
             return math.inf
         except Stopped:

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 from tfkit.engine.given import Given
 from tfkit.engine.listener import Listener
+from tfkit.engine.planning.rate_trial_plan import with_rate
 from tfkit.errors import UsageError
 from tfkit.model.config import ModelConfig
 from tfkit.recipe import model_config, read_recipe
@@ -65,7 +66,7 @@ def resumed(folder: RunFolder, now: Given) -> Resumed:
         with suppress(UsageError):  # a recipe of an older version that is none today: then everything is compared
             base = before.recipe.read(before.overrides)
     else:
-        wanted = now.recipe.read((*split_as(begun, now.recipe.fields()), *now.overrides))
+        wanted = _as_tried(now.recipe.read((*split_as(begun, now.recipe.fields()), *now.overrides)), begun)
     own, then, new_fields = _fields(begun, begun), _fields(base, begun), _fields(wanted, begun)
     touched = {name for name in then.keys() | new_fields.keys() if then.get(name) != new_fields.get(name)}
     changes = _differences(own, own | {name: new_fields.get(name) for name in touched})
@@ -144,6 +145,14 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 def _shown(value: Any) -> str:
     return "not set" if value is None else str(value)
+
+
+def _as_tried(wanted: Recipe, begun: Recipe) -> Recipe:
+    """Return the recipe that is given with the learning rate that the run took, if that is one of those that it would try."""
+    others = wanted.training.trial_rates
+    if others is None or begun.training.trial_rates is not None or begun.optimizer.lr not in (wanted.optimizer.lr, *others):
+        return wanted
+    return with_rate(wanted, begun.optimizer.lr)
 
 
 def _changed(begun: Recipe, wanted: Recipe, changes: Iterable[str]) -> Recipe:

@@ -23,9 +23,9 @@ from tfkit.engine.micro_batches import MicroBatches, with_batch_of_rows
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.memory_plan import planned_bytes, require_memory, require_memory_for_blocks
 from tfkit.engine.planning.outcome import actual, predicted, remember_outcome
-from tfkit.engine.planning.rate_trial_plan import NO_TRIAL
+from tfkit.engine.planning.rate_trial_plan import NO_TRIAL, with_rate
 from tfkit.engine.planning.run_estimate import estimate_run
-from tfkit.engine.rate_trial import try_rates, without_trial
+from tfkit.engine.rate_trial import try_rates
 from tfkit.engine.results import MEASURED
 from tfkit.engine.resuming import require_length, warn_of_other_rounding
 from tfkit.engine.training_data import RunContext, prepare_data
@@ -153,9 +153,10 @@ class Run:
         plan = self.planned.rate_trial
         if plan is None:
             self.listener.decided(f"no learning rates are tried: {NO_TRIAL}. Taken: {self.recipe.optimizer.lr:g}\n")
-            return without_trial(self.recipe)
+            return with_rate(self.recipe, self.recipe.optimizer.lr)
+        budget.wait_for_meter()
         self.meter.phase("trial")
-        recipe, found = try_rates(self.recipe, self.data, plan, self.device, self.listener, budget.should_end)
+        recipe, found = try_rates(self.recipe, self.data, plan, self.device, self.listener, budget.looks_spent)
         self.meter.phase("setup")
         folder.record(rate_trial=found)
         return recipe

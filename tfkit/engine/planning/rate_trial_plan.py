@@ -50,3 +50,9 @@ def plan_trial(recipe: Recipe, rows: int, steps: int, total: float, of_step: flo
         return None
     factor = math.pow(steps / count, _HORIZON)
     return RateTrialPlan(rates, count, held_out, factor, len(rates) * (count * of_step + held_out * of_row))
+
+
+def with_rate(recipe: Recipe, lr: float) -> Recipe:
+    """Return the recipe with this rate, and none to try."""
+    optimizer, training = recipe.optimizer.model_copy(update={"lr": lr}), recipe.training.model_copy(update={"trial_rates": None})
+    return recipe.model_copy(update={"optimizer": optimizer, "training": training})
