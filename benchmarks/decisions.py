@@ -76,7 +76,8 @@ def cells(task: Task, runs: Runs, options: argparse.Namespace, *, measure: bool)
         return
     common = ["finetune", "--from", start, "--data", str(train), "carbon.enabled=false"]
     common += ["evaluation.text_metrics=[]"] if task.kind in ("chat", "text_to_text") else []
-    named = [] if options.cells == "grid" else [(f"default-{DECISIONS}", common)]
+    versions = (DECISIONS,) if measure else range(DECISIONS, 0, -1)  # the page has the latest version that was measured
+    named = [] if options.cells == "grid" else [(f"default-{version}", common) for version in versions]
     for epochs in task.epochs if options.cells != "default" else ():
         for lr in task.rates:
             words = [word.replace("LR", f"{lr:g}") for word in task.plain]
@@ -207,8 +208,9 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
     lines = [
         "# Decisions of a fine-tuning without a recipe",
         "",
-        f"Made by `benchmarks/decisions.py`; version {DECISIONS} of the rules in `tfkit/recipe/starting_points.py`. Each score is of rows",
-        "that no run was trained on. `default` is `tfkit finetune --from CKPT --data F` without further settings; the grid has four rates",
+        f"Made by `benchmarks/decisions.py`; the rules in `tfkit/recipe/starting_points.py` are of version {DECISIONS}. The column",
+        "`version` has that of each run: version 2 decided as version 3 does, but without a trial of rates. Each score is of rows that no",
+        "run was trained on. `default` is `tfkit finetune --from CKPT --data F` without further settings; the grid has four rates",
         "at two lengths, trains on all rows and keeps its last weights, where the default holds out a tenth and keeps the best. One run",
         "each, seed 1: a point of accuracy on these numbers of rows is noise. The best of eight is chosen on the rows that it is scored",
         "on, which favours the grid.",
@@ -242,9 +244,9 @@ def write_page(runs: Runs, options: argparse.Namespace) -> None:
 
 def _summary(group: Sequence[Shown]) -> list[str]:
     lines = [
-        "| task | kind | model | rows, scored | score | untouched | baselines | rate, batch, epochs | default | best of the grid | "
-        "within 3 % |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| task | kind | model | rows, scored | score | untouched | baselines | version | rate, batch, epochs | default | "
+        "best of the grid | within 3 % |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in group:
         bars = ", ".join(f"{name.replace('_', ' ')} {score:.3f}" for name, score in one.baselines.items()) or "-"
@@ -253,7 +255,18 @@ def _summary(group: Sequence[Shown]) -> list[str]:
         best = f"{one.best.score:.3f} ({one.best.lr:g}, {one.best.epochs:g} epochs)"
         rows = f"{one.rows[0]:,}, {one.rows[1]:,}"
         close = ("yes" if one.is_close else "no") + ("" if one.is_above_bars else "; below a bar")
-        cells_of = (one.task.name, one.task.group, one.task.start, rows, one.task.metric, before, bars, decided, f"{one.default.score:.3f}")
+        cells_of = (
+            one.task.name,
+            one.task.group,
+            one.task.start,
+            rows,
+            one.task.metric,
+            before,
+            bars,
+            one.default.name.removeprefix("default-"),
+            decided,
+            f"{one.default.score:.3f}",
+        )
         lines.append(f"| {' | '.join((*cells_of, best, close))} |")
     return lines
 

@@ -1,6 +1,7 @@
 """The page of decisions: its tasks, its verdicts, and the rows that it cuts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import decision_tasks
@@ -46,6 +47,12 @@ def test_ten_tasks_of_six_kinds_half_of_them_to_choose_on() -> None:
 )
 def test_the_verdicts(one: Shown, is_close: bool, is_above: bool) -> None:
     assert (one.is_close, one.is_above_bars) == (is_close, is_above)
+
+
+def test_a_trial_has_a_line_with_its_rates_in_their_order() -> None:
+    trial = {"losses": {"0.01": 4.16, "0.0033": 4.788, "0.03": None}, "lr": 0.01, "steps": 16}
+    one = replace(shown(1.0, [1.0]), default=replace(cell("default-3", 1.0), trial=trial))
+    assert decisions._trial(one) == f"| {one.task.name} | 16 of 50 | 0.0033 4.788, 0.01 4.160, 0.03 - | 0.01 |"
 
 
 def test_a_text_is_cut_into_pieces_of_which_the_last_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

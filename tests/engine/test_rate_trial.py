@@ -146,6 +146,9 @@ def test_a_trial_is_cheap() -> None:
     assert planned(15, 100, 1e9) is None, "three rows say nothing"
     assert planned(800, 9, 1e9) is None, "it would take more than the run"
     assert planned(800, 60, 1e13) is None, "fifteen percent of a long run are not four steps"
+    shared = recipe_of(trial_rates=[3e-4, 3e-3])
+    shared = shared.model_copy(update={"parallel": shared.parallel.model_copy(update={"shard": 2})})
+    assert plan_trial(shared, 8000, 1000, 1e15, 1e12, 1e10) is None, "rank 0 may not hold the model"
     assert plan_trial(recipe_of(), 8000, 1000, 1e15, 1e12, 1e10) is None, "there is nothing to try"
 
 

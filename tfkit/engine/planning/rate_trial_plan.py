@@ -14,7 +14,7 @@ _CHEAP_FLOPS = 2e13  # a minute or two of a processor, which it may take in any 
 _FEWEST_STEPS, _MOST_STEPS, _SHORTENED = 4, 100, 6  # of each rate; a sixth of the run's is enough
 _FEWEST_HELD_OUT, _MOST_HELD_OUT, _HELD_OUT_STEPS = 4, 64, 4  # rows; and as many as so many steps have
 _HORIZON = 0.32
-NO_TRIAL = "the rows are too few, or a trial would not be cheap beside the run"
+NO_TRIAL = "the rows are too few, a trial would not be cheap beside the run, or ranks share the model, which one alone may not hold"
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class RateTrialPlan:
 
 
 def plan_trial(recipe: Recipe, rows: int, steps: int, total: float, of_step: float, of_row: float) -> RateTrialPlan | None:
-    """Return the trial of a recipe's rates; None without `training.trial_rates`, or where it is not cheap or the rows are too few.
+    """Return the trial of a recipe's rates; None without `training.trial_rates`, and where NO_TRIAL says why.
 
     `total`, `of_step`, `of_row`: FLOPs of the run, of one of its `steps`, and of the scoring of one of the `rows` that it trains on.
     """
     others = recipe.training.trial_rates
-    if others is None:
+    if others is None or recipe.parallel.shard > 1:
         return None
     rates = tuple(dict.fromkeys((recipe.optimizer.lr, *others)))
     held_out = min(_MOST_HELD_OUT, _HELD_OUT_STEPS * recipe.training.batch_size, rows // 4)
