@@ -108,9 +108,10 @@ def codecarbon_settings() -> dict[str, str]:
     """
     settings: dict[str, str] = {}
     for folder in (Path(os.path.expanduser("~")), Path()):
-        parser = configparser.ConfigParser()
         try:
-            parser.read(folder / ".codecarbon.config", encoding="utf-8")
+            text = (folder / ".codecarbon.config").read_text(encoding="utf-8")
+            parser = configparser.ConfigParser()
+            parser.read_string(text)
             settings |= dict(parser["codecarbon"]) if parser.has_section("codecarbon") else {}
         except (configparser.Error, OSError, UnicodeDecodeError):
             continue

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -51,7 +53,7 @@ def resolve_names(weights: Mapping[str, Weight], family: Family, config: ModelCo
     return settled, _without_missing_pooler(settled, rules, config)
 
 
-def expected_shapes(family: Family | None, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def expected_shapes(family: Family | None, config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
     """Return the tensors in a file of this model, with their shapes."""
     shapes = our_shapes(config)
     if family is None:
@@ -147,8 +149,14 @@ def on_meta(config: ModelConfig) -> Transformer:
         return Transformer(config)
 
 
-def our_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def our_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
     """Return our parameters' shapes. All blocks of a stack are alike, so one is built, not the many that a file may claim."""
+    return _our_shapes(config.model_dump_json())
+
+
+@lru_cache(maxsize=4)
+def _our_shapes(document: str) -> Mapping[str, tuple[int, ...]]:
+    config = ModelConfig.model_validate_json(document)
     layers = {"encoder.blocks.0.": config.encoder_layers, "decoder.blocks.0.": config.decoder_layers}
     few = {name: min(1, getattr(config, name)) for name in ("encoder_layers", "decoder_layers")}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -159,7 +167,7 @@ def our_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             continue
         for layer in range(layers[block]):
             shapes[name.replace(block, block.replace("0", str(layer)))] = tuple(parameter.shape)
-    return shapes
+    return MappingProxyType(shapes)
 
 
 def _without_missing_pooler(settled: Mapping[str, Weight], rules: Mapping[str, Rule], config: ModelConfig) -> ModelConfig:
