@@ -374,8 +374,14 @@ def struck(number: int, call: str, ended: Path) -> Callable[[], None]:
     return before
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize(("call", "kind"), [("Corpus", "byte_bpe"), ("Corpus", "unigram"), ("_encode_batch", "byte_bpe")])
+@pytest.mark.parametrize(
+    ("call", "kind", "number", "code"),
+    [
+        ("Corpus", "byte_bpe", signal.SIGTERM, 143),
+        ("Corpus", "unigram", signal.SIGINT, 130),
+        ("_encode_batch", "byte_bpe", signal.SIGTERM, 143),
+    ],
+)
 def test_f04_a_signal_while_rust_is_at_work(tmp_path: Path, call: str, kind: str, number: int, code: int) -> None:
     """Training on so many words, and encoding a word so long, each take Rust many seconds: the signal does not wait for them."""
     path = tmp_path / "a.txt"

@@ -42,9 +42,10 @@ def resumes_as_if_nothing_had_been(run: Path, base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGHUP", "SIGINT"]
+    ("number", "code", "micro_batch", "step"),
+    [(signal.SIGTERM, 143, 2, 1), (signal.SIGHUP, 129, 9, 4), (signal.SIGINT, 130, 10, 5)],
+    ids=["SIGTERM", "SIGHUP", "SIGINT"],
 )
-@pytest.mark.parametrize(("micro_batch", "step"), [(2, 1), (9, 4), (10, 5)])
 def test_f03_f06_f08_a_signal_inside_a_step(base: Path, tmp_path: Path, number: int, code: int, micro_batch: int, step: int) -> None:
     """Between the two micro-batches of a step it drops the step."""
     done = pretrain(tmp_path / "run", base / "tiny.yaml", *WORDS, "--json", before=strike(number, micro_batch))

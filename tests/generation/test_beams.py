@@ -69,6 +69,8 @@ def test_beam_search_is_transformers(tmp_path: Path, family: str) -> None:
     for seed in (3, 4) if family in ("gemma2", "t5") else (3,):
         ours, theirs = write(tmp_path / str(seed), family, seed)
         for name, (changes, eos_ids) in SEARCHES.items():
+            if seed == 4 and changes.get("length_penalty") != 3.0:
+                continue  # of these models one seed does not tell an early end from a likely one
             settings = GenerationSection.model_validate(changes)
             made = generate(ours, PROMPTS, settings, eos_ids=eos_ids)
             expected = [their_search(theirs, prompt, settings, eos_ids, ours.encoder is not None) for prompt in PROMPTS]

@@ -61,7 +61,17 @@ CLASSES = {
     **dict.fromkeys(("llama", "llama without bos"), "LlamaTokenizer"),
     "gemma": "GemmaTokenizer",
 }
-TRAINED = {name: train_tokenizer(TokenizerSection(vocab_size=1500, **words), CORPUS) for name, words in SECTIONS.items()}
+
+
+class _Trained(dict[str, Tokenizer]):
+    """The tokenizers by name, each trained when it is first asked for: not by a worker that only collects tests."""
+
+    def __missing__(self, name: str) -> Tokenizer:
+        self[name] = train_tokenizer(TokenizerSection(vocab_size=1500, **SECTIONS[name]), CORPUS)
+        return self[name]
+
+
+TRAINED = _Trained()
 every = pytest.mark.parametrize("name", SECTIONS)
 any_text = st.text(alphabet=st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("aBé1 \n\t▁</s>[]_🦊世")), max_size=60)
 
@@ -71,7 +81,8 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The tokenizers as transformers reads the saved ones."""
     transformers = pytest.importorskip("transformers")
     read = {}
-    for name, tokenizer in TRAINED.items():
+    for name in SECTIONS:
+        tokenizer = TRAINED[name]
         folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
         save_tokenizer(tokenizer, folder)
         loaded = load_tokenizer(folder)

@@ -27,7 +27,9 @@ def fault() -> None:
 def test_a_fault_shrinks_to_a_few_lines(tmp_path: Path) -> None:
     walk = draw_walk(0)
     walk.commands = walk.commands[:2]
-    walk.recipes["first.yaml"]["optimizer"] |= {"clip_norm": 0.125}
+    recipe = walk.recipes["first.yaml"]
+    walk.recipes["first.yaml"] = {name: recipe[name] for name in ("model", "data", "objective", "training")}  # the others take as long
+    walk.recipes["first.yaml"]["optimizer"] = recipe["optimizer"] | {"clip_norm": 0.125}
     failures = judge_walk(walk, tmp_path / "walk", before=fault).failures
     assert failures[0].signature == "check: tfkit: a bug: RuntimeError: put here in tfkit/recipe/reading/read.py:check_tree"
     small = shrink_failure(walk, failures[0], tmp_path, before=fault)
