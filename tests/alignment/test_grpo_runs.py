@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Done, Process, exact, hashes, pretrain, records, strike, write_corpus, write_recipe
+from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.__main__ import main
 from tfkit.alignment import rollout_loader
@@ -50,7 +50,7 @@ def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     monkeypatch.chdir(place)
 
     def run(*words: str, before: Callable[[], object] = lambda: None) -> Done:
-        return Process(place, [*words], before).wait()
+        return run_tfkit(place, [*words], before)
 
     return run
 
@@ -60,7 +60,7 @@ def whole(place: Path) -> Path:
     """The run that was never stopped."""
     patch = pytest.MonkeyPatch()
     patch.chdir(place)
-    done = Process(place, ["finetune", "grpo.yaml", "--run", "whole", "--threads", "1"]).wait()
+    done = run_tfkit(place, ["finetune", "grpo.yaml", "--run", "whole", "--threads", "1"])
     patch.undo()
     assert done.code == 0, done.err
     return place / "whole"

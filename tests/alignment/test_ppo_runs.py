@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, Process, exact, hashes, pretrain, records, strike, write_corpus, write_recipe
+from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit import predict
 from tfkit.adapters import load
@@ -64,7 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert pretrain(folder / "judge", write_recipe(folder, corpus), *given).code == 0
     (folder / "reward.yaml").write_text(REWARD, encoding="utf-8")
     words_ = [str(folder / "reward.yaml"), "--from", str(folder / "base"), f"data.train.0.path={folder}/pairs.jsonl"]
-    done = Process(folder, ["finetune", *words_, "--run", str(folder / "scores"), "--threads", "1"]).wait()
+    done = run_tfkit(folder, ["finetune", *words_, "--run", str(folder / "scores"), "--threads", "1"])
     assert done.code == 0, done.err
     shutil.copytree(folder / "scores" / "checkpoints" / "step-000004", folder / "critic")
     return folder
@@ -74,7 +74,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     """A command in that folder."""
     monkeypatch.chdir(place)
-    return lambda *words, before=None: Process(place, [*words, "--threads", "1"] if words[0] != "check" else [*words], before).wait()
+    return lambda *words, before=None: run_tfkit(place, [*words, "--threads", "1"] if words[0] != "check" else [*words], before)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def whole(place: Path) -> Path:
     """The run that was never stopped."""
     patch = pytest.MonkeyPatch()
     patch.chdir(place)
-    done = Process(place, ["finetune", "ppo.yaml", "--run", "whole", "--threads", "1"]).wait()
+    done = run_tfkit(place, ["finetune", "ppo.yaml", "--run", "whole", "--threads", "1"])
     patch.undo()
     assert done.code == 0, done.err
     return place / "whole"

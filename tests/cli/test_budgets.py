@@ -7,7 +7,7 @@ from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_runs import Done, Process, exact, hashes, kept, pretrain, slow_micro_batches, write_corpus, write_recipe
+from tiny_runs import Done, Process, exact, hashes, kept, pretrain, run_tfkit, slow_micro_batches, write_corpus, write_recipe
 
 import tfkit
 from tfkit.run.listing import read_run
@@ -60,11 +60,11 @@ def test_a_budget_of_grams_stops_is_refused_when_spent_and_goes_on_with_more(bas
     assert 0.003 <= totals(run)["emissions_g"] <= 0.003 + 0.001 * (TICK + 1.0), "a tick, and the save"
     assert f"its checkpoint is saved, and --resume goes on from there\ntfkit resume {run} carbon.budget_g=0.0" in done.err
     assert done.err.count("of 3 mg are used\n") == 1, "at 80 %"
-    refused = Process(base, ["resume", str(run)]).wait()
+    refused = run_tfkit(base, ["resume", str(run)])
     assert refused.code == 2
     assert f"{run}: carbon.budget_g: 3." in refused.err
     assert "mg of 3 mg are used. Give more to go on, such as carbon.budget_g=0.0" in refused.err
-    more = Process(base, ["resume", str(run), "carbon.budget_g=1"], before=slowly(base)).wait()
+    more = run_tfkit(base, ["resume", str(run), "carbon.budget_g=1"], before=slowly(base))
     assert more.code == 0, more.err
     assert "carbon.budget_g: 0.003 in the run, 1.0 now" in more.err
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_runs import Process, pretrain, write_corpus, write_recipe
+from tiny_runs import pretrain, run_tfkit, write_corpus, write_recipe
 
 from tfkit.model.transformer import Transformer
 
@@ -27,7 +27,7 @@ def test_a_bug_in_a_run_folder(base: Path, tmp_path: Path, command: str) -> None
     run = tmp_path / "run"
     checkpoint = ["--from", str(base / "run"), "carbon.enabled=false", *(["--prompt", "the"] if command == "generate" else [])]
     words = [str(base / "tiny.yaml")] if command == "pretrain" else checkpoint
-    done = Process(tmp_path, [command, *words, "--run", str(run), "--quiet", "--threads", "1"], a_bug).wait()
+    done = run_tfkit(tmp_path, [command, *words, "--run", str(run), "--quiet", "--threads", "1"], a_bug)
     assert (done.code, done.out) == (1, "")
     trace = f"(the traceback is in {run / 'crash.log'})"
     assert done.err.endswith(f"tfkit: a bug: ZeroDivisionError: integer division or modulo by zero {trace}\n")
@@ -38,7 +38,7 @@ def test_a_bug_in_a_run_folder(base: Path, tmp_path: Path, command: str) -> None
 @pytest.mark.parametrize("command", ["evaluate", "generate"])
 def test_a_bug_without_a_run_folder(base: Path, tmp_path: Path, command: str) -> None:
     words = ["--from", str(base / "run"), "carbon.enabled=false", *(["--prompt", "the"] if command == "generate" else [])]
-    done = Process(tmp_path, [command, *words, "--quiet"], a_bug).wait()
+    done = run_tfkit(tmp_path, [command, *words, "--quiet"], a_bug)
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("Traceback")
     assert done.err.splitlines()[-1].startswith("tfkit: a bug: ZeroDivisionError")

@@ -7,7 +7,7 @@ from typing import Any
 import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
-from tiny_runs import Process, pretrain, write_corpus, write_recipe
+from tiny_runs import pretrain, run_tfkit, write_corpus, write_recipe
 
 from tfkit.engine.results import MEASURED
 from tfkit.units import format_energy
@@ -53,7 +53,7 @@ def test_result_and_receipt_say_how_the_energy_was_had(run: Path) -> None:
 
 
 def test_the_last_lines_say_it_in_plain_words(run: Path) -> None:
-    done = Process(run.parent, ["resume", str(run)]).wait()
+    done = run_tfkit(run.parent, ["resume", str(run)])
     (line,) = [line for line in done.out.splitlines() if line.startswith("measured")]
     result = document(run.parent / "result.json")
     watts = result["energy_kwh"] * 3.6e6 / result["seconds"]

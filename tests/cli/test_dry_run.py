@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, Process, hashes, pretrain, write_corpus, write_recipe
+from tiny_runs import Done, hashes, pretrain, run_tfkit, write_corpus, write_recipe
 
 from tfkit.recipe import read_recipe
 
@@ -33,7 +33,7 @@ def place(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(*words: str) -> Done:
-    return Process(Path.cwd(), [*words]).wait()
+    return run_tfkit(Path.cwd(), [*words])
 
 
 def test_the_decided_recipe_is_shown_and_runs_as_it_was_saved(place: Path) -> None:

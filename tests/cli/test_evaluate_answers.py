@@ -13,7 +13,7 @@ import seqeval.metrics
 from answer_runs import KINDS
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
-from tiny_runs import Done, Process, records
+from tiny_runs import Done, records, run_tfkit
 
 from tfkit.engine.results import EvaluationResult
 from tfkit.objectives.metrics import texts
@@ -46,7 +46,7 @@ def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def evaluate(folder: Path, *words: str) -> Done:
-    return Process(folder, ["evaluate", *words, "--threads", "1"]).wait()
+    return run_tfkit(folder, ["evaluate", *words, "--threads", "1"])
 
 
 def judged(folder: Path, *words: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -164,7 +164,7 @@ def test_beams_and_greedy_texts_are_the_models_best(place: Path, tmp_path: Path)
     for words in (["generation.num_beams=1"], ["generation.num_beams=3", "generation.length_penalty=0.5"]):
         result, said = judged(tmp_path, "--from", str(place / "texts"), *words, "evaluation.text_metrics=[chrf]")
         command = ["generate", "--from", str(place / "texts"), "--prompt", source, "--temperature", "0", *words]
-        assert said[0]["text"] == Process(tmp_path, command).wait().out.strip()
+        assert said[0]["text"] == run_tfkit(tmp_path, command).out.strip()
         assert result["decoding"]["num_beams"] == int(words[0][-1])
         assert {"chrf"} == result["metrics"].keys() & OF_TEXTS.keys()
     none = json.loads(evaluate(tmp_path, "--from", str(place / "texts"), "evaluation.text_metrics=[]", "--json").out)
@@ -254,7 +254,7 @@ def test_a_missing_library_is_told_before_anything_is_read(place: Path, tmp_path
     def before() -> None:
         texts._LIBRARIES["bleu"] = "no_such_library"
 
-    done = Process(tmp_path, ["evaluate", "--from", str(place / "texts"), "--threads", "1"], before).wait()
+    done = run_tfkit(tmp_path, ["evaluate", "--from", str(place / "texts"), "--threads", "1"], before)
     assert (done.code, "pip install -e '.[eval]'" in done.err, "scoring" in done.err) == (5, True, False), done.err
 
 

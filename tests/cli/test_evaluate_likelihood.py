@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
+from tiny_runs import Done, pretrain, run_tfkit, write_corpus, write_recipe
 
 SUBJECTS = {"cat": "sits", "dog": "sits", "cats": "sit", "dogs": "sit"}
 PAIRS = [
@@ -56,7 +56,7 @@ def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def evaluate(folder: Path, *words: str) -> Done:
-    return Process(folder, ["evaluate", *words, "--threads", "1"]).wait()
+    return run_tfkit(folder, ["evaluate", *words, "--threads", "1"])
 
 
 def test_a_model_that_learned_the_pattern_prefers_the_good_sentence(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_it_trains_nothing_and_needs_a_language_model(place: Path, tmp_path: Pat
     data = "data={train: [{path: pairs.jsonl}], validation: 0.5}"
     for command in (["pretrain", "tiny.yaml"], ["finetune", "tiny.yaml", "--from", "learned"]):
         words = [*command, PAIRED, data, *(["model={}", "tokenizer={}"] if command[0] == "finetune" else [])]
-        done = Process(tmp_path, [*words, "--run", str(tmp_path / "run")]).wait()
+        done = run_tfkit(tmp_path, [*words, "--run", str(tmp_path / "run")])
         assert done.code == 2, done.err
         assert "minimal_pairs evaluates a finished model: use it with `tfkit evaluate --from CKPT`" in done.err
         assert not (tmp_path / "run").exists()

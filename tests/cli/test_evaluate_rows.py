@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, Process, pretrain, records, write_corpus, write_recipe
+from tiny_runs import Done, pretrain, records, run_tfkit, write_corpus, write_recipe
 
 MODEL = "model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}"
 RUNS = {
@@ -35,7 +35,7 @@ def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def evaluate(folder: Path, *words: str) -> Done:
-    return Process(folder, ["evaluate", *words, "--threads", "1"]).wait()
+    return run_tfkit(folder, ["evaluate", *words, "--threads", "1"])
 
 
 @pytest.mark.parametrize("name", RUNS)

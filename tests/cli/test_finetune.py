@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_runs import Done, Process, exact, hashes, kept, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import Done, Process, exact, hashes, kept, pretrain, run_tfkit, strike, write_corpus, write_recipe
 from transformers import AutoModelForSequenceClassification
 
 from tfkit.adapters import load as load_any
@@ -62,7 +62,7 @@ def work(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def finetune(run: str, *words: str, before: Any = None) -> Done:
-    return Process(Path.cwd(), ["finetune", "task.yaml", "--run", run, "--threads", "1", *words], before).wait()
+    return run_tfkit(Path.cwd(), ["finetune", "task.yaml", "--run", run, "--threads", "1", *words], before)
 
 
 def test_a_new_head_on_old_weights_is_trained_resumed_and_opens_in_transformers(place: Path, work: Path) -> None:
@@ -100,7 +100,7 @@ def test_at_a_rate_of_nothing_the_weights_are_those_of_the_checkpoint(place: Pat
     assert shared == {name for name in after if not name.startswith("head.")}
     for name in shared:
         torch.testing.assert_close(after[name], before[name], atol=0, rtol=0)
-    done = Process(work, ["finetune", "run/recipe.yaml", "--run", "again", "--threads", "1"]).wait()
+    done = run_tfkit(work, ["finetune", "run/recipe.yaml", "--run", "again", "--threads", "1"])
     assert done.code == 0, done.err
     assert hashes(work / "again", 1) == hashes(work / "run", 1)
 
@@ -129,7 +129,7 @@ def test_other_classes_are_learned_anew(place: Path, work: Path, labels: list[st
     torch.testing.assert_close(after["head.pooler.weight"], before["head.pooler.weight"], atol=1e-6, rtol=0)
     assert len(after["head.classes.weight"]) == len(labels)
     assert float((after["head.classes.weight"][:2] - before["head.classes.weight"]).abs().max()) > 1e-3
-    done = Process(work, ["finetune", "second/recipe.yaml", "--run", "again", "--threads", "1"]).wait()
+    done = run_tfkit(work, ["finetune", "second/recipe.yaml", "--run", "again", "--threads", "1"])
     assert done.code == 0, done.err
     assert hashes(work / "again", 6) == hashes(work / "second", 6)
 
@@ -139,7 +139,7 @@ def test_the_classes_of_a_checkpoint_in_another_order_are_refused(place: Path, w
     done = finetune("second", "--from", "first", "objective.labels=[good, bad]")
     assert (done.code, "name them as it does, bad, good" in done.err) == (2, True), done.err
     words = ["evaluate", "--from", "first", "--data", "labelled.jsonl", "objective.labels=[good, bad]"]
-    done = Process(work, words).wait()
+    done = run_tfkit(work, words)
     assert (done.code, "name them as it does, bad, good" in done.err) == (2, True), done.err
 
 
@@ -222,7 +222,7 @@ def test_another_checkpoint_under_the_same_path_is_refused(place: Path, work: Pa
     done = finetune("run", "--from", "start", "--resume")
     assert done.code == 4
     assert "has changed since this run was started" in done.err
-    done = Process(work, ["finetune", "run/recipe.yaml", "--run", "other", "--threads", "1"]).wait()
+    done = run_tfkit(work, ["finetune", "run/recipe.yaml", "--run", "other", "--threads", "1"])
     assert done.code == 4
     assert "has changed since this recipe was run" in done.err
 
@@ -235,7 +235,7 @@ def test_a_resolved_recipe_from_another_checkpoint(place: Path, work: Path) -> N
     assert pretrain(work / "wide", recipe, *BERT, "model.dim=32", "model.hidden_dim=64").code == 0
 
     def again(run: str, *words: str) -> Done:
-        return Process(work, ["finetune", "first/recipe.yaml", "--run", run, "--threads", "1", *words]).wait()
+        return run_tfkit(work, ["finetune", "first/recipe.yaml", "--run", run, "--threads", "1", *words])
 
     done = again("second", "--from", "wide", "model.dropout.final=0.3")
     assert done.code == 0, done.err
@@ -268,7 +268,7 @@ def test_a_run_without_a_checkpoint_begins_anew_from_any_model(place: Path, work
 
 
 def test_pretraining_takes_no_checkpoint_and_finetuning_needs_one(place: Path, work: Path) -> None:
-    done = Process(work, ["pretrain", "task.yaml", "--run", "run"]).wait()
+    done = run_tfkit(work, ["pretrain", "task.yaml", "--run", "run"])
     assert (done.code, "`tfkit finetune` starts from a checkpoint" in done.err) == (2, True)
     done = finetune("run", "model={preset: bert-tiny}")
     assert (done.code, "which checkpoint? Give --from CKPT" in done.err) == (2, True)

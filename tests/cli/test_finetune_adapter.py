@@ -12,7 +12,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import Done, Process, exact, hashes, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import Done, exact, hashes, pretrain, run_tfkit, strike, write_corpus, write_recipe
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import tfkit
@@ -69,7 +69,7 @@ def work(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tfkit_(*words: str, before: Any = None) -> Done:
-    return Process(Path.cwd(), [*words, *(["--threads", "1"] if words[0] != "average" else [])], before).wait()
+    return run_tfkit(Path.cwd(), [*words, *(["--threads", "1"] if words[0] != "average" else [])], before)
 
 
 def finetune(run: str, *words: str, before: Any = None) -> Done:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_runs import Process, hashes, pretrain, records, write_corpus, write_recipe
+from tiny_runs import hashes, pretrain, records, run_tfkit, write_corpus, write_recipe
 from transformers import AutoTokenizer, OpenAIGPTDoubleHeadsModel
 
 from tfkit.hub import load
@@ -45,10 +45,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_three_entries_are_added_and_the_others_stay(place: Path) -> None:
     words = ["finetune", "task.yaml", "--run", "run", "--threads", "1"]
-    done = Process(place, [*words, "optimizer.lr=1e-30", "optimizer.weight_decay=0"]).wait()
+    done = run_tfkit(place, [*words, "optimizer.lr=1e-30", "optimizer.weight_decay=0"])
     assert done.code == 0, done.err
     assert "newly initialized: head.choice.weight, head.choice.bias, the last 3 entries of the vocabulary" in done.err
-    again = Process(place, ["finetune", "run/recipe.yaml", "--run", "again", "--threads", "1"]).wait()
+    again = run_tfkit(place, ["finetune", "run/recipe.yaml", "--run", "again", "--threads", "1"])
     assert again.code == 0, again.err
     assert hashes(place / "again", 4) == hashes(place / "run", 4)
     before, after = load(place / "gpt"), load(place / "run")
@@ -76,12 +76,12 @@ def test_three_entries_are_added_and_the_others_stay(place: Path) -> None:
 
 
 def test_the_scores_of_such_a_run_and_its_end(place: Path) -> None:
-    done = Process(place, ["finetune", "task.yaml", "--run", "run", "--threads", "1", "objective.start=null"]).wait()
+    done = run_tfkit(place, ["finetune", "task.yaml", "--run", "run", "--threads", "1", "objective.start=null"])
     assert done.code == 0, done.err
     assert "the last 2 entries of the vocabulary" in done.err
     (scores,) = [record["evaluation"] for record in records(place / "run") if "evaluation" in record]
     assert scores["loss"] == pytest.approx(scores["choices"] + 0.5 * scores["lm"])
-    again = Process(place, ["finetune", "task.yaml", "--from", "run", "--run", "on", "--threads", "1", "objective.start=null"]).wait()
+    again = run_tfkit(place, ["finetune", "task.yaml", "--from", "run", "--run", "on", "--threads", "1", "objective.start=null"])
     assert again.code == 0, again.err
     assert "newly initialized" not in again.err
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import WORDS, Done, Process, pretrain, write_corpus, write_recipe
+from tiny_runs import WORDS, Done, pretrain, run_tfkit, write_corpus, write_recipe
 
 PRETRAINED = {
     "bert": [
@@ -42,7 +42,7 @@ def write_rows(path: Path, seed: int, rows: int) -> None:
 
 
 def run(folder: Path, *words: str) -> Done:
-    return Process(folder, [*words, "--threads", "1", "--json", "carbon.enabled=false"]).wait()
+    return run_tfkit(folder, [*words, "--threads", "1", "--json", "carbon.enabled=false"])
 
 
 @pytest.mark.parametrize("name", PRETRAINED)

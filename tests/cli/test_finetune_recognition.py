@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import WORDS, Done, Process, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
+from tiny_runs import WORDS, Done, hashes, kept, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.engine.own_objective import own_objective
 from tfkit.engine.recognition import _data_name, _look, _model_name
@@ -143,7 +143,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def finetune(*words: str) -> Done:
-    return Process(Path.cwd(), ["finetune", "--threads", "1", *words]).wait()
+    return run_tfkit(Path.cwd(), ["finetune", "--threads", "1", *words])
 
 
 def learn(place: Path, start: str, data: str, *words: str) -> Done:
@@ -394,18 +394,18 @@ def test_a_stopped_run_goes_on_with_what_it_was_given(place: Path, work: Path) -
     """By its last line, by the run folder alone, and never with other data or another checkpoint."""
     Path("my rows.jsonl").write_bytes((place / "classes.jsonl").read_bytes())
     words = ["--from", str(place / "bert"), "--data", "my rows.jsonl", "carbon.enabled=false", "training.steps=6", "--threads", "1"]
-    done = Process(work, ["finetune", *words, "--run", "whole"]).wait()
+    done = run_tfkit(work, ["finetune", *words, "--run", "whole"])
     assert done.code == 0, done.err
     for name, again in {"last-line": None, "folder-alone": ["finetune", "--run", "folder-alone", "--resume", "--threads", "1"]}.items():
-        done = Process(work, ["finetune", *words, "--run", name], strike(signal.SIGTERM, 2)).wait()
+        done = run_tfkit(work, ["finetune", *words, "--run", name], strike(signal.SIGTERM, 2))
         assert done.code == 143, done.err
         line = done.err.splitlines()[-1]
         assert line == f"tfkit resume {name} --threads 1"
-        done = Process(work, again or shlex.split(line)[1:]).wait()
+        done = run_tfkit(work, again or shlex.split(line)[1:])
         assert (done.code, "changes" in done.err, "# classification" in done.err) == (0, False, False), done.err
         assert hashes(Path(name), 6) == hashes(Path("whole"), 6)
     Path("others.jsonl").write_bytes((place / "classes.jsonl").read_bytes())
-    done = Process(work, ["finetune", "--data", "others.jsonl", "--run", "whole", "--resume"]).wait()
+    done = run_tfkit(work, ["finetune", "--data", "others.jsonl", "--run", "whole", "--resume"])
     assert (done.code, "data.train: " in done.err) == (2, True), done.err
 
 
@@ -417,7 +417,7 @@ def test_a_run_by_a_recipe_goes_on_without_naming_its_columns_again(place: Path,
     Path("task.yaml").write_text(f"# For a test.\n{recipe}", encoding="utf-8")
     start = ["finetune", "task.yaml", "--from", str(place / "bert"), "--data", "rows.jsonl", "--run", "run", "--threads", "1"]
     columns = f"data.train.0.columns={json.dumps({'text': 'my text', 'label': 'my label'})}"
-    done = Process(work, [*start, columns, "carbon.enabled=false", "training.steps=6"], strike(signal.SIGTERM, 2)).wait()
+    done = run_tfkit(work, [*start, columns, "carbon.enabled=false", "training.steps=6"], strike(signal.SIGTERM, 2))
     assert done.code == 143, done.err
-    done = Process(work, [*start, "--resume", "--json"]).wait()
+    done = run_tfkit(work, [*start, "--resume", "--json"])
     assert (done.code, json.loads(done.out or "{}").get("steps")) == (0, 6), done.err

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import Done, Process, exact, pretrain, records, strike, write_corpus, write_recipe
+from tiny_runs import Done, exact, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 
 BERT = ["model={preset: bert-tiny, dim: 16, num_heads: 2, context_length: 16}", "tokenizer={kind: wordpiece, vocab_size: 120}"]
 TASK = """
@@ -47,7 +47,7 @@ def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def finetune(run: str, *words: str, before: Any = None) -> Done:
-    return Process(Path.cwd(), ["finetune", "task.yaml", "--run", run, "--threads", "1", *words], before).wait()
+    return run_tfkit(Path.cwd(), ["finetune", "task.yaml", "--run", run, "--threads", "1", *words], before)
 
 
 def exact_result(done: Done) -> dict[str, Any]:
@@ -117,10 +117,10 @@ def test_a_gate_on_what_there_will_not_be_is_refused_before_there_is_a_folder(wo
 
 def test_a_pretraining_has_gates_and_nothing_before(work: Path) -> None:
     words = ["tiny.yaml", "--run", "random", "--threads", "1", "training.steps=3", "--json"]
-    done = Process(work, ["pretrain", *words, "--fail-if", "perplexity < 1e9"]).wait()
+    done = run_tfkit(work, ["pretrain", *words, "--fail-if", "perplexity < 1e9"])
     result = json.loads(done.out)
     assert (done.code, result["before"], result["gates"][0]["value"]) == (8, None, result["evaluation"]["perplexity"]), done.err
-    done = Process(work, ["pretrain", *words, "--fail-if", "improvement < 0"]).wait()
+    done = run_tfkit(work, ["pretrain", *words, "--fail-if", "improvement < 0"])
     assert (done.code, "unknown metric 'improvement'" in done.err) == (2, True), done.err
 
 
@@ -134,5 +134,5 @@ def test_a_batch_is_cut_to_the_rows(work: Path) -> None:
     shutil.copytree(work / "cut", work / "older")
     recipe = work / "older" / "recipe.yaml"
     recipe.write_text(saved.replace(" batch_size: 24", " batch_size: 48"), "utf-8")
-    done = Process(work, ["resume", "older", "training.epochs=4", "--json"]).wait()
+    done = run_tfkit(work, ["resume", "older", "training.epochs=4", "--json"])
     assert (done.code, "a step has" in done.err) == (0, False), done.err

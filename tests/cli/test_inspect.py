@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_runs import Process, write_corpus, write_recipe
+from tiny_runs import run_tfkit, write_corpus, write_recipe
 
 from tfkit.__main__ import main
 
@@ -108,13 +108,13 @@ def test_the_choices_of_a_row_and_the_right_one(recipe: Path, capsys: pytest.Cap
 
 
 def test_a_key_that_is_none_and_a_row_without_its_label(recipe: Path, tmp_path: Path) -> None:
-    done = Process(tmp_path, ["inspect", str(recipe), "data.trian=1"]).wait()
+    done = run_tfkit(tmp_path, ["inspect", str(recipe), "data.trian=1"])
     assert (done.code, done.out) == (2, "")
     assert "did you mean train" in done.err
     words = labelled(tmp_path)
     with (tmp_path / "labelled.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"text": "the cat"}\n')
-    done = Process(tmp_path, ["inspect", str(recipe), *words]).wait()
+    done = run_tfkit(tmp_path, ["inspect", str(recipe), *words])
     assert (done.code, done.out) == (3, "")
     assert "labelled.jsonl:9: no column 'label'" in done.err
     assert "columns: {label: NAME}" in done.err

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tiny_runs import Process, pretrain, write_corpus, write_recipe
+from tiny_runs import pretrain, run_tfkit, write_corpus, write_recipe
 
 METERED = "carbon.enabled=true"
 
@@ -33,7 +33,7 @@ def test_a_series_of_another_time_is_refused_before_there_is_a_folder(base: Path
     done = pretrain(base / "refused", base / "tiny.yaml", f"carbon.intensity_file={past}", "carbon.intensity_g_per_kwh=7")
     assert done.code == 2
     assert "is in place of intensity_g_per_kwh" in done.err
-    assert "no such file" in Process(base, ["check", str(base / "tiny.yaml"), "carbon.intensity_file=none.csv"]).wait().err.lower()
+    assert "no such file" in run_tfkit(base, ["check", str(base / "tiny.yaml"), "carbon.intensity_file=none.csv"]).err.lower()
 
 
 def test_a_run_that_cannot_end_within_its_series_is_refused_before_its_first_step(base: Path) -> None:
@@ -49,9 +49,9 @@ def test_what_was_a_series_of_the_run_is_none_of_a_later_command(base: Path) -> 
     done = pretrain(base / "run", base / "tiny.yaml", f"carbon.intensity_file={path}")
     assert done.code == 0, done.err
     grid(base, "now.csv", -600, 10)
-    assert Process(base, ["resume", str(base / "run")]).wait().code == 0, "it is finished"
-    scored = Process(base, ["evaluate", "--from", str(base / "run"), "evaluation.max_tokens=50", "--device", "cpu"]).wait()
+    assert run_tfkit(base, ["resume", str(base / "run")]).code == 0, "it is finished"
+    scored = run_tfkit(base, ["evaluate", "--from", str(base / "run"), "evaluation.max_tokens=50", "--device", "cpu"])
     assert scored.code == 0, scored.err
     assert "now.csv: is from" in scored.err
     assert "This command is charged without the series" in scored.err
-    assert Process(base, ["resume", str(base / "run"), "training.steps=14"]).wait().code == 3
+    assert run_tfkit(base, ["resume", str(base / "run"), "training.steps=14"]).code == 3

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
+from tiny_runs import Done, pretrain, run_tfkit, write_corpus, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def work(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def assert_refused(work: Path, *words: str) -> None:
     before = {path: path.lstat().st_mtime_ns for path in sorted(work.rglob("*"))}
     contents = {path: path.read_bytes() for path in work.rglob("*") if path.is_file()}
-    done: Done = Process(work.parent, list(words)).wait()
+    done: Done = run_tfkit(work.parent, list(words))
     assert (done.code, done.out) == (2, ""), done.err
     assert "this command reads" in done.err, done.err
     assert {path: path.lstat().st_mtime_ns for path in sorted(work.rglob("*"))} == before
@@ -102,8 +102,8 @@ def test_prompts_and_averages(work: Path) -> None:
 def test_what_lies_beside_is_allowed(work: Path) -> None:
     words = ["--from", "run", "--data", "mine.jsonl", "carbon.enabled=false", "--threads", "1"]
     for predictions in ("other.jsonl", "run/checkpoints/step-000002/mine.jsonl"):
-        done = Process(work.parent, ["evaluate", *words, "--predictions", predictions]).wait()
+        done = run_tfkit(work.parent, ["evaluate", *words, "--predictions", predictions])
         assert done.code == 0, done.err
         assert len(Path(predictions).read_text(encoding="utf-8").splitlines()) == 4
-    done = Process(work.parent, ["pretrain", "run/recipe.yaml", "--run", "run", "--resume", "training.steps=3", "--threads", "1"]).wait()
+    done = run_tfkit(work.parent, ["pretrain", "run/recipe.yaml", "--run", "run", "--resume", "training.steps=3", "--threads", "1"])
     assert done.code == 0, done.err

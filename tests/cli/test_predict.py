@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 from answer_runs import KINDS, made_rows
 from test_evaluate import write_checkpoint
-from tiny_runs import Done, Process, Program
+from tiny_runs import Done, Process, Program, run_here, run_tfkit
 
 from tfkit.engine import predicting
 
@@ -40,7 +40,7 @@ def predict(*words: object, stdin: bytes = b"") -> Done:
         os.dup2(os.open("stdin", os.O_RDONLY), 0)
         sys.stdin = os.fdopen(0, encoding="utf-8")
 
-    return Process(Path(), ["predict", *map(str, words), "--threads", "1"], before).wait()
+    return run_tfkit(Path(), ["predict", *map(str, words), "--threads", "1"], before)
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def unlabelled(name: str) -> list[dict[str, Any]]:
 def test_rows_without_a_label_have_the_predictions_of_an_evaluation(answers: Path, name: str) -> None:
     """With and without the label, in batches of any size."""
     command = ["evaluate", "--from", name, "--predictions", str(Path("of.jsonl").absolute()), "--threads", "1"]
-    done = Process(Path(), command, before=lambda: os.chdir(answers)).wait()
+    done = run_here(command, answers)
     assert done.code == 0, done.err
     wanted = lines(Path("of.jsonl").read_text(encoding="utf-8"))
     rows = unlabelled(name)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import Done, Process, exact, pretrain
+from tiny_runs import Done, exact, pretrain, run_tfkit
 
 WORDS = ["the", "a", "cat", "dog", "sat", "on", "mat", "hat", "ran", "fast", "slow", "big", "small", "red", "blue", "tree"]
 RECIPE = """
@@ -126,7 +126,7 @@ def test_padding_is_masked_by_length_whatever_its_id(place: Path) -> None:
         done = run(place, *words, f"tokenizer={{path: {name}-pad}}", name=name)
         assert done.code == 0, done.err
     assert exact(place / "same") == exact(place / "own") == exact(place / "none")
-    done = Process(place, ["inspect", "tiny.yaml", *words, "tokenizer={path: same-pad}", "--rows", "4", "--json"]).wait()
+    done = run_tfkit(place, ["inspect", "tiny.yaml", *words, "tokenizer={path: same-pad}", "--rows", "4", "--json"])
     assert done.code == 0, done.err
     for row in json.loads(done.out)["rows"]:
         ends = [token["kind"] != "padding" for token in row["tokens"] if token["token"] == "<|endoftext|>"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tiny_chats import TEMPLATES, write_chat_checkpoint
-from tiny_runs import Done, Process, pretrain, records
+from tiny_runs import Done, Process, pretrain, records, run_tfkit
 from transformers import AutoTokenizer, GenerationConfig
 
 from tfkit.tokenizer import load_tokenizer
@@ -48,7 +48,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def asked(place: Path, *words: str) -> dict[str, Any]:
     arguments = ["generate", "--from", "run", "--chat", "--json", "--threads", "1", *words, "carbon.enabled=false"]
-    done: Done = Process(place, arguments).wait()
+    done: Done = run_tfkit(place, arguments)
     assert done.code == 0, done.err
     found: dict[str, Any] = json.loads(done.out)
     return found
@@ -116,7 +116,7 @@ def test_a_finished_model_gets_entries_for_the_turns_and_learns_them(place: Path
         .replace(RECIPE.splitlines()[1], "model: {from: plain}"),
         encoding="utf-8",
     )
-    done = Process(place, ["finetune", "tune.yaml", "--run", "run", "--threads", "1", "training.steps=60", "optimizer.lr=1e-2"]).wait()
+    done = run_tfkit(place, ["finetune", "tune.yaml", "--run", "run", "--threads", "1", "training.steps=60", "optimizer.lr=1e-2"])
     assert done.code == 0, done.err
     before, after = (load_tokenizer(next((place / run / "checkpoints").glob("step-*"))) for run in ("plain", "run"))
     assert before is not None
@@ -125,7 +125,7 @@ def test_a_finished_model_gets_entries_for_the_turns_and_learns_them(place: Path
     assert after.encode_texts(["<|im_start|><|im_end|>"])[0][-2:] == [before.size, before.size + 1]
     answer = asked(place, "--prompt", "the dog")
     assert (answer["completion"], answer["finish"]) == ("it ran", "stop")
-    scored = Process(place, ["evaluate", "--from", "run", "--json", "--threads", "1", "carbon.enabled=false"]).wait()
+    scored = run_tfkit(place, ["evaluate", "--from", "run", "--json", "--threads", "1", "carbon.enabled=false"])
     assert scored.code == 0, scored.err
     assert json.loads(scored.out)["metrics"]["token_accuracy"] == 1.0
 
@@ -148,7 +148,7 @@ def test_the_template_that_a_tokenizer_has_is_trained_on_and_kept(place: Path) -
     codec = AutoTokenizer.from_pretrained(folder)
     end = codec.convert_tokens_to_ids("<|eot_id|>")
     assert GenerationConfig.from_pretrained(checkpoint(place)).eos_token_id == [codec.eos_token_id, end]
-    shown = Process(place, ["inspect", "chat.yaml", "--json", "--rows", "12", "training.batch_size=12", *words]).wait()
+    shown = run_tfkit(place, ["inspect", "chat.yaml", "--json", "--rows", "12", "training.batch_size=12", *words])
     assert shown.code == 0, shown.err
     found = [row for row in json.loads(shown.out)["rows"] if row["place"] == "rows.jsonl:5"]
     tokens = [token for token in found[0]["tokens"] if token["kind"] != "padding"]

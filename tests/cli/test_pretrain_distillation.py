@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import Process, exact, hashes, pretrain, records, strike, write_corpus
+from tiny_runs import exact, hashes, pretrain, records, run_tfkit, strike, write_corpus
 from transformers import AutoModelForMaskedLM
 
 import tfkit.engine.companions
@@ -198,7 +198,7 @@ def test_a_bad_step_of_a_student_is_replayed(place: Path, tmp_path: Path) -> Non
 
     run = tmp_path / "run"
     assert taught(run, "distilbert", before=spoil).code == 6
-    done = Process(tmp_path, ["replay", str(run), "--json"], spoil).wait()
+    done = run_tfkit(tmp_path, ["replay", str(run), "--json"], spoil)
     assert done.code == 0, done.err
     assert json.loads(done.out)["first_bad"] == {"module": "encoder.blocks.1.mlp.op.up_proj", "in": "forward", "micro_batch": 0}
 
@@ -227,7 +227,7 @@ def test_an_adapter_teaches_as_the_model_that_it_makes(place: Path, tmp_path: Pa
     tune = tmp_path / "tune.yaml"
     tune.write_text(f"# For a test.\nmodel: {{from: START}}\nobjective: {{kind: causal_lm}}\n{COMMON}", encoding="utf-8")
     words = ["--from", "gpt", "--run", str(tmp_path / "tuned"), "--threads", "1", "training.adapter={rank: 2}", "training.steps=2"]
-    done = Process(tmp_path, ["finetune", str(tune), *words]).wait()
+    done = run_tfkit(tmp_path, ["finetune", str(tune), *words])
     assert done.code == 0, done.err
     done = taught(tmp_path / "run", "small", f"objective.teacher={tmp_path / 'tuned'}", "training.steps=2")
     assert done.code == 0, done.err
@@ -248,7 +248,7 @@ def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(place: Path, tmp_
 
     def tune(*words: str) -> Any:
         given = [str(tmp_path / "tuned.yaml"), "--from", start, "--run", str(tmp_path / "run"), "--threads", "1", *words]
-        return Process(tmp_path, ["finetune", *given]).wait()
+        return run_tfkit(tmp_path, ["finetune", *given])
 
     done = tune("objective.copy_layers=[1]")
     assert done.code == 2
@@ -274,6 +274,6 @@ def test_a_student_is_tuned_with_a_teacher_and_has_two_parents(place: Path, tmp_
     ],
 )
 def test_check_says_what_is_wrong(place: Path, tmp_path: Path, words: str, said: str) -> None:
-    done = Process(tmp_path, ["check", "distilbert.yaml", *words.split(" | ")]).wait()
+    done = run_tfkit(tmp_path, ["check", "distilbert.yaml", *words.split(" | ")])
     assert done.code == 2
     assert f": {said}" in done.err

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import Process, exact, hashes, kept, pretrain, records, strike
+from tiny_runs import exact, hashes, kept, pretrain, records, run_tfkit, strike
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tfkit.hub import load
@@ -75,7 +75,7 @@ def test_it_trains_resumes_opens_in_transformers_and_writes(kind: str, tmp_path:
     inputs = codec("the cat sat", return_tensors="pt")
     expected = theirs.eval().generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=6, do_sample=False)
     arguments = ["generate", "--from", str(whole), "--prompt", "the cat sat", "--max-new-tokens", "6", "--temperature", "0", "--json"]
-    done = Process(tmp_path, [*arguments, "--threads", "1", "carbon.enabled=false"]).wait()
+    done = run_tfkit(tmp_path, [*arguments, "--threads", "1", "carbon.enabled=false"])
     assert done.code == 0, done.err
     assert json.loads(done.out)["completion"] == codec.decode(expected[0], skip_special_tokens=True)
     assert theirs.config.decoder_start_token_id == loaded.start_id == 0

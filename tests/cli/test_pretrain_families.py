@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Process, exact, hashes, kept, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import exact, hashes, kept, pretrain, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.hub import load
 
@@ -35,6 +35,6 @@ def test_a_family_pretrains_resumes_and_generates(tmp_path: Path, model: dict[st
     assert json.loads((loaded.folder / "config.json").read_text(encoding="utf-8"))["model_type"] == model_type
     assert (loaded.config.decoder_layers, loaded.config.context_length) == (2, 16)
     arguments = ["generate", "--from", str(run), "--prompt", "the cat", "--max-new-tokens", "4", "--temperature", "0", "--json"]
-    done = Process(tmp_path, [*arguments, "--threads", "1", "carbon.enabled=false"]).wait()
+    done = run_tfkit(tmp_path, [*arguments, "--threads", "1", "carbon.enabled=false"])
     assert done.code == 0, done.err
     assert json.loads(done.out)["tokens"] == 4

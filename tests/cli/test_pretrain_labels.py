@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_runs import Done, Process, hashes, pretrain, records, strike
+from tiny_runs import Done, hashes, pretrain, records, run_tfkit, strike
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -120,7 +120,7 @@ def test_several_labels(place: Path) -> None:
     assert (scores["f1_micro"], hits > 0) == (pytest.approx(2 * hits / all_of_them, abs=1e-6), True)
     assert "pipeline_tag: text-classification\n" in (folder / "README.md").read_text(encoding="utf-8")
     gate = ["--fail-if", "exact_match < 0"]
-    done = Process(place, ["evaluate", "--from", "run", "--data", "dev.jsonl", "--predictions", "p.jsonl", "--json", *gate]).wait()
+    done = run_tfkit(place, ["evaluate", "--from", "run", "--data", "dev.jsonl", "--predictions", "p.jsonl", "--json", *gate])
     assert done.code == 0, done.err
     lines = [json.loads(line) for line in (place / "p.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [{*line["predicted"]} for line in lines] == told
@@ -223,7 +223,7 @@ def test_a_limit_that_ends_inside_the_first_set_leaves_the_same_to_the_next_one_
     done = pretrain(place / "run", place / "tiny.yaml", *words, sets, f"data.train=[{{path: train.jsonl, {columns}}}]")
     assert done.code == 0, done.err
     (scores,) = (record["evaluation"] for record in records(place / "run") if "evaluation" in record)
-    done = Process(place, ["evaluate", "--from", str(place / "run"), "--json", "--threads", "1"]).wait()
+    done = run_tfkit(place, ["evaluate", "--from", str(place / "run"), "--json", "--threads", "1"])
     assert json.loads(done.out)["metrics"] == pytest.approx(scores, rel=1e-5)
     assert "b.loss" in scores
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import WORDS, Done, Process, exact, hashes, kept, pretrain, strike, write_recipe
+from tiny_runs import WORDS, Done, exact, hashes, kept, pretrain, run_tfkit, strike, write_recipe
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from tfkit.hub import load
@@ -35,7 +35,7 @@ def words(sections: dict[str, Any]) -> list[str]:
 
 def fill(run: Path) -> Done:
     arguments = ["generate", "--from", str(run), "--prompt", "the cat [MASK] on", "--json", "--threads", "1", "carbon.enabled=false"]
-    return Process(run.parent, arguments).wait()
+    return run_tfkit(run.parent, arguments)
 
 
 def test_bert_is_pretrained_resumed_and_read_by_transformers(tmp_path: Path, recipe: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from tiny_runs import WORDS, Done, Process, exact, hashes, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import WORDS, Done, exact, hashes, pretrain, run_tfkit, strike, write_corpus, write_recipe
 
 import tfkit.engine.training_data
 
@@ -66,40 +66,40 @@ def struck_at_its_data() -> None:
 @pytest.mark.parametrize("start", STARTS)
 def test_the_last_line_of_a_stopped_run_gives_the_bits_of_one_that_was_not(base: Path, tmp_path: Path, start: str) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    straight = Process(base, [*STARTS[start], "--run", str(whole)]).wait()
+    straight = run_tfkit(base, [*STARTS[start], "--run", str(whole)])
     assert straight.code == 0, straight.err
-    line = last_line(Process(base, [*STARTS[start], "--run", str(run)], strike(signal.SIGTERM, 2)).wait())
+    line = last_line(run_tfkit(base, [*STARTS[start], "--run", str(run)], strike(signal.SIGTERM, 2)))
     assert line == f"tfkit resume {run} --json --threads 1"
-    again = last_line(Process(base, [*shlex.split(line)[1:], "--force"], strike(signal.SIGTERM, 2)).wait())
+    again = last_line(run_tfkit(base, [*shlex.split(line)[1:], "--force"], strike(signal.SIGTERM, 2)))
     assert again == f"tfkit resume {run} --force --json --threads 1"
-    done = Process(base, shlex.split(again)[1:]).wait()
+    done = run_tfkit(base, shlex.split(again)[1:])
     assert (done.code, "changes" in done.err, "warning" in done.err) == (0, False, False), done.err
     assert hashes(run, 6) == hashes(whole, 6)
     assert exact(run) == exact(whole)
     names = ("steps", "tokens", "loss", "evaluation")
     assert [json.loads(done.out)[name] for name in names] == [json.loads(straight.out)[name] for name in names]
-    assert Process(base, ["resume", str(run), "--json"]).wait().out == done.out  # a finished run repeats its result
+    assert run_tfkit(base, ["resume", str(run), "--json"]).out == done.out  # a finished run repeats its result
 
 
 def test_before_its_training_a_run_goes_on_by_the_command_that_was_given(base: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     start = ["pretrain", "tiny.yaml", "training.steps=4", "--run", str(run), "--threads", "1"]
-    line = last_line(Process(base, start, struck_at_its_data).wait())
+    line = last_line(run_tfkit(base, start, struck_at_its_data))
     assert line == f"tfkit pretrain tiny.yaml training.steps=4 --run {run} --resume --threads 1"
-    last_line(Process(base, shlex.split(line)[1:], strike(signal.SIGTERM, 2)).wait())
-    line = last_line(Process(base, ["resume", str(run), "training.steps=5", "--threads", "1"], struck_at_its_data).wait())
+    last_line(run_tfkit(base, shlex.split(line)[1:], strike(signal.SIGTERM, 2)))
+    line = last_line(run_tfkit(base, ["resume", str(run), "training.steps=5", "--threads", "1"], struck_at_its_data))
     assert line == f"tfkit resume {run} training.steps=5 --threads 1"  # the run folder does not know of this length yet
-    line = last_line(Process(base, shlex.split(line)[1:], strike(signal.SIGTERM, 2)).wait())
+    line = last_line(run_tfkit(base, shlex.split(line)[1:], strike(signal.SIGTERM, 2)))
     assert line == f"tfkit resume {run} --threads 1"
-    done = Process(base, [*shlex.split(line)[1:], "--json"]).wait()
+    done = run_tfkit(base, [*shlex.split(line)[1:], "--json"])
     assert (done.code, json.loads(done.out)["steps"]) == (0, 5), done.err
 
 
 def test_what_no_run_can_go_on_with_is_refused(base: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "gone"):
-        done = Process(tmp_path, ["resume", str(folder)]).wait()
+        done = run_tfkit(tmp_path, ["resume", str(folder)])
         assert (done.code, done.out, "there is no run to go on with here" in done.err) == (2, "", True), done.err
     assert not (tmp_path / "gone").exists()
-    done = Process(tmp_path, ["resume", "bert", "training.seed=2"]).wait()
+    done = run_tfkit(tmp_path, ["resume", "bert", "training.seed=2"])
     assert (done.code, done.out, "training.seed: 1 in the run, 2 now" in done.err) == (2, "", True), done.err

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Done, Process, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import Done, pretrain, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.run.lock import FolderLock
 
@@ -43,7 +43,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 
 def runs(folder: Path, *words: str) -> Done:
-    return Process(folder.parent, ["runs", str(folder), *words]).wait()
+    return run_tfkit(folder.parent, ["runs", str(folder), *words])
 
 
 def test_every_run_is_listed_as_what_it_is(folder: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_killed_run_is_completed_by_the_next_command(folder: Path, command: st
     assert (before["status"], before["attempts"][0]["status"], "totals" in before) == ("running", "running", False)
     more = ["--prompt", "the", "--max-new-tokens", "1"] if command == "generate" else []
     words = [str(folder)] if command == "runs" else ["--from", str(run), "carbon.enabled=false", *more]
-    done = Process(folder.parent, [command, *words]).wait()
+    done = run_tfkit(folder.parent, [command, *words])
     assert done.code == 0, done.err
     receipt = json.loads((run / "run.json").read_bytes())
     (attempt,) = receipt["attempts"]
@@ -96,14 +96,14 @@ def test_a_killed_run_is_completed_by_the_next_command(folder: Path, command: st
 
 def test_a_run_without_a_checkpoint_is_named_for_what_it_is(folder: Path) -> None:
     for name, state in {"failed": "failed (DataError: ", "early": "was killed"}.items():
-        done = Process(folder.parent, ["evaluate", "--from", str(folder / name)]).wait()
+        done = run_tfkit(folder.parent, ["evaluate", "--from", str(folder / name)])
         assert (done.code, f"this run {state}" in done.err) == (4, True), done.err
     receipt = json.loads((folder / "failed" / "run.json").read_bytes()) | {"command": ["tfkit", "pretrain", "a recipe.yaml"]}
     (folder / "failed" / "run.json").write_text(json.dumps(receipt), encoding="utf-8")  # here it is the test's own
-    done = Process(folder.parent, ["resume", str(folder / "failed")]).wait()
+    done = run_tfkit(folder.parent, ["resume", str(folder / "failed")])
     assert (done.code, "it is failed (DataError: " in done.err) == (2, True), done.err
     assert done.err.endswith("Start it again: tfkit pretrain 'a recipe.yaml' --resume\n")
-    done = Process(folder.parent, ["resume", str(folder / "notes")]).wait()
+    done = run_tfkit(folder.parent, ["resume", str(folder / "notes")])
     assert (done.code, "no run of tfkit" in done.err) == (2, True), done.err
 
 
@@ -144,5 +144,5 @@ def test_a_start_that_fails_at_once_leaves_no_folder(tmp_path: Path) -> None:
     assert pretrain(tmp_path / "start", recipe, "training.steps=3", "evaluation.every=null").code == 0
     words = ["finetune", "--from", "start", "--data", "nowhere.csv", "--run", "run"]
     os.chdir(tmp_path)
-    done = Process(tmp_path, words).wait()
+    done = run_tfkit(tmp_path, words)
     assert (done.code, (tmp_path / "run").exists()) == (3, False), done.err

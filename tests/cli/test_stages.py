@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Done, Process, exact, hashes, strike, write_corpus
+from tiny_runs import Done, exact, hashes, run_tfkit, strike, write_corpus
 
 from tfkit.__main__ import main
 from tfkit.engine import attempt
@@ -63,7 +63,7 @@ def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tfkit(*words: str, before: Any = None) -> Done:
     threads = [] if words[0] in ("runs", "check", "verify") else ["--threads", "1"]
-    return Process(Path.cwd(), [*words, *threads], before).wait()
+    return run_tfkit(Path.cwd(), [*words, *threads], before)
 
 
 def good(*words: str, before: Any = None) -> Done:

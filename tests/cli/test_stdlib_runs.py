@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_runs import Process, exact, pretrain
+from tiny_runs import exact, pretrain, run_tfkit
 
 import tfkit.data.sources.stdlib
 
@@ -45,7 +45,7 @@ def test_a_task_is_trained_and_scored_on_files_of_its_own(tmp_path: Path, task: 
     assert "held-out rows are among those" not in done.err
     scored = next(record["evaluation"] for record in exact(tmp_path / "run") if "evaluation" in record)
     assert RUNS[task][3] in scored
-    shown = Process(tmp_path, ["inspect", str(recipe), "--rows", "1", "--json"], few_files).wait()
+    shown = run_tfkit(tmp_path, ["inspect", str(recipe), "--rows", "1", "--json"], few_files)
     assert shown.code == 0, shown.err
     document = json.loads(shown.out)
     place, line = document["rows"][0]["place"].split(":")

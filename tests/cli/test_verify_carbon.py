@@ -10,7 +10,7 @@ from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_runs import Process, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import pretrain, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.__main__ import main
 
@@ -33,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         strike(15, 8)()
 
     assert pretrain(folder / "run", folder / "tiny.yaml", METERED, before=stopped).code == 143
-    done = Process(folder, ["resume", str(folder / "run"), "--threads", "1"], before).wait()
+    done = run_tfkit(folder, ["resume", str(folder / "run"), "--threads", "1"], before)
     assert done.code == 0, done.err
     return folder / "run"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import WORDS, Process, pretrain
+from tiny_runs import WORDS, pretrain, run_tfkit
 
 RECIPE = """
 model: {preset: gpt2, decoder_layers: 1, dim: 8, num_heads: 1, context_length: 16}
@@ -48,7 +48,7 @@ def test_evaluate_reports_which_of_its_rows_the_run_was_trained_on(tmp_path: Pat
     assert pretrain(tmp_path / "run", tmp_path / "recipe.yaml", *words, "data.validation=null").code == 0
 
     def evaluated(*more: str) -> tuple[dict[str, Any], str]:
-        done = Process(tmp_path, ["evaluate", "--from", "run", "--data", "three.jsonl", "--json", "--threads", "1", *more]).wait()
+        done = run_tfkit(tmp_path, ["evaluate", "--from", "run", "--data", "three.jsonl", "--json", "--threads", "1", *more])
         assert done.code == 0, done.err
         return json.loads(done.out), done.err
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from fake_codecarbon import wait_for_the_end
-from tiny_runs import Done, Process, strike
+from tiny_runs import Done, run_tfkit, strike
 
 from tfkit.objectives.objective import Batch
 from tfkit.training.step import Stepper
@@ -37,7 +37,7 @@ def run(device: torch.device, folder: Path, *words: str, fault: tuple[str, int] 
     """Run tfkit with these words on the device; `fault`: the name of one of FAULTS, and its number."""
     arguments = [*words, "--device", str(device), "--threads", "1"]
     if device.type == "cpu":
-        return Process(folder, arguments, None if fault is None else FAULTS[fault[0]](device, fault[1])).wait()
+        return run_tfkit(folder, arguments, None if fault is None else FAULTS[fault[0]](device, fault[1]))
     lines = ["import sys", "import torch", "import device_runs", "from tfkit.__main__ import main"]
     if fault is not None:
         lines.append(f"device_runs.FAULTS[{fault[0]!r}](torch.device({str(device)!r}), {fault[1]})()")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from library_calls import Recorder, call
-from tiny_runs import Process, exact, hashes, pretrain
+from tiny_runs import exact, hashes, pretrain, run_tfkit
 
 import tfkit
 from tfkit.errors import DataError, TfkitError
@@ -102,7 +102,7 @@ def test_results_are_those_of_json(base: Path) -> None:
     assert {name: returned[name] for name in returned.keys() - timed} == {name: printed[name] for name in printed.keys() - timed}
     assert [record["step"] for record in history if "evaluation" in record] == [4, 8, 12]
 
-    done = Process(base, ["evaluate", "--from", str(base / "unbroken"), "--json", "--threads", "1"]).wait()
+    done = run_tfkit(base, ["evaluate", "--from", str(base / "unbroken"), "--json", "--threads", "1"])
     scored = json.loads(done.out)
 
     def evaluate() -> Any:
@@ -116,7 +116,7 @@ def test_results_are_those_of_json(base: Path) -> None:
     assert sum(row["tokens"] for row in attributes["predictions"]) >= returned["metrics"]["target_tokens"]
 
     words = ["generate", "--from", str(base / "unbroken"), "--prompt", "the cat", "--max-new-tokens", "6", "--json"]
-    line = json.loads(Process(base, words).wait().out)
+    line = json.loads(run_tfkit(base, words).out)
     [completion] = call(base, lambda: [vars(one) for one in tfkit.generate("the cat", {"generation.max_new_tokens": 6}, start="unbroken")])
     assert {name: line[name] for name in completion} == completion
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from library_calls import Recorder, call
-from tiny_runs import Process
+from tiny_runs import run_tfkit
 from transformers import AutoModel, AutoTokenizer
 
 import tfkit
@@ -26,7 +26,7 @@ UNMETERED = {"carbon.enabled": False}
 def test_the_library_and_the_command_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     command = ["predict", "--from", str(CLASSES), "--data", str(tmp_path / "rows.jsonl"), "--all", "--threads", "1"]
-    told = [json.loads(line) for line in Process(tmp_path, command).wait().out.splitlines()]
+    told = [json.loads(line) for line in run_tfkit(tmp_path, command).out.splitlines()]
     assert [one["id"] for one in told] == [*range(40)]
     assert call(tmp_path, lambda: [*tfkit.predict(ROWS, UNMETERED, start=CLASSES, all_labels=True, threads=1)]) == told
     loaded = tfkit.load(CLASSES)

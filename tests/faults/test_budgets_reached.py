@@ -8,7 +8,7 @@ from typing import Any
 
 import fake_codecarbon
 import pytest
-from tiny_runs import Process, exact, hashes, pretrain, slow_micro_batches, strike, write_corpus, write_recipe
+from tiny_runs import exact, hashes, pretrain, run_tfkit, slow_micro_batches, strike, write_corpus, write_recipe
 
 from tfkit.engine.spending import spent_in
 
@@ -59,9 +59,9 @@ def test_f50_a_budget_that_is_reached_within_a_step(base: Path, key: str, first:
         assert len(codes) < MOST
         assert totals(run)[name] <= limit + 4 * more, "a tick, a step, the save"
         if totals(run)[name] >= limit:
-            assert Process(base, ["resume", str(run)]).wait().code == 2
+            assert run_tfkit(base, ["resume", str(run)]).code == 2
         limit = max(limit, totals(run)[name]) + 2 * more
-        done = Process(base, ["resume", str(run), f"carbon.{key}={limit}", "--threads", "1"], slowly(base, 0.04)).wait()
+        done = run_tfkit(base, ["resume", str(run), f"carbon.{key}={limit}", "--threads", "1"], slowly(base, 0.04))
     assert codes[0] == 7
     assert codes[-1] == 0, done.err
     assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
@@ -81,7 +81,7 @@ def test_f50_a_budget_counts_what_a_kill_has_lost(base: Path) -> None:
     lost = spent_in(run).seconds
     assert lost >= 22 * 0.1 - 0.5, "all but a reading's interval"
     words = ["resume", str(run), f"carbon.budget_seconds={lost + 0.7}", "--threads", "1"]
-    done = Process(base, words, slowly(base, 0.05)).wait()  # seven steps of 0.2 s are left
+    done = run_tfkit(base, words, slowly(base, 0.05))  # seven steps of 0.2 s are left
     assert done.code == 7, done.err
     assert lost + 0.6 <= totals(run)["seconds"] < lost + 3
     assert json.loads((run / "run.json").read_text())["attempts"][0]["status"] == "killed"

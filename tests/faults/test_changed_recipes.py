@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Done, Process, hashes, pretrain, refused, strike, write_corpus, write_recipe
+from tiny_runs import Done, hashes, pretrain, run_here, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.recipe import model_config, read_recipe
 
@@ -300,7 +300,7 @@ def fields(override: str) -> set[str]:
 
 def attempt(run: Path, recipe: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
     """A whole run in one process."""
-    return Process(run.parent, arguments(run, recipe, *words), before).wait()
+    return run_tfkit(run.parent, arguments(run, recipe, *words), before)
 
 
 def arguments(run: Path, recipe: Path, *words: str) -> list[str]:
@@ -346,7 +346,7 @@ def test_f39_every_field_has_a_row(stopped: Path) -> None:
 def test_f39_what_would_have_taken_other_steps_is_refused(stopped: Path, change: str) -> None:
     name = REFUSED[change]
     before = {path: path.read_bytes() for path in (stopped / name).rglob("*") if path.is_file() and path.name != "run.json"}
-    done = refused(arguments(stopped / name, stopped / "tiny.yaml", *BEGUN[name], change, "--resume"))
+    done = run_here(arguments(stopped / name, stopped / "tiny.yaml", *BEGUN[name], change, "--resume"))
     assert (done.code, done.out) == (2, ""), done.err
     assert "this run was begun with another recipe, so it cannot go on:\n  " in done.err
     field = "data.train" if change.startswith("data.train") else sorted(fields(change))[0]

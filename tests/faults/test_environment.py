@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
+from tiny_runs import Done, Process, pretrain, run_tfkit, write_corpus, write_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,7 +93,7 @@ ASCII = ("LC_ALL=C", "ASCII streams")
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_f47_every_command_everywhere(base: Path, tmp_path: Path, command: str, environment: str) -> None:
     begin = both(setting(TMPDIR=str(tmp_path)), _as_outside_pytest, ENVIRONMENTS[environment])
-    done = Process(tmp_path, words(command, base, tmp_path / "run"), begin).wait()
+    done = run_tfkit(tmp_path, words(command, base, tmp_path / "run"), begin)
     assert done.code == 0, done.err
     assert done.out
     assert "\x1b" not in done.out + done.err, "no colours and no cursor where no terminal is"
@@ -117,14 +117,14 @@ def _as_outside_pytest() -> None:
 def test_f47_errors_and_warnings_are_ascii_too(base: Path, tmp_path: Path, environment: str) -> None:
     recipe = tmp_path / "Straße.yaml"
     recipe.write_text("modèle: {preset: gpt2}\ntraining: {steps: “3”}\n", encoding="utf-8")
-    done = Process(tmp_path, ["check", str(recipe)], ENVIRONMENTS[environment]).wait()
+    done = run_tfkit(tmp_path, ["check", str(recipe)], ENVIRONMENTS[environment])
     assert (done.code, done.out) == (2, "")
     assert done.err.isascii()
     assert "Stra\\xdfe.yaml:1:1: mod\\xe8le: unknown, did you mean model" in done.err
 
 
 def test_f47_stdin_closed_where_prompts_come_from_it(base: Path, tmp_path: Path) -> None:
-    done = Process(tmp_path, ["generate", "-", "--from", str(base / "run")], ENVIRONMENTS["stdin closed"]).wait()
+    done = run_tfkit(tmp_path, ["generate", "-", "--from", str(base / "run")], ENVIRONMENTS["stdin closed"])
     assert (done.code, done.out) == (3, "")
     assert done.err == "stdin: closed, so no prompt can be read from it; give --prompt TEXT or --input F\n"
 

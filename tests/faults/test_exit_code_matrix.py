@@ -3,6 +3,7 @@
 7 (a budget) and 9 (a peer) are still to come; 1, a bug, is in tests/cli/test_bugs.py.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, Process, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import Done, pretrain, run_tfkit, strike, write_corpus, write_recipe
 
 from tfkit.cli import COMMANDS
 from tfkit.model.transformer import Transformer
@@ -45,12 +46,8 @@ def run(base: Path, folder: Path, line: str, before: Callable[[], object] | None
     words = [str(folder / "new") if word == "new" else word for word in line.split(" ")]
     words += ["--quiet"] if words[0] in COMMANDS and "--foo" not in words else []
 
-    def prepare() -> None:
-        os.chdir(base)
-        if before is not None:
-            before()
-
-    return Process(folder, words, prepare).wait()
+    with contextlib.chdir(base):
+        return run_tfkit(folder, words, before)
 
 
 def assert_ends(done: Done, code: int, said: str, lines: int = 1) -> None:

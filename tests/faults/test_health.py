@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Process, exact, hashes, kept, pretrain, records, write_corpus, write_recipe
+from tiny_runs import exact, hashes, kept, pretrain, records, run_tfkit, write_corpus, write_recipe
 from torch import Tensor, nn
 
 import tfkit.engine.validator
@@ -52,7 +52,7 @@ def spoil(module: str, step: int, value: float = math.nan, backward: bool = Fals
 
 
 def replay(run: Path, before: Callable[[], None] | None = None, *words: str) -> tuple[int, Any, str]:
-    done = Process(run.parent, ["replay", str(run), "--json", *words], before).wait()
+    done = run_tfkit(run.parent, ["replay", str(run), "--json", *words], before)
     return done.code, json.loads(done.out) if done.out else None, done.err
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from random_recipes import FROM_SCHEMA, OVERRIDES, RECIPES, as_yaml, mutated_bytes, mutated_tree, tidy
-from tiny_runs import Done, Process, pretrain, write_corpus
+from tiny_runs import Done, Process, pretrain, run_tfkit, write_corpus
 
 import tfkit.recipe.reading.read
 from tfkit.__main__ import main
@@ -105,7 +105,7 @@ SAID = {
 
 
 def check(folder: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
-    return Process(folder, ["check", *words], before).wait()
+    return run_tfkit(folder, ["check", *words], before)
 
 
 def test_f32_every_hostile_recipe_has_its_line() -> None:
@@ -153,6 +153,7 @@ LARGE: dict[str, Callable[[], str]] = {
 
 # Those that take seconds; the others show the same bounds.
 COSTLY = (
+    "ten thousand unknown fields",
     "long lines of tags",
     "half a million lines of one text",
     "ten thousand wrong sources",

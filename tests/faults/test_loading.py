@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from saved_runs import Base, resumed_from
-from tiny_runs import Done, Process, kept, strike, write_recipe
+from tiny_runs import Done, kept, run_tfkit, strike, write_recipe
 
 FILES = [
     "model.safetensors",
@@ -27,7 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 
 def tfkit(folder: Path, *words: str) -> Done:
-    return Process(folder, list(words)).wait()
+    return run_tfkit(folder, list(words))
 
 
 def flip(file: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from attacks.mutations import mutate
 from safetensors.torch import load_file, save_file
 from test_untrusted_models import TINY, limit_memory
-from tiny_runs import Process, write_corpus
+from tiny_runs import run_tfkit, write_corpus
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
@@ -118,7 +118,7 @@ def test_f49_mutated_checkpoints_and_tokenizers(whole: Path, tmp_path: Path, fam
     outcomes: dict[int, dict[str, Any]] = {}
     for first in range(0, draws, TOGETHER):
         seeds = range(first, min(first + TOGETHER, draws))
-        Process(tmp_path, ["--version"], lambda seeds=seeds: run_all(whole, family, seeds, tmp_path)).wait()
+        run_tfkit(tmp_path, ["--version"], lambda seeds=seeds: run_all(whole, family, seeds, tmp_path))
         for line in (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines():
             outcomes |= {json.loads(line)["seed"]: json.loads(line)}
     wrong = [outcome for outcome in outcomes.values() if outcome["code"] not in (0, 3, 4)]

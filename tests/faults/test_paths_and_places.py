@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from tiny_runs import Done, Process, kept, pretrain, strike, write_corpus, write_recipe
+from tiny_runs import Done, kept, pretrain, run_here, run_tfkit, strike, write_corpus, write_recipe
 
 STOPPED = "checkpoint.every=2"
 
@@ -58,14 +58,14 @@ def assert_refused(done: Done, code: int, *words: str) -> None:
 @pytest.mark.parametrize("name", ["a/../../outside", "runs/../outside", "a/b/../../../../../etc", "outside/.."])
 def test_f34_a_path_that_turns_back(base: Path, tmp_path: Path, outside: Path, name: str) -> None:
     before = sorted(os.listdir(tmp_path))
-    done = Process(tmp_path, ["pretrain", str(base / "tiny.yaml"), "--run", name], before=lambda: os.chdir(tmp_path)).wait()
+    done = run_here(["pretrain", base / "tiny.yaml", "--run", name], tmp_path)
     assert_refused(done, 2, "leaves the folder that it begins with", "--run")
     assert sorted(name for name in os.listdir(tmp_path) if not name.startswith(("out-", "err-"))) == before
 
 
 @pytest.mark.parametrize("name", ["a b", "-x", ".hidden", "é", "x\ny", "$(id)", "x" * 200 + "é"])
 def test_f34_a_name_that_is_no_slug(base: Path, tmp_path: Path, name: str) -> None:
-    done = Process(tmp_path, ["pretrain", str(base / "tiny.yaml"), f"--run={tmp_path / name}"]).wait()
+    done = run_tfkit(tmp_path, ["pretrain", str(base / "tiny.yaml"), f"--run={tmp_path / name}"])
     assert_refused(done, 2, "run name", "--run")
     assert not (tmp_path / name).exists()
 
@@ -74,7 +74,7 @@ def test_f34_a_name_that_is_no_slug(base: Path, tmp_path: Path, name: str) -> No
 def test_f34_a_recipe_of_any_name_has_its_run_below_runs(base: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "work").mkdir()
     shutil.copy(base / "tiny.yaml", tmp_path / "work" / name)
-    done = Process(tmp_path, ["pretrain", f"./{name}", "training.steps=2"], before=lambda: os.chdir(tmp_path / "work")).wait()
+    done = run_here(["pretrain", f"./{name}", "training.steps=2"], tmp_path / "work")
     assert done.code == 0, done.err
     assert sorted(os.listdir(tmp_path / "work")) == sorted([name, "runs"])
     assert len(os.listdir(tmp_path / "work" / "runs")) == 1
@@ -120,7 +120,7 @@ def test_f34_a_link_in_the_run_folder_of_another_command(base: Path, tmp_path: P
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").symlink_to(outside / "precious.txt")
     words = [command, "--from", str(base / "stopped"), "--run", str(tmp_path / "run")] + ["--prompt", "the"] * (command == "generate")
-    assert_refused(Process(tmp_path, words).wait(), 2, "a link; nothing is written through it")
+    assert_refused(run_tfkit(tmp_path, words), 2, "a link; nothing is written through it")
 
 
 def test_f34_a_card_that_became_a_link_is_replaced(base: Path, tmp_path: Path, outside: Path) -> None:
@@ -157,7 +157,7 @@ def test_f34_a_manifest_that_names_what_is_outside(base: Path, tmp_path: Path, n
         ["evaluate", "--from", str(tmp_path / "run" / "checkpoints" / "step-000004")],
     ]
     for words in commands:
-        done = Process(tmp_path, words).wait()
+        done = run_tfkit(tmp_path, words)
         assert (done.code, done.out) == (4, ""), (words[0], done.err)
         assert "manifest.json" in done.err
         assert "Traceback" not in done.err
@@ -201,7 +201,7 @@ def refused_place(tmp_path: Path, recipe: Path, run: Path, before: Callable[[], 
         os.environ["TFKIT_CACHE"] = str(cache)
         before()
 
-    done = Process(tmp_path, ["pretrain", str(recipe), "--run", str(run), *words], prepare).wait()
+    done = run_tfkit(tmp_path, ["pretrain", str(recipe), "--run", str(run), *words], prepare)
     assert done.processor_seconds < 5
     assert_refused(done, 5, "cannot be a run folder (", "with --run")
     assert not cache.exists()
@@ -267,4 +267,4 @@ def test_f17_the_other_commands_too(base: Path, tmp_path: Path, command: str) ->
     words = [command, "--from", str(base / "stopped"), "--run", str(tmp_path / "file" / "run")] + ["--prompt", "the"] * (
         command == "generate"
     )
-    assert_refused(Process(tmp_path, words).wait(), 5, "cannot be a run folder (Not a directory)", "--run")
+    assert_refused(run_tfkit(tmp_path, words), 5, "cannot be a run folder (Not a directory)", "--run")

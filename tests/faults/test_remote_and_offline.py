@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 import huggingface_hub.constants
 import pytest
-from tiny_runs import Done, Process, exact, pretrain, write_corpus, write_recipe
+from tiny_runs import Done, exact, pretrain, run_tfkit, write_corpus, write_recipe
 
 SHA = "0123456789" * 4
 FAULTLESS: dict[str, Any] = {}
@@ -143,7 +143,7 @@ def use(kind: str, hub: Hub, base: Path, folder: Path) -> Done:
             "data.train=[{hub: org/tiny}]",
             before=before,
         )
-    return Process(folder, ["evaluate", "--from", "hub:org/tiny", "--data", str(base / "corpus"), "carbon.enabled=false"], before).wait()
+    return run_tfkit(folder, ["evaluate", "--from", "hub:org/tiny", "--data", str(base / "corpus"), "carbon.enabled=false"], before)
 
 
 KINDS = {"datasets": 3, "models": 4}
@@ -281,14 +281,14 @@ def test_f30_local_work_opens_no_socket(base: Path, tmp_path: Path, calls: Path)
     local = f"data.train=[{{hub: {json.dumps(str(base / 'corpus'))}}}]"
     assert pretrain(tmp_path / "hub", base / "tiny.yaml", *words, local, before=online).code == 0
     for name, *rest in (["evaluate", "--data", str(base / "corpus")], ["generate", "--prompt", "the"]):
-        done = Process(tmp_path, [name, "--from", str(run), *rest, "carbon.enabled=false"], online).wait()
+        done = run_tfkit(tmp_path, [name, "--from", str(run), *rest, "carbon.enabled=false"], online)
         assert done.code == 0, done.err
     assert not calls.exists(), calls.read_text(encoding="utf-8")
 
 
 def test_f30_a_blocked_socket_is_seen(tmp_path: Path, calls: Path) -> None:
     """Else the test above would prove nothing, of the program or of the processes that it starts."""
-    done = Process(tmp_path, ["generate", "--from", "hub:org/tiny", "--prompt", "a"], online).wait()
+    done = run_tfkit(tmp_path, ["generate", "--from", "hub:org/tiny", "--prompt", "a"], online)
     assert done.code == 4, done.err
     assert calls.exists()
     calls.unlink()
@@ -306,6 +306,6 @@ def test_f30_offline_a_hub_name_is_refused_without_an_attempt(
     if kind == "datasets":
         done = pretrain(tmp_path / "run", base / "tiny.yaml", "data.train=[{hub: org/tiny}]", before=online)
     else:
-        done = Process(tmp_path, ["generate", "--from", "hub:org/tiny", "--prompt", "a"], online).wait()
+        done = run_tfkit(tmp_path, ["generate", "--from", "hub:org/tiny", "--prompt", "a"], online)
     assert_refused(done, kind)
     assert not calls.exists()

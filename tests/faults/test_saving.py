@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from saved_runs import WORDS, Base, resumed_from
-from tiny_runs import Done, Process, exact, hashes, kept, records
+from tiny_runs import Done, exact, hashes, kept, records, run_tfkit
 
 import tfkit.engine.checkpointing
 from tfkit import durable
@@ -249,8 +249,10 @@ def signals_at(points: dict[int, int]) -> Callable[[], None]:
     return fault
 
 
-@pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM), (signal.SIGTERM,) * 2])
-@pytest.mark.parametrize("call", [1, 6, 12])
+@pytest.mark.parametrize(
+    ("first", "second", "call"),
+    [(signal.SIGTERM, signal.SIGINT, 1), (signal.SIGINT, signal.SIGTERM, 6), (signal.SIGTERM, signal.SIGTERM, 12)],
+)
 def test_f05_a_second_signal_in_a_save_changes_nothing(base: Base, tmp_path: Path, first: int, second: int, call: int) -> None:
     run = tmp_path / "run"
     done = base.run(run, before=in_saves(signals_at({call: first, call + 1: second}), first=2))
@@ -306,7 +308,7 @@ def test_f45_a_signal_while_a_slow_disk_is_written(base: Base, tmp_path: Path, s
             struck.append(True)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    done = Process(tmp_path, words, lambda: slow_disk(strike)).wait()
+    done = run_tfkit(tmp_path, words, lambda: slow_disk(strike))
     assert done.code == 143, done.err
     assert f"stopped after step {step} of 6; its checkpoint is saved" in done.err
     assert kept(run)[-1] == f"step-{step:06d}"

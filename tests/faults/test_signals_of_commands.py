@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
+from tiny_runs import Done, pretrain, run_tfkit, write_corpus, write_recipe
 
 import tfkit.engine.averaging
 import tfkit.hub.averaging
@@ -56,7 +56,7 @@ def at_call(owner: Any, name: str, count: int, number: int) -> Callable[[], None
 @pytest.mark.parametrize("number", STOPS)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: int) -> None:
-    done = Process(tmp_path, [command, "--help"], at_call(importlib, "import_module", 1, number)).wait()
+    done = run_tfkit(tmp_path, [command, "--help"], at_call(importlib, "import_module", 1, number))
     assert_stopped(done, number)
 
 
@@ -75,7 +75,7 @@ def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: 
 def test_f03_f08_in_the_middle_of_a_command(base: Path, words: list[str], owner: Any, name: str, count: int, number: int) -> None:
     there = sorted(base.rglob("*"))
     here = {"run": str(base / "run"), "mean": str(base / "mean"), "tiny.yaml": str(base / "tiny.yaml")}
-    done = Process(base, [here.get(word, word) for word in words], at_call(owner, name, count, number)).wait()
+    done = run_tfkit(base, [here.get(word, word) for word in words], at_call(owner, name, count, number))
     assert_stopped(done, number)
     assert [path for path in sorted(base.rglob("*")) if path.parent != base or path.is_dir()] == [
         path for path in there if path.parent != base or path.is_dir()

@@ -1,14 +1,13 @@
 """A chat template is a stranger's program: whatever it tries, generate ends with 4 in a few seconds, and nothing was touched."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tiny_chats import write_chat_checkpoint
-from tiny_runs import Done, Process
+from tiny_runs import Done, run_here, run_tfkit
 
 import tfkit.cli.chat
 import tfkit.cli.generate
@@ -108,7 +107,7 @@ def answer(folder: Path, where: Path, template: str) -> Done:
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
     words = ["generate", "--from", str(folder), "--chat", "--prompt", "Hello", "--max-new-tokens", "3", "--threads", "1"]
-    return Process(folder.parent, [*words, "carbon.enabled=false"], lambda: os.chdir(where)).wait()
+    return run_here([*words, "carbon.enabled=false"], where)
 
 
 def assert_refused(done: Done, where: Path) -> None:
@@ -138,7 +137,7 @@ def test_f35_a_long_template_in_the_configuration(folder: Path, tmp_path: Path) 
     before = path.read_text(encoding="utf-8")
     path.write_text(json.dumps(json.loads(before) | {"chat_template": "{{ 1 }}" * 200_000}), encoding="utf-8")
     try:
-        done = Process(tmp_path, ["generate", "--from", str(folder), "--chat", "--prompt", "Hello", "carbon.enabled=false"]).wait()
+        done = run_tfkit(tmp_path, ["generate", "--from", str(folder), "--chat", "--prompt", "Hello", "carbon.enabled=false"])
     finally:
         path.write_text(before, encoding="utf-8")
     assert (done.code, done.out) == (4, "")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from attacks.hostile_files import PICKLES, SAFETENSORS
 from safetensors.torch import load_file, save_file
-from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
+from tiny_runs import Done, Process, pretrain, run_tfkit, write_corpus, write_recipe
 
 from tfkit.__main__ import main
 from tfkit.families import PRESETS
@@ -400,7 +400,7 @@ def test_f49_hostile_tokenizers(models: Path, tmp_path: Path, name: str) -> None
         (folder / "tokenizer_config.json").write_text("{}", encoding="utf-8")
         (folder / "special_tokens_map.json").write_text("{}", encoding="utf-8")
     words = ["generate", "--from", str(folder), "--prompt", "the cat sat on the mat and then the dog went away! " * 5, "--threads", "1"]
-    done = Process(tmp_path, [*words, "carbon.enabled=false"], limit_memory).wait()
+    done = run_tfkit(tmp_path, [*words, "carbon.enabled=false"], limit_memory)
     assert done.code == 4, done.err
     assert message in done.err
 
@@ -416,5 +416,5 @@ def test_f49_a_tokenizer_that_drops_every_text(models: Path, tmp_path: Path) -> 
     assert "has no tokens" in done.err
     (tmp_path / "text.txt").write_text("the cat", encoding="utf-8")
     words = ["evaluate", "--from", str(folder), "--data", str(tmp_path / "text.txt"), "--threads", "1", "carbon.enabled=false"]
-    done = Process(tmp_path, words).wait()
+    done = run_tfkit(tmp_path, words)
     assert done.code == 3, done.err

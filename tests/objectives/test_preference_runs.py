@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import Done, Process, exact, hashes, records, strike
+from tiny_runs import Done, exact, hashes, records, run_tfkit, strike
 
 STEPS = 12
 BASE = """
@@ -60,7 +60,7 @@ def tfkit(place: Path) -> Callable[..., Done]:
 
     def run(*words: str, before: Callable[[], object] | None = None) -> Done:
         threads = [] if words[0] == "inspect" else ["--threads", "1"]
-        return Process(place, [*words, *threads], before).wait()
+        return run_tfkit(place, [*words, *threads], before)
 
     assert run("pretrain", "base.yaml", "--run", "base").code == 0
     yield run
@@ -152,7 +152,7 @@ def test_the_reward_of_a_completion_is_predicted_with_demonstrations_at_0(
 def test_the_shift_is_of_its_weights_alone(tfkit: Callable[..., Done], place: Path, run: tuple[str, Path, Done]) -> None:
     if run[0] != "reward":
         return
-    assert Process(place, ["average", "reward", "--last", "2", "--out", "mean"]).wait().code == 0
+    assert run_tfkit(place, ["average", "reward", "--last", "2", "--out", "mean"]).code == 0
     facts = json.loads((place / "mean" / "tfkit.json").read_text())
     assert (facts["objective"], "reward_shift" in facts, "demonstrations" in facts) == ("reward", False, False)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_examples import SUM_ROUNDING, examples, losses_and_weights, model, texts, tokenizer
-from tiny_runs import Done, Process, exact, hashes, pretrain, records, strike, write_corpus, write_recipe
+from tiny_runs import Done, exact, hashes, pretrain, records, run_tfkit, strike, write_corpus, write_recipe
 from toy_objective import Toy, ToySection, register_toy
 
 from tfkit.objectives.companion import Companion
@@ -61,7 +61,7 @@ def tfkit(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     monkeypatch.chdir(place)
 
     def run(*words: str, before: Callable[[], object] = lambda: None) -> Done:
-        return Process(place, [*words], lambda: (register_toy(), before())).wait()
+        return run_tfkit(place, [*words], lambda: (register_toy(), before()))
 
     return run
 
@@ -71,7 +71,7 @@ def whole(place: Path) -> Path:
     """The run that was never stopped."""
     patch = pytest.MonkeyPatch()
     patch.chdir(place)
-    done = Process(place, ["finetune", "toy.yaml", "--run", "whole", "--threads", "1"], register_toy).wait()
+    done = run_tfkit(place, ["finetune", "toy.yaml", "--run", "whole", "--threads", "1"], register_toy)
     patch.undo()
     assert done.code == 0, done.err
     return place / "whole"
@@ -83,7 +83,7 @@ def test_the_schema_has_it_where_it_is_registered_and_nowhere_else(tfkit: Callab
     assert tfkit("check", "toy.yaml").code == 0
     wrong = tfkit("check", "toy.yaml", "objective.beta=-1", "evaluation.metric=f1")
     assert (wrong.code, "objective.beta: must be greater than 0" in wrong.err) == (2, True), wrong.err
-    unknown = Process(place, ["check", "toy.yaml"]).wait()
+    unknown = run_tfkit(place, ["check", "toy.yaml"])
     assert unknown.code == 2
     assert "toy.yaml:5:19: objective.kind: 'toy_preference' is none of " in unknown.err
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from tiny_runs import WORDS, Done, Process, pretrain, write_corpus, write_recipe
+from tiny_runs import WORDS, Done, pretrain, run_here, write_corpus, write_recipe
 from two_ranks import start_ranks
 
 from tfkit.errors import ModelError
@@ -40,7 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def alone(folder: Path, *words: str) -> Done:
-    return Process(folder, [*words, "--threads", "1"]).wait()
+    return run_here([*words, "--threads", "1"])
 
 
 def together(folder: Path, *words: str, faults: Mapping[int, Callable[[], object]] | None = None) -> list[Done]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_runs import Process, pretrain, records, write_corpus, write_recipe
+from tiny_runs import pretrain, records, run_tfkit, write_corpus, write_recipe
 
 from tfkit.recipe.schema.vocabularies import VOCABULARIES
 from tfkit.tokenizer import load_tokenizer
@@ -40,15 +40,15 @@ def test_two_steps_with_each_kind(place: Path, kind: str, variant: str | None) -
     # Every byte of the texts is in the denominator but those of first tokens that nothing comes before.
     assert 0 < scores["bits_per_byte"] < 16
 
-    again = Process(place, ["evaluate", "--from", str(run), "--threads", "1", "--json"]).wait()
+    again = run_tfkit(place, ["evaluate", "--from", str(run), "--threads", "1", "--json"])
     assert again.code == 0, again.err
-    written = Process(place, ["generate", "--from", str(run), "--prompt", "the cat", "--max-new-tokens", "5", "--threads", "1"]).wait()
+    written = run_tfkit(place, ["generate", "--from", str(run), "--prompt", "the cat", "--max-new-tokens", "5", "--threads", "1"])
     assert written.code == 0, written.err
     assert "the cat" in written.out
 
 
 def test_a_vocabulary_that_is_too_small_is_an_error_of_the_recipe(place: Path) -> None:
-    done = Process(place, ["check", str(place / "tiny.yaml"), "tokenizer={kind: unigram, vocab_size: 100}"]).wait()
+    done = run_tfkit(place, ["check", str(place / "tiny.yaml"), "tokenizer={kind: unigram, vocab_size: 100}"])
     assert done.code == 2
     assert "vocab_size 100 is too small: 4 pieces of text and 103 special tokens need 107" in done.err
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tiny_runs import Done, Process, strike
+from tiny_runs import Done, run_tfkit, strike
 
 from tfkit import console
 from tfkit.training.memory import resident_bytes
@@ -117,7 +117,7 @@ def run_command(command: Command, folder: Path, before: Callable[[], object] | N
         if before is not None:
             before()
 
-    return Process(folder, command.words, start).wait()
+    return run_tfkit(folder, command.words, start)
 
 
 def _recorded(error: Callable[[str], None]) -> Callable[[str], None]:
