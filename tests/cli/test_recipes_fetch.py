@@ -211,7 +211,7 @@ def test_a_missing_run_names_the_recipe_that_makes_it(
     assert "runs/bert-stdlib: there is no such folder; make it with `tfkit pretrain bert-stdlib`" in capsys.readouterr().err
 
 
-DERIVED = ("transformer-2017-python-docs-fr", "sums", "grpo-sums", "instructgpt-1.3b", "reward-hh")
+DERIVED = ("transformer-2017-python-docs-fr", "sums", "grpo-sums", "instructgpt-1.3b", "reward-hh", "dpo-chat")
 
 
 def test_every_bundled_recipe_is_runnable_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
