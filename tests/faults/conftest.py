@@ -54,7 +54,8 @@ def table(kills: int, draws: int) -> str:
         "|---|---|---|---|---|",
     ]
     for name, row in MATRIX.items():
-        lines.append(f"| {name} | {row.fault.replace('|', '&#124;')} | {row.promise} | {row.exit} | {_result(name)} |")
+        fault = row.fault.replace("|", "\\|")
+        lines.append(f"| {name} | {fault} | {row.promise} | {row.exit} | {_result(name)} |")
     return "\n".join(lines) + "\n"
 
 
