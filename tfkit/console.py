@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
 
 from tfkit.error_document import error_document
-from tfkit.errors import MachineError
+from tfkit.errors import MachineError, Stopped, TfkitError
 from tfkit.units import format_count, format_fields, format_seconds
 
 if TYPE_CHECKING:
@@ -91,9 +91,11 @@ def columns_of(text: str) -> int:
     return cell_len(text)
 
 
-def json(document: Any) -> None:
-    """Write a JSON document on one line; NaN and infinities are refused, since JSON has none."""
+def json(document: Any, error: TfkitError | Stopped | None = None) -> None:
+    """Write a JSON document on one line; NaN and infinities are refused, since JSON has none. `error`: what the command ends with."""
     global _json_written
+    if error is not None:
+        document = {**error_document(error.exit_code, str(error)), **document}
     _json_written = True
     text = json_module.dumps(document, ensure_ascii=not _unicode(sys.stdout), allow_nan=False)
     _write_result(text.translate(_LINE_SEPARATORS) + "\n")

@@ -179,8 +179,8 @@ def test_gates(capsys, folder, data, gates, code):
     assert run("--from", folder, "--data", data, *(word for gate in gates for word in ("--fail-if", gate)), "--json") == code
     out, err = capsys.readouterr()
     document = json.loads(out)
-    assert ("error" in document) is (code == 2)  # a wrong gate is found before anything is computed; a failed one has the result
-    if code != 2:
+    assert document.get("error", {"code": 0})["code"] == code
+    if code != 2:  # a wrong gate is found before anything is computed; a failed one has the result
         wanted = [(name, document["metrics"][name], code == 8 and name != "loss") for name in (gate.split()[0] for gate in gates)]
         assert [(one["metric"], one["value"], one["failed"]) for one in document["gates"]] == wanted
     assert ("quality gate failed" in err) is (code == 8)

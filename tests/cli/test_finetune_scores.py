@@ -88,7 +88,8 @@ def test_a_run_that_makes_the_model_worse_says_so_last_and_fails_its_gate(work: 
     assert "WORSE by" in done.out.splitlines()[-1]
     assert done.err.splitlines()[-1].startswith("warning: this run made the model worse: loss ")
     done = finetune("gated", *words, "--fail-if", "improvement < 0", "--json")
-    assert (done.code, json.loads(done.out)["gates"][0]["failed"]) == (8, True)
+    result = json.loads(done.out)
+    assert (done.code, result["gates"][0]["failed"], result["error"]["kind"]) == (8, True, "gate")
     assert "quality gate failed: improvement < 0 (it is -" in done.err
     assert finetune("gated", "--fail-if", "improvement < 0", "--resume").code == 8, "a finished run is judged again"
 

@@ -90,16 +90,18 @@ def test_every_kind(
 
 
 def test_a_result_that_is_written_is_the_only_document(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A failed gate, a damaged file of verify: the command's own document says more of it."""
+    """A failed gate, a damaged file of verify: the command's own document has the error, too."""
 
     def check(json: bool = False) -> None:
         """Give a result, and fail."""
-        console.json({"metrics": {"loss": 2.5}, "gates": []})
-        raise errors.QualityGateError("quality gate failed: loss > 2 (it is 2.5)")
+        error = errors.QualityGateError("quality gate failed: loss > 2 (it is 2.5)")
+        console.json({"metrics": {"loss": 2.5}, "gates": []}, error)
+        raise error
 
     monkeypatch.setattr(tfkit.cli.check, "check", check)
     assert main(["check", "--json"]) == 8
-    assert json.loads(capsys.readouterr().out) == {"metrics": {"loss": 2.5}, "gates": []}
+    document = json.loads(capsys.readouterr().out)
+    assert (document.pop("error")["kind"], document) == ("gate", {"metrics": {"loss": 2.5}, "gates": []})
 
 
 def test_several_lines_and_a_long_beginning_are_no_place() -> None:

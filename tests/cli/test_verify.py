@@ -42,7 +42,9 @@ def verified(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[
     code = main(["verify", str(path), "--json"])
     assert sorted(path.rglob("*")) == before
     out, err = capsys.readouterr()
-    return code, json.loads(out), err
+    document = json.loads(out)
+    assert document.get("error", {"code": 0})["code"] == code
+    return code, document, err
 
 
 def test_good_ones(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

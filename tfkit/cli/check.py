@@ -6,7 +6,6 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.error_document import error_document
 from tfkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def check(
             source.changed(overrides or (), with_files=True, ranks=ranks)
     except RecipeError as error:
         if json:
-            console.json(_document(recipe, error))
+            console.json(_document(recipe, error), error)
         raise
     if json:
         console.json(_document(str(source.path), None))
@@ -56,7 +55,6 @@ def _document(recipe: str, error: "RecipeError | None") -> dict[str, object]:
 
     problems = error.problems if error else []
     return {
-        **(error_document(error.exit_code, str(error)) if error else {}),
         "schema_version": 1,
         "recipe": recipe,
         "valid": not problems,

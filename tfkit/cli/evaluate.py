@@ -9,7 +9,7 @@ import typer
 from tfkit import console
 from tfkit.cli import options
 from tfkit.cli.class_tables import class_tables
-from tfkit.engine.gate import check_gates, judge
+from tfkit.engine.gate import gate_error, judge
 from tfkit.errors import UsageError
 from tfkit.units import format_baselines, format_energy, format_mass
 
@@ -74,14 +74,16 @@ def evaluate(
         own_device, own_threads = rank_device(device, here), rank_threads(threads, here)
         result, rows, reading = evaluator.score(work, own_device, own_threads, each=predictions is not None)
         result["gates"] = judge(gates, result["metrics"])
+        error = gate_error(gates, result["metrics"])
         with suppress(console.ReaderGone):  # the gates judge all the same, and a file may be wanted
             if json:
-                console.json(strict_json.loads(strict_json.dumps(result)))
+                console.json(strict_json.loads(strict_json.dumps(result)), error)
             else:
                 console.result(_table(result, reading))
         if predictions is not None:
             write_predictions(predictions, rows, work.stop)
-    check_gates(gates, result["metrics"])
+    if error is not None:
+        raise error
 
 
 def _table(result: dict[str, Any], reading: "Reading") -> str:

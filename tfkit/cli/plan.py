@@ -7,7 +7,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
-from tfkit.engine.gate import judge, plan_gates, plan_metrics, require_passed
+from tfkit.engine.gate import failed_gates, judge, plan_gates, plan_metrics
 from tfkit.errors import UsageError
 from tfkit.units import format_bytes, format_count, format_energy, format_mass, format_seconds
 
@@ -65,12 +65,14 @@ def plan(
         "carbon_status": own["carbon_status"],
     }
     document["gates"] = judge(gates, plan_metrics(document))
+    error = failed_gates(document["gates"])
     with suppress(console.ReaderGone):  # the gates judge all the same
         if json:
-            console.json(strict_json.loads(strict_json.dumps(document)))
+            console.json(strict_json.loads(strict_json.dumps(document)), error)
         else:
             console.result("\n".join(lines(estimate)))
-    require_passed(document["gates"])
+    if error is not None:
+        raise error
 
 
 def lines(plan: "Estimate") -> list[str]:

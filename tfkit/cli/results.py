@@ -4,13 +4,14 @@ from typing import Any
 
 from tfkit import console
 from tfkit.cli.aligned import aligned
+from tfkit.errors import Stopped, TfkitError
 from tfkit.units import format_baselines, format_count, format_energy, format_mass, format_range, format_seconds
 
 
-def show_training_result(result: dict[str, Any], as_json: bool) -> None:
-    """Show it as one document, or as a few lines for people; of a recipe with stages for each stage."""
+def show_training_result(result: dict[str, Any], as_json: bool, error: TfkitError | Stopped | None = None) -> None:
+    """Show it as one document, with the error that the command ends with, or as lines for people; of a recipe with stages for each."""
     if as_json:
-        console.json(result)
+        console.json(result, error)
     elif "trials" in result:
         console.result(_sweep(result))
     elif "stages" in result:

@@ -10,9 +10,8 @@ from tfkit import console
 from tfkit.cli import crash
 from tfkit.cli.results import show_training_result
 from tfkit.engine.attempt import RunOptions
-from tfkit.engine.gate import require_passed
+from tfkit.engine.gate import failed_gates
 from tfkit.engine.settings import quoted
-from tfkit.error_document import error_document
 from tfkit.errors import BudgetReached, Stopped
 from tfkit.run.signals import StopSignals
 
@@ -39,13 +38,14 @@ def train(attempt: Callable[[StopSignals], dict[str, Any]], options: RunOptions,
                 command = shlex.join(["tfkit", *again, *_flags(options, as_json)])
                 error = Stopped(f"{stopped}\n{command}", signals.requested or stopped.exit_code - 128)  # another rank's signal
             if stopped.result is not None and (as_json or isinstance(error, BudgetReached)):
-                document = error_document(error.exit_code, str(error)) if as_json else {}
                 with suppress(console.ReaderGone):
-                    show_training_result({**document, **stopped.result}, as_json)
+                    show_training_result(stopped.result, as_json, error)
             raise error from None
+        failed = failed_gates(result["gates"])
         with suppress(console.ReaderGone):  # the gates judge all the same
-            show_training_result(result, as_json)
-    require_passed(result["gates"])
+            show_training_result(result, as_json, failed)
+    if failed is not None:
+        raise failed
 
 
 def tuning_words(changes: Sequence[str], checkpoint: str | None, data: str | None, stage: str = "") -> list[str]:

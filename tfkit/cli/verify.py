@@ -16,6 +16,7 @@ from tfkit.cli import options
 
 if TYPE_CHECKING:
     from tfkit.engine.audit import Audit
+    from tfkit.errors import TfkitError
 
 
 def verify(
@@ -34,18 +35,19 @@ def verify(
     audits = _audits(checkpoint)
     bad = [verdict for verdict in verdicts if verdict.problems]
     good = not bad and all(audit.good for audit in audits)
+    error = None if good else _error(bad, len(verdicts), audits)
     with suppress(console.ReaderGone):  # the exit code says it, too
         if json:
             found = [asdict(verdict) for verdict in verdicts]
             carbon = [{**asdict(audit), "good": audit.good} for audit in audits]
             document = {"schema_version": 1, "path": str(checkpoint), "good": good, "checkpoints": found, "notes": notes, "carbon": carbon}
-            console.json(document)
+            console.json(document, error)
         else:
             carbon_lines = (line for audit in audits for line in _carbon_lines(audit))
             for line in (*(line for verdict in verdicts for line in verdict.lines()), *notes, *carbon_lines):
                 console.result(line)
-    if not good:
-        raise _error(bad, len(verdicts), audits)
+    if error is not None:
+        raise error
 
 
 def _audits(path: Path) -> "list[Audit]":
@@ -83,7 +85,7 @@ def _carbon_lines(audit: "Audit") -> list[str]:
     return [first, *(f"  {line}" for line in (*audit.problems, *audit.notes))]
 
 
-def _error(bad: "list[_Verdict]", count: int, audits: "list[Audit]") -> Exception:
+def _error(bad: "list[_Verdict]", count: int, audits: "list[Audit]") -> "TfkitError":
     from tfkit.errors import ModelError
 
     problems = [problem for audit in audits for problem in audit.problems]

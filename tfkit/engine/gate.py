@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfkit.errors import QualityGateError, UsageError
+from tfkit.errors import QualityGateError, TfkitError, UsageError
 from tfkit.recipe.schema.data_sections import DataSection, set_names
 from tfkit.recipe.schema.objective_sections import metrics_of_texts
 from tfkit.recipe.schema.sections import Recipe
@@ -98,12 +98,12 @@ def training_metrics(result: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: result.get(name) for name in ("loss", "improvement", "seconds", "energy_kwh", "emissions_g")} | scores
 
 
-def check_gates(gates: Collection[Gate], metrics: Mapping[str, float]) -> None:
-    """Raise QualityGateError that names every failed gate, UsageError for a metric that this evaluation does not have."""
+def gate_error(gates: Collection[Gate], metrics: Mapping[str, float]) -> TfkitError | None:
+    """Return the error that names every failed gate, or a metric that this evaluation does not have; None: all gates passed."""
     for gate in gates:
         if gate.metric not in metrics:
-            raise UsageError(f"--fail-if '{gate}': no metric {gate.metric!r} here; there are {', '.join(metrics)}")
-    require_passed(judge(gates, metrics))
+            return UsageError(f"--fail-if '{gate}': no metric {gate.metric!r} here; there are {', '.join(metrics)}")
+    return failed_gates(judge(gates, metrics))
 
 
 def judge(gates: Collection[Gate], metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
@@ -112,11 +112,10 @@ def judge(gates: Collection[Gate], metrics: Mapping[str, float | None]) -> list[
     return [{"gate": str(gate), "metric": gate.metric, "value": value, "failed": gate.fails(value)} for gate, value in values]
 
 
-def require_passed(verdicts: Collection[Mapping[str, Any]]) -> None:
-    """Raise QualityGateError that names every gate that failed."""
+def failed_gates(verdicts: Collection[Mapping[str, Any]]) -> QualityGateError | None:
+    """Return the error that names every gate that failed; None: all passed."""
     failed = [f"{one['gate']} (it is {'nan' if one['value'] is None else format(one['value'], 'g')})" for one in verdicts if one["failed"]]
-    if failed:
-        raise QualityGateError(f"quality gate failed: {', '.join(failed)}")
+    return QualityGateError(f"quality gate failed: {', '.join(failed)}") if failed else None
 
 
 def plan_gates(texts: Sequence[str], stages: Sequence[str] = ()) -> list[Gate]:
