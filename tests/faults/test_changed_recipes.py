@@ -231,6 +231,7 @@ REFUSED = {
     "training.adapter.merge=true": "adapted",
     "training.frozen=[embedding.*]": "gpt",
     "training.unfreeze_every=5": "gpt",
+    "training.trial_rates=[0.1]": "gpt",
     "training.seed=2": "gpt",
     "training.precision=bf16": "gpt",
 }
