@@ -196,6 +196,25 @@ def test_a_task_is_told_and_its_recipe_runs_again(
     assert load(run).folder.samefile(best["checkpoint"])
 
 
+def test_rates_are_tried_and_the_printed_recipe_tries_the_same(place: Path) -> None:
+    words = ["training.epochs=6"]
+    dry = learn(place, "bert", "classes", *words, "--dry-run")
+    assert "before the first step rates are tried: " in dry.err
+    done = learn(place, "bert", "classes", *words)
+    assert (done.code, done.err.count("learning rates tried in 4 steps each")) == (0, 1), done.err
+    Path("printed.yaml").write_text(dry.out, encoding="utf-8")
+    assert finetune("printed.yaml", "--run", "again").code == 0
+    trials = [
+        json.loads((run / "run.json").read_text(encoding="utf-8"))["rate_trial"] for run in (Path("runs/bert-classes"), Path("again"))
+    ]
+    assert trials[0] == trials[1]
+    [*_, last] = kept(Path("again"))
+    assert hashes(Path("again"), int(last[5:])) == hashes(Path("runs/bert-classes"), int(last[5:]))
+    given = learn(place, "bert", "classes", *words, "optimizer.lr=1e-3", "--dry-run")
+    assert "trial_rates" not in given.out
+    assert "rates are tried" not in given.err
+
+
 def test_a_model_with_a_chat_template_gets_the_rate_of_a_tuned_one(place: Path) -> None:
     """60 conversations make batches of 8; an adapter keeps the rate of an untuned model."""
     few = ["training.steps=1", "carbon.enabled=false", "data.validation=null", "training.precision=fp32"]
