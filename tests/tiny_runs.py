@@ -213,12 +213,14 @@ def _become_tfkit(words: list[str], folder: str | None, environment: Mapping[str
 def run_here(words: Sequence[object], folder: Path | None = None) -> Done:
     """Run tfkit to its end in this process, in `folder` or the current one, with one thread."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-    began = time.process_time()
+    began = sum(os.times()[:4])
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=2)
     with isolated(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(folder or Path()):
         torch.set_num_threads(1)  # as above: a run may be forked after this one
         code = main([str(word) for word in words])
+    faulthandler.cancel_dump_traceback_later()
     texts = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
-    return Done(code, *texts, processor_seconds=time.process_time() - began)
+    return Done(code, *texts, processor_seconds=sum(os.times()[:4]) - began)
 
 
 def run_tfkit(folder: Path, words: Sequence[object], before: Callable[[], object] | None = None) -> Done:

@@ -47,13 +47,13 @@ def totals(run: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("key", "first", "more"),  # `more`: what is used in a second
-    [("budget_g", 0.002, 0.001), ("budget_kwh", 2e-5, 1e-5), ("budget_seconds", 1.5, 1.0)],
-    ids=["g", "kwh", "s"],
+    [("budget_g", 0.002, 0.001), ("budget_seconds", 1.5, 1.0)],  # grams are kWh times a number: tests/cli/test_budgets.py has both
+    ids=["g", "s"],
 )
 def test_f50_a_budget_that_is_reached_within_a_step(base: Path, key: str, first: float, more: float) -> None:
     run, limit, codes = base / key, first, []
     words = [METERED % f", {key}: {limit}"] if key != "budget_seconds" else [f"carbon.{key}={limit}"]
-    name = {"budget_g": "emissions_g", "budget_kwh": "energy_kwh", "budget_seconds": "seconds"}[key]
+    name = {"budget_g": "emissions_g", "budget_seconds": "seconds"}[key]
     done = pretrain(run, base / "tiny.yaml", *WORDS, *words, before=slowly(base, 0.04))
     while (codes := [*codes, done.code])[-1] == 7:
         assert len(codes) < MOST

@@ -13,7 +13,7 @@ import pytest
 import torch
 from attacks.hostile_files import PICKLES, SAFETENSORS
 from safetensors.torch import load_file, save_file
-from tiny_runs import Done, Process, pretrain, run_tfkit, write_corpus, write_recipe
+from tiny_runs import Done, Process, pretrain, run_here, run_tfkit, write_corpus, write_recipe
 
 from tfkit.__main__ import main
 from tfkit.families import PRESETS
@@ -59,12 +59,19 @@ def limit_memory(size: int = MEMORY) -> None:
     """From here on this process may allocate so many bytes more."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     now = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmData"))
-    resource.setrlimit(resource.RLIMIT_DATA, (now + size, now + size))
+    resource.setrlimit(resource.RLIMIT_DATA, (now + size, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def generate(folder: Path, before: Callable[[], object] = limit_memory, program: Callable[[list[str]], int] = main) -> Done:
     words = ["generate", "--from", str(folder), "--prompt", "the", "--max-new-tokens", "4", "--threads", "1", "carbon.enabled=false"]
-    return Process(folder.parent, words, before, program).wait()
+    if before is not limit_memory or program is not main:
+        return Process(folder.parent, words, before, program).wait()
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    try:
+        limit_memory()
+        return run_here(words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
 
 
 def assert_refused(folder: Path, *messages: str) -> str:
