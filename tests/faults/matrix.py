@@ -55,7 +55,9 @@ MATRIX = {
     "F27": Row(
         "emissions.csv has another header, is empty, locked, or has eight writers", "no row lost or torn; the old file is kept", "0"
     ),
-    "F28": Row("four ranks on a node, resumed three times", "one total for the run", "0", "distributed training is still to come"),
+    "F28": Row(
+        "two nodes, stopped and resumed three times; a node whose meter fails", "one total for the run; the silent node is named", "143, 0"
+    ),
     "F29": Row("TensorBoard raises, hangs, fills its queue", "what was dropped is counted, the run goes on", "0"),
     "F30": Row("every socket is blocked", "local work works; no name is looked up", "0"),
     "F31": Row(
@@ -74,9 +76,9 @@ MATRIX = {
     "F38": Row("data changed between save and resume", "refused, with the fingerprints", "3"),
     "F39": Row("recipe changed between save and resume", "what may change goes on, the rest is refused with the difference", "2, 0"),
     "F40": Row("resumed once, twice, three times; at each step of a run of 50 steps", "*same*", "0"),
-    "F41": Row("two ranks, then one, then two", "the same global batches", "0", "distributed training is still to come"),
+    "F41": Row("two ranks, then one, then two or four; random kills between", "the same global batches; with one or two ranks *same*", "0"),
     "F42": Row("a data worker is killed", "a named error", "5", "there are no data workers: rows are gathered from the memory map"),
-    "F43": Row("a rank exits, hangs, or is slow", "the others stop in time", "9, 0", "distributed training is still to come"),
+    "F43": Row("a rank exits, hangs, or is slow", "the others stop in time", "9, 0"),
     "F44": Row(
         "two runs in one folder; the lock of a dead process", "the second is refused, with the owner; a stale lock is taken over", "5, 0"
     ),

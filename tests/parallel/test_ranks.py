@@ -31,7 +31,7 @@ def test_without_a_launcher_there_is_one_process() -> None:
 
 def test_torchrun() -> None:
     two_nodes = {**TORCHRUN, "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1"}
-    assert find_ranks(two_nodes) == Ranks(3, 4, 1, 2, 1, "node0", 29400)
+    assert find_ranks(two_nodes) == Ranks(3, 4, 1, 2, 1, "node0", 29400, 2)
     assert find_ranks({**TORCHRUN, "LOCAL_WORLD_SIZE": "2"}).node == 1
     assert find_ranks({**SLURM, **two_nodes}).rank == 3, "torchrun within srun is nearer"
     assert find_ranks({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}).is_alone

@@ -14,7 +14,7 @@ from tfkit.carbon.meter import Meter
 from tfkit.carbon.place import Place, resolve_place
 from tfkit.carbon.reading import Reading
 from tfkit.carbon.rework import read_rework
-from tfkit.carbon.totals import attempts_of, measuring_fields, read_seconds, read_totals, reading_of
+from tfkit.carbon.totals import attempts_of, measuring_fields, missing_nodes, read_seconds, read_totals, reading_of
 
 __all__ = [
     "Meter",
@@ -22,6 +22,7 @@ __all__ = [
     "Reading",
     "attempts_of",
     "measuring_fields",
+    "missing_nodes",
     "read_rework",
     "read_seconds",
     "read_totals",

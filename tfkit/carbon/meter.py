@@ -57,12 +57,13 @@ class Meter:
         project: str,
         phase: str = "setup",
         probe: str = CODECARBON,
+        nodes: int = 1,
     ) -> Self:
         """Start the sidecar and return, some milliseconds later; CodeCarbon starts while the caller does.
 
         `folder` is the run folder, or None to write no files. `attempt` counts the run's starts from 1. `probe` names the class that reads
-        the power, as module:class; tests pass a scripted one. A disabled section gives a meter that is off; in a run that was metered
-        before, the earlier sums stay its total, which is a lower bound from then on.
+        the power, as module:class; tests pass a scripted one. `nodes`: the machines of the run, each with a meter of its own. A disabled
+        section gives a meter that is off; in a run that was metered before, the earlier sums stay its total, a lower bound from then on.
         """
         meter = cls()
         try:
@@ -70,7 +71,8 @@ class Meter:
                 before = read_totals(folder, run_id)
                 meter._reading = replace(before, status="degraded") if before.energy_wh else Reading()
             if section.enabled:
-                meter._launch(section, folder, {"run_id": run_id, "attempt": attempt, "project": project, "phase": phase, "probe": probe})
+                own = {"run_id": run_id, "attempt": attempt, "project": project, "phase": phase, "probe": probe, "nodes": nodes}
+                meter._launch(section, folder, own)
             elif folder is not None:
                 write_emissions(folder)
         except Exception as error:

@@ -17,7 +17,7 @@ def rework(attempts: list[Attempt]) -> dict[str, float]:
         if attempt.marks and later:
             kept = [mark for mark in attempt.marks if mark.step <= min(later)]
             for name, value in attempt.since(kept[-1] if kept else attempt.marks[0]).items():
-                sums[name] += value
+                sums[name] += 0.0 if name == "seconds" and attempt.header["node"] else value  # nodes work at the same time
     return sums
 
 

@@ -27,7 +27,7 @@ from tfkit.carbon.ledger import ENERGIES, SCHEMA_VERSION, Attempt, LedgerReader
 from tfkit.carbon.ledger_writer import Ledger, estimate_line, tick_line
 from tfkit.carbon.probe import Probe
 from tfkit.carbon.reading import SUMMED, Totals
-from tfkit.carbon.totals import has_gaps, provenance
+from tfkit.carbon.totals import has_gaps, provenance, wall_seconds
 
 LOOK_SECONDS = 0.5  # between checks whether CodeCarbon has started and the trainer is still alive
 EXIT_SECONDS = 0.5  # the part of a stop's time-out for writing and exiting
@@ -41,6 +41,7 @@ class Sidecar:
     def __init__(self, spec: dict[str, Any], send: Send):
         self._spec, self._send = spec, send
         self._node = int(os.environ.get("GROUP_RANK") or os.environ.get("SLURM_NODEID") or 0)
+        self._nodes = int(spec.get("nodes", 1)) if spec["folder"] else 1
         self._phase = str(spec["phase"])
         self._began = float(spec["began"])
         self._totals, self._measured, self._power_w, self._seconds = Totals(), (0.0, 0.0), 0.0, 0.0
@@ -150,17 +151,29 @@ class Sidecar:
         machine, warnings = self._gauge.machine, self._warnings
         self._warnings = []
         estimate = self._estimate or {}
-        sums = {name: self._earlier[name] + line[name] + estimate.get(name, 0.0) for name in ENERGIES}
+        others = self._of_other_nodes()
+        sums = {name: self._earlier[name] + line[name] + estimate.get(name, 0.0) + others.get(name, 0.0) for name in ENERGIES}
         sums["seconds"] = self._earlier["seconds"] + line["seconds"]
         status = "degraded" if line["status"] == "ok" and self._earlier_degraded else line["status"]
         reading = sums | {"power_w": line["power_w"], "status": status, "token": token, "failing": line["status"] == "degraded"}
         reading["provenance"] = provenance(machine.components) if machine else ""
         return reading | ({"warning": "; ".join(warnings)[:400]} if warnings else {})
 
+    def _of_other_nodes(self) -> dict[str, float]:
+        """Return what the other machines of this attempt have used, as far as their ledgers say."""
+        if self._nodes == 1:
+            return {}
+        with self._guarding_files():
+            now = (self._spec["run_id"], self._spec["attempt"])
+            attempts = [one for one in self._ledgers.attempts() if (one.header["run_id"], one.header["attempt"]) == now]
+            return {name: sum(one.sums[name] for one in attempts if one.header["node"] != self._node) for name in ENERGIES}
+        return {}
+
     def _count_earlier(self, attempts: list[Attempt]) -> None:
         self._previous = next((one.chain.last for one in reversed(attempts) if one.header["node"] == self._node), None)
         earlier = [attempt for attempt in attempts if attempt.header["run_id"] == self._spec["run_id"]]
         self._earlier = {name: sum(attempt.sums[name] for attempt in earlier) for name in self._earlier}
+        self._earlier["seconds"] = sum(wall_seconds(earlier).values())
         self._earlier_degraded = has_gaps(earlier, self._spec["attempt"] - 1)
 
     def _header(self) -> dict[str, Any]:
@@ -170,6 +183,7 @@ class Sidecar:
             "schema_version": SCHEMA_VERSION,
             **{name: spec[name] for name in ("run_id", "attempt", "project", "started", "place", "pue", "every_seconds")},
             "node": self._node,
+            **({"nodes": self._nodes} if self._nodes > 1 else {}),
             "host": hashlib.sha256(platform.node().encode()).hexdigest()[:12],
             "codecarbon_version": _codecarbon_version(),
             "os": platform.platform(),

@@ -11,6 +11,7 @@ from tfkit.carbon.ranges import PARTS, energy_range
 from tfkit.carbon.reading import Reading
 
 _MODELLED = ("model", "constant")
+_MOST_NODES = 100_000  # of which a damaged ledger may speak
 
 
 def attempts_of(run_folder: Path, run_id: str | None = None) -> list[Attempt]:
@@ -23,6 +24,7 @@ def reading_of(attempts: Sequence[Attempt]) -> Reading:
     if not attempts:
         return Reading()
     sums: dict[str, Any] = {name: sum(attempt.sums[name] for attempt in attempts) for name in SUMS}
+    sums["seconds"] = sum(wall_seconds(attempts).values())
     degraded = has_gaps(attempts, attempts[-1].header["attempt"])
     place = str(attempts[-1].place.get("text", ""))
     return Reading(status="degraded" if degraded else "ok", place=place, provenance=provenance(attempts[-1].components), **sums)
@@ -35,18 +37,46 @@ def read_totals(run_folder: Path, run_id: str | None = None) -> Reading:
 
 def read_seconds(run_folder: Path, run_id: str) -> dict[int, float]:
     """Return the wall seconds of a run's attempts that have a ledger, by number: the durations of emissions.csv."""
-    seconds: dict[int, float] = {}
     with contextlib.suppress(OSError):
-        for attempt in attempts_of(run_folder, run_id):
-            number = attempt.header["attempt"]
-            seconds[number] = seconds.get(number, 0.0) + attempt.sums["seconds"]
+        return wall_seconds(attempts_of(run_folder, run_id))
+    return {}
+
+
+def wall_seconds(attempts: Iterable[Attempt]) -> dict[int, float]:
+    """Return the wall seconds of some attempts by number; of several nodes, which work at the same time, those of the longest."""
+    nodes: dict[tuple[int, int], float] = {}
+    for attempt in attempts:
+        key = attempt.header["attempt"], attempt.header["node"]
+        nodes[key] = nodes.get(key, 0.0) + attempt.sums["seconds"]
+    seconds: dict[int, float] = {}
+    for (number, _), value in nodes.items():
+        seconds[number] = max(seconds.get(number, 0.0), value)
     return seconds
 
 
+def missing_nodes(attempts: Iterable[Attempt]) -> list[str]:
+    """Return a sentence for each node that has no ledger of an attempt, by how many the ledgers of the others say that there were."""
+    there: dict[int, set[int]] = {}
+    expected: dict[int, int] = {}
+    for attempt in attempts:
+        number, nodes = attempt.header["attempt"], attempt.header.get("nodes")
+        there.setdefault(number, set()).add(attempt.header["node"])
+        expected[number] = max(expected.get(number, 1), nodes if isinstance(nodes, int) else 1)
+    return [
+        f"node {node} did not report in attempt {number}"
+        for number in there
+        for node in range(min(expected[number], _MOST_NODES))
+        if node not in there[number]
+    ]
+
+
 def has_gaps(attempts: Sequence[Attempt], last: int) -> bool:
-    """Whether the energy of a run's attempts, from the first to the last, is a lower bound: one has no ledger, or an incomplete one."""
+    """Whether the energy of a run's attempts, from the first to the last, is a lower bound: one has no ledger, on every node, or an
+    incomplete one.
+    """
     numbers = {attempt.header["attempt"] for attempt in attempts}
-    return any(attempt.outcome != "ok" for attempt in attempts) or sum(1 <= number <= last for number in numbers) < last
+    incomplete = any(attempt.outcome != "ok" for attempt in attempts) or bool(missing_nodes(attempts))
+    return incomplete or sum(1 <= number <= last for number in numbers) < last
 
 
 def provenance(components: Mapping[str, str]) -> str:
@@ -65,12 +95,13 @@ def measuring_fields(attempts: Sequence[Attempt], seconds: float) -> dict[str, A
     low, high = (sum(ends) for ends in zip(*ranges, strict=True)) if ranges else (0.0, 0.0)
     modelled = sum(attempt.sums[f"{part}_wh"] for attempt in attempts for part in PARTS if attempt.components.get(part) in _MODELLED)
     measured_seconds = sum(attempt.measured_seconds for attempt in attempts)
+    whole = seconds + sum(attempt.sums["seconds"] for attempt in attempts) - reading.seconds  # of all nodes
     return {
         "energy_kwh_low": low / 1000 if energy else None,
         "energy_kwh_high": high / 1000 if energy else None,
         "emissions_g_low": reading.emissions_g * low / energy if energy else None,
         "emissions_g_high": reading.emissions_g * high / energy if energy else None,
-        "coverage": round(min(1.0, measured_seconds / seconds), 4) if seconds and attempts else None,
+        "coverage": round(min(1.0, measured_seconds / whole), 4) if seconds and attempts else None,
         "modelled_share": round(modelled / energy, 4) if energy else None,
         "provenance": {part: joined(attempt.components.get(part) for attempt in attempts) for part in PARTS} if energy else None,
         "pue": _number(attempts[-1].header.get("pue")) if attempts else None,

@@ -4,6 +4,7 @@ torch is imported after the folder is locked and the recipe is checked: a refusa
 """
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,7 +185,7 @@ def _metered(
     listener: Listener,
     budget: "Budget",
 ) -> dict[str, Any]:
-    from tfkit.carbon import Meter
+    from tfkit.carbon import Meter, attempts_of, missing_nodes
     from tfkit.carbon.place import require_long_series
     from tfkit.engine.idle_baseline import measure_idle
     from tfkit.engine.session import record_totals
@@ -195,7 +196,8 @@ def _metered(
     run: Run | None = None
     stopped: Stopped | None = None
     is_done = False
-    meter = Meter.start(recipe.carbon, folder=folder.path, run_id=folder.run_id, attempt=folder.attempt, project=name)
+    of_run: dict[str, Any] = {"run_id": folder.run_id, "attempt": folder.attempt, "project": name, "nodes": options.ranks.nodes}
+    meter = Meter.start(recipe.carbon, folder=folder.path, **of_run)
     budget.start(meter)
     try:
         measure_idle(meter, recipe.carbon.baseline_seconds, listener, budget.stop)
@@ -208,6 +210,9 @@ def _metered(
             torch.set_num_threads(threads)
         device = pick_device(options.device)
         peers = options.meeting.peers(device)
+        options.meeting.meter_nodes(
+            device, {"carbon": recipe.carbon.model_dump(mode="json"), "folder": str(folder.path.resolve()), **of_run}
+        )
         run = training_run.Run(recipe, device, listener, budget.stop, meter, peers)
         estimate = run.prepare(begun=folder.begun)
         if not folder.begun:
@@ -225,6 +230,9 @@ def _metered(
         if warning := meter.warning():
             listener.warn(warning)
         record_totals(folder, reading, run.totals if run is not None else {})
+        with suppress(OSError):
+            for silent in missing_nodes(attempts_of(folder.path, folder.run_id)):
+                listener.warn(f"the energy is a lower bound: {silent}")
     if stopped is not None:
         if run is not None and run.assembled and run.progress.step:
             stopped.result = run.result("stopped") | {"stopped_by": stop_reason(stopped)}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tfkit.carbon import attempts_of, read_seconds, reading_of
+from tfkit.carbon import attempts_of, missing_nodes, read_seconds, reading_of
 from tfkit.carbon.chain import line_hash
 from tfkit.carbon.emissions_file import NAME, emission_rows
 from tfkit.carbon.ledger import Attempt
@@ -75,6 +75,7 @@ def _audit(folder: Path) -> Audit:
     behind = document.get("status") in ("running", "killed")
     if behind:
         found.notes.append(f"{folder}: is at work or was killed; its totals may lack what the ledgers have since")
+    found.notes.extend(f"{folder / 'carbon'}: {silent}, so the energy is a lower bound" for silent in missing_nodes(attempts))
     found.problems.extend([*_chains(folder, attempts), *_rows(folder, attempts, behind)])
     if document:
         found.problems.extend([*_totals(folder, document, attempts, behind), *_cards(folder, document, attempts, behind)])

@@ -23,6 +23,7 @@ from tfkit.errors import PeerLostError, Stopped, UnhealthyError
 from tfkit.parallel.collectives import ProcessGroup
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.read import read_document
+from tfkit.recipe.schema.carbon_section import CarbonSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.checkpoint import load_training_state
 from tfkit.training.device import keep_freed_memory, make_deterministic
@@ -51,43 +52,59 @@ def follow(ranks: Ranks, threads: int, listener: Listener, stop: StopRequest, jo
     with stop.at_once("no step was taken yet"):
         group = ProcessGroup.join(ranks)
     unhealthy: UnhealthyError | None = None
-    while True:
-        try:
-            with stop.at_once("no step was taken yet"):
-                message = group.receive()
-        except PeerLostError as lost:
-            raise unhealthy or lost from None
-        if message.get("finished"):
-            group.agree(0)
-            return
-        try:
-            _take_part(message, group, listener, stop, joined)
-        except UnhealthyError as error:  # of this training; rank 0 may have others
-            unhealthy = error
-        gc.collect()
+    meter = Meter()
+    try:
+        while True:
+            try:
+                with stop.at_once("no step was taken yet"):
+                    message = group.receive()
+            except PeerLostError as lost:
+                raise unhealthy or lost from None
+            if message.get("finished"):
+                group.agree(0)
+                return
+            if (metered := message.get("metered")) is not None:
+                meter = _own_meter(metered) if ranks.meters_its_node else meter
+                continue
+            try:
+                _take_part(message, group, listener, stop, joined, meter)
+            except UnhealthyError as error:  # of this training; rank 0 may have others
+                unhealthy = error
+            gc.collect()
+    finally:
+        meter.stop()
 
 
-def _take_part(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, joined: Callable[[Path], None]) -> None:
+def _own_meter(metered: dict[str, Any]) -> Meter:
+    """Start the meter of this machine: its ledger is beside that of rank 0."""
+    section = CarbonSection.model_validate(metered.pop("carbon"))
+    return Meter.start(section, **{**metered, "folder": Path(metered["folder"])})
+
+
+def _take_part(
+    message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, joined: Callable[[Path], None], meter: Meter
+) -> None:
     """Take part in one training."""
     with stop.at_once("no step was taken yet"):
         joined(Path(message["folder"]))
-        begun = _begin(message, group, listener, stop)
+        begun = _begin(message, group, listener, stop, meter)
         start = group.receive()
     begun.components.loader.micro_batch_size = start["micro_batch_size"]
     require_same_weights(group, begun.components)
     share_weights(begun.recipe, begun.components)
     micro_batches = MicroBatches(begun.recipe, _CPU, listener, begun.components, restored=begun.restored)
     work = SharedWork(begun.recipe, begun.components, stop.should_stop)
-    hooks = FollowingHooks(group, stop, listener, micro_batches, work, start)
+    hooks = FollowingHooks(group, stop, listener, micro_batches, work, meter, start)
     parts = begun.components
-    with group.to_the_end((Stopped, UnhealthyError)), hooks.stop.exit_code():
+    meter.phase("train", begun.progress.step)
+    with group.to_the_end((Stopped, UnhealthyError), meter.finish), hooks.stop.exit_code():
         train(parts.stepper, parts.loader, parts.schedule, parts.plan, hooks, begun.progress)
 
 
-def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest) -> _Begun:
+def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> _Begun:
     """Prepare the data, from the cache that rank 0 has filled, and assemble the components as rank 0 has."""
     recipe, _ = read_document(message["recipe"], "the recipe of rank 0")
-    data = prepare_data(recipe, listener, stop, Meter())
+    data = prepare_data(recipe, listener, stop, meter)
     model = first_model(recipe, data, listener)
     make_deterministic(_CPU)
     keep_freed_memory()
@@ -108,9 +125,10 @@ class FollowingHooks:
         listener: Listener,
         micro_batches: MicroBatches,
         work: SharedWork,
+        meter: Meter,
         start: dict[str, Any],
     ):
-        self._group, self._listener, self._work, self.stop = group, listener, work, AgreedStop(group, stop)
+        self._group, self._listener, self._work, self._meter, self.stop = group, listener, work, meter, AgreedStop(group, stop)
         self._evaluated, self._ends_early = bool(start["evaluated"]), bool(start["ends_early"])
         self.out_of_memory, self.should_stop = micro_batches.halve, self.stop.should_stop
 
@@ -137,6 +155,7 @@ class FollowingHooks:
     def save(self, progress: Progress) -> None:
         """Wait for rank 0's checkpoint."""
         self._wait()
+        self._meter.phase("train", progress.step)
 
     def evaluate(self, progress: Progress) -> None:
         """Wait for rank 0's evaluation. Raises Stopped if it was stopped."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfkit.errors import UsageError
 from tfkit.parallel.ranks import ONE_PROCESS, Ranks
@@ -32,6 +32,12 @@ class Meeting:
                 f"--device {device}: several ranks compute on processors only, for now: give --device cpu, or start one process"
             )
         return self._joined()
+
+    def meter_nodes(self, device: "torch.device", facts: dict[str, Any]) -> None:
+        """Let a rank of each other machine measure its energy: `facts` are those of rank 0's meter."""
+        if self.ranks.nodes > 1:
+            self.peers(device)
+            self._joined().announce({"metered": facts})
 
     @contextmanager
     def held(self) -> Iterator[None]:

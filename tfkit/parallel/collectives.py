@@ -143,14 +143,19 @@ class ProcessGroup:
             raise PeerOutOfMemoryError("the memory of another rank did not hold its micro-batch")
 
     @contextmanager
-    def to_the_end(self, ordinary: tuple[type[Exception], ...]) -> Iterator[None]:
-        """Enclose steps. Where they end, or raise one of `ordinary`, the ranks wait for each other, since rank 0 serves the store."""
+    def to_the_end(self, ordinary: tuple[type[Exception], ...], last: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Enclose steps. Where they end, or raise one of `ordinary`, the ranks wait for each other, and for what `last` does on each."""
         try:
             with lost(self.ranks, "lost another rank within a step", only_of_gloo=True):  # of gathered weights, deep in a forward
                 yield
         except ordinary:
-            self.agree(0)
+            self._end(last)
             raise
+        self._end(last)
+
+    def _end(self, last: Callable[[], object]) -> None:
+        self.agree(0)
+        last()
         self.agree(0)
 
     def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:

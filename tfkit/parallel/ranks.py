@@ -25,6 +25,7 @@ class Ranks:
     node: int = 0
     address: str = "127.0.0.1"  # of rank 0, which the others connect to
     port: int = 0
+    nodes: int = 1
 
     @property
     def is_alone(self) -> bool:
@@ -35,6 +36,11 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this process writes the run folder and reports."""
         return self.rank == 0
+
+    @property
+    def meters_its_node(self) -> bool:
+        """Whether this process, beside the first, measures the energy of its machine."""
+        return self.node > 0 and self.local_rank == 0
 
 
 ONE_PROCESS = Ranks()
@@ -60,8 +66,9 @@ def _of_torchrun(environment: Mapping[str, str]) -> Ranks:
     local_size = _number("LOCAL_WORLD_SIZE", environment) if "LOCAL_WORLD_SIZE" in environment else size
     node = _number("GROUP_RANK", environment) if "GROUP_RANK" in environment else rank // max(1, local_size)
     port = _number("MASTER_PORT", environment, most=65_535) if size > 1 else 0
+    nodes = _number("GROUP_WORLD_SIZE", environment) if "GROUP_WORLD_SIZE" in environment else max(node + 1, -(-size // max(1, local_size)))
     return _checked(
-        Ranks(rank, size, local_rank, local_size, node, environment.get("MASTER_ADDR", "127.0.0.1"), port),
+        Ranks(rank, size, local_rank, local_size, node, environment.get("MASTER_ADDR", "127.0.0.1"), port, nodes),
         [name for name in (*names, "LOCAL_WORLD_SIZE", "GROUP_RANK") if name in environment],
         environment,
     )
@@ -79,7 +86,7 @@ def _of_slurm(environment: Mapping[str, str]) -> Ranks:
     port = _FIRST_PORT + (7 * job + (int(step) if step.isdecimal() else 0)) % _PORTS
     address = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
     port = _number("MASTER_PORT", environment, most=65_535) if environment.get("MASTER_PORT") else port
-    return _checked(Ranks(rank, size, local_rank, counts[node], node, address, port), _SLURM, environment)
+    return _checked(Ranks(rank, size, local_rank, counts[node], node, address, port, len(counts)), _SLURM, environment)
 
 
 def first_host(nodes: str) -> str:

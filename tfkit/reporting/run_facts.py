@@ -13,7 +13,7 @@ from typing import Any
 
 from tfkit.carbon.ledger import Attempt, LedgerReader
 from tfkit.carbon.rework import rework
-from tfkit.carbon.totals import has_gaps, measuring_fields, provenance
+from tfkit.carbon.totals import has_gaps, measuring_fields, provenance, wall_seconds
 from tfkit.recipe.reading.parse import parse
 from tfkit.recipe.reading.tree import flatten, plain
 from tfkit.reporting.bounded_lines import read_whole
@@ -109,11 +109,11 @@ class RunFacts:
         return measured
 
     def _measured(self) -> Amounts:
-        sums = {name: sum(attempt.sums[name] for attempt in self.attempts) for name in ("seconds", "energy_wh", "emissions_g")}
+        sums = {name: sum(attempt.sums[name] for attempt in self.attempts) for name in ("energy_wh", "emissions_g")}
         again = rework([*self.attempts])
         ranges = {name: number_of(self.measuring, name) for name in Amounts.__dataclass_fields__ if name.endswith(("_low", "_high"))}
         return Amounts(
-            seconds=sums["seconds"],
+            seconds=sum(wall_seconds(self.attempts).values()),
             energy_kwh=sums["energy_wh"] / 1000 if sums["energy_wh"] else None,
             emissions_g=sums["emissions_g"] if sums["energy_wh"] else None,
             **ranges,
@@ -124,7 +124,7 @@ class RunFacts:
     @cached_property
     def measuring(self) -> Mapping[str, Any]:
         """The sources of the energy: ranges, coverage, provenance, pue, intensity, as in `totals`; what that lacks is from the ledgers."""
-        seconds = number_of(self.totals, "seconds") or sum(attempt.sums["seconds"] for attempt in self.attempts)
+        seconds = number_of(self.totals, "seconds") or sum(wall_seconds(self.attempts).values())
         found = measuring_fields(self.attempts, seconds) if self.attempts else {}
         return found | {
             name: value for name, value in self.totals.items() if value is not None and self.status not in ("running", "killed")

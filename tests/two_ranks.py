@@ -22,13 +22,17 @@ def free_port() -> int:
         return port
 
 
-def start_ranks(folder: Path, words: list[str], faults: Mapping[int, Callable[[], object]] | None = None, size: int = 2) -> list[Process]:
-    """Start a command on all ranks; `faults` are called in the processes of their ranks first."""
+def start_ranks(
+    folder: Path, words: list[str], faults: Mapping[int, Callable[[], object]] | None = None, size: int = 2, *, nodes: bool = False
+) -> list[Process]:
+    """Start a command on all ranks; `faults` are called in the processes of their ranks first. `nodes`: each is as on a machine alone."""
     port = free_port()
 
     def before(rank: int) -> Callable[[], None]:
         def prepare() -> None:
             values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
+            if nodes:
+                values |= {"LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "GROUP_RANK": rank, "GROUP_WORLD_SIZE": size}
             faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=2)
             os.environ.update(
                 {name: str(value) for name, value in values.items()} | {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}

@@ -1,0 +1,154 @@
+"""Several ranks, and what is done to them: one total of energy, other numbers of ranks, ranks that are lost, hang, or are slow."""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import fake_codecarbon
+import pytest
+from fake_codecarbon import G_PER_KWH, POWER_W
+from tiny_runs import Done, exact, hashes, kept, pretrain, slow_micro_batches, strike, write_corpus, write_recipe
+from two_ranks import receipt, run_ranks, start_ranks
+
+from tfkit.__main__ import main
+from tfkit.carbon import Meter
+from tfkit.carbon.ledger import LedgerReader
+from tfkit.engine import checkpointing, validator
+
+STEPS = 12
+ONE_EACH = ("training.micro_batch_size=2", "model.dropout={residual: 0.1}", "checkpoint={every: 4, keep: 4}")  # of a batch of 4
+METERED = (f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_seconds: 0.5}}",)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    assert pretrain(folder / "unbroken", recipe, *ONE_EACH).code == 0
+    return folder
+
+
+def both(*faults: Callable[[], object]) -> Callable[[], None]:
+    def before() -> None:
+        for fault in faults:
+            fault()
+
+    return before
+
+
+@pytest.mark.slow
+def test_f28_two_nodes_resumed_three_times_have_one_total(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sum of the ledgers of both, each counted once; the time is that of one. A node that never reported is named."""
+    run = tmp_path / "run"
+    measured = both(fake_codecarbon.put_first(fake_codecarbon.write(tmp_path / "fake", good=10**6)), fake_codecarbon.wait_for_the_end)
+    words = ["pretrain", str(base / "tiny.yaml"), "--run", str(run), "--threads", "1", *ONE_EACH, *METERED, "--resume"]
+
+    def attempt(fault: Callable[[], object]) -> list[Done]:
+        faults = {0: measured, 1: both(measured, fault)}
+        return [process.wait() for process in start_ranks(tmp_path, words, faults, nodes=True)]
+
+    for _ in range(3):
+        assert [done.code for done in attempt(strike(signal.SIGTERM, 3))] == [143, 143]
+    done = attempt(lambda: None)
+    assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+    ledgers = LedgerReader(run / "carbon").attempts()
+    assert [(one.header["attempt"], one.header["node"]) for one in ledgers] == [
+        (number, node) for number in (1, 2, 3, 4) for node in (0, 1)
+    ]
+    totals = receipt(run)["totals"]
+    assert totals["carbon_status"] == "ok", [one.outcome for one in ledgers]
+    assert totals["energy_kwh"] == pytest.approx(sum(one.sums["energy_wh"] for one in ledgers) / 1000)
+    node_seconds = [sum(one.sums["seconds"] for one in ledgers if one.header["node"] == node) for node in (0, 1)]
+    assert totals["seconds"] == pytest.approx(node_seconds[0], rel=1e-3)
+    assert totals["energy_kwh"] * 3.6e6 == pytest.approx(POWER_W * sum(node_seconds), rel=0.05)
+    assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
+    capsys.readouterr()
+    assert main(["verify", str(run)]) == 0, capsys.readouterr().out
+
+    def unmetered() -> None:
+        Meter._launch = lambda *_: None  # type: ignore[method-assign]
+
+    run = tmp_path / "silent"
+    words[3] = str(run)
+    done = attempt(unmetered)
+    assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+    assert "the energy is a lower bound: node 1 did not report in attempt 1" in done[0].err
+    assert receipt(run)["totals"]["carbon_status"] == "degraded"
+    assert main(["verify", str(run)]) == 0
+    assert "node 1 did not report in attempt 1" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_f41_two_ranks_then_one_then_four(base: Path, tmp_path: Path) -> None:
+    """The same rows in the same steps; with a micro-batch a rank, or two ranks, to the bit."""
+    run, words = tmp_path / "run", ("training.batch_size=8", "training.micro_batch_size=2")
+    assert pretrain(tmp_path / "one", base / "tiny.yaml", *words).code == 0
+    stopped = run_ranks(run, base / "tiny.yaml", *words, faults={1: strike(signal.SIGTERM, 7)})
+    assert [done.code for done in stopped] == [143, 143]
+    assert pretrain(run, base / "tiny.yaml", *words, "--resume", before=strike(signal.SIGTERM, 14)).code == 143
+    assert [done.code for done in run_ranks(run, base / "tiny.yaml", *words, "--resume", size=4)] == [0] * 4
+    for one, other in zip(exact(tmp_path / "one"), exact(run), strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert other[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float | dict) else value)
+
+
+@pytest.mark.parametrize(("moment", "lost"), [("evaluation", 1), ("save", 0), pytest.param("save", 1, marks=pytest.mark.slow)])
+def test_f43_a_rank_that_is_lost_in_an_evaluation_or_a_save(base: Path, tmp_path: Path, moment: str, lost: int) -> None:
+    """Rank 0 does that alone: the other one is killed as it waits. The checkpoint before is whole, and the run goes on from it."""
+    run, place = tmp_path / "run", {"evaluation": (validator.Validator, "evaluate"), "save": (checkpointing.Checkpointer, "save")}[moment]
+
+    def leading() -> None:
+        work = getattr(*place)
+
+        def struck(self: object, progress: object) -> object:
+            if progress.step == 8:  # type: ignore[attr-defined]
+                victim = os.getpid() if lost == 0 else json.loads((tmp_path / "pid").read_text(encoding="ascii"))
+                os.kill(victim, signal.SIGKILL)
+                time.sleep(0.2)
+            return work(self, progress)
+
+        setattr(*place, struck)
+
+    def following() -> None:
+        (tmp_path / "pid").write_text(str(os.getpid()), encoding="ascii")
+
+    began = time.monotonic()
+    done = run_ranks(run, base / "tiny.yaml", *ONE_EACH, faults={0: leading, 1: following})
+    assert (done[lost].code, done[1 - lost].code) == (-signal.SIGKILL, 9), done[1 - lost].err
+    assert time.monotonic() - began < 60, "nobody waits for a time-out"
+    assert kept(run)[0] == "step-000004"
+    assert [one.code for one in run_ranks(run, base / "tiny.yaml", *ONE_EACH, "--resume")] == [0, 0]
+    assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS)
+
+
+def test_f43_a_slow_rank_is_waited_for(base: Path, tmp_path: Path) -> None:
+    done = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, faults={1: lambda: slow_micro_batches(0.1)})
+    assert [one.code for one in done] == [0, 0], done[0].err
+    assert hashes(tmp_path / "run", STEPS) == hashes(base / "unbroken", STEPS)
+
+
+@pytest.mark.slow
+def test_f41_f43_random_ranks_are_killed_and_the_run_goes_on_with_random_numbers(
+    base: Path, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """Rows and tokens are those of the run that was never killed; the bits, too, with one or two ranks."""
+    for seed in range(max(1, pytestconfig.getoption("--kills") // 4)):
+        dice, run = random.Random(seed), tmp_path / f"run-{seed}"
+        for _ in range(4):
+            size, struck = dice.choice([1, 2]), dice.randrange(2)
+            fault = strike(signal.SIGKILL, dice.randint(1, 2 * STEPS))
+            words = [*ONE_EACH, "--resume"]
+            if size == 1:
+                assert pretrain(run, base / "tiny.yaml", *words, before=fault).code in (0, -signal.SIGKILL)
+            else:
+                done = run_ranks(run, base / "tiny.yaml", *words, faults={struck: fault})
+                assert [one.code for one in done] in ([0, 0], [-signal.SIGKILL, 9], [9, -signal.SIGKILL]), done[0].err + done[1].err
+        done = run_ranks(run, base / "tiny.yaml", *ONE_EACH, "--resume")
+        assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+        assert hashes(run, STEPS) == hashes(base / "unbroken", STEPS), seed
+        assert exact(run) == exact(base / "unbroken"), seed
