@@ -6,6 +6,7 @@ from importlib.metadata import version
 from tfkit.errors import MachineError, UsageError
 from tfkit.parallel.ranks import Ranks
 from tfkit.recipe.reading.dealing import require_even
+from tfkit.recipe.schema.rollout_sections import RolloutSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.machine import usable_cores
 
@@ -18,13 +19,11 @@ def require_dealt(recipe: Recipe, ranks: int) -> None:
         require_even(recipe, 1)
         return
     _require_torch(recipe)
-    objective, training = recipe.objective, recipe.training
+    objective = recipe.objective
     missing = {
-        "objective.kind": f"{objective.kind} has further models or samples responses"
-        if objective.companions or objective.needs_start
-        else "",
+        "objective.kind": f"{objective.kind} samples responses" if isinstance(objective, RolloutSection) else "",
         "data.pretraining": "text is mixed into the steps" if recipe.data.pretraining else "",
-        "training.compile": "it compiles its model" if training.compile else "",
+        "training.compile": "it compiles its model" if recipe.training.compile else "",
     }
     if problems := [f"{field}: {problem}" for field, problem in missing.items() if problem]:
         raise UsageError(f"{'; '.join(problems)}, which several ranks cannot do together yet: train it with one process, without --ranks")

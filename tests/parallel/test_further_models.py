@@ -1,0 +1,54 @@
+"""A teacher, and the model of the first step, on several ranks: each has them whole, whatever becomes of the trained model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_runs import Process, hashes, pretrain, write_corpus, write_recipe
+from two_ranks import run_ranks, start_ranks
+
+STEPS = 3
+ONE_EACH = ("model.dim=32", "training={steps: 3, batch_size: 4, micro_batch_size: 2, precision: fp32}", "optimizer.clip_norm=null")
+PREFERENCES = """
+model: {from: BASE}
+data: {train: [{path: PAIRS}], validation: [{path: PAIRS}]}
+objective: {kind: dpo}
+optimizer: {lr: 1e-3, clip_norm: null}
+training: {steps: 3, batch_size: 4, micro_batch_size: 2, precision: fp32}
+carbon: {enabled: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("further")
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    assert pretrain(folder / "teacher", recipe, *ONE_EACH).code == 0
+    pairs = [{"prompt": "the cat", "chosen": f"sat on {word}", "rejected": f"{word} ran"} for word in ("mat", "hat", "red", "big") * 4]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    (folder / "dpo.yaml").write_text(
+        PREFERENCES.replace("BASE", str(folder / "teacher")).replace("PAIRS", str(folder / "pairs.jsonl")), encoding="utf-8"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("mesh", ["parallel.shard=1", "parallel.shard=2"])
+def test_a_student_of_two_ranks_is_that_of_one(base: Path, tmp_path: Path, mesh: str) -> None:
+    teacher = base / "teacher"
+    words = (*ONE_EACH, f"tokenizer={{path: {teacher}}}", f"objective={{kind: distillation, teacher: {teacher}, of: {{kind: causal_lm}}}}")
+    if not (base / "student").exists():
+        assert pretrain(base / "student", base / "tiny.yaml", *words).code == 0
+    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *words, mesh)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert hashes(tmp_path / "run", STEPS) == hashes(base / "student", STEPS)
+
+
+@pytest.mark.parametrize("adapter", [None, "training.adapter={rank: 2, merge: true}"])
+def test_preferences_of_two_ranks_are_those_of_one(base: Path, tmp_path: Path, adapter: str | None) -> None:
+    words = ["--threads", "1", *([adapter] if adapter else [])]
+    start = ["finetune", str(base / "dpo.yaml"), "--run"]
+    alone = Process(tmp_path, [*start, str(tmp_path / "one"), *words]).wait()
+    assert alone.code == 0, alone.err
+    first, second = [one.wait() for one in start_ranks(tmp_path, [*start, str(tmp_path / "two"), *words, "parallel.shard=2"])]
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert hashes(tmp_path / "two", STEPS) == hashes(tmp_path / "one", STEPS)
