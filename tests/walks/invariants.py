@@ -94,7 +94,8 @@ def finished_runs(walk: Walk, folder: Path, outcome: Outcome) -> Iterator[Run]:
     for command, done in ended.values():
         if done is not None and done.code == 0:
             recipe = next((walk.recipes[word] for word in command.words if word in walk.recipes), {})
-            yield Run(folder, command, recipe)
+            if "stages" not in recipe:  # each of which is a run as any other, and none has a command of its own
+                yield Run(folder, command, recipe)
 
 
 def last_checkpoint(run: Path) -> Path:

@@ -92,10 +92,10 @@ def run_walk(walk: Walk, folder: Path, before: Callable[[], object] | None = Non
 
 
 def _named_by(command: Command, walk: Walk) -> set[str]:
-    """Return a command's inputs: its words, and the runs that a recipe among them uses."""
+    """Return a command's inputs: its words, of a stage its chain, and the runs that a recipe among them uses."""
     recipes = [walk.recipes[word] for word in command.words if word in walk.recipes]
     teachers = {recipe["objective"]["teacher"] for recipe in recipes if "teacher" in recipe.get("objective", {})}
-    return {*command.words} | teachers
+    return {*command.words, *(word.partition("/")[0] for word in command.words)} | teachers
 
 
 def run_command(command: Command, folder: Path, before: Callable[[], object] | None = None) -> Done:

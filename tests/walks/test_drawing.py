@@ -29,7 +29,11 @@ def walks() -> list[Walk]:
 
 
 def recipes(walks: list[Walk]) -> Iterator[dict[str, Any]]:
-    return (recipe for walk in walks for recipe in walk.recipes.values())
+    """Yield all recipes, and each stage of those that have some."""
+    for walk in walks:
+        for recipe in walk.recipes.values():
+            for stage in recipe.get("stages", {"": recipe}).values():
+                yield {name: value for name, value in stage.items() if name != "from"}
 
 
 def test_every_family_and_kind_is_drawn(walks: list[Walk]) -> None:
@@ -40,6 +44,11 @@ def test_every_family_and_kind_is_drawn(walks: list[Walk]) -> None:
     assert drawn["optimizer"] == set(OPTIMIZERS)
     assert drawn["schedule"] == set(SCHEDULES)
     assert {recipe["tokenizer"].get("kind") for recipe in recipes(walks) if "tokenizer" in recipe} >= set(VOCABULARIES)
+
+
+def test_recipes_with_stages_are_drawn_some_of_which_are_stopped(walks: list[Walk]) -> None:
+    commands = [command for walk in walks for command in walk.commands if "chain.yaml" in command.words]
+    assert {command.signal is None for command in commands} == {True, False}
 
 
 def test_every_objective_is_drawn(walks: list[Walk]) -> None:

@@ -45,6 +45,8 @@ class _Drawer:
             self.align()
         elif self.dice.random() < 0.75:
             self.finetune(recipe, kind, stacks)
+        if stacks == "decoder" and kind == "causal_lm" and self.dice.random() < 0.4:
+            self.chain(recipe)
         return self.made
 
     def add(self, *words: str) -> None:
@@ -99,6 +101,16 @@ class _Drawer:
         self.made.recipes["second.yaml"] = second
         self.train(["pretrain", "second.yaml"], "second", second)
         self.use("second", of["kind"], second, "train")
+
+    def chain(self, recipe: Recipe) -> None:
+        """Add a recipe with two stages, of which the second begins from the first."""
+        kind = self.dice.choice(["causal_lm", "classification", "reward"])
+        second = self.recipes.finetuning(kind, "staged")
+        del second["model"]["from"]
+        self.made.recipes["chain.yaml"] = {"stages": {"one": recipe, "two": {"from": "one", **second}}}
+        self.train(["pretrain", "chain.yaml"], "chain", recipe)
+        self.add("evaluate", "--from", "chain/two", *COMMON, *QUIET, *self.maybe("--json"))
+        self.add("verify", "chain/two")
 
     def align(self) -> None:
         """Add a reward model, and a policy that learns from it and from rules."""
