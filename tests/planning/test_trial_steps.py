@@ -9,7 +9,7 @@ from tiny_plans import recipe_of
 import tfkit
 from tfkit.__main__ import main
 from tfkit.engine.planning import trial_steps
-from tfkit.engine.planning.trial_steps import Step, Trial
+from tfkit.engine.planning.trial_steps import Step, Trial, growth
 from tfkit.recipe.dump import dump_document
 
 
@@ -54,6 +54,13 @@ def test_the_energy_of_the_steps_is_measured(tmp_path: Path, monkeypatch: pytest
     assert 0 < plan["probe"]["energy_kwh"] <= plan["plan_energy_kwh"]
     assert plan["assumptions"]["energy_kwh"].endswith("measured in these steps")
     assert plan["emissions_g"]["likely"] == pytest.approx(100 * plan["energy_kwh"]["likely"])
+
+
+def test_memory_grows_on_as_it_grew_until_the_kernels_are_all_there() -> None:
+    held = [100_000_000, 500_000_000, *(500_000_000 + round(10**7 * (n**0.5 - 2**0.5)) for n in range(3, 11))]
+    assert growth(held, 40) == pytest.approx(10**7 * (40**0.5 - 10**0.5), rel=1e-3)  # without the first two steps, which take memory
+    assert growth(held, 10**6) == trial_steps._KERNELS_BYTES
+    assert growth([*held[:2], *[400_000_000] * 8], 100) == growth([5], 1) == growth([0] * 3, 9) == 0
 
 
 def test_the_time_of_all_steps_is_by_tokens_and_of_sampling_by_iterations() -> None:

@@ -1,5 +1,6 @@
 """A few real steps of a run before it begins: their time, memory and power. The weights are thrown away, and nothing is written."""
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -26,8 +27,10 @@ from tfkit.objectives.context import tokens_of
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import eager, keep_freed_memory, make_deterministic, memory_bytes
 from tfkit.training.health import UnhealthyStepError
+from tfkit.training.memory import resident_bytes
 
 _START_PATIENCE_SECONDS = 30.0  # for the meter's first reading
+_KERNELS_BYTES = 400_000_000  # of the 1,024 kernels that oneDNN keeps, of which it makes some for each new shape: 0.1 to 0.6 MB each
 _LEAST_SECONDS = 2.0  # of steps that a power is measured in
 _SPREAD = 1.2  # to either side of the time, at least
 
@@ -92,7 +95,10 @@ def take_trial(
     while meter.reading().status == "starting" and time.perf_counter() - start < _START_PATIENCE_SECONDS and not stop.should_stop():
         time.sleep(0.1)
     before, began, computed = meter.fresh_reading(), time.perf_counter(), time.process_time()
-    steps = [_take(components, number, stop) for number in range(min(count, components.plan.steps))]
+    steps, held = [], []
+    for number in range(min(count, components.plan.steps)):
+        steps.append(_take(components, number, stop))
+        held.append((resident_bytes() or 0) if device.type == "cpu" else 0)
     computed, took = time.process_time() - computed, time.perf_counter() - began
     after = meter.fresh_reading()
     energy = after.energy_wh - before.energy_wh if after.outcome == "ok" else 0.0
@@ -107,7 +113,7 @@ def take_trial(
         steps,
         loader.micro_batch_size,
         setup,
-        memory_bytes(device),
+        memory_bytes(device) + growth(held, components.plan.steps),
         watts,
         computed / took,
         energy / 1000 if energy > 0 else None,
@@ -115,6 +121,18 @@ def take_trial(
         evaluation,
         evaluation_count(recipe, data, loader, components.plan.steps),
     )
+
+
+def growth(held: Sequence[int], steps: int) -> int:
+    """Return the bytes by which a run grows after these first steps, at whose ends it held so much, as long as new shapes come.
+
+    Like the words of a text (Heaps 1978), the different shapes grow about with the root of the steps.
+    """
+    before, now = min(2, len(held)), len(held)
+    if now <= before:
+        return 0
+    each = max(0, held[-1] - held[before - 1]) / (math.sqrt(now) - math.sqrt(before))
+    return min(round(each * (math.sqrt(steps) - math.sqrt(now))), _KERNELS_BYTES)
 
 
 def _evaluate(recipe: Recipe, data: TrainingData, components: Components, most: int, stop: StopRequest) -> tuple[float, float]:
@@ -172,7 +190,7 @@ def with_trial(plan: Estimate, recipe: Recipe, trial: Trial, device: torch.devic
     how = {
         "seconds": f"by {len(timed)} real steps of {usual:.3g} s (and {first} before them), and {trial.evaluations} evaluations of "
         f"{each:.3g} s, of one of which {part:.0%} was done; {fixed:.3g} s for start, first steps and checkpoints",
-        "memory_bytes": f"the peak of these steps and the evaluation; by formula {plan.memory_bytes:,}",
+        "memory_bytes": f"the peak of these steps and the evaluation, and the growth from step to step; by formula {plan.memory_bytes:,}",
     }
     found = made_forecast(recipe, seconds, _power(trial, recipe, device), "probe", plan.assumptions | how, device, plan.table_seconds)
     probe: dict[str, Any] = {

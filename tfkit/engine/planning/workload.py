@@ -9,6 +9,7 @@ from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.training.flops import ForwardShape, products
 
+_ASSEMBLING_SECONDS = 1.0  # torch.optim imports the compiler for its first optimizer; measured on two cores
 _DISK_BYTES = 2e8  # a second: a checkpoint is written, hashed and synced; weights are made, or read, hashed and rounded
 
 
@@ -96,7 +97,7 @@ class RunWork:
         steps = self.steps.seconds(speed)
         return {
             "start": start,
-            "weights": self.weight_bytes / _DISK_BYTES,
+            "weights": _ASSEMBLING_SECONDS + self.weight_bytes / _DISK_BYTES,
             "steps": steps * (1 + self.beside) + self.updates / speed.updates,
             "trial": steps * self.trial,
             "evaluation": steps * self.evaluation,
