@@ -13,6 +13,7 @@ import io
 import json
 import os
 import pkgutil
+import signal
 import subprocess
 import sys
 import time
@@ -223,31 +224,49 @@ def run_here(words: Sequence[object], folder: Path | None = None) -> Done:
     return Done(code, *texts, processor_seconds=sum(os.times()[:4]) - began)
 
 
+class Strike:
+    """A fault: the process gets a signal as the `forward`-th micro-batch of its steps begins, counted from 1. A block takes it back."""
+
+    def __init__(self, number: int, forward: int):
+        self.number, self.forward, self.accumulate = number, forward, Stepper._accumulate
+
+    def __call__(self) -> None:
+        calls, accumulate = [0], self.accumulate
+
+        def struck(stepper: Stepper, *arguments: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == self.forward:
+                os.kill(os.getpid(), self.number)
+            return accumulate(stepper, *arguments)
+
+        Stepper._accumulate = struck  # type: ignore[method-assign]
+
+    def __enter__(self) -> None:
+        self()
+
+    def __exit__(self, *error: object) -> None:
+        Stepper._accumulate = self.accumulate  # type: ignore[method-assign]
+
+
+strike = Strike
+
+
 def run_tfkit(folder: Path, words: Sequence[object], before: Callable[[], object] | None = None) -> Done:
-    """Run tfkit to its end: in this process, or after `before` in one of its own, whose output goes to files in `folder`."""
-    return run_here(words) if before is None else Process(folder, [str(word) for word in words], before).wait()
+    """Run tfkit to its end: in this process, or after `before` in one of its own, whose output goes to files in `folder`.
+
+    A signal that tfkit handles needs no process of its own.
+    """
+    if before is None:
+        return run_here(words)
+    if isinstance(before, Strike) and before.number != signal.SIGKILL:
+        with before:
+            return run_here(words)
+    return Process(folder, [str(word) for word in words], before).wait()
 
 
 def pretrain(run: Path, recipe: Path, *words: str, before: Callable[[], object] | None = None) -> Done:
     """Run a whole training."""
     return run_tfkit(run.parent, ["pretrain", recipe, "--run", run, "--threads", "1", *words], before)
-
-
-def strike(number: int, forward: int) -> Callable[[], None]:
-    """Return a fault: the process gets a signal as the `forward`-th micro-batch of its steps begins, counted from 1."""
-
-    def before() -> None:
-        accumulate, calls = Stepper._accumulate, [0]
-
-        def struck(self: Stepper, *arguments: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == forward:
-                os.kill(os.getpid(), number)
-            return accumulate(self, *arguments)
-
-        Stepper._accumulate = struck  # type: ignore[method-assign]
-
-    return before
 
 
 def records(run: Path) -> list[dict[str, Any]]:

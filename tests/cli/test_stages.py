@@ -53,6 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"text": f"the {animal} sat on the {place} {number}", "label": animal} for number in range(20) for animal, place in PAIRS]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "chain.yaml").write_text(CHAIN, encoding="utf-8")
+    (folder / "base.yaml").write_text(f"{STAGES['base']}{COMMON}", encoding="utf-8")
     return folder
 
 

