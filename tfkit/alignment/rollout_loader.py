@@ -32,6 +32,7 @@ from tfkit.generation.inference import inference
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
 from tfkit.objectives.rollouts import GroupBaseline, Response, ValueBaseline, response_batch
+from tfkit.parallel.deal import Deal, in_turn
 
 _SAMPLED_MICRO_BATCHES = 8  # sampled together: without a backward pass they take less memory than one that is trained on
 
@@ -55,11 +56,13 @@ class RolloutLoader:
         seed: int,
         uncompiled: Callable[[], AbstractContextManager[None]],
         should_stop: Callable[[], bool] | None = None,
+        deal: Deal = in_turn,
     ):
         assert objective.rollouts is not None, "an objective of rows that are read has a Loader"
         self.rows, self.objective, self.sizes, self.micro_batch_size = rows, objective, sizes, micro_batch_size
         self.policy, self.reference, self.device, self.seed = policy, reference, device, seed
-        self.uncompiled, self.should_stop = uncompiled, should_stop
+        self.uncompiled, self.should_stop, self.deal = uncompiled, should_stop, deal
+        self.rank, self.ranks = 0, 1  # of the micro-batches of each step this loader gives those from `rank` on, in steps of `ranks`
         self.collate, self.rollouts = objective.collate, objective.rollouts
         self.rules = Rules(self.rollouts.section.rules)
         self.pad_id = self.rollouts.tokenizer.pad_id or 0
@@ -76,9 +79,12 @@ class RolloutLoader:
         return self.rollouts.responses * self.rollouts.section.inner_epochs // self.sizes.full
 
     def step(self, n: int) -> list[Batch]:
-        """Return the micro-batches of step n, from 0. Raises Stopped while it samples, and UnhealthyError above kl_stop."""
+        """Return the micro-batches of step n, from 0; of several ranks, which sample together, those of this one.
+
+        Raises Stopped while it samples, and UnhealthyError above kl_stop.
+        """
         experience = self._of_step(n)
-        return self._micro_batches([experience.responses[place] for place in self._places(n)])
+        return self._micro_batches([experience.responses[place] for place in self._places(n)])[self.rank :: self.ranks]
 
     def numbers(self, n: int) -> NDArray[np.int64]:
         """Return the numbers of the prompts' rows of step n, (B,)."""
@@ -136,6 +142,7 @@ class RolloutLoader:
                 seed=int(np.random.SeedSequence([self.seed, iteration]).generate_state(1)[0]),
                 at_once=_SAMPLED_MICRO_BATCHES * self.micro_batch_size,
                 should_stop=self.should_stop,
+                deal=self.deal,
             )
         before, reference, entropies, values = self._forwards(iteration, found)
         ratios = [own.double() - other.double() for own, other in zip(before, reference, strict=True)]  # k1 of each token
@@ -172,24 +179,31 @@ class RolloutLoader:
         responses = [Response(np.array(one.prompt), np.array(one.ids), empty) for one in found]
         own, other, entropies, values = ([torch.empty(0)] * len(found) for _ in range(4))
         first, temperature = iteration * self.steps, self.rollouts.section.temperature
-        for step in range(first, first + self.rollouts.responses // self.sizes.full):
-            places = self._places(step)
-            for number, batch in enumerate(self._micro_batches([responses[place] for place in places])):
-                if self.should_stop is not None and self.should_stop():
-                    raise Stopped("stopped between sampling and training")
-                here = places[number * self.micro_batch_size :][: len(batch.labels)]
-                sizes, batch = [len(responses[place].ids) for place in here], batch.to(self.device)
-                with inference(self.policy):
-                    log_probs, entropy = token_numbers(self.policy, batch, temperature)
-                with self.reference.at_work() as model:
-                    by_reference, _ = token_numbers(model, batch, temperature)
-                read = [(own, log_probs), (other, by_reference), (entropies, entropy)]
-                if isinstance(self.rollouts.baseline, ValueBaseline) and self.rollouts.baseline.model is not None:
-                    with torch.no_grad():
-                        read.append((values, self.rollouts.baseline.model.values(batch)))
-                for kept, of_batch in read:
-                    for place, part in zip(here, of_batch.cpu().split(sizes), strict=True):
-                        kept[place] = part
+
+        def forward(here: NDArray[np.int64]) -> list[list[float]]:
+            if self.should_stop is not None and self.should_stop():
+                raise Stopped("stopped between sampling and training")
+            batch = response_batch([responses[place] for place in here], self.pad_id).to(self.device)
+            with inference(self.policy):
+                log_probs, entropy = token_numbers(self.policy, batch, temperature)
+            with self.reference.at_work() as model:
+                by_reference, _ = token_numbers(model, batch, temperature)
+            read = [log_probs, by_reference, entropy]
+            if isinstance(self.rollouts.baseline, ValueBaseline) and self.rollouts.baseline.model is not None:
+                with torch.no_grad():
+                    read.append(self.rollouts.baseline.model.values(batch))
+            return [one.tolist() for one in read]
+
+        batches = [
+            places[start : start + self.micro_batch_size]
+            for places in map(self._places, range(first, first + self.rollouts.responses // self.sizes.full))
+            for start in range(0, len(places), self.micro_batch_size)
+        ]
+        for here, found_here in zip(batches, self.deal(forward, batches), strict=True):
+            sizes = [len(responses[place].ids) for place in here]
+            for kept, of_batch in zip((own, other, entropies, values), found_here, strict=False):  # values only with a critic
+                for place, part in zip(here, torch.tensor(of_batch).split(sizes), strict=True):
+                    kept[place] = part
         return own, other, entropies, values
 
     def _figures(self, iteration: int, found: Sequence[Sampled], ratios: Sequence[Tensor], entropies: Sequence[Tensor]) -> dict[str, float]:

@@ -21,7 +21,9 @@ def require_dealt(recipe: Recipe, ranks: int) -> None:
     _require_torch(recipe)
     objective = recipe.objective
     missing = {
-        "objective.kind": f"{objective.kind} samples responses" if isinstance(objective, RolloutSection) else "",
+        "parallel.shard": "responses are sampled by ranks that have the whole model"
+        if isinstance(objective, RolloutSection) and recipe.parallel.shard > 1
+        else "",
         "data.pretraining": "text is mixed into the steps" if recipe.data.pretraining else "",
         "training.compile": "it compiles its model" if recipe.training.compile else "",
     }

@@ -13,7 +13,10 @@ from tfkit.data import BatchSizes, Loader, Rows, StepLoader
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
-from tfkit.parallel.ranks import Ranks
+from tfkit.parallel.agreement import Peers
+from tfkit.parallel.collectives import ProcessGroup
+from tfkit.parallel.common_work import CommonWork
+from tfkit.parallel.deal import in_turn
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.device import eager
 
@@ -31,16 +34,16 @@ def open_loader(
     reference: FrozenReference | None,
     device: torch.device,
     should_stop: Callable[[], bool] | None,
-    ranks: Ranks,
+    peers: Peers,
 ) -> StepLoader[Batch]:
-    """Return the loader of a run, of several ranks the part of one. `should_stop` is obeyed while responses are sampled."""
+    """Return the loader of a run, of several ranks the part of one. `should_stop` is obeyed while responses are sampled, by one process."""
+    ranks = peers.ranks
     if objective.rollouts is None:
         loader = Loader(rows, objective.collate, sizes, micro_batch_size)
         loader.rank, loader.ranks = ranks.rank, ranks.size
         return loader
-    assert ranks.is_alone, "responses are not sampled on several ranks"
     assert reference is not None, "sampled responses are compared with the model of the first step"
-    return RolloutLoader(
+    sampler = RolloutLoader(
         rows,
         objective,
         sizes,
@@ -50,8 +53,11 @@ def open_loader(
         device=device,
         seed=recipe.training.seed,
         uncompiled=partial(eager, model),
-        should_stop=should_stop,
+        should_stop=should_stop if ranks.is_alone else None,
+        deal=CommonWork(peers).deal if isinstance(peers, ProcessGroup) else in_turn,
     )
+    sampler.rank, sampler.ranks = ranks.rank, ranks.size
+    return sampler
 
 
 def loader_state(loader: StepLoader[Batch], step: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -1,5 +1,8 @@
 """The hooks of the loop: each passes to the part of the run that it concerns."""
 
+from copy import copy
+
+from tfkit.alignment.rollout_loader import RolloutLoader
 from tfkit.data import Loader, StepLoader
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.components import Components
@@ -83,8 +86,10 @@ class LoopHooks:
     def _whole_loader(self) -> StepLoader[Batch]:
         """Return the loader of all micro-batches of a step, of which this process may have only a part."""
         loader = self.loader
-        if isinstance(loader, Loader) and loader.ranks > 1:
-            return Loader(loader.rows, loader.collate, loader.sizes, loader.micro_batch_size)
+        if isinstance(loader, Loader | RolloutLoader) and loader.ranks > 1:
+            whole = copy(loader)
+            whole.rank, whole.ranks = 0, 1
+            return whole
         return loader
 
     def nondeterministic(self, reason: str) -> None:

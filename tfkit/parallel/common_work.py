@@ -41,7 +41,12 @@ class CommonWork:
             except TfkitError as error:  # in the items, and so on all ranks: those before it are computed
                 refused = error
             if part:
-                own = compute(part[rank]) if rank < len(part) else None
+                try:
+                    own = compute(part[rank]) if rank < len(part) else None
+                except Exception as error:
+                    self._gathered(_described(error))
+                    self._is_over = True
+                    raise
                 yield from self._exchanged({"result": own})[: len(part)]
             elif refused is None:
                 return

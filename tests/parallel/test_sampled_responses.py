@@ -1,0 +1,91 @@
+"""PPO and GRPO on two ranks, which sample, reward and read their responses together: each step is that of one process, to the bit."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from tiny_runs import Process, exact, hashes, pretrain, strike, write_corpus, write_recipe
+from two_ranks import start_ranks
+
+from tfkit.alignment import sampling
+
+COMMON = """
+model: {from: base}
+data: {train: [{path: prompts.jsonl}], validation: [{path: prompts.jsonl}]}
+optimizer: {lr: 5e-3}
+training: {steps: 6, batch_size: 4, micro_batch_size: 2, precision: fp32, log_every: 1}
+checkpoint: {every: 2, keep: 9}
+evaluation: {every: 3}
+carbon: {enabled: false}
+objective:
+"""
+OBJECTIVES = {
+    "grpo": "{kind: grpo, rules: [{kind: contains, text: a}], prompts: 2, completions: 4, inner_epochs: 2, max_new_tokens: 5, beta: 0.1}",
+    "ppo": """{kind: ppo, rules: [{kind: contains, text: a}], reward: scores, value: critic, value_lr: 3e-3, prompts: 4, completions: 2,
+   inner_epochs: 2, max_new_tokens: 5, kl_target: 0.5, kl_horizon: 100}""",
+}
+REWARD = """
+model: {from: base}
+data: {train: [{path: pairs.jsonl}]}
+objective: {kind: reward}
+training: {steps: 2, batch_size: 4, precision: fp32}
+carbon: {enabled: false}
+"""
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sampled")
+    prompts = [{"prompt": f"the cat {'sat ' * (number % 3)}"} for number in range(12)]
+    pairs = [{"prompt": "the cat", "chosen": " sat", "rejected": f" {word} ran"} for word in ("mat", "hat", "red", "big") * 2]
+    for name, rows in (("prompts", prompts), ("pairs", pairs)):
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    for name, objective in OBJECTIVES.items():
+        (folder / f"{name}.yaml").write_text(f"{COMMON}  {objective}\n", encoding="utf-8")
+    (folder / "reward.yaml").write_text(REWARD, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert pretrain(folder / "base", write_recipe(folder, write_corpus(folder / "corpus")), "training.steps=2").code == 0
+        done = Process(folder, ["finetune", "reward.yaml", "--run", "scores", "--threads", "1"]).wait()
+        assert done.code == 0, done.err
+    shutil.copytree(folder / "scores" / "checkpoints" / "step-000002", folder / "critic")
+    return folder
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_two_ranks_sample_and_train_as_one_process_also_resumed(place: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Responses are drawn by their number, rewards and log-probabilities come to both."""
+    monkeypatch.chdir(place)
+    words = ["finetune", f"{kind}.yaml", "--threads", "1", "--run"]
+    alone = Process(place, [*words, f"{kind}-alone"]).wait()
+    assert alone.code == 0, alone.err
+    stopped = [one.wait() for one in start_ranks(place, [*words, f"{kind}-two"], {1: strike(signal.SIGTERM, 3)})]
+    assert [one.code for one in stopped] == [143, 143], stopped[0].err + stopped[1].err
+    resumed = [one.wait() for one in start_ranks(place, ["resume", f"{kind}-two", "--threads", "1"])]
+    assert [one.code for one in resumed] == [0, 0], resumed[0].err + resumed[1].err
+    assert hashes(Path(f"{kind}-two"), STEPS) == hashes(Path(f"{kind}-alone"), STEPS)
+    assert exact(Path(f"{kind}-two")) == exact(Path(f"{kind}-alone"))
+
+
+def test_a_full_memory_while_one_rank_samples_is_heard_by_both(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+    def full() -> None:
+        generate, calls = sampling.generate, [0]
+
+        def struck(*arguments: object, **options: object) -> object:
+            calls[0] += 1
+            if calls[0] == 1:
+                raise MemoryError("no more")
+            return generate(*arguments, **options)  # type: ignore[arg-type]
+
+        sampling.generate = struck  # type: ignore[assignment]
+
+    words = ["finetune", "grpo.yaml", "--threads", "1", "evaluation.every=null", "training.steps=2", "--run", "full"]
+    words += ["objective.completions=16", "training.micro_batch_size=null"]  # two batches, one for each rank
+    done = [one.wait() for one in start_ranks(place, words, {1: full})]
+    assert [one.code for one in done] == [0, 0], done[0].err + done[1].err
+    assert all("out of memory in micro-batches of 2 rows: they have 1 from now on" in one.err for one in done)
