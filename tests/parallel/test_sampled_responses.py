@@ -70,6 +70,23 @@ def test_two_ranks_sample_and_train_as_one_process_also_resumed(place: Path, kin
     assert exact(Path(f"{kind}-two")) == exact(Path(f"{kind}-alone"))
 
 
+def test_text_of_the_pretraining_is_dealt_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the order of sums: a step has more micro-batches than ranks."""
+    monkeypatch.chdir(place)
+    words = ["finetune", "ppo.yaml", "data.pretraining=[{path: corpus}]", "objective.ptx_weight=0.5", "objective.ptx_ratio=1"]
+    words += ["training.steps=2", "evaluation.every=null", "--threads", "1", "--run"]
+    alone = Process(place, [*words, "text-alone"]).wait()
+    done = [one.wait() for one in start_ranks(place, [*words, "text-two"])]
+    assert [alone.code, *(one.code for one in done)] == [0, 0, 0], alone.err + done[0].err + done[1].err
+    for one, other in zip(exact(Path("text-alone")), exact(Path("text-two")), strict=True):
+        assert other.keys() == one.keys()
+        assert {name: other[name] for name in one if name in ("step", "tokens")} == {
+            name: one[name] for name in one if name in ("step", "tokens")
+        }
+        if "loss" in one:
+            assert (other["loss"], other["grad_norm"]) == (pytest.approx(one["loss"], rel=1e-3), pytest.approx(one["grad_norm"], rel=1e-2))
+
+
 def test_a_full_memory_while_one_rank_samples_is_heard_by_both(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 

@@ -24,7 +24,6 @@ def require_dealt(recipe: Recipe, ranks: int) -> None:
         "parallel.shard": "responses are sampled by ranks that have the whole model"
         if isinstance(objective, RolloutSection) and recipe.parallel.shard > 1
         else "",
-        "data.pretraining": "text is mixed into the steps" if recipe.data.pretraining else "",
         "training.compile": "it compiles its model" if recipe.training.compile else "",
     }
     if problems := [f"{field}: {problem}" for field, problem in missing.items() if problem]:

@@ -1,6 +1,7 @@
 """The batches of a run: of rows that are read, or of responses that are sampled; and what a checkpoint keeps of the latter."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from tfkit.adapters import FrozenReference
 from tfkit.alignment.rollout_loader import RolloutLoader
 from tfkit.data import BatchSizes, Loader, Rows, StepLoader
+from tfkit.engine.mixed_loader import MixedLoader
 from tfkit.errors import ModelError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.objective import Batch, Objective
@@ -58,6 +60,17 @@ def open_loader(
     )
     sampler.rank, sampler.ranks = ranks.rank, ranks.size
     return sampler
+
+
+def whole_loader(loader: StepLoader[Batch]) -> StepLoader[Batch]:
+    """Return the loader of all micro-batches of a step, of which this process may have only a part."""
+    if loader.ranks == 1:
+        return loader
+    whole = copy(loader)
+    whole.rank, whole.ranks = 0, 1
+    if isinstance(whole, MixedLoader):
+        whole.main = whole_loader(whole.main)
+    return whole
 
 
 def loader_state(loader: StepLoader[Batch], step: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

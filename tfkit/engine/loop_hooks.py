@@ -1,12 +1,10 @@
 """The hooks of the loop: each passes to the part of the run that it concerns."""
 
-from copy import copy
-
-from tfkit.alignment.rollout_loader import RolloutLoader
-from tfkit.data import Loader, StepLoader
+from tfkit.data import StepLoader
 from tfkit.engine.checkpointing import Checkpointer
 from tfkit.engine.components import Components
 from tfkit.engine.contention import Contention
+from tfkit.engine.loaders import whole_loader
 from tfkit.engine.micro_batches import MicroBatches
 from tfkit.engine.shared_weights import SharedWork
 from tfkit.engine.training_data import RunContext
@@ -85,12 +83,7 @@ class LoopHooks:
 
     def _whole_loader(self) -> StepLoader[Batch]:
         """Return the loader of all micro-batches of a step, of which this process may have only a part."""
-        loader = self.loader
-        if isinstance(loader, Loader | RolloutLoader) and loader.ranks > 1:
-            whole = copy(loader)
-            whole.rank, whole.ranks = 0, 1
-            return whole
-        return loader
+        return whole_loader(self.loader)
 
     def nondeterministic(self, reason: str) -> None:
         """Warn that resuming is not exact here."""

@@ -29,6 +29,7 @@ class MixedLoader:
     def __init__(self, main: StepLoader[Batch], text: Rows, collate: Callable[[Any], Batch], ratio: int):
         self.main, self.text, self.collate = main, text, collate
         self.rows, self.sizes, self._text_rows = main.rows, main.sizes, ratio * main.sizes.full
+        self.rank, self.ranks = main.rank, main.ranks
 
     @property
     def micro_batch_size(self) -> int:
@@ -40,9 +41,10 @@ class MixedLoader:
         self.main.micro_batch_size = size
 
     def step(self, n: int) -> list[Batch]:
-        """Return the micro-batches of step n, from 0."""
+        """Return the micro-batches of step n, from 0; of several ranks those of this one."""
         most = max(1, self.main.micro_batch_size * self.rows.longest // self.text.longest)
-        beside = Loader(self.text, self.collate, BatchSizes(self._text_rows), largest_divisor(self._text_rows, most))
+        beside = Loader(self.text, self.collate, BatchSizes(self._text_rows), largest_divisor(self._text_rows // self.ranks, most))
+        beside.rank, beside.ranks = self.rank, self.ranks
         return [*self.main.step(n), *beside.step(n)]
 
     def numbers(self, n: int) -> NDArray[np.int64]:

@@ -107,16 +107,24 @@ class ProcessGroup:
     def in_order(self, parts: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """Return the numbers of all ranks' micro-batches, by the index of the micro-batch in the step: index i is of rank i mod N.
 
-        float64 holds each of them unrounded; they come back in the type that they had, on the CPU.
+        The k-th micro-batches of all ranks have the same names. float64 holds each number unrounded; they come back in the type that they
+        had, on the CPU.
         """
-        names = sorted(parts[0])
-        own = torch.stack([torch.stack([part[name].detach().double().cpu() for name in names]) for part in parts])  # (micro-batches, names)
+        layout = [(name, value.dtype) for part in parts for name, value in sorted(part.items())]  # the same on all ranks
+        own = torch.stack([value.detach().double().cpu() for part in parts for _, value in sorted(part.items())])
         gathered = [torch.empty_like(own) for _ in range(self.ranks.size)]
         with self._within_step():
             dist.all_gather(gathered, own)
-        rows = torch.stack(gathered, dim=1).flatten(0, 1)  # (micro-batches of all, names)
-        types = [parts[0][name].dtype for name in names]
-        return [{name: value.to(dtype) for name, value, dtype in zip(names, row, types, strict=True)} for row in rows]
+        found: list[dict[str, Tensor]] = []
+        begin = 0
+        for part in parts:
+            end = begin + len(part)
+            here = layout[begin:end]
+            found += [
+                {name: value.to(dtype) for (name, dtype), value in zip(here, of_rank[begin:end], strict=True)} for of_rank in gathered
+            ]
+            begin = end
+        return found
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up the gradients of all ranks, in fp32, in buckets of many parameters; all ranks get the same bits."""

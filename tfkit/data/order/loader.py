@@ -38,6 +38,8 @@ class StepLoader(Protocol[Batch]):
     rows: Rows
     sizes: BatchSizes
     micro_batch_size: int
+    rank: int  # of the micro-batches of each step it gives those from `rank` on, in steps of `ranks`
+    ranks: int
 
     def step(self, n: int) -> list[Batch]:
         """Return the micro-batches of step n, from 0."""
