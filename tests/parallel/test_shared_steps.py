@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from shared_steps import ADAFACTOR, BERT, GPT2, LLAMA, MUON, T5, UNTIED, Case, digest, model_of, take, take_on_rank
+from shared_steps import ADAFACTOR, ADAMW, BERT, GPT2, LLAMA, MUON, T5, UNTIED, Case, digest, model_of, take, take_on_rank
 from tiny_runs import Process
 from two_ranks import free_port
 
@@ -56,6 +56,8 @@ def test_two_ranks_with_a_micro_batch_each_are_one_with_two_to_the_bit(names: tu
         shared = torch.load(tmp_path / f"{name}.pt", weights_only=True)
         assert digest(shared) == digest(alone["tensors"]), name
         assert max(first[name]["held"], second[name]["held"]) < 0.62 * alone["held"], name
+        if case.section is ADAMW:  # as a plan has it: half of weights and moments
+            assert first[name]["held"] == pytest.approx(alone["held"] / 2, rel=0.05), name
 
 
 STEP_1 = {

@@ -34,6 +34,28 @@ def test_ranks_like_this_machine_divide_the_batch_and_send_gradients() -> None:
     assert "never tried" in four.assumptions["seconds"]
 
 
+def test_the_mesh_of_the_recipe_is_planned() -> None:
+    document = recipe_of("causal_lm", batch_size=8, micro_batch_size=1)
+
+    def cluster(shard: int, *, reshard: bool = True, kind: str = "adamw") -> tuple[str, int, float]:
+        changes = {"optimizer.kind": kind, "parallel.shard": shard, "parallel.reshard": reshard}
+        found = tfkit.plan(document, changes, ranks=4, threads=1).cluster
+        assert found is not None
+        return found["layout"], found["memory_bytes"]["sharded"], found["traffic_bytes_per_step"]["sharded"]
+
+    numbers = tfkit.plan(document, threads=1).parameters
+    halves, quarters, kept = cluster(2), cluster(4), cluster(4, reshard=False)
+    assert [one[0] for one in (cluster(1), halves, quarters)] == ["replicated", "sharded", "sharded"]
+    assert halves[1] - quarters[1] == pytest.approx(16 * numbers / 4, rel=1e-5)  # weights, gradients and two moments
+    assert quarters[2] == 0.75 * 2 * (4 + 2 * 4) * numbers  # two micro-batches of a rank
+    assert halves[2] == 0.5 * 2 * (4 + 2 * 4) * numbers + 2 * 2 * 0.5 * 4 * numbers / 2  # and the sums of both replicas
+    assert kept[2] == 0.75 * (4 + 2 * 4) * numbers
+    of_means = [cluster(shards, kind="adafactor")[1] for shards in (2, 4)]
+    assert of_means[0] - of_means[1] == pytest.approx(8 * numbers / 4, rel=1e-5)  # its means are whole on every rank
+    with pytest.raises(UsageError, match=r"parallel\.shard: 4 ranks are no multiple of the 3"):
+        cluster(3)
+
+
 def test_a_gpu_by_its_data_sheet() -> None:
     plan = tfkit.plan(recipe_of("causal_lm", steps=10**7), {"carbon.pue": 1.5, "carbon.intensity_g_per_kwh": 100}, gpu="h100", threads=1)
     assert plan.cluster is not None

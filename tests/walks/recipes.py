@@ -11,7 +11,7 @@ from tfkit.families import PRESETS
 from tfkit.model.config import ModelConfig
 from tfkit.recipe.presets import model_problems
 from tfkit.recipe.reading.checks import cross_problems
-from tfkit.recipe.reading.dealing import require_even
+from tfkit.recipe.reading.dealing import require_mesh
 from tfkit.recipe.reading.tree import Mapping, Place
 from tfkit.recipe.schema.best_metric import metrics_of
 from tfkit.recipe.schema.data_sections import DataSection, TokenizerSection
@@ -235,7 +235,7 @@ def is_valid(recipe: Recipe) -> bool:
     tree = Mapping(Place("recipe"))
     try:
         section = RecipeSchema.model_validate_json(json.dumps(recipe), strict=True)
-        require_even(section, 1)
+        require_mesh(section, 1)
     except (ValidationError, UsageError):
         return False
     return not cross_problems(section, tree) and not model_problems(

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 from tfkit.errors import MachineError, UsageError
 from tfkit.parallel.ranks import Ranks
-from tfkit.recipe.reading.dealing import require_even
+from tfkit.recipe.reading.dealing import require_even, require_mesh
 from tfkit.recipe.schema.rollout_sections import RolloutSection
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.run.machine import usable_cores
@@ -16,7 +16,7 @@ _TORCH_OF_SHARDS = (2, 13)
 def require_dealt(recipe: Recipe, ranks: int) -> None:
     """Raise UsageError for a recipe whose steps several ranks cannot take together."""
     if ranks == 1:
-        require_even(recipe, 1)
+        require_mesh(recipe, 1)
         return
     _require_torch(recipe)
     objective = recipe.objective

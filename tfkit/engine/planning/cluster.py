@@ -21,6 +21,7 @@ from tfkit.engine.training_data import TrainingData
 from tfkit.errors import UsageError
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.registry import open_rows
+from tfkit.recipe.reading.dealing import require_mesh
 from tfkit.recipe.schema.sections import Recipe
 from tfkit.training.memory import likely_peak
 from tfkit.units import format_bytes
@@ -77,7 +78,11 @@ def batch_unit(recipe: Recipe) -> int:
 
 
 def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int, gpu_name: str | None) -> Estimate:
-    """Return the plan for these ranks, of one GPU each where one is named, else of one machine like this each."""
+    """Return the plan for these ranks, of one GPU each where one is named, else of one machine like this each.
+
+    Raises UsageError where they are not the mesh of the recipe.
+    """
+    require_mesh(recipe, ranks)
     gpu = GPUS[gpu_name] if gpu_name is not None else None
     with torch.device("meta"):
         model = Transformer(data.config)
@@ -90,11 +95,13 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     logits = micro * rows.longest * data.config.vocab_size * itemsize if data.config.head.kind in ("lm", "masked_lm") else 0
     # Of a GPU with the margin, because nobody tried it; here as the plan of one process has it.
     beside = likely_peak(PROCESS_BYTES, 0, micro * row_bytes, logits) if gpu is None else micro * row_bytes + likely_peak(0, 0, 0, logits)
-    memory = _memory(recipe, model, ranks, itemsize, beside)
+    shards = recipe.parallel.shard if recipe.parallel.shard > 1 else ranks
+    memory = _memory(recipe, model, shards, itemsize, beside)
     steps = recipe.training.batch_size // ranks // micro
-    traffic = _traffic(model, ranks, itemsize, steps)
+    traffic = _traffic(recipe, model, ranks, shards, itemsize, steps)
     room = gpu.memory_bytes if gpu is not None else None
-    layout: Layout = "replicated" if room is None or memory["replicated"] <= room or ranks == 1 else "sharded"
+    replicated = recipe.parallel.shard == 1 and (room is None or memory["replicated"] <= room or ranks == 1)
+    layout: Layout = "replicated" if replicated else "sharded"
     fits = room is None or memory[layout] <= room
     cluster = Cluster(ranks, gpu_name, layout, fits, recipe.training.batch_size // ranks, memory, traffic)
     changed = replace(plan, micro_batch_size=micro, memory_bytes=memory[layout], cluster=asdict(cluster))
@@ -103,28 +110,35 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     return _on_machines(changed, ranks, traffic[layout]) if ranks > 1 else changed
 
 
-def _memory(recipe: Recipe, model: Transformer, ranks: int, itemsize: int, beside: int) -> dict[str, int]:
+def _memory(recipe: Recipe, model: Transformer, shards: int, itemsize: int, beside: int) -> dict[str, int]:
     """Return the bytes of a rank: fp32 master, gradients, optimizer state, the working copy, and `beside` these activations and logits."""
     parameters = sum(one.numel() for one in model.parameters())
-    numbers = parameters + trained_numbers(model) + kept_numbers(recipe, model)
+    trained, kept = trained_numbers(model), kept_numbers(recipe, model)
+    numbers = parameters + trained + kept
     working = parameters * itemsize if itemsize < 4 else 0
     blocks = [sum(one.numel() for one in block.parameters()) for stack in model.stacks for block in stack.blocks]
     # Embedding, last norm and head stay gathered between forward and backward; of the blocks the one at work and the next.
     gathered = (parameters - sum(blocks) + 2 * max(blocks)) * itemsize
     return {
         "replicated": 4 * numbers + working + beside,
-        "sharded": (4 * numbers + working) // ranks + (gathered if ranks > 1 else 0) + beside,
+        # The working copy is what is gathered; Adafactor's means of rows and columns are whole on every rank.
+        "sharded": 4 * ((parameters + trained) // shards + (kept if recipe.optimizer.kind == "adafactor" else kept // shards))
+        + (gathered if shards > 1 else working)
+        + beside,
     }
 
 
-def _traffic(model: Transformer, ranks: int, itemsize: int, micro_batches: int) -> dict[str, int]:
-    """Return the bytes that a rank sends in a step, by rings: an all-reduce of the fp32 gradients; or, sharded, their reduce-scatter once,
-    and an all-gather of the working weights in the forward and the backward pass of every micro-batch.
+def _traffic(recipe: Recipe, model: Transformer, ranks: int, shards: int, itemsize: int, micro_batches: int) -> dict[str, int]:
+    """Return the bytes that a rank sends in a step, by rings: an all-reduce of the fp32 gradients; or, sharded, for every micro-batch an
+    all-gather of the working weights in the forward and the backward pass, and a reduce-scatter of the gradients, whose parts replicas add
+    up. With `parallel.reshard` false weights are gathered in the forward only, and gradients added up once.
     """
-    parameters, trained, share = sum(one.numel() for one in model.parameters()), trained_numbers(model), (ranks - 1) / ranks
+    parameters, trained, replicas = sum(one.numel() for one in model.parameters()), trained_numbers(model), ranks // shards
+    gathers, sums = (micro_batches, 1) if recipe.parallel.reshard is False else (2 * micro_batches, micro_batches)
+    sent = (shards - 1) / shards * (sums * 4 * trained + gathers * itemsize * parameters)
     return {
-        "replicated": round(2 * share * 4 * trained),
-        "sharded": round(share * (4 * trained + 2 * micro_batches * itemsize * parameters)),
+        "replicated": round(2 * (ranks - 1) / ranks * 4 * trained),
+        "sharded": round(sent + sums * 2 * (replicas - 1) / replicas * 4 * trained / shards),
     }
 
 

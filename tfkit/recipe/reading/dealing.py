@@ -18,8 +18,17 @@ def dealing_problems(recipe: Recipe, tree: Node, ranks: int) -> list[Problem]:
 
 def require_even(recipe: Recipe, ranks: int) -> None:
     """Raise UsageError where the work of a checked recipe cannot be dealt evenly to so many ranks."""
-    if problems := [f"{dotted(path)}: {message}" for path, message in _uneven(recipe, ranks)]:
-        raise UsageError("\n".join(problems))
+    _refuse(_uneven(recipe, ranks))
+
+
+def require_mesh(recipe: Recipe, ranks: int) -> None:
+    """Raise UsageError where so many ranks are not the mesh of a checked recipe."""
+    _refuse(_outside_of_mesh(recipe, ranks))
+
+
+def _refuse(problems: Iterator[tuple[Path, str]]) -> None:
+    if lines := [f"{dotted(path)}: {message}" for path, message in problems]:
+        raise UsageError("\n".join(lines))
 
 
 def _uneven(recipe: Recipe, ranks: int) -> Iterator[tuple[Path, str]]:
