@@ -117,11 +117,6 @@ class Sharding:
             module.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return the whole of a tensor that ranks share, all of which call this; others as they are."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
 def _local(tensor: Tensor) -> Tensor:
     assert isinstance(tensor, DTensor)
     with torch.no_grad():
