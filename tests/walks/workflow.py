@@ -45,7 +45,7 @@ class _Drawer:
             self.align()
         elif self.dice.random() < 0.75:
             self.finetune(recipe, kind, stacks)
-        if stacks == "decoder" and kind == "causal_lm" and self.dice.random() < 0.4:
+        if stacks == "decoder" and kind == "causal_lm" and self.dice.random() < 0.8:
             self.chain(recipe)
         return self.made
 
