@@ -64,7 +64,16 @@ MUON = {
 }
 SCHEDULE = {"kind": "cosine", "warmup_steps": 1, "warmup_tokens": None, "warmup_ratio": None, "flat_steps": 0, "final_ratio": 0.0}
 SCHEDULE |= {"decay_end": 1.0, "decay_ratio": 0.2}
-LENGTH = {"steps": 3, "epochs": None, "tokens": None, "batch_size": 4, "batch_ramp": None, "micro_batch_size": 2, "patience": None}
+LENGTH = {
+    "steps": 3,
+    "epochs": None,
+    "tokens": None,
+    "batch_size": 4,
+    "batch_ramp": None,
+    "micro_batch_size": 2,
+    "patience": None,
+    "trial_rates": None,
+}
 STEP = {"precision": "fp32", "ema_decay": None, "adapter": None, "frozen": [], "unfreeze_every": None, "seed": 1, "compile": False}
 STEP |= {"activation_checkpointing": False, "max_skipped_steps": 0, "loss_jump_sigmas": None, "log_every": 1, "tensorboard": False}
 SAMPLING = {"temperature": 0.0, "top_k": None, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "no_repeat_ngram": None}
@@ -75,6 +84,7 @@ BASE: dict[str, Section] = {
     "optimizer": ADAMW,
     "schedule": SCHEDULE,
     "training": LENGTH | STEP,
+    "parallel": {"shard": 1, "replicas": "auto", "reshard": "auto"},
     "checkpoint": {"every": 2, "keep": 2},
     "evaluation": {
         "every": 2,

@@ -12,7 +12,6 @@ from fake_codecarbon import PATIENCE_SECONDS
 from scripted_probe import EXIT_SECONDS, HANG_SECONDS
 
 from tfkit.carbon import Meter
-from tfkit.carbon import meter as meter_module
 from tfkit.recipe.schema.carbon_section import CarbonSection
 
 SECTION = CarbonSection(intensity_g_per_kwh=100.0, every_seconds=0.5)
@@ -79,10 +78,9 @@ def test_what_hangs_in_its_start_is_left_alone(tmp_path):
     assert row_sums(tmp_path)[0] > 0.4
 
 
-def test_a_command_that_is_done_before_the_start_waits_for_its_energy(tmp_path, monkeypatch):
-    monkeypatch.setattr(meter_module, "START_SECONDS", 2.0 + EXIT_SECONDS)
+def test_a_command_that_is_done_before_the_start_waits_for_its_energy(tmp_path):
     meter = start(tmp_path, "SlowStart")
-    final = meter.finish()
+    final = meter.stop(2.0 + EXIT_SECONDS)
     assert (final.status, meter.warning()) == ("ok", None)
     assert final.energy_wh == pytest.approx(final.seconds * 36 / 3600, rel=0.05), "also of the time before the start"
 

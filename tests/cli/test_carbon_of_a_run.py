@@ -10,7 +10,7 @@ from fake_codecarbon import G_PER_KWH, POWER_W
 from tiny_runs import pretrain, run_tfkit, write_corpus, write_recipe
 
 from tfkit.engine.results import MEASURED
-from tfkit.units import format_energy
+from tfkit.units import format_energy, format_range
 
 METERED = f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_seconds: 0.5, baseline_seconds: 0.5, pue: 1.2}}"
 
@@ -57,5 +57,6 @@ def test_the_last_lines_say_it_in_plain_words(run: Path) -> None:
     (line,) = [line for line in done.out.splitlines() if line.startswith("measured")]
     result = document(run.parent / "result.json")
     watts = result["energy_kwh"] * 3.6e6 / result["seconds"]
-    assert line.split(maxsplit=1)[1].startswith(f"{watts:.3g} W (CPU model, RAM constant), {result['energy_kwh_low'] * 1e6:.1f} to ")
-    assert line.endswith(f" mWh; the idle machine would have taken {format_energy(result['idle_kwh'] * 1000)}")
+    energies = format_range(result["energy_kwh_low"] * 1000, result["energy_kwh_high"] * 1000)
+    assert line.split(maxsplit=1)[1].startswith(f"{watts:.3g} W (CPU model, RAM constant), {energies}; ")
+    assert line.endswith(f"; the idle machine would have taken {format_energy(result['idle_kwh'] * 1000)}")

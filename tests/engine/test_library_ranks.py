@@ -63,7 +63,13 @@ def test_numbers_of_ranks_that_are_none(document: dict[str, Any], tmp_path: Path
 
 
 def test_a_refused_recipe_starts_nothing_that_stays(document: dict[str, Any], tmp_path: Path) -> None:
+    before = _children()
     with pytest.raises(UsageError, match="3 rows cannot be dealt evenly to 2 ranks"):
         tfkit.pretrain(document, {"training.batch_size": 3, "training.micro_batch_size": 1}, run=tmp_path / "run", ranks=2)
-    if Path("/proc").exists():
-        assert not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(encoding="ascii")
+    assert not _children() - before
+
+
+def _children() -> set[str]:
+    """Return the processes that this one has started, where the system tells."""
+    path = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    return set(path.read_text(encoding="ascii").split()) if path.exists() else set()

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from tfkit.recipe.schema.carbon_section import CarbonSection
 
 CODECARBON = "tfkit.carbon.probe:CodeCarbonProbe"
-STOP_SECONDS = 3.0
-START_SECONDS = 12.0  # for CodeCarbon to start, which takes two seconds, before a command that was faster is done
 SILENCE_SECONDS = 90.0  # after this and three ticks without a message, the readings are not current
 
 
@@ -118,11 +116,7 @@ class Meter:
             self._changed.wait_for(lambda: self._answered >= token or self._ended, timeout)
         return self.reading()
 
-    def finish(self) -> Reading:
-        """Stop at the end of a command that is done: one that was faster than CodeCarbon's start waits for it, to have an energy."""
-        return self.stop(START_SECONDS if self.reading().status == "starting" else STOP_SECONDS)
-
-    def stop(self, timeout: float = STOP_SECONDS) -> Reading:
+    def stop(self, timeout: float = 3.0) -> Reading:
         """End the last phase, write the files, end the sidecar (kill it after `timeout`), and return the final totals. Idempotent."""
         process = self._process
         if process is None or self._forked:

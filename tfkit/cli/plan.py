@@ -57,7 +57,7 @@ def plan(
         from tfkit.engine.planning.planner import make_plan
 
         estimate = make_plan(planned, work, PlanOptions(device, threads, part, probe, ranks, gpu))
-    own = energy_fields(work.own(work.meter.finish()))
+    own = energy_fields(work.own(work.meter.stop()))
     document: dict[str, Any] = {
         **estimate.to_dict(),
         "plan_energy_kwh": own["energy_kwh"],

@@ -86,7 +86,7 @@ def predict(
             raise console.ReaderGone from error
         for warning in predictor.warnings():
             console.warn(warning)
-        reading = work.own(work.meter.finish() if json else work.meter.fresh_reading())
+        reading = work.own(work.meter.stop() if json else work.meter.fresh_reading())
         result = predictor.result(reading) | ({} if out is None else {"out": str(out)})
         work.finish(result)
         if out is None:

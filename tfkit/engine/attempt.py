@@ -195,7 +195,6 @@ def _metered(
     name = given.recipe.name if given.recipe is not None else folder.path.name
     run: Run | None = None
     stopped: Stopped | None = None
-    is_done = False
     of_run: dict[str, Any] = {"run_id": folder.run_id, "attempt": folder.attempt, "project": name, "nodes": options.ranks.nodes}
     meter = Meter.start(recipe.carbon, folder=folder.path, **of_run)
     budget.start(meter)
@@ -220,13 +219,12 @@ def _metered(
         for gate in gates:
             run.data.objective.judged_by.check_metric(gate.metric.rpartition(".")[2])
         run.start(folder, given, kind, budget, exact=options.exact, force=options.force)
-        is_done = True
     except Stopped as error:
         stopped = budget.ending(error)
         if isinstance(stopped, BudgetReached):
             folder.record(larger_budget=stopped.larger)
     finally:
-        reading = meter.finish() if is_done else meter.stop()
+        reading = meter.stop()
         if warning := meter.warning():
             listener.warn(warning)
         record_totals(folder, reading, run.totals if run is not None else {})

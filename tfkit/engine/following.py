@@ -97,7 +97,7 @@ def _take_part(
     hooks = FollowingHooks(group, stop, listener, micro_batches, work, meter, start)
     parts = begun.components
     meter.phase("train", begun.progress.step)
-    with group.to_the_end((Stopped, UnhealthyError), meter.finish), hooks.stop.exit_code():
+    with group.to_the_end((Stopped, UnhealthyError), meter.stop), hooks.stop.exit_code():
         train(parts.stepper, parts.loader, parts.schedule, parts.plan, hooks, begun.progress)
 
 

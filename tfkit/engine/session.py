@@ -96,7 +96,7 @@ def session(
                 yield work
             is_whole = True
         finally:
-            reading = meter.finish() if is_whole and folder is not None else meter.stop()  # else nobody reads it any more
+            reading = meter.stop()
             if is_whole and (warning := meter.warning()):  # what fails at once has nothing that would be measured
                 listener.warn(warning)
             if folder is not None:
