@@ -8,11 +8,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tiny_runs import Done, Process
+from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
 
 from tfkit.training.step import Stepper
 
 HANG_SECONDS = 60  # no rank of a test takes a tenth of it
+ONE_EACH = ("training.micro_batch_size=2", "model.dropout={residual: 0.1}", "checkpoint={every: 4, keep: 4}")  # of a batch of 4
+
+
+def with_unbroken_run(folder: Path) -> Path:
+    """Write a recipe into the folder, tiny.yaml, and the run of one process that it gives with ONE_EACH, unbroken/."""
+    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
+    assert pretrain(folder / "unbroken", recipe, *ONE_EACH).code == 0
+    return folder
 
 
 def free_port() -> int:

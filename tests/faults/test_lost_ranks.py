@@ -11,8 +11,8 @@ from pathlib import Path
 import fake_codecarbon
 import pytest
 from fake_codecarbon import G_PER_KWH, POWER_W
-from tiny_runs import Done, exact, hashes, kept, pretrain, slow_micro_batches, strike, write_corpus, write_recipe
-from two_ranks import receipt, run_ranks, start_ranks
+from tiny_runs import Done, exact, hashes, kept, pretrain, slow_micro_batches, strike
+from two_ranks import ONE_EACH, receipt, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.__main__ import main
 from tfkit.carbon import Meter
@@ -20,16 +20,12 @@ from tfkit.carbon.ledger import LedgerReader
 from tfkit.engine import checkpointing, validator
 
 STEPS = 12
-ONE_EACH = ("training.micro_batch_size=2", "model.dropout={residual: 0.1}", "checkpoint={every: 4, keep: 4}")  # of a batch of 4
 METERED = (f"carbon={{enabled: true, intensity_g_per_kwh: {G_PER_KWH:g}, every_seconds: 0.5}}",)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ranks")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    assert pretrain(folder / "unbroken", recipe, *ONE_EACH).code == 0
-    return folder
+    return with_unbroken_run(tmp_path_factory.mktemp("ranks"))
 
 
 def both(*faults: Callable[[], object]) -> Callable[[], None]:

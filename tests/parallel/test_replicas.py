@@ -7,21 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
-from two_ranks import raise_once, receipt, run_ranks, start_ranks
+from tiny_runs import exact, hashes, kept, pretrain, records, strike
+from two_ranks import ONE_EACH, raise_once, receipt, run_ranks, start_ranks, with_unbroken_run
 
 from tfkit.parallel import collectives
 
 STEPS = 12
-ONE_EACH = ("training.micro_batch_size=2", "model.dropout={residual: 0.1}", "checkpoint={every: 4, keep: 4}")  # of a batch of 4
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ranks")
-    recipe = write_recipe(folder, write_corpus(folder / "corpus"))
-    assert pretrain(folder / "unbroken", recipe, *ONE_EACH).code == 0
-    return folder
+    return with_unbroken_run(tmp_path_factory.mktemp("ranks"))
 
 
 def test_two_ranks_with_a_micro_batch_each_are_one_with_two_to_the_bit(base: Path, tmp_path: Path) -> None:
