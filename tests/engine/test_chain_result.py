@@ -66,3 +66,10 @@ def _group(folder: Path, sums: dict[str, Any]) -> Path:
 def test_a_stage_of_an_older_version_leaves_no_bounds(tmp_path: Path, older: dict[str, Any]) -> None:
     found = totals(a=stage(tmp_path / "a", **measured(1.0, 56.0, intensity=FRANCE)), b=stage(tmp_path / "b", **older))
     assert (found["energy_kwh"], found["energy_kwh_low"], found["emissions_g_high"]) == (2.0, None, None)
+
+
+def test_stages_without_a_meter_have_no_coverage_and_one_beside_another_lowers_it(tmp_path: Path) -> None:
+    off: dict[str, Any] = {"seconds": 10.0, "energy_kwh": None, "carbon_status": "off", "coverage": None}
+    assert totals(a=stage(tmp_path / "a", **off), b=stage(tmp_path / "b", **off))["coverage"] is None
+    metered = stage(tmp_path / "c", **measured(1.0, 56.0, coverage=1.0))
+    assert totals(a=tmp_path / "a", c=metered)["coverage"] == 0.5

@@ -125,7 +125,8 @@ def _same(values: Iterable[Any]) -> Any:
 def _mean(stages: Iterable[Mapping[str, Any]], name: str, weight: str) -> float | None:
     pairs = [(stage.get(name), stage.get(weight) or 0.0) for stage in stages]
     total = sum(weight for _, weight in pairs)
-    return round(sum((value or 0.0) * weight for value, weight in pairs) / total, 4) if total and any(pairs) else None
+    known = total and any(value is not None for value, _ in pairs)
+    return round(sum((value or 0.0) * weight for value, weight in pairs) / total, 4) if known else None
 
 
 def _sum_by_name(parts: Iterable[Any]) -> dict[str, Any] | None:
