@@ -212,6 +212,24 @@ def test_rework_is_what_came_after_the_checkpoint_that_a_later_attempt_went_on_f
     assert read_rework(tmp_path, "another") is None
 
 
+def test_the_end_of_an_attempt_that_had_saved_its_work_is_no_rework(tmp_path):
+    """1 Wh a second. Attempt 1 ends after its last checkpoint, attempt 2 within an evaluation; each goes on with the end of its command."""
+    saved = [at("setup", 2, 2, 2, 0), at("train", 9, 9, 9, 10), at("train", 10, 10, 10)]
+    write(tmp_path, [*saved[:2], at("finish", 14, 14, 14)], attempt=1)
+    write(tmp_path, [at("setup", 1, 1, 1, 10), *saved[1:], at("evaluate", 12, 12, 12), at("finish", 15, 15, 15)], attempt=2)
+    assert read_rework(tmp_path, "run")["energy_wh"] == 0
+    write(tmp_path, [at("setup", 1, 1, 1, 10), at("train", 9, 9, 9, 20)], attempt=3)
+    assert read_rework(tmp_path, "run")["energy_wh"] == 3, "a second of a step and two of the evaluation"
+
+
+def test_the_end_of_an_attempt_has_its_share_of_the_estimate(tmp_path):
+    """1 Wh a second, of which the first 5 s are estimated; the work ends after 3 s, and the rest is the end of the command."""
+    ticks = [at("setup", 1, 0, 0, 0), at("train", 3, 0, 0), at("finish", 9, 4, 4), estimated(5, 5.0)]
+    write(tmp_path, ticks)
+    write(tmp_path, [at("setup", 1, 1, 1, 0)], attempt=2)
+    assert read_rework(tmp_path, "run")["energy_wh"] == pytest.approx(2)
+
+
 @pytest.mark.parametrize(("late", "energy_wh"), [(0, 10), (3, 10), (5, 10)])
 def test_rework_has_its_share_of_the_estimate(tmp_path, late, energy_wh):
     """1 Wh a second, of which the first 5 s are estimated; steps begin after `late` seconds, and 10 s later the run is killed."""

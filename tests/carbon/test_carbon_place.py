@@ -25,7 +25,8 @@ def place(country=None, intensity=None):
 
 
 def test_an_unknown_place_is_the_world_and_says_so():
-    assert place() == Place("WLD", "World", 475.0, "place unknown")
+    found = place()
+    assert (found.country_iso_code, found.country_name, found.intensity_g_per_kwh, found.source) == ("WLD", "World", 475.0, "place unknown")
     assert place().describe() == "place unknown, world average 475 g/kWh"
 
 

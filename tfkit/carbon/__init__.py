@@ -10,6 +10,7 @@ sidecar.py                  the process: a tick every few seconds, a last one wh
   emissions_file.py         emissions.csv, derived from the ledgers, in CodeCarbon's own columns
 """
 
+from tfkit.carbon.ledger import FINISH
 from tfkit.carbon.meter import Meter
 from tfkit.carbon.place import Place, resolve_place
 from tfkit.carbon.reading import Reading
@@ -17,6 +18,7 @@ from tfkit.carbon.rework import read_rework
 from tfkit.carbon.totals import attempts_of, measuring_fields, missing_nodes, read_seconds, read_totals, reading_of
 
 __all__ = [
+    "FINISH",
     "Meter",
     "Place",
     "Reading",

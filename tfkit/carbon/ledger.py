@@ -24,6 +24,7 @@ from tfkit.carbon.chain import Chain, parse_line
 SCHEMA_VERSION = 1
 ENERGIES = ("energy_wh", "cpu_wh", "gpu_wh", "ram_wh", "emissions_g")
 SUMS = ("seconds", *ENERGIES)
+FINISH = "finish"  # the phase of an attempt that has ended: what it did is saved, or was given up before
 UTILIZATIONS = ("cpu_percent", "gpu_percent", "ram_percent", "ram_used_gb")
 
 
@@ -59,6 +60,7 @@ class Attempt:
     estimate: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     phases: dict[str, Phase] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
+    work_end: Mark | None = None  # where the phase `finish` began
     series: list[float] = field(default_factory=lambda: [0.0, 0.0])  # of a series of intensities: grams per kWh x seconds, seconds
     is_beyond_series: bool = False
     status: str = "starting"
@@ -97,6 +99,10 @@ class Attempt:
         datetime.fromtimestamp(ended_at)  # raises if it is no time
         intensity, covered = _finite(line.get("g_per_kwh", 0.0)), _finite(line.get("g_per_kwh_seconds", 0.0))
         step = int(line["step"]) if "step" in line else None
+        if name != FINISH:
+            self.work_end = None
+        elif self.work_end is None:
+            self.work_end = Mark(0, self.measured, self.measured["seconds"] - self.measured_seconds)
         phase = self.phases.setdefault(name, Phase())
         for key, value in sums.items():
             phase.sums[key] += value - self.measured[key]
@@ -131,11 +137,12 @@ class Attempt:
             return "failed"
         return "degraded" if self.status == "degraded" else "ok"
 
-    def since(self, mark: Mark) -> dict[str, float]:
-        """Return the sums after a mark: measured, and their fraction of the estimate."""
-        gap = self.estimate["seconds"]
-        fraction = min(max((gap - mark.unmeasured_seconds) / gap, 0.0), 1.0) if gap else 0.0
-        sums = {name: self.measured[name] - mark.measured[name] for name in SUMS}
+    def work_since(self, mark: Mark) -> dict[str, float]:
+        """Return the sums from a mark to the end of the work, without `finish`: measured, and their fraction of the estimate."""
+        gap, end = self.estimate["seconds"], self.work_end or Mark(0, self.measured, self.estimate["seconds"])
+        before, until = (min(max(one.unmeasured_seconds, 0.0), gap) for one in (mark, end))
+        fraction = max(0.0, until - before) / gap if gap else 0.0
+        sums = {name: max(0.0, end.measured[name] - mark.measured[name]) for name in SUMS}
         return sums | {name: sums[name] + fraction * self.estimate[name] for name in ENERGIES}
 
     @property

@@ -79,7 +79,7 @@ class Meter:
         return meter
 
     def phase(self, name: str, step: int | None = None) -> None:
-        """Attribute the energy to this phase from now on (setup, tokenize, train, evaluate, checkpoint, ...).
+        """Attribute the energy to this phase from now on (setup, tokenize, train, evaluate, checkpoint, finish, ...).
 
         `step`: the run can go on from here after that step, because its checkpoint was just saved or resumed from. Later work that is lost
         counts as rework.

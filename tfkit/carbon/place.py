@@ -8,12 +8,13 @@ import math
 import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfkit.carbon.columns import codecarbon_folder
+from tfkit.carbon.intensity_range import IntensityRange, range_of_country, range_of_world
 from tfkit.carbon.intensity_series import IntensitySeries, read_series, require_cover
 from tfkit.errors import UsageError
 
@@ -36,6 +37,9 @@ class Place:
     kind: str = "world average"  # or "annual mean", "user", "series"
     year: int | None = 2018  # of the numbers; None: not known
     dataset: str = "IEA, Global Energy & CO2 Status Report 2019"  # of the intensity
+    low_g_per_kwh: float | None = None  # None: no range is known, or it is as given
+    high_g_per_kwh: float | None = None
+    range_source: str | None = None
 
     def describe(self) -> str:
         """Return one phrase for people: `FRA, 56 g/kWh (2023 mean, carbon.country)`."""
@@ -43,6 +47,19 @@ class Place:
         if self.source == "place unknown":
             return f"place unknown, world average {number}"
         return f"{number} ({self.source})" if self.country_iso_code == WORLD else f"{self.country_iso_code}, {number} ({self.source})"
+
+    @property
+    def ends_g_per_kwh(self) -> tuple[float, float]:
+        """The lowest and highest intensity; twice the intensity where no range is known."""
+        if self.low_g_per_kwh is None or self.high_g_per_kwh is None:
+            return self.intensity_g_per_kwh, self.intensity_g_per_kwh
+        return self.low_g_per_kwh, self.high_g_per_kwh
+
+    def within(self, found: IntensityRange | None) -> "Place":
+        """Return the place with this range of its intensity."""
+        if found is None:
+            return self
+        return replace(self, low_g_per_kwh=found.low, high_g_per_kwh=found.high, range_source=found.source)
 
 
 def resolve_place(section: "CarbonSection") -> Place:
@@ -76,7 +93,7 @@ def resolve_place(section: "CarbonSection") -> Place:
             return Place(place.country_iso_code, place.country_name, grams, intensity_source, "user", None, intensity_source)
         if country:
             return _country(country, country_source)
-    return Place()
+    return _unknown()
 
 
 def series_of(section: "CarbonSection") -> IntensitySeries | None:
@@ -132,13 +149,14 @@ def _intensity(value: Any, source: str) -> float:
 def _country(code: str, source: str) -> Place:
     table, code = _countries(), code.strip().upper()
     if code == WORLD:
-        return Place()
+        return _unknown()
     if code in table:
         row = table[code]
         year = f"{row['year']} mean, " if row.get("year") else ""
         number = row.get("year")
         dataset = f"CodeCarbon's {TABLE}"
-        return Place(code, str(row["country_name"]), float(row["carbon_intensity"]), year + source, "annual mean", number, dataset)
+        place = Place(code, str(row["country_name"]), float(row["carbon_intensity"]), year + source, "annual mean", number, dataset)
+        return place.within(range_of_country(row))
     if not table and re.fullmatch("[A-Z]{3}", code):
         return Place(code, code, WORLD_AVERAGE_G_PER_KWH, f"world average, since CodeCarbon's table is missing, {source}")
     names = {str(row["country_name"]).upper(): known for known, row in table.items()}
@@ -148,6 +166,12 @@ def _country(code: str, source: str) -> Place:
     raise UsageError(
         f"{source}: {code!r} is not a country of CodeCarbon's table{hint} Give an ISO 3166 alpha-3 code, such as FRA, DEU, USA"
     )
+
+
+def _unknown() -> Place:
+    """Return the world, whose average may be far from that of the place."""
+    place = Place()
+    return place.within(range_of_world((float(row["carbon_intensity"]) for row in _countries().values()), place.intensity_g_per_kwh))
 
 
 @functools.cache

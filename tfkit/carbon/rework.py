@@ -7,16 +7,17 @@ from tfkit.carbon.totals import attempts_of
 
 
 def rework(attempts: list[Attempt]) -> dict[str, float]:
-    """Return the sums that a run used for repeated steps: they count in the total, and show how much the kills cost.
+    """Return the sums that a run used for work that was lost and done again: they count in the total, and show how much kills cost.
 
-    For each attempt these are the sums after the last mark that later attempts resumed from; starting again is not included.
+    These are the steps and evaluations of an attempt after the checkpoint from which a later one went on. Starting again, and the end of an
+    attempt that had saved its last step, are not included.
     """
     sums = dict.fromkeys(SUMS, 0.0)
     for attempt in attempts:
         later = [other.marks[0].step for other in attempts if other.marks and other.header["attempt"] > attempt.header["attempt"]]
         if attempt.marks and later:
             kept = [mark for mark in attempt.marks if mark.step <= min(later)]
-            for name, value in attempt.since(kept[-1] if kept else attempt.marks[0]).items():
+            for name, value in attempt.work_since(kept[-1] if kept else attempt.marks[0]).items():
                 sums[name] += 0.0 if name == "seconds" and attempt.header["node"] else value  # nodes work at the same time
     return sums
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfkit.carbon.ledger import SUMS, Attempt, LedgerReader
-from tfkit.carbon.ranges import PARTS, energy_range
+from tfkit.carbon.ranges import PARTS, emissions_range, energy_range, intensity_factors
 from tfkit.carbon.reading import Reading
 
 _MODELLED = ("model", "constant")
@@ -87,20 +87,21 @@ def provenance(components: Mapping[str, str]) -> str:
 def measuring_fields(attempts: Sequence[Attempt], seconds: float) -> dict[str, Any]:
     """Return how the energy of a run was obtained, by the names of run.json's totals; `seconds`: of all attempts, metered or not.
 
-    The range adds up over attempts. That of the emissions is in proportion: the intensity has none. None: not known.
+    The ranges add up over attempts. None: not known.
     """
     reading = reading_of(attempts)
     energy = reading.energy_wh
     ranges = [energy_range(attempt) for attempt in attempts]
     low, high = (sum(ends) for ends in zip(*ranges, strict=True)) if ranges else (0.0, 0.0)
+    grams = [emissions_range(attempt) for attempt in attempts]
     modelled = sum(attempt.sums[f"{part}_wh"] for attempt in attempts for part in PARTS if attempt.components.get(part) in _MODELLED)
     measured_seconds = sum(attempt.measured_seconds for attempt in attempts)
     whole = seconds + sum(attempt.sums["seconds"] for attempt in attempts) - reading.seconds  # of all nodes
     return {
         "energy_kwh_low": low / 1000 if energy else None,
         "energy_kwh_high": high / 1000 if energy else None,
-        "emissions_g_low": reading.emissions_g * low / energy if energy else None,
-        "emissions_g_high": reading.emissions_g * high / energy if energy else None,
+        "emissions_g_low": sum(least for least, _ in grams) if energy else None,
+        "emissions_g_high": sum(most for _, most in grams) if energy else None,
         "coverage": round(min(1.0, measured_seconds / whole), 4) if seconds and attempts else None,
         "modelled_share": round(modelled / energy, 4) if energy else None,
         "provenance": {part: joined(attempt.components.get(part) for attempt in attempts) for part in PARTS} if energy else None,
@@ -134,13 +135,26 @@ def _intensity(attempts: Sequence[Attempt], reading: Reading) -> dict[str, Any] 
         if seconds
         else {}
     )
+    value = grams.pop() if one else charged
     return {
-        "g_per_kwh": grams.pop() if one else charged,
+        "g_per_kwh": value,
+        **_ends(attempts, value),
         **of_series,
         "source": joined(place.get("dataset") or place.get("source") for place in places),
         "year": places[-1].get("year"),
         "kind": joined(place.get("kind") for place in places),
     }
+
+
+def _ends(attempts: Sequence[Attempt], charged: float | None) -> dict[str, float]:
+    """Return the range of the grams a kWh that were charged, in the mean over the attempts; nothing where no place has one."""
+    factors = [intensity_factors(attempt.place) for attempt in attempts]
+    if charged is None or all(one == (1.0, 1.0) for one in factors):
+        return {}
+    grams = [attempt.sums["emissions_g"] for attempt in attempts]
+    weights = grams if any(grams) else [1.0] * len(grams)
+    low, high = (sum(weight * one[end] for weight, one in zip(weights, factors, strict=True)) / sum(weights) for end in (0, 1))
+    return {"low_g_per_kwh": charged * low, "high_g_per_kwh": charged * high}
 
 
 def _device_seconds(attempts: Iterable[Attempt]) -> dict[str, float]:

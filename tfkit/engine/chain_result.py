@@ -109,12 +109,27 @@ def _intensity(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not any(found):
         return None
     same = _same(one.get("g_per_kwh") for one in found)
+    value = emissions / energy if same is None and energy else same
+    names = [name for name in ("low_g_per_kwh", "high_g_per_kwh") if value and any(name in one for one in found)]
+    ends = {name: value * _ratio(stages, name) for name in names}
     return {
-        "g_per_kwh": emissions / energy if same is None and energy else same,
+        "g_per_kwh": value,
+        **ends,
         "source": joined(one.get("source") for one in found),
         "year": _same(one.get("year") for one in found),
         "kind": joined(one.get("kind") for one in found),
     }
+
+
+def _ratio(stages: Iterable[Mapping[str, Any]], name: str) -> float:
+    """Return an end of the intensity's range as a factor of it, in the mean over the emissions; of a stage without a range it is 1."""
+    pairs = []
+    for stage in stages:
+        intensity = stage.get("intensity") or {}
+        mean = intensity.get("g_per_kwh")
+        pairs.append((stage.get("emissions_g") or 0.0, intensity.get(name, mean) / mean if mean else 1.0))
+    total = sum(weight for weight, _ in pairs)
+    return sum(weight * factor for weight, factor in pairs) / total if total else 1.0
 
 
 def _same(values: Iterable[Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tfkit.carbon import Meter
+from tfkit.carbon import FINISH, Meter
 from tfkit.engine.components import Components, assemble, first_model, restore
 from tfkit.engine.leading import AgreedStop, require_same_weights
 from tfkit.engine.listener import Listener, StopRequest
@@ -98,7 +98,10 @@ def _take_part(
     parts = begun.components
     meter.phase("train", begun.progress.step)
     with group.to_the_end((Stopped, UnhealthyError), meter.stop), hooks.stop.exit_code():
-        train(parts.stepper, parts.loader, parts.schedule, parts.plan, hooks, begun.progress)
+        try:
+            train(parts.stepper, parts.loader, parts.schedule, parts.plan, hooks, begun.progress)
+        finally:
+            meter.phase(FINISH)
 
 
 def _begin(message: dict[str, Any], group: ProcessGroup, listener: Listener, stop: StopRequest, meter: Meter) -> _Begun:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from tfkit.carbon import Meter
+from tfkit.carbon import FINISH, Meter
 from tfkit.data.store.folder_cache import BuildingTime
 from tfkit.engine.base_model import pinned
 from tfkit.engine.baseline_scores import training_baselines
@@ -253,6 +253,8 @@ class Run:
                 reason = str(ending) if isinstance(ending, BudgetReached) else None
                 self.context.folder.end_attempt("stopped", step=self.progress.step, error=reason)
                 raise
+            finally:
+                self.meter.phase(FINISH)
 
     def _begin_budget(self) -> None:
         """Begin to count the steps against the budget, beside what they are expected to take. Raises Stopped."""

@@ -13,7 +13,7 @@ from tfkit.carbon import resolve_place
 from tfkit.data import BatchSizes
 from tfkit.engine.components import batch_sizes, choose_trained, trained_numbers
 from tfkit.engine.planning.estimate import Estimate, FullPower, Range
-from tfkit.engine.planning.forecast import parts_of
+from tfkit.engine.planning.forecast import emissions_of, parts_of
 from tfkit.engine.planning.gpus import GPUS, Gpu
 from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers
 from tfkit.engine.planning.run_estimate import PROCESS_BYTES, bytes_of_row
@@ -167,7 +167,7 @@ def _on_gpus(plan: Estimate, recipe: Recipe, trained: int, ranks: int, gpu: Gpu,
         plan,
         seconds=seconds,
         energy_kwh=energy,
-        emissions_g=energy * place.intensity_g_per_kwh,
+        emissions_g=emissions_of(energy, place)[0],
         basis="table",
         assumptions=plan.assumptions | how,
         full_power=full,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tfkit.carbon import resolve_place
+from tfkit.carbon import Place, resolve_place
 from tfkit.engine.planning.estimate import FullPower, Range
 from tfkit.engine.planning.forecast_history import learned
 from tfkit.engine.planning.gpus import gpu_of
@@ -66,7 +66,17 @@ def made_forecast(
     energy = Range(*(s * w / 3.6e6 * pue for s, w in zip(parts_of(seconds), parts_of(watts), strict=True)))
     how = f"{watts.likely:.3g} W ({watts.low:.3g} to {watts.high:.3g}): {power.source}" + (f"; times a PUE of {pue:g}" if pue != 1 else "")
     full = _full_power(seconds.likely / 3600, place.intensity_g_per_kwh, device)
-    return Forecast(seconds, energy, energy * place.intensity_g_per_kwh, basis, assumptions | {"energy_kwh": how}, full, table)
+    grams, of_grams = emissions_of(energy, place)
+    return Forecast(seconds, energy, grams, basis, assumptions | {"energy_kwh": how} | of_grams, full, table)
+
+
+def emissions_of(energy: Range, place: Place) -> tuple[Range, dict[str, str]]:
+    """Return the emissions of an energy, and how they were obtained, as assumptions have it: energy and intensity err together."""
+    low, high = place.ends_g_per_kwh
+    text = place.describe()
+    if place.range_source is not None:
+        text += f"; between {low:.3g} and {high:.3g} g/kWh: {place.range_source}"
+    return Range(energy.low * low, energy.likely * place.intensity_g_per_kwh, energy.high * high), {"emissions_g": text}
 
 
 def modelled_power(device: torch.device, threads: float) -> Power:

@@ -1,0 +1,107 @@
+"""The range of an intensity, and of the emissions that were charged at it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tfkit.carbon.columns import codecarbon_folder
+from tfkit.carbon.intensity_range import range_of_country, range_of_world
+from tfkit.carbon.ledger_writer import Ledger, tick_line
+from tfkit.carbon.place import Place, resolve_place
+from tfkit.carbon.reading import Totals
+from tfkit.carbon.totals import attempts_of, measuring_fields
+from tfkit.engine.chain_result import sum_totals
+from tfkit.engine.planning.estimate import Range
+from tfkit.engine.planning.forecast import emissions_of
+from tfkit.recipe.schema.carbon_section import CarbonSection
+
+TABLE = json.loads((codecarbon_folder() / "data/private_infra/global_energy_mix.json").read_text())
+COAL = Place("COA", "Coalland", 500.0, "test", "annual mean", 2023, "table", 400.0, 600.0, "its plants")
+
+
+def test_a_country_has_the_range_of_its_plants() -> None:
+    row = {"carbon_intensity": 500.0, "coal_TWh": 1.0, "hydroelectricity_TWh": 1.0, "total_TWh": 2.0}
+    assert range_of_country(row)[:2] == ((877 + 3) / 2, (1130 + 7) / 2)  # type: ignore[index]
+    assert range_of_country(row | {"carbon_intensity": 300.0})[:2] == (300, (1130 + 7) / 2)  # type: ignore[index]
+    assert range_of_country(row | {"total_TWh": 9.0}) is None, "of most of its electricity the plants are not known"
+    assert range_of_country({"carbon_intensity": 500.0}) is None
+
+
+def test_the_countries_of_codecarbons_table_are_within_their_ranges() -> None:
+    found = {code: range_of_country(row) for code, row in TABLE.items() if row.get("carbon_intensity") is not None}
+    known = {code: one for code, one in found.items() if one is not None}
+    assert len(known) > 0.9 * len(found)
+    assert all(one.low <= TABLE[code]["carbon_intensity"] <= one.high for code, one in known.items())
+    france = resolve_place(CarbonSection(country="FRA"))
+    assert (france.low_g_per_kwh, france.high_g_per_kwh) == known["FRA"][:2]
+    assert 40 < known["FRA"].low < known["FRA"].high < 110
+
+
+def test_an_unknown_place_has_the_range_of_nine_of_ten_countries() -> None:
+    found = range_of_world([float(grams) for grams in range(1, 1000)], 475.0)
+    assert found is not None
+    assert found[:2] == pytest.approx((50, 950))
+    assert range_of_world([], 475.0) is None
+    low, high = Place().within(found).ends_g_per_kwh
+    assert (low, high) == pytest.approx((50, 950))
+
+
+def test_an_intensity_that_was_given_has_no_range() -> None:
+    assert resolve_place(CarbonSection(country="FRA", intensity_g_per_kwh=7.0)).ends_g_per_kwh == (7.0, 7.0)
+
+
+def test_a_plan_has_the_lowest_energy_at_the_lowest_intensity() -> None:
+    grams, how = emissions_of(Range(1.0, 2.0, 3.0), COAL)
+    assert grams == Range(400.0, 1000.0, 1800.0)
+    assert how["emissions_g"].endswith("between 400 and 600 g/kWh: its plants")
+    grams, how = emissions_of(Range(1.0, 2.0, 3.0), Place(intensity_g_per_kwh=10.0))
+    assert grams == Range(10.0, 20.0, 30.0)
+    assert "between" not in how["emissions_g"]
+
+
+def _measured(folder: Path, places: list[Place]) -> dict[str, object]:
+    """Return the totals of attempts of 1 kWh of a counter each."""
+    for number, place in enumerate(places, 1):
+        ledger = Ledger.create(folder / "carbon", 0, number)
+        header = {"kind": "header", "schema_version": 1, "run_id": "run", "node": 0, "attempt": number, "place": asdict(place), "pue": 1.0}
+        totals = Totals(3600.0, 1000.0, 1000.0, 0, 0, place.intensity_g_per_kwh)
+        for line in (
+            header,
+            {"kind": "machine", "components": {"cpu": "counter"}, "record": {}},
+            tick_line(1e9, "train", 3600.0, totals, 1.0, "ok"),
+        ):
+            ledger.append(line)
+    return {"seconds": 3600.0 * len(places), **measuring_fields(attempts_of(folder), 3600.0 * len(places))}
+
+
+def test_measured_emissions_have_the_range_of_energy_and_intensity(tmp_path: Path) -> None:
+    found = _measured(tmp_path / "one", [COAL])
+    assert (found["emissions_g_low"], found["emissions_g_high"]) == pytest.approx((0.95 * 400, 1.05 * 600))
+    assert found["intensity"] == {
+        "g_per_kwh": 500.0,
+        "low_g_per_kwh": 400.0,
+        "high_g_per_kwh": 600.0,
+        "source": "table",
+        "year": 2023,
+        "kind": "annual mean",
+    }
+    mixed = _measured(tmp_path / "two", [COAL, Place(intensity_g_per_kwh=100.0, kind="user")])
+    assert (mixed["emissions_g_low"], mixed["emissions_g_high"]) == pytest.approx((0.95 * 500, 1.05 * 700))
+    intensity = mixed["intensity"]
+    assert isinstance(intensity, dict)
+    assert [intensity[name] for name in ("g_per_kwh", "low_g_per_kwh", "high_g_per_kwh")] == pytest.approx([300, 250, 350])
+    user = _measured(tmp_path / "three", [Place(intensity_g_per_kwh=100.0, kind="user")])
+    assert isinstance(user["intensity"], dict)
+    assert "low_g_per_kwh" not in user["intensity"]
+
+
+def test_stages_have_the_range_of_their_intensities(tmp_path: Path) -> None:
+    energy = {"energy_kwh": 1.0, "carbon_status": "ok"}
+    coal = _measured(tmp_path / "a", [COAL]) | energy | {"emissions_g": 500.0}
+    user = _measured(tmp_path / "b", [Place(intensity_g_per_kwh=100.0, kind="user")]) | energy | {"emissions_g": 100.0}
+    intensity = sum_totals([coal, user])["intensity"]
+    assert [intensity[name] for name in ("g_per_kwh", "low_g_per_kwh", "high_g_per_kwh")] == pytest.approx([300, 250, 350])
+    assert sum_totals([coal, coal])["intensity"]["low_g_per_kwh"] == pytest.approx(400)
+    assert "low_g_per_kwh" not in sum_totals([user])["intensity"]

@@ -1,0 +1,53 @@
+"""The range of a carbon intensity that is a mean of CodeCarbon's table: of a country's by its plants, of an unknown place by all countries.
+
+The mean of a country rests on what a kilowatt-hour of each kind of plant emits over its life. The range is what the same mix of plants
+emits by the lower and upper quartile of the literature: IPCC, Special Report on Renewable Energy Sources, 2011, annex II, table A.II.4;
+biomass, whose quartiles that table does not separate from avoided emissions, by the lowest and highest of IPCC, Fifth Assessment Report,
+2014, working group III, annex III, table A.III.2. It says nothing of the hours of a run: `carbon.intensity_file` has those.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+_PLANTS = {  # grams of CO2e per kWh, by the columns of the table
+    "coal_TWh": (877.0, 1130.0),
+    "oil_TWh": (722.0, 907.0),
+    "gas_TWh": (422.0, 548.0),
+    "biofuel_TWh": (130.0, 420.0),
+    "solar_TWh": (29.0, 80.0),
+    "other_renewable_exc_biofuel_TWh": (20.0, 57.0),  # mostly geothermal
+    "nuclear_TWh": (8.0, 45.0),
+    "wind_TWh": (8.0, 20.0),
+    "hydroelectricity_TWh": (3.0, 7.0),
+}
+_LEAST_SHARE = 0.9  # of its electricity that the plants of a row have to explain
+_WORLD_CUT = 20  # the lowest and highest twentieth of the countries are left out
+
+
+class IntensityRange(NamedTuple):
+    """Grams of CO2e per kWh, and what they rest on."""
+
+    low: float
+    high: float
+    source: str
+
+
+def range_of_country(row: Mapping[str, Any]) -> IntensityRange | None:
+    """Return the range of a country's mean from its row of the table; None where that does not say which plants the country has."""
+    mix = {name: float(row.get(name) or 0.0) for name in _PLANTS}
+    total, known = float(row.get("total_TWh") or 0.0), sum(mix.values())
+    if not known > 0 or known < _LEAST_SHARE * total:
+        return None
+    mean = float(row["carbon_intensity"])
+    low, high = (sum(mix[name] * _PLANTS[name][end] for name in mix) / known for end in (0, 1))
+    return IntensityRange(min(low, mean), max(high, mean), "emissions of its kinds of plants in the literature")
+
+
+def range_of_world(means: Iterable[float], mean: float) -> IntensityRange | None:
+    """Return the range of a place that is not known, by the means of all countries; None without a table of them."""
+    known = sorted(means)
+    if len(known) < 2:
+        return None
+    low, *_, high = statistics.quantiles(known, n=_WORLD_CUT)
+    return IntensityRange(min(low, mean), max(high, mean), "nine of ten countries are between")
