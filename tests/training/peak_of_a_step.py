@@ -1,6 +1,6 @@
 """A program for test_memory.py: the peak memory of 32 more rows of a micro-batch, in bytes, measured in a fresh process.
 
-python peak_of_a_step.py {gpt2|llama|t5|2017} {float32|bfloat16} {kept|checkpointing}
+python peak_of_a_step.py {gpt2|llama|dropping|t5|2017} {float32|bfloat16} {kept|checkpointing}
 """
 
 import sys
@@ -26,6 +26,7 @@ PAIRED = BIG | {"encoder_layers": 2, "num_heads": 6, "head_dim": 32}
 MODELS = {
     "gpt2": GPT2 | BIG,
     "llama": LLAMA | BIG,
+    "dropping": GPT2 | BIG | {"dropout": {"attention": 0.1}},
     "t5": merge(PRESETS["t5-small"][1], PAIRED),  # with attention dropout, and a bias that has a gradient: no fused kernel
     "2017": merge(PRESETS["transformer-2017-base"][1], PAIRED),
 }

@@ -50,9 +50,12 @@ def test_a_plan_counts_what_dropout_of_attention_keeps_on_a_cpu(dtype: torch.dty
     plain, dropping = config(GPT2, context_length=512), config(GPT2, context_length=512, dropout={"attention": 0.1})
     for length in (256, 512):
         ids = torch.ones(1, length, dtype=torch.long)
-        kept = [memory._kept_bytes(stepper(build(one, seed=1), dtype=dtype).loss_module, Batch(ids, ids)) for one in (plain, dropping)]
+        modules = [stepper(build(one, seed=1), dtype=dtype).loss_module for one in (plain, dropping)]
+        kept = [memory._kept_bytes(one, Batch(ids, ids)) for one in modules]
         planned = [activation_bytes_per_row(one, length, dtype.itemsize, has_fused_dropout=False) for one in (plain, dropping)]
         assert (planned[1] - planned[0]) / memory._MARGIN == pytest.approx(kept[1] - kept[0], rel=0.1)
+        tried = [step_bytes_per_row(one, Batch(ids, ids)) for one in modules]  # from the beginning of the row
+        assert tried[1] - tried[0] == pytest.approx(kept[1] - kept[0], rel=0.15)
     in_half = activation_bytes_per_row(dropping, 512, 2, has_fused_dropout=True)
     assert in_half == activation_bytes_per_row(plain, 512, 4, has_fused_dropout=False) / 2
 

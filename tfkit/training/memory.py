@@ -17,6 +17,7 @@ from tfkit.training.loss_module import LossModule
 _ROOT = Path("/")
 _PAGE = resource.getpagesize()
 _PROBE_TOKENS = 16
+_DROPPED_BYTES = 3 * 4  # of a pair of positions in a head, where attention has dropout on a CPU
 _MARGIN = 1.6  # for temporary tensors within an operation: measured 1.2 to 1.5 times what autograd keeps
 _LIKELY = 1 / _MARGIN  # of an estimate with its margin: the probe's few tokens overestimate a long row by a seventh
 
@@ -67,7 +68,7 @@ def activation_bytes_per_row(config: ModelConfig, length: int, itemsize: int, *,
     On a CPU no fused kernel of attention has dropout: the probabilities, dropout's mask and its result are kept, in fp32 whatever the
     precision.
     """
-    squares = 0 if has_fused_dropout or not config.dropout.attention else 3 * 4 * length**2
+    squares = 0 if has_fused_dropout or not config.dropout.attention else _DROPPED_BYTES * length**2
     layers = config.encoder_layers + config.decoder_layers
     return activation_bytes_per_token(config) * length * itemsize // 4 + int(layers * config.num_heads * squares * _MARGIN)
 
@@ -90,8 +91,8 @@ def step_bytes_per_row(loss_module: LossModule, batch: Batch) -> int:
         between = (config.encoder_layers * encoder + config.decoder_layers * decoder) * config.dim * _itemsize(model)
         kept = 2 * kept / layers + between
     squares = encoder**2 + decoder**2  # the masks, one byte for each entry
-    if config.dropout.attention and cut:  # no fused kernel: scores and dropout masks are kept, which grow with the square of the length
-        squares *= 1 + layers * config.num_heads * 3 * _itemsize(model)
+    if config.dropout.attention and cut:  # no fused kernel: probabilities, mask and result, in fp32, grow with the square of the length
+        squares *= 1 + layers * config.num_heads * _DROPPED_BYTES
     return int(kept * _MARGIN) + squares
 
 
