@@ -64,6 +64,11 @@ def format_energy(watt_hours: float) -> str:
     return _scaled(watt_hours, {" MWh": 1e6, " kWh": 1e3, " Wh": 1, " mWh": 1e-3}) if watt_hours else "0 Wh"
 
 
+def format_footprint(watt_hours: float, grams: float, place: str) -> str:
+    """Format an energy and its emissions as 1.2 Wh, 195 mg CO2e (Germany, 344 g/kWh)."""
+    return f"{format_energy(watt_hours)}, {format_mass(grams)} CO2e ({place})"
+
+
 def format_range(low: float, high: float) -> str:
     """Format two energies in watt-hours as 0.4 to 1.1 Wh, 380 mWh to 1.1 Wh."""
     (least, _, unit), most = format_energy(low).partition(" "), format_energy(high)

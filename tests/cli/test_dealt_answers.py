@@ -11,7 +11,7 @@ from answer_runs import KINDS, made_rows
 from tfkit.carbon import Meter, Reading
 from tfkit.engine.calls import interrupts
 from tfkit.engine.isolation import isolated
-from tfkit.engine.listener import Silent
+from tfkit.engine.listener import Silent, StopRequest
 from tfkit.engine.predicting import Predictor
 from tfkit.engine.scoring.evaluator import Evaluator
 from tfkit.engine.session import Session
@@ -22,21 +22,25 @@ def through_json(compute: Callable[[Any], Any], items: Iterable[Any], /) -> Iter
     return (json.loads(json.dumps(compute(item))) for item in items)
 
 
+def session_of(stop: StopRequest, deal: Deal) -> Session:
+    return Session(stop, Silent(), Meter(), None, Reading(), False, "cpu", 1, deal=deal)
+
+
 def evaluated(run: Path, deal: Deal) -> list[Any]:
     with isolated(), interrupts(None) as stop:
-        work = Session(stop, Silent(), Meter(), None, Reading(), False, deal=deal)
+        work = session_of(stop, deal)
         words = ["evaluation.batch_size=5"]
-        _, found = Evaluator(str(run), None, words, None).compute(work, "cpu", 1, each=True)
+        _, found = Evaluator(str(run), None, words, None).compute(work, each=True)
     assert found.scores is not None
     return [found.metrics, found.predictions, found.facts, found.baselines]
 
 
 def predicted(run: Path, deal: Deal) -> list[dict[str, Any]]:
-    with isolated():
+    with isolated(), interrupts(None) as stop:
         predictor = Predictor(str(run), ["evaluation.batch_size=5"], all_labels=True)
         rows = [row | {"talk": row["talk"][:-1]} for row in made_rows(30)[20:]]
         asked = predictor.given_rows(rows)
-        predictor.load("cpu", 1, deal)
+        predictor.load(session_of(stop, deal))
         return [line for window in predictor.answers(asked) for line in window]
 
 

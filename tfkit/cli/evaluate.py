@@ -8,10 +8,11 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.aligned import facts
 from tfkit.cli.class_tables import class_tables
 from tfkit.engine.gate import gate_error, judge
 from tfkit.errors import UsageError
-from tfkit.units import format_baselines, format_energy, format_mass
+from tfkit.units import format_baselines, format_footprint
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
@@ -40,10 +41,8 @@ def evaluate(
     needs no recipe: "objective={kind: classification}" says what it was trained for; minimal_pairs and few_shot ask any language
     model (docs/evaluation.md). --run keeps the result, and the energy in emissions.csv, in a run folder.
     """
-    from tfkit.cli.ranks import place_in_command
-    from tfkit.cli.session import command_session
-    from tfkit.engine.dealt_recipes import rank_device, rank_threads
-    from tfkit.engine.predictions_file import require_writable, write_predictions
+    from tfkit.cli.session import Execution, leading_session, open_to_lead
+    from tfkit.engine.predictions_file import write_predictions
     from tfkit.recipe import open_recipe
     from tfkit.run import strict_json
 
@@ -54,25 +53,17 @@ def evaluate(
 
         return Evaluator(checkpoint, open_recipe(chosen) if chosen is not None else None, changes, data)
 
-    def follow(work: "Session") -> None:
-        opened().compute(work, rank_device(device, work.ranks), rank_threads(threads, work.ranks))
+    def follow(evaluator: "Evaluator", work: "Session") -> None:
+        evaluator.compute(work)
 
-    if (here := place_in_command(ranks, follow)) is None:
+    how = Execution(run, device, threads, ranks)
+    if (evaluator := open_to_lead(opened, follow, how, out=predictions, option="--predictions")) is None:
         return
-    if predictions is not None:
-        require_writable(predictions)
-    evaluator = opened()
-    objective = evaluator.settings.objective.trained_for
-    if predictions is not None:
-        evaluator.inputs.refuse_file(predictions, "--predictions")
-    if run is not None:
-        evaluator.inputs.refuse_folder(run, "--run")
-    gates = evaluator.gates(fail_if or ())
+    gates, objective = evaluator.gates(fail_if or ()), evaluator.settings.objective.trained_for
     if predictions is not None and objective.reads_text and objective.scored_by == "row":
         raise UsageError(f"--predictions: of texts and of labelled rows, and {objective.kind} has neither; leave it out")
-    with command_session("evaluate", evaluator.settings.carbon, run, threads, here) as work:
-        own_device, own_threads = rank_device(device, here), rank_threads(threads, here)
-        result, rows, reading = evaluator.score(work, own_device, own_threads, each=predictions is not None)
+    with leading_session("evaluate", evaluator, how) as work:
+        result, rows, reading = evaluator.score(work, each=predictions is not None)
         result["gates"] = judge(gates, result["metrics"])
         error = gate_error(gates, result["metrics"])
         with suppress(console.ReaderGone):  # the gates judge all the same, and a file may be wanted
@@ -105,7 +96,5 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
     rows |= {"baselines": beside} if (beside := format_baselines(result["baselines"])) else {}
     rows |= {"scored": scored, "data": ", ".join(entry["name"] for entry in result["data"]), "checkpoint": result["checkpoint"]}
     if result["energy_kwh"] is not None:
-        energy, mass = format_energy(reading.energy_wh), format_mass(reading.emissions_g)
-        rows["energy"] = f"{energy}, {mass} CO2e ({reading.place})"
-    width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()) + class_tables(result)
+        rows["energy"] = format_footprint(reading.energy_wh, reading.emissions_g, reading.place)
+    return facts(rows) + class_tables(result)

@@ -11,7 +11,7 @@ from tfkit.cli import options
 from tfkit.cli.answering import write_answers
 from tfkit.cli.chat import converse
 from tfkit.cli.prompts import read_prompts
-from tfkit.units import format_energy, format_mass
+from tfkit.units import format_footprint
 
 if TYPE_CHECKING:
     from tfkit.engine.session import Session
@@ -53,10 +53,7 @@ def generate(
     With --chat each prompt is answered, as the checkpoint's own chat template has it; a JSON line may hold {"messages": [{"role": "user",
     "content": "Hello"}]}. On a terminal --chat alone is a conversation: Ctrl-C ends an answer, Ctrl-D the conversation.
     """
-    from tfkit.cli.ranks import place_in_command
-    from tfkit.cli.session import command_session
-    from tfkit.engine.dealt_recipes import rank_device, rank_threads
-    from tfkit.engine.inputs import inputs_of
+    from tfkit.cli.session import Execution, leading_session, open_to_lead
     from tfkit.engine.settings import PROMPTS_AT_ONCE, quoted, split_arguments
 
     words, overrides = split_arguments(arguments or ())
@@ -69,27 +66,22 @@ def generate(
     def opened() -> "TextGenerator":
         from tfkit.engine.text_generator import TextGenerator
 
-        return TextGenerator(checkpoint, overrides, chat=chat)
+        return TextGenerator(checkpoint, overrides, chat=chat, files=[Path(input_)] if input_ else [])
 
-    def follow(work: "Session") -> None:
-        with ExitStack() as stack:
-            batches = read_prompts(prompt, input_, words, chat, PROMPTS_AT_ONCE, stack)
-            assert batches is not None
-            generator = opened()
-            generator.load(work, rank_device(device, work.ranks), rank_threads(threads, work.ranks))
-            write_answers(generator, batches, None)
+    def follow(generator: "TextGenerator", work: "Session") -> None:
+        assert batches is not None
+        generator.load(work)
+        write_answers(generator, batches, None)
 
     alone = "" if input_ not in (None, "-") else "one prompt, and those from stdin, are for one process; give many in a file, --input F"
-    if (here := place_in_command(ranks, follow, alone)) is None:
-        return
+    how = Execution(run, device, threads, ranks)
     with ExitStack() as stack:
         batches = read_prompts(prompt, input_, words, chat, PROMPTS_AT_ONCE, stack)
-        generator = opened()
-        if run is not None:
-            inputs_of([Path(input_)] if input_ else [], [], [generator.folder, checkpoint]).refuse_folder(run, "--run")
-        work = stack.enter_context(command_session("generate", generator.settings.carbon, run, threads, here))
+        if (generator := open_to_lead(opened, follow, how, alone=alone)) is None:
+            return
+        work = stack.enter_context(leading_session("generate", generator, how))
         with work.stop.at_once():
-            generator.load(work, rank_device(device, here), rank_threads(threads, here))
+            generator.load(work)
         if batches is None:
             count, tokens = 0, converse(generator, json_)
         else:
@@ -97,5 +89,4 @@ def generate(
         reading = work.own(work.meter.fresh_reading())
         work.finish({"prompts": count, "tokens": tokens})
         if reading.status == "ok":
-            energy, mass = format_energy(reading.energy_wh), format_mass(reading.emissions_g)
-            console.say(f"{tokens:,} tokens, {energy}, {mass} CO2e ({reading.place})")
+            console.say(f"{tokens:,} tokens, {format_footprint(reading.energy_wh, reading.emissions_g, reading.place)}")

@@ -7,6 +7,7 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.aligned import facts
 from tfkit.engine.gate import failed_gates, judge, plan_gates, plan_metrics
 from tfkit.errors import UsageError
 from tfkit.units import format_bytes, format_count, format_energy, format_mass, format_seconds
@@ -79,11 +80,11 @@ def lines(plan: "Estimate") -> list[str]:
     """Return a plan for people: a table, of a chain one for each stage and one for all."""
     found: list[str] = []
     for name, one in plan.stages.items():
-        found += [f"stage {name}", *_table(one), ""]
-    return [*found, *(["all stages"] if plan.stages else []), *_table(plan)]
+        found += [f"stage {name}", _table(one), ""]
+    return [*found, *(["all stages"] if plan.stages else []), _table(plan)]
 
 
-def _table(plan: "Estimate") -> list[str]:
+def _table(plan: "Estimate") -> str:
     batches = "" if plan.stages else f" in micro-batches of {plan.micro_batch_size:,} rows"
     rows = {
         "parameters": f"{plan.parameters:,}, of which {plan.trained_parameters:,} are trained",
@@ -110,8 +111,7 @@ def _table(plan: "Estimate") -> list[str]:
     if (full := plan.full_power) is not None:
         power = f"{full.watts:g} W ({full.hardware}) at full power for {format_seconds(3600 * full.hours)}"
         rows["ML CO2 Impact"] = f"{format_mass(full.emissions_g)} CO2e: {power}"
-    width = max(map(len, rows))
-    return [f"{name:<{width}}  {value}" for name, value in rows.items()]
+    return facts(rows)
 
 
 def _shares(flops: dict[str, float]) -> str:

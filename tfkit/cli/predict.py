@@ -10,8 +10,9 @@ import typer
 
 from tfkit import console
 from tfkit.cli import options
+from tfkit.cli.aligned import facts
 from tfkit.errors import DataError, UsageError
-from tfkit.units import format_energy, format_mass
+from tfkit.units import format_footprint
 
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
@@ -43,10 +44,7 @@ def predict(
     line, or one text per line, and each is answered as it comes. A row that cannot be read is an error; with data.on_bad_row=skip it is
     written without a prediction, and with an `error`.
     """
-    from tfkit.cli.ranks import place_in_command
-    from tfkit.cli.session import command_session
-    from tfkit.engine.dealt_recipes import rank_device, rank_threads
-    from tfkit.engine.predictions_file import require_writable
+    from tfkit.cli.session import Execution, leading_session, open_to_lead
     from tfkit.engine.settings import split_arguments
 
     words, changes = split_arguments(overrides or ())
@@ -58,28 +56,21 @@ def predict(
 
         return Predictor(checkpoint, changes, data, all_labels=all_)
 
-    def follow(work: "Session") -> None:
-        predictor = opened()
+    def follow(predictor: "Predictor", work: "Session") -> None:
         rows = predictor.open_rows()
-        predictor.load(rank_device(device, work.ranks), rank_threads(threads, work.ranks), work.deal)
+        predictor.load(work)
         for _ in predictor.answers(rows):
             pass
 
     alone = "rows from stdin are answered by one process, as they come; give them as a file, --data F" if data == "-" else ""
-    if (here := place_in_command(ranks, follow, alone)) is None:
+    how = Execution(run, device, threads, ranks)
+    if (predictor := open_to_lead(opened, follow, how, alone=alone, out=out)) is None:
         return
-    if out is not None:
-        require_writable(out, "--out")
-    predictor = opened()
-    if out is not None:
-        predictor.inputs.refuse_file(out, "--out")
-    if run is not None:
-        predictor.inputs.refuse_folder(run, "--run")
-    with command_session("predict", predictor.settings.carbon, run, threads, here) as work:
+    with leading_session("predict", predictor, how) as work:
         with work.stop.at_once():
             pipe = _pipe() if data == "-" else None
             rows = predictor.open_rows(pipe)
-            predictor.load(rank_device(device, here), rank_threads(threads, here), work.deal)
+            predictor.load(work)
         try:
             _write(predictor, predictor.answers(rows, pipe.is_ready if pipe else lambda: True), out, work)
         except BrokenPipeError as error:  # of --out
@@ -91,7 +82,7 @@ def predict(
         work.finish(result)
         if out is None:
             if reading.status == "ok":
-                console.say(f"{result['rows']:,} rows, {_energy(reading)}")
+                console.say(f"{result['rows']:,} rows, {_footprint(reading)}")
         elif json:
             console.json(result)
         else:
@@ -140,11 +131,10 @@ def _table(result: dict[str, Any], reading: "Reading") -> str:
         "without a prediction": f"{result['bad_rows']:,}" if result["bad_rows"] else "",
         "cut to the context": f"{result['truncated']:,}" if result["truncated"] else "",
         "checkpoint": result["checkpoint"],
-        "energy": _energy(reading) if result["energy_kwh"] is not None else "",
+        "energy": _footprint(reading) if result["energy_kwh"] is not None else "",
     }
-    width = max(len(name) for name, value in rows.items() if value)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items() if value)
+    return facts({name: value for name, value in rows.items() if value})
 
 
-def _energy(reading: "Reading") -> str:
-    return f"{format_energy(reading.energy_wh)}, {format_mass(reading.emissions_g)} CO2e ({reading.place})"
+def _footprint(reading: "Reading") -> str:
+    return format_footprint(reading.energy_wh, reading.emissions_g, reading.place)

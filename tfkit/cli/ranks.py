@@ -35,7 +35,9 @@ def place_of_this_process(asked: int | None, threads: int | None) -> Ranks | Non
     return None
 
 
-def place_in_command(asked: int | None, follow: "Callable[[Session], object]", alone: str = "") -> Ranks | None:
+def place_in_command(
+    asked: int | None, follow: "Callable[[Session], object]", device: str | None, threads: int | None, alone: str = ""
+) -> Ranks | None:
     """Return the place of this process if it leads a command without gradients; None if it has done its part.
 
     See `place_of_this_process`; a rank beside the first does its part by `follow`. `alone`: why this is for one process, if it is.
@@ -51,7 +53,7 @@ def place_in_command(asked: int | None, follow: "Callable[[Session], object]", a
     with (
         StopSignals(acknowledge=console.acknowledge) as signals,
         contextlib.suppress(PeerDoneError),
-        following_session(here, signals) as work,
+        following_session(here, signals, device, threads) as work,
         signals.at_once(),
     ):
         follow(work)

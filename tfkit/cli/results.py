@@ -3,7 +3,7 @@
 from typing import Any
 
 from tfkit import console
-from tfkit.cli.aligned import aligned
+from tfkit.cli.aligned import aligned, facts
 from tfkit.errors import Stopped, TfkitError
 from tfkit.units import format_baselines, format_count, format_energy, format_mass, format_range, format_seconds
 
@@ -81,8 +81,7 @@ def _lines(result: dict[str, Any]) -> str:
     if (gain := result.get("improvement")) is not None and best:
         change = f"better by {gain:.4g}" if gain > 0 else f"WORSE by {-gain:.4g}" if gain < 0 else "no better"
         rows["result"] = f"{best['metric']} {_number(best['value'])}, {change} than before the first step"
-    width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items() if value)
+    return facts({name: value for name, value in rows.items() if value})
 
 
 def _measured(result: dict[str, Any]) -> str:

@@ -4,8 +4,7 @@ Nothing is printed unless a listener prints it, errors are the classes of tfkit.
 `recipe` is a bundled name, a path, a dict or a Recipe; `overrides` is a dict of dotted names, or of sections.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,21 +14,20 @@ from tfkit.engine import sweeping
 from tfkit.engine.argument_names import naming_arguments
 from tfkit.engine.attempt import RunOptions
 from tfkit.engine.beginning import recognition_of
-from tfkit.engine.calls import Interrupts, Overrides, ShouldStop, interrupts, several, word, words_of
+from tfkit.engine.calls import AnyRecipe, Interrupts, Overrides, ShouldStop, interrupts, recipe_text, several, word, words_of
 from tfkit.engine.chain_plan import first_stage
+from tfkit.engine.checkpoint_calls import evaluate, generate, predict
 from tfkit.engine.isolation import isolated
 from tfkit.engine.listener import Listener, Silent
 from tfkit.engine.own_ranks import own_ranks
-from tfkit.engine.results import Completion, EvaluationResult, SweepResult, TrainingResult
+from tfkit.engine.results import SweepResult, TrainingResult
 from tfkit.errors import Stopped, UsageError, stop_reason
-from tfkit.recipe import Recipe, RecipeText, open_recipe
-from tfkit.recipe.dump import dump_document, recipe_document
+from tfkit.recipe import RecipeText
 
 if TYPE_CHECKING:
     from tfkit.engine.planning.estimate import Estimate
-    from tfkit.engine.predicting import Predictor
 
-AnyRecipe = str | Path | Mapping[str, Any] | Recipe
+__all__ = ["evaluate", "finetune", "generate", "plan", "predict", "pretrain", "resume", "sweep"]
 
 
 @naming_arguments()
@@ -56,7 +54,7 @@ def pretrain(
 
     `ranks`: so many processes on this machine train together: this one, and others that are started for the call and end with it.
     """
-    source, words = _recipe_text(recipe), words_of(overrides)
+    source, words = recipe_text(recipe), words_of(overrides)
     given = RunOptions(_folder(run, source), resume, exact, force, device, threads, ["tfkit.pretrain"], (), tuple(stages))
     return _trained(given, ranks, should_stop, lambda stop, how: training.pretrain(source, words, how, listener or Silent(), stop))
 
@@ -83,7 +81,7 @@ def finetune(
 
     Of a recipe with stages `start` and `data` are those of the first one. For the rest see `pretrain`.
     """
-    source = _recipe_text(recipe) if recipe is not None else None
+    source = recipe_text(recipe) if recipe is not None else None
     words = _tuning_words(words_of(overrides), start, data, first_stage(source))
     folder = _folder(run, source) if run is not None or source is not None else Path("runs") / recognition_of(words).run_name
     given = RunOptions(folder, resume, exact, force, device, threads, ["tfkit.finetune"], (), tuple(stages))
@@ -132,11 +130,9 @@ def sweep(
     `space`: {"optimizer.lr": [1e-3, 3e-3]}, or with `trials`, of which Optuna then chooses the values, {"optimizer.lr": "1e-5..1e-2"}. Each
     trial is a run in a folder of its own below `run` (default: runs/<recipe>-sweep). For the rest see `pretrain` and `finetune`.
     """
-    source, words = _recipe_text(recipe), words_of(overrides)
-    first = first_stage(source)
+    source, words = recipe_text(recipe), words_of(overrides)
     varied = [several(name, values) for name, values in space.items()]
-    tuned = [word(f"{first}data.train", [{"path": str(data)}])] if data is not None else []
-    tuned += [*words, *varied, *([word(f"{first}model.from", str(start))] if start is not None else [])]
+    tuned = _tuning_words([*words, *varied], start, data, first_stage(source))
     folder = Path(run) if run is not None else Path("runs") / f"{source.name}-sweep"
     options = RunOptions(folder, resume, False, force, device, threads, ["tfkit.sweep"])
     try:
@@ -147,134 +143,6 @@ def sweep(
             raise
         result = stopped.result
     return SweepResult.of(result)
-
-
-@naming_arguments()
-def evaluate(
-    recipe: AnyRecipe | None = None,
-    overrides: Overrides = None,
-    *,
-    start: str | Path,
-    data: str | Path | None = None,
-    predictions: bool = False,
-    run: str | Path | None = None,
-    device: str | None = None,
-    threads: int | None = None,
-    listener: Listener | None = None,
-    should_stop: ShouldStop = None,
-) -> EvaluationResult:
-    """Score the checkpoint `start` on `data`, else on the recipe's data.validation, else on that of the run that made it.
-
-    Raises Stopped where `should_stop` says so: half a score is none.
-    """
-    from tfkit.engine.scoring.evaluator import Evaluator
-    from tfkit.engine.session import session
-
-    with isolated(), interrupts(should_stop) as stop:
-        source = _recipe_text(recipe) if recipe is not None else None
-        evaluator = Evaluator(str(start), source, words_of(overrides), str(data) if data else None)
-        if run is not None:
-            evaluator.inputs.refuse_folder(Path(run), "run")
-        folder = Path(run) if run is not None else None
-        carbon = evaluator.settings.carbon
-        with session("evaluate", carbon, folder, listener or Silent(), stop, threads=threads, words=["tfkit.evaluate"]) as work:
-            result, rows, _ = evaluator.score(work, device, threads, each=predictions)
-    return EvaluationResult.of(result, predictions=rows)
-
-
-@naming_arguments()
-def generate(
-    prompts: str | Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Sequence[Mapping[str, Any]],
-    overrides: Overrides = None,
-    *,
-    start: str | Path,
-    chat: bool = False,
-    run: str | Path | None = None,
-    device: str | None = None,
-    threads: int | None = None,
-    listener: Listener | None = None,
-    should_stop: ShouldStop = None,
-) -> list[Completion]:
-    """Continue each prompt with the checkpoint `start`, in order. `overrides`: {"generation.max_new_tokens": 20}.
-
-    `chat`: a prompt is what a user says, or a list of messages {"role", "content"}, or {"messages": that list, "tools": ...}. A masked
-    language model fills the masks.
-    Raises Stopped.
-    """
-    from tfkit.engine.inputs import inputs_of
-    from tfkit.engine.session import session
-    from tfkit.engine.text_generator import TextGenerator
-
-    with isolated(), interrupts(should_stop) as stop:
-        generator = TextGenerator(str(start), words_of(overrides), chat=chat)
-        folder, carbon = Path(run) if run is not None else None, generator.settings.carbon
-        if folder is not None:
-            inputs_of([], [], [generator.folder, str(start)]).refuse_folder(folder, "run")
-        with session("generate", carbon, folder, listener or Silent(), stop, threads=threads, words=["tfkit.generate"]) as work:
-            generator.load(work, device, threads)
-            found = generator.all_completions(prompts)
-            work.finish({"prompts": len(found), "tokens": sum(one.tokens for one in found)})
-    return found
-
-
-@naming_arguments()
-def predict(
-    rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str,
-    overrides: Overrides = None,
-    *,
-    start: str | Path,
-    all_labels: bool = False,
-    run: str | Path | None = None,
-    device: str | None = None,
-    threads: int | None = None,
-    listener: Listener | None = None,
-    should_stop: ShouldStop = None,
-) -> Iterator[dict[str, Any]]:
-    """Yield each row, a dict or a text alone, with the `prediction` and `probability` that the checkpoint `start` gives it, in order.
-
-    Rows need no label, and are read a few batches ahead. `all_labels`: with `probabilities`, of every label. `overrides`:
-    {"data.validation.0.columns": {"text": "body"}}. Raises DataError for a row that cannot be read; with {"data.on_bad_row": "skip"} it
-    is yielded with an `error` in place of a prediction. Raises Stopped.
-    """
-    from tfkit.engine.predicting import Predictor
-
-    predictor = Predictor(start, words_of(overrides), all_labels=all_labels)
-    if run is not None:
-        predictor.inputs.refuse_folder(Path(run), "run")
-    return _predictions(predictor, rows, Path(run) if run is not None else None, device, threads, listener or Silent(), should_stop)
-
-
-def _predictions(
-    predictor: "Predictor",
-    rows: Any,
-    folder: Path | None,
-    device: str | None,
-    threads: int | None,
-    listener: Listener,
-    should_stop: ShouldStop,
-) -> Iterator[dict[str, Any]]:
-    """Load the model when the first row is asked for. Between two windows the process is the caller's own."""
-    import torch
-
-    from tfkit.engine.session import session
-
-    answers = predictor.answers(predictor.given_rows(rows))
-    with ExitStack() as stack:
-        with naming_arguments(), isolated(), interrupts(should_stop) as stop, stop.at_once():
-            carbon = predictor.settings.carbon
-            work = stack.enter_context(session("predict", carbon, folder, listener, stop, threads=threads, words=["tfkit.predict"]))
-            predictor.load(device, threads)
-        while True:
-            answered = f"{predictor.counts.rows:,} rows were answered"
-            with naming_arguments(), isolated(), interrupts(should_stop) as stop, stop.at_once(answered):
-                torch.set_num_threads(threads or torch.get_num_threads())
-                window = next(answers, None)
-            if window is None:
-                break
-            yield from window
-        for warning in predictor.warnings():
-            listener.warn(warning)
-        work.finish(predictor.result(work.own(work.meter.fresh_reading())))
 
 
 @naming_arguments()
@@ -302,7 +170,7 @@ def plan(
     from tfkit.engine.planning.plan_request import PlanOptions, to_plan
     from tfkit.engine.session import session
 
-    source = _recipe_text(recipe) if recipe is not None else None
+    source = recipe_text(recipe) if recipe is not None else None
     if source is None and start is None and data is None:
         raise UsageError("plan: what is planned? Give a recipe, or start=CKPT and data=F")
     words = _tuning_words(words_of(overrides), start, data, first_stage(source))
@@ -331,17 +199,6 @@ def _tuning_words(words: Sequence[str], start: str | Path | None, data: str | Pa
     # The data come before the others, so that data.train.0.columns can name columns.
     before = [word(f"{stage}data.train", [{"path": str(data)}])] if data is not None else []
     return [*before, *words, *([word(f"{stage}model.from", str(start))] if start is not None else [])]
-
-
-def _recipe_text(recipe: AnyRecipe) -> RecipeText:
-    """The text of a recipe in any of its forms."""
-    if isinstance(recipe, str | Path):
-        return open_recipe(str(recipe))
-    document = recipe_document(recipe, None) if isinstance(recipe, Recipe) else dict(recipe)
-    try:
-        return RecipeText(Path("<recipe>"), dump_document(document))  # no file has this name
-    except Exception as error:  # of the YAML library: a value that a recipe cannot hold
-        raise UsageError(f"the recipe holds a value that YAML does not have: {error}") from error
 
 
 def _folder(run: str | Path | None, source: RecipeText | None) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfkit.adapters import describe, how_to_merge, is_adapter, load
+from tfkit.engine.opened_model import own_tokenizer
 from tfkit.errors import ModelError, UsageError
 from tfkit.families import FAMILIES
 from tfkit.hub import Described, content_hash, run_id_of
@@ -31,11 +32,7 @@ class Start:
     @property
     def tokenizer(self) -> Tokenizer:
         """Its own. Raises ModelError if it has none."""
-        if self.described.codec is None:
-            raise ModelError(
-                f"{self.described.folder}: no tokenizer.json here, and text cannot be read without; put the model's own beside it"
-            )
-        return self.described.codec
+        return own_tokenizer(self.described)
 
     def parent(self) -> dict[str, str | None]:
         """Its entry among the parents in tfkit.json."""

@@ -1,14 +1,18 @@
-"""The surroundings of a call of the library: Ctrl-C is held back, and overrides are a dict."""
+"""The surroundings of a call of the library: Ctrl-C is held back, a recipe has many forms, and overrides are a dict."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from tfkit.errors import Stopped, UsageError
+from tfkit.recipe import Recipe, RecipeText, open_recipe
+from tfkit.recipe.dump import dump_document, recipe_document
 from tfkit.run.signals import StopSignals
 
+AnyRecipe = str | Path | Mapping[str, Any] | Recipe
 Overrides = Mapping[str, Any] | None
 ShouldStop = Callable[[], bool] | None
 
@@ -47,6 +51,17 @@ def interrupts(should_stop: ShouldStop) -> Iterator[Interrupts]:
                 raise
     if stop.requested is not None:  # also where it came too late to stop anything
         raise KeyboardInterrupt
+
+
+def recipe_text(recipe: AnyRecipe) -> RecipeText:
+    """Return the text of a recipe in any of its forms."""
+    if isinstance(recipe, str | Path):
+        return open_recipe(str(recipe))
+    document = recipe_document(recipe, None) if isinstance(recipe, Recipe) else dict(recipe)
+    try:
+        return RecipeText(Path("<recipe>"), dump_document(document))  # no file has this name
+    except Exception as error:  # of the YAML library: a value that a recipe cannot hold
+        raise UsageError(f"the recipe holds a value that YAML does not have: {error}") from error
 
 
 def words_of(overrides: Overrides) -> list[str]:

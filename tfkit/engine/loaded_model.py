@@ -9,8 +9,8 @@ from tfkit.engine.argument_names import naming_arguments
 from tfkit.engine.calls import Overrides, interrupts, words_of
 from tfkit.engine.isolation import isolated
 from tfkit.engine.listener import Silent
+from tfkit.engine.opened_model import own_tokenizer
 from tfkit.engine.results import Completion
-from tfkit.errors import ModelError
 from tfkit.hub import Loaded
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ class LoadedModel(Loaded):
         """
         from tfkit.evaluation.embeddings import embed
 
-        if self.codec is None:
-            raise ModelError(f"{self.folder}: no tokenizer.json here, and no text can be read without; put the model's own beside it")
-        return embed(self.model, self.codec, [texts] if isinstance(texts, str) else list(texts), _TEXTS_AT_ONCE)
+        return embed(self.model, own_tokenizer(self), [texts] if isinstance(texts, str) else list(texts), _TEXTS_AT_ONCE)
 
 
 @naming_arguments()

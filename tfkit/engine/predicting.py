@@ -13,10 +13,11 @@ from tfkit.data.formats.readers import Layout
 from tfkit.data.sources.asked_rows import Asked, AskedColumns, asked_content, asked_rows
 from tfkit.data.sources.open_sources import open_source
 from tfkit.engine.killed import complete_killed_run
+from tfkit.engine.opened_model import open_model, own_tokenizer
 from tfkit.engine.own_objective import own_objective
 from tfkit.engine.pipe import Pipe
 from tfkit.engine.settings import Settings, quoted, read_settings, settings_inputs
-from tfkit.errors import DataError, ModelError, UsageError
+from tfkit.errors import DataError, UsageError
 from tfkit.hub import find_checkpoint
 from tfkit.parallel.deal import Deal, in_turn
 from tfkit.recipe.schema.data_sections import SourceSection
@@ -24,6 +25,7 @@ from tfkit.recipe.schema.data_sections import SourceSection
 if TYPE_CHECKING:
     from tfkit.carbon import Reading
     from tfkit.data import Encoded
+    from tfkit.engine.session import Session
     from tfkit.hub import Loaded
     from tfkit.objectives.labelled import Answer
 
@@ -86,23 +88,15 @@ class Predictor:
                 raise UsageError(f"row {number}: a row is a dict or a text, and this is of type {type(row).__name__}")
             yield columns.asked(row, f"row {number}")
 
-    def load(self, device: str | None = None, threads: int | None = None, deal: Deal = in_turn) -> None:
-        """Load the model; `deal` has its batches computed. Raises ModelError for one that does not fit the objective."""
-        import torch
-
-        from tfkit.adapters import load
-        from tfkit.training.device import pick_device
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.use(load(self.folder, device=pick_device(device), dtype=getattr(torch, self.settings.evaluation.precision)), deal)
+    def load(self, work: "Session") -> None:
+        """Load the model. Raises ModelError for one that does not fit the objective."""
+        self.use(open_model(self.folder, work, self.settings.evaluation.precision), work.deal)
 
     def use(self, loaded: "Loaded", deal: Deal = in_turn) -> None:
-        """Take a model that is loaded already. Raises ModelError."""
+        """Take a model that is loaded already; `deal` has its batches computed. Raises ModelError."""
         from tfkit.engine.scoring.by_row import open_finished
 
-        if loaded.codec is None:
-            raise ModelError(f"{self.folder}: no tokenizer.json here, and no text can be read without; put the model's own beside it")
+        own_tokenizer(loaded)
         objective = open_finished(self.section, loaded, self.settings.seed)[0].labelled
         assert objective is not None  # it reads rows
         self.loaded, self.objective, self._deal = loaded, objective, deal

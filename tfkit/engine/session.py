@@ -9,6 +9,7 @@ from typing import Any
 
 from tfkit.carbon import Meter, Reading, attempts_of, measuring_fields, read_rework, read_seconds, read_totals, reading_of, resolve_place
 from tfkit.carbon.reading import SUMMED
+from tfkit.engine.dealt_recipes import rank_device, rank_threads
 from tfkit.engine.listener import Listener, Silent, StopRequest
 from tfkit.errors import DataError
 from tfkit.parallel.deal import Deal, in_turn
@@ -29,6 +30,8 @@ class Session:
     folder: RunFolder | None
     before: Reading  # what earlier commands in the same run folder took
     metered: bool
+    device: str | None = None  # of this rank, and its threads; None: the best device, PyTorch's own number
+    threads: int | None = None
     ranks: Ranks = ONE_PROCESS
     deal: Deal = in_turn  # computes a list of batches, with the other ranks where there are some
     first_alone: Callable[[], AbstractContextManager[None]] = nullcontext  # encloses what fills a cache: rank 0 enters first
@@ -58,12 +61,13 @@ def session(
     listener: Listener,
     stop: StopRequest,
     *,
+    device: str | None = None,
     threads: int | None = None,
     words: Sequence[str] = (),
     ranks: Ranks = ONE_PROCESS,
 ) -> Iterator[Session]:
-    """Meter the block, under the name of the command; `threads` and `words`, the command line, are for the receipt; with `ranks` it is
-    rank 0 of a command that the others follow.
+    """Meter the block, under the name of the command; `words`, the command line, are for the receipt; with `ranks` it is rank 0 of a
+    command that the others follow.
 
     Raises UsageError for a country that is none, MachineError for a bad run folder. A series of intensities that is not of now, as
     that of the run whose checkpoint is used may be, is left out with a warning.
@@ -91,7 +95,8 @@ def session(
         )
         is_whole = False
         try:
-            alone = Session(stop, listener, meter, folder, before, carbon.enabled)
+            place = rank_device(device, ranks), rank_threads(threads, ranks)
+            alone = Session(stop, listener, meter, folder, before, carbon.enabled, *place)
             with nullcontext(alone) if ranks.is_alone else _joined(alone, ranks) as work:
                 yield work
             is_whole = True
@@ -104,9 +109,10 @@ def session(
 
 
 @contextmanager
-def following_session(ranks: Ranks, stop: StopRequest) -> Iterator[Session]:
+def following_session(ranks: Ranks, stop: StopRequest, device: str | None, threads: int | None) -> Iterator[Session]:
     """Follow rank 0 through a command, without a meter, a folder or a word; what the other ranks compute comes by `deal`."""
-    with _joined(Session(stop, Silent(), Meter(), None, Reading(), False), ranks) as work:
+    place = rank_device(device, ranks), rank_threads(threads, ranks)
+    with _joined(Session(stop, Silent(), Meter(), None, Reading(), False, *place), ranks) as work:
         yield work
 
 

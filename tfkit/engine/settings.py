@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -42,6 +42,13 @@ class Settings:
     batch_size: int
     has_recipe: bool
     path: Path | None = None  # the file that the recipe was read from
+
+
+class Opened(Protocol):
+    """A checkpoint that a command has opened: its settings are read, and nothing is loaded."""
+
+    settings: Settings
+    inputs: Inputs
 
 
 class _Data(Data):

@@ -3,9 +3,12 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfkit.engine.inputs import inputs_of
 from tfkit.engine.killed import complete_killed_run
+from tfkit.engine.opened_model import open_model, own_tokenizer
 from tfkit.engine.results import Completion
 from tfkit.engine.settings import PROMPTS_AT_ONCE, read_settings
 from tfkit.errors import DataError, ModelError, UsageError
@@ -34,34 +37,24 @@ _PURPOSES = {
 class TextGenerator:
     """Writes with the settings of the run that made the checkpoint, else of its generation_config.json, as `words` (key=value) change them.
 
-    Nothing is loaded before `load`. `chat`: prompts are conversations.
+    Nothing is loaded before `load`. `chat`: prompts are conversations. `files`: what the prompts are read from.
     """
 
-    def __init__(self, checkpoint: str, words: Sequence[str], *, chat: bool = False):
+    def __init__(self, checkpoint: str, words: Sequence[str], *, chat: bool = False, files: Sequence[Path] = ()):
         complete_killed_run(checkpoint)
         self.folder = find_checkpoint(checkpoint)
         self.words, self.chat = words, chat
         self.settings = read_settings(None, self.folder, words, _SECTIONS)
+        self.inputs = inputs_of(files, [], [self.folder, checkpoint])
 
-    def load(self, work: "Session", device: str | None = None, threads: int | None = None) -> None:
+    def load(self, work: "Session") -> None:
         """Load the model. Raises ModelError for one that writes no text, UsageError for settings that it would not read."""
-        import torch
-
-        from tfkit.adapters import load
-        from tfkit.training.device import pick_device
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.use(load(self.folder, device=pick_device(device)), work)
+        self.use(open_model(self.folder, work), work)
 
     def use(self, loaded: "Loaded", work: "Session") -> None:
         """Take a model that is loaded already. Raises as `load`."""
         self.work, self.loaded = work, loaded
-        if self.loaded.codec is None:
-            raise ModelError(
-                f"{self.folder}: no tokenizer.json here, and text cannot be read without; put the model's own tokenizer beside it"
-            )
-        self.codec = self.loaded.codec
+        self.codec = own_tokenizer(loaded)
         self.fills_masks = self._check_kind()
         self.decided = self._decide()
 

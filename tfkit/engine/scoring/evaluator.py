@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from tfkit.engine.gate import Gate, metrics_of_sets, parse_gate, parse_gates
 from tfkit.engine.inputs import Inputs
 from tfkit.engine.killed import complete_killed_run
+from tfkit.engine.opened_model import open_model, own_tokenizer
 from tfkit.engine.settings import read_settings, settings_inputs
-from tfkit.errors import ModelError
 from tfkit.hub import find_checkpoint
 from tfkit.recipe import RecipeText
 
@@ -45,13 +45,11 @@ class Evaluator:
             return [parse_gate(text, names) for text in texts]
         return parse_gates(texts, metrics_of_sets(names, self.settings.data))
 
-    def score(
-        self, work: "Session", device: str | None = None, threads: int | None = None, *, each: bool = False
-    ) -> "tuple[dict[str, Any], list[dict[str, Any]], Reading]":
+    def score(self, work: "Session", *, each: bool = False) -> "tuple[dict[str, Any], list[dict[str, Any]], Reading]":
         """Return the result of docs/cli.md, a prediction for each row if `each`, and the energy. Raises Stopped: half a score is none."""
         from tfkit.engine.session import WHOLE
 
-        loaded, found = self.compute(work, device, threads, each=each)
+        loaded, found = self.compute(work, each=each)
         with work.stop.at_once(WHOLE):
             reading = work.own(work.meter.stop())  # which waits for a first measurement
             result = self._result(loaded, found, reading)
@@ -61,29 +59,12 @@ class Evaluator:
         work.finish(result, data=result["data"])
         return result, found.predictions, reading
 
-    def compute(
-        self, work: "Session", device: str | None = None, threads: int | None = None, *, each: bool = False
-    ) -> "tuple[Loaded, Scored]":
+    def compute(self, work: "Session", *, each: bool = False) -> "tuple[Loaded, Scored]":
         """Return the loaded model and its scores: the part of `score` that all ranks have."""
         with work.stop.at_once():
-            loaded = self._load(device, threads)
+            loaded = open_model(self.folder, work, self.settings.evaluation.precision)
+            own_tokenizer(loaded)
         return loaded, self._scored(loaded, work, each=each)
-
-    def _load(self, device: str | None, threads: int | None) -> "Loaded":
-        """Load the model in the arithmetic of the settings."""
-        import torch
-
-        from tfkit.adapters import load
-        from tfkit.training.device import pick_device
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-        loaded = load(self.folder, device=pick_device(device), dtype=getattr(torch, self.settings.evaluation.precision))
-        if loaded.codec is None:
-            raise ModelError(
-                f"{self.folder}: no tokenizer.json here, and texts cannot be scored without; put the model's own tokenizer beside it"
-            )
-        return loaded
 
     def _scored(self, loaded: "Loaded", work: "Session", *, each: bool) -> "Scored":
         from tfkit.engine.scoring.by_likelihood import evaluate_likelihood

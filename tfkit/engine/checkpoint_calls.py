@@ -1,0 +1,137 @@
+"""evaluate, generate and predict of the library: a checkpoint is used, and nothing is trained."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfkit.engine.argument_names import naming_arguments
+from tfkit.engine.calls import AnyRecipe, Overrides, ShouldStop, interrupts, recipe_text, words_of
+from tfkit.engine.isolation import isolated
+from tfkit.engine.listener import Listener, Silent, StopRequest
+from tfkit.engine.results import Completion, EvaluationResult
+
+if TYPE_CHECKING:
+    from tfkit.engine.predicting import Predictor
+    from tfkit.engine.session import Session
+    from tfkit.engine.settings import Opened
+
+OpenSession = Callable[[StopRequest], AbstractContextManager["Session"]]
+
+
+@naming_arguments()
+def evaluate(
+    recipe: AnyRecipe | None = None,
+    overrides: Overrides = None,
+    *,
+    start: str | Path,
+    data: str | Path | None = None,
+    predictions: bool = False,
+    run: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    listener: Listener | None = None,
+    should_stop: ShouldStop = None,
+) -> EvaluationResult:
+    """Score the checkpoint `start` on `data`, else on the recipe's data.validation, else on that of the run that made it.
+
+    Raises Stopped where `should_stop` says so: half a score is none.
+    """
+    from tfkit.engine.scoring.evaluator import Evaluator
+
+    with isolated(), interrupts(should_stop) as stop:
+        source = recipe_text(recipe) if recipe is not None else None
+        evaluator = Evaluator(str(start), source, words_of(overrides), str(data) if data else None)
+        with _session_of("evaluate", evaluator, run, device, threads, listener)(stop) as work:
+            result, rows, _ = evaluator.score(work, each=predictions)
+    return EvaluationResult.of(result, predictions=rows)
+
+
+@naming_arguments()
+def generate(
+    prompts: str | Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Sequence[Mapping[str, Any]],
+    overrides: Overrides = None,
+    *,
+    start: str | Path,
+    chat: bool = False,
+    run: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    listener: Listener | None = None,
+    should_stop: ShouldStop = None,
+) -> list[Completion]:
+    """Continue each prompt with the checkpoint `start`, in order. `overrides`: {"generation.max_new_tokens": 20}.
+
+    `chat`: a prompt is what a user says, or a list of messages {"role", "content"}, or {"messages": that list, "tools": ...}. A masked
+    language model fills the masks.
+    Raises Stopped.
+    """
+    from tfkit.engine.text_generator import TextGenerator
+
+    with isolated(), interrupts(should_stop) as stop:
+        generator = TextGenerator(str(start), words_of(overrides), chat=chat)
+        with _session_of("generate", generator, run, device, threads, listener)(stop) as work:
+            generator.load(work)
+            found = generator.all_completions(prompts)
+            work.finish({"prompts": len(found), "tokens": sum(one.tokens for one in found)})
+    return found
+
+
+@naming_arguments()
+def predict(
+    rows: Iterable[Mapping[str, Any] | str] | Mapping[str, Any] | str,
+    overrides: Overrides = None,
+    *,
+    start: str | Path,
+    all_labels: bool = False,
+    run: str | Path | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    listener: Listener | None = None,
+    should_stop: ShouldStop = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield each row, a dict or a text alone, with the `prediction` and `probability` that the checkpoint `start` gives it, in order.
+
+    Rows need no label, and are read a few batches ahead. `all_labels`: with `probabilities`, of every label. `overrides`:
+    {"data.validation.0.columns": {"text": "body"}}. Raises DataError for a row that cannot be read; with {"data.on_bad_row": "skip"} it
+    is yielded with an `error` in place of a prediction. Raises Stopped.
+    """
+    from tfkit.engine.predicting import Predictor
+
+    predictor = Predictor(start, words_of(overrides), all_labels=all_labels)
+    return _predictions(predictor, rows, _session_of("predict", predictor, run, device, threads, listener), should_stop)
+
+
+def _predictions(predictor: "Predictor", rows: Any, session: OpenSession, should_stop: ShouldStop) -> Iterator[dict[str, Any]]:
+    """Load the model when the first row is asked for. Between two windows the process is the caller's own."""
+    import torch
+
+    answers = predictor.answers(predictor.given_rows(rows))
+    with ExitStack() as stack:
+        with naming_arguments(), isolated(), interrupts(should_stop) as stop, stop.at_once():
+            work = stack.enter_context(session(stop))
+            predictor.load(work)
+        while True:
+            answered = f"{predictor.counts.rows:,} rows were answered"
+            with naming_arguments(), isolated(), interrupts(should_stop) as stop, stop.at_once(answered):
+                torch.set_num_threads(work.threads or torch.get_num_threads())
+                window = next(answers, None)
+            if window is None:
+                break
+            yield from window
+        for warning in predictor.warnings():
+            work.listener.warn(warning)
+        work.finish(predictor.result(work.own(work.meter.fresh_reading())))
+
+
+def _session_of(
+    command: str, opened: "Opened", run: str | Path | None, device: str | None, threads: int | None, listener: Listener | None
+) -> OpenSession:
+    """Return what begins the session of a call, given how it is stopped. Raises UsageError for a run folder among the inputs."""
+    from tfkit.engine.session import session
+
+    folder = Path(run) if run is not None else None
+    if folder is not None:
+        opened.inputs.refuse_folder(folder, "run")
+    carbon, words = opened.settings.carbon, [f"tfkit.{command}"]
+    return lambda stop: session(command, carbon, folder, listener or Silent(), stop, device=device, threads=threads, words=words)

@@ -1,0 +1,30 @@
+"""The model of a computation that does not train, on the device of its rank, with the tokenizer that it needs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfkit.errors import ModelError
+
+if TYPE_CHECKING:
+    from tfkit.engine.session import Session
+    from tfkit.hub import Described, Loaded
+    from tfkit.tokenizer import Tokenizer
+
+
+def open_model(folder: Path, work: "Session", precision: str = "float32") -> "Loaded":
+    """Load a model in this arithmetic, on the device and with the threads of the session. Raises ModelError."""
+    import torch
+
+    from tfkit.adapters import load
+    from tfkit.training.device import pick_device
+
+    if work.threads is not None:
+        torch.set_num_threads(work.threads)
+    return load(folder, device=pick_device(work.device), dtype=getattr(torch, precision))
+
+
+def own_tokenizer(model: "Described | Loaded") -> "Tokenizer":
+    """Return the tokenizer of a model folder. Raises ModelError if it has none."""
+    if model.codec is None:
+        raise ModelError(f"{model.folder}: no tokenizer.json here, and no text can be read without; put the model's own beside it")
+    return model.codec
