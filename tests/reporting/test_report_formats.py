@@ -147,7 +147,7 @@ def test_every_form_has_the_energy_of_the_run(tuned: RunFacts) -> None:
     assert rate["energy_kwh"] == energy
     assert rate["sci_g_per_unit"] * rate["functional_units"] == pytest.approx(grams)
     assert rate["low"] < rate["sci_g_per_unit"] < rate["high"]
-    assert f"Energy used for training: {_power(energy / 1000)} MWh, between " in eu_gpai(tuned, full=False)
+    assert f"Amount of energy used for training: {_power(energy / 1000)} MWh, between " in eu_gpai(tuned, full=False)
 
 
 def test_the_rate_has_the_fields_of_the_standard(tuned: RunFacts) -> None:
@@ -181,9 +181,11 @@ def test_the_european_form_answers_each_field_or_names_it_as_a_gap(tuned: RunFac
     text = eu_gpai(tuned, full=False)
     for field in (
         *("Model name", "Model version", "Secure hash of the weights", "Model it modifies or is made from", "Model architecture"),
-        *("Total number of parameters", "Range of parameters", "Training time, wall clock", "Training time, hardware"),
-        *("Amount of computation used for training", "Computation methodology", "Energy used for training", "Energy methodology"),
-        *("Benchmarked computation for inference", "Computation measurement methodology"),
+        *("Total number of parameters", "Range of parameters", "Training time, wall-clock days (AI Office)"),
+        *("Training time, hardware days (AI Office)", "Training time, range (national authorities)"),
+        *("Amount of computation used for training (AI Office)", "Amount of computation used for training (national authorities)"),
+        *("Measurement methodology of the computation", "Amount of energy used for training", "Measurement methodology of the energy"),
+        *("Benchmarked amount of computation used for inference", "Measurement methodology of the benchmark"),
     ):
         assert f"\n  {field}: " in text, field
     assert "NOT KNOWN" not in text
@@ -191,11 +193,11 @@ def test_the_european_form_answers_each_field_or_names_it_as_a_gap(tuned: RunFac
     assert model.parameters is not None
     assert f"({model.parameters:,})\n" in text
     assert tuned.totals["train_flops"] > 6 * model.parameters * 128 * 0.5
-    assert f"  Amount of computation used for training: {_power(tuned.totals['train_flops'])} FLOP\n" in text
+    assert f"  Amount of computation used for training (AI Office): {_power(tuned.totals['train_flops'])} FLOP\n" in text
     assert "\n  Computation by the hardware, beside it: at most " in text
     older = replace(tuned, receipt={**tuned.receipt, "totals": {**tuned.totals, "train_flops": None}})
     by_rule = eu_gpai(older, full=False)
-    assert f"  Amount of computation used for training: {_power(6 * model.parameters * 128)} FLOP\n" in by_rule
+    assert f"  Amount of computation used for training (AI Office): {_power(6 * model.parameters * 128)} FLOP\n" in by_rule
     assert "(C ~ 6 P D)" in by_rule
     assert "base (start, content SHA-256 " in text
     (weights,) = [entry["sha256"] for name, entry in read_manifest(_checkpoint(tuned)).items() if name == "model.safetensors"]
@@ -215,7 +217,7 @@ def test_an_adapter_s_own_numbers_are_not_those_of_its_model(tuned: RunFacts) ->
     text = eu_gpai(run, full=False)
     assert "Total number of parameters: NOT KNOWN" in text
     assert "parameters: those of the model are not in its checkpoint, an adapter of 320 numbers" in text
-    assert "Amount of computation used for training: NOT KNOWN" in text
+    assert "Amount of computation used for training (AI Office): NOT KNOWN" in text
     for form in ("cyclonedx", "spdx", "boamps"):
         assert errors(form, FORMS[form](run, full=False)) == []
 
@@ -258,7 +260,7 @@ def test_a_run_that_knows_little_names_its_gaps(tmp_path: Path) -> None:
     for form in ("cyclonedx", "spdx", "boamps"):
         assert errors(form, FORMS[form](run, full=True)) == []
     text = eu_gpai(run, full=False)
-    assert "\n  Amount of computation used for training: NOT KNOWN\n" in text
+    assert "\n  Amount of computation used for training (AI Office): NOT KNOWN\n" in text
     for gap in (
         "the run is stopped",
         "parameters: there is no complete checkpoint",

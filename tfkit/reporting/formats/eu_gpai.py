@@ -3,7 +3,8 @@
 Annex XI of Regulation (EU) 2024/1689, section 1, point 2 (d) and (e); Code of Practice for general-purpose AI, Transparency chapter
 (10 July 2025); methods: Commission Guidelines C(2025) 5045, Annex A.2 (an estimate within 30 %). No delegated act on the measurement is
 adopted.
-The names of the fields are from copies of the form: compare them with the official one before it is handed in.
+The names of the fields are from copies of the form, where three fields are called "Measurement methodology" alone: compare them with the
+official one before it is handed in. What has a recipient in brackets is asked twice, with more digits by the AI Office.
 """
 
 import math
@@ -73,12 +74,18 @@ def _data(model: ModelFacts) -> Iterator[tuple[str, str]]:
 def _compute(model: ModelFacts) -> Iterator[tuple[str, str]]:
     seconds = model.amounts.seconds
     hardware = "; ".join(f"{_power(one / _DAY, 1)} {name} days" for name, one in model.devices.items())
-    yield "Training time, wall clock", f"{_power(seconds / _DAY, 1)} days ({seconds:,.0f} s)" if seconds is not None else ""
-    yield "Training time, hardware", hardware
-    yield "Training time, range", _bin(seconds / _DAY, _MONTHS) if seconds is not None else ""
-    yield "Amount of computation used for training", f"{_power(model.flops)} FLOP" if model.flops else ""
-    yield "Amount of computation, order of magnitude", f"10^{math.floor(math.log10(model.flops))} FLOP" if model.flops else ""
-    yield "Computation methodology", _computation_method(model)
+    yield (
+        "Training time, wall-clock days (AI Office)",
+        f"{_power(seconds / _DAY, 1)} days ({seconds:,.0f} s)" if seconds is not None else "",
+    )
+    yield "Training time, hardware days (AI Office)", hardware
+    yield "Training time, range (national authorities)", _bin(seconds / _DAY, _MONTHS) if seconds is not None else ""
+    yield "Amount of computation used for training (AI Office)", f"{_power(model.flops)} FLOP" if model.flops else ""
+    yield (
+        "Amount of computation used for training (national authorities)",
+        f"10^{math.floor(math.log10(model.flops))} FLOP" if model.flops else "",
+    )
+    yield "Measurement methodology of the computation", _computation_method(model)
     if model.flops and model.flops_bound:
         share = model.flops / model.flops_bound
         peak = "the time of the steps at the device's peak (of a GPU by its data sheet, else measured)"
@@ -99,17 +106,23 @@ def _energy(model: ModelFacts) -> Iterator[tuple[str, str]]:
     amounts, least = model.amounts, "at least " if model.is_lower_bound else ""
     low, high = amounts.energy_kwh_low, amounts.energy_kwh_high
     spread = f", between {_power(low / 1000)} and {_power(high / 1000)} MWh" if low is not None and high is not None else ""
-    yield "Energy used for training", f"{least}{_power(amounts.energy_kwh / 1000)} MWh{spread}" if amounts.energy_kwh is not None else ""
-    yield "Energy methodology", _energy_method(model)
+    yield (
+        "Amount of energy used for training",
+        f"{least}{_power(amounts.energy_kwh / 1000)} MWh{spread}" if amounts.energy_kwh is not None else "",
+    )
+    yield "Measurement methodology of the energy", _energy_method(model)
     yield "Emissions, beyond the form", _emissions(model)
     if model.parameters is None:
-        yield "Benchmarked computation for inference", ""
+        yield "Benchmarked amount of computation used for inference", ""
         return
     once = 2.0 * model.parameters
     tokens = f"{_BENCHMARK_TOKENS:,}"
-    yield "Benchmarked computation for inference", f"{_power(once * _BENCHMARK_TOKENS)} FLOP for {tokens} tokens, read or written"
     yield (
-        "Computation measurement methodology",
+        "Benchmarked amount of computation used for inference",
+        f"{_power(once * _BENCHMARK_TOKENS)} FLOP for {tokens} tokens, read or written",
+    )
+    yield (
+        "Measurement methodology of the benchmark",
         f"2 operations for each parameter and token ({_power(once)} FLOP a token), attention not counted",
     )
 
