@@ -368,6 +368,28 @@ def test_a_receipt_of_another_version_is_refused(tmp_path: Path) -> None:
         open_run(tmp_path)
 
 
+def test_an_attempt_and_what_is_known_at_its_begin_and_end_are_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[dict[str, Any]] = []
+    write = receipts.write_atomically
+
+    def counted(path: Path, text: str) -> None:
+        write(path, text)
+        written.append(json.loads(text))
+
+    monkeypatch.setattr(receipts, "write_atomically", counted)
+    with open_run(tmp_path) as run:
+        run.begin_attempt(threads=2, kind="pre-training")
+        run.goes_on(run.checkpoints / "step-000005", 5)
+        run.end_attempt("finished", step=9, result={"loss": 1.5})
+        run.end_attempt("failed", result={"loss": 2.5})
+    opened, begun, gone_on, ended = written
+    assert (opened["status"], begun["status"], gone_on["status"], ended["status"]) == ("new", "running", "running", "finished")
+    assert (begun["kind"], begun["threads"]) == ("pre-training", 2)
+    assert begun["versions"]["python"] == platform.python_version()
+    assert gone_on["attempts"][0]["resumed_from"] == "step-000005"
+    assert (ended["result"], ended["attempts"][0]["to_step"]) == ({"loss": 1.5}, 9)
+
+
 def test_a_full_disk_during_the_run_only_warns_and_at_the_start_stops(tmp_path: Path) -> None:
     def limit(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

@@ -190,8 +190,7 @@ def _metered(
     from tfkit.engine.idle_baseline import measure_idle
     from tfkit.engine.session import record_totals
 
-    folder.begin_attempt(options.threads)
-    folder.record(kind=kind)
+    folder.begin_attempt(options.threads, kind=kind)
     name = given.recipe.name if given.recipe is not None else folder.path.name
     run: Run | None = None
     stopped: Stopped | None = None

@@ -21,7 +21,7 @@ from tfkit.engine.listener import Listener, StopRequest
 from tfkit.engine.loop_hooks import LoopHooks
 from tfkit.engine.micro_batches import MicroBatches, with_batch_of_rows
 from tfkit.engine.planning.estimate import Estimate
-from tfkit.engine.planning.memory_plan import planned_bytes, require_memory, require_memory_for_blocks
+from tfkit.engine.planning.memory_plan import planned_bytes, require_memory, require_memory_for_blocks, shapes_of
 from tfkit.engine.planning.outcome import actual, predicted, remember_outcome
 from tfkit.engine.planning.rate_trial_plan import NO_TRIAL, with_rate
 from tfkit.engine.planning.run_estimate import estimate_run
@@ -66,11 +66,12 @@ class Run:
         """
         require_memory_for_blocks(self.recipe, self.device)
         self.data = prepare_data(self.recipe, self.listener, self.stop, self.meter)
-        require_memory(self.recipe, self.data.config, self.device)
+        model = shapes_of(self.recipe, self.data.config)
+        require_memory(self.recipe, model, self.device)
         with self.stop.at_once("nothing was trained yet"):
             if not begun:
                 self.recipe = with_batch_of_rows(self.recipe, self.data, self.listener, self.leader.peers.ranks.size)
-            self.planned = estimate_run(self.recipe, self.data, self.device, lambda: self._seconds_so_far(ahead=ahead))
+            self.planned = estimate_run(self.recipe, self.data, model, self.device, lambda: self._seconds_so_far(ahead=ahead))
         return self.planned
 
     def _seconds_so_far(self, *, ahead: bool) -> float:
@@ -140,10 +141,10 @@ class Run:
             self.listener.warn(self.checkpointer.describe_loss())
         folder = self.context.folder
         self.checkpointer.write_card(Path(result["checkpoint"]), self.progress.step, folder.totals)
-        folder.record(result=result, actual=actual(folder.totals, memory_bytes(self.device)))
         if folder.attempt == 1 and not result["stopped_early"]:
             remember_outcome(self.planned, self.recipe, folder.totals, self.device)
-        folder.end_attempt("finished", step=self.progress.step)
+        measured = actual(folder.totals, memory_bytes(self.device))
+        folder.end_attempt("finished", step=self.progress.step, result=result, actual=measured)
         return result
 
     # ----------------------------------------------------------------------------------------------------- the parts of start
@@ -222,9 +223,9 @@ class Run:
             warn_of_other_rounding(context.folder, arithmetic, self.listener)
             context.folder.goes_on(self.resumed_from, self.progress.step)
             self.checkpointer.restore_best()
+        planned: dict[str, Any] = {"planned_steps": self.components.plan.steps, "before": self.log.before}
         if not self.resumed_from or context.folder.planned_steps != self.components.plan.steps:
-            context.folder.record(predicted=predicted(self.planned, self.recipe), actual=None)
-        planned = {"planned_steps": self.components.plan.steps, "before": self.log.before}
+            planned |= {"predicted": predicted(self.planned, self.recipe), "actual": None}
         context.folder.record(**arithmetic, **planned, data=self.data.fingerprints(), parents=self.checkpointer.parents)
 
     def _train(self) -> None:

@@ -49,8 +49,7 @@ class Session:
     def finish(self, result: dict[str, Any], **facts: Any) -> None:
         """Keep the result, and facts about what it is of, in the run folder, if there is one."""
         if self.folder is not None:
-            self.folder.record(result=result, **facts)
-            self.folder.end_attempt("finished")
+            self.folder.end_attempt("finished", result=result, **facts)
 
 
 @contextmanager
@@ -82,8 +81,7 @@ def session(
         folder, before = None, Reading()
         if run is not None:
             folder = stack.enter_context(RunFolder.open(run, resume=False, command=[*words], warn=listener.warn))
-            folder.begin_attempt(threads)
-            folder.record(kind=command)
+            folder.begin_attempt(threads, kind=command)
             before = read_totals(folder.path, folder.run_id)
         meter = Meter.start(
             carbon,

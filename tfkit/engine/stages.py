@@ -59,8 +59,7 @@ def _run(plan: ChainPlan, options: RunOptions, listener: Listener, stop: StopReq
     command = [*options.command]
     with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=CHAIN) as folder:
         check_begun(plan, listener)
-        folder.record(kind=CHAIN, given=plan.given.document(), folder=plan.folder, **_facts(plan))
-        folder.begin_attempt(options.threads)
+        folder.begin_attempt(options.threads, kind=CHAIN, given=plan.given.document(), folder=plan.folder, **_facts(plan))
         folder.write_recipe(plan.chain.resolved)
         results: dict[str, dict[str, Any]] = {}
         try:
@@ -114,7 +113,8 @@ def _finish(
     """Record how far the chain came, and return its result."""
     facts = _facts(plan)
     result = chain_result(folder.path, status, results, facts)
-    folder.record(**facts, **({"result": {**result, "gates": []}} if status == "finished" else {}))
-    folder.end_attempt(status)
+    if status == "finished":
+        facts |= {"result": {**result, "gates": []}}
+    folder.end_attempt(status, **facts)
     verdicts = judge(plan.gates, {name: result[name] for name in TOTALS})
     return {**result, "gates": [*result["gates"], *verdicts]}

@@ -39,8 +39,8 @@ def _run(plan: SweepPlan, options: RunOptions, listener: Listener, stop: StopReq
     command = [*options.command]
     with RunFolder.open(options.run, resume=options.resume, command=command, warn=listener.warn, group=SWEEP) as folder:
         trials = [*plan.trials]
-        folder.record(kind=SWEEP, given=plan.given.document(), asked=plan.asked, **sweep_facts(folder.path, trials))
-        folder.begin_attempt(options.threads)
+        facts = sweep_facts(folder.path, trials)
+        folder.begin_attempt(options.threads, kind=SWEEP, given=plan.given.document(), asked=plan.asked, **facts)
         folder.write_recipe(plan.source.text)
         try:
             while (number := _next(plan, folder, trials)) is not None:
@@ -136,6 +136,7 @@ def _report(folder: RunFolder, trial: Trial, listener: Listener) -> None:
 def _finish(folder: RunFolder, plan: SweepPlan, trials: list[Trial], status: Literal["finished", "stopped"]) -> dict[str, Any]:
     facts = sweep_facts(folder.path, trials)
     result = sweep_result(folder.path, status, plan.search.count, facts)
-    folder.record(**facts, **({"result": result} if status == "finished" else {}))
-    folder.end_attempt(status)
+    if status == "finished":
+        facts |= {"result": result}
+    folder.end_attempt(status, **facts)
     return result

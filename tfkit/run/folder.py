@@ -162,25 +162,24 @@ class RunFolder:
         """The part of this machine in `arithmetic`."""
         return _rounding_of(describe_machine())
 
-    def begin_attempt(self, threads: int | None = None) -> None:
-        """Write the attempt and its machine to run.json; `threads`: the number that the user asked for.
+    def begin_attempt(self, threads: int | None = None, **fields: Any) -> None:
+        """Write the attempt, its machine and fields to run.json; `threads`: the number that the user asked for.
 
         Where there are checkpoints, run.json keeps the machine that made them until `goes_on`: this attempt may come to nothing.
         Raises MachineError if the writing fails: nothing is lost yet.
         """
-        asked = {} if threads is None else {"threads": threads}
+        if not self.has_checkpoints:
+            self._receipt.forget_result()
+            asked = {} if threads is None else {"threads": threads}
+            fields |= {**describe_machine(), **asked, "commit": working_commit()}
         try:
-            if not self.has_checkpoints:
-                self._receipt.forget_result()
-                self._receipt.record({**describe_machine(), **asked, "commit": working_commit()})
-            self._receipt.begin_attempt()
+            self._receipt.begin_attempt(fields)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
     def goes_on(self, resumed_from: Path, step: int) -> None:
         """Record the checkpoint that the attempt resumes from, and its machine. A full disk only warns."""
-        self._write(lambda: self._receipt.record({**describe_machine(), "commit": working_commit()}))
-        self._write(lambda: self._receipt.goes_on(resumed_from.name, step))
+        self._write(lambda: self._receipt.goes_on(resumed_from.name, step, {**describe_machine(), "commit": working_commit()}))
 
     def record(self, **fields: Any) -> None:
         """Set fields of run.json, such as threads, data, totals, result; each is replaced as a whole. A full disk only warns."""
@@ -201,9 +200,12 @@ class RunFolder:
         """Record, every few seconds, that the attempt is still running: a kill loses no more of its time. A full disk only warns."""
         self._write(self._receipt.keep_time)
 
-    def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None) -> None:
-        """Write how the attempt ended: the last step, and an error's message. A second call changes nothing. A full disk only warns."""
-        self._write(lambda: self._receipt.end_attempt(status, step, error))
+    def end_attempt(self, status: End, *, step: int | None = None, error: str | None = None, **fields: Any) -> None:
+        """Write how the attempt ended, with fields: the last step, and an error's message. A second call changes nothing.
+
+        A full disk only warns.
+        """
+        self._write(lambda: self._receipt.end_attempt(status, step, error, fields))
 
     def close(self) -> None:
         """Release the lock."""

@@ -73,9 +73,10 @@ class Receipt:
         """Whether this process has begun an attempt and not ended it."""
         return self._began is not None
 
-    def begin_attempt(self) -> None:
-        """Add an attempt, which starts from step 0 unless `goes_on` is called."""
+    def begin_attempt(self, fields: Mapping[str, Any]) -> None:
+        """Add an attempt, which starts from step 0 unless `goes_on` is called, and set fields, as `record` does."""
         assert not self.running
+        self._set(fields)
         self._began = time.monotonic()
         attempts = self.document["attempts"]
         attempts.append(
@@ -97,9 +98,10 @@ class Receipt:
         self.document.pop("larger_budget", None)
         self.write()
 
-    def goes_on(self, resumed_from: str, step: int) -> None:
-        """Record that the running attempt starts after `step`, from the checkpoint of that name."""
+    def goes_on(self, resumed_from: str, step: int, fields: Mapping[str, Any]) -> None:
+        """Record that the running attempt starts after `step`, from the checkpoint of that name, and set fields."""
         assert self.running
+        self._set(fields)
         self.forget_result()
         self.document["attempts"][-1].update(resumed_from=resumed_from, from_step=step)
         self.write()
@@ -123,21 +125,25 @@ class Receipt:
         """Remove the result of an earlier attempt, beyond which this one goes."""
         self.document.pop("result", None)
 
-    def end_attempt(self, status: End, step: int | None, error: str | None) -> None:
-        """Close the attempt that this process began; a second call changes nothing."""
+    def end_attempt(self, status: End, step: int | None, error: str | None, fields: Mapping[str, Any]) -> None:
+        """Set fields, and close the attempt that this process began; a second call changes nothing."""
         if self._began is None:
             return
+        self._set(fields)
         self._keep_time()
         self._began = None
         self.document["attempts"][-1].update(status=status, ended_utc=_now(), to_step=step, error=error)
         self.document["status"] = status
         self.write()
 
-    def record(self, fields: dict[str, Any]) -> None:
+    def record(self, fields: Mapping[str, Any]) -> None:
         """Set fields of the document, each as a whole."""
+        self._set(fields)
+        self.write()
+
+    def _set(self, fields: Mapping[str, Any]) -> None:
         assert not fields.keys() & _OWN_FIELDS, "these follow from the attempts"
         self.document.update(fields)
-        self.write()
 
     def write(self) -> None:
         """Bring the document to the disk."""

@@ -7,15 +7,13 @@ others; sharded, each has a part of weights, gradients and optimizer state, and 
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-import torch
-
 from tfkit.carbon import resolve_place
 from tfkit.data import BatchSizes
-from tfkit.engine.components import batch_sizes, choose_trained, trained_numbers
+from tfkit.engine.components import batch_sizes, trained_numbers
 from tfkit.engine.planning.estimate import Estimate, FullPower, Range
 from tfkit.engine.planning.forecast import emissions_of, parts_of
 from tfkit.engine.planning.gpus import GPUS, Gpu
-from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers
+from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers, shapes_of
 from tfkit.engine.planning.run_estimate import PROCESS_BYTES, bytes_of_row
 from tfkit.engine.training_data import TrainingData
 from tfkit.errors import UsageError
@@ -84,9 +82,7 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     """
     require_mesh(recipe, ranks)
     gpu = GPUS[gpu_name] if gpu_name is not None else None
-    with torch.device("meta"):
-        model = Transformer(data.config)
-    choose_trained(recipe, model)
+    model = shapes_of(recipe, data.config)
     rows = open_rows(recipe, data.objective, data.train, data.config)
     itemsize = 2 if gpu is not None else 4
     row_bytes = bytes_of_row(data, rows, itemsize, gpu is not None)

@@ -7,7 +7,7 @@ import torch
 from tfkit.engine.companions import trained_companion_numbers
 from tfkit.engine.components import choose_trained, holds_whole_model, trained_numbers
 from tfkit.errors import MachineError
-from tfkit.hub.names import our_shapes
+from tfkit.hub.names import on_meta, our_shapes
 from tfkit.model.config import ModelConfig
 from tfkit.model.transformer import Transformer
 from tfkit.objectives.companion import Companion
@@ -78,14 +78,18 @@ def require_memory_for_blocks(recipe: Recipe, device: torch.device) -> None:
     _require(parameters, state_bytes(parameters, trained, kept, torch.float32), left)
 
 
-def require_memory(recipe: Recipe, config: ModelConfig, device: torch.device) -> None:
+def shapes_of(recipe: Recipe, config: ModelConfig) -> Transformer:
+    """Return the model of a run without memory for its parameters, those that are trained chosen. Raises UsageError."""
+    model = on_meta(config)
+    choose_trained(recipe, model)
+    return model
+
+
+def require_memory(recipe: Recipe, model: Transformer, device: torch.device) -> None:
     """Raise MachineError, with the numbers, if weights, gradients and optimizer state alone do not fit the memory of this machine."""
     left = available_bytes(swap=True) if device.type == "cpu" else None
     if left is None:
         return
-    with torch.device("meta"):
-        model = Transformer(config)
-    choose_trained(recipe, model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     precision, whole = pick_precision(recipe.training.precision, device), holds_whole_model(recipe)
     needed = state_bytes(parameters, trained_numbers(model), kept_numbers(recipe, model), precision, whole=whole)

@@ -7,7 +7,7 @@ import torch
 from tfkit.carbon import resolve_place
 from tfkit.data import Loader, Rows
 from tfkit.engine.companions import companion_state_bytes
-from tfkit.engine.components import batch_sizes, choose_trained, holds_whole_model, total_steps, trained_numbers
+from tfkit.engine.components import batch_sizes, holds_whole_model, total_steps, trained_numbers
 from tfkit.engine.planning.estimate import Estimate
 from tfkit.engine.planning.forecast import forecast
 from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers, planned_bytes
@@ -27,11 +27,8 @@ _ASSUMPTIONS = {
 }
 
 
-def estimate_run(recipe: Recipe, data: TrainingData, device: torch.device, start: Callable[[], float]) -> Estimate:
-    """Estimate a run from its recipe and its data; of the model only the shapes are made. `start`: the seconds until now."""
-    with torch.device("meta"):
-        model = Transformer(data.config)
-    choose_trained(recipe, model)
+def estimate_run(recipe: Recipe, data: TrainingData, model: Transformer, device: torch.device, start: Callable[[], float]) -> Estimate:
+    """Estimate a run from its recipe, its data, and the shapes of its model. `start`: the seconds until now."""
     rows = open_rows(recipe, data.objective, data.train, data.config)
     sizes = batch_sizes(recipe, rows)
     steps = total_steps(recipe, rows, sizes)
