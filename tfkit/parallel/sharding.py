@@ -7,7 +7,7 @@ head outside of the forward. Gradients are added up in fp32 and never averaged: 
 With a second dimension of the mesh, groups of ranks hold replicas of all (HSDP); they add up their gradients, too.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 _REPLICAS, _SHARDS = "replicas", "shards"
@@ -43,14 +44,36 @@ class Sharding:
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
         fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         self._mesh, self._reshard, self._model = mesh, reshard, model
+        self._lookups = 0  # of this micro-batch, whose gradients are still to come
         self._modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
         for module in self._modules:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+            if mesh.device_type == "cpu":
+                module.set_custom_all_gather(_GatherInPlace())
+                module.set_custom_reduce_scatter(_ReduceInPlace())
         self.parameters = dict(model.named_parameters())
+
+    def free_after(self, lookup: nn.Module) -> None:
+        """Free the tables around the blocks as soon as the gradient of the last output of `lookup`, the first module of a forward, is
+        there: what is left of the backward pass, their own gradients, does without them.
+        """
+
+        def looked_up(module: nn.Module, inputs: object, output: Tensor) -> None:
+            if output.requires_grad:
+                self._lookups += 1
+                output.register_hook(arrived)
+
+        def arrived(gradient: Tensor) -> None:
+            self._lookups -= 1
+            if not self._lookups:
+                self._model.reshard()  # type: ignore[operator]
+
+        lookup.register_forward_hook(looked_up)
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
         """Set whether the backward pass to come adds up the gradients of all ranks."""
+        self._lookups = 0
         for module in self._modules:
             module.set_requires_gradient_sync(is_last or self._reshard)
 
@@ -115,6 +138,41 @@ class Sharding:
     def _give_back(self) -> None:
         for module in self._modules:
             module.reshard()
+
+
+class _OnCpu:
+    """Memory of a collective that gloo carries out in place: its own ones make a copy of all ranks' numbers."""
+
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return memory for the numbers of a collective."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+
+class _GatherInPlace(_OnCpu, AllGather):
+    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False) -> None:
+        """Fill the output with the inputs of all ranks, in their order."""
+        parts = output_tensor.chunk(group.size())
+        own = parts[group.rank()]
+        if own.data_ptr() != input_tensor.data_ptr():
+            own.copy_(input_tensor)
+        for rank, part in enumerate(parts):
+            dist.broadcast(part, group=group, group_src=rank)
+
+
+class _ReduceInPlace(_OnCpu, ReduceScatter):
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        op: dist.ReduceOp | dist.ReduceOp.RedOpType,
+        async_op: bool = False,
+    ) -> None:
+        """Add up each rank's part of the inputs on that rank."""
+        parts = input_tensor.chunk(group.size())
+        for rank, part in enumerate(parts):
+            dist.reduce(part, op=op, group=group, group_dst=rank)
+        output_tensor.copy_(parts[group.rank()])
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ _GPU_PEAKS = {
     "RTX 4090": 165e12,
 }
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_LARGE_BYTES = 1 << 25  # of a tensor whose own computation takes longer than the mapping of its memory
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -106,6 +107,19 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
+
+
+def give_back_freed_memory() -> None:
+    """Give what is free back to the system, and from now on large tensors at once when they are freed (Linux, glibc).
+
+    For ranks that share weights: whole tables and their gradients come and go there, and would each leave a gap of their size.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        libc.malloc_trim(0)
 
 
 @contextlib.contextmanager

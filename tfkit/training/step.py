@@ -13,7 +13,7 @@ from tfkit.errors import MachineError, Stopped, UnhealthyError, UsageError, is_o
 from tfkit.objectives.objective import Batch
 from tfkit.parallel.agreement import ALONE, Peers
 from tfkit.training.depth import Unfreezing
-from tfkit.training.device import seed_draws
+from tfkit.training.device import give_back_freed_memory, seed_draws
 from tfkit.training.health import StepReport, UnhealthyStepError
 from tfkit.training.loss_module import LossModule
 from tfkit.training.optimizer import Optimizer
@@ -42,6 +42,7 @@ class Stepper:
         self.loss_module, self.weights, self.optimizer = loss_module, weights, optimizer
         self.model, self.objective = loss_module.model, loss_module.objective
         self.device, self.seed, self.unfreezing, self.companions, self.peers = device, seed, unfreezing, companions, peers
+        self._first_shared_steps = 0  # that are still to come
 
     @property
     def all_weights(self) -> dict[str, Weights]:
@@ -95,6 +96,9 @@ class Stepper:
         for optimizer, weights in ((self.optimizer, self.weights), *((one.optimizer, one.weights) for one in self.companions.values())):
             optimizer.step(lr_factor)
             weights.after_step()
+        if self._first_shared_steps:
+            self._first_shared_steps -= 1
+            give_back_freed_memory()
         return report
 
     def share_weights(self, shards: int, *, reshard: bool) -> None:
@@ -105,10 +109,13 @@ class Stepper:
         blocks = [block for stack in self.model.stacks for block in stack.blocks]
         mesh = open_mesh(self.device, self.peers.ranks.size, shards)
         sharding = Sharding(self.model, blocks, mesh, self.weights.dtype, reshard=reshard)
+        sharding.free_after(self.model.embedding.tokens)
         self.weights.share(sharding)
         self.optimizer.share(self.weights.trained, sharding)
         if self.unfreezing is not None:
             self.unfreezing = Unfreezing(self.weights.working, self.unfreezing.every)
+        self._first_shared_steps = 2  # in the first the optimizer's state is made, between tensors that are free later
+        give_back_freed_memory()
 
     def try_out(self, step: int, batch: Batch, index: int = 0) -> float:
         """Run a micro-batch forward and backward without a step, to compile it or see whether it fits; return the weighted loss."""
