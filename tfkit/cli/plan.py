@@ -15,6 +15,7 @@ from tfkit.units import format_bytes, format_count, format_energy, format_mass, 
 if TYPE_CHECKING:
     from tfkit.engine.planning.estimate import Estimate, Range
 
+_LEAST_SHOWN = 0.001  # of the traffic: beside the weights' and the gradients' there are a few numbers
 _OF_STEPS = ("attention", "head")  # parts of forward and backward
 
 
@@ -100,11 +101,7 @@ def _table(plan: "Estimate") -> str:
         **{f"  {name}": text for name, text in plan.assumptions.items()},
     }
     if (cluster := plan.cluster) is not None:
-        held, sent = cluster["memory_bytes"], cluster["traffic_bytes_per_step"]
-        rows["ranks"] = f"{cluster['ranks']:,} of {cluster['rows_per_rank']:,} rows each, {cluster['layout']}" + (
-            "" if cluster["fits"] else ": DOES NOT FIT the memory"
-        )
-        rows |= {f"  {name}": f"{format_bytes(held[name])} and {format_bytes(sent[name])} sent in a step, of each rank" for name in held}
+        rows |= _of_ranks(cluster)
     if plan.probe is not None:
         took = format_energy(1000 * plan.probe["energy_kwh"]) if plan.probe["energy_kwh"] is not None else "energy not measured"
         rows["probe"] = f"{plan.probe['steps']:,} real steps in {plan.probe['seconds']:.3g} s, {took}"
@@ -112,6 +109,25 @@ def _table(plan: "Estimate") -> str:
         power = f"{full.watts:g} W ({full.hardware}) at full power for {format_seconds(3600 * full.hours)}"
         rows["ML CO2 Impact"] = f"{format_mass(full.emissions_g)} CO2e: {power}"
     return facts(rows)
+
+
+def _of_ranks(cluster: dict[str, Any]) -> dict[str, str]:
+    """Return the rows on the ranks: memory and traffic in both layouts, and what they are in the one that is planned."""
+    layout, units = cluster["layout"], cluster["gathered_units"]
+    fits = "" if cluster["fits"] else ": DOES NOT FIT the memory"
+    held, sent = cluster["memory_bytes"], cluster["traffic_bytes_per_step"]
+    rows = {"ranks": f"{cluster['ranks']:,} of {cluster['rows_per_rank']:,} rows each, {layout}{fits}"}
+    rows |= {f"  {name}": f"{format_bytes(held[name])} and {format_bytes(sent[name])} sent in a step, of each rank" for name in held}
+    tensors = {name: size for name, size in cluster["tensor_bytes"][layout].items() if size and name != "peak"}
+    rows["  memory"] = ", ".join(f"{name} {format_bytes(size)}" for name, size in tensors.items())
+    kinds = {kind: size for kind, size in cluster["sent_bytes"][layout].items() if size >= _LEAST_SHOWN * sent[layout]}
+    rows["  traffic"] = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in kinds.items()) or "none"
+    if layout == "sharded":
+        rows["  gathered"] = (
+            f"{units['blocks']:,} blocks one at a time, of at most {format_bytes(units['block_bytes'])}; embeddings, last norm and head, "
+            f"{format_bytes(units['rest_bytes'])}, for a forward and its backward pass"
+        )
+    return rows
 
 
 def _shares(flops: dict[str, float]) -> str:

@@ -1,33 +1,41 @@
-"""A run on several ranks, or on a GPU that is not here: memory, traffic, time and energy from data sheets. Nothing of it was measured.
+"""A run on several ranks, or on a GPU that is not here: memory and traffic of simulated steps (simulated_step.py), time and energy by
+data sheets. Nothing of it was measured.
 
 Layouts are those of ZeRO (Rajbhandari et al. 2019, arXiv 1910.02054): replicated, each rank has all weights and adds up gradients with the
 others; sharded, each has a part of weights, gradients and optimizer state, and gathers a block's weights where it needs them (stage 3).
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Any, Literal
+
+import torch
 
 from tfkit.carbon import resolve_place
-from tfkit.data import BatchSizes
-from tfkit.engine.components import batch_sizes, trained_numbers
+from tfkit.data import BatchSizes, Loader
+from tfkit.engine.companions import companion_state_bytes
+from tfkit.engine.components import batch_sizes
 from tfkit.engine.planning.estimate import Estimate, FullPower, Range
 from tfkit.engine.planning.forecast import emissions_of, parts_of
 from tfkit.engine.planning.gpus import GPUS, Gpu
-from tfkit.engine.planning.memory_plan import choose_micro_batch, kept_numbers, shapes_of
+from tfkit.engine.planning.memory_plan import choose_micro_batch
 from tfkit.engine.planning.run_estimate import PROCESS_BYTES, bytes_of_row
+from tfkit.engine.planning.run_flops import sampled_batches
+from tfkit.engine.planning.simulated_step import Mesh, simulate
 from tfkit.engine.training_data import TrainingData
 from tfkit.errors import UsageError
-from tfkit.model.transformer import Transformer
+from tfkit.objectives.objective import Batch
 from tfkit.objectives.registry import open_rows
 from tfkit.recipe.reading.dealing import require_mesh
 from tfkit.recipe.schema.sections import Recipe
-from tfkit.training.memory import likely_peak
+from tfkit.training.device import pick_precision
 from tfkit.units import format_bytes
 
+_TENSORS = "of a rank's tensors in a simulated step"
 Layout = Literal["replicated", "sharded"]
 # The part of the peak that training reaches: 0.21 of GPT-3 to 0.46 of PaLM (Chowdhery et al. 2022, arXiv 2204.02311, table 3).
 UTILISATION = Range(0.5, 0.35, 0.15)  # of a short, a likely and a long time
 _BOARD_LOAD = Range(0.6, 0.85, 1.0)  # of the board's power
+_USABLE = 0.9  # of a GPU's memory by tensors: the rest is its driver's, the collectives', and lost between them
 _NETWORK_BYTES = 1.25e9  # a second between machines without a GPU: 10 Gbit/s Ethernet
 _UPDATE_BYTES = 32  # of a weight in an optimizer's step: read weight, gradient and two moments, write three, and the working weight
 
@@ -43,6 +51,9 @@ class Cluster:
     rows_per_rank: int
     memory_bytes: dict[str, int]
     traffic_bytes_per_step: dict[str, int]
+    tensor_bytes: dict[str, dict[str, int]]  # `memory_bytes` without the libraries, by what they are; `peak` is all of them
+    sent_bytes: dict[str, dict[str, int]]  # `traffic_bytes_per_step` by kind of collective
+    gathered_units: dict[str, int]  # of shared weights: blocks, and the rest
 
 
 def require_known_gpu(gpu: str | None, probe: int, ranks: int) -> None:
@@ -82,60 +93,41 @@ def with_cluster(plan: Estimate, recipe: Recipe, data: TrainingData, ranks: int,
     """
     require_mesh(recipe, ranks)
     gpu = GPUS[gpu_name] if gpu_name is not None else None
-    model = shapes_of(recipe, data.config)
+    precision = recipe.training.precision
+    dtype = pick_precision(precision if gpu is None or precision != "auto" else "bf16", torch.device("cpu"))
     rows = open_rows(recipe, data.objective, data.train, data.config)
-    itemsize = 2 if gpu is not None else 4
-    row_bytes = bytes_of_row(data, rows, itemsize, gpu is not None)
-    micro = recipe.training.micro_batch_size or choose_micro_batch(batch_sizes(recipe, rows).unit, rows.longest, row_bytes, None, ranks)
+    row_bytes = bytes_of_row(data, rows, dtype.itemsize, gpu is not None)
+    sizes = batch_sizes(recipe, rows)
+    micro = recipe.training.micro_batch_size or choose_micro_batch(sizes.unit, rows.longest, row_bytes, None, ranks)
     micro = min(micro, recipe.training.batch_size // ranks)
-    logits = micro * rows.longest * data.config.vocab_size * itemsize if data.config.head.kind in ("lm", "masked_lm") else 0
-    # Of a GPU with the margin, because nobody tried it; here as the plan of one process has it.
-    beside = likely_peak(PROCESS_BYTES, 0, micro * row_bytes, logits) if gpu is None else micro * row_bytes + likely_peak(0, 0, 0, logits)
+    batch = _fullest(data, Loader(rows, data.objective.collate, sizes, micro), plan.steps)
     shards = recipe.parallel.shard if recipe.parallel.shard > 1 else ranks
-    memory = _memory(recipe, model, shards, itemsize, beside)
-    steps = recipe.training.batch_size // ranks // micro
-    traffic = _traffic(recipe, model, ranks, shards, itemsize, steps)
-    room = gpu.memory_bytes if gpu is not None else None
+    meshes = {
+        layout: Mesh(ranks, each, recipe.parallel.reshard is not False, recipe.training.batch_size // ranks // micro, dtype)
+        for layout, each in (("replicated", 1), ("sharded", shards))
+    }
+    found = {layout: simulate(recipe, data.config, data.objective, batch, mesh) for layout, mesh in meshes.items()}
+    beside = (PROCESS_BYTES if gpu is None else 0) + companion_state_bytes(recipe, data.objective, dtype)
+    memory = {layout: one.peak + beside for layout, one in found.items()}
+    traffic = {layout: sum(one.sent.values()) for layout, one in found.items()}
+    room = _USABLE * gpu.memory_bytes if gpu is not None else None
     replicated = recipe.parallel.shard == 1 and (room is None or memory["replicated"] <= room or ranks == 1)
     layout: Layout = "replicated" if replicated else "sharded"
     fits = room is None or memory[layout] <= room
-    cluster = Cluster(ranks, gpu_name, layout, fits, recipe.training.batch_size // ranks, memory, traffic)
+    tensors = {name: {**one.held, "peak": one.peak} for name, one in found.items()}
+    sent = {name: one.sent for name, one in found.items()}
+    per_rank = recipe.training.batch_size // ranks
+    cluster = Cluster(ranks, gpu_name, layout, fits, per_rank, memory, traffic, tensors, sent, found["sharded"].units)
     changed = replace(plan, micro_batch_size=micro, memory_bytes=memory[layout], cluster=asdict(cluster))
     if gpu is not None:
-        return _on_gpus(changed, recipe, trained_numbers(model), ranks, gpu, traffic[layout])
+        return _on_gpus(changed, recipe, plan.trained_parameters, ranks, gpu, traffic[layout])
     return _on_machines(changed, ranks, traffic[layout]) if ranks > 1 else changed
 
 
-def _memory(recipe: Recipe, model: Transformer, shards: int, itemsize: int, beside: int) -> dict[str, int]:
-    """Return the bytes of a rank: fp32 master, gradients, optimizer state, the working copy, and `beside` these activations and logits."""
-    parameters = sum(one.numel() for one in model.parameters())
-    trained, kept = trained_numbers(model), kept_numbers(recipe, model)
-    numbers = parameters + trained + kept
-    working = parameters * itemsize if itemsize < 4 else 0
-    blocks = [sum(one.numel() for one in block.parameters()) for stack in model.stacks for block in stack.blocks]
-    # Embedding, last norm and head stay gathered between forward and backward; of the blocks the one at work and the next.
-    gathered = (parameters - sum(blocks) + 2 * max(blocks)) * itemsize
-    return {
-        "replicated": 4 * numbers + working + beside,
-        # The working copy is what is gathered; Adafactor's means of rows and columns are whole on every rank.
-        "sharded": 4 * ((parameters + trained) // shards + (kept if recipe.optimizer.kind == "adafactor" else kept // shards))
-        + (gathered if shards > 1 else working)
-        + beside,
-    }
-
-
-def _traffic(recipe: Recipe, model: Transformer, ranks: int, shards: int, itemsize: int, micro_batches: int) -> dict[str, int]:
-    """Return the bytes that a rank sends in a step, by rings: an all-reduce of the fp32 gradients; or, sharded, for every micro-batch an
-    all-gather of the working weights in the forward and the backward pass, and a reduce-scatter of the gradients, whose parts replicas add
-    up. With `parallel.reshard` false weights are gathered in the forward only, and gradients added up once.
-    """
-    parameters, trained, replicas = sum(one.numel() for one in model.parameters()), trained_numbers(model), ranks // shards
-    gathers, sums = (micro_batches, 1) if recipe.parallel.reshard is False else (2 * micro_batches, micro_batches)
-    sent = (shards - 1) / shards * (sums * 4 * trained + gathers * itemsize * parameters)
-    return {
-        "replicated": round(2 * (ranks - 1) / ranks * 4 * trained),
-        "sharded": round(sent + sums * 2 * (replicas - 1) / replicas * 4 * trained / shards),
-    }
+def _fullest(data: TrainingData, loader: Loader[Any], steps: int) -> Batch:
+    """Return the micro-batch with the most tokens among those of steps all over the run; of these one that needs a mask."""
+    batches = (batch for batch, _ in sampled_batches(data, loader, steps))
+    return max(batches, key=lambda batch: (batch.input_ids.numel(), batch.document_ids is not None))
 
 
 def _on_gpus(plan: Estimate, recipe: Recipe, trained: int, ranks: int, gpu: Gpu, traffic: int) -> Estimate:
@@ -153,7 +145,7 @@ def _on_gpus(plan: Estimate, recipe: Recipe, trained: int, ranks: int, gpu: Gpu,
     grams = ranks * gpu.watts * hours / 1000 * place.intensity_g_per_kwh
     full = FullPower(f"{ranks} x {gpu.name}", ranks * gpu.watts, hours, grams, gpu.source)
     how = {
-        "memory_bytes": f"of a rank, by formula; the {gpu.name} has {gpu.memory_bytes / 1e9:.0f} GB",
+        "memory_bytes": f"{_TENSORS}; the {gpu.name} has {gpu.memory_bytes / 1e9:.0f} GB, of which they may take {_USABLE:.0%}",
         "seconds": f"{gpu.peak_flops / 1e12:.0f} TFLOP/s of dense bf16 ({gpu.source}), of which {UTILISATION.high:.0%} to "
         f"{UTILISATION.low:.0%} are used, likely {UTILISATION.likely:.0%}; {format_bytes(traffic)} sent a step; never tried",
         "energy_kwh": f"{_BOARD_LOAD.low:.0%} to {_BOARD_LOAD.high:.0%} of {ranks} x {gpu.watts:g} W, the boards without their hosts; "
@@ -185,6 +177,7 @@ def _on_machines(plan: Estimate, ranks: int, traffic: int) -> Estimate:
     energy = Range(*(ranks * one * of for one, of in zip(parts_of(plan.energy_kwh), parts_of(factor), strict=True)))
     grams = Range(*(ranks * one * of for one, of in zip(parts_of(plan.emissions_g), parts_of(factor), strict=True)))
     how = {
+        "memory_bytes": f"{_TENSORS}, and {format_bytes(PROCESS_BYTES)} of libraries",
         "seconds": f"{plan.assumptions.get('seconds', '')}; the steps divided among {ranks} machines like this one, and "
         f"{format_bytes(traffic)} sent in each over 10 Gbit/s: never tried",
     }

@@ -1,0 +1,139 @@
+"""What a simulated step says of a rank's tensors and traffic, beside real steps of two ranks (gloo), and of models of other depths."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_plans import RECIPES, recipe_of
+from tiny_runs import write_corpus, write_recipe
+from two_ranks import run_ranks
+
+import tfkit
+from tfkit.engine.planning import simulated_step
+from tfkit.engine.planning.simulated_step import Mesh
+from tfkit.engine.planning.tensor_meter import TensorMeter
+from tfkit.model.config import ModelConfig
+from tfkit.objectives.causal_lm import CausalLM
+from tfkit.objectives.objective import Batch
+from tfkit.recipe import RecipeText
+from tfkit.recipe.dump import dump_document
+from tfkit.training.step import Stepper
+
+# Large enough that what a plan leaves out, such as the rows that are read ahead, does not count.
+GPT2: dict[str, Any] = {
+    "model": {"preset": "gpt2", "decoder_layers": 5, "dim": 96, "num_heads": 4, "context_length": 128, "dropout": {"residual": 0.1}}
+}
+LLAMA: dict[str, Any] = {
+    "model": {"preset": "llama2-7b", "decoder_layers": 3, "dim": 96, "num_heads": 6, "num_kv_heads": 2, "hidden_dim": 160}
+    | {"context_length": 128}
+}
+STEPS = {"training.steps": 8, "training.batch_size": 8, "training.micro_batch_size": 2, "evaluation.every": None, "training.log_every": 1}
+SMALL: dict[str, Any] = {
+    "vocab_size": 64,
+    "head": {"tied": True},
+    "context_length": 12,
+    "dim": 32,
+    "num_heads": 4,
+    "mlp": {"activation": "relu"},
+} | {"norm": {"kind": "rms"}}
+ROTARY = SMALL | {"position": {"kind": "rotary"}}
+SHARED, BF16 = {"parallel.shard": 2}, {"training.precision": "bf16"}
+
+
+def measuring(path: Path) -> Callable[[], None]:
+    """Return a fault that is none: all that a rank's training holds is measured, and what it makes and sends in each step but the first."""
+
+    def before() -> None:
+        take, found = Stepper.take, {"held": 0, "peak": 0, "sent": 0}
+
+        def measured(self: Stepper, step: int, *arguments: Any) -> Any:
+            if step == 1:
+                return take(self, step, *arguments)
+            with TensorMeter() as meter:
+                weights = self.weights
+                for one in (*weights.master.values(), *weights.working.values(), *weights.mean.values(), *self.optimizer.state().values()):
+                    meter.see(one)
+                found["held"] = meter.live
+                report = take(self, step, *arguments)
+            # A step whose rows are of one document each needs no mask, and so less.
+            found.update(peak=max(found["peak"], meter.mark()), sent=sum(meter.sent.values()))
+            path.write_text(json.dumps(found), encoding="utf-8")
+            return report
+
+        Stepper.take = measured  # type: ignore[method-assign]
+
+    return before
+
+
+@pytest.mark.parametrize(
+    ("changes", "layout"),
+    [
+        (GPT2 | SHARED, "sharded"),
+        (GPT2, "replicated"),
+        (LLAMA | SHARED | BF16 | {"training.activation_checkpointing": True}, "sharded"),
+        pytest.param(LLAMA | BF16 | {"training.ema_decay": 0.9}, "replicated", marks=pytest.mark.slow),
+        (LLAMA | SHARED | {"optimizer": {"kind": "muon", "lr": 1e-3}, "parallel.reshard": False}, "sharded"),
+    ],
+    ids=["gpt2-shared", "gpt2", "llama-bf16-shared", "llama-bf16", "llama-muon-shared"],
+)
+def test_two_real_ranks_have_the_tensors_and_send_the_bytes_that_were_planned(changes: dict[str, Any], layout: str, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, write_corpus(tmp_path / "corpus"))
+    changes = STEPS | changes
+    planned = tfkit.plan(recipe, changes, ranks=2, threads=1).cluster
+    assert planned is not None
+    faults = {rank: measuring(tmp_path / f"{rank}.json") for rank in range(2)}
+    ended = run_ranks(tmp_path / "run", recipe, *[f"{name}={json.dumps(value)}" for name, value in changes.items()], faults=faults)
+    assert [done.code for done in ended] == [0, 0], ended[0].err + ended[1].err
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2))
+    tensors = planned["tensor_bytes"][layout]
+    assert planned["layout"] == layout
+    assert first["held"] == pytest.approx(sum(tensors[name] for name in ("weights", "optimizer", "mean", "working")), rel=0.01)
+    assert first["peak"] == pytest.approx(tensors["peak"], rel=0.02)
+    assert second["peak"] <= 1.02 * tensors["peak"]  # the first rank has what does not divide
+    assert first["sent"] == pytest.approx(planned["traffic_bytes_per_step"][layout], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("values", "section"),
+    [
+        (ROTARY | {"decoder_layers": 7, "attention": {"windows": [8, None]}}, {}),
+        pytest.param(ROTARY | {"decoder_layers": 5, "num_kv_heads": 2}, {"kind": "adafactor", "lr": 1e-3}, marks=pytest.mark.slow),
+        pytest.param(
+            SMALL | {"position": {"kind": "relative", "buckets": 8}, "encoder_layers": 5, "decoder_layers": 6}, {}, marks=pytest.mark.slow
+        ),
+    ],
+    ids=["windows", "adafactor", "t5"],
+)
+def test_a_deep_model_is_that_of_fewer_blocks_with_what_each_adds(
+    values: dict[str, Any], section: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ModelConfig.model_validate(values)
+    recipe = RecipeText(Path("<recipe>"), dump_document(recipe_of("causal_lm") | {"optimizer": section})).read(())
+    ids = torch.zeros(2, 12, dtype=torch.long)
+    batch = Batch(ids, ids, decoder_input_ids=ids if config.encoder_layers else None)
+    mesh = Mesh(4, 2, reshard=True, micro_batches=3, dtype=torch.bfloat16)
+    fewer = simulated_step.simulate(recipe, config, CausalLM(), batch, mesh)
+    monkeypatch.setattr(simulated_step, "FEWEST", 1000)
+    assert simulated_step.simulate(recipe, config, CausalLM(), batch, mesh) == fewer
+    if section.get("kind") == "adafactor":  # whose means over rows and columns are whole on every rank
+        quarters = simulated_step.simulate(recipe, config, CausalLM(), batch, replace(mesh, shards=4)).held
+        assert quarters["optimizer"] == pytest.approx(fewer.held["optimizer"], rel=0.05)
+        assert quarters["weights"] == pytest.approx(fewer.held["weights"] / 2, rel=0.05)
+
+
+QUICK = ("masked_lm", "span_corruption", "multiple_choice", "adapter", "ppo")
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES if name not in QUICK)])
+def test_every_objective_is_planned(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    plan = tfkit.plan(recipe_of(name), ranks=2, threads=1)
+    assert plan.cluster is not None
+    tensors = plan.cluster["tensor_bytes"]["replicated"]
+    assert tensors["weights"] == pytest.approx(4 * plan.parameters, rel=0.1)  # LoRA's are beside them
+    assert tensors["gradients"] == pytest.approx(4 * plan.trained_parameters)
+    assert tensors["peak"] >= sum(tensors[part] for part in ("weights", "gradients", "optimizer"))
