@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tiny_runs import Done, Process, pretrain, write_corpus, write_recipe
+from torch import Tensor
 
+from tfkit.model.stack import Block
 from tfkit.training.step import Stepper
 
 HANG_SECONDS = 60  # no rank of a test takes a tenth of it
@@ -72,6 +74,27 @@ def raise_once(error: Exception, call: int) -> Callable[[], None]:
             return accumulate(self, *arguments)
 
         Stepper._accumulate = struck  # type: ignore[method-assign]
+
+    return before
+
+
+def raise_within_backward(error: Exception, call: int) -> Callable[[], None]:
+    """Return a fault: the backward pass of the `call`-th forward of a block of this rank raises an error, counted from 1."""
+
+    def before() -> None:
+        forward, calls = Block.forward, [0]
+
+        def fail(gradient: Tensor) -> None:
+            raise error
+
+        def struck(self: Block, *arguments: Any) -> Tensor:
+            calls[0] += 1
+            output = forward(self, *arguments)
+            if calls[0] == call:
+                output.register_hook(fail)
+            return output
+
+        Block.forward = struck  # type: ignore[method-assign]
 
     return before
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import exact, hashes, kept, pretrain, records, strike, write_corpus, write_recipe
-from two_ranks import raise_once, receipt, run_ranks
+from two_ranks import raise_once, raise_within_backward, receipt, run_ranks
 
 from tfkit.__main__ import main
 
@@ -63,11 +64,41 @@ def test_a_lost_rank_ends_the_other_with_9(base: Path, tmp_path: Path) -> None:
     assert kept(run) == ["step-000004"]
 
 
-def test_a_micro_batch_that_does_not_fit_ends_the_run_with_what_to_do(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("faults", "mode"),
+    [
+        ([raise_once(MemoryError("no more"), 2)], "reshard: true"),
+        ([raise_within_backward(MemoryError("no more"), 3)], "reshard: true"),
+        ([raise_once(MemoryError("no more"), 1), raise_within_backward(MemoryError("no more"), 3)], "reshard: false"),
+    ],
+    ids=["before-a-forward", "within-a-backward", "twice-with-whole-gradients"],
+)
+def test_a_micro_batch_that_does_not_fit_on_one_rank_is_halved_on_all(
+    base: Path, tmp_path: Path, faults: list[Callable[[], None]], mode: str
+) -> None:
+    """A rank waits for the other in the middle of a pass. What the pass has left, whole gradients too, has no part in the step."""
+
+    def fault() -> None:
+        for one in faults:
+            one()
+
+    words = ("training.batch_size=16", "training.steps=3", "evaluation={every: null}", "optimizer.clip_norm=null")
+    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *words, f"parallel={{shard: 2, {mode}}}", faults={1: fault})
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    for done in (first, second):
+        assert "out of memory in micro-batches of 8 rows: they have 4 from now on" in done.err
+        assert ("out of memory in micro-batches of 4 rows: they have 2 from now on" in done.err) == (len(faults) > 1)
+    if not (base / "large").exists():
+        assert pretrain(base / "large", base / "tiny.yaml", *words).code == 0
+    run, one = ([record["loss"] for record in records(folder) if "loss" in record] for folder in (tmp_path / "run", base / "large"))
+    assert run == pytest.approx(one, rel=1e-5)
+
+
+def test_a_micro_batch_of_a_fixed_size_that_does_not_fit_ends_all_ranks_with_what_to_do(base: Path, tmp_path: Path) -> None:
     fault = {1: raise_once(MemoryError("no more"), 3)}
-    first, second = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, SHARED, faults=fault)
-    assert (first.code, second.code) == (9, 5), first.err + second.err
-    assert "out of memory in a micro-batch (no more), and ranks that share weights cannot make it smaller" in second.err
+    done = run_ranks(tmp_path / "run", base / "tiny.yaml", *ONE_EACH, SHARED, faults=fault)
+    assert [one.code for one in done] == [5, 5], done[0].err + done[1].err
+    assert "the memory of another rank did not hold its micro-batch): leave training.micro_batch_size out" in done[0].err
 
 
 def test_a_step_that_is_not_finite_is_recorded_with_the_hash_of_the_whole_weights(base: Path, tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ class Peers(Protocol):
     def fitting(self) -> AbstractContextManager[None]:
         """Enclose work that may end the memory of one rank: PeerOutOfMemoryError is then raised on all others, so that they repeat it."""
 
+    def go_on(self) -> None:
+        """Find out, within `fitting`, whether the memory of another rank has ended: before work that all ranks do together."""
+
 
 class Alone:
     """One process."""
@@ -58,6 +61,9 @@ class Alone:
     def fitting(self) -> AbstractContextManager[None]:
         """Enclose nothing."""
         return contextlib.nullcontext()
+
+    def go_on(self) -> None:
+        """Do nothing."""
 
 
 ALONE = Alone()

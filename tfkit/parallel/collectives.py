@@ -140,13 +140,19 @@ class ProcessGroup:
 
     @contextmanager
     def fitting(self) -> Iterator[None]:
-        """Enclose work without any collective; if it ends the memory of one rank, PeerOutOfMemoryError is raised on the others."""
+        """Enclose work whose only collectives, if any, `go_on` first; if it ends the memory of one rank, PeerOutOfMemoryError is raised on
+        the others.
+        """
         try:
             yield
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) and not isinstance(error, PeerOutOfMemoryError):
                 self.agree(_DOES_NOT_FIT)
             raise
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Raise PeerOutOfMemoryError if the memory of another rank has ended within `fitting`."""
         if self.agree(_FIT) != _FIT:
             raise PeerOutOfMemoryError("the memory of another rank did not hold its micro-batch")
 

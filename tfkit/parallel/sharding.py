@@ -7,7 +7,7 @@ head outside of the forward. Gradients are added up in fp32 and never averaged: 
 With a second dimension of the mesh, groups of ranks hold replicas of all (HSDP); they add up their gradients, too.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -15,8 +15,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from tfkit.parallel.in_place import GatherInPlace, ReduceInPlace
 
 _REPLICAS, _SHARDS = "replicas", "shards"
 
@@ -31,9 +32,19 @@ def open_mesh(device: torch.device, ranks: int, shards: int) -> DeviceMesh:
 class Sharding:
     """A model whose parameters this object has cut: from here on they are DTensors, of which a rank holds its part."""
 
-    def __init__(self, model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, dtype: torch.dtype, *, reshard: bool):
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Iterable[nn.Module],
+        mesh: DeviceMesh,
+        dtype: torch.dtype,
+        *,
+        reshard: bool,
+        agree: Callable[[], None] = lambda: None,
+    ):
         """`dtype` is that of the working weights. `reshard`: give a block's weights back after its forward, and add up gradients after
-        every micro-batch; else they are kept for the backward pass, and whole gradients are added up once a step.
+        every micro-batch; else they are kept for the backward pass, and whole gradients are added up once a step. `agree` is called on a
+        CPU before each collective of a micro-batch, on all ranks, and may raise an error on all of them.
         """
         policy = MixedPrecisionPolicy(
             param_dtype=None if dtype == torch.float32 else dtype,
@@ -45,13 +56,14 @@ class Sharding:
         fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         self._mesh, self._reshard, self._model = mesh, reshard, model
         self._lookups = 0  # of this micro-batch, whose gradients are still to come
+        self._agree, self._in_step = agree, False
         self._modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
         for module in self._modules:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
             if mesh.device_type == "cpu":
-                module.set_custom_all_gather(_GatherInPlace())
-                module.set_custom_reduce_scatter(_ReduceInPlace())
+                module.set_custom_all_gather(GatherInPlace(self._agree_in_step))
+                module.set_custom_reduce_scatter(ReduceInPlace(self._agree_in_step))
         self.parameters = dict(model.named_parameters())
 
     def free_after(self, lookup: nn.Module) -> None:
@@ -73,20 +85,33 @@ class Sharding:
 
     def begin_micro_batch(self, *, is_last: bool) -> None:
         """Set whether the backward pass to come adds up the gradients of all ranks."""
-        self._lookups = 0
+        self._lookups, self._in_step = 0, True
         for module in self._modules:
             module.set_requires_gradient_sync(is_last or self._reshard)
 
+    def _agree_in_step(self) -> None:
+        if self._in_step:
+            self._agree()
+
     def gradients(self) -> dict[str, Tensor]:
         """Take the sums of all ranks' gradients from the parameters: of each that has one, this rank's part."""
+        self._in_step = False
         found = {name: parameter.grad for name, parameter in self.parameters.items() if parameter.grad is not None}
-        self.drop_gradients()
-        return {name: _local(gradient) for name, gradient in found.items()}
-
-    def drop_gradients(self) -> None:
-        """Drop the gradients of a step that was not taken."""
         for parameter in self.parameters.values():
             parameter.grad = None
+        return {name: _local(gradient) for name, gradient in found.items()}
+
+    def drop_micro_batch(self) -> None:
+        """Drop what an error within a forward or a backward pass has left beside gradients of parameters; needs no other rank."""
+        self._in_step = False
+        if self._model._get_fsdp_state()._is_root is not None:  # type: ignore[operator]  # a forward has begun
+            self._model.reset_iter_state()  # type: ignore[operator]
+        for module in self._modules:
+            for group in module._get_fsdp_state()._fsdp_param_groups:
+                for one in group.fsdp_params:  # reset_iter_state of PyTorch 2.13 leaves these
+                    one.unsharded_accumulated_grad = None
+                    if hasattr(one, "_unsharded_param"):
+                        one._unsharded_param.grad = None
 
     def norm(self, parts: Iterable[Tensor]) -> float:
         """Return the 2-norm of a vector of which each rank has parts, the same number on all ranks."""
@@ -128,6 +153,7 @@ class Sharding:
         """A context of forwards without gradients, of the model or of parts of it. Afterwards no whole weights are left: the next
         forward would go on with them, whatever has become of the parts.
         """
+        self._in_step = False
         self._give_back()
         self._model.unshard()  # type: ignore[operator]  # generation calls parts of the model, which would not gather what is around them
         try:
@@ -138,41 +164,6 @@ class Sharding:
     def _give_back(self) -> None:
         for module in self._modules:
             module.reshard()
-
-
-class _OnCpu:
-    """Memory of a collective that gloo carries out in place: its own ones make a copy of all ranks' numbers."""
-
-    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return memory for the numbers of a collective."""
-        return torch.empty(*size, dtype=dtype, device=device)
-
-
-class _GatherInPlace(_OnCpu, AllGather):
-    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False) -> None:
-        """Fill the output with the inputs of all ranks, in their order."""
-        parts = output_tensor.chunk(group.size())
-        own = parts[group.rank()]
-        if own.data_ptr() != input_tensor.data_ptr():
-            own.copy_(input_tensor)
-        for rank, part in enumerate(parts):
-            dist.broadcast(part, group=group, group_src=rank)
-
-
-class _ReduceInPlace(_OnCpu, ReduceScatter):
-    def __call__(
-        self,
-        output_tensor: Tensor,
-        input_tensor: Tensor,
-        group: dist.ProcessGroup,
-        op: dist.ReduceOp | dist.ReduceOp.RedOpType,
-        async_op: bool = False,
-    ) -> None:
-        """Add up each rank's part of the inputs on that rank."""
-        parts = input_tensor.chunk(group.size())
-        for rank, part in enumerate(parts):
-            dist.reduce(part, op=op, group=group, group_dst=rank)
-        output_tensor.copy_(parts[group.rank()])
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -88,7 +88,9 @@ class Weights:
         return norm
 
     def drop_gradients(self) -> None:
-        """Drop the gradients of a step that was not taken."""
+        """Drop the gradients of a step that was not taken, and what an error within it has left."""
+        if self.sharding is not None:
+            self.sharding.drop_micro_batch()
         for parameter in (*self.master.values(), *self.working.values()):
             parameter.grad = None
 

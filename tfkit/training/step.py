@@ -108,7 +108,7 @@ class Stepper:
         self.weights.unround()
         blocks = [block for stack in self.model.stacks for block in stack.blocks]
         mesh = open_mesh(self.device, self.peers.ranks.size, shards)
-        sharding = Sharding(self.model, blocks, mesh, self.weights.dtype, reshard=reshard)
+        sharding = Sharding(self.model, blocks, mesh, self.weights.dtype, reshard=reshard, agree=self.peers.go_on)
         sharding.free_after(self.model.embedding.tokens)
         self.weights.share(sharding)
         self.optimizer.share(self.weights.trained, sharding)
@@ -135,7 +135,7 @@ class Stepper:
         return int(np.random.SeedSequence([self.seed, step, index]).generate_state(1, np.uint64)[0] >> 1)
 
     def _fitting(self) -> contextlib.AbstractContextManager[None]:
-        return self.peers.fitting() if self.weights.sharding is None else _fitting_together()
+        return self.peers.fitting() if self.weights.sharding is None or self.device.type == "cpu" else _fitting_together()
 
     def _global_index(self, index: int) -> int:
         """Return the index of a micro-batch of this rank among all of the step."""
@@ -171,7 +171,8 @@ class Stepper:
 
 @contextlib.contextmanager
 def _fitting_together() -> Iterator[None]:
-    """Enclose micro-batches on weights that ranks share: none can try its own again, since the others wait for it to gather them.
+    """Enclose micro-batches on weights that ranks share on GPUs, whose collectives no agreement precedes: none can try its
+    own again, since the others wait for it to gather them.
 
     Raises MachineError.
     """

@@ -1,0 +1,54 @@
+"""The collectives of weights that ranks share, over gloo: in place, since gloo's own ones make a copy of all ranks' numbers.
+
+Before each of them the ranks may agree whether all of them go on: one whose memory has ended would leave the others waiting.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter  # of set_custom_all_gather and its like
+
+
+class _Agreed:
+    def __init__(self, agree: Callable[[], None]):
+        """`agree` is called before each collective, and may raise an error."""
+        self._agree = agree
+
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return memory for the numbers of a collective."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+
+class GatherInPlace(_Agreed, AllGather):
+    """Gather the parts of all ranks."""
+
+    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False) -> None:
+        """Fill the output with the inputs of all ranks, in their order; the own one may lie there already."""
+        self._agree()
+        parts = output_tensor.chunk(group.size())
+        own = parts[group.rank()]
+        if own.data_ptr() != input_tensor.data_ptr():
+            own.copy_(input_tensor)
+        for rank, part in enumerate(parts):
+            dist.broadcast(part, group=group, group_src=rank)
+
+
+class ReduceInPlace(_Agreed, ReduceScatter):
+    """Add up the parts of all ranks."""
+
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        op: dist.ReduceOp | dist.ReduceOp.RedOpType,
+        async_op: bool = False,
+    ) -> None:
+        """Fill the output with the sum of this rank's part of all inputs, which are overwritten."""
+        self._agree()
+        parts = input_tensor.chunk(group.size())
+        for rank, part in enumerate(parts):
+            dist.reduce(part, op=op, group=group, group_dst=rank)
+        output_tensor.copy_(parts[group.rank()])
